@@ -1,0 +1,100 @@
+# `make` lists what there is. Everything runs in .venv, which `make install` builds and owns.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Python 3.11 or 3.12; name another with `make install PYTHON=/path/to/python3.12`
+PYTHON ?= $(shell .ci/find-python 3.11 3.12)
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# for `make test`: ARGS="-k contexts -x"
+ARGS ?=
+# for `make process`
+RUN ?= 999999
+CONTEXT ?= xams_little
+TARGET ?= radon_peak_basics
+LIVE ?= ../shared/data/live_data
+RUNDOC ?= ../shared/data/rundoc_$(RUN).json
+OUT ?= ./amstrax_data
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## build .venv: amstrax (editable) and all extras, as pinned in constraints.txt
+
+# The stamp is written last and holds this folder's name. Without it (an interrupted install) or with
+# another's (a moved or copied work tree) the environment is built anew, else it is brought up to date.
+ifneq ($(file <$(STAMP)),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+$(STAMP): setup.py pyproject.toml constraints.txt
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+	    python="$(PYTHON)"; \
+	    if [ -z "$$python" ]; then \
+	        echo "make install: no working Python 3.11 or 3.12 with venv was found on PATH or under ~/.pyenv." >&2; \
+	        echo "Debian 12: apt-get install python3 python3-venv. Elsewhere: pyenv install 3.11, or name" >&2; \
+	        echo "an interpreter: make install PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Building $(VENV) with $$python; this takes a minute or two"; \
+	    "$$python" -m venv --clear $(VENV); \
+	fi
+	@rm -f $(STAMP)
+	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
+	@# setuptools warns at every editable install that it is one
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) check
+	@# straxen's first import builds matplotlib's font list; do it here, once, rather than in each test worker.
+	@# Its word on a missing XENON configuration file concerns nobody here, so output is shown on failure only.
+	@log=$$(MPLBACKEND=agg $(BIN)/python -c 'import straxen' 2>&1) || { echo "$$log" >&2; exit 1; }
+	@printf '%s' '$(CURDIR)' > $(STAMP)
+
+.PHONY: test
+test: install ## run the tests on two cores; options for pytest in ARGS="..."
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+.PHONY: lint
+lint: install ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: install ## let ruff mend what lint complains of, where it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: install ## measure speed and memory; the README quotes what this prints
+	$(BIN)/python benchmarks/chain.py
+
+.PHONY: process
+process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=
+	$(BIN)/amstraxer $(RUN) --context $(CONTEXT) --target $(TARGET) --live_data_dir $(LIVE) \
+	    --testing_rundoc $(RUNDOC) --output_folder $(OUT)
+
+.PHONY: dist
+dist: install ## build the source archive, and the wheel from it, into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --quiet --outdir dist .
+
+.PHONY: constraints
+constraints: ## resolve setup.py afresh on Python 3.11 and 3.12 and rewrite constraints.txt
+	.ci/constraints > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+.PHONY: clean
+clean: ## remove what was built and cached; keeps .venv and processed data
+	rm -rf build dist docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find amstrax tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.PHONY: distclean
+distclean: clean ## clean, and remove .venv
+	rm -rf $(VENV)

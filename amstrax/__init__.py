@@ -1,0 +1,102 @@
+"""Processing of data from XAMS and XAMSL, the dual-phase xenon TPCs at Nikhef, with strax.
+
+Everything that users call is an attribute of this module: ``amstrax.contexts``,
+``amstrax.get_elife``, and every plugin class. Each is imported when it is first used, so that
+command-line tools answer at once.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+__version__ = "3.0.0"
+
+_MODULES = (
+    "common",
+    "contexts",
+    "exceptions",
+    "hitfinder_thresholds",
+    "plugins",
+    "processing",
+    "redax",
+    "rundoc",
+    "settings",
+)
+
+# Public name -> the module that defines it (and the name that it has there, where it differs).
+_MEMBERS = {
+    **dict.fromkeys(
+        (
+            "amstrax_dir",
+            "get_config_defaults",
+            "get_elife",
+            "n_tpc_pmts",
+            "n_xamsl_channel",
+            "print_versions",
+            "run_ids_from_file",
+            "select_channels",
+            "to_pe",
+            "tpc_r",
+            "tpc_z",
+        ),
+        "common",
+    ),
+    "hit_min_amplitude": "hitfinder_thresholds",
+    "DAQReader": "plugins.daqreader",
+    "RadonDAQReader": "plugins.radon:DAQReader",
+    **dict.fromkeys(
+        ("PulseProcessing", "PulseProcessingEXT", "PulseProcessingSiPM"),
+        "plugins.pulse_processing",
+    ),
+    **dict.fromkeys(
+        (
+            "Hits",
+            "LoneHits",
+            "PeakBasics",
+            "PeakBasicsEXT",
+            "PeakBasicsSiPM",
+            "PeakCoincidences",
+            "PeakPositions",
+            "Peaks",
+            "PeaksEXT",
+            "PeaksSiPM",
+        ),
+        "plugins.peak_processing",
+    ),
+    **dict.fromkeys(
+        (
+            "CorrectedAreas",
+            "EventAreaPerChannel",
+            "EventBasics",
+            "EventCoincidences",
+            "EventInfo",
+            "EventPositions",
+            "EventWaveform",
+            "Events",
+        ),
+        "plugins.event_processing",
+    ),
+    **dict.fromkeys(("LEDCalibration", "RecordsLED"), "plugins.led_calibration"),
+    **dict.fromkeys(
+        ("RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"), "plugins.radon"
+    ),
+}
+
+__all__ = ["__version__", *_MODULES, *_MEMBERS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _MEMBERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, member = _MEMBERS[name].partition(":")
+    value = getattr(import_module(f"{__name__}.{module}"), member or name)
+    # Where a name is one of a module too, import_module has bound the module
+    if not isinstance(value, ModuleType):
+        globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,163 @@
+"""Constants of the detectors, and small helpers for notebooks."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import strax
+
+tpc_r = 6.0  #: radius of the XAMS TPC [cm]
+tpc_z = 10.0  #: height of the XAMS TPC [cm]
+n_tpc_pmts = 5  #: XAMS: one PMT at the bottom, four quadrants at the top
+n_xamsl_channel = 4  #: XAMSL: channels 0, 1 on the V1730, 2, 3 on the V1724
+amstrax_dir = str(Path(__file__).resolve().parent)  #: folder of this package
+
+#: ADC counts x samples to photoelectrons where no gains are set: the areas stay as they are
+to_pe = np.ones(n_tpc_pmts)
+to_pe.setflags(write=False)
+
+
+def get_elife(run_id: str) -> float:
+    """Return the electron lifetime for `run_id` in ns.
+
+    This is the value that a context without corrections uses for every run: the default of the
+    option ``elife`` of `amstrax.CorrectedAreas`.
+    """
+    from amstrax.plugins.event_processing import CorrectedAreas
+
+    return CorrectedAreas.takes_config["elife"].get_default(run_id)
+
+
+def select_channels(arr: np.ndarray, channel_list: Iterable[int]) -> np.ndarray:
+    """Return the rows of `arr` whose field ``channel`` is one of `channel_list`.
+
+    Parameters
+    ----------
+    arr
+        Structured array with a field ``channel``, shape (n,).
+    channel_list
+        Channel numbers to keep; a single number will do as well.
+    """
+    return arr[np.isin(arr["channel"], np.atleast_1d(list(np.ravel(channel_list))))]
+
+
+def run_ids_from_file(path: str | Path) -> list[str]:
+    """Return the run ids in a text file: one a line, ``#`` starts a comment.
+
+    Numbers are padded to six digits, as in the names of the lab's runs.
+    """
+    run_ids = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        entry = line.partition("#")[0].strip()
+        if entry:
+            run_ids.append(entry.zfill(6) if entry.isdigit() else entry)
+    return run_ids
+
+
+def get_config_defaults(
+    st: "strax.Context",
+    exclude: Sequence[str] = ("raw_records", "records"),
+    include: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """Return all options that the plugins of a context take, with their values.
+
+    Parameters
+    ----------
+    st
+        Context.
+    exclude
+        Leave out data types whose name contains one of these.
+    include
+        If not empty: only data types whose name contains one of these.
+
+    Returns
+    -------
+    DataFrame with a row an option: ``option``, ``default``, ``current`` (both as strax shows them:
+    ``<OMITTED>`` where there is none), ``applies_to``, ``help``.
+    """
+    import pandas as pd
+
+    tables = []
+    for data_type in st.provided_dtypes():
+        if any(word in data_type for word in exclude):
+            continue
+        if include and not any(word in data_type for word in include):
+            continue
+        tables.append(st.show_config(data_type))
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        return pd.DataFrame(columns=["option", "default", "current", "applies_to", "help"])
+    return (
+        pd.concat(tables)
+        .drop_duplicates(subset=["option"])
+        .sort_values("option")
+        .reset_index(drop=True)
+    )
+
+
+def print_versions(
+    modules: str | Sequence[str] = ("strax", "amstrax"),
+    print_output: bool = True,
+    include_python: bool = True,
+    return_string: bool = False,
+    include_git: bool = True,
+) -> str | None:
+    """Print the versions of modules, with where they are installed.
+
+    Parameters
+    ----------
+    modules
+        Name or names of modules; one that is not installed is said to be missing.
+    print_output
+        Print the text.
+    include_python
+        Begin with the version of Python.
+    return_string
+        Return the text.
+    include_git
+        Add branch and commit of modules that lie in a git checkout.
+    """
+    lines = [f"python {sys.version.split()[0]} at {sys.executable}"] if include_python else []
+    for name in (modules,) if isinstance(modules, str) else modules:
+        try:
+            module = import_module(name)
+        except ImportError:
+            lines.append(f"{name} is not installed")
+            continue
+        folder = Path(module.__file__).parent if module.__file__ else Path()
+        line = f"{name} {getattr(module, '__version__', 'without version')} at {folder}"
+        if include_git:
+            line += _git_state(folder)
+        lines.append(line)
+    text = "\n".join(lines)
+    if print_output:
+        sys.stdout.write(text + "\n")
+    return text if return_string else None
+
+
+def _git_state(folder: Path) -> str:
+    """Return branch and commit of the checkout that tracks `folder`, or an empty string."""
+
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    if not git("ls-files", "__init__.py"):
+        return ""
+    return f" (git branch {git('rev-parse', '--abbrev-ref', 'HEAD')}, {git('rev-parse', '--short', 'HEAD')})"

@@ -1,0 +1,348 @@
+"""Contexts: which plugins, options and folders the detectors have.
+
+- `xams`: XAMS
+- `xams_led`: LED calibration runs of XAMS
+- `xams_little`: XAMSL (its name is too much like XAMS's to be one)
+
+Processing starts from live data only in a context that `context_for_daq_reader` has set up for
+one run.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import strax
+from immutabledict import immutabledict
+
+from amstrax import rundoc, settings
+from amstrax.exceptions import (
+    DataExists,
+    InvalidOption,
+    LiveDataNotFound,
+    NotAvailable,
+    RunNotFound,
+)
+from amstrax.plugins import (
+    daqreader,
+    event_processing,
+    led_calibration,
+    peak_processing,
+    pulse_processing,
+    radon,
+)
+
+__all__ = ["context_for_daq_reader", "xams", "xams_led", "xams_little"]
+
+log = logging.getLogger(__name__)
+
+XAMS_CONFIG = immutabledict(
+    n_tpc_pmts=5,
+    channel_map=immutabledict(
+        bottom=(0, 0),
+        top=(1, 4),
+        external=(5, 5),
+        sipm=(6, 6),
+        aqmon=(40, 40),
+    ),
+)
+
+XAMSL_CONFIG = immutabledict(
+    n_tpc_pmts=4,
+    channel_map=immutabledict(
+        v1730=(0, 1),
+        v1724=(2, 3),
+        aqmon=(40, 40),
+    ),
+)
+
+_STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")
+
+_XAMS_PLUGINS = (
+    daqreader.DAQReader,
+    pulse_processing.PulseProcessing,
+    peak_processing.Peaks,
+    peak_processing.PeakBasics,
+    peak_processing.PeakPositions,
+    event_processing.Events,
+    event_processing.EventBasics,
+    event_processing.EventPositions,
+    event_processing.EventCoincidences,
+    event_processing.CorrectedAreas,
+    event_processing.EventInfo,
+    event_processing.EventWaveform,
+    event_processing.EventAreaPerChannel,
+    pulse_processing.PulseProcessingEXT,
+    peak_processing.PeaksEXT,
+    peak_processing.PeakBasicsEXT,
+    pulse_processing.PulseProcessingSiPM,
+    peak_processing.PeaksSiPM,
+    peak_processing.PeakBasicsSiPM,
+    peak_processing.PeakCoincidences,
+    peak_processing.Hits,
+    peak_processing.LoneHits,
+)
+
+_LED_PLUGINS = (
+    daqreader.DAQReader,
+    led_calibration.RecordsLED,
+    led_calibration.LEDCalibration,
+)
+
+_XAMSL_PLUGINS = (
+    radon.RadonPulseProcessing,
+    radon.RadonHits,
+    radon.RadonPeaks,
+    radon.RadonPeakBasics,
+    radon.DAQReader,
+)
+
+#: The contexts by name, with the detector whose lab folders and run documents they use
+CONTEXT_DETECTORS = immutabledict(xams="xams", xams_led="xams", xams_little="xamsl")
+
+#: How a run document's database is reached; used once there is a run database
+_XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
+_XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")
+
+
+def xams(
+    output_folder: str | Path = "./strax_data",
+    init_rundb: bool = True,
+    mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
+    corrections_version: str | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> strax.Context:
+    """Return the context of XAMS.
+
+    Parameters
+    ----------
+    output_folder
+        Folder that new data is written to, and old data is found in.
+    init_rundb
+        Find runs and data with the run database. This release has none yet: a line in the log
+        says so, and runs and data are found in folders alone.
+    mongo_kwargs
+        Where the run database is.
+    corrections_version
+        Version of the corrections, as ``'v1'`` or ``'ONLINE'``; None for the plugins' defaults.
+    args, kwargs
+        Go to `strax.Context`; ``config`` adds to the options of the detector.
+
+    Raises
+    ------
+    NotAvailable
+        When a `corrections_version` is asked for: this release has no corrections yet.
+    """
+    return _context(
+        "xams",
+        _XAMS_PLUGINS,
+        XAMS_CONFIG,
+        output_folder,
+        init_rundb,
+        mongo_kwargs,
+        corrections_version,
+        *args,
+        **kwargs,
+    )
+
+
+def xams_little(
+    output_folder: str | Path = "./amstrax_data",
+    init_rundb: bool = True,
+    mongo_kwargs: Mapping[str, Any] = _XAMSL_MONGO,
+    corrections_version: str | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> strax.Context:
+    """Return the context of XAMSL; parameters are as in `xams`."""
+    return _context(
+        "xamsl",
+        _XAMSL_PLUGINS,
+        XAMSL_CONFIG,
+        output_folder,
+        init_rundb,
+        mongo_kwargs,
+        corrections_version,
+        *args,
+        **{"check_available": ("raw_records_v1730", "raw_records_v1724"), **kwargs},
+    )
+
+
+def xams_led(**kwargs: Any) -> strax.Context:
+    """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
+    st = xams(
+        **{
+            "check_available": ("raw_records", "records_led", "led_calibration"),
+            # Set by the detector, and no plugin of this context takes it
+            "free_options": ("live_data_dir", "n_tpc_pmts"),
+            **kwargs,
+        },
+    )
+    st._plugin_class_registry = {}
+    st.register(_LED_PLUGINS)
+    return st
+
+
+def _context(
+    detector: str,
+    plugins: tuple,
+    detector_config: Mapping[str, Any],
+    output_folder: str | Path,
+    init_rundb: bool,
+    mongo_kwargs: Mapping[str, Any],
+    corrections_version: str | None,
+    *args: Any,
+    **kwargs: Any,
+) -> strax.Context:
+    if corrections_version is not None:
+        raise NotAvailable(
+            f"corrections_version={corrections_version!r}: this release of amstrax has no "
+            "corrections yet. Leave it out, and set options with config={...} or --config_kwargs"
+        )
+    if init_rundb:
+        _say_once("no run database in this release of amstrax: data is found in folders alone")
+    config = dict(detector_config)
+    live_data = settings.live_data(detector)
+    if live_data is not None:
+        config["live_data_dir"] = str(live_data)
+    config.update(kwargs.pop("config", None) or {})
+    raw_types = plugins[0].provides if detector == "xams" else radon.DAQReader.provides
+    storage = kwargs.pop("storage", None)
+    if storage is None:
+        storage = _storage(detector, raw_types, output_folder)
+    options = dict(
+        store_run_fields=_STORE_RUN_FIELDS,
+        forbid_creation_of=raw_types,
+        free_options=("live_data_dir",),
+    )
+    return strax.Context(
+        storage, config, *args, register=list(plugins), **{**options, **kwargs}
+    )
+
+
+def _storage(
+    detector: str, raw_types: tuple[str, ...], output_folder: str | Path
+) -> list[strax.StorageFrontend]:
+    """Return the lab's folders, if they exist here, to read from, and the one to write to."""
+    storage = []
+    raw, processed = settings.raw_data(detector), settings.processed_data(detector)
+    if raw is not None:
+        storage.append(strax.DataDirectory(str(raw), readonly=True, take_only=raw_types))
+    if processed is not None:
+        storage.append(strax.DataDirectory(str(processed), readonly=True))
+    storage.append(strax.DataDirectory(str(output_folder)))
+    return storage
+
+
+def context_for_daq_reader(
+    st: strax.Context,
+    run_id: str,
+    detector: str = "xams",
+    runs_col_kwargs: Mapping[str, Any] | None = None,
+    run_doc: Mapping[str, Any] | None = None,
+    check_exists: bool = True,
+) -> strax.Context:
+    """Set a context up to process one run from its live data, and return it.
+
+    The context is changed, and is for this run only: make a new one for another run. Live data
+    is looked for in the folder ``live_data_dir`` of the context's config, if that is set, and
+    else in those that the run document names.
+
+    Parameters
+    ----------
+    st
+        Context to change.
+    run_id
+        Run to process; its live data is in a folder of that name.
+    detector
+        Detector whose run database is asked for the run document.
+    runs_col_kwargs
+        How to reach the run database.
+    run_doc
+        Run document; None to ask the run database, which this release does not have.
+    check_exists
+        Refuse when raw data of the run is stored already. Without this check, stored raw data is
+        loaded, and what is missing of it is made from live data.
+
+    Raises
+    ------
+    RunNotFound
+        Without a run document.
+    InvalidRunDocument
+        (a ValueError) when that lacks what the reader needs.
+    DataExists
+        (a ValueError) see `check_exists`.
+    LiveDataNotFound
+        (a FileNotFoundError) when there is no live data of the run.
+    InvalidOption
+        (a ValueError) when the context has been set up for another run.
+    """
+    if run_doc is None:
+        raise RunNotFound(
+            f"no run document for run {run_id} of {detector}: this release of amstrax has no run "
+            "database, so give the document as run_doc, or --testing_rundoc"
+        )
+    before = st.config.get("daq_input_dir")
+    if before is not None and Path(before).name != run_id:
+        raise InvalidOption(
+            f"this context was set up for the live data of run {Path(before).name}: make a new "
+            f"context for run {run_id}"
+        )
+    config = rundoc.reader_config(run_doc)
+    if not any("channels_polarity" in p.takes_config for p in st._plugin_class_registry.values()):
+        del config["channels_polarity"]
+    raw_types = raw_data_types(st)
+    if check_exists:
+        stored = [d for d in raw_types if st.is_stored(run_id, d)]
+        if stored:
+            raise DataExists(
+                f"{', '.join(stored)} of run {run_id} is stored already, and would be made again "
+                "from live data: load it without context_for_daq_reader, or remove it first, or "
+                "set check_exists=False to make only what is missing"
+            )
+    config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
+    st.set_config(config)
+    forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
+    st.set_context_config(
+        {"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)}
+    )
+    return st
+
+
+def raw_data_types(st: strax.Context) -> tuple[str, ...]:
+    """Return the data types that a context makes from live data."""
+    readers = {
+        plugin
+        for plugin in st._plugin_class_registry.values()
+        if issubclass(plugin, daqreader.LiveDataReader)
+    }
+    return tuple(data_type for reader in readers for data_type in reader.provides)
+
+
+def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:
+    configured = st.config.get("live_data_dir")
+    folders = [configured] if configured else rundoc.live_folders(run_doc)
+    if not folders:
+        raise LiveDataNotFound(
+            f"nothing says where the live data of run {run_id} is: set XAMS_LIVE_DATA or "
+            "XAMSL_LIVE_DATA, --live_data_dir, or live_data_dir in the context's config"
+        )
+    candidates = [Path(folder).expanduser() / run_id for folder in folders]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate.resolve()
+    raise LiveDataNotFound(
+        f"no live data of run {run_id} at {', '.join(map(str, candidates))}: check the number of "
+        "the run, and the folder (--live_data_dir, or live_data_dir in the context's config)"
+    )
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        log.info(message)

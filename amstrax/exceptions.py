@@ -1,0 +1,59 @@
+"""Errors that amstrax raises itself: each says what was wrong, where, and what to do.
+
+Every class is also one of Python's own kinds of error, so that code that catches, say,
+``ValueError`` goes on working.
+"""
+
+
+class AmstraxError(Exception):
+    """Base of all errors that are about the user's input or surroundings, not about a bug."""
+
+
+class LiveDataNotFound(AmstraxError, FileNotFoundError):
+    """There is no live data where the run is said to have it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class LiveDataCorrupted(AmstraxError, ValueError):
+    """A live file or directory does not hold what redax writes."""
+
+
+class LiveDataTimeout(AmstraxError, TimeoutError):
+    """The DAQ has written nothing new for too long, and has not ended the run."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownChannel(AmstraxError, ValueError):
+    """Data of a channel that the channel map of the context does not name."""
+
+
+class PulsesOverlap(AmstraxError, ValueError):
+    """Two pulses of one channel overlap in time, or records are not sorted."""
+
+
+class InvalidRunDocument(AmstraxError, ValueError):
+    """A run document lacks what is needed to read the run, or holds something odd there."""
+
+
+class InvalidOption(AmstraxError, ValueError):
+    """An option has a value that makes no sense."""
+
+
+class RunNotFound(AmstraxError, LookupError):
+    """No run document can be found for a run."""
+
+
+class DataExists(AmstraxError, ValueError):
+    """Stored raw data would be made again, and nobody has asked for that."""
+
+
+class NotAvailable(AmstraxError, RuntimeError):
+    """A part of amstrax that this installation or release does not have."""
+
+
+class Stopped(AmstraxError):
+    """The work was told to stop (SIGTERM or SIGINT) before it was done."""

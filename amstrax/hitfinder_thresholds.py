@@ -1,0 +1,39 @@
+"""Heights above which a sample belongs to a hit."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_ADC_COUNTS = 15
+_N_XAMSL_THRESHOLDS = 4
+
+
+def hit_min_amplitude(model: str | int | float | Sequence | np.ndarray, n_tpc_pmts: int = 16):
+    """Return the threshold of the hit finder for each channel, in ADC counts.
+
+    Parameters
+    ----------
+    model
+        A number: the same threshold for `n_tpc_pmts` channels. A tuple or an array: taken as it
+        is. ``'xamsl_thresholds'``: 15 for each of the 4 channels of XAMSL; ``'xams_thresholds'``:
+        15 for each of `n_tpc_pmts` channels.
+    n_tpc_pmts
+        Number of channels.
+
+    Raises
+    ------
+    ValueError
+        For any other `model`.
+    """
+    if isinstance(model, (int, float)) and not isinstance(model, bool):
+        return np.ones(n_tpc_pmts, dtype=np.int16) * model
+    if isinstance(model, (tuple, np.ndarray)):
+        return model
+    if isinstance(model, str) and model == "xamsl_thresholds":
+        return _ADC_COUNTS * np.ones(_N_XAMSL_THRESHOLDS, dtype=np.int16)
+    if isinstance(model, str) and model == "xams_thresholds":
+        return _ADC_COUNTS * np.ones(n_tpc_pmts, dtype=np.int16)
+    raise ValueError(
+        f"hit_min_amplitude has no model {model!r}: give a number, a tuple or an array of "
+        "thresholds in ADC counts, 'xamsl_thresholds' or 'xams_thresholds'"
+    )

@@ -1,0 +1,466 @@
+"""From peaks to events: main and alternative S1 and S2, positions, corrected areas."""
+
+import numpy as np
+import strax
+from immutabledict import immutabledict
+
+from amstrax.plugins.peak_processing import ALGORITHMS, CoincidencesBase, peak_basics_dtype
+from amstrax.processing import events as kernels
+from amstrax.processing.peaks import radius
+
+__all__ = [
+    "CorrectedAreas",
+    "EventAreaPerChannel",
+    "EventBasics",
+    "EventCoincidences",
+    "EventInfo",
+    "EventPositions",
+    "EventWaveform",
+    "Events",
+]
+
+
+@strax.takes_config(
+    strax.Option(
+        "trigger_min_area",
+        default=10,
+        help="S2s of a larger area make an event [PE]",
+    ),
+    strax.Option(
+        "left_event_extension",
+        default=int(0.5e6),
+        help="Events begin this long before their first such S2 [ns]",
+    ),
+    strax.Option(
+        "right_event_extension",
+        default=int(5e4),
+        help="Events end this long after their last such S2 [ns]",
+    ),
+)
+class Events(strax.OverlapWindowPlugin):
+    """Times around S2s; where they would touch they are one event."""
+
+    __version__ = "1.0.2"
+    depends_on = ("peaks", "peak_basics")
+    provides = "events"
+    data_kind = "events"
+    rechunk_on_save = False
+    events_seen = 0
+
+    dtype = [
+        (("Number of the event in the run", "event_number"), np.int64),
+        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
+    ]
+
+    def get_window_size(self):
+        return 2 * self.config["left_event_extension"] + self.config["right_event_extension"]
+
+    def compute(self, peaks, start, end):
+        time, endtime = kernels.group_triggers(
+            peaks,
+            self.config["trigger_min_area"],
+            self.config["left_event_extension"],
+            self.config["right_event_extension"],
+            start,
+            end,
+        )
+        result = np.zeros(len(time), dtype=self.dtype)
+        result["time"] = time
+        result["endtime"] = endtime
+        return result
+
+    def iter(self, iters, executor=None):
+        # Events in the overlap are made twice and sent once: so count those that are sent
+        for chunk in super().iter(iters, executor=executor):
+            n = len(chunk)
+            chunk.data["event_number"] = np.arange(self.events_seen, self.events_seen + n)
+            self.events_seen += n
+            yield chunk
+
+
+def basics_of_sx() -> dict[str, tuple[str, type]]:
+    """Return description and type of the properties that events take from their S1s and S2s."""
+    wanted = {
+        "n_channels": np.int16,
+        "n_hits": np.int16,
+        "max_pmt": np.int16,
+        "max_pmt_area": np.float32,
+        "range_50p_area": np.float32,
+        "range_90p_area": np.float32,
+        "rise_time": np.float32,
+        "area_fraction_top": np.float32,
+        "tight_coincidence": np.int16,
+        "n_saturated_channels": np.int16,
+    }
+    titles = {name: title for (title, name), *_ in peak_basics_dtype()}
+    return {name: (titles[name], dtype) for name, dtype in wanted.items()}
+
+
+def event_basics_dtype() -> list:
+    """Return the dtype of event_basics."""
+    times = {
+        "time": ("start time since unix epoch [ns]", np.int64),
+        "center_time": ("mean time since unix epoch [ns]", np.int64),
+        "endtime": ("exclusive end time since unix epoch [ns]", np.int64),
+        "area": ("area [PE]", np.float32),
+    }
+    basics = {
+        name: (title[0].lower() + title[1:], dtype)
+        for name, (title, dtype) in basics_of_sx().items()
+    }
+
+    def pair(sx, name, title, dtype):
+        s = sx.upper()
+        return [
+            ((f"Main {s}: {title}", f"{sx}_{name}"), dtype),
+            ((f"Alternative {s}: {title}", f"alt_{sx}_{name}"), dtype),
+        ]
+
+    fields = [
+        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
+        (("Number of peaks in the event", "n_peaks"), np.int32),
+        (("Time between the centres of main S1 and main S2 [ns]", "drift_time"), np.float32),
+        (("Number of the event in the run", "event_number"), np.int64),
+    ]
+    for sx, drift in (
+        ("s1", "Time between the centres of alternative S1 and main S2 [ns]"),
+        ("s2", "Time between the centres of main S1 and alternative S2 [ns]"),
+    ):
+        fields += pair(sx, "index", "number of the peak in the event", np.int32)
+        for name, (title, dtype) in (times | basics).items():
+            fields += pair(sx, name, title, dtype)
+        delay = f"Time from the centre of the main to that of the alternative {sx.upper()} [ns]"
+        fields += [
+            ((drift, f"alt_{sx}_interaction_drift_time"), np.float32),
+            ((delay, f"alt_{sx}_delay"), np.int32),
+        ]
+    for name, title in (("max_diff", "largest"), ("min_diff", "smallest")):
+        fields += pair("s1", name, f"{title} time between hits [ns], not known: -1", np.int32)
+
+    def position(suffix, title):
+        return [
+            ((f"{which} S2: reconstructed {axis}, {title}", f"{prefix}_{axis}{suffix}"), np.float32)
+            for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
+            for axis in "xy"
+        ]
+
+    fields += position("", "always NaN, use x, y, alt_s2_x, alt_s2_y of event_positions [mm]")
+    fields += [
+        (("Area of peaks that start before the main S2 [PE]", "area_before_main_s2"), np.float32),
+        (
+            ("Area of the largest S2 that starts before the main S2 [PE]", "large_s2_before_main_s2"),
+            np.float32,
+        ),
+    ]
+    for suffix, unit, description in ALGORITHMS:
+        fields += position(f"_{suffix}", f"{description} [{unit}]")
+    return fields
+
+
+@strax.takes_config(
+    strax.Option(
+        "electron_drift_velocity",
+        default=1.6e-6,
+        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]",
+    ),
+    strax.Option(
+        "allow_posts2_s1s",
+        default=False,
+        help="Let S1s count that come after the main S2",
+    ),
+    strax.Option(
+        "force_main_before_alt",
+        default=False,
+        help="Make the earlier of main and alternative S1 (S2) the main one",
+    ),
+    strax.Option(
+        "force_alt_s2_in_max_drift_time",
+        default=True,
+        help="Let only S2s be alternative that are within a drift time of the main S1",
+    ),
+    strax.Option(
+        "event_s1_min_coincidence",
+        default=0,
+        help="S1s count only with at least this many channels in tight coincidence",
+    ),
+    strax.Option(
+        "max_drift_length",
+        default=10,
+        help="Length of the drift field [unit of electron_drift_velocity x ns]",
+    ),
+)
+class EventBasics(strax.Plugin):
+    """Main and alternative S1 and S2 of each event, and what is known of them.
+
+    The main S2 is the largest; main and alternative S1 are the two largest before it; the
+    alternative S2 is the largest other one within the longest drift time after the main S1.
+    Where there is no such peak, its fields are -1 (integers) or NaN.
+    """
+
+    __version__ = "1.6"
+    depends_on = ("events", "peak_basics", "peak_positions")
+    provides = "event_basics"
+    data_kind = "events"
+    parallel = "process"
+    dtype = event_basics_dtype()
+
+    def setup(self):
+        self.max_drift_time = int(
+            self.config["max_drift_length"] / self.config["electron_drift_velocity"]
+        )
+
+    def compute(self, events, peaks):
+        result = np.zeros(len(events), dtype=self.dtype)
+        strax.set_nan_defaults(result)
+        inside, first = kernels.contained_peaks(peaks, events)
+        n_peaks = np.diff(first)
+        if (n_peaks == 0).any():
+            event = events[np.argmin(n_peaks)]
+            raise ValueError(
+                f"event {event['event_number']} at {event['time']} ns has no peaks: events and "
+                "peak_basics are not of the same processing. Remove both and make them again"
+            )
+        peaks = peaks[inside]
+        for field in ("time", "endtime", "event_number"):
+            result[field] = events[field]
+        result["n_peaks"] = n_peaks
+        chosen = kernels.choose_peaks(peaks, first, self.selection())
+        # s2_x, s2_y and those of the alternative S2 have always been NaN: see EventPositions
+        copied = ["time", "center_time", "endtime", "area", *basics_of_sx()]
+        copied += [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
+        kernels.copy_properties(peaks, chosen, result, copied)
+        for column, prefix in enumerate(kernels.PREFIXES):
+            result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
+        kernels.drift_times(peaks["center_time"], chosen, result)
+        result["area_before_main_s2"], result["large_s2_before_main_s2"] = (
+            kernels.areas_before_main_s2(peaks, first, chosen[:, kernels.MAIN_S2])
+        )
+        return result
+
+    def selection(self) -> kernels.Selection:
+        """Return which peaks may be main or alternative ones."""
+        return kernels.Selection(
+            allow_posts2_s1s=self.config["allow_posts2_s1s"],
+            s1_min_coincidence=self.config["event_s1_min_coincidence"],
+            force_alt_s2_in_max_drift_time=self.config["force_alt_s2_in_max_drift_time"],
+            force_main_before_alt=self.config["force_main_before_alt"],
+            max_drift_time=self.max_drift_time,
+        )
+
+
+@strax.takes_config(
+    strax.Option(
+        "default_reconstruction_algorithm",
+        default="corr",
+        help="Algorithm of the fields x, y and r: corr or cgr",
+    ),
+    strax.Option(
+        "drift_time_gate",
+        default=3000,
+        help="Drift time from the gate [ns]",
+    ),
+    strax.Option(
+        "drift_time_cathode",
+        default=39500,
+        help="Drift time from the cathode [ns]",
+    ),
+    strax.Option(
+        "gate_cathode_distance",
+        default=50.5,
+        help="Distance between gate and cathode [mm]",
+    ),
+)
+class EventPositions(strax.Plugin):
+    """Position of each event: x and y of the main S2, z from the drift time."""
+
+    __version__ = "1.1.20"
+    depends_on = ("event_basics",)
+    provides = "event_positions"
+    data_kind = "events"
+    parallel = "process"
+    dtype = [
+        *(
+            ((f"{which} S2: reconstructed {axis} [mm]", f"{prefix}{axis}"), np.float32)
+            for axis, title in (("x", "x"), ("y", "y"), ("r", "distance from the axis"))
+            for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
+        ),
+        (("Depth below the gate, from the drift time, downwards negative [mm]", "z"), np.float32),
+        *strax.time_fields,
+    ]
+
+    def compute(self, events):
+        config = self.config
+        result = np.zeros(len(events), dtype=self.dtype)
+        result["time"] = events["time"]
+        result["endtime"] = strax.endtime(events)
+        algorithm = config["default_reconstruction_algorithm"]
+        for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
+            x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
+            result[f"{prefix}x"] = x
+            result[f"{prefix}y"] = y
+            result[f"{prefix}r"] = radius(x, y)
+        result["z"] = kernels.depth(
+            events["drift_time"],
+            config["gate_cathode_distance"],
+            config["drift_time_gate"],
+            config["drift_time_cathode"],
+        )
+        return result
+
+
+@strax.takes_config(
+    strax.Option(
+        "elife",
+        default=30000,
+        help="Electron lifetime [ns]",
+    ),
+    strax.Option(
+        "s1_naive_z_correction",
+        default=(-52, 0, 700, -7.69),
+        help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "
+        "to its value at the middle of zmin and zmax",
+    ),
+)
+class CorrectedAreas(strax.Plugin):
+    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
+
+    Alternative S1s and S2s are corrected for the position of the main ones.
+    """
+
+    __version__ = "0.6.0"
+    depends_on = ("event_basics", "event_positions")
+    provides = "corrected_areas"
+    data_kind = "events"
+    parallel = "process"
+    dtype = [
+        *strax.time_fields,
+        (("Corrected area of the main S1 [PE]", "cs1"), np.float32),
+        (("Corrected area of the main S2 [PE]", "cs2"), np.float32),
+        (("Corrected area of the alternative S1 [PE]", "alt_cs1"), np.float32),
+        (("Corrected area of the alternative S2 [PE]", "alt_cs2"), np.float32),
+    ]
+
+    def compute(self, events):
+        result = np.zeros(len(events), dtype=self.dtype)
+        result["time"] = events["time"]
+        result["endtime"] = strax.endtime(events)
+        s1_factor = kernels.s1_z_correction(events["z"], self.config["s1_naive_z_correction"])
+        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.config["elife"])
+        for prefix in ("", "alt_"):
+            result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
+            result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
+        return result
+
+
+class EventInfo(strax.MergeOnlyPlugin):
+    """All that is known of each event in one table."""
+
+    __version__ = "0.0.3"
+    depends_on = ("event_basics", "corrected_areas", "event_positions")
+    provides = "event_info"
+    data_kind = "events"
+    save_when = strax.SaveWhen.ALWAYS
+
+
+class PerPeakCopy(strax.Plugin):
+    """Base of the plugins that copy wide fields of main and alternative S1s and S2s to events."""
+
+    depends_on = ("event_basics", "peaks")
+    parallel = "process"
+    compressor = "zstd"
+
+    def copied_dtype(self, field: str, title: str) -> list:
+        """Return fields for a copy of `field`, length and dt of each kind of peak."""
+        shape = self.deps["peaks"].dtype_for("peaks")[field]
+        return [
+            entry
+            for prefix in kernels.PREFIXES
+            for entry in (
+                ((f"{title} of {prefix[:-1]}", f"{prefix}{field}"), *_type_and_shape(shape)),
+                ((f"Length of {prefix[:-1]} [samples]", f"{prefix}length"), np.int32),
+                ((f"Width of a sample of {prefix[:-1]} [ns]", f"{prefix}dt"), np.int32),
+            )
+        ]
+
+    def copy(self, events: np.ndarray, peaks: np.ndarray, field: str, result: np.ndarray) -> None:
+        """Fill the fields of `copied_dtype`, and times."""
+        inside, first = kernels.contained_peaks(peaks, events)
+        chosen = kernels.peaks_of_events(events, inside, first)
+        kernels.copy_properties(peaks, chosen, result, (field, "length", "dt"))
+        result["time"] = events["time"]
+        result["endtime"] = strax.endtime(events)
+
+
+def _type_and_shape(dtype: np.dtype) -> tuple:
+    return (dtype.base, dtype.shape) if dtype.shape else (dtype,)
+
+
+class EventWaveform(PerPeakCopy):
+    """Sum waveforms of the main and alternative S1 and S2 of each event."""
+
+    __version__ = "0.0.1"
+    provides = "event_waveform"
+    data_kind = "events"
+    save_when = strax.SaveWhen.EXPLICIT
+
+    def infer_dtype(self):
+        return self.copied_dtype("data", "Waveform [PE/sample]") + strax.time_fields
+
+    def compute(self, events, peaks):
+        result = np.zeros(len(events), dtype=self.dtype)
+        self.copy(events, peaks, "data", result)
+        return result
+
+
+@strax.takes_config(
+    strax.Option(
+        "channel_map",
+        track=False,
+        type=immutabledict,
+        help="First and last channel of each subdetector",
+    ),
+)
+class EventAreaPerChannel(PerPeakCopy):
+    """Areas per channel of the main and alternative S1 and S2 of each event.
+
+    event_n_channel has only the number of channels that saw the main S1.
+    """
+
+    __version__ = "0.1.1"
+    provides = ("event_area_per_channel", "event_n_channel")
+    data_kind = immutabledict.fromkeys(provides, "events")
+
+    def infer_dtype(self):
+        n_channels = [
+            (("Number of channels with a positive area of the main S1", "s1_n_channels"), np.int16)
+        ]
+        return {
+            "event_area_per_channel": self.copied_dtype("area_per_channel", "Area per channel [PE]")
+            + n_channels
+            + strax.time_fields,
+            "event_n_channel": n_channels + strax.time_fields,
+        }
+
+    def compute(self, events, peaks):
+        areas = np.zeros(len(events), dtype=self.dtype["event_area_per_channel"])
+        self.copy(events, peaks, "area_per_channel", areas)
+        areas["s1_n_channels"] = (areas["s1_area_per_channel"] > 0).sum(axis=1)
+        counts = np.zeros(len(events), dtype=self.dtype["event_n_channel"])
+        for field in counts.dtype.names:
+            counts[field] = areas[field]
+        return dict(event_area_per_channel=areas, event_n_channel=counts)
+
+
+class EventCoincidences(CoincidencesBase):
+    """Events whose main S1 an external 511 keV peak follows at once."""
+
+    __version__ = "1.1"
+    depends_on = ("event_basics", "peaks_ext")
+    provides = "event_coincidences"
+    data_kind = "events"
+    rechunk_on_save = True
+
+    def compute(self, events, peaks_ext):
+        return self.coincidences(events, events["s1_time"], peaks_ext)

@@ -1,0 +1,503 @@
+"""From records to peaks: hits, sum waveforms, properties, positions, coincidences."""
+
+import numpy as np
+import strax
+from immutabledict import immutabledict
+
+from amstrax.processing import coincidences, splitting
+from amstrax.processing import peaks as kernels
+
+__all__ = [
+    "Hits",
+    "LoneHits",
+    "PeakBasics",
+    "PeakBasicsEXT",
+    "PeakBasicsSiPM",
+    "PeakCoincidences",
+    "PeakPositions",
+    "Peaks",
+    "PeaksEXT",
+    "PeaksSiPM",
+    "peak_basics_dtype",
+]
+
+
+class Hits(strax.Plugin):
+    """Intervals of records in which samples are above threshold, sorted by time."""
+
+    __version__ = "0.1.0"
+    depends_on = ("records",)
+    provides = "hits"
+    data_kind = "hits"
+    dtype = strax.hit_dtype
+    parallel = "process"
+    rechunk_on_save = False
+    save_when = strax.SaveWhen.TARGET
+
+    def compute(self, records):
+        return strax.sort_by_time(strax.find_hits(records))
+
+
+class LoneHits(strax.Plugin):
+    """Hits that belong to no peak."""
+
+    __version__ = "0.1.0"
+    depends_on = ("hits", "peaks")
+    provides = "lone_hits"
+    data_kind = "lone_hits"
+    dtype = strax.hit_dtype
+    save_when = strax.SaveWhen.TARGET
+
+    def compute(self, hits, peaks):
+        return hits[strax.fully_contained_in(hits, peaks) == -1]
+
+
+@strax.takes_config(
+    strax.Option(
+        "gain_to_pe_array",
+        default=None,
+        help="Photoelectrons per ADC count x sample, a number a channel; None for ones",
+    ),
+    strax.Option(
+        "peak_gap_threshold",
+        default=300,
+        help="No hits for this long end a peak [ns]",
+    ),
+    strax.Option(
+        "peak_left_extension",
+        default=10,
+        help="Peaks begin this long before their first hit [ns]",
+    ),
+    strax.Option(
+        "peak_right_extension",
+        default=10,
+        help="Peaks end this long after their last hit [ns]",
+    ),
+    strax.Option(
+        "peak_min_area",
+        default=10,
+        help="Least area of the hits of a peak [PE]",
+    ),
+    strax.Option(
+        "peak_split_min_height",
+        default=25,
+        help="Split at a minimum only if the maxima beside it are this much higher [PE/sample]",
+    ),
+    strax.Option(
+        "peak_split_min_ratio",
+        default=4,
+        help="Split at a minimum only if the maxima beside it are this many times higher [1]",
+    ),
+    strax.Option(
+        "n_tpc_pmts",
+        default=False,
+        track=False,
+        help="Number of channels of the TPC",
+    ),
+)
+class PeaksBase(strax.Plugin):
+    """Base of the plugins that find peaks; a subclass sets which records, and how many channels."""
+
+    parallel = "process"
+
+    @property
+    def n_channels(self) -> int:
+        """Length of the arrays with an entry for each channel."""
+        return self.config["n_tpc_pmts"]
+
+    @property
+    def min_channels(self) -> int:
+        """Least number of channels with hits in a peak."""
+        return 1
+
+    def infer_dtype(self):
+        return strax.peak_dtype(n_channels=self.n_channels)
+
+    def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
+        """Return the peaks in records of a chunk from start to end."""
+        to_pe = kernels.gains(self.config["gain_to_pe_array"], self.n_channels)
+        hits = strax.sort_by_time(strax.find_hits(records))
+        peaks = strax.find_peaks(
+            hits,
+            to_pe,
+            gap_threshold=self.config["peak_gap_threshold"],
+            left_extension=self.config["peak_left_extension"],
+            right_extension=self.config["peak_right_extension"],
+            min_area=self.config["peak_min_area"],
+            min_channels=self.min_channels,
+            result_dtype=self.dtype,
+        )
+        kernels.clip_peaks(peaks, start, end)
+        links = strax.record_links(records)
+        strax.sum_waveform(peaks, hits, records, links, to_pe)
+        kernels.set_widths(peaks)
+        peaks = splitting.split_peaks(
+            peaks,
+            hits,
+            records,
+            links,
+            to_pe,
+            splitting.local_minimum_splits(
+                self.config["peak_split_min_height"], self.config["peak_split_min_ratio"]
+            ),
+        )
+        kernels.set_center_times(peaks)
+        return peaks
+
+
+@strax.takes_config(
+    strax.Option(
+        "peak_min_pmts",
+        default=1,
+        help="Least number of channels with hits in a peak",
+    ),
+)
+class Peaks(PeaksBase):
+    """Find peaks: groups of hits in the TPC's channels, with their sum waveform and widths.
+
+    Peaks are split at deep local minima of the waveform.
+    """
+
+    __version__ = "0.1.50"
+    depends_on = ("records",)
+    provides = "peaks"
+    data_kind = "peaks"
+
+    @property
+    def min_channels(self):
+        return self.config["peak_min_pmts"]
+
+    def compute(self, records, start, end):
+        return self.find_peaks(records, start, end)
+
+
+@strax.takes_config(
+    strax.Option(
+        "n_ext_pmts",
+        default=1,
+        help="Number of channels of the external detector",
+    ),
+)
+class PeaksEXT(PeaksBase):
+    """Find peaks in the external detector, as those of the TPC are found."""
+
+    __version__ = "0.0.3"
+    depends_on = ("records_ext",)
+    provides = "peaks_ext"
+    data_kind = "peaks_ext"
+
+    @property
+    def n_channels(self):
+        return self.config["n_tpc_pmts"] + self.config["n_ext_pmts"]
+
+    def compute(self, records_ext, start, end):
+        return self.find_peaks(records_ext, start, end)
+
+
+@strax.takes_config(
+    strax.Option(
+        "n_sipms",
+        default=1,
+        help="Number of SiPM channels",
+    ),
+)
+class PeaksSiPM(PeaksEXT):
+    """Find peaks in the SiPM, as those of the TPC are found."""
+
+    __version__ = "0.0.2"
+    depends_on = ("records_sipm",)
+    provides = "peaks_sipm"
+    data_kind = "peaks_sipm"
+
+    @property
+    def n_channels(self):
+        return super().n_channels + self.config["n_sipms"]
+
+    def compute(self, records_sipm, start, end):
+        return self.find_peaks(records_sipm, start, end)
+
+
+def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> list:
+    """Return the dtype of basic properties of peaks.
+
+    Parameters
+    ----------
+    with_hits
+        Have the fields n_hits and tight_coincidence.
+    type_dtype
+        Type of the field ``type``.
+    """
+    n_hits = [(("Number of hits at least partly inside the peak", "n_hits"), np.int32)]
+    coincidence = [
+        (("Channels with a hit near the peak's mean time", "tight_coincidence"), np.int16)
+    ]
+    return [
+        (("Start time of the peak since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the peak since unix epoch [ns]", "endtime"), np.int64),
+        (("Mean time of the waveform since unix epoch [ns]", "center_time"), np.int64),
+        (("Area [PE]", "area"), np.float32),
+        *(n_hits if with_hits else []),
+        (("Number of channels with a positive area", "n_channels"), np.int16),
+        (("Channel with the largest area", "max_pmt"), np.int16),
+        (("Area in that channel [PE]", "max_pmt_area"), np.float32),
+        (("Number of channels that reach the end of the ADC", "n_saturated_channels"), np.int16),
+        (("Width of the central 50% of the area [ns]", "range_50p_area"), np.float32),
+        (("Width of the central 90% of the area [ns]", "range_90p_area"), np.float32),
+        (("Fraction of the area that the top array saw [1]", "area_fraction_top"), np.float32),
+        (("Length of the waveform [samples]", "length"), np.int32),
+        (("Width of a sample [ns]", "dt"), np.int16),
+        (("Time from 10% to 50% of the area [ns]", "rise_time"), np.float32),
+        *(coincidence if with_hits else []),
+        (("Kind of peak: 1 S1, 2 S2, 0 unknown", "type"), type_dtype),
+    ]
+
+
+def peak_basics(peaks: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return the basic properties of peaks that need no option.
+
+    That is all but area_fraction_top and type, which are left at 0.
+    """
+    result = np.zeros(len(peaks), dtype=dtype)
+    for field in (
+        "time",
+        "area",
+        "n_hits",
+        "n_saturated_channels",
+        "length",
+        "dt",
+        "tight_coincidence",
+    ):
+        if field in result.dtype.names:
+            result[field] = peaks[field]
+    result["endtime"] = strax.endtime(peaks)
+    areas = peaks["area_per_channel"]
+    result["n_channels"] = (areas > 0).sum(axis=1)
+    result["max_pmt"] = areas.argmax(axis=1)
+    result["max_pmt_area"] = areas.max(axis=1)
+    result["range_50p_area"] = peaks["width"][:, kernels.RANGE_50P]
+    result["range_90p_area"] = peaks["width"][:, kernels.RANGE_90P]
+    result["rise_time"] = -peaks["area_decile_from_midpoint"][:, kernels.DECILE_10P]
+    result["center_time"] = kernels.center_times(
+        peaks["time"], peaks["dt"], peaks["area"], peaks["data"]
+    )
+    return result
+
+
+@strax.takes_config(
+    strax.Option("s1_min_width", default=10, help="S1s have a larger central 50% width [ns]"),
+    strax.Option("s1_max_width", default=225, help="S1s have a smaller central 50% width [ns]"),
+    strax.Option("s2_min_width", default=225, help="S2s have a larger central 50% width [ns]"),
+)
+class PeakBasicsEXT(strax.Plugin):
+    """Basic properties of peaks in the external detector; types are by width alone."""
+
+    __version__ = "2.1"
+    depends_on = ("peaks_ext",)
+    provides = "peak_basics_ext"
+    data_kind = "peaks_ext"
+    dtype = peak_basics_dtype()
+    parallel = "process"
+    rechunk_on_save = False
+
+    def compute(self, peaks_ext):
+        return self.basics(peaks_ext)
+
+    def basics(self, peaks: np.ndarray) -> np.ndarray:
+        """Return basic properties of peaks."""
+        result = peak_basics(peaks, self.dtype)
+        width = result["range_50p_area"]
+        result["type"] = kernels.classify(
+            (width > self.config["s1_min_width"]) & (width < self.config["s1_max_width"]),
+            width > self.config["s2_min_width"],
+        )
+        return result
+
+
+@strax.takes_config(
+    strax.Option(
+        "channel_map",
+        track=False,
+        type=immutabledict,
+        help="First and last channel of each subdetector",
+    ),
+    strax.Option(
+        "check_peak_sum_area_rtol",
+        default=1e-4,
+        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
+        "None not to check",
+    ),
+    strax.Option("s1_min_area", default=10, help="S1s have at least this area [PE]"),
+    strax.Option("s2_min_area", default=10, help="S2s have a larger area [PE]"),
+    strax.Option("s1_min_channels", default=5, help="S1s are seen by at least so many channels"),
+    strax.Option("s2_min_channels", default=5, help="S2s are seen by at least so many channels"),
+    strax.Option(
+        "s2_min_area_fraction_top",
+        default=0,
+        help="S2s have at least this fraction of their area in the top array [1]",
+    ),
+    strax.Option(
+        "s1_max_area_fraction_top",
+        default=0.2,
+        help="S1s have at most this fraction of their area in the top array [1]",
+    ),
+)
+class PeakBasics(PeakBasicsEXT):
+    """Basic properties of the TPC's peaks: times, area, widths, fraction seen above, type."""
+
+    depends_on = ("peaks",)
+    provides = "peak_basics"
+    data_kind = "peaks"
+
+    def compute(self, peaks):
+        config = self.config
+        result = peak_basics(peaks, self.dtype)
+        if config["check_peak_sum_area_rtol"] is not None:
+            kernels.check_sum_area(
+                peaks["time"],
+                peaks["area"],
+                peaks["area_per_channel"],
+                config["check_peak_sum_area_rtol"],
+            )
+        aft = kernels.area_fraction_top(peaks["area_per_channel"], config["channel_map"]["top"])
+        result["area_fraction_top"] = aft
+        area, width, n_channels = (result[f] for f in ("area", "range_50p_area", "n_channels"))
+        result["type"] = kernels.classify(
+            (area >= config["s1_min_area"])
+            & (width > config["s1_min_width"])
+            & (width < config["s1_max_width"])
+            & (aft <= config["s1_max_area_fraction_top"])
+            & (n_channels >= config["s1_min_channels"]),
+            (area > config["s2_min_area"])
+            & (width > config["s2_min_width"])
+            & (aft >= config["s2_min_area_fraction_top"])
+            & (n_channels >= config["s2_min_channels"]),
+        )
+        return result
+
+
+class PeakBasicsSiPM(PeakBasics):
+    """Basic properties of peaks in the SiPM; types are by width alone."""
+
+    depends_on = ("peaks_sipm",)
+    provides = "peak_basics_sipm"
+    data_kind = "peaks_sipm"
+
+    def compute(self, peaks_sipm):
+        return self.basics(peaks_sipm)
+
+
+#: How positions are reconstructed: suffix of the fields, unit, description
+ALGORITHMS = (
+    ("cgr", "1", "share of the light among top channels"),
+    ("corr", "mm", "polynomial of that share"),
+)
+
+
+@strax.takes_config(
+    strax.Option(
+        "pos_rec_params",
+        default=(
+            (212.89988642, -320.95097295, 198.71830514, -46.03953999),
+            (211.40051359, -319.83147964, 198.69552524, -46.23585688),
+        ),
+        help="Coefficients of the polynomials for x and y [mm], highest power first",
+    ),
+    strax.Option(
+        "channel_map",
+        track=False,
+        type=immutabledict,
+        help="First and last channel of each subdetector",
+    ),
+    strax.Option(
+        "default_reconstruction_algorithm",
+        default="corr",
+        help="Algorithm of the fields x, y and r: corr or cgr",
+    ),
+)
+class PeakPositions(strax.Plugin):
+    """Positions of peaks from how the four top channels share their light."""
+
+    __version__ = "1.2.26"
+    depends_on = ("peaks", "peak_basics")
+    provides = "peak_positions"
+    data_kind = "peaks"
+    parallel = "process"
+    rechunk_on_save = False
+
+    def infer_dtype(self):
+        fields = [
+            ((f"Reconstructed {axis}, {description} [{unit}]", f"{axis}_{suffix}"), np.float32)
+            for suffix, unit, description in ALGORITHMS
+            for axis in "xyr"
+        ]
+        fields += [
+            ((f"Reconstructed {axis}, default algorithm [mm]", axis), np.float32) for axis in "xyr"
+        ]
+        return fields + strax.time_fields
+
+    def compute(self, peaks):
+        result = np.zeros(len(peaks), dtype=self.dtype)
+        result["time"] = peaks["time"]
+        result["endtime"] = strax.endtime(peaks)
+        positions = kernels.reconstruct_positions(
+            peaks["area"],
+            peaks["area_fraction_top"],
+            peaks["area_per_channel"],
+            self.config["channel_map"]["top"][0],
+            self.config["pos_rec_params"],
+        )
+        for field, values in positions.items():
+            result[field] = values
+        for axis in "xyr":
+            result[axis] = result[f"{axis}_{self.config['default_reconstruction_algorithm']}"]
+        return result
+
+
+@strax.takes_config(
+    strax.Option(
+        "max_delay",
+        default=100,
+        help="An external peak coincides if it starts at most this long after [ns]",
+    ),
+    strax.Option(
+        "absorption_peak_delta",
+        default=65,
+        help="An external peak counts if its area is this near to 511 [keV]",
+    ),
+)
+class CoincidencesBase(strax.Plugin):
+    """Base of the plugins that look for annihilation photons in the external detector."""
+
+    rechunk_on_save = False
+
+    def infer_dtype(self):
+        return strax.time_fields + [
+            (("Whether an external 511 keV peak coincides", "is_coinc"), np.bool_)
+        ]
+
+    def coincidences(
+        self, things: np.ndarray, times: np.ndarray, peaks_ext: np.ndarray
+    ) -> np.ndarray:
+        """Return a row for each of `things`, that has its signal at the same row of `times`."""
+        result = np.zeros(len(things), dtype=self.dtype)
+        result["time"] = things["time"]
+        result["endtime"] = strax.endtime(things)
+        candidates = peaks_ext[
+            coincidences.absorption_peaks(peaks_ext["area"], self.config["absorption_peak_delta"])
+        ]
+        result["is_coinc"] = coincidences.match_external(
+            times, candidates["time"], self.config["max_delay"]
+        )
+        return result
+
+
+class PeakCoincidences(CoincidencesBase):
+    """Peaks that an external 511 keV peak follows at once."""
+
+    __version__ = "1.1"
+    depends_on = ("peaks", "peaks_ext")
+    provides = "peak_coincidences"
+    data_kind = "peaks"
+
+    def compute(self, peaks, peaks_ext):
+        return self.coincidences(peaks, peaks["time"], peaks_ext)

@@ -1,0 +1,171 @@
+"""From raw records to records: baselines, integrals, pulse counts."""
+
+import numpy as np
+import strax
+from immutabledict import immutabledict
+
+from amstrax.processing import pulses
+from amstrax.processing.pulses import (
+    baseline_per_channel,
+    channel_split,
+    check_overlaps,
+    mask_and_not,
+    pulse_count_dtype,
+)
+
+__all__ = [
+    "PulseProcessing",
+    "PulseProcessingBase",
+    "PulseProcessingEXT",
+    "PulseProcessingSiPM",
+    "baseline_per_channel",
+    "channel_split",
+    "check_overlaps",
+    "mask_and_not",
+    "pulse_count_dtype",
+]
+
+
+@strax.takes_config(
+    strax.Option(
+        "n_tpc_pmts",
+        type=int,
+        help="Number of channels of the TPC",
+    ),
+    strax.Option(
+        "pmt_pulse_filter",
+        default=None,
+        help="Impulse response of a filter for the pulses, an odd number of samples; None for none",
+    ),
+    strax.Option(
+        "save_outside_hits",
+        default=(3, 20),
+        help="Samples to keep before and behind each hit",
+    ),
+    strax.Option(
+        "check_raw_record_overlaps",
+        default=True,
+        track=False,
+        help="Fail when two pulses of a channel overlap",
+    ),
+    strax.Option(
+        "allow_sloppy_chunking",
+        default=True,
+        track=False,
+        help="Take a fixed baseline of 16000 ADC counts for a pulse that has lost its beginning",
+    ),
+)
+class PulseProcessingBase(strax.Plugin):
+    """Base of the plugins that make records and pulse counts.
+
+    A subclass sets ``provides`` (records first, pulse counts second), ``depends_on``, options
+    whose defaults differ, and a ``compute``.
+    """
+
+    parallel = "process"
+    compressor = "zstd"
+
+    def infer_dtype(self):
+        first_input = self.deps[self.depends_on[0]].dtype_for(self.depends_on[0])
+        record_length = strax.record_length_from_dtype(first_input)
+        records, counts = self.provides
+        return {
+            records: strax.record_dtype(record_length),
+            counts: pulse_count_dtype(self.config["n_tpc_pmts"]),
+        }
+
+    def records_and_counts(
+        self, raw_records: np.ndarray, start: int, end: int, flip: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return baselined records, and pulse counts, of the chunk from start to end."""
+        n_channels = self.config["n_tpc_pmts"]
+        if self.config["check_raw_record_overlaps"]:
+            check_overlaps(raw_records, n_channels)
+        records = pulses.raw_to_records(
+            raw_records,
+            self.config["baseline_samples"],
+            flip=flip,
+            allow_sloppy_chunking=self.config["allow_sloppy_chunking"],
+        )
+        return records, pulses.count_pulses(records, n_channels, start, end)
+
+
+@strax.takes_config(
+    strax.Option(
+        "baseline_samples",
+        default=20,
+        help="Samples at the start of a pulse to take the baseline from",
+    ),
+    strax.Option(
+        "hit_min_amplitude",
+        default="xams_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline]; part of the lineage only, "
+        "since records are stored whole",
+    ),
+)
+class PulseProcessing(PulseProcessingBase):
+    """Turn the TPC's raw records into records, and count pulses.
+
+    1. Blank what lies beyond the length of each fragment
+    2. Subtract the baseline and turn pulses over, so that they go up
+    3. Integrate
+    4. Count pulses and lone pulses per channel: pulse_counts has a row for each chunk
+
+    No hits are looked for, and nothing is cut.
+    """
+
+    __version__ = "0.3.0"
+    depends_on = ("raw_records",)
+    provides = ("records", "pulse_counts")
+    data_kind = immutabledict(zip(provides, provides, strict=True))
+    rechunk_on_save = immutabledict(records=False, pulse_counts=True)
+    save_when = immutabledict(records=strax.SaveWhen.TARGET, pulse_counts=strax.SaveWhen.ALWAYS)
+
+    def compute(self, raw_records, start, end):
+        records, counts = self.records_and_counts(raw_records, start, end, flip=True)
+        return dict(records=records, pulse_counts=counts)
+
+
+@strax.takes_config(
+    strax.Option(
+        "baseline_samples",
+        default=20,
+        help="Samples at the start of a pulse to take the baseline from",
+    ),
+)
+class PulseProcessingEXT(strax.Plugin):
+    """Turn raw records of the external detector into records: baseline and integral."""
+
+    __version__ = "0.0.1"
+    depends_on = ("raw_records_ext",)
+    provides = "records_ext"
+    data_kind = "records_ext"
+    parallel = "process"
+    compressor = "zstd"
+    rechunk_on_save = False
+    save_when = strax.SaveWhen.TARGET
+
+    def infer_dtype(self):
+        raw_records = self.deps[self.depends_on[0]].dtype_for(self.depends_on[0])
+        return strax.record_dtype(strax.record_length_from_dtype(raw_records))
+
+    def compute(self, raw_records_ext):
+        return self.records(raw_records_ext)
+
+    def records(self, raw_records: np.ndarray) -> np.ndarray:
+        """Return records with baseline subtracted, turned over and integrated."""
+        return pulses.raw_to_records(
+            strax.sort_by_time(raw_records), self.config["baseline_samples"], flip=True
+        )
+
+
+class PulseProcessingSiPM(PulseProcessingEXT):
+    """Turn raw records of the SiPM into records: baseline and integral."""
+
+    depends_on = ("raw_records_sipm",)
+    provides = "records_sipm"
+    data_kind = "records_sipm"
+    save_when = strax.SaveWhen.ALWAYS
+
+    def compute(self, raw_records_sipm):
+        return self.records(raw_records_sipm)

@@ -1,0 +1,299 @@
+"""The chain of XAMSL: plugins named ``radon_*``, of the shared logic of XAMS's."""
+
+import numpy as np
+import strax
+from immutabledict import immutabledict
+
+from amstrax.exceptions import LiveDataCorrupted
+from amstrax.hitfinder_thresholds import hit_min_amplitude
+from amstrax.plugins.daqreader import LiveDataReader
+from amstrax.plugins.peak_processing import peak_basics, peak_basics_dtype
+from amstrax.plugins.pulse_processing import PulseProcessingBase
+from amstrax.processing import peaks as kernels
+from amstrax.processing import splitting
+
+__all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
+
+
+class DAQReader(LiveDataReader):
+    """Read the live data of XAMSL and sort it into raw records by digitizer.
+
+    Nothing is done to the waveforms. Provides:
+
+    - raw_records_v1724: the V1724 digitizer, a sample every 10 ns
+    - raw_records_v1730: the V1730 digitizer, a sample every 2 ns
+    - raw_records_aqmon: regions of artificial dead time, most often empty
+    """
+
+    __version__ = "0.0.0"
+    provides = ("raw_records_v1724", "raw_records_v1730", "raw_records_aqmon")
+    data_kind = immutabledict(zip(provides, provides, strict=True))
+    rechunk_on_save = immutabledict.fromkeys(provides, False)
+    compressor = "zstd"
+    dead_time_channel = 40
+
+    def subdetectors(self):
+        return {
+            f"raw_records_{name}": tuple(channels)
+            for name, channels in self.config["channel_map"].items()
+        }
+
+
+@strax.takes_config(
+    strax.Option(
+        "baseline_samples",
+        default=40,
+        help="Samples at the start of a pulse to take the baseline from",
+    ),
+    strax.Option(
+        "hit_min_amplitude",
+        default="xamsl_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline], see "
+        "amstrax.hit_min_amplitude",
+    ),
+)
+class RadonPulseProcessing(PulseProcessingBase):
+    """Turn XAMSL's raw records, of whichever digitizer has data, into records; count pulses.
+
+    1. Blank what lies beyond the length of each fragment
+    2. Subtract the baseline and turn pulses over, so that they go up
+    3. Integrate, and count pulses per channel
+    4. Find hits; filter, if a filter is set; blank what is far from any hit
+    """
+
+    __version__ = "0.2.29"
+    depends_on = ("raw_records_v1724", "raw_records_v1730")
+    provides = ("radon_records", "radon_pulse_counts")
+    data_kind = immutabledict(zip(provides, provides, strict=True))
+    rechunk_on_save = immutabledict(radon_records=False, radon_pulse_counts=True)
+    save_when = immutabledict.fromkeys(provides, strax.SaveWhen.TARGET)
+
+    def compute(self, raw_records_v1724, raw_records_v1730, start, end):
+        if len(raw_records_v1724) and len(raw_records_v1730):
+            raise LiveDataCorrupted(
+                f"both digitizers have data between {start} and {end} ns, V1724 "
+                f"{len(raw_records_v1724)} and V1730 {len(raw_records_v1730)} fragments: the chain "
+                "can process one of them. Are the channels in channel_map those of this run?"
+            )
+        raw_records = raw_records_v1724 if len(raw_records_v1724) else raw_records_v1730
+        records, counts = self.records_and_counts(raw_records, start, end, flip=True)
+        hits = find_hits(records, self.config["hit_min_amplitude"])
+        if self.config["pmt_pulse_filter"] is not None:
+            strax.filter_records(records, np.array(self.config["pmt_pulse_filter"]))
+        records = strax.cut_outside_hits(records, hits, *self.config["save_outside_hits"])
+        strax.zero_out_of_bounds(records)
+        return dict(radon_records=records, radon_pulse_counts=counts)
+
+
+@strax.takes_config(
+    strax.Option(
+        "hit_min_amplitude",
+        default="xamsl_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline], see "
+        "amstrax.hit_min_amplitude",
+    ),
+    strax.Option(
+        "save_outside_hits",
+        default=(3, 20),
+        help="Samples to keep before and behind each hit",
+    ),
+)
+class RadonHits(strax.Plugin):
+    """Intervals of records in which samples are above threshold, in the order of the records."""
+
+    __version__ = "0.0.7"
+    depends_on = ("radon_records",)
+    provides = "radon_hits"
+    data_kind = "radon_hits"
+    dtype = strax.hit_dtype
+    parallel = "process"
+    rechunk_on_save = False
+
+    def compute(self, radon_records):
+        return find_hits(radon_records, self.config["hit_min_amplitude"])
+
+
+def find_hits(records: np.ndarray, model) -> np.ndarray:
+    """Return the hits in records above the threshold `model`, in the order of the records."""
+    return strax.find_hits(records, min_amplitude=hit_min_amplitude(model))
+
+
+@strax.takes_config(
+    strax.Option("peak_gap_threshold", default=3000, help="No hits for this long end a peak [ns]"),
+    strax.Option(
+        "peak_left_extension", default=1000, help="Peaks begin this long before their first hit [ns]"
+    ),
+    strax.Option(
+        "peak_right_extension", default=1000, help="Peaks end this long after their last hit [ns]"
+    ),
+    strax.Option(
+        "peak_min_pmts", default=1, help="Least number of channels with hits in a peak"
+    ),
+    strax.Option(
+        "peak_split_gof_threshold",
+        default=(None, ((0.5, 1.0), (6.0, 0.4)), ((2.5, 1.0), (5.625, 0.4))),
+        help="Least goodness of split that splits a peak: (None, S1 curve, S2 curve), each "
+        "curve points (log10 area [PE], goodness)",
+    ),
+    strax.Option(
+        "peak_split_filter_wing_width",
+        default=70,
+        help="Wing of the moving average over the waveform before it is split [ns]",
+    ),
+    strax.Option("peak_split_min_area", default=40.0, help="Least area of a peak to split [PE]"),
+    strax.Option("peak_split_iterations", default=20, help="How often parts are split again"),
+    strax.Option(
+        "diagnose_sorting",
+        default=False,
+        track=False,
+        help="Check that the data is sorted and peaks do not overlap",
+    ),
+    strax.Option("saturation_correction_on", default=True, help="Not used; part of the lineage"),
+    strax.Option(
+        "saturation_reference_length", default=100, help="Not used; part of the lineage"
+    ),
+    strax.Option(
+        "saturation_min_reference_length", default=20, help="Not used; part of the lineage"
+    ),
+    strax.Option("n_tpc_pmts", type=int, help="Number of channels of the TPC"),
+    strax.Option("peak_min_area", default=1, help="Least area of the hits of a peak [PE]"),
+    strax.Option("single_channel_peaks", default=False, help="Not used; part of the lineage"),
+    strax.Option("peak_split_min_height", default=25, help="Not used; part of the lineage"),
+    strax.Option("peak_split_min_ratio", default=4, help="Not used; part of the lineage"),
+    strax.Option("pmt_channel", default=0, help="Not used; part of the lineage"),
+    strax.Option("peak_max_duration", default=int(10e6), help="Longest duration of a peak [ns]"),
+    strax.Option(
+        "channel_map",
+        track=False,
+        type=immutabledict,
+        help="First and last channel of each digitizer",
+    ),
+    strax.Option(
+        "hit_min_amplitude",
+        default="xamsl_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline], see "
+        "amstrax.hit_min_amplitude",
+    ),
+)
+class RadonPeaks(strax.Plugin):
+    """Find peaks: groups of hits, with sum waveform and widths, split at natural breaks.
+
+    radon_lone_hits are hits that belong to no peak.
+    """
+
+    __version__ = "0.1.78"
+    depends_on = ("radon_records",)
+    provides = ("radon_peaks", "radon_lone_hits")
+    data_kind = immutabledict(zip(provides, provides, strict=True))
+    rechunk_on_save = immutabledict.fromkeys(provides, True)
+    compressor = "zstd"
+    parallel = "process"
+
+    def infer_dtype(self):
+        return {
+            "radon_peaks": strax.peak_dtype(n_channels=self.config["n_tpc_pmts"]),
+            "radon_lone_hits": strax.hit_dtype,
+        }
+
+    def compute(self, radon_records, start, end):
+        hits = strax.sort_by_time(find_hits(radon_records, self.config["hit_min_amplitude"]))
+        peaks = self.group(hits, start, end)
+        lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
+        peaks = self.shape(peaks, hitlets, radon_records)
+        peaks["n_hits"] = np.diff(strax.touching_windows(hitlets, peaks), axis=1).ravel()
+        kernels.set_center_times(peaks)
+        if self.config["diagnose_sorting"]:
+            kernels.check_disjoint(peaks)
+        return dict(radon_peaks=peaks, radon_lone_hits=lone_hits)
+
+    def group(self, hits: np.ndarray, start: int, end: int) -> np.ndarray:
+        """Return peaks, without waveforms, around groups of hits in a chunk."""
+        peaks = strax.find_peaks(
+            hits,
+            np.ones(self.config["n_tpc_pmts"]),
+            gap_threshold=self.config["peak_gap_threshold"],
+            left_extension=self.config["peak_left_extension"],
+            right_extension=self.config["peak_right_extension"],
+            min_area=self.config["peak_min_area"],
+            min_channels=self.config["peak_min_pmts"],
+            max_duration=self.config["peak_max_duration"],
+            result_dtype=self.dtype["radon_peaks"],
+        )
+        kernels.clip_peaks(peaks, start, end)
+        return peaks
+
+    def integrate_hits(
+        self, hits: np.ndarray, peaks: np.ndarray, records: np.ndarray, start: int, end: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return lone hits, integrated, and the others, widened to what is integrated of them."""
+        n_channels = self.config["n_tpc_pmts"]
+        extensions = (self.config["peak_left_extension"], self.config["peak_right_extension"])
+        is_lone = strax.fully_contained_in(hits, peaks) == -1
+        lone_hits = hits[is_lone]
+        strax.integrate_lone_hits(lone_hits, records, peaks, extensions, n_channels)
+        hitlets = hits[~is_lone]
+        outside = kernels.between_peaks(peaks, start, end)
+        strax.find_hit_integration_bounds(
+            hitlets, outside, records, extensions, n_channels, allow_bounds_beyond_records=True
+        )
+        return lone_hits, strax.sort_by_time(kernels.widen_hits(hitlets))
+
+    def shape(self, peaks: np.ndarray, hitlets: np.ndarray, records: np.ndarray) -> np.ndarray:
+        """Return peaks with waveforms and widths, split where they have natural breaks."""
+        to_pe = np.ones(self.config["n_tpc_pmts"])
+        links = strax.record_links(records)
+        strax.sum_waveform(peaks, hitlets, records, links, to_pe)
+        kernels.set_widths(peaks)
+        return splitting.split_peaks(
+            peaks,
+            hitlets,
+            records,
+            links,
+            to_pe,
+            splitting.natural_breaks_splits(
+                splitting.natural_breaks_threshold(self.config["peak_split_gof_threshold"]),
+                self.config["peak_split_filter_wing_width"],
+                self.config["peak_split_min_area"],
+            ),
+            self.config["peak_split_iterations"],
+        )
+
+
+@strax.takes_config(
+    strax.Option("top_pmt", default=1, help="Channel of the top PMT"),
+    strax.Option(
+        "check_peak_sum_area_rtol",
+        default=None,
+        track=False,
+        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
+        "None not to check",
+    ),
+    strax.Option("min_area_fraction", default=0.5, help="Not used; part of the lineage"),
+    strax.Option("nearby_window", default=int(1e6), help="Not used; part of the lineage"),
+)
+class RadonPeakBasics(strax.Plugin):
+    """Basic properties of peaks: times, area, widths, fraction seen by the top PMT."""
+
+    __version__ = "0.1.24"
+    depends_on = ("radon_peaks",)
+    provides = "radon_peak_basics"
+    data_kind = "radon_peaks"
+    dtype = peak_basics_dtype(with_hits=False, type_dtype=np.int8)
+    parallel = "process"
+    rechunk_on_save = False
+
+    def compute(self, radon_peaks):
+        result = peak_basics(radon_peaks, self.dtype)
+        if self.config["check_peak_sum_area_rtol"] is not None:
+            kernels.check_sum_area(
+                radon_peaks["time"],
+                radon_peaks["area"],
+                radon_peaks["area_per_channel"],
+                self.config["check_peak_sum_area_rtol"],
+            )
+        top = self.config["top_pmt"]
+        result["area_fraction_top"] = kernels.area_fraction_top(
+            radon_peaks["area_per_channel"], (top, top)
+        )
+        result["type"] = radon_peaks["type"]
+        return result

@@ -1,0 +1,280 @@
+"""Events: the choice of main and alternative S1 and S2, drift times, positions, corrections.
+
+In all functions ``e`` is the number of events and ``n`` that of peaks. Events do not overlap, and
+both are sorted by time.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import strax
+
+from amstrax.processing.peaks import S1, S2
+
+#: Columns of the array of indices that `choose_peaks` returns
+MAIN_S1, ALT_S1, MAIN_S2, ALT_S2 = range(4)
+#: Prefix of the fields of each of these
+PREFIXES = ("s1_", "alt_s1_", "s2_", "alt_s2_")
+NO_PEAK = -1
+
+
+class Selection(NamedTuple):
+    """What may be a main or alternative S1 or S2; see the options of EventBasics."""
+
+    allow_posts2_s1s: bool
+    s1_min_coincidence: int
+    force_alt_s2_in_max_drift_time: bool
+    force_main_before_alt: bool
+    max_drift_time: float  #: [ns]
+
+
+def group_triggers(
+    peaks: np.ndarray, min_area: float, left: int, right: int, start: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts and ends [ns] of events around S2s, clipped to [start, end).
+
+    Parameters
+    ----------
+    peaks
+        Shape (n,), with ``time``, ``endtime`` (or ``length`` and ``dt``), ``type`` and ``area``.
+    min_area
+        S2s of a larger area [PE] make an event.
+    left, right
+        An event extends this far [ns] before its first and beyond its last such S2; where two
+        would touch they are one.
+    """
+    triggers = peaks[(peaks["type"] == S2) & (peaks["area"] > min_area)]
+    begin, stop = strax.find_peak_groups(
+        triggers, gap_threshold=left + right + 1, left_extension=left, right_extension=right
+    )
+    return np.clip(begin, start, end), np.clip(stop, start, end)
+
+
+def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which peaks lie fully in an event, and the first of them for each event.
+
+    Returns
+    -------
+    inside
+        Indices of these peaks, in order, shape (m,).
+    first
+        Shape (e + 1,): event i has the peaks ``inside[first[i]:first[i + 1]]``.
+    """
+    event_of_peak = strax.fully_contained_in(peaks, events)
+    inside = np.flatnonzero(event_of_peak >= 0)
+    first = np.searchsorted(event_of_peak[inside], np.arange(len(events) + 1))
+    return inside, first
+
+
+def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> np.ndarray:
+    """Return indices of the main and alternative S1 and S2 of each event.
+
+    The main S2 is the largest; S1s count only when they start before it (unless
+    ``allow_posts2_s1s``) and are seen by ``s1_min_coincidence`` channels at once; main and
+    alternative S1 are the two largest. The alternative S2 is the largest other one; with
+    ``force_alt_s2_in_max_drift_time`` only one whose centre comes after that of the main S1, and
+    within 1.01 times the maximum drift time of it. With ``force_main_before_alt`` the earlier of
+    a main and an alternative peak is the main one. Of equal areas the later peak is the larger.
+
+    Parameters
+    ----------
+    peaks
+        Peaks inside events, shape (m,), with type, area, time, center_time, tight_coincidence.
+    first
+        Shape (e + 1,): peaks of event i are ``first[i]`` to ``first[i + 1]``.
+
+    Returns
+    -------
+    Shape (e, 4), columns MAIN_S1, ALT_S1, MAIN_S2, ALT_S2; indices into `peaks`, or NO_PEAK.
+    """
+    chosen = np.full((len(first) - 1, 4), NO_PEAK, dtype=np.int64)
+    _choose_peaks(
+        peaks["type"],
+        peaks["area"],
+        peaks["time"],
+        peaks["center_time"],
+        peaks["tight_coincidence"],
+        first,
+        selection.allow_posts2_s1s,
+        selection.s1_min_coincidence,
+        selection.force_alt_s2_in_max_drift_time,
+        1.01 * selection.max_drift_time,
+        chosen,
+    )
+    if selection.force_main_before_alt:
+        for main, alt in ((MAIN_S1, ALT_S1), (MAIN_S2, ALT_S2)):
+            both = chosen[:, alt] != NO_PEAK
+            pair = np.sort(chosen[both][:, [main, alt]], axis=1)  # peaks are sorted by time
+            chosen[both, main], chosen[both, alt] = pair[:, 0], pair[:, 1]
+    return chosen
+
+
+@numba.njit(nogil=True, cache=True)
+def _choose_peaks(
+    types,
+    area,
+    time,
+    center_time,
+    coincidence,
+    first,
+    allow_posts2_s1s,
+    s1_min_coincidence,
+    limit_alt_s2,
+    max_alt_delay,
+    chosen,
+):
+    for e in range(len(first) - 1):
+        start, stop = first[e], first[e + 1]
+        s1 = alt_s1 = s2 = alt_s2 = NO_PEAK
+        for i in range(start, stop):
+            if types[i] == S2 and (s2 == NO_PEAK or area[i] >= area[s2]):
+                s2 = i
+        for i in range(start, stop):
+            if types[i] != S1 or coincidence[i] < s1_min_coincidence:
+                continue
+            if s2 != NO_PEAK and not allow_posts2_s1s and time[i] >= time[s2]:
+                continue
+            if s1 == NO_PEAK or area[i] >= area[s1]:
+                s1, alt_s1 = i, s1
+            elif alt_s1 == NO_PEAK or area[i] >= area[alt_s1]:
+                alt_s1 = i
+        for i in range(start, stop):
+            if types[i] != S2 or i == s2:
+                continue
+            if limit_alt_s2 and s1 != NO_PEAK:
+                delay = center_time[i] - center_time[s1]
+                if delay <= 0 or delay >= max_alt_delay:
+                    continue
+            if alt_s2 == NO_PEAK or area[i] >= area[alt_s2]:
+                alt_s2 = i
+        chosen[e, MAIN_S1] = s1
+        chosen[e, ALT_S1] = alt_s1
+        chosen[e, MAIN_S2] = s2
+        chosen[e, ALT_S2] = alt_s2
+
+
+def copy_properties(
+    peaks: np.ndarray, chosen: np.ndarray, result: np.ndarray, fields: Iterable[str]
+) -> None:
+    """Fill ``s1_FIELD``, ``alt_s1_FIELD``, ``s2_FIELD``, ``alt_s2_FIELD`` of `result` from peaks.
+
+    Rows without such a peak stay as they are; fields that `result` does not have are passed over.
+
+    Parameters
+    ----------
+    peaks
+        Shape (n,).
+    chosen
+        Shape (e, 4), as from `choose_peaks`.
+    result
+        Shape (e,).
+    fields
+        Fields of `peaks`.
+    """
+    for column, prefix in enumerate(PREFIXES):
+        present = np.flatnonzero(chosen[:, column] != NO_PEAK)
+        index = chosen[present, column]
+        for field in fields:
+            if prefix + field in result.dtype.names:
+                result[prefix + field][present] = peaks[field][index]
+
+
+def index_in_event(index: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return indices of peaks counted from the first peak of their event; NO_PEAK stays."""
+    return np.where(index == NO_PEAK, NO_PEAK, index - first[:-1])
+
+
+def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return indices of the chosen peaks, as from `choose_peaks`, from the fields of event_basics.
+
+    `inside` and `first` are as from `contained_peaks`; the result counts in all peaks.
+    """
+    chosen = np.full((len(events), len(PREFIXES)), NO_PEAK, dtype=np.int64)
+    for column, prefix in enumerate(PREFIXES):
+        index = events[f"{prefix}index"]
+        present = index != NO_PEAK
+        chosen[present, column] = inside[first[:-1][present] + index[present]]
+    return chosen
+
+
+def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray) -> None:
+    """Fill the differences [ns] between centre times of chosen peaks in `result`.
+
+    `center_time` has shape (n,); `chosen` is as from `choose_peaks`.
+    """
+    for name, late, early in (
+        ("drift_time", MAIN_S2, MAIN_S1),
+        ("alt_s1_interaction_drift_time", MAIN_S2, ALT_S1),
+        ("alt_s2_interaction_drift_time", ALT_S2, MAIN_S1),
+        ("alt_s1_delay", ALT_S1, MAIN_S1),
+        ("alt_s2_delay", ALT_S2, MAIN_S2),
+    ):
+        both = (chosen[:, late] != NO_PEAK) & (chosen[:, early] != NO_PEAK)
+        delay = center_time[chosen[both, late]] - center_time[chosen[both, early]]
+        result[name] = NO_PEAK if name.endswith("delay") else np.nan
+        result[name][both] = delay
+
+
+def areas_before_main_s2(
+    peaks: np.ndarray, first: np.ndarray, main_s2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each event the area [PE] of peaks that start before the main S2.
+
+    Parameters
+    ----------
+    peaks, first
+        As in `choose_peaks`.
+    main_s2
+        Shape (e,), indices of main S2s or NO_PEAK.
+
+    Returns
+    -------
+    Summed area, and area of the largest S2 among these peaks (0 without one), shape (e,); NaN
+    where there is no main S2.
+    """
+    total = np.full(len(main_s2), np.nan, dtype=np.float32)
+    largest = np.full(len(main_s2), np.nan, dtype=np.float32)
+    _areas_before(peaks["type"], peaks["area"], peaks["time"], first, main_s2, total, largest)
+    return total, largest
+
+
+@numba.njit(nogil=True, cache=True)
+def _areas_before(types, area, time, first, main_s2, total, largest):
+    for e in range(len(main_s2)):
+        s2 = main_s2[e]
+        if s2 == NO_PEAK:
+            continue
+        total[e] = largest[e] = 0
+        for i in range(first[e], first[e + 1]):
+            if time[i] >= time[s2]:
+                break
+            total[e] += area[i]
+            if types[i] == S2:
+                largest[e] = max(largest[e], area[i])
+
+
+def depth(
+    drift_time: np.ndarray, gate_cathode_distance: float, gate_time: float, cathode_time: float
+) -> np.ndarray:
+    """Return z [mm] below the gate for drift times [ns], shape (e,).
+
+    Linear between the drift times of the gate (0) and of the cathode (-gate_cathode_distance).
+    """
+    speed = gate_cathode_distance / (cathode_time - gate_time)
+    return -speed * (drift_time - gate_time)
+
+
+def s1_z_correction(z: np.ndarray, parameters: tuple[float, float, float, float]) -> np.ndarray:
+    """Return the factor f((zmin + zmax)/2)/f(z) for S1 areas, with f(z) = y0 + a z.
+
+    `z` [mm] has shape (e,); `parameters` are (zmin [mm], zmax [mm], y0 [PE], a [PE/mm]).
+    """
+    z_min, z_max, y0, slope = parameters
+    return (y0 + slope * (z_min + z_max) / 2) / (y0 + slope * z)
+
+
+def s2_lifetime_correction(drift_time: np.ndarray, elife: float) -> np.ndarray:
+    """Return the factor exp(drift_time/elife) for S2 areas; both in ns, shape (e,)."""
+    return np.exp(drift_time / elife)

@@ -1,0 +1,113 @@
+"""LED calibration: pulses joined from their fragments, amplitudes and areas in windows."""
+
+import numba
+import numpy as np
+
+#: The area is a mean over this many windows, each this many samples longer than the last
+N_WINDOWS, WINDOW_STEP = 6, 2
+
+
+def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which records begin a pulse, and to which of these each record belongs.
+
+    A pulse is known by its channel and the time at which it starts, so a missing fragment spoils
+    no other pulse. Of pulses whose fragment 0 is missing, or that have a fragment beyond
+    `n_fragments`, these fragments are left out.
+
+    Parameters
+    ----------
+    raw_records
+        Shape (n,), sorted by time.
+    n_fragments
+        Fragments in a pulse.
+
+    Returns
+    -------
+    begins
+        Indices of the records that begin a pulse, in order, shape (p,).
+    pulse
+        Shape (n,): index into `begins`, or -1.
+    """
+    record_length = raw_records.dtype["data"].shape[0]
+    begins = np.flatnonzero(raw_records["record_i"] == 0)
+    pulse = _join_fragments(
+        raw_records["time"],
+        raw_records["dt"],
+        raw_records["channel"],
+        raw_records["record_i"],
+        n_fragments,
+        record_length,
+    )
+    return begins, pulse
+
+
+@numba.njit(nogil=True, cache=True)
+def _join_fragments(time, dt, channel, record_i, n_fragments, record_length):
+    pulse = np.full(len(time), -1, dtype=np.int64)
+    if not len(time):
+        return pulse
+    last_pulse = np.full(channel.max() + 1, -1, dtype=np.int64)
+    last_start = np.zeros(channel.max() + 1, dtype=np.int64)
+    n_pulses = 0
+    for i in range(len(time)):
+        c = channel[i]
+        if record_i[i] == 0:
+            last_pulse[c] = n_pulses
+            last_start[c] = time[i]
+            n_pulses += 1
+        start = time[i] - np.int64(record_i[i]) * record_length * dt[i]
+        if record_i[i] < n_fragments and last_pulse[c] >= 0 and start == last_start[c]:
+            pulse[i] = last_pulse[c]
+    return pulse
+
+
+def window_areas(data: np.ndarray, led_window: tuple[int, int]) -> np.ndarray:
+    """Return the area of each pulse [ADC counts x samples]: a mean over six windows.
+
+    The windows are [led_window[0], led_window[1] + 2 i) samples, i = 0 to 5.
+
+    Parameters
+    ----------
+    data
+        Baselined pulses, shape (p, samples).
+    led_window
+        First and last (excluded) sample of the shortest window.
+    """
+    start, stop = led_window
+    windows = (data[:, start : stop + WINDOW_STEP * i] for i in range(N_WINDOWS))
+    return np.mean([window.sum(axis=1) for window in windows], axis=0)
+
+
+def baselined_pulses(
+    raw_records: np.ndarray,
+    pulse: np.ndarray,
+    n_pulses: int,
+    n_samples: int,
+    baseline_window: tuple[int, int],
+) -> np.ndarray:
+    """Return pulses as -(data - baseline) [ADC counts], float32, shape (p, samples).
+
+    Parameters
+    ----------
+    raw_records, pulse
+        As in and from `join_fragments`.
+    n_pulses, n_samples
+        Number of pulses and their length [samples].
+    baseline_window
+        First and last (excluded) sample of the pulse whose mean is the baseline.
+
+    Returns
+    -------
+    Zeros where a fragment is missing.
+    """
+    record_length = raw_records.dtype["data"].shape[0]
+    shape = (n_pulses, n_samples // record_length)
+    raw = np.zeros((*shape, record_length), dtype=np.float32)
+    present = np.zeros(shape, dtype=bool)
+    mine = pulse >= 0
+    where = pulse[mine], raw_records["record_i"][mine]
+    raw[where] = raw_records["data"][mine]
+    present[where] = True
+    raw = raw.reshape(n_pulses, n_samples)
+    baseline = raw[:, slice(*baseline_window)].mean(axis=1, keepdims=True)
+    return np.where(np.repeat(present, record_length, axis=1), -(raw - baseline), 0)

@@ -1,0 +1,157 @@
+"""Live data: finding where to break it between chunks, sorting it, splitting it by subdetector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import strax
+
+from amstrax.exceptions import UnknownChannel
+
+
+class Break(NamedTuple):
+    """Where an overlap between two chunks is cut.
+
+    ``time`` [ns]; ``kept``, the records of the overlap that this side keeps; and, where there was
+    no gap to cut in, the region [``dead_start``, ``dead_end``) that has lost records.
+    """
+
+    time: int
+    kept: np.ndarray
+    dead_start: int = 0
+    dead_end: int = 0
+
+    @property
+    def is_artificial(self) -> bool:
+        """Whether records had to be dropped for it."""
+        return self.dead_end > self.dead_start
+
+
+def sort_records(records: np.ndarray) -> np.ndarray:
+    """Return records sorted by time, then channel; the same array if it is so already."""
+    time, channel = records["time"], records["channel"]
+    earlier = time[1:] < time[:-1]
+    earlier |= (time[1:] == time[:-1]) & (channel[1:] < channel[:-1])
+    return strax.sort_by_time(records) if earlier.any() else records
+
+
+def find_break(
+    records: np.ndarray, start: int, end: int, safe_break: int, longest_record: int, is_post: bool
+) -> Break:
+    """Return where to cut the overlap between two chunks.
+
+    If the last record ends more than `safe_break` before the end of the overlap, the cut is that
+    long before the end. Otherwise it is at the end of the first gap of at least `safe_break`
+    that does not come before `start` + `longest_record`; and if there is none, it is `safe_break`
+    before the end, and records that cross it are dropped on both sides.
+
+    Parameters
+    ----------
+    records
+        All records that start in the overlap, sorted by time, shape (n,).
+    start, end
+        Bounds of the overlap [ns].
+    safe_break
+        Least gap [ns].
+    longest_record
+        Longest duration of a record [ns].
+    is_post
+        Whether this is for the chunk before the overlap (which keeps what lies before the cut),
+        or for that behind it.
+    """
+    edge = end - safe_break
+    if not len(records) or strax.endtime(records).max() < edge:
+        return Break(edge, records if is_post else records[:0])
+    try:
+        kept, time = strax.from_break(
+            records,
+            safe_break=safe_break,
+            not_before=start + longest_record,
+            left=is_post,
+        )
+        return Break(int(time), kept)
+    except strax.NoBreakFound:
+        pass
+    if is_post:
+        return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
+    return Break(edge, records[records["time"] >= edge], edge, end)
+
+
+def dead_time_record(start: int, end: int, dt: int, channel: int, dtype: np.dtype) -> np.ndarray:
+    """Return one raw record, shape (1,), that marks [start, end) ns as artificial dead time."""
+    record = np.zeros(1, dtype=dtype)
+    record["time"] = start
+    record["length"] = (end - start) // dt
+    record["dt"] = dt
+    record["channel"] = channel
+    return record
+
+
+def split_by_channel(
+    records: np.ndarray, channel_ranges: Mapping[Any, Sequence[int]]
+) -> dict[Any, np.ndarray]:
+    """Return new arrays with the records of each range of channels.
+
+    Parameters
+    ----------
+    records
+        Array with a field ``channel``, shape (n,).
+    channel_ranges
+        First and last channel of each part.
+
+    Raises
+    ------
+    UnknownChannel
+        (a ValueError) naming channels that are in no range.
+    """
+    channel = records["channel"]
+    masks = {
+        name: (channel >= first) & (channel <= last)
+        for name, (first, last) in channel_ranges.items()
+    }
+    unknown = ~np.any(list(masks.values()), axis=0)
+    if unknown.any():
+        raise UnknownChannel(
+            f"data of channel(s) {sorted({int(c) for c in channel[unknown]})}, but the channels "
+            f"of this detector are {dict(channel_ranges)}: is this run of another detector? "
+            "Otherwise add them to channel_map"
+        )
+    return {name: records[mask] for name, mask in masks.items()}
+
+
+def split_by_subdetector(
+    records: np.ndarray,
+    channel_ranges: Mapping[str, Sequence[int]],
+    run_start: int,
+    channels_polarity: Mapping[int, int],
+) -> dict[str, np.ndarray]:
+    """Return the records of each subdetector, with absolute times and pulses that go down.
+
+    Parameters
+    ----------
+    records
+        Sorted by time, times in ns since the start of the run, shape (n,).
+    channel_ranges
+        First and last channel of each subdetector.
+    run_start
+        Start of the run [ns since unix epoch]. Times are shifted by the last multiple of the
+        subdetector's sample width (that of its first record) that is not after it.
+    channels_polarity
+        +1 or -1 for channels whose polarity is known; data of positive ones is multiplied by -1.
+
+    Raises
+    ------
+    UnknownChannel
+        (a ValueError) naming channels that are in no subdetector.
+    """
+    positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
+    result = split_by_channel(records, channel_ranges)
+    for part in result.values():
+        if not len(part):
+            continue
+        dt = int(part["dt"][0])
+        part["time"] += dt * (run_start // dt)
+        inverted = np.isin(part["channel"], positive)
+        if inverted.any():
+            part["data"][inverted] *= -1
+    return result

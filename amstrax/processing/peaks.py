@@ -1,0 +1,221 @@
+"""Peaks: gains, clipping, widths, centre times, classification and positions.
+
+Functions take the columns that they need of arrays of `strax.peak_dtype`; ``n`` is the number of
+peaks, ``c`` that of channels.
+"""
+
+import numba
+import numpy as np
+import strax
+
+from amstrax.exceptions import InvalidOption
+
+UNKNOWN, S1, S2 = 0, 1, 2
+
+#: Columns of ``width`` that hold the range of the central 50 % and 90 % of the area
+RANGE_50P, RANGE_90P = 5, 9
+#: Column of ``area_decile_from_midpoint`` of the 10 % area quantile
+DECILE_10P = 1
+
+
+def gains(gain_to_pe_array, n_channels: int) -> np.ndarray:
+    """Return factors from ADC counts x samples to photoelectrons: those given, or ones.
+
+    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels.
+    """
+    if gain_to_pe_array is None:
+        return np.ones(n_channels)
+    to_pe = np.asarray(gain_to_pe_array, dtype=np.float64)
+    if to_pe.ndim != 1 or len(to_pe) < n_channels:
+        raise InvalidOption(
+            f"gain_to_pe_array {gain_to_pe_array!r} must be a list of at least {n_channels} "
+            "numbers, one for each channel"
+        )
+    return to_pe
+
+
+def clip_peaks(peaks: np.ndarray, start: int, end: int) -> None:
+    """Shorten, in place, peaks that stick out of their chunk [start, end) (ns since unix epoch)."""
+    _clip_peaks(peaks["time"], peaks["length"], peaks["dt"], start, end)
+
+
+@numba.njit(nogil=True, cache=True)
+def _clip_peaks(time, length, dt, start, end):
+    for i in range(len(time)):
+        # Whole samples only, so that a peak's samples stay those of its records
+        before = -((time[i] - start) // dt[i])
+        if before > 0:
+            time[i] += before * dt[i]
+            length[i] -= before
+        beyond = -((end - time[i] - np.int64(length[i]) * dt[i]) // dt[i])
+        if beyond > 0:
+            length[i] -= beyond
+
+
+def between_peaks(peaks: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Return the intervals between peaks, and before and behind them, of a chunk [start, end).
+
+    `peaks` are sorted and do not overlap, shape (n,). The result has ``time`` and ``endtime`` [ns],
+    shape (n + 1,).
+    """
+    result = np.zeros(len(peaks) + 1, dtype=strax.time_fields)
+    result["time"] = np.concatenate([[start], strax.endtime(peaks)])
+    result["endtime"] = np.concatenate([peaks["time"], [end]])
+    return result
+
+
+def widen_hits(hits: np.ndarray) -> np.ndarray:
+    """Return hits whose time and length cover their integration bounds, instead of the hit."""
+    result = hits.copy()
+    shift = hits["left"].astype(np.int64) - hits["left_integration"]
+    result["time"] -= shift * hits["dt"]
+    result["length"] = hits["right_integration"].astype(np.int64) - hits["left_integration"]
+    return result
+
+
+def check_disjoint(peaks: np.ndarray) -> None:
+    """Raise ValueError when peaks are not sorted by time, or overlap."""
+    bad = peaks["time"][1:] < strax.endtime(peaks)[:-1]
+    if bad.any():
+        raise ValueError(f"peaks overlap or are not sorted at {peaks['time'][1:][bad][0]} ns")
+
+
+def set_widths(peaks: np.ndarray) -> None:
+    """Fill width, area_decile_from_midpoint and median_time [ns] of peaks with sum waveforms."""
+    if not len(peaks):
+        return
+    median_time, width, decile = strax.compute_widths(peaks)
+    peaks["width"] = width
+    peaks["area_decile_from_midpoint"] = decile
+    peaks["median_time"] = median_time
+
+
+def center_times(
+    time: np.ndarray, dt: np.ndarray, area: np.ndarray, data: np.ndarray
+) -> np.ndarray:
+    """Return the centre time of each peak [ns since unix epoch].
+
+    That is the start plus the mean time of the samples, weighted with the waveform, cut to whole
+    ns; the start where the area is not positive.
+
+    Parameters
+    ----------
+    time, dt, area
+        Start [ns], sample width [ns] and area [PE], each shape (n,).
+    data
+        Sum waveforms [PE/sample], shape (n, samples).
+    """
+    return _center_times(time, dt, area, data)
+
+
+@numba.njit(nogil=True, cache=True)
+def _center_times(time, dt, area, data):
+    result = np.zeros(len(time), dtype=np.int64)
+    for i in range(len(time)):
+        offset = 0.0
+        if area[i] > 0:
+            for j in range(data.shape[1]):
+                offset += j * dt[i] * data[i, j]
+            offset /= area[i]
+        result[i] = time[i] + np.int64(offset)
+    return result
+
+
+def set_center_times(peaks: np.ndarray) -> None:
+    """Fill center_time [ns]; area_fraction_top needs a channel map and is set to NaN."""
+    peaks["center_time"] = center_times(peaks["time"], peaks["dt"], peaks["area"], peaks["data"])
+    peaks["area_fraction_top"] = np.nan
+
+
+def area_fraction_top(area_per_channel: np.ndarray, top: tuple[int, int]) -> np.ndarray:
+    """Return the fraction of the area that the top channels saw; NaN for areas <= 0.
+
+    Parameters
+    ----------
+    area_per_channel
+        Of all channels of the TPC, shape (n, c) [PE].
+    top
+        First and last channel of the top array.
+    """
+    is_top = np.zeros(area_per_channel.shape[1], dtype=bool)
+    is_top[top[0] : top[1] + 1] = True
+    area_top = area_per_channel[:, is_top].sum(axis=1)
+    total = area_top + area_per_channel[:, ~is_top].sum(axis=1)
+    result = np.full(len(total), np.nan, dtype=np.float32)
+    np.divide(area_top, total, out=result, where=total > 0)
+    return result
+
+
+def classify(is_s1: np.ndarray, is_s2: np.ndarray) -> np.ndarray:
+    """Return types of peaks: 1 for S1, 2 for S2, 0 for neither and for both at once."""
+    result = np.zeros(len(is_s1), dtype=np.int16)
+    result[is_s1 & ~is_s2] = S1
+    result[is_s2 & ~is_s1] = S2
+    return result
+
+
+def check_sum_area(
+    time: np.ndarray, area: np.ndarray, area_per_channel: np.ndarray, rtol: float
+) -> None:
+    """Raise ValueError when areas per channel do not add up to the area within `rtol`.
+
+    `time` and `area` have shape (n,), `area_per_channel` (n, c); peaks of area <= 0 pass.
+    """
+    positive = area > 0
+    total = area_per_channel.sum(axis=1)
+    bad = positive & (np.abs(total - area) > rtol * np.abs(area))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ValueError(
+            f"the channels of the peak at {time[i]} ns add up to {total[i]} PE, its area is "
+            f"{area[i]} PE: more than the fraction check_peak_sum_area_rtol={rtol} apart. Are "
+            "peaks and peak_basics made with the same gains?"
+        )
+
+
+def radius(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the distance of (x, y) from the axis.
+
+    As the root of the sum of squares: `numpy.hypot` differs from it in the last digit.
+    """
+    return np.sqrt(x**2 + y**2)
+
+
+def reconstruct_positions(
+    area: np.ndarray,
+    aft: np.ndarray,
+    area_per_channel: np.ndarray,
+    first_top_channel: int,
+    polynomials,
+) -> dict[str, np.ndarray]:
+    """Return positions of peaks from how their light is shared among the four top channels.
+
+    With top channels a, b, c, d: x_cgr = (A_a + A_b)/A_top and y_cgr = (A_a + A_c)/A_top are
+    fractions; x_corr and y_corr, polynomials of them (in single precision), are in mm.
+
+    Parameters
+    ----------
+    area, aft
+        Area [PE] and area fraction top, shape (n,); A_top is their product.
+    area_per_channel
+        Shape (n, c) [PE].
+    first_top_channel
+        Number of channel a.
+    polynomials
+        For x and y: coefficients, highest power first (as `numpy.poly1d` takes them).
+
+    Returns
+    -------
+    Arrays of shape (n,): x_cgr, y_cgr, r_cgr, x_corr, y_corr, r_corr; NaN where A_top is 0.
+    """
+    a, b, c = (area_per_channel[:, first_top_channel + i] for i in range(3))
+    area_top = area * aft
+    result = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for axis, pair, polynomial in zip("xy", (a + b, a + c), polynomials, strict=True):
+            fraction = np.where(area_top != 0, pair / area_top, np.float32(np.nan))
+            result[f"{axis}_cgr"] = fraction
+            result[f"{axis}_corr"] = np.polyval(np.asarray(polynomial, dtype=np.float32), fraction)
+    for kind in ("cgr", "corr"):
+        result[f"r_{kind}"] = radius(result[f"x_{kind}"], result[f"y_{kind}"])
+    return result

@@ -1,0 +1,309 @@
+"""Pulses: baselines, integrals, counts and checks of records.
+
+A pulse is what a digitizer channel wrote after one trigger; it lies in one or more records
+(fragments) of equal size, of which fragment 0 is the first. All functions take arrays of
+`strax.raw_record_dtype` or `strax.record_dtype`, shape (n,), sorted by time.
+"""
+
+import numba
+import numpy as np
+import strax
+
+from amstrax.exceptions import LiveDataCorrupted, PulsesOverlap
+
+#: Stored as mean baseline of a channel that has no pulses
+NO_BASELINE = -9999
+
+_COPIED_FIELDS = ("time", "length", "dt", "channel", "pulse_length", "record_i", "data")
+
+
+def raw_to_records(
+    raw_records: np.ndarray,
+    baseline_samples: int,
+    flip: bool = True,
+    allow_sloppy_chunking: bool = False,
+    fallback_baseline: int = 16000,
+) -> np.ndarray:
+    """Return baselined and integrated records of `raw_records`.
+
+    Samples beyond a fragment's length are set to zero. The other parameters, and the baseline,
+    are as in `baseline_per_channel`; the integral ``area`` is in ADC counts x samples, and holds
+    the part of the baseline behind the point, times the length, rounded.
+    """
+    record_length = raw_records.dtype["data"].shape[0]
+    records = np.zeros(len(raw_records), dtype=strax.record_dtype(record_length))
+    for field in _COPIED_FIELDS:
+        records[field] = raw_records[field]
+    baseline_per_channel(
+        records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, _clean=True
+    )
+    return records
+
+
+def baseline_per_channel(
+    records: np.ndarray,
+    baseline_samples: int = 40,
+    flip: bool = False,
+    allow_sloppy_chunking: bool = False,
+    fallback_baseline: int = 16000,
+    _clean: bool = False,
+) -> None:
+    """Subtract from each pulse, in place, the mean of its first samples.
+
+    The baseline is that of fragment 0, with which all samples count, also those beyond its
+    length; later fragments take that of the pulse before them in their channel. The whole part of
+    the baseline is subtracted from the ``length`` samples of a record; ``baseline`` and
+    ``baseline_rms`` are stored.
+
+    Parameters
+    ----------
+    records
+        Shape (n,), `strax.record_dtype`, sorted by time; ``record_i`` must be right.
+    baseline_samples
+        Number of samples at the start of a pulse to take the mean and standard deviation of.
+    flip
+        Turn the sign of the data (for pulses that go down).
+    allow_sloppy_chunking
+        Take `fallback_baseline`, with an rms of NaN, for a fragment whose channel has had no
+        fragment 0 yet.
+    fallback_baseline
+        ADC counts.
+
+    Raises
+    ------
+    LiveDataCorrupted
+        When a fragment comes before any fragment 0 of its channel, unless
+        `allow_sloppy_chunking`; or for a negative channel number.
+    """
+    if not len(records):
+        return
+    if records["channel"].min() < 0:
+        bad = records[records["channel"] < 0][0]
+        raise LiveDataCorrupted(
+            f"record at {bad['time']} ns has the channel number {bad['channel']}: the live data "
+            "is not what redax writes"
+        )
+    missing = _subtract_baseline(
+        records,
+        int(baseline_samples),
+        -1 if flip else 1,
+        bool(allow_sloppy_chunking),
+        int(fallback_baseline),
+        _clean,
+    )
+    if missing >= 0:
+        bad = records[missing]
+        raise LiveDataCorrupted(
+            f"fragment {bad['record_i']} of a pulse in channel {bad['channel']} at {bad['time']} "
+            "ns has no fragment 0 before it, so its baseline is unknown: the live data is "
+            "incomplete, or set allow_sloppy_chunking to take a fixed baseline"
+        )
+
+
+@numba.njit(nogil=True, cache=True)
+def _subtract_baseline(records, baseline_samples, sign, sloppy, fallback, clean):
+    """Baseline `records`; with `clean`, also blank what lies beyond lengths, and integrate.
+
+    Returns the index of a record whose pulse has no beginning, or -1.
+    """
+    n_channels = records["channel"].max() + 1
+    means = np.zeros(n_channels, dtype=np.float32)
+    rmss = np.zeros(n_channels, dtype=np.float32)
+    seen = np.zeros(n_channels, dtype=np.bool_)
+    for i in range(len(records)):
+        r = records[i]
+        data = r["data"]
+        channel = r["channel"]
+        length = min(r["length"], len(data))
+        if clean:
+            data[length:] = 0
+        if r["record_i"] == 0:
+            mean, rms = _mean_and_std(data, min(baseline_samples, len(data)))
+            seen[channel] = True
+            means[channel] = mean
+            rmss[channel] = rms
+            whole = int(mean)
+        else:
+            if not seen[channel]:
+                if not sloppy:
+                    return i
+                means[channel] = fallback
+                rmss[channel] = np.nan
+            whole = int(means[channel])
+        total = 0
+        for j in range(length):
+            x = np.int16(sign * (data[j] - whole))
+            data[j] = x
+            total += x
+        r["baseline"] = means[channel]
+        r["baseline_rms"] = rmss[channel]
+        if clean:
+            r["area"] = total + round((r["baseline"] % 1) * length)
+    return -1
+
+
+@numba.njit(nogil=True, cache=True)
+def _mean_and_std(data, n):
+    total = 0
+    for j in range(n):
+        total += data[j]
+    mean = total / n
+    squares = 0.0
+    for j in range(n):
+        squares += (data[j] - mean) ** 2
+    return mean, np.sqrt(squares / n)
+
+
+def pulse_count_dtype(n_channels: int) -> list:
+    """Return the dtype of pulse_counts: one row a chunk, an entry a channel."""
+    return [
+        (("Start time since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time since unix epoch [ns]", "endtime"), np.int64),
+        (("Number of pulses", "pulse_count"), np.int64, n_channels),
+        (("Number of lone pulses", "lone_pulse_count"), np.int64, n_channels),
+        (("Integral of all pulses [ADC counts x samples]", "pulse_area"), np.int64, n_channels),
+        (
+            ("Integral of lone pulses [ADC counts x samples]", "lone_pulse_area"),
+            np.int64,
+            n_channels,
+        ),
+        (
+            ("Mean baseline [ADC counts], -9999 without pulses", "baseline_mean"),
+            np.int16,
+            n_channels,
+        ),
+        (("Mean baseline rms [ADC counts]", "baseline_rms_mean"), np.float32, n_channels),
+    ]
+
+
+def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> np.ndarray:
+    """Return pulse counts, integrals and mean baselines per channel.
+
+    A pulse is lone when it starts after the end of every pulse before it, in any channel, and
+    ends before the next record starts; the last record of a chunk is none.
+
+    Parameters
+    ----------
+    records
+        Baselined and integrated records of the chunk, sorted by time.
+    n_channels
+        Number of channels to count for.
+    start, end
+        Bounds of the chunk [ns since unix epoch].
+
+    Returns
+    -------
+    Array of `pulse_count_dtype`, shape (1,).
+    """
+    result = np.zeros(1, dtype=pulse_count_dtype(n_channels))
+    result["time"] = start
+    result["endtime"] = end
+    sums = np.zeros((n_channels, 2))
+    if len(records):
+        check_channels(records, n_channels)
+        _count_pulses(
+            records,
+            result["pulse_count"][0],
+            result["lone_pulse_count"][0],
+            result["pulse_area"][0],
+            result["lone_pulse_area"][0],
+            sums,
+        )
+    count = result["pulse_count"][0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = sums / count[:, np.newaxis]
+    result["baseline_mean"] = np.where(count > 0, np.nan_to_num(means[:, 0]), NO_BASELINE)
+    result["baseline_rms_mean"] = means[:, 1]
+    return result
+
+
+def check_channels(records: np.ndarray, n_channels: int) -> None:
+    """Raise LiveDataCorrupted if `records` hold a channel that is not below `n_channels`."""
+    highest = records["channel"].max(initial=0)
+    if highest >= n_channels:
+        raise LiveDataCorrupted(
+            f"records of channel {highest}, but n_tpc_pmts is {n_channels}: is this run of "
+            "another detector? Otherwise raise n_tpc_pmts"
+        )
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_pulses(records, count, lone_count, area, lone_area, baseline_sums):
+    is_lone = np.zeros(len(count), dtype=np.bool_)
+    record_length = len(records[0]["data"])
+    latest_end = np.int64(0)
+    for i in range(len(records)):
+        r = records[i]
+        channel = r["channel"]
+        samples_left = np.int64(r["pulse_length"]) - np.int64(r["record_i"]) * record_length
+        end = r["time"] + samples_left * r["dt"]
+        area[channel] += r["area"]
+        if r["record_i"] == 0:
+            count[channel] += 1
+            baseline_sums[channel, 0] += r["baseline"]
+            baseline_sums[channel, 1] += r["baseline_rms"]
+            is_lone[channel] = (
+                r["time"] > latest_end and i + 1 < len(records) and end < records[i + 1]["time"]
+            )
+            lone_count[channel] += is_lone[channel]
+        if is_lone[channel]:
+            lone_area[channel] += r["area"]
+        latest_end = max(latest_end, end)
+
+
+def check_overlaps(records: np.ndarray, n_channels: int) -> None:
+    """Check that no two records of a channel overlap in time.
+
+    Parameters
+    ----------
+    records
+        Shape (n,), with fields ``time``, ``length``, ``dt`` and ``channel``; sorted by time.
+    n_channels
+        Number of channels: channel numbers are below it.
+
+    Raises
+    ------
+    PulsesOverlap
+        (a ValueError) with the channel and the time of the first overlap, or of the first record
+        that starts before the one in front of it.
+    """
+    if not len(records):
+        return
+    check_channels(records, n_channels)
+    time = records["time"]
+    i, unsorted = _first_overlap(time, strax.endtime(records), records["channel"], n_channels)
+    if i < 0:
+        return
+    if unsorted:
+        raise PulsesOverlap(
+            f"records are not sorted: channel {records['channel'][i]} at {time[i]} ns comes after "
+            f"{time[i - 1]} ns. Sort them by time first (strax.sort_by_time)"
+        )
+    raise PulsesOverlap(
+        f"two pulses overlap in channel {records['channel'][i]} at {time[i]} ns: the live data "
+        "holds something twice, or the digitizer's clock was reset. Set "
+        "check_raw_record_overlaps=False to process it all the same"
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_overlap(time, endtime, channel, n_channels):
+    """Return index of the first offending record (or -1), and whether it is out of order."""
+    last_end = np.zeros(n_channels, dtype=np.int64)
+    for i in range(len(time)):
+        if i and time[i] < time[i - 1]:
+            return i, True
+        if time[i] < last_end[channel[i]]:
+            return i, False
+        last_end[channel[i]] = endtime[i]
+    return -1, False
+
+
+def mask_and_not(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the elements of `x` where `mask` is true, and the others."""
+    return x[mask], x[~mask]
+
+
+def channel_split(rr: np.ndarray, first_other_ch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of `rr` with ``channel`` below `first_other_ch`, and the others."""
+    return mask_and_not(rr, rr["channel"] < first_other_ch)

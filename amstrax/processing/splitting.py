@@ -1,0 +1,193 @@
+"""Splitting of peaks: local minima and natural breaks.
+
+The criteria are those of `strax.split_peaks`, and so are the numbers; what differs is that all
+kernels here take plain columns and are kept compiled on disk, where strax compiles its splitter
+anew in every process.
+"""
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import strax
+from strax.processing.peak_splitting import natural_breaks_gof
+
+from amstrax.processing.peaks import set_widths
+
+#: Above any real waveform [PE/sample]
+_HUGE = 99999999999999.9
+
+
+def split_peaks(
+    peaks: np.ndarray,
+    hits: np.ndarray,
+    records: np.ndarray,
+    links: tuple[np.ndarray, np.ndarray],
+    to_pe: np.ndarray,
+    find_splits: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    iterations: int = 1,
+) -> np.ndarray:
+    """Return peaks split where `find_splits` says, with waveforms and widths of the new ones.
+
+    Parameters
+    ----------
+    peaks
+        Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
+    hits, records, links, to_pe
+        As `strax.sum_waveform` takes them.
+    find_splits
+        Takes peaks; returns for every part of every peak that is to be split the index of the
+        peak and the sample at which the part ends, in order. Peaks that are not to be split do
+        not appear.
+    iterations
+        The parts are split again, this many times in all at most.
+    """
+    if not len(peaks) or not len(records) or iterations <= 0:
+        return peaks
+    index, part_end = find_splits(peaks)
+    if not len(index):
+        return peaks
+    parts = _make_parts(peaks, index, part_end, int(records["dt"][0]))
+    strax.sum_waveform(parts, hits, records, links, to_pe)
+    set_widths(parts)
+    parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1)
+    whole = np.ones(len(peaks), dtype=bool)
+    whole[index] = False
+    return strax.sort_by_time(np.concatenate([peaks[whole], parts]))
+
+
+def _make_parts(
+    peaks: np.ndarray, index: np.ndarray, part_end: np.ndarray, record_dt: int
+) -> np.ndarray:
+    """Return new peaks, without waveforms, for parts of `peaks` that end at samples `part_end`."""
+    parts = np.zeros(len(index), dtype=peaks.dtype)
+    same_peak = np.zeros(len(index), dtype=bool)
+    same_peak[1:] = index[1:] == index[:-1]
+    part_start = np.where(same_peak, np.roll(part_end, 1), 0)
+    dt = peaks["dt"][index].astype(np.int64)
+    parts["time"] = peaks["time"][index] + part_start * dt
+    parts["length"] = (part_end - part_start) * dt // record_dt
+    parts["dt"] = record_dt
+    parts["channel"] = peaks["channel"][index]
+    for field in ("max_gap", "max_diff", "min_diff", "first_channel", "last_channel"):
+        parts[field] = -1
+    return parts
+
+
+def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
+    """Return a finder of local minima for `split_peaks`.
+
+    A minimum splits when the maxima on both sides are larger than the minimum plus `min_height`
+    [PE/sample] and larger than the minimum times `min_ratio`.
+    """
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _local_minima(
+            peaks["data"], peaks["length"], peaks["area"], float(min_height), float(min_ratio)
+        )
+
+    return find_splits
+
+
+@numba.njit(nogil=True, cache=True)
+def _local_minima(data, length, area, min_height, min_ratio):
+    index = [0][:0]
+    part_end = [0][:0]
+    for i in range(len(length)):
+        if area[i] < 0:
+            continue
+        found = False
+        last_max = -_HUGE
+        minimum = _HUGE
+        minimum_at = 0
+        for j in range(length[i]):
+            x = data[i, j]
+            if x < minimum:
+                minimum = x
+                minimum_at = j
+            if min(last_max, x) > max(minimum + min_height, minimum * min_ratio):
+                index.append(i)
+                part_end.append(minimum_at)
+                found = True
+                last_max = x
+                minimum = _HUGE
+                minimum_at = j
+            if x > last_max:
+                last_max = x
+                minimum = _HUGE
+                minimum_at = j
+        if found:
+            index.append(i)
+            part_end.append(length[i])
+    return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
+
+
+def natural_breaks_splits(
+    threshold: Callable[[np.ndarray], np.ndarray], wing_width: int, min_area: float
+) -> Callable:
+    """Return a finder of natural breaks for `split_peaks`.
+
+    Peaks of an area [PE] of at least `min_area` split where the goodness of split is largest, if
+    it is above `threshold(peaks)`; see `strax.processing.peak_splitting.natural_breaks_gof`, here
+    with ``split_low``. It is filtered with a moving average of `wing_width` ns to each side.
+
+    The largest goodness of split is stored in ``max_goodness_of_split`` of all peaks looked at.
+    """
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        best = peaks["max_goodness_of_split"].copy()
+        found = _natural_breaks(
+            peaks["data"],
+            peaks["length"],
+            peaks["dt"],
+            peaks["area"],
+            threshold(peaks),
+            int(wing_width),
+            float(min_area),
+            best,
+        )
+        peaks["max_goodness_of_split"] = best
+        return found
+
+    return find_splits
+
+
+@numba.njit(nogil=True, cache=True)
+def _natural_breaks(data, length, dt, area, threshold, wing_width, min_area, best):
+    index = [0][:0]
+    part_end = [0][:0]
+    for i in range(len(length)):
+        if area[i] < min_area:
+            continue
+        goodness = natural_breaks_gof(data[i, : length[i]], dt[i], False, True, wing_width)
+        at = np.argmax(goodness)
+        if goodness[at] > threshold[i]:
+            index.append(i)
+            part_end.append(at)
+            index.append(i)
+            part_end.append(length[i] - 1)
+        best[i] = goodness[at]
+    return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
+
+
+def natural_breaks_threshold(log10_area_to_gof: tuple) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the least goodness of split that splits a peak, as a function of peaks.
+
+    Parameters
+    ----------
+    log10_area_to_gof
+        (None, S1 points, S2 points): two curves, each ((log10 area [PE], ...), (goodness, ...)).
+        Peaks are S2-like by a fraction 1/(1 + exp(-8 log10(rise_time/100 ns))), with rise times
+        limited to [1 ns, 0.1 ms] and areas to [1, 1e7] PE, and get that mix of the curves.
+    """
+    _, s1_points, s2_points = log10_area_to_gof
+
+    def threshold(peaks: np.ndarray) -> np.ndarray:
+        rise_time = -peaks["area_decile_from_midpoint"][:, 1]
+        log_area = np.log10(np.clip(peaks["area"], 1, 1e7))
+        f_s2 = 1 / (1 + np.exp(-8 * np.log10(np.clip(rise_time, 1, 1e5) / 100)))
+        return f_s2 * np.interp(log_area, *np.transpose(s2_points)) + (1 - f_s2) * np.interp(
+            log_area, *np.transpose(s1_points)
+        )
+
+    return threshold

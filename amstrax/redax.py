@@ -1,0 +1,196 @@
+"""Live data on disk, as redax, the DAQ's readout program, writes it.
+
+A run is a folder with a directory for each chunk: ``000000``, ``000000_post``, ``000001_pre``,
+``000001``, ... and ``THE_END`` when the run has ended. ``_post`` of a chunk and ``_pre`` of the
+next hold the same data, that of the interval between the two. While redax writes a directory its
+name ends in ``_TEMP``; nothing here looks at such a one.
+
+In each directory lies one file for every readout thread, ``HOST_reader_N_THREADID``: one
+compressed blob of fragments of `strax.raw_record_dtype`, in any order.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import blosc
+import lz4.frame
+import numpy as np
+
+from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFound
+
+THE_END = "THE_END"
+
+_CHUNK_NAME = re.compile(r"(\d{6})(_pre|_post)?")
+_BLOSC_HEADER_BYTES = 16
+
+
+class Interval(NamedTuple):
+    """A directory of live data and the times [ns since start of run] at which its data starts."""
+
+    path: Path
+    start: int
+    end: int
+
+
+class ChunkIntervals(NamedTuple):
+    """The directories of one chunk; there is no ``pre`` for chunk 0."""
+
+    pre: Interval | None
+    central: Interval
+    post: Interval
+
+
+def chunk_intervals(run_dir: Path, chunk_i: int, length: int, overlap: int) -> ChunkIntervals:
+    """Return where the data of a chunk lies, for chunks of `length` and `overlap` ns."""
+    start = chunk_i * (length + overlap)
+    end = start + length
+    name = f"{chunk_i:06d}"
+    pre = Interval(run_dir / f"{name}_pre", start - overlap, start) if chunk_i else None
+    return ChunkIntervals(
+        pre,
+        Interval(run_dir / name, start, end),
+        Interval(run_dir / f"{name}_post", end, end + overlap),
+    )
+
+
+def require_run_dir(run_dir: Path) -> None:
+    """Raise LiveDataNotFound (a FileNotFoundError) where there is no directory `run_dir`."""
+    if not run_dir.is_dir():
+        raise LiveDataNotFound(
+            f"no live data at {run_dir}: check the run's number and the folder of live data "
+            "(setting XAMS_LIVE_DATA or XAMSL_LIVE_DATA, or --live_data_dir)"
+        )
+
+
+def list_files(directory: Path) -> list[Path]:
+    """Return the files in a directory of live data, sorted by name; none if there is no such."""
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def last_chunk(run_dir: Path) -> int:
+    """Return the highest number of a chunk that is there, or -1."""
+    try:
+        names = [path.name for path in run_dir.iterdir()]
+    except FileNotFoundError:
+        return -1
+    matches = (_CHUNK_NAME.fullmatch(name) for name in names)
+    return max((int(match[1]) for match in matches if match and not match[2]), default=-1)
+
+
+def is_complete(directory: Path, threads: Mapping[str, int]) -> bool:
+    """Return whether every readout thread has written its file into `directory`."""
+    return len(list_files(directory)) >= sum(threads.values())
+
+
+def run_has_ended(run_dir: Path, threads: Mapping[str, int]) -> bool:
+    """Return whether all readout threads have said that the run has ended."""
+    return is_complete(run_dir / THE_END, threads)
+
+
+def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
+    """Check that files come from the readout threads of the run.
+
+    Parameters
+    ----------
+    files
+        Files of one directory, ``HOST_reader_N_THREADID``.
+    threads
+        Number of threads of each readout process ``HOST_reader_N``
+        (``daq_config.processing_threads``).
+
+    Raises
+    ------
+    LiveDataCorrupted
+        (a ValueError) for a file of a process that is not in `threads`, or when a process has
+        written more files than it has threads.
+    """
+    counts: Counter[str] = Counter()
+    for path in files:
+        process = path.name.rpartition("_")[0]
+        if process not in threads:
+            raise LiveDataCorrupted(
+                f"{path} is of a readout thread that this run does not have: daq_config."
+                f"processing_threads names {', '.join(threads) or 'none'}. Move the file away, or "
+                "correct the run document"
+            )
+        counts[process] += 1
+        if counts[process] > threads[process]:
+            raise LiveDataCorrupted(
+                f"{path} is one file too many: {process} has {threads[process]} thread(s) in "
+                "daq_config.processing_threads. Was the run started twice? Move away the files "
+                "of one start"
+            )
+
+
+def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
+    """Return the fragments in a live file, as a new array of `dtype`, shape (n,).
+
+    An empty file, which redax writes for a thread without data, gives an empty array.
+
+    Raises
+    ------
+    InvalidOption
+        For a `compressor` that is neither ``lz4`` nor ``blosc``.
+    LiveDataCorrupted
+        (a ValueError) naming the file, when it is truncated or is not such a blob.
+    """
+    try:
+        decompress = _DECOMPRESSORS[compressor]
+    except KeyError:
+        raise InvalidOption(
+            f"live data cannot be compressed with {compressor!r}: the compressor in daq_config "
+            f"is one of {', '.join(_DECOMPRESSORS)}"
+        ) from None
+    blob = path.read_bytes()
+    try:
+        data = decompress(blob) if blob else b""
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise LiveDataCorrupted(
+            f"{path} ({len(blob)} bytes) cannot be decompressed as {compressor}: {error}. It is "
+            "truncated or damaged: copy it again from the DAQ"
+        ) from error
+    itemsize = np.dtype(dtype).itemsize
+    if len(data) % itemsize:
+        raise LiveDataCorrupted(
+            f"{path} holds {len(data)} bytes, which is not a whole number of fragments of "
+            f"{itemsize} bytes: it is damaged, or strax_fragment_payload_bytes in daq_config is "
+            f"not {itemsize - _fragment_header_bytes(dtype)}"
+        )
+    return np.frombuffer(data, dtype=dtype)
+
+
+def write_file(path: Path, records: np.ndarray, compressor: str) -> None:
+    """Write fragments as one live file, the way `read_file` reads them."""
+    compress = {"lz4": lz4.frame.compress, "blosc": _blosc_compress}[compressor]
+    path.write_bytes(compress(np.ascontiguousarray(records).tobytes()))
+
+
+def _fragment_header_bytes(dtype: np.dtype) -> int:
+    return np.dtype(dtype).itemsize - np.dtype(dtype)["data"].itemsize
+
+
+def _blosc_compress(data: bytes) -> bytes:
+    return blosc.compress(data, shuffle=blosc.NOSHUFFLE)
+
+
+def _blosc_decompress(blob: bytes) -> bytearray:
+    # The library trusts its header, so look whether all of the blob is there
+    if len(blob) < _BLOSC_HEADER_BYTES:
+        raise ValueError("too short for a header")
+    compressed_bytes = int.from_bytes(blob[12:16], "little")
+    if compressed_bytes != len(blob):
+        raise ValueError(f"its header says {compressed_bytes} bytes")
+    return blosc.decompress(blob, as_bytearray=True)
+
+
+def _lz4_decompress(blob: bytes) -> bytearray:
+    return lz4.frame.decompress(blob, return_bytearray=True)
+
+
+_DECOMPRESSORS = {"lz4": _lz4_decompress, "blosc": _blosc_decompress}

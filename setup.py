@@ -1,0 +1,96 @@
+"""Packaging of amstrax: all metadata lives here, tool settings in pyproject.toml.
+
+The bounds below are for everyone who installs the package with pip. The exact versions
+that developers and CI use are those of constraints.txt (see there, and `make install`).
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read(name):
+    """Return the text of a file beside this one, or nothing when it is not there (yet)."""
+    path = HERE / name
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+# The upper bound is the next major release; the next minor one where minor releases are known
+# to remove things (numba), or where what amstrax computes follows them (strax, straxen, nestpy).
+install_requires = [
+    "strax>=2.2.3,<2.3",
+    "straxen>=4.1,<4.2",
+    "numpy>=2.0,<3",
+    "numba>=0.61,<0.69",
+    "pandas>=2.2.2,<3",
+    "pymongo>=4.10,<5",
+    "sshtunnel>=0.5.1,<0.6",
+    "immutabledict>=4.2,<5",
+    "matplotlib>=3.9,<4",
+    "tqdm>=4.67.1,<5",
+    "lz4>=4.3.3,<5",
+    "blosc>=1.11.2,<2",
+    "psutil>=6,<8",
+]
+
+extras_require = {
+    # light and charge yields for the detector model
+    "simulation": ["nestpy>=2.1.1,<2.2"],
+    # straxen holds pydantic below 2 and param below 2, so no Panel or HoloViews here
+    "dashboard": ["bokeh>=3.9,<4"],
+    "docs": ["sphinx>=9.0,<10"],
+    "test": [
+        "pytest>=8.3.2,<10",
+        "pytest-xdist>=3.6.1,<4",
+        "pytest-timeout>=2.3.1,<3",
+        "hypothesis>=6.112,<7",
+        "ruff>=0.17,<0.18",
+        "mypy>=2.3,<3",
+    ],
+}
+# everything above, and what `make dist` needs
+extras_require["dev"] = [
+    "build>=1.2,<2",
+    *sorted({requirement for extra in extras_require.values() for requirement in extra}),
+]
+
+setup(
+    name="amstrax",
+    version="3.0.0",
+    description="Processing of XAMS and XAMSL data with strax",
+    long_description="\n\n".join(filter(None, (read("README.md"), read("HISTORY.md")))),
+    long_description_content_type="text/markdown",
+    author="The XAMS collaboration",
+    url="https://github.com/XAMS-nikhef/amstrax",
+    project_urls={
+        "Source": "https://github.com/XAMS-nikhef/amstrax",
+        "Issues": "https://github.com/XAMS-nikhef/amstrax/issues",
+        "Changelog": "https://github.com/XAMS-nikhef/amstrax/blob/master/HISTORY.md",
+    },
+    license_expression="BSD-3-Clause",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["amstrax", "amstrax.*"]),
+    include_package_data=True,
+    python_requires=">=3.11,<3.13",
+    install_requires=install_requires,
+    extras_require=extras_require,
+    entry_points={
+        "console_scripts": [
+            "amstrax = amstrax.cli:main",
+            "amstraxer = amstrax.auto_processing.amstraxer:console_script",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: English",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Physics",
+    ],
+    zip_safe=False,
+)
