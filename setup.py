@@ -79,7 +79,7 @@ setup(
     entry_points={
         "console_scripts": [
             "amstrax = amstrax.cli:main",
-            "amstraxer = amstrax.auto_processing.amstraxer:console_script",
+            "amstraxer = amstrax.auto_processing.amstraxer:main",
         ],
     },
     classifiers=[

@@ -4,6 +4,9 @@ Every class is also one of Python's own kinds of error, so that code that catche
 ``ValueError`` goes on working.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class AmstraxError(Exception):
     """Base of all errors that are about the user's input or surroundings, not about a bug."""
@@ -57,3 +60,14 @@ class NotAvailable(AmstraxError, RuntimeError):
 
 class Stopped(AmstraxError):
     """The work was told to stop (SIGTERM or SIGINT) before it was done."""
+
+
+class UsageError(AmstraxError, ValueError):
+    """A command was given a wrong option; its exit status is 2."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the names in `known` that are most like `word`, as the end of a message."""
+    known = sorted(known)
+    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"

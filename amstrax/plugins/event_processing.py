@@ -376,7 +376,7 @@ class PerPeakCopy(strax.Plugin):
         shape = self.deps["peaks"].dtype_for("peaks")[field]
         return [
             entry
-            for prefix in kernels.PREFIXES
+            for prefix in ("s1_", "s2_", "alt_s1_", "alt_s2_")
             for entry in (
                 ((f"{title} of {prefix[:-1]}", f"{prefix}{field}"), *_type_and_shape(shape)),
                 ((f"Length of {prefix[:-1]} [samples]", f"{prefix}length"), np.int32),

@@ -200,7 +200,7 @@ class RadonPeaks(strax.Plugin):
         peaks = self.group(hits, start, end)
         lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
         peaks = self.shape(peaks, hitlets, radon_records)
-        peaks["n_hits"] = np.diff(strax.touching_windows(hitlets, peaks), axis=1).ravel()
+        peaks["n_hits"] = kernels.count_touching(hitlets, peaks)
         kernels.set_center_times(peaks)
         if self.config["diagnose_sorting"]:
             kernels.check_disjoint(peaks)

@@ -73,6 +73,30 @@ def widen_hits(hits: np.ndarray) -> np.ndarray:
     return result
 
 
+def count_touching(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Return how many hits lie between the first and the last that overlap with each peak.
+
+    Both are sorted by start time; shapes (m,) and (n,). Hits in between that end before the peak,
+    as one that starts with a longer one, are counted too.
+    """
+    return _count_touching(
+        hits["time"], strax.endtime(hits), peaks["time"], strax.endtime(peaks)
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_touching(hit_start, hit_end, peak_start, peak_end):
+    result = np.zeros(len(peak_start), dtype=np.int32)
+    first = beyond = 0
+    for i in range(len(peak_start)):
+        while first < len(hit_start) and hit_end[first] <= peak_start[i]:
+            first += 1
+        while beyond < len(hit_start) and hit_start[beyond] < peak_end[i]:
+            beyond += 1
+        result[i] = beyond - first
+    return result
+
+
 def check_disjoint(peaks: np.ndarray) -> None:
     """Raise ValueError when peaks are not sorted by time, or overlap."""
     bad = peaks["time"][1:] < strax.endtime(peaks)[:-1]

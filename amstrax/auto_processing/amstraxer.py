@@ -1,0 +1,401 @@
+#!/usr/bin/env python
+"""Process a single run with amstrax: from live data, or what is stored of it, to any data type.
+
+Usable as ``amstraxer``, ``amstrax process``, ``python -m amstrax.auto_processing.amstraxer``, and
+as a file. Exit status: 0 when the data is made or already there, 1 on failure, 2 on wrong use.
+"""
+
+import argparse
+import contextlib
+import errno
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax import rundoc
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidRunDocument,
+    RunNotFound,
+    UsageError,
+    did_you_mean,
+)
+
+if TYPE_CHECKING:
+    import strax
+
+log = logging.getLogger("amstrax.amstraxer")
+
+#: In the order in which a context is chosen for a target; also those of amstrax.contexts
+CONTEXTS = ("xams", "xams_led", "xams_little")
+DETECTORS = ("xams", "xamsl")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(prog=prog, description="Process a single run with amstrax")
+    parser.add_argument("run_id", metavar="RUN_ID", type=_run_id, help="run to process, as 006724")
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        metavar="TYPE",
+        help="data types to make, one after the other (default: the raw data of the context)",
+    )
+    parser.add_argument(
+        "--context",
+        type=_context_name,
+        help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        help="detector whose run database knows the run (default: that of the context)",
+    )
+    parser.add_argument(
+        "--output_folder",
+        type=Path,
+        help="folder to write to (default: ./strax_data, for xams_little ./amstrax_data)",
+    )
+    parser.add_argument(
+        "--live_data_dir",
+        type=Path,
+        help="folder with the run's folder of live data (default: from settings or run document)",
+    )
+    parser.add_argument(
+        "--testing_rundoc",
+        type=_run_document,
+        metavar="JSON",
+        help="run document to use, or a file with it, instead of the run database's",
+    )
+    parser.add_argument(
+        "--config_kwargs",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, as '{\"elife\": 25000}'",
+    )
+    parser.add_argument(
+        "--context_kwargs",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
+    )
+    parser.add_argument(
+        "--from_scratch",
+        action="store_true",
+        help="make everything above raw data again, whatever is stored of it; what is stored is "
+        "replaced once the new data is complete. With --build_lowlevel: the raw data too",
+    )
+    parser.add_argument(
+        "--build_lowlevel",
+        action="store_true",
+        help="make data that the context forbids to make",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive_number,
+        default=300,
+        metavar="SECONDS",
+        help="give up when a run that has not ended gets no new live data for this long "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a bar (default: in a terminal), or log lines",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Process a run and return the exit status.
+
+    Parameters
+    ----------
+    args
+        Options: as from `parse_args`, or a list of them; None for those of the command line.
+    prog
+        Name of the command in its help.
+    """
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.auto_processing import jobs
+
+    jobs.log_to_console(args.debug)
+    try:
+        with jobs.stop_on_signals(), contextlib.redirect_stdout(jobs.LogStream(log)):
+            process(args)
+    except UsageError as error:
+        log.error("%s", error, exc_info=args.debug)
+        return 2
+    except AmstraxError as error:
+        log.error("%s", error, exc_info=args.debug)
+        return 1
+    except OSError as error:
+        log.error("%s", _describe_os_error(error, args), exc_info=args.debug)
+        return 1
+    except Exception as error:
+        log.error(
+            "run %s failed with %s: %s%s",
+            args.run_id,
+            type(error).__name__,
+            str(error).strip() or "no message",
+            "" if args.debug else ". --debug shows where; please report it with that",
+            exc_info=args.debug,
+        )
+        return 1
+    return 0
+
+
+def process(args: argparse.Namespace) -> None:
+    """Make the targets that `args`, as from `parse_args`, ask for.
+
+    Raises
+    ------
+    UsageError
+        When an option makes no sense.
+    AmstraxError
+        When the run cannot be processed; what was written then is removed.
+    """
+    began = time.monotonic()
+    st, targets = make_context(args)
+    output = _output_folder(st)
+    _check_writable(output)
+    if args.from_scratch:
+        from amstrax.auto_processing.scratch import Scratch
+
+        with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
+            _make(st, args, targets, output)
+    else:
+        _make(st, args, targets, output)
+    log.info("run %s done in %.1f s: %s", args.run_id, time.monotonic() - began, ", ".join(targets))
+
+
+def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, ...]]:
+    """Return the context that `args` ask for, and the targets; ``args.context`` is set to its name.
+
+    Raises
+    ------
+    UsageError
+        For unknown targets, options and arguments of the context.
+    """
+    from amstrax import contexts
+
+    kwargs = to_dict_tuple(args.context_kwargs)
+    if args.output_folder is not None:
+        kwargs["output_folder"] = str(args.output_folder)
+    tried = {}
+    for name in (args.context,) if args.context else CONTEXTS:
+        try:
+            st = getattr(contexts, name)(**kwargs)
+        except TypeError as error:
+            raise UsageError(f"--context_kwargs for {name}: {error}") from error
+        targets = tuple(args.target or contexts.raw_data_types(st))
+        unknown = [target for target in targets if target not in st.provided_dtypes()]
+        if not unknown:
+            break
+        tried[name] = unknown, tuple(st.provided_dtypes())
+    else:
+        name, (unknown, known) = min(tried.items(), key=lambda item: len(item[1][0]))
+        known = known if args.context else [d for _, types in tried.values() for d in types]
+        raise UsageError(
+            f"--target {unknown[0]}: {'no context' if not args.context else f'context {name}'} "
+            f"makes {'all of these' if len(targets) > 1 else 'it'}{did_you_mean(unknown[0], known)}"
+        )
+    args.context = name
+    _set_config(st, args)
+    if args.build_lowlevel:
+        st.set_context_config({"forbid_creation_of": ()})
+    return st, targets
+
+
+def to_dict_tuple(res: dict) -> dict:
+    """Return `res` with lists turned into tuples, at every depth, as plugins expect them."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, dict):
+            return to_dict_tuple(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(convert(item) for item in value)
+        return value
+
+    return {key: convert(value) for key, value in res.items()}
+
+
+def _set_config(st: "strax.Context", args: argparse.Namespace) -> None:
+    config = to_dict_tuple(args.config_kwargs)
+    plugins = st._plugin_class_registry.values()
+    known = {option for plugin in plugins for option in plugin.takes_config}
+    known.update(st.context_config["free_options"])
+    for option in config:
+        if option not in known:
+            raise UsageError(
+                f"--config_kwargs: no plugin takes the option {option!r}"
+                f"{did_you_mean(option, known)}"
+            )
+    if args.live_data_dir is not None:
+        config["live_data_dir"] = str(args.live_data_dir)
+    st.set_config(config)
+
+
+def _output_folder(st: "strax.Context") -> Path:
+    import strax
+
+    for frontend in reversed(st.storage):
+        if isinstance(frontend, strax.DataDirectory) and not frontend.readonly:
+            return Path(frontend.path)
+    raise UsageError("--context_kwargs: storage has no folder to write to")
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to write, since strax leaves out what it cannot write without a word."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _make(
+    st: "strax.Context", args: argparse.Namespace, targets: Iterable[str], output: Path
+) -> None:
+    """Make and store targets that are not stored."""
+    from amstrax.auto_processing import jobs
+
+    for target in targets:
+        if st.is_stored(args.run_id, target):
+            log.info("%s of run %s is there already", target, args.run_id)
+            continue
+        try:
+            _make_one(st, args, target)
+        except BaseException:
+            jobs.remove_incomplete(output, args.run_id)
+            raise
+        if not st.is_stored(args.run_id, target):
+            raise AmstraxError(
+                f"{target} of run {args.run_id} was made but is not stored in {output}: does the "
+                "context's storage take this data type?"
+            )
+
+
+def _make_one(st: "strax.Context", args: argparse.Namespace, target: str) -> None:
+    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.progress import Progress
+
+    source = jobs.Source(st, args.run_id, target)
+    if source.needs_live_data:
+        _read_live_data(st, args, source)
+    elif not source.stored:
+        raise RunNotFound(f"there is nothing that {target} of run {args.run_id} can be made from")
+    show_bar = sys.stderr.isatty() if args.progress is None else args.progress
+    what = f"{target} of run {args.run_id}"
+    start, duration = source.time_range(args.testing_rundoc)
+    with Progress(what, start, duration, show_bar) as progress:
+        source.on_raw_data = progress.add_raw
+        for chunk in st.get_iter(
+            args.run_id,
+            target,
+            save=(target,),
+            max_workers=args.workers,
+            processor="single_thread" if args.workers == 1 else "threaded_mailbox",
+            progress_bar=False,
+        ):
+            source.report_stored_until(chunk.end)
+            progress.add_chunk(chunk.end, len(chunk))
+        log.info("%s", progress.totals())
+
+
+def _read_live_data(st: "strax.Context", args: argparse.Namespace, source: Any) -> None:
+    from amstrax import contexts
+
+    contexts.context_for_daq_reader(
+        st,
+        args.run_id,
+        detector=args.detector or contexts.CONTEXT_DETECTORS[args.context],
+        run_doc=args.testing_rundoc,
+        # Raw data that is stored stays; if some of it is missing, only that is made
+        check_exists=False,
+    )
+    source.meter_reader(args.timeout)
+
+
+def _describe_os_error(error: OSError, args: argparse.Namespace) -> str:
+    where = error.filename or args.output_folder or "the output folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"run {args.run_id}: no space left to write in {where}. Free some, or set another "
+            "--output_folder, and start again: nothing incomplete has been left"
+        )
+    if error.errno == errno.EFBIG:
+        return f"run {args.run_id}: a file in {where} is too large for the limit set (ulimit -f)"
+    return f"run {args.run_id}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+
+
+def _run_id(text: str) -> str:
+    text = text.strip()
+    if not text or "-" in text or "/" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is no run id: give a number, as 006724")
+    return text.zfill(6) if text.isdigit() else text
+
+
+def _context_name(text: str) -> str:
+    if text not in CONTEXTS:
+        raise argparse.ArgumentTypeError(f"no context {text!r}{did_you_mean(text, CONTEXTS)}")
+    return text
+
+
+def _run_document(text: str) -> dict[str, Any]:
+    try:
+        return rundoc.from_json(text)
+    except InvalidRunDocument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not JSON: {error.msg} at column {error.colno}"
+        ) from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'")
+    return value
+
+
+def _positive_number(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def _positive_integer(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""What a job that processes a run needs around strax: logging, signals, sources, tidying up."""
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import strax
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from amstrax import redax, rundoc
+from amstrax.contexts import raw_data_types
+from amstrax.exceptions import Stopped
+
+log = logging.getLogger(__name__)
+
+#: Loggers of strax that repeat, at length, what is reported here in one line
+_NOISY_LOGGERS = ("strax", "ThreadedMailboxProcessor", "SingleThreadProcessor")
+
+
+def log_to_console(debug: bool) -> None:
+    """Log lines with UTC times to the error stream; strax's own only with `debug`."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)sZ %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    for name in ("numba", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL + 1)
+
+
+class LogStream(io.TextIOBase):
+    """A text stream that writes lines to a log, at level DEBUG: for what strax prints."""
+
+    def __init__(self, logger: logging.Logger):
+        self._logger = logger
+        self._line = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._logger.debug("%s", line)
+        return len(text)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Turn the first SIGTERM or SIGINT into `Stopped`, so that strax closes what it writes.
+
+    A second one acts as it would without this. Does nothing outside the main thread, where
+    signals cannot be handled. Log lines do not disturb progress bars within.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def stop(number: int, _frame: Any) -> None:
+        restore()
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name}: what was incomplete has been removed; "
+            "start again to go on"
+        )
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, stop)
+    try:
+        with logging_redirect_tqdm():
+            yield
+    finally:
+        restore()
+
+
+class Source:
+    """What a target is made from: stored data, or live data, or some of each.
+
+    Parameters
+    ----------
+    st
+        Context.
+    run_id
+        Run to process.
+    target
+        Data type to make; not stored.
+    """
+
+    def __init__(self, st: strax.Context, run_id: str, target: str):
+        self._st = st
+        self._run_id = run_id
+        self._raw_types = raw_data_types(st)
+        self.stored: list[str] = []
+        self.needs_live_data = False
+        self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
+        self._look_at(target, set())
+        self._chunks = [
+            (chunk["end"], chunk["nbytes"])
+            for data_type in self.stored
+            for chunk in st.get_metadata(run_id, data_type)["chunks"]
+        ]
+        self._chunks.sort(reverse=True)
+
+    def _look_at(self, data_type: str, seen: set[str]) -> None:
+        if data_type in seen:
+            return
+        seen.add(data_type)
+        if self._st.is_stored(self._run_id, data_type):
+            self.stored.append(data_type)
+        elif data_type in self._raw_types:
+            self.needs_live_data = True
+        else:
+            plugin = self._st._plugin_class_registry[data_type]()
+            for dependency in plugin.depends_on:
+                self._look_at(dependency, seen)
+
+    def time_range(self, run_document: Mapping[str, Any] | None) -> tuple[int, float | None]:
+        """Return the start of the run [ns since unix epoch], and its duration [s] where known."""
+        if not self.needs_live_data:
+            chunks = self._st.get_metadata(self._run_id, self.stored[0])["chunks"]
+            return chunks[0]["start"], (chunks[-1]["end"] - chunks[0]["start"]) / 1e9
+        start = int(rundoc.start_time(run_document or {}).timestamp()) * 1_000_000_000
+        config = self._st.config
+        run_dir = Path(config["daq_input_dir"])
+        if not redax.run_has_ended(run_dir, config["readout_threads"]):
+            return start, None
+        length, overlap = config["daq_chunk_duration"], config["daq_overlap_chunk_duration"]
+        return start, (redax.last_chunk(run_dir) + 1) * (length + overlap) / 1e9
+
+    def report_stored_until(self, end: int) -> None:
+        """Report to ``on_raw_data`` stored data of chunks that end at `end` [ns] or before."""
+        while self._chunks and self._chunks[-1][0] <= end:
+            self.on_raw_data(self._chunks.pop()[1])
+
+    def meter_reader(self, timeout: float) -> None:
+        """Make the context's reader report what it reads, and give up after `timeout` s."""
+        source = self
+        base = self._st._plugin_class_registry[self._raw_types[0]]
+
+        class MeteredReader(base):  # type: ignore[valid-type, misc]
+            input_timeout = timeout
+
+            def compute(self, chunk_i):
+                result = super().compute(chunk_i)
+                source.on_raw_data(sum(chunk.nbytes for chunk in result.values()))
+                return result
+
+        # Part of the lineage, and of messages
+        MeteredReader.__name__ = base.__name__
+        self._st.register(MeteredReader)
+
+
+def remove_incomplete(folder: Path, run_id: str) -> None:
+    """Remove data of a run that strax could not finish writing.
+
+    That is what it has marked so in the metadata, and folders with a temporary name. Complete data
+    is not touched.
+    """
+    for path in folder.glob(f"{run_id}-*-*"):
+        if not path.is_dir():
+            continue
+        if path.name.endswith("_temp") or _is_broken(path):
+            log.debug("removing incomplete %s", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_broken(path: Path) -> bool:
+    prefix = path.name.partition("-")[2]
+    try:
+        metadata = json.loads((path / f"{prefix}-metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "exception" in metadata or "writing_ended" not in metadata

@@ -1,0 +1,63 @@
+"""The command ``amstrax``: each of its subcommands is a tool with a file of its own."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Tool(NamedTuple):
+    """A subcommand: the module with its ``main(argv, prog)``, and what it does."""
+
+    module: str
+    summary: str
+
+
+TOOLS = {
+    "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
+}
+
+
+def usage() -> str:
+    """Return the help text."""
+    lines = [f"  {name:12s} {tool.summary}" for name, tool in sorted(TOOLS.items())]
+    return "\n".join(
+        [
+            "usage: amstrax COMMAND ...",
+            "",
+            "Process data of XAMS and XAMSL. `amstrax COMMAND --help` explains a command.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  -h, --help    show this text",
+            "  --version     show the version",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit status: 2 on wrong use."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage())
+        return 0
+    if argv[:1] == ["--version"]:
+        import amstrax
+
+        print(amstrax.__version__)
+        return 0
+    if not argv or argv[0] not in TOOLS:
+        print(usage(), file=sys.stderr)
+        if argv:
+            from amstrax.exceptions import did_you_mean
+
+            print(f"\namstrax: no command {argv[0]!r}{did_you_mean(argv[0], TOOLS)}", file=sys.stderr)
+        return 2
+    tool = import_module(TOOLS[argv[0]].module)
+    return tool.main(argv[1:], prog=f"amstrax {argv[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
