@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numba
 import strax
 from immutabledict import immutabledict
 
@@ -212,6 +213,7 @@ def _context(
     storage = kwargs.pop("storage", None)
     if storage is None:
         storage = _storage(detector, raw_types, output_folder)
+    _keep_compiled()
     options = dict(
         store_run_fields=_STORE_RUN_FIELDS,
         forbid_creation_of=raw_types,
@@ -220,6 +222,15 @@ def _context(
     return strax.Context(
         storage, config, *args, register=list(plugins), **{**options, **kwargs}
     )
+
+
+def _keep_compiled() -> None:
+    """Let numba keep the one function of strax on disk that each process would compile anew.
+
+    It splits chunks, and is compiled for every data type that is split.
+    """
+    if isinstance(strax.chunk.split_array._cache, numba.core.caching.NullCache):
+        strax.chunk.split_array.enable_caching()
 
 
 def _storage(

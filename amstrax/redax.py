@@ -171,6 +171,68 @@ def write_file(path: Path, records: np.ndarray, compressor: str) -> None:
     path.write_bytes(compress(np.ascontiguousarray(records).tobytes()))
 
 
+def write_chunk(
+    run_dir: Path,
+    chunk_i: int,
+    records: np.ndarray,
+    threads: Mapping[str, int],
+    length: int,
+    overlap: int,
+    compressor: str = "lz4",
+) -> None:
+    """Write the directories of one chunk, as redax does: first as ``_TEMP``, then renamed.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run.
+    chunk_i
+        Number of the chunk.
+    records
+        Fragments of `strax.raw_record_dtype`, shape (n,), times in ns since the start of the run;
+        those that start elsewhere are left out. Channels are shared among the threads in turn.
+    threads
+        Number of threads of each readout process.
+    length, overlap
+        Durations of chunk and overlap [ns].
+    compressor
+        ``lz4`` or ``blosc``.
+    """
+    for part in chunk_intervals(run_dir, chunk_i, length, overlap):
+        if part is None:
+            continue
+        inside = (records["time"] >= part.start) & (records["time"] < part.end)
+        _write_directory(part.path, records[inside], threads, compressor)
+
+
+def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
+    """Write what says that the run has ended."""
+    directory = run_dir / THE_END
+    temporary = directory.with_name(f"{THE_END}_TEMP")
+    temporary.mkdir(parents=True)
+    for name in _file_names(threads):
+        (temporary / name).write_text("the run has ended\n", encoding="utf-8")
+    temporary.rename(directory)
+
+
+def _file_names(threads: Mapping[str, int]) -> list[str]:
+    first_id = 139811453138688
+    return [
+        f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)
+    ]
+
+
+def _write_directory(
+    directory: Path, records: np.ndarray, threads: Mapping[str, int], compressor: str
+) -> None:
+    temporary = directory.with_name(f"{directory.name}_TEMP")
+    temporary.mkdir(parents=True)
+    names = _file_names(threads)
+    for i, name in enumerate(names):
+        write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
+    temporary.rename(directory)
+
+
 def _fragment_header_bytes(dtype: np.dtype) -> int:
     return np.dtype(dtype).itemsize - np.dtype(dtype)["data"].itemsize
 

@@ -1,0 +1,269 @@
+"""Gains, clipping, widths, centre times, classification and positions of peaks."""
+
+import numpy as np
+import pytest
+import strax
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from amstrax.exceptions import InvalidOption
+from amstrax.processing import peaks as kernels
+
+PROPERTY = settings(max_examples=50, deadline=None, database=None)
+DTYPE = np.dtype(strax.peak_dtype(n_channels=5, n_sum_wv_samples=20))
+
+
+def make_peaks(n=1, **fields):
+    peaks = np.zeros(n, dtype=DTYPE)
+    peaks["dt"] = 10
+    for field, values in fields.items():
+        peaks[field] = values
+    return peaks
+
+
+def test_gains():
+    ones = kernels.gains(None, 3)
+    assert ones.tolist() == [1, 1, 1]
+    given_gains = kernels.gains([1, 0.5, 2, 7], 3)
+    assert given_gains.dtype == np.float64
+    assert given_gains.tolist() == [1, 0.5, 2, 7]
+    assert kernels.gains(None, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [[0.25, 0.5], 0.75, [[0.125, 1.0, 1.0]]])
+def test_gains_for_too_few_channels(value):
+    with pytest.raises(InvalidOption, match="at least 3 numbers") as error:
+        kernels.gains(value, 3)
+    assert repr(value) in str(error.value)
+    assert isinstance(error.value, ValueError)
+
+
+# time, length, dt before and after clipping to [1000, 2000)
+CLIPPED = [
+    ((1000, 100, 10), (1000, 100, 10)),
+    ((1200, 10, 10), (1200, 10, 10)),
+    ((990, 10, 10), (1000, 9, 10)),
+    ((985, 10, 10), (1005, 8, 10)),  # whole samples: 995 is still before the start
+    ((999, 10, 1), (1000, 9, 1)),
+    ((1950, 10, 10), (1950, 5, 10)),
+    ((1955, 10, 10), (1955, 4, 10)),  # 1995 to 2005 sticks out
+    ((975, 210, 5), (1000, 200, 5)),
+    ((970, 52, 20), (1010, 49, 20)),  # both ends: 1010 to 1990
+]
+
+
+def test_clip_peaks():
+    before, after = zip(*CLIPPED, strict=True)
+    peaks = make_peaks(len(CLIPPED))
+    for field, values in zip(("time", "length", "dt"), zip(*before, strict=True), strict=True):
+        peaks[field] = values
+    kernels.clip_peaks(peaks, 1000, 2000)
+    rows = list(zip(peaks["time"], peaks["length"], peaks["dt"], strict=True))
+    assert rows == list(after)
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(st.integers(-300, 900), st.integers(1, 700), st.sampled_from([1, 2, 10, 40])),
+        max_size=6,
+    )
+)
+def test_clipped_peaks_are_as_long_as_the_chunk_allows(rows):
+    start, end = 0, 1000
+    assume(all(t <= end - 2 * dt and t + n * dt >= start + 2 * dt for t, n, dt in rows))
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    peaks = make_peaks(len(rows))
+    peaks["time"], peaks["length"], peaks["dt"] = columns
+    old_end = strax.endtime(peaks)
+    twin = peaks.copy()
+    kernels.clip_peaks(peaks, start, end)
+    new_end = strax.endtime(peaks)
+    for i, (time, _, dt) in enumerate(rows):
+        assert start <= peaks["time"][i] < new_end[i] <= end
+        assert (peaks["time"][i] - time) % dt == 0
+        assert peaks["time"][i] == max(time, time + -(-(start - time) // dt) * dt)
+        assert new_end[i] == old_end[i] or new_end[i] + dt > end
+    kernels._clip_peaks.py_func(twin["time"], twin["length"], twin["dt"], start, end)
+    np.testing.assert_array_equal(peaks, twin)
+
+
+def test_between_peaks():
+    peaks = make_peaks(2, time=[1200, 1500], length=[10, 20])
+    gaps = kernels.between_peaks(peaks, 1000, 2000)
+    assert list(zip(gaps["time"], gaps["endtime"], strict=True)) == [
+        (1000, 1200),
+        (1300, 1500),
+        (1700, 2000),
+    ]
+    nothing = kernels.between_peaks(peaks[:0], 1000, 2000)
+    assert list(zip(nothing["time"], nothing["endtime"], strict=True)) == [(1000, 2000)]
+
+
+def test_widen_hits():
+    hits = np.zeros(2, dtype=strax.hit_dtype)
+    hits["dt"] = 10
+    hits["time"], hits["length"] = [1000, 2000], [5, 3]
+    hits["left"], hits["right"] = [10, 0], [15, 3]
+    hits["left_integration"], hits["right_integration"] = [5, -4], [20, 3]
+    wide = kernels.widen_hits(hits)
+    assert wide["time"].tolist() == [950, 1960]
+    assert wide["length"].tolist() == [15, 7]
+    assert hits["time"].tolist() == [1000, 2000]
+    assert len(kernels.widen_hits(hits[:0])) == 0
+
+
+def test_check_disjoint():
+    peaks = make_peaks(3, time=[1000, 1100, 1300], length=10)
+    kernels.check_disjoint(peaks)
+    kernels.check_disjoint(peaks[:0])
+    peaks["time"][2] = 1199
+    with pytest.raises(ValueError, match="1199 ns"):
+        kernels.check_disjoint(peaks)
+
+
+def test_set_widths():
+    # 10 equal samples of 10 ns: the area grows evenly over 100 ns
+    peaks = make_peaks(1, length=10, area=10)
+    peaks["data"][0, :10] = 1
+    kernels.set_widths(peaks)
+    np.testing.assert_allclose(peaks["width"][0], np.arange(11) * 10, atol=1e-3)
+    np.testing.assert_allclose(
+        peaks["area_decile_from_midpoint"][0], np.arange(11) * 10 - 50, atol=1e-3
+    )
+    np.testing.assert_allclose(peaks["median_time"], 50, atol=1e-3)
+    assert peaks["width"][0, kernels.RANGE_50P] == pytest.approx(50, abs=1e-3)
+    assert peaks["width"][0, kernels.RANGE_90P] == pytest.approx(90, abs=1e-3)
+    assert peaks["area_decile_from_midpoint"][0, kernels.DECILE_10P] == pytest.approx(-40, abs=1e-3)
+    kernels.set_widths(peaks[:0])
+
+
+def test_center_times():
+    data = np.zeros((4, 20), dtype=np.float32)
+    data[0, [2, 4]] = 1, 3  # (20 + 120) / 4 = 35
+    data[1, [0, 1, 2]] = 1, 1, 1  # 10
+    data[2, [1, 2]] = 2, 1  # (10 + 40 / 2 ...): (2 x 10 + 1 x 20) / 3 = 13.3, cut to 13
+    data[3, 5] = -2
+    peaks = make_peaks(4, time=[1000, 2000, 3000, 4000], data=data, area=[4, 3, 3, -2])
+    kernels.set_center_times(peaks)
+    assert peaks["center_time"].tolist() == [1035, 2010, 3013, 4000]
+    assert np.isnan(peaks["area_fraction_top"]).all()
+    peaks["area"] = 0
+    kernels.set_center_times(peaks)
+    assert peaks["center_time"].tolist() == [1000, 2000, 3000, 4000]
+    kernels.set_center_times(peaks[:0])
+
+
+@PROPERTY
+@given(arrays(np.int32, (5, 20), elements=st.integers(0, 1000)), st.integers(1, 50))
+def test_center_times_are_weighted_means(counts, dt):
+    data = counts.astype(np.float32)
+    time = 1_700_000_000_000_000_000 + np.arange(5) * 10_000
+    arguments = time, np.full(5, dt, dtype=np.int32), data.sum(axis=1), data
+    result = kernels.center_times(*arguments)
+    for i in range(5):
+        total = sum(counts[i].tolist())
+        weighted = sum(j * dt * c for j, c in enumerate(counts[i].tolist()))
+        assert result[i] == time[i] + (weighted // total if total else 0)
+    np.testing.assert_array_equal(result, kernels._center_times.py_func(*arguments))
+
+
+def test_area_fraction_top():
+    areas = np.array(
+        [
+            [5, 1, 1, 2, 1],
+            [0, 1, 1, 1, 1],
+            [8, 0, 0, 0, 0],
+            [0, 0, 0, 0, 0],
+            [-5, 1, 1, 1, 1],
+            [20, -1, -1, -1, -1],
+        ],
+        dtype=np.float32,
+    )
+    fractions = kernels.area_fraction_top(areas, (1, 4))
+    assert fractions.dtype == np.float32
+    np.testing.assert_array_equal(fractions, [0.5, 1, 0, np.nan, np.nan, -0.25])
+    # the last channel of the top array counts, those above it are not of it
+    np.testing.assert_array_equal(kernels.area_fraction_top(areas[:1], (1, 3)), np.float32([0.4]))
+    assert kernels.area_fraction_top(areas[:0], (1, 4)).shape == (0,)
+
+
+@PROPERTY
+@given(arrays(np.float32, (4, 5), elements=st.floats(0.125, 1e6, width=32)))
+def test_fractions_of_top_and_bottom_add_up(areas):
+    top = kernels.area_fraction_top(areas, (1, 4))
+    bottom = kernels.area_fraction_top(areas, (0, 0))
+    assert ((top > 0) & (top < 1 + 1e-6)).all()
+    np.testing.assert_allclose(top + bottom, 1, rtol=1e-6)
+
+
+def test_classify():
+    is_s1 = np.array([False, True, False, True])
+    is_s2 = np.array([False, False, True, True])
+    types = kernels.classify(is_s1, is_s2)
+    assert types.tolist() == [0, 1, 2, 0]
+    assert kernels.classify(is_s1[:0], is_s2[:0]).shape == (0,)
+
+
+def test_check_sum_area():
+    time = np.array([111, 222, 333])
+    per_channel = np.array([[3, 2], [60, 40.5], [1, 1]], dtype=np.float32)
+    area = np.array([5, 100, -7], dtype=np.float32)
+    kernels.check_sum_area(time, area, per_channel, 0.01)  # 0.5 % off; negative areas pass
+    kernels.check_sum_area(time[:0], area[:0], per_channel[:0], 0)
+    with pytest.raises(ValueError, match=r"222 ns .* 100\.5 PE.* 100\.0 PE.*=0\.001"):
+        kernels.check_sum_area(time, area, per_channel, 0.001)
+
+
+def test_radius():
+    assert kernels.radius(np.array([3.0, -8.0]), np.array([-4.0, 6.0])).tolist() == [5, 10]
+
+
+# x = 2 f + 1, y = f^2 - 3, highest power first
+POLYNOMIALS = ((2, 1), (1, 0, -3))
+
+
+def test_reconstruct_positions():
+    per_channel = np.array(
+        [[100, 1, 2, 3, 4], [10, 5, 0, 0, 0], [7, 0, 0, 0, 0], [-9, 1, 1, 1, 1]], dtype=np.float32
+    )
+    aft = np.array([10 / 110, 5 / 15, 0, np.nan], dtype=np.float32)
+    area = np.array([110, 15, 7, -5], dtype=np.float32)
+    result = kernels.reconstruct_positions(area, aft, per_channel, 1, POLYNOMIALS)
+    # channels a, b, c, d = 1, 2, 3, 4: (1 + 2) / 10 and (1 + 3) / 10
+    np.testing.assert_allclose(result["x_cgr"], [0.3, 1, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(result["y_cgr"], [0.4, 1, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(result["r_cgr"], [0.5, 2**0.5, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(result["x_corr"], [1.6, 3, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(result["y_corr"], [-2.84, -2, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(
+        result["r_corr"], [np.hypot(1.6, -2.84), 13**0.5, np.nan, np.nan], rtol=1e-6
+    )
+    shifted = kernels.reconstruct_positions(area, aft, per_channel, 2, POLYNOMIALS)
+    np.testing.assert_allclose(shifted["x_cgr"][0], (2 + 3) / 10, rtol=1e-6)
+
+
+@PROPERTY
+@given(arrays(np.float32, (6, 5), elements=st.floats(0.125, 1e4, width=32)))
+def test_positions_do_not_depend_on_the_amount_of_light(per_channel):
+    def positions(areas):
+        aft = kernels.area_fraction_top(areas, (1, 4))
+        return kernels.reconstruct_positions(areas.sum(axis=1), aft, areas, 1, POLYNOMIALS)
+
+    once, eight_times = positions(per_channel), positions(8 * per_channel)
+    assert (once["x_cgr"] > 0).all()
+    assert (once["x_cgr"] < 1 + 1e-5).all()
+    for name in ("x", "y", "r"):
+        np.testing.assert_allclose(once[f"{name}_corr"], eight_times[f"{name}_corr"], rtol=1e-5)
+
+
+def test_positions_of_nothing():
+    nothing = np.zeros(0, dtype=np.float32)
+    empty = kernels.reconstruct_positions(
+        nothing, nothing, np.zeros((0, 5), dtype=np.float32), 1, POLYNOMIALS
+    )
+    assert set(empty) == {f"{axis}_{kind}" for axis in "xyr" for kind in ("cgr", "corr")}
+    assert all(len(values) == 0 for values in empty.values())
+    peaks = make_peaks(0)
+    kernels.clip_peaks(peaks, 0, 1)
