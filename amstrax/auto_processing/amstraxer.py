@@ -32,6 +32,8 @@ from amstrax.exceptions import (
 if TYPE_CHECKING:
     import strax
 
+    from amstrax.auto_processing import jobs
+
 log = logging.getLogger("amstrax.amstraxer")
 
 #: In the order in which a context is chosen for a target; also those of amstrax.contexts
@@ -139,33 +141,39 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     from amstrax.auto_processing import jobs
 
     jobs.log_to_console(args.debug)
+    stop = jobs.Stop()
     try:
-        with jobs.stop_on_signals(), contextlib.redirect_stdout(jobs.LogStream(log)):
-            process(args)
-    except UsageError as error:
-        log.error("%s", error, exc_info=args.debug)
-        return 2
-    except AmstraxError as error:
-        log.error("%s", error, exc_info=args.debug)
-        return 1
-    except OSError as error:
-        log.error("%s", _describe_os_error(error, args), exc_info=args.debug)
-        return 1
+        with jobs.stop_on_signals(stop), jobs.output_to_log(log):
+            process(args, stop)
     except Exception as error:
-        log.error(
-            "run %s failed with %s: %s%s",
-            args.run_id,
-            type(error).__name__,
-            str(error).strip() or "no message",
-            "" if args.debug else ". --debug shows where; please report it with that",
-            exc_info=args.debug,
-        )
-        return 1
+        message = stop.message() if stop.event.is_set() else describe_failure(error, args)
+        log.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def process(args: argparse.Namespace) -> None:
-    """Make the targets that `args`, as from `parse_args`, ask for.
+def describe_failure(error: Exception, args: argparse.Namespace) -> str:
+    """Return one line that says what failed, where, and what to do."""
+    if isinstance(error, AmstraxError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _describe_os_error(error, args)
+    text = " ".join(str(error).split()) or "no message"
+    return (
+        f"run {args.run_id} failed with {type(error).__name__}: {text}"
+        f"{'' if args.debug else ' (--debug shows where; please report it with that)'}"
+    )
+
+
+def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
+    """Make the targets that `args` ask for.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error.
 
     Raises
     ------
@@ -182,9 +190,9 @@ def process(args: argparse.Namespace) -> None:
         from amstrax.auto_processing.scratch import Scratch
 
         with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
-            _make(st, args, targets, output)
+            _make(st, args, targets, output, stop)
     else:
-        _make(st, args, targets, output)
+        _make(st, args, targets, output, stop)
     log.info("run %s done in %.1f s: %s", args.run_id, time.monotonic() - began, ", ".join(targets))
 
 
@@ -277,17 +285,22 @@ def _check_writable(folder: Path) -> None:
 
 
 def _make(
-    st: "strax.Context", args: argparse.Namespace, targets: Iterable[str], output: Path
+    st: "strax.Context",
+    args: argparse.Namespace,
+    targets: Iterable[str],
+    output: Path,
+    stop: "jobs.Stop",
 ) -> None:
     """Make and store targets that are not stored."""
     from amstrax.auto_processing import jobs
 
     for target in targets:
+        stop.check()
         if st.is_stored(args.run_id, target):
             log.info("%s of run %s is there already", target, args.run_id)
             continue
         try:
-            _make_one(st, args, target)
+            _make_one(st, args, target, stop)
         except BaseException:
             jobs.remove_incomplete(output, args.run_id)
             raise
@@ -298,13 +311,16 @@ def _make(
             )
 
 
-def _make_one(st: "strax.Context", args: argparse.Namespace, target: str) -> None:
+def _make_one(
+    st: "strax.Context", args: argparse.Namespace, target: str, stop: "jobs.Stop"
+) -> None:
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.progress import Progress
 
     source = jobs.Source(st, args.run_id, target)
     if source.needs_live_data:
-        _read_live_data(st, args, source)
+        _set_up_reader(st, args)
+        source.meter_reader(args.timeout, stop)
     elif not source.stored:
         raise RunNotFound(f"there is nothing that {target} of run {args.run_id} can be made from")
     show_bar = sys.stderr.isatty() if args.progress is None else args.progress
@@ -312,20 +328,28 @@ def _make_one(st: "strax.Context", args: argparse.Namespace, target: str) -> Non
     start, duration = source.time_range(args.testing_rundoc)
     with Progress(what, start, duration, show_bar) as progress:
         source.on_raw_data = progress.add_raw
-        for chunk in st.get_iter(
+        chunks = st.get_iter(
             args.run_id,
             target,
             save=(target,),
             max_workers=args.workers,
             processor="single_thread" if args.workers == 1 else "threaded_mailbox",
             progress_bar=False,
-        ):
-            source.report_stored_until(chunk.end)
-            progress.add_chunk(chunk.end, len(chunk))
+        )
+        try:
+            for chunk in chunks:
+                stop.check()
+                source.report_stored_until(chunk.end)
+                progress.add_chunk(chunk.end, len(chunk))
+        except BaseException:
+            # strax then closes what it writes, and raises an exception of its own
+            with contextlib.suppress(Exception):
+                chunks.close()
+            raise
         log.info("%s", progress.totals())
 
 
-def _read_live_data(st: "strax.Context", args: argparse.Namespace, source: Any) -> None:
+def _set_up_reader(st: "strax.Context", args: argparse.Namespace) -> None:
     from amstrax import contexts
 
     contexts.context_for_daq_reader(
@@ -336,7 +360,6 @@ def _read_live_data(st: "strax.Context", args: argparse.Namespace, source: Any) 
         # Raw data that is stored stays; if some of it is missing, only that is made
         check_exists=False,
     )
-    source.meter_reader(args.timeout)
 
 
 def _describe_os_error(error: OSError, args: argparse.Namespace) -> str:

@@ -60,11 +60,53 @@ class LogStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into `Stopped`, so that strax closes what it writes.
+def output_to_log(logger: logging.Logger) -> Iterator[None]:
+    """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
 
-    A second one acts as it would without this. Does nothing outside the main thread, where
-    signals cannot be handled. Log lines do not disturb progress bars within.
+    The first of those exceptions is raised in the main thread too.
+    """
+
+    def log_exception(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
+
+    before, threading.excepthook = threading.excepthook, log_exception
+    try:
+        with contextlib.redirect_stdout(LogStream(logger)):
+            yield
+    finally:
+        threading.excepthook = before
+
+
+class Stop:
+    """Whether the job has been told to stop.
+
+    Signals only set this; the work looks at it between chunks and while it waits, so that no
+    exception comes up where strax, or a log, cannot deal with one.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.reason = ""
+
+    def check(self) -> None:
+        """Raise `Stopped` if the job is to stop."""
+        if self.event.is_set():
+            raise Stopped(self.message())
+
+    def message(self) -> str:
+        """Return what to tell the user."""
+        return (
+            f"stopped by {self.reason}: what was incomplete has been removed; start again to go on"
+        )
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Set `stop` at the first SIGTERM or SIGINT; a second one acts as it would without this.
+
+    Does nothing outside the main thread, where signals cannot be handled. Log lines do not
+    disturb progress bars within.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -75,15 +117,13 @@ def stop_on_signals() -> Iterator[None]:
         while before:
             signal.signal(*before.popitem())
 
-    def stop(number: int, _frame: Any) -> None:
+    def handle(number: int, _frame: Any) -> None:
         restore()
-        raise Stopped(
-            f"stopped by {signal.Signals(number).name}: what was incomplete has been removed; "
-            "start again to go on"
-        )
+        stop.reason = signal.Signals(number).name
+        stop.event.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, stop)
+        before[number] = signal.signal(number, handle)
     try:
         with logging_redirect_tqdm():
             yield
@@ -150,15 +190,25 @@ class Source:
         while self._chunks and self._chunks[-1][0] <= end:
             self.on_raw_data(self._chunks.pop()[1])
 
-    def meter_reader(self, timeout: float) -> None:
-        """Make the context's reader report what it reads, and give up after `timeout` s."""
+    def meter_reader(self, timeout: float, stop: Stop) -> None:
+        """Make the context's reader report what it reads, and give up when told, or after a time.
+
+        Parameters
+        ----------
+        timeout
+            Wait for new live data this long [s].
+        stop
+            Wait and read no more when this is set.
+        """
         source = self
         base = self._st._plugin_class_registry[self._raw_types[0]]
 
         class MeteredReader(base):  # type: ignore[valid-type, misc]
             input_timeout = timeout
+            stop_waiting = stop.event
 
             def compute(self, chunk_i):
+                stop.check()
                 result = super().compute(chunk_i)
                 source.on_raw_data(sum(chunk.nbytes for chunk in result.values()))
                 return result

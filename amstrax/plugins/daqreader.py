@@ -1,6 +1,7 @@
 """From live data to raw records."""
 
 import logging
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import redax
-from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataTimeout
+from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataTimeout, Stopped
 from amstrax.processing import live_data
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
@@ -106,6 +107,8 @@ class LiveDataReader(strax.Plugin):
     chunk_target_size_mb = 50
     #: Seconds to wait for new live data
     input_timeout = 300
+    #: Set to end the wait for live data early, with an error
+    stop_waiting: threading.Event | None = None
     #: Channel of the records that mark artificial dead time; None where no data type holds it
     dead_time_channel: int | None = None
 
@@ -168,7 +171,10 @@ class LiveDataReader(strax.Plugin):
             if now - said > _SECONDS_BETWEEN_LINES:
                 said = now
                 log.info("waiting for chunk %d in %s", chunk_i, self.run_dir)
-            time.sleep(_POLL_SECONDS)
+            if self.stop_waiting is None:
+                time.sleep(_POLL_SECONDS)
+            elif self.stop_waiting.wait(_POLL_SECONDS):
+                raise Stopped(f"stopped while waiting for chunk {chunk_i} in {self.run_dir}")
 
     def _is_there_after_end(self, chunk_i: int, path: Path) -> bool:
         if path.is_dir():

@@ -143,7 +143,7 @@ def test_center_times():
     data = np.zeros((4, 20), dtype=np.float32)
     data[0, [2, 4]] = 1, 3  # (20 + 120) / 4 = 35
     data[1, [0, 1, 2]] = 1, 1, 1  # 10
-    data[2, [1, 2]] = 2, 1  # (10 + 40 / 2 ...): (2 x 10 + 1 x 20) / 3 = 13.3, cut to 13
+    data[2, [1, 2]] = 2, 1  # (2 x 10 + 1 x 20) / 3 = 13.3, cut to 13
     data[3, 5] = -2
     peaks = make_peaks(4, time=[1000, 2000, 3000, 4000], data=data, area=[4, 3, 3, -2])
     kernels.set_center_times(peaks)

@@ -1,0 +1,331 @@
+"""Events: grouping, choice of main and alternative S1 and S2, times, positions, corrections."""
+
+import numpy as np
+import pytest
+import strax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amstrax.processing import events as kernels
+
+PROPERTY = settings(max_examples=50, deadline=None, database=None)
+
+DTYPE = [
+    *strax.time_fields,
+    ("center_time", np.int64),
+    ("area", np.float32),
+    ("type", np.int16),
+    ("tight_coincidence", np.int16),
+]
+S1, S2 = 1, 2
+DEFAULT = kernels.Selection(
+    allow_posts2_s1s=False,
+    s1_min_coincidence=0,
+    force_alt_s2_in_max_drift_time=True,
+    force_main_before_alt=False,
+    max_drift_time=1000,
+)
+
+
+def make_peaks(rows):
+    """Rows of type, area, time and, where it is not 3, tight coincidence; centres 50 ns later."""
+    peaks = np.zeros(len(rows), dtype=DTYPE)
+    for peak, (kind, area, time, *coincidence) in zip(peaks, rows, strict=True):
+        peak["type"], peak["area"], peak["time"] = kind, area, time
+        peak["tight_coincidence"] = coincidence[0] if coincidence else 3
+    peaks["endtime"] = peaks["time"] + 100
+    peaks["center_time"] = peaks["time"] + 50
+    return peaks
+
+
+def make_events(*spans):
+    events = np.zeros(len(spans), dtype=strax.time_fields)
+    for event, span in zip(events, spans, strict=True):
+        event["time"], event["endtime"] = span
+    return events
+
+
+def choose(rows, **options):
+    """Return main S1, alternative S1, main S2 and alternative S2 of one event."""
+    selection = DEFAULT._replace(**options)
+    return kernels.choose_peaks(make_peaks(rows), np.array([0, len(rows)]), selection)[0].tolist()
+
+
+# fmt: off
+# In all: trigger area above 10, left 500, right 50, chunk [0, 100000)
+@pytest.mark.parametrize(
+    ("rows", "spans"),
+    [
+        pytest.param([], [], id="no peaks"),
+        pytest.param([(S1, 99, 5000), (S2, 10, 6000), (0, 99, 7000)], [], id="no trigger"),
+        pytest.param([(S2, 11, 5000)], [(4500, 5150)], id="one"),
+        pytest.param([(S2, 11, 300), (S2, 11, 99_900)], [(0, 450), (99_400, 100_000)], id="clip"),
+        # from 5100 to 5650 are 550 ns, left + right: they touch
+        pytest.param([(S2, 11, 5000), (S2, 11, 5650)], [(4500, 5800)], id="touching"),
+        pytest.param([(S2, 11, 5000), (S2, 11, 5651)], [(4500, 5150), (5151, 5801)], id="apart"),
+        pytest.param([(S2, 11, 5000), (S2, 9, 5500), (S2, 11, 6000)], [(4500, 5150), (5500, 6150)],
+                     id="a small S2 joins nothing"),
+    ],
+)
+# fmt: on
+def test_group_triggers(rows, spans):
+    begin, end = kernels.group_triggers(make_peaks(rows), 10, 500, 50, 0, 100_000)
+    assert list(zip(begin, end, strict=True)) == spans
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, S1, S2, S2]), st.integers(5, 20), st.integers(0, 60)),
+        max_size=15,
+    ),
+    st.integers(0, 500),
+    st.integers(0, 500),
+)
+def test_events_cover_their_triggers(rows, left, right):
+    rows = [(kind, area, 150 * time) for kind, area, time in sorted(rows, key=lambda r: r[2])]
+    peaks = make_peaks(rows)
+    begin, end = kernels.group_triggers(peaks, 10, left, right, 0, 9100)
+    windows = []  # joined where they would touch, then clipped
+    for kind, area, time in rows:
+        if kind == S2 and area > 10:
+            if windows and time - left <= windows[-1][1]:
+                windows[-1][1] = time + 100 + right
+            else:
+                windows.append([time - left, time + 100 + right])
+    expected = [(max(a, 0), min(b, 9100)) for a, b in windows]
+    assert list(zip(begin, end, strict=True)) == expected
+
+
+def test_contained_peaks():
+    peaks = make_peaks([(0, 1, t) for t in (100, 250, 900, 1000, 1850, 2000, 2100)])
+    events = make_events((100, 300), (500, 600), (1000, 2100))
+    # 250 to 350 sticks out of the first event, 2100 begins behind the last
+    inside, first = kernels.contained_peaks(peaks, events)
+    assert inside.tolist() == [0, 3, 4, 5]
+    assert first.tolist() == [0, 1, 1, 4]
+    inside, first = kernels.contained_peaks(peaks[:0], events)
+    assert (inside.tolist(), first.tolist()) == ([], [0, 0, 0, 0])
+    inside, first = kernels.contained_peaks(peaks, events[:0])
+    assert (inside.tolist(), first.tolist()) == ([], [0])
+
+
+NORMAL = [(S1, 5, 100), (S1, 30, 300), (S1, 20, 500), (S2, 90, 800), (S2, 80, 990), (S1, 99, 1200)]
+S2_FIRST = [(S2, 70, 0), (S1, 9, 200), (S2, 90, 400)]
+ANYWHERE = {"force_alt_s2_in_max_drift_time": False}
+ORDERED = {"force_main_before_alt": True}
+
+
+# fmt: off
+# An alternative S2 is within 1000 ns x 1.01 of the main S1
+@pytest.mark.parametrize(
+    ("rows", "options", "chosen"),
+    [
+        pytest.param(NORMAL, {}, [1, 2, 3, 4], id="normal"),
+        pytest.param(NORMAL, ORDERED, [1, 2, 3, 4], id="in order already"),
+        pytest.param(NORMAL, {"allow_posts2_s1s": True}, [5, 1, 3, -1], id="late S1 and no alt S2"),
+        pytest.param(NORMAL, {"s1_min_coincidence": 4}, [-1, -1, 3, 4], id="no S1, so any alt S2"),
+        pytest.param([(S1, 9, 0, 1), (S1, 5, 200, 2), (S2, 9, 400)], {"s1_min_coincidence": 2},
+                     [1, -1, 2, -1], id="coincidence reached"),
+        pytest.param([(0, 1, 0)], {}, [-1, -1, -1, -1], id="unknown only"),
+        pytest.param([(S1, 1, 0), (S1, 3, 200)], {}, [1, 0, -1, -1], id="no S2"),
+        pytest.param([(S1, 9, 0), (S2, 50, 850), (S2, 90, 950), (S2, 70, 1150)], {},
+                     [0, -1, 2, 1], id="larger alt S2 too late"),
+        pytest.param([(S1, 9, 0), (S2, 90, 850), (S2, 70, 1009)], {}, [0, -1, 1, 2], id="1009"),
+        pytest.param([(S1, 9, 0), (S2, 90, 850), (S2, 70, 1011)], {}, [0, -1, 1, -1], id="1011"),
+        # to the main S1, at 500, not to the one at 0
+        pytest.param([(S1, 5, 0), (S1, 9, 500), (S2, 90, 700), (S2, 10, 1200)], {},
+                     [1, 0, 2, 3], id="within of the main S1"),
+        pytest.param(S2_FIRST, {}, [1, -1, 2, -1], id="alt S2 before S1"),
+        pytest.param(S2_FIRST, ANYWHERE, [1, -1, 2, 0], id="alt S2 anywhere"),
+        pytest.param(S2_FIRST, ANYWHERE | ORDERED, [1, -1, 0, 2], id="in order of time"),
+        pytest.param(
+            [(S1, 7, 0), (S1, 7, 200), (S1, 7, 400), (S2, 8, 600), (S2, 8, 800), (S2, 8, 1000)],
+            {}, [2, 1, 5, 4], id="of equal areas the later",
+        ),
+    ],
+)
+# fmt: on
+def test_choose_peaks(rows, options, chosen):
+    assert choose(rows, **options) == chosen
+
+
+def chosen_slowly(peaks, selection):
+    """Choose for one event, straight from the contract."""
+
+    def largest(indices):
+        indices = np.array(indices, dtype=int)
+        return indices[np.argsort(peaks["area"][indices], kind="stable")[::-1]].tolist()
+
+    s2s = largest([i for i in range(len(peaks)) if peaks["type"][i] == S2])
+    s1s = largest(
+        [
+            i
+            for i in range(len(peaks))
+            if peaks["type"][i] == S1
+            and peaks["tight_coincidence"][i] >= selection.s1_min_coincidence
+            and (
+                not s2s
+                or selection.allow_posts2_s1s
+                or peaks["time"][i] < peaks["time"][s2s[0]]
+            )
+        ]
+    )  # fmt: skip
+    if s1s and selection.force_alt_s2_in_max_drift_time:
+        delay = peaks["center_time"] - peaks["center_time"][s1s[0]]
+        limit = 1.01 * selection.max_drift_time
+        s2s = s2s[:1] + [i for i in s2s[1:] if 0 < delay[i] < limit]
+    result = []
+    for found in (s1s[:2], s2s[:2]):
+        if selection.force_main_before_alt:
+            found = sorted(found, key=lambda i: peaks["time"][i])
+        result += (found + [-1, -1])[:2]
+    return result
+
+
+rows_of_an_event = st.lists(
+    st.tuples(
+        st.sampled_from([0, S1, S1, S2, S2]),
+        st.integers(1, 6),  # few areas, so that there are ties
+        st.integers(0, 20),
+        st.integers(0, 4),
+    ),
+    max_size=12,
+    unique_by=lambda row: row[2],
+)
+selections = st.builds(
+    kernels.Selection, st.booleans(), st.integers(0, 4), st.booleans(), st.booleans(),
+    st.sampled_from([500, 1000]),
+)  # fmt: skip
+
+
+def make_run(events_of_rows):
+    """Return the peaks of many events, one after the other, and the first of each."""
+    rows = [
+        (kind, area, 10_000 * e + 150 * time, coincidence)
+        for e, event in enumerate(events_of_rows)
+        for kind, area, time, coincidence in sorted(event, key=lambda row: row[2])
+    ]
+    first = np.cumsum([0] + [len(event) for event in events_of_rows])
+    return make_peaks(rows), first
+
+
+@PROPERTY
+@given(st.lists(rows_of_an_event, max_size=4), selections)
+def test_choice_follows_the_contract(events_of_rows, selection):
+    peaks, first = make_run(events_of_rows)
+    chosen = kernels.choose_peaks(peaks, first, selection)
+    assert chosen.shape == (len(events_of_rows), 4)
+    for e, (start, stop) in enumerate(zip(first, first[1:], strict=False)):
+        expected = [i if i < 0 else i + start for i in chosen_slowly(peaks[start:stop], selection)]
+        assert chosen[e].tolist() == expected
+
+
+@PROPERTY
+@given(st.lists(rows_of_an_event, max_size=4), selections)
+def test_kernels_equal_plain_python(events_of_rows, selection):
+    peaks, first = make_run(events_of_rows)
+    types, area, time, center_time, coincidence = (
+        peaks[f] for f in ("type", "area", "time", "center_time", "tight_coincidence")
+    )
+    fast, slow = np.zeros((2, len(events_of_rows), 4), dtype=np.int64)
+    options = selection[0], selection[1], selection[2], 1.01 * selection[4]
+    for kernel, result in ((kernels._choose_peaks, fast), (kernels._choose_peaks.py_func, slow)):
+        kernel(types, area, time, center_time, coincidence, first, *options, result)
+    np.testing.assert_array_equal(fast, slow)
+    sums = np.full((4, len(fast)), np.nan, dtype=np.float32)
+    main_s2 = np.ascontiguousarray(fast[:, kernels.MAIN_S2])
+    kernels._areas_before(types, area, time, first, main_s2, sums[0], sums[1])
+    kernels._areas_before.py_func(types, area, time, first, main_s2, sums[2], sums[3])
+    np.testing.assert_array_equal(sums[:2], sums[2:])
+
+
+def test_copy_properties():
+    peaks = make_peaks([(S1, 5, 100), (S2, 7, 300)])
+    fields = [(p + f, "i8") for p in kernels.PREFIXES for f in ("area", "time")]
+    result = np.full(2, -1, dtype=fields[:-1])  # without alt_s2_time
+    chosen = np.array([[0, -1, 1, -1], [-1, 0, -1, 1]])
+    kernels.copy_properties(peaks, chosen, result, ("area", "time"))
+    assert [f for f, _ in fields] == [
+        *("s1_area", "s1_time", "alt_s1_area", "alt_s1_time"),
+        *("s2_area", "s2_time", "alt_s2_area", "alt_s2_time"),
+    ]
+    assert result.tolist() == [(5, 100, -1, -1, 7, 300, -1), (-1, -1, 5, 100, -1, -1, 7)]
+    kernels.copy_properties(peaks[:0], chosen[:0], result[:0], ("area", "time"))
+
+
+@PROPERTY
+@given(st.lists(rows_of_an_event, max_size=4), st.integers(0, 3))
+def test_indices_lead_back_to_the_peaks(events_of_rows, n_outside):
+    peaks, first = make_run(events_of_rows)
+    # peaks of no event lie before those of the events
+    inside = np.arange(len(peaks)) + n_outside
+    chosen = kernels.choose_peaks(peaks, first, DEFAULT)
+    events = np.zeros(len(chosen), dtype=[(f"{p}index", np.int32) for p in kernels.PREFIXES])
+    for column, prefix in enumerate(kernels.PREFIXES):
+        events[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
+        assert (events[f"{prefix}index"] < np.diff(first)).all() or not len(events)
+    expected = np.where(chosen == -1, -1, chosen + n_outside)
+    np.testing.assert_array_equal(kernels.peaks_of_events(events, inside, first), expected)
+
+
+DRIFT_FIELDS = [
+    ("drift_time", np.float32),
+    ("alt_s1_interaction_drift_time", np.float32),
+    ("alt_s2_interaction_drift_time", np.float32),
+    ("alt_s1_delay", np.int32),
+    ("alt_s2_delay", np.int32),
+]
+
+
+def test_drift_times():
+    center = 1_700_000_000_000_000_000 + np.array([100, 130, 1000, 1800])
+    chosen = np.array([[0, 1, 2, 3], [1, 0, 3, 2], [-1, -1, 2, -1], [0, -1, -1, -1]])
+    result = np.zeros(4, dtype=DRIFT_FIELDS)
+    kernels.drift_times(center, chosen, result)
+    nan = np.nan
+    expected = [
+        (900, 870, 1700, 30, 800),
+        (1670, 1700, 870, -30, -800),
+        (nan, nan, nan, -1, -1),
+        (nan, nan, nan, -1, -1),
+    ]
+    for (field, _), values in zip(DRIFT_FIELDS, zip(*expected, strict=True), strict=True):
+        np.testing.assert_array_equal(result[field], values, err_msg=field)
+    kernels.drift_times(center[:0], chosen[:0], result[:0])
+
+
+def test_areas_before_main_s2():
+    rows = [(S1, 3, 0), (S2, 40, 200), (0, 5, 400), (S2, 50, 600), (S1, 9, 800), (S1, 1, 9000)]
+    peaks, first = make_peaks(rows), np.array([0, 5, 6, 6])
+    total, largest = kernels.areas_before_main_s2(peaks, first, np.array([3, -1, -1]))
+    np.testing.assert_array_equal(total, [48, np.nan, np.nan])
+    np.testing.assert_array_equal(largest, [40, np.nan, np.nan])
+    total, largest = kernels.areas_before_main_s2(peaks, first[:2], np.array([1]))
+    assert (total.tolist(), largest.tolist()) == ([3], [0])
+    total, largest = kernels.areas_before_main_s2(peaks[:0], np.array([0]), np.array([], dtype=int))
+    assert (len(total), len(largest)) == (0, 0)
+
+
+def test_depth():
+    # 100 mm between 2000 and 52000 ns: 2 mm per 1000 ns
+    z = kernels.depth(np.array([2000.0, 27_000, 52_000, 0, np.nan]), 100, 2000, 52_000)
+    np.testing.assert_allclose(z, [0, -50, -100, 4, np.nan])
+
+
+def test_corrections():
+    # f(z) = 2 - 0.01 z: 2.5 in the middle of -100 to 0; 2, 2.5 and 3 at 0, -50 and -100
+    factor = kernels.s1_z_correction(np.array([0.0, -50, -100, np.nan]), (-100, 0, 2, -0.01))
+    np.testing.assert_allclose(factor, [1.25, 1, 2.5 / 3, np.nan])
+    factor = kernels.s2_lifetime_correction(np.array([0.0, 1e4, 2e4, np.nan]), 1e4)
+    np.testing.assert_allclose(factor, [1, np.e, np.e**2, np.nan])
+
+
+def test_no_events():
+    nothing = make_peaks([])
+    assert kernels.choose_peaks(nothing, np.array([0]), DEFAULT).shape == (0, 4)
+    assert len(kernels.index_in_event(np.array([], dtype=int), np.array([0]))) == 0
+    empty = np.array([])
+    assert len(kernels.depth(empty, 1, 0, 1)) == 0
+    assert len(kernels.s1_z_correction(empty, (-1, 0, 1, 0))) == 0
+    assert len(kernels.s2_lifetime_correction(empty, 1)) == 0

@@ -1,0 +1,199 @@
+"""Contexts: storage, config, and setting one up for the live data of a run."""
+
+import logging
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+import strax
+from make_runs import RUN_ID, START, context, load, pulses, rundoc, write_run
+
+import amstrax
+from amstrax import contexts, exceptions
+
+
+@pytest.mark.smoke
+def test_import_prints_nothing(tmp_path):
+    """Also where straxen would warn that there is no configuration of XENON's."""
+    code = "import amstrax; amstrax.contexts; [getattr(amstrax, name) for name in amstrax.__all__]"
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    ours = [line for line in done.stderr.splitlines() if "amstrax" in line]
+    assert (done.stdout, ours) == ("", [])
+    assert "utilix" not in done.stderr
+
+
+@pytest.mark.smoke
+def test_every_public_name_is_there():
+    for name in amstrax.__all__:
+        assert getattr(amstrax, name) is not None
+    assert set(amstrax.__all__) <= set(dir(amstrax))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = amstrax.no_such_thing
+
+
+def test_every_plugin_is_public():
+    """The table of names in amstrax/__init__.py knows all that contexts register."""
+    for name in ("xams", "xams_led", "xams_little"):
+        st = getattr(contexts, name)(init_rundb=False, storage=[])
+        for plugin in st._plugin_class_registry.values():
+            public = plugin.__name__
+            if plugin.__module__.endswith("radon") and public == "DAQReader":
+                public = "RadonDAQReader"
+            assert getattr(amstrax, public) is plugin
+
+
+def test_signatures():
+    """Positional use, as in notebooks, keeps working."""
+    import inspect
+
+    def parameters(function):
+        return list(inspect.signature(function).parameters)
+
+    expected = ["output_folder", "init_rundb", "mongo_kwargs", "corrections_version", "args"]
+    for function in (contexts.xams, contexts.xams_little):
+        assert parameters(function) == [*expected, "kwargs"]
+    assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"
+    little = inspect.signature(contexts.xams_little).parameters
+    assert little["output_folder"].default == "./amstrax_data"
+    assert parameters(contexts.xams_led) == ["kwargs"]
+    assert parameters(contexts.context_for_daq_reader) == [
+        "st",
+        "run_id",
+        "detector",
+        "runs_col_kwargs",
+        "run_doc",
+        "check_exists",
+    ]
+
+
+def test_storage_has_the_labs_folders_that_exist(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "live").mkdir()
+    monkeypatch.setenv("XAMS_RAW_DATA", str(tmp_path / "raw"))
+    monkeypatch.setenv("XAMS_LIVE_DATA", str(tmp_path / "live"))
+    monkeypatch.setenv("XAMS_PROCESSED_DATA", str(tmp_path / "does_not_exist"))
+    st = contexts.xams(output_folder=tmp_path / "out", init_rundb=False)
+    assert [frontend.path for frontend in st.storage] == [
+        str(tmp_path / "raw"),
+        str(tmp_path / "out"),
+    ]
+    assert st.storage[0].readonly and st.storage[0].take_only == (
+        "raw_records_sipm",
+        "raw_records_ext",
+        "raw_records",
+    )
+    assert st.config["live_data_dir"] == str(tmp_path / "live")
+
+
+def test_without_run_database_a_line_says_so_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(contexts, "_said", set())
+    with caplog.at_level(logging.INFO, logger="amstrax"):
+        for _ in range(2):
+            contexts.xams(output_folder=tmp_path)
+    assert [record.message for record in caplog.records].count(
+        "no run database in this release of amstrax: data is found in folders alone"
+    ) == 1
+
+
+def test_corrections_are_not_ignored(tmp_path):
+    with pytest.raises(exceptions.NotAvailable, match="v1"):
+        contexts.xams(output_folder=tmp_path, corrections_version="v1")
+
+
+def test_raw_records_need_a_context_for_the_reader(tmp_path):
+    write_run(tmp_path, pulses([1_000_000]))
+    st = contexts.xams(output_folder=tmp_path / "out", init_rundb=False)
+    with pytest.raises(strax.DataNotAvailable, match="raw_records"):
+        st.make(RUN_ID, "raw_records", progress_bar=False)
+
+
+def test_stored_raw_data_is_not_overwritten(tmp_path):
+    write_run(tmp_path, pulses([1_000_000]))
+    st = context(tmp_path)
+    st.make(RUN_ID, "raw_records", progress_bar=False)
+    with pytest.raises(ValueError, match=r"raw_records.* of run 000123 is stored already"):
+        context(tmp_path)
+    # What is stored is loaded, though the live data holds something else by now
+    other = tmp_path / "other"
+    write_run(other, pulses([1_000_000, 2_000_000]))
+    again = contexts.xams(
+        output_folder=tmp_path / "out", init_rundb=False, config={"live_data_dir": str(other)}
+    )
+    contexts.context_for_daq_reader(again, RUN_ID, run_doc=rundoc(), check_exists=False)
+    assert len(load(again, "raw_records")) == 1
+
+
+def test_missing_live_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        context(tmp_path)
+    assert str(tmp_path / RUN_ID) in str(error.value)
+
+
+def test_live_data_where_the_run_document_says(tmp_path):
+    write_run(tmp_path / "a", pulses([1_000_000]))
+    write_run(tmp_path / "b", pulses([1_000_000, 2_000_000]))
+    document = rundoc(strax_output_path=str(tmp_path / "a"))
+    st = contexts.xams(output_folder=tmp_path / "out", init_rundb=False)
+    contexts.context_for_daq_reader(st, RUN_ID, run_doc=document)
+    assert len(load(st, "raw_records")) == 1
+    document["data"] = [
+        {"type": "live", "host": "daq", "location": "/nowhere"},
+        {"type": "live", "host": "stbc", "location": str(tmp_path / "b")},
+    ]
+    st = contexts.xams(output_folder=tmp_path / "out2", init_rundb=False)
+    contexts.context_for_daq_reader(st, RUN_ID, run_doc=document)
+    assert len(load(st, "raw_records")) == 2
+
+
+def test_a_context_is_for_one_run(tmp_path):
+    write_run(tmp_path, pulses([1_000_000]))
+    st = context(tmp_path)
+    with pytest.raises(ValueError, match="000123.*000124"):
+        contexts.context_for_daq_reader(st, "000124", run_doc=rundoc())
+    with pytest.raises(ValueError, match="000123.*000124"):
+        st.make("000124", "raw_records", progress_bar=False)
+
+
+def test_no_run_document(tmp_path):
+    st = contexts.xams(output_folder=tmp_path, init_rundb=False)
+    with pytest.raises(LookupError, match=RUN_ID):
+        contexts.context_for_daq_reader(st, RUN_ID)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "2024-01-02T03:04:05Z",
+        "2024-01-02T03:04:05.999",
+        {"$date": "2024-01-02T03:04:05.5Z"},
+        {"$date": {"$numberLong": f"{START}500"}},
+        datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+        datetime(2024, 1, 2, 3, 4, 5),
+    ],
+    ids=str,
+)
+def test_times_count_from_the_whole_second_of_the_start(tmp_path, start):
+    write_run(tmp_path, pulses([1_000_000]))
+    st = context(tmp_path, document=rundoc() | {"start": start})
+    assert load(st, "raw_records")["time"].tolist() == [START * 1_000_000_000 + 1_000_000]
+
+
+def test_compressor_of_the_run_document_reaches_the_reader(tmp_path):
+    write_run(tmp_path, pulses([1_000_000]), compressor="blosc")
+    st = context(tmp_path, document=rundoc(compressor="blosc"))
+    assert len(load(st, "raw_records")) == 1
+
+
+def test_positive_channels_are_turned_over(tmp_path):
+    write_run(tmp_path, pulses([1_000_000], channels=[5, 6]))
+    registers = [{"reg": "1580", "val": "110000"}, {"reg": "1680", "val": "100000"}]
+    st = context(tmp_path, document=rundoc(registers=registers))
+    assert load(st, "raw_records_ext")["data"].min() > 0
+    assert load(st, "raw_records_sipm")["data"].max() < 0
