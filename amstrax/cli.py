@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv:
             from amstrax.exceptions import did_you_mean
 
-            print(f"\namstrax: no command {argv[0]!r}{did_you_mean(argv[0], TOOLS)}", file=sys.stderr)
+            print(
+                f"\namstrax: no command {argv[0]!r}{did_you_mean(argv[0], TOOLS)}", file=sys.stderr
+            )
         return 2
     tool = import_module(TOOLS[argv[0]].module)
     return tool.main(argv[1:], prog=f"amstrax {argv[0]}")

@@ -160,4 +160,5 @@ def _git_state(folder: Path) -> str:
 
     if not git("ls-files", "__init__.py"):
         return ""
-    return f" (git branch {git('rev-parse', '--abbrev-ref', 'HEAD')}, {git('rev-parse', '--short', 'HEAD')})"
+    branch, commit = git("rev-parse", "--abbrev-ref", "HEAD"), git("rev-parse", "--short", "HEAD")
+    return f" (git branch {branch}, {commit})"

@@ -219,9 +219,7 @@ def _context(
         forbid_creation_of=raw_types,
         free_options=("live_data_dir",),
     )
-    return strax.Context(
-        storage, config, *args, register=list(plugins), **{**options, **kwargs}
-    )
+    return strax.Context(storage, config, *args, register=list(plugins), **{**options, **kwargs})
 
 
 def _keep_compiled() -> None:
@@ -316,9 +314,7 @@ def context_for_daq_reader(
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
     st.set_config(config)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
-    st.set_context_config(
-        {"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)}
-    )
+    st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})
     return st
 
 

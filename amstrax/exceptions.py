@@ -68,6 +68,6 @@ class UsageError(AmstraxError, ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the names in `known` that are most like `word`, as the end of a message."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = get_close_matches(word, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"

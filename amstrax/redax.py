@@ -217,9 +217,7 @@ def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
 
 def _file_names(threads: Mapping[str, int]) -> list[str]:
     first_id = 139811453138688
-    return [
-        f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)
-    ]
+    return [f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)]
 
 
 def _write_directory(

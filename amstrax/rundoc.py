@@ -157,18 +157,18 @@ def _positive(document: RunDocument, key: str, default: float) -> float:
 
 
 def _time(document: RunDocument, key: str) -> datetime | None:
-    value = document.get(key)
-    if isinstance(value, Mapping) and "$date" in value:
-        value = value["$date"]
-        if isinstance(value, Mapping):
-            value = value.get("$numberLong")
-        if isinstance(value, (int, float)) or (isinstance(value, str) and value.isdigit()):
-            return datetime.fromtimestamp(int(value) / 1000, UTC)
+    value: Any = document.get(key)
     if value is None:
         return None
     try:
+        if isinstance(value, Mapping):
+            value = value["$date"]
+            if isinstance(value, Mapping):
+                value = value["$numberLong"]
+            if isinstance(value, (int, float)) or value.isdigit():
+                value = datetime.fromtimestamp(int(value) / 1000, UTC)
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+    except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
         raise InvalidRunDocument(
             f"{key} of {name(document)} is {document[key]!r}: it must be a time, as "
             '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'

@@ -25,7 +25,9 @@ SECONDS_OF_RUN = 22
 def main() -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=66, help="length of the run [s] (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=int, default=66, help="length of the run [s] (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="as of amstraxer")
     parser.add_argument("--repeat", type=int, default=3, help="take the best of (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="also measure with nothing compiled")
@@ -44,7 +46,9 @@ def main() -> int:
         )
         size, n_records = stored_size(work)
         print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-        print(f"run of {times * SECONDS_OF_RUN} s: {size / 1e6:.1f} MB of raw data, {n_records} records")
+        print(
+            f"run of {times * SECONDS_OF_RUN} s: {size / 1e6:.1f} MB of raw data, {n_records} records"
+        )
         print(f"{'import strax':44s}{best(args.repeat, python, 'import strax'):8.2f} s")
         for what in ("amstrax", "amstrax.contexts"):
             print(f"{'import ' + what:44s}{best(args.repeat, python, 'import ' + what):8.2f} s")

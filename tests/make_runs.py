@@ -33,9 +33,7 @@ def rundoc(threads=THREADS, **daq_config) -> dict:
     }
 
 
-def pulses(
-    times, channels=0, n_fragments=1, dt=10, height=800, width=20, baseline=16000, sign=-1
-):
+def pulses(times, channels=0, n_fragments=1, dt=10, height=800, width=20, baseline=16000, sign=-1):
     """Return fragments of pulses, sorted by time.
 
     A pulse starts at each of `times` [ns] in each of `channels`; it is flat but for a triangle of

@@ -70,8 +70,6 @@ def test_damaged_live_file(tmp_path, fails, compressor, damage, workers):
 def test_damaged_file_is_named_whatever_the_target(tmp_path, fails):
     run_dir = write_run(tmp_path, pulses([1_000_000], range(5)), 2)
     path = first_file(run_dir, "000001")
-    path.write_bytes(b"")
-    assert amstraxer.main  # an empty file is one without data
     path.write_bytes(b"nothing of the kind")
     for workers in ("1", "2"):
         assert str(path) in fails("--target", "event_info", "--workers", workers)
@@ -223,7 +221,7 @@ def test_output_folder_of_another_user(tmp_path, fails):
 
 
 _SMALL_DISK = """
-mount -t tmpfs -o size=2m tmpfs "$1" || exit 77
+mount -t tmpfs -o size=1m tmpfs "$1" || exit 77
 shift
 exec "$@"
 """
@@ -231,7 +229,7 @@ exec "$@"
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_disk_full(tmp_path, workers):
-    """A real file system of 2 MB, in a mount namespace of its own."""
+    """A real file system of 1 MB, in a mount namespace of its own."""
     noise = pulses(np.arange(1, 300) * 10_000_000, range(5))
     noise["data"] += np.random.default_rng(0).integers(-99, 99, noise["data"].shape, np.int16)
     noise = np.concatenate([noise] * 12)

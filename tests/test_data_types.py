@@ -96,8 +96,7 @@ def test_event_numbers_count_on_through_the_run(tmp_path, online_config):
     busy_run(tmp_path, "xams")
     st = context(tmp_path, **online_config)
     numbers = [
-        chunk.data["event_number"]
-        for chunk in st.get_iter(RUN_ID, "events", progress_bar=False)
+        chunk.data["event_number"] for chunk in st.get_iter(RUN_ID, "events", progress_bar=False)
     ]
     assert len(numbers) >= 3
     flat = np.concatenate(numbers)

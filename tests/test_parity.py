@@ -51,9 +51,7 @@ def test_numbers_equal_reference(
         expected = dict(stored)
     arrays = {}
     for data_type in dict.fromkeys(key.split("/")[0] for key in expected):
-        st.make(
-            run_id, data_type, save=data_type, max_workers=workers, progress_bar=False
-        )
+        st.make(run_id, data_type, save=data_type, max_workers=workers, progress_bar=False)
         arrays[data_type] = st.get_array(run_id, data_type, progress_bar=False)
     if context == "xams_little":
         assert {d: len(arrays[d]) for d in ROWS_OF_REAL_RUN} == ROWS_OF_REAL_RUN
@@ -129,7 +127,10 @@ def describe(st, data_type):
         "options": options,
         "lineage_hash": st.key_for("0", data_type).lineage_hash,
         "fields": [
-            [name, f"{dtype[name].base}" + (f"[{dtype[name].shape[0]}]" if dtype[name].shape else "")]
+            [
+                name,
+                f"{dtype[name].base}" + (f"[{dtype[name].shape[0]}]" if dtype[name].shape else ""),
+            ]
             for name in dtype.names
         ],
     }

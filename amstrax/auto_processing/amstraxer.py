@@ -209,24 +209,23 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
     kwargs = to_dict_tuple(args.context_kwargs)
     if args.output_folder is not None:
         kwargs["output_folder"] = str(args.output_folder)
-    tried = {}
+    tried: dict[str, list[str]] = {}
+    known: list[str] = []
     for name in (args.context,) if args.context else CONTEXTS:
         try:
             st = getattr(contexts, name)(**kwargs)
         except TypeError as error:
             raise UsageError(f"--context_kwargs for {name}: {error}") from error
         targets = tuple(args.target or contexts.raw_data_types(st))
-        unknown = [target for target in targets if target not in st.provided_dtypes()]
-        if not unknown:
+        tried[name] = [d for d in targets if d not in st._plugin_class_registry]
+        if not tried[name]:
             break
-        tried[name] = unknown, tuple(st.provided_dtypes())
+        known += st._plugin_class_registry
     else:
-        name, (unknown, known) = min(tried.items(), key=lambda item: len(item[1][0]))
-        known = known if args.context else [d for _, types in tried.values() for d in types]
-        raise UsageError(
-            f"--target {unknown[0]}: {'no context' if not args.context else f'context {name}'} "
-            f"makes {'all of these' if len(targets) > 1 else 'it'}{did_you_mean(unknown[0], known)}"
-        )
+        wrong = min(tried.values(), key=len)[0]
+        who = f"context {args.context}" if args.context else "no context"
+        what = "all of these" if len(targets) > 1 else "it"
+        raise UsageError(f"--target {wrong}: {who} makes {what}{did_you_mean(wrong, known)}")
     args.context = name
     _set_config(st, args)
     if args.build_lowlevel:
@@ -371,7 +370,8 @@ def _describe_os_error(error: OSError, args: argparse.Namespace) -> str:
         )
     if error.errno == errno.EFBIG:
         return f"run {args.run_id}: a file in {where} is too large for the limit set (ulimit -f)"
-    return f"run {args.run_id}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+    filename = f" ({error.filename})" if error.filename else ""
+    return f"run {args.run_id}: {error.strerror or error}{filename}"
 
 
 def _run_id(text: str) -> str:
@@ -402,7 +402,9 @@ def _json_object(text: str) -> dict[str, Any]:
             f"{text!r} is not JSON: {error.msg} at column {error.colno}"
         ) from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'"
+        )
     return value
 
 

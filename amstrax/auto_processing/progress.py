@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 log = logging.getLogger(__name__)
 
 _MIB = 2**20
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
+_BAR_WITHOUT_END = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
@@ -41,9 +43,7 @@ class Progress:
             desc=what,
             unit="s",
             disable=not show_bar,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
-            if duration
-            else "{desc}: {n:.1f} s [{elapsed}{postfix}]",
+            bar_format=_BAR if duration else _BAR_WITHOUT_END,
         )
 
     def __enter__(self) -> "Progress":
@@ -57,7 +57,7 @@ class Progress:
         self.raw_bytes += n_bytes
 
     def add_chunk(self, end: int, rows: int) -> None:
-        """Count a chunk of the target that is done: where it ends [ns since unix epoch], its rows."""
+        """Count a chunk of the target: where it ends [ns since unix epoch], and its rows."""
         self.n_chunks += 1
         self.rows += rows
         seconds = max(self.seconds, (end - self.start) / 1e9)
@@ -94,8 +94,8 @@ class Progress:
         """Return a line with the totals."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return (
-            f"{self.what}: {self.rows} rows in {self.n_chunks} chunks, {self.seconds:.1f} s of data "
-            f"in {self.elapsed():.1f} s, {self.raw_bytes / 1e6:.1f} MB of raw data at "
+            f"{self.what}: {self.rows} rows in {self.n_chunks} chunks, {self.seconds:.1f} s of "
+            f"data in {self.elapsed():.1f} s, {self.raw_bytes / 1e6:.1f} MB of raw data at "
             f"{self.rate():.1f} MB/s, at most {peak:.0f} MiB of memory"
         )
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Scratch:
-    """Within this context, what is stored of a run is not seen, and new data goes to a folder apart.
+    """Within it, what is stored of a run is not seen, and new data goes to a folder apart.
 
     At the end, if all went well, each new piece takes the place of the old one in `output`; else
     the new ones are removed, and the old ones are as they were.

@@ -103,7 +103,7 @@ class LiveDataReader(strax.Plugin):
 
     depends_on = ()
     parallel = "process"
-    rechunk_on_save = False
+    rechunk_on_save: bool | immutabledict = False
     chunk_target_size_mb = 50
     #: Seconds to wait for new live data
     input_timeout = 300

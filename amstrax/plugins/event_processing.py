@@ -150,7 +150,10 @@ def event_basics_dtype() -> list:
     fields += [
         (("Area of peaks that start before the main S2 [PE]", "area_before_main_s2"), np.float32),
         (
-            ("Area of the largest S2 that starts before the main S2 [PE]", "large_s2_before_main_s2"),
+            (
+                "Area of the largest S2 that starts before the main S2 [PE]",
+                "large_s2_before_main_s2",
+            ),
             np.float32,
         ),
     ]

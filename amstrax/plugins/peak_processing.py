@@ -3,6 +3,7 @@
 import numpy as np
 import strax
 from immutabledict import immutabledict
+from numpy.typing import DTypeLike
 
 from amstrax.processing import coincidences, splitting
 from amstrax.processing import peaks as kernels
@@ -252,7 +253,7 @@ def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> li
     ]
 
 
-def peak_basics(peaks: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def peak_basics(peaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """Return the basic properties of peaks that need no option.
 
     That is all but area_fraction_top and type, which are left at 0.
@@ -267,7 +268,7 @@ def peak_basics(peaks: np.ndarray, dtype: np.dtype) -> np.ndarray:
         "dt",
         "tight_coincidence",
     ):
-        if field in result.dtype.names:
+        if field in (result.dtype.names or ()):
             result[field] = peaks[field]
     result["endtime"] = strax.endtime(peaks)
     areas = peaks["area_per_channel"]

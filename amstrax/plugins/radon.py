@@ -121,14 +121,14 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
 @strax.takes_config(
     strax.Option("peak_gap_threshold", default=3000, help="No hits for this long end a peak [ns]"),
     strax.Option(
-        "peak_left_extension", default=1000, help="Peaks begin this long before their first hit [ns]"
+        "peak_left_extension",
+        default=1000,
+        help="Peaks begin this long before their first hit [ns]",
     ),
     strax.Option(
         "peak_right_extension", default=1000, help="Peaks end this long after their last hit [ns]"
     ),
-    strax.Option(
-        "peak_min_pmts", default=1, help="Least number of channels with hits in a peak"
-    ),
+    strax.Option("peak_min_pmts", default=1, help="Least number of channels with hits in a peak"),
     strax.Option(
         "peak_split_gof_threshold",
         default=(None, ((0.5, 1.0), (6.0, 0.4)), ((2.5, 1.0), (5.625, 0.4))),
@@ -149,9 +149,7 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
         help="Check that the data is sorted and peaks do not overlap",
     ),
     strax.Option("saturation_correction_on", default=True, help="Not used; part of the lineage"),
-    strax.Option(
-        "saturation_reference_length", default=100, help="Not used; part of the lineage"
-    ),
+    strax.Option("saturation_reference_length", default=100, help="Not used; part of the lineage"),
     strax.Option(
         "saturation_min_reference_length", default=20, help="Not used; part of the lineage"
     ),

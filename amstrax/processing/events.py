@@ -173,11 +173,12 @@ def copy_properties(
     fields
         Fields of `peaks`.
     """
+    names = result.dtype.names or ()
     for column, prefix in enumerate(PREFIXES):
         present = np.flatnonzero(chosen[:, column] != NO_PEAK)
         index = chosen[present, column]
         for field in fields:
-            if prefix + field in result.dtype.names:
+            if prefix + field in names:
                 result[prefix + field][present] = peaks[field][index]
 
 

@@ -79,9 +79,7 @@ def count_touching(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     Both are sorted by start time; shapes (m,) and (n,). Hits in between that end before the peak,
     as one that starts with a longer one, are counted too.
     """
-    return _count_touching(
-        hits["time"], strax.endtime(hits), peaks["time"], strax.endtime(peaks)
-    )
+    return _count_touching(hits["time"], strax.endtime(hits), peaks["time"], strax.endtime(peaks))
 
 
 @numba.njit(nogil=True, cache=True)

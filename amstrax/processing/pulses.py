@@ -132,9 +132,8 @@ def _subtract_baseline(records, baseline_samples, sign, sloppy, fallback, clean)
             whole = int(means[channel])
         total = 0
         for j in range(length):
-            x = np.int16(sign * (data[j] - whole))
-            data[j] = x
-            total += x
+            data[j] = sign * (data[j] - whole)
+            total += data[j]
         r["baseline"] = means[channel]
         r["baseline_rms"] = rmss[channel]
         if clean:

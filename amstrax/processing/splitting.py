@@ -118,7 +118,7 @@ def _local_minima(data, length, area, min_height, min_ratio):
                 minimum_at = j
         if found:
             index.append(i)
-            part_end.append(length[i])
+            part_end.append(int(length[i]))
     return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
 
 
@@ -160,12 +160,12 @@ def _natural_breaks(data, length, dt, area, threshold, wing_width, min_area, bes
         if area[i] < min_area:
             continue
         goodness = natural_breaks_gof(data[i, : length[i]], dt[i], False, True, wing_width)
-        at = np.argmax(goodness)
+        at = int(np.argmax(goodness))
         if goodness[at] > threshold[i]:
             index.append(i)
             part_end.append(at)
             index.append(i)
-            part_end.append(length[i] - 1)
+            part_end.append(int(length[i]) - 1)
         best[i] = goodness[at]
     return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
 
