@@ -21,6 +21,7 @@ _MODULES = (
     "redax",
     "rundoc",
     "settings",
+    "storage",
 )
 
 # Public name -> the module that defines it (and the name that it has there, where it differs).

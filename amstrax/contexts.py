@@ -33,6 +33,7 @@ from amstrax.plugins import (
     pulse_processing,
     radon,
 )
+from amstrax.storage import DataDirectory
 
 __all__ = ["context_for_daq_reader", "xams", "xams_led", "xams_little"]
 
@@ -238,10 +239,10 @@ def _storage(
     storage = []
     raw, processed = settings.raw_data(detector), settings.processed_data(detector)
     if raw is not None:
-        storage.append(strax.DataDirectory(str(raw), readonly=True, take_only=raw_types))
+        storage.append(DataDirectory(str(raw), readonly=True, take_only=raw_types))
     if processed is not None:
-        storage.append(strax.DataDirectory(str(processed), readonly=True))
-    storage.append(strax.DataDirectory(str(output_folder)))
+        storage.append(DataDirectory(str(processed), readonly=True))
+    storage.append(DataDirectory(str(output_folder)))
     return storage
 
 

@@ -46,9 +46,7 @@ def main() -> int:
         )
         size, n_records = stored_size(work)
         print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-        print(
-            f"run of {times * SECONDS_OF_RUN} s: {size / 1e6:.1f} MB of raw data, {n_records} records"
-        )
+        print(f"run of {times * SECONDS_OF_RUN} s: {size / 1e6:.1f} MB, {n_records} raw records")
         print(f"{'import strax':44s}{best(args.repeat, python, 'import strax'):8.2f} s")
         for what in ("amstrax", "amstrax.contexts"):
             print(f"{'import ' + what:44s}{best(args.repeat, python, 'import ' + what):8.2f} s")

@@ -16,6 +16,12 @@ from make_runs import LENGTH, OVERLAP, RUN_ID, THREADS, pulses, rundoc, write_ru
 from amstrax import cli, contexts, redax
 from amstrax.auto_processing import amstraxer
 
+OPTIONS = """
+--context --target --output_folder --detector --from_scratch --config_kwargs --context_kwargs
+--testing_rundoc --timeout --workers --debug --build_lowlevel --live_data_dir --progress
+--no-progress
+"""
+
 ROOT = Path(amstraxer.__file__).resolve().parents[2]
 
 
@@ -100,23 +106,7 @@ def test_all_ways_to_start_it(tmp_path, start):
         [sys.executable, *start, "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    for option in [
-        "--context",
-        "--target",
-        "--output_folder",
-        "--detector",
-        "--from_scratch",
-        "--config_kwargs",
-        "--context_kwargs",
-        "--testing_rundoc",
-        "--timeout",
-        "--workers",
-        "--debug",
-        "--build_lowlevel",
-        "--live_data_dir",
-        "--progress",
-        "--no-progress",
-    ]:
+    for option in OPTIONS.split():
         assert option in done.stdout
     write_run(tmp_path, pulses([1_000_000]))
     done = subprocess.run(

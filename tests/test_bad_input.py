@@ -230,11 +230,9 @@ exec "$@"
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_disk_full(tmp_path, workers):
     """A real file system of 1 MB, in a mount namespace of its own."""
-    noise = pulses(np.arange(1, 300) * 10_000_000, range(5))
-    noise["data"] += np.random.default_rng(0).integers(-99, 99, noise["data"].shape, np.int16)
-    noise = np.concatenate([noise] * 12)
-    noise["time"] += np.repeat(np.arange(12), len(noise) // 12) * 100_000
-    write_run(tmp_path, np.sort(noise, order=("time", "channel")))
+    records = pulses(np.arange(1, 3600) * 1_000_000, range(5))
+    records["data"] += np.random.default_rng(0).integers(-99, 99, (len(records), 110), np.int16)
+    write_run(tmp_path, records)
     out = tmp_path / "out"
     out.mkdir()
     arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
@@ -253,21 +251,22 @@ def test_disk_full(tmp_path, workers):
     assert "Traceback" not in done.stderr
 
 
-def test_file_size_limit(tmp_path):
-    """Any error of the file system is one line, here that of `ulimit -f`."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_failed_write(tmp_path, workers):
+    """A chunk that cannot be written, here for `ulimit -f`, is never taken for complete data."""
     write_run(tmp_path, pulses(np.arange(1, 300) * 10_000_000, range(5)))
     arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
     done = subprocess.run(
         [sys.executable, "-m", "amstrax.auto_processing.amstraxer", *arguments]
-        + [f"--output_folder={tmp_path / 'out'}"],
+        + [f"--output_folder={tmp_path / 'out'}", "--workers", workers],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"NUMBA_DISABLE_PERFORMANCE_WARNINGS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
     )
     assert done.returncode == 1, done.stderr
     assert "too large" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob(f"{RUN_ID}-raw_records-*"))
 
 
 def test_run_with_no_chunks(tmp_path, fails):

@@ -87,11 +87,10 @@ def test_plugins_are_those_of_the_specification(shared, tmp_path, context):
             if key == "data_kind" and data_type in OWN_DATA_KIND:
                 assert found[key] == data_type
                 continue
-            if key == "fields":
-                if "peaks" in data_type or "hits" in data_type:
-                    # These also have the fields of the strax that is installed, in its order
-                    assert all(field in found[key] for field in value), data_type
-                    continue
+            if key == "fields" and ("peaks" in data_type or "hits" in data_type):
+                # These also have the fields of the strax that is installed, in its order
+                assert all(field in found[key] for field in value), data_type
+                continue
             assert found[key] == value, (data_type, key)
     options = spec["context_options"]
     assert set(options["free_options"]) <= set(st.context_config["free_options"])

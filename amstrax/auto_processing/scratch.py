@@ -10,6 +10,7 @@ from pathlib import Path
 import strax
 
 from amstrax.contexts import raw_data_types
+from amstrax.storage import DataDirectory
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Scratch:
         self._folder = Path(
             tempfile.mkdtemp(dir=self._output, prefix=f".from_scratch_{self._run_id}_")
         )
-        new = strax.DataDirectory(str(self._folder))
+        new = DataDirectory(str(self._folder))
         raw_types = raw_data_types(self._st)
         stored = [] if self._remake_raw else [_only(old, raw_types) for old in self._storage]
         self._st.storage = [*stored, new]
@@ -71,4 +72,4 @@ def _only(frontend: strax.StorageFrontend, data_types: tuple[str, ...]) -> strax
     """Return a frontend on the same folder that gives and takes only some data types."""
     if not isinstance(frontend, strax.DataDirectory):
         return frontend
-    return strax.DataDirectory(frontend.path, readonly=True, take_only=data_types)
+    return DataDirectory(frontend.path, readonly=True, take_only=data_types)

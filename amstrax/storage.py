@@ -1,0 +1,64 @@
+"""Folders of data, as strax stores it, with failed writes noticed.
+
+When strax (2.2.3) works with several threads it writes chunks in the background, and never looks
+whether that went well: with a full disk it ends without an error, and calls the data complete. What
+is here differs from strax's own classes in that alone.
+"""
+
+import os
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import strax
+
+
+class CheckedSaver(strax.FileSaver):
+    """Saver that fails, as strax's do without threads, when a chunk could not be written."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._writes: list[Future] = []
+        super().__init__(*args, **kwargs)
+
+    def _save_chunk(
+        self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None
+    ) -> tuple[dict, Future | None]:
+        info, write = super()._save_chunk(data, chunk_info, executor)
+        if write is not None:
+            self._writes.append(write)
+        return info, write
+
+    def close(self, wait_for: list | tuple = ()) -> None:
+        writes, self._writes = self._writes, []
+        try:
+            for write in writes:
+                write.result(self.timeout)
+        except Exception as error:
+            # The processor raises it at the end; strax notes in the metadata what is being handled
+            self.got_exception = error
+            super().close(wait_for)
+        else:
+            super().close(wait_for)
+
+
+class CheckedBackend(strax.FileSytemBackend):
+    """Backend that saves with `CheckedSaver`."""
+
+    def _saver(self, dirname: str, metadata: dict, **kwargs: Any) -> CheckedSaver:
+        parent = Path(dirname).absolute().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise strax.DataNotAvailable(f"cannot write {dirname}: {error}") from error
+        if not os.access(parent, os.W_OK):
+            raise strax.DataNotAvailable(f"cannot write {dirname}: no permission in {parent}")
+        return CheckedSaver(dirname, metadata=metadata, **kwargs)
+
+
+class DataDirectory(strax.DataDirectory):
+    """Folder of data; parameters are those of `strax.DataDirectory`."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.backends = [CheckedBackend()]

@@ -1,0 +1,228 @@
+"""Write a page for each context: its data types, their columns, and the options behind them.
+
+A new context needs a line in `INTRODUCTIONS`, and its page a line in index.rst.
+"""
+
+import inspect
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import strax
+
+from amstrax import contexts
+
+#: Context -> (title of its page, what to say first)
+INTRODUCTIONS = {
+    "xams": (
+        "Data types of XAMS",
+        "The context `amstrax.contexts.xams`: from live data of XAMS to events. Names with "
+        "``_ext`` are of the external (NaI) detector, those with ``_sipm`` of the SiPM.",
+    ),
+    "xams_led": (
+        "Data types of LED calibration runs",
+        "The context `amstrax.contexts.xams_led`: from live data of an LED run of XAMS to the "
+        "amplitude and area of each pulse.",
+    ),
+    "xams_little": (
+        "Data types of XAMSL",
+        "The context `amstrax.contexts.xams_little`: from live data of XAMSL to peaks. A run has "
+        "data of one of the two digitizers; the ``radon_*`` types are made of whichever it is.",
+    ),
+}
+
+LEGEND = """
+Tables of one *data kind* have a row for the same things, in the same order: ask for several of
+them at once, and their columns come in one table. Tables of different kinds are loaded one by one.
+
+The *lineage hash* is the last part of the name of the folder that data is stored in. It follows from
+the plugin's name and version, those of everything it is made of, and all *tracked* options: change
+one of these and the data gets another hash, and is made anew. Hashes given here are those of the
+context as it is. Options that are not tracked leave the hash as it is.
+
+An option with the remark *no default* is set by the context, or by
+`amstrax.contexts.context_for_daq_reader` from the run document.
+"""
+
+SAVED = {
+    strax.SaveWhen.NEVER: "never",
+    strax.SaveWhen.EXPLICIT: "only when it is named as ``save=``; ``amstraxer`` does that with its "
+    "targets",
+    strax.SaveWhen.TARGET: "when it is the data type asked for, and not on the way to another",
+    strax.SaveWhen.ALWAYS: "whenever it is made",
+}
+
+_RUN_ID = "000000"
+#: The reader cannot be set up without these; neither is tracked
+_OF_THE_RUN = ("daq_input_dir", "readout_threads")
+
+
+class DataType(NamedTuple):
+    """What is written of one data type: its name, its plugin, and the hash of its lineage."""
+
+    name: str
+    plugin: strax.Plugin
+    lineage_hash: str
+
+
+def write(folder: Path) -> list[Path]:
+    """Write ``data_structure_CONTEXT.rst`` for every context into `folder`."""
+    paths = []
+    for name in contexts.CONTEXT_DETECTORS:
+        path = folder / f"data_structure_{name}.rst"
+        path.write_text(page(name), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def page(context: str) -> str:
+    """Return the page of the context called `context`."""
+    with tempfile.TemporaryDirectory() as folder:
+        live_data = Path(folder) / _RUN_ID
+        live_data.mkdir()
+        config = dict(zip(_OF_THE_RUN, (str(live_data), {}), strict=True))
+        st = getattr(contexts, context)(init_rundb=False, storage=[], config=config)
+        types = [
+            DataType(
+                name, st.get_single_plugin(_RUN_ID, name), st.key_for(_RUN_ID, name).lineage_hash
+            )
+            for name in st._plugin_class_registry
+        ]
+    title, introduction = INTRODUCTIONS[context]
+    lines = [title, "=" * len(title), "", introduction, LEGEND]
+    lines += table(
+        ("Data type", "Data kind", "Plugin", "What it is"),
+        (
+            (_link(context, t.name), t.plugin.data_kind_for(t.name), _plugin(t), _summary(t))
+            for t in types
+        ),
+    )
+    for data_type in types:
+        lines += section(context, st, data_type, types)
+    return "\n".join(lines) + "\n"
+
+
+def section(
+    context: str, st: strax.Context, data_type: DataType, types: list[DataType]
+) -> Iterator[str]:
+    """Yield the lines about one data type."""
+    name, plugin, lineage_hash = data_type
+    used_by = [other.name for other in types if name in other.plugin.depends_on]
+    yield from ("", f".. _{_label(context, name)}:", "", name, "-" * len(name), "")
+    yield from (_description(plugin), "")
+    yield f":Plugin: {_plugin(data_type)}, version {plugin.__version__}"
+    yield f":Data kind: {plugin.data_kind_for(name)}"
+    yield f":Saved: {SAVED[_save_when(plugin, name)]}"
+    yield f":Made of: {_links(context, plugin.depends_on) or 'live data'}"
+    yield f":Used by: {_links(context, used_by) or 'no other'}"
+    yield f":Lineage hash: ``{lineage_hash}``"
+    yield from ("", ".. rubric:: Columns", "")
+    dtype = plugin.dtype_for(name)
+    yield from table(
+        ("Name", "Type", "Meaning"),
+        ((f"``{field}``", _type(dtype[field]), _escape(_title(dtype, field))) for field in dtype.names),
+    )
+    yield from ("", ".. rubric:: Options", "")
+    if plugin.takes_config:
+        yield from table(
+            ("Option", "Default", "Tracked", "Meaning"),
+            (
+                (
+                    f"``{option.name}``",
+                    _default(option, st.config),
+                    "yes" if option.track else "no",
+                    _escape(option.help),
+                )
+                for option in plugin.takes_config.values()
+            ),
+        )
+    else:
+        yield "It takes none itself."
+    behind = sorted(_options_behind(plugin, types) - set(plugin.takes_config))
+    if behind:
+        yield from ("", "Tracked options of what it is made of count as well: ")
+        yield ", ".join(f"``{option}``" for option in behind) + "."
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the lines of a table."""
+    yield from ("", ".. list-table::", "   :header-rows: 1", "")
+    for row in (header, *rows):
+        for i, cell in enumerate(row):
+            yield f"   {' ' if i else '*'} - {cell}".rstrip()
+    yield ""
+
+
+def _options_behind(plugin: strax.Plugin, types: list[DataType]) -> set[str]:
+    """Return names of the tracked options of all that a plugin is made of."""
+    plugins = {t.name: t.plugin for t in types}
+    result: set[str] = set()
+    for dependency in plugin.depends_on:
+        other = plugins[dependency]
+        result |= {option.name for option in other.takes_config.values() if option.track}
+        result |= _options_behind(other, types)
+    return result
+
+
+def _description(plugin: strax.Plugin) -> str:
+    text = inspect.cleandoc(type(plugin).__doc__ or "")
+    if not text:
+        raise ValueError(f"{type(plugin).__name__} has no docstring, which is what its page says")
+    return text
+
+
+def _summary(data_type: DataType) -> str:
+    return " ".join(_description(data_type.plugin).split("\n\n")[0].split())
+
+
+def _plugin(data_type: DataType) -> str:
+    cls = type(data_type.plugin)
+    return f":py:class:`~{cls.__module__}.{cls.__qualname__}`"
+
+
+def _save_when(plugin: strax.Plugin, name: str) -> strax.SaveWhen:
+    return plugin.save_when if isinstance(plugin.save_when, strax.SaveWhen) else plugin.save_when[name]
+
+
+def _label(context: str, name: str) -> str:
+    return f"{context}-{name}".replace("_", "-")
+
+
+def _link(context: str, name: str) -> str:
+    return f":ref:`{name} <{_label(context, name)}>`"
+
+
+def _links(context: str, names: Iterable[str]) -> str:
+    return ", ".join(_link(context, name) for name in names)
+
+
+def _title(dtype: np.dtype, field: str) -> str:
+    entry = dtype.fields[field]
+    return entry[2] if len(entry) > 2 else ""
+
+
+def _type(dtype: np.dtype) -> str:
+    shape = "".join(f"[{n}]" for n in dtype.shape)
+    return f"{dtype.base.name}{shape}"
+
+
+def _default(option: strax.Option, config: dict[str, Any]) -> str:
+    if option.name in config and option.name not in _OF_THE_RUN:
+        return f"``{_value(config[option.name])}``, set by the context"
+    if option.default is strax.OMITTED:
+        return "*no default*"
+    return f"``{_value(option.default)}``"
+
+
+def _value(value: Any) -> str:
+    if hasattr(value, "items"):
+        return "{" + ", ".join(f"{key!r}: {_value(item)}" for key, item in value.items()) + "}"
+    return repr(value)
+
+
+def _escape(text: str) -> str:
+    """Return text so that none of it is taken for markup."""
+    return re.sub(r"([\\*`|_])", r"\\\1", text)

@@ -1,0 +1,89 @@
+"""How Sphinx builds these pages: `make docs`."""
+
+import importlib
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+# Pages are the same on every machine, whatever is set there; before amstrax is imported
+os.environ["AMSTRAX_CONFIG"] = os.devnull
+for _name in [name for name in os.environ if name.startswith(("XAMS_", "XAMSL_"))]:
+    del os.environ[_name]
+SOURCE = Path(__file__).resolve().parent
+sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
+
+import build_data_structure_doc  # noqa: E402
+import history  # noqa: E402
+import numba  # noqa: E402
+
+import amstrax  # noqa: E402
+
+project = "amstrax"
+author = "the XAMS collaboration"
+copyright = author
+release = "3.0.0"
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+templates_path = ["_templates"]
+# `name` in a docstring is a name of Python: a link if it is one of amstrax, code if not
+default_role = "py:obj"
+highlight_language = "python"
+language = "en"
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+# Without this, every compute and infer_dtype would show the text of strax's base class
+autodoc_inherit_docstrings = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "alabaster"
+html_title = f"amstrax {release}"
+html_show_copyright = False
+html_theme_options = {
+    "description": "Processing of XAMS and XAMSL data",
+    "page_width": "1200px",
+    "body_max_width": "none",
+    "font_family": "sans-serif",
+    "head_font_family": "sans-serif",
+    "show_powered_by": False,
+}
+html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+
+
+def show_plain_functions():
+    """Put plain Python functions in the place of compiled ones, so that autodoc sees functions."""
+    for found in pkgutil.walk_packages(amstrax.__path__, "amstrax."):
+        module = importlib.import_module(found.name)
+        for name, value in list(vars(module).items()):
+            if isinstance(value, numba.core.dispatcher.Dispatcher):
+                setattr(module, name, value.py_func)
+
+
+def write_pages(app):
+    """Write the pages that are made of the code and of HISTORY.md."""
+    build_data_structure_doc.write(SOURCE)
+    history.write(SOURCE.parents[1] / "HISTORY.md", SOURCE / "history.inc")
+    show_plain_functions()
+
+
+def skip_member(app, what, name, value, skip, options):
+    """Leave out fields of named tuples, whose only text is "Alias for field number 0"."""
+    return True if type(value).__name__ == "_tuplegetter" else None
+
+
+def setup(app):
+    """Called by Sphinx."""
+    # Before autosummary looks which pages there are
+    app.connect("builder-inited", write_pages, priority=100)
+    app.connect("autodoc-skip-member", skip_member)
