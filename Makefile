@@ -71,6 +71,10 @@ format: install ## let ruff mend what lint complains of, where it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: docs
+docs: install ## build the documentation into docs/build/html; warnings are errors
+	@bash docs/make_docs.sh
+
 .PHONY: bench
 bench: install ## measure speed and memory; the README quotes what this prints
 	$(BIN)/python benchmarks/chain.py

@@ -58,6 +58,10 @@ class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 
 
+class AlreadyAtWork(AmstraxError, RuntimeError):
+    """Another process does the same work."""
+
+
 class Stopped(AmstraxError):
     """The work was told to stop (SIGTERM or SIGINT) before it was done."""
 

@@ -273,13 +273,35 @@ def test_stopped_at_work_it_leaves_nothing_that_looks_complete(tmp_path, how, wo
         assert not list((tmp_path / "out").glob(f"{RUN_ID}-*"))
     for data_type in ("raw_records", "raw_records_ext", "peaks"):
         assert stored(tmp_path, data_type) is None
-    for path in (tmp_path / "out").iterdir():
+    for path in (tmp_path / "out").glob(f"{RUN_ID}-*"):
         assert path.name.endswith("_temp")
     redax.write_chunk(run_dir, 2, records, THREADS, LENGTH, OVERLAP)
     redax.write_end(run_dir, THREADS)
     assert amstraxer.main(options(tmp_path, "--target", "peaks", "--workers", workers)) == 0
     assert len(stored(tmp_path)) == len(records)
     assert len(stored(tmp_path, "peaks")) == 149
+
+
+def test_a_second_one_leaves(tmp_path, capsys):
+    """Two at work on one run would spoil each other's data: one wins, the other says so."""
+    records = pulses(np.arange(1, 150) * 100_000_000, range(5))
+    run_dir = write_run(tmp_path, records, 2, end=False)
+    process = command(options(tmp_path))
+    for line in process.stderr:
+        if "chunk 0" in line:
+            break
+    for more in ([], ["--from_scratch"]):
+        assert amstraxer.main(options(tmp_path, *more)) == 1
+        assert "another process is at work on run 000123" in capsys.readouterr().err
+    # On another run it may work
+    arguments = options(tmp_path)
+    arguments[0] = "000124"
+    assert amstraxer.main(arguments) == 1
+    assert "no live data of run 000124" in capsys.readouterr().err
+    redax.write_chunk(run_dir, 2, records, THREADS, LENGTH, OVERLAP)
+    redax.write_end(run_dir, THREADS)
+    assert process.wait(timeout=60) == 0
+    assert len(stored(tmp_path)) == len(records)
 
 
 def test_killed_at_any_moment(tmp_path):

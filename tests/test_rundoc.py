@@ -90,6 +90,11 @@ def test_odd_start(start):
     refused(lambda: rundoc.start_time({"number": 7, "start": start}), "run 7", repr(start))
 
 
+@pytest.mark.parametrize("date", [float("nan"), 1e20])
+def test_odd_date(date):
+    refused(lambda: rundoc.start_time({"number": 7, "start": {"$date": date}}), "run 7", repr(date))
+
+
 def test_no_start():
     for document in ({"name": "000008"}, {"name": "000008", "start": None}):
         refused(lambda document=document: rundoc.start_time(document), "run 000008", "has no start")
@@ -143,15 +148,15 @@ def test_reader_config_of_defaults():
 def test_reader_config():
     config = rundoc.reader_config(
         document(
-            strax_chunk_length=2.1,
-            strax_chunk_overlap=1,
+            strax_chunk_length=1.001,
+            strax_chunk_overlap=1.009,
             strax_fragment_payload_bytes=1000,
             compressor="blosc",
             registers=[{"reg": "1180", "val": "100000"}],
         )
     )
-    assert config["daq_chunk_duration"] == 2_100_000_000
-    assert config["daq_overlap_chunk_duration"] == 1_000_000_000
+    assert config["daq_chunk_duration"] == 1_001_000_000
+    assert config["daq_overlap_chunk_duration"] == 1_009_000_000
     assert isinstance(config["daq_chunk_duration"], int)
     assert config["record_length"] == 500
     assert config["daq_compressor"] == "blosc"

@@ -91,6 +91,7 @@ def test_what_is_no_file_of_settings(config, text, kind):
     assert str(config) in str(error.value)
     # lines of the file are for nobody's log, neither here nor in what caused it
     assert "secret" not in str(error.value)
+    assert error.value.__cause__ is None
     assert error.value.__suppress_context__
 
 

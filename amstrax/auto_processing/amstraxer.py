@@ -182,17 +182,19 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     AmstraxError
         When the run cannot be processed; what was written then is removed.
     """
+    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.scratch import Scratch
+
     began = time.monotonic()
     st, targets = make_context(args)
     output = _output_folder(st)
     _check_writable(output)
-    if args.from_scratch:
-        from amstrax.auto_processing.scratch import Scratch
-
-        with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
+    with jobs.sole_worker(output, args.run_id):
+        if args.from_scratch:
+            with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
+                _make(st, args, targets, output, stop)
+        else:
             _make(st, args, targets, output, stop)
-    else:
-        _make(st, args, targets, output, stop)
     log.info("run %s done in %.1f s: %s", args.run_id, time.monotonic() - began, ", ".join(targets))
 
 

@@ -1,6 +1,7 @@
 """What a job that processes a run needs around strax: logging, signals, sources, tidying up."""
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -9,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amstrax import redax, rundoc
 from amstrax.contexts import raw_data_types
-from amstrax.exceptions import Stopped
+from amstrax.exceptions import AlreadyAtWork, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +218,29 @@ class Source:
         # Part of the lineage, and of messages
         MeteredReader.__name__ = base.__name__
         self._st.register(MeteredReader)
+
+
+@contextlib.contextmanager
+def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold, within it, the right to write data of a run into a folder.
+
+    The lock is the system's: it is gone with the process, however that ends.
+
+    Raises
+    ------
+    AlreadyAtWork
+        When another process holds it.
+    """
+    with (folder / ".amstraxer.lock").open("a") as file:
+        try:
+            # A byte of the file, empty as it is, for each run
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(run_id.encode()))
+        except (BlockingIOError, PermissionError):
+            raise AlreadyAtWork(
+                f"another process is at work on run {run_id} in {folder}: wait until it has ended, "
+                "or set another --output_folder"
+            ) from None
+        yield
 
 
 def remove_incomplete(folder: Path, run_id: str) -> None:

@@ -41,9 +41,11 @@ class Scratch:
         self._storage = list(st.storage)
 
     def __enter__(self) -> "Scratch":
-        self._folder = Path(
-            tempfile.mkdtemp(dir=self._output, prefix=f".from_scratch_{self._run_id}_")
-        )
+        prefix = f".from_scratch_{self._run_id}_"
+        for left_behind in self._output.glob(f"{prefix}*"):
+            # By a process that was killed: this is the only one at work on the run
+            shutil.rmtree(left_behind, ignore_errors=True)
+        self._folder = Path(tempfile.mkdtemp(dir=self._output, prefix=prefix))
         new = DataDirectory(str(self._folder))
         raw_types = raw_data_types(self._st)
         stored = [] if self._remake_raw else [_only(old, raw_types) for old in self._storage]

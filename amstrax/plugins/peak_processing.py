@@ -118,15 +118,15 @@ class PeaksBase(strax.Plugin):
         """Return the peaks in records of a chunk from start to end."""
         to_pe = kernels.gains(self.config["gain_to_pe_array"], self.n_channels)
         hits = strax.sort_by_time(strax.find_hits(records))
-        peaks = strax.find_peaks(
+        peaks = kernels.find_peaks(
             hits,
             to_pe,
+            self.dtype,
             gap_threshold=self.config["peak_gap_threshold"],
             left_extension=self.config["peak_left_extension"],
             right_extension=self.config["peak_right_extension"],
             min_area=self.config["peak_min_area"],
             min_channels=self.min_channels,
-            result_dtype=self.dtype,
         )
         kernels.clip_peaks(peaks, start, end)
         links = strax.record_links(records)

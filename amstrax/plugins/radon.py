@@ -206,16 +206,16 @@ class RadonPeaks(strax.Plugin):
 
     def group(self, hits: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return peaks, without waveforms, around groups of hits in a chunk."""
-        peaks = strax.find_peaks(
+        peaks = kernels.find_peaks(
             hits,
             np.ones(self.config["n_tpc_pmts"]),
+            self.dtype["radon_peaks"],
             gap_threshold=self.config["peak_gap_threshold"],
             left_extension=self.config["peak_left_extension"],
             right_extension=self.config["peak_right_extension"],
             min_area=self.config["peak_min_area"],
             min_channels=self.config["peak_min_pmts"],
             max_duration=self.config["peak_max_duration"],
-            result_dtype=self.dtype["radon_peaks"],
         )
         kernels.clip_peaks(peaks, start, end)
         return peaks

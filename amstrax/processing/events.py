@@ -45,11 +45,51 @@ def group_triggers(
         An event extends this far [ns] before its first and beyond its last such S2; where two
         would touch they are one.
     """
-    triggers = peaks[(peaks["type"] == S2) & (peaks["area"] > min_area)]
-    begin, stop = strax.find_peak_groups(
-        triggers, gap_threshold=left + right + 1, left_extension=left, right_extension=right
+    is_trigger = (peaks["type"] == S2) & (peaks["area"] > min_area)
+    begin, stop = find_groups(
+        peaks["time"][is_trigger], strax.endtime(peaks)[is_trigger], left, right
     )
     return np.clip(begin, start, end), np.clip(stop, start, end)
+
+
+def find_groups(
+    start: np.ndarray, end: np.ndarray, left: int, right: int, max_duration: int = 1_000_000_000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return starts and ends of groups of intervals, extended to the left and right.
+
+    Intervals are in one group if they are no more than `left` + `right` apart, so that extended
+    groups do not touch. A group ends early where the next interval would make it longer than
+    `max_duration`. It is what `strax.find_peak_groups` returns, without its buffers of peaks.
+
+    Parameters
+    ----------
+    start, end
+        Intervals [ns], sorted by start, shape (n,).
+    left, right, max_duration
+        ns.
+    """
+    groups = np.zeros((len(start), 2), dtype=np.int64)
+    n = _find_groups(start, end, left, right, max_duration, groups)
+    return groups[:n, 0], groups[:n, 1]
+
+
+@numba.njit(nogil=True, cache=True)
+def _find_groups(start, end, left, right, max_duration, groups):
+    n = 0
+    latest_end = np.int64(0)
+    for i in range(len(start)):
+        is_first = i == 0
+        if not is_first:
+            is_first = start[i] - latest_end > left + right or (
+                end[i] - groups[n - 1, 0] + left + right > max_duration
+            )
+        if is_first:
+            groups[n, 0] = start[i] - left
+            latest_end = end[i]
+            n += 1
+        latest_end = max(latest_end, end[i])
+        groups[n - 1, 1] = latest_end + right
+    return n
 
 
 def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

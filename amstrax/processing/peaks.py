@@ -14,6 +14,18 @@ UNKNOWN, S1, S2 = 0, 1, 2
 
 #: Columns of ``width`` that hold the range of the central 50 % and 90 % of the area
 RANGE_50P, RANGE_90P = 5, 9
+#: What `strax.find_peaks` fills
+_FOUND_FIELDS = (
+    "time",
+    "length",
+    "dt",
+    "channel",
+    "area",
+    "area_per_channel",
+    "n_hits",
+    "max_gap",
+)
+
 #: Column of ``area_decile_from_midpoint`` of the 10 % area quantile
 DECILE_10P = 1
 
@@ -32,6 +44,31 @@ def gains(gain_to_pe_array, n_channels: int) -> np.ndarray:
             "numbers, one for each channel"
         )
     return to_pe
+
+
+def find_peaks(hits: np.ndarray, to_pe: np.ndarray, dtype: np.dtype, **options) -> np.ndarray:
+    """Return peaks around groups of hits, as `strax.find_peaks` does, without waveforms.
+
+    strax fills buffers of the type of its result: here that is one without the waveforms, which
+    are hundreds of times as large as the rest.
+
+    Parameters
+    ----------
+    hits
+        Sorted by time, shape (m,).
+    to_pe
+        PE per ADC count x sample of each channel.
+    dtype
+        Type of the result, as of `strax.peak_dtype`.
+    options
+        Go to `strax.find_peaks`.
+    """
+    narrow = np.dtype([(field, dtype[field]) for field in _FOUND_FIELDS])
+    found = strax.find_peaks(hits, to_pe, result_dtype=narrow, **options)
+    peaks = np.zeros(len(found), dtype=dtype)
+    for field in _FOUND_FIELDS:
+        peaks[field] = found[field]
+    return peaks
 
 
 def clip_peaks(peaks: np.ndarray, start: int, end: int) -> None:

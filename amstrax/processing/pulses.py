@@ -34,9 +34,7 @@ def raw_to_records(
     records = np.zeros(len(raw_records), dtype=strax.record_dtype(record_length))
     for field in _COPIED_FIELDS:
         records[field] = raw_records[field]
-    baseline_per_channel(
-        records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, _clean=True
-    )
+    _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, True)
     return records
 
 
@@ -46,7 +44,6 @@ def baseline_per_channel(
     flip: bool = False,
     allow_sloppy_chunking: bool = False,
     fallback_baseline: int = 16000,
-    _clean: bool = False,
 ) -> None:
     """Subtract from each pulse, in place, the mean of its first samples.
 
@@ -75,6 +72,11 @@ def baseline_per_channel(
         When a fragment comes before any fragment 0 of its channel, unless
         `allow_sloppy_chunking`; or for a negative channel number.
     """
+    _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, False)
+
+
+def _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, clean):
+    """Check `records`, and subtract baselines; `clean` is as in `_subtract_baseline`."""
     if not len(records):
         return
     if records["channel"].min() < 0:
@@ -89,7 +91,7 @@ def baseline_per_channel(
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
-        _clean,
+        clean,
     )
     if missing >= 0:
         bad = records[missing]

@@ -123,7 +123,10 @@ def section(
     dtype = plugin.dtype_for(name)
     yield from table(
         ("Name", "Type", "Meaning"),
-        ((f"``{field}``", _type(dtype[field]), _escape(_title(dtype, field))) for field in dtype.names),
+        (
+            (f"``{field}``", _type(dtype[field]), _escape(_title(dtype, field)))
+            for field in dtype.names
+        ),
     )
     yield from ("", ".. rubric:: Options", "")
     if plugin.takes_config:
@@ -184,7 +187,9 @@ def _plugin(data_type: DataType) -> str:
 
 
 def _save_when(plugin: strax.Plugin, name: str) -> strax.SaveWhen:
-    return plugin.save_when if isinstance(plugin.save_when, strax.SaveWhen) else plugin.save_when[name]
+    return (
+        plugin.save_when if isinstance(plugin.save_when, strax.SaveWhen) else plugin.save_when[name]
+    )
 
 
 def _label(context: str, name: str) -> str:

@@ -39,6 +39,37 @@ def test_gains_for_too_few_channels(value):
     assert isinstance(error.value, ValueError)
 
 
+hit_rows = st.lists(
+    st.tuples(
+        st.integers(0, 300), st.integers(1, 40), st.integers(0, 4), st.floats(-20, 200, width=32)
+    ),
+    max_size=15,
+)
+
+
+@PROPERTY
+@given(hit_rows, st.integers(0, 30), st.sampled_from([1, 2]), st.sampled_from([500, 10**7]))
+def test_find_peaks_equals_strax(rows, min_area, min_channels, max_duration):
+    hits = np.zeros(len(rows), dtype=strax.hit_dtype)
+    for hit, row in zip(hits, sorted(rows), strict=True):
+        hit["time"], hit["length"], hit["channel"], hit["area"] = row[0] * 10, *row[1:]
+    hits["dt"] = 10
+    to_pe = np.array([1, 0.5, 2, 1, 1])
+    options = {
+        "gap_threshold": 100,
+        "left_extension": 20,
+        "right_extension": 30,
+        "min_area": min_area,
+        "min_channels": min_channels,
+        "max_duration": max_duration,
+    }
+    found = kernels.find_peaks(hits, to_pe, DTYPE, **options)
+    assert found.dtype == DTYPE
+    np.testing.assert_array_equal(
+        found, strax.find_peaks(hits, to_pe, result_dtype=DTYPE, **options)
+    )
+
+
 # time, length, dt before and after clipping to [1000, 2000)
 CLIPPED = [
     ((1000, 100, 10), (1000, 100, 10)),

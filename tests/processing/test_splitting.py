@@ -104,6 +104,7 @@ def test_natural_breaks():
     assert best[1] == 0  # as high everywhere as its maximum: nowhere to split
     assert best[2] == -1  # below the least area: not looked at
     assert natural_breaks([two], threshold=1)[1] == []  # above the threshold, not at it
+    assert natural_breaks([two], threshold=0.9, min_area=2.0)[1] == [1, 4]  # of the least area
 
 
 @PROPERTY

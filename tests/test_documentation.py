@@ -1,0 +1,449 @@
+"""Every command of README.md and the pages in docs/ runs, and the pages tell of all there is.
+
+That the pages can be built, and their links lead somewhere, is tested by `make docs`.
+"""
+
+import configparser
+import importlib.util
+import itertools
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import docutils.core
+import pytest
+
+import amstrax
+from amstrax import contexts
+from amstrax.auto_processing import amstraxer
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "docs/source"
+PAGES = [ROOT / "README.md", *sorted(SOURCE.glob("*.rst"))]
+PAGES = [page for page in PAGES if not page.name.startswith("data_structure_")]
+RUN = {"sh": "sh", "bash": "sh", "python": "python"}
+NOT_RUN = ("text", "ini")
+
+
+class Block(NamedTuple):
+    """A block of code on a page."""
+
+    language: str
+    line: int
+    code: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the blocks of code in a Markdown or reStructuredText file."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return list(_markdown(lines) if page.suffix == ".md" else _restructured_text(lines))
+
+
+def _markdown(lines):
+    fence = None
+    for i, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if fence is None:
+            fence = i
+        else:
+            yield Block(lines[fence].strip("` "), fence + 2, "\n".join(lines[fence + 1 : i]))
+            fence = None
+    assert fence is None, f"line {fence}: ``` without an end"
+
+
+def _restructured_text(lines):
+    for i, line in enumerate(lines):
+        match = re.fullmatch(r"( *)\.\. code-block:: (\w+)", line)
+        if not match:
+            assert "code-block" not in line and not line.endswith("::"), f"line {i + 1}: {line}"
+            continue
+        body = itertools.takewhile(
+            lambda text, indent=len(match[1]): not text or text.startswith(" " * (indent + 1)),
+            lines[i + 1 :],
+        )
+        yield Block(match[2], i + 2, textwrap.dedent("\n".join(body)))
+
+
+def sessions(page: Path) -> list[list[Block]]:
+    """Return the blocks that are run, those of Python that follow each other in one list."""
+    result: list[list[Block]] = []
+    for block in blocks(page):
+        if block.language not in RUN:
+            continue
+        if block.language == "python" and result and result[-1][-1].language == "python":
+            result[-1].append(block)
+        else:
+            result.append([block])
+    return result
+
+
+_PYTHON = """
+import json, sys
+page, session = json.load(sys.stdin)
+namespace = {"__name__": "__main__"}
+for line, code in session:
+    # Empty lines before it, so that errors name the line of the page
+    exec(compile("\\n" * (line - 1) + code, page, "exec"), namespace)
+"""
+
+# Tests do not start themselves, nor an installation: see whether there is such a target, but let
+# `make process` work, on what is installed.
+_MAKE = """#!/usr/bin/env bash
+set -eu
+unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
+make=({make} --no-print-directory -C {root} -o .venv/.installed)
+case " $* " in
+    *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
+    *) exec "${{make[@]}}" --dry-run "$@" ;;
+esac
+"""
+
+
+def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
+    """Run what a page has to run, in order, in a folder."""
+    for session in sessions(page):
+        if session[0].language == "python":
+            command = [sys.executable, "-c", _PYTHON]
+            given = json.dumps([str(page), [(block.line, block.code) for block in session]])
+        else:
+            command = ["bash", "-euo", "pipefail", "-c", session[0].code]
+            given = ""
+        done = subprocess.run(
+            command,
+            input=given,
+            cwd=folder,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        place = f"{page.relative_to(ROOT)}, line {session[0].line}"
+        assert done.returncode == 0, f"{place}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def tool(folder: Path, name: str, text: str) -> None:
+    """Write an executable file."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def need(there: bool, reason: str) -> None:
+    """Skip the test, or in CI fail, unless something is there."""
+    if there:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """Environment in which commands run: a `make` that starts neither tests nor an installation."""
+    make = shutil.which("make")
+    need(make is not None, "needs make")
+    tool(tmp_path / "bin", "make", _MAKE.format(make=make, root=ROOT))
+    return {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    """A folder that looks like this repository, where commands may leave what they like."""
+    need((ROOT / ".venv/bin/amstraxer").exists(), f"needs {ROOT}/.venv: run `make install`")
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in (".git", "strax_data", "amstrax_data", "build", "dist"):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+def commands(page: Path) -> str:
+    """Return all that is run of a page as text."""
+    return "\n".join(block.code for session in sessions(page) for block in session)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if sessions(page) and page.name != "release.rst"],
+    ids=lambda page: page.name,
+)
+def test_commands(page, clone, environment, request):
+    if re.search(r"\.\./shared|make process", commands(page)):
+        (clone.parent / "shared").symlink_to(request.getfixturevalue("shared"))
+    run_page(page, clone, environment)
+
+
+# What bump-my-version does with .bumpversion.cfg, of which it needs a network to be had
+_PIPX = """#!{python}
+import configparser, subprocess, sys
+assert sys.argv[1:4] == ["run", "bump-my-version", "bump"] and len(sys.argv) == 5, sys.argv
+config = configparser.ConfigParser(interpolation=None)
+config.read(".bumpversion.cfg")
+main = config["bumpversion"]
+names = {{"current_version": main["current_version"]}}
+number = [int(n) for n in main["current_version"].split(".")]
+part = ["major", "minor", "patch"].index(sys.argv[4])
+number[part:] = [number[part] + 1] + [0] * (2 - part)
+names["new_version"] = ".".join(map(str, number))
+places = {{s.split(":")[-1]: config[s] for s in config if ":file:" in s}}
+places[".bumpversion.cfg"] = dict(
+    search="current_version = {{current_version}}\\n", replace="current_version = {{new_version}}\\n"
+)
+for path, place in places.items():
+    text = open(path).read()
+    search, replace = (place[key].format(**names) for key in ("search", "replace"))
+    assert text.count(search) == 1, (path, search)
+    with open(path, "w") as file:
+        file.write(text.replace(search, replace))
+for command in (
+    ["commit", "-qam", main["message"].format(**names)],
+    ["tag", "-a", main["tag_name"].format(**names), "-m", "release"],
+):
+    subprocess.run(["git", *command], check=True)
+"""
+
+
+def test_commands_of_a_release(tmp_path, environment):
+    """In a small repository with those files that a release changes, and one to push to."""
+    need(shutil.which("git") is not None, "needs git")
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / ".bumpversion.cfg", encoding="utf-8")
+    changed = [section.split(":")[-1] for section in config if ":file:" in section]
+    work = tmp_path / "work"
+    for name in (".bumpversion.cfg", "HISTORY.md", *changed):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, work / name)
+    tool(tmp_path / "bin", "pipx", _PIPX.format(python=sys.executable))
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    environment |= {f"GIT_{who}_NAME": "somebody" for who in ("AUTHOR", "COMMITTER")}
+    environment |= {f"GIT_{who}_EMAIL": "somebody@example.org" for who in ("AUTHOR", "COMMITTER")}
+
+    def git(*arguments):
+        # Started from a git hook, git would take the hook's repository
+        outside = {
+            k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_INDEX_FILE")
+        } | environment
+        return subprocess.run(
+            ["git", "-C", str(work), *arguments],
+            env=outside,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    git("init", "--quiet", "--initial-branch=master")
+    git("add", "--all")
+    git("commit", "--quiet", "--message=before")
+    git("init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    git("push", "--quiet", "--set-upstream", "origin", "master")
+    history = work / "HISTORY.md"
+    history.write_text(history.read_text(encoding="utf-8") + "\nMore.\n", encoding="utf-8")
+
+    run_page(SOURCE / "release.rst", work, environment)
+
+    major, minor, patch = (int(n) for n in amstrax.__version__.split("."))
+    new = f"{major}.{minor}.{patch + 1}"
+    for name in changed:
+        assert new in (work / name).read_text(encoding="utf-8"), name
+    assert git("ls-remote", "--tags", "origin", f"v{new}")
+    assert not git("status", "--porcelain")
+    assert git("rev-parse", "HEAD") == git("rev-parse", "origin/master")
+
+
+def test_blocks_that_are_not_run_hold_no_commands():
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in (*RUN, *NOT_RUN), f"{page.name}, line {block.line}"
+            if block.language in NOT_RUN:
+                found = re.search(
+                    r"^\W*(make|git|pip|pipx|bash|python|amstrax\w*|\.venv/\S+) ", block.code, re.M
+                )
+                assert not found, f"{page.name}, line {block.line}: {found[0]}"
+
+
+def code_words(page: Path) -> list[str]:
+    """Return what is marked as code within the lines of a page."""
+    text = page.read_text(encoding="utf-8")
+    mark = "`" if page.suffix == ".md" else "``"
+    if page.suffix == ".md":
+        text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return re.findall(rf"(?<!`){mark}([^`]+){mark}(?!`)", text)
+
+
+def test_make_targets_that_are_named_exist():
+    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    assert "docs" in targets
+    for page in PAGES:
+        for word in code_words(page):
+            if match := re.match(r"make ([a-z-]+)", word):
+                assert match[1] in targets, f"{page.name}: {word}"
+
+
+def test_commands_named_within_lines_exist(capsys):
+    """Such as `.venv/bin/amstraxer --help`."""
+    from amstrax import cli
+
+    tools = {"amstrax": cli.main, "amstraxer": amstraxer.main}
+    for page in PAGES:
+        for word in code_words(page):
+            if match := re.fullmatch(r"\.venv/bin/(\w+) (--\w+)", word):
+                try:
+                    status = tools[match[1]]([match[2]])
+                except SystemExit as stop:
+                    status = stop.code
+                assert status == 0, f"{page.name}: {word}"
+    capsys.readouterr()
+
+
+def test_files_that_are_named_exist():
+    ours = tuple(
+        f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name != ".venv"
+    )
+    built = ("docs/build/", "amstrax_data/", "strax_data/")
+    for page in PAGES:
+        names = [word.split()[-1] for word in code_words(page)]
+        if page.suffix == ".md":
+            text = page.read_text(encoding="utf-8")
+            links = re.findall(r"\]\(([^)]+)\)", text)
+            assert all(link.startswith("https://") or "/" not in link for link in links)
+            names += [link for link in links if not link.startswith("https://")]
+        for name in names:
+            is_path = re.fullmatch(r"[\w./-]+", name) and (
+                name.startswith(ours) or re.search(r"^[\w-]+\.(md|py|txt|toml|cfg)$", name)
+            )
+            if is_path and not name.startswith(built):
+                # Within docs/source the pages name each other
+                places = (ROOT / name, page.parent / name)
+                assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
+def test_processing_page_has_all_options_of_amstraxer(capsys):
+    with pytest.raises(SystemExit):
+        amstraxer.parse_args(["--help"])
+    options = set(re.findall(r"--[a-z_-]+", capsys.readouterr().out)) - {"--help"}
+    page = (SOURCE / "processing.rst").read_text(encoding="utf-8")
+    described = set(re.findall(r"^ +\* - .*", page, re.M))
+    described = {option for row in described for option in re.findall(r"--[a-z_-]+", row)}
+    assert described == options
+    assert set(re.findall(r"(?<![\w-])--[a-z_-]+", page)) - {"--help"} <= options
+
+
+def test_reference_has_all_modules():
+    text = (SOURCE / "reference.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (amstrax\.[\w.]+)$", text, re.M)
+    found = [
+        module.name
+        for module in pkgutil.walk_packages(amstrax.__path__, "amstrax.")
+        if not module.ispkg and not module.name.endswith("__main__")
+    ]
+    assert sorted(listed) == sorted(found)
+
+
+@pytest.fixture(scope="module")
+def builder():
+    """The module that writes the pages of data types."""
+    return load_module("build_data_structure_doc")
+
+
+def load_module(name):
+    """Return a module of docs/source, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, SOURCE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", contexts.CONTEXT_DETECTORS)
+def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
+    page = builder.page(name)
+    st = getattr(contexts, name)(init_rundb=False, storage=[], config={"readout_threads": {}})
+    # Text before the first section, then name and text of each
+    _, *parts = re.split(r"^\.\. _[\w-]+:\n\n(\w+)\n-+\n", page, flags=re.M)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(sections) == list(st._plugin_class_registry)
+    for data_type, plugin in st._plugin_class_registry.items():
+        text = sections[data_type]
+        assert text.strip().startswith(plugin.__doc__.split("\n")[0][:20])
+        assert f":Lineage hash: ``{st.key_for('0', data_type).lineage_hash}``" in text
+        for option in plugin.takes_config.values():
+            row = rf"\* - ``{option.name}``\n     - .*\n     - {'yes' if option.track else 'no'}\n"
+            assert re.search(row, text), f"{data_type}: {option.name}"
+        if plugin.depends_on:
+            for field in st.get_single_plugin("0", data_type).dtype_for(data_type).names:
+                assert f"* - ``{field}``\n" in text, f"{data_type}: {field}"
+    # Every cell says something: all have a title, or a help text
+    assert not re.search(r"^   [* ] -$", page, re.M)
+
+
+def test_every_context_has_a_page(builder, tmp_path):
+    pages = builder.write(tmp_path)
+    assert [page.stem for page in pages] == [
+        f"data_structure_{name}" for name in contexts.CONTEXT_DETECTORS
+    ]
+    index = (SOURCE / "index.rst").read_text(encoding="utf-8")
+    for page in pages:
+        assert f"   {page.stem}\n" in index
+
+
+def test_pages_do_not_depend_on_settings_of_the_machine(builder, monkeypatch, tmp_path):
+    before = builder.page("xams")
+    monkeypatch.setenv("XAMS_LIVE_DATA", str(tmp_path))
+    monkeypatch.setenv("XAMS_PROCESSED_DATA", str(tmp_path))
+    assert builder.page("xams") == before
+
+
+@pytest.fixture(scope="module")
+def history():
+    """The module that converts HISTORY.md."""
+    return load_module("history")
+
+
+def test_history_is_converted(history):
+    markdown = """# History
+
+## 1.0 (today)
+
+Some text with `code_`, **bold** and a_b_ and 2*3.
+- one `x`,
+  continued
+- [two](https://example.org/)
+
+| what | now |
+|---|---|
+| `a|b`_ | c |
+""".replace("a|b", "a")
+    text = history.convert(markdown)
+    assert "1.0 (today)\n-----------" in text
+    assert r"``code_``, **bold** and a\_b\_ and 2\*3." in text
+    assert "\n\n- one ``x``,\n  continued\n- `two <https://example.org/>`__" in text
+    assert "   * - what\n     - now\n   * - ``a``\\_\n     - c\n" in text
+    assert "# " not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["```sh\n", "> a\n", "![a](b)\n", "[a](README.md)\n", "| a | b |\n|---|---|\n| c |\n"]
+)
+def test_history_with_what_is_not_known_is_an_error(history, text):
+    with pytest.raises(ValueError):
+        history.convert(text)
+
+
+def test_history_comes_out_without_warnings(history):
+    text = history.convert((ROOT / "HISTORY.md").read_text(encoding="utf-8"))
+    settings = {"report_level": 2, "halt_level": 2, "file_insertion_enabled": False}
+    tree = docutils.core.publish_doctree(f"Title\n=====\n{text}", settings_overrides=settings)
+    assert amstrax.__version__ in tree.astext()
+    assert "`" not in tree.astext()
