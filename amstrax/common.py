@@ -35,7 +35,7 @@ def get_elife(run_id: str) -> float:
     return CorrectedAreas.takes_config["elife"].get_default(run_id)
 
 
-def select_channels(arr: np.ndarray, channel_list: Iterable[int]) -> np.ndarray:
+def select_channels(arr: np.ndarray, channel_list: int | Iterable[int]) -> np.ndarray:
     """Return the rows of `arr` whose field ``channel`` is one of `channel_list`.
 
     Parameters
@@ -45,7 +45,8 @@ def select_channels(arr: np.ndarray, channel_list: Iterable[int]) -> np.ndarray:
     channel_list
         Channel numbers to keep; a single number will do as well.
     """
-    return arr[np.isin(arr["channel"], np.atleast_1d(list(np.ravel(channel_list))))]
+    channels = list(channel_list) if isinstance(channel_list, Iterable) else [channel_list]
+    return arr[np.isin(arr["channel"], np.array(channels, dtype=np.int64))]
 
 
 def run_ids_from_file(path: str | Path) -> list[str]:
@@ -84,22 +85,19 @@ def get_config_defaults(
     """
     import pandas as pd
 
-    tables = []
-    for data_type in st.provided_dtypes():
-        if any(word in data_type for word in exclude):
-            continue
-        if include and not any(word in data_type for word in include):
-            continue
-        tables.append(st.show_config(data_type))
-    tables = [table for table in tables if len(table)]
-    if not tables:
-        return pd.DataFrame(columns=["option", "default", "current", "applies_to", "help"])
-    return (
-        pd.concat(tables)
-        .drop_duplicates(subset=["option"])
-        .sort_values("option")
-        .reset_index(drop=True)
-    )
+    def is_wanted(data_types: Sequence[str]) -> bool:
+        return any(
+            not any(word in data_type for word in exclude)
+            and (not include or any(word in data_type for word in include))
+            for data_type in data_types
+        )
+
+    columns = ["option", "default", "current", "applies_to", "help"]
+    # Each of these tables has the options of all that its data type is made of, too
+    tables = [st.show_config(data_type) for data_type in st._plugin_class_registry]
+    rows = pd.concat([pd.DataFrame(columns=columns), *(t for t in tables if len(t))])
+    rows = rows[[is_wanted(data_types) for data_types in rows["applies_to"]]]
+    return rows.drop_duplicates(subset=["option"]).sort_values("option").reset_index(drop=True)
 
 
 def print_versions(

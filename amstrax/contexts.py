@@ -228,7 +228,8 @@ def _keep_compiled() -> None:
 
     It splits chunks, and is compiled for every data type that is split.
     """
-    if isinstance(strax.chunk.split_array._cache, numba.core.caching.NullCache):
+    cache = getattr(strax.chunk.split_array, "_cache", None)  # None with NUMBA_DISABLE_JIT
+    if isinstance(cache, numba.core.caching.NullCache):
         strax.chunk.split_array.enable_caching()
 
 
@@ -340,7 +341,7 @@ def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) 
     candidates = [Path(folder).expanduser() / run_id for folder in folders]
     for candidate in candidates:
         if candidate.is_dir():
-            return candidate.resolve()
+            return candidate.absolute()
     raise LiveDataNotFound(
         f"no live data of run {run_id} at {', '.join(map(str, candidates))}: check the number of "
         "the run, and the folder (--live_data_dir, or live_data_dir in the context's config)"

@@ -1,5 +1,6 @@
 """Heights above which a sample belongs to a hit."""
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def hit_min_amplitude(model: str | int | float | Sequence | np.ndarray, n_tpc_pm
     ValueError
         For any other `model`.
     """
-    if isinstance(model, (int, float)) and not isinstance(model, bool):
+    if isinstance(model, numbers.Real) and not isinstance(model, bool):
         return np.ones(n_tpc_pmts, dtype=np.int16) * model
     if isinstance(model, (tuple, np.ndarray)):
         return model

@@ -11,7 +11,7 @@ compressed blob of fragments of `strax.raw_record_dtype`, in any order.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,17 +140,11 @@ def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
     LiveDataCorrupted
         (a ValueError) naming the file, when it is truncated or is not such a blob.
     """
-    try:
-        decompress = _DECOMPRESSORS[compressor]
-    except KeyError:
-        raise InvalidOption(
-            f"live data cannot be compressed with {compressor!r}: the compressor in daq_config "
-            f"is one of {', '.join(_DECOMPRESSORS)}"
-        ) from None
+    decompress = _codec(compressor).decompress
     blob = path.read_bytes()
     try:
         data = decompress(blob) if blob else b""
-    except (RuntimeError, ValueError, MemoryError) as error:
+    except _DECOMPRESSION_ERRORS as error:
         raise LiveDataCorrupted(
             f"{path} ({len(blob)} bytes) cannot be decompressed as {compressor}: {error}. It is "
             "truncated or damaged: copy it again from the DAQ"
@@ -166,9 +160,11 @@ def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
 
 
 def write_file(path: Path, records: np.ndarray, compressor: str) -> None:
-    """Write fragments as one live file, the way `read_file` reads them."""
-    compress = {"lz4": lz4.frame.compress, "blosc": _blosc_compress}[compressor]
-    path.write_bytes(compress(np.ascontiguousarray(records).tobytes()))
+    """Write fragments as one live file, the way `read_file` reads them.
+
+    Raises InvalidOption for a `compressor` that is neither ``lz4`` nor ``blosc``.
+    """
+    path.write_bytes(_codec(compressor).compress(np.ascontiguousarray(records).tobytes()))
 
 
 def write_chunk(
@@ -250,7 +246,39 @@ def _blosc_decompress(blob: bytes) -> bytearray:
 
 
 def _lz4_decompress(blob: bytes) -> bytearray:
-    return lz4.frame.decompress(blob, return_bytearray=True)
+    decompressor = lz4.frame.LZ4FrameDecompressor(return_bytearray=True)
+    data = decompressor.decompress(blob)
+    if not decompressor.eof:
+        raise ValueError("the end is missing")
+    if decompressor.unused_data:
+        raise ValueError(f"{len(decompressor.unused_data)} bytes lie behind its end")
+    return data
 
 
-_DECOMPRESSORS = {"lz4": _lz4_decompress, "blosc": _blosc_decompress}
+class _Codec(NamedTuple):
+    compress: Callable[[bytes], bytes]
+    decompress: Callable[[bytes], bytearray]
+
+
+_CODECS = {
+    "lz4": _Codec(lz4.frame.compress, _lz4_decompress),
+    "blosc": _Codec(_blosc_compress, _blosc_decompress),
+}
+
+#: What the libraries raise when a blob is not theirs
+_DECOMPRESSION_ERRORS = (
+    RuntimeError,
+    ValueError,
+    MemoryError,
+    SystemError,
+    blosc.blosc_extension.error,
+)
+
+
+def _codec(compressor: str) -> _Codec:
+    if compressor not in _CODECS:
+        raise InvalidOption(
+            f"live data cannot be compressed with {compressor!r}: the compressor in daq_config "
+            f"is one of {', '.join(_CODECS)}"
+        )
+    return _CODECS[compressor]

@@ -1,8 +1,9 @@
 """Run documents: reading one from JSON, and what the reader of live data needs of it."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,19 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
         )
     length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S)
     overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S)
-    payload = _positive(document, "strax_fragment_payload_bytes", FRAGMENT_PAYLOAD_BYTES)
+    payload = _positive(
+        document, "strax_fragment_payload_bytes", FRAGMENT_PAYLOAD_BYTES, _BYTES_PER_SAMPLE
+    )
+    if payload % _BYTES_PER_SAMPLE:
+        raise InvalidRunDocument(
+            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {payload!r}: it must "
+            f"be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
+        )
+    registers = daq_config.get("registers") or ()
+    if not isinstance(registers, Sequence):
+        raise InvalidRunDocument(
+            f"daq_config.registers of {name(document)} is {registers!r}: it must be a list"
+        )
     return dict(
         run_start_time=start_time(document).timestamp(),
         readout_threads=dict(threads),
@@ -127,7 +140,7 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
         daq_overlap_chunk_duration=round(overlap * 1e9),
         daq_compressor=daq_config.get("compressor") or "lz4",
         record_length=int(payload) // _BYTES_PER_SAMPLE,
-        channels_polarity=channels_polarity(daq_config.get("registers") or ()),
+        channels_polarity=channels_polarity(registers),
     )
 
 
@@ -147,9 +160,10 @@ def channels_polarity(registers: Any) -> dict[int, int]:
     return result
 
 
-def _positive(document: RunDocument, key: str, default: float) -> float:
+def _positive(document: RunDocument, key: str, default: float, least: float = 1e-9) -> float:
     value = document["daq_config"].get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value < math.inf:
         raise InvalidRunDocument(
             f"daq_config.{key} of {name(document)} is {value!r}: it must be a positive number"
         )
@@ -165,7 +179,7 @@ def _time(document: RunDocument, key: str) -> datetime | None:
             value = value["$date"]
             if isinstance(value, Mapping):
                 value = value["$numberLong"]
-            if isinstance(value, (int, float)) or value.isdigit():
+            if isinstance(value, (int, float)) or value.lstrip("-").isdigit():
                 value = datetime.fromtimestamp(int(value) / 1000, UTC)
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):

@@ -45,8 +45,8 @@ def get(name: str, default: str | None = None) -> str | None:
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(path, encoding="utf-8")
-    except configparser.Error as error:
-        # The message of configparser quotes lines, and a line may hold a password
+    except (configparser.Error, UnicodeDecodeError) as error:
+        # Their messages quote lines, and a line may hold a password
         raise InvalidOption(
             f"{path} is not a file of settings ({type(error).__name__}): "
             f"write one 'NAME = value' a line below [{SECTION}]"

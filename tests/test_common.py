@@ -189,3 +189,31 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     commit = git("rev-parse", "--short", "HEAD")
     assert common.print_versions(*arguments) == f"{without} (git branch some_branch, {commit})"
     assert common.print_versions(*arguments, include_git=False) == without
+
+
+@pytest.mark.parametrize("channels", [{0, 3}, {0: "a", 3: "b"}.keys(), (c for c in (0, 3))])
+def test_select_channels_of_any_iterable(channels):
+    """numpy.ravel makes one object of a set, so nothing is selected, without a word."""
+    things = np.array([(0,), (1,), (3,)], dtype=[("channel", np.int16)])
+    assert common.select_channels(things, channels)["channel"].tolist() == [0, 3]
+
+
+def test_get_config_defaults_excludes():
+    """Context.show_config shows the plugins before a data type too, so exclude does nothing."""
+
+    @strax.takes_config(strax.Option("of_source", default=5))
+    class Source(strax.Plugin):
+        provides = "source_things"
+        depends_on = ()
+        dtype = strax.time_fields
+
+    @strax.takes_config(strax.Option("of_derived", default=5))
+    class Derived(strax.Plugin):
+        provides = "derived"
+        depends_on = "source_things"
+        dtype = strax.time_fields
+
+    context = strax.Context(register=[Source, Derived])
+    for arguments in ({"exclude": ["source"]}, {"include": ["derived"]}):
+        table = common.get_config_defaults(context, **arguments)
+        assert list(table["option"]) == ["of_derived"]

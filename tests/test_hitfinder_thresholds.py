@@ -45,3 +45,8 @@ def test_unknown_model_is_named(model):
     with pytest.raises(ValueError, match="no model") as error:
         hit_min_amplitude(model)
     assert repr(model) in str(error.value)
+
+
+def test_numpy_integer_is_a_number():
+    """numpy.float64 is taken (it is a float), numpy.int64 is not."""
+    assert hit_min_amplitude(np.int64(15), 2).tolist() == [15, 15]

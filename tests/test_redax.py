@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import blosc
 import lz4.frame
 import numpy as np
 import pytest
@@ -263,3 +264,35 @@ def test_unknown_compressor(tmp_path, compressor):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         redax.read_file(tmp_path / "nowhere", "lz4", DTYPE)
+
+
+@pytest.mark.parametrize("position", [0, 2, 8, 20])
+def test_damaged_blosc_file_is_refused(tmp_path, position):
+    """blosc_extension.error is neither a RuntimeError nor a ValueError, so it comes through."""
+    blob = bytearray(blosc.compress(bytes(500), shuffle=blosc.NOSHUFFLE))
+    blob[position] ^= 0xFF
+    (tmp_path / "file").write_bytes(blob)
+    with pytest.raises(LiveDataCorrupted, match="file"):
+        redax.read_file(tmp_path / "file", "blosc", DTYPE)
+
+
+def test_damaged_blosc_header_is_refused(tmp_path):
+    """The header says 2**31 bytes of data: blosc raises, in the end, a SystemError."""
+    blob = bytearray(blosc.compress(bytes(500), shuffle=blosc.NOSHUFFLE))
+    blob[4:8] = (2**31).to_bytes(4, "little")
+    (tmp_path / "file").write_bytes(blob)
+    with pytest.raises(LiveDataCorrupted, match="file"):
+        redax.read_file(tmp_path / "file", "blosc", DTYPE)
+
+
+def test_bytes_behind_an_lz4_frame_are_not_passed_over(tmp_path):
+    """Records of a second frame, or damage, vanish without a word; blosc files are refused."""
+    frame = lz4.frame.compress(np.zeros(2, dtype=DTYPE).tobytes())
+    (tmp_path / "file").write_bytes(frame + frame)
+    with pytest.raises(LiveDataCorrupted, match="file"):
+        redax.read_file(tmp_path / "file", "lz4", DTYPE)
+
+
+def test_write_file_names_unknown_compressor_as_read_file_does(tmp_path):
+    with pytest.raises(InvalidOption, match="zstd"):
+        redax.write_file(tmp_path / "file", np.zeros(2, dtype=DTYPE), "zstd")

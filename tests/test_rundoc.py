@@ -251,3 +251,26 @@ def test_register_of_each_channel(polarities):
         for channel, polarity in polarities.items()
     ]
     assert rundoc.channels_polarity(registers) == polarities
+
+
+@pytest.mark.parametrize(
+    "daq_config",
+    [
+        {"strax_chunk_length": float("inf")},  # OverflowError
+        {"strax_chunk_length": 1e-12},  # a chunk of 0 ns
+        {"strax_fragment_payload_bytes": 1},  # a record length of 0
+        {"strax_fragment_payload_bytes": 221},  # 110 samples and a half
+        {"registers": 5},  # TypeError
+    ],
+)
+def test_odd_daq_config_is_refused(daq_config):
+    document = {"start": "2024-01-02T03:04:05Z", "daq_config": {"processing_threads": {"a": 1}}}
+    document["daq_config"].update(daq_config)
+    with pytest.raises(InvalidRunDocument):
+        rundoc.reader_config(document)
+
+
+def test_time_before_1970():
+    """The message says that it must be a time, and it is one (pymongo's json_util writes this)."""
+    start = rundoc.start_time({"start": {"$date": {"$numberLong": "-1000"}}})
+    assert start.timestamp() == -1

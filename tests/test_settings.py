@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amstrax import settings
-from amstrax.exceptions import InvalidOption
+from amstrax.exceptions import AmstraxError, InvalidOption
 
 NAMES = [f"{d}_{kind}_DATA" for d in ("XAMS", "XAMSL") for kind in ("LIVE", "RAW", "PROCESSED")]
 
@@ -128,3 +128,12 @@ def test_unknown_detector(config, detector):
         with pytest.raises(InvalidOption, match="take one of xams, xamsl") as error:
             finder(detector)
         assert repr(detector) in str(error.value)
+
+
+def test_file_of_settings_in_another_encoding(tmp_path, monkeypatch):
+    """UnicodeDecodeError, though get() promises InvalidOption for a file it cannot read."""
+    path = tmp_path / "config"
+    path.write_bytes("[default]\nSOME_SETTING = /data/caf\xe9\n".encode("latin-1"))
+    monkeypatch.setenv("AMSTRAX_CONFIG", str(path))
+    with pytest.raises(AmstraxError, match="config"):
+        settings.get("SOME_SETTING")

@@ -30,8 +30,6 @@ def bumpversion():
 @pytest.mark.parametrize("place", PLACES)
 def test_place_names_the_version_of_the_package(place):
     path = ROOT / place
-    if place.startswith("docs/") and not path.exists():
-        pytest.skip(f"{place} is not written yet")
     found = re.findall(PLACES[place], path.read_text(encoding="utf-8"), re.MULTILINE)
     assert found == [amstrax.__version__]
 
@@ -52,8 +50,6 @@ def test_bumpversion_finds_what_to_replace(place, bumpversion):
     section = bumpversion[f"bumpversion:file:{place}"]
     assert section["search"].replace("{current_version}", "{new_version}") == section["replace"]
     path = ROOT / place
-    if place.startswith("docs/") and not path.exists():
-        pytest.skip(f"{place} is not written yet")
     search = section["search"].format(current_version=amstrax.__version__)
     assert path.read_text(encoding="utf-8").count(search) == 1
 

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -231,7 +232,11 @@ def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
     AlreadyAtWork
         When another process holds it.
     """
-    with (folder / ".amstraxer.lock").open("a") as file:
+    path = folder / ".amstraxer.lock"
+    is_new = not path.exists()
+    with path.open("a") as file:
+        if is_new:
+            os.fchmod(file.fileno(), 0o666)  # others may work in the folder too
         try:
             # A byte of the file, empty as it is, for each run
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(run_id.encode()))
@@ -240,6 +245,8 @@ def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
                 f"another process is at work on run {run_id} in {folder}: wait until it has ended, "
                 "or set another --output_folder"
             ) from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s)", folder, error)
         yield
 
 

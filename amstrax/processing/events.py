@@ -1,7 +1,6 @@
 """Events: the choice of main and alternative S1 and S2, drift times, positions, corrections.
 
-In all functions ``e`` is the number of events and ``n`` that of peaks. Events do not overlap, and
-both are sorted by time.
+In all functions ``e`` is the number of events and ``n`` that of peaks. Both are sorted by time.
 """
 
 from collections.abc import Iterable
@@ -43,7 +42,8 @@ def group_triggers(
         S2s of a larger area [PE] make an event.
     left, right
         An event extends this far [ns] before its first and beyond its last such S2; where two
-        would touch they are one.
+        would touch they are one. Where S2s follow each other so closely for over a second, events
+        of a second are made, which overlap; a peak in two of them belongs to the first.
     """
     is_trigger = (peaks["type"] == S2) & (peaks["area"] > min_area)
     begin, stop = find_groups(

@@ -98,16 +98,24 @@ def baselined_pulses(
 
     Returns
     -------
-    Zeros where a fragment is missing.
+    Zeros where a fragment is missing, and beyond the length of one; such samples do not count in
+    the baseline. NaN where no sample of the window is left.
     """
     record_length = raw_records.dtype["data"].shape[0]
-    shape = (n_pulses, n_samples // record_length)
-    raw = np.zeros((*shape, record_length), dtype=np.float32)
+    shape = (n_pulses, n_samples // record_length, record_length)
+    raw = np.zeros(shape, dtype=np.float32)
     present = np.zeros(shape, dtype=bool)
     mine = pulse >= 0
     where = pulse[mine], raw_records["record_i"][mine]
     raw[where] = raw_records["data"][mine]
-    present[where] = True
-    raw = raw.reshape(n_pulses, n_samples)
-    baseline = raw[:, slice(*baseline_window)].mean(axis=1, keepdims=True)
-    return np.where(np.repeat(present, record_length, axis=1), -(raw - baseline), 0)
+    present[where] = np.arange(record_length) < raw_records["length"][mine][:, np.newaxis]
+    raw, present = raw.reshape(n_pulses, n_samples), present.reshape(n_pulses, n_samples)
+    window = slice(*baseline_window)
+    baseline = raw[:, window].mean(axis=1, keepdims=True)
+    spoiled = ~present[:, window].all(axis=1)
+    if spoiled.any():
+        count = present[spoiled, window].sum(axis=1, keepdims=True)
+        total = np.where(present[spoiled, window], raw[spoiled, window], 0)
+        with np.errstate(invalid="ignore"):
+            baseline[spoiled] = total.sum(axis=1, keepdims=True) / count
+    return np.where(present, -(raw - baseline), 0)

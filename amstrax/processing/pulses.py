@@ -132,7 +132,7 @@ def _subtract_baseline(records, baseline_samples, sign, sloppy, fallback, clean)
                 means[channel] = fallback
                 rmss[channel] = np.nan
             whole = int(means[channel])
-        total = 0
+        total = np.int64(0)
         for j in range(length):
             data[j] = sign * (data[j] - whole)
             total += data[j]
@@ -145,7 +145,7 @@ def _subtract_baseline(records, baseline_samples, sign, sloppy, fallback, clean)
 
 @numba.njit(nogil=True, cache=True)
 def _mean_and_std(data, n):
-    total = 0
+    total = np.int64(0)
     for j in range(n):
         total += data[j]
     mean = total / n

@@ -176,7 +176,7 @@ def natural_breaks_threshold(log10_area_to_gof: tuple) -> Callable[[np.ndarray],
     Parameters
     ----------
     log10_area_to_gof
-        (None, S1 points, S2 points): two curves, each ((log10 area [PE], ...), (goodness, ...)).
+        (None, S1 curve, S2 curve), each curve points (log10 area [PE], goodness).
         Peaks are S2-like by a fraction 1/(1 + exp(-8 log10(rise_time/100 ns))), with rise times
         limited to [1 ns, 0.1 ms] and areas to [1, 1e7] PE, and get that mix of the curves.
     """

@@ -38,10 +38,10 @@ LEGEND = """
 Tables of one *data kind* have a row for the same things, in the same order: ask for several of
 them at once, and their columns come in one table. Tables of different kinds are loaded one by one.
 
-The *lineage hash* is the last part of the name of the folder that data is stored in. It follows from
-the plugin's name and version, those of everything it is made of, and all *tracked* options: change
-one of these and the data gets another hash, and is made anew. Hashes given here are those of the
-context as it is. Options that are not tracked leave the hash as it is.
+The *lineage hash* is the last part of the name of the folder that data is stored in. It follows
+from the plugin's name and version, those of everything it is made of, and all *tracked* options:
+change one of these and the data gets another hash, and is made anew. Hashes given here are those of
+the context as it is. Options that are not tracked leave the hash as it is.
 
 An option with the remark *no default* is set by the context, or by
 `amstrax.contexts.context_for_daq_reader` from the run document.

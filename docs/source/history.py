@@ -1,4 +1,4 @@
-"""HISTORY.md as reStructuredText: the little of Markdown that it uses, and an error for the rest."""
+"""HISTORY.md as reStructuredText: the Markdown that it uses, and an error for any other."""
 
 import re
 from pathlib import Path

@@ -309,3 +309,22 @@ def test_splits():
     assert (low["time"].tolist(), high["time"].tolist()) == ([1], [2, 3])
     picked, other = pulses.mask_and_not(np.arange(4), np.array([True, False, False, True]))
     assert (picked.tolist(), other.tolist()) == ([0, 3], [1, 2])
+
+
+def test_plain_python_twins_hold_real_baselines():
+    """The sum of int16 in plain Python stays int16 (numpy 2): 3 x 16000 overflows."""
+    data = np.full(3, 16_000, dtype=np.int16)
+    assert pulses._mean_and_std(data, 3) == (16_000, 0)
+    assert pulses._mean_and_std.py_func(data, 3) == (16_000, 0)
+
+
+def test_plain_python_twin_holds_real_areas():
+    """The same with the area of a record: 5 x 14000 (left: compiled, right: plain)."""
+    areas = []
+    for kernel in (pulses._subtract_baseline, pulses._subtract_baseline.py_func):
+        records = np.zeros(1, dtype=strax.record_dtype(10))
+        records["data"][0, 5:] = -14_000
+        records["length"] = 10
+        kernel(records, 4, -1, False, 0, True)
+        areas.append(int(records["area"][0]))
+    assert areas == [70_000, 70_000]
