@@ -76,8 +76,8 @@ docs: install ## build the documentation into docs/build/html; warnings are erro
 	@bash docs/make_docs.sh
 
 .PHONY: bench
-bench: install ## measure speed and memory; the README quotes what this prints
-	$(BIN)/python benchmarks/chain.py
+bench: install ## measure speed and memory; README quotes what this prints
+	$(BIN)/python benchmarks/chain.py --cold
 
 .PHONY: process
 process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=
