@@ -10,6 +10,7 @@ one run.
 
 import logging
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def xams(
     corrections_version
         Version of the corrections, as ``'v1'`` or ``'ONLINE'``; None for the plugins' defaults.
     args, kwargs
-        Go to `strax.Context`; ``config`` adds to the options of the detector.
+        Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
+        adds to the options of the detector, and ``storage`` takes the place of all folders.
 
     Raises
     ------
@@ -174,22 +176,22 @@ def xams_little(
 
 def xams_led(**kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
-    st = xams(
-        **{
-            "check_available": ("raw_records", "records_led", "led_calibration"),
-            # Set by the detector, and no plugin of this context takes it
-            "free_options": ("live_data_dir", "n_tpc_pmts"),
-            **kwargs,
-        },
-    )
-    st._plugin_class_registry = {}
-    st.register(_LED_PLUGINS)
-    return st
+    led_options = {
+        "check_available": ("raw_records", "records_led", "led_calibration"),
+        # Set by the detector, and no plugin of this context takes it
+        "free_options": ("live_data_dir", "n_tpc_pmts"),
+    }
+    as_in_xams = {
+        name: parameter.default
+        for name, parameter in signature(xams).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    return _context("xams", _LED_PLUGINS, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
 
 
 def _context(
     detector: str,
-    plugins: tuple,
+    plugins: tuple[type[strax.Plugin], ...],
     detector_config: Mapping[str, Any],
     output_folder: str | Path,
     init_rundb: bool,
@@ -198,6 +200,7 @@ def _context(
     *args: Any,
     **kwargs: Any,
 ) -> strax.Context:
+    """Return a context; parameters are those of `xams`, after the detector and what is its own."""
     if corrections_version is not None:
         raise NotAvailable(
             f"corrections_version={corrections_version!r}: this release of amstrax has no "
@@ -210,17 +213,25 @@ def _context(
     if live_data is not None:
         config["live_data_dir"] = str(live_data)
     config.update(kwargs.pop("config", None) or {})
-    raw_types = plugins[0].provides if detector == "xams" else radon.DAQReader.provides
+    reader = next(p for p in plugins if issubclass(p, daqreader.LiveDataReader))
     storage = kwargs.pop("storage", None)
     if storage is None:
-        storage = _storage(detector, raw_types, output_folder)
+        storage = _storage(detector, reader.provides, output_folder)
+    # What the user registers comes after, and may take the place of, what is ours
+    kwargs.update(zip(("register", "register_all", "processors"), args, strict=False))
+    more, more_modules = kwargs.pop("register", None), kwargs.pop("register_all", None)
+    options = {
+        "store_run_fields": _STORE_RUN_FIELDS,
+        "forbid_creation_of": reader.provides,
+        "free_options": ("live_data_dir",),
+    }
     _keep_compiled()
-    options = dict(
-        store_run_fields=_STORE_RUN_FIELDS,
-        forbid_creation_of=raw_types,
-        free_options=("live_data_dir",),
-    )
-    return strax.Context(storage, config, *args, register=list(plugins), **{**options, **kwargs})
+    st = strax.Context(storage, config, register=list(plugins), **options | kwargs)
+    if more_modules is not None:
+        st.register_all(more_modules)
+    if more is not None:
+        st.register(more)
+    return st
 
 
 def _keep_compiled() -> None:

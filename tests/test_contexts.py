@@ -102,6 +102,25 @@ def test_without_run_database_a_line_says_so_once(tmp_path, caplog, monkeypatch)
     ) == 1
 
 
+def test_users_plugins_are_registered_after_ours(tmp_path):
+    class Peaks(amstrax.Peaks):
+        __version__ = "9"
+
+    class Mine(strax.Plugin):
+        depends_on = ("peaks",)
+        provides = "mine"
+        dtype = strax.time_fields
+
+    for arguments in ({"register": [Peaks, Mine]}, {}):
+        positional = () if arguments else (False, {}, None, [Peaks, Mine])
+        st = contexts.xams(tmp_path, *positional, **arguments)
+        assert st._plugin_class_registry["peaks"] is Peaks
+        assert st._plugin_class_registry["mine"] is Mine
+    led = contexts.xams_led(output_folder=tmp_path / "led", timeout=10)
+    assert led.context_config["timeout"] == 10
+    assert led.storage[-1].path == str(tmp_path / "led")
+
+
 def test_corrections_are_not_ignored(tmp_path):
     with pytest.raises(exceptions.NotAvailable, match="v1"):
         contexts.xams(output_folder=tmp_path, corrections_version="v1")
