@@ -8,7 +8,6 @@ as a file. Exit status: 0 when the data is made or already there, 1 on failure, 
 import argparse
 import contextlib
 import errno
-import json
 import logging
 import sys
 import time
@@ -20,14 +19,9 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import rundoc
-from amstrax.exceptions import (
-    AmstraxError,
-    InvalidRunDocument,
-    RunNotFound,
-    UsageError,
-    did_you_mean,
-)
+from amstrax.auto_processing import arguments
+from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import strax
@@ -36,15 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("amstrax.amstraxer")
 
-#: In the order in which a context is chosen for a target; also those of amstrax.contexts
-CONTEXTS = ("xams", "xams_led", "xams_little")
-DETECTORS = ("xams", "xamsl")
-
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process a single run with amstrax")
-    parser.add_argument("run_id", metavar="RUN_ID", type=_run_id, help="run to process, as 006724")
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", type=arguments.run_id, help="run to process, as 006724"
+    )
     parser.add_argument(
         "--target",
         nargs="+",
@@ -53,12 +45,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--context",
-        type=_context_name,
+        type=arguments.context_name,
         help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
     )
     parser.add_argument(
         "--detector",
-        choices=DETECTORS,
+        choices=arguments.DETECTORS,
         help="detector whose run database knows the run (default: that of the context)",
     )
     parser.add_argument(
@@ -73,20 +65,20 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--testing_rundoc",
-        type=_run_document,
+        type=arguments.run_document,
         metavar="JSON",
         help="run document to use, or a file with it, instead of the run database's",
     )
     parser.add_argument(
         "--config_kwargs",
-        type=_json_object,
+        type=arguments.json_object,
         default={},
         metavar="JSON",
         help="options for the plugins, as '{\"elife\": 25000}'",
     )
     parser.add_argument(
         "--context_kwargs",
-        type=_json_object,
+        type=arguments.json_object,
         default={},
         metavar="JSON",
         help="arguments for the context, as '{\"init_rundb\": false}'",
@@ -104,7 +96,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--timeout",
-        type=_positive_number,
+        type=arguments.positive_number,
         default=300,
         metavar="SECONDS",
         help="give up when a run that has not ended gets no new live data for this long "
@@ -112,7 +104,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--workers",
-        type=_positive_integer,
+        type=arguments.positive_integer,
         default=1,
         metavar="N",
         help="number of cores to use (default: %(default)s)",
@@ -374,54 +366,6 @@ def _describe_os_error(error: OSError, args: argparse.Namespace) -> str:
         return f"run {args.run_id}: a file in {where} is too large for the limit set (ulimit -f)"
     filename = f" ({error.filename})" if error.filename else ""
     return f"run {args.run_id}: {error.strerror or error}{filename}"
-
-
-def _run_id(text: str) -> str:
-    text = text.strip()
-    if not text or "-" in text or "/" in text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is no run id: give a number, as 006724")
-    return text.zfill(6) if text.isdigit() else text
-
-
-def _context_name(text: str) -> str:
-    if text not in CONTEXTS:
-        raise argparse.ArgumentTypeError(f"no context {text!r}{did_you_mean(text, CONTEXTS)}")
-    return text
-
-
-def _run_document(text: str) -> dict[str, Any]:
-    try:
-        return rundoc.from_json(text)
-    except InvalidRunDocument as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not JSON: {error.msg} at column {error.colno}"
-        ) from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'"
-        )
-    return value
-
-
-def _positive_number(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if float(text) > 0:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-
-
-def _positive_integer(text: str) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) > 0:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
+from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype
 from amstrax.processing import coincidences, splitting
 from amstrax.processing import peaks as kernels
 
@@ -19,7 +20,6 @@ __all__ = [
     "Peaks",
     "PeaksEXT",
     "PeaksSiPM",
-    "peak_basics_dtype",
 ]
 
 
@@ -218,41 +218,6 @@ class PeaksSiPM(PeaksEXT):
         return self.find_peaks(records_sipm, start, end)
 
 
-def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> list:
-    """Return the dtype of basic properties of peaks.
-
-    Parameters
-    ----------
-    with_hits
-        Have the fields n_hits and tight_coincidence.
-    type_dtype
-        Type of the field ``type``.
-    """
-    n_hits = [(("Number of hits at least partly inside the peak", "n_hits"), np.int32)]
-    coincidence = [
-        (("Channels with a hit near the peak's mean time", "tight_coincidence"), np.int16)
-    ]
-    return [
-        (("Start time of the peak since unix epoch [ns]", "time"), np.int64),
-        (("Exclusive end time of the peak since unix epoch [ns]", "endtime"), np.int64),
-        (("Mean time of the waveform since unix epoch [ns]", "center_time"), np.int64),
-        (("Area [PE]", "area"), np.float32),
-        *(n_hits if with_hits else []),
-        (("Number of channels with a positive area", "n_channels"), np.int16),
-        (("Channel with the largest area", "max_pmt"), np.int16),
-        (("Area in that channel [PE]", "max_pmt_area"), np.float32),
-        (("Number of channels that reach the end of the ADC", "n_saturated_channels"), np.int16),
-        (("Width of the central 50% of the area [ns]", "range_50p_area"), np.float32),
-        (("Width of the central 90% of the area [ns]", "range_90p_area"), np.float32),
-        (("Fraction of the area that the top array saw [1]", "area_fraction_top"), np.float32),
-        (("Length of the waveform [samples]", "length"), np.int32),
-        (("Width of a sample [ns]", "dt"), np.int16),
-        (("Time from 10% to 50% of the area [ns]", "rise_time"), np.float32),
-        *(coincidence if with_hits else []),
-        (("Kind of peak: 1 S1, 2 S2, 0 unknown", "type"), type_dtype),
-    ]
-
-
 def peak_basics(peaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """Return the basic properties of peaks that need no option.
 
@@ -385,13 +350,6 @@ class PeakBasicsSiPM(PeakBasics):
 
     def compute(self, peaks_sipm):
         return self.basics(peaks_sipm)
-
-
-#: How positions are reconstructed: suffix of the fields, unit, description
-ALGORITHMS = (
-    ("cgr", "1", "share of the light among top channels"),
-    ("corr", "mm", "polynomial of that share"),
-)
 
 
 @strax.takes_config(

@@ -7,7 +7,8 @@ from immutabledict import immutabledict
 from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
-from amstrax.plugins.peak_processing import peak_basics, peak_basics_dtype
+from amstrax.plugins.dtypes import peak_basics_dtype
+from amstrax.plugins.peak_processing import peak_basics
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting
