@@ -135,10 +135,10 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     jobs.log_to_console(args.debug)
     stop = jobs.Stop()
     try:
-        with jobs.stop_on_signals(stop), jobs.output_to_log(log):
+        with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
             process(args, stop)
     except Exception as error:
-        message = stop.message() if stop.event.is_set() else describe_failure(error, args)
+        message = stop.message() if stop.reason else describe_failure(error, args)
         log.error("%s", message, exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
     return 0

@@ -63,13 +63,15 @@ class LogStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def output_to_log(logger: logging.Logger) -> Iterator[None]:
+def output_to_log(logger: logging.Logger, stop: "Stop") -> Iterator[None]:
     """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
 
-    The first of those exceptions is raised in the main thread too.
+    The first of those exceptions comes to the main thread when the other threads have ended; so
+    `stop` is set, lest one goes on waiting for live data.
     """
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
+        stop.event.set()
         if args.exc_value is not None:
             logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
 
@@ -82,7 +84,7 @@ def output_to_log(logger: logging.Logger) -> Iterator[None]:
 
 
 class Stop:
-    """Whether the job has been told to stop.
+    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
 
     Signals only set this; the work looks at it between chunks and while it waits, so that no
     exception comes up where strax, or a log, cannot deal with one.
@@ -99,6 +101,8 @@ class Stop:
 
     def message(self) -> str:
         """Return what to tell the user."""
+        if not self.reason:
+            return "stopped, since another part of the job has failed"
         return (
             f"stopped by {self.reason}: what was incomplete has been removed; start again to go on"
         )
