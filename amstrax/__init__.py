@@ -6,12 +6,14 @@ command-line tools answer at once.
 """
 
 from importlib import import_module
-from types import ModuleType
 from typing import Any
+
+from amstrax._lazy import submodules_of
 
 __version__ = "3.0.0"
 
 _MODULES = (
+    "auto_processing",
     "common",
     "contexts",
     "exceptions",
@@ -87,15 +89,10 @@ __all__ = ["__version__", *_MODULES, *_MEMBERS]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
     if name not in _MEMBERS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return submodules_of(__name__)(name)
     module, _, member = _MEMBERS[name].partition(":")
-    value = getattr(import_module(f"{__name__}.{module}"), member or name)
-    # Where a name is one of a module too, import_module has bound the module
-    if not isinstance(value, ModuleType):
-        globals()[name] = value
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), member or name)
     return value
 
 

@@ -38,6 +38,23 @@ def test_every_public_name_is_there():
         _ = amstrax.no_such_thing
 
 
+def test_modules_are_attributes_of_their_packages():
+    """As in notebooks, that only import amstrax."""
+    code = """
+import amstrax
+amstrax.plugins.pulse_processing.check_overlaps
+amstrax.plugins.daqreader.split_channel_ranges
+amstrax.auto_processing.amstraxer.to_dict_tuple
+amstrax.processing.peaks.classify
+try:
+    amstrax.plugins.no_such_module
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "module 'amstrax.plugins' has no attribute 'no_such_module'\n"
+
+
 def test_every_plugin_is_public():
     """The table of names in amstrax/__init__.py knows all that contexts register."""
     for name in ("xams", "xams_led", "xams_little"):
