@@ -176,6 +176,7 @@ def test_second_process_compiles_nothing(tmp_path):
             )
             assert done.returncode == 0, done.stderr
             counts.append(done.stdout.split("\n"))
+            assert done.stderr.count("compiling functions") == (attempt == 0)
     assert len(counts[0]) > 20  # so compilations are counted
     for second in counts[1::2]:
         assert second == ["", ""]

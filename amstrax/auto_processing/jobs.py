@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numba.core.event
 import strax
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -66,6 +67,8 @@ class LogStream(io.TextIOBase):
 def output_to_log(logger: logging.Logger, stop: "Stop") -> Iterator[None]:
     """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
 
+    Also say so when functions are compiled.
+
     The first of those exceptions comes to the main thread when the other threads have ended; so
     `stop` is set, lest one goes on waiting for live data.
     """
@@ -76,11 +79,33 @@ def output_to_log(logger: logging.Logger, stop: "Stop") -> Iterator[None]:
             logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
 
     before, threading.excepthook = threading.excepthook, log_exception
+    notice = CompilationNotice(logger)
     try:
-        with contextlib.redirect_stdout(LogStream(logger)):
+        with (
+            contextlib.redirect_stdout(LogStream(logger)),
+            numba.core.event.install_listener("numba:compile", notice),
+        ):
             yield
     finally:
         threading.excepthook = before
+
+
+class CompilationNotice(numba.core.event.Listener):
+    """Says, once, that numba compiles: the first job on a machine is silent for long otherwise."""
+
+    def __init__(self, logger: logging.Logger):
+        self._logger = logger
+        self._said = False
+
+    def on_start(self, event: numba.core.event.Event) -> None:
+        if not self._said:
+            self._said = True
+            self._logger.info(
+                "compiling functions, which are kept for later: this takes up to a minute"
+            )
+
+    def on_end(self, event: numba.core.event.Event) -> None:
+        pass
 
 
 class Stop:

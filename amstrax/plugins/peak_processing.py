@@ -50,7 +50,7 @@ class LoneHits(strax.Plugin):
     save_when = strax.SaveWhen.TARGET
 
     def compute(self, hits, peaks):
-        return hits[strax.fully_contained_in(hits, peaks) == -1]
+        return hits[kernels.in_no_peak(hits, peaks)]
 
 
 @strax.takes_config(

@@ -132,6 +132,18 @@ def _count_touching(hit_start, hit_end, peak_start, peak_end):
     return result
 
 
+def in_no_peak(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Return which hits overlap with no peak, shape (m,), bool.
+
+    A hit across the border of two peaks that were split is in both. `peaks` are sorted and do not
+    overlap, shape (n,).
+    """
+    if not len(peaks):
+        return np.ones(len(hits), dtype=bool)
+    last = np.searchsorted(peaks["time"], strax.endtime(hits)) - 1
+    return (last < 0) | (strax.endtime(peaks)[last] <= hits["time"])
+
+
 def check_disjoint(peaks: np.ndarray) -> None:
     """Raise ValueError when peaks are not sorted by time, or overlap."""
     bad = peaks["time"][1:] < strax.endtime(peaks)[:-1]

@@ -298,3 +298,16 @@ def test_positions_of_nothing():
     assert all(len(values) == 0 for values in empty.values())
     peaks = make_peaks(0)
     kernels.clip_peaks(peaks, 0, 1)
+
+
+def test_hits_in_no_peak():
+    """Peaks [100, 200) and [200, 300), as after a split, and [400, 500)."""
+    peaks = np.zeros(3, dtype=strax.time_fields)
+    peaks["time"], peaks["endtime"] = [100, 200, 400], [200, 300, 500]
+    hits = np.zeros(8, dtype=strax.time_fields)
+    hits["time"] = [0, 50, 90, 120, 190, 300, 399, 500]
+    hits["endtime"] = [90, 100, 101, 130, 210, 400, 401, 600]
+    expected = [True, True, False, False, False, True, False, True]
+    assert kernels.in_no_peak(hits, peaks).tolist() == expected
+    assert kernels.in_no_peak(hits, peaks[:0]).all()
+    assert len(kernels.in_no_peak(hits[:0], peaks)) == 0
