@@ -101,9 +101,6 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
-#: The contexts by name, with the detector whose lab folders and run documents they use
-CONTEXT_DETECTORS = immutabledict(xams="xams", xams_led="xams", xams_little="xamsl")
-
 #: How a run document's database is reached; used once there is a run database
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
 _XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")

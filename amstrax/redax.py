@@ -9,9 +9,10 @@ In each directory lies one file for every readout thread, ``HOST_reader_N_THREAD
 compressed blob of fragments of `strax.raw_record_dtype`, in any order.
 """
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -203,11 +204,17 @@ def write_chunk(
 
 def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
     """Write what says that the run has ended."""
-    directory = run_dir / THE_END
-    temporary = directory.with_name(f"{THE_END}_TEMP")
+    with _written_whole(run_dir / THE_END) as temporary:
+        for name in _file_names(threads):
+            (temporary / name).write_text("the run has ended\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _written_whole(directory: Path) -> Iterator[Path]:
+    """Give a directory in _TEMP to write into, that becomes `directory` at the end."""
+    temporary = directory.with_name(f"{directory.name}_TEMP")
     temporary.mkdir(parents=True)
-    for name in _file_names(threads):
-        (temporary / name).write_text("the run has ended\n", encoding="utf-8")
+    yield temporary
     temporary.rename(directory)
 
 
@@ -219,12 +226,10 @@ def _file_names(threads: Mapping[str, int]) -> list[str]:
 def _write_directory(
     directory: Path, records: np.ndarray, threads: Mapping[str, int], compressor: str
 ) -> None:
-    temporary = directory.with_name(f"{directory.name}_TEMP")
-    temporary.mkdir(parents=True)
     names = _file_names(threads)
-    for i, name in enumerate(names):
-        write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
-    temporary.rename(directory)
+    with _written_whole(directory) as temporary:
+        for i, name in enumerate(names):
+            write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
 
 
 def _fragment_header_bytes(dtype: np.dtype) -> int:

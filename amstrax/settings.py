@@ -17,12 +17,17 @@ Nothing is read when this module is imported.
 import configparser
 import os
 from pathlib import Path
+from types import MappingProxyType
 
 from amstrax.exceptions import InvalidOption
 
 CONFIG_VARIABLE = "AMSTRAX_CONFIG"
 SECTION = "default"
-DETECTORS = ("xams", "xamsl")
+
+#: The contexts, and the detector whose lab folders and run documents each uses. A context is chosen
+#: for a target in this order.
+CONTEXT_DETECTORS = MappingProxyType({"xams": "xams", "xams_led": "xams", "xams_little": "xamsl"})
+DETECTORS = tuple(dict.fromkeys(CONTEXT_DETECTORS.values()))
 
 
 def config_path() -> Path:

@@ -7,6 +7,7 @@ machine and on what else it does: compare only numbers of one and the same call 
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import strax
 from long_run import repeat_run
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -38,13 +41,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         times = max(1, round(args.seconds / SECONDS_OF_RUN))
-        repeat_run(
+        n_records = repeat_run(
             SHARED / f"data/live_data/{RUN_ID}",
             SHARED / f"data/rundoc_{RUN_ID}.json",
             work / "live_data" / RUN_ID,
             times,
         )
-        size, n_records = stored_size(work)
+        size = n_records * np.dtype(strax.raw_record_dtype()).itemsize
         print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
         print(f"run of {times * SECONDS_OF_RUN} s: {size / 1e6:.1f} MB, {n_records} raw records")
         print(f"{'import strax':44s}{best(args.repeat, python, 'import strax'):8.2f} s")
@@ -131,8 +134,6 @@ def warm(work: Path, workers: int, repeat: int) -> float:
 
 def run(arguments: list[str], environment: dict[str, str]) -> str:
     """Return what a Python process prints; its errors are shown if it fails."""
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", *arguments],
         capture_output=True,
@@ -144,23 +145,6 @@ def run(arguments: list[str], environment: dict[str, str]) -> str:
         print(done.stderr, file=sys.stderr)
         sys.exit(1)
     return done.stdout
-
-
-def stored_size(work: Path) -> tuple[int, int]:
-    """Return bytes and number of the run's raw records."""
-    import numpy as np
-    import strax
-
-    from amstrax import redax
-
-    dtype = np.dtype(strax.raw_record_dtype())
-    n = sum(
-        len(redax.read_file(path, "lz4", dtype))
-        for directory in (work / "live_data" / RUN_ID).iterdir()
-        if directory.name.isdigit() or directory.name.endswith("_post")
-        for path in redax.list_files(directory)
-    )
-    return n * dtype.itemsize, n
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import strax
 from amstrax import redax, rundoc
 
 
-def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> dict:
-    """Write live data of `times` the length of a run, and return its reader's options.
+def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> int:
+    """Write live data of `times` the length of a run, and return its number of fragments.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> di
     threads, compressor = config["readout_threads"], config["daq_compressor"]
     dtype = np.dtype(strax.raw_record_dtype(config["record_length"]))
     n_chunks = redax.last_chunk(source) + 1
+    n_records = 0
     overlap_before = np.zeros(0, dtype=dtype)
     for chunk_i in range(n_chunks * times):
         _, central, post = redax.chunk_intervals(source, chunk_i % n_chunks, length, overlap)
@@ -37,6 +38,7 @@ def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> di
             for path in redax.list_files(directory)
         ]
         records = np.concatenate(parts)
+        n_records += len(records)
         records["time"] += (chunk_i - chunk_i % n_chunks) * (length + overlap)
         redax.write_chunk(
             target,
@@ -50,4 +52,4 @@ def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> di
         end = chunk_i * (length + overlap) + length
         overlap_before = records[records["time"] >= end]
     redax.write_end(target, threads)
-    return config
+    return n_records

@@ -1,5 +1,6 @@
 """Runs that tests write: live data with a few pulses, and contexts set up for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,17 @@ def write_run(folder: Path, records, n_chunks=1, threads=THREADS, compressor="lz
     if end:
         redax.write_end(run_dir, threads)
     return run_dir
+
+
+def options(folder: Path, *more: str, document=None, run_id=RUN_ID) -> list[str]:
+    """Return the options of amstraxer to process a run, live data in `folder`."""
+    return [
+        run_id,
+        f"--live_data_dir={folder}",
+        f"--testing_rundoc={json.dumps(rundoc() if document is None else document)}",
+        f"--output_folder={folder / 'out'}",
+        *more,
+    ]
 
 
 def context(folder: Path, name="xams", document=None, **config):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_runs import LENGTH, OVERLAP, RUN_ID, THREADS, pulses, rundoc, write_run
+from make_runs import LENGTH, OVERLAP, RUN_ID, THREADS, options, pulses, write_run
 
 from amstrax import cli, contexts, redax
 from amstrax.auto_processing import amstraxer
@@ -23,17 +23,6 @@ OPTIONS = """
 """
 
 ROOT = Path(amstraxer.__file__).resolve().parents[2]
-
-
-def options(folder, *more, document=None):
-    """Return the options to process run RUN_ID, live data in `folder`."""
-    return [
-        RUN_ID,
-        f"--live_data_dir={folder}",
-        f"--testing_rundoc={json.dumps(document or rundoc())}",
-        f"--output_folder={folder / 'out'}",
-        *more,
-    ]
 
 
 def command(arguments, **kwargs):

@@ -1,6 +1,5 @@
 """Bad input, each with one clear line: which file or value, and what to do."""
 
-import json
 import resource
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from make_runs import LENGTH, RAW_DTYPE, RUN_ID, THREADS, pulses, rundoc, write_run
+from make_runs import LENGTH, RAW_DTYPE, RUN_ID, THREADS, options, pulses, rundoc, write_run
 
 from amstrax import redax
 from amstrax.auto_processing import amstraxer
@@ -20,13 +19,7 @@ def fails(tmp_path, capsys):
     """Run amstraxer; return the one line in which it says why it failed."""
 
     def run(*more, status=1, document=None, run_id=RUN_ID):
-        arguments = [
-            run_id,
-            f"--live_data_dir={tmp_path}",
-            f"--testing_rundoc={json.dumps(rundoc() if document is None else document)}",
-            f"--output_folder={tmp_path / 'out'}",
-            *more,
-        ]
+        arguments = options(tmp_path, *more, document=document, run_id=run_id)
         try:
             found = amstraxer.main(arguments)
         except SystemExit as error:
@@ -134,8 +127,7 @@ def test_unsorted_live_data_is_sorted(tmp_path):
     run_dir = write_run(tmp_path, pulses([1_000_000, 2_000_000, 3_000_000]))
     path = first_file(run_dir)
     redax.write_file(path, redax.read_file(path, "lz4", RAW_DTYPE)[::-1], "lz4")
-    arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
-    assert amstraxer.main([*arguments, f"--output_folder={tmp_path}/out", "--target=peaks"]) == 0
+    assert amstraxer.main(options(tmp_path, "--target=peaks")) == 0
 
 
 def test_pulse_without_beginning(tmp_path, fails):
@@ -234,11 +226,10 @@ def process_into(tmp_path, mount_options, *more):
     """Run amstraxer with output to a file system of its own; return what it says on failure."""
     out = tmp_path / "out"
     out.mkdir()
-    arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
     done = subprocess.run(
         ["unshare", "--map-root-user", "--mount", "sh", "-c", _MOUNTED, "sh"]
         + [mount_options, str(out), sys.executable, "-m", "amstrax.auto_processing.amstraxer"]
-        + [*arguments, f"--output_folder={out}", *more],
+        + options(tmp_path, *more),
         capture_output=True,
         text=True,
         check=False,
@@ -268,10 +259,9 @@ def test_disk_full(tmp_path, workers):
 def test_failed_write(tmp_path, workers):
     """A chunk that cannot be written, here for `ulimit -f`, is never taken for complete data."""
     write_run(tmp_path, pulses(np.arange(1, 300) * 10_000_000, range(5)))
-    arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
     done = subprocess.run(
-        [sys.executable, "-m", "amstrax.auto_processing.amstraxer", *arguments]
-        + [f"--output_folder={tmp_path / 'out'}", "--workers", workers],
+        [sys.executable, "-m", "amstrax.auto_processing.amstraxer"]
+        + options(tmp_path, "--workers", workers),
         capture_output=True,
         text=True,
         check=False,
@@ -306,6 +296,5 @@ def test_timeout(tmp_path, fails):
 def test_debug_shows_where(tmp_path, capsys):
     path = first_file(write_run(tmp_path, pulses([1_000_000])))
     path.write_bytes(b"x")
-    arguments = [RUN_ID, f"--live_data_dir={tmp_path}", f"--testing_rundoc={json.dumps(rundoc())}"]
-    assert amstraxer.main([*arguments, f"--output_folder={tmp_path / 'out'}", "--debug"]) == 1
+    assert amstraxer.main(options(tmp_path, "--debug")) == 1
     assert "Traceback" in capsys.readouterr().err

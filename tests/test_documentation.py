@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 import amstrax
-from amstrax import contexts
+from amstrax import contexts, settings
 from amstrax.auto_processing import amstraxer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -375,7 +375,7 @@ def load_module(name):
     return module
 
 
-@pytest.mark.parametrize("name", contexts.CONTEXT_DETECTORS)
+@pytest.mark.parametrize("name", settings.CONTEXT_DETECTORS)
 def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
     page = builder.page(name)
     st = getattr(contexts, name)(init_rundb=False, storage=[], config={"readout_threads": {}})
@@ -400,7 +400,7 @@ def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
 def test_every_context_has_a_page(builder, tmp_path):
     pages = builder.write(tmp_path)
     assert [page.stem for page in pages] == [
-        f"data_structure_{name}" for name in contexts.CONTEXT_DETECTORS
+        f"data_structure_{name}" for name in settings.CONTEXT_DETECTORS
     ]
     index = (SOURCE / "index.rst").read_text(encoding="utf-8")
     for page in pages:

@@ -22,6 +22,7 @@ if __name__ == "__main__" and not __package__:
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
+from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 if TYPE_CHECKING:
     import strax
@@ -50,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--detector",
-        choices=arguments.DETECTORS,
+        choices=DETECTORS,
         help="detector whose run database knows the run (default: that of the context)",
     )
     parser.add_argument(
@@ -318,7 +319,7 @@ def _make_one(
         raise RunNotFound(f"there is nothing that {target} of run {args.run_id} can be made from")
     show_bar = sys.stderr.isatty() if args.progress is None else args.progress
     what = f"{target} of run {args.run_id}"
-    start, duration = source.time_range(args.testing_rundoc)
+    start, duration = source.time_range()
     with Progress(what, start, duration, show_bar) as progress:
         source.on_raw_data = progress.add_raw
         chunks = st.get_iter(
@@ -348,7 +349,7 @@ def _set_up_reader(st: "strax.Context", args: argparse.Namespace) -> None:
     contexts.context_for_daq_reader(
         st,
         args.run_id,
-        detector=args.detector or contexts.CONTEXT_DETECTORS[args.context],
+        detector=args.detector or CONTEXT_DETECTORS[args.context],
         run_doc=args.testing_rundoc,
         # Raw data that is stored stays; if some of it is missing, only that is made
         check_exists=False,

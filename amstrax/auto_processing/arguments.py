@@ -11,10 +11,9 @@ from typing import Any
 
 from amstrax import rundoc
 from amstrax.exceptions import InvalidRunDocument, did_you_mean
+from amstrax.settings import CONTEXT_DETECTORS
 
-#: In the order in which a context is chosen for a target; also those of amstrax.contexts
-CONTEXTS = ("xams", "xams_led", "xams_little")
-DETECTORS = ("xams", "xamsl")
+CONTEXTS = tuple(CONTEXT_DETECTORS)
 
 
 def run_id(text: str) -> str:

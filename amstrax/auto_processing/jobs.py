@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numba.core.event
 import strax
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from amstrax import redax, rundoc
+from amstrax import redax
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork, Stopped
 
@@ -67,10 +67,9 @@ class LogStream(io.TextIOBase):
 def output_to_log(logger: logging.Logger, stop: "Stop") -> Iterator[None]:
     """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
 
-    Also say so when functions are compiled.
-
     The first of those exceptions comes to the main thread when the other threads have ended; so
-    `stop` is set, lest one goes on waiting for live data.
+    `stop` is set, lest one goes on waiting for live data. It also says so when functions are
+    compiled.
     """
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
@@ -204,13 +203,13 @@ class Source:
             for dependency in plugin.depends_on:
                 self._look_at(dependency, seen)
 
-    def time_range(self, run_document: Mapping[str, Any] | None) -> tuple[int, float | None]:
+    def time_range(self) -> tuple[int, float | None]:
         """Return the start of the run [ns since unix epoch], and its duration [s] where known."""
         if not self.needs_live_data:
             chunks = self._st.get_metadata(self._run_id, self.stored[0])["chunks"]
             return chunks[0]["start"], (chunks[-1]["end"] - chunks[0]["start"]) / 1e9
-        start = int(rundoc.start_time(run_document or {}).timestamp()) * 1_000_000_000
         config = self._st.config
+        start = int(config["run_start_time"]) * 1_000_000_000
         run_dir = Path(config["daq_input_dir"])
         if not redax.run_has_ended(run_dir, config["readout_threads"]):
             return start, None

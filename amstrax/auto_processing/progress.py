@@ -60,27 +60,23 @@ class Progress:
         """Count a chunk of the target: where it ends [ns since unix epoch], and its rows."""
         self.n_chunks += 1
         self.rows += rows
-        seconds = max(self.seconds, (end - self.start) / 1e9)
+        before, self.seconds = self.seconds, max(self.seconds, (end - self.start) / 1e9)
+        memory = psutil.Process().memory_info().rss // _MIB
         if self._bar.disable:
-            self.seconds = seconds
             log.info(
                 "%s: chunk %d, %.1f s into the run, %.1f MB/s, %d MiB%s",
                 self.what,
                 self.n_chunks - 1,
-                seconds,
+                self.seconds,
                 self.rate(),
-                psutil.Process().memory_info().rss // _MIB,
+                memory,
                 self._time_left(),
             )
             return
         if self._bar.total:
-            self._bar.total = max(self._bar.total, seconds)
-        self._bar.set_postfix_str(
-            f"{self.rate():.1f} MB/s, {psutil.Process().memory_info().rss // _MIB} MiB",
-            refresh=False,
-        )
-        self._bar.update(seconds - self.seconds)
-        self.seconds = seconds
+            self._bar.total = max(self._bar.total, self.seconds)
+        self._bar.set_postfix_str(f"{self.rate():.1f} MB/s, {memory} MiB", refresh=False)
+        self._bar.update(self.seconds - before)
 
     def elapsed(self) -> float:
         """Return seconds since the start of the work."""

@@ -113,7 +113,12 @@ class LiveDataReader(strax.Plugin):
     dead_time_channel: int | None = None
 
     def infer_dtype(self):
-        return {d: strax.raw_record_dtype(self.config["record_length"]) for d in self.provides}
+        return dict.fromkeys(self.provides, self.record_dtype)
+
+    @property
+    def record_dtype(self) -> np.dtype:
+        """Type of raw records, and of the fragments in live data."""
+        return np.dtype(strax.raw_record_dtype(self.config["record_length"]))
 
     def setup(self):
         self.run_dir = Path(self.config["daq_input_dir"])
@@ -246,16 +251,15 @@ class LiveDataReader(strax.Plugin):
 
     def _read(self, interval: redax.Interval) -> np.ndarray:
         """Return all records in a directory, sorted by time."""
-        dtype = strax.raw_record_dtype(self.config["record_length"])
         files = redax.list_files(interval.path)
         redax.check_threads(files, self.threads)
         parts = []
         for path in files:
-            records = redax.read_file(path, self.config["daq_compressor"], np.dtype(dtype))
+            records = redax.read_file(path, self.config["daq_compressor"], self.record_dtype)
             self._check(records, path, interval)
             parts.append(records)
         if not parts:
-            return np.zeros(0, dtype=dtype)
+            return np.zeros(0, dtype=self.record_dtype)
         return live_data.sort_records(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
@@ -300,10 +304,8 @@ class LiveDataReader(strax.Plugin):
         channel = self.dead_time_channel
         if not cut.is_artificial or channel is None:
             return []
-        dtype = np.dtype(strax.raw_record_dtype(self.config["record_length"]))
-        return [
-            live_data.dead_time_record(cut.dead_start, cut.dead_end, self.dt_max, channel, dtype)
-        ]
+        start, end = cut.dead_start, cut.dead_end
+        return [live_data.dead_time_record(start, end, self.dt_max, channel, self.record_dtype)]
 
 
 @strax.takes_config(

@@ -1,12 +1,22 @@
 """Types of the rows of peak_basics and event_basics; every field's title names its unit."""
 
 import numpy as np
+import strax
+from numpy.typing import DTypeLike
 
 #: How positions are reconstructed: suffix of the fields, unit, description
 ALGORITHMS = (
     ("cgr", "1", "share of the light among top channels"),
     ("corr", "mm", "polynomial of that share"),
 )
+
+
+def rows_for(things: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Return a row of `dtype` for each of `things`: its ``time`` and ``endtime``, else zeros."""
+    result = np.zeros(len(things), dtype=dtype)
+    result["time"] = things["time"]
+    result["endtime"] = strax.endtime(things)
+    return result
 
 
 def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> list:

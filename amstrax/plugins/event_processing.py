@@ -4,7 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype
+from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import radius
@@ -213,9 +213,7 @@ class EventPositions(strax.Plugin):
 
     def compute(self, events):
         config = self.config
-        result = np.zeros(len(events), dtype=self.dtype)
-        result["time"] = events["time"]
-        result["endtime"] = strax.endtime(events)
+        result = rows_for(events, self.dtype)
         algorithm = config["default_reconstruction_algorithm"]
         for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
             x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
@@ -264,9 +262,7 @@ class CorrectedAreas(strax.Plugin):
     ]
 
     def compute(self, events):
-        result = np.zeros(len(events), dtype=self.dtype)
-        result["time"] = events["time"]
-        result["endtime"] = strax.endtime(events)
+        result = rows_for(events, self.dtype)
         s1_factor = kernels.s1_z_correction(events["z"], self.config["s1_naive_z_correction"])
         s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.config["elife"])
         for prefix in ("", "alt_"):
@@ -306,12 +302,10 @@ class PerPeakCopy(strax.Plugin):
         ]
 
     def copy(self, events: np.ndarray, peaks: np.ndarray, field: str, result: np.ndarray) -> None:
-        """Fill the fields of `copied_dtype`, and times."""
+        """Fill the fields of `copied_dtype`."""
         inside, first = kernels.contained_peaks(peaks, events)
         chosen = kernels.peaks_of_events(events, inside, first)
         kernels.copy_properties(peaks, chosen, result, (field, "length", "dt"))
-        result["time"] = events["time"]
-        result["endtime"] = strax.endtime(events)
 
 
 def _type_and_shape(dtype: np.dtype) -> tuple:
@@ -330,7 +324,7 @@ class EventWaveform(PerPeakCopy):
         return self.copied_dtype("data", "Waveform [PE/sample]") + strax.time_fields
 
     def compute(self, events, peaks):
-        result = np.zeros(len(events), dtype=self.dtype)
+        result = rows_for(events, self.dtype)
         self.copy(events, peaks, "data", result)
         return result
 
@@ -365,12 +359,11 @@ class EventAreaPerChannel(PerPeakCopy):
         }
 
     def compute(self, events, peaks):
-        areas = np.zeros(len(events), dtype=self.dtype["event_area_per_channel"])
+        areas = rows_for(events, self.dtype["event_area_per_channel"])
         self.copy(events, peaks, "area_per_channel", areas)
         areas["s1_n_channels"] = (areas["s1_area_per_channel"] > 0).sum(axis=1)
-        counts = np.zeros(len(events), dtype=self.dtype["event_n_channel"])
-        for field in counts.dtype.names:
-            counts[field] = areas[field]
+        counts = rows_for(events, self.dtype["event_n_channel"])
+        counts["s1_n_channels"] = areas["s1_n_channels"]
         return dict(event_area_per_channel=areas, event_n_channel=counts)
 
 

@@ -5,7 +5,7 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
-from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype
+from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting
 from amstrax.processing import peaks as kernels
 
@@ -218,25 +218,21 @@ class PeaksSiPM(PeaksEXT):
         return self.find_peaks(records_sipm, start, end)
 
 
-def peak_basics(peaks: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Return the basic properties of peaks that need no option.
+def peak_basics(
+    peaks: np.ndarray, dtype: DTypeLike, sum_area_rtol: float | None = None
+) -> np.ndarray:
+    """Return the basic properties of peaks that need no other option.
 
-    That is all but area_fraction_top and type, which are left at 0.
+    That is all but area_fraction_top and type, which are left at 0. With `sum_area_rtol`, areas
+    per channel are checked as by `amstrax.processing.peaks.check_sum_area`.
     """
-    result = np.zeros(len(peaks), dtype=dtype)
-    for field in (
-        "time",
-        "area",
-        "n_hits",
-        "n_saturated_channels",
-        "length",
-        "dt",
-        "tight_coincidence",
-    ):
+    areas = peaks["area_per_channel"]
+    if sum_area_rtol is not None:
+        kernels.check_sum_area(peaks["time"], peaks["area"], areas, sum_area_rtol)
+    result = rows_for(peaks, dtype)
+    for field in ("area", "n_hits", "n_saturated_channels", "length", "dt", "tight_coincidence"):
         if field in (result.dtype.names or ()):
             result[field] = peaks[field]
-    result["endtime"] = strax.endtime(peaks)
-    areas = peaks["area_per_channel"]
     result["n_channels"] = (areas > 0).sum(axis=1)
     result["max_pmt"] = areas.argmax(axis=1)
     result["max_pmt_area"] = areas.max(axis=1)
@@ -316,14 +312,7 @@ class PeakBasics(PeakBasicsEXT):
 
     def compute(self, peaks):
         config = self.config
-        result = peak_basics(peaks, self.dtype)
-        if config["check_peak_sum_area_rtol"] is not None:
-            kernels.check_sum_area(
-                peaks["time"],
-                peaks["area"],
-                peaks["area_per_channel"],
-                config["check_peak_sum_area_rtol"],
-            )
+        result = peak_basics(peaks, self.dtype, config["check_peak_sum_area_rtol"])
         aft = kernels.area_fraction_top(peaks["area_per_channel"], config["channel_map"]["top"])
         result["area_fraction_top"] = aft
         area, width, n_channels = (result[f] for f in ("area", "range_50p_area", "n_channels"))
@@ -395,9 +384,7 @@ class PeakPositions(strax.Plugin):
         return fields + strax.time_fields
 
     def compute(self, peaks):
-        result = np.zeros(len(peaks), dtype=self.dtype)
-        result["time"] = peaks["time"]
-        result["endtime"] = strax.endtime(peaks)
+        result = rows_for(peaks, self.dtype)
         positions = kernels.reconstruct_positions(
             peaks["area"],
             peaks["area_fraction_top"],
@@ -438,9 +425,7 @@ class CoincidencesBase(strax.Plugin):
         self, things: np.ndarray, times: np.ndarray, peaks_ext: np.ndarray
     ) -> np.ndarray:
         """Return a row for each of `things`, that has its signal at the same row of `times`."""
-        result = np.zeros(len(things), dtype=self.dtype)
-        result["time"] = things["time"]
-        result["endtime"] = strax.endtime(things)
+        result = rows_for(things, self.dtype)
         candidates = peaks_ext[
             coincidences.absorption_peaks(peaks_ext["area"], self.config["absorption_peak_delta"])
         ]

@@ -282,14 +282,7 @@ class RadonPeakBasics(strax.Plugin):
     rechunk_on_save = False
 
     def compute(self, radon_peaks):
-        result = peak_basics(radon_peaks, self.dtype)
-        if self.config["check_peak_sum_area_rtol"] is not None:
-            kernels.check_sum_area(
-                radon_peaks["time"],
-                radon_peaks["area"],
-                radon_peaks["area_per_channel"],
-                self.config["check_peak_sum_area_rtol"],
-            )
+        result = peak_basics(radon_peaks, self.dtype, self.config["check_peak_sum_area_rtol"])
         top = self.config["top_pmt"]
         result["area_fraction_top"] = kernels.area_fraction_top(
             radon_peaks["area_per_channel"], (top, top)

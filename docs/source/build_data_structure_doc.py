@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import strax
 
-from amstrax import contexts
+from amstrax import contexts, settings
 
 #: Context -> (title of its page, what to say first)
 INTRODUCTIONS = {
@@ -71,7 +71,7 @@ class DataType(NamedTuple):
 def write(folder: Path) -> list[Path]:
     """Write ``data_structure_CONTEXT.rst`` for every context into `folder`."""
     paths = []
-    for name in contexts.CONTEXT_DETECTORS:
+    for name in settings.CONTEXT_DETECTORS:
         path = folder / f"data_structure_{name}.rst"
         path.write_text(page(name), encoding="utf-8")
         paths.append(path)
@@ -115,7 +115,7 @@ def section(
     yield from (_description(plugin), "")
     yield f":Plugin: {_plugin(data_type)}, version {plugin.__version__}"
     yield f":Data kind: {plugin.data_kind_for(name)}"
-    yield f":Saved: {SAVED[_save_when(plugin, name)]}"
+    yield f":Saved: {SAVED[plugin.save_when[name]]}"
     yield f":Made of: {_links(context, plugin.depends_on) or 'live data'}"
     yield f":Used by: {_links(context, used_by) or 'no other'}"
     yield f":Lineage hash: ``{lineage_hash}``"
@@ -184,12 +184,6 @@ def _summary(data_type: DataType) -> str:
 def _plugin(data_type: DataType) -> str:
     cls = type(data_type.plugin)
     return f":py:class:`~{cls.__module__}.{cls.__qualname__}`"
-
-
-def _save_when(plugin: strax.Plugin, name: str) -> strax.SaveWhen:
-    return (
-        plugin.save_when if isinstance(plugin.save_when, strax.SaveWhen) else plugin.save_when[name]
-    )
 
 
 def _label(context: str, name: str) -> str:
