@@ -14,6 +14,9 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
+    "simulate": Tool(
+        "amstrax.auto_processing.simulate", "simulate a run, with the truth beside it"
+    ),
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
 }
 

@@ -160,6 +160,11 @@ def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(data, dtype=dtype)
 
 
+def check_compressor(compressor: str) -> None:
+    """Raise InvalidOption for a `compressor` that is neither ``lz4`` nor ``blosc``."""
+    _codec(compressor)
+
+
 def write_file(path: Path, records: np.ndarray, compressor: str) -> None:
     """Write fragments as one live file, the way `read_file` reads them.
 
@@ -177,7 +182,7 @@ def write_chunk(
     overlap: int,
     compressor: str = "lz4",
 ) -> None:
-    """Write the directories of one chunk, as redax does: first as ``_TEMP``, then renamed.
+    """Write the directories of one chunk, with those of the overlaps before and behind it.
 
     Parameters
     ----------
@@ -199,7 +204,20 @@ def write_chunk(
         if part is None:
             continue
         inside = (records["time"] >= part.start) & (records["time"] < part.end)
-        _write_directory(part.path, records[inside], threads, compressor)
+        write_directory(part.path, records[inside], threads, compressor)
+
+
+def write_directory(
+    directory: Path, records: np.ndarray, threads: Mapping[str, int], compressor: str
+) -> None:
+    """Write a directory, as redax does: first as ``_TEMP``, then renamed.
+
+    Parameters are as in `write_chunk`; all `records` are written.
+    """
+    names = _file_names(threads)
+    with _written_whole(directory) as temporary:
+        for i, name in enumerate(names):
+            write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
 
 
 def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
@@ -221,15 +239,6 @@ def _written_whole(directory: Path) -> Iterator[Path]:
 def _file_names(threads: Mapping[str, int]) -> list[str]:
     first_id = 139811453138688
     return [f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)]
-
-
-def _write_directory(
-    directory: Path, records: np.ndarray, threads: Mapping[str, int], compressor: str
-) -> None:
-    names = _file_names(threads)
-    with _written_whole(directory) as temporary:
-        for i, name in enumerate(names):
-            write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
 
 
 def _fragment_header_bytes(dtype: np.dtype) -> int:

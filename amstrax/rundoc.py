@@ -75,6 +75,12 @@ def end_time(document: RunDocument) -> datetime | None:
     return _time(document, "end")
 
 
+def to_json(time: datetime) -> dict[str, str]:
+    """Return a time as MongoDB writes it in JSON, to the millisecond that it keeps."""
+    text = time.astimezone(UTC).isoformat(timespec="milliseconds")
+    return {"$date": text.replace("+00:00", "Z")}
+
+
 def name(document: RunDocument) -> str:
     """Return what to call the run in messages."""
     return f"run {document.get('name') or document.get('number') or '(without number)'}"

@@ -72,10 +72,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--config_kwargs",
-        type=arguments.json_object,
+        type=arguments.options,
         default={},
         metavar="JSON",
-        help="options for the plugins, as '{\"elife\": 25000}'",
+        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
     )
     parser.add_argument(
         "--context_kwargs",

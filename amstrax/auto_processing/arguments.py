@@ -7,6 +7,7 @@ Nothing here imports anything slow, so that ``--help`` answers at once.
 import argparse
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 from amstrax import rundoc
@@ -37,6 +38,19 @@ def run_document(text: str) -> dict[str, Any]:
         return rundoc.from_json(text)
     except InvalidRunDocument as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def options(text: str) -> dict[str, Any]:
+    """Return options in a JSON object, or in a file with one."""
+    if text.lstrip().startswith("{"):
+        return json_object(text)
+    try:
+        content = Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no JSON object, as '{{\"elife\": 25000}}', and no file with one ({error})"
+        ) from None
+    return json_object(content)
 
 
 def json_object(text: str) -> dict[str, Any]:

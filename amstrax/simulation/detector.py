@@ -1,0 +1,385 @@
+"""The numbers of the detectors that are simulated: one frozen dataclass, with values for each."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from immutabledict import immutabledict
+
+from amstrax.exceptions import InvalidOption, did_you_mean
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A dual-phase time projection chamber with its sensors and digitizer.
+
+    Lengths are in mm, times in ns, energies in keV, areas in ADC counts x samples, heights in ADC
+    counts. z is 0 at the gate and negative below. A comment says where a default comes from;
+    "assumed" are round numbers for which there is no measurement among the project's data.
+    """
+
+    # --- what it is
+    name: str = "xams"
+    context: str = "xams"  # context of amstrax that processes its runs
+    led_context: str | None = "xams_led"
+    board_type: str = "V1724"
+
+    # --- the drift volume
+    radius: float = 31.0  # last edge of r in the published s1_map_v0.json
+    gate_cathode_distance: float = 50.5  # default of the option of that name (event_positions)
+    drift_time_gate: float = 3_000.0  # likewise; from the gate to the middle of the S2's light
+    drift_time_cathode: float = 39_500.0  # likewise
+    electron_lifetime: float = 30_000.0  # default of the option elife (corrected_areas)
+    diffusion_longitudinal: float = 2.6e-6  # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
+    diffusion_transverse: float = 5.5e-6  # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
+    drift_field: float = 500.0  # [V/cm], for the yields; assumed
+    xenon_density: float = 2.86  # [g/cm^3] at 177 K, NIST
+
+    # --- scintillation: decay times, and the share of light from singlets
+    # A. Hitachi et al., PRB 27 (1983) 5279: intensity ratio 0.05 for electrons, 0.45 for alphas
+    singlet_time: float = 2.2
+    triplet_time: float = 27.0
+    singlet_share_electrons: float = 0.05 / 1.05
+    singlet_share_alphas: float = 0.45 / 1.45
+
+    # --- S1 light
+    photon_detection: float = 0.10  # photoelectrons per photon, mean over z; assumed
+    # Relative S1 light at depth z is a + b z: default of s1_naive_z_correction (corrected_areas)
+    s1_light_at_gate: float = 700.0
+    s1_light_slope: float = -7.69  # [1/mm]
+    s1_share_top_gate: float = 0.25  # share of S1 light in the top PMTs for z = 0; assumed
+    s1_share_top_cathode: float = 0.10  # and at the cathode; assumed
+    s1_position_contrast: float = (
+        0.3  # 1: top PMTs share S1 light like S2 light, 0: evenly; assumed
+    )
+
+    # --- S2 light
+    extraction_efficiency: float = 0.95  # at 5 kV/cm in the liquid; assumed
+    photoelectrons_per_electron: float = 10.0  # in all PMTs of the TPC; assumed
+    gas_transit_time: float = 2_000.0  # an electron gives light for so long; 5 mm at 2.5 mm/us
+    s2_share_top: float = 0.5  # assumed
+    # x and y as a polynomial of the share of light in one half of the top PMTs: default of
+    # pos_rec_params (peak_positions), a fit to the lab's data. The model uses its inverse.
+    position_polynomials: tuple[tuple[float, ...], ...] = (
+        (212.89988642, -320.95097295, 198.71830514, -46.03953999),
+        (211.40051359, -319.83147964, 198.69552524, -46.23585688),
+    )
+
+    # --- PMTs of the TPC
+    bottom_channels: tuple[int, ...] = (0,)
+    top_channels: tuple[int, ...] = (1, 2, 3, 4)
+    # Mean area of a photoelectron, by channel from 0: 1 / published gain_to_pe_array_v0.json
+    photoelectron_areas: tuple[float, ...] = (125.4, 166.9, 141.5, 155.2, 142.2)
+    double_photoelectron: float = 0.2  # C. Faham et al., JINST 10 (2015) P09010, for VUV light
+    photoelectron_spread: float = 0.35  # standard deviation / mean of the full-size ones; assumed
+    photoelectron_small: float = 0.05  # share with an exponential spectrum of small ones; assumed
+    photoelectron_small_size: float = 0.35  # their mean / mean of the full-size ones; assumed
+    transit_time_spread: float = 1.5  # standard deviation; assumed
+    pmt_rise: float = 9.0  # standard deviation of the Gaussian of a pulse; about that of run 100001
+    pmt_fall: float = 6.0  # decay time of the exponential that it is convolved with; assumed
+    afterpulse_probability: float = 0.005  # per photoelectron; assumed
+    # Mean delay, its standard deviation, share: helium and heavier ions; assumed
+    afterpulse_delays: tuple[tuple[float, float, float], ...] = (
+        (500.0, 60.0, 0.4),
+        (1_800.0, 250.0, 0.6),
+    )
+    dark_rate: float = 30.0  # [Hz] per PMT, cold; assumed
+
+    # --- NaI detector beside the TPC; None: there is none
+    external_channel: int | None = 5
+    external_area_per_kev: float = 56.2  # 1 / published gain of channel 5
+    external_resolution: float = 0.035  # standard deviation / mean at 511 keV: usual for NaI
+    external_delay: float = 40.0  # after the TPC's light: cables; the lab looks up to 100 ns late
+    external_rise: float = 15.0  # as pmt_rise
+    external_fall: float = 230.0  # decay time of NaI(Tl), Saint-Gobain data sheet
+    external_acceptance: float = 0.3  # share of 511-keV pairs whose partner it sees; assumed
+    external_photopeak: float = 0.6  # share of these with all of the energy; assumed
+    external_rate: float = 20.0  # [Hz] of background in it; assumed
+    external_max_energy: float = 1_500.0  # end of that background, flat from 30 keV; assumed
+
+    # --- SiPM in the TPC, of positive polarity; None: there is none
+    sipm_channel: int | None = 6
+    sipm_share: float = 0.01  # of the light that the PMTs see; assumed
+    sipm_area: float = 60.0  # mean area of a photoelectron; assumed
+    sipm_spread: float = 0.08  # standard deviation / mean of it; assumed
+    sipm_crosstalk: float = 0.15  # probability that an avalanche starts another; assumed
+    sipm_dark_rate: float = 100.0  # [Hz], cold; assumed
+    sipm_rise: float = 8.0  # as pmt_rise
+    sipm_fall: float = 80.0  # recharging of a cell; assumed
+
+    # --- digitizer
+    dt: int = 10  # V1724: 100 MHz
+    adc_bits: int = 14
+    # Channel by channel from 0; those of run 100001, and low for the SiPM that goes up
+    baselines: tuple[float, ...] = (
+        15_800.0,
+        15_837.0,
+        15_874.0,
+        15_911.0,
+        15_948.0,
+        15_985.0,
+        400.0,
+    )
+    polarity_registers: bool = True  # does the run document name the channels' polarities?
+    noise: float = 1.5  # standard deviation; that of run 100001
+    threshold: int = 15  # a pulse starts where the signal reaches it; the hit finder's default
+    pre_trigger: int = 30  # samples before; as in run 100001
+    post_trigger: int = 60  # samples after the last over threshold; as in run 100001
+    length_multiple: int = 2  # a pulse's length is a multiple of so many samples; as in run 100001
+    dead_samples: int = 2  # a channel cannot start a pulse sooner after one; assumed
+    # A board that has no memory left loses pulses until it has been read out
+    board_memory: int = 8 * 512 * 1024  # [samples]; CAEN V1724: 512 kS in each of 8 channels
+    readout_rate: float = 0.04  # [samples/ns]; optical link, 80 MB/s
+    fragment_samples: int = 110  # redax's strax_fragment_payload_bytes / 2
+    chunk_length: int = 5_000_000_000  # redax's default
+    chunk_overlap: int = 500_000_000  # redax's default
+
+    # --- LED runs: external trigger, pulses of fixed length
+    led_rate: float = 200.0  # [Hz]; that of run 100007
+    led_samples: int = 220  # two fragments, as in run 100007
+    led_sample: float = 92.0  # time of the flash [samples]; the lab looks at 80 to 110
+    led_width: float = 10.0  # standard deviation of the flash [ns]; assumed
+
+    #: Options of the context for such runs, besides the gains
+    processing_options: Mapping[str, Any] = immutabledict(
+        # The published corrections version ONLINE
+        {
+            "s1_min_area": 1,
+            "s2_min_area": 100,
+            "s2_min_width": 600,
+            "s1_max_width": 140,
+            "s1_max_area_fraction_top": 1,
+            "s1_min_channels": 1,
+            "s2_min_channels": 1,
+            "left_event_extension": 50_000,
+            "right_event_extension": 50_000,
+            "max_drift_length": 52,
+            "electron_drift_velocity": 0.00104,
+        }
+    )
+
+    def __post_init__(self) -> None:
+        """Raise InvalidOption for numbers that no detector has."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    self._refuse(field.name, "it must be finite")
+        for name in _POSITIVE:
+            if getattr(self, name) <= 0:
+                self._refuse(name, "it must be above 0")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                self._refuse(name, "it must not be negative")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                self._refuse(name, "it is a share: 0 to 1")
+        if self.sipm_crosstalk == 1:
+            self._refuse("sipm_crosstalk", "one avalanche would start others without end")
+        if self.drift_time_gate < self.gas_transit_time / 2:
+            self._refuse("drift_time_gate", "half of gas_transit_time is part of it")
+        if self.drift_time_cathode <= self.drift_time_gate:
+            self._refuse("drift_time_cathode", "electrons drift upwards: over drift_time_gate")
+        if self.s1_light(-self.gate_cathode_distance) <= 0 or self.s1_light_at_gate <= 0:
+            self._refuse("s1_light_slope", "there must be light at every depth")
+        if len(self.bottom_channels) != 1 or len(self.top_channels) not in (1, 4):
+            self._refuse("top_channels", "the model has one bottom PMT, and one or four top PMTs")
+        if len(self.photoelectron_areas) < self.n_tpc_channels:
+            self._refuse("photoelectron_areas", f"{self.n_tpc_channels} PMTs need one each")
+        if len(self.baselines) <= max(self.channels):
+            self._refuse("baselines", f"channel {max(self.channels)} needs one")
+        if not all(0 <= baseline < 2**self.adc_bits for baseline in self.baselines):
+            self._refuse("baselines", f"the ADC has {self.adc_bits} bits")
+        if self.adc_bits > 15:
+            self._refuse("adc_bits", "fragments hold 16-bit integers with a sign")
+        if self.length_multiple > self.post_trigger:
+            self._refuse("length_multiple", "it must not be over post_trigger")
+
+    def _refuse(self, name: str, why: str) -> None:
+        raise InvalidOption(
+            f"{name} of detector {self.name} cannot be {getattr(self, name)!r}: {why}"
+        )
+
+    def with_values(self, **values: Any) -> "Detector":
+        """Return this detector with other values for some fields.
+
+        Raises
+        ------
+        InvalidOption
+            For a field that there is not, or a value that it cannot have.
+        """
+        known = {field.name: field.type for field in fields(self)}
+        for name, value in values.items():
+            if name not in known:
+                raise InvalidOption(
+                    f"detector {self.name} has no number {name!r}{did_you_mean(name, known)}"
+                )
+            old = getattr(self, name)
+            if value is None and name in ("external_channel", "sipm_channel"):
+                continue
+            number = isinstance(old, int | float) and not isinstance(old, bool)
+            if number and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise InvalidOption(f"{name} of detector {self.name} is a number, not {value!r}")
+            if isinstance(old, int) and number and value != int(value):
+                raise InvalidOption(
+                    f"{name} of detector {self.name} is a whole number, not {value!r}"
+                )
+            if isinstance(old, tuple) and not isinstance(value, tuple):
+                raise InvalidOption(f"{name} of detector {self.name} is a list, not {value!r}")
+        return replace(self, **values)
+
+    @property
+    def tpc_channels(self) -> tuple[int, ...]:
+        """Channels of the PMTs, bottom first."""
+        return self.bottom_channels + self.top_channels
+
+    @property
+    def n_tpc_channels(self) -> int:
+        """Number of PMTs in the TPC."""
+        return len(self.tpc_channels)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """All channels that there are."""
+        others = (self.external_channel, self.sipm_channel)
+        return self.tpc_channels + tuple(channel for channel in others if channel is not None)
+
+    @property
+    def drift_velocity(self) -> float:
+        """Velocity of electrons below the gate [mm/ns]."""
+        return self.gate_cathode_distance / (self.drift_time_cathode - self.drift_time_gate)
+
+    def s1_light(self, z):
+        """Relative S1 light at depth `z` [mm], not normalised."""
+        return self.s1_light_at_gate + self.s1_light_slope * z
+
+    def unit_area(self, channel: int) -> float:
+        """Area of a unit of charge: a photoelectron, or a keV in the NaI detector."""
+        if channel == self.external_channel:
+            return self.external_area_per_kev
+        if channel == self.sipm_channel:
+            return self.sipm_area
+        return self.photoelectron_areas[channel]
+
+    def options(self) -> dict[str, Any]:
+        """Return options for the context that processes the simulated runs, gains included."""
+        result = dict(self.processing_options)
+        if self.context == "xams":
+            result["gain_to_pe_array"] = [
+                1 / self.unit_area(channel) if channel in self.channels else 1.0
+                for channel in range(len(self.baselines))
+            ]
+        return result
+
+
+_POSITIVE = (
+    "radius",
+    "gate_cathode_distance",
+    "drift_time_gate",
+    "electron_lifetime",
+    "drift_field",
+    "xenon_density",
+    "singlet_time",
+    "triplet_time",
+    "photoelectrons_per_electron",
+    "gas_transit_time",
+    "photoelectron_small_size",
+    "pmt_rise",
+    "pmt_fall",
+    "external_area_per_kev",
+    "external_rise",
+    "external_fall",
+    "external_max_energy",
+    "sipm_area",
+    "sipm_rise",
+    "sipm_fall",
+    "dt",
+    "adc_bits",
+    "threshold",
+    "pre_trigger",
+    "post_trigger",
+    "length_multiple",
+    "board_memory",
+    "readout_rate",
+    "fragment_samples",
+    "chunk_length",
+    "chunk_overlap",
+    "led_rate",
+    "led_samples",
+)
+_NOT_NEGATIVE = (
+    "diffusion_longitudinal",
+    "diffusion_transverse",
+    "photoelectron_spread",
+    "transit_time_spread",
+    "dark_rate",
+    "external_resolution",
+    "external_delay",
+    "external_rate",
+    "sipm_spread",
+    "sipm_dark_rate",
+    "noise",
+    "dead_samples",
+    "led_sample",
+    "led_width",
+)
+_SHARES = (
+    "singlet_share_electrons",
+    "singlet_share_alphas",
+    "photon_detection",
+    "s1_share_top_gate",
+    "s1_share_top_cathode",
+    "s1_position_contrast",
+    "extraction_efficiency",
+    "s2_share_top",
+    "double_photoelectron",
+    "photoelectron_small",
+    "afterpulse_probability",
+    "external_acceptance",
+    "external_photopeak",
+    "sipm_share",
+    "sipm_crosstalk",
+)
+
+XAMS = Detector()
+
+XAMSL = Detector(
+    name="xamsl",
+    context="xams_little",
+    led_context=None,
+    board_type="V1730",
+    # E. Hogenbirk et al., NIM A 840 (2016) 87: 44 mm wide, 100 mm of drift
+    radius=22.0,
+    gate_cathode_distance=100.0,
+    drift_time_gate=3_000.0,  # assumed, as in XAMS
+    drift_time_cathode=66_000.0,  # 1.6 mm/us at 500 V/cm; ditto, fig. 9
+    electron_lifetime=400_000.0,  # the same paper
+    photon_detection=0.04,  # assumed
+    s1_light_slope=-3.5,  # assumed
+    bottom_channels=(0,),
+    top_channels=(1,),
+    photoelectron_areas=(8.0, 8.0),  # low gain, so that alphas stay within the ADC; assumed
+    external_channel=None,
+    sipm_channel=None,
+    dt=2,  # V1730: 500 MHz
+    baselines=(8_240, 8_182),  # those of run 999999
+    polarity_registers=False,  # run 999999's document names none
+    noise=1.9,  # that of run 999999
+    threshold=30,  # that in run 999999's document
+    pre_trigger=50,  # as in run 999999
+    post_trigger=440,  # pulses of run 999999 have at least 500 samples
+    length_multiple=10,  # as in run 999999
+    board_memory=8 * 5_120 * 1024,  # CAEN V1730: 5.12 MS in each of 8 channels
+    processing_options=immutabledict({}),
+)
+
+#: The detectors by name
+DETECTORS: Mapping[str, Detector] = immutabledict({d.name: d for d in (XAMS, XAMSL)})
+
+
+def find(name: str) -> Detector:
+    """Return the detector called `name`; raises InvalidOption where there is none."""
+    if name not in DETECTORS:
+        raise InvalidOption(f"there is no detector {name!r}{did_you_mean(name, DETECTORS)}")
+    return DETECTORS[name]

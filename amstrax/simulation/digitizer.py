@@ -1,0 +1,348 @@
+"""The digitizer: analogue signals in, pulses of ADC counts and redax's fragments of them out.
+
+Positions are in samples since the start of the run.
+"""
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import strax
+
+from amstrax.simulation.detector import Detector
+from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
+
+
+class Pulses(NamedTuple):
+    """Digitized stretches: those of a block of time, in any order."""
+
+    channel: np.ndarray  # shape (n,)
+    start: np.ndarray  # first sample
+    length: np.ndarray  # samples
+    offset: np.ndarray  # where the pulse's samples begin in `samples`
+    samples: np.ndarray  # ADC counts of all pulses, shape (sum of lengths,)
+
+
+class Digitizer:
+    """A digitizer that starts by itself where a channel's signal reaches the threshold.
+
+    Signals are handed over block by block, a block ahead: of what has been handed over, `digitize`
+    does what begins before its `horizon`, and keeps the rest.
+
+    Parameters
+    ----------
+    detector
+        Its numbers.
+    rng
+        Source of random numbers for the noise.
+    """
+
+    def __init__(self, detector: Detector, rng: np.random.Generator):
+        self.detector = detector
+        self.lost_pulses = 0
+        self._rng = rng
+        self._waiting = Signals.none()
+        #: Where each channel is free again
+        self._free = dict.fromkeys(detector.channels, -(2**62))
+        #: Samples in the board's memory, and when that was
+        self._memory = np.zeros(2)
+
+    def add(self, signals: Signals) -> None:
+        """Hand signals over; they may come in any order."""
+        self._waiting = Signals(
+            *(np.concatenate(columns) for columns in zip(self._waiting, signals, strict=True))
+        )
+
+    def digitize(self, horizon: float) -> Pulses:
+        """Return the pulses of signals that begin before `horizon` [ns]."""
+        parts, kept = [], []
+        for channel in self.detector.channels:
+            own = self._waiting.channel == channel
+            order = np.argsort(self._waiting.time[own], kind="stable")
+            signals = Signals(*(column[own][order] for column in self._waiting))
+            n_done, pulses = self._digitize_channel(channel, signals, horizon)
+            parts.append(pulses)
+            kept.append(Signals(*(column[n_done:] for column in signals)))
+        self._waiting = Signals(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+        return self._read_out(_join(parts))
+
+    def windows(self, starts: np.ndarray, length: int, signals: Signals) -> Pulses:
+        """Return pulses of `length` samples from each of `starts` on, in every PMT of the TPC."""
+        parts = []
+        for channel in self.detector.tpc_channels:
+            own = signals.channel == channel
+            order = np.argsort(signals.time[own], kind="stable")
+            shapes, first = pulse_shapes(self.detector, channel)
+            samples = _windows(
+                self._rng,
+                signals.time[own][order] / self.detector.dt,
+                signals.charge[own][order] * self.detector.unit_area(channel),
+                shapes,
+                first,
+                starts,
+                length,
+                *self._analogue(channel),
+            )
+            parts.append(
+                Pulses(
+                    np.full(len(starts), channel, dtype=np.int16),
+                    starts,
+                    np.full(len(starts), length),
+                    np.arange(len(starts)) * length,
+                    samples,
+                )
+            )
+        return _join(parts)
+
+    def _analogue(self, channel: int) -> tuple[float, float, int, int]:
+        """Return baseline, noise, sign of the signal and largest count of a channel."""
+        sign = 1 if channel == self.detector.sipm_channel else -1
+        largest = 2**self.detector.adc_bits - 1
+        return self.detector.baselines[channel], self.detector.noise, sign, largest
+
+    def _digitize_channel(
+        self, channel: int, signals: Signals, horizon: float
+    ) -> tuple[int, Pulses]:
+        detector = self.detector
+        shapes, first = pulse_shapes(detector, channel)
+        n_done, start, length, offset, samples, free = _digitize(
+            self._rng,
+            signals.time / detector.dt,
+            signals.charge * detector.unit_area(channel),
+            shapes,
+            first,
+            horizon / detector.dt,
+            self._free[channel],
+            *self._analogue(channel),
+            detector.threshold,
+            detector.pre_trigger,
+            detector.post_trigger,
+            detector.length_multiple,
+            detector.dead_samples,
+        )
+        self._free[channel] = free
+        channels = np.full(len(start), channel, dtype=np.int16)
+        return n_done, Pulses(channels, start, length, offset, samples)
+
+    def _read_out(self, pulses: Pulses) -> Pulses:
+        """Return the pulses for which the board has memory left; the others are lost."""
+        order = np.argsort(pulses.start, kind="stable")
+        kept = _fits_memory(
+            pulses.start[order],
+            pulses.length[order],
+            self._memory,
+            self.detector.board_memory,
+            self.detector.readout_rate * self.detector.dt,
+        )
+        self.lost_pulses += int(np.count_nonzero(~kept))
+        chosen = order[kept]
+        return Pulses(
+            pulses.channel[chosen],
+            pulses.start[chosen],
+            pulses.length[chosen],
+            pulses.offset[chosen],
+            pulses.samples,
+        )
+
+
+def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:
+    """Return pulses as redax's fragments of `strax.raw_record_dtype`, sorted by time.
+
+    Times are in ns since the start of the run.
+    """
+    size = detector.fragment_samples
+    per_pulse = -(-pulses.length // size)
+    result = np.zeros(int(per_pulse.sum()), dtype=strax.raw_record_dtype(size))
+    result["dt"] = detector.dt
+    _fill_fragments(
+        result["time"],
+        result["length"],
+        result["channel"],
+        result["pulse_length"],
+        result["record_i"],
+        result["data"],
+        pulses.channel,
+        pulses.start,
+        pulses.length,
+        pulses.offset,
+        pulses.samples,
+        detector.dt,
+    )
+    result["baseline"] = np.array(detector.baselines, dtype=np.int16)[result["channel"]]
+    return strax.sort_by_time(result)
+
+
+def _join(parts: list[Pulses]) -> Pulses:
+    shifts = np.cumsum([0, *(len(part.samples) for part in parts[:-1])])
+    moved = [
+        part._replace(offset=part.offset + shift) for part, shift in zip(parts, shifts, strict=True)
+    ]
+    return Pulses(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_pulse(buffer, buffer_start, position, area, shapes, first):
+    """Add a pulse of `area` at `position` [samples] to a buffer."""
+    sample = int(np.floor(position))
+    phase = min(int((position - sample) * PHASES), PHASES - 1)
+    begin = sample + first - buffer_start
+    for k in range(shapes.shape[1]):
+        if 0 <= begin + k < len(buffer):
+            buffer[begin + k] += area * shapes[phase, k]
+
+
+@numba.njit(cache=True, nogil=True)
+def _to_counts(rng, buffer, counts, baseline, noise, sign, largest):
+    """Digitize: baseline, noise, and the ends of the ADC's range."""
+    for k in range(len(buffer)):
+        value = np.floor(baseline + sign * buffer[k] + rng.normal(0.0, noise) + 0.5)
+        counts[k] = np.int16(min(max(value, 0.0), largest))
+
+
+@numba.njit(cache=True, nogil=True)
+def _cluster_end(position, i, first, n_shape, margin):
+    """Return the number of the first signal that is not in the stretch that signal `i` begins.
+
+    Signals nearer than `margin` samples are in one stretch.
+    """
+    end = np.floor(position[i]) + first + n_shape
+    j = i + 1
+    while j < len(position) and np.floor(position[j]) + first <= end + margin:
+        end = max(end, np.floor(position[j]) + first + n_shape)
+        j += 1
+    return j, int(end)
+
+
+@numba.njit(cache=True, nogil=True)
+def _digitize(
+    rng,
+    position,
+    area,
+    shapes,
+    first,
+    horizon,
+    free,
+    baseline,
+    noise,
+    sign,
+    largest,
+    threshold,
+    pre,
+    post,
+    multiple,
+    dead,
+):
+    """Digitize one channel's sorted signals; only stretches around signals are looked at."""
+    n_shape = shapes.shape[1]
+    around = pre + post + 2 * multiple
+    # Room for all stretches, and for all pulses: each has a sample over threshold
+    capacity, n_stretches = 0, 0
+    i = 0
+    while i < len(position) and position[i] < horizon:
+        j, end = _cluster_end(position, i, first, n_shape, around)
+        capacity += end - int(np.floor(position[i])) - first + 2 * around
+        i = j
+        n_stretches += 1
+    samples = np.empty(capacity, dtype=np.int16)
+    most = capacity // (pre + post + 1) + n_stretches + 1
+    start = np.empty(most, dtype=np.int64)
+    length = np.empty(most, dtype=np.int64)
+    offset = np.empty(most, dtype=np.int64)
+    n, used = 0, 0
+
+    i = 0
+    while i < len(position) and position[i] < horizon:
+        j, end = _cluster_end(position, i, first, n_shape, around)
+        buffer_start = max(int(np.floor(position[i])) + first - pre - multiple, free)
+        buffer = np.zeros(max(end + post + multiple - buffer_start, 0))
+        for s in range(i, j):
+            _add_pulse(buffer, buffer_start, position[s], area[s], shapes, first)
+        i = j
+        counts = np.empty(len(buffer), dtype=np.int16)
+        _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
+        level = int(np.floor(baseline + 0.5))
+        k = 0
+        while k < len(counts):
+            if sign * (counts[k] - level) < threshold:
+                k += 1
+                continue
+            begin = max(buffer_start + k - pre, free) - buffer_start
+            last = k
+            while k < min(last + post + 1, len(counts)):
+                if sign * (counts[k] - level) >= threshold:
+                    last = k
+                k += 1
+            size = last + 1 + post - begin
+            size = min(-(-size // multiple) * multiple, len(counts) - begin)
+            start[n] = buffer_start + begin
+            length[n] = size
+            offset[n] = used
+            samples[used : used + size] = counts[begin : begin + size]
+            used += size
+            n += 1
+            k = begin + size + dead
+            free = buffer_start + k
+    return i, start[:n], length[:n], offset[:n], samples[:used], free
+
+
+@numba.njit(cache=True, nogil=True)
+def _windows(rng, position, area, shapes, first, starts, length, baseline, noise, sign, largest):
+    samples = np.empty(len(starts) * length, dtype=np.int16)
+    n_shape = shapes.shape[1]
+    i = 0
+    for w in range(len(starts)):
+        while i < len(position) and position[i] + first + n_shape < starts[w]:
+            i += 1
+        buffer = np.zeros(length)
+        s = i
+        while s < len(position) and position[s] + first <= starts[w] + length:
+            _add_pulse(buffer, starts[w], position[s], area[s], shapes, first)
+            s += 1
+        counts = samples[w * length : (w + 1) * length]
+        _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
+    return samples
+
+
+@numba.njit(cache=True, nogil=True)
+def _fits_memory(start, length, memory, capacity, rate):
+    """Return which pulses, sorted, find room in a memory that empties by `rate` a sample."""
+    kept = np.zeros(len(start), dtype=np.bool_)
+    for i in range(len(start)):
+        level = max(memory[0] - (start[i] - memory[1]) * rate, 0.0)
+        kept[i] = level + length[i] <= capacity
+        if kept[i]:
+            level += length[i]
+        memory[0], memory[1] = level, start[i]
+    return kept
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_fragments(
+    time,
+    length,
+    channel,
+    pulse_length,
+    record_i,
+    data,
+    pulse_channel,
+    pulse_start,
+    pulse_size,
+    pulse_offset,
+    samples,
+    dt,
+):
+    size = data.shape[1]
+    n = 0
+    for p in range(len(pulse_start)):
+        done = 0
+        while done < pulse_size[p]:
+            here = min(size, pulse_size[p] - done)
+            time[n] = (pulse_start[p] + done) * dt
+            length[n] = here
+            channel[n] = pulse_channel[p]
+            pulse_length[n] = pulse_size[p]
+            record_i[n] = done // size
+            begin = pulse_offset[p] + done
+            data[n, :here] = samples[begin : begin + here]
+            done += here
+            n += 1

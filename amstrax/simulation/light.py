@@ -1,0 +1,225 @@
+"""Photoelectrons of S1s and S2s: how many, in which channel, when.
+
+Times are in ns since the start of the run.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from amstrax.simulation.detector import Detector
+from amstrax.simulation.sources import ALPHA, Deposits
+
+S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
+
+
+class Light(NamedTuple):
+    """Photoelectrons, arrays of shape (n,): those of an entry come at the same time."""
+
+    time: np.ndarray
+    channel: np.ndarray
+    n_pe: np.ndarray  # [PE]
+    event: np.ndarray  # -1: of none
+
+    @classmethod
+    def none(cls) -> "Light":
+        """Return no light."""
+        return cls(
+            np.zeros(0),
+            np.zeros(0, dtype=np.int16),
+            np.zeros(0, dtype=np.int64),
+            np.zeros(0, dtype=np.int64),
+        )
+
+
+def join(*parts: Light) -> Light:
+    """Return all light in one."""
+    return Light(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+@lru_cache(maxsize=8)
+def _inverse(polynomial: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    share = np.linspace(0, 1, 2001)
+    position = np.polyval(polynomial, share)
+    return np.maximum.accumulate(position), share
+
+
+def half_share(position: np.ndarray, polynomial: tuple[float, ...]) -> np.ndarray:
+    """Return the share of S2 light, among the top PMTs, of the two on one side.
+
+    The inverse of the lab's polynomial from share to position [mm], clipped to [0, 1].
+    """
+    return np.interp(position, *_inverse(polynomial))
+
+
+def top_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the share of each top PMT in the S2 light that they see, shape (n, top PMTs).
+
+    The two halves in x and in y are independent, so that the shares of halves, with which positions
+    are reconstructed, are those of `half_share`: PMTs a and b of a, b, c, d make the half in x, a
+    and c that in y.
+    """
+    if len(detector.top_channels) == 1:
+        return np.ones((len(x), 1))
+    f_x = half_share(x, detector.position_polynomials[0])
+    f_y = half_share(y, detector.position_polynomials[1])
+    return np.stack([f_x * f_y, f_x * (1 - f_y), (1 - f_x) * f_y, (1 - f_x) * (1 - f_y)], axis=1)
+
+
+def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the probability that a photon is detected by each PMT, shape (n, PMTs), bottom first.
+
+    In total it goes with depth as the lab's correction for it (option s1_naive_z_correction) has
+    it; the share of the top PMTs rises linearly towards them.
+    """
+    mean = detector.s1_light(-detector.gate_cathode_distance / 2)
+    total = detector.photon_detection * detector.s1_light(z) / mean
+    depth = -z / detector.gate_cathode_distance
+    gate, cathode = detector.s1_share_top_gate, detector.s1_share_top_cathode
+    top = gate + (cathode - gate) * depth
+    n_top = len(detector.top_channels)
+    contrast = detector.s1_position_contrast
+    shares = contrast * top_shares(x, y, detector) + (1 - contrast) / n_top
+    result = np.concatenate([1 - top[:, np.newaxis], top[:, np.newaxis] * shares], axis=1)
+    return np.minimum(total, 1.0)[:, np.newaxis] * result
+
+
+def s2_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the share of S2 light of each PMT, shape (n, PMTs), bottom first."""
+    top = detector.s2_share_top
+    bottom = np.full((len(x), 1), 1 - top)
+    return np.concatenate([bottom, top * top_shares(x, y, detector)], axis=1)
+
+
+def s1_photoelectrons(
+    rng: np.random.Generator, deposits: Deposits, photons: np.ndarray, detector: Detector
+) -> Light:
+    """Return the photoelectrons of scintillation light.
+
+    A detected photon gives two with the probability `Detector.double_photoelectron`;
+    `Detector.photon_detection` counts both.
+    """
+    # Photons per photoelectron: those with two are counted in the probability
+    probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
+    probability /= 1 + detector.double_photoelectron
+    counts = rng.binomial(photons[:, np.newaxis], probability)
+    channels = np.array(detector.tpc_channels, dtype=np.int16)
+    if detector.sipm_channel is not None:
+        seen = rng.binomial(photons, detector.sipm_share * probability.sum(axis=1))
+        counts = np.concatenate([counts, seen[:, np.newaxis]], axis=1)
+        channels = np.append(channels, np.int16(detector.sipm_channel))
+    deposit, column = np.divmod(np.arange(counts.size), counts.shape[1])
+    which = np.repeat(deposit, counts.ravel())
+    channel = channels[np.repeat(column, counts.ravel())]
+    times = deposits.time[which] + scintillation_times(rng, deposits.kind[which], detector)
+    n_pe = 1 + doubled(rng, channel, detector)
+    return Light(times, channel, n_pe, deposits.event[which])
+
+
+def scintillation_times(
+    rng: np.random.Generator, kind: np.ndarray, detector: Detector
+) -> np.ndarray:
+    """Return when photons come after the deposit: singlets' and triplets' decay times."""
+    share = np.where(kind == ALPHA, detector.singlet_share_alphas, detector.singlet_share_electrons)
+    singlet = rng.random(len(kind)) < share
+    return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
+
+
+def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return how many of the detected photons, one each, give a second photoelectron: 0 or 1."""
+    second = rng.random(len(channel)) < detector.double_photoelectron
+    if detector.sipm_channel is not None:
+        second &= channel != detector.sipm_channel
+    return second.astype(np.int64)
+
+
+def s2_photoelectrons(
+    rng: np.random.Generator,
+    arrivals: np.ndarray,
+    electrons: np.ndarray,
+    event: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    detector: Detector,
+) -> Light:
+    """Return the photoelectrons of electroluminescence.
+
+    Each electron gives light evenly while it crosses the gas.
+
+    Parameters
+    ----------
+    rng
+        Source of random numbers.
+    arrivals
+        When each electron begins to give light, deposit by deposit, shape (sum of `electrons`,).
+    electrons, event, x, y
+        Of each deposit: number of electrons, its event, where they come out; shape (n,).
+    detector
+        Its numbers.
+    """
+    photons_per_electron = detector.photoelectrons_per_electron / (
+        1 + detector.double_photoelectron
+    )
+    per_channel = photons_per_electron * s2_shares(x, y, detector)
+    channels = np.array(detector.tpc_channels, dtype=np.int16)
+    if detector.sipm_channel is not None:
+        seen = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
+        per_channel = np.concatenate([per_channel, seen], axis=1)
+        channels = np.append(channels, np.int16(detector.sipm_channel))
+    ends = np.cumsum(electrons)
+    time, column, photons, deposit = _electroluminescence(
+        rng, arrivals, ends - electrons, ends, per_channel, detector.gas_transit_time
+    )
+    channel = channels[column]
+    second = np.where(
+        channel == detector.sipm_channel if detector.sipm_channel is not None else False,
+        0,
+        rng.binomial(photons, detector.double_photoelectron),
+    )
+    return Light(time, channel, photons + second, event[deposit])
+
+
+@numba.njit(cache=True, nogil=True)
+def _electroluminescence(rng, arrivals, starts, ends, per_channel, transit):
+    """Photons in bins of S2_BIN ns, Poisson around the light of the electrons in the gas."""
+    n_channels = per_channel.shape[1]
+    capacity = 0
+    for i in range(len(starts)):
+        if ends[i] > starts[i]:
+            own = arrivals[starts[i] : ends[i]]
+            capacity += (int((own.max() - own.min() + transit) / S2_BIN) + 3) * n_channels
+    time = np.empty(capacity)
+    column = np.empty(capacity, dtype=np.int64)
+    photons = np.empty(capacity, dtype=np.int64)
+    deposit = np.empty(capacity, dtype=np.int64)
+    n = 0
+    for i in range(len(starts)):
+        if ends[i] == starts[i]:
+            continue
+        own = arrivals[starts[i] : ends[i]]
+        first = own.min()
+        n_bins = int((own.max() - first + transit) / S2_BIN) + 3
+        # Light in each bin, in units of an electron's: the running sum of starts minus ends
+        slope = np.zeros(n_bins + 1)
+        for arrival in own:
+            for position, sign in ((arrival - first, 1.0), (arrival - first + transit, -1.0)):
+                b = int(position / S2_BIN)
+                inside = 1 - (position / S2_BIN - b)  # share of the bin after that moment
+                slope[b] += sign * inside
+                slope[b + 1] += sign * (1 - inside)
+        light = 0.0
+        for b in range(n_bins):
+            light += slope[b]
+            if light <= 1e-9:
+                continue
+            for c in range(n_channels):
+                k = rng.poisson(light * S2_BIN / transit * per_channel[i, c])
+                if k > 0:
+                    time[n] = first + (b + rng.random()) * S2_BIN
+                    column[n] = c
+                    photons[n] = k
+                    deposit[n] = i
+                    n += 1
+    return time[:n], column[:n], photons[:n], deposit[:n]

@@ -1,0 +1,307 @@
+"""Simulated runs on disk: live data, run document, truth, and the options to process it with."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from amstrax import redax, rundoc
+from amstrax.exceptions import DataExists, InvalidOption, Stopped
+from amstrax.simulation.blocks import Settings, blocks
+from amstrax.simulation.detector import Detector, find
+from amstrax.simulation.truth import TruthFile
+from amstrax.simulation.writer import Pace, RunWriter
+
+log = logging.getLogger(__name__)
+
+#: Simulated runs begin here unless another time is asked for, so that the same seed gives the same
+START = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
+_RUN_ID = re.compile(r"[0-9]{1,9}")
+
+
+def simulate(
+    run_id: str,
+    output_folder: str | Path = "./simulated",
+    detector: str | Detector = "xams",
+    source: str = "kr83m",
+    rate: float = 5.0,
+    duration: float = 60.0,
+    seed: int = 0,
+    *,
+    energy_range: tuple[float, float] | None = None,
+    occupancy: float = 0.1,
+    yields: str = "nest",
+    compressor: str = "lz4",
+    n_hosts: int = 1,
+    n_threads: int = 1,
+    start: datetime | None = None,
+    realtime: float | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+    stop: Callable[[], bool] = bool,
+) -> Path:
+    """Simulate a run, and return the folder of its live data.
+
+    Besides the folder ``RUN_ID``, `output_folder` gets ``rundoc_RUN_ID.json`` (the run document),
+    ``truth_RUN_ID.npy`` (see `load_truth`) and ``config_RUN_ID.json`` (options for the context).
+
+    Parameters
+    ----------
+    run_id
+        Number of the run: digits.
+    output_folder
+        Folder to write into.
+    detector
+        ``xams``, ``xamsl``, or a `Detector`.
+    source, rate, duration, seed, energy_range, occupancy, yields
+        See `amstrax.simulation.blocks.Settings`.
+    compressor
+        Of live data, ``lz4`` or ``blosc``.
+    n_hosts, n_threads
+        Number of readout processes, and of the threads of each.
+    start
+        Start of the run, to the second; None: a fixed time, or now with `realtime`.
+    realtime
+        Write the run as the DAQ would, so many seconds of it in a second; None: at once. Before
+        the end of the run there is no end in the run document, and no truth.
+    force
+        Take the place of a run that is there already.
+    show_progress
+        Show a progress bar.
+    stop
+        Asked now and then; once it returns True, a run in real time ends as if the DAQ had been
+        stopped, and another is given up.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) for values that make no sense.
+    DataExists
+        (a ValueError) when something of such a run is there, and not `force`.
+    NotAvailable
+        Without nestpy, unless `yields` is ``simple``.
+    Stopped
+        When the work was given up.
+    OSError
+        When `output_folder` cannot be written to.
+    """
+    settings = Settings(
+        detector=detector if isinstance(detector, Detector) else find(detector),
+        source=source,
+        rate=rate,
+        duration=duration,
+        seed=seed,
+        energy_range=energy_range,
+        occupancy=occupancy,
+        yields=yields,
+    )
+    threads = _threads(n_hosts, n_threads)
+    redax.check_compressor(compressor)
+    if realtime is not None and not 0 < realtime < float("inf"):
+        raise InvalidOption(f"the speed of real time cannot be {realtime}: take more than 0")
+    if start is None:
+        start = START if realtime is None else datetime.now(UTC)
+    start = start.astimezone(UTC).replace(microsecond=0)
+    files = _Files(run_id, Path(output_folder).absolute())
+    files.check(force)
+    document = run_document(settings, run_id, start, files.output, threads, compressor)
+    log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
+    with _written_beside(files) as new:
+        _write_json(new.config, {} if settings.is_led else settings.detector.options())
+        run_dir = new.run
+        if realtime is not None:
+            # For everyone to see from its first chunk on
+            files.remove()
+            run_dir = files.run
+            _write_json(new.document, document)
+            os.replace(new.document, files.document)
+        run_dir.mkdir()
+        writer = RunWriter(
+            run_dir,
+            threads,
+            settings.detector.chunk_length,
+            settings.detector.chunk_overlap,
+            compressor,
+            Pace(realtime, stop),
+        )
+        nanoseconds = _write(settings, start, writer, new.truth, show_progress, stop, realtime)
+        document["end"] = rundoc.to_json(start + timedelta(microseconds=nanoseconds // 1000))
+        _write_json(new.document, document)
+        files.take_from(new)
+    return files.run
+
+
+def run_document(
+    settings: Settings,
+    run_id: str,
+    start: datetime,
+    output: Path,
+    threads: Mapping[str, int],
+    compressor: str,
+) -> dict[str, Any]:
+    """Return the run document, as the DAQ writes it, of a run that has not ended."""
+    detector = settings.detector
+    mode = f"sim_{settings.source}"
+    if settings.is_led:
+        mode = "sim_ext_trig_ledcalibration"
+    elif settings.source == "na22" and detector.external_channel is not None:
+        mode += "_nai"
+    board = 77
+    registers = [
+        {
+            "reg": f"1{channel:x}80",
+            "val": "100000" if channel == detector.sipm_channel else "110000",
+            "board": board,
+            "comment": "",
+        }
+        for channel in (range(8) if detector.polarity_registers else ())
+    ]
+    return {
+        "number": int(run_id),
+        "name": run_id,
+        "detectors": [detector.name],
+        "user": "simulation",
+        "mode": mode,
+        "start": rundoc.to_json(start),
+        "end": None,
+        "daq_config": {
+            "compressor": compressor,
+            "processing_threads": dict(threads),
+            "strax_chunk_length": detector.chunk_length / 1e9,
+            "strax_chunk_overlap": detector.chunk_overlap / 1e9,
+            "strax_fragment_payload_bytes": 2 * detector.fragment_samples,
+            "strax_output_path": str(output),
+            "boards": [{"board": board, "type": detector.board_type}],
+            "registers": registers,
+            "channels": {str(board): sorted(detector.channels)},
+            "thresholds": {str(board): [detector.threshold] * len(detector.channels)},
+        },
+        "data": [{"type": "live", "host": socket.gethostname(), "location": str(output)}],
+        "tags": [],
+        "comments": [],
+    }
+
+
+class _Files:
+    """What a run consists of, in one folder."""
+
+    def __init__(self, run_id: str, output: Path):
+        if not _RUN_ID.fullmatch(run_id):
+            raise InvalidOption(f"a run cannot be called {run_id!r}: take digits, as 100001")
+        self.run_id, self.output = run_id, output
+        self.run = output / run_id
+        self.truth = output / f"truth_{run_id}.npy"
+        self.config = output / f"config_{run_id}.json"
+        self.document = output / f"rundoc_{run_id}.json"
+
+    def __iter__(self) -> Iterator[Path]:
+        # The document comes last: where it is, everything is
+        return iter((self.run, self.truth, self.config, self.document))
+
+    def check(self, force: bool) -> None:
+        """Raise DataExists when something of the run is there, and not `force`."""
+        there = [str(path) for path in self if path.exists()]
+        if there and not force:
+            raise DataExists(
+                f"{', '.join(there)} would be overwritten: take another run number or folder, or "
+                "--force (force=True) to have it replaced"
+            )
+
+    def remove(self) -> None:
+        """Remove what is there of the run, the document first."""
+        for path in reversed(list(self)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def take_from(self, new: "_Files") -> None:
+        """Put what `new` has in the place of what is here."""
+        if new.run.exists():
+            self.remove()
+        for path, new_path in zip(self, new, strict=True):
+            if new_path.exists():
+                os.replace(new_path, path)
+
+
+@contextlib.contextmanager
+def _written_beside(files: _Files) -> Iterator[_Files]:
+    """Give a folder for the files of a run that are not complete, on the same file system."""
+    files.output.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=f".{files.run_id}_", dir=files.output)
+    try:
+        yield _Files(files.run_id, Path(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(
+    settings: Settings,
+    start: datetime,
+    writer: RunWriter,
+    truth_path: Path,
+    show_progress: bool,
+    stop: Callable[[], bool],
+    realtime: float | None,
+) -> int:
+    """Write live data and truth; return how long the run was [ns]."""
+    t0 = int(start.timestamp()) * 1_000_000_000
+    truth_file = TruthFile(truth_path)
+    done = 0.0
+    with (
+        contextlib.closing(truth_file),
+        tqdm(
+            total=settings.duration,
+            desc=f"simulating {settings.source}",
+            unit="s",
+            disable=not show_progress,
+            bar_format=_BAR,
+        ) as bar,
+    ):
+        for block in blocks(settings):
+            if stop():
+                if realtime is None:
+                    raise Stopped("stopped before the run was complete: nothing is left of it")
+                log.warning("stopped: the run ends after %.1f s", done / 1e9)
+                break
+            for field in ("time", "endtime", "s1_center_time", "s2_center_time"):
+                there = block.truth[field] >= 0
+                block.truth[field][there] += t0
+            truth_file.append(block.truth)
+            writer.add(block.records, block.complete_until)
+            bar.update((block.complete_until - done) / 1e9)
+            done = block.complete_until
+        nanoseconds = min(int(done), settings.nanoseconds)
+        writer.end(nanoseconds)
+    log.info(
+        "%.1f s of %s in %s: %d events, %d fragments",
+        nanoseconds / 1e9,
+        settings.source,
+        settings.detector.name,
+        truth_file.n,
+        writer.n_records,
+    )
+    return nanoseconds
+
+
+def _threads(n_hosts: int, n_threads: int) -> dict[str, int]:
+    for name, n in (("hosts", n_hosts), ("threads", n_threads)):
+        if not 1 <= n <= 100:
+            raise InvalidOption(f"{name} cannot be {n}: take 1 to 100")
+    return {f"xams-daq_reader_{i}": n_threads for i in range(n_hosts)}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""What PMTs, SiPM and NaI detector make of light: charges, after-pulses, dark counts, pulse shapes.
+
+Charges are in photoelectrons (keV for the NaI detector), times in ns since the start of the run.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from amstrax.simulation.detector import Detector
+from amstrax.simulation.light import Light, join
+from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
+
+PHASES = 20  # pulse shapes are tabulated at so many times within a sample
+_AREA_LEFT_OUT = 1e-3  # of a pulse's tail; the rest is scaled to the whole area
+
+
+class Signals(NamedTuple):
+    """Charges that come out of the sensors, arrays of shape (n,)."""
+
+    time: np.ndarray
+    channel: np.ndarray
+    charge: np.ndarray
+
+    @classmethod
+    def none(cls) -> "Signals":
+        """Return no signals."""
+        return cls(np.zeros(0), np.zeros(0, dtype=np.int16), np.zeros(0))
+
+
+def join_signals(*parts: Signals) -> Signals:
+    """Return all signals in one."""
+    return Signals(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end: float) -> Light:
+    """Return photoelectrons that no light has made, from `start` to `end`."""
+    rates = dict.fromkeys(detector.tpc_channels, detector.dark_rate)
+    if detector.sipm_channel is not None:
+        rates[detector.sipm_channel] = detector.sipm_dark_rate
+    parts = [Light.none()]
+    for channel, rate in rates.items():
+        times = event_times(rng, rate, start, end)
+        n = len(times)
+        parts.append(
+            Light(
+                times,
+                np.full(n, channel, dtype=np.int16),
+                np.ones(n, dtype=np.int64),
+                np.full(n, -1),
+            )
+        )
+    return join(*parts)
+
+
+def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> Light:
+    """Return what ions make in the PMTs that saw `light`: a photoelectron each, later."""
+    pmt = np.flatnonzero(_in_pmt(light.channel, detector))
+    ends = np.cumsum(light.n_pe[pmt])
+    total = int(ends[-1]) if len(ends) else 0
+    n = rng.binomial(total, detector.afterpulse_probability)
+    if n == 0:
+        return Light.none()
+    parent = pmt[np.searchsorted(ends, rng.integers(total, size=n), side="right")]
+    mean, spread, share = np.array(detector.afterpulse_delays).T
+    kind = rng.choice(len(share), size=n, p=share / share.sum())
+    delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
+    return Light(
+        light.time[parent] + delay,
+        light.channel[parent],
+        np.ones(n, dtype=np.int64),
+        np.full(n, -1),
+    )
+
+
+def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:
+    """Return the signals of photoelectrons, with the sensors' spread in time and in charge."""
+    pmt = _in_pmt(light.channel, detector)
+    count = light.n_pe.copy()
+    # An avalanche starts others, each of which may start one again: a geometric series
+    count[~pmt] += rng.negative_binomial(count[~pmt], 1 - detector.sipm_crosstalk)
+    charge = np.empty(len(count))
+    mean, spread = photoelectron_moments(detector)
+    charge[pmt] = _sum_of_charges(
+        rng,
+        count[pmt],
+        detector.photoelectron_small,
+        detector.photoelectron_small_size / mean,
+        1 / mean,
+        detector.photoelectron_spread / mean,
+        spread,
+    )
+    # Scaled, so that the mean is that of the avalanches that light and dark counts start
+    size = 1 - detector.sipm_crosstalk
+    cells = count[~pmt]
+    charge[~pmt] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
+    time = rng.normal(light.time, detector.transit_time_spread)
+    return Signals(time, light.channel, charge)
+
+
+def photoelectron_moments(detector: Detector) -> tuple[float, float]:
+    """Return mean of the charge of a photoelectron, and standard deviation / mean.
+
+    The unit is the mean of full-size ones. These are Gaussian (without the part below zero, drawn
+    anew), the small ones exponential.
+    """
+    from scipy.stats import truncnorm
+
+    full_mean, full_spread = 1.0, 0.0
+    if detector.photoelectron_spread > 0:
+        below_zero = -1 / detector.photoelectron_spread
+        full = truncnorm(below_zero, np.inf, loc=1, scale=detector.photoelectron_spread)
+        full_mean, full_spread = full.mean(), full.std()
+    small, size = detector.photoelectron_small, detector.photoelectron_small_size
+    mean = (1 - small) * full_mean + small * size
+    square = (1 - small) * (full_mean**2 + full_spread**2) + small * 2 * size**2
+    return mean, np.sqrt(square - mean**2) / mean
+
+
+@numba.njit(cache=True, nogil=True)
+def _sum_of_charges(rng, counts, small, small_size, full_size, full_spread, spread_of_any):
+    """Sum of charges of `counts` photoelectrons each; Gaussian, by their moments, for many."""
+    result = np.zeros(len(counts))
+    for i in range(len(counts)):
+        if counts[i] > 20:
+            drawn = rng.normal(counts[i], spread_of_any * np.sqrt(counts[i]))
+            result[i] = max(drawn, 0.0)
+            continue
+        for _ in range(counts[i]):
+            if rng.random() < small:
+                result[i] += rng.exponential(small_size)
+                continue
+            drawn = -1.0
+            while drawn < 0:
+                drawn = rng.normal(full_size, full_spread)
+            result[i] += drawn
+    return result
+
+
+def external_signals(
+    rng: np.random.Generator, external: External, detector: Detector
+) -> tuple[Signals, np.ndarray]:
+    """Return the signals of the NaI detector, and the energies that it measures [keV].
+
+    Its resolution goes with the root of the energy.
+    """
+    if detector.external_channel is None:
+        return Signals.none(), np.zeros(0)
+    spread = detector.external_resolution * np.sqrt(external.energy * ELECTRON_MASS)
+    measured = np.maximum(rng.normal(external.energy, spread), 0)
+    channel = np.full(len(measured), detector.external_channel, dtype=np.int16)
+    return Signals(external.time + detector.external_delay, channel, measured), measured
+
+
+def pulse_shapes(detector: Detector, channel: int) -> tuple[np.ndarray, int]:
+    """Return the shape of a pulse of unit area in `channel`.
+
+    A Gaussian convolved with an exponential decay, shifted so that its mean comes at the signal's
+    time (delays that all pulses share are left out; the NaI detector's pulse starts at that time).
+
+    Returns
+    -------
+    shapes
+        For signals at the start of a sample, and 1/PHASES of a sample later each; shape
+        (PHASES, samples); the sum of each is 1.
+    first
+        Where its first sample lies, from the sample that the signal's time is in.
+    """
+    return _pulse_shapes(*_rise_and_fall(detector, channel), detector.dt)
+
+
+def _rise_and_fall(detector: Detector, channel: int) -> tuple[float, float, float]:
+    """Return width of the Gaussian, decay time, and time of the mean after the signal's time."""
+    if channel == detector.external_channel:
+        rise, fall = detector.external_rise, detector.external_fall
+        return rise, fall, 2 * rise + fall
+    if channel == detector.sipm_channel:
+        return detector.sipm_rise, detector.sipm_fall, 0.0
+    return detector.pmt_rise, detector.pmt_fall, 0.0
+
+
+@lru_cache(maxsize=32)
+def _pulse_shapes(rise: float, fall: float, mean: float, dt: int) -> tuple[np.ndarray, int]:
+    from scipy.stats import exponnorm
+
+    shape = exponnorm(fall / rise, loc=mean - fall, scale=rise)
+    first = int(np.floor(shape.ppf(_AREA_LEFT_OUT / 10) / dt))
+    last = int(np.ceil(shape.ppf(1 - _AREA_LEFT_OUT) / dt)) + 1
+    phases = (np.arange(PHASES) + 0.5) / PHASES
+    # A sample is what the ADC sees in the middle of it
+    middles = np.arange(first, last) + 0.5
+    shapes = shape.pdf((middles[np.newaxis, :] - phases[:, np.newaxis]) * dt)
+    return shapes / shapes.sum(axis=1, keepdims=True), first
+
+
+def _in_pmt(channel: np.ndarray, detector: Detector) -> np.ndarray:
+    return channel != (-1 if detector.sipm_channel is None else detector.sipm_channel)
