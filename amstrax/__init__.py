@@ -23,6 +23,7 @@ _MODULES = (
     "redax",
     "rundoc",
     "settings",
+    "simulation",
     "storage",
 )
 

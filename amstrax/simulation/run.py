@@ -124,9 +124,9 @@ def simulate(
         if realtime is not None:
             # For everyone to see from its first chunk on
             files.remove()
-            run_dir = files.run
             _write_json(new.document, document)
-            os.replace(new.document, files.document)
+            files.take_from(new)
+            run_dir = files.run
         run_dir.mkdir()
         writer = RunWriter(
             run_dir,
