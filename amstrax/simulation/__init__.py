@@ -17,6 +17,7 @@ _MEMBERS = {
     "Detector": "detector",
     "SOURCES": "sources",
     "TRUTH_DTYPE": "truth",
+    "load_options": "run",
     "load_truth": "truth",
     "match_peaks": "matching",
     "match_truth": "matching",

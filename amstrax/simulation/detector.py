@@ -266,10 +266,10 @@ class Detector:
         """Return options for the context that processes the simulated runs, gains included."""
         result = dict(self.processing_options)
         if self.context == "xams":
-            result["gain_to_pe_array"] = [
+            result["gain_to_pe_array"] = tuple(
                 1 / self.unit_area(channel) if channel in self.channels else 1.0
                 for channel in range(len(self.baselines))
-            ]
+            )
         return result
 
 

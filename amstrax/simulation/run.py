@@ -194,6 +194,24 @@ def run_document(
     }
 
 
+def load_options(path: str | Path) -> dict[str, Any]:
+    """Return options for the context, to pass as its ``config``, from a run's ``config_RUN.json``.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when there is no such file.
+    """
+    try:
+        options = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidOption(
+            f"options cannot be read from {path} ({error}): name the file config_RUN.json that "
+            "`amstrax simulate` writes beside the run"
+        ) from None
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+
+
 class _Files:
     """What a run consists of, in one folder."""
 

@@ -13,7 +13,6 @@ import pytest
 
 from amstrax import contexts, simulation
 from amstrax.auto_processing import simulate as tool
-from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.exceptions import DataExists, InvalidOption, NotAvailable, Stopped
 from amstrax.simulation.detector import XAMS
 
@@ -27,7 +26,7 @@ def simulate(folder: Path, **options) -> Path:
 
 def processed(folder: Path, context="xams", **config):
     """Return a context for the run in `folder`, set up as a user would."""
-    options = to_dict_tuple(json.loads((folder / f"config_{RUN}.json").read_text()))
+    options = simulation.load_options(folder / f"config_{RUN}.json")
     st = getattr(contexts, context)(
         output_folder=folder / "out",
         init_rundb=False,
