@@ -9,12 +9,14 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+import amstrax
 from amstrax import redax, rundoc
 from amstrax.exceptions import DataExists, InvalidOption, Stopped
 from amstrax.simulation.blocks import Settings, blocks
@@ -55,7 +57,8 @@ def simulate(
     """Simulate a run, and return the folder of its live data.
 
     Besides the folder ``RUN_ID``, `output_folder` gets ``rundoc_RUN_ID.json`` (the run document),
-    ``truth_RUN_ID.npy`` (see `load_truth`) and ``config_RUN_ID.json`` (options for the context).
+    ``truth_RUN_ID.npy`` (see `load_truth`), ``config_RUN_ID.json`` (options for the context), and
+    ``simulation_RUN_ID.json`` (what was simulated, with all numbers of the detector).
 
     Parameters
     ----------
@@ -120,6 +123,7 @@ def simulate(
     log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
     with _written_beside(files) as new:
         _write_json(new.config, {} if settings.is_led else settings.detector.options())
+        _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
         run_dir = new.run
         if realtime is not None:
             # For everyone to see from its first chunk on
@@ -222,11 +226,12 @@ class _Files:
         self.run = output / run_id
         self.truth = output / f"truth_{run_id}.npy"
         self.config = output / f"config_{run_id}.json"
+        self.settings = output / f"simulation_{run_id}.json"
         self.document = output / f"rundoc_{run_id}.json"
 
     def __iter__(self) -> Iterator[Path]:
         # The document comes last: where it is, everything is
-        return iter((self.run, self.truth, self.config, self.document))
+        return iter((self.run, self.truth, self.config, self.settings, self.document))
 
     def check(self, force: bool) -> None:
         """Raise DataExists when something of the run is there, and not `force`."""
@@ -322,4 +327,4 @@ def _threads(n_hosts: int, n_threads: int) -> dict[str, int]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1, default=dict) + "\n", encoding="utf-8")

@@ -146,6 +146,14 @@ def test_the_run_document_says_how_to_read_the_run(run):
     assert document["data"][0]["location"] == str(run.parent)
 
 
+def test_what_was_simulated_is_told(tmp_path):
+    detector = XAMS.with_values(electron_lifetime=12_345.0)
+    simulate(tmp_path, detector=detector, seed=8, duration=1.0)
+    told = json.loads((tmp_path / f"simulation_{RUN}.json").read_text())
+    assert told["seed"] == 8 and told["source"] == "kr83m"
+    assert told["detector"]["electron_lifetime"] == 12_345.0
+
+
 @pytest.fixture(scope="module")
 def st(run):
     return processed(run.parent)
@@ -247,7 +255,7 @@ def test_a_run_that_is_given_up_leaves_nothing_and_spares_what_is_there(tmp_path
     with pytest.raises(Stopped):
         simulate(tmp_path, seed=5, force=True, stop=lambda: next(asked))
     assert files(tmp_path) == before
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_in_real_time_a_run_grows_and_ends_early_when_stopped(tmp_path):
