@@ -16,8 +16,8 @@ from amstrax.simulation.truth import TRUTH_DTYPE
 log = logging.getLogger(__name__)
 
 BLOCK = 500_000_000  # so much time is simulated at once [ns]
-_EDGE = 100_000  # no deposit so close to the start of a run [ns]
-_EARLY = 10_000  # a pulse begins at most this long before its light's block [ns]
+_EDGE = 100_000  # nothing happens so close to the start of a run [ns]
+_EARLY = 1_000  # no light reaches a sensor so long before its event [ns]
 MOST_LIGHT = 50_000.0  # rate of events above which pulses would hardly ever end [Hz]
 
 
@@ -117,11 +117,12 @@ def _xenon_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator
         truth["event_number"] += n_events
         n_events += len(truth)
         board.add(signals)
-        # Light of the next block may still come to what begins at the end of this one
-        horizon = math.inf if stop == end else stop - _EARLY
-        records = digitizer.fragments(board.digitize(horizon), detector)
+        is_last = stop == end
+        # Light of the next block may come a little before it, by the spread in time
+        pulses = board.digitize(math.inf if is_last else stop - _EARLY)
+        records = digitizer.fragments(pulses, detector)
         records = records[records["time"] < end]
-        yield Block(records, truth, end if stop == end else horizon - _EARLY)
+        yield Block(records, truth, end if is_last else board.complete_until)
     if board.lost_pulses:
         log.warning(
             "%d pulses were lost because the digitizer's memory was full: the rate of data is over "
@@ -136,7 +137,8 @@ def _signals(
     """Return the signals of what happens from `start` to `stop`, and the truth of the events."""
     detector = settings.detector
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
-    times = sources.event_times(rng, settings.rate, max(start, _EDGE), min(stop, last))
+    start = max(start, _EDGE)
+    times = sources.event_times(rng, settings.rate, start, min(stop, last))
     what = sources.source(settings.source, settings.energy_range)
     deposits, external = sources.deposits(rng, what, times, detector)
     photons, freed = model.quanta(rng, deposits)

@@ -1,10 +1,11 @@
 """The numbers of the detectors that are simulated: one frozen dataclass, with values for each."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption, did_you_mean
@@ -160,14 +161,11 @@ class Detector:
     )
 
     def __post_init__(self) -> None:
-        """Raise InvalidOption for numbers that no detector has."""
+        """Raise InvalidOption for values that no detector has."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, float) and not math.isfinite(number):
-                    self._refuse(field.name, "it must be finite")
+            self._check_kind(field.name, getattr(self, field.name), field.default)
         for name in _POSITIVE:
-            if getattr(self, name) <= 0:
+            if min(_numbers(getattr(self, name))) <= 0:
                 self._refuse(name, "it must be above 0")
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
@@ -175,18 +173,65 @@ class Detector:
         for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 self._refuse(name, "it is a share: 0 to 1")
-        if self.sipm_crosstalk == 1:
-            self._refuse("sipm_crosstalk", "one avalanche would start others without end")
+        self._check_physics()
+        self._check_sensors()
+
+    def _check_kind(self, name: str, value: Any, default: Any) -> None:
+        """Check that a value is of the kind of the field's default."""
+        if value is None and name in _MAY_BE_NONE:
+            return
+        if isinstance(default, (str, bool, Mapping)) or default is None:
+            kind = Mapping if isinstance(default, Mapping) else type(default)
+            if default is not None and not isinstance(value, kind):
+                self._refuse(name, f"it must be a {kind.__name__}")
+            return
+        is_list = isinstance(default, tuple)
+        if is_list != isinstance(value, tuple) or not all(map(_is_number, _numbers(value))):
+            self._refuse(name, f"it must be a {'list of numbers' if is_list else 'number'}")
+        if value == ():
+            self._refuse(name, "it must not be empty")
+        if not all(map(math.isfinite, _numbers(value))):
+            self._refuse(name, "it must be finite")
+        if all(isinstance(number, int) for number in _numbers(default)):
+            if not all(number == int(number) for number in _numbers(value)):
+                self._refuse(name, "it must be a whole number")
+            if not isinstance(value, tuple):
+                object.__setattr__(self, name, int(value))
+
+    def _check_physics(self) -> None:
+        """Check what goes on in the xenon."""
         if self.drift_time_gate < self.gas_transit_time / 2:
             self._refuse("drift_time_gate", "half of gas_transit_time is part of it")
         if self.drift_time_cathode <= self.drift_time_gate:
             self._refuse("drift_time_cathode", "electrons drift upwards: over drift_time_gate")
         if self.s1_light(-self.gate_cathode_distance) <= 0 or self.s1_light_at_gate <= 0:
             self._refuse("s1_light_slope", "there must be light at every depth")
+        share = np.linspace(0, 1, 101)
+        for polynomial in self.position_polynomials:
+            if not np.all(np.diff(np.polyval(polynomial, share)) > 0):
+                self._refuse("position_polynomials", "positions must rise with the share of light")
+        if len(self.position_polynomials) != 2:
+            self._refuse("position_polynomials", "there must be one for x and one for y")
+
+    def _check_sensors(self) -> None:
+        """Check PMTs, other sensors, and the digitizer."""
+        if self.sipm_crosstalk == 1:
+            self._refuse("sipm_crosstalk", "one avalanche would start others without end")
+        for name in ("pmt_rise", "external_rise", "sipm_rise"):
+            if getattr(self, name) < self.dt / 2:
+                self._refuse(name, f"pulses are wider than half a sample, {self.dt / 2} ns")
+        for delay in self.afterpulse_delays:
+            if not isinstance(delay, tuple) or len(delay) != 3 or min(delay) < 0 or delay[2] == 0:
+                self._refuse("afterpulse_delays", "it is a list of mean, spread and share")
         if len(self.bottom_channels) != 1 or len(self.top_channels) not in (1, 4):
             self._refuse("top_channels", "the model has one bottom PMT, and one or four top PMTs")
-        if len(self.photoelectron_areas) < self.n_tpc_channels:
-            self._refuse("photoelectron_areas", f"{self.n_tpc_channels} PMTs need one each")
+        for name in ("bottom_channels", "top_channels", "external_channel", "sipm_channel"):
+            value = getattr(self, name)
+            own = value if isinstance(value, tuple) else () if value is None else (value,)
+            if any(not 0 <= channel < 2**15 or self.channels.count(channel) > 1 for channel in own):
+                self._refuse(name, "channels are whole numbers from 0 on, each used once")
+        if len(self.photoelectron_areas) <= max(self.tpc_channels):
+            self._refuse("photoelectron_areas", f"channel {max(self.tpc_channels)} needs one")
         if len(self.baselines) <= max(self.channels):
             self._refuse("baselines", f"channel {max(self.channels)} needs one")
         if not all(0 <= baseline < 2**self.adc_bits for baseline in self.baselines):
@@ -197,9 +242,8 @@ class Detector:
             self._refuse("length_multiple", "it must not be over post_trigger")
 
     def _refuse(self, name: str, why: str) -> None:
-        raise InvalidOption(
-            f"{name} of detector {self.name} cannot be {getattr(self, name)!r}: {why}"
-        )
+        value = getattr(self, name)
+        raise InvalidOption(f"{name} of detector {self.name} cannot be {value!r}: {why}")
 
     def with_values(self, **values: Any) -> "Detector":
         """Return this detector with other values for some fields.
@@ -209,24 +253,12 @@ class Detector:
         InvalidOption
             For a field that there is not, or a value that it cannot have.
         """
-        known = {field.name: field.type for field in fields(self)}
-        for name, value in values.items():
+        known = {field.name for field in fields(self)}
+        for name in values:
             if name not in known:
                 raise InvalidOption(
                     f"detector {self.name} has no number {name!r}{did_you_mean(name, known)}"
                 )
-            old = getattr(self, name)
-            if value is None and name in ("external_channel", "sipm_channel"):
-                continue
-            number = isinstance(old, int | float) and not isinstance(old, bool)
-            if number and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise InvalidOption(f"{name} of detector {self.name} is a number, not {value!r}")
-            if isinstance(old, int) and number and value != int(value):
-                raise InvalidOption(
-                    f"{name} of detector {self.name} is a whole number, not {value!r}"
-                )
-            if isinstance(old, tuple) and not isinstance(value, tuple):
-                raise InvalidOption(f"{name} of detector {self.name} is a list, not {value!r}")
         return replace(self, **values)
 
     @property
@@ -273,7 +305,22 @@ class Detector:
         return result
 
 
+def _numbers(value: Any) -> Iterator[Any]:
+    """Yield a value, or what is in nested tuples."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item)
+    else:
+        yield value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_MAY_BE_NONE = ("led_context", "external_channel", "sipm_channel")
 _POSITIVE = (
+    "photoelectron_areas",
     "radius",
     "gate_cathode_distance",
     "drift_time_gate",

@@ -3,6 +3,7 @@
 Positions are in samples since the start of the run.
 """
 
+import math
 from typing import NamedTuple
 
 import numba
@@ -10,7 +11,7 @@ import numpy as np
 import strax
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
+from amstrax.simulation.sensors import PHASES, Signals, join_signals, pulse_shapes
 
 
 class Pulses(NamedTuple):
@@ -26,8 +27,8 @@ class Pulses(NamedTuple):
 class Digitizer:
     """A digitizer that starts by itself where a channel's signal reaches the threshold.
 
-    Signals are handed over block by block, a block ahead: of what has been handed over, `digitize`
-    does what begins before its `horizon`, and keeps the rest.
+    Signals are handed over in any order: `digitize` does the stretches of which all signals are
+    known, and keeps the rest.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class Digitizer:
     def __init__(self, detector: Detector, rng: np.random.Generator):
         self.detector = detector
         self.lost_pulses = 0
+        #: All pulses that start before this [ns] have been returned
+        self.complete_until = -math.inf
         self._rng = rng
         self._waiting = Signals.none()
         #: Where each channel is free again
@@ -49,22 +52,29 @@ class Digitizer:
 
     def add(self, signals: Signals) -> None:
         """Hand signals over; they may come in any order."""
-        self._waiting = Signals(
-            *(np.concatenate(columns) for columns in zip(self._waiting, signals, strict=True))
-        )
+        self._waiting = join_signals(self._waiting, signals)
 
-    def digitize(self, horizon: float) -> Pulses:
-        """Return the pulses of signals that begin before `horizon` [ns]."""
+    def digitize(self, known_until: float) -> Pulses:
+        """Return the pulses that signals from `known_until` [ns] on have no part in."""
         parts, kept = [], []
+        self.complete_until = math.inf
         for channel in self.detector.channels:
             own = self._waiting.channel == channel
             order = np.argsort(self._waiting.time[own], kind="stable")
             signals = Signals(*(column[own][order] for column in self._waiting))
-            n_done, pulses = self._digitize_channel(channel, signals, horizon)
+            n_done, pulses = self._digitize_channel(channel, signals, known_until)
             parts.append(pulses)
             kept.append(Signals(*(column[n_done:] for column in signals)))
-        self._waiting = Signals(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
+            first = min([known_until, *kept[-1].time[:1]])
+            self.complete_until = min(self.complete_until, first - self._lead(channel))
+        self._waiting = join_signals(*kept)
         return self._read_out(_join(parts))
+
+    def _lead(self, channel: int) -> float:
+        """Return how long before its first signal a pulse may start [ns]."""
+        _, first = pulse_shapes(self.detector, channel)
+        samples = self.detector.pre_trigger + self.detector.length_multiple - first + 1
+        return samples * self.detector.dt
 
     def windows(self, starts: np.ndarray, length: int, signals: Signals) -> Pulses:
         """Return pulses of `length` samples from each of `starts` on, in every PMT of the TPC."""
@@ -101,7 +111,7 @@ class Digitizer:
         return self.detector.baselines[channel], self.detector.noise, sign, largest
 
     def _digitize_channel(
-        self, channel: int, signals: Signals, horizon: float
+        self, channel: int, signals: Signals, known_until: float
     ) -> tuple[int, Pulses]:
         detector = self.detector
         shapes, first = pulse_shapes(detector, channel)
@@ -111,7 +121,7 @@ class Digitizer:
             signals.charge * detector.unit_area(channel),
             shapes,
             first,
-            horizon / detector.dt,
+            known_until / detector.dt,
             self._free[channel],
             *self._analogue(channel),
             detector.threshold,
@@ -220,7 +230,7 @@ def _digitize(
     area,
     shapes,
     first,
-    horizon,
+    known_until,
     free,
     baseline,
     noise,
@@ -232,26 +242,30 @@ def _digitize(
     multiple,
     dead,
 ):
-    """Digitize one channel's sorted signals; only stretches around signals are looked at."""
+    """Digitize one channel's sorted signals; only stretches around signals are looked at.
+
+    Left for later are a stretch that signals from `known_until` on could belong to, and the rest.
+    """
     n_shape = shapes.shape[1]
     around = pre + post + 2 * multiple
-    # Room for all stretches, and for all pulses: each has a sample over threshold
-    capacity, n_stretches = 0, 0
-    i = 0
-    while i < len(position) and position[i] < horizon:
-        j, end = _cluster_end(position, i, first, n_shape, around)
-        capacity += end - int(np.floor(position[i])) - first + 2 * around
-        i = j
+    # Room for all stretches, and for all pulses: each has at least post + 1 samples
+    capacity, n_stretches, n_done = 0, 0, 0
+    while n_done < len(position):
+        j, end = _cluster_end(position, n_done, first, n_shape, around)
+        if end + around >= np.floor(known_until) + first:
+            break
+        capacity += end - int(np.floor(position[n_done])) - first + 2 * around
+        n_done = j
         n_stretches += 1
     samples = np.empty(capacity, dtype=np.int16)
-    most = capacity // (pre + post + 1) + n_stretches + 1
+    most = capacity // (post + 1) + n_stretches + 1
     start = np.empty(most, dtype=np.int64)
     length = np.empty(most, dtype=np.int64)
     offset = np.empty(most, dtype=np.int64)
     n, used = 0, 0
 
     i = 0
-    while i < len(position) and position[i] < horizon:
+    while i < n_done:
         j, end = _cluster_end(position, i, first, n_shape, around)
         buffer_start = max(int(np.floor(position[i])) + first - pre - multiple, free)
         buffer = np.zeros(max(end + post + multiple - buffer_start, 0))
@@ -261,12 +275,13 @@ def _digitize(
         counts = np.empty(len(buffer), dtype=np.int16)
         _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
         level = int(np.floor(baseline + 0.5))
-        k = 0
+        # What comes before is there to be read out, unless the pulse before has just ended
+        k = pre if buffer_start > free else 0
         while k < len(counts):
             if sign * (counts[k] - level) < threshold:
                 k += 1
                 continue
-            begin = max(buffer_start + k - pre, free) - buffer_start
+            begin = max(k - pre, free - buffer_start)
             last = k
             while k < min(last + post + 1, len(counts)):
                 if sign * (counts[k] - level) >= threshold:
@@ -282,7 +297,7 @@ def _digitize(
             n += 1
             k = begin + size + dead
             free = buffer_start + k
-    return i, start[:n], length[:n], offset[:n], samples[:used], free
+    return n_done, start[:n], length[:n], offset[:n], samples[:used], free
 
 
 @numba.njit(cache=True, nogil=True)

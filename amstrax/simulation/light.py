@@ -101,15 +101,18 @@ def s1_photoelectrons(
     A detected photon gives two with the probability `Detector.double_photoelectron`;
     `Detector.photon_detection` counts both.
     """
-    # Photons per photoelectron: those with two are counted in the probability
+    # Of photons: those that give two photoelectrons are counted twice in photon_detection
     probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
     probability /= 1 + detector.double_photoelectron
-    counts = rng.binomial(photons[:, np.newaxis], probability)
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     if detector.sipm_channel is not None:
-        seen = rng.binomial(photons, detector.sipm_share * probability.sum(axis=1))
-        counts = np.concatenate([counts, seen[:, np.newaxis]], axis=1)
+        share = detector.sipm_share * probability.sum(axis=1, keepdims=True)
+        probability = np.concatenate([probability, share], axis=1)
         channels = np.append(channels, np.int16(detector.sipm_channel))
+    total = np.maximum(probability.sum(axis=1, keepdims=True), 1.0)
+    lost = 1 - np.minimum(probability.sum(axis=1, keepdims=True), 1.0)
+    shares = np.concatenate([probability / total, lost], axis=1)
+    counts = rng.multinomial(photons, shares)[:, :-1]
     deposit, column = np.divmod(np.arange(counts.size), counts.shape[1])
     which = np.repeat(deposit, counts.ravel())
     channel = channels[np.repeat(column, counts.ravel())]

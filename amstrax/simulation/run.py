@@ -138,6 +138,7 @@ def simulate(
             settings.detector.chunk_length,
             settings.detector.chunk_overlap,
             compressor,
+            settings.detector.fragment_samples,
             Pace(realtime, stop),
         )
         nanoseconds = _write(settings, start, writer, new.truth, show_progress, stop, realtime)

@@ -52,7 +52,8 @@ class External(NamedTuple):
 
 def event_times(rng: np.random.Generator, rate: float, start: float, end: float) -> np.ndarray:
     """Return sorted times of a Poisson process of `rate` Hz from `start` to `end` ns."""
-    n = rng.poisson(rate * max(end - start, 0.0) / 1e9)
+    end = max(start, end)
+    n = rng.poisson(rate * (end - start) / 1e9)
     return np.sort(rng.uniform(start, end, n))
 
 
@@ -112,7 +113,7 @@ class Alphas(NamedTuple):
 
 
 class Flat(NamedTuple):
-    """Electrons of all energies in a range, equally often."""
+    """All energies in a range, equally often, with the yields of photons."""
 
     lowest: float
     highest: float
@@ -145,7 +146,7 @@ class Source(NamedTuple):
 # Energies and intensities per decay: ENSDF
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "flat": Source("electrons of 1 to 100 keV, or of --energy", Flat(*FLAT_RANGE)),
+        "flat": Source("1 to 100 keV, or what --energy says, equally often", Flat(*FLAT_RANGE)),
         "kr83m": Source("32.1 keV and 9.4 keV, 154 ns half-life apart", Kr83m(KR83M_HALF_LIFE)),
         "am241": Source("photons of 59.5 keV", Photons((59.54,), (1.0,))),
         "co57": Source("photons of 122 and 136 keV", Photons((122.06, 136.47), (85.6, 10.7))),

@@ -1,6 +1,7 @@
 """The truth of simulated runs: a row for each event, in a file beside the run."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def load_truth(path: str | Path) -> np.ndarray:
     """
     try:
         truth = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidOption(
             f"truth cannot be read from {path} ({error}): name the file truth_RUN.npy that "
             "`amstrax simulate` writes beside the run"

@@ -50,6 +50,8 @@ class RunWriter:
         Durations of chunk and overlap [ns].
     compressor
         ``lz4`` or ``blosc``.
+    fragment_samples
+        Samples in a fragment.
     pace
         What the directories wait for.
     """
@@ -61,12 +63,13 @@ class RunWriter:
         length: int,
         overlap: int,
         compressor: str,
+        fragment_samples: int,
         pace: Pace,
     ):
         self.n_records = 0
         self._threads, self._compressor, self._pace = threads, compressor, pace
         self._run_dir = run_dir
-        self._waiting = np.zeros(0, dtype=strax.raw_record_dtype())
+        self._waiting = np.zeros(0, dtype=strax.raw_record_dtype(fragment_samples))
         self._period = length + overlap
         self._steps = _steps(run_dir, length, overlap)
         self._chunk_i, self._step = next(self._steps)

@@ -103,13 +103,13 @@ class NestYields:
 class SimpleYields:
     """Yields that need no nestpy: a fixed share of photons among a fixed number of quanta per keV.
 
-    The shares, 0.6 of the quanta for electrons and 0.98 for alphas, are about what NEST gives at
-    500 V/cm; the number of quanta fluctuates with a Fano factor of 0.03, the share by 0.03. There
-    is no dependence on energy or field.
+    The shares, 0.6 of the quanta for photons and 0.98 for alphas, are about what NEST gives for 60
+    keV and for alphas at 500 V/cm; in fact that of photons falls with energy, to 0.4 at 662 keV.
+    The number of quanta fluctuates with a Fano factor of 0.03, the share by 0.03.
     """
 
     _FANO = 0.03
-    _SHARE_ELECTRONS, _SHARE_ALPHAS = 0.6, 0.98
+    _SHARE_GAMMAS, _SHARE_ALPHAS = 0.6, 0.98
     _SHARE_SPREAD = 0.03
     _ALPHA_QUENCHING = 0.92  # share of an alpha's energy that gives quanta, as NEST has it
 
@@ -120,7 +120,7 @@ class SimpleYields:
         total = np.rint(rng.normal(mean, np.sqrt(self._FANO * mean)))
         total = np.maximum(total, 0).astype(np.int64)
         share = rng.normal(
-            np.where(alpha, self._SHARE_ALPHAS, self._SHARE_ELECTRONS),
+            np.where(alpha, self._SHARE_ALPHAS, self._SHARE_GAMMAS),
             np.where(alpha, 0.0, self._SHARE_SPREAD),
         )
         photons = rng.binomial(total, np.clip(share, 0, 1))

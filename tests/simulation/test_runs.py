@@ -237,6 +237,16 @@ def test_a_run_without_events_passes_the_chain(tmp_path):
     assert len(load(st, "raw_records")) == len(load(st, "event_info")) == 0
 
 
+def test_runs_may_end_at_any_time_and_pulses_be_long(tmp_path):
+    detector = XAMS.with_values(pre_trigger=1000, fragment_samples=50)
+    simulate(tmp_path, detector=detector, rate=200, duration=5.50001)
+    truth = simulation.load_truth(tmp_path / f"truth_{RUN}.npy")
+    # Nothing is lost where blocks and chunks meet
+    peaks = load(processed(tmp_path, gain_to_pe_array=(0.01,) * 7), "peak_basics")
+    found = np.searchsorted(peaks["time"], truth["s2_center_time"]) - 1
+    assert np.all(truth["s2_center_time"] < peaks["endtime"][found])
+
+
 def test_nothing_is_overwritten_unasked(tmp_path):
     run = simulate(tmp_path)
     before = files(tmp_path)
@@ -351,7 +361,11 @@ def run_module(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
         (["1", "--set", "radius=wide"], 2, "'wide' is no number"),
         (["1", "--set", "radius=-2"], 1, "radius of detector xams cannot be -2"),
         (["1", "--set", "radiuz=2"], 1, "did you mean radius"),
-        (["1", "--set", "dt=2.5"], 1, "dt of detector xams is a whole number"),
+        (
+            ["1", "--set", "dt=2.5"],
+            1,
+            "cannot be 2.5: it must be a whole number",
+        ),
         (["1", "--rate", "-1"], 1, "rate cannot be -1.0 Hz"),
         (["1", "--output", "{folder}/file/below"], 1, "{folder}/file"),
     ],

@@ -1,0 +1,302 @@
+"""Light: photoelectrons of S1s and S2s, where and when."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from amstrax.processing import events
+from amstrax.processing.peaks import reconstruct_positions
+from amstrax.simulation import light
+from amstrax.simulation.detector import XAMS, XAMSL
+from amstrax.simulation.sources import ALPHA, GAMMA, Deposits
+
+PROPERTY = settings(max_examples=50, deadline=None, database=None)
+
+
+def rng(seed=1):
+    return np.random.default_rng(seed)
+
+
+def make_deposits(n=1, x=0.0, y=0.0, z=0.0, time=1e9, kind=GAMMA):
+    columns = (np.full(n, value, dtype=float) for value in (x, y, z))
+    return Deposits(
+        np.arange(n), np.full(n, time), np.full(n, 10.0), np.full(n, kind), np.zeros(n), *columns
+    )
+
+
+def per_channel(found, detector):
+    return np.array([found.n_pe[found.channel == c].sum() for c in detector.channels])
+
+
+def test_half_share():
+    polynomial = (100.0, -50.0)  # 100 f - 50
+    position = np.array([-80.0, -50.0, 0.0, 25.0, 50.0, 70.0])
+    assert light.half_share(position, polynomial) == pytest.approx([0, 0, 0.5, 0.75, 1, 1])
+
+
+@PROPERTY
+@given(
+    st.lists(st.tuples(st.floats(-31, 31), st.floats(-31, 31)), min_size=1, max_size=20),
+    st.floats(1, 1e5),
+)
+def test_positions_are_reconstructed_where_the_light_was(points, area_top):
+    x, y = np.array(points).T
+    shares = light.top_shares(x, y, XAMS)
+    assert shares.shape == (len(x), 4)
+    assert (shares >= 0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    area_per_channel = np.zeros((len(x), 5), dtype=np.float32)
+    area_per_channel[:, 0] = 10.0
+    area_per_channel[:, 1:] = area_top * shares
+    area = area_per_channel.sum(axis=1)
+    aft = area_per_channel[:, 1:].sum(axis=1) / area
+    found = reconstruct_positions(area, aft, area_per_channel, 1, XAMS.position_polynomials)
+    np.testing.assert_allclose(found["x_corr"], x, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(found["y_corr"], y, rtol=0, atol=2e-3)
+
+
+def test_each_half_gives_its_polynomial():
+    f = np.array([0.2, 0.5, 0.9])
+    x, y = (np.polyval(polynomial, f) for polynomial in XAMS.position_polynomials)
+    a, b, c, d = light.top_shares(x, y[::-1], XAMS).T
+    assert a + b == pytest.approx(f, abs=1e-6)
+    assert a + c == pytest.approx(f[::-1], abs=1e-6)
+    assert d == pytest.approx((1 - f) * (1 - f[::-1]), abs=1e-6)
+
+
+def test_one_top_pmt_gets_all():
+    assert light.top_shares(np.array([0.0, 20.0]), np.zeros(2), XAMSL).tolist() == [[1], [1]]
+
+
+def test_s1_detection():
+    detector = XAMS.with_values(
+        gate_cathode_distance=100.0,
+        photon_detection=0.1,
+        s1_light_at_gate=2.0,
+        s1_light_slope=-0.02,  # twice as much light at the cathode as at the gate
+        s1_share_top_gate=0.3,
+        s1_share_top_cathode=0.1,
+        s1_position_contrast=0.0,
+    )
+    z = np.array([0.0, -50.0, -100.0])
+    found = light.s1_detection(np.zeros(3), np.zeros(3), z, detector)
+    total = np.array([0.2 / 3, 0.1, 0.4 / 3])
+    assert found.sum(axis=1) == pytest.approx(total)
+    top = total * [0.3, 0.2, 0.1]
+    for channel in range(1, 5):
+        assert found[:, channel] == pytest.approx(top / 4)
+    # the mean over the volume is what photon_detection says
+    z = -rng().uniform(0, 100, 50_000)
+    found = light.s1_detection(np.zeros(50_000), np.zeros(50_000), z, detector)
+    assert found.sum(axis=1).mean() == pytest.approx(0.1, rel=0.005)
+
+
+def test_contrast_of_s1_light():
+    x, y, z = np.array([20.0]), np.array([-10.0]), np.array([-20.0])
+    even, some, full = (
+        light.s1_detection(x, y, z, XAMS.with_values(s1_position_contrast=contrast))[0]
+        for contrast in (0.0, 0.25, 1.0)
+    )
+    assert some == pytest.approx(0.75 * even + 0.25 * full)
+    assert full[1:] / full[1:].sum() == pytest.approx(light.top_shares(x, y, XAMS)[0])
+    assert even[0] == full[0]
+
+
+@PROPERTY
+@given(
+    st.sampled_from([XAMS, XAMSL]),
+    st.floats(0, 1),
+    st.lists(
+        st.tuples(st.floats(-31, 31), st.floats(-31, 31), st.floats(0, 1)), min_size=1, max_size=10
+    ),
+)
+def test_s1_light_goes_with_depth_as_it_is_corrected_for(detector, share, points):
+    x, y, depth = np.array(points).T
+    z = -depth * detector.gate_cathode_distance
+    small = detector.with_values(photon_detection=0.5 * share)
+    found = light.s1_detection(x, y, z, small)
+    line = (-small.gate_cathode_distance, 0.0, small.s1_light_at_gate, small.s1_light_slope)
+    corrected = found.sum(axis=1) * events.s1_z_correction(z, line)
+    np.testing.assert_allclose(corrected, 0.5 * share, rtol=1e-12)
+    certain = light.s1_detection(x, y, z, detector.with_values(photon_detection=1.0))
+    assert ((certain >= 0) & (certain.sum(axis=1)[:, np.newaxis] <= 1 + 1e-12)).all()
+
+
+def test_s2_shares():
+    detector = XAMS.with_values(s2_share_top=0.6)
+    x, y = np.array([0.0, 30.0]), np.array([5.0, -20.0])
+    found = light.s2_shares(x, y, detector)
+    np.testing.assert_allclose(found[:, 0], 0.4)
+    np.testing.assert_allclose(found[:, 1:], 0.6 * light.top_shares(x, y, detector))
+
+
+@pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("detector", [XAMS, XAMSL])
+def test_photoelectrons_of_s1s(detector, double):
+    # photon_detection counts photoelectrons, both of a photon that gives two
+    detector = detector.with_values(double_photoelectron=double)
+    n, photons = 400, 1000
+    deposits = make_deposits(n, x=10.0, y=-5.0, z=-30.0)
+    found = light.s1_photoelectrons(rng(), deposits, np.full(n, photons), detector)
+    where = (np.array([value]) for value in (10.0, -5.0, -30.0))
+    expected = n * photons * light.s1_detection(*where, detector)[0]
+    counts = per_channel(found, detector)[: detector.n_tpc_channels]
+    assert (abs(counts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
+    in_pmts = found.n_pe[np.isin(found.channel, detector.tpc_channels)]
+    assert np.mean(in_pmts == 2) == pytest.approx(double, abs=0.02)
+    assert set(in_pmts) <= {1, 2}
+    assert np.unique(found.event).tolist() == list(range(n))
+    assert found.time.min() >= 1e9
+
+
+def test_sipm_sees_a_share_of_the_photons():
+    detector = XAMS.with_values(sipm_share=0.05, double_photoelectron=0.5, photon_detection=0.12)
+    n, photons = 200, 5000
+    found = light.s1_photoelectrons(
+        rng(), make_deposits(n, z=-25.25), np.full(n, photons), detector
+    )
+    in_sipm = found.n_pe[found.channel == detector.sipm_channel]
+    assert (in_sipm == 1).all()  # no double photoelectrons there
+    assert len(in_sipm) == pytest.approx(n * photons * 0.12 / 1.5 * 0.05, abs=5 * 63)
+    assert (
+        light.doubled(rng(), np.array([0, 6, 4, 6]), XAMS.with_values(double_photoelectron=1.0))
+        == [1, 0, 1, 0]
+    ).all()
+
+
+def test_no_photons_no_s1():
+    none = light.s1_photoelectrons(rng(), make_deposits(2), np.zeros(2, int), XAMS)
+    assert [len(column) for column in none] == [0, 0, 0, 0]
+    no_deposits = light.s1_photoelectrons(rng(), make_deposits(0), np.zeros(0, int), XAMS)
+    assert [len(column) for column in no_deposits] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("kind", "share"), [(GAMMA, 0.05 / 1.05), (ALPHA, 0.45 / 1.45)])
+def test_scintillation_times(kind, share):
+    times = light.scintillation_times(rng(), np.full(40_000, kind), XAMS)
+    cdf = stats.expon.cdf
+    assert (
+        stats.kstest(
+            times, lambda t: share * cdf(t, scale=2.2) + (1 - share) * cdf(t, scale=27.0)
+        ).pvalue
+        > 1e-3
+    )
+    assert times.mean() == pytest.approx(share * 2.2 + (1 - share) * 27, rel=0.02)
+
+
+def s2(arrivals, electrons, detector, seed=1, x=None, y=None):
+    n = len(electrons)
+    zero = np.zeros(n)
+    return light.s2_photoelectrons(
+        rng(seed),
+        np.asarray(arrivals, dtype=float),
+        np.asarray(electrons, dtype=np.int64),
+        np.arange(n),
+        zero if x is None else x,
+        zero if y is None else y,
+        detector,
+    )
+
+
+@pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("detector", [XAMS, XAMSL])
+def test_photoelectrons_of_s2s(detector, double):
+    detector = detector.with_values(double_photoelectron=double, photoelectrons_per_electron=12.0)
+    n, electrons = 400, 50
+    arrivals = 1e9 + np.sort(rng().normal(0, 500, n * electrons))
+    x, y = np.full(n, 12.0), np.full(n, 3.0)
+    found = s2(arrivals, [electrons] * n, detector, x=x, y=y)
+    expected = 12.0 * n * electrons * light.s2_shares(x[:1], y[:1], detector)[0]
+    counts = per_channel(found, detector)
+    pmts = counts[: detector.n_tpc_channels]
+    assert (abs(pmts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
+    # doubles scatter more: the variance is (1 + 3 p) / (1 + p) times a Poisson's
+    per_event = np.bincount(found.event, found.n_pe * np.isin(found.channel, detector.tpc_channels))
+    factor = (1 + 3 * double) / (1 + double)
+    assert per_event.var() == pytest.approx(12 * electrons * factor, rel=0.3)
+    if detector.sipm_channel is not None:
+        photons = 12.0 / (1 + double) * n * electrons * detector.sipm_share
+        sipm = counts[detector.channels.index(detector.sipm_channel)]
+        assert abs(sipm - photons) < 5 * np.sqrt(photons)
+
+
+def test_light_of_an_s2_is_even_while_electrons_cross_the_gas():
+    detector = XAMS.with_values(photoelectrons_per_electron=20_000.0)
+    found = s2([1e6 + 3.3], [1], detector)
+    times = np.repeat(found.time, found.n_pe)
+    assert times.min() >= 1e6 + 3.3
+    assert times.max() <= 1e6 + 3.3 + 2_000 + light.S2_BIN
+    assert times.mean() == pytest.approx(1e6 + 1003.3, abs=5 * 2000 / np.sqrt(12 * len(times)) + 1)
+    # photons of a bin come together, so bins are what can be compared
+    counts = np.histogram(times, bins=np.arange(200) * 10.0 + 1e6 + 3.3)[0]
+    assert counts.std() / counts.mean() < 2 / np.sqrt(counts.mean())
+
+
+@PROPERTY
+@given(
+    st.lists(st.lists(st.floats(0, 5000), min_size=0, max_size=5), min_size=0, max_size=4),
+    st.floats(10, 5000),
+    st.integers(0, 2**32),
+)
+def test_light_of_s2s_lies_within_the_gas(arrivals, transit, seed):
+    detector = XAMS.with_values(gas_transit_time=transit, photoelectrons_per_electron=50.0)
+    electrons = np.array([len(own) for own in arrivals], dtype=np.int64)
+    flat = np.array([t for own in arrivals for t in own], dtype=float) + 1e6
+    found = s2(flat, electrons, detector, seed)
+    first = np.cumsum(electrons) - electrons
+    for i, own in enumerate(arrivals):
+        times = found.time[found.event == i]
+        if not own:
+            assert len(times) == 0
+            continue
+        starts = flat[first[i] : first[i] + len(own)]
+        # in some electron's crossing, as far as bins tell
+        during = (times[:, np.newaxis] >= starts - light.S2_BIN) & (
+            times[:, np.newaxis] <= starts + transit + light.S2_BIN
+        )
+        assert during.any(axis=1).all()
+        assert (times >= starts.min()).all()
+    assert set(found.channel) <= {*XAMS.tpc_channels, XAMS.sipm_channel}
+    assert (found.n_pe >= 1).all()
+
+
+def test_mean_time_of_s2s():
+    n = 300
+    arrivals = rng(3).normal(5e4, 700.0, n)
+    found = s2(arrivals, [n], XAMS.with_values(photoelectrons_per_electron=300.0))
+    mean = np.average(found.time, weights=found.n_pe)
+    assert mean == pytest.approx(arrivals.mean() + 1_000, abs=5 * 910 / np.sqrt(300 * n))
+
+
+@PROPERTY
+@given(
+    st.lists(st.lists(st.floats(0, 1000), max_size=4), max_size=3),
+    st.floats(5, 1000),
+    st.floats(0, 40),
+    st.integers(1, 3),
+    st.integers(0, 2**32),
+)
+def test_electroluminescence_and_its_twin(arrivals, transit, photons, n_channels, seed):
+    ends = np.cumsum([len(own) for own in arrivals], dtype=np.int64)
+    starts = ends - np.array([len(own) for own in arrivals], dtype=np.int64)
+    flat = np.array([t for own in arrivals for t in own], dtype=float)
+    per = np.full((len(arrivals), n_channels), photons)
+    compiled = light._electroluminescence(rng(seed), flat, starts, ends, per, transit)
+    plain = light._electroluminescence.py_func(rng(seed), flat, starts, ends, per, transit)
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nothing_comes_without_electrons():
+    for electrons in ([], [0, 0]):
+        assert [len(column) for column in s2([], electrons, XAMS)] == [0, 0, 0, 0]
+
+
+def test_join():
+    one = s2([1e6], [1], XAMS)
+    both = light.join(light.Light.none(), one, light.Light.none(), one)
+    for column, part in zip(both, one, strict=True):
+        assert column.tolist() == 2 * part.tolist()
+        assert column.dtype == part.dtype
