@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# for `make test`: ARGS="-k contexts -x"
+# for `make test`, as ARGS="-k contexts -x", `make demo` and `make validate`
 ARGS ?=
 # for `make process`
 RUN ?= 999999
@@ -59,6 +59,14 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 .PHONY: test
 test: install ## run the tests on two cores; options for pytest in ARGS="..."
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+.PHONY: demo
+demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo
+	$(BIN)/amstrax demo $(ARGS)
+
+.PHONY: validate
+validate: install ## judge the reconstruction with simulated events, in ./validation
+	$(BIN)/amstrax validate $(ARGS)
 
 .PHONY: lint
 lint: install ## ruff (rules and format) and mypy

@@ -13,6 +13,7 @@ from amstrax._lazy import submodules_of
 __version__ = "3.0.0"
 
 _MODULES = (
+    "analyses",
     "auto_processing",
     "common",
     "contexts",

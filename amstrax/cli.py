@@ -18,6 +18,10 @@ TOOLS = {
         "amstrax.auto_processing.simulate", "simulate a run, with the truth beside it"
     ),
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
+    "validate": Tool(
+        "amstrax.auto_processing.validate", "simulate, process, and judge the reconstruction"
+    ),
+    "demo": Tool("amstrax.auto_processing.demo", "simulate, process and plot a run of XAMS"),
 }
 
 

@@ -1,0 +1,147 @@
+"""Plots of waveforms: of peaks, and of the records that they are made from."""
+
+import numpy as np
+import strax
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from amstrax.analyses.style import (
+    TYPE_COLORS,
+    TYPE_NAMES,
+    channel_color,
+    figure_of,
+    new_axes,
+    note,
+)
+
+
+def plot_peaks(
+    peaks: np.ndarray,
+    types: np.ndarray | None = None,
+    axes: Axes | None = None,
+    start: int | None = None,
+) -> Figure:
+    """Draw sum waveforms of peaks against time, coloured by their type.
+
+    Parameters
+    ----------
+    peaks
+        As of the data type peaks, shape (n,): a few hundred at most can be told apart.
+    types
+        Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
+    axes
+        Draw into these; None: into those of a new figure.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
+
+    Returns
+    -------
+    The figure.
+
+    Raises
+    ------
+    ValueError
+        When `types` has another length than `peaks`.
+    """
+    axes = new_axes((9, 4)) if axes is None else axes
+    types = peaks["type"] if types is None else np.asarray(types)
+    if len(types) != len(peaks):
+        raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
+    axes.set_ylabel("Light [PE/ns]")
+    if not len(peaks):
+        axes.set_xlabel("Time [us]")
+        note(axes, "no peaks")
+        return figure_of(axes)
+    start = int(peaks["time"].min()) if start is None else start
+    unit, name = _time_unit(int(strax.endtime(peaks).max()) - start)
+    for kind in np.unique(types):
+        polygons = [_outline(peak, start, unit) for peak in peaks[types == kind]]
+        color = TYPE_COLORS[kind]
+        axes.add_collection(PolyCollection(polygons, facecolors=color, alpha=0.4, lw=0))
+        axes.add_collection(LineCollection(polygons, colors=color, lw=1))
+    axes.autoscale_view()
+    axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
+    axes.set_xlabel(f"Time [{name}]")
+    handles = [Patch(color=TYPE_COLORS[kind], label=TYPE_NAMES[kind]) for kind in np.unique(types)]
+    axes.legend(handles=handles)
+    return figure_of(axes)
+
+
+def plot_waveform(
+    data: np.ndarray, length: int, dt: int, axes: Axes, color: str = TYPE_COLORS[0]
+) -> None:
+    """Draw one sum waveform against the time since its start.
+
+    Parameters
+    ----------
+    data
+        Samples [PE/sample], those behind `length` are not used.
+    length, dt
+        Number of samples, and width of one [ns].
+    axes
+        Draw into these.
+    color
+        Of the line.
+    """
+    unit, name = _time_unit(length * dt)
+    edges = np.arange(length + 1) * dt / unit
+    axes.stairs(data[:length] / dt, edges, fill=True, color=color, alpha=0.4)
+    axes.stairs(data[:length] / dt, edges, color=color)
+    axes.set(xlabel=f"Time [{name}]", ylabel="Light [PE/ns]", xlim=(0, max(edges[-1], dt / unit)))
+
+
+def plot_records(records: np.ndarray, axes: Axes | None = None, start: int | None = None) -> Figure:
+    """Draw records against time, a colour a channel.
+
+    Parameters
+    ----------
+    records
+        As of the data type records, shape (n,): a few hundred at most can be told apart.
+    axes
+        Draw into these; None: into those of a new figure.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first record.
+
+    Returns
+    -------
+    The figure.
+    """
+    axes = new_axes((9, 4)) if axes is None else axes
+    axes.set_ylabel("Height [ADC counts]")
+    if not len(records):
+        axes.set_xlabel("Time [us]")
+        note(axes, "no records")
+        return figure_of(axes)
+    start = int(records["time"].min()) if start is None else start
+    unit, name = _time_unit(int(strax.endtime(records).max()) - start)
+    for channel in np.unique(records["channel"]):
+        lines = []
+        for record in records[records["channel"] == channel]:
+            n = int(record["length"])
+            time = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit
+            lines.append(np.column_stack([time, record["data"][:n].astype(float)]))
+        axes.add_collection(
+            LineCollection(lines, colors=channel_color(channel), lw=0.8, label=f"channel {channel}")
+        )
+    axes.autoscale_view()
+    axes.set_xlabel(f"Time [{name}]")
+    axes.legend()
+    return figure_of(axes)
+
+
+def _time_unit(span: int) -> tuple[int, str]:
+    """Return a unit [ns] and its name in which a span of time [ns] can be read."""
+    for unit, name in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")):
+        if span >= 2 * unit:
+            return unit, name
+    return 1, "ns"
+
+
+def _outline(peak: np.void, start: int, unit: int) -> np.ndarray:
+    """Return the corners of a peak's waveform in steps, shape (2 length + 2, 2)."""
+    n, dt = int(peak["length"]), int(peak["dt"])
+    edges = (peak["time"] - start + np.arange(n + 1) * dt) / unit
+    height = np.concatenate([[0], np.repeat(peak["data"][:n] / dt, 2), [0]])
+    return np.column_stack([np.repeat(edges, 2), height])

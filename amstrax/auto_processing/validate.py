@@ -1,0 +1,297 @@
+#!/usr/bin/env python
+"""Simulate a run, process it, and say how well the true events were reconstructed.
+
+Usable as ``amstrax validate``. It is for judging a change of an algorithm: make a report before and
+after it, with the same seed, and compare them. Exit status: 0 when the report is made, 1 on
+failure, 2 on wrong use.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import DataExists, InvalidOption, UsageError
+
+if TYPE_CHECKING:
+    from amstrax.analyses.validation import Conditions, Matched
+    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.simulated import SimulatedRun
+
+log = logging.getLogger("amstrax.validate")
+
+RUN_ID = "100101"
+NAME = "validation"
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Simulate a run, process it, and say how well the true events were "
+        "reconstructed: a table, a JSON file, and a page of plots",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=("xams",),
+        default="xams",
+        help="detector; that of XAMSL has no events to judge (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--source", default="flat", help="source, as `amstrax simulate` has (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=arguments.positive_number,
+        default=5.0,
+        metavar="HZ",
+        help="events per second (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=arguments.positive_number,
+        default=300.0,
+        metavar="SECONDS",
+        help="duration of the run (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
+    parser.add_argument(
+        "--live_data",
+        type=Path,
+        metavar="FOLDER",
+        help="take this simulated run, the folder RUN_ID that `amstrax simulate` wrote",
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="truth of that run (default: truth_RUN_ID.npy beside its folder)",
+    )
+    parser.add_argument(
+        "--config_kwargs",
+        type=arguments.json_object,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, on top of those of the simulated detector",
+    )
+    parser.add_argument(
+        "--workers",
+        type=arguments.positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(NAME),
+        metavar="FOLDER",
+        help=f"folder for {NAME}.json, {NAME}.png and {NAME}.pdf (default: ./%(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a report that is there")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep simulated and processed data, in OUTPUT/data"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="JSON", help="print the differences to this older report"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="JSON",
+        help="take this report instead of making one, to print it or to compare it",
+    )
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a bar (default: in a terminal), or log lines",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    args = parser.parse_args(argv)
+    if args.truth is not None and args.live_data is None:
+        parser.error("--truth goes with --live_data, the run that it is the truth of")
+    return args
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Make a report, and return the exit status.
+
+    Parameters
+    ----------
+    args
+        Options: as from `parse_args`, or a list of them; None for those of the command line.
+    prog
+        Name of the command in its help.
+    """
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.analyses import validation_text
+    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.simulated import describe_failure
+
+    jobs.log_to_console(args.debug)
+    stop = jobs.Stop()
+    try:
+        older = validation_text.read_report(args.compare) if args.compare else None
+        if args.report:
+            report = validation_text.read_report(args.report)
+        else:
+            with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
+                report = make_report(args, stop)
+        print(validation_text.format_report(report))
+        if older:
+            print(f"\nCompared with {args.compare}")
+            print(validation_text.format_comparison(report, older))
+    except Exception as error:
+        message = stop.message() if stop.reason else describe_failure(error, args.output)
+        log.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def make_report(args: argparse.Namespace, stop: "jobs.Stop") -> dict[str, Any]:
+    """Simulate, process and judge, write report and plots, and return the report.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error.
+
+    Raises
+    ------
+    AmstraxError
+        When that is not possible; nothing is left then.
+    """
+    from amstrax.analyses import validation, validation_plots, validation_text
+
+    _check_output(args)
+    with _work_folder(args) as work:
+        run = _run(args, work, stop)
+        matched, conditions, lineage = process_and_match(args, run, work / "processed", stop)
+        report = validation.validation_report(matched, conditions)
+        report["made"] = _how_it_was_made(args, run, conditions) | {"lineage": lineage}
+        figure = validation_plots.plot_validation(matched, report)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # once is enough
+        for suffix in ("png", "pdf"):
+            path = args.output / f"{NAME}.{suffix}"
+            beside = work / path.name
+            figure.savefig(beside, dpi=110)
+            os.replace(beside, path)
+        validation_text.write_report(report, args.output / f"{NAME}.json")
+    log.info("written: %s", ", ".join(f"{args.output / NAME}.{x}" for x in ("json", "png", "pdf")))
+    return report
+
+
+def process_and_match(
+    args: argparse.Namespace, run: "SimulatedRun", folder: Path, stop: "jobs.Stop"
+) -> tuple["Matched", "Conditions", str]:
+    """Process a simulated run, and match it with its truth.
+
+    Returns
+    -------
+    What belongs together, the conditions for its figures of merit, and the lineage of event_info.
+    """
+    from amstrax.analyses import validation
+    from amstrax.simulation import load_truth
+
+    truth, detector = load_truth(run.truth), run.settings().get("detector", {})
+    options = run.options() | args.config_kwargs
+    run.process(folder, ("event_info",), options, stop, args.workers, args.progress)
+    st = run.context(folder, options)
+    peaks = st.get_array(run.run_id, "peak_basics", progress_bar=False)
+    events = st.get_array(run.run_id, "event_info", progress_bar=False)
+
+    def option(data_type: str, name: str) -> Any:
+        return st.get_single_plugin(run.run_id, data_type).config[name]
+
+    conditions = validation.Conditions(
+        duration=run.duration(),
+        left_event_extension=option("events", "left_event_extension"),
+        right_event_extension=option("events", "right_event_extension"),
+        elife=option("corrected_areas", "elife"),
+        true_elife=float(detector.get("electron_lifetime", "nan")),
+    )
+    lineage = st.key_for(run.run_id, "event_info").lineage_hash
+    return validation.match(truth, peaks, events), conditions, lineage
+
+
+def _run(args: argparse.Namespace, work: Path, stop: "jobs.Stop") -> "SimulatedRun":
+    """Return the run to take, which is simulated unless one is named."""
+    from amstrax.auto_processing.simulated import SimulatedRun
+
+    if args.live_data is not None:
+        return SimulatedRun.at(args.live_data, args.truth)
+    from amstrax.simulation import simulate
+
+    run_dir = simulate(
+        RUN_ID,
+        work / "live_data",
+        detector=args.detector,
+        source=args.source,
+        rate=args.rate,
+        duration=args.duration,
+        seed=args.seed,
+        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        stop=stop.event.is_set,
+    )
+    return SimulatedRun.at(run_dir)
+
+
+def _how_it_was_made(
+    args: argparse.Namespace, run: "SimulatedRun", conditions: "Conditions"
+) -> dict[str, Any]:
+    import amstrax
+
+    settings = run.settings()
+    return {
+        "amstrax": amstrax.__version__,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run_id": run.run_id,
+        "duration": conditions.duration,
+        "detector": settings.get("detector", {}).get("name"),
+        **{name: settings.get(name) for name in ("source", "rate", "seed")},
+        "options": run.options() | args.config_kwargs,
+    }
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.source == "led" and args.live_data is None:
+        raise InvalidOption("source led makes no events to judge: take another")
+    there = [
+        str(path)
+        for path in (args.output / f"{NAME}.json", args.output / "data")
+        if path.exists() and (path.suffix or args.keep)
+    ]
+    if there and not args.force:
+        raise DataExists(f"{', '.join(there)} would be replaced: take another --output, or --force")
+
+
+@contextlib.contextmanager
+def _work_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """Give a folder for live and processed data, on the file system of the output."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".work_", dir=args.output))
+    try:
+        yield work
+        if args.keep:
+            kept = args.output / "data"
+            shutil.rmtree(kept, ignore_errors=True)
+            os.replace(work, kept)
+            kept.chmod(0o755)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
