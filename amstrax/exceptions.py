@@ -73,8 +73,16 @@ class RunDatabaseRefused(RunDatabaseError, PermissionError):
     """The run database, or the host of its tunnel, refuses a log-in or lacks a right."""
 
 
+class UnknownDetector(AmstraxError, NameError):
+    """There is no detector of that name."""
+
+
 class HostKeyRefused(RunDatabaseError, ConnectionError):
     """The host of the tunnel is not known, or not the one that it was."""
+
+
+class LocalDatabaseError(RunDatabaseError, RuntimeError):
+    """The file of the embedded run database cannot be read or written, or is something else."""
 
 
 class NotAvailable(AmstraxError, RuntimeError):
