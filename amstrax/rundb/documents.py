@@ -15,7 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from amstrax import settings
-from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound, did_you_mean
+from amstrax.exceptions import (
+    InvalidOption,
+    InvalidRunDocument,
+    RunDatabaseUnreachable,
+    RunNotFound,
+    did_you_mean,
+)
 
 Filter = dict[str, Any]
 
@@ -159,6 +165,29 @@ def find_run(
     )
 
 
+def read(
+    collection: Any,
+    condition: Mapping[str, Any],
+    projection: Iterable[str] | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Return all documents that match; read from the start again if the line drops meanwhile.
+
+    Parameters
+    ----------
+    collection, condition, projection
+        Collection, filter, and fields to have, as for pymongo.
+    **options
+        ``sort``, ``limit`` and ``skip``.
+    """
+    try:
+        return list(collection.find(condition, projection, **options))
+    except RunDatabaseUnreachable:
+        # A collection repeats reads of one document, once the line is there again
+        collection.find_one({"_id": None}, ["_id"])
+        return list(collection.find(condition, projection, **options))
+
+
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
     """Return filters that find a run, the likeliest first.
 
@@ -294,11 +323,8 @@ def claim_next(
     """
     while True:
         wanted: Filter = is_to_process() if condition is None else dict(condition)
-        candidates = list(
-            collection.find(
-                {"$and": [wanted, is_unclaimed()]}, {"_id": 1}, sort=list(sort), limit=32
-            )
-        )
+        free = {"$and": [wanted, is_unclaimed()]}
+        candidates = read(collection, free, ["_id"], sort=list(sort), limit=32)
         if not candidates:
             return None
         for candidate in candidates:
@@ -611,6 +637,8 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
     """
     from pymongo.errors import DuplicateKeyError
 
+    from amstrax.rundb import connection
+
     name = name_of(document)
     if name is None:
         raise InvalidRunDocument(
@@ -627,7 +655,7 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
     if number is not None:
         new.setdefault("number", number)
     try:
-        collection.insert_one(new)
+        connection.resilient(collection.insert_one, new)
     except DuplicateKeyError:
         # Somebody else has just added it, or we have and the answer was lost
         return False

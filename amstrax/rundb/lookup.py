@@ -34,7 +34,7 @@ class Lookup:
     """The rows that can match a filter, and whether each does.
 
     Conditions on ``_id``, ``name`` and ``number`` that ask for one value or one of some are looked
-    up in the index. Documents in which name or number is neither text, a number nor missing are
+    up in the index. Documents in which name or number is a list, or a number beyond SQLite's, are
     "odd": they are always looked at, since the index says nothing of them.
     """
 
@@ -157,7 +157,7 @@ def row_of(document: Document) -> tuple[bytes, Any, Any, bool, bytes]:
             columns.append(value)
         else:
             columns.append(None)
-            odd = odd or value is not None
+            odd = odd or isinstance(value, (list, int, float)) and not isinstance(value, bool)
     return id_bytes(document["_id"]), columns[0], columns[1], odd, body
 
 

@@ -116,8 +116,7 @@ class Projection:
         if isinstance(wanted, str):
             raise TypeError(f"projection must be names of fields or a mapping, not {wanted!r}")
         if wanted is not None and not isinstance(wanted, Mapping):
-            # pymongo: no names means _id alone
-            wanted = dict.fromkeys(wanted, 1) or {"_id": 1}
+            wanted = dict.fromkeys(wanted, 1)
         flags = {}
         for name, flag in (wanted or {}).items():
             if not isinstance(flag, (bool, int, float)) or "$" in name:
@@ -273,6 +272,7 @@ def apply_update(
         For operators that the embedded store does not know.
     """
     import mongomock
+    from pymongo.errors import WriteError
 
     if not isinstance(update, Mapping) or not update:
         raise ValueError(f"an update must be a mapping of operators, not {update!r}")
@@ -298,10 +298,14 @@ def apply_update(
     touched = {path.partition(".")[0] for path in paths} | top_level_fields(condition) - {"_id"}
     _check_pushes(document, plain)
     scratch.insert_one({"_id": 0} | {k: v for k, v in document.items() if k in touched})
-    scratch.update_one(_without_id(condition), plain)
+    try:
+        scratch.update_one(_without_id(condition), plain)
+    except TypeError as error:
+        # How mongomock says that a value is of a kind that the operator cannot take
+        raise WriteError(f"cannot update {', '.join(paths)}: {error}", 14) from error
     after: Any = scratch.find_one()
     if after.pop("_id") != 0:
-        raise ValueError("an update cannot change _id")
+        raise WriteError("an update cannot change _id", 66)
     result = {
         k: after.pop(k) if k in after else v
         for k, v in document.items()
