@@ -1,5 +1,6 @@
 """The run database through a real sshd and a real server, and all that can go wrong on the way."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -89,6 +90,14 @@ def only_line() -> line.Line:
     return found
 
 
+def wait_for(condition, seconds: float = 20) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come to that"
+        time.sleep(0.05)
+
+
 # ------------------------------------------------------------------------------- it works
 
 
@@ -103,9 +112,16 @@ def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_ser
     assert get_mongo_client().address == only_line().tunnel.address
     host, port = only_line().tunnel.address
     assert host == LOCALHOST != port
-    remotes = {c.raddr for c in psutil.Process().net_connections("tcp") if c.raddr}
-    assert (LOCALHOST, ssh_server.port) in remotes
-    assert (LOCALHOST, mongo_server.port) not in remotes
+
+    def remotes():
+        connections = psutil.Process().net_connections("tcp")
+        return {c.raddr for c in connections if c.status == "ESTABLISHED"}
+
+    # The server's own client closes its connections when it comes to it
+    wait_for(lambda: (LOCALHOST, mongo_server.port) not in remotes())
+    assert mongo_collection.find_one({"number": 1})
+    assert (LOCALHOST, ssh_server.port) in remotes()
+    assert (LOCALHOST, mongo_server.port) not in remotes()
 
 
 def test_the_local_end_is_on_loopback_alone(mongo_collection):
@@ -305,6 +321,7 @@ def test_keys_that_ssh_takes_by_itself(run_database_settings, monkeypatch, tmp_p
         get_mongo_client()
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh/id_ed25519").write_bytes(ssh_server.key_file.read_bytes())
+    connection.close()
     assert get_mongo_client()["admin"].command("ping")["ok"]
 
 
@@ -434,12 +451,12 @@ def test_no_user_of_mongodb(run_database_settings, monkeypatch):
 
 def test_same_client_goes_on_when_sshd_was_killed(own_ssh, caplog):
     client, runs = get_mongo_client(), get_mongo_collection()
-    runs.insert_one({"_id": "sshd"})
+    runs.insert_one({"_id": "sshd", "a": 1})
     address = client.address
     for _ in range(2):
         own_ssh.kill()
         own_ssh.start()
-        assert runs.find_one({"_id": "sshd"}) == {"_id": "sshd"}
+        assert runs.find_one({"_id": "sshd"}) == {"_id": "sshd", "a": 1}
         assert runs.update_one({"_id": "sshd"}, {"$set": {"a": 1}}).matched_count == 1
     assert get_mongo_client() is client
     assert client.address == address
@@ -594,7 +611,8 @@ class Cutter:
         except OSError:
             pass
         for each in (source, sink):
-            each.close()
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def close(self):
         self._listener.close()
@@ -760,14 +778,13 @@ def test_parent_reconnects_while_a_child_lives(own_ssh):
     child = fork.Process(target=stop.wait, args=(100,))
     child.start()
     try:
-        held = psutil.Process(child.pid).net_connections("tcp")
-        held = [c for c in held if address[1] == c.laddr.port and c.status == "LISTEN"]
-        assert not held
-        assert not [
-            c
-            for c in psutil.Process(child.pid).net_connections("tcp")
-            if c.raddr and c.raddr.port == own_ssh.port
-        ]
+
+        def held():
+            found = psutil.Process(child.pid).net_connections("tcp")
+            listening = {c.laddr for c in found if c.status == "LISTEN"}
+            return listening | {c.raddr for c in found if c.raddr and c.raddr.port == own_ssh.port}
+
+        wait_for(lambda: not held())
         own_ssh.kill()
         own_ssh.start()
         assert runs.count_documents({}) >= 0
@@ -809,11 +826,7 @@ def test_closed_at_exit(own_ssh, how, status):
     port = int(done.stdout.split()[0])
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((LOCALHOST, port), timeout=5)
-    end = time.monotonic() + 20
-    while len(own_ssh._processes()) > 1 and time.monotonic() < end:
-        time.sleep(0.05)
-    assert len(own_ssh._processes()) == 1, "sshd still has a session"
-    # Said good-bye, rather than dropped
+    wait_for(lambda: len(own_ssh._processes()) == 1)
     sessions = 2 if how == "fork" else 1
     assert own_ssh.log_path.read_text().count("Accepted publickey") == sessions
 
@@ -824,14 +837,8 @@ def test_closed_tunnel_leaves_nothing(own_ssh):
     for _ in range(3):
         get_mongo_collection().find_one()
         connection.close()
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        left = [t for t in threading.enumerate() if t not in before]
-        if not left and psutil.Process().num_fds() <= open_before + 2:
-            break
-        time.sleep(0.1)
-    assert not left
-    assert psutil.Process().num_fds() <= open_before + 2
+    wait_for(lambda: not set(threading.enumerate()) - before)
+    wait_for(lambda: psutil.Process().num_fds() <= open_before + 2)
     assert not tunnel._open_tunnels
 
 

@@ -110,32 +110,30 @@ class Collection:
 
     def _call(self, method: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         import pymongo
-        from pymongo.errors import PyMongoError
+        from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
         repeatable = method in READS or is_repeatable(method, args, kwargs)
         end = time.monotonic() + self._link.timeout
         while True:
             line = open_line(self._link)
-            is_sent = False
             try:
                 line.ensure()
                 collection = line.client[self._database][self.name]
-                is_sent = True
                 with pymongo.timeout(max(end - time.monotonic(), _PAUSE)):
                     result = getattr(collection, method)(*args, **kwargs)
                 line.was_used = True
                 return Cursor(result, line, self.full_name) if method in CURSORS else result
             except PyMongoError as error:
                 problem = translated(error, line, method, self.full_name, method in WRITES)
-                if (
-                    not isinstance(problem, RunDatabaseUnreachable)
-                    or not repeatable
-                    or time.monotonic() + _PAUSE > end
-                ):
+                if not isinstance(problem, RunDatabaseUnreachable):
+                    raise problem from error
+                # Of the latter kind, nothing was sent
+                may_repeat = repeatable or isinstance(error, ServerSelectionTimeoutError)
+                if not may_repeat or time.monotonic() + _PAUSE > end:
                     raise problem from error
             except RunDatabaseUnreachable:
                 # What was never up is not waited for: this machine may just be offline
-                if is_sent or not line.was_used or time.monotonic() + _PAUSE > end:
+                if not line.was_used or time.monotonic() + _PAUSE > end:
                     raise
             time.sleep(_PAUSE)
 

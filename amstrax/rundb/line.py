@@ -62,7 +62,11 @@ class Line:
 
     def close(self) -> None:
         """Close the client, and then the tunnel."""
-        self.client.close()
+        import pymongo
+
+        # It says good-bye to the server, and the line may be down
+        with pymongo.timeout(1):
+            self.client.close()
         if self.tunnel is not None:
             self.tunnel.close()
 
@@ -121,7 +125,8 @@ def translated(
         if tunnel_error is not None:
             return type(tunnel_error)(*tunnel_error.args)
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
-        again = "; whether it was written is not known" if is_write else ""
+        is_sent = not isinstance(error, errors.ServerSelectionTimeoutError)
+        again = "; whether it was written is not known" if is_write and is_sent else ""
         return RunDatabaseUnreachable(
             f"{line.place} does not answer {method} on {collection} within {link.timeout:g} s or "
             f"the line dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
@@ -161,8 +166,11 @@ def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
     options: dict[str, Any] = {
         "appname": "amstrax",
         "timeoutMS": milliseconds,
-        "serverSelectionTimeoutMS": milliseconds,
+        # Shorter: what is wrong is said soon, and `Collection` waits for the rest of the time
+        "serverSelectionTimeoutMS": min(milliseconds // 4, 5000),
         "connectTimeoutMS": milliseconds,
+        # Not before it is used: the tunnel says what is wrong, and does so once
+        "connect": False,
     }
     if tunnel is not None:
         if bool(link.mongo_user) != bool(link.mongo_password):

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,25 @@ def connect(link: RunDatabase) -> "paramiko.Transport":
     RunDatabaseNotSet
         When there is nothing to log in with.
     """
+    transport, _ = log_in(link, verified(link))
+    transport.set_keepalive(KEEPALIVE)
+    return transport
+
+
+def verified(link: RunDatabase) -> "paramiko.Transport":
+    """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
+
+    Raises
+    ------
+    RunDatabaseUnreachable, HostKeyRefused
+        As `connect` does.
+    """
     transport = greet(link, dial(link))
     try:
         verify_host(link, transport)
-        log_in(link, transport)
     except BaseException:
         transport.close()
         raise
-    transport.set_keepalive(KEEPALIVE)
     return transport
 
 
@@ -118,6 +129,8 @@ def greet(link: RunDatabase, connection: socket.socket) -> "paramiko.Transport":
     options.key_types = sorted(options.key_types, key=lambda kind: kind not in known)
     try:
         transport.start_client(timeout=timeout)
+        # It returns without a word when the time is over; this does not
+        transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
         raise RunDatabaseUnreachable(
@@ -192,64 +205,79 @@ def known_types(link: RunDatabase) -> set[str]:
     return kinds
 
 
-def log_in(link: RunDatabase, transport: "paramiko.Transport") -> str:
-    """Log in on a verified session, and return with what.
+def log_in(link: RunDatabase, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
+    """Log in on a verified session; return the session that is logged in, and with what.
 
     A key file that is set is tried first, and then the password; with neither, the keys of the SSH
-    agent and those that ssh takes by itself.
+    agent and those that ssh takes by itself. Each after the first gets a session of its own.
 
     Raises
     ------
     RunDatabaseRefused
-        When nothing of that is accepted.
+        When nothing of that is accepted. The session is closed then, as after all errors.
     RunDatabaseNotSet
         When there is nothing to log in with, or the key file cannot be read.
     RunDatabaseUnreachable
         When the line drops.
     """
-    tried = []
-    for what, attempt in _credentials(link, transport):
-        import paramiko
+    import paramiko
 
-        try:
-            attempt()
-        except paramiko.AuthenticationException as error:
-            tried.append(f"{what} ({_reason(error)})")
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            raise RunDatabaseUnreachable(
-                f"{link.daq_host} ended the session while logging in ({_reason(error)}): try later"
-            ) from error
-        else:
-            if transport.is_authenticated():
-                return what
-            tried.append(f"{what} (accepted, but the host asks for more than that)")
-        if not transport.is_active():
-            break
-    who = f"{link.daq_user}@{link.daq_host}"
-    if not tried:
-        raise RunDatabaseNotSet(
-            f"nothing to log in with as {who}: set DAQ_KEY_FILE or DAQ_PASSWORD, or start an SSH "
-            "agent that holds a key"
+    tried: list[str] = []
+    try:
+        for what, attempt in _credentials(link):
+            if tried:
+                # Some servers hang up at a second attempt, and some after a few
+                transport.close()
+                transport = verified(link)
+            try:
+                attempt(transport)
+            except paramiko.AuthenticationException as error:
+                tried.append(f"{what} ({_reason(error)})")
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise RunDatabaseUnreachable(
+                    f"{link.daq_host} ended the session while logging in ({_reason(error)}): try "
+                    "again later"
+                ) from error
+            else:
+                if transport.is_authenticated():
+                    return transport, what
+                tried.append(f"{what} (accepted, but the host asks for more than that)")
+        who = f"{link.daq_user}@{link.daq_host}"
+        if not tried:
+            raise RunDatabaseNotSet(
+                f"nothing to log in with as {who}: set DAQ_KEY_FILE or DAQ_PASSWORD, or start an "
+                "SSH agent that holds a key"
+            )
+        raise RunDatabaseRefused(
+            f"{who} is refused, with {' and '.join(tried)}: check DAQ_USER, and that key or "
+            "password"
         )
-    raise RunDatabaseRefused(
-        f"{who} is refused, with {' and '.join(tried)}: check DAQ_USER, and that key or password"
-    )
+    except BaseException:
+        transport.close()
+        raise
 
 
 def _credentials(
-    link: RunDatabase, transport: "paramiko.Transport"
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    user = link.daq_user
-    keys: Iterator[tuple[str, Any]] = iter(())
+    link: RunDatabase,
+) -> Iterator[tuple[str, Callable[["paramiko.Transport"], Any]]]:
+    keys: Iterable[tuple[str, Any]] = ()
     if link.daq_key_file is not None:
         path = link.daq_key_file
-        keys = iter([(f"the key {path}", read_key(path, link.daq_key_password))])
+        keys = [(f"the key {path}", read_key(path, link.daq_key_password))]
     elif link.daq_password is None:
         keys = _usual_keys()
     for what, key in keys:
-        yield what, functools.partial(transport.auth_publickey, user, key)
+        yield what, functools.partial(_with_key, link, key)
     if link.daq_password is not None:
-        yield "the password", functools.partial(transport.auth_password, user, link.daq_password)
+        yield "the password", functools.partial(_with_password, link)
+
+
+def _with_key(link: RunDatabase, key: Any, transport: "paramiko.Transport") -> None:
+    transport.auth_publickey(link.daq_user, key)
+
+
+def _with_password(link: RunDatabase, transport: "paramiko.Transport") -> None:
+    transport.auth_password(link.daq_user, link.daq_password)
 
 
 def _usual_keys() -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import (
-    HostKeyRefused,
     RunDatabaseError,
     RunDatabaseRefused,
     RunDatabaseUnreachable,
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-#: After a failure the tunnel is not tried again for so long [s]; the second is for a host that is
-#: not trusted and for a log-in that is refused, which too many attempts would lock
+#: After a failure the tunnel is not tried again for so long [s]; the second is for a log-in that is
+#: refused, though it was accepted before: too many attempts could lock the account
 PAUSE = 1.0
 PAUSE_AFTER_REFUSAL = 60.0
 
@@ -63,7 +62,9 @@ class Tunnel:
     def __init__(self, link: RunDatabase):
         self.link = link
         self._lock = threading.Lock()
-        self._transport: paramiko.Transport | None = None
+        self._transport: Any = None
+        # The session through which MongoDB was reached
+        self._tried: Any = None
         self._connections: set[socket.socket] = set()
         self._error: RunDatabaseError | None = None
         self._not_before = 0.0
@@ -97,14 +98,15 @@ class Tunnel:
         return self._error
 
     def ensure(self) -> None:
-        """Make the SSH session where there is none, or none any more.
+        """Make the SSH session where there is none, or none any more; see that it leads somewhere.
 
         Raises
         ------
         RunDatabaseError
-            Of a kind that says why it cannot be made.
+            Of a kind that says why it cannot be made, or why MongoDB's port is not reached.
         """
-        self._session()
+        if self._session() is not self._tried:
+            self.open_channel().close()
 
     def open_channel(self, peer: tuple[str, int] = (LOOPBACK, 0)) -> "paramiko.Channel":
         """Return a connection to MongoDB's port, as the DAQ host sees it.
@@ -126,6 +128,7 @@ class Tunnel:
                 )
                 raise self._error from error
         self._error = None
+        self._tried = self._transport
         return channel
 
     def close(self) -> None:
@@ -165,8 +168,8 @@ class Tunnel:
             try:
                 self._transport = connect(self.link)
             except RunDatabaseError as error:
-                refused = isinstance(error, HostKeyRefused | RunDatabaseRefused)
-                pause = PAUSE_AFTER_REFUSAL if refused else PAUSE
+                is_refused = self._was_up and isinstance(error, RunDatabaseRefused)
+                pause = PAUSE_AFTER_REFUSAL if is_refused else PAUSE
                 self._error, self._not_before = error, time.monotonic() + pause
                 raise
             if self._was_up:
@@ -280,6 +283,9 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _set_hooks() -> None:
+    # It ends all sessions at exit; what was registered after it, as our hook is, is called before
+    import paramiko  # noqa: F401
+
     global _hooks_are_set
     if not _hooks_are_set:
         _hooks_are_set = True
