@@ -166,8 +166,7 @@ def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
     options: dict[str, Any] = {
         "appname": "amstrax",
         "timeoutMS": milliseconds,
-        # Shorter: what is wrong is said soon, and `Collection` waits for the rest of the time
-        "serverSelectionTimeoutMS": min(milliseconds // 4, 5000),
+        "serverSelectionTimeoutMS": milliseconds,
         "connectTimeoutMS": milliseconds,
         # Not before it is used: the tunnel says what is wrong, and does so once
         "connect": False,
