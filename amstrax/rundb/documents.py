@@ -8,6 +8,7 @@ Times are in UTC.
 import hashlib
 import math
 import os
+import random
 import socket
 import uuid
 from collections.abc import Iterable, Mapping
@@ -304,7 +305,7 @@ def claim_next(
 ) -> dict[str, Any] | None:
     """Claim a run that nobody works on, and return its document, or None when there is none.
 
-    Of several who ask at the same time, each is given another run.
+    Of several who ask at the same time, each is given another run, not always in order.
 
     Parameters
     ----------
@@ -327,10 +328,15 @@ def claim_next(
         candidates = read(collection, free, ["_id"], sort=list(sort), limit=32)
         if not candidates:
             return None
-        for candidate in candidates:
+        for i, candidate in enumerate(candidates):
             found = _claim(collection, candidate["_id"], owner, wanted, lifetime, projection)
             if found is not None:
                 return found
+            if i == 0:
+                # Others are choosing too: do not go for the same runs as they
+                others = candidates[1:]
+                random.shuffle(others)
+                candidates[1:] = others
 
 
 def claim(collection: Any, run_id: str | int, owner: str, lifetime: float = CLAIM_LIFETIME) -> bool:
