@@ -81,9 +81,20 @@ def get(name: str, default: str | None = None) -> str | None:
     InvalidOption
         When the file with settings cannot be read as one.
     """
+    return find(name)[0] or default
+
+
+def find(name: str) -> tuple[str, str]:
+    """Return the setting called `name`, and where it is from; both empty where it is set nowhere.
+
+    Raises
+    ------
+    InvalidOption
+        When the file with settings cannot be read as one.
+    """
     value = os.environ.get(name)
     if value:
-        return value
+        return value, "environment"
     path = config_path()
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -95,9 +106,11 @@ def get(name: str, default: str | None = None) -> str | None:
             f"write one 'NAME = value' a line below [{SECTION}]"
         ) from None
     value = parser.get(SECTION, name, fallback="")
-    if value and name in SECRETS:
+    if not value:
+        return "", ""
+    if name in SECRETS:
         _warn_if_others_can_read(path)
-    return value or default
+    return value, str(path)
 
 
 def _warn_if_others_can_read(path: Path) -> None:

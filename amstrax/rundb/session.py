@@ -322,6 +322,47 @@ def read_key(path: Path, password: str | None) -> "paramiko.PKey":
     ) from None
 
 
+def open_channel(
+    link: RunDatabase, transport: "paramiko.Transport", peer: tuple[str, int]
+) -> "paramiko.Channel":
+    """Return a connection to MongoDB's port, as the DAQ host sees it.
+
+    Raises
+    ------
+    SessionDied
+        When there is no answer: the session is of no use any more.
+    RunDatabaseUnreachable
+        When nothing listens there.
+    RunDatabaseRefused
+        When the SSH server does not permit it.
+    """
+    import paramiko
+
+    goal = (link.mongo_host, link.mongo_port)
+    place = f"{link.mongo_host}:{link.mongo_port}"
+    try:
+        return transport.open_channel("direct-tcpip", goal, peer, timeout=step_timeout(link))
+    except paramiko.ChannelException as error:
+        if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
+            raise RunDatabaseRefused(
+                f"the SSH server of {link.daq_host} forwards nothing to {place}: check MONGO_HOST "
+                "and MONGO_PORT, or ask who runs the host to permit it (AllowTcpForwarding, "
+                "PermitOpen)"
+            ) from error
+        raise RunDatabaseUnreachable(
+            f"nothing listens at {place} as seen from {link.daq_host}: does MongoDB run there? "
+            "Else check MONGO_HOST and MONGO_PORT"
+        ) from error
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise SessionDied(
+            f"{link.daq_host} does not answer any more ({_reason(error)}): try again later"
+        ) from error
+
+
+class SessionDied(RunDatabaseUnreachable):
+    """An SSH session that was alive does not answer."""
+
+
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()

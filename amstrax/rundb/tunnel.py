@@ -20,12 +20,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from amstrax.exceptions import (
-    RunDatabaseError,
-    RunDatabaseRefused,
-    RunDatabaseUnreachable,
-)
-from amstrax.rundb.session import connect, step_timeout
+from amstrax.exceptions import RunDatabaseError, RunDatabaseRefused, RunDatabaseUnreachable
+from amstrax.rundb.session import SessionDied, connect, open_channel
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
@@ -118,15 +114,9 @@ class Tunnel:
         """
         try:
             channel = self._open_channel(self._session(), peer)
-        except _SessionIsDead:
-            # The session was dead or frozen, and is dropped now: a new one may do
-            try:
-                channel = self._open_channel(self._session(), peer)
-            except _SessionIsDead as error:
-                self._error = RunDatabaseUnreachable(
-                    f"{self.link.daq_host} does not answer: {error}"
-                )
-                raise self._error from error
+        except SessionDied:
+            # It was dead or frozen, and is dropped now: a new one may do
+            channel = self._open_channel(self._session(), peer)
         self._error = None
         self._tried = self._transport
         return channel
@@ -179,38 +169,19 @@ class Tunnel:
             return self._transport
 
     def _open_channel(
-        self, transport: "paramiko.Transport", peer: tuple[str, int]
+        self, session: "paramiko.Transport", peer: tuple[str, int]
     ) -> "paramiko.Channel":
-        import paramiko
-
-        link = self.link
-        goal = f"{link.mongo_host}:{link.mongo_port}"
         try:
-            channel = transport.open_channel(
-                "direct-tcpip",
-                (link.mongo_host, link.mongo_port),
-                peer,
-                timeout=step_timeout(link),
-            )
-        except paramiko.ChannelException as error:
-            if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
-                self._error = RunDatabaseRefused(
-                    f"the SSH server of {link.daq_host} forwards nothing to {goal}: check "
-                    "MONGO_HOST and MONGO_PORT, or ask who runs the host to permit it "
-                    "(AllowTcpForwarding, PermitOpen)"
-                )
-            else:
-                self._error = RunDatabaseUnreachable(
-                    f"nothing listens at {goal} as seen from {link.daq_host}: does MongoDB run "
-                    "there? Else check MONGO_HOST and MONGO_PORT"
-                )
-            raise self._error from error
-        except (paramiko.SSHException, EOFError, OSError) as error:
+            channel = open_channel(self.link, session, peer)
+        except SessionDied as error:
             with self._lock:
-                self._lost(transport, f"{type(error).__name__}: {error}")
-            raise _SessionIsDead(str(error) or type(error).__name__) from error
+                self._lost(session, str(error))
+            raise
+        except RunDatabaseError as error:
+            self._error = error
+            raise
         # Else it would wait for ever to send into a frozen session
-        channel.settimeout(link.timeout)
+        channel.settimeout(self.link.timeout)
         return channel
 
     def _lost(self, transport: "paramiko.Transport", why: str) -> None:
@@ -219,10 +190,6 @@ class Tunnel:
             log.warning("the tunnel to %s is down: %s", self.link.daq_host, why)
             self._transport = None
             transport.close()
-
-
-class _SessionIsDead(Exception):
-    """A channel could not be opened for want of an answer."""
 
 
 class _Listener(socketserver.ThreadingTCPServer):
