@@ -15,6 +15,7 @@ class Tool(NamedTuple):
 
 TOOLS = {
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
+    "rundb": Tool("amstrax.rundb.command", "look into the run database, and change it"),
 }
 
 

@@ -645,27 +645,47 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
 
     from amstrax.rundb import connection
 
-    name = name_of(document)
-    if name is None:
-        raise InvalidRunDocument(
-            "the run document has neither number nor name: add the number of the run"
-        )
-    number = number_of(document)
-    for condition in (
-        run_filters(name) if number is None else [*run_filters(number), {"name": name}]
-    ):
-        if collection.find_one(condition, ["_id"]) is not None:
-            return False
-    new = {"_id": document.get("_id", _run_object_id(name)), **document}
-    new.setdefault("name", name)
-    if number is not None:
-        new.setdefault("number", number)
+    new = new_document(document)
+    name, number = name_of(new), number_of(new)
+    filters = [*run_filters(name or ""), *([] if number is None else run_filters(number))]
+
+    def is_there() -> bool:
+        return any(collection.find_one(condition, ["_id"]) is not None for condition in filters)
+
+    if is_there():
+        return False
     try:
         connection.resilient(collection.insert_one, new)
     except DuplicateKeyError:
         # Somebody else has just added it, or we have and the answer was lost
-        return False
+        if is_there():
+            return False
+        raise InvalidRunDocument(
+            f"the _id {new['_id']} of run {name} is that of another document in "
+            f"{_place(collection)}: leave it out of the document"
+        ) from None
     return True
+
+
+def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document as it is added: with _id, name and, if it can have one, number.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When it has neither number nor name.
+    """
+    name, number = name_of(document), number_of(document)
+    if name is None:
+        raise InvalidRunDocument(
+            "the run document has neither number nor name: add the number of the run"
+        )
+    new = {"_id": document.get("_id", _run_object_id(name)), **document}
+    if new.get("name") is None:
+        new["name"] = name
+    if number is not None:
+        new.setdefault("number", number)
+    return new
 
 
 def _run_object_id(name: str) -> Any:
