@@ -53,6 +53,7 @@ RUN_DATABASE = MappingProxyType(
         "MONGO_PASSWORD": ("password of that user", ""),
         "MONGO_AUTH_DB": ("database that the user signs in to", "admin"),
         "AMSTRAX_RUNDB_PATH": ("file of the embedded run database", ""),
+        "AMSTRAX_HOST": ("name of this machine in run documents", "its host name"),
         "AMSTRAX_RUNDB_TIMEOUT": ("longest time that one call may take [s]", "20"),
     }
 )
