@@ -1,6 +1,7 @@
 """Settings of the machine, from the environment and from a file."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,9 @@ def test_numbers(config, monkeypatch, text):
     monkeypatch.setenv("MONGO_PORT", text)
     with pytest.raises(InvalidOption, match="the setting MONGO_PORT is .*from 1 to 65535"):
         settings.run_database()
+
+
+def test_page_of_the_run_database_has_all_settings():
+    page = Path(__file__).parents[1] / "docs/source/run_database.rst"
+    listed = re.findall(r"^   \* - ``([A-Z_]+)``$", page.read_text(encoding="utf-8"), re.M)
+    assert listed == list(settings.RUN_DATABASE)
