@@ -519,19 +519,19 @@ def test_same_client_goes_on_when_mongodb_was_killed(own_mongo):
     assert get_mongo_client() is client
 
 
-def test_drop_while_a_long_list_is_read(own_ssh, monkeypatch):
+def test_drop_while_a_long_list_is_read(own_ssh, mongo_server, monkeypatch):
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    with mongo_server.client() as client:
+        client["run"].drop_collection("long_list")
+        client["run"]["long_list"].insert_many([{"_id": i, "x": "x" * 1000} for i in range(2000)])
     runs = connection.get_collection("run", "long_list")
-    runs.drop()
-    runs.insert_many([{"_id": i, "x": "x" * 1000} for i in range(2000)])
     cursor = runs.find(batch_size=10)
     next(cursor)
     own_ssh.kill()
     with pytest.raises(RunDatabaseUnreachable):
         list(cursor)
     own_ssh.start()
-    assert len(list(resilient(runs.find))) == 2000
-    runs.drop()
+    assert len(resilient(lambda: list(runs.find()))) == 2000
 
 
 @pytest.mark.parametrize("frozen", ["ssh", "mongo"])
@@ -541,13 +541,13 @@ def test_frozen_connection(tmp_path, set_all, frozen):
     (tmp_path / "ssh").mkdir()
     mongo = MongoServer(tmp_path / "mongo")
     ssh = SSHServer(tmp_path / "ssh", mongo.port)
-    set_all(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "3"})
+    set_all(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "2"})
     server = {"ssh": ssh, "mongo": mongo}[frozen]
     try:
         runs = get_mongo_collection()
         runs.insert_one({"_id": 1})
         server.signal(signal.SIGSTOP)
-        for _ in range(3):
+        for _ in range(2):
             began = time.monotonic()
             with pytest.raises(RunDatabaseUnreachable):
                 runs.find_one()
@@ -584,6 +584,18 @@ def test_session_that_froze_is_replaced(own_ssh, monkeypatch):
         for process in frozen:
             process.send_signal(signal.SIGCONT)
     runs.delete_one({"_id": "router"})
+
+
+def test_frozen_session_is_closed_in_time(own_ssh):
+    runs = get_mongo_collection()
+    runs.find_one()
+    own_ssh.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        connection.close()
+        assert time.monotonic() - began < 20
+    finally:
+        own_ssh.signal(signal.SIGCONT)
 
 
 class Cutter:

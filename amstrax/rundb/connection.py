@@ -10,7 +10,6 @@ What goes wrong, and what is tried again by itself, is in `amstrax.rundb.collect
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,6 @@ _NOBODYS: dict[str, Any] = {}
 
 T = TypeVar("T")
 
-_lock = threading.Lock()
 # Stores of which it has been said that they are used
 _announced: set[Path] = set()
 
@@ -182,12 +180,11 @@ def close() -> None:
 def _embedded(link: RunDatabase) -> Any:
     from amstrax.rundb.local import LocalClient
 
-    with _lock:
-        if link.path not in _announced:
-            _announced.add(link.path)
-            log.info(
-                "no run database is set (DAQ_HOST or AMSTRAX_MONGO_URI): the embedded one in %s "
-                "is used",
-                link.path,
-            )
+    if link.path not in _announced:
+        _announced.add(link.path)
+        log.info(
+            "no run database is set (DAQ_HOST or AMSTRAX_MONGO_URI): the embedded one in %s is "
+            "used",
+            link.path,
+        )
     return LocalClient(link.path)
