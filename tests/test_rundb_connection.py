@@ -107,6 +107,7 @@ def wait_for(condition, seconds: float = 20) -> None:
 # ------------------------------------------------------------------------------- it works
 
 
+@pytest.mark.smoke
 def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_server):
     document = {"number": 1, "name": "000001", "daq_config": {"big": "x" * 2_000_000}}
     mongo_collection.insert_one(dict(document, _id=1))
@@ -242,6 +243,19 @@ def test_nothing_is_connected_before_it_is_used(set_all, caplog):
     assert not line._lines
     with pytest.raises(RunDatabaseUnreachable, match="no host 'nowhere.invalid' .*DAQ_HOST"):
         runs.find_one()
+
+
+def test_to_get_a_collection_imports_neither_pymongo_nor_paramiko(run_database_settings):
+    code = """
+import sys
+from amstrax.rundb import connection
+runs = connection.get_mongo_collection("xams")
+assert not {"pymongo", "bson", "paramiko", "strax", "numpy"} & set(sys.modules), sys.modules
+assert runs.find_one({"_id": "nothing"}) is None
+assert {"pymongo", "paramiko"} <= set(sys.modules)
+assert "strax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_collection_is_pickled_without_settings(mongo_collection):

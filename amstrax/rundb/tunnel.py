@@ -175,6 +175,7 @@ class Tunnel:
             channel = open_channel(self.link, session, peer)
         except SessionDied as error:
             with self._lock:
+                self._error = error
                 self._lost(session, str(error))
             raise
         except RunDatabaseError as error:
