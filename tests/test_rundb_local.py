@@ -143,6 +143,29 @@ def test_cursors(runs):
     assert runs.estimated_document_count() == 6
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"tags": "\u00e4\u00f6"},
+        {"a.b.c": "x"},
+        {"a.b": {"$elemMatch": {"c": "x", "d": None}}},
+        {"$and": [{"tags": "\u00e4\u00f6"}, {"a.b.c": "x"}]},
+    ],
+    ids=str,
+)
+def test_texts_in_filters(collection, condition):  # noqa: F811
+    """The embedded store looks for them in the bytes first."""
+    fulfilling = {"_id": 1, "tags": ["\u00e4\u00f6", 2], "a": [{"b": [{"c": ["y", "x"]}]}]}
+    nearly = {
+        "_id": 2,
+        "tags": ["\u00e4\u00f6\u00fc", "\u00e4"],
+        "a": [{"b": [{"c": ["y", "xx"]}]}],
+    }
+    elsewhere = {"_id": 3, "tag": "\u00e4\u00f6", "a": {"x": "x"}}
+    collection.insert_many([fulfilling, nearly, elsewhere])
+    assert [run["_id"] for run in collection.find(condition)] == [1]
+
+
 def test_distinct(runs):
     assert sorted(runs.distinct("number", {"number": {"$in": [1, 2, 3]}})) == [1, 2, 3]
 

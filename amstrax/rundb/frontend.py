@@ -269,9 +269,10 @@ class RunDB(strax.StorageFrontend):
             return self._where_to_write(key)
         fields = [f"data.{field}" for field in (*_ENTRY_FIELDS, "meta.lineage")]
         with self._reading():
-            found = self._documents(key.run_id, fields, documents.has_data(key.data_type))
+            found = self._documents(key.run_id, fields)
         entries = [entry for document in found for entry in documents.data_of(document)]
-        path = self._first_there(key, entries, fuzzy_for, fuzzy_for_options)
+        hosts = self.host_names() if self.local_only else None
+        path = self._first_there(key, entries, hosts, fuzzy_for, fuzzy_for_options)
         if path is None:
             path = self._unregistered(key, allow_incomplete)
         if path is None:
@@ -305,11 +306,10 @@ class RunDB(strax.StorageFrontend):
         self,
         run_id: str,
         fields: Iterable[str] | Mapping[str, Any] | None,
-        condition: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the documents of a run that fulfil a condition: one, or more by mistake."""
+        """Return the documents of a run: one, or more by mistake."""
         for run_filter in self._run_filters(run_id):
-            found = documents.read(self.collection, {**run_filter, **(condition or {})}, fields)
+            found = documents.read(self.collection, run_filter, fields)
             if found:
                 return found
         return []
@@ -338,8 +338,9 @@ class RunDB(strax.StorageFrontend):
         entry: dict[str, Any] = {"type": keys[0].data_type}
         if not is_fuzzy:
             entry["lineage_hash"] = {"$in": [keys[0].lineage_hash, None]}
-        if self.local_only:
-            entry["host"] = {"$in": self.host_names()}
+        hosts = self.host_names() if self.local_only else None
+        if hosts is not None:
+            entry["host"] = {"$in": hosts}
         condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
         if len(keys) <= _MOST_ASKED_FOR:
             runs = [f for key in keys for f in self._run_filters(key.run_id)]
@@ -358,7 +359,12 @@ class RunDB(strax.StorageFrontend):
         gone: list[Path] = []
         for key in keys:
             path = self._first_there(
-                key, entries.get(self._asked(key.run_id), ()), fuzzy_for, fuzzy_for_options, gone
+                key,
+                entries.get(self._asked(key.run_id), ()),
+                hosts,
+                fuzzy_for,
+                fuzzy_for_options,
+                gone,
             )
             if path is None:
                 path = self._unregistered(key, allow_incomplete)
@@ -387,17 +393,17 @@ class RunDB(strax.StorageFrontend):
         self,
         key: strax.DataKey,
         entries: Iterable[Mapping[str, Any]],
+        hosts: Sequence[str] | None,
         fuzzy_for: tuple,
         fuzzy_for_options: tuple,
         gone: list[Path] | None = None,
     ) -> Path | None:
         """Return the first folder of those that entries name that is there and has the data."""
-        names = self.host_names() if self.local_only else None
         for entry in entries:
             location = entry.get("location")
             if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
                 continue
-            if names is not None and entry.get("host") not in names:
+            if hosts is not None and entry.get("host") not in hosts:
                 continue
             path = _folder(entry, key)
             is_fuzzy = bool(fuzzy_for or fuzzy_for_options)

@@ -76,6 +76,7 @@ class Lookup:
     ) -> Iterator[tuple[int, bytes]]:
         fields = queries.top_level_fields(self.rest)
         all_fields = queries.top_level_fields(self.condition)
+        needed_bytes = queries.needed_bytes(self.rest)
         where, parameters = self._where()
         statement = (
             "SELECT seq, name, number, odd, body FROM documents "
@@ -93,6 +94,8 @@ class Lookup:
                     if "number" in self.sets and number not in self.sets["number"]:
                         continue
                     condition, needed = self.rest, fields
+                if not all(part in body for part in needed_bytes):
+                    continue
                 if not condition or queries.matches(queries.decode_fields(body, needed), condition):
                     yield seq, body
             if len(rows) < batch:

@@ -77,6 +77,24 @@ def top_level_fields(condition: Document) -> set[str]:
     return fields
 
 
+def needed_bytes(condition: Document) -> list[bytes]:
+    """Return byte strings that are in the BSON of every document that fulfils a filter.
+
+    They are those of texts that some field, or an entry of an array, must be equal to. To look for
+    them is far quicker than to decode a document.
+    """
+    needed = []
+    for key, value in condition.items():
+        if key == "$and":
+            needed += [text for part in value for text in needed_bytes(part)]
+        elif isinstance(value, str) and not key.startswith("$"):
+            text = value.encode() + b"\0"
+            needed.append(struct.pack("<i", len(text)) + text)
+        elif isinstance(value, dict) and value.keys() == {"$elemMatch"}:
+            needed += needed_bytes(value["$elemMatch"])
+    return needed
+
+
 def _plain(value: Any) -> Any:
     """Return `value` with types as in decoded BSON, operators checked."""
     if isinstance(value, Mapping):
