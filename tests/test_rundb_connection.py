@@ -802,6 +802,52 @@ def test_forked_children_have_tunnels_of_their_own(mongo_collection, ssh_server)
     assert ssh_server.log_path.read_text().count("Accepted publickey") == before + 6
 
 
+def _busy_child(runs, number, queue):
+    try:
+        for i in range(3):
+            runs.insert_one({"_id": f"child {number} {i}"})
+        queue.put(runs.count_documents({"_id": {"$regex": f"^child {number} "}}))
+    except Exception as error:
+        queue.put(repr(error))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_children_are_forked_while_threads_are_at_work(mongo_collection):
+    """Locks that threads of the parent hold at that moment are held for ever in the child."""
+    mongo_collection.insert_one({"_id": "parent"})
+    stop, problems = threading.Event(), []
+
+    def work():
+        try:
+            while not stop.is_set():
+                assert mongo_collection.find_one({"_id": "parent"})
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    children = [
+        fork.Process(target=_busy_child, args=(mongo_collection, i, queue)) for i in range(6)
+    ]
+    try:
+        for child in children:
+            child.start()
+            time.sleep(0.05)
+        assert [queue.get(timeout=60) for _ in children] == [3] * 6
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for child in children:
+            child.join(20)
+            child.kill()
+    assert not problems
+    assert mongo_collection.count_documents({}) == 19
+
+
 def test_parent_reconnects_while_a_child_lives(own_ssh):
     """The child must not hold on to the port, nor to the session, of its parent."""
     runs = get_mongo_collection()
