@@ -231,7 +231,7 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         uri="" if daq_host else get("AMSTRAX_MONGO_URI", "") or "",
         daq_host=daq_host or get("DAQ_HOST", "") or "",
         daq_port=_port("DAQ_PORT", 22),
-        daq_user=daq_user or get("DAQ_USER") or _login_name(),
+        daq_user=daq_user or get("DAQ_USER") or login_name(),
         daq_key_file=Path(key_file).expanduser() if key_file else None,
         daq_key_password=get("DAQ_KEY_PASSWORD"),
         daq_password=get("DAQ_PASSWORD"),
@@ -259,9 +259,10 @@ def rundb_path() -> Path:
     return Path(data).expanduser() / "amstrax" / "rundb.sqlite"
 
 
-def _login_name() -> str:
+def login_name() -> str:
+    """Return the name of this machine's user; empty for a user id without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # A user id without a name, as containers have them
+        # As containers have them
         return ""

@@ -176,10 +176,12 @@ def test_source_of_each_setting(run_check, monkeypatch, tmp_path):
     monkeypatch.setenv("DAQ_PORT", "1")
     _, text, _ = run_check()
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
-    assert lines["DAQ_HOST"].endswith(f", {path}")
-    assert lines["DAQ_PORT"].endswith(", environment")
-    assert lines["MONGO_PORT"].endswith(", default")
-    assert "27017" in lines["MONGO_PORT"]
+    assert lines["DAQ_HOST"].split()[1:3] == ["127.0.0.1", str(path)]
+    assert lines["DAQ_PORT"].split()[1:3] == ["1", "environment"]
+    assert lines["MONGO_PORT"].split()[1:3] == ["27017", "default"]
+    assert lines["DAQ_USER"].split()[1:3] == [settings.login_name(), "default"]
+    assert lines["MONGO_USER"].split()[1] == "-"
+    assert "(set, not shown)" in lines["DAQ_PASSWORD"]
     assert "S3cret" not in text
 
 

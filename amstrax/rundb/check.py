@@ -6,6 +6,7 @@ never shown.
 """
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -62,19 +63,20 @@ def check(detector: str = "xams") -> int:
 
 def described_settings() -> str:
     """Return a line for each setting: its value, unless that is secret, and where it is from."""
+    defaults = {
+        "AMSTRAX_RUNDB_PATH": str(settings.rundb_path()),
+        "AMSTRAX_HOST": socket.gethostname(),
+        "DAQ_USER": settings.login_name(),
+    }
     lines = [f"Settings, from the environment or from {settings.config_path()}:"]
     for name, (meaning, default) in settings.RUN_DATABASE.items():
         value, source = settings.find(name)
         if value:
             shown = "(set, not shown)" if name in settings.SECRETS else value
-        elif name == "AMSTRAX_RUNDB_PATH":
-            shown, source = str(settings.rundb_path()), "default"
-        elif default:
-            shown, source = default, "default"
         else:
-            shown = "-"
-        source = f", {source}" if source else ""
-        lines.append(f"  {name:23s} {shown:28s} {meaning}{source}")
+            shown = defaults.get(name, default) or "-"
+            source = "default" if shown != "-" else ""
+        lines.append(f"  {name:22s} {shown:26s} {source:12s} {meaning}")
     return "\n".join(lines)
 
 
