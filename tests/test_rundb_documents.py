@@ -376,3 +376,17 @@ def test_this_host(monkeypatch):
     assert documents.this_host() == "stbc"
     assert documents.new_owner().startswith("stbc-")
     assert documents.new_owner() != documents.new_owner()
+
+
+def test_it_goes_on_after_the_line_has_dropped(mongo_collection, ssh_server):
+    """sshd is killed and started again; neither reads nor changes need to know."""
+    mongo_collection.insert_many([{"number": i, **ENDED} for i in range(300)])
+    changes = [
+        lambda: documents.claim_next(mongo_collection, "me")["number"] == 0,
+        lambda: documents.set_status(mongo_collection, 0, "running", owner="me"),
+        lambda: len(documents.read(mongo_collection, {}, ["number"])) == 300,
+    ]
+    for change in changes:
+        ssh_server.kill()
+        ssh_server.start()
+        assert change()
