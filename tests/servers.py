@@ -85,10 +85,12 @@ class Server:
             return []
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and its children."""
+        """Send a signal to it and its children; after SIGSTOP, wait until they have stopped."""
         for process in self._processes():
             try:
                 process.send_signal(number)
+                while number == signal.SIGSTOP and not is_stopped(process):
+                    time.sleep(0.01)
             except psutil.NoSuchProcess:
                 continue
 
@@ -98,6 +100,12 @@ class Server:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Return whether all threads of a process are stopped."""
+    states = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    return all(state.rpartition(")")[2].split()[0] in "TZ" for state in states)
 
 
 def listens(port: int) -> bool:
