@@ -26,7 +26,10 @@ install_requires = [
     "numba>=0.61,<0.69",
     "pandas>=2.2.2,<3",
     "pymongo>=4.10,<5",
-    "sshtunnel>=0.5.1,<0.6",
+    # the SSH tunnel to the run database
+    "paramiko>=4,<6",
+    # matching and update engine of the embedded run database
+    "mongomock>=4.3,<5",
     "immutabledict>=4.2,<5",
     "matplotlib>=3.9,<4",
     "tqdm>=4.67.1,<5",
@@ -46,6 +49,10 @@ extras_require = {
         "pytest-xdist>=3.6.1,<4",
         "pytest-timeout>=2.3.1,<3",
         "hypothesis>=6.112,<7",
+        # a MongoDB server for tests, GPL-2.0; a pre-release, which pip takes only when it is pinned
+        "SecantusDB==0.7.0b3",
+        # an SSH server with passwords for tests
+        "asyncssh>=2.21,<3",
         "ruff>=0.17,<0.18",
         "mypy>=2.3,<3",
     ],

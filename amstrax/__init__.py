@@ -22,6 +22,7 @@ _MODULES = (
     "plugins",
     "processing",
     "redax",
+    "rundb",
     "rundoc",
     "settings",
     "simulation",
@@ -47,6 +48,9 @@ _MEMBERS = {
         "common",
     ),
     "hit_min_amplitude": "hitfinder_thresholds",
+    "RunDB": "rundb",
+    "get_mongo_client": "rundb",
+    "get_mongo_collection": "rundb",
     "DAQReader": "plugins.daqreader",
     "RadonDAQReader": "plugins.radon:DAQReader",
     **dict.fromkeys(

@@ -8,7 +8,6 @@ Processing starts from live data only in a context that `context_for_daq_reader`
 one run.
 """
 
-import logging
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -37,8 +36,6 @@ from amstrax.plugins import (
 from amstrax.storage import DataDirectory
 
 __all__ = ["context_for_daq_reader", "xams", "xams_led", "xams_little"]
-
-log = logging.getLogger(__name__)
 
 XAMS_CONFIG = immutabledict(
     n_tpc_pmts=5,
@@ -101,7 +98,7 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
-#: How a run document's database is reached; used once there is a run database
+#: Where the run documents of each detector are, as `amstrax.rundb.RunDB` takes it
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
 _XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")
 
@@ -121,15 +118,17 @@ def xams(
     output_folder
         Folder that new data is written to, and old data is found in.
     init_rundb
-        Find runs and data with the run database. This release has none yet: a line in the log
-        says so, and runs and data are found in folders alone.
+        Find runs and data with the run database (`amstrax.rundb.RunDB`), too. Nothing is asked of
+        it before that is needed; without settings for one it is the embedded store. While it
+        cannot be reached, runs and data are found in folders alone.
     mongo_kwargs
-        Where the run database is.
+        Arguments of `amstrax.rundb.RunDB`: where the run documents are.
     corrections_version
         Version of the corrections, as ``'v1'`` or ``'ONLINE'``; None for the plugins' defaults.
     args, kwargs
         Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
-        adds to the options of the detector, and ``storage`` takes the place of all folders.
+        adds to the options of the detector, and ``storage`` takes the place of all folders and
+        of the run database.
 
     Raises
     ------
@@ -203,8 +202,6 @@ def _context(
             f"corrections_version={corrections_version!r}: this release of amstrax has no "
             "corrections yet. Leave it out, and set options with config={...} or --config_kwargs"
         )
-    if init_rundb:
-        _say_once("no run database in this release of amstrax: data is found in folders alone")
     config = dict(detector_config)
     live_data = settings.live_data(detector)
     if live_data is not None:
@@ -214,6 +211,10 @@ def _context(
     storage = kwargs.pop("storage", None)
     if storage is None:
         storage = _storage(detector, reader.provides, output_folder)
+        if init_rundb:
+            from amstrax.rundb import RunDB
+
+            storage.insert(0, RunDB(**mongo_kwargs))
     # What the user registers comes after, and may take the place of, what is ours
     kwargs.update(zip(("register", "register_all", "processors"), args, strict=False))
     more, more_modules = kwargs.pop("register", None), kwargs.pop("register_all", None)
@@ -278,9 +279,9 @@ def context_for_daq_reader(
     detector
         Detector whose run database is asked for the run document.
     runs_col_kwargs
-        How to reach the run database.
+        How to reach it, for `amstrax.rundb.get_mongo_collection`.
     run_doc
-        Run document; None to ask the run database, which this release does not have.
+        Run document; None to ask the run database.
     check_exists
         Refuse when raw data of the run is stored already. Without this check, stored raw data is
         loaded, and what is missing of it is made from live data.
@@ -288,7 +289,9 @@ def context_for_daq_reader(
     Raises
     ------
     RunNotFound
-        Without a run document.
+        When the run database does not know the run.
+    RunDatabaseError
+        When it cannot be asked.
     InvalidRunDocument
         (a ValueError) when that lacks what the reader needs.
     DataExists
@@ -298,17 +301,14 @@ def context_for_daq_reader(
     InvalidOption
         (a ValueError) when the context has been set up for another run.
     """
-    if run_doc is None:
-        raise RunNotFound(
-            f"no run document for run {run_id} of {detector}: this release of amstrax has no run "
-            "database, so give the document as run_doc, or --testing_rundoc"
-        )
     before = st.config.get("daq_input_dir")
     if before is not None and Path(before).name != run_id:
         raise InvalidOption(
             f"this context was set up for the live data of run {Path(before).name}: make a new "
             f"context for run {run_id}"
         )
+    if run_doc is None:
+        run_doc = _run_document(run_id, detector, runs_col_kwargs)
     config = rundoc.reader_config(run_doc)
     if not any("channels_polarity" in p.takes_config for p in st._plugin_class_registry.values()):
         del config["channels_polarity"]
@@ -326,6 +326,20 @@ def context_for_daq_reader(
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})
     return st
+
+
+def _run_document(
+    run_id: str, detector: str, runs_col_kwargs: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    from amstrax.rundb import documents, get_mongo_collection
+
+    collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))
+    try:
+        return documents.find_run(collection, run_id)
+    except RunNotFound as error:
+        raise RunNotFound(
+            f"{error}; or give its document as run_doc, or --testing_rundoc"
+        ) from None
 
 
 def raw_data_types(st: strax.Context) -> tuple[str, ...]:
@@ -354,12 +368,3 @@ def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) 
         f"no live data of run {run_id} at {', '.join(map(str, candidates))}: check the number of "
         "the run, and the folder (--live_data_dir, or live_data_dir in the context's config)"
     )
-
-
-_said: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        log.info(message)

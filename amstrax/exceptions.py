@@ -54,6 +54,37 @@ class DataExists(AmstraxError, ValueError):
     """Stored raw data would be made again, and nobody has asked for that."""
 
 
+class RunDatabaseError(AmstraxError):
+    """Base of what can be wrong between here and the run database."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RunDatabaseNotSet(RunDatabaseError, ValueError):
+    """A setting of the run database is missing, or makes no sense."""
+
+
+class RunDatabaseUnreachable(RunDatabaseError, ConnectionError):
+    """The run database cannot be reached, or did not answer in time; later it may."""
+
+
+class RunDatabaseRefused(RunDatabaseError, PermissionError):
+    """The run database, or the host of its tunnel, refuses a log-in or lacks a right."""
+
+
+class UnknownDetector(AmstraxError, NameError):
+    """There is no detector of that name."""
+
+
+class HostKeyRefused(RunDatabaseError, ConnectionError):
+    """The host of the tunnel is not known, or not the one that it was."""
+
+
+class LocalDatabaseError(RunDatabaseError, RuntimeError):
+    """The file of the embedded run database cannot be read or written, or is something else."""
+
+
 class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 

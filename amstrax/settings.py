@@ -10,19 +10,58 @@ of ``~/.xams_config`` (``AMSTRAX_CONFIG`` names another file)::
     XAMSL_LIVE_DATA = /data/xenon/xamsl/live_data
     XAMSL_RAW_DATA = /data/xenon/xamsl/raw
     XAMSL_PROCESSED_DATA = /data/xenon/xamsl/processed
+    DAQ_HOST = daq.example.org
+    DAQ_USER = me
+    DAQ_KEY_FILE = ~/.ssh/id_ed25519
+    MONGO_USER = me
+    MONGO_PASSWORD = ...
 
+A file that holds a secret is for its owner alone (``chmod 600``); a warning says when it is not.
 Nothing is read when this module is imported.
 """
 
 import configparser
+import getpass
+import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from amstrax.exceptions import InvalidOption
 
+log = logging.getLogger(__name__)
+
 CONFIG_VARIABLE = "AMSTRAX_CONFIG"
 SECTION = "default"
+
+#: Settings of the run database, in the order in which `amstrax rundb check` shows them, with what
+#: each is and its value where it is not set
+RUN_DATABASE = MappingProxyType(
+    {
+        "AMSTRAX_MONGO_URI": ("connection string of MongoDB, for a database without tunnel", ""),
+        "DAQ_HOST": ("host that MongoDB is reached through, by SSH", ""),
+        "DAQ_PORT": ("port of its SSH server", "22"),
+        "DAQ_USER": ("user there", "your login name"),
+        "DAQ_KEY_FILE": ("private key to log in with", ""),
+        "DAQ_KEY_PASSWORD": ("password of that key", ""),
+        "DAQ_PASSWORD": ("password to log in with", ""),
+        "DAQ_KNOWN_HOSTS": ("file with the keys of known hosts", "~/.ssh/known_hosts"),
+        "MONGO_HOST": ("host of MongoDB, as the DAQ host sees it", "127.0.0.1"),
+        "MONGO_PORT": ("port of MongoDB", "27017"),
+        "MONGO_USER": ("user of MongoDB", ""),
+        "MONGO_PASSWORD": ("password of that user", ""),
+        "MONGO_AUTH_DB": ("database that the user signs in to", "admin"),
+        "AMSTRAX_RUNDB_PATH": ("file of the embedded run database", ""),
+        "AMSTRAX_HOST": ("name of this machine in run documents", "its host name"),
+        "AMSTRAX_RUNDB_TIMEOUT": ("longest time that one call may take [s]", "20"),
+    }
+)
+#: Settings whose value is shown to nobody. A connection string may hold a password.
+SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
+
+# Files of which it has been said that others can read them
+_warned: set[Path] = set()
 
 #: The contexts, and the detector whose lab folders and run documents each uses. A context is chosen
 #: for a target in this order.
@@ -43,9 +82,20 @@ def get(name: str, default: str | None = None) -> str | None:
     InvalidOption
         When the file with settings cannot be read as one.
     """
+    return find(name)[0] or default
+
+
+def find(name: str) -> tuple[str, str]:
+    """Return the setting called `name`, and where it is from; both empty where it is set nowhere.
+
+    Raises
+    ------
+    InvalidOption
+        When the file with settings cannot be read as one.
+    """
     value = os.environ.get(name)
     if value:
-        return value
+        return value, "environment"
     path = config_path()
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -56,7 +106,48 @@ def get(name: str, default: str | None = None) -> str | None:
             f"{path} is not a file of settings ({type(error).__name__}): "
             f"write one 'NAME = value' a line below [{SECTION}]"
         ) from None
-    return parser.get(SECTION, name, fallback="") or default
+    value = parser.get(SECTION, name, fallback="")
+    if not value:
+        return "", ""
+    if name in SECRETS:
+        _warn_if_others_can_read(path)
+    return value, str(path)
+
+
+def _warn_if_others_can_read(path: Path) -> None:
+    if path in _warned or not path.stat().st_mode & 0o077:
+        return
+    _warned.add(path)
+    log.warning("%s holds a password, and others can read it: chmod 600 %s", path, path)
+
+
+def number(name: str, default: float, low: float = 1, high: float = 65535) -> float:
+    """Return the setting `name` as a number.
+
+    Raises
+    ------
+    InvalidOption
+        When it is no number from `low` to `high`.
+    """
+    text = get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise InvalidOption(
+            f"the setting {name} is {text!r}: make it a number from {low:g} to {high:g}"
+        )
+    return value
+
+
+def _port(name: str, default: int) -> int:
+    value = number(name, default)
+    if value != int(value):
+        raise InvalidOption(f"the setting {name} is {value:g}: a port is a whole number")
+    return int(value)
 
 
 def folder(name: str) -> Path | None:
@@ -87,3 +178,91 @@ def _checked(detector: str) -> str:
     if detector not in DETECTORS:
         raise InvalidOption(f"unknown detector {detector!r}: take one of {', '.join(DETECTORS)}")
     return detector.upper()
+
+
+@dataclass(frozen=True)
+class RunDatabase:
+    """Where the run database is, and how to get there. Its repr has no secrets.
+
+    Attributes
+    ----------
+    uri
+        Connection string of MongoDB; empty: see the next ones.
+    daq_host
+        Host of the SSH tunnel; empty: the embedded store at `path` is used.
+    timeout
+        Longest time that a call may take [s].
+    """
+
+    uri: str = field(repr=False)
+    daq_host: str
+    daq_port: int
+    daq_user: str
+    daq_key_file: Path | None
+    daq_key_password: str | None = field(repr=False)
+    daq_password: str | None = field(repr=False)
+    known_hosts: tuple[Path, ...]
+    mongo_host: str
+    mongo_port: int
+    mongo_user: str
+    mongo_password: str | None = field(repr=False)
+    mongo_auth_db: str
+    path: Path
+    timeout: float
+
+
+def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
+    """Return the settings of the run database.
+
+    Parameters
+    ----------
+    daq_host, daq_user
+        Host of the SSH tunnel and the user there, which then go before the settings
+        AMSTRAX_MONGO_URI, DAQ_HOST and DAQ_USER.
+
+    Raises
+    ------
+    InvalidOption
+        When a number is none.
+    """
+    key_file = get("DAQ_KEY_FILE")
+    known_hosts = get("DAQ_KNOWN_HOSTS")
+    return RunDatabase(
+        uri="" if daq_host else get("AMSTRAX_MONGO_URI", "") or "",
+        daq_host=daq_host or get("DAQ_HOST", "") or "",
+        daq_port=_port("DAQ_PORT", 22),
+        daq_user=daq_user or get("DAQ_USER") or login_name(),
+        daq_key_file=Path(key_file).expanduser() if key_file else None,
+        daq_key_password=get("DAQ_KEY_PASSWORD"),
+        daq_password=get("DAQ_PASSWORD"),
+        known_hosts=(
+            (Path(known_hosts).expanduser(),)
+            if known_hosts
+            else (Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts"))
+        ),
+        mongo_host=get("MONGO_HOST", "127.0.0.1") or "",
+        mongo_port=_port("MONGO_PORT", 27017),
+        mongo_user=get("MONGO_USER", "") or "",
+        mongo_password=get("MONGO_PASSWORD"),
+        mongo_auth_db=get("MONGO_AUTH_DB", "admin") or "",
+        path=rundb_path(),
+        timeout=number("AMSTRAX_RUNDB_TIMEOUT", 20, low=0.1, high=3600),
+    )
+
+
+def rundb_path() -> Path:
+    """Path of the embedded run database; it need not exist."""
+    path = get("AMSTRAX_RUNDB_PATH")
+    if path:
+        return Path(path).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "amstrax" / "rundb.sqlite"
+
+
+def login_name() -> str:
+    """Return the name of this machine's user; empty for a user id without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # As containers have them
+        return ""

@@ -45,6 +45,8 @@ class CheckedSaver(strax.FileSaver):
 class CheckedBackend(strax.FileSytemBackend):
     """Backend that saves with `CheckedSaver`."""
 
+    saver_class: type[CheckedSaver] = CheckedSaver
+
     def _saver(self, dirname: str, metadata: dict, **kwargs: Any) -> CheckedSaver:
         parent = Path(dirname).absolute().parent
         try:
@@ -53,7 +55,7 @@ class CheckedBackend(strax.FileSytemBackend):
             raise strax.DataNotAvailable(f"cannot write {dirname}: {error}") from error
         if not os.access(parent, os.W_OK):
             raise strax.DataNotAvailable(f"cannot write {dirname}: no permission in {parent}")
-        return CheckedSaver(dirname, metadata=metadata, **kwargs)
+        return self.saver_class(dirname, metadata=metadata, **kwargs)
 
 
 class DataDirectory(strax.DataDirectory):

@@ -5,6 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from servers import (  # noqa: F401
+    mongo_collection,
+    mongo_server,
+    run_database_settings,
+    ssh_server,
+)
+
+from amstrax import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -27,6 +35,11 @@ def no_settings(monkeypatch, tmp_path):
     for detector in ("XAMS", "XAMSL"):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
+    for name in settings.RUN_DATABASE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    # Where a run database is that nothing else is said of
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
 
 
 @pytest.fixture(scope="session")

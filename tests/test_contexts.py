@@ -1,6 +1,8 @@
 """Contexts: storage, config, and setting one up for the live data of a run."""
 
+import json
 import logging
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -10,7 +12,8 @@ import strax
 from make_runs import RUN_ID, START, context, load, pulses, rundoc, write_run
 
 import amstrax
-from amstrax import contexts, exceptions
+from amstrax import cli, contexts, exceptions
+from amstrax.rundb import documents
 
 
 @pytest.mark.smoke
@@ -109,14 +112,74 @@ def test_storage_has_the_labs_folders_that_exist(tmp_path, monkeypatch):
     assert st.config["live_data_dir"] == str(tmp_path / "live")
 
 
-def test_without_run_database_a_line_says_so_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(contexts, "_said", set())
+def test_the_run_database_comes_first_and_costs_nothing(tmp_path, monkeypatch):
+    """A host that does not exist, and a file that cannot be read, are nothing to a new context."""
+    monkeypatch.setenv("DAQ_HOST", "no-such-host.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: pytest.fail("asked for a host"))
+    for name, collection in (("xams", "runs_gas"), ("xams_little", "runs_new")):
+        frontend = getattr(contexts, name)(output_folder=tmp_path).storage[0]
+        assert isinstance(frontend, amstrax.RunDB) and frontend.readonly
+        assert (frontend.mongo_dbname, frontend.mongo_collname) == ("run", collection)
+        assert frontend.runid_field == "number"
+    other = {"mongo_dbname": "a", "mongo_collname": "b", "runid_field": "name"}
+    frontend = contexts.xams_led(output_folder=tmp_path, mongo_kwargs=other).storage[0]
+    assert (frontend.mongo_dbname, frontend.mongo_collname, frontend.runid_field) == (
+        *("a", "b"),
+        "name",
+    )
+    assert len(contexts.xams(output_folder=tmp_path, init_rundb=False).storage) == 1
+
+
+def test_without_settings_the_embedded_run_database_is_used_and_that_is_said_once(
+    tmp_path, caplog, monkeypatch
+):
+    path = tmp_path / "runs.sqlite"
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(path))
     with caplog.at_level(logging.INFO, logger="amstrax"):
         for _ in range(2):
-            contexts.xams(output_folder=tmp_path)
-    assert [record.message for record in caplog.records].count(
-        "no run database in this release of amstrax: data is found in folders alone"
-    ) == 1
+            st = contexts.xams(output_folder=tmp_path)
+            assert not st.is_stored(RUN_ID, "raw_records")
+            assert len(st.select_runs()) == 0
+    said = [r.getMessage() for r in caplog.records if "embedded" in r.getMessage()]
+    assert len(said) == 1 and str(path) in said[0]
+    assert not path.exists()
+
+
+def test_lineages_do_not_depend_on_the_run_database(tmp_path):
+    for name in ("xams", "xams_led", "xams_little"):
+        contexts_ = [
+            getattr(contexts, name)(output_folder=tmp_path, init_rundb=init) for init in (0, 1)
+        ]
+        for data_type in contexts_[0]._plugin_class_registry:
+            first, second = (st.key_for(RUN_ID, data_type).lineage_hash for st in contexts_)
+            assert first == second
+
+
+def test_the_run_document_comes_from_the_run_database(tmp_path):
+    write_run(tmp_path / "live", pulses([1_000_000]))
+    document = documents.new_document(rundoc())
+    document["start"] = datetime(2024, 1, 2, 3, 4, 5)
+    live = {"type": "live", "host": "daq", "location": str(tmp_path / "live")}
+    st = contexts.xams(output_folder=tmp_path / "out")
+    with pytest.raises(exceptions.RunNotFound, match="testing_rundoc"):
+        contexts.context_for_daq_reader(st, RUN_ID)
+    amstrax.get_mongo_collection("xams").insert_one(document | {"data": [live]})
+    contexts.context_for_daq_reader(st, RUN_ID)
+    assert load(st, "raw_records")["time"].tolist() == [START * 1_000_000_000 + 1_000_000]
+    assert st.run_metadata(RUN_ID)["number"] == int(RUN_ID)
+    with pytest.raises(NameError, match="xenon"):
+        contexts.context_for_daq_reader(st, RUN_ID, detector="xenon")
+
+
+def test_amstraxer_works_with_the_run_database_alone(tmp_path):
+    live = write_run(tmp_path / "live", pulses([1_000_000]))
+    (tmp_path / "live" / f"rundoc_{RUN_ID}.json").write_text(json.dumps(rundoc()))
+    assert cli.main(["rundb", "add", str(live)]) == 0
+    out = tmp_path / "out"
+    assert cli.main(["process", RUN_ID, "--output_folder", str(out), "--target", "records"]) == 0
+    st = contexts.xams(output_folder=out)
+    assert len(load(st, "records")) == 1
+    assert list(st.select_runs(available="records")["name"]) == [RUN_ID]
 
 
 def test_users_plugins_are_registered_after_ours(tmp_path):

@@ -1,6 +1,7 @@
 """Settings of the machine, from the environment and from a file."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ NAMES = [f"{d}_{kind}_DATA" for d in ("XAMS", "XAMSL") for kind in ("LIVE", "RAW
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """Path of a file of settings that does not exist yet; the environment has none either."""
-    for name in (*NAMES, "SOME_SETTING"):
+    for name in (*NAMES, *settings.RUN_DATABASE, "SOME_SETTING"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "config"
     monkeypatch.setenv("AMSTRAX_CONFIG", str(path))
@@ -137,3 +138,99 @@ def test_file_of_settings_in_another_encoding(tmp_path, monkeypatch):
     monkeypatch.setenv("AMSTRAX_CONFIG", str(path))
     with pytest.raises(AmstraxError, match="config"):
         settings.get("SOME_SETTING")
+
+
+def test_where_a_setting_is_from(config, monkeypatch):
+    assert settings.find("SOME_SETTING") == ("", "")
+    config.write_text("[default]\nSOME_SETTING = file\n")
+    assert settings.find("SOME_SETTING") == ("file", str(config))
+    monkeypatch.setenv("SOME_SETTING", "set")
+    assert settings.find("SOME_SETTING") == ("set", "environment")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_file_with_secrets_that_others_can_read(config, caplog, mode):
+    config.write_text("[default]\nDAQ_HOST = somewhere\nDAQ_PASSWORD = S3cret\n")
+    config.chmod(mode)
+    assert settings.get("DAQ_HOST") == "somewhere"
+    assert not caplog.records
+    for _ in range(3):
+        assert settings.get("DAQ_PASSWORD") == "S3cret"
+        settings.run_database()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"others can read it: chmod 600 {config}" in record.getMessage()
+    assert "S3cret" not in caplog.text
+
+
+def test_file_with_secrets_that_is_for_its_owner(config, caplog):
+    config.write_text("[default]\nDAQ_PASSWORD = S3cret\n")
+    config.chmod(0o600)
+    assert settings.run_database().daq_password == "S3cret"
+    assert not caplog.records
+
+
+def test_secret_of_the_environment_needs_no_file(config, caplog, monkeypatch):
+    config.write_text("[default]\nDAQ_PASSWORD = S3cret\n")
+    config.chmod(0o644)
+    monkeypatch.setenv("DAQ_PASSWORD", "other")
+    assert settings.get("DAQ_PASSWORD") == "other"
+    assert not caplog.records
+
+
+def test_run_database_with_nothing_set(config, monkeypatch):
+    monkeypatch.setenv("HOME", "/somebody")
+    monkeypatch.setenv("LOGNAME", "me")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    link = settings.run_database()
+    assert (link.uri, link.daq_host, link.mongo_user) == ("", "", "")
+    assert (link.daq_port, link.daq_user, link.daq_key_file) == (22, "me", None)
+    assert (link.mongo_host, link.mongo_port, link.mongo_auth_db) == ("127.0.0.1", 27017, "admin")
+    assert link.known_hosts[0] == Path("/somebody/.ssh/known_hosts")
+    assert link.path == Path("/somebody/.local/share/amstrax/rundb.sqlite")
+    assert link.timeout == 20
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert settings.run_database().path == Path("/data/amstrax/rundb.sqlite")
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", "~/runs")
+    assert settings.run_database().path == Path("/somebody/runs")
+
+
+def test_run_database_from_the_file(config, monkeypatch):
+    values = {
+        "DAQ_HOST": "daq",
+        "DAQ_PORT": "2222",
+        "DAQ_USER": "them",
+        "DAQ_KEY_FILE": "~/key",
+        "DAQ_KNOWN_HOSTS": "~/hosts",
+        "MONGO_PORT": "27018",
+        "AMSTRAX_RUNDB_TIMEOUT": "2.5",
+        **{name: f"S3cret of {name}" for name in settings.SECRETS},
+    }
+    config.write_text("[default]\n" + "".join(f"{k} = {v}\n" for k, v in values.items()))
+    config.chmod(0o600)
+    monkeypatch.setenv("HOME", "/somebody")
+    link = settings.run_database()
+    assert (link.daq_host, link.daq_port, link.daq_user) == ("daq", 2222, "them")
+    assert link.daq_key_file == Path("/somebody/key")
+    assert link.known_hosts == (Path("/somebody/hosts"),)
+    assert (link.mongo_port, link.timeout) == (27018, 2.5)
+    assert link.uri == "S3cret of AMSTRAX_MONGO_URI"
+    # No secret is in its repr, which tracebacks and logs may show
+    assert "daq" in repr(link)
+    assert "S3cret" not in repr(link)
+    # What is given goes before all of it
+    link = settings.run_database("host", "user")
+    assert (link.uri, link.daq_host, link.daq_user) == ("", "host", "user")
+
+
+@pytest.mark.parametrize("text", ["ten", "nan", "0", "65536", "1e9", "-1"])
+def test_numbers(config, monkeypatch, text):
+    monkeypatch.setenv("MONGO_PORT", text)
+    with pytest.raises(InvalidOption, match="the setting MONGO_PORT is .*from 1 to 65535"):
+        settings.run_database()
+
+
+def test_page_of_the_run_database_has_all_settings():
+    page = Path(__file__).parents[1] / "docs/source/run_database.rst"
+    listed = re.findall(r"^   \* - ``([A-Z_]+)``$", page.read_text(encoding="utf-8"), re.M)
+    assert listed == list(settings.RUN_DATABASE)

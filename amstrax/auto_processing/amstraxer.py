@@ -19,7 +19,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import arguments
+from amstrax.auto_processing import arguments, console
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
@@ -133,7 +133,7 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
         args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
 
-    jobs.log_to_console(args.debug)
+    console.log_to_console(args.debug)
     stop = jobs.Stop()
     try:
         with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amstrax.auto_processing import arguments
+from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import DataExists, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.simulated import SimulatedRun
+    from amstrax.rundb.local import LocalCollection
 
 log = logging.getLogger("amstrax.demo")
 
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.simulated import describe_failure
 
-    jobs.log_to_console(args.debug)
+    console.log_to_console(args.debug)
     stop = jobs.Stop()
     try:
         with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
@@ -118,14 +119,16 @@ def demonstrate(args: argparse.Namespace, stop: "jobs.Stop") -> str:
     AmstraxError
         When the folder holds something else, or the work fails.
     """
+    from amstrax.rundb import documents
+
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
     is_complete = _look_at(folder, asked_for, args.force)
     folder.mkdir(parents=True, exist_ok=True)
     _write_note(folder, {"run": asked_for, "complete": is_complete})
     run = _simulated_run(args, folder / "live_data", stop)
-    if not is_complete:
-        register(run.run_dir, run.document_path)
+    store = folder / "rundb.sqlite"
+    collection = run_documents(store)
     processed = folder / "processed"
     run.process(
         processed,
@@ -135,6 +138,7 @@ def demonstrate(args: argparse.Namespace, stop: "jobs.Stop") -> str:
         args.workers,
         args.progress,
         from_scratch=not is_complete and processed.exists(),
+        document=register(run.run_dir, collection),
     )
     st = run.context(processed, run.options())
     plots = folder / "plots"
@@ -142,23 +146,34 @@ def demonstrate(args: argparse.Namespace, stop: "jobs.Stop") -> str:
         stop.check()
         _save(figure, plots / f"{name}.png")
     _write_note(folder, {"run": asked_for, "complete": True})
-    return "\n".join([table(st, run.run_id, processed), "", next_steps(run, processed, plots)])
+    documents.set_status(collection, run.run_id, "done")
+    steps = next_steps(run, processed, plots, store)
+    return "\n".join([table(st, run.run_id, processed), "", steps])
 
 
-def register(run_dir: Path, document_path: Path) -> bool:
-    """Enter a simulated run into the run database; return whether there is one.
+def run_documents(store: Path) -> "LocalCollection":
+    """Return the run documents of the demo: in a file of its own, whatever the settings say."""
+    from amstrax.rundb.connection import COLLECTIONS, DATABASE
+    from amstrax.rundb.local import LocalClient
 
-    This release has none: amstraxer is given the run document.
+    return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
+
+
+def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
+    """Enter the simulated run into the run database, and return its document from there.
 
     Parameters
     ----------
     run_dir
-        Folder of its live data.
-    document_path
-        File with its run document.
+        Folder of its live data, with the run document beside it.
+    collection
+        Run documents; those of an earlier demo are removed.
     """
-    log.info("%s is not registered: without run database, %s is used", run_dir.name, document_path)
-    return False
+    from amstrax.rundb import documents, transfer
+
+    collection.drop()
+    log.info("%s", transfer.add_live(collection, run_dir))
+    return documents.find_run(collection, run_dir.name)
 
 
 def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
@@ -308,8 +323,9 @@ def table(st: "strax.Context", run_id: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def next_steps(run: "SimulatedRun", processed: Path, plots: Path) -> str:
+def next_steps(run: "SimulatedRun", processed: Path, plots: Path, store: Path) -> str:
     """Return where the plots are, and what to type next."""
+    command = Path(sys.executable).parent / "amstrax"
     options = run.run_dir.parent / f"config_{run.run_id}.json"
     pictures = "\n".join(f"    {path}" for path in sorted(plots.glob("*.png")))
     return f"""Plots:
@@ -328,7 +344,11 @@ Events in Python ({Path(sys.executable)}):
 
 How well the true events were reconstructed:
 
-    {Path(sys.executable).parent / "amstrax"} validate --live_data {run.run_dir}
+    {command} validate --live_data {run.run_dir}
+
+The run in the demo's run database (while no other one is set):
+
+    AMSTRAX_RUNDB_PATH={store} {command} rundb show {run.run_id}
 """
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from amstrax.auto_processing import arguments
+from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import AmstraxError, UsageError
 
 log = logging.getLogger("amstrax.simulate")
@@ -167,7 +167,7 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
         args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
 
-    jobs.log_to_console(args.debug)
+    console.log_to_console(args.debug)
     stop = jobs.Stop()
     try:
         detector = _detector(args)

@@ -107,6 +107,7 @@ class SimulatedRun(NamedTuple):
         workers: int = 1,
         progress: bool | None = None,
         from_scratch: bool = False,
+        document: Mapping[str, Any] | None = None,
     ) -> None:
         """Process it as `amstraxer` does.
 
@@ -126,6 +127,8 @@ class SimulatedRun(NamedTuple):
             Show a bar; None: in a terminal.
         from_scratch
             Make all data again, also what is there.
+        document
+            Run document; None: that beside the run.
 
         Raises
         ------
@@ -133,7 +136,9 @@ class SimulatedRun(NamedTuple):
             When it cannot be processed.
         """
         from amstrax.auto_processing import amstraxer
+        from amstrax.rundb import transfer
 
+        given = self.document_path if document is None else transfer.to_json(document)
         bar = {None: [], True: ["--progress"], False: ["--no-progress"]}[progress]
         arguments = amstraxer.parse_args(
             [
@@ -141,7 +146,7 @@ class SimulatedRun(NamedTuple):
                 "--context=xams",
                 f"--output_folder={folder}",
                 f"--live_data_dir={self.run_dir.parent}",
-                f"--testing_rundoc={self.document_path}",
+                f"--testing_rundoc={given}",
                 f"--config_kwargs={json.dumps(options)}",
                 '--context_kwargs={"init_rundb": false}',
                 f"--workers={workers}",

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amstrax.auto_processing import arguments
+from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import DataExists, InvalidOption, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.simulated import describe_failure
 
-    jobs.log_to_console(args.debug)
+    console.log_to_console(args.debug)
     stop = jobs.Stop()
     try:
         older = validation_text.read_report(args.compare) if args.compare else None

@@ -1,0 +1,213 @@
+"""``amstrax rundb check``: what is set, and how far one gets with it.
+
+Each step from here to the run documents is tried in turn: name, port, host key, log-in, tunnel,
+MongoDB's log-in, collection, rights. The first that fails says what to do. Values of secrets are
+never shown.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from amstrax import settings
+from amstrax.exceptions import AmstraxError, RunDatabaseRefused
+from amstrax.rundb import session
+from amstrax.rundb.connection import COLLECTIONS, DATABASE, is_embedded
+from amstrax.rundb.line import Line, translated
+from amstrax.settings import RunDatabase
+
+
+class Step(NamedTuple):
+    """A step: its name, and a function that says how it went, or raises an error."""
+
+    name: str
+    take: Callable[[], str]
+
+
+def check(detector: str = "xams") -> int:
+    """Print the settings of the run database, and how each step to it goes.
+
+    Parameters
+    ----------
+    detector
+        Whose run documents are looked for: ``"xams"`` or ``"xamsl"``.
+
+    Returns
+    -------
+    status
+        0, or 1 when a step has failed.
+    """
+    try:
+        print(described_settings())
+        link = settings.run_database()
+        embedded = is_embedded(link)
+    except AmstraxError as error:
+        print(f"FAILED   {'settings':15s}{error}")
+        return 1
+    with contextlib.ExitStack() as stack:
+        if embedded:
+            print(f"\nNo host is set: the run database is the file {link.path}\n")
+            steps = _local_steps(link, detector)
+        elif link.uri:
+            print("\nThe run database is MongoDB as AMSTRAX_MONGO_URI says\n")
+            steps = _mongo_steps(link, detector, stack)
+        else:
+            print(
+                f"\nThe run database is MongoDB at {link.mongo_host}:{link.mongo_port} of "
+                f"{link.daq_host}, through an SSH tunnel\n"
+            )
+            steps = [*_tunnel_steps(link, stack), *_mongo_steps(link, detector, stack)]
+        return _take(steps)
+
+
+def described_settings() -> str:
+    """Return a line for each setting: its value, unless that is secret, and where it is from."""
+    defaults = {
+        "AMSTRAX_RUNDB_PATH": str(settings.rundb_path()),
+        "AMSTRAX_HOST": socket.gethostname(),
+        "DAQ_USER": settings.login_name(),
+    }
+    lines = [f"Settings, from the environment or from {settings.config_path()}:"]
+    for name, (meaning, default) in settings.RUN_DATABASE.items():
+        value, source = settings.find(name)
+        if value:
+            shown = "(set, not shown)" if name in settings.SECRETS else value
+        else:
+            shown = defaults.get(name, default) or "-"
+            source = "default" if shown != "-" else ""
+        lines.append(f"  {name:22s} {shown:26s} {source:12s} {meaning}")
+    return "\n".join(lines)
+
+
+def _take(steps: list[Step]) -> int:
+    failed = False
+    for step in steps:
+        if failed:
+            print(f"-        {step.name:15s}not tried")
+            continue
+        try:
+            print(f"ok       {step.name:15s}{step.take()}", flush=True)
+        except AmstraxError as error:
+            failed = True
+            print(f"FAILED   {step.name:15s}{error}", flush=True)
+    return int(failed)
+
+
+def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
+    # What a step leaves to the next ones
+    made: dict[str, Any] = {}
+
+    def name() -> str:
+        return f"{link.daq_host} is {', '.join(session.resolve(link))}"
+
+    def port() -> str:
+        connection = session.dial(link)
+        stack.callback(connection.close)
+        made["transport"] = transport = session.greet(link, connection)
+        stack.callback(transport.close)
+        return f"port {link.daq_port} answers, {transport.remote_version}"
+
+    def host_key() -> str:
+        session.verify_host(link, made["transport"])
+        key = made["transport"].get_remote_server_key()
+        return f"{key.get_name()} {key.fingerprint}, as in known_hosts"
+
+    def log_in() -> str:
+        made["transport"], how = session.log_in(link, made["transport"])
+        stack.callback(made["transport"].close)
+        return f"as {link.daq_user}, with {how}"
+
+    def tunnel() -> str:
+        session.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
+        return f"leads to {link.mongo_host}:{link.mongo_port}, where something listens"
+
+    return [
+        Step("name", name),
+        Step("port", port),
+        Step("host key", host_key),
+        Step("log-in", log_in),
+        Step("tunnel", tunnel),
+    ]
+
+
+def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[Step]:
+    made: dict[str, Line] = {}
+
+    def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
+        from pymongo.errors import PyMongoError
+
+        line, name = made["line"], COLLECTIONS[detector]
+        try:
+            return function(line.client[DATABASE][name])
+        except PyMongoError as error:
+            problem = translated(error, line, method, f"{DATABASE}.{name}", is_write)
+            if isinstance(problem, AmstraxError):
+                raise problem from error
+            raise RunDatabaseRefused(f"{line.place} does not do {method}: {error}") from error
+
+    def mongo_log_in() -> str:
+        made["line"] = line = Line(link)
+        stack.callback(line.close)
+        line.ensure()
+        version = call(lambda c: c.database.client.server_info(), "server_info")["version"]
+        call(lambda c: c.database.client["admin"].command("ping"), "ping")
+        who = f"as {link.mongo_user}" if link.mongo_user else "without a user"
+        return f"{'as AMSTRAX_MONGO_URI says' if link.uri else who}; version {version}"
+
+    def collection() -> str:
+        return described_documents(call, detector)
+
+    def rights() -> str:
+        from bson import ObjectId
+
+        # Of a document that does not exist: what may be changed is seen, and nothing is
+        nothing = {"_id": ObjectId()}
+        try:
+            call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
+        except RunDatabaseRefused:
+            return "may read, and not write: enough for a notebook, not for tools that process"
+        return "may read and write"
+
+    return [
+        Step("MongoDB log-in", mongo_log_in),
+        Step("collection", collection),
+        Step("rights", rights),
+    ]
+
+
+def _local_steps(link: RunDatabase, detector: str) -> list[Step]:
+    def file() -> str:
+        if not link.path.exists():
+            return f"{link.path} does not exist yet; the first document makes it"
+        return f"{link.path}, {link.path.stat().st_size / 1e6:.1f} MB"
+
+    def collection() -> str:
+        from amstrax.rundb.local import LocalClient
+
+        with LocalClient(link.path) as client:
+            found = client[DATABASE][COLLECTIONS[detector]]
+            return described_documents(lambda function, _: function(found), detector)
+
+    return [Step("file", file), Step("collection", collection)]
+
+
+def described_documents(call: Callable[..., Any], detector: str) -> str:
+    """Return how many run documents there are, and which run is the last.
+
+    Parameters
+    ----------
+    call
+        Function of a function of the collection and of the method's name, that calls the former.
+    detector
+        The detector.
+    """
+    name = f"{DATABASE}.{COLLECTIONS[detector]}"
+    number = call(lambda c: c.count_documents({}), "count_documents")
+    if not number:
+        return f"{name} has no documents"
+    newest: Iterator[dict] = call(
+        lambda c: list(c.find({}, {"number": 1}).sort("number", -1).limit(1)), "find"
+    )
+    last = [document.get("number") for document in newest]
+    return f"{name} has {number} run documents, the last of run {last[0] if last else '?'}"

@@ -1,0 +1,608 @@
+"""`RunDB`: how strax finds runs and data with the run database, and registers what it makes."""
+
+import getpass
+import logging
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import strax
+
+import amstrax
+from amstrax import rundoc
+from amstrax.exceptions import AmstraxError, InvalidOption, InvalidRunDocument, RunNotFound
+from amstrax.rundb import connection, documents
+from amstrax.storage import CheckedBackend, CheckedSaver
+
+__all__ = ["RunDB"]
+
+log = logging.getLogger(__name__)
+
+#: After a failure the run database is left alone for so long [s]
+PAUSE = 60.0
+#: Up to so many runs are asked for by name; for more, all are read and sorted out here
+_MOST_ASKED_FOR = 50
+_ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
+_RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
+
+
+class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
+    """strax's error for unknown runs; as DataNotAvailable, a context asks its next frontend."""
+
+
+class RegisteringSaver(CheckedSaver):
+    """Saver that registers data once it is complete, and removes data that has failed."""
+
+    # What registers it holds a connection
+    allow_fork = False
+
+    def __init__(self, *args: Any, register: Callable[[dict], None], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._register = register
+
+    def close(self, wait_for: list | tuple = ()) -> None:
+        if self.closed:
+            # strax closes again what has failed to close
+            return
+        try:
+            super().close(wait_for)
+        except BaseException:
+            shutil.rmtree(self.tempdirname, ignore_errors=True)
+            raise
+        if "exception" in self.md or self.got_exception is not None:
+            shutil.rmtree(self.dirname, ignore_errors=True)
+        else:
+            self._register(self.md)
+
+
+class RegisteringBackend(CheckedBackend):
+    """Backend that saves with `RegisteringSaver`."""
+
+    saver_class = RegisteringSaver
+
+
+class RunDB(strax.StorageFrontend):
+    """Frontend that searches the run database for runs and data.
+
+    Nothing is asked of the run database before it is needed. While it cannot be reached, data is
+    not found here, which a warning says once; it is tried again from time to time.
+
+    Parameters
+    ----------
+    mongo_dbname, mongo_collname
+        Database and collection of the run documents.
+    runid_field
+        Field of a document that is the run id: ``"name"``, or ``"number"``, of which the run id is
+        the digits.
+    local_only
+        Find data only that is registered for this machine: for its host name, for the name in the
+        setting AMSTRAX_HOST, or for an alias in `hosts`. Otherwise data of other hosts is found
+        too, if it is where it is registered.
+    new_data_path
+        Folder for new data; with None, none can be written.
+    reader_ini_name_is_mode
+        The mode of a run is in the field ``reader.ini.name`` of its document.
+    readonly
+        Write no data.
+    args, kwargs
+        Go to `strax.StorageFrontend`, after its `readonly`.
+    client
+        Client to use, as `amstrax.rundb.get_mongo_client` returns it, in place of that of the
+        settings.
+    collection
+        Collection to use, in place of `client`, `mongo_dbname` and `mongo_collname`.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown `runid_field`, and when there is nowhere to write to.
+    """
+
+    provide_run_metadata = True
+    #: Names of hosts in run documents, with a regular expression for the host names of the machines
+    #: that see their files
+    hosts = {"dali": r"^dali.*rcc.*"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        mongo_dbname: str = "admin",
+        mongo_collname: str = "runs_gas",
+        runid_field: str = "name",
+        local_only: bool = True,
+        new_data_path: str | Path | None = None,
+        reader_ini_name_is_mode: bool = False,
+        readonly: bool = True,
+        *args: Any,
+        client: Any = None,
+        collection: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(readonly, *args, **kwargs)
+        if runid_field not in ("name", "number"):
+            raise InvalidOption(f"runid_field is {runid_field!r}: it must be 'name' or 'number'")
+        if new_data_path is None and not readonly:
+            raise InvalidOption("RunDB(readonly=False) needs a new_data_path to write to")
+        self.mongo_dbname, self.mongo_collname = mongo_dbname, mongo_collname
+        self.runid_field = runid_field
+        self.local_only = local_only
+        self.new_data_path = None if new_data_path is None else Path(new_data_path).absolute()
+        self.reader_ini_name_is_mode = reader_ini_name_is_mode
+        self.backends = [RegisteringBackend()]
+        self._client, self._collection = client, collection
+        self._not_before = 0.0
+        self._is_gone = False
+
+    @property
+    def collection(self) -> Any:
+        """Collection of run documents."""
+        if self._collection is None:
+            names = self.mongo_dbname, self.mongo_collname
+            if self._client is None:
+                self._collection = connection.get_collection(*names)
+            else:
+                self._collection = self._client[names[0]][names[1]]
+        return self._collection
+
+    def host_names(self) -> list[str]:
+        """Return the names that this machine has in run documents."""
+        names = [documents.this_host(), socket.gethostname(), socket.gethostname().split(".")[0]]
+        names += [alias for alias, pattern in self.hosts.items() if _is_host(pattern)]
+        return list(dict.fromkeys(names))
+
+    # What strax calls
+
+    def find_several(self, keys: Sequence[strax.DataKey], **kwargs: Any) -> list:
+        """Return, for each of several keys, where the data is, or False.
+
+        There is one query for all keys of a data type. Options are as for `find`.
+        """
+        found: dict[int, Any] = {}
+        groups: dict[tuple[str, str], list[strax.DataKey]] = {}
+        for key in keys:
+            if self._we_take(key.data_type) and self._support_superruns(key.run_id):
+                groups.setdefault((key.data_type, key.lineage_hash), []).append(key)
+        for group in groups.values():
+            try:
+                found |= self._find_group(group, **kwargs)
+            except strax.DataNotAvailable:
+                continue
+        return [found.get(id(key), False) for key in keys]
+
+    def run_metadata(
+        self, run_id: str, projection: str | Iterable[str] | Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the document of a run.
+
+        Parameters
+        ----------
+        run_id
+            Run.
+        projection
+            Name or names of the fields to have, or a projection as for pymongo; None for all.
+
+        Raises
+        ------
+        strax.RunMetadataNotAvailable
+            For an unknown run, and when the run database cannot be reached.
+        """
+        fields = [projection] if isinstance(projection, str) else projection
+        with self._reading(_NoMetadata):
+            document = self._documents(run_id, fields)
+        if not document:
+            raise _NoMetadata(f"run {run_id} is not in the run database ({self._place()})")
+        metadata = document[0]
+        if fields is None:
+            metadata.setdefault("name", documents.name_of(metadata))
+        for field in ("start", "end"):
+            if field in metadata:
+                metadata[field] = _time(metadata, field)
+                # A missing time is what strax is prepared for, where it asks for one
+                if projection == field and metadata[field] is None:
+                    del metadata[field]
+        return metadata
+
+    def remove(self, key: strax.DataKey) -> None:
+        """Remove the registration of data in `new_data_path`; the files stay."""
+        entry = self._identity(key)
+        documents.remove_data(self.collection, self._one_id(key.run_id), entry, getpass.getuser())
+
+    def saver(self, key: strax.DataKey, metadata: dict, **kwargs: Any) -> RegisteringSaver:
+        """Return a saver that registers the data in the run document when it is complete."""
+        return super().saver(key, metadata, register=partial(self._register, key), **kwargs)
+
+    def _scan_runs(self, store_fields: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield a dictionary for each run, with those of the fields that its document has."""
+        wanted = list(dict.fromkeys(["name", "number", *store_fields]))
+        projection = {"_id": 0} | {field: 1 for field in _no_nested(wanted)}
+        if self.reader_ini_name_is_mode:
+            projection["reader.ini.name"] = 1
+        total = self.collection.estimated_document_count()
+        bar = strax.utils.tqdm(
+            documents.read(self.collection, {}, projection),
+            total=total,
+            desc="Fetching run info from MongoDB",
+            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
+        )
+        count = 0
+        for document in bar:
+            row = self._row(document, wanted)
+            if row is not None:
+                count += 1
+                yield row
+        log.info("%d runs in the run database (%s)", count, self._place())
+
+    def _list_available(
+        self,
+        key: strax.DataKey,
+        allow_incomplete: bool = False,
+        fuzzy_for: tuple = (),
+        fuzzy_for_options: tuple = (),
+    ) -> list[str]:
+        """Return the ids of the runs of which data as `key` says is there."""
+        options = dict(
+            allow_incomplete=allow_incomplete,
+            fuzzy_for=fuzzy_for,
+            fuzzy_for_options=fuzzy_for_options,
+        )
+        names = [row["name"] for row in self._scan_runs(("name",))]
+        keys = [strax.DataKey(name, key.data_type, key.lineage) for name in names]
+        where = self.find_several(keys, **options)
+        return sorted(name for name, at in zip(names, where, strict=True) if at)
+
+    def _find(
+        self,
+        key: strax.DataKey,
+        write: bool,
+        allow_incomplete: bool,
+        fuzzy_for: tuple,
+        fuzzy_for_options: tuple,
+    ) -> tuple[str, str]:
+        if write:
+            return self._where_to_write(key)
+        fields = [f"data.{field}" for field in (*_ENTRY_FIELDS, "meta.lineage")]
+        with self._reading():
+            found = self._documents(key.run_id, fields)
+        entries = [entry for document in found for entry in documents.data_of(document)]
+        hosts = self.host_names() if self.local_only else None
+        path = self._first_there(key, entries, hosts, fuzzy_for, fuzzy_for_options)
+        if path is None:
+            path = self._unregistered(key, allow_incomplete)
+        if path is None:
+            raise strax.DataNotAvailable
+        return self._backend_key(path)
+
+    # Reading
+
+    @contextmanager
+    def _reading(self, error_class: type[Exception] = strax.DataNotAvailable) -> Iterator[None]:
+        """Turn errors of the run database into one warning, and into `error_class`."""
+        from pymongo.errors import PyMongoError
+
+        if time.monotonic() < self._not_before:
+            raise error_class("the run database cannot be reached")
+        try:
+            yield
+        except (strax.DataNotAvailable, strax.RunMetadataNotAvailable, InvalidOption):
+            raise
+        except (AmstraxError, PyMongoError, OSError) as error:
+            self._not_before = time.monotonic() + PAUSE
+            if not self._is_gone:
+                self._is_gone = True
+                log.warning("working without the run database: %s", error)
+            raise error_class(f"the run database cannot be reached: {error}") from error
+        if self._is_gone:
+            self._is_gone = False
+            log.info("the run database is there again")
+
+    def _documents(
+        self,
+        run_id: str,
+        fields: Iterable[str] | Mapping[str, Any] | None,
+    ) -> list[dict[str, Any]]:
+        """Return the documents of a run: one, or more by mistake."""
+        for run_filter in self._run_filters(run_id):
+            found = documents.read(self.collection, run_filter, fields)
+            if found:
+                return found
+        return []
+
+    def _run_filters(self, run_id: str) -> list[dict[str, Any]]:
+        filters = documents.run_filters(run_id, self.runid_field)
+        if self.runid_field == "name":
+            # Documents without a name are called by their number
+            filters += [{**f, "name": None} for f in documents.run_filters(run_id, "number")]
+        return filters
+
+    def _one_id(self, run_id: str) -> str | int:
+        return int(run_id) if self.runid_field == "number" else run_id
+
+    def _find_group(
+        self,
+        keys: Sequence[strax.DataKey],
+        allow_incomplete: bool = False,
+        fuzzy_for: tuple = (),
+        fuzzy_for_options: tuple = (),
+        check_broken: bool = True,
+        **_unused: Any,
+    ) -> dict[int, tuple[str, str]]:
+        """Return where the data of keys is, that differ in the run alone, by the keys' `id`."""
+        is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
+        entry: dict[str, Any] = {"type": keys[0].data_type}
+        if not is_fuzzy:
+            entry["lineage_hash"] = {"$in": [keys[0].lineage_hash, None]}
+        hosts = self.host_names() if self.local_only else None
+        if hosts is not None:
+            entry["host"] = {"$in": hosts}
+        condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
+        if len(keys) <= _MOST_ASKED_FOR:
+            runs = [f for key in keys for f in self._run_filters(key.run_id)]
+            if not runs:
+                return {}
+            condition |= _any_of(runs, self.runid_field)
+        fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
+        if is_fuzzy:
+            fields.append("data.meta.lineage")
+        with self._reading():
+            found = documents.read(self.collection, condition, fields)
+        entries: dict[Any, list[dict[str, Any]]] = {}
+        for document in found:
+            entries.setdefault(self._called(document), []).extend(documents.data_of(document))
+        result: dict[int, tuple[str, str]] = {}
+        gone: list[Path] = []
+        for key in keys:
+            path = self._first_there(
+                key,
+                entries.get(self._asked(key.run_id), ()),
+                hosts,
+                fuzzy_for,
+                fuzzy_for_options,
+                gone,
+            )
+            if path is None:
+                path = self._unregistered(key, allow_incomplete)
+            if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
+                result[id(key)] = self._backend_key(path)
+        if gone:
+            log.info(
+                "%d entries of %s are skipped, their files are gone, such as %s",
+                len(gone),
+                keys[0].data_type,
+                gone[0],
+            )
+        return result
+
+    def _called(self, document: Mapping[str, Any]) -> Any:
+        if self.runid_field == "number":
+            return documents.number_of({"number": document.get("number")})
+        return documents.name_of(document)
+
+    def _asked(self, run_id: str) -> Any:
+        if self.runid_field == "number":
+            return documents.number_of({"number": run_id})
+        return run_id
+
+    def _first_there(
+        self,
+        key: strax.DataKey,
+        entries: Iterable[Mapping[str, Any]],
+        hosts: Sequence[str] | None,
+        fuzzy_for: tuple,
+        fuzzy_for_options: tuple,
+        gone: list[Path] | None = None,
+    ) -> Path | None:
+        """Return the first folder of those that entries name that is there and has the data."""
+        for entry in entries:
+            location = entry.get("location")
+            if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
+                continue
+            if hosts is not None and entry.get("host") not in hosts:
+                continue
+            path = _folder(entry, key)
+            is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
+            if not is_fuzzy and _has_other_hash(entry, key):
+                continue
+            if not path.is_dir():
+                if gone is None:
+                    log.info("%s of run %s is not at %s", key.data_type, key.run_id, path)
+                else:
+                    gone.append(path)
+                continue
+            # The hash is in the folder's name
+            is_sure = not is_fuzzy and path.name.endswith(f"-{key.data_type}-{key.lineage_hash}")
+            if is_sure or self._has_lineage(entry, key, path, fuzzy_for, fuzzy_for_options):
+                return path
+        return None
+
+    def _has_lineage(
+        self,
+        entry: Mapping[str, Any],
+        key: strax.DataKey,
+        path: Path,
+        fuzzy_for: tuple,
+        fuzzy_for_options: tuple,
+    ) -> bool:
+        """Return whether data has a lineage, as its entry or else its metadata says."""
+        lineage = _lineage(entry)
+        try:
+            if lineage is None:
+                lineage = self.backends[0].get_metadata(str(path))["lineage"]
+            # Compared by hash, since lists and tuples are the same in JSON
+            asked, there = (
+                strax.deterministic_hash(self._filter_lineage(x, fuzzy_for, fuzzy_for_options))
+                for x in (key.lineage, lineage)
+            )
+        except (
+            strax.DataCorrupted,
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as error:
+            log.info("%s is skipped, its lineage cannot be read: %s", path, error)
+            return False
+        return asked == there
+
+    def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
+        try:
+            metadata = self.backends[0].get_metadata(str(path))
+        except (strax.DataCorrupted, strax.DataNotAvailable):
+            return True
+        complete = "writing_ended" in metadata or allow_incomplete
+        return "exception" in metadata or not complete
+
+    def _backend_key(self, path: Path) -> tuple[str, str]:
+        return type(self.backends[0]).__name__, str(path)
+
+    def _place(self) -> str:
+        return f"{self.mongo_dbname}.{self.mongo_collname}"
+
+    def _row(self, document: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any] | None:
+        """Return a row of the table of runs; whatever is odd in the document is left out."""
+        name = documents.name_of(document)
+        if name is None or self._called(document) is None:
+            log.info("a run document without %s is left out", self.runid_field)
+            return None
+        row = {key: value for key, value in document.items() if key not in _RUN_COLUMNS}
+        reader = row.pop("reader", None) if self.reader_ini_name_is_mode else None
+        mode = document.get("mode")
+        if isinstance(reader, Mapping) and isinstance(reader.get("ini"), Mapping):
+            mode = reader["ini"].get("name")
+        if self.runid_field == "number":
+            name = f"{documents.number_of(document):06d}"
+        start, end = _time(document, "start"), _time(document, "end")
+        number = documents.number_of(document)
+        columns = {
+            "name": name,
+            # strax needs one
+            "number": -1 if number is None else number,
+            "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
+            "start": start,
+            "end": end,
+            "tags": documents.tags_of(document),
+            "livetime": None if start is None or end is None else end - start,
+            "processing_status": None,
+        }
+        if document.get("processing_status") is not None:
+            columns["processing_status"] = documents.status_of(document).status
+        asked_for = {"name", "number", "mode", "tags", *wanted}
+        return {key: value for key, value in columns.items() if key in asked_for} | row
+
+    # Writing
+
+    def _where_to_write(self, key: strax.DataKey) -> tuple[str, str]:
+        assert self.new_data_path is not None
+        try:
+            documents.find_run(self.collection, key.run_id, self.runid_field, ["_id"])
+        except RunNotFound as error:
+            log.warning("%s is not stored with the run database: %s", key, error)
+            raise strax.DataNotAvailable(str(error)) from error
+        path = self.new_data_path / str(key)
+        if path.exists() and self.overwrite == "never":
+            raise strax.DataExistsError(at=str(path), message=f"{path} exists already")
+        return self._backend_key(path)
+
+    def _identity(self, key: strax.DataKey) -> dict[str, Any]:
+        return {
+            "type": key.data_type,
+            "host": documents.this_host(),
+            "location": str(self.new_data_path),
+            "lineage_hash": key.lineage_hash,
+        }
+
+    def _register(self, key: strax.DataKey, metadata: Mapping[str, Any]) -> None:
+        """Add complete data to the run document.
+
+        Raises
+        ------
+        RunDatabaseError
+            When that cannot be done; the data stays, and is registered when it is looked for again.
+        """
+        chunks = metadata.get("chunks") or ()
+        path = self.new_data_path / str(key)  # type: ignore[operator]
+        size = sum(file.stat().st_size for file in path.iterdir())
+        entry = self._identity(key) | {
+            "n_chunks": len(chunks),
+            "size_mb": round(size / 1e6, 3),
+            "amstrax_version": amstrax.__version__,
+            "corrections_version": None,
+            "user": getpass.getuser(),
+            "time": datetime.now(UTC),
+        }
+        documents.add_data(self.collection, self._one_id(key.run_id), entry)
+        log.info("%s is registered in the run database", key)
+
+    def _unregistered(self, key: strax.DataKey, allow_incomplete: bool) -> Path | None:
+        """Return the folder of data that was written here but not registered; register it now."""
+        if self.new_data_path is None:
+            return None
+        path = self.new_data_path / str(key)
+        if path.is_dir() and not self._is_broken(path, allow_incomplete=False):
+            if not self.readonly:
+                with self._reading():
+                    self._register(key, self.backends[0].get_metadata(str(path)))
+            return path
+        being_written = path.with_name(f"{path.name}_temp")
+        return being_written if allow_incomplete and being_written.is_dir() else None
+
+
+# As it is called and documented
+RunDB.__module__ = "amstrax.rundb"
+
+
+def _is_host(pattern: str) -> bool:
+    return any(re.match(pattern, name) for name in {socket.gethostname(), socket.getfqdn()})
+
+
+def _folder(entry: Mapping[str, Any], key: strax.DataKey) -> Path:
+    """Return the data's own folder: the location in older entries, in newer ones a folder there."""
+    location = Path(entry["location"])
+    lineage_hash = entry.get("lineage_hash")
+    if not isinstance(lineage_hash, str):
+        return location
+    name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
+    return location if location.name == name else location / name
+
+
+def _has_other_hash(entry: Mapping[str, Any], key: strax.DataKey) -> bool:
+    lineage_hash = entry.get("lineage_hash")
+    return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
+
+
+def _lineage(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    meta = entry.get("meta")
+    lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
+    return lineage if isinstance(lineage, Mapping) and lineage else None
+
+
+def _any_of(filters: list[dict[str, Any]], field: str) -> dict[str, Any]:
+    """Return one filter for several runs."""
+    plain = [f[field] for f in filters if f.keys() == {field}]
+    others = [f for f in filters if f.keys() != {field}]
+    asked = {field: {"$in": plain}}
+    return {"$or": [asked, *others]} if others else asked
+
+
+def _no_nested(fields: Iterable[str]) -> list[str]:
+    """Return fields without those that are in others, which MongoDB refuses in a projection."""
+    fields = set(fields)
+    return sorted(
+        f for f in fields if not any(f.startswith(f"{other}.") for other in fields if other != f)
+    )
+
+
+def _time(document: Mapping[str, Any], field: str) -> datetime | None:
+    """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
+    try:
+        time_ = rundoc.start_time({"start": document.get(field)})
+    except InvalidRunDocument:
+        return None
+    return time_.replace(tzinfo=None)

@@ -1,0 +1,230 @@
+"""Run documents from and to files: JSON as MongoDB's own tools write it, and live-data folders.
+
+Dates, ids and the like are as in MongoDB's extended JSON, ``{"$date": "2024-01-02T03:04:05Z"}``, in
+the relaxed form that ``mongoexport`` writes: one document a line, or all of them in an array.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from amstrax import rundoc
+from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound
+from amstrax.rundb import documents
+
+log = logging.getLogger(__name__)
+
+STDIO = "-"
+#: Documents sent at a time
+_BATCH = 200
+
+
+def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """Return a document as relaxed extended JSON."""
+    from bson import json_util
+
+    return json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS, indent=indent)
+
+
+def documents_in(path: str) -> list[dict[str, Any]]:
+    """Return the documents in a file, ``"-"`` for standard input.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When it cannot be read, or something in it is no document of a run; the message names the
+        line.
+    """
+    place = "standard input" if path == STDIO else path
+    try:
+        text = sys.stdin.read() if path == STDIO else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRunDocument(f"{place} cannot be read: {error}") from None
+    found = _parsed(text, place)
+    for i, (document, where) in enumerate(found):
+        if not isinstance(document, dict) or documents.name_of(document) is None:
+            what = "an object with number or name" if isinstance(document, dict) else "an object"
+            raise InvalidRunDocument(
+                f"{where}: document {i + 1} is not {what}: nothing is imported"
+            )
+    return [document for document, _ in found]
+
+
+def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
+    """Return each document, with where it is."""
+    import json
+
+    from bson import json_util
+    from bson.errors import BSONError
+
+    def parse(part: str, line: int) -> Any:
+        try:
+            return json_util.loads(part)
+        except json.JSONDecodeError as error:
+            where = f"line {line + error.lineno - 1}, column {error.colno}"
+            raise InvalidRunDocument(f"{place}: no JSON at {where}: {error.msg}") from None
+        except (BSONError, TypeError, ValueError) as error:
+            raise InvalidRunDocument(
+                f"{place}: no extended JSON in what begins at line {line}: {error}"
+            ) from None
+
+    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise InvalidRunDocument(f"{place} is empty: give run documents, one a line or in an array")
+    if lines[0][1].lstrip().startswith("["):
+        return [(document, place) for document in parse(text, 1)]
+    if not lines[0][1].rstrip().endswith("}"):
+        # One document, over several lines
+        return [(parse(text, 1), place)]
+    return [(parse(line, i), f"{place}, line {i}") for i, line in lines]
+
+
+def import_documents(
+    collection: Any, new: Iterable[dict[str, Any]], replace: bool = False
+) -> tuple[int, int]:
+    """Add run documents, and return how many were added and how many were there already.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    new
+        Documents; where a run is there already, they change nothing.
+    replace
+        Put them in the place of those that are there.
+    """
+    known = set()
+    for there in documents.read(collection, {}, ["name", "number"]):
+        known |= {documents.name_of(there), documents.number_of(there)} - {None}
+    added, batch = 0, []
+    present: list[dict[str, Any]] = []
+    for document in new:
+        prepared = documents.new_document(document)
+        keys = {documents.name_of(document), documents.number_of(document)} - {None}
+        if keys & known:
+            present.append(document)
+            continue
+        known |= keys
+        batch.append(prepared)
+        if len(batch) == _BATCH:
+            added += _insert(collection, batch)
+            batch = []
+    added += _insert(collection, batch)
+    for document in present if replace else ():
+        name = documents.name_of(document)
+        assert name is not None
+        there = documents.find_run(collection, name, projection=["_id"])
+        whole = {k: v for k, v in documents.new_document(document).items() if k != "_id"}
+        collection.replace_one({"_id": there["_id"]}, whole)
+    return added, len(present)
+
+
+def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
+    """Insert documents; return how many."""
+    from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+    from amstrax.exceptions import RunDatabaseUnreachable
+
+    if not batch:
+        return 0
+    try:
+        collection.insert_many(batch)
+    except (BulkWriteError, DuplicateKeyError, RunDatabaseUnreachable):
+        # Somebody else adds runs too, or the line has dropped: one by one is safe to repeat
+        return sum(documents.add_run(collection, document) for document in batch)
+    return len(batch)
+
+
+def export_documents(found: Iterable[Mapping[str, Any]], path: str) -> int:
+    """Write documents into a file, ``"-"`` for standard output, one a line; return how many.
+
+    The file is complete or, after a failure, as it was before.
+    """
+    if path == STDIO:
+        return sum(1 for _ in _write(found, sys.stdout))
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            count = sum(1 for _ in _write(found, file))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def _write(found: Iterable[Mapping[str, Any]], file: Any) -> Iterator[None]:
+    for document in found:
+        file.write(to_json(document) + "\n")
+        yield
+
+
+def add_live(collection: Any, folder: Path, document_file: Path | None = None) -> str:
+    """Register a run from its folder of live data; return a line that says what was done.
+
+    The run is called as the folder is. If the run database does not have it yet, its document comes
+    from a file; the live data is added to the document, for this host.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    folder
+        Folder of the run, as ``live_data/006724``.
+    document_file
+        File with the run's document; by default ``rundoc_RUN_ID.json`` beside the folder.
+
+    Raises
+    ------
+    LiveDataNotFound
+        When there is no such folder.
+    InvalidRunDocument
+        When a document is needed, and there is none, or an odd one.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise LiveDataNotFound(f"no folder {folder}: give that of a run, as LIVE_FOLDER/006724")
+    run_id = folder.name
+    beside = folder.with_name(f"rundoc_{run_id}.json")
+    is_new = not any(collection.find_one(f, ["_id"]) for f in documents.run_filters(run_id))
+    if is_new or document_file is not None:
+        source = document_file or beside
+        if document_file is None and not source.is_file():
+            raise InvalidRunDocument(
+                f"run {run_id} is not in the run database, and there is no {source} with its "
+                "document: give one with --rundoc"
+            )
+        is_new = documents.add_run(collection, _named(source, run_id))
+    entry = {"type": "live", "host": documents.this_host(), "location": str(folder.parent)}
+    has_new_data = documents.add_data(collection, run_id, entry)
+    what = "added" if is_new else "was there"
+    return f"run {run_id} {what}, its live data in {folder.parent} " + (
+        "is new" if has_new_data else "was known"
+    )
+
+
+def _named(source: Path, run_id: str) -> dict[str, Any]:
+    """Return the document in a file, as that of a run of this name."""
+    found = documents_in(str(source))
+    if len(found) != 1:
+        raise InvalidRunDocument(f"{source} has {len(found)} documents: give one")
+    [document] = found
+    if documents.name_of(document) != run_id:
+        log.warning(
+            "the document in %s is of run %s: it is added as that of run %s, as its folder is",
+            source,
+            documents.name_of(document),
+            run_id,
+        )
+        # That of the other run
+        document.pop("_id", None)
+    number = documents.number_of({"number": run_id})
+    document |= {"name": run_id} | ({} if number is None else {"number": number})
+    document["start"] = rundoc.start_time(document)
+    document["end"] = rundoc.end_time(document)
+    return document

@@ -1,0 +1,317 @@
+"""Real servers that tests start: sshd, MongoDB's protocol (SecantusDB), SSH with passwords.
+
+Each listens on 127.0.0.1 alone, on a port that it keeps when it is stopped and started again.
+"""
+
+import asyncio
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+LOCALHOST = "127.0.0.1"
+#: Users of MongoDB: one that may read and write, one that may read, one that may do nothing.
+#: test_rundb_secrets.py looks for these passwords in all that is said anywhere
+MONGO_USERS = {
+    "writer": ("Wr1ter-pass:w@rd/%", "readWriteAnyDatabase"),
+    "reader": ("Read3r-passw0rd", "readAnyDatabase"),
+    "nobody": ("N0body-passw0rd", None),
+}
+SSH_PASSWORD = "T0nnel-passw0rd"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        return probe.getsockname()[1]
+
+
+def need(there: bool, reason: str) -> None:
+    """Skip the test, or in CI fail, unless something is there."""
+    if there:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Server:
+    """A process that listens on `port`, with its log in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen | None = None
+
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        with open(self.log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        end = time.monotonic() + 60
+        while not listens(self.port):
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                pytest.fail(f"{self.command()[0]} does not start:\n{self.log_path.read_text()}")
+            time.sleep(0.02)
+
+    @property
+    def log_path(self) -> Path:
+        """File with what it says."""
+        return self.folder / f"{type(self).__name__}.log"
+
+    def _processes(self) -> list[psutil.Process]:
+        # An sshd leaves its sessions running when it ends
+        assert self._process is not None
+        try:
+            process = psutil.Process(self._process.pid)
+            return [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and its children; after SIGSTOP, wait until they have stopped."""
+        for process in self._processes():
+            try:
+                process.send_signal(number)
+                while number == signal.SIGSTOP and not is_stopped(process):
+                    time.sleep(0.01)
+            except psutil.NoSuchProcess:
+                continue
+
+    def kill(self) -> None:
+        """End it at once, with its children: kill -9."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Return whether all threads of a process are stopped."""
+    states = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    return all(state.rpartition(")")[2].split()[0] in "TZ" for state in states)
+
+
+def listens(port: int) -> bool:
+    """Return whether something accepts connections on a port."""
+    try:
+        socket.create_connection((LOCALHOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+class MongoServer(Server):
+    """SecantusDB with users and passwords on."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.auth = False
+        self.start()
+        self._make_users()
+        self.kill()
+        self.auth = True
+        self.start()
+
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        program = Path(sys.executable).with_name("secantusd-py")
+        options = ["--host", LOCALHOST, "--port", str(self.port), "--standalone"]
+        options += ["--storage-path", str(self.folder / "database"), "--sync-on-commit"]
+        return [str(program), *options, *(["--auth"] if self.auth else [])]
+
+    def _make_users(self) -> None:
+        import pymongo
+
+        with pymongo.MongoClient(LOCALHOST, self.port) as client:
+            for user, (password, role) in MONGO_USERS.items():
+                roles = [{"role": role, "db": "admin"}] if role else []
+                client["admin"].command("createUser", user, pwd=password, roles=roles)
+
+    def client(self):
+        """Return a client that has all rights, without tunnel."""
+        import pymongo
+
+        password = MONGO_USERS["writer"][0]
+        return pymongo.MongoClient(LOCALHOST, self.port, username="writer", password=password)
+
+
+class SSHServer(Server):
+    """OpenSSH's sshd, which lets keys in and passwords not, and forwards to one port alone."""
+
+    def __init__(self, folder: Path, forward_to: int):
+        super().__init__(folder)
+        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        need(sshd is not None, "needs sshd: apt-get install openssh-server")
+        self._sshd = str(sshd)
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        self.user = getpass.getuser()
+        self.key_file = folder / "user_key"
+        self.known_hosts = folder / "known_hosts"
+        make_key(self.key_file)
+        make_key(folder / "other_key")
+        (folder / "authorized_keys").write_text((folder / "user_key.pub").read_text())
+        self.new_host_key()
+        lines = {
+            "Port": self.port,
+            "ListenAddress": LOCALHOST,
+            "HostKey": folder / "host_key",
+            "PidFile": folder / "sshd.pid",
+            "AuthorizedKeysFile": folder / "authorized_keys",
+            "StrictModes": "no",
+            "UsePAM": "yes",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "AllowTcpForwarding": "local",
+            "PermitOpen": f"{LOCALHOST}:{forward_to}",
+            "MaxStartups": "100",
+        }
+        (folder / "sshd_config").write_text(
+            "".join(f"{name} {value}\n" for name, value in lines.items())
+        )
+        self.start()
+
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        return [self._sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+
+    def new_host_key(self, known: bool = True) -> None:
+        """Give the server another host key, from its next start on."""
+        make_key(self.folder / "host_key")
+        if known:
+            self.known_hosts.write_text(self.known_hosts_line())
+
+    def known_hosts_line(self) -> str:
+        """Return the line of known_hosts for this server."""
+        kind, key = (self.folder / "host_key.pub").read_text().split()[:2]
+        return f"[{LOCALHOST}]:{self.port} {kind} {key}\n"
+
+
+class PasswordServer:
+    """SSH server in a thread, which lets one password in, and no key."""
+
+    def __init__(self, folder: Path, forward_to: int):
+        import asyncssh
+
+        host_key = asyncssh.generate_private_key("ssh-ed25519")
+
+        class Connection(asyncssh.SSHServer):
+            def begin_auth(self, username):
+                return True
+
+            def password_auth_supported(self):
+                return True
+
+            def validate_password(self, username, password):
+                return password == SSH_PASSWORD
+
+            def connection_requested(self, dest_host, dest_port, orig_host, orig_port):
+                return (dest_host, dest_port) == (LOCALHOST, forward_to)
+
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+        async def start():
+            return await asyncssh.create_server(
+                Connection, LOCALHOST, 0, server_host_keys=[host_key]
+            )
+
+        self._server = asyncio.run_coroutine_threadsafe(start(), self._loop).result(30)
+        self.port = self._server.get_port()
+        self.user = "somebody"
+        self.known_hosts = folder / "known_hosts_of_password_server"
+        public = host_key.export_public_key().decode().strip()
+        self.known_hosts.write_text(f"[{LOCALHOST}]:{self.port} {public}\n")
+
+    def close(self) -> None:
+        """Stop it."""
+
+        async def stop():
+            self._server.close()
+            await self._server.wait_closed()
+
+        asyncio.run_coroutine_threadsafe(stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        self._loop.close()
+
+
+def make_key(path: Path) -> None:
+    """Write a new pair of SSH keys without password."""
+    for old in (path, path.with_name(f"{path.name}.pub")):
+        old.unlink(missing_ok=True)
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+def settings_of(mongo: MongoServer, ssh: SSHServer | None, user: str = "writer") -> dict[str, str]:
+    """Return the settings with which the run database is reached through a tunnel."""
+    settings = {
+        "MONGO_PORT": str(mongo.port),
+        "MONGO_USER": user,
+        "MONGO_PASSWORD": MONGO_USERS[user][0],
+        "AMSTRAX_RUNDB_TIMEOUT": "30",
+    }
+    if ssh is not None:
+        settings |= {
+            "DAQ_HOST": LOCALHOST,
+            "DAQ_PORT": str(ssh.port),
+            "DAQ_USER": ssh.user,
+            "DAQ_KEY_FILE": str(ssh.key_file),
+            "DAQ_KNOWN_HOSTS": str(ssh.known_hosts),
+        }
+    return settings
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory):
+    """A MongoDB server with users and passwords on."""
+    server = MongoServer(tmp_path_factory.mktemp("mongo"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def ssh_server(tmp_path_factory, mongo_server):
+    """An sshd that leads to the MongoDB server."""
+    server = SSHServer(tmp_path_factory.mktemp("ssh"), mongo_server.port)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def run_database_settings(no_settings, monkeypatch, mongo_server, ssh_server) -> dict[str, str]:
+    """Settings in the environment: a run database through a tunnel, as a user who may write."""
+    settings = settings_of(mongo_server, ssh_server)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture
+def mongo_collection(run_database_settings, mongo_server):
+    """The empty collection of run documents of XAMS, through a tunnel."""
+    from amstrax.rundb.connection import get_mongo_collection
+
+    with mongo_server.client() as client:
+        for name in ("runs_gas", "runs_new"):
+            client["run"].drop_collection(name)
+    return get_mongo_collection("xams")

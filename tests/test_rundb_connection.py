@@ -1,0 +1,961 @@
+"""The run database through a real sshd and a real server, and all that can go wrong on the way."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pymongo
+import pytest
+from servers import (
+    LOCALHOST,
+    MONGO_USERS,
+    SSH_PASSWORD,
+    MongoServer,
+    PasswordServer,
+    SSHServer,
+    free_port,
+    make_key,
+    settings_of,
+)
+
+from amstrax import settings
+from amstrax.exceptions import (
+    HostKeyRefused,
+    InvalidOption,
+    RunDatabaseError,
+    RunDatabaseNotSet,
+    RunDatabaseRefused,
+    RunDatabaseUnreachable,
+)
+from amstrax.rundb import connection, line, tunnel
+from amstrax.rundb.collection import Collection, is_repeatable
+from amstrax.rundb.connection import get_mongo_client, get_mongo_collection, resilient
+
+
+@pytest.fixture(autouse=True)
+def no_lines():
+    """Each test starts, and ends, without a connection."""
+    connection.close()
+    yield
+    connection.close()
+
+
+@pytest.fixture
+def set_all(monkeypatch):
+    """Function that puts settings into the environment."""
+
+    def set_them(values: dict[str, str]) -> None:
+        for name in settings.RUN_DATABASE:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return set_them
+
+
+@pytest.fixture
+def own_ssh(tmp_path, mongo_server, set_all):
+    """An sshd of this test alone, to which the settings lead."""
+    server = SSHServer(tmp_path, mongo_server.port)
+    set_all(settings_of(mongo_server, server))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_mongo(tmp_path, set_all):
+    """A MongoDB server of this test alone behind an sshd, to both of which the settings lead."""
+    (tmp_path / "mongo").mkdir()
+    (tmp_path / "ssh").mkdir()
+    mongo = MongoServer(tmp_path / "mongo")
+    ssh = SSHServer(tmp_path / "ssh", mongo.port)
+    set_all(settings_of(mongo, ssh))
+    yield mongo
+    ssh.kill()
+    mongo.kill()
+
+
+def only_line() -> line.Line:
+    """Return the line of this process."""
+    (found,) = line._lines.values()
+    return found
+
+
+def is_up(line_tunnel: tunnel.Tunnel) -> bool:
+    """Return whether a tunnel has a session that it takes for alive."""
+    session = line_tunnel._transport
+    return session is not None and session.is_active()
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come to that"
+        time.sleep(0.05)
+
+
+# ------------------------------------------------------------------------------- it works
+
+
+@pytest.mark.smoke
+def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_server):
+    document = {"number": 1, "name": "000001", "daq_config": {"big": "x" * 2_000_000}}
+    mongo_collection.insert_one(dict(document, _id=1))
+    assert mongo_collection.find_one({"number": 1}) == dict(document, _id=1)
+    assert mongo_collection.count_documents({}) == 1
+    with mongo_server.client() as client:
+        assert client["run"]["runs_gas"].count_documents({}) == 1
+    # The way is the tunnel: sshd has the one connection of this process, and the client a local one
+    assert get_mongo_client().address == only_line().tunnel.address
+    host, port = only_line().tunnel.address
+    assert host == LOCALHOST != port
+
+    def remotes():
+        connections = psutil.Process().net_connections("tcp")
+        return {c.raddr for c in connections if c.status == "ESTABLISHED"}
+
+    # The server's own client closes its connections when it comes to it
+    wait_for(lambda: (LOCALHOST, mongo_server.port) not in remotes())
+    assert mongo_collection.find_one({"number": 1})
+    assert (LOCALHOST, ssh_server.port) in remotes()
+    assert (LOCALHOST, mongo_server.port) not in remotes()
+
+
+def test_the_local_end_is_on_loopback_alone(mongo_collection):
+    mongo_collection.find_one()
+    listening = [c for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
+    ports = [c.laddr for c in listening if c.laddr.port == only_line().tunnel.address[1]]
+    assert [address.ip for address in ports] == [LOCALHOST]
+
+
+def test_client_is_one_per_process(run_database_settings):
+    given = {}
+    client = get_mongo_client(secret_serving_port=given)
+    assert isinstance(client, pymongo.MongoClient)
+    assert get_mongo_client() is client
+    assert given == {"rundb": client.address[1]}
+    assert client["admin"].command("ping")["ok"] == 1
+
+
+def test_host_and_user_as_arguments(run_database_settings, monkeypatch):
+    user = run_database_settings["DAQ_USER"]
+    monkeypatch.delenv("DAQ_HOST")
+    monkeypatch.setenv("DAQ_USER", "somebody")
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://nowhere.invalid/")
+    runs = get_mongo_collection("xams", daq_host=LOCALHOST, daq_user=user)
+    assert runs.count_documents({}) >= 0
+    assert get_mongo_client(daq_host=LOCALHOST, daq_user=user) is only_line().client
+
+
+def test_collections_of_the_detectors(run_database_settings):
+    assert get_mongo_collection().full_name == "run.runs_gas"
+    assert get_mongo_collection("xamsl").full_name == "run.runs_new"
+    assert get_mongo_collection("xamsl", "test").full_name == "test.runs_new"
+    assert connection.get_collection("daq", "processing").full_name == "daq.processing"
+    with pytest.raises(NameError, match="'xenonnt'.*take one of xams, xamsl"):
+        get_mongo_collection("xenonnt")
+    assert not line._lines
+
+
+def test_collection_has_methods_of_pymongo(mongo_collection):
+    mongo_collection.insert_many([{"_id": i, "number": i, "tags": []} for i in range(1000)])
+    found = mongo_collection.find({"number": {"$gte": 5}}, {"number": 1}).sort("number", -1)
+    assert [each["_id"] for each in found.limit(2)] == [999, 998]
+    assert len(list(mongo_collection.find(batch_size=10))) == 1000
+    assert mongo_collection.find({}).sort("_id", 1)[7]["_id"] == 7
+    assert mongo_collection.distinct("number", {"_id": {"$lt": 2}}) == [0, 1]
+    assert mongo_collection.update_one({"number": 2}, {"$set": {"a": 1}}).modified_count == 1
+    after = pymongo.ReturnDocument.AFTER
+    changed = mongo_collection.find_one_and_update({"a": 1}, {"$inc": {"a": 1}}, {"a": 1})
+    assert changed == {"_id": 2, "a": 1}
+    changed = mongo_collection.find_one_and_update(
+        {"a": 2}, {"$inc": {"a": 1}}, return_document=after
+    )
+    assert changed["a"] == 3
+    assert mongo_collection.delete_one({"_id": 2}).deleted_count == 1
+    with pytest.raises(AttributeError, match="has no 'remove'.*delete_one"):
+        mongo_collection.remove({})
+    with pytest.raises(NotImplementedError, match="compare it with None"):
+        bool(mongo_collection)
+
+
+def test_errors_about_the_request_are_those_of_pymongo(mongo_collection):
+    mongo_collection.insert_one({"_id": 1})
+    with pytest.raises(pymongo.errors.DuplicateKeyError):
+        mongo_collection.insert_one({"_id": 1})
+    with pytest.raises(pymongo.errors.OperationFailure):
+        mongo_collection.find_one({"$nonsense": 1})
+    with pytest.raises(pymongo.errors.OperationFailure):
+        list(mongo_collection.find({"$nonsense": 1}))
+
+
+def test_connection_string_needs_no_tunnel(mongo_server, mongo_collection, set_all):
+    password = "".join(f"%{ord(c):02x}" for c in MONGO_USERS["writer"][0])
+    uri = f"mongodb://writer:{password}@{LOCALHOST}:{mongo_server.port}/?authSource=admin"
+    set_all({"AMSTRAX_MONGO_URI": f"{uri}&timeoutMS=5000&appName=me"})
+    connection.close()
+    runs = get_mongo_collection("xams")
+    runs.insert_one({"_id": 7})
+    assert runs.find_one() == {"_id": 7}
+    assert only_line().tunnel is None
+    assert only_line().client.options.timeout == 5
+    assert only_line().client.options.pool_options.appname == "me"
+
+
+def test_password_of_ssh(tmp_path, mongo_server, set_all):
+    server = PasswordServer(tmp_path, mongo_server.port)
+    values = settings_of(mongo_server, server_as_ssh(server))
+    try:
+        set_all(values | {"DAQ_PASSWORD": SSH_PASSWORD})
+        assert get_mongo_collection().count_documents({}) >= 0
+        connection.close()
+        set_all(values | {"DAQ_PASSWORD": "wrong-Pa55word"})
+        with pytest.raises(RunDatabaseRefused, match="somebody@127.0.0.1 is refused, with the pa"):
+            get_mongo_collection().find_one()
+        # A key that does not do is followed by the password
+        make_key(tmp_path / "key")
+        set_all(values | {"DAQ_KEY_FILE": tmp_path / "key", "DAQ_PASSWORD": SSH_PASSWORD})
+        assert get_mongo_collection().count_documents({}) >= 0
+    finally:
+        connection.close()
+        server.close()
+
+
+def server_as_ssh(server: PasswordServer):
+    """Give a server with passwords what `settings_of` asks for."""
+    server.key_file = ""
+    return server
+
+
+def test_nothing_is_connected_before_it_is_used(set_all, caplog):
+    set_all({"DAQ_HOST": "nowhere.invalid", "DAQ_PASSWORD": "x"})
+    runs = get_mongo_collection()
+    assert not line._lines
+    with pytest.raises(RunDatabaseUnreachable, match="no host 'nowhere.invalid' .*DAQ_HOST"):
+        runs.find_one()
+
+
+def test_to_get_a_collection_imports_neither_pymongo_nor_paramiko(run_database_settings):
+    code = """
+import sys
+from amstrax.rundb import connection
+runs = connection.get_mongo_collection("xams")
+assert not {"pymongo", "bson", "paramiko", "strax", "numpy"} & set(sys.modules), sys.modules
+assert runs.find_one({"_id": "nothing"}) is None
+assert {"pymongo", "paramiko"} <= set(sys.modules)
+assert "strax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+def test_collection_is_pickled_without_settings(mongo_collection):
+    mongo_collection.insert_one({"_id": 3})
+    data = pickle.dumps(mongo_collection)
+    assert MONGO_USERS["writer"][0].encode() not in data
+    assert pickle.loads(data).find_one() == {"_id": 3}
+
+
+# ------------------------------------------------------------------ settings that cannot do
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"DAQ_HOST": ""}, RunDatabaseNotSet, "MONGO_PASSWORD is set, but not .*DAQ_HOST"),
+        ({"MONGO_USER": ""}, RunDatabaseNotSet, "MONGO_PASSWORD is set, but not MONGO_USER"),
+        ({"MONGO_PASSWORD": ""}, RunDatabaseNotSet, "MONGO_USER is set, but not MONGO_PASSWORD"),
+        ({"DAQ_PORT": "ssh"}, InvalidOption, "DAQ_PORT is 'ssh': make it a number"),
+        ({"DAQ_PORT": "22.5"}, InvalidOption, "DAQ_PORT is 22.5: a port is a whole number"),
+        ({"MONGO_PORT": "70000"}, InvalidOption, "MONGO_PORT is '70000'.*to 65535"),
+        ({"AMSTRAX_RUNDB_TIMEOUT": "0"}, InvalidOption, "AMSTRAX_RUNDB_TIMEOUT is '0'"),
+        ({"AMSTRAX_MONGO_URI": "http://me:S3cret@host"}, RunDatabaseNotSet, "not a connection"),
+        ({"AMSTRAX_MONGO_URI": "mongodb://me:S3cret/@host"}, RunDatabaseNotSet, "percent-enc"),
+        ({"DAQ_KEY_FILE": "/none"}, RunDatabaseNotSet, "key file /none cannot be read .*No such"),
+        ({"MONGO_HOST": "192.0.2.1"}, RunDatabaseRefused, "forwards nothing to 192.0.2.1:.*Permi"),
+        ({"DAQ_USER": "no-such-user"}, RunDatabaseRefused, "no-such-user@127.0.0.1 is refused"),
+    ],
+)
+def test_settings_that_cannot_do(run_database_settings, monkeypatch, change, kind, message):
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(kind, match=message) as error:
+        get_mongo_collection().find_one()
+    text = f"{error.value!r} {error.value.__cause__!r} {error.value.__context__!r}"
+    assert "S3cret" not in text
+    assert MONGO_USERS["writer"][0] not in text
+
+
+def test_wrong_ports(run_database_settings, monkeypatch, mongo_server, tmp_path):
+    monkeypatch.setenv("DAQ_PORT", str(free_port()))
+    with pytest.raises(RunDatabaseUnreachable, match="port .*Connection refused"):
+        get_mongo_collection().find_one()
+    # A server that is none of SSH
+    monkeypatch.setenv("DAQ_PORT", str(mongo_server.port))
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    with pytest.raises(RunDatabaseUnreachable, match="does not answer as an SSH server"):
+        get_mongo_collection().find_one()
+
+
+def test_mongodb_is_not_there(own_mongo, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "3")
+    own_mongo.kill()
+    with pytest.raises(RunDatabaseUnreachable, match="nothing listens at .* does MongoDB run"):
+        get_mongo_collection().find_one()
+
+
+def test_key_files(run_database_settings, monkeypatch, tmp_path, ssh_server):
+    path = tmp_path / "no_key"
+    path.write_text("no key\n")
+    monkeypatch.setenv("DAQ_KEY_FILE", str(path))
+    with pytest.raises(RunDatabaseNotSet, match=f"{path} holds no private key"):
+        get_mongo_client()
+    locked = tmp_path / "locked"
+    locked.write_bytes(ssh_server.key_file.read_bytes())
+    locked.chmod(0o600)
+    command = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "K3y-passw0rd", "-f", str(locked)]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setenv("DAQ_KEY_FILE", str(locked))
+    with pytest.raises(RunDatabaseNotSet, match="needs a password: set DAQ_KEY_PASSWORD"):
+        get_mongo_client()
+    monkeypatch.setenv("DAQ_KEY_PASSWORD", "wrong")
+    with pytest.raises(RunDatabaseNotSet, match="DAQ_KEY_PASSWORD is wrong"):
+        get_mongo_client()
+    monkeypatch.setenv("DAQ_KEY_PASSWORD", "K3y-passw0rd")
+    assert get_mongo_client()["admin"].command("ping")["ok"]
+
+
+def test_keys_that_ssh_takes_by_itself(run_database_settings, monkeypatch, tmp_path, ssh_server):
+    monkeypatch.delenv("DAQ_KEY_FILE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(RunDatabaseNotSet, match="nothing to log in with .*DAQ_KEY_FILE"):
+        get_mongo_client()
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/id_ed25519").write_bytes(ssh_server.key_file.read_bytes())
+    connection.close()
+    assert get_mongo_client()["admin"].command("ping")["ok"]
+
+
+def test_key_of_an_agent(run_database_settings, monkeypatch, tmp_path, ssh_server):
+    monkeypatch.delenv("DAQ_KEY_FILE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            time.sleep(0.01)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        subprocess.run(["ssh-add", "-q", str(ssh_server.key_file)], check=True)
+        assert get_mongo_client()["admin"].command("ping")["ok"]
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+# --------------------------------------------------------------------------- who may come in
+
+
+def test_wrong_key_of_the_user(own_ssh, monkeypatch):
+    monkeypatch.setenv("DAQ_KEY_FILE", str(own_ssh.folder / "other_key"))
+    with pytest.raises(RunDatabaseRefused, match="is refused, with the key .*other_key"):
+        get_mongo_collection().find_one()
+    # It is not tried again and again, which would lock the account
+    attempts = own_ssh.log_path.read_text().count("Connection closed by authenticating user")
+    for _ in range(3):
+        with pytest.raises(RunDatabaseRefused, match="is refused, with the key .*other_key"):
+            get_mongo_collection().find_one()
+    assert own_ssh.log_path.read_text().count("Connection closed by authenticating") == attempts
+
+
+def test_unknown_host_key(own_ssh):
+    line_to_add = own_ssh.known_hosts_line().strip()
+    own_ssh.known_hosts.write_text("# nobody\nother.example.org ssh-ed25519 AAAA\nnonsense\n")
+    with pytest.raises(HostKeyRefused, match="is not a known host.*SHA256:") as error:
+        get_mongo_collection().find_one()
+    assert str(error.value).splitlines()[-1] == line_to_add
+    assert str(own_ssh.known_hosts) in str(error.value)
+    # The line does
+    own_ssh.known_hosts.write_text(line_to_add)
+    connection.close()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+def test_no_file_of_known_hosts(own_ssh):
+    own_ssh.known_hosts.unlink()
+    with pytest.raises(HostKeyRefused, match="is not a known host"):
+        get_mongo_collection().find_one()
+
+
+def test_hashed_name_of_a_known_host(own_ssh):
+    command = ["ssh-keygen", "-q", "-H", "-f", str(own_ssh.known_hosts)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert LOCALHOST not in own_ssh.known_hosts.read_text()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+def test_changed_host_key(own_ssh):
+    runs = get_mongo_collection()
+    assert runs.count_documents({}) >= 0
+    own_ssh.kill()
+    own_ssh.new_host_key(known=False)
+    own_ssh.start()
+    with pytest.raises(HostKeyRefused, match="not the one known of it .*line 1.*ssh-keygen -R"):
+        runs.find_one()
+    before = own_ssh.known_hosts.read_text()
+    assert own_ssh.known_hosts_line() != before
+    # A host may have several keys
+    own_ssh.known_hosts.write_text(before + own_ssh.known_hosts_line())
+    connection.close()
+    assert runs.count_documents({}) >= 0
+
+
+def test_host_key_of_another_kind_than_the_one_preferred(own_ssh):
+    """The one that is known must be asked for, where the host has several."""
+    rsa = own_ssh.folder / "rsa_host_key"
+    command = ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-C", "", "-f", str(rsa)]
+    subprocess.run(command, check=True)
+    with open(own_ssh.folder / "sshd_config", "a") as config:
+        config.write(f"HostKey {rsa}\n")
+    kind, key = rsa.with_name("rsa_host_key.pub").read_text().split()[:2]
+    own_ssh.known_hosts.write_text(f"[{LOCALHOST}]:{own_ssh.port} {kind} {key}\n")
+    own_ssh.kill()
+    own_ssh.start()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+@pytest.mark.parametrize("user", ["reader", "nobody"])
+def test_user_without_rights(mongo_collection, mongo_server, ssh_server, set_all, user):
+    mongo_collection.insert_one({"_id": 1})
+    set_all(settings_of(mongo_server, ssh_server, user))
+    runs = get_mongo_collection()
+    if user == "reader":
+        assert runs.find_one() == {"_id": 1}
+    else:
+        with pytest.raises(RunDatabaseRefused, match="nobody may not call find_one on run."):
+            runs.find_one()
+        with pytest.raises(RunDatabaseRefused, match="nobody may not call find .*role read there"):
+            list(runs.find())
+    with pytest.raises(RunDatabaseRefused, match=f"{user} may not .*insert_one.*role readWrite"):
+        runs.insert_one({"_id": 2})
+    with pytest.raises(RunDatabaseRefused, match=f"{user} may not .*update_one"):
+        runs.update_one({"_id": 1}, {"$set": {"a": 1}})
+    assert mongo_collection.count_documents({}) == 1
+
+
+def test_wrong_password_of_mongodb(run_database_settings, monkeypatch):
+    monkeypatch.setenv("MONGO_PASSWORD", "wrong-Pa55word")
+    runs = get_mongo_collection()
+    for _ in range(3):
+        with pytest.raises(RunDatabaseRefused, match="refuses the log-in of writer: check MONGO_"):
+            runs.find_one()
+
+
+def test_no_user_of_mongodb(run_database_settings, monkeypatch):
+    monkeypatch.delenv("MONGO_USER")
+    monkeypatch.delenv("MONGO_PASSWORD")
+    with pytest.raises(RunDatabaseRefused, match="wants a log-in: set MONGO_USER"):
+        get_mongo_collection().find_one()
+
+
+# ------------------------------------------------------------------------ the line drops
+
+
+def test_same_client_goes_on_when_sshd_was_killed(own_ssh, caplog):
+    client, runs = get_mongo_client(), get_mongo_collection()
+    runs.insert_one({"_id": "sshd", "a": 1})
+    address = client.address
+    for _ in range(2):
+        own_ssh.kill()
+        own_ssh.start()
+        assert runs.find_one({"_id": "sshd"}) == {"_id": "sshd", "a": 1}
+        assert runs.update_one({"_id": "sshd"}, {"$set": {"a": 1}}).matched_count == 1
+    assert get_mongo_client() is client
+    assert client.address == address
+    assert "tunnel to 127.0.0.1 is down" in caplog.text
+    assert "tunnel to 127.0.0.1 is up again" in caplog.text
+    runs.delete_one({"_id": "sshd"})
+
+
+def test_plain_client_goes_on_too(own_ssh):
+    client = get_mongo_client()
+    assert client["run"]["runs_gas"].count_documents({}) >= 0
+    own_ssh.kill()
+    own_ssh.start()
+    assert client["run"]["runs_gas"].count_documents({}) >= 0
+
+
+def test_a_call_waits_for_sshd_to_come_back(own_ssh):
+    runs = get_mongo_collection()
+    runs.find_one()
+    own_ssh.kill()
+    wait_for(lambda: not is_up(only_line().tunnel))
+    later = threading.Timer(2.0, own_ssh.start)
+    later.start()
+    try:
+        # Nothing has been sent yet, so that a write may wait as well
+        runs.insert_one({"_id": "waited"})
+    finally:
+        later.join()
+    assert runs.delete_one({"_id": "waited"}).deleted_count == 1
+
+
+def test_sshd_stays_away(own_ssh, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "2")
+    runs = get_mongo_collection()
+    runs.find_one()
+    own_ssh.kill()
+    began = time.monotonic()
+    with pytest.raises(RunDatabaseUnreachable, match="does not answer on port"):
+        runs.find_one()
+    assert time.monotonic() - began < 20
+
+
+def test_same_client_goes_on_when_mongodb_was_killed(own_mongo):
+    client, runs = get_mongo_client(), get_mongo_collection()
+    runs.insert_one({"_id": 1})
+    own_mongo.kill()
+    later = threading.Timer(1.0, own_mongo.start)
+    later.start()
+    try:
+        assert runs.find_one() == {"_id": 1}
+    finally:
+        later.join()
+    assert runs.update_one({"_id": 1}, {"$set": {"a": 1}}).modified_count == 1
+    assert get_mongo_client() is client
+
+
+def test_drop_while_a_long_list_is_read(own_ssh, mongo_server, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    with mongo_server.client() as client:
+        client["run"].drop_collection("long_list")
+        client["run"]["long_list"].insert_many([{"_id": i, "x": "x" * 1000} for i in range(2000)])
+    runs = connection.get_collection("run", "long_list")
+    cursor = runs.find(batch_size=10)
+    next(cursor)
+    own_ssh.kill()
+    with pytest.raises(RunDatabaseUnreachable):
+        list(cursor)
+    own_ssh.start()
+    assert len(resilient(lambda: list(runs.find()))) == 2000
+
+
+@pytest.mark.parametrize("frozen", ["ssh", "mongo"])
+def test_frozen_connection(tmp_path, set_all, frozen):
+    """Neither of them says anything any more: calls end in time, and go on when it thaws."""
+    (tmp_path / "mongo").mkdir()
+    (tmp_path / "ssh").mkdir()
+    mongo = MongoServer(tmp_path / "mongo")
+    ssh = SSHServer(tmp_path / "ssh", mongo.port)
+    set_all(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "2"})
+    server = {"ssh": ssh, "mongo": mongo}[frozen]
+    try:
+        runs = get_mongo_collection()
+        runs.insert_one({"_id": 1})
+        server.signal(signal.SIGSTOP)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(RunDatabaseUnreachable):
+                runs.find_one()
+            assert time.monotonic() - began < 15
+        began = time.monotonic()
+        with pytest.raises(RunDatabaseUnreachable):
+            runs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+        assert time.monotonic() - began < 15
+        server.signal(signal.SIGCONT)
+        assert resilient(runs.find_one)["_id"] == 1
+        # Nor did what was given up come through late and twice
+        assert runs.find_one().get("n", 0) <= 1
+    finally:
+        server.signal(signal.SIGCONT)
+        connection.close()
+        ssh.kill()
+        mongo.kill()
+
+
+def test_session_that_froze_is_replaced(own_ssh, monkeypatch):
+    """As when a router forgets a connection: the old session is mute for good, new ones are not."""
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    runs = get_mongo_collection()
+    runs.insert_one({"_id": "router"})
+    frozen = own_ssh._processes()[1:]
+    assert frozen
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(RunDatabaseUnreachable):
+            runs.find_one({"_id": "router"})
+        assert resilient(runs.find_one, {"_id": "router"}) == {"_id": "router"}
+    finally:
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
+    runs.delete_one({"_id": "router"})
+
+
+def test_frozen_session_is_closed_in_time(own_ssh):
+    runs = get_mongo_collection()
+    runs.find_one()
+    own_ssh.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        connection.close()
+        assert time.monotonic() - began < 20
+    finally:
+        own_ssh.signal(signal.SIGCONT)
+
+
+class Cutter:
+    """A server before MongoDB that carries a request there, and cuts the line before the answer."""
+
+    def __init__(self, port: int):
+        self.port = port
+        self.cut_next = threading.Event()
+        self._listener = socket.create_server((LOCALHOST, 0))
+        self.address = self._listener.getsockname()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection((LOCALHOST, self.port))
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(
+                    target=self._carry, args=(source, sink, source is server), daemon=True
+                ).start()
+
+    def _carry(self, source, sink, is_answer):
+        try:
+            while data := source.recv(1 << 16):
+                # Not the answers to the client's own questions on how the server is
+                if is_answer and self.cut_next.is_set() and b"maxWireVersion" not in data:
+                    self.cut_next.clear()
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._listener.close()
+
+
+def test_what_is_sent_again_when_the_answer_is_lost(mongo_collection, mongo_server, set_all):
+    """Reads and writes that may be; an increment is applied once, and its caller told."""
+    cutter = Cutter(mongo_server.port)
+    password = "".join(f"%{ord(c):02x}" for c in MONGO_USERS["writer"][0])
+    host = f"{cutter.address[0]}:{cutter.address[1]}"
+    set_all({"AMSTRAX_MONGO_URI": f"mongodb://writer:{password}@{host}/?authSource=admin"})
+    runs = get_mongo_collection()
+    runs.insert_one({"_id": 1, "number": 1, "n": 0})
+
+    cutter.cut_next.set()
+    assert runs.find_one({"_id": 1})["n"] == 0
+    assert not cutter.cut_next.is_set()
+
+    cutter.cut_next.set()
+    assert runs.update_one({"number": 1}, {"$set": {"a": 1}}).matched_count == 1
+    assert not cutter.cut_next.is_set()
+
+    cutter.cut_next.set()
+    with pytest.raises(RunDatabaseUnreachable, match="whether it was written is not known"):
+        runs.update_one({"number": 1}, {"$inc": {"n": 1}})
+    assert runs.find_one()["n"] == 1
+
+    cutter.cut_next.set()
+    claim = {"number": 1, "owner": {"$in": [None, "me"]}}
+    claimed = resilient(runs.find_one_and_update, claim, {"$set": {"owner": "me"}})
+    assert claimed["number"] == 1
+    assert not cutter.cut_next.is_set()
+    cutter.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "expected"),
+    [
+        ("update_one", ({"number": 1}, {"$set": {"a": 1}}), {}, True),
+        (
+            "update_one",
+            ({"_id": 1, "name": "1"}, {"$unset": {"a": 1}, "$pull": {"b": 2}}),
+            {},
+            True,
+        ),
+        ("update_one", ({"_id": 1},), {"update": {"$addToSet": {"tags": "a"}}}, True),
+        ("replace_one", ({"_id": 1}, {"a": 1}), {}, True),
+        ("replace_one", ({"name": "1"}, {"name": "2"}), {}, False),
+        ("create_index", ("name",), {}, True),
+        ("update_one", ({"number": 1}, {"$inc": {"a": 1}}), {}, False),
+        ("update_one", ({"number": 1}, {"$push": {"a": 1}}), {}, False),
+        ("update_one", ({"number": 1}, {"$set": {"number": 2}}), {}, False),
+        ("update_one", ({"number": 1, "owner": None}, {"$set": {"owner": "me"}}), {}, False),
+        ("update_one", ({"number": {"$gt": 1}}, {"$set": {"a": 1}}), {}, False),
+        ("update_one", ({}, {"$set": {"a": 1}}), {}, False),
+        ("update_one", ({"number": 1}, [{"$set": {"a": 1}}]), {}, False),
+        ("update_one", ({"number": 1}, {"$set": {"a": 1}}), {"upsert": True}, False),
+        ("update_one", ({"number": 1}, {"$set": {"a": 1}}, True), {}, False),
+        ("find_one_and_update", ({"number": 1}, {"$set": {"a": 1}}), {}, False),
+        ("insert_one", ({"_id": 1},), {}, False),
+        ("delete_one", ({"_id": 1},), {}, False),
+    ],
+)
+def test_which_writes_are_sent_again(method, args, kwargs, expected):
+    assert is_repeatable(method, args, kwargs) is expected
+
+
+# ------------------------------------------------------------------------ threads and children
+
+
+def test_threads_share_one_tunnel(own_ssh):
+    runs, found, problems = get_mongo_collection(), [], []
+    barrier = threading.Barrier(8)
+
+    def work(number):
+        barrier.wait()
+        try:
+            runs.insert_one({"_id": f"thread {number}"})
+            found.append(runs.find_one({"_id": f"thread {number}"})["_id"])
+            runs.delete_one({"_id": f"thread {number}"})
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert sorted(found) == [f"thread {i}" for i in range(8)]
+    assert own_ssh.log_path.read_text().count("Accepted publickey") == 1
+
+
+def test_threads_share_one_new_tunnel_after_a_drop(own_ssh):
+    runs = get_mongo_collection()
+    runs.find_one()
+    own_ssh.kill()
+    own_ssh.start()
+    problems = []
+
+    def work():
+        try:
+            for _ in range(5):
+                runs.find_one()
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert own_ssh.log_path.read_text().count("Accepted publickey") == 2
+
+
+def _child(runs, key, queue):
+    try:
+        port = get_mongo_client().address[1]
+        runs.insert_one({"_id": key})
+        queue.put((port, runs.find_one({"_id": key})["_id"]))
+        # A child of a child
+        if not key.endswith("child"):
+            inner = multiprocessing.get_context("fork").Process(
+                target=_child, args=(runs, f"{key} child", queue)
+            )
+            inner.start()
+            inner.join(60)
+    except Exception as error:
+        queue.put(repr(error))
+
+
+def test_forked_children_have_tunnels_of_their_own(mongo_collection, ssh_server):
+    fork = multiprocessing.get_context("fork")
+    mongo_collection.insert_one({"_id": "parent"})
+    client, queue = get_mongo_client(), fork.Queue()
+    before = ssh_server.log_path.read_text().count("Accepted publickey")
+    keys = [f"child {i}" for i in range(3)]
+    children = [fork.Process(target=_child, args=(mongo_collection, k, queue)) for k in keys]
+    for child in children:
+        child.start()
+    results = [queue.get(timeout=100) for _ in range(6)]
+    # The parent goes on meanwhile, and after them, through the tunnel that it had
+    assert mongo_collection.find_one({"_id": "parent"})
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert sorted(key for _, key in results) == sorted(keys + [f"{k} child" for k in keys])
+    assert client.address[1] not in [port for port, _ in results]
+    assert mongo_collection.find_one({"_id": "parent"})
+    assert get_mongo_client() is client
+    assert mongo_collection.count_documents({}) == 7
+    assert ssh_server.log_path.read_text().count("Accepted publickey") == before + 6
+
+
+def _busy_child(runs, number, queue):
+    try:
+        for i in range(3):
+            runs.insert_one({"_id": f"child {number} {i}"})
+        queue.put(runs.count_documents({"_id": {"$regex": f"^child {number} "}}))
+    except Exception as error:
+        queue.put(repr(error))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_children_are_forked_while_threads_are_at_work(mongo_collection):
+    """Locks that threads of the parent hold at that moment are held for ever in the child."""
+    mongo_collection.insert_one({"_id": "parent"})
+    stop, problems = threading.Event(), []
+
+    def work():
+        try:
+            while not stop.is_set():
+                assert mongo_collection.find_one({"_id": "parent"})
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    children = [
+        fork.Process(target=_busy_child, args=(mongo_collection, i, queue)) for i in range(6)
+    ]
+    try:
+        for child in children:
+            child.start()
+            time.sleep(0.05)
+        assert [queue.get(timeout=60) for _ in children] == [3] * 6
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for child in children:
+            child.join(20)
+            child.kill()
+    assert not problems
+    assert mongo_collection.count_documents({}) == 19
+
+
+def test_parent_reconnects_while_a_child_lives(own_ssh):
+    """The child must not hold on to the port, nor to the session, of its parent."""
+    runs = get_mongo_collection()
+    runs.find_one()
+    address = get_mongo_client().address
+    fork = multiprocessing.get_context("fork")
+    stop = fork.Event()
+    child = fork.Process(target=stop.wait, args=(100,))
+    child.start()
+    try:
+
+        def held():
+            found = psutil.Process(child.pid).net_connections("tcp")
+            listening = {c.laddr for c in found if c.status == "LISTEN"}
+            return listening | {c.raddr for c in found if c.raddr and c.raddr.port == own_ssh.port}
+
+        wait_for(lambda: not held())
+        own_ssh.kill()
+        own_ssh.start()
+        assert runs.count_documents({}) >= 0
+        assert get_mongo_client().address == address
+    finally:
+        stop.set()
+        child.join(60)
+    assert child.exitcode == 0
+
+
+_PROGRAM = """
+import os, sys, threading
+from amstrax.rundb.connection import get_mongo_client, get_mongo_collection
+runs = get_mongo_collection()
+runs.find_one()
+print(get_mongo_client().address[1], flush=True)
+if sys.argv[1] == "fork":
+    pid = os.fork()
+    if pid == 0:
+        assert runs.count_documents({}) >= 0
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    runs.find_one()
+elif sys.argv[1] == "error":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("end", 0), ("error", 3), ("fork", 0)])
+def test_closed_at_exit(own_ssh, how, status):
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", _PROGRAM, how],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == status, done.stderr
+    assert "Error" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    port = int(done.stdout.split()[0])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((LOCALHOST, port), timeout=5)
+    wait_for(lambda: len(own_ssh._processes()) == 1)
+    sessions = 2 if how == "fork" else 1
+    assert own_ssh.log_path.read_text().count("Accepted publickey") == sessions
+
+
+def test_closed_tunnel_leaves_nothing(own_ssh):
+    before = {thread for thread in threading.enumerate() if thread.is_alive()}
+    open_before = psutil.Process().num_fds()
+    for _ in range(3):
+        get_mongo_collection().find_one()
+        connection.close()
+    wait_for(lambda: not set(threading.enumerate()) - before)
+    wait_for(lambda: psutil.Process().num_fds() <= open_before + 2)
+    assert not tunnel._open_tunnels
+
+
+# ------------------------------------------------------------------------ without any server
+
+
+def test_embedded_store_with_no_settings(caplog, tmp_path, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(tmp_path / "runs.sqlite"))
+    with caplog.at_level(logging.INFO, logger="amstrax"):
+        runs = get_mongo_collection()
+        runs.insert_one({"_id": 1, "number": 1})
+        assert get_mongo_collection("xams").find_one() == {"_id": 1, "number": 1}
+        assert get_mongo_client()["run"]["runs_gas"].count_documents({}) == 1
+    assert (tmp_path / "runs.sqlite").exists()
+    said = [r for r in caplog.records if "the embedded one" in r.getMessage()]
+    assert len(said) == 1
+    assert not isinstance(runs, Collection)
+
+
+def test_errors_are_of_the_kinds_that_python_has():
+    assert issubclass(RunDatabaseUnreachable, ConnectionError)
+    assert issubclass(RunDatabaseRefused, PermissionError)
+    assert issubclass(HostKeyRefused, ConnectionError)
+    assert issubclass(RunDatabaseNotSet, ValueError)
+    for kind in (RunDatabaseUnreachable, RunDatabaseRefused, HostKeyRefused, RunDatabaseNotSet):
+        assert issubclass(kind, RunDatabaseError)
+        assert str(kind("text")) == "text"
+
+
+def test_resilient_gives_up(monkeypatch):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
+    calls = []
+
+    def fail():
+        calls.append(os.getpid())
+        raise RunDatabaseUnreachable("away")
+
+    with pytest.raises(RunDatabaseUnreachable, match="away"):
+        resilient(fail)
+    assert len(calls) > 1

@@ -1,0 +1,392 @@
+"""What tools ask of run documents and change in them, in both stores."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rundb_stores import collection, real_document  # noqa: F401
+
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound
+from amstrax.rundb import documents
+
+ENDED = {"end": datetime(2026, 1, 1)}
+
+
+@pytest.fixture
+def run(collection, real_document):  # noqa: F811
+    """The collection, with the document of run 2240."""
+    collection.insert_one(dict(real_document))
+    return collection
+
+
+def ids(runs):
+    return [r["number"] for r in runs]
+
+
+def test_finding(run, real_document):  # noqa: F811
+    run.insert_one({"name": "calibration", "_id": 7})
+    for run_id in ("002240", "2240", 2240):
+        assert documents.find_run(run, run_id) == real_document
+    assert documents.find_run(run, "002240", "number", ["mode"]).keys() == {"_id", "mode"}
+    assert documents.find_run(run, "calibration")["_id"] == 7
+    for run_id, field in (("002240", "name"), ("calibration", "number"), ("9" * 30, None)):
+        with pytest.raises(RunNotFound, match=run_id):
+            documents.find_run(run, run_id, field)
+    with pytest.raises(InvalidOption, match="runid_field"):
+        documents.find_run(run, "1", "mode")
+
+
+@pytest.mark.parametrize(
+    ("document", "name", "number"),
+    [
+        ({"number": 7}, "000007", 7),
+        ({"number": 7.0, "name": ""}, "000007", 7),
+        ({"number": "7", "name": None}, "000007", 7),
+        ({"name": "000012"}, "000012", 12),
+        ({"name": "abc", "number": None}, "abc", None),
+        ({"name": 5, "number": True}, "000005", 5),
+        ({"name": ["x"], "number": {}}, None, None),
+        ({}, None, None),
+    ],
+    ids=str,
+)
+def test_names_and_numbers(document, name, number):
+    assert (documents.name_of(document), documents.number_of(document)) == (name, number)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("pending", ("pending", None)),
+        ("processing", ("running", None)),
+        ("done", ("done", None)),
+        ("failed due to no disk", ("failed", "no disk")),
+        ("failed", ("failed", None)),
+        ({"status": "failed", "reason": "x", "host": "h", "time": None}, ("failed", "x")),
+        ({"status": "processing"}, ("running", None)),
+        ({"status": 3}, ("pending", None)),
+        (["done"], ("pending", None)),
+        (7, ("pending", None)),
+        (None, ("pending", None)),
+    ],
+    ids=str,
+)
+def test_status_in_either_form(collection, value, expected):  # noqa: F811
+    collection.insert_one({"number": 1, "processing_status": value})
+    status = documents.status_of(collection.find_one({"number": 1}))
+    assert (status.status, status.reason) == expected
+    if isinstance(value, (str, dict)) and value != {"status": 3}:
+        assert collection.count_documents(documents.has_status(expected[0])) == 1
+        others = [s for s in documents.STATUSES if s != expected[0]]
+        assert collection.count_documents(documents.has_status(*others)) == 0
+
+
+def test_odd_values():
+    assert documents.tags_of({"tags": [{"name": "a"}, "b", {"name": 3}, {}, 7, None]}) == ["a", "b"]
+    assert documents.tags_of({"tags": "a"}) == documents.tags_of({}) == []
+    assert documents.data_of({"data": {"type": "live"}}) == documents.data_of({}) == []
+    assert documents.data_of({"data": [None, {"type": "live"}, "x"]}, type="live") == [
+        {"type": "live"}
+    ]
+    values = (None, 2, 2.0, "2", "x", float("nan"), [], True)
+    counts = [documents.failures_of({"processing_failed": value}) for value in values]
+    assert counts == [0, 2, 2, 2, 0, 0, 0, 1]
+
+
+def test_which_runs_are_to_be_processed(collection):  # noqa: F811
+    now = datetime.now(UTC)
+    past, future = now - timedelta(hours=1), now + timedelta(hours=1)
+    claimed = {"owner": "x", "expires": future}
+    expired = {"owner": "x", "expires": past}
+    wanted = [
+        {},
+        {"processing_status": None, "tags": None},
+        {"processing_status": "pending"},
+        {"processing_status": {"status": "pending"}, "tags": []},
+        {"processing_status": "failed due to x", "processing_failed": 2},
+        {"processing_status": {"status": "failed"}, "processing_failed": "odd"},
+        {"processing_status": "done", "tags": [{"name": "process"}]},
+        {"processing_status": {"status": "failed"}, "processing_failed": 9, "tags": ["process"]},
+        {"processing_status": {"status": "running"}, "processing_claim": expired},
+        {"processing_claim": expired},
+    ]
+    not_wanted = [
+        {"end": None},
+        {"tags": [{"name": "abandon"}]},
+        {"tags": ["abandon", "process"]},
+        {"processing_status": "done"},
+        {"processing_status": {"status": "done"}},
+        {"processing_status": "processing"},
+        {"processing_status": {"status": "submitted"}},
+        {"processing_status": {"status": "failed"}, "processing_failed": 3},
+        {"processing_claim": claimed},
+        {"processing_claim": claimed, "tags": [{"name": "process"}]},
+    ]
+    every = [*wanted, *not_wanted]
+    collection.insert_many([{"number": i, **ENDED, **run} for i, run in enumerate(every)])
+    found = collection.find(documents.is_to_process(), sort=[("number", 1)])
+    assert ids(found) == list(range(len(wanted)))
+    being_taken = collection.count_documents(documents.is_to_process(ended=False))
+    assert being_taken == len(wanted) + 1
+    assert collection.count_documents(documents.is_to_process(max_failures=2)) == len(wanted) - 1
+    assert ids(collection.find(documents.has_tag("abandon"))) == [
+        len(wanted) + 1,
+        len(wanted) + 2,
+    ]
+
+
+def test_has_data(run):
+    assert run.count_documents(documents.has_data("live", host="daq")) == 1
+    assert run.count_documents(documents.has_data("live", host="stbc")) == 0
+
+
+def test_a_claim_is_one_owners_until_it_expires(run):
+    assert documents.claim(run, "002240", "one")
+    assert not documents.claim(run, "002240", "two")
+    assert documents.claim(run, "002240", "one")
+    assert not documents.renew(run, "002240", "two") and not documents.release(run, 2240, "two")
+    before = documents.find_run(run, "002240")["processing_claim"]
+    assert before["host"] == documents.this_host()
+    assert documents.renew(run, "002240", "one", lifetime=5000)
+    after = documents.find_run(run, "002240")["processing_claim"]
+    assert after["expires"] > before["expires"] + timedelta(hours=1)
+    assert documents.renew(run, "002240", "one", lifetime=-1)
+    assert documents.claim(run, "002240", "two")
+    assert not documents.renew(run, "002240", "one") and not documents.release(run, 2240, "one")
+    assert documents.release(run, "002240", "two")
+    assert not documents.release(run, "002240", "two")
+    assert "processing_claim" not in documents.find_run(run, 2240)
+
+
+def test_the_next_run_comes_in_order(collection):  # noqa: F811
+    collection.insert_many([{"number": i, **ENDED} for i in (3, 1, 2)])
+    order = [documents.claim_next(collection, "me", projection=["number"]) for _ in range(4)]
+    assert [run and run["number"] for run in order] == [1, 2, 3, None]
+    documents.release(collection, 1, "me")
+    newest_first = {"condition": {"number": {"$gt": 0}}, "sort": [("number", -1)], "lifetime": 60}
+    assert documents.claim_next(collection, "me", **newest_first)["number"] == 1
+
+
+def _claim_all(get_collection, arguments, owner, start, results):
+    collection = get_collection(*arguments)  # noqa: F811
+    start.wait()
+    mine = []
+    while (run := documents.claim_next(collection, owner, projection=["number"])) is not None:
+        mine.append(run["number"])
+    results.put(mine)
+
+
+def _embedded_collection(path):
+    from amstrax.rundb.local import LocalClient
+
+    return LocalClient(path)["run"]["runs_gas"]
+
+
+def _mongo_collection():
+    from amstrax.rundb import get_mongo_collection
+
+    return get_mongo_collection("xams")
+
+
+def test_racing_processes_get_different_runs(collection):  # noqa: F811
+    count, workers = 200, 8
+    collection.insert_many([{"number": i, **ENDED} for i in range(count)])
+    if type(collection).__name__ == "LocalCollection":
+        factory, arguments = _embedded_collection, (collection.database.client.path,)
+    else:
+        factory, arguments = _mongo_collection, ()
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(workers), context.Queue()
+    children = [
+        context.Process(target=_claim_all, args=(factory, arguments, f"w{i}", start, results))
+        for i in range(workers)
+    ]
+    for child in children:
+        child.start()
+    claimed = [results.get(timeout=120) for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(sum(claimed, [])) == list(range(count))
+    for run in collection.find({}, ["number", "processing_claim"]):
+        owner = int(run["processing_claim"]["owner"][1:])
+        assert run["processing_claim"]["host"] == documents.this_host()
+        assert any(run["number"] in mine for mine in claimed) and 0 <= owner < workers
+
+
+def test_status_changes(run):
+    assert documents.set_status(run, "002240", "submitted", host="stbc")
+    status = documents.status_of(documents.find_run(run, "002240"))
+    assert status[0::2] == ("submitted", "stbc")
+    now = datetime.now(UTC).replace(tzinfo=None)
+    assert now - timedelta(minutes=1) < status.time <= now
+    documents.claim(run, "002240", "me")
+    assert not documents.set_status(run, "002240", "running", owner="other")
+    assert documents.set_status(run, "002240", "running", owner="me")
+    assert documents.status_of(documents.find_run(run, 2240))[0] == "running"
+    with pytest.raises(InvalidOption, match="done"):
+        documents.set_status(run, "002240", "doen")
+    with pytest.raises(RunNotFound):
+        documents.set_status(run, "000001", "done")
+
+
+@pytest.mark.parametrize("before", [None, "nothing", 1, "x", 1.0], ids=str)
+def test_failures_are_counted_once(run, before):
+    if before != "nothing":
+        change = {"processing_failed": before, "processing_failures": None}
+        run.update_one({"number": 2240}, {"$set": change})
+    first = 1 if before in (1, 1.0) else 0
+    assert documents.record_failure(run, 2240, "no disk", "job1", host="stbc") == first + 1
+    assert documents.record_failure(run, 2240, "no disk", "job1", host="stbc") == first + 1
+    assert documents.record_failure(run, 2240, "no data", "job2") == first + 2
+    found = documents.find_run(run, 2240)
+    assert documents.status_of(found)[0::3] == ("failed", "no data")
+    assert documents.failures_of(found) == first + 2
+    failures = found["processing_failures"]
+    assert [f["attempt"] for f in failures] == ["job1", "job2"] and failures[0]["host"] == "stbc"
+    documents.set_status(run, 2240, "pending")
+    found = documents.find_run(run, 2240)
+    assert (documents.failures_of(found), found["processing_failures"]) == (0, [])
+
+
+def test_failures_of_racing_jobs_are_all_counted(run):
+    threads = [
+        threading.Thread(target=documents.record_failure, args=(run, 2240, "x", f"job{i % 4}"))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert documents.failures_of(documents.find_run(run, 2240)) == 4
+
+
+def test_data(run, real_document):  # noqa: F811
+    entry = {"type": "peaks", "host": "stbc", "location": "/data/p", "lineage_hash": "abc"}
+    assert documents.add_data(run, 2240, entry | {"n_chunks": 1})
+    assert not documents.add_data(run, 2240, entry | {"n_chunks": 2})
+    assert documents.add_data(run, 2240, entry | {"lineage_hash": "abd"})
+    live = {"type": "live", "host": "stbc", "location": "/data/live"}
+    assert documents.add_data(run, 2240, live) and not documents.add_data(run, 2240, live)
+    data = documents.find_run(run, 2240)["data"]
+    assert data[: len(real_document["data"])] == real_document["data"]
+    assert data[-3:] == [entry | {"n_chunks": 2}, entry | {"lineage_hash": "abd"}, live]
+    assert documents.remove_data(run, 2240, {"type": "peaks", "host": "stbc"}, "me") == 2
+    assert documents.remove_data(run, 2240, {"type": "peaks", "host": "stbc"}, "me") == 0
+    assert documents.remove_data(run, 2240, {"type": "live", "host": "daq"}, "me") == 1
+    found = documents.find_run(run, 2240)
+    assert found["data"] == [*real_document["data"][1:], live]
+    deleted = found["deleted_data"]
+    assert [d.get("lineage_hash") for d in deleted] == ["abc", "abd", None]
+    assert deleted[0]["n_chunks"] == 2 and deleted[0]["deleted_by"] == "me"
+    assert isinstance(deleted[2]["deleted_at"], datetime)
+
+
+def test_entries_that_differ_in_other_fields_are_all_kept(collection):  # noqa: F811
+    entry = {"type": "peaks", "host": "stbc"}
+    data = [entry | {"n": 1}, entry | {"n": 2}, "odd", None, {"type": "peaks", "host": "daq"}]
+    collection.insert_one({"number": 1, "data": data, "deleted_data": None})
+    assert documents.remove_data(collection, 1, entry, "me") == 2
+    found = documents.find_run(collection, 1)
+    assert found["data"] == data[2:]
+    assert [d["n"] for d in found["deleted_data"]] == [1, 2]
+
+
+@pytest.mark.parametrize("entry", [{}, {"type": "live", "host": "", "location": "/x"}], ids=str)
+def test_data_without_type_or_place_is_refused(run, entry):
+    with pytest.raises(InvalidRunDocument, match="host"):
+        documents.add_data(run, 2240, entry)
+
+
+@pytest.mark.parametrize("field", ["data", "tags", "processing_failures", "deleted_data"])
+def test_a_null_becomes_a_list_and_what_is_no_list_stays(run, field):
+    live = {"type": "live", "host": "daq", "location": "/x"}
+    changes = {
+        "data": lambda: documents.add_data(run, 2240, live),
+        "tags": lambda: documents.add_tag(run, 2240, "x", "me"),
+        "processing_failures": lambda: documents.record_failure(run, 2240, "x", "job"),
+        "deleted_data": lambda: documents.remove_data(run, 2240, {"host": "daq"}, "me"),
+    }
+    run.update_one({"number": 2240}, {"$set": {field: None}})
+    changes[field]()
+    assert len(documents.find_run(run, 2240)[field]) == 1
+    run.update_one({"number": 2240}, {"$set": {field: {"a": 1}, "data": [live]}})
+    if field == "data":
+        run.update_one({"number": 2240}, {"$set": {field: {"a": 1}}})
+    with pytest.raises(InvalidRunDocument, match=f"{field} of the run .* not a list"):
+        changes[field]()
+    assert documents.find_run(run, 2240)[field] == {"a": 1}
+
+
+def test_tags(run):
+    run.update_one({"number": 2240}, {"$set": {"tags": ["old", {"name": "new"}]}})
+    assert documents.add_tag(run, 2240, "bad", "me")
+    for tag in ("bad", "old", "new"):
+        assert not documents.add_tag(run, 2240, tag, "me")
+    found = documents.find_run(run, 2240)
+    assert documents.tags_of(found) == ["old", "new", "bad"]
+    assert found["tags"][2]["user"] == "me" and isinstance(found["tags"][2]["date"], datetime)
+    for tag in ("bad", "old", "new"):
+        assert documents.remove_tag(run, 2240, tag)
+        assert not documents.remove_tag(run, 2240, tag)
+    assert documents.find_run(run, 2240)["tags"] == []
+
+
+def test_adding_a_run(collection, real_document):  # noqa: F811
+    new = {k: v for k, v in real_document.items() if k != "_id"}
+    assert documents.add_run(collection, new)
+    for again in (new, real_document, {"number": 2240}, {"name": "002240"}, {"number": 2240.0}):
+        assert not documents.add_run(collection, again)
+    found = documents.find_run(collection, 2240)
+    assert found["name"] == "002240" and found["number"] == 2240
+    assert {k: found[k] for k in new} == new
+    assert documents.add_run(collection, {"name": "calibration"})
+    assert not documents.add_run(collection, {"name": "calibration"})
+    with pytest.raises(InvalidRunDocument, match="neither number nor name"):
+        documents.add_run(collection, {"mode": "x"})
+
+
+def test_racing_additions_of_a_run_make_one(collection):  # noqa: F811
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(documents.add_run(collection, {"number": 5}))
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False] * 7 + [True]
+    assert collection.count_documents({"number": 5}) == 1
+
+
+def test_import_is_cheap():
+    code = "import sys, json, amstrax.rundb.documents; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"strax", "pymongo", "mongomock", "paramiko"} & set(json.loads(done.stdout))
+
+
+def test_this_host(monkeypatch):
+    monkeypatch.setenv("AMSTRAX_HOST", "stbc")
+    assert documents.this_host() == "stbc"
+    assert documents.new_owner().startswith("stbc-")
+    assert documents.new_owner() != documents.new_owner()
+
+
+def test_it_goes_on_after_the_line_has_dropped(mongo_collection, ssh_server):
+    """sshd is killed and started again; neither reads nor changes need to know."""
+    mongo_collection.insert_many([{"number": i, **ENDED} for i in range(300)])
+    changes = [
+        lambda: documents.claim_next(mongo_collection, "me")["number"] == 0,
+        lambda: documents.set_status(mongo_collection, 0, "running", owner="me"),
+        lambda: len(documents.read(mongo_collection, {}, ["number"])) == 300,
+    ]
+    for change in changes:
+        ssh_server.kill()
+        ssh_server.start()
+        assert change()

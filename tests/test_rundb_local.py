@@ -1,0 +1,491 @@
+"""The embedded store: it answers as MongoDB does, and keeps what it has acknowledged."""
+
+import multiprocessing
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from bson import Int64, ObjectId
+from bson.errors import InvalidDocument
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError, WriteError
+from rundb_stores import collection, numbered, real_document  # noqa: F401
+
+from amstrax.exceptions import LocalDatabaseError, NotAvailable
+from amstrax.rundb import queries
+from amstrax.rundb.local import LocalClient
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 123000)
+RUNS = [
+    {"_id": 1, "number": 1, "name": "000001", "end": NOW, "tags": [{"name": "a"}, {"name": "b"}]},
+    {"_id": 2, "number": 2, "end": None, "tags": ["b", "c"], "processing_status": "done"},
+    {"_id": 3, "number": 3, "processing_status": {"status": "done", "time": NOW}},
+    {"_id": 4, "name": ["000004", "odd"], "number": "4", "processing_failed": "often"},
+    {
+        "_id": 5,
+        "number": 5.0,
+        "tags": None,
+        "processing_failed": 2,
+        "data": [
+            {"type": "live", "host": "daq", "location": "/live"},
+            {"type": "peaks", "host": "stbc", "location": "/p", "meta": {"n": [1, {"x": 2}]}},
+        ],
+    },
+    {"_id": 6, "number": True, "data": {"type": "live"}, "tags": "b"},
+]
+
+
+@pytest.fixture
+def runs(collection):  # noqa: F811
+    collection.insert_many([dict(run) for run in RUNS])
+    return collection
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({}, [1, 2, 3, 4, 5, 6]),
+        ({"number": 2}, [2]),
+        ({"number": 5}, [5]),
+        ({"number": {"$in": [1, "4", 7]}}, [1, 4]),
+        ({"number": {"$gt": 1, "$lte": 3}}, [2, 3]),
+        ({"name": "000004"}, [4]),
+        ({"name": {"$in": ["000004", "000001"]}}, [1, 4]),
+        ({"name": None}, [2, 3, 5, 6]),
+        ({"name": {"$exists": True}}, [1, 4]),
+        ({"name": "000001", "number": 1, "_id": 1}, [1]),
+        ({"name": "000001", "number": 2}, []),
+        ({"_id": {"$in": [1, 3, 99]}}, [1, 3]),
+        ({"end": None}, [2, 3, 4, 5, 6]),
+        ({"end": {"$ne": None}}, [1]),
+        ({"end": {"$gte": NOW - timedelta(seconds=1)}}, [1]),
+        ({"end": NOW.replace(tzinfo=UTC).astimezone(timezone(timedelta(hours=2)))}, [1]),
+        ({"tags.name": "b"}, [1]),
+        ({"tags": "b"}, [2, 6]),
+        ({"$or": [{"tags.name": "b"}, {"tags": "b"}]}, [1, 2, 6]),
+        ({"tags.name": {"$ne": "a"}}, [2, 3, 4, 5, 6]),
+        ({"tags": {"$nin": ["b"]}}, [1, 3, 4, 5]),
+        ({"processing_status": "done"}, [2]),
+        ({"processing_status.status": "done"}, [3]),
+        ({"processing_status": {"$regex": "^do"}}, [2]),
+        ({"processing_status": re.compile("^DO", re.IGNORECASE)}, [2]),
+        ({"processing_failed": {"$gte": 1}}, [5]),
+        ({"processing_failed": {"$not": {"$gte": 2}}}, [1, 2, 3, 4, 6]),
+        ({"data": {"$elemMatch": {"type": "live", "host": "daq"}}}, [5]),
+        ({"data": {"$not": {"$elemMatch": {"type": "live", "host": "daq"}}}}, [1, 2, 3, 4, 6]),
+        ({"data": {"$elemMatch": {"type": "live", "lineage_hash": None}}}, [5]),
+        ({"data": {"$elemMatch": {"type": "peaks", "host": {"$in": ["a", "stbc"]}}}}, [5]),
+        ({"data.type": "live"}, [5, 6]),
+        ({"data.meta.n.x": 2}, [5]),
+        ({"$and": [{"number": {"$gte": 2}}, {"$nor": [{"number": 3}]}]}, [2, 5]),
+        ({"tags": {"$size": 2}}, [1, 2]),
+        ({"tags": {"$all": ["b", "c"]}}, [2]),
+        ({"number": {"$type": "string"}}, [4]),
+    ],
+    ids=str,
+)
+def test_filters(runs, condition, expected):
+    assert [run["_id"] for run in runs.find(condition, {"_id": 1}, sort=[("_id", 1)])] == expected
+    assert runs.count_documents(condition) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("projection", "expected"),
+    [
+        (["number", "data.type"], {"number", "data"}),
+        ({"number": 1, "_id": 0}, {"number"}),
+        ({"data": 0, "tags": False}, {"number", "processing_failed"}),
+        ({"data.meta.n": 0}, None),
+        ({"data.meta.n.x": 1, "data.host": 1}, {"data"}),
+        ({"_id": 1}, set()),
+        ({"_id": 0}, None),
+        ([], None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_projections(runs, projection, expected):
+    found = runs.find_one({"_id": 5}, projection)
+    with_id = not (isinstance(projection, dict) and projection.get("_id") == 0)
+    assert ("_id" in found) == with_id
+    if expected is not None:
+        assert set(found) - {"_id"} == expected
+    if projection == ["number", "data.type"]:
+        assert found["data"] == [{"type": "live"}, {"type": "peaks"}]
+    if projection == {"data.meta.n": 0}:
+        assert found["data"][1] == {"type": "peaks", "host": "stbc", "location": "/p", "meta": {}}
+    if projection == {"data.meta.n.x": 1, "data.host": 1}:
+        assert found["data"] == [{"host": "daq"}, {"host": "stbc", "meta": {"n": [{"x": 2}]}}]
+    if not projection:
+        assert found == RUNS[4]
+
+
+def test_cursors(runs):
+    cursor = runs.find({}, {"number": 1}).sort("_id", -1).skip(1).limit(2)
+    assert [run["_id"] for run in cursor] == [5, 4]
+    assert list(cursor) == []
+    assert runs.find_one({}, sort=[("number", 1), ("_id", -1)])["_id"] == 1
+    by_number = [run["_id"] for run in runs.find(sort=[("number", -1)])]
+    assert by_number == [6, 4, 5, 3, 2, 1]
+    with runs.find({"number": 77}) as cursor:
+        assert list(cursor) == []
+    assert runs.find_one(3)["number"] == 3
+    assert runs.find_one({"_id": 77}) is None
+    assert runs.estimated_document_count() == 6
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"tags": "\u00e4\u00f6"},
+        {"a.b.c": "x"},
+        {"a.b": {"$elemMatch": {"c": "x", "d": None}}},
+        {"$and": [{"tags": "\u00e4\u00f6"}, {"a.b.c": "x"}]},
+    ],
+    ids=str,
+)
+def test_texts_in_filters(collection, condition):  # noqa: F811
+    """The embedded store looks for them in the bytes first."""
+    fulfilling = {"_id": 1, "tags": ["\u00e4\u00f6", 2], "a": [{"b": [{"c": ["y", "x"]}]}]}
+    nearly = {
+        "_id": 2,
+        "tags": ["\u00e4\u00f6\u00fc", "\u00e4"],
+        "a": [{"b": [{"c": ["y", "xx"]}]}],
+    }
+    elsewhere = {"_id": 3, "tag": "\u00e4\u00f6", "a": {"x": "x"}}
+    collection.insert_many([fulfilling, nearly, elsewhere])
+    assert [run["_id"] for run in collection.find(condition)] == [1]
+
+
+def test_distinct(runs):
+    assert sorted(runs.distinct("number", {"number": {"$in": [1, 2, 3]}})) == [1, 2, 3]
+
+
+def test_inserting(collection):  # noqa: F811
+    document = {"number": 1, "when": datetime(2026, 1, 1, tzinfo=UTC), "big": 2**40}
+    result = collection.insert_one(document)
+    assert isinstance(result.inserted_id, ObjectId) and document["_id"] == result.inserted_id
+    found = collection.find_one({"number": 1})
+    assert found["when"] == datetime(2026, 1, 1) and found["big"] == Int64(2**40)
+    with pytest.raises(DuplicateKeyError):
+        collection.insert_one({"_id": result.inserted_id})
+    with pytest.raises(InvalidDocument):
+        collection.insert_one({"number": object()})
+    assert len(collection.insert_many([{"number": 2}, {"number": 3}]).inserted_ids) == 2
+    assert collection.count_documents({}) == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "update", "field", "expected"),
+    [
+        (1, {"$set": {"processing_status.status": "x"}}, "processing_status", {"status": "x"}),
+        (3, {"$set": {"processing_status.status": "x"}}, "processing_status.status", "x"),
+        (1, {"$set": {"end": None}}, "end", None),
+        (1, {"$unset": {"end": ""}}, "end", KeyError),
+        (2, {"$inc": {"processing_failed": 2}}, "processing_failed", 2),
+        (1, {"$push": {"tags": "z"}}, "tags", [{"name": "a"}, {"name": "b"}, "z"]),
+        (2, {"$push": {"tags": {"$each": ["x", "y"]}}}, "tags", ["b", "c", "x", "y"]),
+        (3, {"$push": {"tags": "z"}}, "tags", ["z"]),
+        (1, {"$addToSet": {"tags": {"name": "b"}}}, "tags", [{"name": "a"}, {"name": "b"}]),
+        (2, {"$addToSet": {"tags": "d"}}, "tags", ["b", "c", "d"]),
+        (1, {"$pull": {"tags": {"name": "a"}}}, "tags", [{"name": "b"}]),
+        (1, {"$pull": {"tags": {"name": "a", "user": None}}}, "tags", [{"name": "b"}]),
+        (2, {"$pull": {"tags": {"name": "b"}}}, "tags", ["b", "c"]),
+        (2, {"$pull": {"tags": "b"}}, "tags", ["c"]),
+        (3, {"$pull": {"tags": "b"}}, "tags", KeyError),
+        (2, {"$max": {"processing_failed": 3}}, "processing_failed", 3),
+    ],
+    ids=str,
+)
+def test_updates(runs, number, update, field, expected):
+    assert runs.update_one({"number": number}, update).matched_count == 1
+    value = runs.find_one({"_id": number})
+    if expected is KeyError:
+        assert field not in value
+        return
+    for name in field.split("."):
+        value = value[name]
+    assert value == expected
+
+
+def test_positional_update(runs):
+    element = {"data": {"$elemMatch": {"type": "peaks", "lineage_hash": None}}}
+    done = runs.update_one({"_id": 5, **element}, {"$set": {"data.$": {"type": "peaks", "n": 9}}})
+    assert done.modified_count == 1
+    data = runs.find_one(5)["data"]
+    assert [entry["type"] for entry in data] == ["live", "peaks"] and data[1]["n"] == 9
+
+
+@pytest.mark.parametrize(
+    ("_id", "update"),
+    [
+        (5, {"$push": {"tags": "x"}}),
+        (6, {"$addToSet": {"tags": "x"}}),
+        (6, {"$push": {"data": {}}}),
+        (4, {"$inc": {"processing_failed": 1}}),
+        (1, {"$set": {"_id": 8}}),
+    ],
+    ids=str,
+)
+def test_updates_of_values_that_are_of_another_kind_fail(runs, _id, update):
+    before = runs.find_one(_id)
+    with pytest.raises(WriteError):
+        runs.update_one({"_id": _id}, update)
+    assert runs.find_one(_id) == before
+
+
+def test_results_of_updates(runs):
+    done = runs.update_one({"number": 1}, {"$set": {"end": NOW}})
+    assert (done.matched_count, done.modified_count, done.upserted_id) == (1, 0, None)
+    done = runs.update_many({"number": {"$lte": 3}}, {"$set": {"mode": "x"}})
+    assert (done.matched_count, done.modified_count) == (3, 3)
+    done = runs.update_one({"number": 9}, {"$set": {"mode": "y"}, "$setOnInsert": {"z": 1}}, True)
+    assert (done.matched_count, done.modified_count) == (0, 0)
+    made = runs.find_one({"number": 9})
+    assert made == {"_id": done.upserted_id, "number": 9, "mode": "y", "z": 1}
+    assert runs.update_one({"number": 10}, {"$set": {"mode": "y"}}).matched_count == 0
+    assert runs.replace_one({"number": 9}, {"number": 10}).modified_count == 1
+    assert runs.find_one({"number": 10}) == {"_id": done.upserted_id, "number": 10}
+    assert runs.delete_one({"tags": "b"}).deleted_count == 1
+    assert runs.delete_many({"mode": "x"}).deleted_count == 2
+    assert runs.delete_one({"mode": "x"}).deleted_count == 0
+
+
+def test_find_one_and_update(runs):
+    old = runs.find_one_and_update({"number": {"$lte": 3}}, {"$set": {"mode": "x"}})
+    assert "mode" not in old
+    new = runs.find_one_and_update(
+        {"number": {"$lte": 3}},
+        {"$set": {"mode": "y", "when": NOW.replace(tzinfo=UTC)}},
+        projection={"_id": 0, "mode": 1, "when": 1},
+        sort=[("number", -1)],
+        return_document=ReturnDocument.AFTER,
+    )
+    assert new == {"mode": "y", "when": NOW}
+    assert runs.find_one({"mode": "y"})["_id"] == 3
+    assert runs.find_one_and_update({"number": 99}, {"$set": {"mode": "x"}}) is None
+
+
+def test_a_real_document_stays_as_it_is(collection, real_document):  # noqa: F811
+    collection.insert_one(dict(real_document))
+    assert collection.find_one({"number": 2240}) == real_document
+    collection.update_one({"number": 2240}, {"$set": {"processing_failed": 1}})
+    changed = collection.find_one({"number": 2240})
+    assert changed == real_document | {"processing_failed": 1}
+    assert list(changed) == [*real_document, "processing_failed"]
+
+
+# The embedded store alone
+
+
+@pytest.fixture
+def client(tmp_path):
+    return LocalClient(tmp_path / "folder" / "runs.sqlite")
+
+
+def test_reading_makes_no_file(client):
+    runs = client["run"]["runs_gas"]
+    assert runs.find_one({}) is None and list(runs.find()) == [] and runs.distinct("x") == []
+    assert client.list_database_names() == [] and runs.estimated_document_count() == 0
+    assert not client.path.parent.exists()
+
+
+def test_databases_and_collections_are_apart(client):
+    client["run"]["a"].insert_one({"_id": 1})
+    client["daq"]["a"].insert_one({"_id": 1})
+    client["run"]["b.c"].insert_one({"_id": 2})
+    assert client.list_database_names() == ["daq", "run"]
+    assert client["run"].list_collection_names() == ["a", "b.c"]
+    client["run"]["a"].drop()
+    assert client["daq"]["a"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda c: list(c.find({"$where": "1"})),
+        lambda c: list(c.find({"a": {"$geoWithin": 1}})),
+        lambda c: list(c.find({}, {"a": {"$slice": 1}})),
+        lambda c: c.update_one({}, {"$bit": {"a": 1}}),
+        lambda c: c.update_one({}, {"$set": {"a.$[]": 1}}),
+        lambda c: c.create_index("number", unique=True),
+        lambda c: list(c.find().sort("number", "text")),
+    ],
+)
+def test_what_it_does_not_know_is_refused(client, use):
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"a": [1]})
+    with pytest.raises(NotAvailable, match="embedded run database"):
+        use(runs)
+    with pytest.raises(AttributeError, match=r"no aggregate: it has .*find_one"):
+        runs.aggregate([])
+
+
+def test_bad_files_are_named(tmp_path):
+    text = tmp_path / "text.sqlite"
+    text.write_text("no database " * 1000)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    newer = tmp_path / "newer.sqlite"
+    LocalClient(newer)["run"]["a"].insert_one({})
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version=99")
+    (tmp_path / "file").write_text("")
+    cases = {
+        text: "not a database",
+        other: "not of runs",
+        newer: "newer amstrax",
+        tmp_path: "name another",
+        tmp_path / "file" / "x": "name another",
+    }
+    for path, message in cases.items():
+        with pytest.raises(LocalDatabaseError, match=message) as caught:
+            LocalClient(path)["run"]["a"].insert_one({})
+        assert str(path) in str(caught.value)
+    assert text.read_text().startswith("no database")
+
+
+def test_a_file_that_is_replaced_is_opened_anew(client):
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"_id": 1})
+    for path in client.path.parent.iterdir():
+        path.unlink()
+    assert runs.find_one({}) is None
+    runs.insert_one({"_id": 2})
+    assert [run["_id"] for run in runs.find()] == [2]
+
+
+def test_nothing_is_changed_by_a_write_that_fails(client):
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"_id": 1, "n": 1})
+    with pytest.raises(DuplicateKeyError):
+        runs.insert_many([{"_id": 2}, {"_id": 1}])
+    runs.insert_one({"_id": 3, "n": "text"})
+    with pytest.raises(WriteError):
+        runs.update_many({}, {"$inc": {"n": 1}})
+    assert [run.get("n") for run in runs.find()] == [1, "text"]
+
+
+def test_documents_that_change_while_they_are_read(client):
+    runs = client["run"]["runs_gas"]
+    runs.insert_many([{"_id": i} for i in range(1000)])
+    for run in runs.find():
+        runs.update_one({"_id": run["_id"]}, {"$set": {"seen": True}})
+    assert runs.count_documents({"seen": True}) == 1000
+
+
+def test_threads(client):
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"_id": 1, "n": 0})
+
+    def count():
+        for _ in range(25):
+            runs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert runs.find_one(1)["n"] == 100
+
+
+def _count_in_child(runs, times):
+    for _ in range(times):
+        runs.update_one({"_id": 1}, {"$inc": {"n": 1}})
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes(client, method):
+    """The parent's connection is open, also when it forks."""
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"_id": 1, "n": 0})
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=_count_in_child, args=(runs, 20)) for _ in range(3)]
+    for child in children:
+        child.start()
+    _count_in_child(runs, 20)
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert runs.find_one(1)["n"] == 80
+
+
+WRITER = """
+import sys
+from amstrax.rundb.local import LocalClient
+runs = LocalClient(sys.argv[1])["run"]["runs_gas"]
+i = int(sys.argv[2])
+while True:
+    runs.insert_one({"_id": i, "text": "x" * 5000})
+    runs.update_one({"_id": i}, {"$set": {"done": True}})
+    print(i, flush=True)
+    i += 1
+"""
+
+
+def test_kill_of_a_writer_loses_nothing_acknowledged(client):
+    runs = client["run"]["runs_gas"]
+    first = 0
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(client.path), str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            acknowledged = [int(writer.stdout.readline()) for _ in range(20)]
+            time.sleep(0.05)
+            os.kill(writer.pid, signal.SIGKILL)
+            acknowledged += [int(line) for line in writer.stdout]
+        found = {run["_id"]: run for run in runs.find()}
+        assert set(acknowledged) <= set(found)
+        assert all(found[i].get("done") for i in acknowledged)
+        first = max(found) + 1
+    runs.insert_one({"_id": -1})
+    with sqlite3.connect(client.path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+_scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    st.binary(),
+    st.builds(ObjectId, st.binary(min_size=12, max_size=12)),
+    st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)).map(
+        lambda t: t.replace(microsecond=t.microsecond // 1000 * 1000)
+    ),
+    st.just(re.compile("a.b", re.IGNORECASE)),
+)
+_keys = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+_values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(_keys, _values, max_size=6), st.data())
+def test_some_fields_of_bson(document, data):
+    """Fields are found in any document, whatever is before them."""
+    import bson
+
+    names = data.draw(st.sets(st.sampled_from([*document, "other"])))
+    encoded = bson.encode(document)
+    whole = bson.decode(encoded)
+    expected = {key: value for key, value in whole.items() if key in names}
+    assert queries.decode_fields(encoded, names) == expected
