@@ -111,7 +111,7 @@ def test_filters(runs, condition, expected):
         ([], None),
         (None, None),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 def test_projections(runs, projection, expected):
     found = runs.find_one({"_id": 5}, projection)
