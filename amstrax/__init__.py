@@ -5,10 +5,7 @@ Everything that users call is an attribute of this module: ``amstrax.contexts``,
 command-line tools answer at once.
 """
 
-from importlib import import_module
-from typing import Any
-
-from amstrax._lazy import submodules_of
+from amstrax._lazy import attributes_of
 
 __version__ = "3.0.0"
 
@@ -94,12 +91,7 @@ _MEMBERS = {
 __all__ = ["__version__", *_MODULES, *_MEMBERS]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MEMBERS:
-        return submodules_of(__name__)(name)
-    module, _, member = _MEMBERS[name].partition(":")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), member or name)
-    return value
+__getattr__ = attributes_of(__name__, _MEMBERS)
 
 
 def __dir__() -> list[str]:

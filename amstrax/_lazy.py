@@ -1,14 +1,30 @@
-"""Modules as attributes of their package, imported when they are first used."""
+"""Modules and names as attributes of their package, imported when they are first used."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 
-def submodules_of(package: str) -> Callable[[str], ModuleType]:
-    """Return a ``__getattr__`` for `package` that imports the module of the name asked for."""
+def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for `package`: its modules, and the names in `members`.
 
-    def getattr_(name: str) -> ModuleType:
+    Parameters
+    ----------
+    package
+        Full name of the package.
+    members
+        Public name -> the module below the package that defines it, with ``:NAME`` behind it where
+        it is called otherwise there.
+    """
+    members = members or {}
+
+    def getattr_(name: str) -> Any:
+        if name in members:
+            module, _, member = members[name].partition(":")
+            value = getattr(import_module(f"{package}.{module}"), member or name)
+            setattr(sys.modules[package], name, value)
+            return value
         full_name = f"{package}.{name}"
         if not name.startswith("_"):
             try:

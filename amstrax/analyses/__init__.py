@@ -1,9 +1,6 @@
 """Plots and figures of merit: arrays in, a matplotlib figure or numbers out."""
 
-from importlib import import_module
-from typing import Any
-
-from amstrax._lazy import submodules_of
+from amstrax._lazy import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
@@ -17,10 +14,4 @@ _MEMBERS = {
     "validation_report": "validation",
 }
 
-_submodule = submodules_of(__name__)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MEMBERS:
-        return getattr(import_module(f"{__name__}.{_MEMBERS[name]}"), name)
-    return _submodule(name)
+__getattr__ = attributes_of(__name__, _MEMBERS)

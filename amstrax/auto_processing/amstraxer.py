@@ -7,7 +7,6 @@ as a file. Exit status: 0 when the data is made or already there, 1 on failure, 
 
 import argparse
 import contextlib
-import errno
 import logging
 import sys
 import time
@@ -19,7 +18,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import arguments, console
+from amstrax.auto_processing import arguments
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
@@ -103,19 +102,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="give up when a run that has not ended gets no new live data for this long "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers",
-        type=arguments.positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a bar (default: in a terminal), or log lines",
-    )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    arguments.add_workers(parser)
+    arguments.add_console(parser)
     return parser.parse_args(argv)
 
 
@@ -133,28 +121,13 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
         args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
 
-    console.log_to_console(args.debug)
-    stop = jobs.Stop()
-    try:
-        with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
-            process(args, stop)
-    except Exception as error:
-        message = stop.message() if stop.reason else describe_failure(error, args)
-        log.error("%s", message, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
-
-
-def describe_failure(error: Exception, args: argparse.Namespace) -> str:
-    """Return one line that says what failed, where, and what to do."""
-    if isinstance(error, AmstraxError):
-        return str(error)
-    if isinstance(error, OSError):
-        return _describe_os_error(error, args)
-    text = " ".join(str(error).split()) or "no message"
-    return (
-        f"run {args.run_id} failed with {type(error).__name__}: {text}"
-        f"{'' if args.debug else ' (--debug shows where; please report it with that)'}"
+    return jobs.run_tool(
+        args,
+        log,
+        lambda stop: process(args, stop),
+        f"run {args.run_id}",
+        args.output_folder or "the output folder",
+        "--output_folder",
     )
 
 
@@ -354,19 +327,6 @@ def _set_up_reader(st: "strax.Context", args: argparse.Namespace) -> None:
         # Raw data that is stored stays; if some of it is missing, only that is made
         check_exists=False,
     )
-
-
-def _describe_os_error(error: OSError, args: argparse.Namespace) -> str:
-    where = error.filename or args.output_folder or "the output folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"run {args.run_id}: no space left to write in {where}. Free some, or set another "
-            "--output_folder, and start again: nothing incomplete has been left"
-        )
-    if error.errno == errno.EFBIG:
-        return f"run {args.run_id}: a file in {where} is too large for the limit set (ulimit -f)"
-    filename = f" ({error.filename})" if error.filename else ""
-    return f"run {args.run_id}: {error.strerror or error}{filename}"
 
 
 if __name__ == "__main__":

@@ -82,3 +82,24 @@ def positive_integer(text: str) -> int:
         if int(text) > 0:
             return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of cores."""
+    parser.add_argument(
+        "--workers",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    )
+
+
+def add_console(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what a command says while it works."""
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a bar (default: in a terminal), or log lines",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amstrax.auto_processing import arguments, console
-from amstrax.exceptions import DataExists, UsageError
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import DataExists
 
 if TYPE_CHECKING:
     import strax
@@ -57,22 +57,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="SECONDS",
         help="duration of the run (default: %(default)s)",
     )
-    parser.add_argument(
-        "--workers",
-        type=arguments.positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
+    arguments.add_workers(parser)
     parser.add_argument(
         "--force", action="store_true", help="make all of it again, in the place of what is there"
     )
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a bar (default: in a terminal), or log lines",
-    )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    arguments.add_console(parser)
     return parser.parse_args(argv)
 
 
@@ -89,19 +78,8 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     if not isinstance(args, argparse.Namespace):
         args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
-    from amstrax.auto_processing.simulated import describe_failure
 
-    console.log_to_console(args.debug)
-    stop = jobs.Stop()
-    try:
-        with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
-            text = demonstrate(args, stop)
-        print(text)
-    except Exception as error:
-        message = stop.message() if stop.reason else describe_failure(error, args.output)
-        log.error("%s", message, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    return jobs.run_tool(args, log, lambda stop: demonstrate(args, stop), "the demo", args.output)
 
 
 def demonstrate(args: argparse.Namespace, stop: "jobs.Stop") -> str:

@@ -1,5 +1,6 @@
 """What a job that processes a run needs around strax: logging, signals, sources, tidying up."""
 
+import argparse
 import contextlib
 import fcntl
 import io
@@ -19,8 +20,9 @@ import strax
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amstrax import redax
+from amstrax.auto_processing import console
 from amstrax.contexts import raw_data_types
-from amstrax.exceptions import AlreadyAtWork, Stopped
+from amstrax.exceptions import AlreadyAtWork, Stopped, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +141,46 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
             yield
     finally:
         restore()
+
+
+def run_tool(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[Stop], str | None],
+    what: str,
+    folder: object,
+    option: str = "--output",
+) -> int:
+    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
+
+    What fails is one line in the log, with ``--debug`` more; signals set the `Stop` that the work
+    is given.
+
+    Parameters
+    ----------
+    args
+        Options of the command, of which ``debug`` is used.
+    logger
+        The command's.
+    work
+        Does it, and returns what to print at the end, if anything.
+    what, folder, option
+        As of `console.describe_failure`.
+    """
+    console.log_to_console(args.debug)
+    stop = Stop()
+    try:
+        with stop_on_signals(stop), output_to_log(logger, stop):
+            text = work(stop)
+        if text is not None:
+            print(text)
+    except Exception as error:
+        message = (
+            stop.message() if stop.reason else console.describe_failure(error, what, folder, option)
+        )
+        logger.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
 
 
 class Source:

@@ -11,12 +11,17 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from amstrax.auto_processing import arguments, console
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing import jobs
+    from amstrax.simulation import Detector
 
 log = logging.getLogger("amstrax.simulate")
 
@@ -120,12 +125,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--force", action="store_true", help="take the place of a run that is there already"
     )
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a bar (default: in a terminal)",
-    )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    arguments.add_console(parser)
     args = parser.parse_args(argv)
     if args.run_id is None and not args.numbers:
         parser.error("the number of the run is missing, as 100001")
@@ -167,23 +167,19 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
         args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
 
-    console.log_to_console(args.debug)
-    stop = jobs.Stop()
-    try:
-        detector = _detector(args)
-        if args.numbers:
-            _print_numbers(detector)
-            return 0
-        with jobs.stop_on_signals(stop):
-            run_dir = _simulate(args, detector, stop)
-    except (AmstraxError, OSError) as error:
-        log.error("%s", error, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    print(next_step(run_dir, detector.context if args.source != "led" else detector.led_context))
-    return 0
+    return jobs.run_tool(args, log, lambda stop: _work(args, stop), "the simulation", args.output)
 
 
-def _simulate(args: argparse.Namespace, detector: Any, stop: Any) -> Path:
+def _work(args: argparse.Namespace, stop: "jobs.Stop") -> str:
+    """Do what is asked for, and return what to print."""
+    detector = _detector(args)
+    if args.numbers:
+        return json.dumps(asdict(detector), indent=1, default=dict)
+    run_dir = _simulate(args, detector, stop)
+    return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
+
+
+def _simulate(args: argparse.Namespace, detector: "Detector", stop: "jobs.Stop") -> Path:
     from amstrax import simulation
 
     return simulation.simulate(
@@ -208,7 +204,7 @@ def _simulate(args: argparse.Namespace, detector: Any, stop: Any) -> Path:
     )
 
 
-def _detector(args: argparse.Namespace) -> Any:
+def _detector(args: argparse.Namespace) -> "Detector":
     """Return the detector, with the values that `args` change."""
     from amstrax.simulation import detector
 
@@ -226,12 +222,6 @@ def _detector(args: argparse.Namespace) -> Any:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _print_numbers(detector: Any) -> None:
-    from dataclasses import asdict
-
-    print(json.dumps({k: v for k, v in asdict(detector).items()}, indent=1, default=dict))
 
 
 def next_step(run_dir: Path, context: str | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import rundoc
-from amstrax.exceptions import AmstraxError, InvalidOption, LiveDataNotFound
+from amstrax.exceptions import InvalidOption, LiveDataNotFound
 
 if TYPE_CHECKING:
     import strax
@@ -157,27 +157,6 @@ class SimulatedRun(NamedTuple):
             ]
         )
         amstraxer.process(arguments, stop)
-
-
-def describe_failure(error: Exception, output: Path) -> str:
-    """Return one line that says what failed, where, and what to do.
-
-    Parameters
-    ----------
-    error
-        What ended the work.
-    output
-        Folder that was written to.
-    """
-    if isinstance(error, AmstraxError):
-        return str(error)
-    if isinstance(error, OSError):
-        return (
-            f"{error.filename or output}: {error.strerror or error}. If it cannot be written to, "
-            "name another folder with --output"
-        )
-    text = " ".join(str(error).split()) or "no message"
-    return f"failed with {type(error).__name__}: {text} (--debug shows where)"
 
 
 def _truth_name(run_dir: Path) -> str:

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amstrax.auto_processing import arguments, console
-from amstrax.exceptions import DataExists, InvalidOption, UsageError
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import DataExists, InvalidOption
 
 if TYPE_CHECKING:
     from amstrax.analyses.validation import Conditions, Matched
@@ -82,13 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="options for the plugins, on top of those of the simulated detector",
     )
-    parser.add_argument(
-        "--workers",
-        type=arguments.positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
+    arguments.add_workers(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -109,12 +103,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="take this report instead of making one, to print it or to compare it",
     )
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a bar (default: in a terminal), or log lines",
-    )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    arguments.add_console(parser)
     args = parser.parse_args(argv)
     if args.truth is not None and args.live_data is None:
         parser.error("--truth goes with --live_data, the run that it is the truth of")
@@ -133,28 +122,25 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
     """
     if not isinstance(args, argparse.Namespace):
         args = parse_args(args, prog)
-    from amstrax.analyses import validation_text
     from amstrax.auto_processing import jobs
-    from amstrax.auto_processing.simulated import describe_failure
 
-    console.log_to_console(args.debug)
-    stop = jobs.Stop()
-    try:
-        older = validation_text.read_report(args.compare) if args.compare else None
-        if args.report:
-            report = validation_text.read_report(args.report)
-        else:
-            with jobs.stop_on_signals(stop), jobs.output_to_log(log, stop):
-                report = make_report(args, stop)
-        print(validation_text.format_report(report))
-        if older:
-            print(f"\nCompared with {args.compare}")
-            print(validation_text.format_comparison(report, older))
-    except Exception as error:
-        message = stop.message() if stop.reason else describe_failure(error, args.output)
-        log.error("%s", message, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    return jobs.run_tool(args, log, lambda stop: _report(args, stop), "validation", args.output)
+
+
+def _report(args: argparse.Namespace, stop: "jobs.Stop") -> str:
+    """Return what to print: a report, and its differences to another one."""
+    from amstrax.analyses import validation_text
+
+    older = validation_text.read_report(args.compare) if args.compare else None
+    if args.report:
+        report = validation_text.read_report(args.report)
+    else:
+        report = make_report(args, stop)
+    text = validation_text.format_report(report)
+    if older:
+        difference = validation_text.format_comparison(report, older)
+        text += f"\n\nCompared with {args.compare}\n{difference}"
+    return text
 
 
 def make_report(args: argparse.Namespace, stop: "jobs.Stop") -> dict[str, Any]:

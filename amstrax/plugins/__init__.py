@@ -1,5 +1,5 @@
 """strax plugins: thin classes with options and types, around amstrax.processing."""
 
-from amstrax._lazy import submodules_of
+from amstrax._lazy import attributes_of
 
-__getattr__ = submodules_of(__name__)
+__getattr__ = attributes_of(__name__)

@@ -4,10 +4,7 @@
 `get_mongo_collection` lead to the documents. What is imported here costs neither strax nor pymongo.
 """
 
-from importlib import import_module
-from typing import Any
-
-from amstrax._lazy import submodules_of
+from amstrax._lazy import attributes_of
 
 _MEMBERS = {
     "RunDB": "frontend",
@@ -18,11 +15,7 @@ _MEMBERS = {
 __all__ = [*_MEMBERS]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MEMBERS:
-        return submodules_of(__name__)(name)
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_MEMBERS[name]}"), name)
-    return value
+__getattr__ = attributes_of(__name__, _MEMBERS)
 
 
 def __dir__() -> list[str]:

@@ -6,10 +6,7 @@ photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` (pu
 `writer` (files). All numbers are those of a `Detector`.
 """
 
-from importlib import import_module
-from typing import Any
-
-from amstrax._lazy import submodules_of
+from amstrax._lazy import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
@@ -24,10 +21,4 @@ _MEMBERS = {
     "simulate": "run",
 }
 
-_submodule = submodules_of(__name__)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MEMBERS:
-        return getattr(import_module(f"{__name__}.{_MEMBERS[name]}"), name)
-    return _submodule(name)
+__getattr__ = attributes_of(__name__, _MEMBERS)
