@@ -292,8 +292,12 @@ def mongo_server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def ssh_server(tmp_path_factory, mongo_server):
     """An sshd that leads to the MongoDB server."""
+    from amstrax.rundb import connection
+
     server = SSHServer(tmp_path_factory.mktemp("ssh"), mongo_server.port)
     yield server
+    # Before the server, so that nothing tries to come back
+    connection.close()
     server.kill()
 
 

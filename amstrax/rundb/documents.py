@@ -11,7 +11,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -170,6 +170,7 @@ def read(
     collection: Any,
     condition: Mapping[str, Any],
     projection: Iterable[str] | Mapping[str, Any] | None = None,
+    watch: Callable[[Iterable], Iterable] = iter,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Return all documents that match; read from the start again if the line drops meanwhile.
@@ -178,15 +179,17 @@ def read(
     ----------
     collection, condition, projection
         Collection, filter, and fields to have, as for pymongo.
+    watch
+        What the documents pass through while they come, as a progress bar.
     **options
         ``sort``, ``limit`` and ``skip``.
     """
     try:
-        return list(collection.find(condition, projection, **options))
+        return list(watch(collection.find(condition, projection, **options)))
     except RunDatabaseUnreachable:
         # A collection repeats reads of one document, once the line is there again
         collection.find_one({"_id": None}, ["_id"])
-        return list(collection.find(condition, projection, **options))
+        return list(watch(collection.find(condition, projection, **options)))
 
 
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:

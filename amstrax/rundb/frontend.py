@@ -224,15 +224,15 @@ class RunDB(strax.StorageFrontend):
         projection = {"_id": 0} | {field: 1 for field in _no_nested(wanted)}
         if self.reader_ini_name_is_mode:
             projection["reader.ini.name"] = 1
-        total = self.collection.estimated_document_count()
-        bar = strax.utils.tqdm(
-            documents.read(self.collection, {}, projection),
-            total=total,
+        show = sys.stderr.isatty() or "ipykernel" in sys.modules
+        bar = partial(
+            strax.utils.tqdm,
+            total=self.collection.estimated_document_count() if show else None,
             desc="Fetching run info from MongoDB",
-            disable=not (sys.stderr.isatty() or "ipykernel" in sys.modules),
+            disable=not show,
         )
         count = 0
-        for document in bar:
+        for document in documents.read(self.collection, {}, projection, watch=bar):
             row = self._row(document, wanted)
             if row is not None:
                 count += 1
@@ -601,8 +601,10 @@ def _no_nested(fields: Iterable[str]) -> list[str]:
 
 def _time(document: Mapping[str, Any], field: str) -> datetime | None:
     """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
+    value = document.get(field)
+    if value is None or (isinstance(value, datetime) and value.tzinfo is None):
+        return value
     try:
-        time_ = rundoc.start_time({"start": document.get(field)})
+        return rundoc.start_time({"start": value}).replace(tzinfo=None)
     except InvalidRunDocument:
         return None
-    return time_.replace(tzinfo=None)
