@@ -101,14 +101,25 @@ class Settings:
 
 
 def blocks(settings: Settings) -> Iterator[Block]:
-    """Simulate a run, block by block; memory does not grow with its length."""
+    """Simulate a run, block by block; memory does not grow with its length.
+
+    Raises
+    ------
+    NotAvailable
+        At once, without nestpy, when the yields come from it.
+    """
     seeds = np.random.SeedSequence(settings.seed)
-    return _led_blocks(settings, seeds) if settings.is_led else _xenon_blocks(settings, seeds)
-
-
-def _xenon_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[Block]:
-    detector, end = settings.detector, settings.nanoseconds
+    if settings.is_led:
+        return _led_blocks(settings, seeds)
+    detector = settings.detector
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
+    return _xenon_blocks(settings, model, seeds)
+
+
+def _xenon_blocks(
+    settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
+) -> Iterator[Block]:
+    detector, end = settings.detector, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events = 0
     for start in range(0, end, BLOCK):
@@ -215,11 +226,6 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
     board = digitizer.Digitizer(detector, _generator(seeds))
     # Flashes come evenly, and the first one after an interval
     interval = round(1e9 / detector.led_rate / detector.dt)  # [samples]
-    if interval <= detector.led_samples:
-        raise InvalidOption(
-            f"led_rate of detector {detector.name} cannot be {detector.led_rate}: pulses of "
-            f"{detector.led_samples} samples would overlap"
-        )
     last = (end - detector.led_samples * detector.dt) // detector.dt
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)

@@ -228,8 +228,8 @@ class Detector:
         for name in ("bottom_channels", "top_channels", "external_channel", "sipm_channel"):
             value = getattr(self, name)
             own = value if isinstance(value, tuple) else () if value is None else (value,)
-            if any(not 0 <= channel < 2**15 or self.channels.count(channel) > 1 for channel in own):
-                self._refuse(name, "channels are whole numbers from 0 on, each used once")
+            if any(not 0 <= channel < 16 or self.channels.count(channel) > 1 for channel in own):
+                self._refuse(name, "a board has channels 0 to 15, each used once")
         if len(self.photoelectron_areas) <= max(self.tpc_channels):
             self._refuse("photoelectron_areas", f"channel {max(self.tpc_channels)} needs one")
         if len(self.baselines) <= max(self.channels):
@@ -238,6 +238,8 @@ class Detector:
             self._refuse("baselines", f"the ADC has {self.adc_bits} bits")
         if self.adc_bits > 15:
             self._refuse("adc_bits", "fragments hold 16-bit integers with a sign")
+        if self.led_rate * (self.led_samples + 1) * self.dt >= 1e9:
+            self._refuse("led_rate", f"pulses of {self.led_samples} samples would overlap")
         if self.length_multiple > self.post_trigger:
             self._refuse("length_multiple", "it must not be over post_trigger")
 

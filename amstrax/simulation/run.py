@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 import amstrax
 from amstrax import redax, rundoc
 from amstrax.exceptions import DataExists, InvalidOption, Stopped
-from amstrax.simulation.blocks import Settings, blocks
+from amstrax.simulation.blocks import Block, Settings, blocks
 from amstrax.simulation.detector import Detector, find
 from amstrax.simulation.truth import TruthFile
 from amstrax.simulation.writer import Pace, RunWriter
@@ -120,6 +120,7 @@ def simulate(
     files = _Files(run_id, Path(output_folder).absolute())
     files.check(force)
     document = run_document(settings, run_id, start, files.output, threads, compressor)
+    simulated = blocks(settings)
     log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
     with _written_beside(files) as new:
         _write_json(new.config, {} if settings.is_led else settings.detector.options())
@@ -141,7 +142,9 @@ def simulate(
             settings.detector.fragment_samples,
             Pace(realtime, stop),
         )
-        nanoseconds = _write(settings, start, writer, new.truth, show_progress, stop, realtime)
+        nanoseconds = _write(
+            simulated, settings, start, writer, new.truth, show_progress, stop, realtime
+        )
         document["end"] = rundoc.to_json(start + timedelta(microseconds=nanoseconds // 1000))
         _write_json(new.document, document)
         files.take_from(new)
@@ -163,7 +166,7 @@ def run_document(
         mode = "sim_ext_trig_ledcalibration"
     elif settings.source == "na22" and detector.external_channel is not None:
         mode += "_nai"
-    board = 77
+    board, n_channels = 77, max(8, *(channel + 1 for channel in detector.channels))
     registers = [
         {
             "reg": f"1{channel:x}80",
@@ -171,7 +174,7 @@ def run_document(
             "board": board,
             "comment": "",
         }
-        for channel in (range(8) if detector.polarity_registers else ())
+        for channel in (range(n_channels) if detector.polarity_registers else ())
     ]
     return {
         "number": int(run_id),
@@ -272,6 +275,7 @@ def _written_beside(files: _Files) -> Iterator[_Files]:
 
 
 def _write(
+    simulated: Iterable[Block],
     settings: Settings,
     start: datetime,
     writer: RunWriter,
@@ -294,7 +298,7 @@ def _write(
             bar_format=_BAR,
         ) as bar,
     ):
-        for block in blocks(settings):
+        for block in simulated:
             if stop():
                 if realtime is None:
                     raise Stopped("stopped before the run was complete: nothing is left of it")

@@ -146,6 +146,8 @@ def test_shares(name):
         ({"top_channels": (1, 1, 1, 1)}, "top_channels", "each used once"),
         ({"external_channel": -1}, "external_channel", "each used once"),
         ({"external_channel": 6}, "external_channel", "each used once"),
+        ({"external_channel": 16}, "external_channel", "channels 0 to 15"),
+        ({"led_rate": 500_000.0}, "led_rate", "would overlap"),
         ({"photoelectron_areas": (0.0,) * 5}, "photoelectron_areas", "above 0"),
         ({"top_channels": (1, 2, 3, 9)}, "photoelectron_areas", "channel 9 needs one"),
         ({"top_channels": (1, 2, 3)}, "top_channels", "one or four top PMTs"),

@@ -326,6 +326,8 @@ def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nestpy", None)
     with pytest.raises(NotAvailable, match=r"pip install amstrax\[simulation\].*--yields simple"):
         simulate(tmp_path, yields="nest")
+    with pytest.raises(NotAvailable):
+        simulate(tmp_path, yields="nest", realtime=10)
     assert list(tmp_path.iterdir()) == []
     assert tool.main([RUN, f"--output={tmp_path}", "--duration=1", "--yields=simple"]) == 0
 
