@@ -22,7 +22,7 @@ TOOLS = {
         "amstrax.auto_processing.validate", "simulate, process, and judge the reconstruction"
     ),
     "demo": Tool("amstrax.auto_processing.demo", "simulate, process and plot a run of XAMS"),
-    "rundb": Tool("amstrax.rundb.command", "look into the run database, and change it"),
+    "rundb": Tool("amstrax.auto_processing.rundb", "look into the run database, and change it"),
 }
 
 

@@ -15,7 +15,8 @@ from make_runs import RUN_ID, pulses, rundoc, write_run
 from rundb_stores import collection, numbered, real_document  # noqa: F401
 
 from amstrax import cli
-from amstrax.rundb import command, documents
+from amstrax.auto_processing import rundb as command
+from amstrax.rundb import documents
 
 AMSTRAX = str(Path(sys.executable).parent / "amstrax")
 
@@ -258,7 +259,7 @@ def test_as_a_command(tmp_path, lines):
 def test_help_is_quick_to_import():
     code = (
         "import sys, json\n"
-        "from amstrax.rundb import command\n"
+        "from amstrax.auto_processing import rundb as command\n"
         "try:\n    command.main(['--help'])\nexcept SystemExit: pass\n"
         "print(json.dumps(list(sys.modules)))"
     )
