@@ -169,11 +169,9 @@ def _signals(
     all_light = light.join(all_light, sensors.afterpulses(rng, all_light, detector))
     if detector.external_channel is not None:
         background = sources.external_background(rng, detector, start, stop)
-        external = sources.External(
-            *(np.concatenate(columns) for columns in zip(external, background, strict=True))
-        )
+        external = light.join(external, background)
     nai, measured = sensors.external_signals(rng, external, detector)
-    signals = sensors.join_signals(sensors.charges(rng, all_light, detector), nai)
+    signals = light.join(sensors.charges(rng, all_light, detector), nai)
     truth = _truth(times, deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]

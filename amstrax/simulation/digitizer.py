@@ -11,7 +11,8 @@ import numpy as np
 import strax
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.sensors import PHASES, Signals, join_signals, pulse_shapes
+from amstrax.simulation.light import join
+from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
 
 
 class Pulses(NamedTuple):
@@ -52,7 +53,7 @@ class Digitizer:
 
     def add(self, signals: Signals) -> None:
         """Hand signals over; they may come in any order."""
-        self._waiting = join_signals(self._waiting, signals)
+        self._waiting = join(self._waiting, signals)
 
     def digitize(self, known_until: float) -> Pulses:
         """Return the pulses that signals from `known_until` [ns] on have no part in."""
@@ -67,7 +68,7 @@ class Digitizer:
             kept.append(Signals(*(column[n_done:] for column in signals)))
             first = min([known_until, *kept[-1].time[:1]])
             self.complete_until = min(self.complete_until, first - self._lead(channel))
-        self._waiting = join_signals(*kept)
+        self._waiting = join(*kept)
         return self._read_out(_join(parts))
 
     def _lead(self, channel: int) -> float:
@@ -187,7 +188,7 @@ def _join(parts: list[Pulses]) -> Pulses:
     moved = [
         part._replace(offset=part.offset + shift) for part, shift in zip(parts, shifts, strict=True)
     ]
-    return Pulses(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))
+    return join(*moved)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ Times are in ns since the start of the run.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -34,9 +34,13 @@ class Light(NamedTuple):
         )
 
 
-def join(*parts: Light) -> Light:
-    """Return all light in one."""
-    return Light(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+Columns = TypeVar("Columns", bound=tuple)
+
+
+def join(*parts: Columns) -> Columns:
+    """Return parts of one kind, tuples of arrays as `Light`, in one."""
+    kind: Any = type(parts[0])
+    return kind(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 @lru_cache(maxsize=8)

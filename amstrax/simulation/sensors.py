@@ -30,11 +30,6 @@ class Signals(NamedTuple):
         return cls(np.zeros(0), np.zeros(0, dtype=np.int16), np.zeros(0))
 
 
-def join_signals(*parts: Signals) -> Signals:
-    """Return all signals in one."""
-    return Signals(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
 def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end: float) -> Light:
     """Return photoelectrons that no light has made, from `start` to `end`."""
     rates = dict.fromkeys(detector.tpc_channels, detector.dark_rate)

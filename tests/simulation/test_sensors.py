@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from amstrax.simulation import sensors
 from amstrax.simulation.detector import XAMS, XAMSL
-from amstrax.simulation.light import Light
+from amstrax.simulation.light import Light, join
 from amstrax.simulation.sources import External
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -290,7 +290,7 @@ def test_any_pulse_shape_has_unit_area_and_its_mean_at_the_signal(rise, fall, dt
 
 def test_join_signals():
     one = sensors.Signals(np.array([1.0, 2.0]), np.array([0, 6], np.int16), np.array([0.5, 3.0]))
-    both = sensors.join_signals(sensors.Signals.none(), one, one)
+    both = join(sensors.Signals.none(), one, one)
     assert both.time.tolist() == [1, 2, 1, 2]
     assert both.channel.tolist() == [0, 6, 0, 6]
     assert both.charge.tolist() == [0.5, 3, 0.5, 3]
