@@ -198,6 +198,18 @@ class SSHServer(Server):
         if known:
             self.known_hosts.write_text(self.known_hosts_line())
 
+    def said(self, text: str, at_least: int) -> int:
+        """Return how often its log has a text, after waiting for the last times expected.
+
+        A session writes to the log in its own time, also after its client has had an answer.
+        """
+        end = time.monotonic() + 20
+        while (count := self.log_path.read_text().count(text)) < at_least:
+            if time.monotonic() > end:
+                break
+            time.sleep(0.02)
+        return count
+
     def known_hosts_line(self) -> str:
         """Return the line of known_hosts for this server."""
         kind, key = (self.folder / "host_key.pub").read_text().split()[:2]

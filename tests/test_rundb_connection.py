@@ -368,12 +368,14 @@ def test_wrong_key_of_the_user(own_ssh, monkeypatch):
     monkeypatch.setenv("DAQ_KEY_FILE", str(own_ssh.folder / "other_key"))
     with pytest.raises(RunDatabaseRefused, match="is refused, with the key .*other_key"):
         get_mongo_collection().find_one()
+    refusal = "Connection closed by authenticating user"
+    assert own_ssh.said(refusal, 1) == 1
     # It is not tried again and again, which would lock the account
-    attempts = own_ssh.log_path.read_text().count("Connection closed by authenticating user")
     for _ in range(3):
         with pytest.raises(RunDatabaseRefused, match="is refused, with the key .*other_key"):
             get_mongo_collection().find_one()
-    assert own_ssh.log_path.read_text().count("Connection closed by authenticating") == attempts
+    wait_for(lambda: len(own_ssh._processes()) == 1)
+    assert own_ssh.said(refusal, 1) == 1
 
 
 def test_unknown_host_key(own_ssh):
@@ -737,7 +739,7 @@ def test_threads_share_one_tunnel(own_ssh):
         thread.join()
     assert not problems
     assert sorted(found) == [f"thread {i}" for i in range(8)]
-    assert own_ssh.log_path.read_text().count("Accepted publickey") == 1
+    assert own_ssh.said("Accepted publickey", 1) == 1
 
 
 def test_threads_share_one_new_tunnel_after_a_drop(own_ssh):
@@ -760,7 +762,7 @@ def test_threads_share_one_new_tunnel_after_a_drop(own_ssh):
     for thread in threads:
         thread.join()
     assert not problems
-    assert own_ssh.log_path.read_text().count("Accepted publickey") == 2
+    assert own_ssh.said("Accepted publickey", 2) == 2
 
 
 def _child(runs, key, queue):
@@ -799,7 +801,7 @@ def test_forked_children_have_tunnels_of_their_own(mongo_collection, ssh_server)
     assert mongo_collection.find_one({"_id": "parent"})
     assert get_mongo_client() is client
     assert mongo_collection.count_documents({}) == 7
-    assert ssh_server.log_path.read_text().count("Accepted publickey") == before + 6
+    assert ssh_server.said("Accepted publickey", before + 6) == before + 6
 
 
 def _busy_child(runs, number, queue):
@@ -908,7 +910,7 @@ def test_closed_at_exit(own_ssh, how, status):
         socket.create_connection((LOCALHOST, port), timeout=5)
     wait_for(lambda: len(own_ssh._processes()) == 1)
     sessions = 2 if how == "fork" else 1
-    assert own_ssh.log_path.read_text().count("Accepted publickey") == sessions
+    assert own_ssh.said("Accepted publickey", sessions) == sessions
 
 
 def test_closed_tunnel_leaves_nothing(own_ssh):
