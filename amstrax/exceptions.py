@@ -85,6 +85,21 @@ class LocalDatabaseError(RunDatabaseError, RuntimeError):
     """The file of the embedded run database cannot be read or written, or is something else."""
 
 
+class UnknownEngine(AmstraxError, ValueError):
+    """There is no engine of that name to run jobs with."""
+
+
+class EngineUnreachable(AmstraxError, ConnectionError):
+    """The batch system does not answer; later it may."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class JobRefused(AmstraxError, RuntimeError):
+    """The batch system does not take a job."""
+
+
 class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 
