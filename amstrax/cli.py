@@ -22,6 +22,19 @@ TOOLS = {
         "amstrax.auto_processing.validate", "simulate, process, and judge the reconstruction"
     ),
     "demo": Tool("amstrax.auto_processing.demo", "simulate, process and plot a run of XAMS"),
+    "process-run": Tool(
+        "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
+    ),
+    "submit": Tool("amstrax.auto_processing.submit_stbc", "submit jobs that process runs"),
+    "auto": Tool(
+        "amstrax.auto_processing.auto_processing", "submit jobs for new runs, and follow them"
+    ),
+    "copy-live": Tool(
+        "amstrax.auto_processing.copy_live", "copy live data from the DAQ to other places"
+    ),
+    "delete-live": Tool(
+        "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
+    ),
     "rundb": Tool("amstrax.auto_processing.rundb", "look into the run database, and change it"),
 }
 

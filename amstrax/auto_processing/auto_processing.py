@@ -117,11 +117,12 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
         "automatic processing",
         args.log_folder,
         "--log_folder",
+        None if args.dry_run else "auto_processing",
     )
 
 
-def run(args: argparse.Namespace, stop: "jobs.Stop") -> None:
-    """Run the loop.
+def run(args: argparse.Namespace, stop: "jobs.Stop") -> str | None:
+    """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
     ----------
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace, stop: "jobs.Stop") -> None:
         When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when
         something is away or a job is refused.
     """
+    stop.remark = "jobs go on"
     loop = Loop(args)
     wait = args.pause
     while True:
@@ -151,7 +153,10 @@ def run(args: argparse.Namespace, stop: "jobs.Stop") -> None:
             wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
         if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
             break
+    if args.dry_run:
+        return "\n".join(loop.texts) or "nothing would be submitted"
     loop.end(stop.reason)
+    return None
 
 
 class Loop:
@@ -185,6 +190,7 @@ class Loop:
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
         self.refused: dict[str, float] = {}
+        self.texts: list[str] = []
         self.trouble = ""
         self.switched_on = True
         self.waiting: int | None = None
@@ -208,7 +214,7 @@ class Loop:
             self._submit(free)
         self.waiting = self.collection.count_documents(self.wanted.filter())
         self._note_trouble("")
-        self._write_status("on" if self.switched_on else "switched off")
+        self._write_status("at work")
 
     def _follow(self) -> int:
         """Settle jobs that have ended; return how many are alive."""
@@ -272,12 +278,12 @@ class Loop:
         from amstrax.rundb import documents
 
         run_id = documents.name_of(document) or "?"
-        tagged = documents.PROCESS in documents.tags_of(document) and not self.args.dry_run
-        if tagged:
-            # The tag is for one series of attempts; what has failed before does not count
-            documents.set_status(self.collection, run_id, "pending", "tagged process")
+        # The tag is for one series of attempts; what has failed before does not count
+        tagged = documents.PROCESS in documents.tags_of(document)
         try:
-            submission = submit_stbc.submit(self.work, run_id, self.collection, self.engine)
+            submission = submit_stbc.submit(
+                self.work, run_id, self.collection, self.engine, afresh=tagged
+            )
         except (EngineUnreachable, JobRefused, RunDatabaseError):
             raise
         except AmstraxError as error:
@@ -285,7 +291,7 @@ class Loop:
             log.warning("run %s cannot be submitted: %s", run_id, error)
             return
         if submission.state == "dry run":
-            print(submission.text)
+            self.texts.append(submission.text)
             return
         if submission.state == "busy":
             return
@@ -310,14 +316,16 @@ class Loop:
         if run_id is None or self.trouble:
             return False
         document = documents.find_run(self.collection, run_id)
-        status = documents.status_of(document)
-        if documents.ABANDON in documents.tags_of(document):
+        status, tags = documents.status_of(document), documents.tags_of(document)
+        if documents.ABANDON in tags:
             raise AmstraxError(f"run {run_id} has the tag 'abandon': remove that to process it")
+        if documents.PROCESS in tags:
+            return False
         if status.status == "failed" and (
             documents.failures_of(document) >= self.args.max_failures
         ):
             raise AmstraxError(f"run {run_id} is given up: {status.reason}")
-        return status.status == "done" and documents.PROCESS not in documents.tags_of(document)
+        return status.status == "done"
 
     def report_trouble(self, error: Exception) -> None:
         """Log what keeps the loop from its work: once, until that changes."""
@@ -344,13 +352,12 @@ class Loop:
 
     def end(self, reason: str) -> None:
         """Say that the loop has ended."""
-        if not self.args.dry_run:
-            log.info(
-                "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
-                f" by {reason}" if reason else "",
-                *self.counts.values(),
-                len(self.followed),
-            )
+        log.info(
+            "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
+            f" by {reason}" if reason else "",
+            *self.counts.values(),
+            len(self.followed),
+        )
         self._write_status("ended")
 
     def _write_status(self, state: str) -> None:
@@ -366,6 +373,7 @@ class Loop:
             path,
             {
                 "state": state,
+                "switch": "on" if self.switched_on else "off",
                 "since": self.began,
                 "engine": self.engine.name,
                 "targets": self.work.targets,

@@ -244,9 +244,13 @@ def followed_runs(collection: Any, engine: str) -> list[Followed]:
 
 def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     """Return the state of the job of each run, by the name of the attempt."""
-    ids = [str(run.job.get("job_id")) for run in runs]
-    states = engine.states(ids) if ids else {}
-    return {run.attempt: states[job_id] for run, job_id in zip(runs, ids, strict=True)}
+    ids = {run.attempt: str(run.job["job_id"]) for run in runs if run.job.get("job_id")}
+    states = engine.states(ids.values()) if ids else {}
+    # Who submitted it was killed before it could say which job it is
+    unknown = JobState(GONE, None, "nobody knows which job it is")
+    return {
+        run.attempt: states[ids[run.attempt]] if run.attempt in ids else unknown for run in runs
+    }
 
 
 def settle(

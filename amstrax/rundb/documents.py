@@ -392,26 +392,6 @@ def release(
     return done.matched_count == 1
 
 
-def release_attempt(collection: Any, run_id: str | int, attempt: str) -> bool:
-    """Give up the claim of an attempt's process, which is gone; return False when it had none.
-
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run.
-    attempt
-        Name of the attempt; its processes claim as ``ATTEMPT.SOMETHING``.
-    """
-    document = find_run(collection, run_id, projection=["processing_claim"])
-    claim = document.get("processing_claim")
-    owner = claim.get("owner") if isinstance(claim, Mapping) else None
-    if not isinstance(owner, str) or not owner.startswith(f"{attempt}."):
-        return False
-    return release(collection, run_id, owner)
-
-
 def _claim(
     collection: Any,
     _id: Any,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from amstrax.exceptions import InvalidOption, UnknownEngine, did_you_mean
+from amstrax.exceptions import InvalidOption, JobRefused, UnknownEngine, did_you_mean
 
 #: Name of each engine -> the module below this package, and the class in it
 ENGINES = MappingProxyType(
@@ -182,6 +182,20 @@ def job_name(run_id: str, targets: Sequence[str], context: str, detector: str) -
     return f"{PREFIX}{detector}-{run_id}-{context}-{'+'.join(targets)}"
 
 
+def check_files(job: Job) -> None:
+    """Make sure that a job can start: not all batch systems look, or say so where it is seen.
+
+    Raises
+    ------
+    JobRefused
+        When its script, or the folder for its log, is not there.
+    """
+    if not os.access(job.script, os.X_OK):
+        raise JobRefused(f"the script {job.script} is not there, or cannot be executed")
+    if not os.access(job.log.parent, os.W_OK | os.X_OK):
+        raise JobRefused(f"the folder {job.log.parent}, for the log of a job, cannot be written to")
+
+
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Write the script of a job: it runs one command, and takes its place.
 
@@ -194,10 +208,15 @@ def write_script(path: Path, command: Sequence[str], environment: Mapping[str, s
     environment
         Variables to set before; no secrets, since others may read the file.
     """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(script_text(command, environment), encoding="utf-8")
+    new.chmod(0o755)
+    new.replace(path)
+
+
+def script_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return what `write_script` writes."""
     lines = ["#!/bin/bash"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines.append(f"exec {shlex.join(command)}")
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    new.chmod(0o755)
-    new.replace(path)
+    return "\n".join(lines) + "\n"
