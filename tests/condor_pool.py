@@ -5,6 +5,7 @@ user to itself, while its files and processes stay root's: in a user namespace, 
 right is needed. Everybody else starts it as it is.
 """
 
+import contextlib
 import getpass
 import os
 import pwd
@@ -12,7 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -84,6 +85,8 @@ UPDATE_INTERVAL = 2
 SHADOW_QUEUE_UPDATE_INTERVAL = 1
 MASTER_BACKOFF_CONSTANT = 0
 MASTER_BACKOFF_CEILING = 1
+# Jobs that are lost are given up in seconds, not in 40 minutes
+JOB_DEFAULT_LEASE_DURATION = 30
 # A schedd that hangs is given up soon
 Q_QUERY_TIMEOUT = 3
 # What nobody needs here
@@ -196,19 +199,7 @@ class CondorPool:
     def _daemons(self, name: str) -> list[psutil.Process]:
         """Return the processes of a daemon: master, schedd, startd, collector, shadow, starter."""
         program = str(self.folder / f"bin/condor_{name}")
-        return [process for process in self._processes() if program in process.cmdline()]
-
-    def _processes(self) -> list[psutil.Process]:
-        """Return all processes that belong to the pool, those of jobs too."""
-        found, programs = [], str(self.folder / "bin/condor_")
-        for process in psutil.process_iter():
-            try:
-                is_ours = any(word.startswith(programs) for word in process.cmdline())
-                if is_ours or self.job_of(process):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        return _processes(lambda process: program in process.cmdline())
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to all processes of a daemon."""
@@ -219,8 +210,7 @@ class CondorPool:
         """Kill -9 all processes of a daemon; the master does not see it before `start`."""
         (master,) = self._daemons("master")
         master.suspend()
-        for daemon in self._daemons(name):
-            daemon.kill()
+        _kill(self._daemons(name))
 
     def restart(self, name: str) -> None:
         """Kill -9 a daemon, and wait until the master has started it again."""
@@ -237,12 +227,7 @@ class CondorPool:
     def kill_job(self, job_id: str) -> None:
         """Kill -9 all processes of a job, as the kernel does when memory is short."""
         cluster = job_id.partition("@")[0]
-        for process in psutil.process_iter():
-            try:
-                if self.job_of(process) == cluster:
-                    process.kill()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
+        _kill(_processes(lambda process: self.job_of(process) == cluster))
 
     def job_ids(self) -> list[str]:
         """Return the ids of jobs that have not ended."""
@@ -260,7 +245,7 @@ class CondorPool:
         Of the commands, root's would be those of a user whom the pool does not know.
         """
         code = "import sys, htcondor2; _, action, *rest = sys.argv; "
-        code += "htcondor2.Schedd().act(htcondor2.JobAction[action], rest[0], reason=rest[1])"
+        code += "htcondor2.Schedd().act(htcondor2.JobAction[action], rest[0], reason=(rest[1], 1))"
         command = [sys.executable, "-P", "-c", code, action, constraint, reason]
         environment = os.environ | self.environment
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
@@ -272,8 +257,26 @@ class CondorPool:
             self.cancel_all()
         finally:
             self._master.kill()
-            for process in self._processes():
-                process.kill()
+            programs = str(self.folder / "bin/condor_")
+            _kill(_processes(lambda process: any(programs in word for word in process.cmdline())))
+            _kill(_processes(self.job_of))
+
+
+def _processes(condition: Callable[[psutil.Process], object]) -> list[psutil.Process]:
+    """Return the processes of which something is so."""
+    found = []
+    for process in psutil.process_iter():
+        # It may be gone by now
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+            if condition(process):
+                found.append(process)
+    return found
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -186,6 +186,8 @@ class SSHServer(Server):
             "AllowTcpForwarding": "local",
             "PermitOpen": f"{LOCALHOST}:{forward_to}",
             "MaxStartups": "100",
+            # No start-up files of this machine's user, which take time, or die in the middle
+            "SetEnv": f"HOME={folder}",
         }
         (folder / "sshd_config").write_text(
             "".join(f"{name} {value}\n" for name, value in lines.items())
@@ -202,11 +204,8 @@ class SSHServer(Server):
         if known:
             self.known_hosts.write_text(self.known_hosts_line())
 
-    def client_config(self, path: Path, host: str = "login", shared: bool = False) -> Path:
-        """Write settings with which `ssh -F` finds the server under the name `host`.
-
-        With `shared`, one session serves all that are asked for within ten seconds.
-        """
+    def client_config(self, path: Path, host: str = "login") -> Path:
+        """Write settings with which `ssh -F` finds the server under the name `host`."""
         lines = {
             "HostName": LOCALHOST,
             "Port": self.port,
@@ -219,9 +218,6 @@ class SSHServer(Server):
             "KexAlgorithms": "curve25519-sha256",
             "Ciphers": "aes128-gcm@openssh.com",
         }
-        if shared:
-            socket_path = self.folder / "s"
-            lines |= {"ControlMaster": "auto", "ControlPath": socket_path, "ControlPersist": 10}
         text = "".join(f"    {name} {value}\n" for name, value in lines.items())
         path.write_text(f"Host {host}\n{text}", encoding="utf-8")
         return path

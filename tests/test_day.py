@@ -86,7 +86,7 @@ class Day:
             "AMSTRAX_HOST": "daq",
             "XAMS_LIVE_DATA": self.live,
             "XAMS_COPY_TO": f"stbc=login:{self.stbc}, dcache={self.dcache}",
-            "AMSTRAX_SSH_CONFIG": self.sshd.client_config(self.folder / "ssh_config", shared=True),
+            "AMSTRAX_SSH_CONFIG": self.sshd.client_config(self.folder / "ssh_config"),
         }
         stbc = {
             "AMSTRAX_HOST": "stbc",

@@ -62,6 +62,7 @@ def runner_of(engine, job_id) -> int:
     return wait(lambda: local._read(folder / "runner.json").get("pid"))
 
 
+@pytest.mark.smoke
 def test_a_job_from_submission_to_its_end(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("SOMETHING", "of the environment")
     monkeypatch.chdir(tmp_path)

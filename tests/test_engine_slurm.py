@@ -77,7 +77,7 @@ def test_no_answer(batch, slurm, impatient, daemon, monkeypatch):
     with monkeypatch.context() as changes:
         # Without munged, Slurm's commands would try for minutes
         changes.setattr(engine_module, "TIMEOUT", 2)
-        for what in ("states", "submit"):
+        for what in ("states", "submit") if daemon == "slurmctld" else ("states",):
             with pytest.raises(EngineUnreachable, match="(?i)timed out|not answered") as caught:
                 pytest.fail(f"{what}: {asks(batch, job_id)[what]()}")
             assert "\n" not in str(caught.value)
@@ -200,8 +200,8 @@ def test_without_slurm(monkeypatch, tmp_path):
 
 def test_settings_of_commands_change_nothing(batch, monkeypatch):
     """Variables by which users change what squeue shows do not reach it."""
-    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
-    monkeypatch.setenv("SQUEUE_STATES", "COMPLETED")
-    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
     job_id = batch.submit(1, "sleep", "300")
-    assert [job.job_id for job in batch.engine.jobs()] == [job_id]
+    with monkeypatch.context() as changes:
+        changes.setenv("SQUEUE_FORMAT", "%i")
+        changes.setenv("SQUEUE_STATES", "COMPLETED")
+        assert [job.job_id for job in batch.engine.jobs()] == [job_id]

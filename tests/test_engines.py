@@ -73,7 +73,7 @@ def batch(request, tmp_path, monkeypatch) -> Batch:
 
 
 def test_jobs_from_submission_to_end(batch):
-    """Four jobs at once, each of which ends in another way."""
+    """Five jobs at once, each of which ends in another way."""
     wait, engine = ["bash", "-c", "echo $$; exec sleep 300"], batch.engine
     ids = {
         "done": batch.submit(1, "bash", "-c", 'echo "it says: $WORD"; echo and >&2'),
@@ -148,17 +148,18 @@ def test_description_submits_nothing(batch):
     assert batch.engine.jobs() == []
 
 
-def test_secrets_of_the_submitter_stay_with_it(batch, tmp_path, request):
-    """They are neither in the environment of a job nor in what the batch system keeps of it."""
-    if batch.engine.name == "local":
-        pytest.skip("its jobs have the environment of who submits them, on the same machine")
+@pytest.mark.parametrize("batch", ["slurm", "htcondor"], indirect=True)
+def test_secrets_of_the_submitter_stay_with_it(batch, request):
+    """They are neither in the environment of a job nor in what the batch system keeps of it.
+
+    Jobs of the local engine have the environment of who submits them, on the same machine.
+    """
     job_id = batch.submit(1, "bash", "-c", "env; echo ready; exec sleep 300")
     environment = batch.wait_for_log(1, "ready")
     assert "WORD=a b" in environment
     assert SECRET not in environment
     fixture = {"slurm": "slurm", "htcondor": "condor"}[batch.engine.name]
     kept = request.getfixturevalue(fixture).folder
-    # Slurm writes what it knows to disk every few seconds, and at its end
     texts = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
     assert any(b"000001" in text for text in texts.values())
     assert [path for path, text in texts.items() if SECRET.encode() in text] == []

@@ -72,7 +72,6 @@ def is_untouched_since_done(runs, run_id=SHORT):
     return True
 
 
-@pytest.mark.smoke
 def test_a_run(collection, live_runs, out, expected, capsys):  # noqa: F811
     tags = [{"name": "process", "user": "me"}, {"name": "good", "user": "me"}]
     add_run(collection, live_runs, tags=tags)
@@ -184,6 +183,15 @@ def test_all_ways_to_start_it(command, tmp_path, runs, live_runs, out, request):
         done = run(LED, f"--output_folder={out}")
         assert done.returncode == 0, done.stderr
         assert is_untouched_since_done(runs, LED)
+
+
+@pytest.mark.parametrize("tool", ["process_run", "submit_stbc"])
+def test_help_imports_nothing_slow(tool):
+    module = f"amstrax.auto_processing.{tool}"
+    code = f"import sys, {module}; print(sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for slow in ("strax", "numpy", "numba", "pandas", "matplotlib", "pymongo", "tqdm"):
+        assert f"'{slow}'" not in done.stdout
 
 
 # What is not to be processed

@@ -518,3 +518,10 @@ def test_settings(runs, live_runs, script, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("AMSTRAX_JOB_MEMORY", "much")
     with pytest.raises(InvalidOption, match="AMSTRAX_JOB_MEMORY"):
         submit_stbc.find_work(submit_stbc.parse_args([SHORT]))
+
+
+def test_a_file_of_settings_that_is_none(tmp_path, capsys):
+    (tmp_path / "no_settings").write_text("no section\n")
+    assert submit_stbc.main([SHORT, "--target", "events"]) == 1
+    said = capsys.readouterr().err
+    assert "no_settings is not a file of settings" in said and "Traceback" not in said

@@ -12,7 +12,7 @@ from typing import Any
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing.engines.base import ENGINES
-from amstrax.exceptions import InvalidRunDocument, did_you_mean
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
@@ -160,12 +160,19 @@ def add_work(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}_folder",
             type=Path,
-            default=Path(settings.batch(f"AMSTRAX_{name.upper()}_FOLDER")),
+            default=_folder_setting(f"AMSTRAX_{name.upper()}_FOLDER"),
             metavar="FOLDER",
             help=f"folder for the {what} of jobs (default: the setting "
             f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
         )
     add_console(parser)
+
+
+def _folder_setting(name: str) -> Path:
+    """Return a folder of the settings; if they cannot be read, what reads them next says so."""
+    with contextlib.suppress(InvalidOption):
+        return Path(settings.batch(name))
+    return Path(settings.BATCH[name][1])
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

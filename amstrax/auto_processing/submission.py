@@ -309,11 +309,8 @@ class _Submitter:
     ) -> Submission:
         """Follow a job that is there already."""
         noted = documents.job_of(document)
-        is_noted = noted.get("engine") == self.engine.name and noted.get("job_id") in (
-            known.job_id,
-            None,
-        )
-        if is_noted and noted.get("attempt"):
+        is_noted = (noted.get("engine"), noted.get("name")) == (self.engine.name, known.name)
+        if is_noted and noted.get("job_id") in (known.job_id, None) and noted.get("attempt"):
             self.attempt = noted["attempt"]
         else:
             # Of another run database, or of one who was thought dead

@@ -41,6 +41,9 @@ _OLD_WORDS = {"processing": "running"}
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 
 
+_IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
+
+
 class Status(NamedTuple):
     """State of a run's processing, as a document says it in either form."""
 
@@ -381,9 +384,7 @@ def renew(
     return done.matched_count == 1
 
 
-def release(
-    collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM
-) -> bool:
+def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
     """Give an own claim up; return False when it was not ours (any more)."""
     done = collection.update_one(
         {"_id": _id_of(collection, run_id), f"{field}.owner": owner},
@@ -531,6 +532,9 @@ def record_failure(
         count = failures_of(before)
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
+            # Counted already, when it was thought to be dead; it may have said since that it is not
+            at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
+            collection.update_one(at_work, {"$set": {"processing_status": status}})
             return count
         done = collection.update_one(
             {

@@ -70,7 +70,7 @@ def remove(constraint: str, schedd: str = "") -> None:
     import htcondor2
 
     found, _ = _schedd(schedd)
-    found.act(htcondor2.JobAction.Remove, constraint, reason="cancelled by amstrax")
+    found.act(htcondor2.JobAction.Remove, constraint)
 
 
 def locate() -> str:
@@ -87,6 +87,9 @@ def _schedd(name: str) -> tuple[Any, str]:
         # This one needs no other daemon
         return htcondor2.Schedd(), here
     place = htcondor2.Collector().locate(htcondor2.DaemonType.Schedd, name)
+    if place is None:
+        # Which would stand for the one of this machine
+        raise LookupError(f"the collector cannot locate the schedd {name}")
     return htcondor2.Schedd(place), name
 
 
