@@ -173,7 +173,23 @@ class SlurmCluster:
             if not daemon.is_up():
                 daemon.kill()
                 daemon.start()
-        wait_for(self._is_ready, f"Slurm takes jobs; see {self.folder}")
+        waiting_since = time.monotonic()
+
+        def is_ready() -> bool:
+            if not self._is_ready() and time.monotonic() > waiting_since + 5:
+                # A slurmctld that was killed has forgotten its last jobs, and gives their numbers
+                # to others; the machine that still runs them refuses these, and is set aside
+                self.resume()
+            return self._is_ready()
+
+        wait_for(is_ready, f"Slurm takes jobs; see {self.folder}")
+
+    def resume(self) -> None:
+        """Let a machine that was set aside take jobs again, as an operator would."""
+        host = socket.gethostname().partition(".")[0]
+        command = ["scontrol", "update", f"NodeName={host}", "State=RESUME"]
+        environment = os.environ | self.environment
+        subprocess.run(command, env=environment, capture_output=True, timeout=120)
 
     def _is_ready(self) -> bool:
         environment = os.environ | self.environment

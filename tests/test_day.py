@@ -105,7 +105,7 @@ class Day:
     def start(self, name: str) -> None:
         """Start a tool, or what has been killed, again."""
         if name in self.slurm.daemons:
-            self.slurm.start()
+            self.slurm.daemons[name].start()
             return
         if name == "sshd":
             self.sshd.start()
@@ -166,7 +166,8 @@ class Day:
         self.kills[name] += 1
 
     def start_again(self, all_: bool = False) -> None:
-        """Start again what was killed long enough ago."""
+        """Start again what was killed long enough ago, and do what an operator would."""
+        self.slurm.resume()
         due = [x for x in self.restarts if all_ or x[0] <= time.monotonic()]
         self.restarts = [x for x in self.restarts if x not in due]
         for _, name in due:
@@ -332,6 +333,7 @@ def wait(condition, day, watcher, deadline=None):
     """Wait until something is so; tell how things are when that takes too long."""
     deadline = deadline or time.monotonic() + 120
     while not condition():
+        day.start_again()
         assert time.monotonic() < deadline, report(day, watcher)
         assert not watcher.faults, f"{watcher.faults}\n{report(day, watcher)}"
         for name, tool in day.tools.items():
@@ -339,7 +341,7 @@ def wait(condition, day, watcher, deadline=None):
             assert ended in (None, 0) and (name == "DAQ" or ended is None), (
                 f"{name} ended with {ended}:\n{report(day, watcher)}"
             )
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def documents_with(watcher, *words):

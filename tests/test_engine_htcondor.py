@@ -46,7 +46,7 @@ def test_job_outlives_the_schedd(batch, condor):
     assert [(known.job_id, known.state.state) for known in batch.engine.jobs()] == [
         (job_id, "running")
     ]
-    # HTCondor takes ten seconds for each of the next two: to find the job again, and to hold a bad one
+    # For each of the next two HTCondor takes ten seconds: to find the job again, to hold a bad one
     (batch.folder / "go").touch()
     job = batch.job(2, "true")
     job.script.write_text("#!/no/such/interpreter\n")

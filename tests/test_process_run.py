@@ -395,11 +395,12 @@ def test_an_orphan_stops_when_its_claim_is_taken(
     add_run(runs, live_runs)
     folder = copy_run(live_runs, tmp_path / "copy", end=False)
     arguments = [SHORT, TARGET, f"--output_folder={out}", f"--live_data_dir={folder}"]
-    orphan = start_tool(process_run.main, *arguments, "--claim_lifetime=0.5", "--attempt=orphan")
+    orphan = start_tool(process_run.main, *arguments, "--claim_lifetime=9", "--attempt=orphan")
     # It has the lock of the folder, too
     wait(lambda: list(out.glob(f"{SHORT}-*")), orphan.text)
     orphan.signal(signal.SIGSTOP)
-    wait(lambda: runs.find_one({"processing_claim.expires": {"$lte": datetime.now(UTC)}}))
+    expired = {"processing_claim.expires": datetime.now(UTC) - timedelta(seconds=1)}
+    runs.update_one({"number": int(SHORT)}, {"$set": expired})
     successor = start_tool(process_run.main, *arguments, "--attempt=successor")
     successor.says("it is to end soon, since this process has the claim")
     orphan.signal(signal.SIGCONT)

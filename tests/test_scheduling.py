@@ -6,7 +6,7 @@ import pytest
 from rundb_stores import collection  # noqa: F401
 
 from amstrax.auto_processing import scheduling
-from amstrax.auto_processing.engines.base import JobState
+from amstrax.auto_processing.engines.base import JobState, KnownJob
 from amstrax.auto_processing.scheduling import Wanted
 from amstrax.rundb import documents
 
@@ -268,6 +268,44 @@ def test_jobs_that_have_spoken_are_not_followed(collection, live, status):  # no
         processing_job={**job, "engine": "local"},
     )
     assert scheduling.followed_runs(collection, "slurm") == []
+
+
+class Answering:
+    """What `job_states` needs of an engine: jobs 1 and 2, of which 2 has ended."""
+
+    def states(self, job_ids):
+        known = {"1": JobState("running"), "2": JobState("done", 0)}
+        return {job_id: known[job_id] for job_id in job_ids}
+
+    def jobs(self):
+        return [KnownJob("1", "amstrax-xams-000005-xams-peaks", JobState("running"))]
+
+
+def test_ids_that_are_given_to_other_jobs(collection, live):  # noqa: F811
+    """As Slurm does when it is killed and has forgotten jobs."""
+    for number, job_id, name in ((4, "1", 4), (5, "1", 5), (6, None, 6), (7, "2", 7), (8, "2", 8)):
+        job = {"attempt": f"a{number}", "engine": "slurm", "job_id": job_id, "host": "stbc"}
+        job |= {"name": f"amstrax-xams-{name:06d}-xams-peaks", "time": NOW}
+        if number == 8:
+            job["time"] = ago(minutes=1)
+        add(collection, number, processing_status={"status": "running"}, processing_job=job)
+    runs = scheduling.followed_runs(collection, "slurm")
+    states = scheduling.job_states(Answering(), runs)
+    assert {attempt: state.state for attempt, state in states.items()} == {
+        "a4": "gone",
+        "a5": "running",
+        "a6": "gone",
+        "a7": "done",
+        "a8": "gone",
+    }
+    assert "given its id to another job" in states["a4"].reason
+
+
+def test_id_of_a_job_that_lives_under_another_name(collection, live):  # noqa: F811
+    job = {"attempt": "a1", "engine": "slurm", "job_id": "1", "host": "stbc", "name": "other"}
+    add(collection, 5, processing_status={"status": "running"}, processing_job=job)
+    runs = scheduling.followed_runs(collection, "slurm")
+    assert scheduling.job_states(Answering(), runs)["a1"].state == "gone"
 
 
 def test_word_of_the_job_that_comes_meanwhile(collection, live):  # noqa: F811

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import strax
 
 from amstrax import rundoc
 from amstrax.exceptions import AmstraxError, InvalidRunDocument
+from amstrax.rundb import documents
+from amstrax.rundb.entries import identity
 from amstrax.storage import CheckedBackend
 
 log = logging.getLogger(__name__)
@@ -136,3 +138,87 @@ def set_aside(path: Path) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     return aside
+
+
+class Written:
+    """What is stored of a run in the folders that it was written to.
+
+    Parameters
+    ----------
+    st
+        Context, which finds what is stored there.
+    run_id
+        Run.
+    raw_types
+        Data types that are raw data.
+    document
+        Document of the run, which says what is registered.
+    places
+        Folder for raw data, and folder for the rest.
+    """
+
+    def __init__(
+        self,
+        st: strax.Context,
+        run_id: str,
+        raw_types: Sequence[str],
+        document: Mapping[str, Any],
+        places: tuple[Path, Path],
+    ):
+        self._st, self._run_id, self._raw_types = st, run_id, raw_types
+        self._document, self._places = document, places
+
+    def unregistered(self) -> list[tuple[strax.DataKey, Path]]:
+        """Return key and place of what the run document does not have yet."""
+        found = []
+        for data_type in self._st._plugin_class_registry:
+            key = self._st.key_for(self._run_id, data_type)
+            place = self._places[data_type not in self._raw_types]
+            is_known = documents.data_of(self._document, **identity(key, place))
+            if (place / str(key)).is_dir() and not is_known:
+                found.append((key, place))
+        return found
+
+    def raw_range(self, any_length: bool = False) -> tuple[int, int]:
+        """Return start and end of the raw data [ns since unix epoch].
+
+        Parameters
+        ----------
+        any_length
+            Take it as it is.
+
+        Raises
+        ------
+        DataIncomplete
+            When there is none. Without `any_length`, also when raw data that is not registered yet
+            does not cover the run; all that is not registered has been set aside then.
+        """
+        stored = [d for d in self._raw_types if self._st.is_stored(self._run_id, d)]
+        if not stored:
+            raise DataIncomplete(
+                f"there is no raw data of run {self._run_id}, with which to compare what was made"
+            )
+        chunks = self._st.get_metadata(self._run_id, stored[0])["chunks"]
+        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
+        new = self.unregistered()
+        if not any_length and stored[0] in {key.data_type for key, _ in new}:
+            try:
+                check_covers_run(found, self._document, f"{stored[0]} of run {self._run_id}")
+            except DataIncomplete:
+                for key, place in new:
+                    set_aside(place / str(key))
+                raise
+        return found
+
+    def check(
+        self, path: Path, raw_range: tuple[int, int], watch: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Check data as `check_data` does; what is not what it should be is set aside."""
+        try:
+            return check_data(path, raw_range, watch)
+        except DataIncomplete as error:
+            aside = set_aside(path)
+            raise DataIncomplete(
+                f"{error}. It is now {aside.name}, and is made again when the run is processed "
+                "again"
+            ) from error

@@ -230,16 +230,17 @@ def _make_and_register(
     stop: "jobs.Stop",
 ) -> None:
     """Make the data of a run, check it, and register what is not registered yet."""
+    from amstrax.auto_processing import checks
     from amstrax.rundb.entries import new_entry
 
     raw_folder, folder = folders(its_plan, args.output_folder)
     st = _context(args, its_plan, folder, document)
     for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
         _make(args, its_plan, step, document, stop)
-    written = _Written(st, args, its_plan, document, (raw_folder, folder))
-    raw_range = written.raw_range()
+    written = checks.Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
+    raw_range = written.raw_range(args.any_length)
     for key, place in written.unregistered():
-        metadata = written.check(place / str(key), raw_range, stop)
+        metadata = written.check(place / str(key), raw_range, stop.check)
         claim.add_data(new_entry(key, place, metadata, args.corrections_version))
         log.info("%s is complete, and registered", place / str(key))
 
@@ -357,76 +358,6 @@ def _make(
                 raise AmstraxError(str(error)) from error
             log.info("%s; it is to end soon, since this process has the claim", error)
             stop.event.wait(_ORPHAN_PAUSE)
-
-
-class _Written:
-    """What is stored of a run in two folders: that for raw data, and that for the rest."""
-
-    def __init__(
-        self,
-        st: Any,
-        args: argparse.Namespace,
-        its_plan: "Plan",
-        document: Mapping[str, Any],
-        places: tuple[Path, Path],
-    ):
-        self._st, self._args, self._plan, self._document = st, args, its_plan, document
-        self._places = places
-
-    def unregistered(self) -> list[tuple[Any, Path]]:
-        """Return key and place of what the run document does not have yet."""
-        from amstrax.rundb.entries import identity
-
-        found = []
-        for data_type in self._st._plugin_class_registry:
-            key = self._st.key_for(self._args.run_id, data_type)
-            place = self._places[data_type not in self._plan.raw_types]
-            is_known = documents.data_of(self._document, **identity(key, place))
-            if (place / str(key)).is_dir() and not is_known:
-                found.append((key, place))
-        return found
-
-    def raw_range(self) -> tuple[int, int]:
-        """Return start and end of the raw data [ns since unix epoch].
-
-        Raises
-        ------
-        DataIncomplete
-            When raw data that is not registered yet does not cover the run; all that is not
-            registered has been set aside then.
-        """
-        from amstrax.auto_processing import checks
-
-        run_id = self._args.run_id
-        stored = [d for d in self._plan.raw_types if self._st.is_stored(run_id, d)]
-        if not stored:
-            raise AmstraxError(
-                f"there is no raw data of run {run_id}, with which to compare what was made"
-            )
-        chunks = self._st.get_metadata(run_id, stored[0])["chunks"]
-        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
-        new = self.unregistered()
-        if not self._args.any_length and stored[0] in {key.data_type for key, _ in new}:
-            try:
-                checks.check_covers_run(found, self._document, f"{stored[0]} of run {run_id}")
-            except checks.DataIncomplete:
-                for key, place in new:
-                    checks.set_aside(place / str(key))
-                raise
-        return found
-
-    def check(self, path: Path, raw_range: tuple[int, int], stop: "jobs.Stop") -> dict[str, Any]:
-        """Check data, and return its metadata; what is broken is set aside."""
-        from amstrax.auto_processing import checks
-
-        try:
-            return checks.check_data(path, raw_range, stop.check)
-        except checks.DataIncomplete as error:
-            aside = checks.set_aside(path)
-            raise checks.DataIncomplete(
-                f"{error}. It is now {aside.name}, and is made again when the run is processed "
-                "again"
-            ) from error
 
 
 if __name__ == "__main__":

@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 
 from amstrax.auto_processing.jobs import Stop
 from amstrax.auto_processing.submission import OWNER_PREFIX
-from amstrax.exceptions import AlreadyAtWork, RunDatabaseError, RunDatabaseUnreachable
+from amstrax.exceptions import (
+    AlreadyAtWork,
+    LocalDatabaseError,
+    RunDatabaseError,
+    RunDatabaseUnreachable,
+)
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -199,7 +204,7 @@ class RunClaim:
         while True:
             try:
                 return function(*args, **kwargs)
-            except RunDatabaseUnreachable as error:
+            except (RunDatabaseUnreachable, LocalDatabaseError) as error:
                 waited = time.monotonic() - began
                 if waited + PAUSE > self.patience or self._stop.event.is_set():
                     raise

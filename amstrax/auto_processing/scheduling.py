@@ -243,14 +243,30 @@ def followed_runs(collection: Any, engine: str) -> list[Followed]:
 
 
 def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
-    """Return the state of the job of each run, by the name of the attempt."""
-    ids = {run.attempt: str(run.job["job_id"]) for run in runs if run.job.get("job_id")}
-    states = engine.states(ids.values()) if ids else {}
-    # Who submitted it was killed before it could say which job it is
-    unknown = JobState(GONE, None, "nobody knows which job it is")
-    return {
-        run.attempt: states[ids[run.attempt]] if run.attempt in ids else unknown for run in runs
-    }
+    """Return the state of the job of each run, by the name of the attempt.
+
+    A batch system that has lost its last seconds, as Slurm has after ``kill -9``, gives the ids of
+    jobs that it has forgotten to others: so a job must also have the name that it was given, and
+    of two runs with one id the later has the job.
+    """
+    owners: dict[str, Followed] = {}
+    for run in sorted(runs, key=lambda run: str(run.job.get("time"))):
+        if run.job.get("job_id"):
+            owners[str(run.job["job_id"])] = run
+    states = engine.states(owners) if owners else {}
+    names = {job.job_id: job.name for job in engine.jobs()} if owners else {}
+    result = {}
+    for run in runs:
+        job_id = str(run.job.get("job_id"))
+        if job_id not in owners:
+            # Who submitted it was killed before it could say which job it is
+            state = JobState(GONE, None, "nobody knows which job it is")
+        elif owners[job_id] is not run or names.get(job_id) not in (None, run.job.get("name")):
+            state = JobState(GONE, None, "the batch system has given its id to another job")
+        else:
+            state = states[job_id]
+        result[run.attempt] = state
+    return result
 
 
 def settle(
