@@ -35,11 +35,12 @@ def no_settings(monkeypatch, tmp_path):
     for detector in ("XAMS", "XAMSL"):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
-    for name in settings.RUN_DATABASE:
+    for name in (*settings.RUN_DATABASE, *settings.CORRECTIONS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     # Where a run database is that nothing else is said of
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))
 
 
 @pytest.fixture(scope="session")

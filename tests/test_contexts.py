@@ -202,7 +202,7 @@ def test_users_plugins_are_registered_after_ours(tmp_path):
 
 
 def test_corrections_are_not_ignored(tmp_path):
-    with pytest.raises(exceptions.NotAvailable, match="v1"):
+    with pytest.raises(exceptions.CorrectionNotFound, match="v1.*AMSTRAX_CORRECTIONS_FOLDER"):
         contexts.xams(output_folder=tmp_path, corrections_version="v1")
 
 

@@ -135,6 +135,8 @@ class RunDB(strax.StorageFrontend):
         self.local_only = local_only
         self.new_data_path = None if new_data_path is None else Path(new_data_path).absolute()
         self.reader_ini_name_is_mode = reader_ini_name_is_mode
+        #: Version of the corrections that entries of new data name; contexts set it
+        self.corrections_version: str | None = None
         self.backends = [RegisteringBackend()]
         self._client, self._collection = client, collection
         self._not_before = 0.0
@@ -533,7 +535,7 @@ class RunDB(strax.StorageFrontend):
             "n_chunks": len(chunks),
             "size_mb": round(size / 1e6, 3),
             "amstrax_version": amstrax.__version__,
-            "corrections_version": None,
+            "corrections_version": self.corrections_version,
             "user": getpass.getuser(),
             "time": datetime.now(UTC),
         }
