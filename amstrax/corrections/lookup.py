@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from amstrax.exceptions import InvalidCorrection, RunNotCovered
 
-_FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json")
-_RANGE = re.compile(r"(?P<first>\d+|\*)(-(?P<last>\d+|\*))?")
+_FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
+_RANGE = re.compile(r"(?P<first>\d+|\*)(-(?P<last>\d+|\*))?", re.ASCII)
 
 
 class Entry(NamedTuple):

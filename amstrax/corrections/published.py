@@ -186,7 +186,7 @@ def _session() -> Any:
     retry = Retry(
         total=2,
         connect=0,
-        read=0,
+        read=False,
         backoff_factor=0.1,
         status_forcelist=(500, 502, 503, 504),
         raise_on_status=False,
@@ -204,15 +204,16 @@ def _answer(session: Any, url: str, copy: Copy | None, timeout: float) -> Copy |
         headers["If-None-Match"] = copy.etag
     elif copy is not None and copy.last_modified:
         headers["If-Modified-Since"] = copy.last_modified
-    with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
-        for step in (*response.history, response):
-            parts = urlsplit(step.url)
-            if parts.scheme != "https" and parts.hostname not in _LOCAL:
-                raise _Fault(f"it leads to {parts.scheme}://{parts.hostname}, which is not HTTPS")
+    # To be led elsewhere might be to leave HTTPS
+    ask = {"headers": headers, "timeout": timeout, "stream": True, "allow_redirects": False}
+    with session.get(url, **ask) as response:
         if response.status_code == 304 and copy is not None:
             return copy
         if response.status_code == 404:
             return None
+        if response.is_redirect:
+            host = urlsplit(response.headers["Location"]).hostname or "another address"
+            raise _Fault(f"the server refers to {host}: set AMSTRAX_CORRECTIONS_URL to that, if so")
         if response.status_code != 200:
             raise _Fault(f"the server answers with status {response.status_code}")
         content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()

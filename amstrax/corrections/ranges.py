@@ -35,7 +35,7 @@ def without(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
             if begin > first:
                 result.append((first, begin - 1))
             first = end + 1
-        if first <= last:
+        if first <= last and first < float("inf"):
             result.append((first, last))
     return result
 
