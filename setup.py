@@ -31,6 +31,8 @@ install_requires = [
     # matching and update engine of the embedded run database
     "mongomock>=4.3,<5",
     "immutabledict>=4.2,<5",
+    # fits of LED spectra and of positions in SiPMs
+    "iminuit>=2.30,<3",
     "matplotlib>=3.9,<4",
     "tqdm>=4.67.1,<5",
     "lz4>=4.3.3,<5",
