@@ -18,6 +18,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import rundoc, settings
+from amstrax._context import Context
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
     DataExists,
@@ -230,7 +231,7 @@ def _context(
         "free_options": ("live_data_dir",),
     }
     _keep_compiled()
-    st = strax.Context(storage, config, register=list(plugins), **options | kwargs)
+    st = Context(storage, config, register=list(plugins), **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:

@@ -12,6 +12,8 @@ from amstrax.exceptions import AmstraxError, InvalidCorrection, RunNotCovered
 
 pytestmark = pytest.mark.smoke
 
+PROPERTY = settings(max_examples=60, deadline=None, database=None)
+
 
 def value(content, run_id, file_name="elife_v1.json"):
     """Return what is in a file with `content` for a run."""
@@ -145,7 +147,7 @@ spans = st.tuples(numbers, numbers).map(lambda pair: (min(pair), max(pair)))
 
 
 @given(st.lists(spans, max_size=8), numbers)
-@settings(deadline=None, max_examples=60)
+@PROPERTY
 def test_a_run_has_the_one_value_whose_range_holds_it(pairs, run):
     content = {f"{first:06d}-{last:06d}": i for i, (first, last) in enumerate(pairs)}
     holding = [v for text, v in content.items() if int(text[:6]) <= run <= int(text[-6:])]
@@ -164,7 +166,7 @@ spans_or_open = st.lists(st.one_of(spans, numbers.map(lambda n: (n, math.inf))),
 
 
 @given(spans_or_open, spans_or_open)
-@settings(deadline=None, max_examples=60)
+@PROPERTY
 def test_sets_of_runs_are_sets(one, other):
     for found, expected in (
         (ranges.merged(one), runs_of(one)),
@@ -182,7 +184,7 @@ def test_sets_of_runs_as_text():
 
 
 @given(st.text(max_size=30))
-@settings(deadline=None, max_examples=60)
+@PROPERTY
 def test_no_text_does_anything_but_fail_cleanly_or_work(text):
     try:
         content = lookup.parse(text, "here")
