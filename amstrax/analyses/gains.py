@@ -75,7 +75,7 @@ def mean_gain(
     told from amplitudes: those below a threshold, over the same share where there is no light.
     There is none in an LED-off run, or in the noise window of the pulses. The latter is taken to
     have the noise of the LED's window, so its share is raised to the ratio of their lengths. The
-    mean area without light is that of the pulses below the threshold.
+    mean area without light is that of the LED-off run, or of the pulses below the threshold.
 
     Photoelectrons below the threshold are missed. Their share is taken to be that between the
     threshold and twice the threshold; half of this correction is the systematic error.
@@ -112,17 +112,26 @@ def mean_gain(
     _check_light(raw, len(pulses))
     missed = _missed(pulses["amplitude_led"], reference, ratio, threshold, raw)
     occupancy = raw / (1 - missed)
-    pedestal = area[below].mean()
-    gain = (area.mean() - pedestal) / occupancy
+    pedestal, noise = area[below].mean(), area[below].std()
     # By how much each pulse moves the result, to first order, and from that the errors
-    by_area = (area - area.mean() - below * (area - pedestal) / share) / occupancy
     by_light = -(below - share) / share / (1 - missed)
     by_reference = ratio * ((reference < threshold) - dark) / dark / (1 - missed)
-    relative = gain / occupancy
-    variance = _variances(by_area - relative * by_light, -relative * by_reference, off is None)
+    if off is None:
+        dark_area, dark_spread = pedestal, noise
+        by_area = area - area.mean() - below * (area - pedestal) / share
+        by_dark_area = np.zeros(len(reference))
+    else:
+        off_area = _finite(off)["area"].astype(np.float64)
+        dark_area, dark_spread = off_area.mean(), off_area.std()
+        by_area, by_dark_area = area - area.mean(), dark_area - off_area
+    gain = (area.mean() - dark_area) / occupancy
+    variance = _variances(
+        (by_area - gain * by_light) / occupancy,
+        (by_dark_area - gain * by_reference) / occupancy,
+        off is None,
+    )
     occupancy_variance = _variances(by_light, by_reference, off is None)
-    noise = area[below].std()
-    between = area.var() - noise**2 - occupancy * gain**2
+    between = area.var() - dark_spread**2 - occupancy * gain**2
     return Gain(
         Number(float(gain), float(np.sqrt(variance))),
         float(gain * missed / 2),
@@ -196,15 +205,19 @@ def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     edges = area_bins(pulses["area"], start)
     counts = np.histogram(pulses["area"], edges)[0]
     minuit = _minimise(edges, counts, start)
-    shape = spectrum.Shape(*minuit.values)
-    gains = [_minimise(edges, counts, start, size).values["gain"] for size in _SMALL_SIZES]
+    shape, errors = spectrum.Shape(*minuit.values), spectrum.Shape(*minuit.errors)
+    gains = []
+    for size in _SMALL_SIZES:
+        minuit.values["small_size"] = size
+        minuit.migrad()
+        gains.append(minuit.values["gain"])
     chi2, n_free = _chi2(counts, spectrum.bin_shares(edges, shape), minuit.nfit)
     from scipy.stats import chi2 as chi2_distribution
 
     return Gain(
-        Number(shape.gain, float(minuit.errors["gain"])),
+        Number(shape.gain, float(errors.gain)),
         abs(gains[1] - gains[0]) / 2,
-        Number(shape.occupancy, float(minuit.errors["occupancy"])),
+        Number(shape.occupancy, float(errors.occupancy)),
         spectrum.relative_spread(shape),
         shape.pedestal,
         shape.noise,
@@ -226,9 +239,7 @@ def area_bins(area: np.ndarray, start: Gain) -> np.ndarray:
     return np.linspace(low, high, min(max(n_bins, 20), _MOST_BINS) + 1)
 
 
-def _minimise(
-    edges: np.ndarray, counts: np.ndarray, start: Gain, small_size: float = _SMALL_SIZE
-) -> "Minuit":
+def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
     """Return iminuit's object at the minimum."""
     from iminuit import Minuit
     from scipy.special import xlogy
@@ -244,7 +255,7 @@ def _minimise(
     gain, occupancy, noise = start.gain.value, start.occupancy.value, start.noise
     minuit = Minuit(
         minus_two_log_likelihood,
-        *spectrum.Shape(occupancy, gain, 0.4, 0.05, small_size, start.pedestal, noise),
+        *spectrum.Shape(occupancy, gain, 0.4, 0.05, _SMALL_SIZE, start.pedestal, noise),
         name=spectrum.Shape._fields,
     )
     minuit.errordef = Minuit.LEAST_SQUARES

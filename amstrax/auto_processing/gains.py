@@ -182,8 +182,9 @@ def work(args: argparse.Namespace, stop: "jobs.Stop") -> str:
     log.info("looking for gains in %d pulses of %s", len(pulses), ", ".join(args.run_ids))
     gains = channel_gains(pulses, **windows, off=off)
     text = table(gains, args.method)
-    if not any(isinstance(g, tuple) for methods in gains.values() for g in methods.values()):
-        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain\n{text}")
+    if all(isinstance(methods["mean"], NoGain) for methods in gains.values()):
+        reasons = [f"; channel {channel}: {methods['mean']}" for channel, methods in gains.items()]
+        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{''.join(reasons[:1])}")
     _warn(gains)
     if args.plot:
         _plot(pulses, gains, args.plot)
