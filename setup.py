@@ -26,6 +26,9 @@ install_requires = [
     "numba>=0.61,<0.69",
     "pandas>=2.2.2,<3",
     "pymongo>=4.10,<5",
+    # published corrections; what it waits for and tries again is set with urllib3
+    "requests>=2.32,<3",
+    "urllib3>=2,<3",
     # the SSH tunnel to the run database
     "paramiko>=4,<6",
     # matching and update engine of the embedded run database

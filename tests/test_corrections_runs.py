@@ -403,3 +403,9 @@ def test_entries_in_the_run_database_name_the_version(files, tmp_path, raw_data,
     entries = collection.find_one({"number": int(RUNS[0])})["data"]
     found = {(entry["type"], entry["corrections_version"]) for entry in entries}
     assert {("peaks", "v1"), ("peak_basics", "v1@other")} <= found
+
+
+def test_map_that_is_none_fails_before_any_work():
+    st = contexts.xams(storage=[], config={"s1_map": MAP | {"hist_ratio": [[1]]}})
+    with pytest.raises(InvalidOption, match="hist_ratio of s1_map"):
+        st.get_single_plugin(RUNS[0], "corrected_areas")
