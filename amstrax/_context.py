@@ -22,6 +22,14 @@ class Context(strax.Context):
         with self._plugins_lock:
             return super()._get_plugins(*args, **kwargs)
 
+    def new_context(self, *args: Any, **kwargs: Any) -> "Context":
+        """Return a new context with some settings changed; parameters are as in strax."""
+        new = super().new_context(*args, **kwargs)
+        # strax makes one of its own class
+        new.__class__ = Context
+        new._plugins_lock = threading.RLock()
+        return new
+
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_plugins_lock"}
 

@@ -125,18 +125,20 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
     CorrectionError
         When the file of the version cannot be had, or is wrong.
     """
-    taken = {name: option for plugin in plugins for name, option in plugin.takes_config.items()}
+    taken = [option for plugin in plugins for option in plugin.takes_config.values()]
+    names = {option.name for option in taken}
+    fixed = {option.name for option in taken if not isinstance(option, XAMSConfig)}
     options = versions.options(version)
-    unknown = sorted(set(options) - set(taken))
+    unknown = sorted(set(options) - names)
     if unknown:
         log.warning(
             "corrections_version=%r has options that no plugin of this context takes: %s",
             version,
             ", ".join(unknown),
         )
-    options = {name: value for name, value in options.items() if name in taken}
+    options = {name: value for name, value in options.items() if name in names}
     for name, value in options.items():
-        if versions.is_lookup(value) and not isinstance(taken[name], XAMSConfig):
+        if versions.is_lookup(value) and name in fixed:
             raise InvalidOption(
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
                 "differ from run to run: give it a plain value there"
