@@ -203,6 +203,17 @@ def test_no_gain(occupancy, n, message):
         gains.fit_gain(pulses)
 
 
+def test_pulses_without_noise_or_of_the_wrong_sign():
+    pulses = toy(np.random.default_rng(8), 5000)
+    silent = pulses.copy()
+    silent["amplitude_noise"] = 0
+    with pytest.raises(NoGain, match="amplitude_noise is not above 0"):
+        gains.mean_gain(silent)
+    pulses["area"] *= -1
+    with pytest.raises(NoGain, match="areas are smaller with light"):
+        gains.mean_gain(pulses)
+
+
 def test_channels_are_apart_and_drawn(tmp_path):
     rng = np.random.default_rng(9)
     parts = [toy(rng, 8000, gain=80.0), toy(rng, 8000, gain=120.0), toy(rng, 50)]

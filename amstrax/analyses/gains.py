@@ -98,48 +98,75 @@ def mean_gain(
     _check_number(pulses)
     n_led, n_noise = np.diff(led_window)[0], np.diff(noise_window)[0]
     if off is None:
-        reference, n_samples = pulses["amplitude_noise"], n_noise
+        light = _occupancy(pulses["amplitude_led"], pulses["amplitude_noise"], n_led, n_noise)
     else:
-        reference, n_samples = _finite(off)["amplitude_led"], n_led
-        _check_number(reference)
-    ratio = n_led / n_samples
-    threshold = _THRESHOLD * _sample_noise(reference, n_samples)
-    area, below = pulses["area"].astype(np.float64), pulses["amplitude_led"] < threshold
-    share, dark = below.mean(), (reference < threshold).mean()
-    if not 0 < share < 1:
-        raise NoGain(_TOO_BRIGHT if share == 0 else _TOO_DARK)
-    raw = ratio * np.log(dark) - np.log(share)
-    _check_light(raw, len(pulses))
-    missed = _missed(pulses["amplitude_led"], reference, ratio, threshold, raw)
-    occupancy = raw / (1 - missed)
+        off = _finite(off)
+        _check_number(off)
+        light = _occupancy(pulses["amplitude_led"], off["amplitude_led"], n_led, n_led)
+    area, below = pulses["area"].astype(np.float64), light.below
     pedestal, noise = area[below].mean(), area[below].std()
-    # By how much each pulse moves the result, to first order, and from that the errors
-    by_light = -(below - share) / share / (1 - missed)
-    by_reference = ratio * ((reference < threshold) - dark) / dark / (1 - missed)
     if off is None:
         dark_area, dark_spread = pedestal, noise
-        by_area = area - area.mean() - below * (area - pedestal) / share
-        by_dark_area = np.zeros(len(reference))
+        by_area = area - area.mean() - below * (area - pedestal) / below.mean()
+        by_dark_area = np.zeros(len(pulses))
     else:
-        off_area = _finite(off)["area"].astype(np.float64)
+        off_area = off["area"].astype(np.float64)
         dark_area, dark_spread = off_area.mean(), off_area.std()
         by_area, by_dark_area = area - area.mean(), dark_area - off_area
-    gain = (area.mean() - dark_area) / occupancy
-    variance = _variances(
-        (by_area - gain * by_light) / occupancy,
-        (by_dark_area - gain * by_reference) / occupancy,
+    gain = (area.mean() - dark_area) / light.value
+    if gain <= 0:
+        raise NoGain(_DOWN)
+    error = _error(
+        (by_area - gain * light.by_pulse) / light.value,
+        (by_dark_area - gain * light.by_reference) / light.value,
         off is None,
     )
-    occupancy_variance = _variances(by_light, by_reference, off is None)
-    between = area.var() - dark_spread**2 - occupancy * gain**2
+    between = area.var() - dark_spread**2 - light.value * gain**2
     return Gain(
-        Number(float(gain), float(np.sqrt(variance))),
-        float(gain * missed / 2),
-        Number(float(occupancy), float(np.sqrt(occupancy_variance))),
-        float(np.sqrt(max(between / occupancy, 0)) / gain),
+        Number(float(gain), error),
+        float(gain * light.missed / 2),
+        Number(light.value, _error(light.by_pulse, light.by_reference, off is None)),
+        float(np.sqrt(max(between / light.value, 0)) / gain),
         float(pedestal),
         float(noise),
         len(pulses),
+    )
+
+
+class _Occupancy(NamedTuple):
+    """Mean number of photoelectrons in a flash, and by how much each pulse moves it."""
+
+    value: float
+    missed: float  # share of photoelectrons below the threshold
+    below: np.ndarray  # which pulses are below the threshold
+    by_pulse: np.ndarray  # to first order
+    by_reference: np.ndarray
+
+
+def _occupancy(
+    amplitude: np.ndarray, reference: np.ndarray, n_samples: int, n_reference: int
+) -> _Occupancy:
+    """Return the occupancy from amplitudes with and without light, in windows of so many samples.
+
+    Raises NoGain for no noise, too little light, or too much.
+    """
+    threshold = _THRESHOLD * _sample_noise(reference, n_reference)
+    if threshold <= 0:
+        raise NoGain(_NO_NOISE)
+    ratio = n_samples / n_reference
+    below, below_without = amplitude < threshold, reference < threshold
+    share, dark = below.mean(), below_without.mean()
+    if not 0 < share < 1:
+        raise NoGain(_TOO_BRIGHT if share == 0 else _TOO_DARK)
+    found = ratio * np.log(dark) - np.log(share)
+    _check_light(found, len(amplitude))
+    missed = _missed(amplitude, reference, ratio, threshold, found)
+    return _Occupancy(
+        float(found / (1 - missed)),
+        missed,
+        below,
+        -(below - share) / share / (1 - missed),
+        ratio * (below_without - dark) / dark / (1 - missed),
     )
 
 
@@ -150,11 +177,12 @@ def _sample_noise(amplitude: np.ndarray, n_samples: int) -> float:
     return float(np.quantile(amplitude, _QUANTILE) / ndtri(_QUANTILE ** (1 / n_samples)))
 
 
-def _variances(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> float:
-    """Return the variance of a mean; `paired` where both are of the same pulses."""
+def _error(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> float:
+    """Return the standard error of a mean; `paired` where both are of the same pulses."""
     if paired:
-        return float((by_pulse + by_reference).var() / len(by_pulse))
-    return float(by_pulse.var() / len(by_pulse) + by_reference.var() / len(by_reference))
+        return float((by_pulse + by_reference).std() / np.sqrt(len(by_pulse)))
+    variance = by_pulse.var() / len(by_pulse) + by_reference.var() / len(by_reference)
+    return float(np.sqrt(variance))
 
 
 def _missed(
@@ -292,6 +320,14 @@ def _chi2(counts: np.ndarray, shares: np.ndarray, n_parameters: int) -> tuple[fl
 
 
 _TOO_DARK = "there is no light in the LED's window: was the LED on, and is led_window where it is?"
+_NO_NOISE = (
+    "amplitude_noise is not above 0: is noise_window where the pulses have data? Otherwise take a "
+    "run with the LED off"
+)
+_DOWN = (
+    "areas are smaller with light than without: do pulses go up in this channel, or is led_window "
+    "on the far side of the light?"
+)
 _TOO_BRIGHT = (
     f"nearly every pulse has light: take a run with fewer than {_MOST_OCCUPANCY:g} photoelectrons "
     "in a flash, best 0.05 to 0.5"

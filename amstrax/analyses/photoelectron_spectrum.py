@@ -56,12 +56,14 @@ def bin_shares(edges: np.ndarray, shape: Shape, n_photoelectrons: int | None = N
     n_photoelectrons
         Only those with so many photoelectrons; None for all.
     """
+    from scipy.fft import next_fast_len
+
     width = (edges[-1] - edges[0]) / (len(edges) - 1)
     step = width / _OVERSAMPLING
     # What is beyond the range comes in at its other end, which has to be far off
     reach = edges[-1] - edges[0] + 2 * _MARGIN * shape.noise
     reach += 6 * shape.gain * (1 + np.sqrt(shape.occupancy))
-    n = 1 << int(np.ceil(np.log2(reach / step)))
+    n = next_fast_len(int(np.ceil(reach / step)), real=True)
     omega = 2 * np.pi * np.fft.rfftfreq(n, step)
     one = _characteristic_function(omega, shape)
     if n_photoelectrons is None:
