@@ -48,6 +48,8 @@ extras_require = {
     "simulation": ["nestpy>=2.1.1,<2.2"],
     # straxen holds pydantic below 2 and param below 2, so no Panel or HoloViews here
     "dashboard": ["bokeh>=3.9,<4"],
+    # HTCondor's own bindings (htcondor2), for the engine of that name; one release suits the next ones' daemons
+    "htcondor": ["htcondor>=25.0,<26"],
     "docs": ["sphinx>=9.0,<10"],
     "test": [
         "pytest>=8.3.2,<10",
@@ -58,6 +60,8 @@ extras_require = {
         "SecantusDB==0.7.0b3",
         # an SSH server with passwords for tests
         "asyncssh>=2.21,<3",
+        # as of the extra "htcondor"
+        "htcondor>=25.0,<26",
         "ruff>=0.17,<0.18",
         "mypy>=2.3,<3",
     ],
@@ -92,6 +96,11 @@ setup(
         "console_scripts": [
             "amstrax = amstrax.cli:main",
             "amstraxer = amstrax.auto_processing.amstraxer:main",
+            "process_run = amstrax.auto_processing.process_run:main",
+            "submit_stbc = amstrax.auto_processing.submit_stbc:main",
+            "auto_processing = amstrax.auto_processing.auto_processing:main",
+            "copy_live = amstrax.auto_processing.copy_live:main",
+            "delete_live = amstrax.auto_processing.delete_live:main",
         ],
     },
     classifiers=[

@@ -26,6 +26,19 @@ TOOLS = {
     "corrections": Tool(
         "amstrax.auto_processing.corrections", "show corrections, and check files of them"
     ),
+    "process-run": Tool(
+        "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
+    ),
+    "submit": Tool("amstrax.auto_processing.submit_stbc", "submit jobs that process runs"),
+    "auto": Tool(
+        "amstrax.auto_processing.auto_processing", "submit jobs for new runs, and follow them"
+    ),
+    "copy-live": Tool(
+        "amstrax.auto_processing.copy_live", "copy live data from the DAQ to other places"
+    ),
+    "delete-live": Tool(
+        "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
+    ),
     "rundb": Tool("amstrax.auto_processing.rundb", "look into the run database, and change it"),
 }
 

@@ -50,6 +50,10 @@ class RunNotFound(AmstraxError, LookupError):
     """No run document can be found for a run."""
 
 
+class RunNotReady(AmstraxError, RuntimeError):
+    """A run that is not to be processed now: it is being taken, or has the tag ``abandon``."""
+
+
 class DataExists(AmstraxError, ValueError):
     """Stored raw data would be made again, and nobody has asked for that."""
 
@@ -83,6 +87,40 @@ class HostKeyRefused(RunDatabaseError, ConnectionError):
 
 class LocalDatabaseError(RunDatabaseError, RuntimeError):
     """The file of the embedded run database cannot be read or written, or is something else."""
+
+
+class UnknownEngine(AmstraxError, ValueError):
+    """There is no engine of that name to run jobs with."""
+
+
+class EngineUnreachable(AmstraxError, ConnectionError):
+    """The batch system does not answer; later it may."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class JobRefused(AmstraxError, RuntimeError):
+    """The batch system does not take a job."""
+
+
+class CopyFailed(AmstraxError, OSError):
+    """Live data could not be copied, or a copy could not be looked at."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DestinationUnusable(CopyFailed):
+    """Nothing can be copied to a place for now: no way there, no right, no space."""
+
+
+class CopyDiffers(CopyFailed, ValueError):
+    """A copy is not what was copied."""
+
+
+class DeletionRefused(AmstraxError, RuntimeError):
+    """Live data is not deleted, since it might be lost with that, or something else would be."""
 
 
 class NotAvailable(AmstraxError, RuntimeError):

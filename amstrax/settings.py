@@ -69,6 +69,42 @@ CORRECTIONS = MappingProxyType(
         ),
     }
 )
+#: Settings of jobs and of the batch system that they run on, in the same form
+BATCH = MappingProxyType(
+    {
+        "AMSTRAX_ENGINE": ("where jobs run: local, slurm or htcondor", "local"),
+        "AMSTRAX_QUEUE": ("queue of the batch system: a partition or job category", ""),
+        "AMSTRAX_JOB_MEMORY": ("memory of a job [MB]", "2000"),
+        "AMSTRAX_JOB_FOLDER": ("folder for the scripts of jobs", "./jobs"),
+        "AMSTRAX_LOG_FOLDER": ("folder for the logs of jobs", "./logs"),
+        "AMSTRAX_LOCAL_JOBS": ("jobs at once on this machine", "the number of its cores"),
+        "AMSTRAX_LOCAL_FOLDER": (
+            "where jobs on this machine are kept track of",
+            "~/.local/state/amstrax/jobs",
+        ),
+        "AMSTRAX_CONDOR_ATTRIBUTES": (
+            "attributes of jobs on HTCondor, separated by semicolons",
+            'UseOS="el9"; JobCategory="{queue}"',
+        ),
+    }
+)
+#: Settings of copying live data from the DAQ, and of deleting it there
+COPY = MappingProxyType(
+    {
+        "XAMS_COPY_TO": (
+            "where copies go, as NAME=USER@HOST:/FOLDER, or NAME=/FOLDER on this machine, with "
+            "commas between them",
+            "",
+        ),
+        "XAMSL_COPY_TO": ("the same for XAMSL", ""),
+        "XAMS_DELETE_AFTER_COPIES": (
+            "names of the copies without which nothing is deleted",
+            "all of XAMS_COPY_TO",
+        ),
+        "XAMSL_DELETE_AFTER_COPIES": ("the same for XAMSL", "all of XAMSL_COPY_TO"),
+        "AMSTRAX_SSH_CONFIG": ("file with settings of ssh, as for ssh -F", "~/.ssh/config"),
+    }
+)
 #: Settings whose value is shown to nobody. A connection string may hold a password.
 SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
 
@@ -160,6 +196,48 @@ def _port(name: str, default: int) -> int:
     if value != int(value):
         raise InvalidOption(f"the setting {name} is {value:g}: a port is a whole number")
     return int(value)
+
+
+def batch(name: str) -> str:
+    """Return a setting of `BATCH`, or its value where it is not set."""
+    return get(name) or BATCH[name][1]
+
+
+def engine() -> str:
+    """Return the name of the engine that jobs run with, where none is asked for."""
+    return batch("AMSTRAX_ENGINE")
+
+
+def job_memory() -> int:
+    """Return the memory that a job asks for [MB].
+
+    Raises
+    ------
+    InvalidOption
+        When it is no number.
+    """
+    default = float(BATCH["AMSTRAX_JOB_MEMORY"][1])
+    return int(number("AMSTRAX_JOB_MEMORY", default, low=1, high=1e7))
+
+
+def local_jobs() -> int:
+    """Return how many jobs the local engine runs at once.
+
+    Raises
+    ------
+    InvalidOption
+        When that is no number.
+    """
+    return int(number("AMSTRAX_LOCAL_JOBS", len(os.sched_getaffinity(0)), low=1, high=10000))
+
+
+def local_folder() -> Path:
+    """Folder in which the local engine keeps track of its jobs; it need not exist."""
+    path = get("AMSTRAX_LOCAL_FOLDER")
+    if path:
+        return Path(path).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser().absolute() / "amstrax" / "jobs"
 
 
 def folder(name: str) -> Path | None:

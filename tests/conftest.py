@@ -5,6 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from batch_servers import slurm, slurm_cluster  # noqa: F401
+from condor_pool import condor, condor_pool  # noqa: F401
+from make_jobs import live_runs, runs, start_tool  # noqa: F401
 from servers import (  # noqa: F401
     mongo_collection,
     mongo_server,
@@ -35,12 +38,15 @@ def no_settings(monkeypatch, tmp_path):
     for detector in ("XAMS", "XAMSL"):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
-    for name in (*settings.RUN_DATABASE, *settings.CORRECTIONS):
+    tables = (settings.RUN_DATABASE, settings.CORRECTIONS, settings.BATCH, settings.COPY)
+    for name in (name for table in tables for name in table):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     # Where a run database is that nothing else is said of
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))
+    # Where the local engine keeps track of its jobs
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user_state"))
 
 
 @pytest.fixture(scope="session")

@@ -64,11 +64,15 @@ class Server:
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         end = time.monotonic() + 60
-        while not listens(self.port):
+        while not self.is_up():
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 pytest.fail(f"{self.command()[0]} does not start:\n{self.log_path.read_text()}")
             time.sleep(0.02)
+
+    def is_up(self) -> bool:
+        """Return whether it answers."""
+        return listens(self.port)
 
     @property
     def log_path(self) -> Path:
@@ -182,6 +186,8 @@ class SSHServer(Server):
             "AllowTcpForwarding": "local",
             "PermitOpen": f"{LOCALHOST}:{forward_to}",
             "MaxStartups": "100",
+            # No start-up files of this machine's user, which take time, or die in the middle
+            "SetEnv": f"HOME={folder}",
         }
         (folder / "sshd_config").write_text(
             "".join(f"{name} {value}\n" for name, value in lines.items())
@@ -197,6 +203,24 @@ class SSHServer(Server):
         make_key(self.folder / "host_key")
         if known:
             self.known_hosts.write_text(self.known_hosts_line())
+
+    def client_config(self, path: Path, host: str = "login") -> Path:
+        """Write settings with which `ssh -F` finds the server under the name `host`."""
+        lines = {
+            "HostName": LOCALHOST,
+            "Port": self.port,
+            "User": self.user,
+            "IdentityFile": self.key_file,
+            "IdentitiesOnly": "yes",
+            "UserKnownHostsFile": self.known_hosts,
+            "GlobalKnownHostsFile": os.devnull,
+            # The least work: there are many sessions, and few cores
+            "KexAlgorithms": "curve25519-sha256",
+            "Ciphers": "aes128-gcm@openssh.com",
+        }
+        text = "".join(f"    {name} {value}\n" for name, value in lines.items())
+        path.write_text(f"Host {host}\n{text}", encoding="utf-8")
+        return path
 
     def said(self, text: str, at_least: int) -> int:
         """Return how often its log has a text, after waiting for the last times expected.

@@ -252,6 +252,27 @@ def test_failures_are_counted_once(run, before):
     assert (documents.failures_of(found), found["processing_failures"]) == (0, [])
 
 
+def test_what_is_said_of_a_job(run):
+    """Changed with the status in one go, or alone; by the one who has claimed the run."""
+    assert documents.job_of(documents.find_run(run, 2240)) == {}
+    job = {"attempt": "a1", "job_id": None}
+    assert not documents.set_job(run, 2240, job, "me")
+    assert not documents.set_status(run, 2240, "submitted", owner="me", job=job)
+    assert documents.job_of(documents.find_run(run, 2240)) == {}
+    documents.claim(run, 2240, "me")
+    assert documents.set_job(run, 2240, job, "me")
+    found = documents.find_run(run, 2240)
+    assert documents.job_of(found) == job
+    assert documents.status_of(found).status == "pending"
+    assert documents.set_status(run, 2240, "submitted", owner="me", job=job | {"job_id": "1"})
+    assert documents.set_status(run, 2240, "running", owner="me")
+    found = documents.find_run(run, 2240)
+    assert documents.job_of(found) == {"attempt": "a1", "job_id": "1"}
+    assert documents.status_of(found).status == "running"
+    assert documents.set_job(run, 2240, {}, "me")
+    assert "processing_job" not in documents.find_run(run, 2240)
+
+
 def test_failures_of_racing_jobs_are_all_counted(run):
     threads = [
         threading.Thread(target=documents.record_failure, args=(run, 2240, "x", f"job{i % 4}"))

@@ -230,6 +230,27 @@ def test_numbers(config, monkeypatch, text):
         settings.run_database()
 
 
+def test_settings_of_jobs(config, monkeypatch, tmp_path):
+    for name in settings.BATCH:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/somebody")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert settings.engine() == "local" and settings.batch("AMSTRAX_QUEUE") == ""
+    assert settings.job_memory() == 2000
+    assert settings.local_jobs() == len(os.sched_getaffinity(0))
+    assert settings.local_folder() == Path("/somebody/.local/state/amstrax/jobs")
+    assert "{queue}" in settings.batch("AMSTRAX_CONDOR_ATTRIBUTES")
+    config.write_text(
+        "[default]\nAMSTRAX_ENGINE = slurm\nAMSTRAX_JOB_MEMORY = 4000\nAMSTRAX_LOCAL_JOBS = 3\n"
+    )
+    assert (settings.engine(), settings.job_memory(), settings.local_jobs()) == ("slurm", 4000, 3)
+    monkeypatch.setenv("AMSTRAX_LOCAL_FOLDER", str(tmp_path / "jobs"))
+    assert settings.local_folder() == tmp_path / "jobs"
+    monkeypatch.setenv("AMSTRAX_JOB_MEMORY", "much")
+    with pytest.raises(InvalidOption, match="the setting AMSTRAX_JOB_MEMORY is 'much'"):
+        settings.job_memory()
+
+
 @pytest.mark.parametrize("page", ["run_database", "corrections"])
 def test_page_has_all_settings(page):
     text = (Path(__file__).parents[1] / f"docs/source/{page}.rst").read_text(encoding="utf-8")

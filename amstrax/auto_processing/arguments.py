@@ -10,9 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc
-from amstrax.exceptions import InvalidRunDocument, did_you_mean
-from amstrax.settings import CONTEXT_DETECTORS
+from amstrax import rundoc, settings
+from amstrax.auto_processing.engines.base import ENGINES
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, did_you_mean
+from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
 
@@ -84,6 +85,96 @@ def positive_integer(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
 
 
+def engine_name(text: str) -> str:
+    """Return the name of an engine."""
+    if text not in ENGINES:
+        raise argparse.ArgumentTypeError(f"no engine {text!r}{did_you_mean(text, ENGINES)}")
+    return text
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what is made of runs."""
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        metavar="TYPE",
+        help="data types to make (default: the raw data of the context)",
+    )
+    parser.add_argument(
+        "--context",
+        type=context_name,
+        help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        help="detector whose run database knows the runs (default: that of the context)",
+    )
+    parser.add_argument(
+        "--output_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
+        "and XAMS_PROCESSED_DATA for the rest)",
+    )
+    parser.add_argument(
+        "--live_data_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the runs' folders of live data (default: from settings or run document)",
+    )
+    parser.add_argument(
+        "--config_kwargs",
+        type=options,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
+    )
+    parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
+    )
+    add_workers(parser)
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add the options for jobs: what they make of runs, and where they run."""
+    add_target(parser)
+    parser.add_argument(
+        "--engine",
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    )
+    parser.add_argument(
+        "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
+    )
+    parser.add_argument(
+        "--mem",
+        type=positive_integer,
+        metavar="MB",
+        help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
+    )
+    for what, name in (("scripts", "job"), ("logs", "log")):
+        parser.add_argument(
+            f"--{name}_folder",
+            type=Path,
+            default=_folder_setting(f"AMSTRAX_{name.upper()}_FOLDER"),
+            metavar="FOLDER",
+            help=f"folder for the {what} of jobs (default: the setting "
+            f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
+        )
+    add_console(parser)
+
+
+def _folder_setting(name: str) -> Path:
+    """Return a folder of the settings; if they cannot be read, what reads them next says so."""
+    with contextlib.suppress(InvalidOption):
+        return Path(settings.batch(name))
+    return Path(settings.BATCH[name][1])
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
     parser.add_argument(
@@ -92,6 +183,34 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="number of cores to use (default: %(default)s)",
+    )
+
+
+def add_log_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the option for where a command logs, beside the console."""
+    parser.add_argument(
+        "--log_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the log, with a folder for each day (default: setting "
+        "AMSTRAX_LOG_FOLDER, or ./logs)",
+    )
+
+
+def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
+    """Add the options for work that is done again and again."""
+    parser.add_argument(
+        "--loop",
+        "--loop_infinite",
+        action="store_true",
+        help="go on until told to end (SIGTERM, Ctrl-C)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=positive_number,
+        default=pause,
+        metavar="SECONDS",
+        help="time between two rounds (default: %(default)s)",
     )
 
 

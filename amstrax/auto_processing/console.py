@@ -4,11 +4,15 @@ import errno
 import logging
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
 
 from amstrax.exceptions import AmstraxError
 
 #: Loggers of strax that repeat, at length, what is reported here in one line
 _NOISY_LOGGERS = ("strax", "ThreadedMailboxProcessor", "SingleThreadProcessor")
+_FORMAT, _TIME_FORMAT = "%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
 def log_to_console(debug: bool) -> None:
@@ -16,8 +20,8 @@ def log_to_console(debug: bool) -> None:
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)sZ %(levelname)s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
+        format=_FORMAT,
+        datefmt=_TIME_FORMAT,
         stream=sys.stderr,
         force=True,
     )
@@ -25,6 +29,63 @@ def log_to_console(debug: bool) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL + 1)
+
+
+def log_to_folder(folder: str | Path, name: str) -> None:
+    """Log the lines of the console to ``FOLDER/YYYY-MM-DD/NAME.log`` too, after `log_to_console`.
+
+    The day is that of UTC, of each line. Any number of processes may log to one file.
+
+    Raises
+    ------
+    OSError
+        When nothing can be written there.
+    """
+    handler = DatedFileHandler(Path(folder).expanduser().absolute(), name)
+    handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
+    handler.open(datetime.now(UTC)).close()
+    logging.getLogger().addHandler(handler)
+
+
+class DatedFileHandler(logging.Handler):
+    """Writes lines into the file of their day, which may be removed or moved away meanwhile.
+
+    When the disk is full, say, the console gets a line about that, and the work goes on.
+
+    Parameters
+    ----------
+    folder
+        Folder with a folder for each day; made where it is missing.
+    name
+        Name of the files, without ``.log``.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        super().__init__()
+        self._folder = folder
+        self._name = name
+        self._complained = ""
+
+    def open(self, time: datetime) -> BinaryIO:
+        """Open the file for a time; it is made where it is missing."""
+        day = self._folder / f"{time:%Y-%m-%d}"
+        day.mkdir(parents=True, exist_ok=True)
+        # Each line is one write to the end of the file, so that lines of several processes stay
+        # whole. Opened for each: lines are few, and files on a network come and go
+        return (day / f"{self._name}.log").open("ab", buffering=0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            with self.open(datetime.fromtimestamp(record.created, UTC)) as file:
+                file.write(line)
+            self._complained = ""
+        except OSError as error:
+            text = f"no log in {self._folder}: {error.strerror or error}"
+            if text != self._complained:
+                self._complained = text
+                sys.stderr.write(f"{text}\n")
 
 
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:

@@ -8,21 +8,21 @@ import json
 import logging
 import os
 import shutil
-import signal
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numba.core.event
 import strax
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amstrax import redax
-from amstrax.auto_processing import console
+from amstrax.auto_processing import tools
+from amstrax.auto_processing.tools import Stop, stop_on_signals
 from amstrax.contexts import raw_data_types
-from amstrax.exceptions import AlreadyAtWork, Stopped, UsageError
+from amstrax.exceptions import AlreadyAtWork
+
+__all__ = ["Stop", "output_to_log", "run_tool", "sole_worker", "stop_on_signals"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class LogStream(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def output_to_log(logger: logging.Logger, stop: "Stop") -> Iterator[None]:
+def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
     """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
 
     The first of those exceptions comes to the main thread when the other threads have ended; so
@@ -88,61 +88,6 @@ class CompilationNotice(numba.core.event.Listener):
         pass
 
 
-class Stop:
-    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
-
-    Signals only set this; the work looks at it between chunks and while it waits, so that no
-    exception comes up where strax, or a log, cannot deal with one.
-    """
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.reason = ""
-
-    def check(self) -> None:
-        """Raise `Stopped` if the job is to stop."""
-        if self.event.is_set():
-            raise Stopped(self.message())
-
-    def message(self) -> str:
-        """Return what to tell the user."""
-        if not self.reason:
-            return "stopped, since another part of the job has failed"
-        return (
-            f"stopped by {self.reason}: what was incomplete has been removed; start again to go on"
-        )
-
-
-@contextlib.contextmanager
-def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT; a second one acts as it would without this.
-
-    Does nothing outside the main thread, where signals cannot be handled. Log lines do not
-    disturb progress bars within.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-        while before:
-            signal.signal(*before.popitem())
-
-    def handle(number: int, _frame: Any) -> None:
-        restore()
-        stop.reason = signal.Signals(number).name
-        stop.event.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, handle)
-    try:
-        with logging_redirect_tqdm():
-            yield
-    finally:
-        restore()
-
-
 def run_tool(
     args: argparse.Namespace,
     logger: logging.Logger,
@@ -150,37 +95,22 @@ def run_tool(
     what: str,
     folder: object,
     option: str = "--output",
+    log_name: str | None = None,
 ) -> int:
-    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
+    """Do the work of a command that runs strax, and return its exit status, as `tools.run_tool`.
 
-    What fails is one line in the log, with ``--debug`` more; signals set the `Stop` that the work
-    is given.
-
-    Parameters
-    ----------
-    args
-        Options of the command, of which ``debug`` is used.
-    logger
-        The command's.
-    work
-        Does it, and returns what to print at the end, if anything.
-    what, folder, option
-        As of `console.describe_failure`.
+    What strax prints goes to the log, at level DEBUG, see `output_to_log`.
     """
-    console.log_to_console(args.debug)
-    stop = Stop()
-    try:
-        with stop_on_signals(stop), output_to_log(logger, stop):
-            text = work(stop)
-        if text is not None:
-            print(text)
-    except Exception as error:
-        message = (
-            stop.message() if stop.reason else console.describe_failure(error, what, folder, option)
-        )
-        logger.error("%s", message, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+    return tools.run_tool(
+        args,
+        logger,
+        work,
+        what,
+        folder,
+        option,
+        log_name,
+        around=lambda stop: output_to_log(logger, stop),
+    )
 
 
 class Source:

@@ -34,9 +34,14 @@ ABANDON, PROCESS = "abandon", "process"
 MAX_FAILURES = 3
 #: How long a claim lasts unless it is renewed [s]
 CLAIM_LIFETIME = 900.0
+#: Fields of claims: of who processes a run, and of who copies or deletes its live data
+PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
 
 _OLD_WORDS = {"processing": "running"}
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
+
+
+_IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 
 class Status(NamedTuple):
@@ -130,6 +135,15 @@ def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
         for entry in (data if isinstance(data, list) else ())
         if isinstance(entry, dict) and all(entry.get(k) == v for k, v in fields.items())
     ]
+
+
+def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a run's last job: attempt, engine, job_id, name, ...; may be empty.
+
+    One without ``job_id`` was about to be submitted, or was no job of an engine.
+    """
+    job = document.get("processing_job")
+    return dict(job) if isinstance(job, Mapping) else {}
 
 
 def find_run(
@@ -238,14 +252,9 @@ def has_data(data_type: str, **fields: Any) -> Filter:
     return {"data": {"$elemMatch": {"type": data_type, **fields}}}
 
 
-def is_unclaimed(now: datetime | None = None) -> Filter:
-    """Return a filter for runs that nobody works on."""
-    return {
-        "$or": [
-            {"processing_claim": None},
-            {"processing_claim.expires": {"$lte": now or datetime.now(UTC)}},
-        ]
-    }
+def is_unclaimed(now: datetime | None = None, field: str = PROCESSING_CLAIM) -> Filter:
+    """Return a filter for runs that nobody works on; `field` is the claim's."""
+    return {"$or": [{field: None}, {f"{field}.expires": {"$lte": now or datetime.now(UTC)}}]}
 
 
 def is_to_process(
@@ -342,7 +351,13 @@ def claim_next(
                 candidates[1:] = others
 
 
-def claim(collection: Any, run_id: str | int, owner: str, lifetime: float = CLAIM_LIFETIME) -> bool:
+def claim(
+    collection: Any,
+    run_id: str | int,
+    owner: str,
+    lifetime: float = CLAIM_LIFETIME,
+    field: str = PROCESSING_CLAIM,
+) -> bool:
     """Claim a run, or renew the own claim; return False when somebody else works on it.
 
     Raises
@@ -351,23 +366,29 @@ def claim(collection: Any, run_id: str | int, owner: str, lifetime: float = CLAI
         When there is no such run.
     """
     _id = _id_of(collection, run_id)
-    return _claim(collection, _id, owner, {}, lifetime, ["_id"]) is not None
+    return _claim(collection, _id, owner, {}, lifetime, ["_id"], field) is not None
 
 
-def renew(collection: Any, run_id: str | int, owner: str, lifetime: float = CLAIM_LIFETIME) -> bool:
+def renew(
+    collection: Any,
+    run_id: str | int,
+    owner: str,
+    lifetime: float = CLAIM_LIFETIME,
+    field: str = PROCESSING_CLAIM,
+) -> bool:
     """Let an own claim last longer; return False when it is not ours (any more)."""
     done = collection.update_one(
-        {"_id": _id_of(collection, run_id), "processing_claim.owner": owner},
-        {"$set": {"processing_claim.expires": datetime.now(UTC) + timedelta(seconds=lifetime)}},
+        {"_id": _id_of(collection, run_id), f"{field}.owner": owner},
+        {"$set": {f"{field}.expires": datetime.now(UTC) + timedelta(seconds=lifetime)}},
     )
     return done.matched_count == 1
 
 
-def release(collection: Any, run_id: str | int, owner: str) -> bool:
+def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
     """Give an own claim up; return False when it was not ours (any more)."""
     done = collection.update_one(
-        {"_id": _id_of(collection, run_id), "processing_claim.owner": owner},
-        {"$unset": {"processing_claim": ""}},
+        {"_id": _id_of(collection, run_id), f"{field}.owner": owner},
+        {"$unset": {field: ""}},
     )
     return done.matched_count == 1
 
@@ -379,13 +400,15 @@ def _claim(
     condition: Filter,
     lifetime: float,
     projection: Iterable[str] | Mapping[str, Any] | None,
+    field: str = PROCESSING_CLAIM,
 ) -> dict[str, Any] | None:
     """Claim this run if it fulfils the condition and is free, or ours already."""
     from pymongo import ReturnDocument
 
     now = datetime.now(UTC)
-    mine = {"processing_claim.owner": owner}
-    free = {"$and": [condition, is_unclaimed(now)]} if condition else is_unclaimed(now)
+    mine = {f"{field}.owner": owner}
+    unclaimed = is_unclaimed(now, field)
+    free = {"$and": [condition, unclaimed]} if condition else unclaimed
     claim = {
         "owner": owner,
         "host": this_host(),
@@ -394,7 +417,7 @@ def _claim(
     }
     return collection.find_one_and_update(
         {"_id": _id, "$or": [free, mine]},
-        {"$set": {"processing_claim": claim}},
+        {"$set": {field: claim}},
         projection=projection,
         return_document=ReturnDocument.AFTER,
     )
@@ -410,6 +433,7 @@ def set_status(
     reason: str | None = None,
     host: str | None = None,
     owner: str | None = None,
+    job: Mapping[str, Any] | None = None,
 ) -> bool:
     """Set the status of a run, with time and host.
 
@@ -427,6 +451,8 @@ def set_status(
         Where; by default this machine.
     owner
         Change the status only if this is who has claimed the run.
+    job
+        What is said of its job from now on, see `job_of`; None: what was said stays.
 
     Returns
     -------
@@ -444,10 +470,22 @@ def set_status(
     changes: Filter = {"processing_status": _status(status, reason, host)}
     if status == "pending":
         changes |= {"processing_failed": 0, "processing_failures": []}
+    if job is not None:
+        changes["processing_job"] = dict(job)
     condition = {"_id": _id_of(collection, run_id)}
     if owner is not None:
         condition["processing_claim.owner"] = owner
     return collection.update_one(condition, {"$set": changes}).matched_count == 1
+
+
+def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
+    """Set what is said of a run's job, see `job_of`, and leave its status; empty: nothing is.
+
+    Return False when `owner` has not claimed the run (any more), and nothing was changed.
+    """
+    change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
+    condition = {"_id": _id_of(collection, run_id), "processing_claim.owner": owner}
+    return collection.update_one(condition, change).matched_count == 1
 
 
 def record_failure(
@@ -456,7 +494,8 @@ def record_failure(
     reason: str,
     attempt: str,
     host: str | None = None,
-) -> int:
+    condition: Mapping[str, Any] | None = None,
+) -> int | None:
     """Set a run's status to failed, count the failure, and return how many there are.
 
     Parameters
@@ -471,6 +510,8 @@ def record_failure(
         Name of the attempt that failed, as a job's or claim's: it is counted once.
     host
         Where it failed; by default this machine.
+    condition
+        Filter: do so only if the document matches it; else change nothing and return None.
 
     Raises
     ------
@@ -482,18 +523,26 @@ def record_failure(
     status = _status("failed", reason, host)
     failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
     while True:
-        before = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"])
+        wanted = {"$and": [{"_id": _id}, condition or {}]}
+        before = collection.find_one(wanted, ["processing_failed", "processing_failures"])
         if before is None:
+            if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
+                return None
             raise RunNotFound(f"run {run_id} has been removed from {_place(collection)}")
         count = failures_of(before)
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
+            # Counted already, when it was thought to be dead; it may have said since that it is not
+            at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
+            collection.update_one(at_work, {"$set": {"processing_status": status}})
             return count
         done = collection.update_one(
             {
-                "_id": _id,
-                "processing_failed": before.get("processing_failed"),
-                "processing_failures.attempt": {"$ne": attempt},
+                "$and": [
+                    wanted,
+                    {"processing_failed": before.get("processing_failed")},
+                    {"processing_failures.attempt": {"$ne": attempt}},
+                ]
             },
             {
                 "$set": {"processing_status": status, "processing_failed": count + 1},

@@ -9,17 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import strax
 
-import amstrax
 from amstrax import rundoc
 from amstrax.exceptions import AmstraxError, InvalidOption, InvalidRunDocument, RunNotFound
 from amstrax.rundb import connection, documents
+from amstrax.rundb.entries import identity, new_entry
 from amstrax.storage import CheckedBackend, CheckedSaver
 
 __all__ = ["RunDB"]
@@ -213,7 +213,8 @@ class RunDB(strax.StorageFrontend):
 
     def remove(self, key: strax.DataKey) -> None:
         """Remove the registration of data in `new_data_path`; the files stay."""
-        entry = self._identity(key)
+        assert self.new_data_path is not None
+        entry = identity(key, self.new_data_path)
         documents.remove_data(self.collection, self._one_id(key.run_id), entry, getpass.getuser())
 
     def saver(self, key: strax.DataKey, metadata: dict, **kwargs: Any) -> RegisteringSaver:
@@ -512,14 +513,6 @@ class RunDB(strax.StorageFrontend):
             raise strax.DataExistsError(at=str(path), message=f"{path} exists already")
         return self._backend_key(path)
 
-    def _identity(self, key: strax.DataKey) -> dict[str, Any]:
-        return {
-            "type": key.data_type,
-            "host": documents.this_host(),
-            "location": str(self.new_data_path),
-            "lineage_hash": key.lineage_hash,
-        }
-
     def _register(self, key: strax.DataKey, metadata: Mapping[str, Any]) -> None:
         """Add complete data to the run document.
 
@@ -528,17 +521,8 @@ class RunDB(strax.StorageFrontend):
         RunDatabaseError
             When that cannot be done; the data stays, and is registered when it is looked for again.
         """
-        chunks = metadata.get("chunks") or ()
-        path = self.new_data_path / str(key)  # type: ignore[operator]
-        size = sum(file.stat().st_size for file in path.iterdir())
-        entry = self._identity(key) | {
-            "n_chunks": len(chunks),
-            "size_mb": round(size / 1e6, 3),
-            "amstrax_version": amstrax.__version__,
-            "corrections_version": self.corrections_version,
-            "user": getpass.getuser(),
-            "time": datetime.now(UTC),
-        }
+        assert self.new_data_path is not None
+        entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
         documents.add_data(self.collection, self._one_id(key.run_id), entry)
         log.info("%s is registered in the run database", key)
 

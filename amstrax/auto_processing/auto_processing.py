@@ -1,0 +1,389 @@
+#!/usr/bin/env python
+"""Process runs as they come: submit a job for each, follow it, and try again what has failed.
+
+Usable as ``auto_processing``, ``amstrax auto``, ``python -m
+amstrax.auto_processing.auto_processing``, and as a file. Exit status: 0 when told to end (SIGTERM,
+SIGINT), or when the run of --run_id is done; 1 on failure, 2 on wrong use.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax import settings
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import (
+    AmstraxError,
+    EngineUnreachable,
+    JobRefused,
+    RunDatabaseError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing import jobs, scheduling
+    from amstrax.auto_processing.engines.base import Engine
+
+log = logging.getLogger("amstrax.auto_processing")
+
+#: What is away is asked again after a round's pause, then after twice that, up to this [s]
+LONGEST_WAIT = 300.0
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Process runs as they come: submit a job for each, and follow it",
+        epilog="Switched off with status 'off' of auto_processing in daq.processing; jobs that "
+        "have been submitted go on. A run is left alone with the tag 'abandon', and processed "
+        "whatever its state with the tag 'process'.",
+    )
+    arguments.add_work(parser)
+    parser.add_argument(
+        "--run_id", metavar="RUN_ID", type=arguments.run_id, help="process this run, then end"
+    )
+    parser.add_argument(
+        "--min_run_number",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave runs below this number alone",
+    )
+    parser.add_argument(
+        "--max_jobs",
+        type=arguments.positive_integer,
+        default=10,
+        metavar="N",
+        help="jobs at the same time, running or waiting (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_failures",
+        type=arguments.positive_integer,
+        default=3,
+        metavar="N",
+        help="give a run up that has failed so often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--retry_pause",
+        type=arguments.positive_number,
+        default=60,
+        metavar="SECONDS",
+        help="time from a first failure to the next attempt, twice as long after each further one "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=arguments.positive_number,
+        default=10,
+        metavar="SECONDS",
+        help="time between two rounds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="one round: submit what there is, and end"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
+    )
+    parser.add_argument(
+        "--status_file",
+        type=Path,
+        metavar="FILE",
+        help="file that says, as JSON, how things are, for a monitor (default: "
+        "auto_processing_DETECTOR.json in the log folder)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the loop until it is told to end, and return the exit status."""
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.auto_processing import jobs
+
+    return jobs.run_tool(
+        args,
+        log,
+        lambda stop: run(args, stop),
+        "automatic processing",
+        args.log_folder,
+        "--log_folder",
+        None if args.dry_run else "auto_processing",
+    )
+
+
+def run(args: argparse.Namespace, stop: "jobs.Stop") -> str | None:
+    """Run the loop; with ``dry_run``, return what would be submitted.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        The loop ends when this is set; its jobs go on.
+
+    Raises
+    ------
+    UsageError
+        When an option makes no sense.
+    AmstraxError
+        When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when
+        something is away or a job is refused.
+    """
+    stop.remark = "jobs go on"
+    loop = Loop(args)
+    wait = args.pause
+    while True:
+        try:
+            loop.round()
+            wait = args.pause
+        except Exception as error:
+            if args.once or args.dry_run or isinstance(error, UsageError):
+                raise
+            loop.report_trouble(error)
+            wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
+        if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
+            break
+    if args.dry_run:
+        return "\n".join(loop.texts) or "nothing would be submitted"
+    loop.end(stop.reason)
+    return None
+
+
+class Loop:
+    """The loop's state between two rounds. All that matters is in the run database.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from amstrax.auto_processing import engines, scheduling, submit_stbc
+        from amstrax.rundb import connection
+
+        self.args = args
+        self.engine: Engine = engines.get(args.engine or settings.engine())
+        self.work = submit_stbc.find_work(args)
+        self.collection = connection.get_mongo_collection(self.work.detector)
+        self.switches = connection.get_collection("daq", "processing")
+        self.wanted = scheduling.Wanted(
+            self.work.detector,
+            self.work.targets,
+            self.work.raw_types,
+            run_id=args.run_id,
+            min_run_number=args.min_run_number,
+            max_failures=args.max_failures,
+            retry_pause=args.retry_pause,
+        )
+        self.followed: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+        self.counts = {"submitted": 0, "done": 0, "failed": 0}
+        self.refused: dict[str, float] = {}
+        self.texts: list[str] = []
+        self.trouble = ""
+        self.switched_on = True
+        self.waiting: int | None = None
+        self.began = datetime.now(UTC)
+        log.info(
+            "processing %s of %s to %s with engine %s",
+            f"run {args.run_id}" if args.run_id else "runs",
+            self.work.detector,
+            ", ".join(self.work.targets),
+            self.engine.name,
+        )
+
+    def round(self) -> None:
+        """Follow the jobs that there are, and submit new ones."""
+        from amstrax.auto_processing import scheduling
+
+        alive = self._follow()
+        self._note_switch(scheduling.is_switched_on(self.switches))
+        free = self.args.max_jobs - alive
+        if self.switched_on and free > 0:
+            self._submit(free)
+        self.waiting = self.collection.count_documents(self.wanted.filter())
+        self._note_trouble("")
+        self._write_status("at work")
+
+    def _follow(self) -> int:
+        """Settle jobs that have ended; return how many are alive."""
+        from amstrax.auto_processing import scheduling
+
+        runs = scheduling.followed_runs(self.collection, self.engine.name)
+        states = scheduling.job_states(self.engine, runs)
+        before, self.followed = self.followed, {}
+        alive = 0
+        for run_ in runs:
+            state = states[run_.attempt]
+            if not self.args.dry_run:
+                line = scheduling.settle(
+                    self.collection, self.engine, run_, state, self.args.max_failures
+                )
+                if line is not None:
+                    self.counts["failed"] += 1
+                    log.warning("%s", line)
+                    self.states.pop(run_.run_id, None)
+                    continue
+            self.followed[run_.run_id] = run_.attempt
+            alive += state.alive
+            word = state.state if state.state != "pending" else f"pending {state.reason}".strip()
+            if self.states.get(run_.run_id) != word:
+                self.states[run_.run_id] = word
+                log.info("run %s: %s is %s", run_.run_id, run_.describe(), word)
+        for run_id in before.keys() - self.followed.keys():
+            self._report_end(run_id)
+        return alive
+
+    def _report_end(self, run_id: str) -> None:
+        """Log how a job that was followed has ended, as it has said itself."""
+        from amstrax.auto_processing import scheduling
+        from amstrax.rundb import documents
+
+        if self.states.pop(run_id, None) is None:
+            return  # Settled, and reported, here
+        fields = ["processing_status", "processing_failed"]
+        document = documents.find_run(self.collection, run_id, None, fields)
+        status = documents.status_of(document)
+        if status.status == "failed":
+            self.counts["failed"] += 1
+            often = scheduling.how_often(documents.failures_of(document), self.args.max_failures)
+            log.warning("run %s failed: %s (%s)", run_id, status.reason, often)
+        else:
+            self.counts["done"] += status.status == "done"
+            log.info("run %s: %s", run_id, status.status)
+
+    def _submit(self, free: int) -> None:
+        """Submit up to `free` jobs."""
+        from amstrax.auto_processing import scheduling
+
+        now = time.monotonic()
+        self.refused = {run_id: until for run_id, until in self.refused.items() if until > now}
+        skip = {*self.refused, *self.followed}
+        for document in scheduling.find_runs(self.collection, self.wanted, free, skip):
+            self._submit_one(document)
+
+    def _submit_one(self, document: "scheduling.Document") -> None:
+        from amstrax.auto_processing import submit_stbc
+        from amstrax.rundb import documents
+
+        run_id = documents.name_of(document) or "?"
+        # The tag is for one series of attempts; what has failed before does not count
+        tagged = documents.PROCESS in documents.tags_of(document)
+        try:
+            submission = submit_stbc.submit(
+                self.work, run_id, self.collection, self.engine, afresh=tagged
+            )
+        except (EngineUnreachable, JobRefused, RunDatabaseError):
+            raise
+        except AmstraxError as error:
+            self.refused[run_id] = time.monotonic() + self.args.retry_pause
+            log.warning("run %s cannot be submitted: %s", run_id, error)
+            return
+        if submission.state == "dry run":
+            self.texts.append(submission.text)
+            return
+        if submission.state == "busy":
+            return
+        if tagged:
+            documents.remove_tag(self.collection, run_id, documents.PROCESS)
+        self.counts["submitted"] += submission.state == "submitted"
+        self.followed[run_id] = submission.attempt
+        self.states[run_id] = submission.state
+        log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
+
+    def is_finished(self) -> bool:
+        """Return whether the one run that was asked for has ended.
+
+        Raises
+        ------
+        AmstraxError
+            When it has been given up, or is to be left alone.
+        """
+        from amstrax.rundb import documents
+
+        run_id = self.args.run_id
+        if run_id is None or self.trouble:
+            return False
+        document = documents.find_run(self.collection, run_id)
+        status, tags = documents.status_of(document), documents.tags_of(document)
+        if documents.ABANDON in tags:
+            raise AmstraxError(f"run {run_id} has the tag 'abandon': remove that to process it")
+        if documents.PROCESS in tags:
+            return False
+        if status.status == "failed" and (
+            documents.failures_of(document) >= self.args.max_failures
+        ):
+            raise AmstraxError(f"run {run_id} is given up: {status.reason}")
+        return status.status == "done"
+
+    def report_trouble(self, error: Exception) -> None:
+        """Log what keeps the loop from its work: once, until that changes."""
+        if isinstance(error, (AmstraxError, OSError)):
+            self._note_trouble(" ".join(str(error).split()))
+        else:
+            # A bug: the loop goes on all the same, since it is watched by nobody
+            log.error("this round failed, please report it: %r", error, exc_info=error)
+            self._note_trouble(repr(error))
+        self._write_status("in trouble")
+
+    def _note_trouble(self, text: str) -> None:
+        if text and text != self.trouble:
+            log.error("%s; trying again, jobs go on", text)
+        elif self.trouble and not text:
+            log.info("that is over: going on")
+        self.trouble = text
+
+    def _note_switch(self, switched_on: bool) -> None:
+        if switched_on != self.switched_on:
+            word = "on: going on" if switched_on else "off: submitting nothing"
+            log.info("daq.processing says that automatic processing is %s", word)
+        self.switched_on = switched_on
+
+    def end(self, reason: str) -> None:
+        """Say that the loop has ended."""
+        log.info(
+            "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
+            f" by {reason}" if reason else "",
+            *self.counts.values(),
+            len(self.followed),
+        )
+        self._write_status("ended")
+
+    def _write_status(self, state: str) -> None:
+        """Write the file for a monitor."""
+        if self.args.dry_run:
+            return
+        from amstrax.auto_processing import status_file
+
+        path = self.args.status_file
+        if path is None:
+            path = self.args.log_folder / f"auto_processing_{self.work.detector}.json"
+        status_file.write(
+            path,
+            {
+                "state": state,
+                "switch": "on" if self.switched_on else "off",
+                "since": self.began,
+                "engine": self.engine.name,
+                "targets": self.work.targets,
+                "waiting": self.waiting,
+                "jobs": self.states,
+                **self.counts,
+                "trouble": self.trouble,
+            },
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

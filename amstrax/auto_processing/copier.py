@@ -1,0 +1,267 @@
+"""Copies runs to where they lack a copy, several at once, and registers what is verified."""
+
+import argparse
+import concurrent.futures
+import getpass
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from amstrax.auto_processing import claims, copy_live
+from amstrax.auto_processing.destinations import Destination
+from amstrax.auto_processing.rounds import Rests
+from amstrax.exceptions import (
+    AmstraxError,
+    DestinationUnusable,
+    RunDatabaseError,
+    RunDatabaseUnreachable,
+    Stopped,
+)
+from amstrax.rundb import documents
+
+log = logging.getLogger("amstrax.copy_live")
+
+#: Time between two attempts to register a copy while the run database is away [s]
+REGISTER_PAUSE = 5.0
+#: Time between two lines on how far a copy has come [s]
+LINE_PAUSE = 60.0
+
+
+@dataclass
+class Tally:
+    """What came of some runs: numbers of copies.
+
+    Attributes
+    ----------
+    copies
+        Those that were made, or would be.
+    runs
+        Runs of which they are.
+    n_bytes
+        Their size [bytes].
+    problems
+        Those that could not be made.
+    """
+
+    copies: int = 0
+    n_bytes: int = 0
+    problems: int = 0
+    runs: set[str] = field(default_factory=set)
+
+    @property
+    def all(self) -> int:
+        """Number of copies that were tried."""
+        return self.copies + self.problems
+
+    def describe(self, production: bool) -> str:
+        """Return a line."""
+        made = "made" if production else "would be made"
+        return (
+            f"{self.copies} copies of {len(self.runs)} runs {made}, {self.n_bytes / 1e6:.1f} MB; "
+            f"{self.problems} could not be made"
+        )
+
+
+class Copier:
+    """Copies runs; between rounds it knows what is to rest for a while.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    args
+        As from `copy_live.parse_args`.
+    stopped
+        Asked now and then; once it returns True, copying ends.
+    """
+
+    def __init__(
+        self, collection: Any, args: argparse.Namespace, stopped: Callable[[], bool] = bool
+    ):
+        self._collection = collection
+        self._args = args
+        self._stopped = stopped
+        self._destinations = copy_live.wanted_destinations(args)
+        self._lock = threading.Lock()
+        self._unusable: set[str] = set()
+        self._said: dict[str, str] = {}
+        self.rests = Rests()
+        show = getattr(args, "progress", None)
+        self._show_bar = sys.stderr.isatty() if show is None else show
+
+    def handle(self, rundocs: Sequence[Mapping[str, Any]]) -> Tally:
+        """Copy runs, as `copy_live.handle_runs` says."""
+        self._unusable.clear()
+        tally = Tally()
+        with concurrent.futures.ThreadPoolExecutor(self._args.workers, "copy") as pool:
+            futures = [pool.submit(self._handle_run, document, tally) for document in rundocs]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return tally
+
+    def _missing(self, document: Mapping[str, Any]) -> list[Destination]:
+        return copy_live.missing(document, self._destinations, self._args.again)
+
+    def _handle_run(self, document: Mapping[str, Any], tally: Tally) -> None:
+        to = self._missing(document)
+        if self._stopped() or all(destination.name in self._unusable for destination in to):
+            with self._lock:
+                tally.problems += len(to)
+            return
+        run_id = documents.name_of(document) or "?"
+        if not self._args.production:
+            self._copy_to_all(document, run_id, to, tally, self._stopped)
+            return
+        with claims.claimed(self._collection, document) as claim:
+            if claim is None:
+                log.info("run %s is being copied, or deleted, by another process", run_id)
+                return
+            # It may have changed since it was found
+            fresh = documents.find_run(self._collection, run_id)
+            to = self._missing(fresh)
+            reason = copy_live.why_not(fresh, to)
+            if reason is not None:
+                log.debug("run %s is not copied: %s", run_id, reason)
+                return
+            self._copy_to_all(
+                fresh, run_id, to, tally, lambda: self._stopped() or claim.lost.is_set()
+            )
+
+    def _copy_to_all(
+        self,
+        document: Mapping[str, Any],
+        run_id: str,
+        to: Sequence[Destination],
+        tally: Tally,
+        stopped: Callable[[], bool],
+    ) -> None:
+        failed = False
+        for destination in to:
+            if destination.name in self._unusable:
+                with self._lock:
+                    tally.problems += 1
+                continue
+            try:
+                n_bytes = self._copy(document, run_id, destination, stopped)
+            except (RunDatabaseError, Stopped):
+                # Of which the next destination would fare no better
+                with self._lock:
+                    tally.problems += 1
+                if stopped():
+                    return
+                raise
+            except (AmstraxError, OSError) as error:
+                failed = failed or not isinstance(error, DestinationUnusable)
+                self._note(run_id, destination, error)
+                with self._lock:
+                    tally.problems += 1
+            else:
+                self._note(run_id, destination, None)
+                with self._lock:
+                    tally.copies += 1
+                    tally.n_bytes += n_bytes
+                    tally.runs.add(run_id)
+        self.rests.note(run_id, failed)
+
+    def _note(self, run_id: str, destination: Destination, error: Exception | None) -> None:
+        """Log what went wrong: of a destination when it begins and when it is over."""
+        with self._lock:
+            if isinstance(error, DestinationUnusable):
+                self._unusable.add(destination.name)
+                text = " ".join(str(error).split())
+                if self._said.get(destination.name) != text:
+                    self._said[destination.name] = text
+                    log.error("nothing can be copied to %s: %s", destination.name, text)
+            elif error is not None:
+                text = " ".join(str(error).split())
+                log.error("run %s is not copied to %s: %s", run_id, destination.name, text)
+            elif self._said.pop(destination.name, None):
+                log.info("copying to %s works again", destination.name)
+
+    def _copy(
+        self,
+        document: Mapping[str, Any],
+        run_id: str,
+        destination: Destination,
+        stopped: Callable[[], bool],
+    ) -> int:
+        """Make a copy, verify and register it; return its size [bytes]."""
+        began = time.monotonic()
+        with self._progress(run_id, destination) as on_bytes:
+            copied = copy_live.copy_data(
+                run_id,
+                copy_live.source_folder(document),
+                destination.folder,
+                destination.name,
+                self._args.production,
+                destination.ssh_host,
+                self._args.bandwidth,
+                stopped,
+                on_bytes,
+            )
+        if copied is None:
+            return 0
+        entry = {
+            "type": "live",
+            "host": destination.name,
+            "location": destination.folder,
+            "n_files": copied.n_files,
+            "size_mb": round(copied.n_bytes / 1e6, 3),
+            "user": getpass.getuser(),
+            "time": datetime.now(UTC),
+        }
+        self._register(run_id, entry, stopped)
+        seconds = time.monotonic() - began
+        log.info(
+            "run %s: copy to %s verified and registered, %.1f MB in %.1f s",
+            run_id,
+            destination.name,
+            copied.n_bytes / 1e6,
+            seconds,
+        )
+        return copied.n_bytes
+
+    def _register(self, run_id: str, entry: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
+        """Add an entry of data; while the run database is away, wait for as long as we may."""
+        said = False
+        while True:
+            try:
+                documents.add_data(self._collection, run_id, entry)
+                return
+            except RunDatabaseUnreachable as error:
+                if stopped():
+                    raise
+                if not said:
+                    log.warning("run %s is copied; to register it, waiting: %s", run_id, error)
+                    said = True
+            time.sleep(REGISTER_PAUSE)
+
+    @contextmanager
+    def _progress(self, run_id: str, destination: Destination) -> Iterator[Callable[[int], None]]:
+        """Show how much of a copy has been made, with a bar, or a line now and then."""
+        what = f"run {run_id} to {destination.name}"
+        last = time.monotonic()
+        with tqdm(
+            desc=what, unit="B", unit_scale=True, disable=not self._show_bar, leave=False
+        ) as bar:
+
+            def on_bytes(n: int) -> None:
+                nonlocal last
+                bar.update(max(n - bar.n, 0))
+                if bar.disable and time.monotonic() - last > LINE_PAUSE:
+                    last = time.monotonic()
+                    log.info("%s: %.1f MB copied", what, n / 1e6)
+
+            yield on_bytes

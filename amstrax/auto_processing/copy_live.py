@@ -1,0 +1,334 @@
+#!/usr/bin/env python
+"""Copy live data from the DAQ to where it is processed and kept, and register the copies.
+
+Usable as ``copy_live``, ``amstrax copy-live``, ``python -m amstrax.auto_processing.copy_live``, and as a
+file. Nothing is copied without ``--production``. Exit status: 0 when all went well, or a loop was
+told to end; 1 when something could not be copied, 2 on wrong use.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax.auto_processing import arguments
+from amstrax.auto_processing.copies import copy_data
+from amstrax.exceptions import AmstraxError, CopyFailed, InvalidOption, UsageError
+from amstrax.settings import DETECTORS
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing import tools
+    from amstrax.auto_processing.copier import Tally
+    from amstrax.auto_processing.destinations import Destination
+
+__all__ = ["copy_data", "get_rundocs", "handle_runs", "main", "parse_args"]
+
+log = logging.getLogger("amstrax.copy_live")
+
+#: Without THE_END, a run counts as written so long after its end: the DAQ has died, then
+LEFT_OPEN = timedelta(hours=1)
+
+_FIELDS = ("name", "number", "end", "tags", "data", "copy_claim")
+
+Document = Mapping[str, Any]
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Copy live data from this machine, the DAQ's, to the places in the setting "
+        "XAMS_COPY_TO or XAMSL_COPY_TO, and register each copy once it is verified by checksum",
+        epilog="Runs that are being taken, and those with the tag 'abandon', are left alone.",
+    )
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+    )
+    parser.add_argument(
+        "--run_id",
+        nargs="+",
+        metavar="RUN_ID",
+        type=arguments.run_id,
+        help="copy these runs (default: all that lack a copy, newest first)",
+    )
+    parser.add_argument(
+        "--min_run_number", type=int, default=0, metavar="N", help="leave older runs alone"
+    )
+    parser.add_argument(
+        "--to", nargs="+", metavar="NAME", help="copy to these places alone (default: all)"
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="look at copies that are registered, too, and repair them: with --run_id",
+    )
+    parser.add_argument(
+        "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
+    )
+    parser.add_argument(
+        "--workers",
+        type=arguments.positive_integer,
+        default=1,
+        metavar="N",
+        help="runs copied at the same time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bandwidth",
+        type=arguments.positive_integer,
+        metavar="KB/S",
+        help="the most that each of them may take of the line (default: all there is)",
+    )
+    parser.add_argument(
+        "--production", action="store_true", help="do it; without, say what would be copied"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what would be copied, as without --production"
+    )
+    arguments.add_rounds(parser, pause=60)
+    arguments.add_log_folder(parser)
+    arguments.add_console(parser)
+    args = parser.parse_args(argv)
+    if args.again and not args.run_id:
+        parser.error("--again copies runs that have been copied already: name them with --run_id")
+    if args.loop and (args.dry_run or not args.production):
+        parser.error("--loop copies again and again: add --production")
+    args.production = args.production and not args.dry_run
+    return args
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Copy, and return the exit status.
+
+    Parameters
+    ----------
+    args
+        Options: as from `parse_args`, or a list of them; None for those of the command line.
+    prog
+        Name of the command in its help.
+    """
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.auto_processing import tools
+
+    return tools.run_tool(
+        args,
+        log,
+        lambda stop: run(args, stop),
+        "copying",
+        args.log_folder,
+        "--log_folder",
+        log_name="copy_live",
+    )
+
+
+def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
+    """Copy what there is, once or again and again.
+
+    Raises
+    ------
+    AmstraxError
+        When, without ``args.loop``, something could not be copied.
+    """
+    from amstrax.auto_processing import rounds
+    from amstrax.auto_processing.copier import Copier
+    from amstrax.rundb import get_mongo_collection
+
+    stop.remark = "copies that are not complete are gone on with at the next start"
+    collection = get_mongo_collection(args.detector)
+    wanted_destinations(args)  # Wrong settings are no trouble that passes
+    copier = Copier(collection, args, stop.event.is_set)
+
+    def one_round() -> None:
+        tally = copier.handle(get_rundocs(collection, args, copier.rests.names()))
+        if tally.copies or not args.loop:
+            log.info("%s", tally.describe(args.production))
+        if tally.problems and not args.loop:
+            stop.check()
+            raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
+
+    rounds.repeat(one_round, args, stop, log)
+
+
+def wanted_destinations(args: argparse.Namespace) -> tuple["Destination", ...]:
+    """Return where to copy to.
+
+    Raises
+    ------
+    UsageError
+        For a name in ``args.to`` that the settings do not have.
+    InvalidOption
+        When the settings make no sense, or have no destination.
+    """
+    from amstrax.auto_processing.destinations import copy_destinations
+    from amstrax.exceptions import did_you_mean
+
+    found = {destination.name: destination for destination in copy_destinations(args.detector)}
+    if not found:
+        raise InvalidOption(
+            f"the setting {args.detector.upper()}_COPY_TO is empty: say where copies of live data "
+            "go, as NAME=USER@HOST:/FOLDER"
+        )
+    for name in args.to or ():
+        if name not in found:
+            raise UsageError(f"--to {name}: no such destination{did_you_mean(name, found)}")
+    return tuple(found[name] for name in dict.fromkeys(args.to or found))
+
+
+def get_rundocs(
+    runsdb: Any, args: argparse.Namespace, resting: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return the documents of the runs to copy.
+
+    Parameters
+    ----------
+    runsdb
+        Collection of run documents.
+    args
+        As from `parse_args`.
+    resting
+        Names of runs to leave out.
+
+    Raises
+    ------
+    RunNotFound
+        When a run in ``args.run_id`` is unknown.
+    CopyFailed
+        When one of them cannot be copied now.
+    """
+    from amstrax.rundb import documents
+
+    destinations = wanted_destinations(args)
+    if args.run_id:
+        found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
+    else:
+        condition = _to_copy(args, destinations)
+        found = documents.read(runsdb, condition, _FIELDS, sort=[("number", -1)])
+    wanted = []
+    for document in found:
+        name = documents.name_of(document)
+        to = missing(document, destinations, args.again)
+        reason = why_not(document, to)
+        if reason is None and name not in resting:
+            wanted.append(document)
+        elif args.run_id and reason is not None and to:
+            raise CopyFailed(f"run {name} is not copied: {reason}")
+        elif reason is not None:
+            log.debug("run %s is not copied: %s", name, reason)
+    return wanted[: args.max_runs]
+
+
+def _to_copy(args: argparse.Namespace, destinations: Sequence["Destination"]) -> dict[str, Any]:
+    """Return a filter for runs that lack a copy."""
+    from amstrax.rundb import documents
+
+    lacks = [
+        {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
+        for destination in destinations
+    ]
+    return {
+        "$and": [
+            documents.has_data("live", host=documents.this_host()),
+            {"end": {"$ne": None}},
+            {"tags.name": {"$ne": documents.ABANDON}},
+            {"tags": {"$ne": documents.ABANDON}},
+            {"number": {"$gte": args.min_run_number}} if args.min_run_number else {},
+            {"$or": lacks},
+        ]
+    }
+
+
+def missing(
+    document: Document, destinations: Sequence["Destination"], again: bool = False
+) -> list["Destination"]:
+    """Return the destinations where a run lacks a copy; with `again`, all of them."""
+    from amstrax.rundb import documents
+
+    return [
+        destination
+        for destination in destinations
+        if again or not documents.data_of(document, type="live", host=destination.name)
+    ]
+
+
+def why_not(document: Document, to: Sequence["Destination"]) -> str | None:
+    """Return why a run is not copied (yet) to these destinations; None if it is."""
+    from amstrax import rundoc
+    from amstrax.auto_processing import live_folder
+    from amstrax.rundb import documents
+
+    if not to:
+        return "it has all its copies"
+    try:
+        end = rundoc.end_time(document)
+        if documents.ABANDON in documents.tags_of(document):
+            return "it has the tag 'abandon': remove that to copy it"
+        if end is None:
+            return "it is still being taken: it is copied when it has ended"
+        run_dir = source_folder(document) / live_folder.run_name(document)
+    except AmstraxError as error:
+        return str(error)
+    is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
+    if not is_written and datetime.now(UTC) - end < LEFT_OPEN:
+        return f"the DAQ has not written all of it yet: there is no THE_END in {run_dir}"
+    return None
+
+
+def source_folder(document: Document) -> Path:
+    """Return the folder of live data on this machine that a run is in.
+
+    Raises
+    ------
+    CopyFailed
+        When the document names none.
+    """
+    from amstrax.rundb import documents
+
+    host = documents.this_host()
+    for entry in documents.data_of(document, type="live", host=host):
+        if isinstance(entry.get("location"), str) and entry["location"].startswith("/"):
+            return Path(entry["location"])
+    raise CopyFailed(
+        f"its document has no live data on host {host}: is that what run documents call this "
+        "machine? (setting AMSTRAX_HOST)"
+    )
+
+
+def handle_runs(
+    rundocs: Sequence[dict[str, Any]], args: argparse.Namespace, stopped: Callable[[], bool] = bool
+) -> "Tally":
+    """Copy runs, and register the copies; what goes wrong is logged, and the next run goes on.
+
+    Parameters
+    ----------
+    rundocs
+        Run documents, as `get_rundocs` returns them.
+    args
+        As from `parse_args`; nothing is changed without ``args.production``.
+    stopped
+        Asked now and then; once it returns True, copying ends.
+
+    Returns
+    -------
+    tally
+        How many copies were made, or would be, and how many could not be.
+
+    Raises
+    ------
+    RunDatabaseError
+        When the run database cannot be asked or told.
+    """
+    from amstrax.auto_processing.copier import Copier
+    from amstrax.rundb import get_mongo_collection
+
+    return Copier(get_mongo_collection(args.detector), args, stopped).handle(rundocs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

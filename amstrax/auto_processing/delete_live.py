@@ -1,0 +1,305 @@
+#!/usr/bin/env python
+"""Delete old live data from the DAQ, of which every required copy is verified at that moment.
+
+Usable as ``delete_live``, ``amstrax delete-live``, ``python -m amstrax.auto_processing.delete_live``,
+and as a file. Nothing is deleted without ``--production --we_are_really_sure``. Exit status: 0 when
+all went well, or a loop was told to end; 1 when something could not be deleted, 2 on wrong use.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax import settings
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import AmstraxError, DeletionRefused, UsageError
+from amstrax.settings import DETECTORS
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing import tools
+    from amstrax.auto_processing.destinations import Destination
+
+log = logging.getLogger("amstrax.delete_live")
+
+_FIELDS = (
+    "name",
+    "number",
+    "end",
+    "tags",
+    "data",
+    "deleted_data",
+    "copy_claim",
+    "processing_status",
+    "processing_claim",
+)
+
+Document = Mapping[str, Any]
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Delete old live data from this machine, the DAQ's. A run is deleted when "
+        "every copy in the setting XAMS_DELETE_AFTER_COPIES (or that of XAMSL; by default all of "
+        "XAMS_COPY_TO) has the same files, of the same size and checksum, at that moment.",
+        epilog="Runs that are being taken or processed, and those with the tag 'abandon', are left "
+        "alone.",
+    )
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+    )
+    parser.add_argument(
+        "--run_id",
+        nargs="+",
+        metavar="RUN_ID",
+        type=arguments.run_id,
+        help="these runs (default: all that are old enough, oldest first)",
+    )
+    parser.add_argument(
+        "--min_age",
+        type=arguments.positive_number,
+        default=30.0,
+        metavar="DAYS",
+        help="leave runs alone that ended after this (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="folders of live data that may be deleted from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
+    )
+    parser.add_argument(
+        "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
+    )
+    parser.add_argument(
+        "--production",
+        action="store_true",
+        help="do it, together with --we_are_really_sure; without, verify the copies, and say what "
+        "would be deleted",
+    )
+    parser.add_argument(
+        "--we_are_really_sure", action="store_true", help="do it, together with --production"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say what would be deleted, whatever else is given"
+    )
+    arguments.add_rounds(parser, pause=3600)
+    arguments.add_log_folder(parser)
+    arguments.add_console(parser)
+    args = parser.parse_args(argv)
+    args.delete = args.production and args.we_are_really_sure and not args.dry_run
+    if args.loop and not args.delete:
+        parser.error(
+            "--loop deletes again and again: add --production and --we_are_really_sure for that"
+        )
+    return args
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Delete old live data, and return the exit status.
+
+    Parameters
+    ----------
+    args
+        Options: as from `parse_args`, or a list of them; None for those of the command line.
+    prog
+        Name of the command in its help.
+    """
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.auto_processing import tools
+
+    return tools.run_tool(
+        args,
+        log,
+        lambda stop: run(args, stop),
+        "deleting live data",
+        args.log_folder,
+        "--log_folder",
+        log_name="delete_live",
+    )
+
+
+def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
+    """Delete what there is to delete, once or again and again.
+
+    Raises
+    ------
+    AmstraxError
+        When, without ``args.loop``, something could not be deleted.
+    """
+    from amstrax.auto_processing import rounds
+    from amstrax.auto_processing.deleter import Deleter
+    from amstrax.auto_processing.destinations import delete_after_copies
+    from amstrax.rundb import get_mongo_collection
+
+    stop.remark = "what was begun is settled at the next start"
+    if args.production and not args.delete:
+        log.info("nothing is deleted without --we_are_really_sure")
+    folders = live_folders(args)
+    required = delete_after_copies(args.detector)
+    collection = get_mongo_collection(args.detector)
+    deleter = Deleter(collection, folders, required, args.delete, stop.event.is_set)
+
+    def one_round() -> None:
+        problems = deleter.settle()
+        found = get_rundocs(collection, args, deleter.rests.names())
+        tally = deleter.handle(found, lambda document: why_not(document, args, required, folders))
+        problems += tally.problems
+        if tally.runs or not args.loop:
+            log.info("%s", tally.describe(args.delete))
+        stop.check()
+        if problems and not args.loop:
+            raise DeletionRefused(f"{problems} runs could not be deleted, see above")
+
+    rounds.repeat(one_round, args, stop, log)
+
+
+def live_folders(args: argparse.Namespace) -> tuple[Path, ...]:
+    """Return the folders of live data that may be deleted from, without links.
+
+    Raises
+    ------
+    UsageError
+        When there is none, or one is not there.
+    """
+    setting = f"{args.detector.upper()}_LIVE_DATA"
+    given = args.live_data or [Path(value) for value in [settings.get(setting)] if value]
+    if not given:
+        raise UsageError(f"where is live data? Name its folder in {setting}, or with --live_data")
+    folders = [folder.expanduser().resolve() for folder in given]
+    for folder in folders:
+        if not folder.is_dir() or folder.parent == folder:
+            raise UsageError(f"{folder} is no folder of live data: check {setting} or --live_data")
+    return tuple(dict.fromkeys(folders))
+
+
+def get_rundocs(
+    runsdb: Any, args: argparse.Namespace, resting: frozenset[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return the documents of runs whose live data on this machine may be deleted, oldest first.
+
+    Parameters
+    ----------
+    runsdb
+        Collection of run documents.
+    args
+        As from `parse_args`.
+    resting
+        Names of runs to leave out.
+
+    Raises
+    ------
+    RunNotFound
+        When a run in ``args.run_id`` is unknown.
+    DeletionRefused
+        When one of them must not be deleted.
+    """
+    from amstrax.auto_processing.destinations import delete_after_copies
+    from amstrax.rundb import documents
+
+    required, folders = delete_after_copies(args.detector), live_folders(args)
+    if args.run_id:
+        found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
+    else:
+        condition = _to_delete(args, required)
+        found = documents.read(runsdb, condition, _FIELDS, sort=[("number", 1)])
+    wanted = []
+    for document in found:
+        reason = why_not(document, args, required, folders)
+        if reason is None and documents.name_of(document) not in resting:
+            wanted.append(document)
+        elif reason is not None and args.run_id:
+            raise DeletionRefused(f"run {documents.name_of(document)} is not deleted: {reason}")
+        elif reason is not None:
+            log.debug("run %s is not deleted: %s", documents.name_of(document), reason)
+    return wanted[: args.max_runs]
+
+
+def _to_delete(args: argparse.Namespace, required: Sequence["Destination"]) -> dict[str, Any]:
+    """Return a filter for runs that are old enough, and have all their copies registered."""
+    from amstrax.rundb import documents
+
+    return {
+        "$and": [
+            documents.has_data("live", host=documents.this_host()),
+            *(documents.has_data("live", host=destination.name) for destination in required),
+            {"end": {"$lte": datetime.now(UTC) - timedelta(days=args.min_age)}},
+        ]
+    }
+
+
+def why_not(
+    document: Document,
+    args: argparse.Namespace,
+    required: Sequence["Destination"],
+    folders: Sequence[Path],
+) -> str | None:
+    """Return why live data of a run is not deleted; None if it is, once its copies are verified.
+
+    Parameters
+    ----------
+    document
+        Run document.
+    args
+        As from `parse_args`.
+    required
+        Copies that must be there.
+    folders
+        Folders that may be deleted from.
+    """
+    from amstrax import rundoc
+    from amstrax.auto_processing import deleter, live_folder
+    from amstrax.rundb import documents
+
+    try:
+        live_folder.run_name(document)
+        end = rundoc.end_time(document)
+        locations = deleter.locations(document, folders)
+    except AmstraxError as error:
+        return str(error)
+    tags = documents.tags_of(document)
+    for tag in (documents.ABANDON, documents.PROCESS):
+        if tag in tags:
+            return f"it has the tag {tag!r}"
+    if end is None:
+        return "it is still being taken"
+    if datetime.now(UTC) - end < timedelta(days=args.min_age):
+        return f"it ended less than {args.min_age:g} days ago (--min_age)"
+    if documents.status_of(document).status in ("submitted", "running") or _is_claimed(document):
+        return "it is being processed"
+    if not locations:
+        return (
+            f"its document has no live data on host {documents.this_host()}: is that what run "
+            "documents call this machine? (setting AMSTRAX_HOST)"
+        )
+    for destination in required:
+        if not documents.data_of(document, type="live", host=destination.name):
+            return f"it has no copy at {destination.name}: copy_live makes one"
+    return None
+
+
+def _is_claimed(document: Document) -> bool:
+    """Return whether somebody processes a run."""
+    claim = document.get("processing_claim")
+    expires = claim.get("expires") if isinstance(claim, Mapping) else None
+    if not isinstance(expires, datetime):
+        return claim is not None
+    if expires.tzinfo is None:
+        expires = expires.replace(tzinfo=UTC)
+    return expires > datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Deletes live data of runs, step by step, so that it may be broken off at any point.
+
+1. Every required copy is compared with the live data: names, sizes, checksums.
+2. The folder gets another name. If what is in it, or the list of a copy, is not what it was, it
+   gets its own name back: so when a "copy" was the folder itself, by another way.
+3. In the run document the entry is moved to deleted_data.
+4. The folder is removed.
+
+A folder under the other name at the start of a round was left by a process that died, or lost the
+run database. The document says then whether step 3 was done: if not the folder gets its name back.
+"""
+
+import getpass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amstrax.auto_processing import claims, copies, live_folder, removal, rsync
+from amstrax.auto_processing.destinations import Destination
+from amstrax.auto_processing.rounds import Rests
+from amstrax.exceptions import (
+    AmstraxError,
+    CopyDiffers,
+    DeletionRefused,
+    DestinationUnusable,
+    RunDatabaseError,
+    RunNotFound,
+    Stopped,
+)
+from amstrax.rundb import documents
+
+log = logging.getLogger("amstrax.delete_live")
+
+Document = Mapping[str, Any]
+
+
+@dataclass
+class Tally:
+    """What came of some runs: those that were deleted, their size [bytes], how many were not."""
+
+    runs: list[str] = field(default_factory=list)
+    n_bytes: int = 0
+    problems: int = 0
+
+    def describe(self, delete: bool) -> str:
+        """Return a line."""
+        done = "deleted" if delete else "would be deleted"
+        return (
+            f"{len(self.runs)} runs {done}, {self.n_bytes / 1e6:.1f} MB; {self.problems} could not "
+            "be deleted"
+        )
+
+
+def locations(document: Document, folders: Sequence[Path]) -> list[str]:
+    """Return the locations of a run's live data on this machine, as its document has them.
+
+    Raises
+    ------
+    DeletionRefused
+        When one is none of the folders that may be deleted from.
+    """
+    found = []
+    for entry in documents.data_of(document, type="live", host=documents.this_host()):
+        location = entry.get("location")
+        if not isinstance(location, str) or not location.startswith("/"):
+            raise DeletionRefused(f"its document has live data in {location!r}, which is no folder")
+        if Path(location).resolve() not in folders:
+            raise DeletionRefused(
+                f"its live data is in {location}, which is not among the folders that may be "
+                f"deleted from ({', '.join(map(str, folders))}): see --live_data"
+            )
+        found.append(location)
+    return list(dict.fromkeys(found))
+
+
+class Deleter:
+    """Deletes live data of runs.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    folders
+        Folders that may be deleted from, without links.
+    required
+        Copies that must be there.
+    delete
+        Do it; else verify the copies, and change nothing.
+    stopped
+        Asked now and then; once it returns True, deleting ends.
+    """
+
+    def __init__(
+        self,
+        collection: Any,
+        folders: Sequence[Path],
+        required: Sequence[Destination],
+        delete: bool,
+        stopped: Callable[[], bool] = bool,
+    ):
+        if not required:
+            raise DeletionRefused("no copies are required: nothing is deleted")
+        self._collection = collection
+        self._folders = folders
+        self._required = required
+        self._delete = delete
+        self._stopped = stopped
+        self.rests = Rests()
+
+    def _locations(self, document: Document) -> list[str]:
+        return locations(document, self._folders)
+
+    def _find(self, run_id: str) -> Document:
+        document = documents.find_run(self._collection, run_id)
+        if documents.name_of(document) != run_id:
+            raise RunNotFound(f"run {run_id} is called {documents.name_of(document)} by now")
+        return document
+
+    def settle(self) -> int:
+        """Settle what was broken off before; return how many could not be settled."""
+        problems = 0
+        for folder in self._folders:
+            for run_dir in removal.set_aside_in(folder):
+                try:
+                    self._settle(run_dir)
+                except RunDatabaseError:
+                    raise
+                except (AmstraxError, OSError) as error:
+                    log.error("%s is left as it is: %s", removal.aside(run_dir), error)
+                    problems += 1
+        return problems
+
+    def _settle(self, run_dir: Path) -> None:
+        name = removal.aside(run_dir)
+        if not self._delete:
+            log.info("dry run: would settle %s, which was left by another process", name)
+            return
+        document = self._find(run_dir.name)
+        with claims.claimed(self._collection, document) as claim:
+            if claim is None:
+                log.info("%s is another process's, which is at work on it", name)
+                return
+            if not name.exists():
+                return
+            if self._is_recorded(run_dir):
+                removal.remove(run_dir)
+                log.info("%s, whose deletion was broken off, is removed", name)
+            else:
+                removal.put_back(run_dir)
+                log.info("%s, whose deletion was broken off, is back", run_dir)
+
+    def _is_recorded(self, run_dir: Path) -> bool:
+        """Return whether the run document says that live data has been deleted.
+
+        Raises
+        ------
+        DeletionRefused
+            When it knows nothing of that data.
+        """
+        document = self._find(run_dir.name)
+
+        def has(key: str) -> bool:
+            entries = documents.data_of(
+                {"data": document.get(key)}, type="live", host=documents.this_host()
+            )
+            there = [Path(str(entry.get("location"))).resolve() for entry in entries]
+            return run_dir.parent in there
+
+        if has("data"):
+            return False
+        if has("deleted_data"):
+            return True
+        raise DeletionRefused(
+            f"the document of run {run_dir.name} knows neither of this live data nor that it was "
+            "deleted: look whether it is needed"
+        )
+
+    def handle(
+        self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
+    ) -> Tally:
+        """Delete live data of runs; what goes wrong is logged, and the next run goes on.
+
+        Parameters
+        ----------
+        rundocs
+            Run documents.
+        why_not
+            Returns why a run is not to be deleted; asked again just before.
+        """
+        tally = Tally()
+        for document in rundocs:
+            if self._stopped():
+                break
+            run_id = live_folder.run_name(document)
+            try:
+                n_bytes = self._handle_run(document, run_id, why_not)
+            except (RunDatabaseError, Stopped):
+                if self._stopped():
+                    break
+                raise
+            except (AmstraxError, OSError) as error:
+                log.error("run %s is not deleted: %s", run_id, " ".join(str(error).split()))
+                tally.problems += 1
+                self.rests.note(run_id, failed=not isinstance(error, DestinationUnusable))
+                continue
+            self.rests.note(run_id, failed=False)
+            if n_bytes is not None:
+                tally.runs.append(run_id)
+                tally.n_bytes += n_bytes
+        return tally
+
+    def _handle_run(
+        self, document: Document, run_id: str, why_not: Callable[[Document], str | None]
+    ) -> int | None:
+        """Delete a run, and return its size [bytes]; None when it is somebody else's."""
+        if not self._delete:
+            found = [Path(location).resolve() / run_id for location in self._locations(document)]
+            if any(removal.aside(run_dir).exists() for run_dir in found):
+                return None  # To be settled first
+            return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
+        with claims.claimed(self._collection, document) as claim:
+            if claim is None:
+                log.info("run %s is being copied, or deleted, by another process", run_id)
+                return None
+
+            def stopped() -> bool:
+                return self._stopped() or claim.lost.is_set()
+
+            def check() -> Document:
+                fresh = self._find(run_id)
+                reason = why_not(fresh)
+                if reason is not None:
+                    raise DeletionRefused(reason)
+                return fresh
+
+            fresh = check()
+            n_bytes = 0
+            for location in self._locations(fresh):
+                run_dir = Path(location).resolve() / run_id
+                known, size = self._verify(fresh, run_dir, stopped)
+                # That took its time
+                check()
+                if not claim.check():
+                    raise DeletionRefused("another process has claimed it meanwhile")
+                self._set_aside(fresh, run_dir, known, stopped)
+                self._record(run_id, run_dir, location)
+                removal.remove(run_dir)
+                log.info("run %s: %s is deleted, %.1f MB", run_id, run_dir, size / 1e6)
+                n_bytes += size
+            return n_bytes
+
+    def _verify(
+        self, document: Document, run_dir: Path, stopped: Callable[[], bool]
+    ) -> tuple[live_folder.Inventory, int]:
+        """Compare all copies with live data; return what that is, and its size [bytes].
+
+        Raises
+        ------
+        AmstraxError
+            When a copy differs, or cannot be looked at.
+        """
+        removal.check(run_dir)
+        known = live_folder.inventory(run_dir)
+        n_files, n_bytes = live_folder.count(known)
+        if n_files == 0:
+            raise DeletionRefused(f"{run_dir} has no files: look what has become of it")
+        for place in self._places(document, run_dir.name):
+            wrong = copies.compare(run_dir, place, known, stopped)
+            if wrong:
+                raise CopyDiffers(
+                    f"its copy {place} differs in {copies.some(wrong)}: mend it with copy_live "
+                    f"--run_id {run_dir.name} --again"
+                )
+        log.info(
+            "run %s: %d files, %.1f MB, verified at %s",
+            run_dir.name,
+            n_files,
+            n_bytes / 1e6,
+            ", ".join(destination.name for destination in self._required),
+        )
+        return known, n_bytes
+
+    def _places(self, document: Document, run_id: str) -> list[rsync.Place]:
+        """Return where the required copies of a run are, as its document says."""
+        places = []
+        for destination in self._required:
+            entries = documents.data_of(document, type="live", host=destination.name)
+            there = [str(entry.get("location")).rstrip("/") for entry in entries]
+            location = destination.folder if destination.folder in there else there[0]
+            places.append(rsync.Place(location, destination.ssh_host) / run_id)
+        return places
+
+    def _set_aside(
+        self,
+        document: Document,
+        run_dir: Path,
+        known: live_folder.Inventory,
+        stopped: Callable[[], bool],
+    ) -> None:
+        """Give live data another name, and see that all is as it was; else put it back."""
+        there = removal.set_aside(run_dir)
+        try:
+            if live_folder.inventory(there) != known:
+                raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
+            for place in self._places(document, run_dir.name):
+                if rsync.listing(place, stopped) != live_folder.sizes(known):
+                    raise DeletionRefused(
+                        f"with {run_dir} its copy {place} goes too: is that the same folder, by "
+                        "another way? Correct the setting for the destination"
+                    )
+        except BaseException:
+            removal.put_back(run_dir)
+            raise
+
+    def _record(self, run_id: str, run_dir: Path, location: str) -> None:
+        """Move the entry of live data to deleted_data.
+
+        Raises
+        ------
+        RunDatabaseError
+            When the run database does not say that this is done; `settle` looks later.
+        DeletionRefused
+            When the document has no such entry any more.
+        """
+        entry = {"type": "live", "host": documents.this_host(), "location": location}
+        try:
+            documents.remove_data(
+                self._collection, run_id, entry, f"{getpass.getuser()} with delete_live"
+            )
+        except RunNotFound:
+            removal.put_back(run_dir)
+            raise
+        if not self._is_recorded(run_dir):
+            removal.put_back(run_dir)
+            raise DeletionRefused("the run document does not take note of the deletion")

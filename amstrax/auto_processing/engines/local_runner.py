@@ -1,0 +1,154 @@
+"""The process beside each job of the local engine: it waits for a turn, runs the job, says how it
+ended.
+
+Started as a file, by `amstrax.auto_processing.engines.local` alone, with the folder of the job and
+the numbers of three files that hold locks: of the job (while anything of it lives), of this process
+(while it lives) and of the queue (while the job waits). It takes the standard library alone, since
+there is one of these for every job that waits.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+#: Between two looks for a free slot; one job at a time looks [s]
+LOOK_EVERY = 0.1
+
+
+class Cancelled(BaseException):
+    """The job is to end before it has begun."""
+
+
+class Runner:
+    """Runs the job in `folder`; the other parameters are file descriptors."""
+
+    def __init__(self, folder: str, job_lock: int, queue_lock: int):
+        self.folder = folder
+        self.job_lock = job_lock
+        self.queue_lock = queue_lock
+        with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
+            self.job = json.load(file)
+        self.cancelled = False
+        self.waits = True
+        self.process: subprocess.Popen | None = None
+
+    def run(self) -> None:
+        """Wait, run the job, and write down how it ended."""
+        signal.signal(signal.SIGTERM, self.on_cancel)
+        signal.signal(signal.SIGALRM, self.on_too_late)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            self.wait_for_turn()
+            slot = self.take_slot()
+            self.waits = False
+        except Cancelled:
+            self.leave_queue()
+        end = {"code": None} if self.cancelled else self.run_job(slot)
+        self.write("exit.json", end | {"cancelled": self.cancelled, "time": time.time()})
+
+    def on_cancel(self, *_signal: object) -> None:
+        """End the job, or do not begin it."""
+        self.cancelled = True
+        if self.process is not None:
+            self.signal_job(signal.SIGTERM)
+            signal.setitimer(signal.ITIMER_REAL, self.job["grace"])
+        elif self.waits:
+            self.waits = False
+            raise Cancelled
+
+    def on_too_late(self, *_signal: object) -> None:
+        """End a job that does not end."""
+        self.signal_job(signal.SIGKILL)
+
+    def signal_job(self, number: int) -> None:
+        """Send a signal to all processes of the job."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def wait_for_turn(self) -> None:
+        """Wait until no job that was submitted before this one waits."""
+        mine = int(os.path.basename(self.folder))
+        jobs = os.path.dirname(self.folder)
+        numbers = sorted(int(name) for name in os.listdir(jobs) if name.isdigit())
+        for number in reversed([n for n in numbers if n < mine]):
+            # The nearest is the last to begin; it may also be cancelled, and those before it wait
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(os.path.join(jobs, str(number), "waiting"), os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_SH)
+                finally:
+                    os.close(descriptor)
+
+    def take_slot(self) -> int:
+        """Return the descriptor of a slot, locked; wait until one is free."""
+        slots = os.path.join(os.path.dirname(os.path.dirname(self.folder)), "slots")
+        os.makedirs(slots, exist_ok=True)
+        while True:
+            for i in range(self.job["slots"]):
+                descriptor = os.open(os.path.join(slots, str(i)), os.O_RDWR | os.O_CREAT, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return descriptor
+                except BlockingIOError:
+                    os.close(descriptor)
+            time.sleep(LOOK_EVERY)
+
+    def leave_queue(self) -> None:
+        """Let the next job have its turn."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.folder, "waiting"))
+        os.close(self.queue_lock)
+
+    def run_job(self, slot: int) -> dict[str, object]:
+        """Run the job, and return how it ended. An orphan of it keeps its lock, and its slot."""
+        try:
+            self.process = subprocess.Popen(
+                [self.job["script"]],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(self.job_lock, slot),
+            )
+        except OSError as error:
+            self.leave_queue()
+            return {"code": None, "error": f"it cannot be started: {error}"}
+        self.write("started.json", {"pid": self.process.pid, "time": time.time()})
+        self.leave_queue()
+        if self.cancelled:
+            self.on_cancel()
+        code = self.process.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        # What it has left behind goes with it
+        self.signal_job(signal.SIGKILL)
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        return {"code": code, "memory": round(memory)}
+
+    def write(self, name: str, content: dict[str, object]) -> None:
+        """Write a file of the job's folder, whole or not at all."""
+        path = os.path.join(self.folder, name)
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(f"{path}.new", path)
+
+
+def main(folder: str, *descriptors: str) -> None:
+    """Go on as a process of its own, whose parent ends as soon as that can be cancelled."""
+    job_lock, _runner_lock, queue_lock = map(int, descriptors)
+    runner = Runner(folder, job_lock, queue_lock)
+    # Until there is somebody to take it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    pid = os.fork()
+    if pid:
+        runner.write("runner.json", {"pid": pid})
+        os._exit(0)
+    runner.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

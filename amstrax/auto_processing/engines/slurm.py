@@ -1,0 +1,347 @@
+"""Slurm, through its commands: sbatch, squeue, scontrol, sacct and scancel.
+
+The bindings and wrappers that there are cannot tell how a job has ended on every site; what is said
+here of Slurm's behaviour was seen on 22.05.
+"""
+
+import logging
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from amstrax.auto_processing.engines.base import (
+    DONE,
+    FAILED,
+    GONE,
+    HELD,
+    PENDING,
+    PREFIX,
+    RUNNING,
+    Engine,
+    Job,
+    JobState,
+    KnownJob,
+    check_files,
+)
+from amstrax.auto_processing.engines.endings import exited, killed
+from amstrax.exceptions import EngineUnreachable, JobRefused, NotAvailable
+
+log = logging.getLogger(__name__)
+
+#: Longest time that one of Slurm's commands may take [s]; they give up by themselves long before
+TIMEOUT = 60
+
+#: Variables that Slurm's commands are given. Those of sbatch go on to the job and into Slurm's
+#: files, so that nothing else of this process's environment may be among them: it has secrets.
+_VARIABLES = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"),
+    *("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_CONSTRAINT"),
+    "SBATCH_RESERVATION",
+)
+
+#: Columns of squeue, each with a width that cuts nothing off
+_COLUMNS = {"jobarrayid": 40, "state": 40, "name": 1100, "reason": 400}
+
+#: Slurm's states of jobs that have not ended -> ours
+_ALIVE = {
+    "PENDING": PENDING,
+    "CONFIGURING": PENDING,
+    "REQUEUED": PENDING,
+    "REQUEUE_FED": PENDING,
+    "RESV_DEL_HOLD": HELD,
+    "REQUEUE_HOLD": HELD,
+    "SPECIAL_EXIT": HELD,
+    "RUNNING": RUNNING,
+    "COMPLETING": RUNNING,
+    "RESIZING": RUNNING,
+    "SIGNALING": RUNNING,
+    "STAGE_OUT": RUNNING,
+    "STOPPED": RUNNING,
+    "SUSPENDED": RUNNING,
+}
+#: Reasons for which a pending job will not start by itself -> what they mean
+_HELD = {
+    "JobHeldUser": "held by its user: scontrol release",
+    "JobHeldAdmin": "held by an administrator of Slurm",
+    "JobHoldMaxRequeue": "held, since Slurm has started it too often",
+    "launch_failed_requeued_held": "held, since it could not be started",
+    "BadConstraints": "no machine can ever do what it asks for",
+    "DependencyNeverSatisfied": "a job that it waits for has failed",
+}
+#: Reasons for which a job pends, of which Slurm's word says too little
+_PENDING = {
+    "None": "",
+    "Resources": "waits for a free machine",
+    "Priority": "waits for jobs of higher priority",
+    "PartitionTimeLimit": "asks for more time than its partition gives",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition takes no jobs now",
+    "ReqNodeNotAvail": "a machine that it needs is not available",
+    "BeginTime": "waits for the time when it may begin",
+    "QOSMaxJobsPerUserLimit": "waits for other jobs of this user to end",
+    "AssocMaxJobsLimit": "waits for other jobs of this account to end",
+}
+#: Slurm's states of jobs that have failed -> what they mean
+_FAILED = {
+    "TIMEOUT": "stopped, since it ran longer than its partition or account allows",
+    "DEADLINE": "stopped at its deadline",
+    "OUT_OF_MEMORY": "killed, since it used more memory than it asked for: submit it with more",
+    "NODE_FAIL": "the machine that it ran on has failed",
+    "BOOT_FAIL": "the machine that it was to run on did not start",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "stopped, to make room for jobs of higher priority",
+    "REVOKED": "taken over by another cluster",
+    "LAUNCH_FAILED": "could not be started",
+}
+#: What commands say when the batch system is away, or busy, rather than against what is asked of it
+_AWAY = re.compile(
+    r"unable to contact|connect failure|connection refused|timed out|zero bytes|standby mode"
+    r"|temporarily|try again|authentication|munge|credential|dns srv|configuration source"
+    r"|unable to (establish|load) config|communication|slurm_persist_conn|not respond",
+    re.IGNORECASE,
+)
+
+
+class SlurmEngine(Engine):
+    """Jobs run where Slurm finds room for them; ``queue`` is its partition.
+
+    Raises
+    ------
+    NotAvailable
+        When Slurm's commands are not on PATH.
+    """
+
+    name = "slurm"
+
+    def __init__(self) -> None:
+        missing = [name for name in ("sbatch", "squeue", "scancel") if not shutil.which(name)]
+        if missing:
+            raise NotAvailable(
+                f"the engine slurm cannot be used here: {missing[0]} is not on PATH; "
+                "go to a machine that submits to Slurm, or choose another --engine"
+            )
+
+    def submit(self, job: Job) -> str:
+        """Submit a job and return its id; it outlives this process.
+
+        Raises
+        ------
+        JobRefused
+            When Slurm does not take it (unknown partition, too much memory, ...), or its script or
+            the folder for its log is not there.
+        EngineUnreachable
+            When Slurm does not answer; whether it has the job is open then, and `find` tells.
+        """
+        check_files(job)
+        done = _run(_sbatch(job))
+        # The id, or id;cluster
+        job_id = done.stdout.strip().partition(";")[0]
+        if done.returncode == 0 and _is_id(job_id):
+            return job_id
+        said = _said(done)
+        if _AWAY.search(said):
+            raise EngineUnreachable(f"Slurm does not take job {job.name} now: {said}")
+        queue = f"partition {job.queue}" if job.queue else "its default partition"
+        raise JobRefused(
+            f"Slurm refuses job {job.name} with {job.memory} MB in {queue}: {said}; "
+            "`sinfo --long` shows partitions and their limits"
+        )
+
+    def describe(self, job: Job) -> str:
+        """Return exactly what `submit` would do, for a person; nothing is submitted."""
+        return shlex.join(_sbatch(job))
+
+    def jobs(self) -> list[KnownJob]:
+        """Return this user's amstrax jobs that run, pend or are held, oldest first."""
+        known = [
+            KnownJob(row["jobarrayid"], row["name"], _alive(row["state"], row["reason"]))
+            for row in _squeue()
+            if row["name"].startswith(PREFIX) and row["state"] in _ALIVE
+        ]
+        return sorted(known, key=lambda job: int(re.sub(r"\D.*", "", job.job_id)))
+
+    def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
+        """Return the state of each job, ended ones too.
+
+        That is one question to Slurm, one more for those of which the queue says that they have
+        failed, and one for all that it knows no more.
+        """
+        states = {job_id: JobState(GONE, None, "Slurm knows no such job") for job_id in job_ids}
+        if not states:
+            return states
+        rows = {row["jobarrayid"]: row for row in _squeue("--states=all")}
+        for job_id in states.keys() & rows.keys():
+            state, reason = rows[job_id]["state"], rows[job_id]["reason"]
+            if state in _ALIVE:
+                states[job_id] = _alive(state, reason)
+            else:
+                states[job_id] = _ended(state, _exit_code(job_id, state), reason)
+        return states | _accounting([job_id for job_id in states.keys() - rows.keys()])
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, or take it from the queue; nothing happens when it has ended already."""
+        if not _is_id(job_id):
+            return
+        done = _run(["scancel", job_id])
+        if done.returncode != 0 and "invalid job id" not in done.stderr.lower():
+            raise EngineUnreachable(f"Slurm does not cancel job {job_id}: {_said(done)}")
+
+
+def _sbatch(job: Job) -> list[str]:
+    """Return the command that submits a job.
+
+    Of --export, NIL and NONE would let Slurm log in as the user for an environment, which takes
+    time and can fail: so it is ALL, of the few variables that sbatch is run with. Without
+    --no-requeue, a job would be started again beside its orphan when a machine is out of reach.
+    """
+    options = {
+        "job-name": job.name,
+        # %j and the like stand for something, %% for a %
+        "output": str(job.log.absolute()).replace("%", "%%"),
+        "mem": f"{job.memory}M",
+        "export": "ALL",
+    }
+    if job.queue:
+        options["partition"] = job.queue
+    return [
+        *("sbatch", "--parsable", "--no-requeue", "--open-mode=append"),
+        *(f"--{name}={value}" for name, value in options.items()),
+        str(job.script.absolute()),
+    ]
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    log.debug("running %s", shlex.join(command))
+    try:
+        return subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineUnreachable(f"Slurm's {command[0]} has not answered in {TIMEOUT} s") from None
+    except OSError as error:
+        raise EngineUnreachable(f"Slurm's {command[0]} cannot be run: {error}") from None
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command says against what was asked of it, as one line."""
+    lines = [re.sub(r"^\w+: (error|fatal): ", "", line) for line in done.stderr.splitlines()]
+    return "; ".join(filter(None, map(str.strip, lines))) or f"exit code {done.returncode}"
+
+
+def _is_id(text: str) -> bool:
+    return re.fullmatch(r"\d+(_\d+)?", text) is not None
+
+
+def _squeue(*options: str) -> list[dict[str, str]]:
+    """Return what squeue says of this user's jobs: a row for each, with `_COLUMNS`."""
+    columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
+    done = _run(["squeue", "--noheader", "--me", "--all", f"--Format={columns}", *options])
+    if done.returncode != 0:
+        raise EngineUnreachable(f"Slurm does not tell of its jobs: {_said(done)}")
+    rows = []
+    for line in done.stdout.splitlines():
+        row, start = {}, 0
+        for name, width in _COLUMNS.items():
+            row[name] = line[start : start + width].strip()
+            start += width
+        rows.append(row)
+    return rows
+
+
+def _alive(state: str, reason: str) -> JobState:
+    """Return the state of a job that has not ended."""
+    ours = _ALIVE[state]
+    if ours == PENDING and reason in _HELD:
+        ours = HELD
+    if ours == HELD:
+        return JobState(HELD, None, _HELD.get(reason, f"held by Slurm: {reason}"))
+    if ours == PENDING:
+        return JobState(PENDING, None, _PENDING.get(reason, reason))
+    return JobState(RUNNING, None, "suspended" if state in ("STOPPED", "SUSPENDED") else "")
+
+
+def _exit_code(job_id: str, state: str) -> str:
+    """Return exit code and signal ("3:0") of a job that has ended; squeue mixes them up."""
+    if state != "FAILED":
+        return ""
+    done = _run(["scontrol", "--oneliner", "show", "job", job_id])
+    found = re.search(r"\bExitCode=(\d+:\d+)", done.stdout)
+    return found[1] if found else ""
+
+
+def _ended(state: str, exit_code: str, reason: str = "") -> JobState:
+    """Return the state of a job that has ended.
+
+    Parameters
+    ----------
+    state
+        Slurm's; accounting adds to CANCELLED by whom.
+    exit_code
+        Exit code and signal, "3:0"; may be empty.
+    reason
+        Slurm's; may be empty.
+    """
+    word, _, by = state.partition(" ")
+    code, number = (int(part) for part in (exit_code or "0:0").split(":"))
+    if word == "COMPLETED":
+        return JobState(DONE, 0)
+    if reason in _HELD:
+        return JobState(FAILED, None, _HELD[reason])
+    if word == "FAILED" and number:
+        return killed(number)
+    if word == "FAILED" and code:
+        return exited(code)
+    text = _FAILED.get(word, f"ended in Slurm's state {word}")
+    if by:
+        text += f" {_user(by)}"
+    return JobState(FAILED, None, text if reason in ("", "None") else f"{text} ({reason})")
+
+
+def _user(by: str) -> str:
+    """Return "by NAME" for "by UID"."""
+    number = by.removeprefix("by ").strip()
+    try:
+        return f"by {pwd.getpwuid(int(number)).pw_name}"
+    except (ValueError, KeyError):
+        return by
+
+
+def _accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
+    """Return the states of jobs that the queue knows no more, as far as accounting knows them.
+
+    That is slurmdbd, or else, where Slurm notes ended jobs in a file that can be read here, that.
+    """
+    job_ids = [job_id for job_id in job_ids if _is_id(job_id)]
+    if not job_ids or not shutil.which("sacct"):
+        return {}
+    command = ["sacct", "--parsable2", "--noheader", "--format=jobid,state,exitcode"]
+    command.append(f"--jobs={','.join(job_ids)}")
+    done = _run([*command, "--allocations"])
+    if done.returncode != 0 and "disabled" in done.stderr:
+        done = _run([*command, "--completion"])
+    if done.returncode != 0:
+        if _AWAY.search(done.stderr):
+            raise EngineUnreachable(f"Slurm's accounting does not answer: {_said(done)}")
+        log.debug("sacct: %s", _said(done))
+        return {}
+    states = {}
+    for line in done.stdout.splitlines():
+        job_id, state, exit_code = line.split("|")[:3]
+        if job_id not in job_ids:
+            continue
+        if state in _ALIVE:
+            states[job_id] = _alive(state, "")
+        else:
+            states[job_id] = _ended(state, exit_code)
+    return states

@@ -1,0 +1,433 @@
+#!/usr/bin/env python
+"""Process a run of the run database: what a job runs.
+
+It claims the run, makes the data, checks and registers it, and sets the status of the run. Usable
+as ``process_run``, ``amstrax process-run``, ``python -m amstrax.auto_processing.process_run``, and
+as a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 when somebody else
+processes the run, to whom it is left.
+"""
+
+import argparse
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax import settings
+from amstrax.auto_processing import arguments
+from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
+from amstrax.rundb import documents
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.plan import Plan
+    from amstrax.auto_processing.run_claim import RunClaim
+
+log = logging.getLogger("amstrax.process_run")
+
+#: Exit status when the run is left to somebody else (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
+#: An orphan beside this process stops when it finds that it has lost its claim; looked for so often
+_ORPHAN_PAUSE = 2.0
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Process a run of the run database, check and register its data, and set its "
+        "status: what a job runs",
+    )
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", type=arguments.run_id, help="run to process, as 006724"
+    )
+    arguments.add_target(parser)
+    parser.add_argument(
+        "--any_length",
+        action="store_true",
+        help="take raw data as it is, though the run document says that the run was longer",
+    )
+    parser.add_argument(
+        "--attempt",
+        metavar="NAME",
+        help="name of this attempt, by which its job is known (default: a new one)",
+    )
+    parser.add_argument(
+        "--claim_lifetime",
+        type=arguments.positive_number,
+        default=documents.CLAIM_LIFETIME,
+        metavar="SECONDS",
+        help="time after which others may process the run when this process is gone (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=arguments.positive_number,
+        default=1800,
+        metavar="SECONDS",
+        help="wait so long for a run database that is away (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=arguments.positive_number,
+        default=300,
+        metavar="SECONDS",
+        help="give up when live data that is still missing does not come for this long (default: "
+        "%(default)s)",
+    )
+    arguments.add_console(parser)
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Process a run, and return the exit status."""
+    if not isinstance(args, argparse.Namespace):
+        args = parse_args(args, prog)
+    from amstrax.auto_processing import jobs
+
+    left: list[str] = []
+
+    def work(stop: jobs.Stop) -> None:
+        try:
+            process(args, stop)
+        except AlreadyAtWork as error:
+            left.append(str(error))
+
+    status = jobs.run_tool(
+        args,
+        log,
+        work,
+        f"run {args.run_id}",
+        args.output_folder or "the folder for data",
+        "--output_folder",
+    )
+    if left:
+        log.warning("%s", left[0])
+        return LEFT_TO_ANOTHER
+    return status
+
+
+def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
+    """Process a run, and set its status.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error.
+
+    Raises
+    ------
+    AlreadyAtWork
+        When somebody else processes the run; its document is not changed then.
+    UsageError
+        When an option makes no sense.
+    RunNotReady
+        When the run is being taken, or to be left alone.
+    AmstraxError
+        When the run cannot be processed; its document says why.
+    """
+    from amstrax.auto_processing import plan
+    from amstrax.auto_processing.run_claim import RunClaim
+    from amstrax.rundb import get_mongo_collection
+
+    began = time.monotonic()
+    found = plan.find(args.target, args.context, args.detector, args.config_kwargs)
+    collection = get_mongo_collection(found.detector)
+    attempt = args.attempt or f"{args.run_id}-{uuid.uuid4().hex[:16]}"
+    # Nobody sits before a job
+    patience = args.patience if args.attempt else 0.0
+    with RunClaim(collection, args.run_id, attempt, stop, args.claim_lifetime, patience) as claim:
+        # What is made by now is worth waiting for
+        claim.patience = args.patience
+        document = claim.read()
+        _check_ready(claim, document)
+        its_plan = plan.of_run(found, document)
+        claim.set_status("running", job=_job(claim, document, its_plan))
+        try:
+            _make_and_register(args, its_plan, document, claim, stop)
+        except Exception as error:
+            _record(claim, error, args, stop)
+            raise
+        claim.set_status("done")
+        if documents.PROCESS in documents.tags_of(document):
+            claim.remove_tag(documents.PROCESS)
+    log.info(
+        "run %s done in %.1f s: %s",
+        args.run_id,
+        time.monotonic() - began,
+        ", ".join(its_plan.targets),
+    )
+
+
+def _check_ready(claim: "RunClaim", document: Mapping[str, Any]) -> None:
+    """Check that the run may be processed; if it was submitted, it is pending again if not."""
+    from amstrax.auto_processing import plan
+
+    try:
+        plan.check_ready(document)
+    except RunNotReady as error:
+        if documents.status_of(document).status in ("submitted", "running"):
+            claim.set_status("pending", str(error))
+        raise
+
+
+def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> dict[str, Any]:
+    """Return what the document says of the job from now on: of one not submitted, what is known."""
+    job = documents.job_of(document)
+    if job.get("attempt") == claim.attempt:
+        return job
+    return {
+        "attempt": claim.attempt,
+        "engine": None,
+        "job_id": None,
+        "host": documents.this_host(),
+        "targets": list(its_plan.targets),
+        "context": its_plan.context,
+    }
+
+
+def _record(
+    claim: "RunClaim", error: Exception, args: argparse.Namespace, stop: "jobs.Stop"
+) -> None:
+    """Record a failure, unless the claim is lost."""
+    from amstrax.auto_processing import console
+
+    claim.check()
+    reason = (
+        stop.message()
+        if stop.reason
+        else console.describe_failure(
+            error,
+            f"run {args.run_id}",
+            args.output_folder or "the folder for data",
+            "--output_folder",
+        )
+    )
+    claim.record_failure(" ".join(reason.split()))
+
+
+class Step(NamedTuple):
+    """Data types to make, and the folder for them."""
+
+    folder: Path
+    targets: tuple[str, ...]
+
+
+def _make_and_register(
+    args: argparse.Namespace,
+    its_plan: "Plan",
+    document: Mapping[str, Any],
+    claim: "RunClaim",
+    stop: "jobs.Stop",
+) -> None:
+    """Make the data of a run, check it, and register what is not registered yet."""
+    from amstrax.rundb.entries import new_entry
+
+    raw_folder, folder = folders(its_plan, args.output_folder)
+    st = _context(args, its_plan, folder, document)
+    for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
+        _make(args, its_plan, step, document, stop)
+    written = _Written(st, args, its_plan, document, (raw_folder, folder))
+    raw_range = written.raw_range()
+    for key, place in written.unregistered():
+        metadata = written.check(place / str(key), raw_range, stop)
+        claim.add_data(new_entry(key, place, metadata, args.corrections_version))
+        log.info("%s is complete, and registered", place / str(key))
+
+
+def folders(its_plan: "Plan", output_folder: Path | None) -> tuple[Path, Path]:
+    """Return the folders for raw data, and for all other data.
+
+    Parameters
+    ----------
+    its_plan
+        What is made.
+    output_folder
+        Folder for all of it; None for those of the settings, or that of the context.
+
+    Raises
+    ------
+    InvalidOption
+        When a folder of the settings is not there.
+    """
+    if output_folder is not None:
+        folder = output_folder.expanduser().absolute()
+        return folder, folder
+    raw, processed = (
+        _lab_folder(f"{its_plan.detector.upper()}_{kind}_DATA") for kind in ("RAW", "PROCESSED")
+    )
+    default = Path("amstrax_data" if its_plan.context == "xams_little" else "strax_data")
+    folder = processed or default.absolute()
+    return raw or folder, folder
+
+
+def _lab_folder(name: str) -> Path | None:
+    value = settings.get(name)
+    if not value:
+        return None
+    path = Path(value).expanduser().absolute()
+    if not path.is_dir():
+        raise InvalidOption(
+            f"the folder {path} of the setting {name} is not there: make it, if its disk is there"
+        )
+    return path
+
+
+def _steps(
+    st: Any, run_id: str, its_plan: "Plan", raw_folder: Path, folder: Path
+) -> Iterator[Step]:
+    """Yield what to make: with a folder for raw data, that first, if it is needed."""
+    from amstrax.auto_processing import jobs
+
+    if raw_folder == folder:
+        yield Step(folder, its_plan.targets)
+        return
+    missing = [target for target in its_plan.targets if not st.is_stored(run_id, target)]
+    if any(jobs.Source(st, run_id, target).needs_live_data for target in missing):
+        yield Step(raw_folder, its_plan.raw_types)
+    others = tuple(target for target in its_plan.targets if target not in its_plan.raw_types)
+    if others:
+        yield Step(folder, others)
+
+
+def _arguments(
+    args: argparse.Namespace, its_plan: "Plan", step: Step, document: Mapping[str, Any]
+) -> argparse.Namespace:
+    """Return the arguments of amstraxer for a step."""
+    context_kwargs = {}
+    if args.corrections_version is not None:
+        context_kwargs["corrections_version"] = args.corrections_version
+    return argparse.Namespace(
+        run_id=args.run_id,
+        target=list(step.targets),
+        context=its_plan.context,
+        detector=its_plan.detector,
+        output_folder=step.folder,
+        live_data_dir=args.live_data_dir,
+        testing_rundoc=document,
+        config_kwargs=args.config_kwargs,
+        context_kwargs=context_kwargs,
+        from_scratch=False,
+        build_lowlevel=False,
+        timeout=args.timeout,
+        workers=args.workers,
+        progress=args.progress,
+        debug=args.debug,
+    )
+
+
+def _context(
+    args: argparse.Namespace, its_plan: "Plan", folder: Path, document: Mapping[str, Any]
+) -> Any:
+    from amstrax.auto_processing import amstraxer
+
+    return amstraxer.make_context(
+        _arguments(args, its_plan, Step(folder, its_plan.targets), document)
+    )[0]
+
+
+def _make(
+    args: argparse.Namespace,
+    its_plan: "Plan",
+    step: Step,
+    document: Mapping[str, Any],
+    stop: "jobs.Stop",
+) -> None:
+    """Make the data of a step; wait until an orphan has ended that writes it too."""
+    from amstrax.auto_processing import amstraxer
+
+    end = time.monotonic() + args.claim_lifetime
+    while True:
+        try:
+            amstraxer.process(_arguments(args, its_plan, step, document), stop)
+            return
+        except AlreadyAtWork as error:
+            stop.check()
+            if time.monotonic() > end:
+                # Not for lack of a claim: this run has failed
+                raise AmstraxError(str(error)) from error
+            log.info("%s; it is to end soon, since this process has the claim", error)
+            stop.event.wait(_ORPHAN_PAUSE)
+
+
+class _Written:
+    """What is stored of a run in two folders: that for raw data, and that for the rest."""
+
+    def __init__(
+        self,
+        st: Any,
+        args: argparse.Namespace,
+        its_plan: "Plan",
+        document: Mapping[str, Any],
+        places: tuple[Path, Path],
+    ):
+        self._st, self._args, self._plan, self._document = st, args, its_plan, document
+        self._places = places
+
+    def unregistered(self) -> list[tuple[Any, Path]]:
+        """Return key and place of what the run document does not have yet."""
+        from amstrax.rundb.entries import identity
+
+        found = []
+        for data_type in self._st._plugin_class_registry:
+            key = self._st.key_for(self._args.run_id, data_type)
+            place = self._places[data_type not in self._plan.raw_types]
+            is_known = documents.data_of(self._document, **identity(key, place))
+            if (place / str(key)).is_dir() and not is_known:
+                found.append((key, place))
+        return found
+
+    def raw_range(self) -> tuple[int, int]:
+        """Return start and end of the raw data [ns since unix epoch].
+
+        Raises
+        ------
+        DataIncomplete
+            When raw data that is not registered yet does not cover the run; all that is not
+            registered has been set aside then.
+        """
+        from amstrax.auto_processing import checks
+
+        run_id = self._args.run_id
+        stored = [d for d in self._plan.raw_types if self._st.is_stored(run_id, d)]
+        if not stored:
+            raise AmstraxError(
+                f"there is no raw data of run {run_id}, with which to compare what was made"
+            )
+        chunks = self._st.get_metadata(run_id, stored[0])["chunks"]
+        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
+        new = self.unregistered()
+        if not self._args.any_length and stored[0] in {key.data_type for key, _ in new}:
+            try:
+                checks.check_covers_run(found, self._document, f"{stored[0]} of run {run_id}")
+            except checks.DataIncomplete:
+                for key, place in new:
+                    checks.set_aside(place / str(key))
+                raise
+        return found
+
+    def check(self, path: Path, raw_range: tuple[int, int], stop: "jobs.Stop") -> dict[str, Any]:
+        """Check data, and return its metadata; what is broken is set aside."""
+        from amstrax.auto_processing import checks
+
+        try:
+            return checks.check_data(path, raw_range, stop.check)
+        except checks.DataIncomplete as error:
+            aside = checks.set_aside(path)
+            raise checks.DataIncomplete(
+                f"{error}. It is now {aside.name}, and is made again when the run is processed "
+                "again"
+            ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,338 @@
+"""Copies of folders with rsync, over ssh or on this machine: make one, compare one, list one.
+
+Nothing here goes through a shell, on either side. Messages are one line: what, where, what to do.
+"""
+
+import os
+import re
+import selectors
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from amstrax import settings
+from amstrax.exceptions import CopyFailed, DestinationUnusable, InvalidOption, Stopped
+
+#: ssh gives up a host that does not answer after this time [s], and one that has fallen silent
+#: after as long
+CONNECT_TIMEOUT = 20
+#: rsync gives up when no data has come for so long [s]; longer where a file is read on both sides
+SILENCE, SILENCE_OF_CHECKSUMS = 300, 7200
+#: Folder at the destination in which rsync keeps a file that was on its way when it was broken off
+PARTIAL = ".rsync-partial"
+
+# rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way. Nothing
+# else is ever removed from a destination: R is what may be, P what is protected.
+_LEFT_BEHIND = ("--filter=R .*.??????", "--filter=P *")
+_LEFT_BEHIND_OF_OLD = (f"--filter=R {PARTIAL}/***", *_LEFT_BEHIND)
+_SSH_HOST = re.compile(r"[\w.+][\w.+-]*(@[\w.+][\w.+-]*)?", re.ASCII)
+_LISTED = re.compile(r"(?P<kind>[-a-z])\S+ +(?P<size>\d+) [\d/]{10} [\d:]{8} (?P<name>.*)")
+_DIFFERENCE = "differs:"
+
+# What rsync or ssh says -> whether the place is of no use for now, and what to tell. {line} is what
+# was said, {host} and {place} where. The first that is found counts.
+_PROBLEMS = (
+    (
+        r"\[sender\].*(Permission denied \(13\)|Input/output error)",
+        False,
+        "what is copied cannot be read ({line}): check who owns it, and the disk",
+    ),
+    (
+        r"No space left on device|[Qq]uota exceeded",
+        True,
+        "no space left in {place}: free some there",
+    ),
+    (
+        r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
+        True,
+        "the key of {host} is not the one that is known: log in there by hand once, or correct "
+        "known_hosts",
+    ),
+    (
+        r"Permission denied \((?!\d)|Too many authentication failures|Permission denied, please",
+        True,
+        "{host} refuses the log-in ({line}): check the user, and the key (setting "
+        "AMSTRAX_SSH_CONFIG, or an SSH agent)",
+    ),
+    (r"Could not resolve hostname", True, "there is no host {host} ({line}): check its name"),
+    (
+        r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found",
+        True,
+        "there is no rsync on {host} ({line}): install it there",
+    ),
+    (
+        r"Permission denied \(13\)|Operation not permitted|Read-only file system",
+        True,
+        "{place} refuses to be read or written ({line}): check who owns it",
+    ),
+    (
+        r"Connection refused|No route to host|[Tt]imed out|[Tt]imeout|unreachable|reset by peer|"
+        r"closed by remote|unexpectedly closed|Broken pipe|connection closed|not responding|"
+        r"kex_exchange",
+        True,
+        "{host} cannot be reached, or the line has dropped ({line}): later it may be",
+    ),
+)
+
+
+class Place(NamedTuple):
+    """A folder, on this machine or on a host that ssh leads to."""
+
+    folder: str
+    ssh_host: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ssh_host}:{self.folder}" if self.ssh_host else self.folder
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(f"{self.folder.rstrip('/')}/{name}", self.ssh_host)
+
+    def check(self) -> None:
+        """Raise InvalidOption unless rsync takes this for what it is."""
+        if not self.folder.startswith("/") or "\n" in self.folder or "\0" in self.folder:
+            raise InvalidOption(f"{self.folder!r} is no folder for copies: give its whole path")
+        if self.ssh_host is not None and not _SSH_HOST.fullmatch(self.ssh_host):
+            raise InvalidOption(f"{self.ssh_host!r} is no host for ssh: write HOST or USER@HOST")
+
+
+def copy(
+    source: Path,
+    place: Place,
+    bandwidth: int | None = None,
+    by_checksum: bool = False,
+    stopped: Callable[[], bool] = bool,
+    on_bytes: Callable[[int], None] | None = None,
+) -> None:
+    """Bring a copy up to date. What is in it beside, is left.
+
+    Parameters
+    ----------
+    source
+        Folder to copy.
+    place
+        Folder that becomes its copy; the folder above must be there.
+    bandwidth
+        At most so much [kB/s].
+    by_checksum
+        Look into files of the same size and time too. Slow.
+    stopped
+        Asked now and then; once it returns True, the copy is broken off.
+    on_bytes
+        Told how much has been copied [bytes].
+
+    Raises
+    ------
+    CopyFailed
+        When it is not complete; `DestinationUnusable` where the next folder would not fare better.
+    Stopped
+        When it was broken off.
+    """
+    # Files on this machine too, so that what has come of a file is made use of
+    options = ["-rtO", "--no-whole-file", "--delete-after", "--info=progress2", "--no-h"]
+    if by_checksum:
+        options += ["--checksum", *_LEFT_BEHIND_OF_OLD]
+    else:
+        options += [f"--partial-dir={PARTIAL}", *_LEFT_BEHIND]
+    if bandwidth is not None:
+        options.append(f"--bwlimit={bandwidth}")
+    silence = SILENCE_OF_CHECKSUMS if by_checksum else SILENCE
+    _run(options, [f"{source}/"], place, silence, stopped, on_bytes)
+
+
+def differences(source: Path, place: Place, stopped: Callable[[], bool] = bool) -> list[str]:
+    """Return the names of what differs between a folder and its copy, or is in one alone.
+
+    Every file is read on both sides, and compared by rsync's checksum.
+
+    Raises
+    ------
+    CopyFailed, Stopped
+        As of `copy`.
+    """
+    options = ["-rc", "--dry-run", "--delete", f"--out-format={_DIFFERENCE}%i %n"]
+    text = _run(options, [f"{source}/"], place, SILENCE_OF_CHECKSUMS, stopped)
+    lines = (line for line in text.splitlines() if line.startswith(_DIFFERENCE))
+    return [line.removeprefix(_DIFFERENCE).split(maxsplit=1)[-1] for line in lines]
+
+
+def to_copy(source: Path, place: Place) -> int:
+    """Return how many files and folders `copy` would copy."""
+    options = ["-rtO", "--dry-run", f"--out-format={_DIFFERENCE}%n"]
+    return _run(options, [f"{source}/"], place, SILENCE).count(_DIFFERENCE)
+
+
+def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] | None:
+    """Return the files in a folder and below, with their sizes [bytes]; folders have -1.
+
+    What is neither, as a symbolic link, has -2. None: there is no such folder.
+
+    Raises
+    ------
+    CopyFailed, Stopped
+        As of `copy`.
+    """
+    options = ["-r", "--list-only", "--no-h", "--8-bit-output"]
+    try:
+        text = _run(options, [], place / "", SILENCE, stopped)
+    except _Missing:
+        return None
+    found = {}
+    for line in text.splitlines():
+        match = _LISTED.fullmatch(line)
+        if match is None:
+            raise CopyFailed(f"rsync's list of {place} has {line!r}, which makes no sense")
+        name = re.sub(r"\\#(\d{3})", lambda code: chr(int(code[1], 8)), match["name"])
+        if name != ".":
+            found[name] = {"-": int(match["size"]), "d": -1}.get(match["kind"], -2)
+    return found
+
+
+def check_folder(place: Place) -> None:
+    """Check that a folder is there, as one that is not mounted is not.
+
+    Raises
+    ------
+    DestinationUnusable
+        When it is not, or cannot be reached.
+    """
+    try:
+        _run(["--list-only"], [], place / ".", SILENCE)
+    except _Missing:
+        raise _no_folder(place) from None
+
+
+def _no_folder(place: Place) -> DestinationUnusable:
+    return DestinationUnusable(f"there is no folder {place}: make it, or mount what it is on")
+
+
+class _Missing(CopyFailed):
+    """The folder that was to be read is not there."""
+
+
+def _run(
+    options: Sequence[str],
+    sources: Sequence[str],
+    place: Place,
+    silence: int,
+    stopped: Callable[[], bool] = bool,
+    on_bytes: Callable[[int], None] | None = None,
+) -> str:
+    """Run rsync, and return what it says; without sources `place` is read."""
+    place.check()
+    command = [*_program(), *options, "--protect-args"]
+    if place.ssh_host is not None:
+        command += [f"--timeout={silence}", f"--rsh={shlex.join(ssh_command())}"]
+    command += ["--", *sources, f"{place}/" if sources else str(place)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"LC_ALL": "C"},
+    ) as process:
+        try:
+            said, complained = _follow(process, stopped, on_bytes)
+        except BaseException:
+            _end(process)
+            raise
+    if stopped():
+        raise Stopped(f"copying to {place} was broken off; what has come is kept")
+    if process.returncode:
+        raise _problem(process.returncode, complained, place, bool(sources))
+    return said
+
+
+def _program() -> list[str]:
+    """Return what starts rsync such that it is told to end when the thread that started it does."""
+    program, starter = shutil.which("rsync"), shutil.which("setpriv")
+    if program is None:
+        raise CopyFailed("there is no rsync on this machine: install it")
+    return [*([starter, "--pdeathsig", "TERM", "--"] if starter else []), program]
+
+
+def ssh_command() -> list[str]:
+    """Return ssh with options for work without a person: it asks nothing, and gives up in time."""
+    config = settings.get("AMSTRAX_SSH_CONFIG")
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_TIMEOUT,
+        "ServerAliveInterval": CONNECT_TIMEOUT // 4,
+        "ServerAliveCountMax": 4,
+    }
+    file = ["-F", str(Path(config).expanduser())] if config else []
+    return ["ssh", *file, *(f"-o{name}={value}" for name, value in options.items())]
+
+
+def _follow(
+    process: subprocess.Popen,
+    stopped: Callable[[], bool],
+    on_bytes: Callable[[int], None] | None,
+) -> tuple[str, str]:
+    """Return what a process writes to its output and error streams, up to its end."""
+    assert process.stdout is not None and process.stderr is not None
+    parts: dict[int, bytearray] = {}
+    with selectors.DefaultSelector() as selector:
+        for stream in (process.stdout, process.stderr):
+            selector.register(stream, selectors.EVENT_READ)
+            parts[stream.fileno()] = bytearray()
+        while selector.get_map():
+            # What rsync has started may hold its streams open for longer, as a shared ssh does
+            has_ended = process.poll() is not None
+            ready = selector.select(0 if has_ended else 0.2)
+            if has_ended and not ready:
+                break
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif on_bytes is not None and key.fileobj is process.stdout:
+                    _report(data, on_bytes)  # of which nothing is kept: it may be much
+                else:
+                    parts[key.fd] += data
+            if stopped():
+                _end(process)
+                break
+    process.wait()
+    said, complained = (bytes(part).decode("utf-8", "surrogateescape") for part in parts.values())
+    return said, complained
+
+
+def _report(data: bytes, on_bytes: Callable[[int], None]) -> None:
+    numbers = re.findall(rb"^ *(\d+) +\d+%", data.replace(b"\r", b"\n"), re.M)
+    if numbers:
+        on_bytes(int(numbers[-1]))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End rsync, which keeps what has come of a file if it is given the time."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _problem(status: int, complained: str, place: Place, is_written: bool) -> CopyFailed:
+    """Return an error that says why rsync has failed."""
+    lines = [line.strip() for line in complained.splitlines() if line.strip()]
+    gone = r"(change_dir|link_stat) .* failed: No such file or directory"
+    if not is_written and re.search(gone, complained):
+        # First, since its end of the line is closed at that, which is reported too
+        return _Missing(f"there is no folder {place}")
+    names = {"host": place.ssh_host or "this machine", "place": str(place)}
+    for pattern, is_of_place, text in _PROBLEMS:
+        for line in lines:
+            # What is sent is the place's own when it is only looked at
+            if re.search(pattern, line) and (is_written or is_of_place):
+                kind = DestinationUnusable if is_of_place else CopyFailed
+                return kind(text.format(line=line, **names))
+    line = next((line for line in lines if "rsync error" not in line), "it says nothing")
+    if re.search(r"mkdir .* failed: No such file or directory", complained):
+        return _no_folder(Place(os.path.dirname(place.folder), place.ssh_host))
+    if status == 24 or "No such file or directory" in complained:
+        return CopyFailed(f"files vanished while they were copied to {place} ({line})")
+    return CopyFailed(f"rsync to {place} failed with status {status}: {line}")

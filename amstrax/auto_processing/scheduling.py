@@ -1,0 +1,349 @@
+"""What the automatic loop asks of the run database: which runs to submit, how their jobs fare."""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amstrax import settings
+from amstrax.auto_processing.engines.base import DONE, GONE, HELD, Engine, JobState
+from amstrax.rundb import documents
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a job that leaves its run to another one (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
+
+#: The longest pause between two attempts at a run [s]
+LONGEST_PAUSE = 86400.0
+
+_FIELDS = (
+    "name",
+    "number",
+    "mode",
+    "start",
+    "end",
+    "tags",
+    "data.type",
+    "data.host",
+    "data.location",
+    "daq_config.strax_output_path",
+    "processing_status",
+    "processing_failed",
+    "processing_job",
+    "processing_claim",
+)
+
+Document = Mapping[str, Any]
+Filter = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs to process.
+
+    Attributes
+    ----------
+    detector
+        Detector whose runs they are.
+    targets
+        Data types to make.
+    raw_types
+        Data types that are made from live data.
+    run_id
+        This run alone; None for all.
+    min_run_number
+        Runs from this number on.
+    max_failures
+        Leave runs alone that have failed so often.
+    retry_pause
+        Time between the first failure of a run and the next attempt [s]; twice as long after each
+        further failure.
+    """
+
+    detector: str
+    targets: tuple[str, ...]
+    raw_types: tuple[str, ...]
+    run_id: str | None = None
+    min_run_number: int = 0
+    max_failures: int = documents.MAX_FAILURES
+    retry_pause: float = 60.0
+
+    def filter(self, now: datetime | None = None) -> Filter:
+        """Return the filter for the runs to submit now.
+
+        These have ended, have data on this machine to begin with, and are claimed by nobody. They
+        have the tag ``process``; or are pending, in so many words; or nothing is said of them and
+        there is none of the target's data here; or have failed, a while ago and not too often; or
+        were begun by one whose claim has expired. Those with the tag ``abandon`` are left alone.
+        """
+        now = now or datetime.now(UTC)
+        conditions: list[Filter] = [
+            {"end": {"$ne": None}},
+            {"tags.name": {"$ne": documents.ABANDON}},
+            {"tags": {"$ne": documents.ABANDON}},
+            documents.is_unclaimed(now),
+            {
+                "$or": [
+                    documents.has_tag(documents.PROCESS),
+                    {"processing_status": "pending"},
+                    {"processing_status.status": "pending"},
+                    {"$and": [{"processing_status": None}, self._has_none_of_the_data()]},
+                    {"$and": [documents.has_status("failed"), self._is_due(now)]},
+                    {
+                        "$and": [
+                            documents.has_status("submitted", "running"),
+                            {"processing_claim.expires": {"$lte": now}},
+                        ]
+                    },
+                ]
+            },
+            self._has_something_here(),
+        ]
+        if self.run_id is not None:
+            conditions.append({"$or": documents.run_filters(self.run_id)})
+        if self.min_run_number:
+            conditions.append({"number": {"$gte": self.min_run_number}})
+        return {"$and": conditions}
+
+    def _has_none_of_the_data(self) -> Filter:
+        made = {"type": self.targets[-1], "host": documents.this_host()}
+        return {"data": {"$not": {"$elemMatch": made}}}
+
+    def _has_something_here(self) -> Filter:
+        host = documents.this_host()
+        options = [documents.has_data(kind, host=host) for kind in ("live", *self.raw_types)]
+        folder = settings.live_data(self.detector)
+        if folder is not None:
+            names = sorted(path.name for path in folder.iterdir() if path.name[:1] not in ".")
+            numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
+            options += [{"number": {"$in": numbers}}, {"name": {"$in": names}}]
+        return {"$or": options}
+
+    def _is_due(self, now: datetime) -> Filter:
+        """Return a filter for failed runs whose pause is over."""
+        options: list[Filter] = []
+        for failures in range(1, self.max_failures):
+            # A run that is said to have failed has done so once at least
+            so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
+            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
+            before = now - timedelta(seconds=pause)
+            long_ago: list[Filter] = [
+                {"processing_status.time": {"$lte": before}},
+                {"processing_status.time": None},
+                # The older form, a word, has no time
+                {"processing_status": {"$regex": "^failed"}},
+            ]
+            options.append({"processing_failed": so_often, "$or": long_ago})
+        return {"$or": options} if options else {"_id": {"$in": []}}
+
+
+def find_runs(
+    collection: Any, wanted: Wanted, limit: int, skip: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the documents of runs to submit now, newest first, at most so many.
+
+    Runs whose data is not where the document says are left out.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    wanted
+        Which.
+    limit
+        How many at most.
+    skip
+        Names of runs to leave out.
+    """
+    found: list[dict[str, Any]] = []
+    skipped = set(skip)
+    condition = wanted.filter()
+    seen = 0
+    while len(found) < limit:
+        step = 2 * limit + len(skipped)
+        batch = documents.read(
+            collection, condition, _FIELDS, sort=[("number", -1)], skip=seen, limit=step
+        )
+        seen += len(batch)
+        for document in batch:
+            if documents.name_of(document) in skipped or not has_source(document, wanted):
+                continue
+            found.append(document)
+            if len(found) == limit:
+                break
+        if len(batch) < step:
+            break
+    return found
+
+
+def has_source(document: Document, wanted: Wanted) -> bool:
+    """Return whether a run's live data, or its raw data, is on this machine."""
+    name = documents.name_of(document)
+    if name is None:
+        return False
+    folder = settings.live_data(wanted.detector)
+    if folder is not None and (folder / name).is_dir():
+        return True
+    here = documents.data_of(document, host=documents.this_host())
+    for entry in here:
+        location = entry.get("location")
+        if not isinstance(location, str) or not location:
+            continue
+        if entry.get("type") == "live" and (Path(location).expanduser() / name).is_dir():
+            return True
+        if entry.get("type") in wanted.raw_types and Path(location).expanduser().is_dir():
+            return True
+    return False
+
+
+# Jobs that have been submitted
+
+
+class Followed(NamedTuple):
+    """A run whose job is followed: its name, the field ``processing_job``, and its status."""
+
+    run_id: str
+    job: Document
+    status: str
+    document: Document
+
+    @property
+    def attempt(self) -> str:
+        """Name of the attempt."""
+        return str(self.job.get("attempt", ""))
+
+    def describe(self) -> str:
+        """Return the name of the job, for messages."""
+        return f"job {self.job.get('job_id')} ({self.job.get('engine')})"
+
+
+def followed_runs(collection: Any, engine: str) -> list[Followed]:
+    """Return the runs that are submitted or running in an engine, from this machine."""
+    condition = {
+        "$and": [
+            {"processing_job.engine": engine, "processing_job.host": documents.this_host()},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    found = documents.read(collection, condition, _FIELDS)
+    return [
+        Followed(
+            documents.name_of(document) or "?",
+            document["processing_job"],
+            documents.status_of(document).status,
+            document,
+        )
+        for document in found
+        if isinstance(document.get("processing_job"), Mapping)
+    ]
+
+
+def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
+    """Return the state of the job of each run, by the name of the attempt."""
+    ids = {run.attempt: str(run.job["job_id"]) for run in runs if run.job.get("job_id")}
+    states = engine.states(ids.values()) if ids else {}
+    # Who submitted it was killed before it could say which job it is
+    unknown = JobState(GONE, None, "nobody knows which job it is")
+    return {
+        run.attempt: states[ids[run.attempt]] if run.attempt in ids else unknown for run in runs
+    }
+
+
+def settle(
+    collection: Any, engine: Engine, run: Followed, state: JobState, max_failures: int
+) -> str | None:
+    """Bring the document of a run up to date with the end of its job.
+
+    Does nothing when the job itself has said how it ended, which is the rule, or while a claim of
+    a job that the engine has forgotten is still renewed.
+
+    Returns
+    -------
+    A line about what has changed, or None.
+    """
+    if state.alive:
+        return None
+    if state.state == GONE and _has_claim(run):
+        return None
+    if state.state == HELD:
+        engine.cancel(str(run.job.get("job_id")))
+    still_so = {
+        "$and": [
+            {"processing_job.attempt": run.attempt},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    if state.exit_code == LEFT_TO_ANOTHER:
+        # Whoever it was left to changes the status, or its claim expires
+        free = {"$and": [still_so, documents.is_unclaimed(), {"_id": run.document["_id"]}]}
+        pending = {"status": "pending", "time": datetime.now(UTC), "host": documents.this_host()}
+        change = {"$set": {"processing_status": pending | {"reason": "left by a second job"}}}
+        if collection.update_one(free, change).matched_count:
+            return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
+        return None
+    reason = describe_end(run, state)
+    failures = documents.record_failure(
+        collection, run.run_id, reason, run.attempt, condition=still_so
+    )
+    _release(collection, run)
+    if failures is None:
+        return None
+    return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
+
+
+def how_often(failures: int, max_failures: int) -> str:
+    """Return what follows from so many failures."""
+    if failures >= max_failures:
+        return (
+            f"failure {failures}: given up. Mend the reason, then tag the run "
+            f"'{documents.PROCESS}', or set it pending"
+        )
+    return f"failure {failures} of {max_failures}"
+
+
+def describe_end(run: Followed, state: JobState) -> str:
+    """Return, in a line, how a job has ended that did not say so itself."""
+    log_file = run.job.get("log")
+    see = f"; see {log_file}" if log_file else ""
+    if state.state == HELD:
+        return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
+    if state.state == GONE:
+        why = state.reason or "the batch system knows nothing of it"
+        return f"{run.describe()} is gone: {why}{see}"
+    if state.state == DONE:
+        return f"{run.describe()} ended without a word about the run{see}"
+    why = state.reason or f"exit code {state.exit_code}"
+    return f"{run.describe()} failed: {why}{see}"
+
+
+def _has_claim(run: Followed) -> bool:
+    """Return whether the job of a run has claimed it, and the claim has not expired."""
+    claim = run.document.get("processing_claim")
+    if not isinstance(claim, Mapping) or not str(claim.get("owner")).startswith(f"{run.attempt}."):
+        return False
+    expires = claim.get("expires")
+    if not isinstance(expires, datetime):
+        return False
+    return expires.replace(tzinfo=expires.tzinfo or UTC) > datetime.now(UTC)
+
+
+def _release(collection: Any, run: Followed) -> None:
+    """Take the claim of a job that has ended away; an orphan of it then stops by itself."""
+    owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
+    collection.update_one(
+        {"_id": run.document["_id"], "processing_claim.owner": owner},
+        {"$unset": {"processing_claim": ""}},
+    )
+
+
+def is_switched_on(switches: Any) -> bool:
+    """Return whether automatic processing is on: collection ``processing`` of database ``daq``.
+
+    Where there is no such switch, it is on.
+    """
+    document = switches.find_one({"name": "auto_processing"}) or {}
+    return document.get("status") != "off"

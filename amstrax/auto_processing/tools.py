@@ -1,0 +1,123 @@
+"""What every command needs around its work: logging, signals, exit status. Imports nothing slow.
+
+Commands that run strax do so within `amstrax.auto_processing.jobs.run_tool`.
+"""
+
+import argparse
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from amstrax import settings
+from amstrax.auto_processing import console
+from amstrax.exceptions import Stopped, UsageError
+
+
+class Stop:
+    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
+
+    Signals only set this; the work looks at it between chunks and while it waits, so that no
+    exception comes up where strax, or a log, cannot deal with one.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.reason = ""
+        #: What a user is told of what is left
+        self.remark = "what was incomplete has been removed; start again to go on"
+
+    def check(self) -> None:
+        """Raise `Stopped` if the job is to stop."""
+        if self.event.is_set():
+            raise Stopped(self.message())
+
+    def message(self) -> str:
+        """Return what to tell the user."""
+        if not self.reason:
+            return "stopped, since another part of the job has failed"
+        return f"stopped by {self.reason}: {self.remark}"
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Set `stop` at the first SIGTERM or SIGINT; a second one acts as it would without this.
+
+    Does nothing outside the main thread, where signals cannot be handled. Log lines do not
+    disturb progress bars within.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def handle(number: int, _frame: Any) -> None:
+        restore()
+        stop.reason = signal.Signals(number).name
+        stop.event.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, handle)
+    try:
+        with logging_redirect_tqdm():
+            yield
+    finally:
+        restore()
+
+
+def run_tool(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[Stop], str | None],
+    what: str,
+    folder: object,
+    option: str = "--output",
+    log_name: str | None = None,
+    around: Callable[[Stop], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> int:
+    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
+
+    What fails is one line in the log, with ``--debug`` more; signals set the `Stop` that the work
+    is given.
+
+    Parameters
+    ----------
+    args
+        Options of the command, of which ``debug`` is used.
+    logger
+        The command's.
+    work
+        Does it, and returns what to print at the end, if anything.
+    what, folder, option
+        As of `console.describe_failure`.
+    log_name
+        Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
+        see `console.log_to_folder`.
+    around
+        What the work is done within.
+    """
+    console.log_to_console(args.debug)
+    stop = Stop()
+    try:
+        if log_name is not None:
+            log_folder = args.log_folder or settings.batch("AMSTRAX_LOG_FOLDER")
+            console.log_to_folder(log_folder, log_name)
+        with stop_on_signals(stop), around(stop):
+            text = work(stop)
+        if text is not None:
+            print(text)
+    except Exception as error:
+        message = (
+            stop.message() if stop.reason else console.describe_failure(error, what, folder, option)
+        )
+        logger.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0

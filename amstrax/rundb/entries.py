@@ -1,0 +1,66 @@
+"""Entries of processed data in run documents, in the newer of the two forms."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import amstrax
+from amstrax import settings
+from amstrax.rundb import documents
+
+if TYPE_CHECKING:
+    import strax
+
+
+def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
+    """Return what tells the entry of data on this machine from all others.
+
+    Parameters
+    ----------
+    key
+        Which data.
+    location
+        Folder that its folder is in.
+    """
+    return {
+        "type": key.data_type,
+        "host": documents.this_host(),
+        "location": str(location),
+        "lineage_hash": key.lineage_hash,
+    }
+
+
+def new_entry(
+    key: "strax.DataKey",
+    location: Path,
+    metadata: Mapping[str, Any],
+    corrections_version: str | None = None,
+) -> dict[str, Any]:
+    """Return the entry of data that is complete.
+
+    Parameters
+    ----------
+    key
+        Which data.
+    location
+        Folder that its folder is in.
+    metadata
+        Of the data.
+    corrections_version
+        Version of the corrections that it was made with, if any.
+
+    Raises
+    ------
+    OSError
+        When its files cannot be looked at.
+    """
+    size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
+    return identity(key, location) | {
+        "n_chunks": len(metadata.get("chunks") or ()),
+        "size_mb": round(size / 1e6, 3),
+        "amstrax_version": amstrax.__version__,
+        "corrections_version": corrections_version,
+        "user": settings.login_name(),
+        "time": datetime.now(UTC),
+    }

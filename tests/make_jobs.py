@@ -1,0 +1,152 @@
+"""Simulated runs in a run database, and processes of tools that tests start, stop and kill."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LED, NAI, SHORT, LITTLE = "000301", "000302", "000303", "000304"
+_RUNS: dict[str, dict[str, Any]] = {
+    SHORT: {"source": "kr83m"},
+    LED: {"source": "led", "duration": 0.2},
+    NAI: {"source": "na22"},
+    LITTLE: {"source": "kr83m", "detector": "xamsl"},
+}
+
+
+@pytest.fixture
+def runs(no_settings):
+    """Run documents of XAMS in the embedded run database, which is used without settings."""
+    from amstrax.rundb import get_mongo_collection
+
+    return get_mongo_collection("xams")
+
+
+@pytest.fixture(scope="session")
+def live_runs(tmp_path_factory) -> Path:
+    """Folder with live data of a short run of each kind, and their documents."""
+    from amstrax import simulation
+
+    folder = tmp_path_factory.mktemp("live")
+    for run_id, options in _RUNS.items():
+        simulation.simulate(
+            run_id, folder, **{"duration": 1, "rate": 20, "yields": "simple", **options}
+        )
+    return folder
+
+
+def add_run(collection, live: Path, run_id: str = SHORT, **fields) -> None:
+    """Add a run to a run database, with other values for some fields."""
+    from amstrax.rundb import transfer
+
+    [document] = transfer.documents_in(str(live / f"rundoc_{run_id}.json"))
+    collection.insert_one(document | fields)
+
+
+def copy_run(live: Path, folder: Path, run_id: str = SHORT, end: bool = True) -> Path:
+    """Return a folder with a copy of a run, which may lack what says that it has ended."""
+    shutil.copytree(live / run_id, folder / run_id)
+    if not end:
+        shutil.rmtree(folder / run_id / "THE_END")
+    return folder
+
+
+def end_run(folder: Path, run_id: str = SHORT) -> None:
+    """Let a run of `copy_run` end."""
+    from amstrax import redax
+
+    redax.write_end(folder / run_id, {"xams-daq_reader_0": 1})
+
+
+def wait(condition: Callable[[], Any], what: Callable[[], str] = lambda: "") -> Any:
+    """Wait until something is so, and return it."""
+    end = time.monotonic() + 120
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited in vain {what()}"
+        time.sleep(0.02)
+    return value
+
+
+class Child:
+    """A tool in a process of its own, without the time that importing all of it takes.
+
+    Parameters
+    ----------
+    main
+        The tool's.
+    arguments
+        Its options.
+    log
+        File for what it says.
+    """
+
+    def __init__(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str], log: Path):
+        self.log = log
+        self.status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(main, arguments)
+
+    def _run(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
+        status = 99
+        with contextlib.suppress(BaseException):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            sys.stdout = sys.stderr = self.log.open("a", buffering=1)
+            try:
+                status = main(list(arguments))
+            except BaseException as error:
+                sys.stderr.write(repr(error))
+                raise
+        os._exit(status)
+
+    def text(self) -> str:
+        """Return what it has said."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def says(self, text: str) -> None:
+        """Wait until it has said something."""
+        wait(lambda: text in self.text() or self.ended(), self.text)
+        assert text in self.text(), self.text()
+
+    def ended(self) -> bool:
+        """Return whether it has ended; `status` is how, negative for a signal."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
+
+    def result(self) -> int:
+        """Wait for its end, and return its status."""
+        wait(self.ended, self.text)
+        assert self.status is not None
+        return self.status
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        if not self.ended():
+            os.kill(self.pid, number)
+
+
+@pytest.fixture
+def start_tool(tmp_path):
+    """Start a tool as a `Child`, which is killed with the test."""
+    children: list[Child] = []
+
+    def start(main: Callable, *arguments: str) -> Child:
+        log = tmp_path / f"log_of_child_{len(children)}"
+        children.append(Child(main, [*arguments, "--no-progress"], log))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.signal(signal.SIGKILL)
+        child.result()

@@ -1,0 +1,408 @@
+"""A day in fast motion: runs are taken, copied, processed, deleted, and everything is killed."""
+
+import collections
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import psutil
+import pytest
+from live_runs import same
+from servers import LOCALHOST, MONGO_USERS, MongoServer, SSHServer
+
+from amstrax import contexts
+from amstrax.auto_processing import amstraxer
+from amstrax.rundb import documents
+
+N_RUNS = int(os.environ.get("AMSTRAX_DAY_RUNS", "30"))
+SEED = int(os.environ.get("AMSTRAX_DAY_SEED", "20240102"))
+#: Runs are of a second, and taken so many times as fast
+SPEED = 2.0
+#: How often each of these is killed: nothing but the DAQ itself is spared
+KILLS = {
+    "a job": 6,
+    "auto_processing": 3,
+    "copy_live": 3,
+    "delete_live": 3,
+    "slurmd": 2,
+    "slurmctld": 2,
+    "sshd": 3,
+    "the run database": 3,
+}
+#: Data is deleted when its run ended so long ago [days]
+MIN_AGE = 1e-5
+#: No machine takes longer for all of it [s]
+DEADLINE = 420
+RAW = ("raw_records", "raw_records_ext", "raw_records_sipm")
+
+
+class Day:
+    """All that runs on one day, in a folder.
+
+    Parameters
+    ----------
+    folder
+        Folder for it all.
+    slurm
+        Batch system.
+    """
+
+    def __init__(self, folder: Path, slurm):
+        self.folder, self.slurm = folder, slurm
+        names = ("live", "kept", "stbc", "dcache", "raw", "processed", "database", "login")
+        self.live, self.kept, self.stbc, self.dcache, self.raw, self.processed, *servers = (
+            folder / name for name in names
+        )
+        for name in names:
+            (folder / name).mkdir()
+        self.database = MongoServer(servers[0])
+        self.sshd = SSHServer(servers[1], self.database.port)
+        self.tools: dict[str, subprocess.Popen] = {}
+        self.kills: collections.Counter = collections.Counter()
+        self.restarts: list[tuple[float, str]] = []
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        user, (password, _) = "writer", MONGO_USERS["writer"]
+        common = {
+            "MONGO_HOST": LOCALHOST,
+            "DAQ_HOST": "",
+            "AMSTRAX_RUNDB_TIMEOUT": "10",
+            "AMSTRAX_LOG_FOLDER": self.folder / "logs",
+            "AMSTRAX_JOB_FOLDER": self.folder / "jobs",
+        }
+        common["AMSTRAX_MONGO_URI"] = (
+            f"mongodb://{user}:{quote_plus(password)}@{LOCALHOST}:{self.database.port}/"
+        )
+        daq = {
+            "AMSTRAX_HOST": "daq",
+            "XAMS_LIVE_DATA": self.live,
+            "XAMS_COPY_TO": f"stbc=login:{self.stbc}, dcache={self.dcache}",
+            "AMSTRAX_SSH_CONFIG": self.sshd.client_config(self.folder / "ssh_config"),
+        }
+        stbc = {
+            "AMSTRAX_HOST": "stbc",
+            "XAMS_LIVE_DATA": self.stbc,
+            "XAMS_RAW_DATA": self.raw,
+            "XAMS_PROCESSED_DATA": self.processed,
+            "AMSTRAX_ENGINE": "slurm",
+            "AMSTRAX_JOB_MEMORY": "600",
+        }
+        for name, settings in (("daq", daq), ("stbc", stbc)):
+            path = self.folder / f"{name}.conf"
+            lines = [f"{key} = {value}" for key, value in (common | settings).items()]
+            path.write_text("\n".join(["[default]", *lines]) + "\n", encoding="utf-8")
+            path.chmod(0o600)
+
+    def start(self, name: str) -> None:
+        """Start a tool, or what has been killed, again."""
+        if name in self.slurm.daemons:
+            self.slurm.start()
+            return
+        if name == "sshd":
+            self.sshd.start()
+            return
+        if name == "the run database":
+            self.database.start()
+            return
+        module = [sys.executable, "-m", f"amstrax.auto_processing.{name}"]
+        command = {
+            "DAQ": [
+                *(sys.executable, Path(__file__).with_name("take_runs.py"), self.live, self.kept),
+                *(str(N_RUNS), str(SPEED)),
+            ],
+            "copy_live": [*module, "--production", "--loop", "--pause=0.5", "--workers=2"],
+            "delete_live": [
+                *(*module, "--production", "--we_are_really_sure", "--loop", "--pause=1"),
+                f"--min_age={MIN_AGE}",
+            ],
+            "auto_processing": [
+                *(*module, "--target", "raw_records", "--pause=0.5", "--retry_pause=0.5"),
+                *("--max_failures=30", "--max_jobs=3"),
+            ],
+        }[name]
+        config = "stbc" if name == "auto_processing" else "daq"
+        with self.log(name).open("a") as log:
+            self.tools[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=os.environ
+                | self.slurm.environment
+                | {"AMSTRAX_CONFIG": str(self.folder / f"{config}.conf")},
+            )
+
+    def log(self, name: str) -> Path:
+        """Return the file for what a tool says."""
+        return self.folder / f"said_by_{name}"
+
+    def kill(self, name: str, pause: float) -> None:
+        """Kill -9 something, which is to be started again after a pause."""
+        if name == "a job":
+            try:
+                running = self.slurm.run("squeue", "-h", "-t", "R", "-o", "%i").split()
+                self.slurm.kill_job(random.choice(running))
+            except (AssertionError, IndexError):
+                return  # None runs, or nobody knows of it
+        else:
+            if name in self.tools:
+                self.tools[name].kill()
+                self.tools[name].wait()
+            elif name in self.slurm.daemons:
+                self.slurm.kill(name)
+            else:
+                {"sshd": self.sshd, "the run database": self.database}[name].kill()
+            self.restarts.append((time.monotonic() + pause, name))
+        self.kills[name] += 1
+
+    def start_again(self, all_: bool = False) -> None:
+        """Start again what was killed long enough ago."""
+        due = [x for x in self.restarts if all_ or x[0] <= time.monotonic()]
+        self.restarts = [x for x in self.restarts if x not in due]
+        for _, name in due:
+            self.start(name)
+
+    def end(self) -> None:
+        """End everything but Slurm."""
+        for tool in self.tools.values():
+            tool.kill()
+            tool.wait()
+        self.sshd.kill()
+        self.database.kill()
+        for process in psutil.process_iter(["cmdline"]):
+            # A shared ssh, and rsync, end in their own time
+            if any(str(self.folder) in part for part in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def said(self) -> str:
+        """Return the end of what each process said."""
+        parts = []
+        logs = sorted((self.folder / "logs").rglob("*.log"), key=lambda path: path.stat().st_mtime)
+        for path in [*self.folder.glob("said_by_*"), *logs[-6:]]:
+            text = path.read_text(errors="replace").splitlines()
+            parts.append("\n".join([f"--- {path.name}", *text[-25:]]))
+        return "\n".join(parts)
+
+
+class Watcher(threading.Thread):
+    """Looks at documents and folders all the time, and notes what should never be so."""
+
+    def __init__(self, day: Day):
+        super().__init__(daemon=True)
+        self._day = day
+        self.faults: list[str] = []
+        self.done: dict[int, object] = {}
+        self.documents: dict[int, dict] = {}
+        self._there: set[str] = set()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look until the end."""
+        while not self._ended.is_set():
+            try:
+                with self._day.database.client() as client:
+                    while not self._ended.wait(0.05):
+                        self._look_at_folders()
+                        self._look_at_documents(client["run"]["runs_gas"])
+            except Exception as error:
+                if "pymongo" not in type(error).__module__:
+                    self.faults.append(f"the watcher failed: {error!r}")
+                    return
+                self._look_at_folders()
+                self._ended.wait(0.05)
+
+    def stop(self) -> None:
+        """End."""
+        self._ended.set()
+        self.join()
+
+    def _look_at_folders(self) -> None:
+        there = {path.name for path in self._day.live.iterdir() if path.name.isdigit()}
+        for name in self._there - there:
+            for copies in (self._day.stbc, self._day.dcache):
+                if not same(self._day.kept / name, copies / name):
+                    self.faults.append(f"run {name} was deleted before {copies / name} was whole")
+        self._there = there
+
+    def _look_at_documents(self, runs) -> None:
+        fields = ["number", "end", "processing_status", "processing_failed", "data", "deleted_data"]
+        for document in runs.find({}, fields):
+            number = document["number"]
+            self.documents[number] = document
+            status = documents.status_of(document)
+            if number in self.done and self.done[number] != status.time:
+                self.faults.append(f"run {number} was done, and then {status} again")
+            if status.status == "done":
+                self.done.setdefault(number, status.time)
+
+    def finished(self) -> bool:
+        """Return whether all runs are processed, copied and deleted."""
+        return len(self.documents) == N_RUNS and all(
+            number in self.done and hosts_of(document) == ["dcache", "stbc"]
+            for number, document in self.documents.items()
+        )
+
+    def progress(self) -> str:
+        """Return a line on how far things are."""
+        found = self.documents.values()
+        words = collections.Counter(documents.status_of(d).status for d in found)
+        gone = sum(hosts_of(document) == ["dcache", "stbc"] for document in found)
+        return f"{len(found)} runs taken, {dict(words)}, {gone} copied and deleted"
+
+
+def hosts_of(document: dict) -> list[str]:
+    """Return the hosts that have live data of a run, as its document says."""
+    return sorted(entry["host"] for entry in documents.data_of(document, type="live"))
+
+
+@pytest.fixture
+def day(tmp_path, slurm):
+    """A day, whose processes are ended with it."""
+    new = Day(tmp_path, slurm)
+    try:
+        yield new
+    finally:
+        new.end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_day_in_fast_motion(day, tmp_path):
+    chance = random.Random(SEED)
+    random.seed(SEED)
+    kills = [name for name, n in KILLS.items() for _ in range(n)]
+    chance.shuffle(kills)
+    began = time.monotonic()
+    watcher = Watcher(day)
+    watcher.start()
+    tools = ("DAQ", "copy_live", "auto_processing", "delete_live")
+    try:
+        for name in tools:
+            day.start(name)
+        # The first runs undisturbed, until there is something to kill
+        wait(lambda: documents_with(watcher, "running", "done"), day, watcher)
+        while kills:
+            time.sleep(chance.uniform(0.2, 1.5))
+            day.start_again()
+            assert time.monotonic() < began + DEADLINE, report(day, watcher)
+            name = kills[0]
+            if name in {waiting for _, waiting in day.restarts}:
+                continue
+            before = day.kills[name]
+            day.kill(name, chance.uniform(0.3, 2))
+            # As a job, when none runs: later
+            kills = kills[1:] if day.kills[name] > before else [*kills[1:], name]
+            if watcher.finished():
+                break
+        day.start_again(all_=True)
+        wait(watcher.finished, day, watcher, began + DEADLINE)
+        took = time.monotonic() - began
+        for name in tools[1:]:
+            day.tools[name].send_signal(signal.SIGTERM)
+        for name in tools:
+            status = day.tools[name].wait(60)
+            assert status == 0, f"{name} ended with {status}:\n{report(day, watcher)}"
+    finally:
+        watcher.stop()
+    assert not watcher.faults, f"{watcher.faults}\n{report(day, watcher)}"
+    assert len(watcher.done) == N_RUNS
+    check_documents(watcher)
+    check_folders(day)
+    check_data(day, tmp_path / "undisturbed")
+    failures = sum(documents.failures_of(document) for document in watcher.documents.values())
+    print(
+        f"\n{N_RUNS} runs in {took:.0f} s, seed {SEED}: all done once, {failures} failed attempts "
+        "between; killed were",
+        ", ".join(f"{name} {n}x" for name, n in day.kills.items()),
+    )
+
+
+def wait(condition, day, watcher, deadline=None):
+    """Wait until something is so; tell how things are when that takes too long."""
+    deadline = deadline or time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, report(day, watcher)
+        assert not watcher.faults, f"{watcher.faults}\n{report(day, watcher)}"
+        for name, tool in day.tools.items():
+            ended = tool.poll()
+            assert ended in (None, 0) and (name == "DAQ" or ended is None), (
+                f"{name} ended with {ended}:\n{report(day, watcher)}"
+            )
+        time.sleep(0.1)
+
+
+def documents_with(watcher, *words):
+    """Return whether a run has one of these statuses."""
+    found = list(watcher.documents.values())
+    return any(documents.status_of(document).status in words for document in found)
+
+
+def report(day, watcher):
+    """Return how things are, and what each process said."""
+    left = [
+        document
+        for document in watcher.documents.values()
+        if hosts_of(document) != ["dcache", "stbc"] or document["number"] not in watcher.done
+    ]
+    return "\n".join([watcher.progress(), f"killed {day.kills}", *map(str, left), day.said()])
+
+
+def check_documents(watcher):
+    """Check that each document tells of one run that was processed, copied and deleted once."""
+    for number, document in watcher.documents.items():
+        entries = documents.data_of(document)
+        kinds = sorted((entry["type"], entry["host"]) for entry in entries)
+        made = [(kind, "stbc") for kind in RAW]
+        assert kinds == sorted([("live", "dcache"), ("live", "stbc"), *made]), number
+        [deleted] = document["deleted_data"]
+        assert (deleted["type"], deleted["host"]) == ("live", "daq")
+        for entry in entries:
+            if entry["type"] == "live":
+                assert entry["time"] < deleted["deleted_at"], number
+        end = document["end"].replace(tzinfo=UTC)
+        age = deleted["deleted_at"].replace(tzinfo=UTC) - end
+        assert age.total_seconds() >= MIN_AGE * 86400 - 0.01, number
+
+
+def check_folders(day):
+    """Check that there is all that should be, and nothing beside it."""
+    names = [f"{number + 1:06d}" for number in range(N_RUNS)]
+    assert not [path for path in day.live.iterdir() if path.is_dir()]
+    for copies in (day.stbc, day.dcache):
+        assert sorted(os.listdir(copies)) == names
+        for name in names:
+            assert same(day.kept / name, copies / name)
+    folders = sorted(path.name for path in day.raw.iterdir() if path.is_dir())
+    made = sorted(f"{name}-{kind}" for name in names for kind in RAW)
+    assert sorted(name.rpartition("-")[0] for name in folders) == made
+
+
+def check_data(day, folder):
+    """Check that data is that of an undisturbed processing."""
+    found = contexts.xams(output_folder=str(day.raw), init_rundb=False)
+    for number in range(1, N_RUNS + 1):
+        name = f"{number:06d}"
+        arguments = [
+            *(name, "--target", *RAW, "--live_data_dir", str(day.kept)),
+            *("--testing_rundoc", str(day.live / f"rundoc_{name}.json")),
+            *("--output_folder", str(folder), "--context", "xams"),
+        ]
+        assert amstraxer.main(arguments) == 0
+        undisturbed = contexts.xams(output_folder=str(folder), init_rundb=False)
+        for kind in RAW:
+            one, other = (
+                st.get_array(name, kind, progress_bar=False) for st in (found, undisturbed)
+            )
+            assert one.tobytes() == other.tobytes(), (name, kind)
+            assert kind != "raw_records" or len(one)
