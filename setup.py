@@ -26,11 +26,16 @@ install_requires = [
     "numba>=0.61,<0.69",
     "pandas>=2.2.2,<3",
     "pymongo>=4.10,<5",
+    # published corrections; what it waits for and tries again is set with urllib3
+    "requests>=2.32,<3",
+    "urllib3>=2,<3",
     # the SSH tunnel to the run database
     "paramiko>=4,<6",
     # matching and update engine of the embedded run database
     "mongomock>=4.3,<5",
     "immutabledict>=4.2,<5",
+    # fits of LED spectra and of positions in SiPMs
+    "iminuit>=2.30,<3",
     "matplotlib>=3.9,<4",
     "tqdm>=4.67.1,<5",
     "lz4>=4.3.3,<5",

@@ -10,12 +10,15 @@ from amstrax._lazy import attributes_of
 __version__ = "3.0.0"
 
 _MODULES = (
+    "SiPMdata",
     "analyses",
     "auto_processing",
     "common",
     "contexts",
+    "corrections",
     "exceptions",
     "hitfinder_thresholds",
+    "itp_map",
     "plugins",
     "processing",
     "redax",
@@ -44,6 +47,8 @@ _MEMBERS = {
         ),
         "common",
     ),
+    "XAMSConfig": "corrections.config",
+    "get_correction": "corrections.store",
     "hit_min_amplitude": "hitfinder_thresholds",
     "RunDB": "rundb",
     "get_mongo_client": "rundb",
@@ -83,6 +88,9 @@ _MEMBERS = {
         "plugins.event_processing",
     ),
     **dict.fromkeys(("LEDCalibration", "RecordsLED"), "plugins.led_calibration"),
+    "PulseProcessingAltBaseline": "plugins.pulse_processing_alt_baseline",
+    "RecordsFromPax": "plugins.pax_interface",
+    "pax_to_records": "plugins.pax_interface",
     **dict.fromkeys(
         ("RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"), "plugins.radon"
     ),

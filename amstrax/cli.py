@@ -22,6 +22,10 @@ TOOLS = {
         "amstrax.auto_processing.validate", "simulate, process, and judge the reconstruction"
     ),
     "demo": Tool("amstrax.auto_processing.demo", "simulate, process and plot a run of XAMS"),
+    "gains": Tool("amstrax.auto_processing.gains", "find the gains of channels in LED runs"),
+    "corrections": Tool(
+        "amstrax.auto_processing.corrections", "show corrections, and check files of them"
+    ),
     "process-run": Tool(
         "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
     ),

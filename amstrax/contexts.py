@@ -18,11 +18,12 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import rundoc, settings
+from amstrax._context import Context
+from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
     DataExists,
     InvalidOption,
     LiveDataNotFound,
-    NotAvailable,
     RunNotFound,
 )
 from amstrax.plugins import (
@@ -35,7 +36,13 @@ from amstrax.plugins import (
 )
 from amstrax.storage import DataDirectory
 
-__all__ = ["context_for_daq_reader", "xams", "xams_led", "xams_little"]
+__all__ = [
+    "apply_global_correction_version",
+    "context_for_daq_reader",
+    "xams",
+    "xams_led",
+    "xams_little",
+]
 
 XAMS_CONFIG = immutabledict(
     n_tpc_pmts=5,
@@ -124,7 +131,9 @@ def xams(
     mongo_kwargs
         Arguments of `amstrax.rundb.RunDB`: where the run documents are.
     corrections_version
-        Version of the corrections, as ``'v1'`` or ``'ONLINE'``; None for the plugins' defaults.
+        Version of the corrections, as ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``; None for the
+        plugins' defaults. See `apply_global_correction_version`; options in ``config`` go before
+        those of the version.
     args, kwargs
         Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
         adds to the options of the detector, and ``storage`` takes the place of all folders and
@@ -132,8 +141,10 @@ def xams(
 
     Raises
     ------
-    NotAvailable
-        When a `corrections_version` is asked for: this release has no corrections yet.
+    InvalidOption
+        (a ValueError) when `corrections_version` is no name of a version.
+    CorrectionError
+        When the file of that version cannot be had, or is wrong.
     """
     return _context(
         "xams",
@@ -197,16 +208,12 @@ def _context(
     **kwargs: Any,
 ) -> strax.Context:
     """Return a context; parameters are those of `xams`, after the detector and what is its own."""
-    if corrections_version is not None:
-        raise NotAvailable(
-            f"corrections_version={corrections_version!r}: this release of amstrax has no "
-            "corrections yet. Leave it out, and set options with config={...} or --config_kwargs"
-        )
     config = dict(detector_config)
     live_data = settings.live_data(detector)
     if live_data is not None:
         config["live_data_dir"] = str(live_data)
-    config.update(kwargs.pop("config", None) or {})
+    users_config = kwargs.pop("config", None) or {}
+    config.update(users_config)
     reader = next(p for p in plugins if issubclass(p, daqreader.LiveDataReader))
     storage = kwargs.pop("storage", None)
     if storage is None:
@@ -224,12 +231,46 @@ def _context(
         "free_options": ("live_data_dir",),
     }
     _keep_compiled()
-    st = strax.Context(storage, config, register=list(plugins), **options | kwargs)
+    st = Context(storage, config, register=list(plugins), **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:
         st.register(more)
+    if corrections_version is not None:
+        apply_global_correction_version(st, corrections_version)
+        st.set_config(users_config)
     return st
+
+
+def apply_global_correction_version(context: strax.Context, version: str) -> strax.Context:
+    """Set the options of a context to what a version of the corrections has, and return it.
+
+    An option gets a plain value, or a string that says in which file its value is looked up for
+    each run (see `amstrax.XAMSConfig`). Options that no plugin of the context takes are left out,
+    which one warning says. Entries in the run database name the version from then on.
+
+    Parameters
+    ----------
+    context
+        Context to change.
+    version
+        As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when `version` is no name of one, or has a file for an option that cannot
+        differ from run to run.
+    CorrectionError
+        When the file of the version cannot be had, or is wrong. Those of the options are read
+        when a run is processed.
+    """
+    plugins = context._plugin_class_registry.values()
+    context.set_config(corrections.options_for(plugins, version))
+    for frontend in context.storage:
+        if hasattr(frontend, "corrections_version"):
+            frontend.corrections_version = version
+    return context
 
 
 def _keep_compiled() -> None:

@@ -127,8 +127,35 @@ class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 
 
+class CorrectionError(AmstraxError):
+    """Base of what can be wrong with corrections."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CorrectionNotFound(CorrectionError, FileNotFoundError):
+    """There is no correction file of that name where corrections are looked for."""
+
+
+class InvalidCorrection(CorrectionError, ValueError):
+    """A correction file, or the name of one, does not hold what it should."""
+
+
+class RunNotCovered(CorrectionError, LookupError):
+    """A correction file has no value, or no single one, for a run."""
+
+
+class CorrectionsUnreachable(CorrectionError, ConnectionError):
+    """Published corrections cannot be had, or not as they should be; later they may."""
+
+
 class AlreadyAtWork(AmstraxError, RuntimeError):
     """Another process does the same work."""
+
+
+class NoGain(AmstraxError, ValueError):
+    """An LED run does not give the gain of a channel."""
 
 
 class Stopped(AmstraxError):

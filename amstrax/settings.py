@@ -57,6 +57,18 @@ RUN_DATABASE = MappingProxyType(
         "AMSTRAX_RUNDB_TIMEOUT": ("longest time that one call may take [s]", "20"),
     }
 )
+#: Settings of the corrections, with what each is and its value where it is not set
+CORRECTIONS = MappingProxyType(
+    {
+        "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files; goes before all else", ""),
+        "AMSTRAX_CORRECTIONS_URL": ("where they are published, with {branch} in it", ""),
+        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time to wait for one of those [s]", "10"),
+        "AMSTRAX_CORRECTIONS_CACHE": (
+            "folder in which those are kept",
+            "$XDG_CACHE_HOME/amstrax/corrections",
+        ),
+    }
+)
 #: Settings of jobs and of the batch system that they run on, in the same form
 BATCH = MappingProxyType(
     {
@@ -325,6 +337,47 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         mongo_auth_db=get("MONGO_AUTH_DB", "admin") or "",
         path=rundb_path(),
         timeout=number("AMSTRAX_RUNDB_TIMEOUT", 20, low=0.1, high=3600),
+    )
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Where correction files are; see `amstrax.corrections.store`.
+
+    Attributes
+    ----------
+    folder
+        Folder with correction files, maybe with ``{branch}`` in it; empty for none.
+    url
+        Where they are published, maybe with ``{branch}`` in it; empty for nowhere.
+    timeout
+        Longest time to wait for a published file [s].
+    cache
+        Folder in which those are kept; it need not exist.
+    """
+
+    folder: str
+    url: str
+    timeout: float
+    cache: Path
+
+
+def corrections() -> Corrections:
+    """Return the settings of the corrections.
+
+    Raises
+    ------
+    InvalidOption
+        When the time to wait is no number.
+    """
+    cache = get("AMSTRAX_CORRECTIONS_CACHE")
+    if not cache:
+        cache = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
+    return Corrections(
+        folder=get("AMSTRAX_CORRECTIONS_FOLDER", "") or "",
+        url=get("AMSTRAX_CORRECTIONS_URL", "") or "",
+        timeout=number("AMSTRAX_CORRECTIONS_TIMEOUT", 10, low=0.1, high=3600),
+        cache=Path(cache).expanduser(),
     )
 
 

@@ -38,11 +38,13 @@ def no_settings(monkeypatch, tmp_path):
     for detector in ("XAMS", "XAMSL"):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
-    for name in (*settings.RUN_DATABASE, *settings.BATCH, *settings.COPY):
+    tables = (settings.RUN_DATABASE, settings.CORRECTIONS, settings.BATCH, settings.COPY)
+    for name in (name for table in tables for name in table):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     # Where a run database is that nothing else is said of
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))
     # Where the local engine keeps track of its jobs
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user_state"))
 

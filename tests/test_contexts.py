@@ -2,9 +2,11 @@
 
 import json
 import logging
+import pickle
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -201,8 +203,23 @@ def test_users_plugins_are_registered_after_ours(tmp_path):
     assert led.storage[-1].path == str(tmp_path / "led")
 
 
+def test_contexts_that_come_of_others_are_alike(tmp_path):
+    """They can be pickled, and work on several runs at once from the first on."""
+    st = contexts.xams(output_folder=tmp_path, init_rundb=False)
+    expected = st.key_for(RUN_ID, "event_info")
+    new = st.new_context(config={"elife": 1})
+    assert new.config["elife"] == 1 and "elife" not in st.config
+    for other in (new.new_context(replace=False), pickle.loads(pickle.dumps(st))):
+        assert type(other) is type(st)
+        assert other._plugin_class_registry == st._plugin_class_registry
+        other.set_config({"elife": 30000})
+        with ThreadPoolExecutor(4) as pool:
+            keys = pool.map(lambda _, st=other: st.key_for(RUN_ID, "event_info"), range(8))
+            assert {str(key) for key in keys} == {str(expected)}
+
+
 def test_corrections_are_not_ignored(tmp_path):
-    with pytest.raises(exceptions.NotAvailable, match="v1"):
+    with pytest.raises(exceptions.CorrectionNotFound, match="v1.*AMSTRAX_CORRECTIONS_FOLDER"):
         contexts.xams(output_folder=tmp_path, corrections_version="v1")
 
 

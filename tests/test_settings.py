@@ -251,7 +251,9 @@ def test_settings_of_jobs(config, monkeypatch, tmp_path):
         settings.job_memory()
 
 
-def test_page_of_the_run_database_has_all_settings():
-    page = Path(__file__).parents[1] / "docs/source/run_database.rst"
-    listed = re.findall(r"^   \* - ``([A-Z_]+)``$", page.read_text(encoding="utf-8"), re.M)
-    assert listed == list(settings.RUN_DATABASE)
+@pytest.mark.parametrize("page", ["run_database", "corrections"])
+def test_page_has_all_settings(page):
+    text = (Path(__file__).parents[1] / f"docs/source/{page}.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   \* - ``([A-Z]+_[A-Z_]+)``$", text, re.M)
+    named = {"run_database": settings.RUN_DATABASE, "corrections": settings.CORRECTIONS}
+    assert listed == list(named[page])

@@ -4,9 +4,13 @@ from amstrax._lazy import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
+    "channel_gains": "gains",
     "event_display": "event_displays",
     "event_scatter": "events",
+    "fit_gain": "gains",
+    "mean_gain": "gains",
     "plot_drift_time": "events",
+    "plot_gains": "gain_plots",
     "plot_positions": "events",
     "plot_peaks": "peaks",
     "plot_records": "peaks",

@@ -77,6 +77,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
     )
     parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v1, ONLINE or v1@branch (default: none)",
+    )
+    parser.add_argument(
         "--context_kwargs",
         type=arguments.json_object,
         default={},
@@ -177,6 +182,9 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
     kwargs = to_dict_tuple(args.context_kwargs)
     if args.output_folder is not None:
         kwargs["output_folder"] = str(args.output_folder)
+    if args.corrections_version is not None:
+        kwargs["corrections_version"] = args.corrections_version
+    version = kwargs.pop("corrections_version", None)
     tried: dict[str, list[str]] = {}
     known: list[str] = []
     for name in (args.context,) if args.context else CONTEXTS:
@@ -195,6 +203,8 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
         what = "all of these" if len(targets) > 1 else "it"
         raise UsageError(f"--target {wrong}: {who} makes {what}{did_you_mean(wrong, known)}")
     args.context = name
+    if version is not None:
+        st = getattr(contexts, name)(**kwargs, corrections_version=version)
     _set_config(st, args)
     if args.build_lowlevel:
         st.set_context_config({"forbid_creation_of": ()})

@@ -4,6 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
@@ -21,25 +22,16 @@ __all__ = [
 ]
 
 
-@strax.takes_config(
-    strax.Option(
-        "trigger_min_area",
-        default=10,
-        help="S2s of a larger area make an event [PE]",
-    ),
-    strax.Option(
-        "left_event_extension",
-        default=int(0.5e6),
-        help="Events begin this long before their first such S2 [ns]",
-    ),
-    strax.Option(
-        "right_event_extension",
-        default=int(5e4),
-        help="Events end this long after their last such S2 [ns]",
-    ),
-)
-class Events(strax.OverlapWindowPlugin):
+class Events(CorrectedPlugin, strax.OverlapWindowPlugin):
     """Times around S2s; where they would touch they are one event."""
+
+    trigger_min_area = XAMSConfig(default=10, help="S2s of a larger area make an event [PE]")
+    left_event_extension = XAMSConfig(
+        default=int(0.5e6), help="Events begin this long before their first such S2 [ns]"
+    )
+    right_event_extension = XAMSConfig(
+        default=int(5e4), help="Events end this long after their last such S2 [ns]"
+    )
 
     __version__ = "1.0.2"
     depends_on = ("peaks", "peak_basics")
@@ -55,14 +47,14 @@ class Events(strax.OverlapWindowPlugin):
     ]
 
     def get_window_size(self):
-        return 2 * self.config["left_event_extension"] + self.config["right_event_extension"]
+        return 2 * self.left_event_extension + self.right_event_extension
 
     def compute(self, peaks, start, end):
         time, endtime = kernels.group_triggers(
             peaks,
-            self.config["trigger_min_area"],
-            self.config["left_event_extension"],
-            self.config["right_event_extension"],
+            self.trigger_min_area,
+            self.left_event_extension,
+            self.right_event_extension,
             start,
             end,
         )
@@ -80,45 +72,31 @@ class Events(strax.OverlapWindowPlugin):
             yield chunk
 
 
-@strax.takes_config(
-    strax.Option(
-        "electron_drift_velocity",
-        default=1.6e-6,
-        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]",
-    ),
-    strax.Option(
-        "allow_posts2_s1s",
-        default=False,
-        help="Let S1s count that come after the main S2",
-    ),
-    strax.Option(
-        "force_main_before_alt",
-        default=False,
-        help="Make the earlier of main and alternative S1 (S2) the main one",
-    ),
-    strax.Option(
-        "force_alt_s2_in_max_drift_time",
-        default=True,
-        help="Let only S2s be alternative that are within a drift time of the main S1",
-    ),
-    strax.Option(
-        "event_s1_min_coincidence",
-        default=0,
-        help="S1s count only with at least this many channels in tight coincidence",
-    ),
-    strax.Option(
-        "max_drift_length",
-        default=10,
-        help="Length of the drift field [unit of electron_drift_velocity x ns]",
-    ),
-)
-class EventBasics(strax.Plugin):
+class EventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event, and what is known of them.
 
     The main S2 is the largest; main and alternative S1 are the two largest before it; the
     alternative S2 is the largest other one within the longest drift time after the main S1.
     Where there is no such peak, its fields are -1 (integers) or NaN.
     """
+
+    electron_drift_velocity = XAMSConfig(
+        default=1.6e-6,
+        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]",
+    )
+    allow_posts2_s1s = XAMSConfig(default=False, help="Let S1s count that come after the main S2")
+    force_main_before_alt = XAMSConfig(
+        default=False, help="Make the earlier of main and alternative S1 (S2) the main one"
+    )
+    force_alt_s2_in_max_drift_time = XAMSConfig(
+        default=True, help="Let only S2s be alternative that are within a drift time of the main S1"
+    )
+    event_s1_min_coincidence = XAMSConfig(
+        default=0, help="S1s count only with at least this many channels in tight coincidence"
+    )
+    max_drift_length = XAMSConfig(
+        default=10, help="Length of the drift field [unit of electron_drift_velocity x ns]"
+    )
 
     __version__ = "1.6"
     depends_on = ("events", "peak_basics", "peak_positions")
@@ -128,9 +106,8 @@ class EventBasics(strax.Plugin):
     dtype = event_basics_dtype()
 
     def setup(self):
-        self.max_drift_time = int(
-            self.config["max_drift_length"] / self.config["electron_drift_velocity"]
-        )
+        super().setup()
+        self.max_drift_time = int(self.max_drift_length / self.electron_drift_velocity)
 
     def compute(self, events, peaks):
         result = np.zeros(len(events), dtype=self.dtype)
@@ -163,38 +140,23 @@ class EventBasics(strax.Plugin):
     def selection(self) -> kernels.Selection:
         """Return which peaks may be main or alternative ones."""
         return kernels.Selection(
-            allow_posts2_s1s=self.config["allow_posts2_s1s"],
-            s1_min_coincidence=self.config["event_s1_min_coincidence"],
-            force_alt_s2_in_max_drift_time=self.config["force_alt_s2_in_max_drift_time"],
-            force_main_before_alt=self.config["force_main_before_alt"],
+            allow_posts2_s1s=self.allow_posts2_s1s,
+            s1_min_coincidence=self.event_s1_min_coincidence,
+            force_alt_s2_in_max_drift_time=self.force_alt_s2_in_max_drift_time,
+            force_main_before_alt=self.force_main_before_alt,
             max_drift_time=self.max_drift_time,
         )
 
 
-@strax.takes_config(
-    strax.Option(
-        "default_reconstruction_algorithm",
-        default="corr",
-        help="Algorithm of the fields x, y and r: corr or cgr",
-    ),
-    strax.Option(
-        "drift_time_gate",
-        default=3000,
-        help="Drift time from the gate [ns]",
-    ),
-    strax.Option(
-        "drift_time_cathode",
-        default=39500,
-        help="Drift time from the cathode [ns]",
-    ),
-    strax.Option(
-        "gate_cathode_distance",
-        default=50.5,
-        help="Distance between gate and cathode [mm]",
-    ),
-)
-class EventPositions(strax.Plugin):
+class EventPositions(CorrectedPlugin):
     """Position of each event: x and y of the main S2, z from the drift time."""
+
+    default_reconstruction_algorithm = XAMSConfig(
+        default="corr", help="Algorithm of the fields x, y and r: corr or cgr"
+    )
+    drift_time_gate = XAMSConfig(default=3000, help="Drift time from the gate [ns]")
+    drift_time_cathode = XAMSConfig(default=39500, help="Drift time from the cathode [ns]")
+    gate_cathode_distance = XAMSConfig(default=50.5, help="Distance between gate and cathode [mm]")
 
     __version__ = "1.1.20"
     depends_on = ("event_basics",)
@@ -212,9 +174,8 @@ class EventPositions(strax.Plugin):
     ]
 
     def compute(self, events):
-        config = self.config
         result = rows_for(events, self.dtype)
-        algorithm = config["default_reconstruction_algorithm"]
+        algorithm = self.default_reconstruction_algorithm
         for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
             x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
             result[f"{prefix}x"] = x
@@ -222,31 +183,33 @@ class EventPositions(strax.Plugin):
             result[f"{prefix}r"] = radius(x, y)
         result["z"] = kernels.depth(
             events["drift_time"],
-            config["gate_cathode_distance"],
-            config["drift_time_gate"],
-            config["drift_time_cathode"],
+            self.gate_cathode_distance,
+            self.drift_time_gate,
+            self.drift_time_cathode,
         )
         return result
 
 
-@strax.takes_config(
-    strax.Option(
-        "elife",
-        default=30000,
-        help="Electron lifetime [ns]",
-    ),
-    strax.Option(
-        "s1_naive_z_correction",
+class CorrectedAreas(CorrectedPlugin):
+    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
+
+    With an s1_map, cS1 is corrected for the distance from the axis, too. Alternative S1s and S2s
+    are corrected for the position of the main ones.
+    """
+
+    elife = XAMSConfig(default=30000, help="Electron lifetime [ns]")
+    s1_naive_z_correction = XAMSConfig(
         default=(-52, 0, 700, -7.69),
         help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "
         "to its value at the middle of zmin and zmax",
-    ),
-)
-class CorrectedAreas(strax.Plugin):
-    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
-
-    Alternative S1s and S2s are corrected for the position of the main ones.
-    """
+    )
+    s1_map = XAMSConfig(
+        default=None,
+        omit_default=True,
+        help="S1 light seen from each place, by which S1s are scaled instead: r_edges [mm], "
+        "z_edges [mm], hist_ratio [1]; see amstrax.processing.events.s1_map_correction. In the "
+        "lineage only where it is set",
+    )
 
     __version__ = "0.6.0"
     depends_on = ("event_basics", "event_positions")
@@ -261,10 +224,19 @@ class CorrectedAreas(strax.Plugin):
         (("Corrected area of the alternative S2 [PE]", "alt_cs2"), np.float32),
     ]
 
+    def setup(self):
+        super().setup()
+        if self.s1_map is not None:
+            # Fails for what is no map, before any work is done
+            kernels.s1_map_correction(np.empty(0), np.empty(0), self.s1_map)
+
     def compute(self, events):
         result = rows_for(events, self.dtype)
-        s1_factor = kernels.s1_z_correction(events["z"], self.config["s1_naive_z_correction"])
-        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.config["elife"])
+        if self.s1_map is None:
+            s1_factor = kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
+        else:
+            s1_factor = kernels.s1_map_correction(events["r"], events["z"], self.s1_map)
+        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.elife)
         for prefix in ("", "alt_"):
             result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
             result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor

@@ -5,6 +5,7 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting
 from amstrax.processing import peaks as kernels
@@ -55,49 +56,35 @@ class LoneHits(strax.Plugin):
 
 @strax.takes_config(
     strax.Option(
-        "gain_to_pe_array",
-        default=None,
-        help="Photoelectrons per ADC count x sample, a number a channel; None for ones",
-    ),
-    strax.Option(
-        "peak_gap_threshold",
-        default=300,
-        help="No hits for this long end a peak [ns]",
-    ),
-    strax.Option(
-        "peak_left_extension",
-        default=10,
-        help="Peaks begin this long before their first hit [ns]",
-    ),
-    strax.Option(
-        "peak_right_extension",
-        default=10,
-        help="Peaks end this long after their last hit [ns]",
-    ),
-    strax.Option(
-        "peak_min_area",
-        default=10,
-        help="Least area of the hits of a peak [PE]",
-    ),
-    strax.Option(
-        "peak_split_min_height",
-        default=25,
-        help="Split at a minimum only if the maxima beside it are this much higher [PE/sample]",
-    ),
-    strax.Option(
-        "peak_split_min_ratio",
-        default=4,
-        help="Split at a minimum only if the maxima beside it are this many times higher [1]",
-    ),
-    strax.Option(
         "n_tpc_pmts",
         default=False,
         track=False,
         help="Number of channels of the TPC",
     ),
 )
-class PeaksBase(strax.Plugin):
+class PeaksBase(CorrectedPlugin):
     """Base of the plugins that find peaks; a subclass sets which records, and how many channels."""
+
+    gain_to_pe_array = XAMSConfig(
+        default=None,
+        help="Photoelectrons per ADC count x sample, a number a channel; None for ones",
+    )
+    peak_gap_threshold = XAMSConfig(default=300, help="No hits for this long end a peak [ns]")
+    peak_left_extension = XAMSConfig(
+        default=10, help="Peaks begin this long before their first hit [ns]"
+    )
+    peak_right_extension = XAMSConfig(
+        default=10, help="Peaks end this long after their last hit [ns]"
+    )
+    peak_min_area = XAMSConfig(default=10, help="Least area of the hits of a peak [PE]")
+    peak_split_min_height = XAMSConfig(
+        default=25,
+        help="Split at a minimum only if the maxima beside it are this much higher [PE/sample]",
+    )
+    peak_split_min_ratio = XAMSConfig(
+        default=4,
+        help="Split at a minimum only if the maxima beside it are this many times higher [1]",
+    )
 
     parallel = "process"
 
@@ -116,16 +103,16 @@ class PeaksBase(strax.Plugin):
 
     def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return the peaks in records of a chunk from start to end."""
-        to_pe = kernels.gains(self.config["gain_to_pe_array"], self.n_channels)
+        to_pe = kernels.gains(self.gain_to_pe_array, self.n_channels)
         hits = strax.sort_by_time(strax.find_hits(records))
         peaks = kernels.find_peaks(
             hits,
             to_pe,
             self.dtype,
-            gap_threshold=self.config["peak_gap_threshold"],
-            left_extension=self.config["peak_left_extension"],
-            right_extension=self.config["peak_right_extension"],
-            min_area=self.config["peak_min_area"],
+            gap_threshold=self.peak_gap_threshold,
+            left_extension=self.peak_left_extension,
+            right_extension=self.peak_right_extension,
+            min_area=self.peak_min_area,
             min_channels=self.min_channels,
         )
         kernels.clip_peaks(peaks, start, end)
@@ -138,26 +125,19 @@ class PeaksBase(strax.Plugin):
             records,
             links,
             to_pe,
-            splitting.local_minimum_splits(
-                self.config["peak_split_min_height"], self.config["peak_split_min_ratio"]
-            ),
+            splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio),
         )
         kernels.set_center_times(peaks)
         return peaks
 
 
-@strax.takes_config(
-    strax.Option(
-        "peak_min_pmts",
-        default=1,
-        help="Least number of channels with hits in a peak",
-    ),
-)
 class Peaks(PeaksBase):
     """Find peaks: groups of hits in the TPC's channels, with their sum waveform and widths.
 
     Peaks are split at deep local minima of the waveform.
     """
+
+    peak_min_pmts = XAMSConfig(default=1, help="Least number of channels with hits in a peak")
 
     __version__ = "0.1.50"
     depends_on = ("records",)
@@ -166,7 +146,7 @@ class Peaks(PeaksBase):
 
     @property
     def min_channels(self):
-        return self.config["peak_min_pmts"]
+        return self.peak_min_pmts
 
     def compute(self, records, start, end):
         return self.find_peaks(records, start, end)
@@ -245,13 +225,12 @@ def peak_basics(
     return result
 
 
-@strax.takes_config(
-    strax.Option("s1_min_width", default=10, help="S1s have a larger central 50% width [ns]"),
-    strax.Option("s1_max_width", default=225, help="S1s have a smaller central 50% width [ns]"),
-    strax.Option("s2_min_width", default=225, help="S2s have a larger central 50% width [ns]"),
-)
-class PeakBasicsEXT(strax.Plugin):
+class PeakBasicsEXT(CorrectedPlugin):
     """Basic properties of peaks in the external detector; types are by width alone."""
+
+    s1_min_width = XAMSConfig(default=10, help="S1s have a larger central 50% width [ns]")
+    s1_max_width = XAMSConfig(default=225, help="S1s have a smaller central 50% width [ns]")
+    s2_min_width = XAMSConfig(default=225, help="S2s have a larger central 50% width [ns]")
 
     __version__ = "2.1"
     depends_on = ("peaks_ext",)
@@ -269,8 +248,8 @@ class PeakBasicsEXT(strax.Plugin):
         result = peak_basics(peaks, self.dtype)
         width = result["range_50p_area"]
         result["type"] = kernels.classify(
-            (width > self.config["s1_min_width"]) & (width < self.config["s1_max_width"]),
-            width > self.config["s2_min_width"],
+            (width > self.s1_min_width) & (width < self.s1_max_width),
+            width > self.s2_min_width,
         )
         return result
 
@@ -282,50 +261,47 @@ class PeakBasicsEXT(strax.Plugin):
         type=immutabledict,
         help="First and last channel of each subdetector",
     ),
-    strax.Option(
-        "check_peak_sum_area_rtol",
-        default=1e-4,
-        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
-        "None not to check",
-    ),
-    strax.Option("s1_min_area", default=10, help="S1s have at least this area [PE]"),
-    strax.Option("s2_min_area", default=10, help="S2s have a larger area [PE]"),
-    strax.Option("s1_min_channels", default=5, help="S1s are seen by at least so many channels"),
-    strax.Option("s2_min_channels", default=5, help="S2s are seen by at least so many channels"),
-    strax.Option(
-        "s2_min_area_fraction_top",
-        default=0,
-        help="S2s have at least this fraction of their area in the top array [1]",
-    ),
-    strax.Option(
-        "s1_max_area_fraction_top",
-        default=0.2,
-        help="S1s have at most this fraction of their area in the top array [1]",
-    ),
 )
 class PeakBasics(PeakBasicsEXT):
     """Basic properties of the TPC's peaks: times, area, widths, fraction seen above, type."""
+
+    check_peak_sum_area_rtol = XAMSConfig(
+        default=1e-4,
+        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
+        "None not to check",
+    )
+    s1_min_area = XAMSConfig(default=10, help="S1s have at least this area [PE]")
+    s2_min_area = XAMSConfig(default=10, help="S2s have a larger area [PE]")
+    s1_min_channels = XAMSConfig(default=5, help="S1s are seen by at least so many channels")
+    s2_min_channels = XAMSConfig(default=5, help="S2s are seen by at least so many channels")
+    s2_min_area_fraction_top = XAMSConfig(
+        default=0, help="S2s have at least this fraction of their area in the top array [1]"
+    )
+    s1_max_area_fraction_top = XAMSConfig(
+        default=0.2, help="S1s have at most this fraction of their area in the top array [1]"
+    )
 
     depends_on = ("peaks",)
     provides = "peak_basics"
     data_kind = "peaks"
 
     def compute(self, peaks):
-        config = self.config
-        result = peak_basics(peaks, self.dtype, config["check_peak_sum_area_rtol"])
-        aft = kernels.area_fraction_top(peaks["area_per_channel"], config["channel_map"]["top"])
+        result = peak_basics(peaks, self.dtype, self.check_peak_sum_area_rtol)
+        aft = kernels.area_fraction_top(
+            peaks["area_per_channel"], self.config["channel_map"]["top"]
+        )
         result["area_fraction_top"] = aft
         area, width, n_channels = (result[f] for f in ("area", "range_50p_area", "n_channels"))
         result["type"] = kernels.classify(
-            (area >= config["s1_min_area"])
-            & (width > config["s1_min_width"])
-            & (width < config["s1_max_width"])
-            & (aft <= config["s1_max_area_fraction_top"])
-            & (n_channels >= config["s1_min_channels"]),
-            (area > config["s2_min_area"])
-            & (width > config["s2_min_width"])
-            & (aft >= config["s2_min_area_fraction_top"])
-            & (n_channels >= config["s2_min_channels"]),
+            (area >= self.s1_min_area)
+            & (width > self.s1_min_width)
+            & (width < self.s1_max_width)
+            & (aft <= self.s1_max_area_fraction_top)
+            & (n_channels >= self.s1_min_channels),
+            (area > self.s2_min_area)
+            & (width > self.s2_min_width)
+            & (aft >= self.s2_min_area_fraction_top)
+            & (n_channels >= self.s2_min_channels),
         )
         return result
 
@@ -343,27 +319,25 @@ class PeakBasicsSiPM(PeakBasics):
 
 @strax.takes_config(
     strax.Option(
-        "pos_rec_params",
-        default=(
-            (212.89988642, -320.95097295, 198.71830514, -46.03953999),
-            (211.40051359, -319.83147964, 198.69552524, -46.23585688),
-        ),
-        help="Coefficients of the polynomials for x and y [mm], highest power first",
-    ),
-    strax.Option(
         "channel_map",
         track=False,
         type=immutabledict,
         help="First and last channel of each subdetector",
     ),
-    strax.Option(
-        "default_reconstruction_algorithm",
-        default="corr",
-        help="Algorithm of the fields x, y and r: corr or cgr",
-    ),
 )
-class PeakPositions(strax.Plugin):
+class PeakPositions(CorrectedPlugin):
     """Positions of peaks from how the four top channels share their light."""
+
+    pos_rec_params = XAMSConfig(
+        default=(
+            (212.89988642, -320.95097295, 198.71830514, -46.03953999),
+            (211.40051359, -319.83147964, 198.69552524, -46.23585688),
+        ),
+        help="Coefficients of the polynomials for x and y [mm], highest power first",
+    )
+    default_reconstruction_algorithm = XAMSConfig(
+        default="corr", help="Algorithm of the fields x, y and r: corr or cgr"
+    )
 
     __version__ = "1.2.26"
     depends_on = ("peaks", "peak_basics")
@@ -390,29 +364,24 @@ class PeakPositions(strax.Plugin):
             peaks["area_fraction_top"],
             peaks["area_per_channel"],
             self.config["channel_map"]["top"][0],
-            self.config["pos_rec_params"],
+            self.pos_rec_params,
         )
         for field, values in positions.items():
             result[field] = values
         for axis in "xyr":
-            result[axis] = result[f"{axis}_{self.config['default_reconstruction_algorithm']}"]
+            result[axis] = result[f"{axis}_{self.default_reconstruction_algorithm}"]
         return result
 
 
-@strax.takes_config(
-    strax.Option(
-        "max_delay",
-        default=100,
-        help="An external peak coincides if it starts at most this long after [ns]",
-    ),
-    strax.Option(
-        "absorption_peak_delta",
-        default=65,
-        help="An external peak counts if its area is this near to 511 [keV]",
-    ),
-)
-class CoincidencesBase(strax.Plugin):
+class CoincidencesBase(CorrectedPlugin):
     """Base of the plugins that look for annihilation photons in the external detector."""
+
+    max_delay = XAMSConfig(
+        default=100, help="An external peak coincides if it starts at most this long after [ns]"
+    )
+    absorption_peak_delta = XAMSConfig(
+        default=65, help="An external peak counts if its area is this near to 511 [keV]"
+    )
 
     rechunk_on_save = False
 
@@ -427,11 +396,9 @@ class CoincidencesBase(strax.Plugin):
         """Return a row for each of `things`, that has its signal at the same row of `times`."""
         result = rows_for(things, self.dtype)
         candidates = peaks_ext[
-            coincidences.absorption_peaks(peaks_ext["area"], self.config["absorption_peak_delta"])
+            coincidences.absorption_peaks(peaks_ext["area"], self.absorption_peak_delta)
         ]
-        result["is_coinc"] = coincidences.match_external(
-            times, candidates["time"], self.config["max_delay"]
-        )
+        result["is_coinc"] = coincidences.match_external(times, candidates["time"], self.max_delay)
         return result
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.processing import pulses
 from amstrax.processing.pulses import (
     baseline_per_channel,
@@ -33,16 +34,6 @@ __all__ = [
         help="Number of channels of the TPC",
     ),
     strax.Option(
-        "pmt_pulse_filter",
-        default=None,
-        help="Impulse response of a filter for the pulses, an odd number of samples; None for none",
-    ),
-    strax.Option(
-        "save_outside_hits",
-        default=(3, 20),
-        help="Samples to keep before and behind each hit",
-    ),
-    strax.Option(
         "check_raw_record_overlaps",
         default=True,
         track=False,
@@ -55,12 +46,20 @@ __all__ = [
         help="Take a fixed baseline of 16000 ADC counts for a pulse that has lost its beginning",
     ),
 )
-class PulseProcessingBase(strax.Plugin):
+class PulseProcessingBase(CorrectedPlugin):
     """Base of the plugins that make records and pulse counts.
 
     A subclass sets ``provides`` (records first, pulse counts second), ``depends_on``, options
     whose defaults differ, and a ``compute``.
     """
+
+    pmt_pulse_filter = XAMSConfig(
+        default=None,
+        help="Impulse response of a filter for the pulses, an odd number of samples; None for none",
+    )
+    save_outside_hits = XAMSConfig(
+        default=(3, 20), help="Samples to keep before and behind each hit"
+    )
 
     parallel = "process"
     compressor = "zstd"
@@ -83,26 +82,13 @@ class PulseProcessingBase(strax.Plugin):
             check_overlaps(raw_records, n_channels)
         records = pulses.raw_to_records(
             raw_records,
-            self.config["baseline_samples"],
+            self.baseline_samples,
             flip=flip,
             allow_sloppy_chunking=self.config["allow_sloppy_chunking"],
         )
         return records, pulses.count_pulses(records, n_channels, start, end)
 
 
-@strax.takes_config(
-    strax.Option(
-        "baseline_samples",
-        default=20,
-        help="Samples at the start of a pulse to take the baseline from",
-    ),
-    strax.Option(
-        "hit_min_amplitude",
-        default="xams_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline]; part of the lineage only, "
-        "since records are stored whole",
-    ),
-)
 class PulseProcessing(PulseProcessingBase):
     """Turn the TPC's raw records into records, and count pulses.
 
@@ -113,6 +99,15 @@ class PulseProcessing(PulseProcessingBase):
 
     No hits are looked for, and nothing is cut.
     """
+
+    baseline_samples = XAMSConfig(
+        default=20, help="Samples at the start of a pulse to take the baseline from"
+    )
+    hit_min_amplitude = XAMSConfig(
+        default="xams_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline]; part of the lineage only, "
+        "since records are stored whole",
+    )
 
     __version__ = "0.3.0"
     depends_on = ("raw_records",)
@@ -126,15 +121,12 @@ class PulseProcessing(PulseProcessingBase):
         return dict(records=records, pulse_counts=counts)
 
 
-@strax.takes_config(
-    strax.Option(
-        "baseline_samples",
-        default=20,
-        help="Samples at the start of a pulse to take the baseline from",
-    ),
-)
-class PulseProcessingEXT(strax.Plugin):
+class PulseProcessingEXT(CorrectedPlugin):
     """Turn raw records of the external detector into records: baseline and integral."""
+
+    baseline_samples = XAMSConfig(
+        default=20, help="Samples at the start of a pulse to take the baseline from"
+    )
 
     __version__ = "0.0.1"
     depends_on = ("raw_records_ext",)
@@ -155,7 +147,7 @@ class PulseProcessingEXT(strax.Plugin):
     def records(self, raw_records: np.ndarray) -> np.ndarray:
         """Return records with baseline subtracted, turned over and integrated."""
         return pulses.raw_to_records(
-            strax.sort_by_time(raw_records), self.config["baseline_samples"], flip=True
+            strax.sort_by_time(raw_records), self.baseline_samples, flip=True
         )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
@@ -40,19 +41,6 @@ class DAQReader(LiveDataReader):
         }
 
 
-@strax.takes_config(
-    strax.Option(
-        "baseline_samples",
-        default=40,
-        help="Samples at the start of a pulse to take the baseline from",
-    ),
-    strax.Option(
-        "hit_min_amplitude",
-        default="xamsl_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline], see "
-        "amstrax.hit_min_amplitude",
-    ),
-)
 class RadonPulseProcessing(PulseProcessingBase):
     """Turn XAMSL's raw records, of whichever digitizer has data, into records; count pulses.
 
@@ -61,6 +49,15 @@ class RadonPulseProcessing(PulseProcessingBase):
     3. Integrate, and count pulses per channel
     4. Find hits; filter, if a filter is set; blank what is far from any hit
     """
+
+    baseline_samples = XAMSConfig(
+        default=40, help="Samples at the start of a pulse to take the baseline from"
+    )
+    hit_min_amplitude = XAMSConfig(
+        default="xamsl_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline], see "
+        "amstrax.hit_min_amplitude",
+    )
 
     __version__ = "0.2.29"
     depends_on = ("raw_records_v1724", "raw_records_v1730")
@@ -78,29 +75,25 @@ class RadonPulseProcessing(PulseProcessingBase):
             )
         raw_records = raw_records_v1724 if len(raw_records_v1724) else raw_records_v1730
         records, counts = self.records_and_counts(raw_records, start, end, flip=True)
-        hits = find_hits(records, self.config["hit_min_amplitude"])
-        if self.config["pmt_pulse_filter"] is not None:
-            strax.filter_records(records, np.array(self.config["pmt_pulse_filter"]))
-        records = strax.cut_outside_hits(records, hits, *self.config["save_outside_hits"])
+        hits = find_hits(records, self.hit_min_amplitude)
+        if self.pmt_pulse_filter is not None:
+            strax.filter_records(records, np.array(self.pmt_pulse_filter))
+        records = strax.cut_outside_hits(records, hits, *self.save_outside_hits)
         strax.zero_out_of_bounds(records)
         return dict(radon_records=records, radon_pulse_counts=counts)
 
 
-@strax.takes_config(
-    strax.Option(
-        "hit_min_amplitude",
+class RadonHits(CorrectedPlugin):
+    """Intervals of records in which samples are above threshold, in the order of the records."""
+
+    hit_min_amplitude = XAMSConfig(
         default="xamsl_thresholds",
         help="Threshold of the hit finder [ADC counts above baseline], see "
         "amstrax.hit_min_amplitude",
-    ),
-    strax.Option(
-        "save_outside_hits",
-        default=(3, 20),
-        help="Samples to keep before and behind each hit",
-    ),
-)
-class RadonHits(strax.Plugin):
-    """Intervals of records in which samples are above threshold, in the order of the records."""
+    )
+    save_outside_hits = XAMSConfig(
+        default=(3, 20), help="Samples to keep before and behind each hit"
+    )
 
     __version__ = "0.0.7"
     depends_on = ("radon_records",)
@@ -111,7 +104,7 @@ class RadonHits(strax.Plugin):
     rechunk_on_save = False
 
     def compute(self, radon_records):
-        return find_hits(radon_records, self.config["hit_min_amplitude"])
+        return find_hits(radon_records, self.hit_min_amplitude)
 
 
 def find_hits(records: np.ndarray, model) -> np.ndarray:
@@ -120,65 +113,58 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
 
 
 @strax.takes_config(
-    strax.Option("peak_gap_threshold", default=3000, help="No hits for this long end a peak [ns]"),
-    strax.Option(
-        "peak_left_extension",
-        default=1000,
-        help="Peaks begin this long before their first hit [ns]",
-    ),
-    strax.Option(
-        "peak_right_extension", default=1000, help="Peaks end this long after their last hit [ns]"
-    ),
-    strax.Option("peak_min_pmts", default=1, help="Least number of channels with hits in a peak"),
-    strax.Option(
-        "peak_split_gof_threshold",
-        default=(None, ((0.5, 1.0), (6.0, 0.4)), ((2.5, 1.0), (5.625, 0.4))),
-        help="Least goodness of split that splits a peak: (None, S1 curve, S2 curve), each "
-        "curve points (log10 area [PE], goodness)",
-    ),
-    strax.Option(
-        "peak_split_filter_wing_width",
-        default=70,
-        help="Wing of the moving average over the waveform before it is split [ns]",
-    ),
-    strax.Option("peak_split_min_area", default=40.0, help="Least area of a peak to split [PE]"),
-    strax.Option("peak_split_iterations", default=20, help="How often parts are split again"),
     strax.Option(
         "diagnose_sorting",
         default=False,
         track=False,
         help="Check that the data is sorted and peaks do not overlap",
     ),
-    strax.Option("saturation_correction_on", default=True, help="Not used; part of the lineage"),
-    strax.Option("saturation_reference_length", default=100, help="Not used; part of the lineage"),
-    strax.Option(
-        "saturation_min_reference_length", default=20, help="Not used; part of the lineage"
-    ),
     strax.Option("n_tpc_pmts", type=int, help="Number of channels of the TPC"),
-    strax.Option("peak_min_area", default=1, help="Least area of the hits of a peak [PE]"),
-    strax.Option("single_channel_peaks", default=False, help="Not used; part of the lineage"),
-    strax.Option("peak_split_min_height", default=25, help="Not used; part of the lineage"),
-    strax.Option("peak_split_min_ratio", default=4, help="Not used; part of the lineage"),
-    strax.Option("pmt_channel", default=0, help="Not used; part of the lineage"),
-    strax.Option("peak_max_duration", default=int(10e6), help="Longest duration of a peak [ns]"),
     strax.Option(
         "channel_map",
         track=False,
         type=immutabledict,
         help="First and last channel of each digitizer",
     ),
-    strax.Option(
-        "hit_min_amplitude",
-        default="xamsl_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline], see "
-        "amstrax.hit_min_amplitude",
-    ),
 )
-class RadonPeaks(strax.Plugin):
+class RadonPeaks(CorrectedPlugin):
     """Find peaks: groups of hits, with sum waveform and widths, split at natural breaks.
 
     radon_lone_hits are hits that belong to no peak.
     """
+
+    peak_gap_threshold = XAMSConfig(default=3000, help="No hits for this long end a peak [ns]")
+    peak_left_extension = XAMSConfig(
+        default=1000, help="Peaks begin this long before their first hit [ns]"
+    )
+    peak_right_extension = XAMSConfig(
+        default=1000, help="Peaks end this long after their last hit [ns]"
+    )
+    peak_min_pmts = XAMSConfig(default=1, help="Least number of channels with hits in a peak")
+    peak_split_gof_threshold = XAMSConfig(
+        default=(None, ((0.5, 1.0), (6.0, 0.4)), ((2.5, 1.0), (5.625, 0.4))),
+        help="Least goodness of split that splits a peak: (None, S1 curve, S2 curve), each "
+        "curve points (log10 area [PE], goodness)",
+    )
+    peak_split_filter_wing_width = XAMSConfig(
+        default=70, help="Wing of the moving average over the waveform before it is split [ns]"
+    )
+    peak_split_min_area = XAMSConfig(default=40.0, help="Least area of a peak to split [PE]")
+    peak_split_iterations = XAMSConfig(default=20, help="How often parts are split again")
+    saturation_correction_on = XAMSConfig(default=True, help="Not used; part of the lineage")
+    saturation_reference_length = XAMSConfig(default=100, help="Not used; part of the lineage")
+    saturation_min_reference_length = XAMSConfig(default=20, help="Not used; part of the lineage")
+    peak_min_area = XAMSConfig(default=1, help="Least area of the hits of a peak [PE]")
+    single_channel_peaks = XAMSConfig(default=False, help="Not used; part of the lineage")
+    peak_split_min_height = XAMSConfig(default=25, help="Not used; part of the lineage")
+    peak_split_min_ratio = XAMSConfig(default=4, help="Not used; part of the lineage")
+    pmt_channel = XAMSConfig(default=0, help="Not used; part of the lineage")
+    peak_max_duration = XAMSConfig(default=int(10e6), help="Longest duration of a peak [ns]")
+    hit_min_amplitude = XAMSConfig(
+        default="xamsl_thresholds",
+        help="Threshold of the hit finder [ADC counts above baseline], see "
+        "amstrax.hit_min_amplitude",
+    )
 
     __version__ = "0.1.78"
     depends_on = ("radon_records",)
@@ -195,7 +181,7 @@ class RadonPeaks(strax.Plugin):
         }
 
     def compute(self, radon_records, start, end):
-        hits = strax.sort_by_time(find_hits(radon_records, self.config["hit_min_amplitude"]))
+        hits = strax.sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
         peaks = self.group(hits, start, end)
         lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
         peaks = self.shape(peaks, hitlets, radon_records)
@@ -211,12 +197,12 @@ class RadonPeaks(strax.Plugin):
             hits,
             np.ones(self.config["n_tpc_pmts"]),
             self.dtype["radon_peaks"],
-            gap_threshold=self.config["peak_gap_threshold"],
-            left_extension=self.config["peak_left_extension"],
-            right_extension=self.config["peak_right_extension"],
-            min_area=self.config["peak_min_area"],
-            min_channels=self.config["peak_min_pmts"],
-            max_duration=self.config["peak_max_duration"],
+            gap_threshold=self.peak_gap_threshold,
+            left_extension=self.peak_left_extension,
+            right_extension=self.peak_right_extension,
+            min_area=self.peak_min_area,
+            min_channels=self.peak_min_pmts,
+            max_duration=self.peak_max_duration,
         )
         kernels.clip_peaks(peaks, start, end)
         return peaks
@@ -226,7 +212,7 @@ class RadonPeaks(strax.Plugin):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return lone hits, integrated, and the others, widened to what is integrated of them."""
         n_channels = self.config["n_tpc_pmts"]
-        extensions = (self.config["peak_left_extension"], self.config["peak_right_extension"])
+        extensions = (self.peak_left_extension, self.peak_right_extension)
         is_lone = strax.fully_contained_in(hits, peaks) == -1
         lone_hits = hits[is_lone]
         strax.integrate_lone_hits(lone_hits, records, peaks, extensions, n_channels)
@@ -250,16 +236,15 @@ class RadonPeaks(strax.Plugin):
             links,
             to_pe,
             splitting.natural_breaks_splits(
-                splitting.natural_breaks_threshold(self.config["peak_split_gof_threshold"]),
-                self.config["peak_split_filter_wing_width"],
-                self.config["peak_split_min_area"],
+                splitting.natural_breaks_threshold(self.peak_split_gof_threshold),
+                self.peak_split_filter_wing_width,
+                self.peak_split_min_area,
             ),
-            self.config["peak_split_iterations"],
+            self.peak_split_iterations,
         )
 
 
 @strax.takes_config(
-    strax.Option("top_pmt", default=1, help="Channel of the top PMT"),
     strax.Option(
         "check_peak_sum_area_rtol",
         default=None,
@@ -267,11 +252,13 @@ class RadonPeaks(strax.Plugin):
         help="Fail where channels do not add up to a peak's area within this fraction [1]; "
         "None not to check",
     ),
-    strax.Option("min_area_fraction", default=0.5, help="Not used; part of the lineage"),
-    strax.Option("nearby_window", default=int(1e6), help="Not used; part of the lineage"),
 )
-class RadonPeakBasics(strax.Plugin):
+class RadonPeakBasics(CorrectedPlugin):
     """Basic properties of peaks: times, area, widths, fraction seen by the top PMT."""
+
+    top_pmt = XAMSConfig(default=1, help="Channel of the top PMT")
+    min_area_fraction = XAMSConfig(default=0.5, help="Not used; part of the lineage")
+    nearby_window = XAMSConfig(default=int(1e6), help="Not used; part of the lineage")
 
     __version__ = "0.1.24"
     depends_on = ("radon_peaks",)
@@ -283,7 +270,7 @@ class RadonPeakBasics(strax.Plugin):
 
     def compute(self, radon_peaks):
         result = peak_basics(radon_peaks, self.dtype, self.config["check_peak_sum_area_rtol"])
-        top = self.config["top_pmt"]
+        top = self.top_pmt
         result["area_fraction_top"] = kernels.area_fraction_top(
             radon_peaks["area_per_channel"], (top, top)
         )

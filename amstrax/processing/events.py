@@ -3,13 +3,14 @@
 In all functions ``e`` is the number of events and ``n`` that of peaks. Both are sorted by time.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import strax
 
+from amstrax.exceptions import InvalidOption
 from amstrax.processing.peaks import S1, S2
 
 #: Columns of the array of indices that `choose_peaks` returns
@@ -314,6 +315,66 @@ def s1_z_correction(z: np.ndarray, parameters: tuple[float, float, float, float]
     """
     z_min, z_max, y0, slope = parameters
     return (y0 + slope * (z_min + z_max) / 2) / (y0 + slope * z)
+
+
+def s1_map_correction(r: np.ndarray, z: np.ndarray, s1_map: Mapping[str, Any]) -> np.ndarray:
+    """Return the factor <h>/h(r, z) for S1 areas, with h the light seen from a place.
+
+    h is that of the bin. <h> is its mean over the volume of the bins, so that areas stay in PE: for
+    an h that falls linearly with z the factor is that of `s1_z_correction`, but for the bins. A
+    place outside the bins has the h of the nearest one. Bins without a positive number are empty:
+    the factor there is NaN, and they do not count in the mean. Where `r` or `z` is NaN, so is the
+    factor.
+
+    Parameters
+    ----------
+    r, z
+        Distance from the axis and depth [mm], shape (e,).
+    s1_map
+        ``r_edges`` and ``z_edges``, which rise [mm], shapes (n + 1,) and (m + 1,), and
+        ``hist_ratio``, h for each bin of r and z, shape (n, m) [any unit].
+
+    Raises
+    ------
+    InvalidOption
+        When `s1_map` is not like that.
+    """
+    r_edges, z_edges, light = _checked_map(s1_map)
+    light = np.where(np.isfinite(light) & (light > 0), light, np.nan)
+    volume = np.outer(np.diff(r_edges**2), np.diff(z_edges))
+    mean = np.nansum(volume * light) / volume[~np.isnan(light)].sum()
+    row = np.clip(np.searchsorted(r_edges, r, side="right") - 1, 0, len(r_edges) - 2)
+    column = np.clip(np.searchsorted(z_edges, z, side="right") - 1, 0, len(z_edges) - 2)
+    return np.where(np.isnan(r) | np.isnan(z), np.nan, mean / light[row, column])
+
+
+def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return edges of r, of z, and the light in the bins, as arrays."""
+    try:
+        r_edges, z_edges, light = (
+            np.asarray(s1_map[name], dtype=np.float64)
+            for name in ("r_edges", "z_edges", "hist_ratio")
+        )
+    except KeyError as error:
+        raise InvalidOption(
+            f"s1_map has no {error}: it needs r_edges, z_edges, hist_ratio"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"s1_map must be a table of lists of numbers: {error}") from None
+    for name, edges in (("r_edges", r_edges), ("z_edges", z_edges)):
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+            raise InvalidOption(f"{name} of s1_map must be two or more numbers that rise [mm]")
+    if r_edges[0] < 0:
+        raise InvalidOption(f"r_edges of s1_map begins at {r_edges[0]} mm: it cannot be below 0")
+    shape = len(r_edges) - 1, len(z_edges) - 1
+    if light.shape != shape:
+        raise InvalidOption(
+            f"hist_ratio of s1_map has the shape {light.shape}: it must be {shape}, a row for each "
+            "bin of r and a column for each bin of z"
+        )
+    if not (np.isfinite(light) & (light > 0)).any():
+        raise InvalidOption("hist_ratio of s1_map has no bin above 0")
+    return r_edges, z_edges, light
 
 
 def s2_lifetime_correction(drift_time: np.ndarray, elife: float) -> np.ndarray:

@@ -135,6 +135,8 @@ class RunDB(strax.StorageFrontend):
         self.local_only = local_only
         self.new_data_path = None if new_data_path is None else Path(new_data_path).absolute()
         self.reader_ini_name_is_mode = reader_ini_name_is_mode
+        #: Version of the corrections that entries of new data name; contexts set it
+        self.corrections_version: str | None = None
         self.backends = [RegisteringBackend()]
         self._client, self._collection = client, collection
         self._not_before = 0.0
@@ -520,7 +522,7 @@ class RunDB(strax.StorageFrontend):
             When that cannot be done; the data stays, and is registered when it is looked for again.
         """
         assert self.new_data_path is not None
-        entry = new_entry(key, self.new_data_path, metadata)
+        entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
         documents.add_data(self.collection, self._one_id(key.run_id), entry)
         log.info("%s is registered in the run database", key)
 

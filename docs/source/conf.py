@@ -78,8 +78,10 @@ def write_pages(app):
 
 
 def skip_member(app, what, name, value, skip, options):
-    """Leave out fields of named tuples, whose only text is "Alias for field number 0"."""
-    return True if type(value).__name__ == "_tuplegetter" else None
+    """Leave out fields of named tuples ("Alias for field number 0"), and what is straxen's."""
+    is_field = type(value).__name__ == "_tuplegetter"
+    is_of_straxen = (getattr(value, "__module__", None) or "").startswith("straxen.")
+    return True if is_field or is_of_straxen else None
 
 
 def setup(app):

@@ -6,6 +6,7 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amstrax.exceptions import InvalidOption
 from amstrax.processing import events as kernels
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -336,6 +337,68 @@ def test_corrections():
     np.testing.assert_allclose(factor, [1, np.e, np.e**2, np.nan])
 
 
+MAP = {
+    "r_edges": [0, 10, 20],
+    "z_edges": [-50, -20, 0],
+    "hist_ratio": [[0.4, 0.2], [0.2, 0.1]],
+}
+# Volumes of the bins: 100 or 300 times 30 or 20, in units of pi mm^3
+MEAN_LIGHT = (0.4 * 3000 + 0.2 * 2000 + 0.2 * 9000 + 0.1 * 6000) / 20_000
+
+
+def test_s1_map():
+    """Bins have their lower edges; outside is as in the nearest bin; NaN stays NaN."""
+    r = np.array([5, 10, 5, 19, 25, 5, 25, np.nan, 5], dtype=np.float32)
+    z = np.array([-30, -30, -20, -1, 7, -90, -90, -30, np.nan], dtype=np.float32)
+    light = [0.4, 0.2, 0.2, 0.1, 0.1, 0.4, 0.2, np.nan, np.nan]
+    np.testing.assert_allclose(kernels.s1_map_correction(r, z, MAP), MEAN_LIGHT / np.array(light))
+
+
+@pytest.mark.parametrize("empty", [0, np.nan, -1, np.inf])
+def test_s1_map_with_an_empty_bin(empty):
+    s1_map = MAP | {"hist_ratio": [[0.4, 0.2], [0.2, empty]]}
+    factor = kernels.s1_map_correction(np.array([5.0, 15]), np.array([-10.0, -10]), s1_map)
+    np.testing.assert_allclose(factor, [(1200 + 400 + 1800) / 14_000 / 0.2, np.nan])
+
+
+@given(st.floats(-100, -1), st.floats(1, 1e4))
+@PROPERTY
+def test_s1_map_of_a_line_is_the_line(slope, unit):
+    """Of light that falls linearly with z, in any unit, at the middle of many bins."""
+    y0, (z_min, z_max) = 200.0, (-50, 0)
+    z_edges = np.linspace(z_min, z_max, 51)
+    z = (z_edges[1:] + z_edges[:-1]) / 2
+    s1_map = {
+        "r_edges": (0, 3, 7),
+        "z_edges": tuple(z_edges),
+        "hist_ratio": tuple([tuple((y0 + slope * z) * unit)] * 2),
+    }
+    factor = kernels.s1_map_correction(np.full(50, 4.0), z, s1_map)
+    np.testing.assert_allclose(factor, kernels.s1_z_correction(z, (z_min, z_max, y0, slope)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r_edges": [0, 20, 10]}, "r_edges of s1_map must"),
+        ({"z_edges": [0]}, "z_edges of s1_map must"),
+        ({"z_edges": [[0, 1]]}, "z_edges of s1_map must"),
+        ({"z_edges": [-1, np.nan, 0]}, "z_edges of s1_map must"),
+        ({"r_edges": [-1, 0, 1]}, "below 0"),
+        ({"hist_ratio": [[1, 2]]}, r"shape \(1, 2\): it must be \(2, 2\)"),
+        ({"hist_ratio": [[1, 2], [3]]}, "numbers"),
+        ({"hist_ratio": "many"}, "numbers"),
+        ({"hist_ratio": [[0, 0], [0, np.nan]]}, "no bin above 0"),
+    ],
+)
+def test_what_is_no_s1_map(change, words):
+    with pytest.raises(InvalidOption, match=words):
+        kernels.s1_map_correction(np.zeros(1), np.zeros(1), MAP | change)
+    for not_a_map in ({}, 3, [1], "map"):
+        with pytest.raises(InvalidOption, match="s1_map"):
+            kernels.s1_map_correction(np.zeros(1), np.zeros(1), not_a_map)
+
+
 def test_no_events():
     assert kernels.choose_peaks(make_peaks([]), np.array([0]), DEFAULT).shape == (0, 4)
     empty = np.array([])
@@ -343,5 +406,6 @@ def test_no_events():
         kernels.depth(empty, 1, 0, 1),
         kernels.s1_z_correction(empty, (-1, 0, 1, 0)),
         kernels.s2_lifetime_correction(empty, 1),
+        kernels.s1_map_correction(empty, empty, MAP),
     ):
         assert len(factor) == 0

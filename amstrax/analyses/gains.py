@@ -1,0 +1,382 @@
+"""Gains of photosensors from LED runs: the mean area of a photoelectron, in two ways.
+
+`mean_gain` takes no spectrum for granted: R. Saldanha et al., JINST 12 (2017) P09009
+(arXiv:1602.03150). `fit_gain` fits one. Areas are in ADC counts x samples; ``gain_to_pe_array``,
+the option that areas are multiplied by, is in photoelectrons per ADC count x sample: 1 / gain.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from amstrax.analyses import photoelectron_spectrum as spectrum
+from amstrax.analyses.statistics import Number
+from amstrax.exceptions import NoGain
+
+if TYPE_CHECKING:
+    from iminuit import Minuit
+
+#: How a gain can be found: `mean_gain`, `fit_gain`
+METHODS = ("mean", "fit")
+
+#: Pulses that there must be, and photoelectrons in them
+_FEWEST_PULSES, _FEWEST_PHOTOELECTRONS = 1000, 100
+#: Threshold of `mean_gain` in standard deviations of a sample's noise: 30 samples of white noise
+#: reach it in 1 pulse of 10,000
+_THRESHOLD = 4.5
+#: The noise is told from the quantile of amplitudes that so many are below, whatever the others are
+_QUANTILE = 0.95
+_MOST_OCCUPANCY = 3.0
+#: Mean of small photoelectrons / peak of full-size ones: assumed, and the range it may be in. A fit
+#: cannot tell it, since noise hides the smallest.
+_SMALL_SIZE, _SMALL_SIZES = 0.3, (0.2, 0.45)
+#: Bins of `fit_gain`: so many in a standard deviation of the noise, and this many at most
+_BINS_PER_NOISE, _MOST_BINS = 2.5, 1000
+#: So few areas expected in a bin join those of the next, where the fit is judged
+_FEWEST_EXPECTED = 10
+
+
+class Gain(NamedTuple):
+    """A gain with all that is known of it."""
+
+    gain: Number  # mean area of a photoelectron, with its statistical error [ADC counts x samples]
+    systematic: float  # what the method may be off by [ADC counts x samples]
+    occupancy: Number  # mean number of photoelectrons in a flash
+    spread: float  # standard deviation / mean of the area of a photoelectron
+    pedestal: float  # mean area without light [ADC counts x samples]
+    noise: float  # standard deviation of it
+    n_pulses: int
+    chi2: float = np.nan  # of a fit
+    n_free: int = 0  # degrees of freedom of it
+    p_value: float = np.nan
+    shape: spectrum.Shape | None = None  # that was fitted
+
+    @property
+    def to_pe(self) -> Number:
+        """Photoelectrons per ADC count x sample, as in ``gain_to_pe_array``, and its error."""
+        return Number(1 / self.gain.value, self.error / self.gain.value**2)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the gain, with what the method may be off by."""
+        return float(np.hypot(self.gain.error, self.systematic))
+
+
+def mean_gain(
+    pulses: np.ndarray,
+    led_window: tuple[int, int] = (80, 110),
+    noise_window: tuple[int, int] = (0, 10),
+    off: np.ndarray | None = None,
+) -> Gain:
+    """Return the gain from means alone, without a shape for the spectrum.
+
+    With A the area, and o the mean number of photoelectrons in a flash, the gain is (mean A with
+    light - mean A without) / o, and o = -ln(share of pulses without photoelectrons). That share is
+    told from amplitudes: those below a threshold, over the same share where there is no light.
+    There is none in an LED-off run, or in the noise window of the pulses. The latter is taken to
+    have the noise of the LED's window, so its share is raised to the ratio of their lengths. The
+    mean area without light is that of the LED-off run, or of the pulses below the threshold.
+
+    Photoelectrons below the threshold are missed. Their share is taken to be that between the
+    threshold and twice the threshold; half of this correction is the systematic error.
+
+    Parameters
+    ----------
+    pulses
+        As of led_calibration, of one channel, shape (n,).
+    led_window, noise_window
+        Options of led_calibration that the pulses were made with [samples].
+    off
+        As `pulses`, of a run with the LED off; None: take the noise window.
+
+    Raises
+    ------
+    NoGain
+        (a ValueError) for too few pulses, too little light, or too much.
+    """
+    pulses = _finite(pulses)
+    _check_number(pulses)
+    n_led, n_noise = np.diff(led_window)[0], np.diff(noise_window)[0]
+    if off is None:
+        light = _occupancy(pulses["amplitude_led"], pulses["amplitude_noise"], n_led, n_noise)
+    else:
+        off = _finite(off)
+        _check_number(off)
+        light = _occupancy(pulses["amplitude_led"], off["amplitude_led"], n_led, n_led)
+    area, below = pulses["area"].astype(np.float64), light.below
+    pedestal, noise = area[below].mean(), area[below].std()
+    if off is None:
+        dark_area, dark_spread = pedestal, noise
+        by_area = area - area.mean() - below * (area - pedestal) / below.mean()
+        by_dark_area = np.zeros(len(pulses))
+    else:
+        off_area = off["area"].astype(np.float64)
+        dark_area, dark_spread = off_area.mean(), off_area.std()
+        by_area, by_dark_area = area - area.mean(), dark_area - off_area
+    gain = (area.mean() - dark_area) / light.value
+    if gain <= 0:
+        raise NoGain(_DOWN)
+    error = _error(
+        (by_area - gain * light.by_pulse) / light.value,
+        (by_dark_area - gain * light.by_reference) / light.value,
+        off is None,
+    )
+    between = area.var() - dark_spread**2 - light.value * gain**2
+    return Gain(
+        Number(float(gain), error),
+        float(gain * light.missed / 2),
+        Number(light.value, _error(light.by_pulse, light.by_reference, off is None)),
+        float(np.sqrt(max(between / light.value, 0)) / gain),
+        float(pedestal),
+        float(noise),
+        len(pulses),
+    )
+
+
+class _Occupancy(NamedTuple):
+    """Mean number of photoelectrons in a flash, and by how much each pulse moves it."""
+
+    value: float
+    missed: float  # share of photoelectrons below the threshold
+    below: np.ndarray  # which pulses are below the threshold
+    by_pulse: np.ndarray  # to first order
+    by_reference: np.ndarray
+
+
+def _occupancy(
+    amplitude: np.ndarray, reference: np.ndarray, n_samples: int, n_reference: int
+) -> _Occupancy:
+    """Return the occupancy from amplitudes with and without light, in windows of so many samples.
+
+    Raises NoGain for no noise, too little light, or too much.
+    """
+    threshold = _THRESHOLD * _sample_noise(reference, n_reference)
+    if threshold <= 0:
+        raise NoGain(_NO_NOISE)
+    ratio = n_samples / n_reference
+    below, below_without = amplitude < threshold, reference < threshold
+    share, dark = below.mean(), below_without.mean()
+    if not 0 < share < 1:
+        raise NoGain(_TOO_BRIGHT if share == 0 else _TOO_DARK)
+    found = ratio * np.log(dark) - np.log(share)
+    _check_light(found, len(amplitude))
+    missed = _missed(amplitude, reference, ratio, threshold, found)
+    return _Occupancy(
+        float(found / (1 - missed)),
+        missed,
+        below,
+        -(below - share) / share / (1 - missed),
+        ratio * (below_without - dark) / dark / (1 - missed),
+    )
+
+
+def _sample_noise(amplitude: np.ndarray, n_samples: int) -> float:
+    """Return the standard deviation of white noise whose largest of `n_samples` is so large."""
+    from scipy.special import ndtri
+
+    return float(np.quantile(amplitude, _QUANTILE) / ndtri(_QUANTILE ** (1 / n_samples)))
+
+
+def _error(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> float:
+    """Return the standard error of a mean; `paired` where both are of the same pulses."""
+    if paired:
+        return float((by_pulse + by_reference).std() / np.sqrt(len(by_pulse)))
+    variance = by_pulse.var() / len(by_pulse) + by_reference.var() / len(by_reference)
+    return float(np.sqrt(variance))
+
+
+def _missed(
+    amplitude: np.ndarray,
+    reference: np.ndarray,
+    ratio: float,
+    threshold: float,
+    occupancy: float,
+) -> float:
+    """Return the share of photoelectrons below the threshold, taken to be that just above it."""
+
+    def between(values: np.ndarray, power: float) -> float:
+        return (values < 2 * threshold).mean() ** power - (values < threshold).mean() ** power
+
+    dark = np.exp(-occupancy)
+    light = between(amplitude, 1.0) - dark * between(reference, ratio)
+    return float(np.clip(light / (occupancy * dark), 0, 0.5))
+
+
+def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
+    """Return the gain from a fit to the spectrum of areas.
+
+    The spectrum has a pedestal with Gaussian noise, and any number of photoelectrons by Poisson's
+    law; see `amstrax.analyses.photoelectron_spectrum` for that of one. A binned likelihood is
+    maximised. The chi-square (Pearson's) judges the fit, in bins where 10 areas or more are
+    expected.
+
+    Which part of the small photoelectrons hides in the noise, the spectrum does not say. So the
+    fit assumes a mean size for them; half the difference of the gains for a small and a large one
+    is the systematic error.
+
+    Parameters
+    ----------
+    pulses
+        As of led_calibration, of one channel, shape (n,).
+    start
+        Where to start from, as `mean_gain` has it; None: ask that.
+
+    Raises
+    ------
+    NoGain
+        (a ValueError) for too few pulses, too little light, too much, or a spectrum of another
+        shape, where no minimum is found.
+    """
+    pulses = _finite(pulses)
+    _check_number(pulses)
+    start = mean_gain(pulses) if start is None else start
+    edges = area_bins(pulses["area"], start)
+    counts = np.histogram(pulses["area"], edges)[0]
+    minuit = _minimise(edges, counts, start)
+    shape, errors = spectrum.Shape(*minuit.values), spectrum.Shape(*minuit.errors)
+    gains = []
+    for size in _SMALL_SIZES:
+        minuit.values["small_size"] = size
+        minuit.migrad()
+        gains.append(minuit.values["gain"])
+    chi2, n_free = _chi2(counts, spectrum.bin_shares(edges, shape), minuit.nfit)
+    from scipy.stats import chi2 as chi2_distribution
+
+    return Gain(
+        Number(shape.gain, float(errors.gain)),
+        abs(gains[1] - gains[0]) / 2,
+        Number(shape.occupancy, float(errors.occupancy)),
+        spectrum.relative_spread(shape),
+        shape.pedestal,
+        shape.noise,
+        int(counts.sum()),
+        chi2,
+        n_free,
+        float(chi2_distribution.sf(chi2, n_free)) if n_free > 0 else np.nan,
+        shape,
+    )
+
+
+def area_bins(area: np.ndarray, start: Gain) -> np.ndarray:
+    """Return edges of bins for areas, from below the pedestal to where few areas are beyond."""
+    low = start.pedestal - 5 * start.noise
+    occupancy = start.occupancy.value
+    high = start.pedestal + start.gain.value * (3 + occupancy + 5 * np.sqrt(occupancy))
+    high = min(high, float(area.max()) + start.noise)
+    n_bins = int(np.ceil((high - low) / start.noise * _BINS_PER_NOISE))
+    return np.linspace(low, high, min(max(n_bins, 20), _MOST_BINS) + 1)
+
+
+def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
+    """Return iminuit's object at the minimum."""
+    from iminuit import Minuit
+    from scipy.special import xlogy
+
+    n_areas = counts.sum()
+
+    def minus_two_log_likelihood(*values: float) -> float:
+        shares = spectrum.bin_shares(edges, spectrum.Shape(*values))
+        shares = np.maximum(shares / shares.sum(), 1e-12 / n_areas)
+        # Relative to that of a perfect fit: S. Baker and R. Cousins, NIM 221 (1984) 437
+        return 2 * float(np.sum(xlogy(counts, counts / (n_areas * shares))))
+
+    gain, occupancy, noise = start.gain.value, start.occupancy.value, start.noise
+    minuit = Minuit(
+        minus_two_log_likelihood,
+        *spectrum.Shape(occupancy, gain, 0.4, 0.05, _SMALL_SIZE, start.pedestal, noise),
+        name=spectrum.Shape._fields,
+    )
+    minuit.errordef = Minuit.LEAST_SQUARES
+    limits = {
+        "occupancy": (0.2 * occupancy, 5 * occupancy),
+        "gain": (0.2 * gain, 5 * gain),
+        "spread": (0.05, 1.5),
+        "small": (0.0, 0.5),
+        "pedestal": (start.pedestal - 3 * noise, start.pedestal + 3 * noise),
+        "noise": (0.3 * noise, 3 * noise),
+    }
+    for name, limit in limits.items():
+        minuit.limits[name] = limit
+    minuit.fixed["small_size"] = True
+    minuit.migrad()
+    minuit.hesse()
+    if not minuit.valid:
+        raise NoGain(
+            "the fit found no minimum: the spectrum has another shape than that of photoelectrons "
+            "with noise; look at its plot, and take the mean"
+        )
+    return minuit
+
+
+def _chi2(counts: np.ndarray, shares: np.ndarray, n_parameters: int) -> tuple[float, int]:
+    """Return Pearson's chi-square and its degrees of freedom; bins with few areas are joined."""
+    expected = shares / shares.sum() * counts.sum()
+    group = np.floor(np.cumsum(expected) / _FEWEST_EXPECTED).astype(int)
+    expected = np.bincount(group, expected)
+    counts = np.bincount(group, counts)
+    there = expected > _FEWEST_EXPECTED / 2
+    chi2 = np.sum((counts[there] - expected[there]) ** 2 / expected[there])
+    return float(chi2), int(there.sum()) - 1 - n_parameters
+
+
+_TOO_DARK = "there is no light in the LED's window: was the LED on, and is led_window where it is?"
+_NO_NOISE = (
+    "amplitude_noise is not above 0: is noise_window where the pulses have data? Otherwise take a "
+    "run with the LED off"
+)
+_DOWN = (
+    "areas are smaller with light than without: do pulses go up in this channel, or is led_window "
+    "on the far side of the light?"
+)
+_TOO_BRIGHT = (
+    f"nearly every pulse has light: take a run with fewer than {_MOST_OCCUPANCY:g} photoelectrons "
+    "in a flash, best 0.05 to 0.5"
+)
+
+
+def _finite(pulses: np.ndarray) -> np.ndarray:
+    """Return the pulses that have lost nothing."""
+    good = np.isfinite(pulses["area"]) & np.isfinite(pulses["amplitude_led"])
+    return pulses[good & np.isfinite(pulses["amplitude_noise"])]
+
+
+def _check_number(pulses: np.ndarray) -> None:
+    if len(pulses) < _FEWEST_PULSES:
+        raise NoGain(f"{len(pulses)} pulses are too few: take {_FEWEST_PULSES} or more")
+
+
+def _check_light(occupancy: float, n_pulses: int) -> None:
+    if occupancy > _MOST_OCCUPANCY:
+        raise NoGain(_TOO_BRIGHT)
+    if occupancy * n_pulses < _FEWEST_PHOTOELECTRONS:
+        raise NoGain(
+            f"{max(occupancy * n_pulses, 0):.0f} photoelectrons in {n_pulses} pulses are too few: "
+            f"take a longer run, or more light, for {_FEWEST_PHOTOELECTRONS} or more"
+        )
+
+
+def channel_gains(
+    pulses: np.ndarray,
+    led_window: tuple[int, int] = (80, 110),
+    noise_window: tuple[int, int] = (0, 10),
+    off: np.ndarray | None = None,
+) -> dict[int, dict[str, Gain | NoGain]]:
+    """Return gains: channel -> name of the method (of `METHODS`) -> gain, or why there is none.
+
+    Parameters are as of `mean_gain`, of all channels together.
+    """
+    result: dict[int, dict[str, Gain | NoGain]] = {}
+    for channel in np.unique(pulses["channel"]):
+        own = pulses[pulses["channel"] == channel]
+        own_off = None if off is None else off[off["channel"] == channel]
+        gains = result[int(channel)] = {}
+        try:
+            gains["mean"] = first = mean_gain(own, led_window, noise_window, own_off)
+        except NoGain as error:
+            gains["mean"] = gains["fit"] = error
+            continue
+        try:
+            gains["fit"] = fit_gain(own, first)
+        except NoGain as error:
+            gains["fit"] = error
+    return result

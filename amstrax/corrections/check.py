@@ -1,0 +1,243 @@
+"""What is wrong with a folder of correction files, also against an older copy of it."""
+
+import json
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from amstrax.common import n_tpc_pmts
+from amstrax.corrections import lookup, ranges, versions
+from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.processing.events import s1_map_correction
+
+#: Folder of the files that name the options of a version
+VERSIONS = "_global"
+_GAINS = "gain_to_pe_array"
+_MAP = "s1_map"
+
+
+class Report(NamedTuple):
+    """What came out of a check: problems, each with file, line and column, and what was not done.
+
+    Without problems the folder is good.
+    """
+
+    files: int
+    problems: list[str]
+    notes: list[str]
+
+
+def check_folder(
+    folder: Path, against: Path | None = None, gain_lengths: Collection[int] = ()
+) -> Report:
+    """Check all correction files in a folder.
+
+    Each must be JSON; its ranges must be sorted and must not overlap, and only files with ``_dev``
+    in their name may have open ones; its values must be of one kind, and gains must be equally
+    many, or as many as `gain_lengths` say. Versions must name files that are there.
+
+    Against an older copy, no value of a covered run may have changed: only runs may have been
+    added. What open ranges cover is free, and so are the versions ``dev`` and ``ONLINE``.
+
+    Parameters
+    ----------
+    folder
+        Folder with ``NAME/NAME_VERSION.json``.
+    against
+        Folder with an older copy.
+    gain_lengths
+        Numbers of channels that ``gain_to_pe_array`` may have. By default it is that of the first
+        range of each file. Fewer than the TPC has channels are never right.
+    """
+    paths = sorted(folder.glob("*/*.json"))
+    problems = [problem for path in paths for problem in check_file(path, folder, gain_lengths)]
+    notes: list[str] = []
+    if against is not None:
+        for path in sorted(against.glob("*/*.json")):
+            problems += _changes(path, folder / path.relative_to(against), notes)
+    return Report(len(paths), problems, notes)
+
+
+def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> Iterator[str]:
+    """Yield what is wrong with a correction file in `folder`, as in `check_folder`."""
+    try:
+        text, content = _read(path)
+        if lookup.folder_of(path.name) != path.parent.name:
+            yield f"{path}: a file of this name belongs into {lookup.folder_of(path.name)}/"
+            return
+    except InvalidCorrection as error:
+        yield str(error)
+        return
+    if path.parent.name == VERSIONS:
+        for name, problem in _version_problems(content, folder):
+            yield f"{path}, {lookup.find_name(text, name)}: {problem}"
+        return
+    if not content:
+        yield f"{path}, line 1, column 1: there is no range of runs in it"
+    table = []
+    for range_text, value in content.items():
+        try:
+            table.append(lookup.entry(range_text, value, lookup.is_development(path.name)))
+        except InvalidCorrection as error:
+            yield f"{path}, {lookup.find_name(text, range_text)}: {error}"
+    for entry, problem in (
+        *_order_problems(table),
+        *_value_problems(table, path.parent.name, gain_lengths),
+    ):
+        yield f"{path}, {lookup.find_name(text, entry.text)}: {problem}"
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidCorrection(f"{path}, byte {error.start + 1}: this is not UTF-8") from None
+    return text, lookup.parse(text, str(path))
+
+
+def _version_problems(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if versions.is_file(value):
+            try:
+                there = (folder / lookup.folder_of(value) / value).is_file()
+            except InvalidCorrection as error:
+                yield name, str(error)
+                continue
+            if not there:
+                yield name, f"{name} is {value!r}, and there is no such file"
+        same = versions.OPTIONS.get(name)
+        if same in content and content[same] != value:
+            yield name, f"{name} and {same}, which is the same, differ: leave one of them out"
+
+
+def _order_problems(table: list[lookup.Entry]) -> Iterator[tuple[lookup.Entry, str]]:
+    """Yield ranges that are not in order, or overlap with one before."""
+    furthest: lookup.Entry | None = None
+    for entry in table:
+        if furthest is not None:
+            if entry.first <= furthest.last and entry.last >= furthest.first:
+                yield entry, f"the ranges {furthest.text!r} and {entry.text!r} overlap"
+            elif entry.first < furthest.first:
+                yield entry, f"the range {entry.text!r} belongs before {furthest.text!r}"
+        if furthest is None or entry.last > furthest.last:
+            furthest = entry
+
+
+def _value_problems(
+    table: list[lookup.Entry], name: str, gain_lengths: Collection[int]
+) -> Iterator[tuple[lookup.Entry, str]]:
+    """Yield values that are not of the kind of the first, or not what the correction needs."""
+    for entry in table:
+        first, this = _kind(table[0].value), _kind(entry.value)
+        if this != first:
+            yield entry, f"the value of {entry.text!r} is {this}, that of the first range {first}"
+        elif name == _GAINS:
+            problem = _gain_problem(entry.value, gain_lengths or [_length(table[0].value)])
+            if problem:
+                yield entry, f"the value of {entry.text!r} {problem}"
+        elif name == _MAP:
+            try:
+                s1_map_correction(np.empty(0), np.empty(0), entry.value)
+            except InvalidOption as error:
+                yield entry, f"the value of {entry.text!r}: {error}"
+
+
+def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
+    numbers = isinstance(gains, list) and all(lookup.kind(gain) == "number" for gain in gains)
+    if not numbers or not all(0 <= gain < math.inf for gain in gains):
+        return "must be a list of numbers that are not below 0"
+    if len(gains) < n_tpc_pmts:
+        return f"has {len(gains)} gains, and the TPC alone has {n_tpc_pmts} channels"
+    if len(gains) not in lengths:
+        return f"has {len(gains)} gains, and not {' or '.join(map(str, sorted(lengths)))}"
+    return ""
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _kind(value: Any) -> str:
+    """Return the kind of a value and of what is in it, in words."""
+    if isinstance(value, list):
+        inner = sorted({_kind(item) for item in value})
+        return f"a list ({' and '.join(inner)})" if inner else "an empty list"
+    if isinstance(value, dict):
+        return f"a table ({', '.join(sorted(value))})"
+    return f"a {lookup.kind(value)}"
+
+
+def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
+    """Yield what has changed since an older copy of a file, and must not."""
+    try:
+        _, old = _read(old_path)
+        old_table = _closed(old, old_path)
+    except InvalidCorrection as error:
+        notes.append(f"{new_path}: not compared with the older one, since that is wrong: {error}")
+        return
+    if not new_path.is_file():
+        yield f"{new_path}: the file is gone, and {old_path} has it: put it back"
+        return
+    try:
+        text, new = _read(new_path)
+        new_table = [] if _is_version(new_path) else lookup.entries(new, new_path.name)
+    except InvalidCorrection as error:
+        notes.append(f"{new_path}: not compared with the older one, since it is wrong: {error}")
+        return
+    if _is_version(new_path):
+        changed = _changed_options(old, new) if _is_frozen(new_path) else ()
+    else:
+        changed = _changed_values(old_table, new_table)
+    for name, problem in changed:
+        yield f"{new_path}, {lookup.find_name(text, name)}: {problem}"
+
+
+def _closed(content: dict[str, Any], path: Path) -> list[lookup.Entry]:
+    if _is_version(path):
+        return []
+    return [entry for entry in lookup.entries(content, path.name, str(path)) if not entry.is_open]
+
+
+def _is_version(path: Path) -> bool:
+    return path.parent.name == VERSIONS
+
+
+def _is_frozen(path: Path) -> bool:
+    """Return whether the options of a version must stay as they are."""
+    return not lookup.is_development(path.name) and path.stem != f"{VERSIONS}_ONLINE"
+
+
+def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in dict.fromkeys((*old, *new)):
+        if name not in new:
+            yield name, f"{name} was {old[name]!r}, and is gone: make a new version for that"
+        elif name not in old:
+            yield name, f"{name} is new: make a new version for that"
+        elif not _same(old[name], new[name]):
+            yield (
+                name,
+                f"{name} was {old[name]!r}, and is {new[name]!r}: make a new version for that",
+            )
+
+
+def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterator[tuple[str, str]]:
+    for entry in old:
+        covered = [
+            other for other in new if other.first <= entry.last and other.last >= entry.first
+        ]
+        kept = [other[:2] for other in covered if _same(entry.value, other.value)]
+        for other in covered:
+            changed = ranges.without(ranges.common([entry[:2]], [other[:2]]), kept)
+            if changed:
+                yield other.text, f"the value of the runs {ranges.as_text(changed)} has changed"
+        lost = ranges.without([entry[:2]], [other[:2] for other in covered])
+        if lost:
+            yield entry.text, f"the runs {ranges.as_text(lost)} had a value, and have none"
+
+
+def _same(one: Any, other: Any) -> bool:
+    # Numbers are the same with and without fraction; in JSON, NaN is the same as itself
+    return one == other or json.dumps(one) == json.dumps(other)

@@ -1,0 +1,146 @@
+"""Options of plugins whose value is looked up for each run.
+
+The value of such an option may be a plain one, or one of these strings, which become part of the
+lineage as they are:
+
+- ``file://OPTION?filename=FILE&github_branch=BRANCH``: the value for the run in the correction
+  file FILE
+- ``cmt://OPTION?version=VERSION``: the same in the file OPTION_VERSION.json, or else what the
+  version has for the option; VERSION may name a branch, as ``v1@other``
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import strax
+
+from amstrax.corrections import lookup, versions
+from amstrax.exceptions import InvalidCorrection, InvalidOption
+
+log = logging.getLogger(__name__)
+
+__all__ = ["CorrectedPlugin", "XAMSConfig", "options_for"]
+
+
+class XAMSConfig(strax.Config):
+    """Option of a plugin whose value may be looked up for each run.
+
+    It is an attribute of the plugin's class, and its value that of the plugin::
+
+        class Mine(strax.Plugin):
+            elife = amstrax.XAMSConfig(default=30000, help="Electron lifetime [ns]")
+
+            def compute(self, events):
+                ... self.elife ...
+
+    A plugin that is also a `CorrectedPlugin` looks its options up before it works.
+
+    Parameters
+    ----------
+    omit_default
+        The option is in the lineage only where it has another value than its default. So an option
+        can be added to a plugin whose data then still loads.
+    kwargs
+        Those of `strax.Option`.
+    """
+
+    def __init__(self, omit_default: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.omit_default = omit_default
+
+    def __get__(self, obj: Any, objtype: Any = None) -> Any:
+        return self if obj is None else self.fetch(obj)
+
+    def validate(
+        self, config: dict, run_id: Any = None, run_defaults: Any = None, set_defaults: bool = True
+    ) -> None:
+        """Check the option in `config`, and set its default, unless that is left out."""
+        if not self.omit_default:
+            super().validate(config, run_id, run_defaults, set_defaults)
+        elif self.name in config and config[self.name] == self.default:
+            del config[self.name]
+
+    def fetch(self, plugin: strax.Plugin) -> Any:
+        """Return the value for the plugin's run.
+
+        Raises
+        ------
+        CorrectionError
+            When it is to be looked up, and cannot be.
+        InvalidOption
+            When it is a string like those that are looked up, but not one of them.
+        """
+        value = super().fetch(plugin)
+        if not versions.is_lookup(value):
+            return value
+        # Kept with the plugin, and so given to worker processes
+        known = plugin.__dict__.setdefault("_looked_up", {})
+        key = value, plugin.run_id
+        if key not in known:
+            known[key] = self._look_up(value, plugin.run_id)
+        return known[key]
+
+    def _look_up(self, value: str, run_id: str) -> Any:
+        found = versions.look_up(value, run_id, self.name)
+        wanted = lookup.kind(None) if self.default is strax.OMITTED else lookup.kind(self.default)
+        if wanted not in (lookup.kind(None), lookup.kind(found.value)):
+            raise InvalidCorrection(
+                f"{found.file.place}: the value of {found.range!r} for the option {self.name} is "
+                f"a {lookup.kind(found.value)}, and must be a {wanted}: correct it there"
+            )
+        return found.value
+
+
+class CorrectedPlugin(strax.Plugin):
+    """Base of plugins with options that are looked up: all are, before the work begins.
+
+    So a run without a value fails at once, and worker processes are given values, not addresses.
+    """
+
+    def setup(self):
+        super().setup()
+        for option in self.takes_config.values():
+            if isinstance(option, XAMSConfig):
+                option.fetch(self)
+
+
+def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str, Any]:
+    """Return the options that a version of the corrections sets for plugins.
+
+    One warning names those that no plugin takes; they are left out.
+
+    Parameters
+    ----------
+    plugins
+        Classes of plugins.
+    version
+        As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+
+    Raises
+    ------
+    InvalidOption
+        When `version` is no name of one, or has a file for an option that cannot differ from run
+        to run.
+    CorrectionError
+        When the file of the version cannot be had, or is wrong.
+    """
+    taken = [option for plugin in plugins for option in plugin.takes_config.values()]
+    names = {option.name for option in taken}
+    fixed = {option.name for option in taken if not isinstance(option, XAMSConfig)}
+    options = versions.options(version)
+    unknown = sorted(set(options) - names)
+    if unknown:
+        log.warning(
+            "corrections_version=%r has options that no plugin of this context takes: %s",
+            version,
+            ", ".join(unknown),
+        )
+    options = {name: value for name, value in options.items() if name in names}
+    for name, value in options.items():
+        if versions.is_lookup(value) and name in fixed:
+            raise InvalidOption(
+                f"corrections_version={version!r} has {value} for the option {name}, which cannot "
+                "differ from run to run: give it a plain value there"
+            )
+    return options

@@ -1,0 +1,69 @@
+"""Adding ranges of runs to correction files."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from amstrax.corrections import lookup
+from amstrax.exceptions import InvalidCorrection
+
+
+def read_entries(path: Path) -> list[lookup.Entry]:
+    """Return the entries of a correction file, sorted; none where there is no file.
+
+    Raises
+    ------
+    InvalidCorrection
+        When it is no correction file, or its ranges overlap.
+    """
+    lookup.folder_of(path.name)
+    if not path.exists():
+        return []
+    content = lookup.parse(path.read_text(encoding="utf-8"), str(path))
+    entries = sorted(lookup.entries(content, path.name, str(path)), key=lambda e: e.first)
+    for before, after in zip(entries, entries[1:], strict=False):
+        if after.first <= before.last:
+            raise InvalidCorrection(
+                f"{path}: the ranges {before.text!r} and {after.text!r} overlap: change one of them"
+            )
+    return entries
+
+
+def with_entry(entries: list[lookup.Entry], new: lookup.Entry, path: Path) -> list[lookup.Entry]:
+    """Return entries with a new one in its place.
+
+    Raises
+    ------
+    InvalidCorrection
+        When the new range overlaps with one that is there: values of runs do not change.
+    """
+    for entry in entries:
+        if entry.first <= new.last and new.first <= entry.last:
+            raise InvalidCorrection(
+                f"{path} has a value for the range {entry.text!r} already, with which "
+                f"{new.text!r} overlaps. Take another range, or, to change values, a new version "
+                "of the file"
+            )
+    return sorted([*entries, new], key=lambda e: e.first)
+
+
+def write_entries(entries: list[lookup.Entry], path: Path) -> None:
+    """Write a correction file, a line for each range; an older one is replaced once it is complete.
+
+    Raises OSError when it cannot be written.
+    """
+    lines = [f"    {json.dumps(entry.text)}: {json.dumps(entry.value)}" for entry in entries]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        beside.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def value_before(entries: list[lookup.Entry], new: lookup.Entry) -> Any:
+    """Return the value of the last range before a new one; None where there is none."""
+    before = [entry for entry in entries if entry.last < new.first]
+    return max(before, key=lambda e: e.last).value if before else None

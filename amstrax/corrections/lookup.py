@@ -1,0 +1,255 @@
+"""From the text of a correction file to the value for a run. Nothing here reads a file.
+
+A correction file is a JSON object that maps ranges of runs to values::
+
+    {
+        "001110-004020": 5600,
+        "004021": 1300
+    }
+
+Both ends belong to a range; a single number is a range of one run. ``*`` in the place of a number
+leaves that end open, which only files with ``_dev`` in their name may do.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from amstrax.exceptions import InvalidCorrection, RunNotCovered
+
+_FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
+_RANGE = re.compile(r"(?P<first>\d+|\*)(-(?P<last>\d+|\*))?", re.ASCII)
+
+
+class Entry(NamedTuple):
+    """A range of runs with its value."""
+
+    first: int  #: first run; 0 where the range is open
+    last: float  #: last run, which belongs to it; infinite where the range is open
+    text: str  #: the range as the file has it
+    value: Any
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an end is open."""
+        return "*" in self.text
+
+    def holds(self, run: int) -> bool:
+        """Return whether a run is in the range."""
+        return self.first <= run <= self.last
+
+
+def folder_of(file_name: str) -> str:
+    """Return the folder of a correction file: NAME of NAME_VERSION.json.
+
+    Raises
+    ------
+    InvalidCorrection
+        When it is no such name.
+    """
+    match = _FILE_NAME.fullmatch(file_name)
+    if match is None or ".." in file_name:
+        raise InvalidCorrection(
+            f"{file_name!r} is no name of a correction file: it must be NAME_VERSION.json, as "
+            "elife_v1.json"
+        )
+    return match["folder"]
+
+
+def is_development(file_name: str) -> bool:
+    """Return whether a file may have open ranges."""
+    return "_dev" in file_name
+
+
+def run_number(run_id: str | int) -> int:
+    """Return the number of a run.
+
+    Raises
+    ------
+    RunNotCovered
+        When it has none, as superruns: corrections are for numbers.
+    """
+    text = str(run_id)
+    if not (text.isascii() and text.isdigit()):
+        raise RunNotCovered(
+            f"run {text!r} has no number, so no correction can be looked up for it: give the "
+            "option a value, with config={...} or --config_kwargs"
+        )
+    return int(text)
+
+
+def position(text: str, index: int) -> str:
+    """Return line and column of a character, both from 1, as words."""
+    line = text.count("\n", 0, index) + 1
+    return f"line {line}, column {index - text.rfind(chr(10), 0, index)}"
+
+
+def parse(text: str, place: str) -> dict[str, Any]:
+    """Return what a correction file or the file of a version holds.
+
+    Parameters
+    ----------
+    text
+        The file's.
+    place
+        Path or address of the file, for messages.
+
+    Raises
+    ------
+    InvalidCorrection
+        When it is no JSON object, or has a name twice. It names place, line and column.
+    """
+    # Objects are complete from the innermost on, so names that come twice are looked for at the end
+    repeated: list[list[str]] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        repeated.append([name for name in dict.fromkeys(names) if names.count(name) > 1])
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise InvalidCorrection(
+            f"{place}, line {error.lineno}, column {error.colno}: {error.msg}: this is not JSON"
+        ) from None
+    if not isinstance(content, dict):
+        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
+    for names in repeated:
+        if names:
+            places = [match.start() for match in _find_name(text, names[0])]
+            raise InvalidCorrection(
+                f"{place}, {position(text, places[-1])}: {names[0]!r} is there twice: leave one out"
+            )
+    return content
+
+
+def find_name(text: str, name: str) -> str:
+    """Return line and column of a name in the text of a JSON object, as words."""
+    match = next(_find_name(text, name), None)
+    return position(text, match.start()) if match else "line 1, column 1"
+
+
+def _find_name(text: str, name: str) -> Iterator[re.Match[str]]:
+    return re.finditer(re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:", text)
+
+
+def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
+    """Return the entry of a range.
+
+    Raises
+    ------
+    InvalidCorrection
+        When that is no range; the message does not name the file.
+    """
+    match = _RANGE.fullmatch(range_text)
+    if match is None or range_text == "*":
+        raise InvalidCorrection(
+            f"{range_text!r} is no range of runs: write it as '001110-004020', or as one run"
+        )
+    first, last = match["first"], match["last"] or match["first"]
+    if "*" in range_text and not may_be_open:
+        raise InvalidCorrection(
+            f"the range {range_text!r} has an open end, which only files with _dev in their name "
+            "may have: write the number of a run"
+        )
+    result = Entry(
+        0 if first == "*" else int(first), math.inf if last == "*" else int(last), range_text, value
+    )
+    if result.first > result.last:
+        raise InvalidCorrection(f"the range {range_text!r} ends before it begins: turn it round")
+    return result
+
+
+def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[Entry]:
+    """Return the entries of a correction file, in the order of the file.
+
+    Parameters
+    ----------
+    content
+        Range -> value, as `parse` returns it.
+    file_name
+        Name of the file, which says whether ranges may be open.
+    place
+        Path or address of the file, for messages; by default its name.
+
+    Raises
+    ------
+    InvalidCorrection
+        When one of them is no range; the message names the place.
+    """
+    may_be_open = is_development(file_name)
+    result = []
+    for range_text, value in content.items():
+        try:
+            result.append(entry(range_text, value, may_be_open))
+        except InvalidCorrection as error:
+            raise InvalidCorrection(f"{place or file_name}: {error}") from None
+    return result
+
+
+def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
+    """Return the entry of a run.
+
+    Parameters
+    ----------
+    table
+        Entries, in any order.
+    run_id
+        Run, as ``'006724'`` or its number.
+    place
+        Path or address of the file, for messages.
+
+    Raises
+    ------
+    RunNotCovered
+        When the run is in no range. The message has the ranges that are nearest to it.
+    InvalidCorrection
+        When it is in more than one.
+    """
+    run = run_number(run_id)
+    table = list(table)
+    found = [entry_ for entry_ in table if entry_.holds(run)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ranges = " and ".join(repr(entry_.text) for entry_ in found)
+        raise InvalidCorrection(
+            f"{place}: run {run:06d} is in the ranges {ranges}, which overlap: change one of them"
+        )
+    raise RunNotCovered(
+        f"{place}: run {run:06d} is in no range of runs{_nearest(table, run)}. Add one, or take "
+        "another version of the corrections"
+    )
+
+
+def _nearest(table: list[Entry], run: int) -> str:
+    if not table:
+        return ", since the file has none"
+    below = sorted((e for e in table if e.last < run), key=lambda e: e.last)[-1:]
+    above = sorted((e for e in table if e.first > run), key=lambda e: e.first)[:1]
+    near = [repr(e.text) for e in below + above]
+    return f"; nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
+
+
+def frozen(value: Any) -> Any:
+    """Return a value with lists turned into tuples, at every depth, as plugins expect them."""
+    if isinstance(value, dict):
+        return {name: frozen(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(frozen(item) for item in value)
+    return value
+
+
+#: Kinds of values, which `kind` tells apart
+KINDS = ((bool, "truth value"), ((int, float), "number"), (str, "text"), ((list, tuple), "list"))
+
+
+def kind(value: Any) -> str:
+    """Return what kind of value it is, in words: a number is a number with or without fraction."""
+    for types, name in KINDS:
+        if isinstance(value, types):
+            return name
+    return "table" if isinstance(value, dict) else "nothing" if value is None else "other"

@@ -1,0 +1,151 @@
+"""Where correction files are: the first of these that has a file is taken.
+
+1. The folder in the setting AMSTRAX_CORRECTIONS_FOLDER. ``{branch}`` in it stands for the name of
+   the branch; a folder without that is taken for every branch.
+2. The package ``amstrax_files``, where it is installed. It is taken for the branch master.
+3. The address in the setting AMSTRAX_CORRECTIONS_URL, with ``{branch}`` likewise, over HTTPS (see
+   `amstrax.corrections.published`).
+
+In each of them FILE of the correction NAME is at ``NAME/FILE``.
+"""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amstrax import settings
+from amstrax.corrections import lookup, published
+from amstrax.exceptions import CorrectionNotFound, InvalidCorrection, InvalidOption
+from amstrax.settings import Corrections
+
+log = logging.getLogger(__name__)
+
+MASTER = "master"
+_PACKAGE = "amstrax_files"
+#: Folders of the package that may hold those of the corrections
+_IN_PACKAGE = ("corrections", "data/corrections", "data", "")
+
+# Folders of which it has been said that they have no branches
+_warned: set[str] = set()
+
+
+class File(NamedTuple):
+    """A correction file."""
+
+    name: str
+    text: str
+    place: str  #: path or address
+
+    def content(self) -> dict[str, Any]:
+        """Return what is in it; `InvalidCorrection` when that is not JSON."""
+        return lookup.parse(self.text, self.place)
+
+
+def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
+    """Return what a correction file holds: range of runs -> value.
+
+    Parameters
+    ----------
+    file_name
+        Name of the file, as ``'elife_v1.json'``.
+    branch
+        Branch of the repository in which corrections are published.
+
+    Raises
+    ------
+    CorrectionNotFound
+        (a FileNotFoundError) when it is nowhere.
+    InvalidCorrection
+        (a ValueError) when it is no name of a correction file, or the file is not JSON.
+    CorrectionsUnreachable
+        (a ConnectionError) when it cannot be had from where it is published, and no copy is kept.
+    """
+    return find(file_name, branch).content()
+
+
+def find(file_name: str, branch: str = MASTER) -> File:
+    """Return a correction file, as text; parameters and errors are those of `get_correction`."""
+    path = Path(lookup.folder_of(file_name), file_name)
+    check_branch(branch)
+    known = settings.corrections()
+    looked_in = []
+    for folder in (*_folder(known.folder, branch), *_package(branch)):
+        if (folder / path).is_file():
+            return _read(folder / path)
+        looked_in.append(str(folder))
+    if known.url:
+        text, address = published.fetch(path.as_posix(), branch, known)
+        if text is not None:
+            return File(file_name, text, address)
+        looked_in.append(address)
+    raise CorrectionNotFound(_not_found(file_name, branch, looked_in, known))
+
+
+def exists(file_name: str, branch: str = MASTER) -> bool:
+    """Return whether there is a correction file; what hinders to find out is raised."""
+    try:
+        find(file_name, branch)
+    except CorrectionNotFound:
+        return False
+    return True
+
+
+def check_branch(branch: str) -> None:
+    """Raise InvalidCorrection for what is no name of a branch."""
+    if not published.BRANCH.fullmatch(branch) or ".." in branch:
+        raise InvalidCorrection(
+            f"{branch!r} is no name of a branch: it may have letters, digits and . _ / -"
+        )
+
+
+def _read(path: Path) -> File:
+    try:
+        return File(path.name, path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InvalidCorrection(
+            f"{path}, byte {error.start + 1}: this is not UTF-8, so not JSON"
+        ) from None
+
+
+def _folder(setting: str, branch: str) -> list[Path]:
+    if not setting:
+        return []
+    if "{branch}" not in setting and branch != MASTER and setting not in _warned:
+        _warned.add(setting)
+        log.warning(
+            "corrections of branch %s are taken from %s, which is one folder for all branches: "
+            "write {branch} in AMSTRAX_CORRECTIONS_FOLDER where each has its own",
+            branch,
+            setting,
+        )
+    folder = Path(setting.replace("{branch}", branch)).expanduser()
+    if not folder.is_dir():
+        raise InvalidOption(
+            f"the setting AMSTRAX_CORRECTIONS_FOLDER is {setting!r}, and there is no folder "
+            f"{folder}: correct it, or leave it out"
+        )
+    return [folder]
+
+
+def _package(branch: str) -> list[Path]:
+    """Return the folders of the installed package, which is found but not imported."""
+    if branch != MASTER:
+        return []
+    try:
+        spec = find_spec(_PACKAGE)
+    except (ImportError, ValueError):
+        return []
+    places = (spec.submodule_search_locations or ()) if spec is not None else ()
+    return [Path(place, folder) for place in places for folder in _IN_PACKAGE]
+
+
+def _not_found(file_name: str, branch: str, looked_in: list[str], known: Corrections) -> str:
+    where = ", ".join(looked_in) if looked_in else "nowhere, since nothing says where they are"
+    unset = ["AMSTRAX_CORRECTIONS_FOLDER"] * (not known.folder)
+    unset += ["AMSTRAX_CORRECTIONS_URL"] * (not known.url)
+    remedy = ["check its name"] * bool(looked_in) + [f"set {' or '.join(unset)}"] * bool(unset)
+    return (
+        f"no correction file {file_name} of branch {branch}. Looked in: {where}. To mend it, "
+        f"{', or '.join(remedy)}"
+    )

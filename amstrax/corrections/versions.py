@@ -1,0 +1,238 @@
+"""Versions of the corrections: which options each sets, and where those are looked up."""
+
+import re
+from typing import Any, NamedTuple
+
+from amstrax.corrections import lookup, store
+from amstrax.exceptions import (
+    CorrectionError,
+    CorrectionNotFound,
+    InvalidCorrection,
+    InvalidOption,
+)
+
+#: Name in a version -> the option of a plugin that it is for, where that is called otherwise
+OPTIONS = {"electron_drift_time_gate": "drift_time_gate"}
+
+_VERSION = re.compile(r"[A-Za-z0-9.-]+", re.ASCII)
+_NAME = re.compile(r"\w+", re.ASCII)
+
+
+class Version(NamedTuple):
+    """A version of the corrections, as ``v1`` of a branch of their repository."""
+
+    name: str
+    branch: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file with its options."""
+        return f"_global_{self.name}.json"
+
+
+def parse_version(text: str) -> Version:
+    """Return the version that is called ``'NAME'`` or ``'NAME@BRANCH'``.
+
+    Raises
+    ------
+    InvalidOption
+        When it is no such name.
+    """
+    name, at, branch = text.partition("@") if isinstance(text, str) else ("", "", "")
+    try:
+        if not _VERSION.fullmatch(name):
+            raise InvalidCorrection(f"{name!r} is no name of a version")
+        store.check_branch(branch if at else store.MASTER)
+    except InvalidCorrection as error:
+        raise InvalidOption(
+            f"corrections_version={text!r}: {error}. Write 'v1', 'ONLINE', or 'v1@branch'"
+        ) from None
+    return Version(name, branch or store.MASTER)
+
+
+def contents(version: str) -> dict[str, Any]:
+    """Return what the file of a version says: name -> name of a file, or a plain value.
+
+    Raises
+    ------
+    InvalidOption
+        When `version` is no name of a version.
+    CorrectionError
+        When its file cannot be had, or is wrong.
+    """
+    name, branch = wanted = parse_version(version)
+    try:
+        file = store.find(wanted.file_name, branch)
+    except CorrectionNotFound as error:
+        raise CorrectionNotFound(
+            f"there is no version {name!r} of the corrections: {error}"
+        ) from None
+    content = file.content()
+    for given, option in OPTIONS.items():
+        if given in content and content.get(option, content[given]) != content[given]:
+            raise InvalidCorrection(
+                f"{file.place}: {given} is {content[given]!r}, and {option}, which is the same, is "
+                f"{content[option]!r}: leave one of them out"
+            )
+    return content
+
+
+def options(version: str) -> dict[str, Any]:
+    """Return the options of plugins that a version sets: option -> plain value, or where it is.
+
+    Parameters
+    ----------
+    version
+        As ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``.
+
+    Raises
+    ------
+    InvalidOption, CorrectionError
+        As in `contents`.
+    """
+    branch = parse_version(version).branch
+    return {
+        OPTIONS.get(name, name): file_url(name, value, branch)
+        if is_file(value)
+        else lookup.frozen(value)
+        for name, value in contents(version).items()
+    }
+
+
+def is_file(value: Any) -> bool:
+    """Return whether a value in the file of a version is the name of a correction file."""
+    return isinstance(value, str) and value.endswith(".json")
+
+
+def file_url(option: str, file_name: str, branch: str = store.MASTER) -> str:
+    """Return the string that says in which file an option is looked up. It is for the lineage."""
+    return f"file://{option}?filename={file_name}&github_branch={branch}"
+
+
+def split(text: str) -> tuple[str, str, dict[str, str]]:
+    """Return protocol, option and parameters of a string that says where an option is.
+
+    Raises
+    ------
+    InvalidOption
+        When it is none.
+    """
+    protocol, _, rest = text.partition("://")
+    option, _, query = rest.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
+    parameters = {name: value for name, _, value in pairs}
+    required, known = _PARAMETERS.get(protocol, (None, ()))
+    good = (
+        required in parameters
+        and set(parameters) <= set(known)
+        and len(parameters) == len(pairs)
+        and all(parameters.values())
+        and _NAME.fullmatch(option)
+    )
+    if not good:
+        raise InvalidOption(
+            f"{text!r} does not say where to look an option up: write "
+            "'file://OPTION?filename=FILE&github_branch=BRANCH' or 'cmt://OPTION?version=VERSION'"
+        )
+    return protocol, option, parameters
+
+
+#: Protocol -> (parameter that must be there, those that may be)
+_PARAMETERS = {
+    "file": ("filename", ("filename", "github_branch")),
+    "cmt": ("version", ("version",)),
+}
+
+
+class Source(NamedTuple):
+    """Where an option is looked up."""
+
+    file: store.File
+    #: Name that it has in the file of a version, for all runs; empty in a correction file
+    name: str = ""
+
+
+def source_of(text: str) -> Source:
+    """Return where an option is looked up.
+
+    Raises
+    ------
+    InvalidOption
+        When `text` is no string that says where an option is.
+    CorrectionError
+        When the file cannot be had.
+    """
+    protocol, option, parameters = split(text)
+    if protocol == "file":
+        branch = parameters.get("github_branch", store.MASTER)
+        return Source(store.find(parameters["filename"], branch))
+    version = parse_version(parameters["version"])
+    own = f"{option}_{version.name}.json"
+    file, name = _in_version(version, option)
+    if file is None or (value := file.content()[name]) == own:
+        return Source(store.find(own, version.branch))
+    if store.exists(own, version.branch):
+        raise InvalidCorrection(
+            f"{text!r} may mean {own}, or {value!r}, which is what {version.file_name} has: give "
+            f"the option that value, or {file_url(option, own, version.branch)!r}"
+        )
+    if is_file(value):
+        return Source(store.find(value, version.branch))
+    return Source(file, name)
+
+
+def _in_version(version: Version, option: str) -> tuple[store.File | None, str]:
+    """Return the file of a version and the name that an option has there; None without one."""
+    try:
+        file = store.find(version.file_name, version.branch)
+    except CorrectionNotFound:
+        return None, ""
+    content = file.content()
+    for name in (option, *(given for given, real in OPTIONS.items() if real == option)):
+        if name in content:
+            return file, name
+    return None, ""
+
+
+class Found(NamedTuple):
+    """The value of an option for a run, and where it is from."""
+
+    value: Any
+    file: store.File
+    range: str  #: of runs; empty where it is for all
+
+
+def is_lookup(value: Any) -> bool:
+    """Return whether the value of an option says where to look it up."""
+    return isinstance(value, str) and "://" in value
+
+
+def look_up(url: str, run_id: str, option: str | None = None) -> Found:
+    """Return what a string like those above stands for.
+
+    Parameters
+    ----------
+    url
+        The string.
+    run_id
+        Run to find the value for.
+    option
+        Name of the option, for messages; by default that in `url`.
+
+    Raises
+    ------
+    InvalidOption
+        When it is no such string.
+    CorrectionError
+        When there is no value for the run. The message names option, run, and file.
+    """
+    _, name, _ = split(url)
+    try:
+        file, in_version = source_of(url)
+        content = file.content()
+        if in_version:
+            return Found(lookup.frozen(content[in_version]), file, "")
+        entry = lookup.find(lookup.entries(content, file.name, file.place), run_id, file.place)
+    except CorrectionError as error:
+        raise type(error)(f"option {option or name} for run {run_id}: {error}") from None
+    return Found(lookup.frozen(entry.value), file, entry.text)
