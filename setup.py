@@ -48,7 +48,7 @@ extras_require = {
     "simulation": ["nestpy>=2.1.1,<2.2"],
     # straxen holds pydantic below 2 and param below 2, so no Panel or HoloViews here
     "dashboard": ["bokeh>=3.9,<4"],
-    # HTCondor's own bindings (htcondor2), for the engine of that name; one release suits the next ones' daemons
+    # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
     "docs": ["sphinx>=9.0,<10"],
     "test": [

@@ -83,8 +83,8 @@ BATCH = MappingProxyType(
             "~/.local/state/amstrax/jobs",
         ),
         "AMSTRAX_CONDOR_ATTRIBUTES": (
-            "attributes of jobs on HTCondor, separated by semicolons",
-            'UseOS="el9"; JobCategory="{queue}"',
+            "attributes of jobs on HTCondor, separated by semicolons; {queue} is the queue",
+            "",
         ),
     }
 )

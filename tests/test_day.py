@@ -295,8 +295,7 @@ def test_a_day_in_fast_motion(day, tmp_path):
         wait(lambda: documents_with(watcher, "running", "done"), day, watcher)
         while kills:
             time.sleep(chance.uniform(0.2, 1.5))
-            day.start_again()
-            assert time.monotonic() < began + DEADLINE, report(day, watcher)
+            go_on(day, watcher, began + DEADLINE)
             name = kills[0]
             if name in {waiting for _, waiting in day.restarts}:
                 continue
@@ -333,15 +332,20 @@ def wait(condition, day, watcher, deadline=None):
     """Wait until something is so; tell how things are when that takes too long."""
     deadline = deadline or time.monotonic() + 120
     while not condition():
-        day.start_again()
-        assert time.monotonic() < deadline, report(day, watcher)
-        assert not watcher.faults, f"{watcher.faults}\n{report(day, watcher)}"
-        for name, tool in day.tools.items():
-            ended = tool.poll()
-            assert ended in (None, 0) and (name == "DAQ" or ended is None), (
-                f"{name} ended with {ended}:\n{report(day, watcher)}"
-            )
+        go_on(day, watcher, deadline)
         time.sleep(0.3)
+
+
+def go_on(day, watcher, deadline):
+    """Start again what is due, and see that nothing else has ended or gone wrong."""
+    day.start_again()
+    assert time.monotonic() < deadline, report(day, watcher)
+    assert not watcher.faults, f"{watcher.faults}\n{report(day, watcher)}"
+    killed = {name for _, name in day.restarts}
+    for name, tool in day.tools.items():
+        ended = tool.poll()
+        fine = (None, 0) if name == "DAQ" else (None,)
+        assert name in killed or ended in fine, f"{name}: {ended}\n{report(day, watcher)}"
 
 
 def documents_with(watcher, *words):

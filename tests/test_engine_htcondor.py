@@ -13,6 +13,9 @@ from amstrax.auto_processing import engines
 from amstrax.auto_processing.engines import htcondor as engine_module
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
 
+#: Attributes of jobs, as a lab may want them
+LAB = 'UseOS="el9"; JobCategory="{queue}"'
+
 
 @pytest.fixture
 def batch(condor: CondorPool, tmp_path, monkeypatch) -> Batch:
@@ -96,6 +99,7 @@ def test_jobs_that_nothing_can_run(batch, condor):
 
 
 def test_refused_jobs(batch, condor, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_CONDOR_ATTRIBUTES", LAB)
     with pytest.raises(JobRefused, match="queue nope, 100 MB.* no job category nope; see --queue"):
         batch.submit(1, "true", queue="nope")
     with pytest.raises(InvalidOption, match="the queue 'a\"b' is no name"):
@@ -115,6 +119,7 @@ def test_refused_jobs(batch, condor, monkeypatch):
 
 def test_attributes_of_the_lab(batch, condor, monkeypatch):
     """They, and nothing of the environment, are in the ad of a job."""
+    monkeypatch.setenv("AMSTRAX_CONDOR_ATTRIBUTES", LAB)
     batch.submit(1, "sleep", "300", queue="medium")
     names = ["JobCategory", "UseOS", "RequestMemory", "RequestCpus", "AmstraxJob"]
     (line,) = condor.run("condor_q", "-allusers", "-af:,", *names).splitlines()

@@ -388,6 +388,26 @@ def test_one_who_submits_is_waited_for(runs, live_runs, out, start_tool, expecte
     assert documents.job_of(documents.find_run(runs, SHORT)) == job
 
 
+def test_one_who_submits_this_very_job_is_not_waited_for(
+    runs, live_runs, out, start_tool, expected
+):
+    """Who submits it may have been killed before it could say so."""
+    add_run(runs, live_runs)
+    owner = f"submit-{documents.new_owner()}"
+    assert documents.claim(runs, SHORT, owner, 600)
+    job = {"attempt": "a1", "engine": "local", "job_id": None}
+    assert documents.set_job(runs, SHORT, job, owner)
+    child = start_tool(process_run.main, SHORT, TARGET, f"--output_folder={out}", "--attempt=a1")
+    assert child.result() == 0, child.text()
+    assert is_untouched_since_done(runs) and is_as_expected(runs, expected)
+    # Who submits it finds that it has begun
+    assert not documents.set_status(runs, SHORT, "submitted", owner=owner, job=job)
+    assert not documents.set_job_id(runs, SHORT, "a2", "7")
+    assert documents.set_job_id(runs, SHORT, "a1", "7")
+    assert documents.job_of(documents.find_run(runs, SHORT)) == job | {"job_id": "7"}
+    assert status(runs).status == "done"
+
+
 def test_an_orphan_stops_when_its_claim_is_taken(
     runs, live_runs, out, tmp_path, start_tool, expected
 ):

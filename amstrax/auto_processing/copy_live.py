@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Copy live data from the DAQ to where it is processed and kept, and register the copies.
 
-Usable as ``copy_live``, ``amstrax copy-live``, ``python -m amstrax.auto_processing.copy_live``, and as a
-file. Nothing is copied without ``--production``. Exit status: 0 when all went well, or a loop was
-told to end; 1 when something could not be copied, 2 on wrong use.
+Usable as ``copy_live``, ``amstrax copy-live``, ``python -m amstrax.auto_processing.copy_live``, and
+as a file. Nothing is copied without ``--production``. Exit status: 0 when all went well, or a loop
+was told to end; 1 when something could not be copied, 2 on wrong use.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Delete old live data from the DAQ, of which every required copy is verified at that moment.
 
-Usable as ``delete_live``, ``amstrax delete-live``, ``python -m amstrax.auto_processing.delete_live``,
-and as a file. Nothing is deleted without ``--production --we_are_really_sure``. Exit status: 0 when
-all went well, or a loop was told to end; 1 when something could not be deleted, 2 on wrong use.
+Usable as ``delete_live``, ``amstrax delete-live``, ``python -m
+amstrax.auto_processing.delete_live``, and as a file. Nothing is deleted without ``--production
+--we_are_really_sure``. Exit status: 0 when all went well, or a loop was told to end; 1 when
+something could not be deleted, 2 on wrong use.
 """
 
 import argparse

@@ -79,6 +79,7 @@ def find(
         output_folder=None,
         live_data_dir=None,
         build_lowlevel=False,
+        corrections_version=None,
     )
     st, made = amstraxer.make_context(args)
     own = CONTEXT_DETECTORS[args.context]

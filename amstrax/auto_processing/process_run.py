@@ -180,11 +180,10 @@ def _check_ready(claim: "RunClaim", document: Mapping[str, Any]) -> None:
         raise
 
 
-def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> dict[str, Any]:
-    """Return what the document says of the job from now on: of one not submitted, what is known."""
-    job = documents.job_of(document)
-    if job.get("attempt") == claim.attempt:
-        return job
+def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
+    """Return what is known of a job that was not submitted; None for others."""
+    if documents.job_of(document).get("attempt") == claim.attempt:
+        return None
     return {
         "attempt": claim.attempt,
         "engine": None,
@@ -304,9 +303,6 @@ def _arguments(
     args: argparse.Namespace, its_plan: "Plan", step: Step, document: Mapping[str, Any]
 ) -> argparse.Namespace:
     """Return the arguments of amstraxer for a step."""
-    context_kwargs = {}
-    if args.corrections_version is not None:
-        context_kwargs["corrections_version"] = args.corrections_version
     return argparse.Namespace(
         run_id=args.run_id,
         target=list(step.targets),
@@ -316,7 +312,8 @@ def _arguments(
         live_data_dir=args.live_data_dir,
         testing_rundoc=document,
         config_kwargs=args.config_kwargs,
-        context_kwargs=context_kwargs,
+        context_kwargs={},
+        corrections_version=args.corrections_version,
         from_scratch=False,
         build_lowlevel=False,
         timeout=args.timeout,

@@ -81,8 +81,18 @@ class RunClaim:
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def __enter__(self) -> "RunClaim":
+        # Who submits this very job need not be waited for: it may have been killed
+        own_submitter = {
+            "processing_job.attempt": self.attempt,
+            "processing_claim.owner": {"$regex": f"^{OWNER_PREFIX}"},
+        }
         while not self._persist(
-            documents.claim, self._collection, self._run_id, self.owner, self._lifetime
+            documents.claim,
+            self._collection,
+            self._run_id,
+            self.owner,
+            self._lifetime,
+            instead_of=own_submitter,
         ):
             self._stop.check()
             self._wait_for_submitter()

@@ -298,7 +298,12 @@ class _Submitter:
             _set_job(collection, self.run_id, documents.job_of(document), owner)
             self.job.script.unlink(missing_ok=True)
             raise
-        if not self._note(collection, owner, intended | {"job_id": job_id}):
+        # The job may have begun, and taken the claim
+        if not self._note(
+            collection, owner, intended | {"job_id": job_id}
+        ) and not connection.resilient(
+            documents.set_job_id, collection, self.run_id, self.attempt, job_id
+        ):
             # It took so long that somebody else has begun
             self.engine.cancel(job_id)
             return self.result("busy", text=_who(collection, self.run_id))
@@ -383,6 +388,7 @@ def _who(collection: Any, run_id: str) -> str:
 def environment() -> dict[str, str]:
     """Return the variables that jobs get: no secrets, since others may read where they are kept."""
     names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
+    names += settings.CORRECTIONS
     names += [f"{d.upper()}_{kind}" for d in settings.DETECTORS for kind in _FOLDERS]
     values = {name: os.environ.get(name) for name in names if name not in settings.SECRETS}
     return {name: value for name, value in values.items() if value}

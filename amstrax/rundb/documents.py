@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import random
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -357,8 +358,24 @@ def claim(
     owner: str,
     lifetime: float = CLAIM_LIFETIME,
     field: str = PROCESSING_CLAIM,
+    instead_of: Mapping[str, Any] | None = None,
 ) -> bool:
     """Claim a run, or renew the own claim; return False when somebody else works on it.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run.
+    owner
+        Name of the claimer, as `new_owner` makes it.
+    lifetime
+        Time after which others may claim it, unless it is renewed [s].
+    field
+        Field of the document that the claim is in: there is one for each kind of work.
+    instead_of
+        Filter: take the claim of another one if the document matches it.
 
     Raises
     ------
@@ -366,7 +383,8 @@ def claim(
         When there is no such run.
     """
     _id = _id_of(collection, run_id)
-    return _claim(collection, _id, owner, {}, lifetime, ["_id"], field) is not None
+    found = _claim(collection, _id, owner, {}, lifetime, ["_id"], field, instead_of)
+    return found is not None
 
 
 def renew(
@@ -401,8 +419,9 @@ def _claim(
     lifetime: float,
     projection: Iterable[str] | Mapping[str, Any] | None,
     field: str = PROCESSING_CLAIM,
+    instead_of: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Claim this run if it fulfils the condition and is free, or ours already."""
+    """Claim this run if it fulfils the condition and is free, or ours already, or to be taken."""
     from pymongo import ReturnDocument
 
     now = datetime.now(UTC)
@@ -416,7 +435,7 @@ def _claim(
         "expires": now + timedelta(seconds=lifetime),
     }
     return collection.find_one_and_update(
-        {"_id": _id, "$or": [free, mine]},
+        {"_id": _id, "$or": [free, mine, *([instead_of] if instead_of else [])]},
         {"$set": {field: claim}},
         projection=projection,
         return_document=ReturnDocument.AFTER,
@@ -485,6 +504,18 @@ def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: s
     """
     change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
     condition = {"_id": _id_of(collection, run_id), "processing_claim.owner": owner}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) -> bool:
+    """Say which job an attempt is that has begun; return False when the run has another by now."""
+    own_claim = {"processing_claim.owner": {"$regex": f"^{re.escape(attempt)}\\."}}
+    condition = {
+        "_id": _id_of(collection, run_id),
+        "processing_job.attempt": attempt,
+        "$or": [{"processing_claim": None}, own_claim],
+    }
+    change = {"$set": {"processing_job.job_id": job_id}}
     return collection.update_one(condition, change).matched_count == 1
 
 
