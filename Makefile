@@ -58,7 +58,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 
 .PHONY: test
 test: install ## run the tests on two cores; options for pytest in ARGS="..."
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo

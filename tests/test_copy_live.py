@@ -130,11 +130,11 @@ def test_runs_that_are_left_alone(daq, capfd):  # noqa: F811
 def test_newest_first_and_so_many(daq):  # noqa: F811
     for number in (1, 2, 3, 4):
         daq.add_run(number)
-    args = copy_live.parse_args(["--max_runs=2", "--min_run_number=2"])
+    args = copy_live.parse_args(["--max_runs=2", "--min_run_number=2", "--to", "dcache"])
     found = copy_live.get_rundocs(daq.runs, args)
     assert [document["number"] for document in found] == [4, 3]
     tally = copy_live.handle_runs(found, args)
-    assert tally.copies == 4 and not list(daq.stbc.iterdir())
+    assert tally.copies == 2 and not list(daq.dcache.iterdir())
 
 
 def test_names_that_are_no_folders(daq):  # noqa: F811
@@ -148,7 +148,7 @@ def test_names_that_are_no_folders(daq):  # noqa: F811
         {"name": "../secret", "end": recently(), "data": [
             {"type": "live", "host": "daq", "location": str(daq.live)}]},
     )  # fmt: skip
-    assert copy("--production") == 0
+    assert copy("--production", "--to", "dcache") == 0
     assert [path.name for path in daq.dcache.iterdir()] == ["000001"]
 
 
@@ -230,15 +230,15 @@ def test_sshd_killed_midway(daq, sshd, capfd):  # noqa: F811
 
 def test_damaged_copy_is_mended(daq, caplog):  # noqa: F811
     folder = daq.add_run(1)
-    copy_to(daq)
-    flip(daq.stbc / "000001" / FILE)
+    copy_to(daq, host="dcache")
+    flip(daq.dcache / "000001" / FILE)
     # What rsync leaves behind when it is killed, and what is somebody else's
-    left = daq.stbc / "000001/000001/.xams-daq_reader_0_139811453138688.Ab3dEf"
+    left = daq.dcache / "000001/000001/.xams-daq_reader_0_139811453138688.Ab3dEf"
     left.write_text("half a file")
-    (daq.stbc / "000001" / rsync.PARTIAL).mkdir()
-    (daq.stbc / "000001" / rsync.PARTIAL / "old").write_text("older half")
-    copy_to(daq)
-    assert same(folder, daq.stbc / "000001") and not left.exists()
+    (daq.dcache / "000001" / rsync.PARTIAL).mkdir()
+    (daq.dcache / "000001" / rsync.PARTIAL / "old").write_text("older half")
+    copy_to(daq, host="dcache")
+    assert same(folder, daq.dcache / "000001") and not left.exists()
     assert "differs in" in caplog.text and "copying that again" in caplog.text
     # A copy that is registered is looked at when asked for
     assert copy("--production") == 0
@@ -253,14 +253,14 @@ def test_damaged_copy_is_mended(daq, caplog):  # noqa: F811
 
 def test_what_is_there_beside_is_neither_removed_nor_overlooked(daq):  # noqa: F811
     daq.add_run(1)
-    copy_to(daq)
-    mine = daq.stbc / "000001/000001/notes"
+    copy_to(daq, host="dcache")
+    mine = daq.dcache / "000001/000001/notes"
     mine.write_text("mine")
     for _ in range(2):
         with pytest.raises(CopyDiffers, match="differs in 000001/notes, twice"):
-            copy_to(daq)
+            copy_to(daq, host="dcache")
         assert mine.read_text() == "mine"
-    assert copy("--production", "--to", "stbc") == 1 and daq.hosts(1) == ["daq"]
+    assert copy("--production", "--to", "dcache") == 1 and daq.hosts(1) == ["daq"]
 
 
 def test_disk_that_changes_what_is_written(daq, capfd):  # noqa: F811
@@ -360,10 +360,10 @@ def test_no_rsync_here(daq):  # noqa: F811
 def test_source_that_is_gone(daq, capfd):  # noqa: F811
     shutil.rmtree(daq.add_run(2))
     folder = daq.add_run(1)
-    assert copy("--production") == 1
+    assert copy("--production", "--to", "dcache") == 1
     said = capfd.readouterr().err
-    assert f"run 000002 is not copied to stbc: there is no {daq.live}/000002" in said
-    assert daq.hosts(2) == ["daq"] and same(folder, daq.stbc / "000001")
+    assert f"run 000002 is not copied to dcache: there is no {daq.live}/000002" in said
+    assert daq.hosts(2) == ["daq"] and same(folder, daq.dcache / "000001")
 
 
 def test_source_that_changes(daq):  # noqa: F811

@@ -411,3 +411,27 @@ def test_it_goes_on_after_the_line_has_dropped(mongo_collection, ssh_server):
         ssh_server.kill()
         ssh_server.start()
         assert change()
+
+
+def test_failure_of_a_job_that_was_thought_dead_and_was_not(run):
+    """Its attempt is counted once, and the run is failed also when it dies after all."""
+    assert documents.record_failure(run, 2240, "the node is gone", "a1") == 1
+    documents.set_status(run, 2240, "running", job={"attempt": "a1"})
+    assert documents.record_failure(run, 2240, "killed", "a1") == 1
+    status = documents.status_of(documents.find_run(run, 2240))
+    assert (status.status, status.reason) == ("failed", "killed")
+    # What another attempt has come to is not touched
+    documents.set_status(run, 2240, "running", job={"attempt": "a2"})
+    assert documents.record_failure(run, 2240, "killed", "a1") == 1
+    assert documents.status_of(documents.find_run(run, 2240)).status == "running"
+
+
+def test_claims_of_others(run):
+    """Kinds of work have claims of their own; one can be taken from somebody named."""
+    assert documents.claim(run, 2240, "submitter")
+    assert documents.claim(run, 2240, "copier", field=documents.COPY_CLAIM)
+    assert not documents.claim(run, 2240, "job", instead_of={"processing_claim.owner": "other"})
+    assert documents.claim(run, 2240, "job", instead_of={"processing_claim.owner": "submitter"})
+    assert not documents.release(run, 2240, "submitter")
+    assert documents.release(run, 2240, "job")
+    assert documents.find_run(run, 2240)["copy_claim"]["owner"] == "copier"

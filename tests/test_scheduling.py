@@ -88,6 +88,10 @@ CASES = {
         False,
         {"processing_claim": {"owner": "submit-a", "expires": NOW + timedelta(hours=1)}},
     ),
+    "pending, and being copied": (
+        False,
+        {"copy_claim": {"owner": "copy", "expires": NOW + timedelta(hours=1)}},
+    ),
     "failed just now": (
         False,
         {"processing_status": {**FAILED, "time": NOW}, "processing_failed": 1},

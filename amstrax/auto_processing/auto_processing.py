@@ -37,6 +37,8 @@ log = logging.getLogger("amstrax.auto_processing")
 
 #: What is away is asked again after a round's pause, then after twice that, up to this [s]
 LONGEST_WAIT = 300.0
+#: Runs that wait are counted so often where nothing happens, which costs a look at all runs [s]
+COUNT_EVERY = 60.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -194,6 +196,8 @@ class Loop:
         self.trouble = ""
         self.switched_on = True
         self.waiting: int | None = None
+        self._counted: tuple[dict[str, int], int] | None = None
+        self._count_at = 0.0
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
@@ -212,9 +216,16 @@ class Loop:
         free = self.args.max_jobs - alive
         if self.switched_on and free > 0:
             self._submit(free)
-        self.waiting = self.collection.count_documents(self.wanted.filter())
+        self._count()
         self._note_trouble("")
         self._write_status("at work")
+
+    def _count(self) -> None:
+        """Count the runs that wait: when something has changed, or a minute later."""
+        now = (self.counts.copy(), len(self.followed))
+        if now != self._counted or time.monotonic() > self._count_at:
+            self.waiting = self.collection.count_documents(self.wanted.filter())
+            self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
     def _follow(self) -> int:
         """Settle jobs that have ended; return how many are alive."""

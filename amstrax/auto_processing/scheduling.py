@@ -86,6 +86,8 @@ class Wanted:
             {"tags.name": {"$ne": documents.ABANDON}},
             {"tags": {"$ne": documents.ABANDON}},
             documents.is_unclaimed(now),
+            # Of a run that copy_live is at work on, some files may not be here yet, or be wrong
+            documents.is_unclaimed(now, documents.COPY_CLAIM),
             {
                 "$or": [
                     documents.has_tag(documents.PROCESS),
