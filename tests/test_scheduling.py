@@ -98,19 +98,19 @@ CASES = {
     ),
     "failed a while ago": (
         True,
-        {"processing_status": {**FAILED, "time": ago(seconds=1001)}, "processing_failed": 1},
+        {"processing_status": {**FAILED, "time": ago(seconds=10001)}, "processing_failed": 1},
     ),
     "failed a while ago, uncounted": (
         True,
-        {"processing_status": {**FAILED, "time": ago(seconds=1001)}},
+        {"processing_status": {**FAILED, "time": ago(seconds=10001)}},
     ),
     "failed twice, a while ago": (
         False,
-        {"processing_status": {**FAILED, "time": ago(seconds=1300)}, "processing_failed": 2},
+        {"processing_status": {**FAILED, "time": ago(seconds=13000)}, "processing_failed": 2},
     ),
     "failed twice, a longer while ago": (
         True,
-        {"processing_status": {**FAILED, "time": ago(seconds=2001)}, "processing_failed": 2},
+        {"processing_status": {**FAILED, "time": ago(seconds=20001)}, "processing_failed": 2},
     ),
     "failed too often": (
         False,
@@ -132,7 +132,7 @@ CASES = {
 def test_which_runs(collection, live, case):  # noqa: F811
     expected, fields = CASES[case]
     add(collection, 5, live, **fields)
-    assert found(collection, retry_pause=1000) == [5] * expected
+    assert found(collection, retry_pause=10000) == [5] * expected
 
 
 def test_newest_first(collection, live):  # noqa: F811
