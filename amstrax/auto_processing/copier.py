@@ -36,7 +36,7 @@ LINE_PAUSE = 60.0
 
 
 @dataclass
-class Tally:
+class Copies:
     """What came of some runs: numbers of copies.
 
     Attributes
@@ -97,10 +97,10 @@ class Copier:
         show = getattr(args, "progress", None)
         self._show_bar = sys.stderr.isatty() if show is None else show
 
-    def handle(self, rundocs: Sequence[Mapping[str, Any]]) -> Tally:
+    def handle(self, rundocs: Sequence[Mapping[str, Any]]) -> Copies:
         """Copy runs, as `copy_live.handle_runs` says."""
         self._unusable.clear()
-        tally = Tally()
+        tally = Copies()
         with concurrent.futures.ThreadPoolExecutor(self._args.workers, "copy") as pool:
             futures = [pool.submit(self._handle_run, document, tally) for document in rundocs]
             try:
@@ -114,7 +114,7 @@ class Copier:
     def _missing(self, document: Mapping[str, Any]) -> list[Destination]:
         return copy_live.missing(document, self._destinations, self._args.again)
 
-    def _handle_run(self, document: Mapping[str, Any], tally: Tally) -> None:
+    def _handle_run(self, document: Mapping[str, Any], tally: Copies) -> None:
         to = self._missing(document)
         if self._stopped() or all(destination.name in self._unusable for destination in to):
             with self._lock:
@@ -144,7 +144,7 @@ class Copier:
         document: Mapping[str, Any],
         run_id: str,
         to: Sequence[Destination],
-        tally: Tally,
+        tally: Copies,
         stopped: Callable[[], bool],
     ) -> None:
         failed = False

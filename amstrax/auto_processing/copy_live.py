@@ -25,7 +25,7 @@ from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
     from amstrax.auto_processing import tools
-    from amstrax.auto_processing.copier import Tally
+    from amstrax.auto_processing.copier import Copies
     from amstrax.auto_processing.destinations import Destination
 
 __all__ = ["copy_data", "get_rundocs", "handle_runs", "main", "parse_args"]
@@ -302,7 +302,7 @@ def source_folder(document: Document) -> Path:
 
 def handle_runs(
     rundocs: Sequence[dict[str, Any]], args: argparse.Namespace, stopped: Callable[[], bool] = bool
-) -> "Tally":
+) -> "Copies":
     """Copy runs, and register the copies; what goes wrong is logged, and the next run goes on.
 
     Parameters

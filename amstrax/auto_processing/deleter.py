@@ -37,7 +37,7 @@ Document = Mapping[str, Any]
 
 
 @dataclass
-class Tally:
+class Deletions:
     """What came of some runs: those that were deleted, their size [bytes], how many were not."""
 
     runs: list[str] = field(default_factory=list)
@@ -179,7 +179,7 @@ class Deleter:
 
     def handle(
         self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
-    ) -> Tally:
+    ) -> Deletions:
         """Delete live data of runs; what goes wrong is logged, and the next run goes on.
 
         Parameters
@@ -189,7 +189,7 @@ class Deleter:
         why_not
             Returns why a run is not to be deleted; asked again just before.
         """
-        tally = Tally()
+        tally = Deletions()
         for document in rundocs:
             if self._stopped():
                 break
