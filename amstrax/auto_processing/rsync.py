@@ -219,6 +219,7 @@ def _run(
     silence: int,
     stopped: Callable[[], bool] = bool,
     on_bytes: Callable[[int], None] | None = None,
+    tries: int = 3,
 ) -> str:
     """Run rsync, and return what it says; without sources `place` is read."""
     place.check()
@@ -241,8 +242,16 @@ def _run(
     if stopped():
         raise Stopped(f"copying to {place} was broken off; what has come is kept")
     if process.returncode:
-        raise _problem(process.returncode, complained, place, bool(sources))
+        problem = _problem(process.returncode, complained, place, bool(sources))
+        if sources or isinstance(problem, _Missing) or tries == 1 or not _CLOSED.search(complained):
+            raise problem
+        # The other end may close the line before it has said that there is no such folder
+        return _run(options, sources, place, silence, stopped, on_bytes, tries - 1)
     return said
+
+
+#: What rsync says when the other end has gone, for whatever reason
+_CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")
 
 
 def _program() -> list[str]:
