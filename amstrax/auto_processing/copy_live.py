@@ -236,8 +236,7 @@ def _to_copy(args: argparse.Namespace, destinations: Sequence["Destination"]) ->
         "$and": [
             documents.has_data("live", host=documents.this_host()),
             {"end": {"$ne": None}},
-            {"tags.name": {"$ne": documents.ABANDON}},
-            {"tags": {"$ne": documents.ABANDON}},
+            documents.lacks_tag(documents.ABANDON),
             {"number": {"$gte": args.min_run_number}} if args.min_run_number else {},
             {"$or": lacks},
         ]

@@ -83,8 +83,7 @@ class Wanted:
         now = now or datetime.now(UTC)
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
-            {"tags.name": {"$ne": documents.ABANDON}},
-            {"tags": {"$ne": documents.ABANDON}},
+            documents.lacks_tag(documents.ABANDON),
             documents.is_unclaimed(now),
             # Of a run that copy_live is at work on, some files may not be here yet, or be wrong
             documents.is_unclaimed(now, documents.COPY_CLAIM),

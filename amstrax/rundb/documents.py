@@ -248,6 +248,11 @@ def has_tag(name: str) -> Filter:
     return {"$or": [{"tags.name": name}, {"tags": name}]}
 
 
+def lacks_tag(name: str) -> Filter:
+    """Return a filter for runs without a tag."""
+    return {"$and": [{"tags.name": {"$ne": name}}, {"tags": {"$ne": name}}]}
+
+
 def has_data(data_type: str, **fields: Any) -> Filter:
     """Return a filter for runs with data of a type, as ``has_data("live", host="daq")``."""
     return {"data": {"$elemMatch": {"type": data_type, **fields}}}
@@ -278,8 +283,7 @@ def is_to_process(
     """
     now = now or datetime.now(UTC)
     conditions: list[Filter] = [
-        {"tags.name": {"$ne": ABANDON}},
-        {"tags": {"$ne": ABANDON}},
+        lacks_tag(ABANDON),
         is_unclaimed(now),
         {
             "$or": [
@@ -691,7 +695,7 @@ def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     _id = _id_of(collection, run_id)
     _make_list(collection, _id, "tags")
     done = collection.update_one(
-        {"_id": _id, "$and": [{"tags.name": {"$ne": tag}}, {"tags": {"$ne": tag}}]},
+        {"$and": [{"_id": _id}, lacks_tag(tag)]},
         {"$push": {"tags": {"name": tag, "user": user, "date": datetime.now(UTC)}}},
     )
     return done.matched_count == 1
