@@ -243,7 +243,10 @@ def _run(
         raise Stopped(f"copying to {place} was broken off; what has come is kept")
     if process.returncode:
         problem = _problem(process.returncode, complained, place, bool(sources))
-        if sources or isinstance(problem, _Missing) or tries == 1 or not _CLOSED.search(complained):
+        is_unclear = type(problem) is CopyFailed or (
+            not isinstance(problem, _Missing) and _CLOSED.search(complained)
+        )
+        if sources or tries == 1 or not is_unclear:
             raise problem
         # The other end may close the line before it has said that there is no such folder
         return _run(options, sources, place, silence, stopped, on_bytes, tries - 1)
