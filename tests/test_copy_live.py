@@ -313,6 +313,28 @@ def test_destination_that_is_not_there(daq, capfd):  # noqa: F811
     assert not daq.stbc.exists() and not daq.dcache.exists()
 
 
+@pytest.mark.parametrize("said", ["", "rsync: [sender] write error: Broken pipe (32)"])
+def test_reason_that_does_not_come_through(daq, monkeypatch, said):  # noqa: F811
+    """As rsync 3.5 does under load: the copy is tried again, and says why when that fails too."""
+    folder = daq.add_run(1)
+    counter, wrapper = daq.folder / "calls", daq.folder / "bin" / "rsync"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        f"""#!/bin/sh
+echo >> {counter}
+case $(wc -l < {counter}) in 1|4) echo '{said}' >&2; exit 11;; esac
+exec {shutil.which("rsync")} "$@"
+"""
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    rsync.copy(folder, rsync.Place(str(daq.stbc / "000001"), "login"))  # copy, folder, copy
+    assert same(folder, daq.stbc / "000001")
+    with pytest.raises(DestinationUnusable, match="there is no folder login:.*/gone: make it"):
+        rsync.copy(folder, rsync.Place(str(daq.folder / "gone/000001"), "login"))  # copy, folder
+    assert len(counter.read_text().splitlines()) == 5
+
+
 def test_destination_that_is_the_source(daq):  # noqa: F811
     daq.add_run(1)
     other = daq.folder / "other"

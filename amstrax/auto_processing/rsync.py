@@ -242,19 +242,15 @@ def _run(
     if stopped():
         raise Stopped(f"copying to {place} was broken off; what has come is kept")
     if process.returncode:
-        problem = _problem(process.returncode, complained, place, bool(sources))
-        is_unclear = type(problem) is CopyFailed or (
-            not isinstance(problem, _Missing) and _CLOSED.search(complained)
-        )
-        if sources or tries == 1 or not is_unclear:
+        problem, is_clear = _problem(process.returncode, complained, place, bool(sources))
+        if tries == 1 or is_clear:
             raise problem
-        # The other end may close the line before it has said that there is no such folder
+        # Now and then the other end is gone before its reason has come through: rsync then reports
+        # a closed line, or nothing. What has come of a copy is kept, so trying again costs little.
+        if sources:
+            check_folder(Place(os.path.dirname(place.folder.rstrip("/")), place.ssh_host))
         return _run(options, sources, place, silence, stopped, on_bytes, tries - 1)
     return said
-
-
-#: What rsync says when the other end has gone, for whatever reason
-_CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")
 
 
 def _program() -> list[str]:
@@ -328,23 +324,29 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _problem(status: int, complained: str, place: Place, is_written: bool) -> CopyFailed:
-    """Return an error that says why rsync has failed."""
+def _problem(
+    status: int, complained: str, place: Place, is_written: bool
+) -> tuple[CopyFailed, bool]:
+    """Return an error that says why rsync has failed, and whether that is more than a guess."""
     lines = [line.strip() for line in complained.splitlines() if line.strip()]
     gone = r"(change_dir|link_stat) .* failed: No such file or directory"
+    # First, since the other end closes the line at that, which is reported too
     if not is_written and re.search(gone, complained):
-        # First, since its end of the line is closed at that, which is reported too
-        return _Missing(f"there is no folder {place}")
+        return _Missing(f"there is no folder {place}"), True
+    if re.search(r"mkdir .* failed: No such file or directory", complained):
+        return _no_folder(Place(os.path.dirname(place.folder), place.ssh_host)), True
     names = {"host": place.ssh_host or "this machine", "place": str(place)}
     for pattern, is_of_place, text in _PROBLEMS:
         for line in lines:
             # What is sent is the place's own when it is only looked at
             if re.search(pattern, line) and (is_written or is_of_place):
                 kind = DestinationUnusable if is_of_place else CopyFailed
-                return kind(text.format(line=line, **names))
+                return kind(text.format(line=line, **names)), not _CLOSED.search(line)
     line = next((line for line in lines if "rsync error" not in line), "it says nothing")
-    if re.search(r"mkdir .* failed: No such file or directory", complained):
-        return _no_folder(Place(os.path.dirname(place.folder), place.ssh_host))
     if status == 24 or "No such file or directory" in complained:
-        return CopyFailed(f"files vanished while they were copied to {place} ({line})")
-    return CopyFailed(f"rsync to {place} failed with status {status}: {line}")
+        return CopyFailed(f"files vanished while they were copied to {place} ({line})"), True
+    return CopyFailed(f"rsync to {place} failed with status {status}: {line}"), False
+
+
+#: What rsync says when the other end has gone, for whatever reason
+_CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")
