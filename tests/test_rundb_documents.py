@@ -207,7 +207,7 @@ def test_racing_processes_get_different_runs(collection):  # noqa: F811
     ]
     for child in children:
         child.start()
-    claimed = [results.get(timeout=120) for _ in children]
+    claimed = [results.get(timeout=300) for _ in children]
     for child in children:
         child.join()
     assert sorted(sum(claimed, [])) == list(range(count))
@@ -222,7 +222,7 @@ def test_status_changes(run):
     status = documents.status_of(documents.find_run(run, "002240"))
     assert status[0::2] == ("submitted", "stbc")
     now = datetime.now(UTC).replace(tzinfo=None)
-    assert now - timedelta(minutes=1) < status.time <= now
+    assert now - timedelta(minutes=10) < status.time <= now
     documents.claim(run, "002240", "me")
     assert not documents.set_status(run, "002240", "running", owner="other")
     assert documents.set_status(run, "002240", "running", owner="me")
