@@ -487,7 +487,7 @@ def test_what_cannot_be_settled(local, capfd):
     assert delete(*SURE) == 1
     assert "knows neither of this live data nor that it was deleted" in errors(capfd)[0]
     # Somebody is at work on it
-    documents.claim(local.runs, 1, "elsewhere/1/2/3", 60, documents.COPY_CLAIM)
+    documents.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
     assert delete(*SURE) == 0
     assert same(aside, local.dcache / "000001")
 
@@ -518,6 +518,13 @@ def test_database_away_in_the_middle(local, monkeypatch, capfd):
         assert local.hosts(number) == ["dcache"]
 
 
+def takes_sigterm(pid):
+    """Return whether a process has a handler for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def test_two_at_once_and_sigterm(local):
     for number in range(1, 9):
         local.add_run(number)
@@ -525,9 +532,11 @@ def test_two_at_once_and_sigterm(local):
     options = [*SURE, "--loop", "--pause=0.1"]
     tools = [start("delete_live", *options) for _ in range(2)]
     wait_for(lambda: not list(local.live.iterdir()), "all to be deleted")
+    # One may not have begun yet
+    wait_for(lambda: all(takes_sigterm(tool.pid) for tool in tools), "both to be at work")
     for tool in tools:
         tool.send_signal(signal.SIGTERM)
-        said, _ = tool.communicate(timeout=60)
+        said, _ = tool.communicate(timeout=240)
         assert tool.returncode == 0 and "ended by SIGTERM" in said, said
         assert "Traceback" not in said
     for number in range(1, 9):
