@@ -187,12 +187,20 @@ def listens(port: int) -> bool:
 class MongoServer(Server):
     """SecantusDB with users and passwords on."""
 
+    #: What a database with these users looks like, for the next server of this process
+    _with_users: Path | None = None
+
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self.auth = False
-        self.start()
-        self._make_users()
-        self.kill()
+        if MongoServer._with_users is None:
+            self.auth = False
+            self.start()
+            self._make_users()
+            self.kill()
+            MongoServer._with_users = folder / "database_with_users"
+            shutil.copytree(folder / "database", MongoServer._with_users)
+        else:
+            shutil.copytree(MongoServer._with_users, folder / "database")
         self.auth = True
         self.start()
 

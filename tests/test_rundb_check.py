@@ -194,7 +194,7 @@ def test_frozen_server_ends_in_time(run_check, tmp_path, monkeypatch):
     mongo = MongoServer(tmp_path / "mongo")
     ssh = SSHServer(tmp_path / "ssh", mongo.port)
     try:
-        values = settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "2"}
+        values = settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "1"}
         for name, value in values.items():
             monkeypatch.setenv(name, value)
         mongo.signal(signal.SIGSTOP)

@@ -513,7 +513,7 @@ def test_a_call_waits_for_sshd_to_come_back(own_ssh):
     runs.find_one()
     own_ssh.kill()
     wait_for(lambda: not is_up(only_line().tunnel))
-    later = threading.Timer(2.0, own_ssh.start)
+    later = threading.Timer(1.5, own_ssh.start)
     later.start()
     try:
         # Nothing has been sent yet, so that a write may wait as well
@@ -552,7 +552,7 @@ def test_same_client_goes_on_when_mongodb_was_killed(own_mongo):
 
 
 def test_drop_while_a_long_list_is_read(own_ssh, mongo_server, monkeypatch):
-    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "2")
     with mongo_server.client() as client:
         client["run"].drop_collection("long_list")
         client["run"]["long_list"].insert_many([{"_id": i, "x": "x" * 1000} for i in range(2000)])
@@ -578,7 +578,7 @@ def test_frozen_connection(tmp_path, set_all, frozen):
     (tmp_path / "ssh").mkdir()
     mongo = MongoServer(tmp_path / "mongo")
     ssh = SSHServer(tmp_path / "ssh", mongo.port)
-    set_all(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "2"})
+    set_all(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "1"})
     server = {"ssh": ssh, "mongo": mongo}[frozen]
     try:
         runs = get_mongo_collection()
@@ -604,7 +604,7 @@ def test_frozen_connection(tmp_path, set_all, frozen):
 
 def test_session_that_froze_is_replaced(own_ssh, monkeypatch):
     """As when a router forgets a connection: the old session is mute for good, new ones are not."""
-    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "2")
     runs = get_mongo_collection()
     until_reached(runs.replace_one, {"_id": "router"}, {"_id": "router"}, True)
     frozen = own_ssh._processes()[1:]
