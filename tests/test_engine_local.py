@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from amstrax import settings
 from amstrax.auto_processing import engines
-from amstrax.auto_processing.engines import base, local
+from amstrax.auto_processing.engines import base, local, local_runner
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 
@@ -173,6 +174,45 @@ def test_a_job_that_is_killed(engine, tmp_path):
     assert "SIGKILL" in state.reason and "MB" in state.reason
     # What it has left behind goes with it
     wait(lambda: is_gone(child.pid))
+
+
+@pytest.mark.parametrize("where", ["itself", "child", "daemon"])
+def test_a_job_that_takes_too_much_memory(where, engine, tmp_path):
+    """It is ended, with all its processes, also those that have gone to a session of their own."""
+    code = "import time; x = bytearray(200_000_000); print('has it', flush=True); time.sleep(300)"
+    hog = f'{sys.executable} -S -c "{code}"'
+    shell = {"itself": f"exec {hog}", "child": f"{hog} & wait", "daemon": f"setsid {hog} & wait"}
+    job_id = engine.submit(job(tmp_path, shell[where]))
+    state = ended(engine, job_id)
+    assert state[:2] == ("failed", None)
+    used = int(re.search(r"killed, since it used (\d+) MB, more than the 100 MB", state.reason)[1])
+    assert 100 < used < 300 and "--mem" in state.reason
+    wait(lambda: not [p for p in psutil.process_iter(["cmdline"]) if code in str(p.info)])
+
+
+def test_memory_that_is_shared_or_reserved_is_no_reason(engine, tmp_path):
+    """Children share what their parent has; what is only reserved is nobody's."""
+    code = f"""
+import mmap, os, pathlib, time
+MAP_NORESERVE = 0x4000
+shared = bytearray(60_000_000)
+reserved = mmap.mmap(-1, 10**12, flags=mmap.MAP_PRIVATE | MAP_NORESERVE)
+for _ in range(3):
+    if os.fork() == 0:
+        break
+folder = pathlib.Path({str(tmp_path)!r})
+while not (folder / 'go').exists():
+    time.sleep(0.02)
+"""
+    (tmp_path / "code.py").write_text(code)
+    job_id = engine.submit(job(tmp_path, f"exec {sys.executable} -S {tmp_path}/code.py"))
+    pid = started(engine, job_id)
+    wait(lambda: len(psutil.Process(pid).children()) == 3)
+    # What its runner would see, which then goes on for some looks
+    assert sum(map(local_runner.memory_of, local_runner.members(pid))) < 100
+    time.sleep(2 * local_runner.WATCH_EVERY)
+    (tmp_path / "go").touch()
+    assert ended(engine, job_id) == base.JobState("done", 0)
 
 
 def test_a_job_whose_runner_is_killed_is_alive_until_it_ends(engine, tmp_path):
