@@ -145,11 +145,17 @@ def test_partition_is_used(batch, slurm):
 
 
 def test_ends_that_are_no_exits(batch, slurm):
-    """Too much memory, and a machine that fails: each with its reason."""
+    """Too much time, too much memory, and a machine that fails: each with its reason."""
+    slow = batch.submit(3, "sleep", "300", queue="short")
+    batch.wait(slow, "running")
+    # Its partition gives it a minute; some seconds of it have to do
+    slurm.run("scontrol", "update", f"JobId={slow}", "EndTime=now+5seconds")
     code = "import time; x = bytearray(400_000_000); print('has it', flush=True); time.sleep(300)"
     greedy, lost = batch.submit(1, sys.executable, "-c", code), batch.submit(2, "sleep", "300")
     state = batch.wait_for_end(greedy)
     assert state[:2] == ("failed", None) and "memory" in state.reason
+    state = batch.wait_for_end(slow)
+    assert state[:2] == ("failed", None) and "ran longer than its partition" in state.reason
     batch.wait(lost, "running")
     node = slurm.run("sinfo", "-h", "-o", "%n")
     slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
