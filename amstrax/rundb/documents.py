@@ -4,8 +4,9 @@ Every function takes a collection, of MongoDB or of the embedded store. Every ch
 update of one document, and may be repeated: done twice, as after a lost answer, it is done once.
 Times are in UTC.
 
-This is the module for whoever uses them. What reads a document is written in `fields`, what asks
-for some in `filters` and `finding`, what changes them in `claiming`, `statuses` and `registering`.
+This is the module for whoever uses them. What reads a document is written in ``fields.py``, what
+asks for some in ``filters.py`` and ``finding.py``, what changes them in ``claiming.py``,
+``statuses.py`` and ``registering.py``.
 """
 
 from amstrax.rundb.claiming import CLAIM_LIFETIME, claim, release, renew
