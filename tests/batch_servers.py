@@ -3,6 +3,7 @@
 Each runs as this user, listens on 127.0.0.1 alone, and keeps to a folder of its own.
 """
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -23,7 +24,7 @@ DAEMON_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 CPUS, MEMORY = 8, 4000
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
     """Wait until something is so; fail the test when it takes too long."""
     end = time.monotonic() + seconds
     while not condition():
@@ -120,7 +121,7 @@ class SlurmCluster:
             "SlurmUser": user,
             "SlurmdUser": user,
             "AuthType": "auth/munge",
-            "AuthInfo": f"socket={munge_socket},cred_expire=5",
+            "AuthInfo": f"socket={munge_socket},cred_expire=30",
             "CredType": "cred/munge",
             "StateSaveLocation": self.folder / "state",
             "SlurmdSpoolDir": self.folder / "spool",
@@ -143,9 +144,10 @@ class SlurmCluster:
             "JobCompLoc": self.folder / "jobcomp.log",
             "MinJobAge": 300,
             "ReturnToService": 2,
-            "SlurmdTimeout": 10,
-            "MessageTimeout": 5,
-            "KillWait": 2,
+            # Longer than anything stands still on a machine with much to do
+            "SlurmdTimeout": 120,
+            "MessageTimeout": 30,
+            "KillWait": 30,
             "MpiDefault": "none",
             "SlurmdParameters": "config_overrides",
             "DefMemPerCPU": 100,
@@ -231,16 +233,17 @@ class SlurmCluster:
     def processes(self, job_id: str) -> list[psutil.Process]:
         """Return the processes of a job, its shell first; they may be gone by now."""
         lines = self.run("scontrol", "listpids", job_id).splitlines()[1:]
-        found = [int(line.split()[0]) for line in lines]
-        return [psutil.Process(pid) for pid in sorted(found) if psutil.pid_exists(pid)]
+        found = []
+        for pid in sorted(int(line.split()[0]) for line in lines):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
 
     def kill_job(self, job_id: str) -> None:
         """Kill -9 all processes of a job, as the kernel does when memory is short."""
         for process in self.processes(job_id):
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
 
     def cancel_all(self) -> None:
         """Cancel all jobs, and wait until they have ended."""

@@ -86,9 +86,9 @@ SHADOW_QUEUE_UPDATE_INTERVAL = 1
 MASTER_BACKOFF_CONSTANT = 0
 MASTER_BACKOFF_CEILING = 1
 # Jobs that are lost are given up in seconds, not in 40 minutes
-JOB_DEFAULT_LEASE_DURATION = 30
-# A schedd that hangs is given up soon
-Q_QUERY_TIMEOUT = 3
+JOB_DEFAULT_LEASE_DURATION = 60
+# Longer than anything stands still on a machine with much to do
+Q_QUERY_TIMEOUT = 60
 # What nobody needs here
 ENABLE_URL_TRANSFERS = False
 FILETRANSFER_PLUGINS =

@@ -94,7 +94,7 @@ def start(tool: str, *arguments: object) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, what: str, timeout: float = 60):
+def wait_for(condition, what: str, timeout: float = 180):
     """Wait until a condition holds, and return what it says."""
     end = time.monotonic() + timeout
     while not (value := condition()):

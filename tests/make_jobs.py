@@ -4,13 +4,16 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from servers import is_stopped
 
 LED, NAI, SHORT, LITTLE = "000301", "000302", "000303", "000304"
 _RUNS: dict[str, dict[str, Any]] = {
@@ -58,6 +61,16 @@ def copy_run(live: Path, folder: Path, run_id: str = SHORT, end: bool = True) ->
     return folder
 
 
+def stop_between_writes(child: "Child", collection) -> None:
+    """Stop a process at a time when it does not hold the lock of the embedded run database."""
+    with contextlib.closing(sqlite3.connect(collection.database.client.path, timeout=240)) as lock:
+        lock.isolation_level = None
+        lock.execute("BEGIN IMMEDIATE")
+        child.signal(signal.SIGSTOP)
+        wait(lambda: is_stopped(psutil.Process(child.pid)))
+        lock.execute("ROLLBACK")
+
+
 def end_run(folder: Path, run_id: str = SHORT) -> None:
     """Let a run of `copy_run` end."""
     from amstrax import redax
@@ -67,7 +80,7 @@ def end_run(folder: Path, run_id: str = SHORT) -> None:
 
 def wait(condition: Callable[[], Any], what: Callable[[], str] = lambda: "") -> Any:
     """Wait until something is so, and return it."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not (value := condition()):
         assert time.monotonic() < end, f"waited in vain {what()}"
         time.sleep(0.02)

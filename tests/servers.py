@@ -1,11 +1,16 @@
 """Real servers that tests start: sshd, MongoDB's protocol (SecantusDB), SSH with passwords.
 
 Each listens on 127.0.0.1 alone, on a port that it keeps when it is stopped and started again.
+
+On a machine with much to do any process, this one too, may stand still for many seconds. So what is
+to work has time-outs of minutes here, and what is to end in time is timed with `AwakeTime`.
 """
 
 import asyncio
+import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,11 +34,55 @@ MONGO_USERS = {
 SSH_PASSWORD = "T0nnel-passw0rd"
 
 
+# Each holds the name of a port, for as long as this process lives
+_reservations: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOCALHOST, 0))
-        return probe.getsockname()[1]
+    """Return a port that nothing listens on, and that nothing else is given while this process is.
+
+    It is none of those that the kernel gives to whoever asks for any: with these, a connection that
+    somebody opens may take the port of a server that is down, or even connect to itself there.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(first // 2, first)
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0amstrax tests, port {port}")
+            with socket.socket() as probe:
+                probe.bind((LOCALHOST, port))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations.append(reservation)
+        return port
+
+
+class AwakeTime:
+    """Within it, `seconds` counts the time in which this process is not kept from running.
+
+    It takes ticks of its own for a measure: those that do not come, since the process stands still,
+    are not counted. So what waits for a time-out of a second takes about a second of it, on every
+    machine, and what hangs takes ever more.
+    """
+
+    TICK = 0.02  # [s]
+
+    def __enter__(self) -> "AwakeTime":
+        self.seconds = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _count(self) -> None:
+        while not self._ended.wait(self.TICK):
+            self.seconds += self.TICK
 
 
 def need(there: bool, reason: str) -> None:
@@ -63,7 +112,7 @@ class Server:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not self.is_up():
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
@@ -90,13 +139,23 @@ class Server:
 
     def signal(self, number: int) -> None:
         """Send a signal to it and its children; after SIGSTOP, wait until they have stopped."""
-        for process in self._processes():
-            try:
-                process.send_signal(number)
-                while number == signal.SIGSTOP and not is_stopped(process):
-                    time.sleep(0.01)
-            except psutil.NoSuchProcess:
-                continue
+        if number in (signal.SIGSTOP, signal.SIGKILL):
+            self._stop()
+        if number != signal.SIGSTOP:
+            for process in self._processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+
+    def _stop(self) -> None:
+        """Stop it and its children, those too that come into being meanwhile."""
+        stopped: set[psutil.Process] = set()
+        while left := set(self._processes()) - stopped:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGSTOP)
+                    while not is_stopped(process):
+                        time.sleep(0.01)
+            stopped |= left
 
     def kill(self) -> None:
         """End it at once, with its children: kill -9."""
@@ -108,7 +167,11 @@ class Server:
 
 def is_stopped(process: psutil.Process) -> bool:
     """Return whether all threads of a process are stopped."""
-    states = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    states = []
+    for path in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+        # A thread may end before it stops
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            states.append(path.read_text())
     return all(state.rpartition(")")[2].split()[0] in "TZ" for state in states)
 
 
@@ -124,12 +187,20 @@ def listens(port: int) -> bool:
 class MongoServer(Server):
     """SecantusDB with users and passwords on."""
 
+    #: What a database with these users looks like, for the next server of this process
+    _with_users: Path | None = None
+
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self.auth = False
-        self.start()
-        self._make_users()
-        self.kill()
+        if MongoServer._with_users is None:
+            self.auth = False
+            self.start()
+            self._make_users()
+            self.kill()
+            MongoServer._with_users = folder / "database_with_users"
+            shutil.copytree(folder / "database", MongoServer._with_users)
+        else:
+            shutil.copytree(MongoServer._with_users, folder / "database")
         self.auth = True
         self.start()
 
@@ -227,7 +298,7 @@ class SSHServer(Server):
 
         A session writes to the log in its own time, also after its client has had an answer.
         """
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while (count := self.log_path.read_text().count(text)) < at_least:
             if time.monotonic() > end:
                 break
@@ -304,7 +375,7 @@ def settings_of(mongo: MongoServer, ssh: SSHServer | None, user: str = "writer")
         "MONGO_PORT": str(mongo.port),
         "MONGO_USER": user,
         "MONGO_PASSWORD": MONGO_USERS[user][0],
-        "AMSTRAX_RUNDB_TIMEOUT": "30",
+        "AMSTRAX_RUNDB_TIMEOUT": "120",
     }
     if ssh is not None:
         settings |= {

@@ -48,6 +48,7 @@ def forget(monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     with publisher() as running:
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
         monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", f"{running.address}/{{branch}}")
         running.files[ELIFE_PATH] = json.dumps(ELIFE)
         yield running
@@ -133,7 +134,7 @@ def test_fault_with_a_copy(server, cache, monkeypatch, caplog, fault):
     assert FAULTS.get(fault, "") in warning
     assert copy.read_bytes() == kept
     # When all is well again, so is the file
-    monkeypatch.delenv("AMSTRAX_CORRECTIONS_TIMEOUT", raising=False)
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
     server.fault = ""
     published._unreachable.clear()
     assert get() == OTHER
@@ -181,6 +182,7 @@ def test_no_network_with_copies_is_one_warning(monkeypatch, caplog):
     """For all files together, and the server is not asked for each."""
     names = [f"elife_v{i}.json" for i in range(3)]
     with publisher() as server:
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
         monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", f"{server.address}/{{branch}}")
         for name in names:
             server.files[f"/master/elife/{name}"] = json.dumps({"000001": name})

@@ -375,6 +375,21 @@ def test_file_for_an_option_that_cannot_differ(files, monkeypatch):
         contexts.xams(storage=[], corrections_version="wrong")
 
 
+def test_gains_of_too_few_channels_are_traced_to_their_file(files, context):
+    """As the published ones are, which lack the SiPM."""
+    path = files / "gain_to_pe_array/gain_to_pe_array_short.json"
+    path.write_text(json.dumps({"000100-000199": [1.0] * 6}))
+    st = context(
+        config={
+            "gain_to_pe_array": "file://gain_to_pe_array?filename=gain_to_pe_array_short.json&github_branch=master"
+        }
+    )
+    with pytest.raises(
+        InvalidOption, match=f"at least 7 .*{path}, the value of '000100-000199' for run {RUNS[0]}"
+    ):
+        st.make(RUNS[0], "peaks_sipm", progress_bar=False)
+
+
 def test_malformed_published_file_stops_what_needs_it_and_nothing_else(shared, monkeypatch):
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(shared / "data/corrections"))
     st = contexts.xams(storage=[], corrections_version="v1")

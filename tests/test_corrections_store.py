@@ -47,6 +47,7 @@ def package(tmp_path, monkeypatch):
 def test_folder_goes_before_package_and_server(folder, package, monkeypatch):
     write_files(package / "corrections", elife_v1={"000001": 2}, elife_v2={"000001": 3})
     with publisher() as server:
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
         monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", f"{server.address}/{{branch}}")
         server.files["/master/elife/elife_v2.json"] = '{"000001": 4}'
         server.files["/master/elife/elife_v3.json"] = '{"000001": 5}'

@@ -14,7 +14,7 @@ import pytest
 from live_runs import daq, flip, recently, same, small_disk, sshd, start, wait_for  # noqa: F401
 from servers import need
 
-from amstrax.auto_processing import copy_live, delete_live, deleter, removal
+from amstrax.auto_processing import copy_live, delete_live, deleter, removal, rsync
 from amstrax.auto_processing.destinations import delete_after_copies
 from amstrax.exceptions import DeletionRefused
 from amstrax.rundb import documents
@@ -380,34 +380,36 @@ def test_destination_away(daq, sshd, capfd):  # noqa: F811
 
 # Broken off
 
-_KILLED = """
-import os, shutil, signal, sys
-from amstrax.auto_processing import delete_live, deleter, removal, rsync
-from amstrax.rundb import documents
 
-place, when = sys.argv[1:3]
-owner, name = {
-    "verify": (rsync, "differences"), "rename": (removal, "set_aside"),
-    "look": (rsync, "listing"), "record": (documents, "remove_data"), "remove": (os, "unlink"),
-}[place]
-real = getattr(owner, name)
-calls = 0
+def dying(place, when):
+    """Return a `delete_live` that kills itself before or after a place."""
 
-def dying(*args, **kwargs):
-    global calls
-    calls += 1
-    # After half of the files; at the second look at the copy
-    mine = calls == {"remove": 3, "look": 2}.get(place, 1)
-    if mine and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = real(*args, **kwargs)
-    if mine and when == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
+    def main(_arguments):
+        owner, name = {
+            "verify": (rsync, "differences"),
+            "rename": (removal, "set_aside"),
+            "look": (rsync, "listing"),
+            "record": (documents, "remove_data"),
+            "remove": (os, "unlink"),
+        }[place]
+        real, calls = getattr(owner, name), []
 
-setattr(owner, name, dying)
-delete_live.main(["--production", "--we_are_really_sure"])
-"""
+        def die(*args, **kwargs):
+            calls.append(name)
+            # After half of the files; at the second look at the copy
+            mine = len(calls) == {"remove": 3, "look": 2}.get(place, 1)
+            if mine and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **kwargs)
+            if mine and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, die)
+        return delete_live.main([*SURE])
+
+    return main
+
 
 #: Where it dies, whether before or after that; whether the run document has taken note by then
 _PLACES = [
@@ -421,7 +423,7 @@ _PLACES = [
 ]
 
 
-def test_killed_anywhere(local, capfd):
+def test_killed_anywhere(local, capfd, start_tool):
     """All at once, each in a DAQ of its own: what is left is settled by the next one to start."""
     folders = [local.add_run(number) for number in range(1, len(_PLACES) + 1)]
     assert copy_live.main(["--production"]) == 0
@@ -433,13 +435,8 @@ def test_killed_anywhere(local, capfd):
         folder = folders[number - 1]
         old = datetime(2024, 1, 1, tzinfo=UTC)
         local.runs.update_one({"number": number}, {"$set": {"end": old}})
-        killed = subprocess.run(
-            [sys.executable, "-c", _KILLED, place, when],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        child = start_tool(dying(place, when))
+        assert child.result() == -signal.SIGKILL, child.text()
         assert ("daq" in local.hosts(number)) != is_recorded
         aside = removal.aside(folder)
         there = folder if folder.exists() else aside
@@ -487,7 +484,7 @@ def test_what_cannot_be_settled(local, capfd):
     assert delete(*SURE) == 1
     assert "knows neither of this live data nor that it was deleted" in errors(capfd)[0]
     # Somebody is at work on it
-    documents.claim(local.runs, 1, "elsewhere/1/2/3", 60, documents.COPY_CLAIM)
+    documents.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
     assert delete(*SURE) == 0
     assert same(aside, local.dcache / "000001")
 
@@ -518,6 +515,13 @@ def test_database_away_in_the_middle(local, monkeypatch, capfd):
         assert local.hosts(number) == ["dcache"]
 
 
+def takes_sigterm(pid):
+    """Return whether a process has a handler for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def test_two_at_once_and_sigterm(local):
     for number in range(1, 9):
         local.add_run(number)
@@ -525,9 +529,11 @@ def test_two_at_once_and_sigterm(local):
     options = [*SURE, "--loop", "--pause=0.1"]
     tools = [start("delete_live", *options) for _ in range(2)]
     wait_for(lambda: not list(local.live.iterdir()), "all to be deleted")
+    # One may not have begun yet
+    wait_for(lambda: all(takes_sigterm(tool.pid) for tool in tools), "both to be at work")
     for tool in tools:
         tool.send_signal(signal.SIGTERM)
-        said, _ = tool.communicate(timeout=60)
+        said, _ = tool.communicate(timeout=240)
         assert tool.returncode == 0 and "ended by SIGTERM" in said, said
         assert "Traceback" not in said
     for number in range(1, 9):

@@ -1,5 +1,6 @@
 """The engine of Slurm, beyond what all engines do (test_engines.py), with a real Slurm."""
 
+import contextlib
 import os
 import re
 import signal
@@ -24,15 +25,16 @@ def batch(slurm: SlurmCluster, tmp_path, monkeypatch) -> Batch:
     return Batch(engines.get("slurm"), tmp_path)
 
 
-@pytest.fixture
-def impatient(slurm: SlurmCluster, monkeypatch):
-    """Slurm's commands, not its daemons, wait for a second only."""
+@contextlib.contextmanager
+def impatient(slurm: SlurmCluster, seconds: float = 60):
+    """Let Slurm's commands, not its daemons, wait for a second only, and the engine for them."""
     path = slurm.folder / "impatient.conf"
     text = (slurm.folder / "slurm.conf").read_text()
     path.write_text(re.sub("MessageTimeout=.*", "MessageTimeout=1", text))
-    monkeypatch.setenv("SLURM_CONF", str(path))
-    yield
-    monkeypatch.setenv("SLURM_CONF", str(slurm.folder / "slurm.conf"))
+    with pytest.MonkeyPatch.context() as changes:
+        changes.setenv("SLURM_CONF", str(path))
+        changes.setattr(engine_module, "TIMEOUT", seconds)
+        yield
 
 
 def asks(batch: Batch, job_id: str) -> dict:
@@ -45,14 +47,17 @@ def asks(batch: Batch, job_id: str) -> dict:
     }
 
 
-def test_job_outlives_the_daemons(batch, slurm, impatient):
+def test_job_outlives_the_daemons(batch, slurm):
     """Each daemon is killed while a job runs: that is unharmed, and its end is known later."""
     job_id = batch.submit(1, "bash", "-c", WAITING)
     batch.wait(job_id, "running")
     slurm.save(job_id)
     slurm.kill("slurmctld")
     for what, ask in asks(batch, job_id).items():
-        with pytest.raises(EngineUnreachable, match="(?i)unable to contact|connect"):
+        with (
+            impatient(slurm),
+            pytest.raises(EngineUnreachable, match="(?i)unable to contact|conne"),
+        ):
             pytest.fail(f"{what}: {ask()}")
     slurm.start()
     assert batch.engine.state(job_id).state == "running"
@@ -66,7 +71,7 @@ def test_job_outlives_the_daemons(batch, slurm, impatient):
 
 
 @pytest.mark.parametrize("daemon", ["slurmctld", "munged"])
-def test_no_answer(batch, slurm, impatient, daemon, monkeypatch):
+def test_no_answer(batch, slurm, daemon):
     """A daemon that hangs, or the one that signs messages away, says nothing about jobs."""
     job_id = batch.submit(1, "sleep", "300")
     batch.wait(job_id, "running")
@@ -74,9 +79,8 @@ def test_no_answer(batch, slurm, impatient, daemon, monkeypatch):
         slurm.kill(daemon)
     else:
         slurm.daemons[daemon].signal(signal.SIGSTOP)
-    with monkeypatch.context() as changes:
-        # Without munged, Slurm's commands would try for minutes
-        changes.setattr(engine_module, "TIMEOUT", 2)
+    # Without munged, Slurm's commands would try for minutes
+    with impatient(slurm, 2):
         for what in ("states", "submit") if daemon == "slurmctld" else ("states",):
             with pytest.raises(EngineUnreachable, match="(?i)timed out|not answered") as caught:
                 pytest.fail(f"{what}: {asks(batch, job_id)[what]()}")
@@ -121,8 +125,8 @@ def test_why_a_job_does_not_run(batch, slurm):
     big = batch.submit(1, "sleep", "300", memory=MEMORY)
     batch.wait(big, "running")
     waits = batch.submit(2, "true")
-    wait_for(lambda: batch.engine.state(waits).reason, "Slurm says why")
-    assert batch.engine.state(waits)[::2] == ("pending", "waits for a free machine")
+    why = ("pending", "waits for a free machine")
+    wait_for(lambda: batch.engine.state(waits)[::2] == why, "Slurm says why")
     slurm.run("scontrol", "hold", waits)
     state = batch.engine.state(waits)
     assert state.state == "held" and "held by" in state.reason and not state.alive
@@ -141,11 +145,17 @@ def test_partition_is_used(batch, slurm):
 
 
 def test_ends_that_are_no_exits(batch, slurm):
-    """Too much memory, and a machine that fails: each with its reason."""
+    """Too much time, too much memory, and a machine that fails: each with its reason."""
+    slow = batch.submit(3, "sleep", "300", queue="short")
+    batch.wait(slow, "running")
+    # Its partition gives it a minute; some seconds of it have to do
+    slurm.run("scontrol", "update", f"JobId={slow}", "EndTime=now+5seconds")
     code = "import time; x = bytearray(400_000_000); print('has it', flush=True); time.sleep(300)"
     greedy, lost = batch.submit(1, sys.executable, "-c", code), batch.submit(2, "sleep", "300")
     state = batch.wait_for_end(greedy)
     assert state[:2] == ("failed", None) and "memory" in state.reason
+    state = batch.wait_for_end(slow)
+    assert state[:2] == ("failed", None) and "ran longer than its partition" in state.reason
     batch.wait(lost, "running")
     node = slurm.run("sinfo", "-h", "-o", "%n")
     slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")

@@ -45,7 +45,7 @@ class Batch:
             seen.append(self.engine.state(job_id))
             return seen[-1].state in states
 
-        wait_for(is_there, f"job {job_id} is {' or '.join(states)}", 120)
+        wait_for(is_there, f"job {job_id} is {' or '.join(states)}", 240)
         return seen[-1]
 
     def wait_for_end(self, job_id: str) -> base.JobState:
@@ -55,7 +55,7 @@ class Batch:
     def wait_for_log(self, number: int, text: str) -> str:
         """Wait until the log of a job has a text; return all of it."""
         log = self.folder / f"{number:06d}.log"
-        wait_for(lambda: log.exists() and text in log.read_text(), f"{log} has {text}", 120)
+        wait_for(lambda: log.exists() and text in log.read_text(), f"{log} has {text}", 240)
         return log.read_text()
 
 
@@ -69,7 +69,10 @@ def batch(request, tmp_path, monkeypatch) -> Batch:
     monkeypatch.setenv("MONGO_PASSWORD", SECRET)
     folder = tmp_path / "a %j $(b) 'c\" & d"
     folder.mkdir()
-    return Batch(engines.get(request.param), folder)
+    engine = engines.get(request.param)
+    # So long a job may take for its end, as in the batch systems of these tests
+    engine.grace = 60
+    return Batch(engine, folder)
 
 
 def test_jobs_from_submission_to_end(batch):

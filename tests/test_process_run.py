@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strax
-from make_jobs import LED, LITTLE, NAI, SHORT, add_run, copy_run, end_run, wait
+from make_jobs import (
+    LED,
+    LITTLE,
+    NAI,
+    SHORT,
+    add_run,
+    copy_run,
+    end_run,
+    stop_between_writes,
+    wait,
+)
 from rundb_stores import collection  # noqa: F401
 from servers import need
 
@@ -373,12 +383,23 @@ def test_two_at_once(runs, live_runs, out, tmp_path, start_tool, expected):
     assert is_untouched_since_done(runs) and is_as_expected(runs, expected)
 
 
-def test_one_who_submits_is_waited_for(runs, live_runs, out, start_tool, expected):
+def test_one_who_submits_is_waited_for(
+    runs, live_runs, out, start_tool, expected, monkeypatch, tmp_path
+):
     add_run(runs, live_runs)
     owner = f"submit-{documents.new_owner()}"
     assert documents.claim(runs, SHORT, owner, 600)
+    look = run_claim.RunClaim._wait_for_submitter
+
+    def look_and_note(claim):
+        look(claim)
+        with (tmp_path / "looks").open("a") as file:
+            file.write("+")
+
+    monkeypatch.setattr(run_claim.RunClaim, "_wait_for_submitter", look_and_note)
     child = start_tool(process_run.main, SHORT, TARGET, f"--output_folder={out}", "--attempt=a1")
-    time.sleep(0.3)
+    looks = tmp_path / "looks"
+    wait(lambda: looks.exists() and len(looks.read_text()) > 1, child.text)
     assert not child.ended() and status(runs).status == "pending"
     job = {"attempt": "a1", "engine": "local", "job_id": "1"}
     documents.set_status(runs, SHORT, "submitted", owner=owner, job=job)
@@ -418,7 +439,7 @@ def test_an_orphan_stops_when_its_claim_is_taken(
     orphan = start_tool(process_run.main, *arguments, "--claim_lifetime=9", "--attempt=orphan")
     # It has the lock of the folder, too
     wait(lambda: list(out.glob(f"{SHORT}-*")), orphan.text)
-    orphan.signal(signal.SIGSTOP)
+    stop_between_writes(orphan, runs)
     expired = {"processing_claim.expires": datetime.now(UTC) - timedelta(seconds=1)}
     runs.update_one({"number": int(SHORT)}, {"$set": expired})
     successor = start_tool(process_run.main, *arguments, "--attempt=successor")
@@ -475,9 +496,9 @@ def test_run_database_away_at_the_end(
     monkeypatch.setattr(run_claim, "PAUSE", 0.2)
     add_run(mongo_collection, live_runs)
     folder = copy_run(live_runs, tmp_path / "copy", end=False)
-    child = start_tool(
-        process_run.main, SHORT, TARGET, f"--output_folder={out}", f"--live_data_dir={folder}"
-    )
+    # As a job, which has patience from the start: a second is soon over on a busy machine
+    arguments = [SHORT, TARGET, f"--output_folder={out}", f"--live_data_dir={folder}"]
+    child = start_tool(process_run.main, *arguments, "--attempt=a1")
     wait(lambda: list(out.glob(f"{SHORT}-*")), child.text)
     mongo_server.kill()
     try:

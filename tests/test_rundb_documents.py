@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import random
 import subprocess
 import sys
 import threading
@@ -97,46 +98,37 @@ def test_odd_values():
     assert counts == [0, 2, 2, 2, 0, 0, 0, 1]
 
 
-def test_which_runs_are_to_be_processed(collection):  # noqa: F811
+def test_which_runs_have_a_tag(collection):  # noqa: F811
+    tags = [None, [], [{"name": "abandon"}], ["abandon", "process"], ["process"]]
+    collection.insert_many([{"number": i, "tags": tag} for i, tag in enumerate(tags)])
+    collection.insert_one({"number": 5})
+    for name, numbers in (("abandon", [2, 3]), ("process", [3, 4]), ("other", [])):
+        has = collection.find(documents.has_tag(name), sort=[("number", 1)])
+        lacks = collection.find(documents.lacks_tag(name), sort=[("number", 1)])
+        assert ids(has) == numbers
+        assert ids(lacks) == [i for i in range(6) if i not in numbers]
+
+
+def test_which_runs_are_claimed(collection):  # noqa: F811
+    """A document that was read says the same as the filter for documents."""
     now = datetime.now(UTC)
-    past, future = now - timedelta(hours=1), now + timedelta(hours=1)
-    claimed = {"owner": "x", "expires": future}
-    expired = {"owner": "x", "expires": past}
-    wanted = [
-        {},
-        {"processing_status": None, "tags": None},
-        {"processing_status": "pending"},
-        {"processing_status": {"status": "pending"}, "tags": []},
-        {"processing_status": "failed due to x", "processing_failed": 2},
-        {"processing_status": {"status": "failed"}, "processing_failed": "odd"},
-        {"processing_status": "done", "tags": [{"name": "process"}]},
-        {"processing_status": {"status": "failed"}, "processing_failed": 9, "tags": ["process"]},
-        {"processing_status": {"status": "running"}, "processing_claim": expired},
-        {"processing_claim": expired},
-    ]
-    not_wanted = [
-        {"end": None},
-        {"tags": [{"name": "abandon"}]},
-        {"tags": ["abandon", "process"]},
-        {"processing_status": "done"},
-        {"processing_status": {"status": "done"}},
-        {"processing_status": "processing"},
-        {"processing_status": {"status": "submitted"}},
-        {"processing_status": {"status": "failed"}, "processing_failed": 3},
-        {"processing_claim": claimed},
-        {"processing_claim": claimed, "tags": [{"name": "process"}]},
-    ]
-    every = [*wanted, *not_wanted]
-    collection.insert_many([{"number": i, **ENDED, **run} for i, run in enumerate(every)])
-    found = collection.find(documents.is_to_process(), sort=[("number", 1)])
-    assert ids(found) == list(range(len(wanted)))
-    being_taken = collection.count_documents(documents.is_to_process(ended=False))
-    assert being_taken == len(wanted) + 1
-    assert collection.count_documents(documents.is_to_process(max_failures=2)) == len(wanted) - 1
-    assert ids(collection.find(documents.has_tag("abandon"))) == [
-        len(wanted) + 1,
-        len(wanted) + 2,
-    ]
+    past, future = (now + timedelta(hours=hours) for hours in (-1, 1))
+    unclaimed = [{}, {"processing_claim": None}]
+    unclaimed += [{"processing_claim": {"owner": "a.1", "expires": past}}]
+    claims = [{"owner": "a.1", "expires": future}, {"owner": "b.1", "expires": future}]
+    odd = [{"owner": "a.1"}, {"owner": "a.1", "expires": "x"}, "somebody", {}, 1]
+    claimed = [{"processing_claim": claim} for claim in (*claims, *odd)]
+    every = [*unclaimed, *claimed]
+    collection.insert_many([{"number": i, **run} for i, run in enumerate(every)])
+    found = collection.find(documents.is_unclaimed(), sort=[("number", 1)])
+    assert ids(found) == list(range(len(unclaimed)))
+    for document in collection.find({}):
+        is_claimed = document["number"] >= len(unclaimed)
+        assert documents.is_claimed(document) == is_claimed, document
+        claim = document.get("processing_claim")
+        of_a = is_claimed and isinstance(claim, dict) and claim.get("owner") == "a.1"
+        assert documents.is_claimed(document, attempt="a") == of_a, document
+        assert not documents.is_claimed(document, documents.COPY_CLAIM)
 
 
 def test_has_data(run):
@@ -162,22 +154,16 @@ def test_a_claim_is_one_owners_until_it_expires(run):
     assert "processing_claim" not in documents.find_run(run, 2240)
 
 
-def test_the_next_run_comes_in_order(collection):  # noqa: F811
-    collection.insert_many([{"number": i, **ENDED} for i in (3, 1, 2)])
-    order = [documents.claim_next(collection, "me", projection=["number"]) for _ in range(4)]
-    assert [run and run["number"] for run in order] == [1, 2, 3, None]
-    documents.release(collection, 1, "me")
-    newest_first = {"condition": {"number": {"$gt": 0}}, "sort": [("number", -1)], "lifetime": 60}
-    assert documents.claim_next(collection, "me", **newest_first)["number"] == 1
-
-
 def _claim_all(get_collection, arguments, owner, start, results):
     collection = get_collection(*arguments)  # noqa: F811
     start.wait()
-    mine = []
-    while (run := documents.claim_next(collection, owner, projection=["number"])) is not None:
-        mine.append(run["number"])
-    results.put(mine)
+    mine, chance = [], random.Random(owner)
+    # Several go for the same runs
+    while free := documents.read(collection, documents.is_unclaimed(), ["number"], limit=12):
+        number = chance.choice(free)["number"]
+        if documents.claim(collection, number, owner):
+            mine.append(number)
+    results.put((owner, mine))
 
 
 def _embedded_collection(path):
@@ -207,14 +193,15 @@ def test_racing_processes_get_different_runs(collection):  # noqa: F811
     ]
     for child in children:
         child.start()
-    claimed = [results.get(timeout=120) for _ in children]
+    found = dict(results.get(timeout=300) for _ in children)
     for child in children:
         child.join()
+    claimed = [found[f"w{i}"] for i in range(workers)]
     assert sorted(sum(claimed, [])) == list(range(count))
     for run in collection.find({}, ["number", "processing_claim"]):
         owner = int(run["processing_claim"]["owner"][1:])
         assert run["processing_claim"]["host"] == documents.this_host()
-        assert any(run["number"] in mine for mine in claimed) and 0 <= owner < workers
+        assert run["number"] in claimed[owner]
 
 
 def test_status_changes(run):
@@ -222,7 +209,7 @@ def test_status_changes(run):
     status = documents.status_of(documents.find_run(run, "002240"))
     assert status[0::2] == ("submitted", "stbc")
     now = datetime.now(UTC).replace(tzinfo=None)
-    assert now - timedelta(minutes=1) < status.time <= now
+    assert now - timedelta(minutes=10) < status.time <= now
     documents.claim(run, "002240", "me")
     assert not documents.set_status(run, "002240", "running", owner="other")
     assert documents.set_status(run, "002240", "running", owner="me")
@@ -403,7 +390,7 @@ def test_it_goes_on_after_the_line_has_dropped(mongo_collection, ssh_server):
     """sshd is killed and started again; neither reads nor changes need to know."""
     mongo_collection.insert_many([{"number": i, **ENDED} for i in range(300)])
     changes = [
-        lambda: documents.claim_next(mongo_collection, "me")["number"] == 0,
+        lambda: documents.claim(mongo_collection, 0, "me"),
         lambda: documents.set_status(mongo_collection, 0, "running", owner="me"),
         lambda: len(documents.read(mongo_collection, {}, ["number"])) == 300,
     ]

@@ -455,7 +455,7 @@ def test_a_run_database_that_goes_away_meanwhile(many, engine, tmp_path, monkeyp
 
     thread = threading.Thread(target=remove)
     thread.start()
-    names = [f"{number:06d}" for number in range(101, 111)] * 30
+    names = [f"{number:06d}" for number in range(101, 111)] * 1000
     monkeypatch.setattr(submit_stbc, "find_runs", lambda *_: names)
     assert submitted("101", "--target=raw_records") == 1
     thread.join()
@@ -484,12 +484,10 @@ def test_all_ways_to_start_it(command, tmp_path, live_runs, runs, engine, reques
             [sys.executable, *command, *arguments], capture_output=True, text=True, cwd=tmp_path
         )
 
-    began = time.monotonic()
     done = run("--help")
     assert done.returncode == 0, done.stderr
     for option in ("--run_id", "--target", "--engine", "--mem", "--queue", "--dry_run"):
         assert option in done.stdout
-    assert time.monotonic() - began < 30
     if request.node.callspec.id != "file":
         return
     # As documented

@@ -92,6 +92,23 @@ def engine_name(text: str) -> str:
     return text
 
 
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the options for where live data is, and for the plugins."""
+    parser.add_argument(
+        "--live_data_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the runs' folders of live data (default: from settings or run document)",
+    )
+    parser.add_argument(
+        "--config_kwargs",
+        type=options,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
+    )
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Add the options for what is made of runs."""
     parser.add_argument(
@@ -117,19 +134,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
         "and XAMS_PROCESSED_DATA for the rest)",
     )
-    parser.add_argument(
-        "--live_data_dir",
-        type=Path,
-        metavar="FOLDER",
-        help="folder with the runs' folders of live data (default: from settings or run document)",
-    )
-    parser.add_argument(
-        "--config_kwargs",
-        type=options,
-        default={},
-        metavar="JSON",
-        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
-    )
+    add_input(parser)
     parser.add_argument(
         "--corrections_version",
         metavar="VERSION",

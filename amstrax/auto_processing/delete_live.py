@@ -278,7 +278,9 @@ def why_not(
         return "it is still being taken"
     if datetime.now(UTC) - end < timedelta(days=args.min_age):
         return f"it ended less than {args.min_age:g} days ago (--min_age)"
-    if documents.status_of(document).status in ("submitted", "running") or _is_claimed(document):
+    if documents.status_of(document).status in ("submitted", "running"):
+        return "it is being processed"
+    if documents.is_claimed(document):
         return "it is being processed"
     if not locations:
         return (
@@ -289,17 +291,6 @@ def why_not(
         if not documents.data_of(document, type="live", host=destination.name):
             return f"it has no copy at {destination.name}: copy_live makes one"
     return None
-
-
-def _is_claimed(document: Document) -> bool:
-    """Return whether somebody processes a run."""
-    claim = document.get("processing_claim")
-    expires = claim.get("expires") if isinstance(claim, Mapping) else None
-    if not isinstance(expires, datetime):
-        return claim is not None
-    if expires.tzinfo is None:
-        expires = expires.replace(tzinfo=UTC)
-    return expires > datetime.now(UTC)
 
 
 if __name__ == "__main__":

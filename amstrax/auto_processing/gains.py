@@ -6,6 +6,7 @@ there are gains (and they are written), 1 on failure, 2 on wrong use.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -103,9 +104,7 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_folder", type=Path, help="folder of processed data (default: ./strax_data)"
     )
-    parser.add_argument(
-        "--live_data_dir", type=Path, help="folder with the runs' folders of live data"
-    )
+    arguments.add_input(parser)
     parser.add_argument(
         "--testing_rundoc",
         nargs="+",
@@ -115,10 +114,11 @@ def _add_processing(parser: argparse.ArgumentParser) -> None:
         "database's",
     )
     parser.add_argument(
-        "--config_kwargs", default="{}", metavar="JSON", help="options for the plugins"
-    )
-    parser.add_argument(
-        "--context_kwargs", default="{}", metavar="JSON", help="arguments for the context"
+        "--context_kwargs",
+        type=arguments.json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
     )
 
 
@@ -230,7 +230,8 @@ def load(
 
 def _amstraxer_options(args: argparse.Namespace, run_id: str) -> list[str]:
     options = [run_id, f"--context={CONTEXT}", f"--target={DATA_TYPE}", f"--workers={args.workers}"]
-    options += [f"--config_kwargs={args.config_kwargs}", f"--context_kwargs={args.context_kwargs}"]
+    for name in ("config_kwargs", "context_kwargs"):
+        options.append(f"--{name}={json.dumps(getattr(args, name))}")
     for name in ("output_folder", "live_data_dir"):
         if getattr(args, name) is not None:
             options.append(f"--{name}={getattr(args, name)}")

@@ -284,7 +284,7 @@ def settle(
     """
     if state.alive:
         return None
-    if state.state == GONE and _has_claim(run):
+    if state.state == GONE and documents.is_claimed(run.document, attempt=run.attempt):
         return None
     if state.state == HELD:
         engine.cancel(str(run.job.get("job_id")))
@@ -335,17 +335,6 @@ def describe_end(run: Followed, state: JobState) -> str:
         return f"{run.describe()} ended without a word about the run{see}"
     why = state.reason or f"exit code {state.exit_code}"
     return f"{run.describe()} failed: {why}{see}"
-
-
-def _has_claim(run: Followed) -> bool:
-    """Return whether the job of a run has claimed it, and the claim has not expired."""
-    claim = run.document.get("processing_claim")
-    if not isinstance(claim, Mapping) or not str(claim.get("owner")).startswith(f"{run.attempt}."):
-        return False
-    expires = claim.get("expires")
-    if not isinstance(expires, datetime):
-        return False
-    return expires.replace(tzinfo=expires.tzinfo or UTC) > datetime.now(UTC)
 
 
 def _release(collection: Any, run: Followed) -> None:

@@ -78,10 +78,13 @@ class XAMSConfig(strax.Config):
         known = plugin.__dict__.setdefault("_looked_up", {})
         key = value, plugin.run_id
         if key not in known:
-            known[key] = self._look_up(value, plugin.run_id)
+            found = self._look_up(value, plugin.run_id)
+            known[key] = found.value
+            origin = f"{found.file.place}, the value of {found.range!r} for run {plugin.run_id}"
+            plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
 
-    def _look_up(self, value: str, run_id: str) -> Any:
+    def _look_up(self, value: str, run_id: str) -> versions.Found:
         found = versions.look_up(value, run_id, self.name)
         wanted = lookup.kind(None) if self.default is strax.OMITTED else lookup.kind(self.default)
         if wanted not in (lookup.kind(None), lookup.kind(found.value)):
@@ -89,7 +92,7 @@ class XAMSConfig(strax.Config):
                 f"{found.file.place}: the value of {found.range!r} for the option {self.name} is "
                 f"a {lookup.kind(found.value)}, and must be a {wanted}: correct it there"
             )
-        return found.value
+        return found
 
 
 class CorrectedPlugin(strax.Plugin):
@@ -103,6 +106,10 @@ class CorrectedPlugin(strax.Plugin):
         for option in self.takes_config.values():
             if isinstance(option, XAMSConfig):
                 option.fetch(self)
+
+    def origin(self, name: str) -> str:
+        """Return where the value of an option comes from, for messages about it."""
+        return self.__dict__.get("_origins", {}).get(name, f"the option {name}")
 
 
 def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str, Any]:

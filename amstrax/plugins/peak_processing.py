@@ -103,7 +103,8 @@ class PeaksBase(CorrectedPlugin):
 
     def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return the peaks in records of a chunk from start to end."""
-        to_pe = kernels.gains(self.gain_to_pe_array, self.n_channels)
+        given = self.gain_to_pe_array
+        to_pe = kernels.gains(given, self.n_channels, self.origin("gain_to_pe_array"))
         hits = strax.sort_by_time(strax.find_hits(records))
         peaks = kernels.find_peaks(
             hits,

@@ -30,10 +30,13 @@ _FOUND_FIELDS = (
 DECILE_10P = 1
 
 
-def gains(gain_to_pe_array, n_channels: int) -> np.ndarray:
+def gains(
+    gain_to_pe_array, n_channels: int, origin: str = "the option gain_to_pe_array"
+) -> np.ndarray:
     """Return factors from ADC counts x samples to photoelectrons: those given, or ones.
 
-    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels.
+    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels; it names
+    `origin`, where they come from.
     """
     if gain_to_pe_array is None:
         return np.ones(n_channels)
@@ -41,7 +44,7 @@ def gains(gain_to_pe_array, n_channels: int) -> np.ndarray:
     if to_pe.ndim != 1 or len(to_pe) < n_channels:
         raise InvalidOption(
             f"gain_to_pe_array {gain_to_pe_array!r} must be a list of at least {n_channels} "
-            "numbers, one for each channel"
+            f"numbers, one for each channel: correct {origin}"
         )
     return to_pe
 

@@ -1,4 +1,4 @@
-"""Entries of processed data in run documents, in the newer of the two forms."""
+"""Entries of processed data in run documents: new ones, and what those of either form say."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -64,3 +64,26 @@ def new_entry(
         "user": settings.login_name(),
         "time": datetime.now(UTC),
     }
+
+
+def folder_of(entry: Mapping[str, Any], key: "strax.DataKey") -> Path:
+    """Return the data's own folder: the location in older entries, in newer ones a folder there."""
+    location = Path(entry["location"])
+    lineage_hash = entry.get("lineage_hash")
+    if not isinstance(lineage_hash, str):
+        return location
+    name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
+    return location if location.name == name else location / name
+
+
+def has_other_hash(entry: Mapping[str, Any], key: "strax.DataKey") -> bool:
+    """Return whether an entry is of data with another lineage, as its hash says."""
+    lineage_hash = entry.get("lineage_hash")
+    return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
+
+
+def lineage_of(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the lineage that an entry has, as older ones do; else None."""
+    meta = entry.get("meta")
+    lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
+    return lineage if isinstance(lineage, Mapping) and lineage else None

@@ -3,26 +3,25 @@
 import getpass
 import logging
 import re
-import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import strax
 
-from amstrax import rundoc
-from amstrax.exceptions import AmstraxError, InvalidOption, InvalidRunDocument, RunNotFound
+from amstrax.exceptions import AmstraxError, InvalidOption, RunNotFound
 from amstrax.rundb import connection, documents
+from amstrax.rundb.data_finder import DataFinder
 from amstrax.rundb.entries import identity, new_entry
-from amstrax.storage import CheckedBackend, CheckedSaver
+from amstrax.rundb.rows import no_nested, row_of, time_of
+from amstrax.rundb.saving import RegisteringBackend, RegisteringSaver
 
-__all__ = ["RunDB"]
+__all__ = ["RegisteringBackend", "RegisteringSaver", "RunDB"]
 
 log = logging.getLogger(__name__)
 
@@ -31,45 +30,13 @@ PAUSE = 60.0
 #: Up to so many runs are asked for by name; for more, all are read and sorted out here
 _MOST_ASKED_FOR = 50
 _ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
-_RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
 
 
 class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
     """strax's error for unknown runs; as DataNotAvailable, a context asks its next frontend."""
 
 
-class RegisteringSaver(CheckedSaver):
-    """Saver that registers data once it is complete, and removes data that has failed."""
-
-    # What registers it holds a connection
-    allow_fork = False
-
-    def __init__(self, *args: Any, register: Callable[[dict], None], **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._register = register
-
-    def close(self, wait_for: list | tuple = ()) -> None:
-        if self.closed:
-            # strax closes again what has failed to close
-            return
-        try:
-            super().close(wait_for)
-        except BaseException:
-            shutil.rmtree(self.tempdirname, ignore_errors=True)
-            raise
-        if "exception" in self.md or self.got_exception is not None:
-            shutil.rmtree(self.dirname, ignore_errors=True)
-        else:
-            self._register(self.md)
-
-
-class RegisteringBackend(CheckedBackend):
-    """Backend that saves with `RegisteringSaver`."""
-
-    saver_class = RegisteringSaver
-
-
-class RunDB(strax.StorageFrontend):
+class RunDB(DataFinder):
     """Frontend that searches the run database for runs and data.
 
     Nothing is asked of the run database before it is needed. While it cannot be reached, data is
@@ -205,7 +172,7 @@ class RunDB(strax.StorageFrontend):
             metadata.setdefault("name", documents.name_of(metadata))
         for field in ("start", "end"):
             if field in metadata:
-                metadata[field] = _time(metadata, field)
+                metadata[field] = time_of(metadata, field)
                 # A missing time is what strax is prepared for, where it asks for one
                 if projection == field and metadata[field] is None:
                     del metadata[field]
@@ -224,7 +191,7 @@ class RunDB(strax.StorageFrontend):
     def _scan_runs(self, store_fields: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Yield a dictionary for each run, with those of the fields that its document has."""
         wanted = list(dict.fromkeys(["name", "number", *store_fields]))
-        projection = {"_id": 0} | {field: 1 for field in _no_nested(wanted)}
+        projection = {"_id": 0} | {field: 1 for field in no_nested(wanted)}
         if self.reader_ini_name_is_mode:
             projection["reader.ini.name"] = 1
         show = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -392,112 +359,14 @@ class RunDB(strax.StorageFrontend):
             return documents.number_of({"number": run_id})
         return run_id
 
-    def _first_there(
-        self,
-        key: strax.DataKey,
-        entries: Iterable[Mapping[str, Any]],
-        hosts: Sequence[str] | None,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
-        gone: list[Path] | None = None,
-    ) -> Path | None:
-        """Return the first folder of those that entries name that is there and has the data."""
-        for entry in entries:
-            location = entry.get("location")
-            if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
-                continue
-            if hosts is not None and entry.get("host") not in hosts:
-                continue
-            path = _folder(entry, key)
-            is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
-            if not is_fuzzy and _has_other_hash(entry, key):
-                continue
-            if not path.is_dir():
-                if gone is None:
-                    log.info("%s of run %s is not at %s", key.data_type, key.run_id, path)
-                else:
-                    gone.append(path)
-                continue
-            # The hash is in the folder's name
-            is_sure = not is_fuzzy and path.name.endswith(f"-{key.data_type}-{key.lineage_hash}")
-            if is_sure or self._has_lineage(entry, key, path, fuzzy_for, fuzzy_for_options):
-                return path
-        return None
-
-    def _has_lineage(
-        self,
-        entry: Mapping[str, Any],
-        key: strax.DataKey,
-        path: Path,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
-    ) -> bool:
-        """Return whether data has a lineage, as its entry or else its metadata says."""
-        lineage = _lineage(entry)
-        try:
-            if lineage is None:
-                lineage = self.backends[0].get_metadata(str(path))["lineage"]
-            # Compared by hash, since lists and tuples are the same in JSON
-            asked, there = (
-                strax.deterministic_hash(self._filter_lineage(x, fuzzy_for, fuzzy_for_options))
-                for x in (key.lineage, lineage)
-            )
-        except (
-            strax.DataCorrupted,
-            AttributeError,
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-        ) as error:
-            log.info("%s is skipped, its lineage cannot be read: %s", path, error)
-            return False
-        return asked == there
-
-    def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
-        try:
-            metadata = self.backends[0].get_metadata(str(path))
-        except (strax.DataCorrupted, strax.DataNotAvailable):
-            return True
-        complete = "writing_ended" in metadata or allow_incomplete
-        return "exception" in metadata or not complete
-
-    def _backend_key(self, path: Path) -> tuple[str, str]:
-        return type(self.backends[0]).__name__, str(path)
-
     def _place(self) -> str:
         return f"{self.mongo_dbname}.{self.mongo_collname}"
 
     def _row(self, document: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any] | None:
-        """Return a row of the table of runs; whatever is odd in the document is left out."""
-        name = documents.name_of(document)
-        if name is None or self._called(document) is None:
+        if documents.name_of(document) is None or self._called(document) is None:
             log.info("a run document without %s is left out", self.runid_field)
             return None
-        row = {key: value for key, value in document.items() if key not in _RUN_COLUMNS}
-        reader = row.pop("reader", None) if self.reader_ini_name_is_mode else None
-        mode = document.get("mode")
-        if isinstance(reader, Mapping) and isinstance(reader.get("ini"), Mapping):
-            mode = reader["ini"].get("name")
-        if self.runid_field == "number":
-            name = f"{documents.number_of(document):06d}"
-        start, end = _time(document, "start"), _time(document, "end")
-        number = documents.number_of(document)
-        columns = {
-            "name": name,
-            # strax needs one
-            "number": -1 if number is None else number,
-            "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
-            "start": start,
-            "end": end,
-            "tags": documents.tags_of(document),
-            "livetime": None if start is None or end is None else end - start,
-            "processing_status": None,
-        }
-        if document.get("processing_status") is not None:
-            columns["processing_status"] = documents.status_of(document).status
-        asked_for = {"name", "number", "mode", "tags", *wanted}
-        return {key: value for key, value in columns.items() if key in asked_for} | row
+        return row_of(document, wanted, self.runid_field == "number", self.reader_ini_name_is_mode)
 
     # Writing
 
@@ -548,49 +417,9 @@ def _is_host(pattern: str) -> bool:
     return any(re.match(pattern, name) for name in {socket.gethostname(), socket.getfqdn()})
 
 
-def _folder(entry: Mapping[str, Any], key: strax.DataKey) -> Path:
-    """Return the data's own folder: the location in older entries, in newer ones a folder there."""
-    location = Path(entry["location"])
-    lineage_hash = entry.get("lineage_hash")
-    if not isinstance(lineage_hash, str):
-        return location
-    name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
-    return location if location.name == name else location / name
-
-
-def _has_other_hash(entry: Mapping[str, Any], key: strax.DataKey) -> bool:
-    lineage_hash = entry.get("lineage_hash")
-    return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
-
-
-def _lineage(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    meta = entry.get("meta")
-    lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
-    return lineage if isinstance(lineage, Mapping) and lineage else None
-
-
 def _any_of(filters: list[dict[str, Any]], field: str) -> dict[str, Any]:
     """Return one filter for several runs."""
     plain = [f[field] for f in filters if f.keys() == {field}]
     others = [f for f in filters if f.keys() != {field}]
     asked = {field: {"$in": plain}}
     return {"$or": [asked, *others]} if others else asked
-
-
-def _no_nested(fields: Iterable[str]) -> list[str]:
-    """Return fields without those that are in others, which MongoDB refuses in a projection."""
-    fields = set(fields)
-    return sorted(
-        f for f in fields if not any(f.startswith(f"{other}.") for other in fields if other != f)
-    )
-
-
-def _time(document: Mapping[str, Any], field: str) -> datetime | None:
-    """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
-    value = document.get(field)
-    if value is None or (isinstance(value, datetime) and value.tzinfo is None):
-        return value
-    try:
-        return rundoc.start_time({"start": value}).replace(tzinfo=None)
-    except InvalidRunDocument:
-        return None

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Longest time of one step: to connect, to log in, to open a channel [s]
-STEP_TIMEOUT = 10.0
+#: Longest time of one step: to connect, to log in, to open a channel [s]. Hosts that look up the
+#: name of who comes, in a name server that does not answer, let one wait for so long
+STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 

@@ -2,9 +2,9 @@
 
 Jobs outlive whoever submits them, and are found again by any process of the same user. Whether one
 is alive is the kernel's word: each job holds a lock on a file, from its submission on, which is
-gone with its last process, however that ends. The memory that a job asks for is not enforced: there
-is no way to do so without root that does not also count what is only reserved; what it has used is
-said when it is killed.
+gone with its last process, however that ends. A job that takes more memory than it asks for is
+ended by its runner, which looks at it every second: the kernel, without root, would also count what
+is only reserved.
 
 The folder of the setting AMSTRAX_LOCAL_FOLDER has one for this machine, and in that:
 
@@ -100,7 +100,8 @@ class LocalEngine(Engine):
         """Return what `submit` would do."""
         return (
             f"{job.script} >> {job.log} 2>&1\n"
-            f"on {self.host}, as a process of its own; at most {self.slots} such jobs at once"
+            f"on {self.host}, as a process of its own; at most {self.slots} such jobs at once, "
+            f"each is ended when it takes more than its {job.memory} MB"
         )
 
     def jobs(self) -> list[KnownJob]:
@@ -177,6 +178,7 @@ class LocalEngine(Engine):
             "log": str(job.log.absolute()),
             "slots": self.slots,
             "grace": self.grace,
+            "memory": job.memory,
             "boot_id": _boot_id(),
             "time": time.time(),
         }
@@ -258,6 +260,12 @@ def _state(folder: Path) -> JobState:
 
 def _ended(end: dict[str, Any]) -> JobState:
     code = end.get("code")
+    if end.get("allowed"):
+        return JobState(
+            base.FAILED,
+            reason=f"killed, since it used {end['memory']} MB, more than the {end['allowed']} MB "
+            "that it asked for: submit it with more (--mem)",
+        )
     if end.get("cancelled") and code != 0:
         return JobState(base.FAILED, code if code and code > 0 else None, "cancelled")
     if code is None:

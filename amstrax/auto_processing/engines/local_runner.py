@@ -1,5 +1,5 @@
-"""The process beside each job of the local engine: it waits for a turn, runs the job, says how it
-ended.
+"""The process beside each job of the local engine: it waits for a turn, runs the job, ends it when
+it takes more memory than it asked for, says how it ended.
 
 Started as a file, by `amstrax.auto_processing.engines.local` alone, with the folder of the job and
 the numbers of three files that hold locks: of the job (while anything of it lives), of this process
@@ -11,7 +11,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +21,8 @@ import time
 
 #: Between two looks for a free slot; one job at a time looks [s]
 LOOK_EVERY = 0.1
+#: Between two looks at the memory of a job [s]
+WATCH_EVERY = 1.0
 
 
 class Cancelled(BaseException):
@@ -122,12 +126,38 @@ class Runner:
         self.leave_queue()
         if self.cancelled:
             self.on_cancel()
+        too_much = self.watch()
         code = self.process.wait()
         signal.setitimer(signal.ITIMER_REAL, 0)
         # What it has left behind goes with it
         self.signal_job(signal.SIGKILL)
+        if too_much:
+            return {"code": code, "memory": too_much, "allowed": self.job["memory"]}
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         return {"code": code, "memory": round(memory)}
+
+    def watch(self) -> int:
+        """Wait for the end of the job; kill it when it has more memory than it asked for.
+
+        Return how much that was [MB]; 0 when it has ended by itself.
+        """
+        assert self.process is not None
+        with contextlib.suppress(OSError):
+            end = os.pidfd_open(self.process.pid)
+            try:
+                while not select.select([end], [], [], WATCH_EVERY)[0]:
+                    processes = members(self.process.pid)
+                    used = sum(map(memory_of, processes))
+                    # What one shares with the others counts in part, as long as they live
+                    if used > self.job["memory"]:
+                        for pid in processes:
+                            with contextlib.suppress(ProcessLookupError, PermissionError):
+                                os.kill(pid, signal.SIGKILL)
+                        self.signal_job(signal.SIGKILL)
+                        return round(used)
+            finally:
+                os.close(end)
+        return 0
 
     def write(self, name: str, content: dict[str, object]) -> None:
         """Write a file of the job's folder, whole or not at all."""
@@ -135,6 +165,34 @@ class Runner:
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(content, file)
         os.replace(f"{path}.new", path)
+
+
+def members(leader: int) -> list[int]:
+    """Return the process that leads a session, all others in it, and all their descendants."""
+    parents, found = {}, {leader}
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit():
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                    # After the program's name, in which there may be anything: state, parent,
+                    # process group, session
+                    words = file.read().rpartition(")")[2].split()
+                parents[int(name)] = int(words[1])
+                if int(words[3]) == leader:
+                    found.add(int(name))
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def memory_of(pid: int) -> float:
+    """Return the memory of a process [MB]: its own, and its part of what it shares with others."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            found = re.search(r"^Pss:\s+(\d+) kB", file.read(), re.MULTILINE)
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def main(folder: str, *descriptors: str) -> None:

@@ -1,0 +1,89 @@
+"""Reading run documents from the run database."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from amstrax.exceptions import InvalidRunDocument, RunDatabaseUnreachable, RunNotFound
+from amstrax.rundb.filters import run_filters
+
+
+def find_run(
+    collection: Any,
+    run_id: str | int,
+    runid_field: str | None = None,
+    projection: Iterable[str] | Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the document of a run.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number, as ``"006724"`` or 6724.
+    runid_field
+        Look at this field alone, ``"name"`` or ``"number"``; by default at both.
+    projection
+        Fields to have, as for pymongo.
+
+    Raises
+    ------
+    RunNotFound
+        When there is none.
+    """
+    for condition in run_filters(run_id, runid_field):
+        document = collection.find_one(condition, projection)
+        if document is not None:
+            return document
+    raise RunNotFound(
+        f"run {run_id} is not in the run database ({place(collection)}): check its number, and "
+        "which detector's run it is"
+    )
+
+
+def read(
+    collection: Any,
+    condition: Mapping[str, Any],
+    projection: Iterable[str] | Mapping[str, Any] | None = None,
+    watch: Callable[[Iterable], Iterable] = iter,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Return all documents that match; read from the start again if the line drops meanwhile.
+
+    Parameters
+    ----------
+    collection, condition, projection
+        Collection, filter, and fields to have, as for pymongo.
+    watch
+        What the documents pass through while they come, as a progress bar.
+    **options
+        ``sort``, ``limit`` and ``skip``.
+    """
+    try:
+        return list(watch(collection.find(condition, projection, **options)))
+    except RunDatabaseUnreachable:
+        # A collection repeats reads of one document, once the line is there again
+        collection.find_one({"_id": None}, ["_id"])
+        return list(watch(collection.find(condition, projection, **options)))
+
+
+def id_of(collection: Any, run_id: str | int) -> Any:
+    """Return the _id of the document of a run; raises as `find_run` does."""
+    return find_run(collection, run_id, projection=["_id"])["_id"]
+
+
+def make_list(collection: Any, _id: Any, field: str) -> None:
+    """Turn a null into a list, so that something can be added to it."""
+    value = (collection.find_one({"_id": _id}, [field]) or {}).get(field, [])
+    if value is None:
+        collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
+    elif not isinstance(value, list):
+        raise InvalidRunDocument(
+            f"{field} of the run with _id {_id} in {place(collection)} is a "
+            f"{type(value).__name__}, not a list: correct the document"
+        )
+
+
+def place(collection: Any) -> str:
+    """Return the name of a collection, for messages."""
+    return getattr(collection, "full_name", "the run database")

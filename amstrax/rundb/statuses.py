@@ -1,0 +1,161 @@
+"""Changes of a run's status, of what is said of its job, and of its failures."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from amstrax.exceptions import InvalidOption, RunNotFound, did_you_mean
+from amstrax.rundb.fields import STATUSES, failures_of, this_host
+from amstrax.rundb.filters import Filter
+from amstrax.rundb.finding import id_of, make_list, place
+
+_IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
+
+
+def set_status(
+    collection: Any,
+    run_id: str | int,
+    status: str,
+    reason: str | None = None,
+    host: str | None = None,
+    owner: str | None = None,
+    job: Mapping[str, Any] | None = None,
+) -> bool:
+    """Set the status of a run, with time and host.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run.
+    status
+        One of `STATUSES`. With ``"pending"`` its failures are forgotten too.
+    reason
+        Why.
+    host
+        Where; by default this machine.
+    owner
+        Change the status only if this is who has claimed the run.
+    job
+        What is said of its job from now on, see `job_of`; None: what was said stays.
+
+    Returns
+    -------
+    False when `owner` has not claimed the run (any more), and nothing was changed.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    InvalidOption
+        For an unknown status.
+    """
+    if status not in STATUSES:
+        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, STATUSES)}")
+    changes: Filter = {"processing_status": _status(status, reason, host)}
+    if status == "pending":
+        changes |= {"processing_failed": 0, "processing_failures": []}
+    if job is not None:
+        changes["processing_job"] = dict(job)
+    condition = {"_id": id_of(collection, run_id)}
+    if owner is not None:
+        condition["processing_claim.owner"] = owner
+    return collection.update_one(condition, {"$set": changes}).matched_count == 1
+
+
+def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
+    """Set what is said of a run's job, see `job_of`, and leave its status; empty: nothing is.
+
+    Return False when `owner` has not claimed the run (any more), and nothing was changed.
+    """
+    change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
+    condition = {"_id": id_of(collection, run_id), "processing_claim.owner": owner}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) -> bool:
+    """Say which job an attempt is that has begun; return False when the run has another by now."""
+    own_claim = {"processing_claim.owner": {"$regex": f"^{re.escape(attempt)}\\."}}
+    condition = {
+        "_id": id_of(collection, run_id),
+        "processing_job.attempt": attempt,
+        "$or": [{"processing_claim": None}, own_claim],
+    }
+    change = {"$set": {"processing_job.job_id": job_id}}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def record_failure(
+    collection: Any,
+    run_id: str | int,
+    reason: str,
+    attempt: str,
+    host: str | None = None,
+    condition: Mapping[str, Any] | None = None,
+) -> int | None:
+    """Set a run's status to failed, count the failure, and return how many there are.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run.
+    reason
+        Why it failed, in a line.
+    attempt
+        Name of the attempt that failed, as a job's or claim's: it is counted once.
+    host
+        Where it failed; by default this machine.
+    condition
+        Filter: do so only if the document matches it; else change nothing and return None.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    """
+    _id = id_of(collection, run_id)
+    make_list(collection, _id, "processing_failures")
+    status = _status("failed", reason, host)
+    failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
+    while True:
+        wanted = {"$and": [{"_id": _id}, condition or {}]}
+        before = collection.find_one(wanted, ["processing_failed", "processing_failures"])
+        if before is None:
+            if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
+                return None
+            raise RunNotFound(f"run {run_id} has been removed from {place(collection)}")
+        count = failures_of(before)
+        known = before.get("processing_failures") or ()
+        if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
+            # Counted already, when it was thought to be dead; it may have said since that it is not
+            at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
+            collection.update_one(at_work, {"$set": {"processing_status": status}})
+            return count
+        done = collection.update_one(
+            {
+                "$and": [
+                    wanted,
+                    {"processing_failed": before.get("processing_failed")},
+                    {"processing_failures.attempt": {"$ne": attempt}},
+                ]
+            },
+            {
+                "$set": {"processing_status": status, "processing_failed": count + 1},
+                "$push": {"processing_failures": failure},
+            },
+        )
+        if done.matched_count:
+            return count + 1
+
+
+def _status(status: str, reason: str | None, host: str | None) -> dict[str, Any]:
+    return {
+        "status": status,
+        "time": datetime.now(UTC),
+        "host": host or this_host(),
+        "reason": reason,
+    }
