@@ -6,7 +6,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, bin_edges, figure_of, new_axes, note
+from amstrax.analyses.quantities import bin_edges
+from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, figure_of, new_axes, note
 
 #: More points than these are drawn as a histogram
 _MOST_POINTS = 3000
@@ -72,7 +73,7 @@ def plot_drift_time(
     """
     axes = new_axes() if axes is None else axes
     drift_time = events["drift_time"][np.isfinite(events["drift_time"])] / 1000
-    axes.set(xlabel="Drift time [us]")
+    axes.set(xlabel="Drift time [µs]")
     lines = [
         (name, time / 1000)
         for name, time in (("gate", gate), ("cathode", cathode))
@@ -84,7 +85,7 @@ def plot_drift_time(
         edges = np.linspace(low, high, n_bins + 1).tolist()
         axes.hist(drift_time, edges, histtype="stepfilled", color=BLUE, alpha=0.5)
         axes.hist(drift_time, edges, histtype="step", color=BLUE)
-        axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} us")
+        axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} µs")
     else:
         axes.set_ylabel("Events")
         note(axes, "no drift times")
