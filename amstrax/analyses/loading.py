@@ -30,6 +30,9 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "led_calibration": ("led_calibration",),
 }
 
+#: By which data types of parts of the detector other than the TPC are known
+_ENDINGS = ("_ext", "_sipm")
+
 COMMON = """
 time_range
     First and last time (excluded) [ns since unix epoch].
@@ -70,6 +73,8 @@ class Part:
         Of the run.
     time_range
         First and last time [ns since unix epoch], or None for all of the run.
+    main
+        Sort of data that the selection is of.
     start, end
         Of what has been loaded [ns since unix epoch]: the chunks, cut to `time_range`.
     """
@@ -89,6 +94,7 @@ class Part:
         data_type: str | None = None,
         progress_bar: bool | None = None,
         given: Mapping[str, np.ndarray] | None = None,
+        any_of: bool = False,
     ):
         self.context = context.new_context(config=dict(config)) if config else context
         if not isinstance(run_id, str):
@@ -96,16 +102,18 @@ class Part:
         self.run_id = run_id
         self._given = dict(given or {})
         self._data_type = data_type
-        self._sort = sorts[0]
+        self.main = sorts[0]
+        if any_of and data_type is None:
+            self.main = next((sort for sort in sorts if self.has(sort)), sorts[0])
         self._progress_bar = sys.stderr.isatty() if progress_bar is None else progress_bar
         self._time_selection = time_selection
         if selection is not None and selection_str is not None:
             raise InvalidOption("selection and selection_str are the same: give one of them")
         self._selection = selection if selection is not None else selection_str
         self.has_data_type = data_type is not None
-        targets = self.names(self._sort)
+        targets = self.names(self.main)
         self._targets = targets
-        if self._given.get(_argument(self._sort)) is None:
+        if not self.has_given(_argument(self.main)):
             self.refuse_missing(targets)
         if sum(given is not None for given in (time_range, seconds_range, time_within)) > 1:
             raise InvalidOption(
@@ -131,12 +139,10 @@ class Part:
         """
         known = self.context._plugin_class_registry
         names: tuple[str, ...]
-        if self._data_type is not None and sort == self._sort:
+        if self._data_type is not None and sort == self.main:
             names = (self._data_type,)
-        elif self._data_type is not None and sort == "peak_basics":
-            names = (self._data_type.replace("peaks", "peak_basics"),)
         else:
-            names = SORTS.get(sort, (sort,))
+            names = tuple(f"{name}{self._ending()}" for name in SORTS.get(sort, (sort,)))
         there = tuple(name for name in names if name in known)
         if not there:
             if self._data_type is not None:
@@ -146,12 +152,21 @@ class Part:
             raise NoSuchDataType(f"this context has no data type {' or '.join(names)}{hint}")
         return there
 
+    def _ending(self) -> str:
+        """Return the end of the names of what belongs to the data type that was asked for."""
+        endings = [e for e in _ENDINGS if self._data_type and self._data_type.endswith(e)]
+        return endings[0] if endings else ""
+
     def has(self, sort: str) -> bool:
         """Return whether the context has data of a sort."""
         try:
             return bool(self.names(sort))
         except NoSuchDataType:
             return False
+
+    def has_given(self, argument: str) -> bool:
+        """Return whether data was handed over by this argument."""
+        return self._given.get(argument) is not None
 
     # --- times
 
@@ -224,7 +239,7 @@ class Part:
         strax.DataNotAvailable
             When there is no data of the run.
         """
-        is_main = self._sort in sorts or bool(self._given.get(_argument(sorts[0])) is not None)
+        is_main = self.main in sorts or self.has_given(_argument(sorts[0]))
         selection = self._selection if is_main and not margin else None
         time_range = self.time_range
         if time_range is not None and margin:
@@ -323,7 +338,9 @@ def _argument(sort: str) -> str:
     )
 
 
-def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[Callable], Callable]:
+def on_context(
+    *sorts: str, warn_beyond_sec: float | None = None, several: bool = False, any_of: bool = False
+) -> Callable[[Callable], Callable]:
     """Return a decorator that makes a method of a context from an analysis.
 
     Parameters
@@ -333,6 +350,12 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
     warn_beyond_sec
         Refuse longer parts of a run, unless with ignore_time_warning.
 
+    several
+        The analysis takes a list of parts, of several runs, and the method ``run_ids``.
+
+    any_of
+        The analysis makes do with one of the sorts; the selection is of the first that is there.
+
     The analysis takes a `Part` first, its own arguments behind that, and its numpydoc ends with
     the section "Parameters" or "Returns" of its own; what is common is added.
     """
@@ -340,7 +363,8 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
     def decorate(analysis: Callable) -> Callable:
         own = list(inspect.signature(analysis).parameters.values())[1:]
         own_names = {parameter.name for parameter in own}
-        given_names = tuple(dict.fromkeys(_argument(sort) for sort in sorts))
+        run_name = "run_ids" if several else "run_id"
+        given_names = () if several else tuple(dict.fromkeys(_argument(sort) for sort in sorts))
         common_names = [
             name
             for name in (*given_names, *_COMMON_NAMES)
@@ -350,7 +374,14 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
             common_names.append("ignore_time_warning")
 
         @functools.wraps(analysis)
-        def method(self: strax.Context, run_id: str, **kwargs: Any) -> Any:
+        def method(self: strax.Context, *run: Any, **kwargs: Any) -> Any:
+            if run_name in kwargs and not run:
+                run = (kwargs.pop(run_name),)
+            if len(run) != 1:
+                raise TypeError(
+                    f"{analysis.__name__} takes {run_name} alone by position, and all else by "
+                    "keyword"
+                )
             for name in kwargs:
                 if name not in own_names and name not in common_names:
                     raise TypeError(
@@ -360,8 +391,12 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
             ignore = kwargs.pop("ignore_time_warning", False)
             given = {name: kwargs.pop(name, None) for name in given_names}
             selected = {name: kwargs.pop(name) for name in common_names if name in kwargs}
-            part = Part(self, run_id, sorts, given=given, **selected)
-            has_data = given[given_names[0]] is not None
+            if several:
+                run_ids = strax.to_str_tuple(run[0])
+                parts = [Part(self, run_id, sorts, any_of=any_of, **selected) for run_id in run_ids]
+                return analysis(parts, **kwargs)
+            part = Part(self, run[0], sorts, given=given, any_of=any_of, **selected)
+            has_data = part.has_given(given_names[0])
             if warn_beyond_sec is not None and not ignore and not has_data:
                 part.refuse_beyond(warn_beyond_sec, analysis.__name__)
             return analysis(part, **kwargs)
@@ -374,12 +409,12 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
         method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-                inspect.Parameter("run_id", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                inspect.Parameter(run_name, inspect.Parameter.POSITIONAL_OR_KEYWORD),
                 *(parameter.replace(kind=kind) for parameter in own),
                 *common,
             ],
         )
-        method.__doc__ = _document(analysis, sorts, given_names, warn_beyond_sec)
+        method.__doc__ = _document(analysis, sorts, run_name, given_names, warn_beyond_sec)
         return method
 
     return decorate
@@ -388,6 +423,7 @@ def on_context(*sorts: str, warn_beyond_sec: float | None = None) -> Callable[[C
 def _document(
     analysis: Callable,
     sorts: tuple[str, ...],
+    run_name: str,
     given_names: tuple[str, ...],
     limit: float | None,
 ) -> str:
@@ -396,9 +432,12 @@ def _document(
     before, mark, after = text.partition("\nReturns\n-------\n")
     if "\nParameters\n----------\n" not in before:
         before = before.rstrip() + "\n\nParameters\n----------\n"
-    run = "run_id\n    Name of the run.\n"
+    what = "Names of the runs." if run_name == "run_ids" else "Name of the run."
+    run = f"{run_name}\n    {what}\n"
     head, line, own = before.partition("\nParameters\n----------\n")
-    given = f"{', '.join(given_names)}\n    In place of what would be loaded.\n"
+    given = ""
+    if given_names:
+        given = f"{', '.join(given_names)}\n    Data in place of what would be loaded.\n"
     common = COMMON.strip() + "\n" + (_IGNORE.format(limit=limit).strip() if limit else "")
     loads = ", ".join(dict.fromkeys(name for sort in sorts for name in SORTS.get(sort, (sort,))))
     body = head.rstrip() + f"\n\nLoads, of what the context has: {loads}.\n" + line
