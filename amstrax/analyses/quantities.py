@@ -19,7 +19,7 @@ class Rates(NamedTuple):
 
     edges: np.ndarray  #: shape (k + 1,), since the start [s]
     rate: np.ndarray  #: shape (k,) [Hz]
-    error: np.ndarray  #: shape (k,), standard error by Poisson's law, that of one if there are none [Hz]
+    error: np.ndarray  #: shape (k,), standard error, in empty bins that of one [Hz]
     counts: np.ndarray  #: shape (k,)
 
 
@@ -139,12 +139,13 @@ def histogram_2d(
     x_edges = bin_edges(x, n_x, limits[0], log[0])
     y_edges = bin_edges(y, n_y, limits[1], log[1])
     # Counted with the logarithms, in bins of equal width, numpy is several times as fast
-    coordinates = [np.log(v) if is_log else v for v, is_log in zip((x, y), log, strict=True)]
+    x, y = (np.log(v) if is_log else v for v, is_log in zip((x, y), log, strict=True))
     ranges = [
         np.log(e[[0, -1]]) if is_log else e[[0, -1]]
         for e, is_log in zip((x_edges, y_edges), log, strict=True)
     ]
-    counts = _count_pairs(*coordinates, *(float(v) for pair in ranges for v in pair), n_x, n_y)
+    (x_low, x_high), (y_low, y_high) = ranges
+    counts = _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y)
     return Histogram2d(x_edges, y_edges, counts)
 
 
