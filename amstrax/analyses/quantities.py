@@ -308,20 +308,30 @@ def records_to_matrix(
     column = np.full(max(channels.max(initial=0), records["channel"].max(initial=0)) + 1, -1)
     column[channels] = np.arange(len(channels))
     data = np.zeros((n_rows, len(channels)))
-    _add_samples(records, start, end, dt, column, data)
+    _add_samples(
+        records["time"],
+        records["dt"].astype(np.int64),
+        records["length"].astype(np.int64),
+        records["data"],
+        column[records["channel"]],
+        start,
+        end,
+        dt,
+        data,
+    )
     data *= gains[channels] / dt
     edges = start + np.arange(n_rows + 1) * dt
     return Matrix(data.astype(np.float32), edges, channels, dt)
 
 
+# Plain arrays: what numba keeps on disk of functions of structured ones can be mixed up
 @numba.njit(cache=True)
-def _add_samples(records, start, end, dt, column, result):
+def _add_samples(times, dts, lengths, samples, columns, start, end, dt, result):
     """Add each sample that begins in the range to the row of its time."""
-    for record in records:
-        i = column[record["channel"]]
-        if i < 0:
+    for i in range(len(times)):
+        if columns[i] < 0:
             continue
-        for sample in range(record["length"]):
-            time = record["time"] + sample * record["dt"]
+        for j in range(lengths[i]):
+            time = times[i] + j * dts[i]
             if start <= time < end:
-                result[(time - start) // dt, i] += record["data"][sample]
+                result[(time - start) // dt, columns[i]] += samples[i, j]
