@@ -203,8 +203,17 @@ def raw_records_matrix(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the waveforms of raw records as a matrix, with a row a sample and a column a channel.
 
-    The baseline of each pulse is subtracted, and nothing else done. Parameters and what is returned
-    are those of ``records_matrix``.
+    The baseline of each pulse is subtracted, and nothing else done.
+
+    Parameters
+    ----------
+    max_samples, channels
+        As of ``records_matrix``.
+
+    Returns
+    -------
+    matrix, times, channels
+        As of ``records_matrix``.
     """
     return _as_matrix(part, _baselined(part), max_samples, channels)
 
