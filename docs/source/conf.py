@@ -14,7 +14,6 @@ SOURCE = Path(__file__).resolve().parent
 sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
 
 import build_data_structure_doc  # noqa: E402
-import history  # noqa: E402
 import numba  # noqa: E402
 
 import amstrax  # noqa: E402
@@ -30,7 +29,10 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "myst_nb",
 ]
+# What notebooks leave
+exclude_patterns = ["tutorials/*_data", "tutorials/amstrax_demo", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 # `name` in a docstring is a name of Python: a link if it is one of amstrax, code if not
 default_role = "py:obj"
@@ -47,18 +49,25 @@ autodoc_inherit_docstrings = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
-html_theme = "alabaster"
+# Each notebook is executed at each build, and an error in it is one of the build
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+# Text in cells of notebooks: as on these pages, two dashes are two dashes
+myst_enable_extensions = ["dollarmath"]
+# HISTORY.md begins with headings of the second level, below the title of its page
+suppress_warnings = ["myst.header"]
+
+html_theme = "furo"
 html_title = f"amstrax {release}"
 html_show_copyright = False
-html_theme_options = {
-    "description": "Processing of XAMS and XAMSL data",
-    "page_width": "1200px",
-    "body_max_width": "none",
-    "font_family": "sans-serif",
-    "head_font_family": "sans-serif",
-    "show_powered_by": False,
-}
-html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["amstrax.css"]
+html_theme_options = {"navigation_with_keys": True}
+# Sources of pages are in the repository; a copy beside the pages would be one more to search
+html_copy_source = False
 
 
 def show_plain_functions():
@@ -71,9 +80,8 @@ def show_plain_functions():
 
 
 def write_pages(app):
-    """Write the pages that are made of the code and of HISTORY.md."""
+    """Write the pages that are made of the code."""
     build_data_structure_doc.write(SOURCE)
-    history.write(SOURCE.parents[1] / "HISTORY.md", SOURCE / "history.inc")
     show_plain_functions()
 
 
