@@ -109,18 +109,15 @@ def page(context: str) -> str:
 
 def graph(context: str, types: list[DataType]) -> Iterator[str]:
     """Yield the lines of a picture of what is made of what."""
-    live = dependency_graph.Node("live data", "of the DAQ", (), "processing.html")
+    live = dependency_graph.Node("live data", "What the DAQ writes", (), "processing.html")
     nodes = [live]
     for name, plugin, _ in types:
         made_of = tuple(plugin.depends_on) or (live.name,)
-        nodes.append(
-            dependency_graph.Node(
-                name, plugin.data_kind_for(name), made_of, f"#{_label(context, name)}"
-            )
-        )
+        remark = f"{name}, of data kind {plugin.data_kind_for(name)}"
+        nodes.append(dependency_graph.Node(name, remark, made_of, f"#{_label(context, name)}"))
     title = f"Data types of {context}, each with an arrow from those that it is made of"
     yield from ("", ".. rubric:: What is made of what", "")
-    yield "Each box is a data type, with its data kind below, and leads to its section."
+    yield "Each box is a data type, and leads to its section."
     yield from ("", ".. raw:: html", "")
     yield from (f"   {line}" for line in dependency_graph.html(nodes, title).splitlines())
     yield ""

@@ -1,5 +1,6 @@
 """How Sphinx builds these pages: `make docs`."""
 
+import dataclasses
 import importlib
 import os
 import pkgutil
@@ -42,6 +43,8 @@ language = "en"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# A parameter a line where all do not fit into one
+maximum_signature_line_length = 80
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # Without this, every compute and infer_dtype would show the text of strax's base class
@@ -92,8 +95,16 @@ def skip_member(app, what, name, value, skip, options):
     return True if is_field or is_of_straxen else None
 
 
+def shorten_signature(app, what, name, value, options, signature, return_annotation):
+    """Leave the list of fields out of the signature of a large dataclass; it follows anyway."""
+    if what == "class" and dataclasses.is_dataclass(value) and len(dataclasses.fields(value)) > 12:
+        return "(...)", None
+    return None
+
+
 def setup(app):
     """Called by Sphinx."""
     # Before autosummary looks which pages there are
     app.connect("builder-inited", write_pages, priority=100)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-signature", shorten_signature)
