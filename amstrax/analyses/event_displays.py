@@ -169,7 +169,7 @@ def summary(event: np.void) -> str:
         ("S1 top", 100 * event["s1_area_fraction_top"], "%"),
         ("S2 top", 100 * event["s2_area_fraction_top"], "%"),
         ("S2 width", event["s2_range_50p_area"], "ns"),
-        ("drift time", event["drift_time"] / 1000, "us"),
+        ("drift time", event["drift_time"] / 1000, "µs"),
         ("x", event["x"], "mm"),
         ("y", event["y"], "mm"),
         ("z", event["z"], "mm"),
