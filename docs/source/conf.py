@@ -56,6 +56,8 @@ napoleon_use_rtype = False
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+# Log lines and progress bars; what a cell prints is shown
+nb_output_stderr = "remove"
 nb_merge_streams = True
 # Text in cells of notebooks: as on these pages, two dashes are two dashes
 myst_enable_extensions = ["dollarmath"]
