@@ -296,9 +296,9 @@ class Part:
 
     def dtype(self, *names: str) -> np.dtype:
         """Return the type of rows of data types, whose columns are joined."""
-        dtypes = [
-            self.context.get_single_plugin(self.run_id, name).dtype_for(name) for name in names
-        ]
+        # Not get_single_plugin, which asks the reader for the options of live data, too
+        plugins = self.context._get_plugins(names, self.run_id)
+        dtypes = [plugins[name].dtype_for(name) for name in names]
         return dtypes[0] if len(dtypes) == 1 else np.dtype(strax.merged_dtype(dtypes))
 
     def refuse_missing(self, names: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@on_context("records_led", warn_beyond_sec=10)
+@on_context("records_led", warn_beyond_sec=60)
 def plot_led_records(
     part: Part,
     channels: Sequence[int] | None = None,
