@@ -1,7 +1,7 @@
 """Look for links of built pages that lead nowhere, and for what they would fetch from elsewhere.
 
-``python docs/check_html.py docs/build/html`` prints what is wrong, a line each; the exit status is 1
-if anything is. Links to other sites are not followed.
+``python docs/check_html.py docs/build/html`` prints what is wrong, a line each; the exit status is
+1 if anything is. Links to other sites are not followed.
 """
 
 import sys
