@@ -42,7 +42,6 @@ language = "en"
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 # A parameter a line where all do not fit into one
 maximum_signature_line_length = 80
 autodoc_typehints = "description"
