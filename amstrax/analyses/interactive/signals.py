@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import strax
 
-from amstrax.analyses import _bokeh
+from amstrax.analyses.interactive import _bokeh
 from amstrax.analyses.quantities import peak_waveforms, time_unit
 from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
 
@@ -297,9 +297,7 @@ def _area_per_channel(row: np.void, width: int) -> Any:
     return figure
 
 
-def _hit_pattern(
-    row: np.void, top_channels: Sequence[int], radius: float, width: int
-) -> Any:
+def _hit_pattern(row: np.void, top_channels: Sequence[int], radius: float, width: int) -> Any:
     from bokeh.palettes import Viridis256
 
     from amstrax.analyses.geometry import QUADRANTS
