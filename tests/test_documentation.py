@@ -92,13 +92,13 @@ for line, code in session:
 """
 
 # Tests do not start themselves, nor an installation: see whether there is such a target, but let
-# `make demo` and `make process` work, on what is installed.
+# `make demo` (of 10 s, not 60) and `make process` work, on what is installed.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 make=({make} --no-print-directory -C {root} -o .venv/.installed)
 case " $* " in
-    *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo'" "$@" ;;
+    *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
     *) exec "${{make[@]}}" --dry-run "$@" ;;
 esac

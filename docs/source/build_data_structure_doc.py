@@ -96,9 +96,9 @@ def page(context: str) -> str:
     lines = [title, "=" * len(title), "", introduction, LEGEND]
     lines += graph(context, types)
     lines += table(
-        ("Data type", "Data kind", "Plugin", "What it is"),
+        ("Data type", "What it is", "Data kind", "Plugin"),
         (
-            (_link(context, t.name), t.plugin.data_kind_for(t.name), _plugin(t), _summary(t))
+            (_link(context, t.name), _summary(t), t.plugin.data_kind_for(t.name), _plugin(t))
             for t in types
         ),
     )

@@ -42,6 +42,7 @@ language = "en"
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 # A parameter a line where all do not fit into one
 maximum_signature_line_length = 80
 autodoc_typehints = "description"
@@ -77,12 +78,18 @@ html_copy_source = False
 
 
 def show_plain_functions():
-    """Put plain Python functions in the place of compiled ones, so that autodoc sees functions."""
+    """Put plain Python functions in the place of compiled ones, so that autodoc sees functions.
+
+    Those with a signature of their own are cut off from the function behind them: with
+    autodoc_preserve_defaults, Sphinx would look for their defaults there.
+    """
     for found in pkgutil.walk_packages(amstrax.__path__, "amstrax."):
         module = importlib.import_module(found.name)
         for name, value in list(vars(module).items()):
             if isinstance(value, numba.core.dispatcher.Dispatcher):
                 setattr(module, name, value.py_func)
+            elif hasattr(value, "__wrapped__") and hasattr(value, "__signature__"):
+                del value.__wrapped__
 
 
 def write_pages(app):
