@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -93,8 +94,12 @@ def show_plain_functions():
 
 
 def write_pages(app):
-    """Write the pages that are made of the code."""
+    """Write the pages that are made of the code, and of what the benchmarks have shown."""
     build_data_structure_doc.write(SOURCE)
+    results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    # Its title is that of the section there
+    (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     show_plain_functions()
 
 
