@@ -16,6 +16,6 @@ rm -rf source/reference
 # Output of notebooks is made anew; without these lines pages that are gone would stay
 rm -rf build/html
 # -E: read every page again, since pages that are read from a cache give no warnings
-"$python" -m sphinx -q -E -W --keep-going -b html -d build/doctrees "$@" source build/html
+"$python" -m sphinx -q -E -W --keep-going -j 2 -b html -d build/doctrees "$@" source build/html
 "$python" check_html.py build/html
 echo "docs/build/html/index.html"

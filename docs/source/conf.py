@@ -5,6 +5,7 @@ import importlib
 import os
 import pkgutil
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def write_pages(app):
     # Its title is that of the section there
     (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     show_plain_functions()
+    if app.config.nb_execution_mode != "off":
+        make_demo()
+
+
+def make_demo():
+    """Make the run that notebooks share: they are executed at the same time."""
+    command = [sys.executable, "-m", "amstrax.auto_processing.demo", "--no-progress"]
+    arguments = ["--output", str(SOURCE / "tutorials/amstrax_demo"), "--duration", "20"]
+    done = subprocess.run(command + arguments, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"amstrax demo, for notebooks, failed: {done.stderr[-2000:]}")
 
 
 def skip_member(app, what, name, value, skip, options):
