@@ -80,7 +80,7 @@ format: install ## let ruff mend what lint complains of, where it can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: install ## build the documentation into docs/build/html; warnings are errors
+docs: install ## build the documentation into docs/build/html, notebooks included; warnings are errors
 	@bash docs/make_docs.sh
 
 .PHONY: bench
@@ -105,7 +105,7 @@ constraints: ## resolve setup.py afresh on Python 3.11 and 3.12 and rewrite cons
 .PHONY: clean
 clean: ## remove what was built and cached; keeps .venv and processed data
 	rm -rf build dist docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/history.inc
+	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
 	find amstrax tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean

@@ -50,7 +50,16 @@ extras_require = {
     "dashboard": ["bokeh>=3.9,<4"],
     # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
-    "docs": ["sphinx>=9.0,<10"],
+    "docs": [
+        "sphinx>=9.0,<10",
+        # the theme: side bar, search, dark and narrow screens, and nothing from elsewhere
+        "furo>=2025.12.19,<2027",
+        # executes notebooks, and reads the Markdown of HISTORY.md and benchmarks/
+        "myst-nb>=1.4,<2",
+        "myst-parser>=5,<6",
+        # where the boxes and lines of a dependency graph go, without Graphviz's programs
+        "grandalf>=0.8,<0.9",
+    ],
     "test": [
         "pytest>=8.3.2,<10",
         "pytest-xdist>=3.6.1,<4",

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Build these pages into docs/build/html, warnings being errors. Needs neither network nor data.
+# Build these pages into docs/build/html. Warnings, errors in notebooks, and links to nowhere are errors.
+# Needs neither network nor data; notebooks leave theirs in source/tutorials. Arguments are passed to Sphinx.
 # Runs with the Python of .venv; name another: PYTHON=python3 bash docs/make_docs.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -12,6 +13,9 @@ case $python in /*) ;; *) python=$PWD/../$python ;; esac
 
 # Pages of modules that are gone would stay, and be warned of
 rm -rf source/reference
+# Output of notebooks is made anew; without these lines pages that are gone would stay
+rm -rf build/html
 # -E: read every page again, since pages that are read from a cache give no warnings
-"$python" -m sphinx -q -E -W --keep-going -b html -d build/doctrees source build/html
+"$python" -m sphinx -q -E -W --keep-going -j 2 -b html -d build/doctrees "$@" source build/html
+"$python" check_html.py build/html
 echo "docs/build/html/index.html"

@@ -1,6 +1,6 @@
 """Every command of README.md and the pages in docs/ runs, and the pages tell of all there is.
 
-That the pages can be built, and their links lead somewhere, is tested by `make docs`.
+That the pages can be built, notebooks run, and links lead somewhere, is tested by `make docs`.
 """
 
 import configparser
@@ -16,6 +16,7 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -91,13 +92,13 @@ for line, code in session:
 """
 
 # Tests do not start themselves, nor an installation: see whether there is such a target, but let
-# `make demo` and `make process` work, on what is installed.
+# `make demo` (of 10 s, not 60) and `make process` work, on what is installed.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 make=({make} --no-print-directory -C {root} -o .venv/.installed)
 case " $* " in
-    *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo'" "$@" ;;
+    *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
     *) exec "${{make[@]}}" --dry-run "$@" ;;
 esac
@@ -328,7 +329,9 @@ def test_files_that_are_named_exist():
         if page.suffix == ".md":
             text = page.read_text(encoding="utf-8")
             links = re.findall(r"\]\(([^)]+)\)", text)
-            assert all(link.startswith("https://") or "/" not in link for link in links)
+            pictures = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.png")]
+            for link in links:
+                assert link.startswith("https://") or "/" not in link or link in pictures, link
             names += [link for link in links if not link.startswith("https://")]
         for name in names:
             is_path = re.fullmatch(r"[\w./-]+", name) and (
@@ -365,11 +368,16 @@ def test_reference_has_all_public_modules():
 @pytest.fixture(scope="module")
 def builder():
     """The module that writes the pages of data types."""
-    return load_module("build_data_structure_doc")
+    with pytest.MonkeyPatch.context() as patch:
+        # It imports what lies beside it
+        patch.syspath_prepend(str(SOURCE))
+        yield load_module("build_data_structure_doc")
 
 
 def load_module(name):
-    """Return a module of docs/source, which is no package."""
+    """Return a module of docs/source, which is no package; skip the test without its extra."""
+    for needed in ("grandalf", "sphinx"):
+        pytest.importorskip(needed, reason=f"needs {needed}, of the extra `docs`")
     spec = importlib.util.spec_from_file_location(name, SOURCE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -415,46 +423,127 @@ def test_pages_do_not_depend_on_settings_of_the_machine(builder, monkeypatch, tm
     assert builder.page("xams") == before
 
 
+def test_dependency_graph_has_every_type_and_arrow(builder):
+    page = builder.page("xams")
+    st = contexts.xams(init_rundb=False, storage=[])
+    plugins = st._plugin_class_registry
+    (picture,) = re.findall(r"<svg .*?</svg>", page, re.S)
+    tree = ElementTree.fromstring(re.sub(r"^ +", "", picture, flags=re.M))
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    links = [link.get("href") for link in tree.iterfind(".//svg:a", space)]
+    assert len(links) == len(set(links)) == len(plugins) + 1
+    for name in plugins:
+        link = f"xams-{name}".replace("_", "-")
+        assert f"#{link}" in links
+        assert f".. _{link}:\n" in page
+    # An arrow from each that a type is made of, or from live data
+    arrows = tree.findall(".//svg:path[@class='line']", space)
+    assert len(arrows) == sum(len(plugin.depends_on) or 1 for plugin in plugins.values())
+    # No box lies on another one
+    boxes = [
+        [float(box.get(key)) for key in ("x", "y", "width", "height")]
+        for box in tree.iterfind(".//svg:rect", space)
+    ]
+    for (x, y, width, height), (x2, y2, width2, height2) in itertools.combinations(boxes, 2):
+        apart = x + width <= x2 or x2 + width2 <= x or y + height <= y2 or y2 + height2 <= y
+        assert apart, (x, y, x2, y2)
+
+
+def test_names_in_boxes_are_broken_after_underscores():
+    lines = load_module("dependency_graph")._lines
+    assert lines("peaks") == ["peaks"]
+    assert lines("live data") == ["live data"]
+    assert lines("event_area_per_channel") == ["event_area_", "per_channel"]
+    assert lines("an_unbreakablelongword") == ["an_", "unbreakablelongword"]
+
+
+NOTEBOOKS = sorted((SOURCE / "tutorials").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_has_no_output_and_is_on_the_pages(path):
+    """Notebooks are executed by `make docs`."""
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }, f"{path.name}: clear all outputs, and choose the kernel Python 3"
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs"), f"{path.name}: clear all outputs"
+        assert cell.get("execution_count") is None, f"{path.name}: clear all outputs"
+    assert "/work/" not in text
+    assert "/home/" not in text
+    assert f"   tutorials/{path.stem}\n" in (SOURCE / "index.rst").read_text(encoding="utf-8")
+
+
+def test_notebooks_of_the_lab_are_there():
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "first_tour",
+        "xamsl_data_access",
+        "event_displays",
+        "validation",
+        "led_gains",
+    }
+
+
+def test_log_lines_of_the_loop_are_as_they_are_logged():
+    """Of each line in the table, what does not differ stands in the code."""
+    page = (SOURCE / "processing_on_the_cluster.rst").read_text(encoding="utf-8")
+    table = page.split("What its log says")[1].split(".. _as_a_service:")[0]
+    code = "".join(
+        (ROOT / "amstrax/auto_processing" / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("auto_processing", "scheduling", "submission", "status_file")
+    )
+    # Texts that go on in the next line
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    rows = re.findall(r"^   \* - ``(.+)``$", table, re.M)
+    assert len(rows) > 10
+    for row in rows:
+        for piece in re.split(r"\.\.\.|[()]", row):
+            words = piece.strip(" :;,.")
+            assert len(words) < 4 or words in code, f"{row}: {words!r}"
+
+
 @pytest.fixture(scope="module")
-def history():
-    """The module that converts HISTORY.md."""
-    return load_module("history")
+def check_html():
+    """The module that looks for links that lead nowhere."""
+    return load_module("../check_html")
 
 
-def test_history_is_converted(history):
-    markdown = """# History
-
-## 1.0 (today)
-
-Some text with `code_`, **bold** and a_b_ and 2*3.
-- one `x`,
-  continued
-- [two](https://example.org/)
-
-| what | now |
-|---|---|
-| `a|b`_ | c |
-""".replace("a|b", "a")
-    text = history.convert(markdown)
-    assert "1.0 (today)\n-----------" in text
-    assert r"``code_``, **bold** and a\_b\_ and 2\*3." in text
-    assert "\n\n- one ``x``,\n  continued\n- `two <https://example.org/>`__" in text
-    assert "   * - what\n     - now\n   * - ``a``\\_\n     - c\n" in text
-    assert "# " not in text
+def test_links_that_lead_somewhere_are_fine(check_html, tmp_path, capsys):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<html><a href="sub/other.html#there">x</a><a href="#here">x</a><p id="here">'
+        '<a href="https://example.org/a#b">x</a><a href="mailto:a@example.org">x</a>'
+        '<a href="sub/">x</a><img src="data:image/png;base64,AA"><img src="sub/a%20b.png">'
+        '<link rel="canonical" href="https://example.org/"></html>'
+    )
+    (tmp_path / "sub/other.html").write_text('<p id="there"><a href="../index.html">x</a>')
+    (tmp_path / "sub/index.html").write_text("<p>")
+    (tmp_path / "sub/a b.png").write_bytes(b"")
+    assert check_html.main([str(tmp_path)]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    "text", ["```sh\n", "> a\n", "![a](b)\n", "[a](README.md)\n", "| a | b |\n|---|---|\n| c |\n"]
+    ("text", "message"),
+    [
+        ('<a href="gone.html">x</a>', "gone.html is not there"),
+        ('<a href="#gone">x</a>', "#gone: no such place"),
+        ('<a href="index.html#gone">x</a>', "index.html#gone: no such place"),
+        ('<img src="gone.png">', "gone.png is not there"),
+        ('<script src="https://cdn.example.org/x.js"></script>', "loads https://cdn.example.org"),
+        ('<script src="//cdn.example.org/x.js"></script>', "loads //cdn.example.org"),
+        ('<link rel="stylesheet" href="https://example.org/a.css">', "loads https://example.org"),
+    ],
 )
-def test_history_with_what_is_not_known_is_an_error(history, text):
-    with pytest.raises(ValueError):
-        history.convert(text)
+def test_links_that_lead_nowhere_are_found(text, message, check_html, tmp_path, capsys):
+    (tmp_path / "index.html").write_text(f"<html>{text}</html>")
+    assert check_html.main([str(tmp_path)]) == 1
+    assert message in capsys.readouterr().err
 
 
-def test_history_comes_out_without_warnings(history):
-    docutils = pytest.importorskip("docutils.core", reason="needs docutils, of the extra `docs`")
-    text = history.convert((ROOT / "HISTORY.md").read_text(encoding="utf-8"))
-    settings = {"report_level": 2, "halt_level": 2, "file_insertion_enabled": False}
-    tree = docutils.publish_doctree(f"Title\n=====\n{text}", settings_overrides=settings)
-    assert amstrax.__version__ in tree.astext()
-    assert "`" not in tree.astext()
+def test_folder_without_pages_is_an_error(check_html, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there are no pages"):
+        check_html.main([str(tmp_path)])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import dependency_graph
 import numpy as np
 import strax
 
@@ -93,16 +94,33 @@ def page(context: str) -> str:
         ]
     title, introduction = INTRODUCTIONS[context]
     lines = [title, "=" * len(title), "", introduction, LEGEND]
+    lines += graph(context, types)
     lines += table(
-        ("Data type", "Data kind", "Plugin", "What it is"),
+        ("Data type", "What it is", "Data kind", "Plugin"),
         (
-            (_link(context, t.name), t.plugin.data_kind_for(t.name), _plugin(t), _summary(t))
+            (_link(context, t.name), _summary(t), t.plugin.data_kind_for(t.name), _plugin(t))
             for t in types
         ),
     )
     for data_type in types:
         lines += section(context, st, data_type, types)
     return "\n".join(lines) + "\n"
+
+
+def graph(context: str, types: list[DataType]) -> Iterator[str]:
+    """Yield the lines of a picture of what is made of what."""
+    live = dependency_graph.Node("live data", "What the DAQ writes", (), "processing.html")
+    nodes = [live]
+    for name, plugin, _ in types:
+        made_of = tuple(plugin.depends_on) or (live.name,)
+        remark = f"{name}, of data kind {plugin.data_kind_for(name)}"
+        nodes.append(dependency_graph.Node(name, remark, made_of, f"#{_label(context, name)}"))
+    title = f"Data types of {context}, each with an arrow from those that it is made of"
+    yield from ("", ".. rubric:: What is made of what", "")
+    yield "Each box is a data type, and leads to its section."
+    yield from ("", ".. raw:: html", "")
+    yield from (f"   {line}" for line in dependency_graph.html(nodes, title).splitlines())
+    yield ""
 
 
 def section(
@@ -118,6 +136,7 @@ def section(
     yield f":Saved: {SAVED[plugin.save_when[name]]}"
     yield f":Made of: {_links(context, plugin.depends_on) or 'live data'}"
     yield f":Used by: {_links(context, used_by) or 'no other'}"
+    yield f":Lineage: {_lineage(st, name)}"
     yield f":Lineage hash: ``{lineage_hash}``"
     yield from ("", ".. rubric:: Columns", "")
     dtype = plugin.dtype_for(name)
@@ -175,6 +194,14 @@ def _description(plugin: strax.Plugin) -> str:
     if not text:
         raise ValueError(f"{type(plugin).__name__} has no docstring, which is what its page says")
     return text
+
+
+def _lineage(st: strax.Context, name: str) -> str:
+    """Return what counts for a data type's hash: plugins with their versions, from raw data on."""
+    plugins = dict.fromkeys(
+        (plugin, version) for plugin, version, _ in st.key_for(_RUN_ID, name).lineage.values()
+    )
+    return ", ".join(f"{plugin} {version}" for plugin, version in reversed(plugins))
 
 
 def _summary(data_type: DataType) -> str:

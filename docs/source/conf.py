@@ -1,8 +1,11 @@
 """How Sphinx builds these pages: `make docs`."""
 
+import dataclasses
 import importlib
 import os
 import pkgutil
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +17,6 @@ SOURCE = Path(__file__).resolve().parent
 sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
 
 import build_data_structure_doc  # noqa: E402
-import history  # noqa: E402
 import numba  # noqa: E402
 
 import amstrax  # noqa: E402
@@ -30,7 +32,10 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "myst_nb",
 ]
+# What notebooks leave
+exclude_patterns = ["tutorials/*_data", "tutorials/amstrax_demo", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 # `name` in a docstring is a name of Python: a link if it is one of amstrax, code if not
 default_role = "py:obj"
@@ -40,41 +45,74 @@ language = "en"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# A parameter a line where all do not fit into one
+maximum_signature_line_length = 80
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # Without this, every compute and infer_dtype would show the text of strax's base class
 autodoc_inherit_docstrings = False
+# A name that a module has of another one is shown there; its source has one way back
+viewcode_follow_imported_members = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 
-html_theme = "alabaster"
+# Each notebook is executed at each build, and an error in it is one of the build
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+# Log lines and progress bars; what a cell prints is shown
+nb_output_stderr = "remove"
+nb_merge_streams = True
+# Text in cells of notebooks: as on these pages, two dashes are two dashes
+myst_enable_extensions = ["dollarmath"]
+# HISTORY.md begins with headings of the second level, below the title of its page
+suppress_warnings = ["myst.header"]
+
+html_theme = "furo"
 html_title = f"amstrax {release}"
 html_show_copyright = False
-html_theme_options = {
-    "description": "Processing of XAMS and XAMSL data",
-    "page_width": "1200px",
-    "body_max_width": "none",
-    "font_family": "sans-serif",
-    "head_font_family": "sans-serif",
-    "show_powered_by": False,
-}
-html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["amstrax.css"]
+html_theme_options = {"navigation_with_keys": True}
+# Sources of pages are in the repository; a copy beside the pages would be one more to search
+html_copy_source = False
 
 
 def show_plain_functions():
-    """Put plain Python functions in the place of compiled ones, so that autodoc sees functions."""
+    """Put plain Python functions in the place of compiled ones, so that autodoc sees functions.
+
+    Those with a signature of their own are cut off from the function behind them: with
+    autodoc_preserve_defaults, Sphinx would look for their defaults there.
+    """
     for found in pkgutil.walk_packages(amstrax.__path__, "amstrax."):
         module = importlib.import_module(found.name)
         for name, value in list(vars(module).items()):
             if isinstance(value, numba.core.dispatcher.Dispatcher):
                 setattr(module, name, value.py_func)
+            elif hasattr(value, "__wrapped__") and hasattr(value, "__signature__"):
+                del value.__wrapped__
 
 
 def write_pages(app):
-    """Write the pages that are made of the code and of HISTORY.md."""
+    """Write the pages that are made of the code, and of what the benchmarks have shown."""
     build_data_structure_doc.write(SOURCE)
-    history.write(SOURCE.parents[1] / "HISTORY.md", SOURCE / "history.inc")
+    results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
+    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    # Its title is that of the section there
+    (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     show_plain_functions()
+    if app.config.nb_execution_mode != "off":
+        make_demo()
+
+
+def make_demo():
+    """Make the run that notebooks share: they are executed at the same time."""
+    command = [sys.executable, "-m", "amstrax.auto_processing.demo", "--no-progress"]
+    arguments = ["--output", str(SOURCE / "tutorials/amstrax_demo"), "--duration", "20"]
+    done = subprocess.run(command + arguments, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"amstrax demo, for notebooks, failed: {done.stderr[-2000:]}")
 
 
 def skip_member(app, what, name, value, skip, options):
@@ -84,8 +122,16 @@ def skip_member(app, what, name, value, skip, options):
     return True if is_field or is_of_straxen else None
 
 
+def shorten_signature(app, what, name, value, options, signature, return_annotation):
+    """Leave the list of fields out of the signature of a large dataclass; it follows anyway."""
+    if what == "class" and dataclasses.is_dataclass(value) and len(dataclasses.fields(value)) > 12:
+        return "(...)", None
+    return None
+
+
 def setup(app):
     """Called by Sphinx."""
     # Before autosummary looks which pages there are
     app.connect("builder-inited", write_pages, priority=100)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-signature", shorten_signature)
