@@ -17,11 +17,9 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
-    environment.filters |= {"time": time, "ago": ago, "size": size, "length": length, "json": pretty}
+    environment.filters |= {"time": time, "ago": ago, "size": size, "duration": length}
+    environment.filters["parent"] = parent
     environment.globals["address"] = address
     return environment
 
@@ -74,6 +72,11 @@ def length(seconds: float | None) -> str:
         if abs(seconds) >= 2 * unit:
             return f"{seconds / unit:.3g} {name}" if seconds < 1000 * unit else f"{seconds / unit:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+def parent(folder: str) -> str:
+    """Return the folder that a folder is in, as texts."""
+    return str(Path(folder).parent)
 
 
 def size(n_bytes: float | None) -> str:

@@ -22,13 +22,15 @@ from tornado.web import OutputTransform, RedirectHandler
 
 from amstrax.dashboard import auth
 from amstrax.dashboard.page import Page
+from amstrax.dashboard.processing_page import ProcessingPage
+from amstrax.dashboard.run_page import RunPage
 from amstrax.dashboard.runs_page import RunsPage
 from amstrax.dashboard.site import Site
 from amstrax.exceptions import UsageError
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[type[Page], ...] = (RunsPage,)
+PAGES: tuple[type[Page], ...] = (RunsPage, RunPage, ProcessingPage)
 
 #: A session that nobody looks at any more is forgotten after so long, looked for so often [ms]
 _UNUSED, _CHECK = 5000, 5000

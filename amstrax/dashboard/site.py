@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from amstrax import settings
 from amstrax.dashboard.logins import Logins
 
 if TYPE_CHECKING:
+    import strax
+
     from amstrax.auto_processing.engines.base import Engine
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class Site:
     def __post_init__(self) -> None:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
         self.host = socket.gethostname()
+        self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         self.local_user = settings.login_name() or "?"
 
     def collection(self) -> Any:
@@ -84,9 +88,67 @@ class Site:
 
         return engines.get(self.engine_name)
 
+    def context(
+        self, name: str, corrections_version: str | None = None, incomplete: bool = False
+    ) -> "strax.Context":
+        """Return a new context that loads what is stored, and makes nothing.
+
+        Parameters
+        ----------
+        name
+            One of `amstrax.settings.CONTEXT_DETECTORS`.
+        corrections_version
+            Version of the corrections; None for that of the dashboard, if it has one.
+        incomplete
+            Load data too that is being made.
+
+        Raises
+        ------
+        AmstraxError
+            When there is no such version, or an option of the dashboard is wrong.
+        """
+        from amstrax import contexts
+        from amstrax.auto_processing.amstraxer import to_dict_tuple
+
+        st = getattr(contexts, name)(
+            output_folder=self._data_folder(),
+            corrections_version=corrections_version or self.corrections_version,
+        )
+        known = {o for p in st._plugin_class_registry.values() for o in p.takes_config}
+        config = to_dict_tuple(dict(self.config_kwargs))
+        st.set_config({key: value for key, value in config.items() if key in known})
+        st.set_context_config(
+            {
+                "forbid_creation_of": tuple(st._plugin_class_registry),
+                "allow_incomplete": incomplete,
+            }
+        )
+        for frontend in st.storage:
+            frontend.readonly = True
+        return st
+
+    def _data_folder(self) -> str:
+        """Return the folder that jobs leave data in, see `process_run.folders`; it is not made."""
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        # The context would make one that is not there
+        return str(folder.absolute()) if folder.is_dir() else self._empty.name
+
+    def contexts(self) -> list[str]:
+        """Return the names of the contexts of the detector, the usual one first."""
+        return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
+
+    def context_for(self, document: Mapping[str, Any]) -> str:
+        """Return the name of the context that a run is processed with."""
+        from amstrax.auto_processing import plan
+
+        usual = plan.Plan((), self.contexts()[0], self.detector, ())
+        return plan.of_run(usual, document).context
+
     def close(self) -> None:
         """Let go of threads and connections."""
         from amstrax.rundb import connection
 
         self.pool.shutdown(wait=False, cancel_futures=True)
         connection.close()
+        self._empty.cleanup()
