@@ -127,6 +127,13 @@ class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 
 
+class NoSuchDataType(AmstraxError, LookupError):
+    """A context has no data type of the sort that is asked for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class CorrectionError(AmstraxError):
     """Base of what can be wrong with corrections."""
 

@@ -383,7 +383,7 @@ def test_event_display():
         "3\n30 PE": (False, True),
         "4\n17 PE": (False, False),
     }
-    assert "drift time       20.0 us" in texts(axes[7])[0]
+    assert "drift time       20.0 µs" in texts(axes[7])[0]
 
 
 def test_event_display_without_anything():
@@ -395,7 +395,7 @@ def test_event_display_without_anything():
     axes = drawn(analyses.event_display(event))
     assert [texts(a) for a in axes[:5]] == [["none"]] * 5
     assert texts(axes[5]) == ["no S2"]
-    assert "drift time          - us" in texts(axes[6])[0]
+    assert "drift time          - µs" in texts(axes[6])[0]
 
 
 def test_quadrants_are_those_of_the_reconstruction():
@@ -445,7 +445,7 @@ def test_plot_peaks():
     peaks = peaks_with_data(truth)
     (axes,) = drawn(analyses.plot_peaks(peaks))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["S1", "S2"]
-    assert axes.get_xlabel() == "Time [us]"
+    assert axes.get_xlabel() == "Time [µs]"
     outline = axes.collections[0].get_paths()[0].vertices
     assert outline[:, 0].max() == pytest.approx(0.23)  # the S1, 230 ns long
     assert outline[:, 1].max() == pytest.approx(100 / 230, rel=1e-5)

@@ -8,13 +8,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Wedge
 
+from amstrax.analyses.geometry import QUADRANTS
 from amstrax.analyses.peaks import plot_peaks, plot_waveform
 from amstrax.analyses.style import COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, note
 
 _KINDS = (("s1", "S1"), ("alt_s1", "Alternative S1"), ("s2", "S2"), ("alt_s2", "Alternative S2"))
-#: Angles at which the quadrants of the top PMTs a, b, c, d begin: x is large with light in a and b,
-#: y with light in a and c (see `amstrax.processing.peaks.reconstruct_positions`)
-_QUADRANTS = (0, 270, 90, 180)
 
 
 def event_display(
@@ -128,7 +126,7 @@ def draw_hit_pattern(
     area = np.array([event["s2_area_per_channel"][channel] for channel in top_channels])
     norm = Normalize(0, max(float(area.max()), 1.0))
     colors = _color_map()
-    for channel, value, angle in zip(top_channels, area, _QUADRANTS, strict=False):
+    for channel, value, angle in zip(top_channels, area, QUADRANTS, strict=False):
         span = 90 if len(top_channels) > 1 else 360
         axes.add_patch(Wedge((0, 0), radius, angle, angle + span, fc=colors(norm(value)), ec=GREY))
         middle = np.deg2rad(angle + span / 2)
@@ -169,7 +167,7 @@ def summary(event: np.void) -> str:
         ("S1 top", 100 * event["s1_area_fraction_top"], "%"),
         ("S2 top", 100 * event["s2_area_fraction_top"], "%"),
         ("S2 width", event["s2_range_50p_area"], "ns"),
-        ("drift time", event["drift_time"] / 1000, "us"),
+        ("drift time", event["drift_time"] / 1000, "µs"),
         ("x", event["x"], "mm"),
         ("y", event["y"], "mm"),
         ("z", event["z"], "mm"),

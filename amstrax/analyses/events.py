@@ -6,10 +6,23 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, bin_edges, figure_of, new_axes, note
+from amstrax.analyses.quantities import bin_edges, thin
+from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, figure_of, new_axes, note
+from amstrax.exceptions import InvalidOption, did_you_mean
 
 #: More points than these are drawn as a histogram
 _MOST_POINTS = 3000
+#: Of fields by which events are coloured, and factors to these units
+_COLOR_LABELS = {
+    "drift_time": ("Drift time [µs]", 1e-3),
+    "x": ("x [mm]", 1.0),
+    "y": ("y [mm]", 1.0),
+    "z": ("z [mm]", 1.0),
+    "r": ("r [mm]", 1.0),
+    "n_peaks": ("Number of peaks", 1.0),
+    "s2_range_50p_area": ("Width of the S2, central 50 % [ns]", 1.0),
+    "s2_area_fraction_top": ("Area fraction top of the S2", 1.0),
+}
 
 
 def event_scatter(
@@ -17,6 +30,8 @@ def event_scatter(
     axes: Axes | None = None,
     s1: str = "s1_area",
     s2: str = "s2_area",
+    color: str | None = None,
+    empty: str = "no events with S1 and S2",
 ) -> Figure:
     """Draw S2 against S1 of events, on logarithmic scales.
 
@@ -28,18 +43,43 @@ def event_scatter(
         Draw into these; None: into those of a new figure.
     s1, s2
         Fields to draw, as ``cs1`` and ``cs2``.
+    color
+        Field by which points are coloured, of at most 3,000 events, at random; None for one colour,
+        and a histogram of more events.
+    empty
+        What to write where there are none.
 
     Returns
     -------
     The figure.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when events have no such field.
     """
     axes = new_axes() if axes is None else axes
+    for field in (s1, s2, color):
+        if field is not None and field not in (events.dtype.names or ()):
+            raise InvalidOption(
+                f"events have no column {field!r}" + did_you_mean(field, events.dtype.names or ())
+            )
     x, y = events[s1], events[s2]
     shown = (x > 0) & (y > 0)
     axes.set(xlabel=f"{_label(s1)} [PE]", ylabel=f"{_label(s2)} [PE]", xscale="log", yscale="log")
     axes.set_title(f"{shown.sum()} of {len(events)} events have S1 and S2")
     if not shown.any():
-        note(axes, "no events with S1 and S2")
+        note(axes, empty)
+        return figure_of(axes)
+    if color is not None:
+        rows = np.flatnonzero(shown)
+        rows = rows[thin(len(rows), _MOST_POINTS)]
+        label, factor = _COLOR_LABELS.get(color, (color, 1.0))
+        values = events[color][rows] * factor
+        points = axes.scatter(x[rows], y[rows], 6, c=values, cmap=COLOR_MAP, rasterized=True)
+        figure_of(axes).colorbar(points, ax=axes, label=label)
+        if len(rows) < shown.sum():
+            axes.set_title(f"{axes.get_title()}, {len(rows)} of them are drawn")
         return figure_of(axes)
     edges = [bin_edges(values, 100, log=True) for values in (x[shown], y[shown])]
     _points(axes, x[shown], y[shown], edges)
@@ -52,6 +92,7 @@ def plot_drift_time(
     gate: float | None = None,
     cathode: float | None = None,
     n_bins: int = 60,
+    empty: str = "no drift times",
 ) -> Figure:
     """Draw a histogram of drift times.
 
@@ -65,6 +106,8 @@ def plot_drift_time(
         Drift times from there [ns], drawn as lines unless None.
     n_bins
         Number of bins from 0 on.
+    empty
+        What to write where there are none.
 
     Returns
     -------
@@ -72,7 +115,7 @@ def plot_drift_time(
     """
     axes = new_axes() if axes is None else axes
     drift_time = events["drift_time"][np.isfinite(events["drift_time"])] / 1000
-    axes.set(xlabel="Drift time [us]")
+    axes.set(xlabel="Drift time [µs]")
     lines = [
         (name, time / 1000)
         for name, time in (("gate", gate), ("cathode", cathode))
@@ -84,10 +127,10 @@ def plot_drift_time(
         edges = np.linspace(low, high, n_bins + 1).tolist()
         axes.hist(drift_time, edges, histtype="stepfilled", color=BLUE, alpha=0.5)
         axes.hist(drift_time, edges, histtype="step", color=BLUE)
-        axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} us")
+        axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} µs")
     else:
         axes.set_ylabel("Events")
-        note(axes, "no drift times")
+        note(axes, empty)
     for name, time in lines:
         axes.axvline(time, color=BLACK, ls="--", lw=1)
         axes.text(
@@ -106,6 +149,7 @@ def plot_positions(
     figure: Figure | None = None,
     radius: float | None = None,
     depth: float | None = None,
+    empty: str = "no positions",
 ) -> Figure:
     """Draw positions of events: x and y, and z against the distance from the axis.
 
@@ -117,6 +161,8 @@ def plot_positions(
         Draw into this; None: into a new one.
     radius, depth
         Size of the drift volume [mm], drawn as lines unless None.
+    empty
+        What to write where there are none.
 
     Returns
     -------
@@ -133,7 +179,7 @@ def plot_positions(
         across = np.linspace(-reach, reach, 81)
         _points(from_above, x[has_xy], y[has_xy], [across, across])
     else:
-        note(from_above, "no positions")
+        note(from_above, empty)
     from_above.set(xlim=(-reach, reach), ylim=(-reach, reach))
     has_all = has_xy & np.isfinite(z)
     from_side.set(xlabel="r [mm]", ylabel="z [mm]")
@@ -142,7 +188,7 @@ def plot_positions(
         edges = [np.linspace(0, reach, 81), np.linspace(bottom, -0.1 * bottom, 81)]
         _points(from_side, r[has_all], z[has_all], edges)
     else:
-        note(from_side, "no positions")
+        note(from_side, empty)
     from_side.set(xlim=(0, reach), ylim=(bottom, -0.1 * bottom))
     outside = int((has_all & ((r > reach) | (z < bottom) | (z > -0.1 * bottom))).sum())
     if outside:

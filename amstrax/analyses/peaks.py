@@ -7,6 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from amstrax.analyses.quantities import outline, time_unit
 from amstrax.analyses.style import (
     TYPE_COLORS,
     TYPE_NAMES,
@@ -22,6 +23,7 @@ def plot_peaks(
     types: np.ndarray | None = None,
     axes: Axes | None = None,
     start: int | None = None,
+    empty: str = "no peaks",
 ) -> Figure:
     """Draw sum waveforms of peaks against time, coloured by their type.
 
@@ -35,6 +37,8 @@ def plot_peaks(
         Draw into these; None: into those of a new figure.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
+    empty
+        What to write where there are none.
 
     Returns
     -------
@@ -51,13 +55,13 @@ def plot_peaks(
         raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
     axes.set_ylabel("Light [PE/ns]")
     if not len(peaks):
-        axes.set_xlabel("Time [us]")
-        note(axes, "no peaks")
+        axes.set_xlabel("Time [µs]")
+        note(axes, empty)
         return figure_of(axes)
     start = int(peaks["time"].min()) if start is None else start
-    unit, name = _time_unit(int(strax.endtime(peaks).max()) - start)
+    unit, name = time_unit(int(strax.endtime(peaks).max()) - start)
     for kind in np.unique(types):
-        polygons = [_outline(peak, start, unit) for peak in peaks[types == kind]]
+        polygons = [_corners(peak, start, unit) for peak in peaks[types == kind]]
         color = TYPE_COLORS[kind]
         axes.add_collection(PolyCollection(polygons, facecolors=color, alpha=0.4, lw=0))
         axes.add_collection(LineCollection(polygons, colors=color, lw=1))
@@ -85,14 +89,19 @@ def plot_waveform(
     color
         Of the line.
     """
-    unit, name = _time_unit(length * dt)
+    unit, name = time_unit(length * dt)
     edges = np.arange(length + 1) * dt / unit
     axes.stairs(data[:length] / dt, edges, fill=True, color=color, alpha=0.4)
     axes.stairs(data[:length] / dt, edges, color=color)
     axes.set(xlabel=f"Time [{name}]", ylabel="Light [PE/ns]", xlim=(0, max(edges[-1], dt / unit)))
 
 
-def plot_records(records: np.ndarray, axes: Axes | None = None, start: int | None = None) -> Figure:
+def plot_records(
+    records: np.ndarray,
+    axes: Axes | None = None,
+    start: int | None = None,
+    empty: str = "no records",
+) -> Figure:
     """Draw records against time, a colour a channel.
 
     Parameters
@@ -103,6 +112,8 @@ def plot_records(records: np.ndarray, axes: Axes | None = None, start: int | Non
         Draw into these; None: into those of a new figure.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first record.
+    empty
+        What to write where there are none.
 
     Returns
     -------
@@ -111,11 +122,11 @@ def plot_records(records: np.ndarray, axes: Axes | None = None, start: int | Non
     axes = new_axes((9, 4)) if axes is None else axes
     axes.set_ylabel("Height [ADC counts]")
     if not len(records):
-        axes.set_xlabel("Time [us]")
-        note(axes, "no records")
+        axes.set_xlabel("Time [µs]")
+        note(axes, empty)
         return figure_of(axes)
     start = int(records["time"].min()) if start is None else start
-    unit, name = _time_unit(int(strax.endtime(records).max()) - start)
+    unit, name = time_unit(int(strax.endtime(records).max()) - start)
     for channel in np.unique(records["channel"]):
         lines = []
         for record in records[records["channel"] == channel]:
@@ -131,17 +142,8 @@ def plot_records(records: np.ndarray, axes: Axes | None = None, start: int | Non
     return figure_of(axes)
 
 
-def _time_unit(span: int) -> tuple[int, str]:
-    """Return a unit [ns] and its name in which a span of time [ns] can be read."""
-    for unit, name in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")):
-        if span >= 2 * unit:
-            return unit, name
-    return 1, "ns"
-
-
-def _outline(peak: np.void, start: int, unit: int) -> np.ndarray:
+def _corners(peak: np.void, start: int, unit: int) -> np.ndarray:
     """Return the corners of a peak's waveform in steps, shape (2 length + 2, 2)."""
-    n, dt = int(peak["length"]), int(peak["dt"])
-    edges = (peak["time"] - start + np.arange(n + 1) * dt) / unit
-    height = np.concatenate([[0], np.repeat(peak["data"][:n] / dt, 2), [0]])
-    return np.column_stack([np.repeat(edges, 2), height])
+    length, dt = int(peak["length"]), int(peak["dt"])
+    times, heights = outline(peak["data"], length, dt, int(peak["time"]) - start)
+    return np.column_stack([times / unit, heights])

@@ -213,7 +213,7 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
     """Draw corrected S2s per true electron against drift time, and what the fits of it say."""
     drift_time, _, per_electron = lifetime_points(matched)
     axes.set(
-        xlabel="drift time [us]", ylabel="cS2 / true electrons [PE]", title="Electron lifetime"
+        xlabel="drift time [µs]", ylabel="cS2 / true electrons [PE]", title="Electron lifetime"
     )
     if not len(drift_time):
         return note(axes, "no events")
@@ -228,7 +228,7 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
     for name, text in (("elife", "from cS2"), ("elife_per_electron", "from cS2/electrons")):
         entry, bias = report["numbers"][name], report["numbers"][f"{name}_bias"]
         lines.append(
-            f"{text}: {entry['value'] / 1000:.2f} ± {entry['error'] / 1000:.2f} us"
+            f"{text}: {entry['value'] / 1000:.2f} ± {entry['error'] / 1000:.2f} µs"
             f" ({100 * bias['value']:+.1f} % of true)"
         )
     axes.text(0.03, 0.97, "\n".join(lines), transform=axes.transAxes, va="top")

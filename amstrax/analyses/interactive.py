@@ -1,0 +1,647 @@
+"""Interactive figures of many peaks, events or LED pulses, with Bokeh.
+
+Figures that are given one source show each other's selections: points in scatter plots, and in
+histograms the part that is selected, as a second histogram. The latter, and selecting a range in a
+histogram, is JavaScript in the browser; nothing is fetched, and no server is asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from amstrax.analyses import _bokeh
+from amstrax.analyses.quantities import Rates, histogram, histogram_2d, thin
+from amstrax.analyses.style import (
+    BLACK,
+    BLUE,
+    CHANNEL_COLORS,
+    TYPE_COLORS,
+    TYPE_NAMES,
+    VERMILLION,
+    channel_color,
+)
+from amstrax.exceptions import InvalidOption, did_you_mean
+
+#: Rows of a source, unless more are asked for: so many points can be moved smoothly
+MOST = 20_000
+#: Columns of an event source: name, field of event_info, factor
+_EVENT_COLUMNS = (
+    ("event_number", "event_number", 1),
+    ("s1_area", "s1_area", 1),
+    ("s2_area", "s2_area", 1),
+    ("cs1", "cs1", 1),
+    ("cs2", "cs2", 1),
+    ("drift_us", "drift_time", 1e-3),
+    ("x", "x", 1),
+    ("y", "y", 1),
+    ("z", "z", 1),
+    ("r", "r", 1),
+    ("s1_width", "s1_range_50p_area", 1),
+    ("s2_width", "s2_range_50p_area", 1),
+    ("s1_aft", "s1_area_fraction_top", 1),
+    ("s2_aft", "s2_area_fraction_top", 1),
+    ("n_peaks", "n_peaks", 1),
+)
+_PEAK_COLUMNS = (
+    ("area", "area", 1),
+    ("width", "range_50p_area", 1),
+    ("aft", "area_fraction_top", 1),
+    ("rise_time", "rise_time", 1),
+    ("n_channels", "n_channels", 1),
+)
+_LABELS = {
+    "s1_area": "S1 [PE]",
+    "s2_area": "S2 [PE]",
+    "cs1": "cS1 [PE]",
+    "cs2": "cS2 [PE]",
+    "drift_us": "Drift time [µs]",
+    "x": "x [mm]",
+    "y": "y [mm]",
+    "z": "z [mm]",
+    "r": "r [mm]",
+    "area": "Area [PE]",
+    "width": "Width of the central 50 % [ns]",
+    "aft": "Area fraction top",
+    "time_s": "Time since the start of the run [s]",
+}
+
+
+# --- sources
+
+
+def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
+    """Return a source of peaks for the figures below.
+
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,).
+    start
+        Of the run [ns since unix epoch].
+    most
+        Rows; of more peaks, so many are taken at random, the same each time.
+
+    Returns
+    -------
+    ColumnDataSource with the columns ``index`` (the row in `peaks`), ``time_s``, ``area`` [PE],
+    ``width`` [ns], ``aft``, ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and
+    ``color``. Its ``tags`` are ``[{"shown": rows, "of": n}]``.
+    """
+    rows = thin(len(peaks), most)
+    peaks_shown = peaks[rows]
+    types = np.clip(peaks_shown["type"], 0, len(TYPE_NAMES) - 1)
+    data = _columns(peaks_shown, _PEAK_COLUMNS, start)
+    data["type"] = types.astype(np.int32)
+    data["type_name"] = np.array(TYPE_NAMES)[types]
+    data["color"] = np.array(TYPE_COLORS)[types]
+    return _source(data, rows, len(peaks))
+
+
+def event_source(events: np.ndarray, start: int = 0, most: int = MOST) -> Any:
+    """Return a source of events for the figures below.
+
+    Parameters are those of `peak_source`, with events as of event_info.
+
+    Returns
+    -------
+    ColumnDataSource with the columns ``index``, ``event_number``, ``time_s``, ``s1_area``,
+    ``s2_area``, ``cs1``, ``cs2`` [PE], ``drift_us`` [µs], ``x``, ``y``, ``z``, ``r`` [mm],
+    ``s1_width``, ``s2_width`` [ns], ``s1_aft``, ``s2_aft``, ``n_peaks`` and ``color``.
+    """
+    rows = thin(len(events), most)
+    data = _columns(events[rows], _EVENT_COLUMNS, start)
+    data["color"] = np.full(len(rows), BLUE)
+    return _source(data, rows, len(events))
+
+
+def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
+    """Return a source of pulses of an LED run.
+
+    Parameters are those of `peak_source`, with pulses as of led_calibration.
+
+    Returns
+    -------
+    ColumnDataSource with the columns ``index``, ``channel``, ``area`` [ADC counts x samples],
+    ``amplitude_led`` [ADC counts], ``color``.
+    """
+    rows = thin(len(pulses), most)
+    shown = pulses[rows]
+    data = {name: np.asarray(shown[name]) for name in ("channel", "area", "amplitude_led")}
+    colors = np.array(CHANNEL_COLORS)
+    data["color"] = colors[shown["channel"] % len(colors)]
+    return _source(data, rows, len(pulses))
+
+
+def _columns(
+    rows: np.ndarray, columns: Sequence[tuple[str, str, float]], start: int
+) -> dict[str, np.ndarray]:
+    fields = rows.dtype.names or ()
+    data = {"time_s": (rows["time"] - start) / 1e9}
+    for name, field, factor in columns:
+        if field in fields:
+            values = rows[field]
+            # 64-bit integers do not fit into the numbers of JavaScript, nor into Bokeh's
+            whole = values.dtype.kind in "iub"
+            data[name] = values.astype(np.int32 if whole else np.float64)
+            if factor != 1:
+                data[name] = values * factor
+        else:
+            data[name] = np.full(len(rows), np.nan)
+    return data
+
+
+def _source(data: dict[str, np.ndarray], rows: np.ndarray, of: int) -> Any:
+    data["index"] = rows.astype(np.int32)
+    return _bokeh.bokeh().models.ColumnDataSource(
+        {name: values for name, values in data.items()},
+        tags=[{"shown": len(rows), "of": of}],
+    )
+
+
+# --- scatter plots
+
+
+def scatter(
+    source: Any,
+    x: str,
+    y: str,
+    title: str,
+    log: tuple[bool, bool] = (False, False),
+    hover: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """Return a scatter plot of two columns of a source.
+
+    Parameters
+    ----------
+    source
+        As of `event_source` or `peak_source`.
+    x, y
+        Columns.
+    title
+        Of the figure; where the source is thinned, it says so.
+    log
+        Logarithmic scales, of x and y. Values that are not above 0 are not shown then.
+    hover
+        Columns that are shown under the mouse, besides x and y.
+    options
+        Of `bokeh.plotting.figure`, as width and height.
+    """
+    figure = _bokeh.new_figure(
+        _title(title, source), _LABELS.get(x, x), _LABELS.get(y, y), log, **options
+    )
+    points = figure.scatter(
+        x,
+        y,
+        source=source,
+        size=4,
+        color="color",
+        alpha=0.6,
+        nonselection_alpha=0.08,
+        selection_alpha=0.9,
+    )
+    columns = dict.fromkeys((*hover, x, y))
+    figure.add_tools(
+        _bokeh.bokeh().models.HoverTool(
+            renderers=[points], tooltips=[(name, f"@{{{name}}}") for name in columns]
+        )
+    )
+    if not len(source.data["index"]):
+        _bokeh.note(figure, "nothing to show")
+    return figure
+
+
+def s1_s2(source: Any, s1: str = "cs1", s2: str = "cs2", log: bool = True, **options: Any) -> Any:
+    """Return S2 against S1 of an event source; parameters are those of `scatter`."""
+    return scatter(source, s1, s2, "S1 and S2", (log, log), ("event_number",), **options)
+
+
+def positions(source: Any, radius: float | None = None, **options: Any) -> Any:
+    """Return x and y of an event source, with a circle of `radius` [mm] unless None."""
+    figure = scatter(
+        source, "x", "y", "Position", (False, False), ("event_number",), match_aspect=True,
+        **options,
+    )  # fmt: skip
+    if radius is not None:
+        angle = np.linspace(0, 2 * np.pi, 100)
+        figure.line(
+            radius * np.cos(angle), radius * np.sin(angle), color=BLACK, line_dash="dashed"
+        )
+    return figure
+
+
+def depth(
+    source: Any, radius: float | None = None, depth: float | None = None, **options: Any
+) -> Any:
+    """Return z against r of an event source, with lines at `radius`, 0 and -`depth` [mm]."""
+    figure = scatter(source, "r", "z", "Depth", (False, False), ("event_number",), **options)
+    span = _bokeh.bokeh().models.Span
+    lines = [(radius, "height")] if radius is not None else []
+    lines += [(0.0, "width"), (-depth, "width")] if depth is not None else []
+    for location, dimension in lines:
+        figure.add_layout(
+            span(location=location, dimension=dimension, line_dash="dashed", line_color=BLACK)
+        )
+    return figure
+
+
+def area_width(source: Any, log: bool = True, **options: Any) -> Any:
+    """Return width against area of a peak source."""
+    return scatter(
+        source, "area", "width", "Area and width", (log, log), ("type_name", "time_s"), **options
+    )
+
+
+def area_aft(source: Any, log: bool = True, **options: Any) -> Any:
+    """Return the area fraction top against area of a peak source; `log` is of the area."""
+    return scatter(
+        source,
+        "area",
+        "aft",
+        "Area and fraction in the top PMTs",
+        (log, False),
+        ("type_name", "time_s"),
+        **options,
+    )
+
+
+def density(
+    x: np.ndarray,
+    y: np.ndarray,
+    n_bins: int = 150,
+    log: tuple[bool, bool] = (True, True),
+    labels: tuple[str, str] = ("Area [PE]", "Width of the central 50 % [ns]"),
+    title: str = "",
+    **options: Any,
+) -> Any:
+    """Return a histogram in two dimensions as an image: of all rows, however many there are.
+
+    Points of a thinned source can be put above it, as ``figure.scatter(..., source=source)``.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,). Values that are not finite, or not above 0 on a logarithmic scale, are left out.
+    n_bins
+        Number of bins in each direction.
+    log
+        Logarithmic scales, of x and y.
+    labels
+        Of the axes.
+    title
+        Of the figure.
+    options
+        Of `bokeh.plotting.figure`.
+    """
+    models = _bokeh.bokeh().models
+    counts = histogram_2d(x, y, n_bins, log=log)
+    (left, right), (bottom, top) = counts.x_edges[[0, -1]], counts.y_edges[[0, -1]]
+    figure = _bokeh.new_figure(
+        title or f"{counts.counts.sum():,} in {n_bins} x {n_bins} bins",
+        *labels,
+        log,
+        x_range=_bokeh.range_over(left, right, log[0]),
+        y_range=_bokeh.range_over(bottom, top, log[1]),
+        **options,
+    )
+    if not counts.counts.any():
+        _bokeh.note(figure, "nothing to show")
+        return figure
+    i, j = np.nonzero(counts.counts)
+    mapper = models.LogColorMapper("Viridis256", low=1, high=max(int(counts.counts.max()), 2))
+    # Bokeh draws images on linear scales alone; bins without anything need no rectangle
+    figure.quad(
+        left="left", right="right", bottom="bottom", top="top", line_color=None,
+        fill_color={"field": "n", "transform": mapper},
+        source=models.ColumnDataSource(
+            {
+                "left": counts.x_edges[i], "right": counts.x_edges[i + 1],
+                "bottom": counts.y_edges[j], "top": counts.y_edges[j + 1],
+                "n": counts.counts[i, j].astype(np.int32),
+            }
+        ),
+    )  # fmt: skip
+    figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, title="n"), "right")
+    return figure
+
+
+# --- histograms
+
+
+#: Counts the selected rows in the bins of a histogram
+_COUNT_SELECTED = """
+const values = source.data[column], left = bins.data["left"], right = bins.data["right"]
+const counts = new Float64Array(left.length)
+const last = left.length - 1
+for (const row of source.selected.indices) {
+    const value = values[row]
+    if (!(value >= left[0] && value <= right[last]) || !filter(row)) continue
+    let low = 0, high = last
+    while (low < high) {
+        const middle = (low + high) >> 1
+        if (value < right[middle]) high = middle
+        else low = middle + 1
+    }
+    counts[low] += 1
+}
+bins.data = {...bins.data, selected: counts}
+"""
+#: Selects the rows in a range of a histogram
+_SELECT_RANGE = """
+if (!cb_obj.final || cb_obj.geometry.type != "rect") return
+const {x0, x1} = cb_obj.geometry, values = source.data[column], rows = []
+for (let row = 0; row < values.length; row++)
+    if (values[row] >= x0 && values[row] <= x1 && filter(row)) rows.push(row)
+source.selected.indices = rows
+"""
+
+
+def value_histogram(
+    source: Any,
+    column: str,
+    label: str | None = None,
+    n_bins: int = 60,
+    log_x: bool = False,
+    log_y: bool = False,
+    linked: bool = True,
+    limits: tuple[float, float] | None = None,
+    title: str = "",
+    **options: Any,
+) -> Any:
+    """Return a histogram of a column of a source.
+
+    Parameters
+    ----------
+    source
+        As of `event_source`, `peak_source` or `led_source`.
+    column
+        Of it.
+    label
+        Of the axis; None: that of the column.
+    n_bins
+        Number of bins.
+    log_x, log_y
+        Logarithmic scales.
+    linked
+        Show the selected rows as a second histogram, and select a range with the tool x-box
+        select. This is JavaScript that the browser compiles, for which a content security policy
+        has to allow ``unsafe-eval``.
+    limits
+        First and last edge; None: all finite values.
+    title
+        Of the figure.
+    options
+        Of `bokeh.plotting.figure`.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when the source has no such column.
+    """
+    label = _LABELS.get(column, column) if label is None else label
+    if column not in source.data:
+        raise InvalidOption(
+            f"the source has no column {column!r}" + did_you_mean(column, source.data)
+        )
+    figure = _histogram_figure(title, label, log_x, log_y, source, options)
+    values = np.asarray(source.data[column])
+    _add_histogram(
+        figure, source, column, values, n_bins, limits, log_x, log_y, BLUE, linked=linked
+    )
+    if not np.isfinite(values.astype(float)).any():
+        _bokeh.note(figure, "nothing to show")
+    return figure
+
+
+def drift_time(
+    source: Any,
+    gate: float | None = None,
+    cathode: float | None = None,
+    n_bins: int = 60,
+    log: bool = False,
+    linked: bool = True,
+    **options: Any,
+) -> Any:
+    """Return a histogram of drift times of an event source.
+
+    Parameters
+    ----------
+    source
+        As of `event_source`.
+    gate, cathode
+        Drift times from there [ns], drawn as lines unless None.
+    n_bins, log, linked, options
+        As of `value_histogram`; `log` is of the counts.
+    """
+    figure = value_histogram(
+        source, "drift_us", n_bins=n_bins, log_y=log, linked=linked, title="Drift time", **options
+    )
+    models = _bokeh.bokeh().models
+    for name, time in (("gate", gate), ("cathode", cathode)):
+        if time is not None:
+            figure.add_layout(
+                models.Span(
+                    location=time / 1e3, dimension="height", line_dash="dashed", name=name,
+                    line_color=BLACK,
+                )
+            )  # fmt: skip
+    return figure
+
+
+def led_spectrum(
+    source: Any,
+    channels: Sequence[int] | None = None,
+    n_bins: int = 150,
+    log: bool = True,
+    linked: bool = True,
+    **options: Any,
+) -> Any:
+    """Return the spectrum of areas of an LED source, a line a channel.
+
+    A click in the legend hides a channel. Bins span the central 99.8 % of areas.
+
+    Parameters
+    ----------
+    source
+        As of `led_source`.
+    channels
+        Show these; None: all that have pulses.
+    n_bins, log, linked, options
+        As of `value_histogram`; `log` is of the counts.
+    """
+    area, channel = np.asarray(source.data["area"]), np.asarray(source.data["channel"])
+    numbers = np.unique(channel).tolist() if channels is None else list(channels)
+    figure = _histogram_figure(
+        "LED spectrum", "Area [ADC counts x samples]", False, log, source, options
+    )
+    if not len(area):
+        _bokeh.note(figure, "nothing to show")
+        return figure
+    low, high = np.percentile(area, (0.1, 99.9))
+    for number in numbers:
+        _add_histogram(
+            figure, source, "area", area[channel == number], n_bins, (low, high), False, log,
+            channel_color(number), linked=linked, name=f"channel {number}",
+            only=("channel", number),
+        )  # fmt: skip
+    if figure.legend:
+        figure.legend.click_policy = "hide"
+        figure.legend.label_text_font_size = "8pt"
+    return figure
+
+
+def _histogram_figure(
+    title: str, label: str, log_x: bool, log_y: bool, source: Any, options: dict[str, Any]
+) -> Any:
+    return _bokeh.new_figure(
+        _title(title, source),
+        label,
+        "Number per bin",
+        (log_x, log_y),
+        tools="pan,box_zoom,wheel_zoom,xbox_select,reset,save",
+        **options,
+    )
+
+
+def _add_histogram(
+    figure: Any,
+    source: Any,
+    column: str,
+    values: np.ndarray,
+    n_bins: int,
+    limits: tuple[float, float] | None,
+    log_x: bool,
+    log_y: bool,
+    color: str,
+    linked: bool,
+    name: str | None = None,
+    only: tuple[str, int] | None = None,
+) -> None:
+    """Add a histogram, and that of the selected rows, to a figure."""
+    models = _bokeh.bokeh().models
+    counts = histogram(values, n_bins, limits, log_x)
+    # On a logarithmic scale, what is zero has to begin somewhere
+    floor = 0.5 if log_y else 0.0
+    bins = models.ColumnDataSource(
+        {
+            "left": counts.edges[:-1],
+            "right": counts.edges[1:],
+            "n": counts.counts.astype(np.float64),
+            "selected": np.zeros(n_bins),
+        }
+    )
+    label = {"legend_label": name} if name else {}
+    edges = np.repeat(counts.edges, 2)
+    heights = np.concatenate([[floor], np.repeat(np.maximum(counts.counts, floor), 2), [floor]])
+    figure.line(edges, heights, color=color, line_width=1.5, **label)
+    all_bins = figure.quad(
+        left="left", right="right", bottom=floor, top="n", source=bins, fill_color=color,
+        fill_alpha=0.15, line_color=None, nonselection_fill_alpha=0.15, **label,
+    )  # fmt: skip
+    figure.add_tools(
+        models.HoverTool(
+            renderers=[all_bins],
+            tooltips=[("bin", "@left to @right"), ("number", "@n"), ("selected", "@selected")],
+        )
+    )
+    if not linked:
+        return
+    figure.quad(
+        left="left", right="right", bottom=floor, top="selected", source=bins, fill_color=VERMILLION,
+        fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6, **label,
+    )  # fmt: skip
+    # Only rows of one kind, as a channel, are in this histogram
+    of_kind = f"source.data[{only[0]!r}][row] == {int(only[1])}" if only else "true"
+    filter_ = f"const filter = (row) => {of_kind}\n"
+    arguments = {"source": source, "bins": bins, "column": column}
+    source.selected.js_on_change(
+        "indices", models.CustomJS(args=arguments, code=filter_ + _COUNT_SELECTED)
+    )
+    if only is None:
+        figure.js_on_event(
+            "selectiongeometry",
+            models.CustomJS(
+                args={"source": source, "column": column}, code=filter_ + _SELECT_RANGE
+            ),
+        )
+
+
+# --- rates
+
+
+def rates(
+    series: Mapping[str, Rates],
+    log: bool = False,
+    colors: Mapping[str, str] | None = None,
+    title: str = "Rates",
+    **options: Any,
+) -> Any:
+    """Return rates against time, with standard errors as bands; a click in the legend hides one.
+
+    Parameters
+    ----------
+    series
+        Name -> rates, as of `amstrax.analyses.quantities.rates`.
+    log
+        Rates on a logarithmic scale; bins without anything are not shown then.
+    colors
+        Of lines, by name; None: S1, S2 and unknown as everywhere, others one each.
+    title
+        Of the figure.
+    options
+        Of `bokeh.plotting.figure`.
+    """
+    figure = _bokeh.new_figure(
+        title,
+        "Time since the start [s]",
+        "Rate [Hz]",
+        (False, log),
+        tools="pan,xbox_zoom,box_zoom,wheel_zoom,reset,save",
+        **options,
+    )
+    shown = {name: rate for name, rate in series.items() if rate.counts.any()}
+    if not shown:
+        _bokeh.note(figure, "nothing to show")
+        return figure
+    by_type = dict(zip(TYPE_NAMES, TYPE_COLORS, strict=True))
+    spare = [color for color in CHANNEL_COLORS if color not in TYPE_COLORS]
+    for i, (name, rate) in enumerate(shown.items()):
+        color = (colors or {}).get(name) or by_type.get(name) or spare[i % len(spare)]
+        middle = (rate.edges[1:] + rate.edges[:-1]) / 2
+        height = np.where(rate.counts > 0, rate.rate, np.nan) if log else rate.rate
+        low = np.maximum(rate.rate - rate.error, 0)
+        if log:
+            low = np.where(rate.counts > 1, low, rate.rate / 2)
+        band = {
+            "left": rate.edges[:-1], "right": rate.edges[1:], "bottom": low,
+            "top": rate.rate + rate.error, "rate": rate.rate, "error": rate.error,
+        }  # fmt: skip
+        if log:
+            band = {column: values[rate.counts > 0] for column, values in band.items()}
+        bars = figure.quad(
+            left="left", right="right", bottom="bottom", top="top", fill_color=color,
+            fill_alpha=0.15, line_color=None, legend_label=name,
+            source=_bokeh.bokeh().models.ColumnDataSource(band),
+        )  # fmt: skip
+        figure.step(middle, height, mode="center", color=color, line_width=1.5, legend_label=name)
+        figure.add_tools(
+            _bokeh.bokeh().models.HoverTool(
+                renderers=[bars],
+                tooltips=[(name, "@rate ± @error Hz"), ("from", "@left s"), ("to", "@right s")],
+            )
+        )
+    figure.legend.click_policy = "hide"
+    figure.legend.label_text_font_size = "8pt"
+    figure.legend.background_fill_alpha = 0.7
+    if not log:
+        figure.y_range.start = 0
+    return figure
+
+
+def _title(title: str, source: Any) -> str:
+    """Return a title that says how many of all rows are shown, if not all are."""
+    tags = next((tag for tag in source.tags if isinstance(tag, dict) and "shown" in tag), None)
+    if tags is None or tags["shown"] == tags["of"]:
+        return title
+    return f"{title}: {tags['shown']:,} of {tags['of']:,}, at random"

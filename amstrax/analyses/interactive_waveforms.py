@@ -1,0 +1,348 @@
+"""Interactive figures of waveforms: peaks, records of channels, and a whole event, with Bokeh."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import strax
+
+from amstrax.analyses import _bokeh
+from amstrax.analyses.quantities import peak_waveforms, time_unit
+from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
+
+_TOOLS = "pan,xbox_zoom,box_zoom,xwheel_zoom,reset,save"
+
+
+def waveforms(
+    peaks: np.ndarray,
+    types: np.ndarray | None = None,
+    start: int | None = None,
+    log: bool = False,
+    title: str = "Peaks",
+    unit: tuple[int, str] | None = None,
+    **options: Any,
+) -> Any:
+    """Return sum waveforms of peaks against time; a click in the legend hides a type.
+
+    Parameters
+    ----------
+    peaks
+        As of the data type peaks, shape (n,): of more than a few hundred, show the largest.
+    types
+        Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
+    log
+        Light on a logarithmic scale.
+    title
+        Of the figure.
+    unit
+        Of time: how many ns, and its name; None: one in which it can be read.
+    options
+        Of `bokeh.plotting.figure`.
+    """
+    types = peaks["type"] if types is None else np.asarray(types)
+    if start is None:
+        start = int(peaks["time"].min()) if len(peaks) else 0
+    if unit is None:
+        unit = time_unit(int(strax.endtime(peaks).max()) - start) if len(peaks) else (1000, "µs")
+    figure = _bokeh.new_figure(
+        title, f"Time [{unit[1]}]", "Light [PE/ns]", (False, log), tools=_TOOLS, **options
+    )
+    if not len(peaks):
+        _bokeh.note(figure, "no peaks")
+        return figure
+    models = _bokeh.bokeh().models
+    for kind in np.unique(types):
+        of_kind = peaks[types == kind]
+        times, heights = peak_waveforms(of_kind, start)
+        if log:
+            heights = [np.maximum(height, 1e-4) for height in heights]
+        source = models.ColumnDataSource(
+            {
+                "time": [time / unit[0] for time in times],
+                "height": heights,
+                "area": of_kind["area"].astype(np.float64),
+                "begins": (of_kind["time"] - start) / unit[0],
+            }
+        )
+        glyph = figure.patches(
+            "time", "height", source=source, color=TYPE_COLORS[kind], fill_alpha=0.4,
+            line_width=1, legend_label=TYPE_NAMES[kind],
+        )  # fmt: skip
+        figure.add_tools(
+            models.HoverTool(
+                renderers=[glyph],
+                tooltips=[
+                    (TYPE_NAMES[kind], "@area{0.0} PE"),
+                    ("begins", f"@begins {unit[1]}"),
+                ],
+            )
+        )
+    _legend(figure)
+    return figure
+
+
+def channels(
+    records: np.ndarray,
+    start: int | None = None,
+    names: Mapping[int, str] | None = None,
+    title: str = "Records",
+    unit: tuple[int, str] | None = None,
+    **options: Any,
+) -> Any:
+    """Return records against time, a colour a channel; a click in the legend hides one.
+
+    Parameters
+    ----------
+    records
+        As of the data type records, shape (n,): of more than a few hundred, show the first.
+    start, title, unit, options
+        As of `waveforms`.
+    names
+        Of channels, in the legend; None: their numbers.
+    """
+    if start is None:
+        start = int(records["time"].min()) if len(records) else 0
+    if unit is None:
+        unit = (1000, "µs")
+        if len(records):
+            unit = time_unit(int(strax.endtime(records).max()) - start)
+    figure = _bokeh.new_figure(
+        title, f"Time [{unit[1]}]", "Height [ADC counts]", tools=_TOOLS, **options
+    )
+    if not len(records):
+        _bokeh.note(figure, "no records")
+        return figure
+    for channel in np.unique(records["channel"]):
+        lines_x, lines_y = [], []
+        for record in records[records["channel"] == channel]:
+            n = int(record["length"])
+            times = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit[0]
+            lines_x.append(times)
+            lines_y.append(record["data"][:n].astype(np.float64))
+        figure.multi_line(
+            lines_x,
+            lines_y,
+            color=channel_color(channel),
+            legend_label=(names or {}).get(int(channel), f"channel {channel}"),
+        )
+    _legend(figure)
+    return figure
+
+
+def waveform_display(
+    records: np.ndarray,
+    peaks: np.ndarray | None,
+    start: int,
+    title: str,
+    show_most: int = 500,
+    width: int = 900,
+) -> Any:
+    """Return peaks above the records of the same time; both move together.
+
+    Parameters
+    ----------
+    records, peaks
+        As of these data types; peaks None for a detector that has none.
+    start
+        Time that counts as 0 [ns since unix epoch].
+    title
+        Of the display.
+    show_most
+        Show the largest so many peaks, and the first so many records.
+    width
+        Of the display [pixels].
+
+    Returns
+    -------
+    A Bokeh layout.
+    """
+    both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
+    span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
+    unit = time_unit(span) if both else (1000, "µs")
+    shown = records[:show_most]
+    below = channels(
+        shown,
+        start,
+        title=_counted("Records", len(shown), len(records), "the first"),
+        unit=unit,
+        width=width,
+        height=330,
+    )
+    figures = [below]
+    if peaks is not None:
+        rows = np.sort(np.argsort(peaks["area"])[max(len(peaks) - show_most, 0) :])
+        above = waveforms(
+            peaks[rows],
+            start=start,
+            title=_counted(f"{title}: peaks", len(rows), len(peaks), "the largest"),
+            unit=unit,
+            width=width,
+            height=260,
+        )
+        below.x_range = above.x_range
+        figures.insert(0, above)
+    else:
+        below.title.text = f"{title}: {below.title.text}"
+    return _bokeh.bokeh().layouts.column(*figures)
+
+
+def event(
+    event_row: np.void,
+    peaks: np.ndarray | None = None,
+    types: np.ndarray | None = None,
+    top_channels: Sequence[int] = (1, 2, 3, 4),
+    radius: float = 31.0,
+    width: int = 900,
+) -> Any:
+    """Return one event: its peaks, main S1 and S2, area per channel, and hit pattern.
+
+    Parameters
+    ----------
+    event_row
+        With the columns of event_info, event_waveform and event_area_per_channel.
+    peaks, types
+        As of `waveforms`: those within the event are shown above; None: without.
+    top_channels
+        Channels of the top PMTs a, b, c, d, or one.
+    radius
+        Of the hit pattern [mm].
+    width
+        Of the layout [pixels].
+
+    Returns
+    -------
+    A Bokeh layout.
+    """
+    layouts = _bokeh.bokeh().layouts
+    rows = []
+    if peaks is not None:
+        types = peaks["type"] if types is None else np.asarray(types)
+        start, end = int(event_row["time"]), int(event_row["endtime"])
+        inside = (peaks["time"] >= start) & (peaks["time"] < end)
+        rows.append(
+            waveforms(
+                peaks[inside],
+                types[inside],
+                start,
+                title=f"Event {event_row['event_number']}",
+                width=width,
+                height=230,
+            )
+        )
+    third = width // 3
+    signals = [_signal(event_row, prefix, third * 3 // 2) for prefix in ("s1", "s2")]
+    rows.append(layouts.row(*signals))
+    rows.append(
+        layouts.row(
+            _area_per_channel(event_row, third * 3 // 2),
+            _hit_pattern(event_row, top_channels, radius, third * 3 // 2),
+        )
+    )
+    return layouts.column(*rows)
+
+
+def _signal(row: np.void, prefix: str, width: int) -> Any:
+    kind = 1 if prefix == "s1" else 2
+    area = float(row[f"{prefix}_area"])
+    length, dt = int(row[f"{prefix}_length"]), int(row[f"{prefix}_dt"])
+    unit = time_unit(length * dt)
+    text = f"{area:.4g} PE" if np.isfinite(area) else "none"
+    figure = _bokeh.new_figure(
+        f"{prefix.upper()}: {text}",
+        f"Time [{unit[1]}]",
+        "Light [PE/ns]",
+        tools=_TOOLS,
+        width=width,
+        height=230,
+    )
+    if not np.isfinite(area):
+        _bokeh.note(figure, "none")
+        return figure
+    edges = np.repeat(np.arange(length + 1) * dt / unit[0], 2)
+    height = np.concatenate([[0], np.repeat(row[f"{prefix}_data"][:length] / dt, 2), [0]])
+    figure.patch(edges, height, color=TYPE_COLORS[kind], fill_alpha=0.4)
+    return figure
+
+
+def _area_per_channel(row: np.void, width: int) -> Any:
+    models = _bokeh.bokeh().models
+    figure = _bokeh.new_figure(
+        "Area per channel", "Channel", "Area [PE]", (False, True), tools="pan,reset,save",
+        width=width, height=260,
+    )  # fmt: skip
+    floor, shown = 1.0, False
+    for prefix, shift in (("s1", -0.2), ("s2", 0.2)):
+        area = np.asarray(row[f"{prefix}_area_per_channel"], dtype=np.float64)
+        if not np.isfinite(row[f"{prefix}_area"]):
+            continue
+        shown = True
+        kind = 1 if prefix == "s1" else 2
+        bars = figure.vbar(
+            x=np.arange(len(area)) + shift,
+            top=np.maximum(area, floor),
+            bottom=floor,
+            width=0.36,
+            color=TYPE_COLORS[kind],
+            legend_label=prefix.upper(),
+        )
+        bars.data_source.data["area"] = area
+        figure.add_tools(models.HoverTool(renderers=[bars], tooltips=[("area", "@area{0.0} PE")]))
+    figure.xaxis.ticker = list(range(len(row["s1_area_per_channel"])))
+    if shown:
+        _legend(figure)
+    else:
+        _bokeh.note(figure, "none")
+    return figure
+
+
+def _hit_pattern(
+    row: np.void, top_channels: Sequence[int], radius: float, width: int
+) -> Any:
+    from bokeh.palettes import Viridis256
+
+    from amstrax.analyses.geometry import QUADRANTS
+
+    reach = 1.15 * radius
+    models = _bokeh.bokeh().models
+    figure = _bokeh.new_figure(
+        "S2 in the top PMTs", "x [mm]", "y [mm]", tools="pan,wheel_zoom,reset,save",
+        width=width, height=260, match_aspect=True,
+        x_range=models.Range1d(-reach, reach), y_range=models.Range1d(-reach, reach),
+    )  # fmt: skip
+    figure.frame_width = figure.frame_height = 180
+    if not np.isfinite(row["s2_area"]) or not len(top_channels):
+        _bokeh.note(figure, "no S2")
+        return figure
+    area = np.array([float(row["s2_area_per_channel"][channel]) for channel in top_channels])
+    share = np.clip(area / max(area.max(), 1.0), 0, 1)
+    span = 90 if len(top_channels) > 1 else 360
+    for channel, value, part, angle in zip(top_channels, area, share, QUADRANTS, strict=False):
+        figure.wedge(
+            x=0, y=0, radius=radius, start_angle=angle, end_angle=angle + span,
+            start_angle_units="deg", end_angle_units="deg",
+            fill_color=Viridis256[int(part * 255)], line_color="#999999",
+        )  # fmt: skip
+        middle = np.deg2rad(angle + span / 2)
+        figure.text(
+            x=[0.6 * radius * np.cos(middle)], y=[0.6 * radius * np.sin(middle)],
+            text=[f"{channel}: {value:.0f} PE"], text_align="center", text_baseline="middle",
+            text_font_size="9pt", text_color="black" if part > 0.6 else "white",
+        )  # fmt: skip
+    if np.isfinite(row["x"]) and np.isfinite(row["y"]):
+        figure.scatter(
+            [float(row["x"])], [float(row["y"])], marker="x", size=12, line_width=3,
+            color=VERMILLION,
+        )  # fmt: skip
+    return figure
+
+
+def _legend(figure: Any) -> None:
+    figure.legend.click_policy = "hide"
+    figure.legend.label_text_font_size = "8pt"
+    figure.legend.background_fill_alpha = 0.7
+
+
+def _counted(what: str, shown: int, there: int, which: str) -> str:
+    return what if shown == there else f"{what}: {shown:,} of {there:,}, {which}"

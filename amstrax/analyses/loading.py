@@ -1,0 +1,445 @@
+"""What analyses on a context share: which run, which part of it, which data, and its loading.
+
+An analysis is a function whose first argument is a `Part` of a run; `on_context` makes of it what
+users call, ``st.NAME(run_id, ...)``. It does what ``straxen.mini_analysis`` does for straxen's own,
+with the same arguments. That one is not used, since importing straxen takes seconds, it binds to
+`strax.Context`, where straxen puts analyses of the same names for its detectors, and it takes the
+gains from an option that XAMS does not have.
+"""
+
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import strax
+
+from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
+
+#: What data types of a sort are called, in the context of one detector or another
+SORTS: Mapping[str, tuple[str, ...]] = {
+    "raw_records": ("raw_records", "raw_records_v1730", "raw_records_v1724"),
+    "records": ("records", "radon_records", "records_led"),
+    "peaks": ("peaks", "radon_peaks"),
+    "peak_basics": ("peak_basics", "radon_peak_basics"),
+    "event_info": ("event_info",),
+    "records_led": ("records_led",),
+    "led_calibration": ("led_calibration",),
+}
+
+#: By which data types of parts of the detector other than the TPC are known
+_ENDINGS = ("_ext", "_sipm")
+
+COMMON = """
+time_range
+    First and last time (excluded) [ns since unix epoch].
+seconds_range
+    The same [s since the start of the run].
+time_within
+    A row of data, as an event: from its time to its end.
+time_selection
+    ``touching`` for what is partly in the range, ``fully_contained``, or ``skip``.
+selection
+    As ``"area > 100"``, a list of such, or a function; of the data that is drawn.
+    ``selection_str`` is the same.
+config
+    Options of the context that are different for this call.
+data_type
+    Take this one in place of the context's own of this sort, as ``peaks_sipm`` for ``peaks``.
+progress_bar
+    Show one while data is loaded or made; None: in a terminal.
+"""
+_IGNORE = """
+ignore_time_warning
+    Take longer parts of a run, too, than {limit:g} s.
+"""
+_COMMON_NAMES = (
+    "time_range", "seconds_range", "time_within", "time_selection", "selection", "selection_str",
+    "config", "data_type", "progress_bar",
+)  # fmt: skip
+#: Arguments by which data is handed over that need not be loaded then
+_GIVEN = ("raw_records", "records", "peaks", "events", "pulses")
+
+
+class Part:
+    """Part of a run, as the arguments of an analysis say, and the data of it.
+
+    Attributes
+    ----------
+    context, run_id
+        Of the run.
+    time_range
+        First and last time [ns since unix epoch], or None for all of the run.
+    main
+        Sort of data that the selection is of.
+    start, end
+        Of what has been loaded [ns since unix epoch]: the chunks, cut to `time_range`.
+    """
+
+    def __init__(
+        self,
+        context: strax.Context,
+        run_id: str,
+        sorts: tuple[str, ...],
+        time_range: tuple[int, int] | None = None,
+        seconds_range: tuple[float, float] | None = None,
+        time_within: np.void | None = None,
+        time_selection: str = "touching",
+        selection: Any = None,
+        selection_str: Any = None,
+        config: Mapping[str, Any] | None = None,
+        data_type: str | None = None,
+        progress_bar: bool | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
+        any_of: bool = False,
+    ):
+        self.context = context.new_context(config=dict(config)) if config else context
+        if not isinstance(run_id, str):
+            raise InvalidOption(f"run_id is {run_id!r}: give the name of one run, as '999999'")
+        self.run_id = run_id
+        self._given = dict(given or {})
+        self._data_type = data_type
+        self.main = sorts[0]
+        if any_of and data_type is None:
+            self.main = next((sort for sort in sorts if self.has(sort)), sorts[0])
+        self._progress_bar = sys.stderr.isatty() if progress_bar is None else progress_bar
+        self._time_selection = time_selection
+        if selection is not None and selection_str is not None:
+            raise InvalidOption("selection and selection_str are the same: give one of them")
+        self._selection = selection if selection is not None else selection_str
+        self.has_data_type = data_type is not None
+        targets = self.names(self.main)
+        self._targets = targets
+        if not self.has_given(_argument(self.main)):
+            self.refuse_missing(targets)
+        if sum(given is not None for given in (time_range, seconds_range, time_within)) > 1:
+            raise InvalidOption(
+                "time_range, seconds_range and time_within each say which part of the run is "
+                "meant: give one of them"
+            )
+        self.time_range = self.context.to_absolute_time_range(
+            run_id, targets, time_range, seconds_range, time_within
+        )
+        if self.time_range is not None and not self.time_range[0] < self.time_range[1]:
+            raise InvalidOption(
+                f"the range from {self.time_range[0]} to {self.time_range[1]} ns is empty: give "
+                "the earlier time first"
+            )
+        self.start, self.end = self.time_range or (0, 0)
+
+    # --- which data
+
+    def names(self, sort: str) -> tuple[str, ...]:
+        """Return the data types of a sort that the context has.
+
+        Raises NoSuchDataType when it has none.
+        """
+        known = self.context._plugin_class_registry
+        names: tuple[str, ...]
+        if self._data_type is not None and sort == self.main:
+            names = (self._data_type,)
+        else:
+            names = tuple(f"{name}{self._ending()}" for name in SORTS.get(sort, (sort,)))
+        there = tuple(name for name in names if name in known)
+        if not there:
+            if self._data_type is not None:
+                hint = did_you_mean(self._data_type, known)
+            else:
+                hint = f"; it has {', '.join(known)}"
+            raise NoSuchDataType(f"this context has no data type {' or '.join(names)}{hint}")
+        return there
+
+    def _ending(self) -> str:
+        """Return the end of the names of what belongs to the data type that was asked for."""
+        endings = [e for e in _ENDINGS if self._data_type and self._data_type.endswith(e)]
+        return endings[0] if endings else ""
+
+    def has(self, sort: str) -> bool:
+        """Return whether the context has data of a sort."""
+        try:
+            return bool(self.names(sort))
+        except NoSuchDataType:
+            return False
+
+    def has_given(self, argument: str) -> bool:
+        """Return whether data was handed over by this argument."""
+        return self._given.get(argument) is not None
+
+    # --- times
+
+    @functools.cached_property
+    def run_start(self) -> int:
+        """When the run began [ns since unix epoch]: the whole second, as in strax."""
+        start, end = self._start_and_end()
+        if end == float("inf"):
+            return int(self.start // 1_000_000_000 * 1_000_000_000)
+        return int(start)
+
+    def _start_and_end(self) -> tuple[float, float]:
+        return self.context.estimate_run_start_and_end(self.run_id, self._targets)
+
+    def refuse_beyond(self, limit: float, name: str) -> None:
+        """Raise InvalidOption when the part is longer than `limit` [s]."""
+        if self.time_range is None:
+            start, end = self._start_and_end()
+            text = f"the whole run, {(end - start) / 1e9:.4g} s"
+        else:
+            start, end = self.time_range
+            text = f"{(end - start) / 1e9:.4g} s"
+        if end - start > limit * 1e9:
+            raise InvalidOption(
+                f"{name} is meant for at most {limit:g} s of a run, and is asked for {text}: give "
+                f"a shorter one, as seconds_range=(0, {min(limit, 1):g}), or ignore_time_warning="
+                "True, which may take long and show little"
+            )
+
+    @property
+    def title(self) -> str:
+        """The run, and when the part begins."""
+        time = np.datetime64(self.start, "ns")
+        if not self.start:
+            return f"Run {self.run_id}"
+        text = np.datetime_as_string(time, "s").replace("T", " ")
+        return f"Run {self.run_id}, {text} UTC"
+
+    def nothing(self, what: str) -> str:
+        """Return a note that there is none of `what`."""
+        text = f"no {what}"
+        if self.time_range is not None:
+            first, last = ((t - self.run_start) / 1e9 for t in self.time_range)
+            text += f" between {first:.6g} and {last:.6g} s"
+        return text + (f"\nwith {self._selection}" if isinstance(self._selection, str) else "")
+
+    # --- the data
+
+    def load(
+        self, *sorts: str, columns: tuple[str, ...] | None = None, margin: int = 0
+    ) -> np.ndarray:
+        """Return data, or what was handed over.
+
+        Parameters
+        ----------
+        sorts
+            Of one data kind: their columns are joined. The selection holds for the first sort
+            that the analysis has.
+        columns
+            Keep these alone, those that are there.
+        margin
+            Begin this long before the range [ns], and leave out the selection.
+
+        Raises
+        ------
+        NoSuchDataType
+            When the context has no such data.
+        InvalidOption
+            When the selection is wrong.
+        strax.DataNotAvailable
+            When there is no data of the run.
+        """
+        is_main = self.main in sorts or self.has_given(_argument(sorts[0]))
+        selection = self._selection if is_main and not margin else None
+        time_range = self.time_range
+        if time_range is not None and margin:
+            time_range = (time_range[0] - margin, time_range[1])
+        given = self._given.get(_argument(sorts[0]))
+        if given is not None:
+            check_selection(selection, given.dtype)
+            if self.time_range is None and len(given):
+                self.start, self.end = int(given["time"].min()), int(strax.endtime(given).max())
+            return strax.apply_selection(
+                given, selection, time_range=time_range, time_selection=self._time_selection
+            )
+        names = [self.names(sort) for sort in sorts]
+        if len(names) == 1:
+            # Data types of one sort are of several digitizers
+            parts = [self._load_one((name,), time_range, selection, columns) for name in names[0]]
+            parts = [part for part in parts if len(part)] or parts[:1]
+            return parts[0] if len(parts) == 1 else strax.sort_by_time(np.concatenate(parts))
+        return self._load_one(tuple(name[0] for name in names), time_range, selection, columns)
+
+    def _load_one(
+        self,
+        names: tuple[str, ...],
+        time_range: tuple[int, int] | None,
+        selection: Any,
+        columns: tuple[str, ...] | None,
+    ) -> np.ndarray:
+        dtype = self.dtype(*names)
+        check_selection(selection, dtype)
+        if columns is not None:
+            columns = tuple(column for column in columns if column in dtype.names)
+        chunks, starts, ends = [], [], []
+        for chunk in self.context.get_iter(
+            self.run_id,
+            names,
+            time_range=time_range,
+            time_selection=self._time_selection,
+            selection=selection,
+            keep_columns=columns,
+            progress_bar=self._progress_bar,
+        ):
+            chunks.append(chunk.data)
+            starts.append(chunk.start)
+            ends.append(chunk.end)
+        if self.time_range is None and starts:
+            self.start, self.end = min(starts), max(ends)
+        elif self.time_range is not None and starts:
+            # What was not taken has no rate
+            self.start = max(self.time_range[0], min(starts))
+            self.end = max(min(self.time_range[1], max(ends)), self.start + 1)
+        if not chunks:
+            return np.zeros(0, dtype)
+        return np.concatenate(chunks)
+
+    def dtype(self, *names: str) -> np.dtype:
+        """Return the type of rows of data types, whose columns are joined."""
+        # Not get_single_plugin, which asks the reader for the options of live data, too
+        plugins = self.context._get_plugins(names, self.run_id)
+        dtypes = [plugins[name].dtype_for(name) for name in names]
+        return dtypes[0] if len(dtypes) == 1 else np.dtype(strax.merged_dtype(dtypes))
+
+    def refuse_missing(self, names: tuple[str, ...]) -> None:
+        """Raise strax.DataNotAvailable when data types are not stored and cannot be made."""
+        if "daq_input_dir" in self.context.config:  # It makes raw data, from live data
+            return
+        try:
+            for name in names:
+                self.context.stored_dependencies(self.run_id, name)
+        except strax.DataNotAvailable as error:
+            reason = str(error).rstrip(".") or "none is stored"
+            raise strax.DataNotAvailable(
+                f"there is no {', '.join(names)} of run {self.run_id}, nor what it is made from "
+                f"({reason}). Is that the run, and does the context look where its data is "
+                f"(output_folder)? `amstraxer {self.run_id} --target {names[-1]}` makes it from "
+                "live data"
+            ) from None
+
+
+def check_selection(selection: Any, dtype: np.dtype) -> None:
+    """Raise InvalidOption when a selection cannot be made of rows of this type."""
+    try:
+        strax.apply_selection(np.zeros(1, dtype), selection)
+    except Exception as error:
+        reason = f"there is no column {error}" if isinstance(error, KeyError) else str(error)
+        missing = error.args[0] if isinstance(error, KeyError) and error.args else ""
+        raise InvalidOption(
+            f"selection {selection!r}: {reason}"
+            + did_you_mean(str(missing), [name for name in dtype.names or ()])
+        ) from None
+
+
+def _argument(sort: str) -> str:
+    """Return the argument by which data of a sort is handed over."""
+    return {"event_info": "events", "led_calibration": "pulses", "records_led": "records"}.get(
+        sort, "peaks" if sort.startswith("peak") else sort
+    )
+
+
+def on_context(
+    *sorts: str, warn_beyond_sec: float | None = None, several: bool = False, any_of: bool = False
+) -> Callable[[Callable], Callable]:
+    """Return a decorator that makes a method of a context from an analysis.
+
+    Parameters
+    ----------
+    sorts
+        Keys of `SORTS` that the analysis loads; the selection is of the first.
+    warn_beyond_sec
+        Refuse longer parts of a run, unless with ignore_time_warning.
+
+    several
+        The analysis takes a list of parts, of several runs, and the method ``run_ids``.
+
+    any_of
+        The analysis makes do with one of the sorts; the selection is of the first that is there.
+
+    The analysis takes a `Part` first, its own arguments behind that, and its numpydoc ends with
+    the section "Parameters" or "Returns" of its own; what is common is added.
+    """
+
+    def decorate(analysis: Callable) -> Callable:
+        own = list(inspect.signature(analysis).parameters.values())[1:]
+        own_names = {parameter.name for parameter in own}
+        run_name = "run_ids" if several else "run_id"
+        given_names = () if several else tuple(dict.fromkeys(_argument(sort) for sort in sorts))
+        common_names = [
+            name
+            for name in (*given_names, *_COMMON_NAMES)
+            if name not in own_names
+        ]
+        if warn_beyond_sec is not None:
+            common_names.append("ignore_time_warning")
+
+        @functools.wraps(analysis)
+        def method(self: strax.Context, *run: Any, **kwargs: Any) -> Any:
+            if run_name in kwargs and not run:
+                run = (kwargs.pop(run_name),)
+            if len(run) != 1:
+                raise TypeError(
+                    f"{analysis.__name__} takes {run_name} alone by position, and all else by "
+                    "keyword"
+                )
+            for name in kwargs:
+                if name not in own_names and name not in common_names:
+                    raise TypeError(
+                        f"{analysis.__name__} has no argument {name!r}"
+                        + did_you_mean(name, [*own_names, *common_names])
+                    )
+            ignore = kwargs.pop("ignore_time_warning", False)
+            given = {name: kwargs.pop(name, None) for name in given_names}
+            selected = {name: kwargs.pop(name) for name in common_names if name in kwargs}
+            if several:
+                run_ids = strax.to_str_tuple(run[0])
+                parts = [Part(self, run_id, sorts, any_of=any_of, **selected) for run_id in run_ids]
+                return analysis(parts, **kwargs)
+            part = Part(self, run[0], sorts, given=given, any_of=any_of, **selected)
+            has_data = part.has_given(given_names[0])
+            if warn_beyond_sec is not None and not ignore and not has_data:
+                part.refuse_beyond(warn_beyond_sec, analysis.__name__)
+            return analysis(part, **kwargs)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        common = []
+        for name in common_names:
+            default: Any = {"time_selection": "touching", "ignore_time_warning": False}.get(name)
+            common.append(inspect.Parameter(name, kind, default=default))
+        method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                inspect.Parameter(run_name, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                *(parameter.replace(kind=kind) for parameter in own),
+                *common,
+            ],
+        )
+        method.__doc__ = _document(analysis, sorts, run_name, given_names, warn_beyond_sec)
+        return method
+
+    return decorate
+
+
+def _document(
+    analysis: Callable,
+    sorts: tuple[str, ...],
+    run_name: str,
+    given_names: tuple[str, ...],
+    limit: float | None,
+) -> str:
+    """Return the docstring of an analysis with the arguments that are common to all."""
+    text = inspect.cleandoc(analysis.__doc__ or "")
+    before, mark, after = text.partition("\nReturns\n-------\n")
+    if "\nParameters\n----------\n" not in before:
+        before = before.rstrip() + "\n\nParameters\n----------\n"
+    what = "Names of the runs." if run_name == "run_ids" else "Name of the run."
+    run = f"{run_name}\n    {what}\n"
+    head, line, own = before.partition("\nParameters\n----------\n")
+    given = ""
+    if given_names:
+        given = f"{', '.join(given_names)}\n    Data in place of what would be loaded.\n"
+    common = COMMON.strip() + "\n" + (_IGNORE.format(limit=limit).strip() if limit else "")
+    loads = ", ".join(dict.fromkeys(name for sort in sorts for name in SORTS.get(sort, (sort,))))
+    body = head.rstrip() + f"\n\nLoads, of what the context has: {loads}.\n" + line
+    body += run + own.rstrip() + ("\n" if own.strip() else "") + given + common
+    return textwrap.dedent(body.rstrip() + "\n" + mark + after)

@@ -1,0 +1,8 @@
+"""Analyses on a context, ``st.NAME(run_id, ...)``: each loads what it draws, and returns a figure.
+
+`amstrax._context` has the names, and binds them; `amstrax.analyses.loading` what they share.
+"""
+
+from amstrax._lazy import attributes_of
+
+__getattr__ = attributes_of(__name__)
