@@ -21,6 +21,9 @@ from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform, RedirectHandler
 
 from amstrax.dashboard import auth
+from amstrax.dashboard.compare_page import ComparePage
+from amstrax.dashboard.data_page import DataPage
+from amstrax.dashboard.events_page import EventsPage
 from amstrax.dashboard.page import Page
 from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import RunPage
@@ -30,7 +33,9 @@ from amstrax.exceptions import UsageError
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[type[Page], ...] = (RunsPage, RunPage, ProcessingPage)
+PAGES: tuple[type[Page], ...] = (
+    *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage),
+)
 
 #: A session that nobody looks at any more is forgotten after so long, looked for so often [ms]
 _UNUSED, _CHECK = 5000, 5000
