@@ -423,7 +423,10 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     }
     # The job says so itself, if it had begun
     documents.record_failure(
-        collection, name, f"{run.describe()} was cancelled by {user}", run.attempt,
+        collection,
+        name,
+        f"{run.describe()} was cancelled by {user}",
+        run.attempt,
         condition=still_so,
     )
     _release(collection, run)

@@ -70,9 +70,7 @@ def check(page: "Page", what: str) -> None:
     )
 
 
-def each(
-    page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], Row]
-) -> list[Row]:
+def each(page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], Row]) -> list[Row]:
     """Check and log an action, do it for each run, and return what became of them.
 
     Raises
@@ -133,7 +131,9 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
         done = submission.submit(work, run_id, collection, engine, afresh=order.again)
-        return Row(run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip())
+        return Row(
+            run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip()
+        )
 
     return each(page, what, run_ids, act)
 

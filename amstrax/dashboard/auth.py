@@ -89,7 +89,9 @@ class LoginHandler(RequestHandler):
         name, password = self.get_body_argument("name", ""), self.get_body_argument("password", "")
         wait = logins.wait(name)
         if wait:
-            log.warning("log-in as %r from %s refused: too often", name[:64], self.request.remote_ip)
+            log.warning(
+                "log-in as %r from %s refused: too often", name[:64], self.request.remote_ip
+            )
             self.set_status(429)
             self._show(f"Too many wrong passwords for this name: wait {wait:.0f} s.")
             return
@@ -100,7 +102,9 @@ class LoginHandler(RequestHandler):
         except AmstraxError as error:
             log.error("nobody can log in: %s", error)
             self.set_status(503)
-            self._show("Nobody can log in now: whoever runs the dashboard finds the reason in its log.")
+            self._show(
+                "Nobody can log in now: whoever runs the dashboard finds the reason in its log."
+            )
             return
         if secret is None:
             log.warning("log-in as %r from %s refused", name[:64], self.request.remote_ip)

@@ -192,9 +192,7 @@ def make_site(args: argparse.Namespace) -> "Site":
     try:
         import bokeh  # noqa: F401
     except ModuleNotFoundError:
-        raise NotAvailable(
-            "the dashboard needs Bokeh: pip install 'amstrax[dashboard]'"
-        ) from None
+        raise NotAvailable("the dashboard needs Bokeh: pip install 'amstrax[dashboard]'") from None
     from amstrax.dashboard.logins import Logins, PasswordFile, check_name
     from amstrax.dashboard.site import Site
 
@@ -207,7 +205,9 @@ def make_site(args: argparse.Namespace) -> "Site":
         logins = Logins(passwords)
         if args.allow_actions is not None:
             if not args.allow_actions:
-                raise UsageError("--allow-actions: name the users who may act, since there is a log-in")
+                raise UsageError(
+                    "--allow-actions: name the users who may act, since there is a log-in"
+                )
             actors = frozenset(map(check_name, args.allow_actions))
             for name in sorted(actors - set(known)):
                 raise UsageError(f"--allow-actions {name}: {path} has no such user")
@@ -277,6 +277,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
     watch = PeriodicCallback(look, 1000 * _LOOK)
     watch.start()
     server.start()
+    site.warm_up()
     checked: list[str] = []
     if args.check:
         server.io_loop.add_callback(_check, server, checked)

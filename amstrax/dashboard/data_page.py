@@ -59,13 +59,6 @@ class DataPage(OfRun):
         if self.is_known:
             self._draw()
 
-    def context(self) -> Any:
-        """Return the context that is asked for, or that the run is processed with."""
-        name = self.argument("context")
-        if name not in self.site.contexts():
-            name = self.site.context_for(self.document())
-        return self.site.context(name, self.argument("version") or None)
-
     def _draw(self) -> None:
         values = {name: box.active for name, box in self._choices.items()}
         scales = Scales(**values)

@@ -7,7 +7,6 @@ from bokeh.models import Button, Checkbox, Column, TextInput
 
 from amstrax.analyses import interactive_waveforms
 from amstrax.dashboard import render, stored
-from amstrax.dashboard.data_page import DataPage
 from amstrax.dashboard.figures import fit, in_layout
 from amstrax.dashboard.page import STYLE, wrapped
 from amstrax.dashboard.run_page import OfRun
@@ -32,17 +31,13 @@ class EventsPage(OfRun):
 
     path, title = "events", ": events"
 
-    context = DataPage.context
-
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._event: int | None = self.number("event")
         self._index: np.ndarray | None = None
         self._before = self._button("previous", "‹ Previous", lambda: self._step(-1))
         self._after = self._button("next", "Next ›", lambda: self._step(1))
-        self._number = TextInput(
-            name="event", title="Event number", width=120, stylesheets=[STYLE]
-        )
+        self._number = TextInput(name="event", title="Event number", width=120, stylesheets=[STYLE])
         self._number.on_change("value", lambda attr, old, new: self._jump(new))
         self._complete = Checkbox(
             name="complete",
@@ -85,9 +80,9 @@ class EventsPage(OfRun):
 
     def _find(self, number: int | None, by: int, complete: bool) -> _Event:
         st = self.context()
-        if self._index is None:
-            self._index = stored.load(st, self.run_id, "event_info", _INDEX)
         index = self._index
+        if index is None:
+            index = self._index = stored.load(st, self.run_id, "event_info", _INDEX)
         if complete:
             index = index[np.isfinite(index["drift_time"])]
         if not len(index):
@@ -131,9 +126,7 @@ class EventsPage(OfRun):
         if len(kinds) == 3:
             layout = interactive_waveforms.event(row, None, None)
             figures += in_layout(layout)
-        return _Event(
-            int(row["event_number"]), place + 1, len(index), _facts(row), figures, notes
-        )
+        return _Event(int(row["event_number"]), place + 1, len(index), _facts(row), figures, notes)
 
     def _waveforms(
         self,

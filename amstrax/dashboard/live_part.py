@@ -67,7 +67,10 @@ class LivePart:
     def _take(self, found: _Found) -> None:
         types = [each for each in found.types if each.chunks]
         text = render.html(
-            "growth.html", growing=found.is_growing, live=found.live, types=found.types,
+            "growth.html",
+            growing=found.is_growing,
+            live=found.live,
+            types=found.types,
         )
         if self._text.text != text:
             self._text.text = text

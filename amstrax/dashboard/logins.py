@@ -98,7 +98,7 @@ class PasswordFile:
         import bcrypt
 
         check_name(name)
-        if not SHORTEST <= len(password) or len(password.encode()) > LONGEST:
+        if not len(password) >= SHORTEST or len(password.encode()) > LONGEST:
             raise InvalidOption(
                 f"a password has {SHORTEST} characters at least, and {LONGEST} bytes at most"
             )
@@ -200,7 +200,9 @@ class Logins:
         """Return whether the log-in of this number goes on."""
         with self._lock:
             now = self._clock()
-            return any(l.number == number and l.until > now for l in self._by_secret.values())
+            return any(
+                login.number == number and login.until > now for login in self._by_secret.values()
+            )
 
     def log_out(self, secret: str) -> None:
         """End a log-in."""

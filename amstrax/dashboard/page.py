@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from bokeh.document import Document
-from bokeh.models import Column, CustomJS, Div, PreText, Row
+from bokeh.models import Column, CustomJS, Div, PreText, Row, UIElement
 
 from amstrax.dashboard import render
 from amstrax.dashboard.site import Site
@@ -88,6 +88,9 @@ class Page:
             sizing_mode="stretch_width",
             name="page",
         )
+        for model in root.references():
+            if isinstance(model, UIElement) and model.name:
+                model.html_attributes = {"data-name": model.name}
         self.doc.add_root(root)
 
     def html(self, text: str, name: str | None = None, **properties: Any) -> Div:
@@ -130,7 +133,9 @@ class Page:
         """
         if self._is_closed:
             return
-        if not again and (what in self._at_work or time.monotonic() < self._not_before.get(what, 0)):
+        if not again and (
+            what in self._at_work or time.monotonic() < self._not_before.get(what, 0)
+        ):
             return
         number = self._latest[what] = self._latest.get(what, 0) + 1
         self._at_work.add(what)
@@ -196,9 +201,7 @@ class Page:
 def wrapped(*children: Any, **properties: Any) -> Row:
     """Return models beside each other, on several lines where the page is narrow."""
     styles = {"flex-wrap": "wrap"}
-    return Row(
-        children=list(children), styles=styles, sizing_mode="stretch_width", **properties
-    )
+    return Row(children=list(children), styles=styles, sizing_mode="stretch_width", **properties)
 
 
 def describe(error: Exception) -> str:
@@ -212,4 +215,3 @@ def describe(error: Exception) -> str:
         f"{type(error).__name__}: this is a bug; please report it, with the log of the dashboard, "
         "which has more"
     )
-

@@ -70,7 +70,11 @@ def length(seconds: float | None) -> str:
         return ""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(seconds) >= 2 * unit:
-            return f"{seconds / unit:.3g} {name}" if seconds < 1000 * unit else f"{seconds / unit:.0f} {name}"
+            return (
+                f"{seconds / unit:.3g} {name}"
+                if seconds < 1000 * unit
+                else f"{seconds / unit:.0f} {name}"
+            )
     return f"{seconds:.0f} s"
 
 

@@ -23,7 +23,9 @@ class OfRun(Page):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.run_id = run_id_of(self.argument("id"))
-        self.doc.title = f"Run {self.run_id or '?'}{self.title} · amstrax {self.site.detector.upper()}"
+        self.doc.title = (
+            f"Run {self.run_id or '?'}{self.title} · amstrax {self.site.detector.upper()}"
+        )
         self.links = self.html(
             render.html("run_links.html", run_id=self.run_id, page=self.path), name="links"
         )
@@ -35,6 +37,13 @@ class OfRun(Page):
         """Return the document of the run, without secrets."""
         found = documents.find_run(self.site.collection(), self.run_id)
         return shown.without_secrets(found)
+
+    def context(self) -> Any:
+        """Return the context that is asked for, or that the run is processed with."""
+        name = self.argument("context")
+        if name not in self.site.contexts():
+            name = self.site.context_for(self.document())
+        return self.site.context(name, self.argument("version") or None)
 
 
 def run_id_of(text: str) -> str:

@@ -161,9 +161,7 @@ def make_server(
     # Whatever the environment says (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
     bokeh_settings.resources = "server"
     bokeh_settings.allowed_ws_origin = []
-    applications = {
-        f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES
-    }
+    applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
     options: dict[str, Any] = {"xheaders": behind_proxy}
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

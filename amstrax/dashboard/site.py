@@ -145,6 +145,18 @@ class Site:
         usual = plan.Plan((), self.contexts()[0], self.detector, ())
         return plan.of_run(usual, document).context
 
+    def warm_up(self) -> None:
+        """Import, in a thread, what takes seconds, so that nobody waits for it."""
+
+        def work() -> None:
+            import amstrax.analyses.interactive_waveforms  # noqa: F401
+            from amstrax import contexts
+
+            for name in self.contexts():
+                getattr(contexts, name)(init_rundb=False, storage=[])
+
+        self.pool.submit(work)
+
     def close(self) -> None:
         """Let go of threads and connections."""
         from amstrax.rundb import connection

@@ -1,4 +1,4 @@
-"""Which data of a run there is, of which a context can load what, and why it cannot load the rest."""
+"""Which data of a run there is, what of it a context can load, and why it cannot load the rest."""
 
 import contextlib
 import logging
@@ -82,7 +82,9 @@ def _of_type(
     seen: set[Path] = set()
     if found is not None:
         seen.add(found.absolute())
-        entry = next((e for e in own if e.get("host") == documents.this_host()), own[0] if own else {})
+        entry = next(
+            (e for e in own if e.get("host") == documents.this_host()), own[0] if own else {}
+        )
         yield _stored(found, data_type, key.lineage_hash, entry, is_current=True)
     else:
         yield State(data_type, key.lineage_hash, True, False, reason=_why_not(st, run_id, own, key))
@@ -113,9 +115,7 @@ def find(st: strax.Context, key: strax.DataKey) -> Path | None:
     return None
 
 
-def _why_not(
-    st: strax.Context, run_id: str, own: list[dict[str, Any]], key: strax.DataKey
-) -> str:
+def _why_not(st: strax.Context, run_id: str, own: list[dict[str, Any]], key: strax.DataKey) -> str:
     for frontend in st.storage:
         folder = getattr(frontend, "path", None)
         if folder is not None and Path(folder, f"{key}_temp").is_dir():

@@ -168,12 +168,9 @@ def page(
 
 def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
     """Return the modes of runs, and the tags, that there are, in order."""
-    modes = collection.distinct("mode")
-    # Tags are documents with a name, or in older runs words
-    tags = collection.distinct("tags.name")
-    tags += collection.distinct("tags", {"tags": {"$type": "string"}})
-    words, names = ({v for v in values if isinstance(v, str) and v} for values in (modes, tags))
-    return sorted(words), sorted(names)
+    modes = {mode for mode in collection.distinct("mode") if isinstance(mode, str) and mode}
+    tags = set(documents.tags_of({"tags": collection.distinct("tags")}))
+    return sorted(modes), sorted(tags)
 
 
 def _has_word(word: str) -> Filter:
