@@ -58,7 +58,7 @@ class Lab:
         self.logs, self.jobs = folder / "logs", folder / "jobs"
         for path in (self.live, self.out, self.logs):
             path.mkdir()
-        self.store = folder / "rundb.sqlite"
+        self.store = folder / "database" / "rundb.sqlite"
         self.runs = LocalClient(self.store)["run"]["runs_gas"]
         kept = ("PATH", "HOME", "LANG", "NUMBA_CACHE_DIR", "PYTHONPATH", "VIRTUAL_ENV")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ} | {
@@ -70,6 +70,7 @@ class Lab:
             "MPLBACKEND": "agg",
         }
         (folder / "corrections").mkdir()
+        self.store.parent.mkdir()
 
     def add_documents(self, number: int = MANY) -> None:
         """Add runs that are documents alone: 1 to `number`, an hour apart, in turn of two modes."""

@@ -5,6 +5,7 @@ from datetime import date
 from typing import Any
 
 from bokeh.models import (
+    AllIndices,
     Button,
     ColumnDataSource,
     DataTable,
@@ -201,6 +202,8 @@ class RunsPage(Page):
         if columns != self._source.data:
             selected = self.selected()
             self._source.data = columns
+            # Bokeh (3.9.2) shows other values only when their number, or the view, changes
+            self._table.view.filter = AllIndices()
             self._source.selected.indices = [
                 i for i, run_id in enumerate(columns["run"]) if run_id in selected
             ]

@@ -1,8 +1,8 @@
 """The dashboard, as it runs, in a browser: with the local engine, on simulated runs."""
 
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +13,6 @@ from dashboard_server import (
     EVENT_TARGETS,
     LED,
     MANY,
-    NAI,
     RUN_ID,
     SHORT,
     Lab,
@@ -26,12 +25,15 @@ from dashboard_server import (
     press,
     write,
 )
+from make_jobs import add_run
 from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 
 from amstrax import redax
 from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
+
+SUBMITTED = "000305"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,10 @@ def lab(tmp_path_factory, live_runs):
     need_browser()
     lab = Lab(tmp_path_factory.mktemp("lab"))
     lab.add_documents()
-    lab.add_simulated(live_runs, SHORT, LED, NAI)
+    lab.add_simulated(live_runs, SHORT, LED)
+    # The same live data once more, not processed yet
+    shutil.copytree(lab.live / SHORT, lab.live / SUBMITTED)
+    add_run(lab.runs, live_runs, SHORT, _id=SUBMITTED, name=SUBMITTED, number=int(SUBMITTED))
     lab.process(SHORT, "xams", *EVENT_TARGETS)
     lab.process(LED, "xams_led", "led_calibration")
     return lab
@@ -74,8 +79,11 @@ def expect(locator):
 def test_a_run_is_found_and_opened(page, server):
     page.goto(server.address)
     expect(part(page, "count")).to_contain_text(f"Runs 1 to 50 of {MANY + 3}.")
+    first = part(page, "runs").locator(".slick-row a").first
+    expect(first).to_have_text(SUBMITTED)
     press(page, "next")
     expect(part(page, "count")).to_contain_text(f"Runs 51 to 100 of {MANY + 3}.")
+    expect(first).to_have_text(f"{MANY - 47:06d}")
     write(page, "text", "kr83m good")
     expect(part(page, "count")).to_contain_text("No run matches")
     press(page, "clear")
@@ -83,7 +91,7 @@ def test_a_run_is_found_and_opened(page, server):
     write(page, "last", "30")
     expect(part(page, "count")).to_contain_text("Runs 1 to 15 of 15 that match")
     choose(page, "way", "smallest, oldest first")
-    expect(part(page, "runs").locator(".slick-row a").first).to_have_text("000001")
+    expect(first).to_have_text("000001")
     write(page, "since", "yesterday")
     expect(part(page, "message")).to_contain_text("'yesterday' is no day")
     write(page, "since", "2024-01-01")
@@ -146,7 +154,8 @@ def test_brushing_shows_in_the_other_plots(page, server):
         return counts.flatMap((each) => Array.from(each)).reduce((one, other) => one + other, 0)
     }""".replace("_figure(", _FIND)
     )
-    selected = int(re.search(r"(\d+) events? selected", part(page, "selected").inner_text())[1])
+    said = part(page, "selected").locator("p").inner_text()
+    selected = int(re.search(r"(\d+) events? selected", said)[1])
     assert 0 < counted <= selected
     part(page, "selected").locator("a").first.click()
     expect(part(page, "event_text")).to_contain_text("Event")
@@ -215,28 +224,28 @@ def test_two_runs_are_compared(page, server):
 def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):  # noqa: F811
     """While somebody else looks on."""
     other = new_page(browser)
-    other.goto(f"{server.address}run?id={NAI}")
-    page.goto(f"{server.address}processing?runs={NAI},{SHORT}&status=done")
+    other.goto(f"{server.address}run?id={SUBMITTED}")
+    page.goto(f"{server.address}processing?runs={SUBMITTED},{SHORT}&status=done")
     submit = part(page, "submit").locator("button")
     expect(submit).to_be_disabled()
     write(page, "targets", "raw_records")
     press(page, "dry_run")
     result = part(page, "result")
     expect(result).to_contain_text("dry run")
-    assert lab.runs.find_one({"name": NAI}).get("processing_status") is None
+    assert lab.runs.find_one({"name": SUBMITTED}).get("processing_status") is None
     expect(submit).to_be_enabled()
     submit.click()
-    expect(result.locator("tr", has_text=NAI)).to_contain_text("submitted")
-    expect(part(page, "log")).to_contain_text(f"run {NAI} done in")
-    expect(part(page, "by_status")).to_contain_text(NAI)
+    expect(result.locator("tr", has_text=SUBMITTED)).to_contain_text("submitted")
+    expect(part(page, "log")).to_contain_text(f"run {SUBMITTED} done in")
+    expect(part(page, "by_status")).to_contain_text(SUBMITTED)
     expect(part(other, "about")).to_contain_text("status done")
-    expect(part(other, "log")).to_contain_text(f"run {NAI} done in")
+    expect(part(other, "log")).to_contain_text(f"run {SUBMITTED} done in")
     # What is there is skipped, and said
-    write(page, "runs", f"{NAI}")
+    write(page, "runs", f"{SUBMITTED}")
     press(page, "dry_run")
     expect(result).to_contain_text("skipped")
     log = server.text()
-    assert re.search(rf"ACTION user='\w+' from=127.0.0.1: submit Order.*runs {NAI}", log)
+    assert re.search(rf"ACTION user='\w+' from=127.0.0.1: submit Order.*runs {SUBMITTED}", log)
     other.context.close()
 
 
@@ -305,13 +314,17 @@ def test_a_run_is_seen_growing(page, server, lab):
 def test_a_run_database_that_is_away_is_said_and_comes_back(page, server, lab):
     page.goto(f"{server.address}runs")
     expect(part(page, "count")).to_contain_text("Runs 1 to 50")
-    away = lab.store.with_suffix(".away")
-    os.rename(lab.store, away)
+    # With the files beside it, in which the last changes are
+    here = lab.store.parent
+    away = here.with_name("away")
+    here.rename(away)
+    here.mkdir()
     lab.store.write_text("this is no database, and long enough to be looked at " * 30)
     try:
         expect(part(page, "message")).to_contain_text("AMSTRAX_RUNDB_PATH")
     finally:
-        os.replace(away, lab.store)
+        shutil.rmtree(here)
+        away.rename(here)
     expect(part(page, "message")).to_be_hidden()
     page.goto(f"{server.address}run?id=987654")
     expect(part(page, "message")).to_contain_text("run 987654 is not in the run database")
