@@ -60,7 +60,7 @@ def _option(
     config: Mapping[str, Any], option: strax.Option, run_id: str, types: Iterable[str]
 ) -> Option:
     default = None if option.default is strax.OMITTED else option.default
-    value = config.get(option.name, default)
+    value: Any = config.get(option.name, default)
     is_set = option.name in config and strax.deterministic_hash(value) != (
         strax.deterministic_hash(default)
     )
@@ -70,7 +70,8 @@ def _option(
             found = versions.look_up(value, run_id, option.name)
             value, source, runs = found.value, found.file.name, found.range or "all"
         except (AmstraxError, OSError) as error:
-            value, source, problem = None, value, " ".join(str(error).split())
+            source, problem = str(value), " ".join(str(error).split())
+            value = None
     return Option(option.name, value, default, source, runs, is_set, problem, tuple(types))
 
 

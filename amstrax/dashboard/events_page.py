@@ -34,7 +34,7 @@ class EventsPage(OfRun):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._event: int | None = self.number("event")
-        self._index: np.ndarray | None = None
+        self._index: Any = None
         self._before = self._button("previous", "‹ Previous", lambda: self._step(-1))
         self._after = self._button("next", "Next ›", lambda: self._step(1))
         self._number = TextInput(name="event", title="Event number", width=120, stylesheets=[STYLE])

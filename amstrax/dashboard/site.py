@@ -149,6 +149,8 @@ class Site:
         """Import, in a thread, what takes seconds, so that nobody waits for it."""
 
         def work() -> None:
+            import matplotlib.figure  # noqa: F401
+
             import amstrax.analyses.interactive_waveforms  # noqa: F401
             from amstrax import contexts
 

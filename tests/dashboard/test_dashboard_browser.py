@@ -147,12 +147,12 @@ def test_brushing_shows_in_the_other_plots(page, server):
     expect(part(page, "selected")).to_contain_text("selected:")
     # Of the same source, so all figures of events show it; and the histogram counts it
     counted = page.evaluate(
-        """() => {
-        const figure = _figure("Drift time")
-        const bars = figure.renderers.map((each) => each.data_source.data)
-        const counts = bars.filter((data) => "selected" in data).map((data) => data["selected"])
-        return counts.flatMap((each) => Array.from(each)).reduce((one, other) => one + other, 0)
-    }""".replace("_figure(", _FIND)
+        f"""(title) => {{
+        const data = {_FIND}title).renderers.map((each) => each.data_source.data)
+        const bins = data.map((each) => each.get ? each.get("selected") : each["selected"])
+        return Array.from(bins.find((each) => each != null)).reduce((one, other) => one + other)
+    }}""",
+        "Drift time",
     )
     said = part(page, "selected").locator("p").inner_text()
     selected = int(re.search(r"(\d+) events? selected", said)[1])
@@ -194,15 +194,15 @@ def _use_tool(page, title: str, tool: str) -> None:
 def test_events_are_browsed(page, server):
     page.goto(f"{server.address}events?id={SHORT}")
     text = part(page, "event_text")
-    expect(text).to_contain_text("Event 0, the 1.")
+    expect(text).to_contain_text("Event 0 (1 of")
     expect(part(page, "previous").locator("button")).to_be_disabled()
     press(page, "next")
-    expect(text).to_contain_text("Event 1, the 2.")
+    expect(text).to_contain_text("Event 1 (2 of")
     page.wait_for_url(re.compile("event=1"))
     write(page, "event", "3")
-    expect(text).to_contain_text("Event 3, the 4.")
+    expect(text).to_contain_text("Event 3 (4 of")
     press(page, "previous")
-    expect(text).to_contain_text("Event 2, the 3.")
+    expect(text).to_contain_text("Event 2 (3 of")
     expect(part(page, "figures").locator(".bk-Figure")).to_have_count(6)
     write(page, "event", "999999")
     expect(part(page, "message")).to_contain_text("has no event 999999")
