@@ -47,7 +47,11 @@ extras_require = {
     # light and charge yields for the detector model
     "simulation": ["nestpy>=2.1.1,<2.2"],
     # straxen holds pydantic below 2 and param below 2, so no Panel or HoloViews here
-    "dashboard": ["bokeh>=3.9,<4"],
+    "dashboard": [
+        "bokeh>=3.9,<4",
+        # hashes of passwords of those who may log in
+        "bcrypt>=4,<6",
+    ],
     # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
     "docs": [
@@ -65,6 +69,10 @@ extras_require = {
         "pytest-xdist>=3.6.1,<4",
         "pytest-timeout>=2.3.1,<3",
         "hypothesis>=6.112,<7",
+        # drives the browser in which the dashboard is tested; brings its own driver, but no browser
+        "playwright>=1.60,<2",
+        # what the dashboard is made of
+        "bokeh>=3.9,<4",
         # a MongoDB server for tests, GPL-2.0; a pre-release, which pip takes only when it is pinned
         "SecantusDB==0.7.0b3",
         # an SSH server with passwords for tests

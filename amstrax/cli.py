@@ -36,6 +36,7 @@ TOOLS = {
     "copy-live": Tool(
         "amstrax.auto_processing.copy_live", "copy live data from the DAQ to other places"
     ),
+    "dashboard": Tool("amstrax.dashboard.command", "show runs, data and processing in a browser"),
     "delete-live": Tool(
         "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
     ),

@@ -105,6 +105,15 @@ COPY = MappingProxyType(
         "AMSTRAX_SSH_CONFIG": ("file with settings of ssh, as for ssh -F", "~/.ssh/config"),
     }
 )
+#: Settings of the dashboard
+DASHBOARD = MappingProxyType(
+    {
+        "AMSTRAX_DASHBOARD_USERS": (
+            "file of those who may log in to the dashboard, with hashes of their passwords",
+            "",
+        ),
+    }
+)
 #: Settings whose value is shown to nobody. A connection string may hold a password.
 SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
 

@@ -252,7 +252,7 @@ def test_settings_of_jobs(config, monkeypatch, tmp_path):
         settings.job_memory()
 
 
-@pytest.mark.parametrize("page", ["run_database", "corrections", "processing_on_the_cluster"])
+@pytest.mark.parametrize("page", ["run_database", "corrections", "processing_on_the_cluster", "dashboard"])
 def test_page_has_all_settings(page):
     text = (Path(__file__).parents[1] / f"docs/source/{page}.rst").read_text(encoding="utf-8")
     listed = re.findall(r"^   \* - ``([A-Z]+_[A-Z_]+)``$", text, re.M)
@@ -260,5 +260,6 @@ def test_page_has_all_settings(page):
         "run_database": settings.RUN_DATABASE,
         "corrections": settings.CORRECTIONS,
         "processing_on_the_cluster": (*settings.BATCH, *settings.COPY),
+        "dashboard": settings.DASHBOARD,
     }
     assert listed == list(named[page])

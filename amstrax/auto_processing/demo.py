@@ -327,6 +327,11 @@ How well the true events were reconstructed:
 The run in the demo's run database (while no other one is set):
 
     AMSTRAX_RUNDB_PATH={store} {command} rundb show {run.run_id}
+
+All of it in a browser, at http://127.0.0.1:5006/run?id={run.run_id}, as long as this command runs:
+
+    AMSTRAX_RUNDB_PATH={store} {command} dashboard --output_folder {processed} \\
+        --live_data_dir {run.run_dir.parent} --config_kwargs {options}
 """
 
 

@@ -1,7 +1,6 @@
 """The command ``amstrax rundb``: look into the run database, and change what is in it."""
 
 import argparse
-import contextlib
 import getpass
 import logging
 import os
@@ -12,12 +11,10 @@ from typing import Any
 
 from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import documents, transfer
+from amstrax.rundb import documents, shown, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
-
-_LISTED = ("name", "number", "start", "end", "mode", "processing_status", "tags", "data.type")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -134,7 +131,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
     found = documents.read(
         collection,
         {"$and": conditions} if conditions else {},
-        _LISTED,
+        shown.SUMMARY_FIELDS,
         sort=[("number", -1)],
         limit=args.limit or 0,
     )
@@ -231,22 +228,15 @@ _COMMANDS = {
 
 
 def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
-    from amstrax import rundoc
-
-    start = end = None
-    with contextlib.suppress(AmstraxError):
-        start = rundoc.start_time(document)
-        end = rundoc.end_time(document)
-    length = "" if start is None or end is None else f"{(end - start).total_seconds():.0f} s"
-    types = dict.fromkeys(str(entry.get("type")) for entry in documents.data_of(document))
+    run = shown.summary(document)
     return (
-        documents.name_of(document) or "?",
-        "" if start is None else f"{start:%Y-%m-%d %H:%M:%S}",
-        length,
-        documents.status_of(document).status,
-        str(document.get("mode") or ""),
-        ",".join(documents.tags_of(document)),
-        ",".join(types),
+        run.run_id,
+        "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}",
+        "" if run.length is None else f"{run.length:.0f} s",
+        run.status,
+        run.mode,
+        ",".join(run.tags),
+        ",".join(run.types),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from amstrax import settings
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, Engine, JobState
+from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -353,3 +354,69 @@ def is_switched_on(switches: Any) -> bool:
     """
     document = switches.find_one({"name": "auto_processing"}) or {}
     return document.get("status") != "off"
+
+
+def switch(switches: Any, is_on: bool, user: str) -> None:
+    """Switch automatic processing on or off; it is noted who did so, and when.
+
+    Parameters
+    ----------
+    switches
+        Collection ``processing`` of database ``daq``.
+    is_on
+        Whether it is to be on.
+    user
+        Who switches it.
+    """
+    change = {"status": "on" if is_on else "off", "user": user, "time": datetime.now(UTC)}
+    switches.update_one({"name": "auto_processing"}, {"$set": change}, upsert=True)
+
+
+def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
+    """End the job of a run that is submitted or running, and say so in its document.
+
+    It counts as a failure; the automatic loop tries again, unless the run has the tag ``abandon``.
+
+    Returns
+    -------
+    What was done, for a person.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    InvalidOption
+        When it has no job that could be ended from here.
+    EngineUnreachable
+        When the engine does not answer.
+    """
+    document = documents.find_run(collection, run_id, None, _FIELDS)
+    name = documents.name_of(document) or run_id
+    status, job = documents.status_of(document).status, documents.job_of(document)
+    if status not in ("submitted", "running"):
+        raise InvalidOption(f"run {name} is {status}: there is no job to end")
+    if job.get("engine") != engine.name or job.get("host") != documents.this_host():
+        raise InvalidOption(
+            f"the job of run {name} is one of {job.get('engine')} from {job.get('host')}, not of "
+            f"{engine.name} from {documents.this_host()}: end it there"
+        )
+    run = Followed(name, job, status, document)
+    if not job.get("job_id"):
+        raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
+    engine.cancel(str(job["job_id"]))
+    still_so = {
+        "$and": [
+            {"processing_job.attempt": run.attempt},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    # The job says so itself, if it had begun
+    documents.record_failure(
+        collection,
+        name,
+        f"{run.describe()} was cancelled by {user}",
+        run.attempt,
+        condition=still_so,
+    )
+    _release(collection, run)
+    return run.describe()

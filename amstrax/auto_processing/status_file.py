@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import amstrax
+from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,33 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     except OSError as error:
         new.unlink(missing_ok=True)
         log.warning("the status file %s cannot be written: %s", path, error.strerror or error)
+
+
+def read(path: Path) -> tuple[dict[str, Any], datetime] | None:
+    """Return what a tool has said of itself, and when; None where it has not.
+
+    Parameters
+    ----------
+    path
+        File, as of `write`.
+
+    Raises
+    ------
+    OSError
+        When there is a file that cannot be read.
+    InvalidOption
+        When it is none that `write` has written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        time = datetime.fromisoformat(content["time"])
+        return content, time if time.tzinfo else time.replace(tzinfo=UTC)
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise InvalidOption(
+            f"{path} is no status file of a tool of amstrax ({error}): remove it"
+        ) from None
 
 
 def _to_json(value: Any) -> str:

@@ -169,7 +169,7 @@ def run(args: argparse.Namespace, stop: "jobs.Stop", report: Report) -> None:
             report.leave(run_id, f"beyond --max_runs {args.max_runs}")
             continue
         try:
-            why = "" if args.again or args.status == "done" else _is_done(work, run_id, collection)
+            why = "" if args.again or args.status == "done" else why_done(work, run_id, collection)
             if why:
                 report.leave(run_id, why)
             else:
@@ -188,7 +188,7 @@ def _with_bar(run_ids: Sequence[str]) -> Any:
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
 
 
-def _is_done(work: "Work", run_id: str, collection: Any) -> str:
+def why_done(work: "Work", run_id: str, collection: Any) -> str:
     """Return why there is nothing to do for a run, or nothing."""
     from amstrax.auto_processing import plan
 

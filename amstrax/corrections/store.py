@@ -91,6 +91,24 @@ def exists(file_name: str, branch: str = MASTER) -> bool:
     return True
 
 
+def names(pattern: str) -> list[str]:
+    """Return the names of the files of the folders on this machine, master, that match a pattern.
+
+    Parameters
+    ----------
+    pattern
+        As ``_global_*.json``.
+
+    Raises
+    ------
+    InvalidOption
+        When the folder of the settings is not there.
+    """
+    folders = (*_folder(settings.corrections().folder, MASTER), *_package(MASTER))
+    place = lookup.folder_of(pattern.replace("*", "x"))
+    return sorted({path.name for folder in folders for path in (folder / place).glob(pattern)})
+
+
 def check_branch(branch: str) -> None:
     """Raise InvalidCorrection for what is no name of a branch."""
     if not published.BRANCH.fullmatch(branch) or ".." in branch:

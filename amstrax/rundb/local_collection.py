@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
-from amstrax.rundb.lookup import Lookup, row_of
+from amstrax.rundb.lookup import Lookup, id_bytes, row_of
 from amstrax.rundb.queries import Document, Projection
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ class LocalCollection:
     def distinct(self, key: str, filter: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the different values of a field, also in arrays."""
         path = key.split(".")
-        found: list[Any] = []
+        found: dict[bytes, Any] = {}
         for document in self.find(filter, {path[0]: 1}):
-            found += [v for v in queries.values_at(document, path) if v not in found]
-        return found
+            for value in queries.values_at(document, path):
+                found.setdefault(id_bytes(value), value)
+        return list(found.values())
 
     def insert_one(self, document: Document) -> "InsertOneResult":
         """Insert a document; it is given an ``_id`` if it has none.

@@ -63,6 +63,10 @@ class Lookup:
 
         `read` runs a statement with parameters and returns rows; `limit` 0 is none.
         """
+        if not self.condition and limit and len(order) == 1 and order[0][0] in ("name", "number"):
+            page = self._page(read, *order[0], skip, limit)
+            if page is not None:
+                return iter(page)
         found = self._matching(read, few=not order and skip + limit == 1)
         if order:
             fields = {name.partition(".")[0] for name, _ in order}
@@ -70,6 +74,27 @@ class Lookup:
             in_order = queries.sorted_documents(keyed, order, lambda pair: pair[0])
             found = iter([item for _, item in in_order])
         return islice(found, skip, skip + limit if limit else None)
+
+    def _page(
+        self,
+        read: Callable[[str, Sequence[Any]], list[tuple]],
+        column: str,
+        way: int,
+        skip: int,
+        limit: int,
+    ) -> list[tuple[int, bytes]] | None:
+        """Return some of all documents, in the order of an index; None where that may be another.
+
+        SQLite's order of what is missing, numbers and texts is MongoDB's.
+        """
+        odd = "SELECT 1 FROM documents WHERE collection = ? AND odd LIMIT 1"
+        if read(odd, [self.collection]):
+            return None
+        statement = (
+            "SELECT seq, body FROM documents WHERE collection = ? "
+            f"ORDER BY {column} {'ASC' if way > 0 else 'DESC'}, seq LIMIT ? OFFSET ?"
+        )
+        return read(statement, [self.collection, limit, skip])
 
     def _matching(
         self, read: Callable[[str, Sequence[Any]], list[tuple]], few: bool

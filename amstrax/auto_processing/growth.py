@@ -1,0 +1,131 @@
+"""How far a run is, while it is being taken and processed: what there is of it, chunk by chunk."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import strax
+
+from amstrax import redax, rundoc, settings
+from amstrax.auto_processing import live_folder
+from amstrax.exceptions import AmstraxError, LiveDataCorrupted, LiveDataNotFound
+from amstrax.rundb import availability, documents
+
+
+class Live(NamedTuple):
+    """Live data of a run on this machine: its folder, number of chunks, size, and whether all."""
+
+    folder: Path
+    chunks: int
+    n_bytes: int
+    is_closed: bool
+
+
+class Chunk(NamedTuple):
+    """A stored chunk: start and end [ns since unix epoch], rows, and size in memory [bytes]."""
+
+    start: int
+    end: int
+    rows: int
+    n_bytes: int
+
+
+class Growing(NamedTuple):
+    """Data of a type that is stored, or being made."""
+
+    data_type: str
+    is_complete: bool
+    chunks: list[Chunk]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows so far."""
+        return sum(chunk.rows for chunk in self.chunks)
+
+
+def live(
+    document: Mapping[str, Any], detector: str, live_data_dir: Path | None = None
+) -> Live | None:
+    """Return how much live data there is of a run; None where it is not on this machine.
+
+    Parameters
+    ----------
+    document
+        Run document.
+    detector
+        Detector, whose folder of the settings is looked in too.
+    live_data_dir
+        Folder with the runs' folders, before that of the settings.
+    """
+    try:
+        name = live_folder.run_name(document)
+    except AmstraxError:
+        return None
+    usual = live_data_dir or settings.live_data(detector)
+    here = [
+        str(entry["location"])
+        for entry in documents.data_of(document, type="live", host=documents.this_host())
+        if isinstance(entry.get("location"), str)
+    ]
+    folders = [Path(usual)] if usual else []
+    folders += [Path(folder).expanduser() for folder in (*here, *rundoc.live_folders(document))]
+    for folder in folders:
+        run_dir = folder / name
+        if not run_dir.is_dir():
+            continue
+        try:
+            chunks = redax.last_chunk(run_dir) + 1
+            _, n_bytes = live_folder.count(live_folder.inventory(run_dir))
+        except (OSError, LiveDataNotFound, LiveDataCorrupted):
+            continue
+        return Live(run_dir, chunks, n_bytes, live_folder.is_closed(run_dir))
+    return None
+
+
+def stored(st: strax.Context, run_id: str) -> list[Growing]:
+    """Return the data types of a context that are stored or being made, with their chunks.
+
+    Nothing is read but metadata.
+    """
+    result = []
+    for data_type in st._plugin_class_registry:
+        key = st.key_for(run_id, data_type)
+        found = availability.find(st, key)
+        folder = found or _being_made(st, key)
+        if folder is None:
+            continue
+        chunks = _chunks(folder)
+        if chunks is not None:
+            is_complete = found is not None and not folder.name.endswith("_temp")
+            result.append(Growing(data_type, is_complete, chunks))
+    return result
+
+
+def _being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
+    for frontend in st.storage:
+        path = getattr(frontend, "path", None)
+        if path is not None and (folder := Path(path, f"{key}_temp")).is_dir():
+            return folder
+    return None
+
+
+def _chunks(folder: Path) -> list[Chunk] | None:
+    """Return the chunks that metadata tells of; None where it is being written, or gone."""
+    found: dict[int, Mapping[str, Any]] = {}
+    try:
+        for name in sorted(os.listdir(folder)):
+            # One for all; and of forked processes, one for each chunk
+            if name.endswith("-metadata.json"):
+                of_all = json.loads((folder / name).read_text(encoding="utf-8")).get("chunks") or ()
+                found |= {chunk["chunk_i"]: chunk for chunk in of_all}
+            elif name.startswith("metadata_") and name.endswith(".json"):
+                chunk = json.loads((folder / name).read_text(encoding="utf-8"))
+                found[chunk["chunk_i"]] = chunk
+        return [
+            Chunk(chunk["start"], chunk["end"], chunk["n"], chunk["nbytes"])
+            for _, chunk in sorted(found.items())
+        ]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

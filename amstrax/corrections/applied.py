@@ -1,0 +1,104 @@
+"""What corrections and other options would be for a run, and which versions cover it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import strax
+
+from amstrax.corrections import store, versions
+from amstrax.exceptions import AmstraxError
+
+
+class Option(NamedTuple):
+    """An option, as it would be for a run.
+
+    Attributes
+    ----------
+    name
+        Name of the option.
+    value
+        Its value for the run; None with a `problem`.
+    default
+        What it is where nothing is set.
+    source
+        Correction file that the value is from; empty for plain values.
+    runs
+        Runs for which it is the value there, as the file says.
+    is_set
+        Whether it differs from the default.
+    problem
+        Why it has no value for the run; empty if it has.
+    types
+        Data types whose plugins take it.
+    """
+
+    name: str
+    value: Any
+    default: Any
+    source: str
+    runs: str
+    is_set: bool
+    problem: str
+    types: tuple[str, ...]
+
+
+def options_of(st: strax.Context, run_id: str) -> list[Option]:
+    """Return the options of all plugins of a context, by name, as they would be for a run.
+
+    Those that are looked up in correction files are.
+    """
+    taken: dict[str, tuple[strax.Option, list[str]]] = {}
+    for data_type, plugin in st._plugin_class_registry.items():
+        for option in plugin.takes_config.values():
+            taken.setdefault(option.name, (option, []))[1].append(data_type)
+    return [
+        _option(st.config, option, run_id, types) for _, (option, types) in sorted(taken.items())
+    ]
+
+
+def _option(
+    config: Mapping[str, Any], option: strax.Option, run_id: str, types: Iterable[str]
+) -> Option:
+    default = None if option.default is strax.OMITTED else option.default
+    value: Any = config.get(option.name, default)
+    is_set = option.name in config and strax.deterministic_hash(value) != (
+        strax.deterministic_hash(default)
+    )
+    source = runs = problem = ""
+    if versions.is_lookup(value):
+        try:
+            found = versions.look_up(value, run_id, option.name)
+            value, source, runs = found.value, found.file.name, found.range or "all"
+        except (AmstraxError, OSError) as error:
+            source, problem = str(value), " ".join(str(error).split())
+            value = None
+    return Option(option.name, value, default, source, runs, is_set, problem, tuple(types))
+
+
+def known_versions() -> list[str]:
+    """Return the names of the versions that are in the folders of corrections of this machine.
+
+    Where they are published by HTTP there is no list of them.
+    """
+    names = store.names("_global_*.json")
+    return sorted(name.removeprefix("_global_").removesuffix(".json") for name in names)
+
+
+def missing(version: str, run_id: str) -> dict[str, str]:
+    """Return the options for which a version has no value for a run, and why; none: it covers it.
+
+    Raises
+    ------
+    InvalidOption
+        When `version` is no name of a version.
+    CorrectionError
+        When its file cannot be had, or is wrong.
+    """
+    found = {}
+    for option, value in versions.options(version).items():
+        if versions.is_lookup(value):
+            try:
+                versions.look_up(value, run_id, option)
+            except AmstraxError as error:
+                found[option] = " ".join(str(error).split())
+    return found

@@ -1,0 +1,160 @@
+"""The analyses' figures of one run, put together; they fit on a phone, and on a wide screen."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from bokeh.models import Plot, Range1d, Row
+
+from amstrax.analyses import interactive
+from amstrax.analyses.quantities import rates
+from amstrax.analyses.style import TYPE_NAMES
+from amstrax.dashboard import stored
+from amstrax.dashboard.page import wrapped
+
+if TYPE_CHECKING:
+    import strax
+
+#: More peaks than this are shown as a histogram in two dimensions, with so many as points above
+MOST_POINTS = 10_000
+
+
+class Scales(NamedTuple):
+    """Which scales are logarithmic, and which areas are shown."""
+
+    log: bool = True
+    log_counts: bool = False
+    corrected: bool = True
+
+
+class Drawn(NamedTuple):
+    """Figures by their group, and how much data they show; ``sources`` are those of selections."""
+
+    groups: Mapping[str, list[Any]]
+    text: str
+    sources: Mapping[str, Any]
+
+
+def fit(figures: Iterable[Any], height: int = 330) -> Row:
+    """Return figures beside each other, as many as there is room for."""
+    figures = list(figures)
+    for figure in figures:
+        figure.height = height
+        if isinstance(figure.x_range, Range1d) and figure.match_aspect:
+            # What is as wide as high stays so
+            figure.width, figure.sizing_mode = height, "fixed"
+            continue
+        figure.width = None
+        figure.sizing_mode = "stretch_width"
+        figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
+        if len(figures) > 1:
+            figure.styles |= {"max-width": "640px"}
+    return wrapped(*figures)
+
+
+def in_layout(layout: Any) -> list[Any]:
+    """Return the figures in a layout of the analyses, in their order."""
+    if isinstance(layout, Plot):
+        return [layout]
+    return [figure for child in layout.children for figure in in_layout(child)]
+
+
+def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
+    """Return the figures of what is stored of a run.
+
+    Raises
+    ------
+    NotAvailable
+        When nothing of it is.
+    """
+    if stored.name_of(st, "led_calibration") is not None:
+        return _of_led(st, run_id, scales)
+    times: dict[str, np.ndarray] = {}
+    groups: dict[str, list[Any]] = {"Rates": []}
+    text, sources = [], {}
+    span = stored.span(st, run_id, "peak_basics")
+    peaks = stored.load(st, run_id, "peak_basics", stored.PEAK_COLUMNS)
+    for kind in (1, 2, 0):
+        times[TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
+    if stored.is_stored(st, run_id, "event_info"):
+        events = stored.load(st, run_id, "event_info", stored.EVENT_COLUMNS)
+        times["events"] = events["time"]
+        text.append(f"{len(events):,} events")
+        source = sources["events"] = interactive.event_source(events, span.start)
+        groups["Events: what is selected in one is shown in the others"] = _of_events(
+            source, scales
+        )
+    text.append(f"{len(peaks):,} peaks")
+    source = sources["peaks"] = interactive.peak_source(peaks, span.start, MOST_POINTS)
+    groups["Peaks: what is selected in one is shown in the other"] = _of_peaks(
+        peaks, source, scales
+    )
+    longest = max(map(len, times.values()))
+    n_bins = min(max(longest // 20, 10), 120)
+    series = {name: rates(time, span.start, span.end, n_bins) for name, time in times.items()}
+    groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
+    return Drawn(groups, ", ".join(text), sources)
+
+
+def _of_events(source: Any, scales: Scales) -> list[Any]:
+    s1, s2 = ("cs1", "cs2") if scales.corrected else ("s1_area", "s2_area")
+    return [
+        interactive.s1_s2(source, s1, s2, log=scales.log),
+        interactive.drift_time(source, log=scales.log_counts),
+        interactive.positions(source),
+        interactive.depth(source),
+    ]
+
+
+def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales) -> list[Any]:
+    if len(peaks) <= MOST_POINTS:
+        return [
+            interactive.area_width(source, log=scales.log),
+            interactive.area_aft(source, log=scales.log),
+        ]
+    figures = []
+    columns = (
+        ("width", "range_50p_area", "Width of the central 50 % [ns]", (scales.log, scales.log)),
+        ("aft", "area_fraction_top", "Area fraction top", (scales.log, False)),
+    )
+    for column, field, label, log in columns:
+        figure = interactive.density(
+            peaks["area"],
+            peaks[field],
+            log=log,
+            labels=("Area [PE]", label),
+            tools="pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save",
+        )
+        # Points are there to be selected: the picture below them has all peaks
+        figure.scatter(
+            "area",
+            column,
+            source=source,
+            size=3,
+            color="color",
+            alpha=0.15,
+            selection_alpha=0.9,
+            nonselection_alpha=0.02,
+        )
+        figures.append(figure)
+    return figures
+
+
+def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
+    pulses = stored.load(st, run_id, "led_calibration", stored.LED_COLUMNS)
+    span = stored.span(st, run_id, "led_calibration")
+    source = interactive.led_source(pulses)
+    by_channel = {
+        f"channel {channel}": rates(pulses["time"][pulses["channel"] == channel], *span)
+        for channel in np.unique(pulses["channel"])
+    }
+    groups = {
+        "Rates": [interactive.rates(by_channel, log=scales.log_counts)],
+        "LED spectra": [
+            interactive.led_spectrum(source, log=True),
+            interactive.value_histogram(
+                source, "amplitude_led", "Height of pulses [ADC counts]", log_y=scales.log_counts
+            ),
+        ],
+    }
+    return Drawn(groups, f"{len(pulses):,} pulses", {"pulses": source})

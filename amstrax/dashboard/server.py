@@ -1,0 +1,197 @@
+"""The Bokeh server with the pages: where it listens, who may come in, which headers it sends."""
+
+import ipaddress
+import logging
+import secrets
+import ssl
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from bokeh.server.util import bind_sockets
+from bokeh.settings import settings as bokeh_settings
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.web import OutputTransform, RedirectHandler
+
+from amstrax.dashboard import auth
+from amstrax.dashboard.compare_page import ComparePage
+from amstrax.dashboard.data_page import DataPage
+from amstrax.dashboard.events_page import EventsPage
+from amstrax.dashboard.page import Page
+from amstrax.dashboard.processing_page import ProcessingPage
+from amstrax.dashboard.run_page import RunPage
+from amstrax.dashboard.runs_page import RunsPage
+from amstrax.dashboard.site import Site
+from amstrax.exceptions import UsageError
+
+log = logging.getLogger(__name__)
+
+PAGES: tuple[type[Page], ...] = (
+    *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage),
+)
+
+#: A session that nobody looks at any more is forgotten after so long, looked for so often [ms]
+_UNUSED, _CHECK = 5000, 5000
+#: Largest message that a browser may send; what it sends is small [bytes]
+_LARGEST = 1_000_000
+
+#: Bokeh makes functions from texts (templates of cells, CustomJS), so 'unsafe-eval' is needed;
+#: nothing comes from another host, and nobody may put a page into theirs
+_HEADERS = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+        )
+    ),
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+
+class Headers(OutputTransform):
+    """Adds headers to every answer, of Bokeh's handlers too."""
+
+    def __init__(self, request: Any):
+        self._request = request
+
+    def transform_first_chunk(
+        self, status_code: int, headers: Any, chunk: bytes, finishing: bool
+    ) -> tuple[int, Any, bytes]:
+        """Return the answer with the headers."""
+        for name, value in _HEADERS.items():
+            headers[name] = value
+        # Bokeh lets every site load what starts a session
+        headers.pop("Access-Control-Allow-Origin", None)
+        if "/static/" not in self._request.path:
+            headers["Cache-Control"] = "no-store"
+        return status_code, headers, chunk
+
+
+class PageHandler(FunctionHandler):
+    """Makes a page; the token of its session says, signed, who has asked for it."""
+
+    def __init__(self, site: Site, page: type[Page]):
+        super().__init__(partial(_make, site, page))
+        self._site = site
+
+    def process_request(self, request: Any) -> dict[str, Any]:
+        """Return what is known of a request, for the page's token."""
+        login = auth.login_of(self._site, request)
+        xsrf = request.cookies.get("_xsrf")
+        return {
+            "user": "" if login is None else login.user,
+            "login": "" if login is None else login.number,
+            "peer": request.remote_ip,
+            "xsrf": "" if xsrf is None else xsrf.value,
+        }
+
+
+def _make(site: Site, page: type[Page], doc: Document) -> None:
+    page(site, doc)
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def make_server(
+    site: Site,
+    address: str,
+    port: int,
+    origins: Sequence[str] = (),
+    certificate: Path | None = None,
+    key: Path | None = None,
+    behind_proxy: bool = False,
+) -> BaseServer:
+    """Return the server, which listens, and works once it is started.
+
+    Parameters
+    ----------
+    site
+        The dashboard.
+    address, port
+        Where it listens; with port 0 on a free one.
+    origins
+        Other names, as ``HOST:PORT``, under which browsers reach it.
+    certificate, key
+        Files for TLS.
+    behind_proxy
+        A proxy says in headers who asks, and by which protocol.
+
+    Raises
+    ------
+    UsageError
+        When others could reach it without log-in, or could listen to passwords.
+    OSError
+        When it cannot listen there.
+    """
+    if not is_loopback(address):
+        if site.logins is None:
+            raise UsageError(
+                f"--address {address} can be reached by others: name a file of users with --users, "
+                "or the setting AMSTRAX_DASHBOARD_USERS, so that they have to log in"
+            )
+        if certificate is None and not behind_proxy:
+            raise UsageError(
+                f"--address {address} without TLS would show passwords to everybody between: give "
+                "--certificate and --key, or --behind_proxy where a proxy has them"
+            )
+    # Whatever the environment says (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
+    bokeh_settings.resources = "server"
+    bokeh_settings.allowed_ws_origin = []
+    applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
+    options: dict[str, Any] = {"xheaders": behind_proxy}
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        options["ssl_options"] = context
+    sockets, port = bind_sockets(address, port)
+    names = ["localhost", "127.0.0.1"] if is_loopback(address) else []
+    own = [f"{name}:{port}" for name in dict.fromkeys([*names, _host(address)])]
+    tornado = BokehTornado(
+        applications,
+        extra_websocket_origins=[*own, *origins],
+        auth_provider=auth.provider(site),
+        sign_sessions=True,
+        secret_key=secrets.token_bytes(32),
+        xsrf_cookies=True,
+        xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
+        # The token of a session is part of the page: no cookie is to be in it
+        include_cookies=[],
+        include_headers=["Host"],
+        websocket_max_message_size_bytes=_LARGEST,
+        unused_session_lifetime_milliseconds=_UNUSED,
+        check_unused_sessions_milliseconds=_CHECK,
+        use_index=False,
+        extra_patterns=[(r"/", RedirectHandler, {"url": "runs", "permanent": False})],
+        transforms=[Headers],
+    )
+    http = HTTPServer(tornado, **options)
+    http.add_sockets(sockets)
+    return BaseServer(IOLoop.current(), tornado, http)
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

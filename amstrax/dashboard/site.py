@@ -1,0 +1,168 @@
+"""What all pages of one dashboard share: where runs, data and jobs are, and who may do what."""
+
+import logging
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from amstrax import settings
+from amstrax.dashboard.logins import Logins
+
+if TYPE_CHECKING:
+    import strax
+
+    from amstrax.auto_processing.engines.base import Engine
+
+log = logging.getLogger(__name__)
+
+#: So many things at once are asked of run database, engine and disks
+THREADS = 8
+
+
+@dataclass
+class Site:
+    """A dashboard, as it was started.
+
+    Attributes
+    ----------
+    detector
+        Whose runs it shows.
+    engine_name
+        Where jobs run.
+    actions
+        Whether anything can be changed by anybody.
+    actors
+        Names of those who may do so, where there is a log-in; without one it is who has started it.
+    logins
+        Who is logged in; None where nobody need to.
+    job_folder, log_folder
+        Folders for scripts and logs of jobs.
+    output_folder, live_data_dir
+        Folders for data, if not those of the settings.
+    config_kwargs
+        Options for the plugins.
+    corrections_version
+        Version of the corrections, where none is asked for.
+    refresh
+        Time between two looks at what may have changed [s].
+    """
+
+    detector: str
+    engine_name: str
+    actions: bool = False
+    actors: frozenset[str] = frozenset()
+    logins: Logins | None = None
+    job_folder: Path = Path("jobs")
+    log_folder: Path = Path("logs")
+    output_folder: Path | None = None
+    live_data_dir: Path | None = None
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    corrections_version: str | None = None
+    refresh: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
+        self.host = socket.gethostname()
+        self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
+        self.local_user = settings.login_name() or "?"
+
+    def collection(self) -> Any:
+        """Return the collection of run documents."""
+        from amstrax.rundb import get_mongo_collection
+
+        return get_mongo_collection(self.detector)
+
+    def switches(self) -> Any:
+        """Return the collection with the switch of automatic processing."""
+        from amstrax.rundb.connection import get_collection
+
+        return get_collection("daq", "processing")
+
+    def engine(self) -> "Engine":
+        """Return the engine."""
+        from amstrax.auto_processing import engines
+
+        return engines.get(self.engine_name)
+
+    def context(
+        self, name: str, corrections_version: str | None = None, incomplete: bool = False
+    ) -> "strax.Context":
+        """Return a new context that loads what is stored, and makes nothing.
+
+        Parameters
+        ----------
+        name
+            One of `amstrax.settings.CONTEXT_DETECTORS`.
+        corrections_version
+            Version of the corrections; None for that of the dashboard, if it has one.
+        incomplete
+            Load data too that is being made.
+
+        Raises
+        ------
+        AmstraxError
+            When there is no such version, or an option of the dashboard is wrong.
+        """
+        from amstrax import contexts
+        from amstrax.auto_processing.amstraxer import to_dict_tuple
+
+        st = getattr(contexts, name)(
+            output_folder=self._data_folder(),
+            corrections_version=corrections_version or self.corrections_version,
+        )
+        known = {o for p in st._plugin_class_registry.values() for o in p.takes_config}
+        config = to_dict_tuple(dict(self.config_kwargs))
+        st.set_config({key: value for key, value in config.items() if key in known})
+        st.set_context_config(
+            {
+                "forbid_creation_of": tuple(st._plugin_class_registry),
+                "allow_incomplete": incomplete,
+            }
+        )
+        for frontend in st.storage:
+            frontend.readonly = True
+        return st
+
+    def _data_folder(self) -> str:
+        """Return the folder that jobs leave data in, see `process_run.folders`; it is not made."""
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        # The context would make one that is not there
+        return str(folder.absolute()) if folder.is_dir() else self._empty.name
+
+    def contexts(self) -> list[str]:
+        """Return the names of the contexts of the detector, the usual one first."""
+        return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
+
+    def context_for(self, document: Mapping[str, Any]) -> str:
+        """Return the name of the context that a run is processed with."""
+        from amstrax.auto_processing import plan
+
+        usual = plan.Plan((), self.contexts()[0], self.detector, ())
+        return plan.of_run(usual, document).context
+
+    def warm_up(self) -> None:
+        """Import, in a thread, what takes seconds, so that nobody waits for it."""
+
+        def work() -> None:
+            import matplotlib.figure  # noqa: F401
+
+            import amstrax.analyses.interactive_waveforms  # noqa: F401
+            from amstrax import contexts
+
+            for name in self.contexts():
+                getattr(contexts, name)(init_rundb=False, storage=[])
+
+        self.pool.submit(work)
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        from amstrax.rundb import connection
+
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        connection.close()
+        self._empty.cleanup()

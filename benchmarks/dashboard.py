@@ -1,0 +1,163 @@
+#!/usr/bin/env python
+"""Measure the dashboard in a real browser: first page, a run of many peaks, memory of the server.
+
+It needs Chromium and the extra `test`. Times depend on the machine and on what else it does: the
+load at the beginning and the end is printed, too.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from dashboard_server import CHROMIUM, Lab, Server, new_page, part  # noqa: E402
+
+RUN_ID = "123456"
+
+
+def main() -> int:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10_000, help="runs (%(default)s)")
+    parser.add_argument("--peaks", type=int, default=1_000_000, help="peaks (%(default)s)")
+    parser.add_argument("--views", type=int, default=1000, help="page views (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=5, help="pages to time (%(default)s)")
+    args = parser.parse_args()
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=300_000)
+    load()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        lab = Lab(Path(folder))
+        lab.add_documents(args.runs)
+        lab.runs.insert_one({"number": int(RUN_ID), "name": RUN_ID, "start": None})
+        write_peaks(lab.out, args.peaks)
+        server = Server(lab, "server")
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+
+            def first_page() -> None:
+                page = new_page(browser)
+                page.goto(server.address)
+                expect(part(page, "runs").locator(".slick-row a").first).to_be_visible()
+                page.context.close()
+
+            def plots() -> None:
+                page = new_page(browser)
+                page.goto(f"{server.address}data?id={RUN_ID}")
+                expect(part(page, "figures").locator(".bk-Figure")).to_have_count(3)
+                expect(part(page, "loaded")).to_contain_text(f"{args.peaks:,} peaks")
+                page.wait_for_function("Bokeh.documents[0].is_idle")
+                page.context.close()
+
+            measure(
+                f"first page, {args.runs} runs, nothing in the browser's cache",
+                first_page,
+                args.repeat,
+            )
+            measure(f"plots of a run of {args.peaks} peaks, the same", plots, args.repeat)
+            views(browser, server, args.views)
+        finally:
+            browser.close()
+            server.stop()
+    load()
+    return 0
+
+
+def measure(what: str, function: Callable[[], None], repeat: int) -> None:
+    """Print how long something takes: the first time, and the median of those after it."""
+    times = []
+    for _ in range(repeat + 1):
+        began = time.monotonic()
+        function()
+        times.append(time.monotonic() - began)
+    print(f"{what}: {statistics.median(times[1:]):.2f} s (the first time {times[0]:.2f} s)")
+
+
+def views(browser: Any, server: Server, number: int) -> None:
+    """Print what the server has after many page views, a tenth of them of plots."""
+    process = psutil.Process(server.process.pid)
+    before = state(process)
+    page = new_page(browser)
+    for i in range(number):
+        page.goto(server.address + ("runs", "processing", f"run?id={1 + i}")[i % 3])
+        page.wait_for_function("window.Bokeh && Bokeh.documents.length > 0")
+    peak = process.memory_info().rss / 2**20
+    page.context.close()
+    # Sessions are looked for every 5 s, and go 5 s after their page
+    end = time.monotonic() + 60
+    while time.monotonic() < end and state(process)[1] > before[1]:
+        time.sleep(1)
+    after = state(process)
+    print(f"{number} page views: {peak:.0f} MiB at their end, {after[0]:.0f} MiB after that")
+    print(f"  connections {before[1]} -> {after[1]}, files {before[2]} -> {after[2]}, ", end="")
+    print(f"threads {before[3]} -> {after[3]}")
+
+
+def state(process: psutil.Process) -> tuple[float, int, int, int]:
+    """Return memory [MiB], and the numbers of connections, files and threads."""
+    connections = [c for c in process.net_connections() if c.status == psutil.CONN_ESTABLISHED]
+    return (
+        process.memory_info().rss / 2**20,
+        len(connections),
+        process.num_fds(),
+        process.num_threads(),
+    )
+
+
+def write_peaks(folder: Path, n_peaks: int) -> None:
+    """Store peak_basics of a run, drawn at random, as strax would."""
+    import numpy as np
+    import strax
+
+    from amstrax import contexts
+
+    st = contexts.xams(output_folder=folder, init_rundb=False)
+    plugin = st.get_single_plugin(RUN_ID, "peak_basics")
+    key = st.key_for(RUN_ID, "peak_basics")
+    rng = np.random.default_rng(1)
+    n_chunks = max(n_peaks // 100_000, 1)
+    spacing, length = 100_000, n_peaks // n_chunks
+
+    def chunks():
+        for i in range(n_chunks):
+            peaks = np.zeros(length, dtype=plugin.dtype_for("peak_basics"))
+            start = 1_700_000_000_000_000_000 + i * length * spacing
+            peaks["time"] = start + np.arange(length) * spacing
+            peaks["endtime"] = peaks["time"] + 1000
+            is_s2 = rng.random(length) < 0.4
+            peaks["area"] = rng.lognormal(np.where(is_s2, 8, 3), 1)
+            peaks["range_50p_area"] = rng.lognormal(np.where(is_s2, 6.5, 4), 0.3)
+            peaks["area_fraction_top"] = rng.beta(5, 5, length)
+            peaks["type"] = np.where(is_s2, 2, 1)
+            yield plugin.chunk(
+                start=start,
+                end=start + length * spacing,
+                data=peaks,
+                data_type="peak_basics",
+            )
+
+    saver = st.storage[-1].saver(key, metadata=plugin.metadata(RUN_ID, "peak_basics"))
+    saver.save_from(chunks(), rechunk=False)
+    assert isinstance(st.storage[-1], strax.DataDirectory) and st.is_stored(RUN_ID, "peak_basics")
+
+
+def load() -> None:
+    """Print what else the machine does."""
+    print(f"load of the machine {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

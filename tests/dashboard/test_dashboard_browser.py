@@ -1,0 +1,361 @@
+"""The dashboard, as it runs, in a browser: with the local engine, on simulated runs."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from dashboard_server import (
+    EVENT_TARGETS,
+    LED,
+    MANY,
+    RUN_ID,
+    SHORT,
+    Lab,
+    Server,
+    browser,  # noqa: F401
+    choose,
+    need_browser,
+    new_page,
+    part,
+    press,
+    write,
+)
+from make_jobs import add_run
+from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
+
+from amstrax import redax
+from amstrax.rundb import documents
+
+pytestmark = pytest.mark.slow
+
+SUBMITTED = "000305"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, live_runs):
+    """A lab with many runs, of which two are processed, and one can be."""
+    need_browser()
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.add_documents()
+    lab.add_simulated(live_runs, SHORT, LED)
+    # The same live data once more, not processed yet
+    shutil.copytree(lab.live / SHORT, lab.live / SUBMITTED)
+    add_run(lab.runs, live_runs, SHORT, _id=SUBMITTED, name=SUBMITTED, number=int(SUBMITTED))
+    lab.process(SHORT, "xams", *EVENT_TARGETS)
+    lab.process(LED, "xams_led", "led_calibration")
+    return lab
+
+
+@pytest.fixture(scope="module")
+def server(lab):
+    """The dashboard, with actions."""
+    server = Server(lab, "server", "--allow-actions")
+    yield server
+    assert server.stop() == 0, server.text()
+    assert "Traceback" not in server.text()
+
+
+@pytest.fixture
+def page(browser, server):  # noqa: F811
+    """A page, of which nothing has gone wrong and nothing came from elsewhere at its end."""
+    page = new_page(browser)
+    yield page
+    assert page.problems == []
+    assert page.hosts == {server.address.split("/")[2]}
+    page.context.close()
+
+
+def expect(locator):
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def test_a_run_is_found_and_opened(page, server):
+    page.goto(server.address)
+    expect(part(page, "count")).to_contain_text(f"Runs 1 to 50 of {MANY + 3}.")
+    first = part(page, "runs").locator(".slick-row a").first
+    expect(first).to_have_text(SUBMITTED)
+    press(page, "next")
+    expect(part(page, "count")).to_contain_text(f"Runs 51 to 100 of {MANY + 3}.")
+    expect(first).to_have_text(f"{MANY - 47:06d}")
+    write(page, "text", "kr83m good")
+    expect(part(page, "count")).to_contain_text("No run matches")
+    press(page, "clear")
+    choose(page, "mode", "kr83m")
+    write(page, "last", "30")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 15 of 15 that match")
+    choose(page, "way", "smallest, oldest first")
+    expect(first).to_have_text("000001")
+    write(page, "since", "yesterday")
+    expect(part(page, "message")).to_contain_text("'yesterday' is no day")
+    write(page, "since", "2024-01-01")
+    expect(part(page, "message")).to_be_hidden()
+    write(page, "text", "000005")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
+    # The address holds the view: somebody else sees the same
+    page.wait_for_url(re.compile("text=000005"))
+    page.reload()
+    expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
+    part(page, "runs").locator(".slick-row a").click()
+    expect(part(page, "about")).to_contain_text("failed" if 5 % 7 == 0 else "done")
+    assert "/run?id=000005" in page.url
+
+
+def test_text_of_documents_is_text_and_secrets_are_not_shown(page, server):
+    page.goto(f"{server.address}run?id=5")
+    timeline = part(page, "about").locator(".timeline")
+    expect(timeline).to_contain_text("<script>window.stolen = 1</script><img src=x")
+    part(page, "document").locator("summary").click()
+    document = part(page, "document").locator("pre")
+    expect(document).to_contain_text("mongodb://(hidden)@db/admin")
+    text = document.inner_text()
+    assert "hush-hush" not in text and "psst" not in text and "onerror" in text
+    assert page.evaluate("window.stolen") is None
+    page.goto(f"{server.address}runs?text=%3Cimg%20src%3Dx%20onerror%3D%22window.stolen%3D3%22%3E")
+    expect(part(page, "count")).to_contain_text("No run matches")
+    assert page.evaluate("window.stolen") is None
+
+
+def test_what_is_known_of_a_run(page, server):
+    page.goto(f"{server.address}run?id={SHORT}")
+    data = part(page, "data")
+    row = data.locator("tr", has=page.locator("td:text-is('event_info')"))
+    expect(row).to_contain_text("✓ yes")
+    expect(data.locator("tr", has=page.locator("td:text-is('peaks_ext')"))).to_contain_text("✗ no")
+    expect(part(page, "about")).to_contain_text("status done")
+    expect(part(page, "options")).to_contain_text("All options")
+    expect(part(page, "log")).to_contain_text("no log is known")
+
+
+def test_brushing_shows_in_the_other_plots(page, server):
+    page.goto(f"{server.address}data?id={SHORT}")
+    expect(part(page, "loaded")).to_contain_text("events")
+    expect(part(page, "figures").locator(".bk-Figure")).to_have_count(7)
+    page.wait_for_function("Bokeh.documents[0].is_idle")
+    box = _frame(page, "S1 and S2")
+    _use_tool(page, "S1 and S2", "BoxSelectTool")
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
+    page.mouse.up()
+    expect(part(page, "selected")).to_contain_text("selected:")
+    # Of the same source, so all figures of events show it; and the histogram counts it
+    counted = page.evaluate(
+        f"""(title) => {{
+        const data = {_FIND}title).renderers.map((each) => each.data_source.data)
+        const bins = data.map((each) => each.get ? each.get("selected") : each["selected"])
+        return Array.from(bins.find((each) => each != null)).reduce((one, other) => one + other)
+    }}""",
+        "Drift time",
+    )
+    said = part(page, "selected").locator("p").inner_text()
+    selected = int(re.search(r"(\d+) events? selected", said)[1])
+    assert 0 < counted <= selected
+    part(page, "selected").locator("a").first.click()
+    expect(part(page, "event_text")).to_contain_text("Event")
+    assert "/events?" in page.url
+
+
+_FIND = """((title) => Bokeh.documents[0].roots()[0].select({type: "Figure"})
+    .find((each) => each.title.text.startsWith(title)))("""
+
+
+def _frame(page, title: str) -> dict:
+    """Return where the inside of a figure is on the page."""
+    return page.evaluate(
+        f"""(title) => {{
+        const figure = {_FIND}title)
+        const view = Bokeh.index.find_one(figure)
+        view.el.scrollIntoView({{block: "center"}})
+        const canvas = view.el.getBoundingClientRect(), box = view.frame.bbox
+        return {{x: canvas.x + box.left, y: canvas.y + box.top,
+                width: box.width, height: box.height}}
+    }}""",
+        title,
+    )
+
+
+def _use_tool(page, title: str, tool: str) -> None:
+    page.evaluate(
+        f"""([title, tool]) => {{
+        const figure = {_FIND}title)
+        figure.toolbar.tools.find((each) => each.type == tool).active = true
+    }}""",
+        [title, tool],
+    )
+
+
+def test_events_are_browsed(page, server):
+    page.goto(f"{server.address}events?id={SHORT}")
+    text = part(page, "event_text")
+    expect(text).to_contain_text("Event 0 (1 of")
+    expect(part(page, "previous").locator("button")).to_be_disabled()
+    press(page, "next")
+    expect(text).to_contain_text("Event 1 (2 of")
+    page.wait_for_url(re.compile("event=1"))
+    write(page, "event", "3")
+    expect(text).to_contain_text("Event 3 (4 of")
+    press(page, "previous")
+    expect(text).to_contain_text("Event 2 (3 of")
+    expect(part(page, "figures").locator(".bk-Figure")).to_have_count(6)
+    write(page, "event", "999999")
+    expect(part(page, "message")).to_contain_text("has no event 999999")
+
+
+def test_led_runs_have_spectra_and_gains(page, server):
+    page.goto(f"{server.address}data?id={LED}")
+    expect(part(page, "loaded")).to_contain_text("pulses")
+    expect(part(page, "gains")).to_contain_text("Occupancy")
+
+
+def test_two_runs_are_compared(page, server):
+    page.goto(f"{server.address}compare?a={SHORT}&b={SHORT}")
+    expect(part(page, "compared").locator("img")).to_be_visible()
+    write(page, "b", LED)
+    expect(part(page, "message")).to_contain_text("compare runs of one sort")
+
+
+def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):  # noqa: F811
+    """While somebody else looks on."""
+    other = new_page(browser)
+    other.goto(f"{server.address}run?id={SUBMITTED}")
+    page.goto(f"{server.address}processing?runs={SUBMITTED},{SHORT}&status=done")
+    submit = part(page, "submit").locator("button")
+    expect(submit).to_be_disabled()
+    write(page, "targets", "raw_records")
+    press(page, "dry_run")
+    result = part(page, "result")
+    expect(result).to_contain_text("dry run")
+    assert lab.runs.find_one({"name": SUBMITTED}).get("processing_status") is None
+    expect(submit).to_be_enabled()
+    submit.click()
+    expect(result.locator("tr", has_text=SUBMITTED)).to_contain_text("submitted")
+    expect(part(page, "log")).to_contain_text(f"run {SUBMITTED} done in")
+    expect(part(page, "by_status")).to_contain_text(SUBMITTED)
+    expect(part(other, "about")).to_contain_text("status done")
+    expect(part(other, "log")).to_contain_text(f"run {SUBMITTED} done in")
+    # What is there is skipped, and said
+    write(page, "runs", f"{SUBMITTED}")
+    press(page, "dry_run")
+    expect(result).to_contain_text("skipped")
+    log = server.text()
+    assert re.search(rf"ACTION user='\w+' from=127.0.0.1: submit Order.*runs {SUBMITTED}", log)
+    other.context.close()
+
+
+def test_runs_are_tagged_and_jobs_cancelled(page, server, lab):
+    page.goto(f"{server.address}processing?runs=7,8")
+    write(page, "tag_name", "<b>odd</b>")
+    press(page, "add_tag")
+    result = part(page, "result")
+    expect(result.locator("tr", has_text="000008")).to_contain_text("<b>odd</b>")
+    assert documents.tags_of(lab.runs.find_one({"number": 7})) == ["<b>odd</b>"]
+    press(page, "abandon")
+    expect(result).to_contain_text("abandon")
+    press(page, "cancel")
+    expect(part(page, "cancel")).to_contain_text("Really cancel?")
+    press(page, "cancel")
+    expect(result).to_contain_text("run 000008 is done: there is no job to end")
+    press(page, "switch_off")
+    expect(part(page, "loop")).to_contain_text("The switch is off")
+    press(page, "switch_on")
+    expect(part(page, "loop")).to_contain_text("The switch is on")
+
+
+def test_a_run_is_seen_growing(page, server, lab):
+    run_dir = lab.live / RUN_ID
+    run_dir.mkdir()
+    records = pulses(np.arange(1, 164) * 100_000_000, channels=range(5))
+
+    def take(chunk_i: int) -> None:
+        redax.write_chunk(run_dir, chunk_i, records, THREADS, LENGTH, OVERLAP)
+
+    documents.add_run(lab.runs, rundoc() | {"number": int(RUN_ID), "end": None})
+    page.goto(f"{server.address}run?id={RUN_ID}")
+    growth = part(page, "growth")
+    expect(growth).to_contain_text("being taken")
+    take(0)
+    expect(growth).to_contain_text("Live data: 1 chunk,")
+    reader = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "amstrax.auto_processing.amstraxer", RUN_ID, "--no-progress"),
+            *(f"--output_folder={lab.out}", f"--live_data_dir={lab.live}"),
+            *(f"--testing_rundoc={json.dumps(rundoc())}", "--context=xams"),
+            *("--target", "raw_records"),
+        ],
+        env=lab.environment,
+        cwd=lab.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        made = growth.locator("tr", has=page.locator("td:text-is('raw_records')"))
+        expect(made.locator("td").nth(1)).to_have_text("1")
+        expect(made).to_contain_text("being made")
+        take(1)
+        expect(growth).to_contain_text("Live data: 2 chunks,")
+        expect(made.locator("td").nth(1)).to_have_text("2")
+        redax.write_end(run_dir, THREADS)
+        expect(made).to_contain_text("complete")
+        assert reader.wait(120) == 0
+    finally:
+        if reader.poll() is None:
+            reader.send_signal(signal.SIGKILL)
+            reader.wait()
+    expect(part(page, "data")).to_contain_text("✓ yes")
+
+
+def test_a_run_database_that_is_away_is_said_and_comes_back(page, server, lab):
+    page.goto(f"{server.address}runs")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 50")
+    # With the files beside it, in which the last changes are
+    here = lab.store.parent
+    away = here.with_name("away")
+    here.rename(away)
+    here.mkdir()
+    lab.store.write_text("this is no database, and long enough to be looked at " * 30)
+    try:
+        expect(part(page, "message")).to_contain_text("AMSTRAX_RUNDB_PATH")
+    finally:
+        shutil.rmtree(here)
+        away.rename(here)
+    expect(part(page, "message")).to_be_hidden()
+    page.goto(f"{server.address}run?id=987654")
+    expect(part(page, "message")).to_contain_text("run 987654 is not in the run database")
+
+
+def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_path):  # noqa: F811
+    page = new_page(browser, 390, 844)
+    for path in ("runs", f"run?id={SHORT}", f"data?id={SHORT}", "processing", "compare"):
+        page.goto(server.address + path)
+        page.wait_for_function(
+            "window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle"
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+    page.goto(f"{server.address}runs")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 50")
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                """() => {
+            let at = document.activeElement, host = null
+            while (at && at.shadowRoot && at.shadowRoot.activeElement) {
+                if (at.dataset && at.dataset.name) host = at.dataset.name
+                at = at.shadowRoot.activeElement
+            }
+            return at.dataset && at.dataset.name || host || at.textContent.trim().slice(0, 20)
+        }"""
+            )
+        )
+    wanted = {"text", "first", "last", "since", "until", "status", "mode", "tag", "clear"}
+    assert wanted | {"order", "way", "next", "Runs", "Processing", "runs"} <= reached
+    assert page.problems == []
+    page.context.close()

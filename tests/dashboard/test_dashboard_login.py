@@ -1,0 +1,300 @@
+"""Who may look at the dashboard, and who may change anything: against servers as they run."""
+
+import http.client
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.cookiejar import CookieJar
+
+import pytest
+from dashboard_server import Lab, Server, browser, new_page, part  # noqa: F401
+
+from amstrax.dashboard import command
+from amstrax.dashboard.logins import PasswordFile
+from amstrax.exceptions import UsageError
+from amstrax.rundb import documents
+
+pytestmark = pytest.mark.slow
+
+PASSWORDS = {"alice": "long enough for alice", "bob": "long enough for bob"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A lab with documents alone, and a file of users."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab.add_documents(10)
+    for name, password in PASSWORDS.items():
+        PasswordFile(lab.folder / "users").set(name, password)
+    return lab
+
+
+@pytest.fixture(scope="module")
+def server(lab):
+    """A dashboard with log-in, in which alice may act."""
+    server = Server(
+        lab, "with_login", f"--users={lab.folder / 'users'}", "--allow-actions", "alice"
+    )
+    yield server
+    assert server.stop() == 0, server.text()
+
+
+@pytest.fixture(scope="module")
+def read_only(lab):
+    """A dashboard without log-in, and without actions."""
+    server = Server(lab, "read_only")
+    yield server
+    assert server.stop() == 0, server.text()
+
+
+class Visitor:
+    """One who asks for pages, with a jar for cookies."""
+
+    def __init__(self, server: Server):
+        self.address, self.jar = server.address, CookieJar()
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
+
+    def get(self, path: str, form: dict | None = None, **headers: str):
+        """Return status, address, headers and text of a page."""
+        data = None if form is None else urllib.parse.urlencode(form).encode()
+        request = urllib.request.Request(self.address + path, data, headers)
+        try:
+            answer = self._opener.open(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return answer.status, answer.url, answer.headers, answer.read().decode()
+
+    def log_in(self, name: str, password: str, **more: str):
+        """Log in, and return what `get` does."""
+        text = self.get("login")[3]
+        xsrf = re.search(r'name="_xsrf" value="([^"]+)"', text)[1]
+        return self.get("login", {"_xsrf": xsrf, "name": name, "password": password, **more})
+
+
+def test_nothing_is_shown_without_login(server):
+    visitor = Visitor(server)
+    for path in ("", "runs", "run?id=5", "data?id=5", "events?id=5", "processing", "compare"):
+        _, url, _, text = visitor.get(path)
+        assert "/login" in url and 'name="password"' in text, path
+    for path in ("runs/autoload.js?bokeh-autoload-element=1", "runs/metadata"):
+        status, url, _, text = visitor.get(path)
+        assert "/login" in url or status in (403, 404), path
+        assert "token" not in text
+    assert _handshake(server, server.address.rstrip("/"), "")[0] == 403
+
+
+def test_log_in_refused_and_granted(server):
+    visitor = Visitor(server)
+    for name, password in (("alice", "wrong"), ("mallory", PASSWORDS["alice"]), ("alice", "")):
+        status, url, _, text = visitor.log_in(name, password)
+        assert status == 401 and "Name or password is wrong" in text and "/login" in url
+    assert not [cookie for cookie in visitor.jar if cookie.name == "amstrax_login"]
+    status, url, _, text = visitor.log_in("alice", PASSWORDS["alice"], next="/runs?text=x")
+    assert status == 200 and url.endswith("/runs?text=x")
+    [cookie] = [cookie for cookie in visitor.jar if cookie.name == "amstrax_login"]
+    assert cookie.has_nonstandard_attr("HttpOnly")
+    assert cookie.get_nonstandard_attr("SameSite") == "Lax"
+    # The token of the session, which is in the page, has no cookie in it
+    assert cookie.value not in text
+    for word in ("alice logged in", "log-in as 'mallory'"):
+        assert word in server.text()
+    assert PASSWORDS["alice"] not in server.text()
+
+
+def test_nobody_is_led_elsewhere_after_login(server):
+    for next_ in ("https://evil.example/", "//evil.example/", "/\\evil.example", "javascript:1"):
+        _, url, _, _ = Visitor(server).log_in("bob", PASSWORDS["bob"], next=next_)
+        assert urllib.parse.urlsplit(url).netloc == server.address.split("/")[2], next_
+
+
+def test_a_form_of_another_site_logs_nobody_in_or_out(server):
+    visitor = Visitor(server)
+    form = {"name": "alice", "password": PASSWORDS["alice"]}
+    assert visitor.get("login", form)[0] == 403
+    visitor.log_in("alice", PASSWORDS["alice"])
+    assert visitor.get("logout", {})[0] == 403
+    assert visitor.get("logout")[0] == 405
+    xsrf = next(cookie.value for cookie in visitor.jar if cookie.name == "_xsrf")
+    assert "/login" in visitor.get("logout", {"_xsrf": xsrf})[1]
+    assert "/login" in visitor.get("runs")[1]
+
+
+def test_who_guesses_has_to_wait(server):
+    visitor = Visitor(server)
+    for _ in range(5):
+        assert visitor.log_in("carol", "guess")[0] == 401
+    status, _, _, text = visitor.log_in("carol", "guess")
+    assert status == 429 and "wait" in text
+
+
+def test_headers_keep_other_sites_out(read_only):
+    _, _, headers, text = Visitor(read_only).get("runs", **{"User-Agent": "nobody"})
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    # All that a page loads is from here
+    sources = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert sources and not [s for s in sources if s.startswith(("http:", "https:", "//"))]
+    assert (
+        Visitor(read_only)
+        .get("runs/autoload.js?bokeh-autoload-element=1")[2]
+        .get("Access-Control-Allow-Origin")
+        is None
+    )
+
+
+def test_paths_cannot_be_reached(read_only):
+    for path in (
+        *("static/../../../../etc/passwd", "static/%2e%2e/%2e%2e/%2e%2e/etc/passwd"),
+        *("runs/static/..%2f..%2f..%2fetc/passwd", "static/extensions/../../etc/passwd"),
+    ):
+        connection = http.client.HTTPConnection(read_only.address.split("/")[2], timeout=60)
+        connection.request("GET", f"/{path}")
+        answer = connection.getresponse()
+        assert answer.status in (403, 404) and b"root:" not in answer.read(), path
+        connection.close()
+
+
+def _handshake(server: Server, origin: str, cookie: str) -> tuple[int, str]:
+    """Return the answer to the opening of a websocket, as a page of `origin` would do it."""
+    host = server.address.split("/")[2]
+    with socket.create_connection(host.split(":"), timeout=60) as line:
+        line.sendall(
+            f"GET /runs/ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Protocol: bokeh, x\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: {cookie}\r\n\r\n".encode()
+        )
+        answer = line.recv(2000).decode("latin-1")
+    return int(answer.split()[1]), answer
+
+
+def test_pages_of_other_sites_get_no_websocket(read_only):
+    assert _handshake(read_only, "http://evil.example", "")[0] == 403
+    assert _handshake(read_only, read_only.address.rstrip("/"), "")[0] == 101
+
+
+# What a page would do in the browser's console
+_FORGE = """(name) => {
+    const button = Bokeh.documents[0].get_model_by_name(name)
+    button.disabled = false
+    button.trigger_event(new (Bokeh.require("core/bokeh_events").ButtonClick)())
+}"""
+
+
+def _forge(page, name: str) -> None:
+    page.evaluate(_FORGE, name)
+
+
+def expect(locator):
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def test_an_action_is_refused_when_read_only(browser, read_only, lab):  # noqa: F811
+    page = new_page(browser)
+    page.goto(f"{read_only.address}processing?runs=3")
+    expect(part(page, "rights")).to_contain_text("read-only")
+    for name in ("dry_run", "submit", "add_tag", "remove_tag", "abandon", "cancel", "switch_off"):
+        expect(part(page, name).locator("button")).to_be_disabled()
+    before = lab.runs.find_one({"number": 3})
+    for name, words in (
+        ("abandon", "abandon"),
+        ("cancel", "cancel"),
+        ("dry_run", "dry run"),
+        ("submit", "submit without dry run"),
+    ):
+        _forge(page, name)
+        expect(part(page, "result")).to_contain_text("was started without --allow-actions")
+        _wait_for(read_only, rf"REFUSED user='\w+' from=127.0.0.1: .*{words}")
+    _forge(page, "switch_off")
+    expect(part(page, "loop")).to_contain_text("was started without --allow-actions")
+    assert lab.runs.find_one({"number": 3}) == before
+    page.context.close()
+
+
+def _wait_for(server: Server, pattern: str) -> None:
+    server._wait_for(f"({pattern})")
+
+
+def test_actions_are_for_named_users_while_they_are_logged_in(browser, server, lab):  # noqa: F811
+    pages = {}
+    for name in PASSWORDS:
+        page = pages[name] = new_page(browser)
+        page.goto(f"{server.address}processing?runs=4")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORDS[name])
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url("**/processing?runs=4*")
+    bob, alice = pages["bob"], pages["alice"]
+    expect(bob.locator("header")).to_contain_text("read-only for you")
+    expect(part(bob, "abandon").locator("button")).to_be_disabled()
+    _forge(bob, "abandon")
+    expect(part(bob, "result")).to_contain_text("bob may look, but change nothing")
+    assert documents.tags_of(lab.runs.find_one({"number": 4})) == []
+    part(alice, "abandon").locator("button").click()
+    expect(part(alice, "result")).to_contain_text("tagged")
+    [tag] = lab.runs.find_one({"number": 4})["tags"]
+    assert (tag["name"], tag["user"]) == ("abandon", "alice")
+    # Two tabs: what is logged out in one is so in the other
+    second = alice.context.new_page()
+    second.goto(f"{server.address}runs")
+    second.get_by_role("button", name="Log out").click()
+    second.wait_for_url("**/login")
+    _forge(alice, "remove_tag")
+    expect(part(alice, "result")).to_contain_text("you are logged in no more")
+    for page in pages.values():
+        page.context.close()
+
+
+def test_a_dashboard_for_others_needs_login_and_tls(lab, monkeypatch):
+    from amstrax.dashboard import server
+
+    def make(*options: str):
+        args = command.parse_args(["--port=0", "--address=0.0.0.0", *options])
+        args.job_folder = args.log_folder = lab.folder
+        site = command.make_site(args)
+        try:
+            return server.make_server(site, args.address, args.port)
+        finally:
+            site.close()
+
+    with pytest.raises(UsageError, match="can be reached by others"):
+        make()
+    with pytest.raises(UsageError, match="show passwords to everybody"):
+        make(f"--users={lab.folder / 'users'}")
+    with pytest.raises(UsageError, match="name the users who may act"):
+        make(f"--users={lab.folder / 'users'}", "--allow-actions")
+    with pytest.raises(UsageError, match="has no such user"):
+        make(f"--users={lab.folder / 'users'}", "--allow-actions", "carol")
+    with pytest.raises(UsageError, match="needs a log-in"):
+        make("--allow-actions", "carol")
+
+
+def test_passwords_are_set_by_command(tmp_path, lab):
+    file = tmp_path / "users"
+    command_ = [
+        *(sys.executable, "-m", "amstrax.dashboard.command", "--set-password", "dora"),
+        f"--users={file}",
+    ]
+
+    def run(password: str):
+        return subprocess.run(
+            command_, input=f"{password}\n", capture_output=True, text=True, check=False,
+            env=lab.environment,
+        )  # fmt: skip
+
+    assert run("short").returncode == 1
+    assert not file.exists()
+    done = run("a good password")
+    assert done.returncode == 0, done.stderr
+    assert "a good password" not in file.read_text() + done.stdout + done.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert PasswordFile(file).is_right("dora", "a good password")
