@@ -107,9 +107,26 @@ class SlurmCluster:
         self.daemons: dict[str, Munged | SlurmDaemon] = {"munged": munged}
         self.daemons |= {name: SlurmDaemon(folder, name) for name in ("slurmctld", "slurmd")}
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
-        self._write_config(munged.socket)
+        self._munge_socket = munged.socket
+        self._write_config()
 
-    def _write_config(self, munge_socket: Path) -> None:
+    @contextlib.contextmanager
+    def configured(self, **values: object) -> Iterator[None]:
+        """Run with other values for some lines of the configuration, within."""
+        self._write_config(**values)
+        try:
+            self._restart()
+            yield
+        finally:
+            self._write_config()
+            self._restart()
+
+    def _restart(self) -> None:
+        for name in ("slurmctld", "slurmd"):
+            self.kill(name)
+        self.start()
+
+    def _write_config(self, **changes: object) -> None:
         host, user = socket.gethostname().partition(".")[0], getpass.getuser()
         ports = {name: daemon.port for name, daemon in self.daemons.items()}
         scheduling = {"batch_sched_delay": 0, "sched_interval": 1, "sched_min_interval": 0}
@@ -121,7 +138,7 @@ class SlurmCluster:
             "SlurmUser": user,
             "SlurmdUser": user,
             "AuthType": "auth/munge",
-            "AuthInfo": f"socket={munge_socket},cred_expire=30",
+            "AuthInfo": f"socket={self._munge_socket},cred_expire=30",
             "CredType": "cred/munge",
             "StateSaveLocation": self.folder / "state",
             "SlurmdSpoolDir": self.folder / "spool",
@@ -157,7 +174,7 @@ class SlurmCluster:
             "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
             "PartitionName=short Nodes=ALL MaxTime=1 State=UP",
         ]
-        text = [f"{name}={value}" for name, value in lines.items()]
+        text = [f"{name}={value}" for name, value in (lines | changes).items()]
         (self.folder / "slurm.conf").write_text("\n".join(text + partitions) + "\n")
         for name in ("state", "spool"):
             (self.folder / name).mkdir(exist_ok=True)
@@ -235,8 +252,9 @@ class SlurmCluster:
         lines = self.run("scontrol", "listpids", job_id).splitlines()[1:]
         found = []
         for pid in sorted(int(line.split()[0]) for line in lines):
+            # -1 is for what has not begun yet
             with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(pid))
+                found += [psutil.Process(pid)] if pid > 0 else []
         return found
 
     def kill_job(self, job_id: str) -> None:

@@ -274,14 +274,23 @@ def hosts_of(document: dict) -> list[str]:
     return sorted(entry["host"] for entry in documents.data_of(document, type="live"))
 
 
+#: So Slurm sees soon that jobs are gone of whose end its killed daemons did not hear. It may take a
+#: machine that stands still for one that has failed then: one more thing that jobs outlive here
+IMPATIENCE = {"SlurmdTimeout": 10, "MessageTimeout": 5, "KillWait": 2}
+
+
 @pytest.fixture
 def day(tmp_path, slurm):
     """A day, whose processes are ended with it."""
-    new = Day(tmp_path, slurm)
-    try:
-        yield new
-    finally:
-        new.end()
+    key = f"socket={slurm.daemons['munged'].socket},cred_expire=5"
+    with slurm.configured(**IMPATIENCE, AuthInfo=key):
+        new = Day(tmp_path, slurm)
+        try:
+            yield new
+        finally:
+            new.end()
+            slurm.start()
+            slurm.cancel_all()
 
 
 @pytest.mark.slow
