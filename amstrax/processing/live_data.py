@@ -7,6 +7,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import UnknownChannel
+from amstrax.processing.hits import sort_by_time
 
 
 class Break(NamedTuple):
@@ -32,7 +33,7 @@ def sort_records(records: np.ndarray) -> np.ndarray:
     time, channel = records["time"], records["channel"]
     earlier = time[1:] < time[:-1]
     earlier |= (time[1:] == time[:-1]) & (channel[1:] < channel[:-1])
-    return strax.sort_by_time(records) if earlier.any() else records
+    return sort_by_time(records) if earlier.any() else records
 
 
 def find_break(
@@ -62,16 +63,11 @@ def find_break(
     edge = end - safe_break
     if not len(records) or strax.endtime(records).max() < edge:
         return Break(edge, records if is_post else records[:0])
-    try:
-        kept, time = strax.from_break(
-            records,
-            safe_break=safe_break,
-            not_before=start + longest_record,
-            left=is_post,
-        )
-        return Break(int(time), kept)
-    except strax.NoBreakFound:
-        pass
+    latest_end = np.maximum.accumulate(np.maximum(strax.endtime(records), start + longest_record))
+    is_gap = records["time"][1:] >= latest_end[:-1] + safe_break
+    if is_gap.any():
+        i = int(np.argmax(is_gap)) + 1
+        return Break(int(records["time"][i]), records[:i] if is_post else records[i:])
     if is_post:
         return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
     return Break(edge, records[records["time"] >= edge], edge, end)
