@@ -4,9 +4,14 @@ import numpy as np
 import strax
 from numba import types
 
-from amstrax.processing.compiled import F64, column, kernel
+from amstrax.processing.compiled import F64, I64, column, kernel
 
 _HIGHEST_SAMPLE = np.iinfo(np.int16).max
+_RECORD_FIELDS = ("time", "length", "dt", "channel", "baseline", "baseline_rms")
+#: Columns of what `_find_hits` returns
+_TIMES = ("time", "max_time")
+_INTEGERS = ("record_i", "left", "right", "dt", "channel")
+_REALS = ("area", "height", "threshold")
 
 
 def sort_by_time(things: np.ndarray) -> np.ndarray:
@@ -19,22 +24,35 @@ def sort_by_time(things: np.ndarray) -> np.ndarray:
     things
         Structured array with ``time`` [ns] and perhaps ``channel``, shape (n,).
     """
-    if len(things) < 2:
+    channel = things["channel"] if "channel" in (things.dtype.names or ()) else None
+    order = time_order(things["time"], channel)
+    if order is None:
         return things
-    key = np.ascontiguousarray(things["time"])
-    if "channel" in (things.dtype.names or ()):
-        channel = things["channel"].astype(np.int64)
-        lowest, n_channels = min(channel.min(), 0), 1 + channel.max() - min(channel.min(), 0)
-        first, last = key.min(), key.max()
-        if int(last) - int(first) >= np.iinfo(np.int64).max // int(n_channels):
-            return strax.sort_by_time(things)  # years between them: no key of 64 bits
-        key = (key - first) * n_channels + (channel - lowest)
-    if (key[1:] >= key[:-1]).all():
-        return things
-    order = np.argsort(key, kind="stable")
     # As plain bytes: numpy copies structured rows field by field
     rows = np.ascontiguousarray(things).view(np.dtype((np.void, things.dtype.itemsize)))
     return rows[order].view(things.dtype)
+
+
+def time_order(time: np.ndarray, channel: np.ndarray | None = None) -> np.ndarray | None:
+    """Return indices that sort by time [ns], then by channel; None where that is so already.
+
+    Of equal ones, what comes first stays first. Shapes (n,).
+    """
+    if len(time) < 2:
+        return None
+    if channel is None:
+        key = time
+    else:
+        channel = channel.astype(np.int64)
+        channel -= min(channel.min(), 0)
+        n_channels = int(channel.max()) + 1
+        first, last = time.min(), time.max()
+        if int(last) - int(first) >= np.iinfo(np.int64).max // n_channels:
+            return np.lexsort((channel, time))  # years between them: no key of 64 bits
+        key = (time - first) * n_channels + channel
+    if (key[1:] >= key[:-1]).all():
+        return None
+    return np.argsort(key, kind="stable")
 
 
 def find_hits(
@@ -84,46 +102,32 @@ def find_hits(
             f"a record of {records['length'].max()} samples, but there is room for "
             f"{records['data'].shape[1]}: the live data is not what redax writes"
         )
-    record_i, left, right, area, height, highest, threshold = _find_hits(
-        records["channel"],
-        records["length"],
-        records["baseline"],
-        records["baseline_rms"],
-        records["data"],
-        amplitude,
-        over_noise,
+    times, integers, reals = _find_hits(
+        *(records[field] for field in _RECORD_FIELDS), records["data"], amplitude, over_noise
     )
-    hits = np.zeros(len(record_i), dtype=strax.hit_dtype)
-    dt = records["dt"][record_i]
-    start = records["time"][record_i]
-    hits["time"] = start + left.astype(np.int64) * dt
-    hits["length"] = right - left
-    hits["dt"] = dt
-    hits["channel"] = records["channel"][record_i]
-    hits["area"] = area
-    hits["left"] = left
-    hits["right"] = right
-    hits["threshold"] = threshold
-    hits["record_i"] = record_i
-    hits["height"] = height
-    hits["max_time"] = start + highest.astype(np.int64) * dt
+    hits = np.zeros(len(times), dtype=strax.hit_dtype)
+    for column_of, fields in ((times, _TIMES), (integers, _INTEGERS), (reals, _REALS)):
+        for i, field in enumerate(fields):
+            hits[field] = column_of[:, i]
+    hits["length"] = integers[:, _INTEGERS.index("right")] - integers[:, _INTEGERS.index("left")]
     return hits
 
 
 @kernel(
-    column(types.int16),
+    column(I64),
     column(types.int32),
-    column(types.float32),
-    column(types.float32),
+    *[column(types.int16)] * 2,
+    *[column(types.float32)] * 2,
     column(types.int16, 2),
-    column(F64),
-    column(F64),
+    *[column(F64)] * 2,
 )
-def _find_hits(channel, length, baseline, baseline_rms, data, min_amplitude, over_noise):
-    """Return columns of hits: record, left, right, area, height, highest sample, threshold."""
+def _find_hits(time, length, dt, channel, baseline, baseline_rms, data, min_amplitude, over_noise):
+    """Return rows of _TIMES, of _INTEGERS and of _REALS."""
     room = max(1000, len(channel) + len(channel) // 4)
-    integers = np.empty((room, 4), dtype=np.int32)
+    times = np.empty((room, 2), dtype=np.int64)
+    integers = np.empty((room, 5), dtype=np.int32)
     reals = np.empty((room, 3), dtype=np.float32)
+    edges = np.empty(data.shape[1] + 2, dtype=np.int64)
     n = 0
     for i in range(len(channel)):
         threshold = max(min_amplitude[channel[i]], baseline_rms[i] * over_noise[channel[i]])
@@ -131,46 +135,50 @@ def _find_hits(channel, length, baseline, baseline_rms, data, min_amplitude, ove
             continue
         lowest = np.int64(np.ceil(threshold))
         fraction = np.float64(baseline[i]) % 1
-        n_samples = length[i]
-        j = 0
-        while j < n_samples:
-            if data[i, j] < lowest:
-                j += 1
-                continue
-            start = highest = j
+        # Where samples cross the threshold: without a branch, which would be mispredicted often
+        n_edges = 0
+        was_above = False
+        for j in range(length[i]):
+            above = data[i, j] >= lowest
+            edges[n_edges] = j
+            n_edges += above != was_above
+            was_above = above
+        if was_above:
+            edges[n_edges] = length[i]
+            n_edges += 1
+        for edge in range(0, n_edges, 2):
+            start, stop = edges[edge], edges[edge + 1]
+            highest = start
             area = height = np.int64(0)
-            while j < n_samples and data[i, j] >= lowest:
+            for j in range(start, stop):
                 x = np.int64(data[i, j])
                 area += x
                 if x > height:
                     height = x
                     highest = j
-                j += 1
             if n == room:
                 room *= 2
-                more_integers = np.empty((room, 4), dtype=np.int32)
+                more_times = np.empty((room, 2), dtype=np.int64)
+                more_integers = np.empty((room, 5), dtype=np.int32)
                 more_reals = np.empty((room, 3), dtype=np.float32)
                 # In loops: for an array set to a slice numba compiles seconds of error messages
                 for k in range(n):
-                    for f in range(4):
+                    for f in range(2):
+                        more_times[k, f] = times[k, f]
+                    for f in range(5):
                         more_integers[k, f] = integers[k, f]
                     for f in range(3):
                         more_reals[k, f] = reals[k, f]
-                integers, reals = more_integers, more_reals
+                times, integers, reals = more_times, more_integers, more_reals
+            times[n, 0] = time[i] + start * dt[i]
+            times[n, 1] = time[i] + highest * dt[i]
             integers[n, 0] = i
             integers[n, 1] = start
-            integers[n, 2] = j
-            integers[n, 3] = highest
-            reals[n, 0] = area + (j - start) * fraction
+            integers[n, 2] = stop
+            integers[n, 3] = dt[i]
+            integers[n, 4] = channel[i]
+            reals[n, 0] = area + (stop - start) * fraction
             reals[n, 1] = height + fraction
             reals[n, 2] = threshold
             n += 1
-    return (
-        integers[:n, 0],
-        integers[:n, 1],
-        integers[:n, 2],
-        reals[:n, 0],
-        reals[:n, 1],
-        integers[:n, 3],
-        reals[:n, 2],
-    )
+    return times[:n], integers[:n], reals[:n]
