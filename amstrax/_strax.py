@@ -19,7 +19,9 @@ import strax
 
 from amstrax.processing.compiled import I64, column, kernel
 
+#: As strax has them
 _remove_titles = strax.remove_titles_from_dtype
+_split_array = strax.chunk.split_array
 
 
 @functools.lru_cache(maxsize=1000)
@@ -141,6 +143,11 @@ class Rechunker(_Rechunker):
         intervals["endtime"] = strax.endtime(data)
         n_rows = target_size // data.itemsize
         return _Rechunker.get_splits(intervals, n_rows * intervals.itemsize, min_gap)
+
+
+def warm_up() -> None:
+    """Compile what strax needs only where a data type is large enough for a second chunk."""
+    Rechunker.get_splits(np.zeros(2, dtype=strax.time_fields), 1e6)
 
 
 def install() -> None:

@@ -53,6 +53,10 @@ class Kernel:
                 self._compiled.disable_compile()
                 self._is_ready = True
 
+    def cache_folder(self) -> str | None:
+        """Return where numba keeps the compiled function; None if it is not compiled."""
+        return self._compiled.stats.cache_path if hasattr(self._compiled, "stats") else None
+
     def __call__(self, *args: Any) -> Any:
         if not self._is_ready:
             self.compile()

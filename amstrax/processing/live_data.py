@@ -178,7 +178,9 @@ def split_by_subdetector(
 
 def _bytes(records: np.ndarray) -> np.ndarray:
     """Return a view of records as bytes, shape (n, bytes of a record)."""
-    return np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    return (
+        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    )
 
 
 @kernel(

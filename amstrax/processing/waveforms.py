@@ -12,6 +12,28 @@ from amstrax.processing.compiled import F64, I64, column, kernel, output
 #: Stands for a record that is not there
 NO_RECORD = -1
 
+#: What `_sum_waveform` takes
+_PEAK_FIELDS = (
+    "time",
+    "length",
+    "dt",
+    "area",
+    "area_per_channel",
+    "data",
+    "saturated_channel",
+    "n_saturated_channels",
+)
+_HIT_FIELDS = (
+    "time",
+    "length",
+    "dt",
+    "channel",
+    "record_i",
+    "left_integration",
+    "right_integration",
+)
+_RECORD_FIELDS = ("time", "length", "baseline", "amplitude_bit_shift", "data")
+
 
 def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of the record before, and behind, each record in its pulse, or NO_RECORD.
@@ -87,27 +109,10 @@ def sum_waveform(
     if not len(records) or not len(peaks) or not len(hits):
         return
     bad = _sum_waveform(
-        peaks["time"],
-        peaks["length"],
-        peaks["dt"],
-        peaks["area"],
-        peaks["area_per_channel"],
-        peaks["data"],
-        peaks["saturated_channel"],
-        peaks["n_saturated_channels"],
-        hits["time"],
-        hits["length"],
-        hits["dt"],
-        hits["channel"],
-        hits["record_i"],
-        hits["left_integration"],
-        hits["right_integration"],
-        records["time"],
-        records["length"],
-        records["baseline"],
-        records["amplitude_bit_shift"],
-        records["data"],
-        *links,
+        *(peaks[field] for field in _PEAK_FIELDS),
+        *(hits[field] for field in _HIT_FIELDS),
+        *(records[field] for field in _RECORD_FIELDS),
+        *(np.asarray(link, dtype=np.int32) for link in links),
         np.asarray(to_pe, dtype=np.float64),
         int(records["dt"][0]),
     )
