@@ -40,6 +40,9 @@ TOOLS = {
     "delete-live": Tool(
         "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
     ),
+    "warmup": Tool(
+        "amstrax.auto_processing.warmup", "compile all that processing needs, once per installation"
+    ),
     "rundb": Tool("amstrax.auto_processing.rundb", "look into the run database, and change it"),
 }
 

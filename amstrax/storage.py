@@ -2,10 +2,11 @@
 
 When strax (2.2.3) works with several threads it writes chunks in the background, and never looks
 whether that went well: with a full disk it ends without an error, and calls the data complete. What
-is here differs from strax's own classes in that alone.
+is here differs from strax's own classes in that, and in how often they write their metadata.
 """
 
 import os
+import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,28 @@ from typing import Any
 import numpy as np
 import strax
 
+_SECONDS_BETWEEN_FLUSHES = 1.0
+
 
 class CheckedSaver(strax.FileSaver):
-    """Saver that fails, as strax's do without threads, when a chunk could not be written."""
+    """Saver that fails, as strax's do without threads, when a chunk could not be written.
+
+    While chunks come quickly it writes the list of them, which grows with each, not after every
+    one but once a second, and at the end: who reads along with a live run sees what strax shows.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._writes: list[Future] = []
+        self._flushed = 0.0
         super().__init__(*args, **kwargs)
+
+    @property
+    def _flush_md_for_every_chunk(self) -> bool:
+        return time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES
+
+    def _flush_metadata(self) -> None:
+        super()._flush_metadata()
+        self._flushed = time.monotonic()
 
     def _save_chunk(
         self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None

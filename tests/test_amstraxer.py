@@ -115,62 +115,6 @@ def test_help_imports_nothing_slow(module):
         assert f"'{slow}'" not in done.stdout
 
 
-_COUNT_COMPILATIONS = """
-import sys
-from numba.core import event
-compiled = []
-class Listener(event.Listener):
-    def on_start(self, e):
-        compiled.append(str(e.data["dispatcher"]))
-    def on_end(self, e):
-        pass
-event.register("numba:compile", Listener())
-from amstrax.auto_processing import amstraxer
-assert amstraxer.main(sys.argv[1:]) == 0
-print(*compiled, sep="\\n")
-"""
-
-
-@pytest.mark.slow
-def test_second_process_compiles_nothing(tmp_path):
-    """Every function is kept compiled, also those of strax that are not by themselves.
-
-    In a cache of its own: processes that compile at the same time lose entries of each other's.
-    """
-    write_run(tmp_path, pulses(np.arange(1, 100) * 100_000_000, range(7)), 2)
-    write_run(tmp_path / "little", pulses([1_000_000, 2_000_000], (0, 1), dt=2))
-    cases = (
-        (
-            tmp_path,
-            "xams",
-            "event_info event_waveform event_area_per_channel peak_basics_ext hits lone_hits "
-            "peak_basics_sipm event_coincidences peak_coincidences records",
-        ),
-        (tmp_path / "little", "xams_little", "radon_peak_basics radon_hits radon_records"),
-        (tmp_path, "xams_led", "led_calibration"),
-    )
-    counts = []
-    for folder, name, targets in cases:
-        for attempt in range(2):
-            arguments = [
-                *options(folder, f"--context={name}", "--target", *targets.split()),
-                f"--output_folder={tmp_path / name / str(attempt)}",
-            ]
-            done = subprocess.run(
-                [sys.executable, "-c", _COUNT_COMPILATIONS, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")},
-            )
-            assert done.returncode == 0, done.stderr
-            counts.append(done.stdout.split("\n"))
-            assert done.stderr.count("compiling functions") == (attempt == 0)
-    assert len(counts[0]) > 20  # so compilations are counted
-    for second in counts[1::2]:
-        assert second == ["", ""]
-
-
 def test_two_workers_use_both_cores(tmp_path):
     """--workers 2 gives the same numbers as --workers 1."""
     write_run(tmp_path, pulses(np.arange(1, 150) * 100_000_000, range(5)), 3)

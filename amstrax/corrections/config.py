@@ -15,6 +15,7 @@ from typing import Any
 
 import strax
 
+from amstrax._plugin import Plugin
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 
@@ -95,7 +96,7 @@ class XAMSConfig(strax.Config):
         return found
 
 
-class CorrectedPlugin(strax.Plugin):
+class CorrectedPlugin(Plugin):
     """Base of plugins with options that are looked up: all are, before the work begins.
 
     So a run without a value fails at once, and worker processes are given values, not addresses.

@@ -14,6 +14,7 @@ from immutabledict import immutabledict
 from amstrax import redax
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataTimeout, Stopped
 from amstrax.processing import live_data
+from amstrax.processing.hits import sort_by_time
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
 
@@ -202,7 +203,7 @@ class LiveDataReader(strax.Plugin):
 
     def compute(self, chunk_i):
         pre, central, post = self.intervals(chunk_i)
-        parts = [self._read(central)]
+        parts = central_parts = self._read(central)
         start, end = central.start, central.end
         left = self._overlap(pre, chunk_i - 1, "post")
         if left is not None:
@@ -212,15 +213,13 @@ class LiveDataReader(strax.Plugin):
         right = self._overlap(post, chunk_i + 1, "pre")
         if right is not None:
             cut = self._break(right, is_post=True)
-            parts += [cut.kept, *self._dead_time(cut)]
+            parts = [*parts, cut.kept, *self._dead_time(cut)]
             end = cut.time
-        elif len(parts[-1]):
+        else:
             # Nothing follows: the last fragments may end beyond the interval they start in
-            end = max(end, int(strax.endtime(parts[-1]).max()))
-        parts = [part for part in parts if len(part)] or parts[:1]
-        records = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            end = max([end, *(int(strax.endtime(p).max()) for p in central_parts if len(p))])
         by_type = live_data.split_by_subdetector(
-            live_data.sort_records(records), self.subdetectors(), self.t0, self.polarity()
+            parts, self.subdetectors(), self.t0, self.polarity()
         )
         return {
             d: self.chunk(start=self.t0 + start, end=self.t0 + end, data=by_type[d], data_type=d)
@@ -249,8 +248,8 @@ class LiveDataReader(strax.Plugin):
             )
         return None
 
-    def _read(self, interval: redax.Interval) -> np.ndarray:
-        """Return all records in a directory, sorted by time."""
+    def _read(self, interval: redax.Interval) -> list[np.ndarray]:
+        """Return the records of each file in a directory; at least one array."""
         files = redax.list_files(interval.path)
         redax.check_threads(files, self.threads)
         parts = []
@@ -258,9 +257,7 @@ class LiveDataReader(strax.Plugin):
             records = redax.read_file(path, self.config["daq_compressor"], self.record_dtype)
             self._check(records, path, interval)
             parts.append(records)
-        if not parts:
-            return np.zeros(0, dtype=self.record_dtype)
-        return live_data.sort_records(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        return parts or [np.zeros(0, dtype=self.record_dtype)]
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
         if not len(records):
@@ -282,8 +279,9 @@ class LiveDataReader(strax.Plugin):
             )
 
     def _break(self, interval: redax.Interval, is_post: bool) -> live_data.Break:
+        parts = self._read(interval)
         cut = live_data.find_break(
-            self._read(interval),
+            sort_by_time(parts[0] if len(parts) == 1 else np.concatenate(parts)),
             interval.start,
             interval.end,
             self.config["safe_break_in_pulses"],

@@ -4,6 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
 from amstrax.plugins.peak_processing import CoincidencesBase
@@ -35,6 +36,7 @@ class Events(CorrectedPlugin, strax.OverlapWindowPlugin):
 
     __version__ = "1.0.2"
     depends_on = ("peaks", "peak_basics")
+    input_fields = immutabledict(peaks=(), peak_basics=("area", "type"))
     provides = "events"
     data_kind = "events"
     rechunk_on_save = False
@@ -253,7 +255,7 @@ class EventInfo(strax.MergeOnlyPlugin):
     save_when = strax.SaveWhen.ALWAYS
 
 
-class PerPeakCopy(strax.Plugin):
+class PerPeakCopy(Plugin):
     """Base of the plugins that copy wide fields of main and alternative S1s and S2s to events."""
 
     depends_on = ("event_basics", "peaks")
@@ -287,6 +289,7 @@ def _type_and_shape(dtype: np.dtype) -> tuple:
 class EventWaveform(PerPeakCopy):
     """Sum waveforms of the main and alternative S1 and S2 of each event."""
 
+    input_fields = immutabledict(peaks=("data",))
     __version__ = "0.0.1"
     provides = "event_waveform"
     data_kind = "events"
@@ -315,6 +318,7 @@ class EventAreaPerChannel(PerPeakCopy):
     event_n_channel has only the number of channels that saw the main S1.
     """
 
+    input_fields = immutabledict(peaks=("area_per_channel",))
     __version__ = "0.1.1"
     provides = ("event_area_per_channel", "event_n_channel")
     data_kind = immutabledict.fromkeys(provides, "events")
@@ -344,6 +348,7 @@ class EventCoincidences(CoincidencesBase):
 
     __version__ = "1.1"
     depends_on = ("event_basics", "peaks_ext")
+    input_fields = immutabledict(event_basics=("s1_time",), peaks_ext=("area",))
     provides = "event_coincidences"
     data_kind = "events"
     rechunk_on_save = True

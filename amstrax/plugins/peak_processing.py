@@ -5,10 +5,12 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
+from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
-from amstrax.processing import coincidences, splitting
+from amstrax.processing import coincidences, splitting, waveforms
 from amstrax.processing import peaks as kernels
+from amstrax.processing.hits import find_hits, sort_by_time
 
 __all__ = [
     "Hits",
@@ -37,14 +39,15 @@ class Hits(strax.Plugin):
     save_when = strax.SaveWhen.TARGET
 
     def compute(self, records):
-        return strax.sort_by_time(strax.find_hits(records))
+        return sort_by_time(find_hits(records))
 
 
-class LoneHits(strax.Plugin):
+class LoneHits(Plugin):
     """Hits that belong to no peak."""
 
     __version__ = "0.1.0"
     depends_on = ("hits", "peaks")
+    input_fields = immutabledict(peaks=())
     provides = "lone_hits"
     data_kind = "lone_hits"
     dtype = strax.hit_dtype
@@ -105,7 +108,7 @@ class PeaksBase(CorrectedPlugin):
         """Return the peaks in records of a chunk from start to end."""
         given = self.gain_to_pe_array
         to_pe = kernels.gains(given, self.n_channels, self.origin("gain_to_pe_array"))
-        hits = strax.sort_by_time(strax.find_hits(records))
+        hits = sort_by_time(find_hits(records))
         peaks = kernels.find_peaks(
             hits,
             to_pe,
@@ -117,9 +120,9 @@ class PeaksBase(CorrectedPlugin):
             min_channels=self.min_channels,
         )
         kernels.clip_peaks(peaks, start, end)
-        links = strax.record_links(records)
-        strax.sum_waveform(peaks, hits, records, links, to_pe)
-        kernels.set_widths(peaks)
+        links = waveforms.record_links(records)
+        waveforms.sum_waveform(peaks, hits, records, links, to_pe)
+        waveforms.set_widths(peaks)
         peaks = splitting.split_peaks(
             peaks,
             hits,
@@ -342,6 +345,9 @@ class PeakPositions(CorrectedPlugin):
 
     __version__ = "1.2.26"
     depends_on = ("peaks", "peak_basics")
+    input_fields = immutabledict(
+        peaks=("area_per_channel",), peak_basics=("area", "area_fraction_top")
+    )
     provides = "peak_positions"
     data_kind = "peaks"
     parallel = "process"
@@ -408,6 +414,7 @@ class PeakCoincidences(CoincidencesBase):
 
     __version__ = "1.1"
     depends_on = ("peaks", "peaks_ext")
+    input_fields = immutabledict(peaks=(), peaks_ext=("area",))
     provides = "peak_coincidences"
     data_kind = "peaks"
 

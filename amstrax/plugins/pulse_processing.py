@@ -6,6 +6,7 @@ from immutabledict import immutabledict
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.processing import pulses
+from amstrax.processing.hits import sort_by_time
 from amstrax.processing.pulses import (
     baseline_per_channel,
     channel_split,
@@ -146,9 +147,7 @@ class PulseProcessingEXT(CorrectedPlugin):
 
     def records(self, raw_records: np.ndarray) -> np.ndarray:
         """Return records with baseline subtracted, turned over and integrated."""
-        return pulses.raw_to_records(
-            strax.sort_by_time(raw_records), self.baseline_samples, flip=True
-        )
+        return pulses.raw_to_records(sort_by_time(raw_records), self.baseline_samples, flip=True)
 
 
 class PulseProcessingSiPM(PulseProcessingEXT):

@@ -12,7 +12,10 @@ from amstrax.plugins.dtypes import peak_basics_dtype
 from amstrax.plugins.peak_processing import peak_basics
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
-from amstrax.processing import splitting
+from amstrax.processing import splitting, waveforms
+from amstrax.processing.events import container_of
+from amstrax.processing.hits import find_hits as hits_above
+from amstrax.processing.hits import sort_by_time
 
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
 
@@ -109,7 +112,7 @@ class RadonHits(CorrectedPlugin):
 
 def find_hits(records: np.ndarray, model) -> np.ndarray:
     """Return the hits in records above the threshold `model`, in the order of the records."""
-    return strax.find_hits(records, min_amplitude=hit_min_amplitude(model))
+    return hits_above(records, hit_min_amplitude(model))
 
 
 @strax.takes_config(
@@ -181,7 +184,7 @@ class RadonPeaks(CorrectedPlugin):
         }
 
     def compute(self, radon_records, start, end):
-        hits = strax.sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
+        hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
         peaks = self.group(hits, start, end)
         lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
         peaks = self.shape(peaks, hitlets, radon_records)
@@ -213,7 +216,7 @@ class RadonPeaks(CorrectedPlugin):
         """Return lone hits, integrated, and the others, widened to what is integrated of them."""
         n_channels = self.config["n_tpc_pmts"]
         extensions = (self.peak_left_extension, self.peak_right_extension)
-        is_lone = strax.fully_contained_in(hits, peaks) == -1
+        is_lone = container_of(hits, peaks) == -1
         lone_hits = hits[is_lone]
         strax.integrate_lone_hits(lone_hits, records, peaks, extensions, n_channels)
         hitlets = hits[~is_lone]
@@ -221,14 +224,14 @@ class RadonPeaks(CorrectedPlugin):
         strax.find_hit_integration_bounds(
             hitlets, outside, records, extensions, n_channels, allow_bounds_beyond_records=True
         )
-        return lone_hits, strax.sort_by_time(kernels.widen_hits(hitlets))
+        return lone_hits, sort_by_time(kernels.widen_hits(hitlets))
 
     def shape(self, peaks: np.ndarray, hitlets: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Return peaks with waveforms and widths, split where they have natural breaks."""
         to_pe = np.ones(self.config["n_tpc_pmts"])
-        links = strax.record_links(records)
-        strax.sum_waveform(peaks, hitlets, records, links, to_pe)
-        kernels.set_widths(peaks)
+        links = waveforms.record_links(records)
+        waveforms.sum_waveform(peaks, hitlets, records, links, to_pe)
+        waveforms.set_widths(peaks)
         return splitting.split_peaks(
             peaks,
             hitlets,

@@ -1,7 +1,8 @@
 """Coincidences of signals in the TPC with those of an external detector."""
 
-import numba
 import numpy as np
+
+from amstrax.processing.compiled import BOOL, I64, column, kernel, output
 
 #: Energy of the photons of a positron's annihilation, in the units of the external areas [keV]
 ANNIHILATION = 511
@@ -33,7 +34,7 @@ def match_external(time: np.ndarray, external_time: np.ndarray, max_delay: int) 
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(I64), column(I64), I64, output(BOOL))
 def _match_external(time, external_time, max_delay, result):
     j = 0
     for i in range(len(time)):

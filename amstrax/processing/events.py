@@ -6,11 +6,12 @@ In all functions ``e`` is the number of events and ``n`` that of peaks. Both are
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import strax
+from numba import types
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output
 from amstrax.processing.peaks import S1, S2
 
 #: Columns of the array of indices that `choose_peaks` returns
@@ -74,7 +75,7 @@ def find_groups(
     return groups[:n, 0], groups[:n, 1]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(I64), column(I64), I64, I64, I64, output(I64, 2))
 def _find_groups(start, end, left, right, max_duration, groups):
     n = 0
     latest_end = np.int64(0)
@@ -103,10 +104,46 @@ def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, 
     first
         Shape (e + 1,): event i has the peaks ``inside[first[i]:first[i + 1]]``.
     """
-    event_of_peak = strax.fully_contained_in(peaks, events)
+    event_of_peak = container_of(peaks, events)
     inside = np.flatnonzero(event_of_peak >= 0)
     first = np.searchsorted(event_of_peak[inside], np.arange(len(events) + 1))
     return inside, first
+
+
+def container_of(things: np.ndarray, containers: np.ndarray) -> np.ndarray:
+    """Return, for each of `things`, the first of `containers` that it lies fully in, or -1.
+
+    Both are sorted by time and have ``endtime``, or ``length`` and ``dt``; shapes (n,) and (m,).
+
+    Raises
+    ------
+    ValueError
+        When they are not sorted.
+    """
+    for name, array in (("things", things), ("containers", containers)):
+        if (array["time"][1:] < array["time"][:-1]).any():
+            raise ValueError(f"{name} must be sorted by time")
+    result = np.full(len(things), NO_PEAK, dtype=np.int32)
+    _container_of(
+        things["time"],
+        strax.endtime(things),
+        containers["time"],
+        strax.endtime(containers),
+        result,
+    )
+    return result
+
+
+@kernel(*[column(I64)] * 4, output(types.int32))
+def _container_of(start, end, container_start, container_end, result):
+    c = 0
+    for i in range(len(start)):
+        while c < len(container_end) and container_end[c] <= start[i]:
+            c += 1
+        if c == len(container_end):
+            break
+        if container_start[c] <= start[i] and end[i] <= container_end[c]:
+            result[i] = c
 
 
 def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> np.ndarray:
@@ -152,7 +189,19 @@ def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> 
     return chosen
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(
+    column(types.int16),
+    column(types.float32),
+    column(I64),
+    column(I64),
+    column(types.int16),
+    column(I64),
+    BOOL,
+    I64,
+    BOOL,
+    F64,
+    output(I64, 2),
+)
 def _choose_peaks(
     types,
     area,
@@ -215,9 +264,9 @@ def copy_properties(
         Fields of `peaks`.
     """
     names = result.dtype.names or ()
-    for column, prefix in enumerate(PREFIXES):
-        present = np.flatnonzero(chosen[:, column] != NO_PEAK)
-        index = chosen[present, column]
+    for which, prefix in enumerate(PREFIXES):
+        present = np.flatnonzero(chosen[:, which] != NO_PEAK)
+        index = chosen[present, which]
         for field in fields:
             if prefix + field in names:
                 result[prefix + field][present] = peaks[field][index]
@@ -234,10 +283,10 @@ def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -
     `inside` and `first` are as from `contained_peaks`; the result counts in all peaks.
     """
     chosen = np.full((len(events), len(PREFIXES)), NO_PEAK, dtype=np.int64)
-    for column, prefix in enumerate(PREFIXES):
+    for which, prefix in enumerate(PREFIXES):
         index = events[f"{prefix}index"]
         present = index != NO_PEAK
-        chosen[present, column] = inside[first[:-1][present] + index[present]]
+        chosen[present, which] = inside[first[:-1][present] + index[present]]
     return chosen
 
 
@@ -282,7 +331,15 @@ def areas_before_main_s2(
     return total, largest
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(
+    column(types.int16),
+    column(types.float32),
+    column(I64),
+    column(I64),
+    column(I64),
+    output(types.float32),
+    output(types.float32),
+)
 def _areas_before(types, area, time, first, main_s2, total, largest):
     for e in range(len(main_s2)):
         s2 = main_s2[e]

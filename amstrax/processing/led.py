@@ -1,7 +1,9 @@
 """LED calibration: pulses joined from their fragments, amplitudes and areas in windows."""
 
-import numba
 import numpy as np
+from numba import types
+
+from amstrax.processing.compiled import I64, column, kernel
 
 #: The area is a mean over this many windows, each this many samples longer than the last
 N_WINDOWS, WINDOW_STEP = 6, 2
@@ -41,7 +43,7 @@ def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarra
     return begins, pulse
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(I64), *[column(types.int16)] * 3, I64, I64)
 def _join_fragments(time, dt, channel, record_i, n_fragments, record_length):
     pulse = np.full(len(time), -1, dtype=np.int64)
     if not len(time):

@@ -5,8 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import strax
+from numba import types
 
 from amstrax.exceptions import UnknownChannel
+from amstrax.processing.compiled import BOOL, I64, column, kernel, output
+from amstrax.processing.hits import time_order
+
+_CHANNEL_AND_TIME = ("channel", "time")
 
 
 class Break(NamedTuple):
@@ -25,14 +30,6 @@ class Break(NamedTuple):
     def is_artificial(self) -> bool:
         """Whether records had to be dropped for it."""
         return self.dead_end > self.dead_start
-
-
-def sort_records(records: np.ndarray) -> np.ndarray:
-    """Return records sorted by time, then channel; the same array if it is so already."""
-    time, channel = records["time"], records["channel"]
-    earlier = time[1:] < time[:-1]
-    earlier |= (time[1:] == time[:-1]) & (channel[1:] < channel[:-1])
-    return strax.sort_by_time(records) if earlier.any() else records
 
 
 def find_break(
@@ -62,16 +59,11 @@ def find_break(
     edge = end - safe_break
     if not len(records) or strax.endtime(records).max() < edge:
         return Break(edge, records if is_post else records[:0])
-    try:
-        kept, time = strax.from_break(
-            records,
-            safe_break=safe_break,
-            not_before=start + longest_record,
-            left=is_post,
-        )
-        return Break(int(time), kept)
-    except strax.NoBreakFound:
-        pass
+    latest_end = np.maximum.accumulate(np.maximum(strax.endtime(records), start + longest_record))
+    is_gap = records["time"][1:] >= latest_end[:-1] + safe_break
+    if is_gap.any():
+        i = int(np.argmax(is_gap)) + 1
+        return Break(int(records["time"][i]), records[:i] if is_post else records[i:])
     if is_post:
         return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
     return Break(edge, records[records["time"] >= edge], edge, end)
@@ -111,26 +103,35 @@ def split_by_channel(
     }
     unknown = ~np.any(list(masks.values()), axis=0)
     if unknown.any():
-        raise UnknownChannel(
-            f"data of channel(s) {sorted({int(c) for c in channel[unknown]})}, but the channels "
-            f"of this detector are {dict(channel_ranges)}: is this run of another detector? "
-            "Otherwise add them to channel_map"
-        )
+        raise _unknown_channels(channel[unknown], channel_ranges)
     return {name: records[mask] for name, mask in masks.items()}
 
 
+def _unknown_channels(
+    channels: np.ndarray, channel_ranges: Mapping[Any, Sequence[int]]
+) -> UnknownChannel:
+    return UnknownChannel(
+        f"data of channel(s) {sorted({int(c) for c in channels})}, but the channels "
+        f"of this detector are {dict(channel_ranges)}: is this run of another detector? "
+        "Otherwise add them to channel_map"
+    )
+
+
 def split_by_subdetector(
-    records: np.ndarray,
+    parts: Sequence[np.ndarray],
     channel_ranges: Mapping[str, Sequence[int]],
     run_start: int,
     channels_polarity: Mapping[int, int],
 ) -> dict[str, np.ndarray]:
-    """Return the records of each subdetector, with absolute times and pulses that go down.
+    """Return the records of each subdetector, sorted, with absolute times, and pulses that go down.
+
+    Each record is copied once, from where it is to where it belongs.
 
     Parameters
     ----------
-    records
-        Sorted by time, times in ns since the start of the run, shape (n,).
+    parts
+        Records in any order, times in ns since the start of the run: one or more arrays of one
+        type, shapes (n,).
     channel_ranges
         First and last channel of each subdetector.
     run_start
@@ -144,14 +145,62 @@ def split_by_subdetector(
     UnknownChannel
         (a ValueError) naming channels that are in no subdetector.
     """
+    dtype = parts[0].dtype
+    channel, time = (np.concatenate([part[field] for part in parts]) for field in _CHANNEL_AND_TIME)
+    order = time_order(time, channel)
+    subdetector = np.full(len(channel), -1, dtype=np.int8)
+    row = np.empty(len(channel), dtype=np.int64)
+    result = {}
+    for i, (name, (first, last)) in enumerate(channel_ranges.items()):
+        mine = (channel >= first) & (channel <= last)
+        subdetector[mine] = i
+        rows = np.flatnonzero(mine) if order is None else order[mine[order]]
+        row[rows] = np.arange(len(rows))
+        result[name] = np.empty(len(rows), dtype=dtype)
+    if (subdetector < 0).any():
+        raise _unknown_channels(channel[subdetector < 0], channel_ranges)
+    end = 0
+    for part in parts:
+        start, end = end, end + len(part)
+        for i, records in enumerate(result.values()):
+            if len(records):
+                _copy_rows(_bytes(part), subdetector[start:end], i, row[start:end], _bytes(records))
     positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
-    result = split_by_channel(records, channel_ranges)
-    for part in result.values():
-        if not len(part):
-            continue
-        dt = int(part["dt"][0])
-        part["time"] += dt * (run_start // dt)
-        inverted = np.isin(part["channel"], positive)
-        if inverted.any():
-            part["data"][inverted] *= -1
+    for records in result.values():
+        if len(records):
+            dt = int(records["dt"][0])
+            records["time"] += dt * (run_start // dt)
+            is_positive = np.isin(records["channel"], positive)
+            if is_positive.any():
+                _turn_over(records["data"], is_positive)
     return result
+
+
+def _bytes(records: np.ndarray) -> np.ndarray:
+    """Return a view of records as bytes, shape (n, bytes of a record)."""
+    return (
+        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    )
+
+
+@kernel(
+    types.Array(types.uint8, 2, "C", readonly=True),
+    column(types.int8),
+    I64,
+    column(I64),
+    types.Array(types.uint8, 2, "C"),
+)
+def _copy_rows(source, owner, wanted, row, target):
+    """Copy the rows of `source` with the `owner` that is `wanted` to where they go in `target`."""
+    for i in range(len(owner)):
+        if owner[i] == wanted:
+            for k in range(source.shape[1]):
+                target[row[i], k] = source[i, k]
+
+
+@kernel(output(types.int16, 2), column(BOOL))
+def _turn_over(data, is_positive):
+    for i in range(len(data)):
+        if is_positive[i]:
+            for j in range(data.shape[1]):
+                data[i, j] = -data[i, j]

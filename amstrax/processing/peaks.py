@@ -4,28 +4,19 @@ Functions take the columns that they need of arrays of `strax.peak_dtype`; ``n``
 peaks, ``c`` that of channels.
 """
 
-import numba
 import numpy as np
 import strax
+from numba import types
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.compiled import F64, I64, column, kernel, output
 
 UNKNOWN, S1, S2 = 0, 1, 2
+#: Stored as the channel of a peak
+SUM_OF_CHANNELS = -1
 
 #: Columns of ``width`` that hold the range of the central 50 % and 90 % of the area
 RANGE_50P, RANGE_90P = 5, 9
-#: What `strax.find_peaks` fills
-_FOUND_FIELDS = (
-    "time",
-    "length",
-    "dt",
-    "channel",
-    "area",
-    "area_per_channel",
-    "n_hits",
-    "max_gap",
-)
-
 #: Column of ``area_decile_from_midpoint`` of the 10 % area quantile
 DECILE_10P = 1
 
@@ -49,29 +40,166 @@ def gains(
     return to_pe
 
 
-def find_peaks(hits: np.ndarray, to_pe: np.ndarray, dtype: np.dtype, **options) -> np.ndarray:
+def find_peaks(
+    hits: np.ndarray,
+    to_pe: np.ndarray,
+    dtype: np.dtype,
+    gap_threshold: int,
+    left_extension: int,
+    right_extension: int,
+    min_area: float,
+    min_channels: int,
+    max_duration: int = 10_000_000,
+) -> np.ndarray:
     """Return peaks around groups of hits, as `strax.find_peaks` does, without waveforms.
-
-    strax fills buffers of the type of its result: here that is one without the waveforms, which
-    are hundreds of times as large as the rest.
 
     Parameters
     ----------
     hits
-        Sorted by time, shape (m,).
+        Sorted by time, all with samples of the same width, shape (m,).
     to_pe
         PE per ADC count x sample of each channel.
     dtype
         Type of the result, as of `strax.peak_dtype`.
-    options
-        Go to `strax.find_peaks`.
+    gap_threshold
+        No hits for this long end a peak [ns].
+    left_extension, right_extension
+        A peak begins this long before its first hit, and ends this long after the last [ns].
+    min_area
+        Least area of the hits of a peak [PE].
+    min_channels
+        Least number of channels with an area that is not 0.
+    max_duration
+        A peak ends where the next hit would make it longer than this [ns].
+
+    Raises
+    ------
+    InvalidOption
+        When peaks with such options would overlap, or need no channel, or `to_pe` has too few
+        channels.
+    ValueError
+        When the first hit has no ``dt``, or a peak would have no length.
     """
-    narrow = np.dtype([(field, dtype[field]) for field in _FOUND_FIELDS])
-    found = strax.find_peaks(hits, to_pe, result_dtype=narrow, **options)
-    peaks = np.zeros(len(found), dtype=dtype)
-    for field in _FOUND_FIELDS:
-        peaks[field] = found[field]
+    if gap_threshold <= left_extension + right_extension:
+        raise InvalidOption(
+            f"peak_gap_threshold={gap_threshold} must be above the sum of peak_left_extension="
+            f"{left_extension} and peak_right_extension={right_extension}, or peaks overlap"
+        )
+    if min_channels < 1:
+        raise InvalidOption(f"peak_min_pmts={min_channels}: a peak has at least 1 channel")
+    if not len(hits):
+        return np.zeros(0, dtype=dtype)
+    if hits["channel"].max() >= len(to_pe):
+        raise InvalidOption(
+            f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
+            "give gain_to_pe_array one for each"
+        )
+    if hits["dt"][0] <= 0:
+        raise ValueError(f"the hit at {hits['time'][0]} ns has samples of {hits['dt'][0]} ns")
+    n_channels = dtype["area_per_channel"].shape[0]
+    time, length, dt, area, n_hits, max_gap, area_per_channel = _find_peaks(
+        hits["time"],
+        hits["length"],
+        hits["dt"],
+        hits["channel"],
+        hits["area"],
+        np.asarray(to_pe, dtype=np.float64),
+        n_channels,
+        int(gap_threshold),
+        int(left_extension),
+        int(right_extension),
+        float(min_area),
+        int(min_channels),
+        int(max_duration),
+    )
+    if len(length) and length.min() <= 0:
+        bad = int(np.argmin(length))
+        raise ValueError(
+            f"the peak at {time[bad]} ns has {length[bad]} samples: are its hits sorted?"
+        )
+    peaks = np.zeros(len(time), dtype=dtype)
+    peaks["time"], peaks["length"], peaks["dt"] = time, length, dt
+    peaks["channel"] = SUM_OF_CHANNELS
+    peaks["area"], peaks["area_per_channel"] = area, area_per_channel
+    peaks["n_hits"], peaks["max_gap"] = n_hits, max_gap
     return peaks
+
+
+@kernel(
+    column(I64),
+    column(types.int32),
+    column(types.int16),
+    column(types.int16),
+    column(types.float32),
+    column(F64),
+    *[I64] * 4,
+    F64,
+    *[I64] * 2,
+)
+def _find_peaks(
+    hit_time,
+    hit_length,
+    hit_dt,
+    hit_channel,
+    hit_area,
+    to_pe,
+    n_channels,
+    gap_threshold,
+    left_extension,
+    right_extension,
+    min_area,
+    min_channels,
+    max_duration,
+):
+    """Return columns of peaks: time, length, dt, area, n_hits, max_gap, area_per_channel."""
+    room = len(hit_time)
+    times = np.empty(room, dtype=np.int64)
+    integers = np.empty((room, 4), dtype=np.int32)
+    area = np.empty(room, dtype=np.float32)
+    areas = np.empty((room, n_channels), dtype=np.float32)
+    n = 0
+    in_peak = False
+    end = np.int64(0)
+    for h in range(len(hit_time)):
+        t0 = hit_time[h]
+        t1 = t0 + np.int64(hit_length[h]) * hit_dt[h]
+        if in_peak:
+            integers[n, 3] = max(np.int64(integers[n, 3]), t0 - end)
+        else:
+            times[n] = t0 - left_extension
+            integers[n, 1] = hit_dt[h]
+            integers[n, 2] = integers[n, 3] = 0
+            area[n] = 0
+            areas[n] = 0
+            end = t1
+            in_peak = True
+        integers[n, 2] += 1
+        end = max(end, t1)
+        in_pe = hit_area[h] * to_pe[hit_channel[h]]
+        areas[n, hit_channel[h]] += in_pe
+        area[n] += in_pe
+        if h + 1 < len(hit_time):
+            duration = hit_time[h + 1] - times[n] + np.int64(hit_length[h + 1]) * hit_dt[h + 1]
+            if hit_time[h + 1] - end < gap_threshold and (
+                duration + left_extension + right_extension <= max_duration
+            ):
+                continue
+        in_peak = False
+        seen = 0
+        for c in range(n_channels):
+            seen += areas[n, c] != 0
+        if area[n] >= min_area and seen >= min_channels:
+            integers[n, 0] = np.int32((end - times[n] + right_extension) / hit_dt[h])
+            n += 1
+    return (
+        times[:n],
+        integers[:n, 0],
+        integers[:n, 1],
+        area[:n],
+        integers[:n, 2],
+        integers[:n, 3],
+        areas[:n],
+    )
 
 
 def clip_peaks(peaks: np.ndarray, start: int, end: int) -> None:
@@ -79,7 +207,7 @@ def clip_peaks(peaks: np.ndarray, start: int, end: int) -> None:
     _clip_peaks(peaks["time"], peaks["length"], peaks["dt"], start, end)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(output(I64), output(types.int32), column(types.int32), I64, I64)
 def _clip_peaks(time, length, dt, start, end):
     for i in range(len(time)):
         # Whole samples only, so that a peak's samples stay those of its records
@@ -122,7 +250,7 @@ def count_touching(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     return _count_touching(hits["time"], strax.endtime(hits), peaks["time"], strax.endtime(peaks))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(*[column(I64)] * 4)
 def _count_touching(hit_start, hit_end, peak_start, peak_end):
     result = np.zeros(len(peak_start), dtype=np.int32)
     first = beyond = 0
@@ -154,16 +282,6 @@ def check_disjoint(peaks: np.ndarray) -> None:
         raise ValueError(f"peaks overlap or are not sorted at {peaks['time'][1:][bad][0]} ns")
 
 
-def set_widths(peaks: np.ndarray) -> None:
-    """Fill width, area_decile_from_midpoint and median_time [ns] of peaks with sum waveforms."""
-    if not len(peaks):
-        return
-    median_time, width, decile = strax.compute_widths(peaks)
-    peaks["width"] = width
-    peaks["area_decile_from_midpoint"] = decile
-    peaks["median_time"] = median_time
-
-
 def center_times(
     time: np.ndarray, dt: np.ndarray, area: np.ndarray, data: np.ndarray
 ) -> np.ndarray:
@@ -182,7 +300,7 @@ def center_times(
     return _center_times(time, dt, area, data)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(I64), column(types.int32), column(types.float32), column(types.float32, 2))
 def _center_times(time, dt, area, data):
     result = np.zeros(len(time), dtype=np.int64)
     for i in range(len(time)):

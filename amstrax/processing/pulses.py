@@ -5,16 +5,27 @@ A pulse is what a digitizer channel wrote after one trigger; it lies in one or m
 `strax.raw_record_dtype` or `strax.record_dtype`, shape (n,), sorted by time.
 """
 
-import numba
 import numpy as np
 import strax
+from numba import types
 
 from amstrax.exceptions import LiveDataCorrupted, PulsesOverlap
+from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output
 
 #: Stored as mean baseline of a channel that has no pulses
 NO_BASELINE = -9999
 
-_COPIED_FIELDS = ("time", "length", "dt", "channel", "pulse_length", "record_i", "data")
+_COPIED_FIELDS = ("time", "length", "dt", "channel", "pulse_length", "record_i")
+_COUNTED_FIELDS = (
+    "time",
+    "dt",
+    "channel",
+    "record_i",
+    "pulse_length",
+    "area",
+    "baseline",
+    "baseline_rms",
+)
 
 
 def raw_to_records(
@@ -31,10 +42,20 @@ def raw_to_records(
     the part of the baseline behind the point, times the length, rounded.
     """
     record_length = raw_records.dtype["data"].shape[0]
-    records = np.zeros(len(raw_records), dtype=strax.record_dtype(record_length))
+    records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
     for field in _COPIED_FIELDS:
         records[field] = raw_records[field]
-    _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, True)
+    for field in ("reduction_level", "amplitude_bit_shift"):
+        records[field] = 0
+    _baseline(
+        raw_records,
+        records,
+        records["area"],
+        baseline_samples,
+        flip,
+        allow_sloppy_chunking,
+        fallback_baseline,
+    )
     return records
 
 
@@ -72,29 +93,43 @@ def baseline_per_channel(
         When a fragment comes before any fragment 0 of its channel, unless
         `allow_sloppy_chunking`; or for a negative channel number.
     """
-    _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, False)
+    _baseline(
+        records,
+        records,
+        np.zeros(0, dtype=np.int32),
+        baseline_samples,
+        flip,
+        allow_sloppy_chunking,
+        fallback_baseline,
+    )
 
 
-def _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, clean):
-    """Check `records`, and subtract baselines; `clean` is as in `_subtract_baseline`."""
-    if not len(records):
+def _baseline(raw, records, area, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline):
+    """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`."""
+    if not len(raw):
         return
-    if records["channel"].min() < 0:
-        bad = records[records["channel"] < 0][0]
+    if raw["channel"].min() < 0:
+        bad = raw[raw["channel"] < 0][0]
         raise LiveDataCorrupted(
             f"record at {bad['time']} ns has the channel number {bad['channel']}: the live data "
             "is not what redax writes"
         )
     missing = _subtract_baseline(
-        records,
+        raw["channel"],
+        raw["record_i"],
+        raw["length"],
+        raw["data"],
         int(baseline_samples),
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
-        clean,
+        records["data"],
+        records["baseline"],
+        records["baseline_rms"],
+        area,
     )
     if missing >= 0:
-        bad = records[missing]
+        bad = raw[missing]
         raise LiveDataCorrupted(
             f"fragment {bad['record_i']} of a pulse in channel {bad['channel']} at {bad['time']} "
             "ns has no fragment 0 before it, so its baseline is unknown: the live data is "
@@ -102,57 +137,88 @@ def _baseline(records, baseline_samples, flip, allow_sloppy_chunking, fallback_b
         )
 
 
-@numba.njit(nogil=True, cache=True)
-def _subtract_baseline(records, baseline_samples, sign, sloppy, fallback, clean):
-    """Baseline `records`; with `clean`, also blank what lies beyond lengths, and integrate.
+@kernel(
+    column(types.int16),
+    column(types.int16),
+    column(types.int32),
+    column(types.int16, 2),
+    I64,
+    I64,
+    BOOL,
+    I64,
+    output(types.int16, 2),
+    output(types.float32),
+    output(types.float32),
+    output(types.int32),
+)
+def _subtract_baseline(
+    channel,
+    record_i,
+    length,
+    data,
+    baseline_samples,
+    sign,
+    sloppy,
+    fallback,
+    result,
+    baseline,
+    baseline_rms,
+    area,
+):
+    """Fill `result`, which may be `data`, with that above the baseline, and the two baselines.
 
-    Returns the index of a record whose pulse has no beginning, or -1.
+    With an `area` of other than no elements it is filled with the integral, and what lies beyond
+    the length of a record is blanked, before anything else is done. Returns the index of a record
+    whose pulse has no beginning, or -1.
     """
-    n_channels = records["channel"].max() + 1
+    clean = len(area) > 0
+    n_samples = data.shape[1]
+    n_channels = 0
+    for i in range(len(channel)):
+        n_channels = max(n_channels, channel[i] + 1)
     means = np.zeros(n_channels, dtype=np.float32)
     rmss = np.zeros(n_channels, dtype=np.float32)
     seen = np.zeros(n_channels, dtype=np.bool_)
-    for i in range(len(records)):
-        r = records[i]
-        data = r["data"]
-        channel = r["channel"]
-        length = min(r["length"], len(data))
-        if clean:
-            data[length:] = 0
-        if r["record_i"] == 0:
-            mean, rms = _mean_and_std(data, min(baseline_samples, len(data)))
-            seen[channel] = True
-            means[channel] = mean
-            rmss[channel] = rms
-            whole = int(mean)
+    for i in range(len(channel)):
+        c = channel[i]
+        n = min(np.int64(length[i]), n_samples)
+        whole = np.int64(0)
+        if record_i[i] == 0:
+            n_mean = min(baseline_samples, n_samples)
+            # Blanked samples count, as zeros
+            n_filled = min(n_mean, n) if clean else n_mean
+            total = np.int64(0)
+            for j in range(n_filled):
+                total += data[i, j]
+            mean = total / n_mean
+            squares = 0.0
+            for j in range(n_filled):
+                squares += (data[i, j] - mean) ** 2
+            for _ in range(n_filled, n_mean):
+                squares += mean**2
+            seen[c] = True
+            means[c] = mean
+            rmss[c] = np.sqrt(squares / n_mean)
+            whole = np.int64(mean)
         else:
-            if not seen[channel]:
+            if not seen[c]:
                 if not sloppy:
                     return i
-                means[channel] = fallback
-                rmss[channel] = np.nan
-            whole = int(means[channel])
+                means[c] = fallback
+                rmss[c] = np.nan
+            whole = np.int64(means[c])
+        baseline[i] = means[c]
+        baseline_rms[i] = rmss[c]
         total = np.int64(0)
-        for j in range(length):
-            data[j] = sign * (data[j] - whole)
-            total += data[j]
-        r["baseline"] = means[channel]
-        r["baseline_rms"] = rmss[channel]
+        for j in range(n):
+            x = np.int16(sign * (data[i, j] - whole))
+            result[i, j] = x
+            total += x
         if clean:
-            r["area"] = total + round((r["baseline"] % 1) * length)
+            for j in range(n, n_samples):
+                result[i, j] = 0
+            area[i] = total + round((np.float64(means[c]) % 1) * n)
     return -1
-
-
-@numba.njit(nogil=True, cache=True)
-def _mean_and_std(data, n):
-    total = np.int64(0)
-    for j in range(n):
-        total += data[j]
-    mean = total / n
-    squares = 0.0
-    for j in range(n):
-        squares += (data[j] - mean) ** 2
-    return mean, np.sqrt(squares / n)
 
 
 def pulse_count_dtype(n_channels: int) -> list:
@@ -203,7 +269,8 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     if len(records):
         check_channels(records, n_channels)
         _count_pulses(
-            records,
+            *(records[field] for field in _COUNTED_FIELDS),
+            records["data"].shape[1],
             result["pulse_count"][0],
             result["lone_pulse_count"][0],
             result["pulse_area"][0],
@@ -228,27 +295,46 @@ def check_channels(records: np.ndarray, n_channels: int) -> None:
         )
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_pulses(records, count, lone_count, area, lone_area, baseline_sums):
+@kernel(
+    column(I64),
+    *[column(types.int16)] * 3,
+    *[column(types.int32)] * 2,
+    *[column(types.float32)] * 2,
+    I64,
+    *[output(I64)] * 4,
+    output(F64, 2),
+)
+def _count_pulses(
+    time,
+    dt,
+    channel,
+    record_i,
+    pulse_length,
+    area,
+    baseline,
+    baseline_rms,
+    record_length,
+    count,
+    lone_count,
+    area_sum,
+    lone_area_sum,
+    baseline_sums,
+):
     is_lone = np.zeros(len(count), dtype=np.bool_)
-    record_length = len(records[0]["data"])
     latest_end = np.int64(0)
-    for i in range(len(records)):
-        r = records[i]
-        channel = r["channel"]
-        samples_left = np.int64(r["pulse_length"]) - np.int64(r["record_i"]) * record_length
-        end = r["time"] + samples_left * r["dt"]
-        area[channel] += r["area"]
-        if r["record_i"] == 0:
-            count[channel] += 1
-            baseline_sums[channel, 0] += r["baseline"]
-            baseline_sums[channel, 1] += r["baseline_rms"]
-            is_lone[channel] = (
-                r["time"] > latest_end and i + 1 < len(records) and end < records[i + 1]["time"]
-            )
-            lone_count[channel] += is_lone[channel]
-        if is_lone[channel]:
-            lone_area[channel] += r["area"]
+    for i in range(len(time)):
+        c = channel[i]
+        samples_left = np.int64(pulse_length[i]) - np.int64(record_i[i]) * record_length
+        end = time[i] + samples_left * dt[i]
+        area_sum[c] += area[i]
+        if record_i[i] == 0:
+            count[c] += 1
+            baseline_sums[c, 0] += baseline[i]
+            baseline_sums[c, 1] += baseline_rms[i]
+            is_lone[c] = time[i] > latest_end and i + 1 < len(time) and end < time[i + 1]
+            lone_count[c] += is_lone[c]
+        if is_lone[c]:
+            lone_area_sum[c] += area[i]
         latest_end = max(latest_end, end)
 
 
@@ -287,7 +373,7 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(I64), column(I64), column(types.int16), I64)
 def _first_overlap(time, endtime, channel, n_channels):
     """Return index of the first offending record (or -1), and whether it is out of order."""
     last_end = np.zeros(n_channels, dtype=np.int64)

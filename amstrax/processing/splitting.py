@@ -7,12 +7,13 @@ anew in every process.
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
-import strax
+from numba import types
 from strax.processing.peak_splitting import natural_breaks_gof
 
-from amstrax.processing.peaks import set_widths
+from amstrax.processing.compiled import F64, I64, column, kernel, output
+from amstrax.processing.hits import sort_by_time
+from amstrax.processing.waveforms import set_widths, sum_waveform
 
 #: Above any real waveform [PE/sample]
 _HUGE = 99999999999999.9
@@ -34,7 +35,7 @@ def split_peaks(
     peaks
         Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
     hits, records, links, to_pe
-        As `strax.sum_waveform` takes them.
+        As `amstrax.processing.waveforms.sum_waveform` takes them.
     find_splits
         Takes peaks; returns for every part of every peak that is to be split the index of the
         peak and the sample at which the part ends, in order. Peaks that are not to be split do
@@ -48,12 +49,12 @@ def split_peaks(
     if not len(index):
         return peaks
     parts = _make_parts(peaks, index, part_end, int(records["dt"][0]))
-    strax.sum_waveform(parts, hits, records, links, to_pe)
+    sum_waveform(parts, hits, records, links, to_pe)
     set_widths(parts)
     parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1)
     whole = np.ones(len(peaks), dtype=bool)
     whole[index] = False
-    return strax.sort_by_time(np.concatenate([peaks[whole], parts]))
+    return sort_by_time(np.concatenate([peaks[whole], parts]))
 
 
 def _make_parts(
@@ -89,7 +90,7 @@ def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     return find_splits
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(column(types.float32, 2), column(types.int32), column(types.float32), F64, F64)
 def _local_minima(data, length, area, min_height, min_ratio):
     index = [0][:0]
     part_end = [0][:0]
@@ -152,7 +153,16 @@ def natural_breaks_splits(
     return find_splits
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel(
+    column(types.float32, 2),
+    column(types.int32),
+    column(types.int32),
+    column(types.float32),
+    column(F64),
+    I64,
+    F64,
+    output(types.float32),
+)
 def _natural_breaks(data, length, dt, area, threshold, wing_width, min_area, best):
     index = [0][:0]
     part_end = [0][:0]

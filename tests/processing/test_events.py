@@ -259,6 +259,40 @@ def test_kernels_equal_plain_python(events_of_rows, selection):
     np.testing.assert_array_equal(sums[:2], sums[2:])
 
 
+intervals = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 30)), max_size=12)
+
+
+def as_intervals(rows, disjoint=False):
+    result = np.zeros(len(rows), dtype=strax.time_fields)
+    result["time"] = [time for time, _ in sorted(rows)]
+    result["endtime"] = result["time"] + [length for _, length in sorted(rows)]
+    if disjoint and len(rows):
+        result["endtime"][:-1] = np.minimum(result["endtime"][:-1], result["time"][1:])
+    return result
+
+
+@PROPERTY
+@given(intervals, intervals)
+def test_container_of_equals_strax(things, containers):
+    things, containers = as_intervals(things), as_intervals(containers, disjoint=True)
+    found = kernels.container_of(things, containers)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, strax.fully_contained_in(things, containers))
+    slow = np.full(len(things), -1, dtype=np.int32)
+    kernels._container_of.py_func(
+        things["time"], things["endtime"], containers["time"], containers["endtime"], slow
+    )
+    np.testing.assert_array_equal(found, slow)
+
+
+def test_containers_must_be_sorted():
+    unsorted = np.array([(5, 6), (1, 2)], dtype=strax.time_fields)
+    with pytest.raises(ValueError, match="things must be sorted"):
+        kernels.container_of(unsorted, unsorted[:1])
+    with pytest.raises(ValueError, match="containers must be sorted"):
+        kernels.container_of(unsorted[:1], unsorted)
+
+
 def test_copy_properties():
     peaks = make_peaks([(S1, 5, 100), (S2, 7, 300)])
     names = [prefix + field for prefix in kernels.PREFIXES for field in ("area", "time")]

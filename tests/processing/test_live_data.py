@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from amstrax.exceptions import UnknownChannel
 from amstrax.plugins.daqreader import split_channel_ranges
 from amstrax.processing import live_data
+from amstrax.processing.hits import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 DTYPE = np.dtype(strax.raw_record_dtype(10))
@@ -139,32 +140,6 @@ def test_dead_time_record():
     assert not record["data"].any()
 
 
-def test_sort_records():
-    records = make_records([30, 10, 20, 10], channels=[0, 1, 0, 0])
-    in_order = live_data.sort_records(records)
-    assert list(zip(in_order["time"], in_order["channel"], strict=True)) == [
-        (10, 0),
-        (10, 1),
-        (20, 0),
-        (30, 0),
-    ]
-    assert in_order["data"][:, 0].tolist() == [4, 2, 3, 1]
-    assert records["time"].tolist() == [30, 10, 20, 10]
-    assert live_data.sort_records(in_order) is in_order
-    assert len(live_data.sort_records(make_records([]))) == 0
-
-
-@PROPERTY
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=20, unique=True))
-def test_sort_records_equals_python_sorting(rows):
-    records = make_records([t for t, _ in rows], channels=[c for _, c in rows])
-    in_order = live_data.sort_records(records)
-    assert [(r["time"], r["channel"]) for r in in_order] == sorted(rows)
-    # each row stays in one piece
-    expected = [rows.index((r["time"], r["channel"])) + 1 for r in in_order]
-    assert in_order["data"][:, 0].tolist() == expected
-
-
 def test_split_by_channel():
     records = make_records([1, 2, 3, 4, 5], channels=[4, 0, 6, 2, 0])
     parts = live_data.split_by_channel(records, {"tpc": (0, 4), "ext": (5, 5), "sipm": (6, 6)})
@@ -183,7 +158,7 @@ def test_unknown_channels_are_named():
         live_data.split_by_channel(records, {"tpc": (0, 4)})
     assert isinstance(error.value, ValueError)
     with pytest.raises(UnknownChannel, match=r"\[7, 9\]"):
-        live_data.split_by_subdetector(records, {"tpc": (0, 4)}, 0, {})
+        live_data.split_by_subdetector([records], {"tpc": (0, 4)}, 0, {})
     negative = make_records([1], channels=[-1])
     with pytest.raises(UnknownChannel, match=r"\[-1\]"):
         live_data.split_by_channel(negative, {"tpc": (0, 4)})
@@ -193,7 +168,7 @@ def test_split_by_subdetector_shifts_and_turns():
     run_start = 1_700_000_000_000_000_007
     records = make_records([100, 200, 300, 400], channels=[0, 2, 1, 3], dt=[10, 4, 2, 4])
     parts = live_data.split_by_subdetector(
-        records, {"a": (0, 1), "b": (2, 3), "c": (4, 4)}, run_start, {0: 1, 1: -1, 3: 1, 4: 1}
+        [records], {"a": (0, 1), "b": (2, 3), "c": (4, 4)}, run_start, {0: 1, 1: -1, 3: 1, 4: 1}
     )
     # a begins with a record of dt 10, b with one of dt 4: the shift is a multiple of that
     assert parts["a"]["time"].tolist() == [
@@ -218,7 +193,7 @@ def test_split_of_nothing():
     assert {k: len(v) for k, v in live_data.split_by_channel(empty, {"a": (0, 1)}).items()} == {
         "a": 0
     }
-    parts = live_data.split_by_subdetector(empty, {"a": (0, 1)}, 5, {0: 1})
+    parts = live_data.split_by_subdetector([empty], {"a": (0, 1)}, 5, {0: 1})
     assert len(parts["a"]) == 0
     assert [len(part) for part in split_channel_ranges(empty, [(0, 1), (2, 3)])] == [0, 0]
 
@@ -243,3 +218,42 @@ def test_split_channel_ranges():
     assert ext["time"].tolist() == [1]
     with pytest.raises(UnknownChannel, match=r"\[5\]"):
         split_channel_ranges(records, [(0, 4)])
+
+
+times_and_channels = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 8)), max_size=20, unique=True
+)
+
+
+@PROPERTY
+@given(st.lists(times_and_channels, min_size=1, max_size=4), st.sets(st.integers(0, 8)))
+def test_parts_are_sorted_and_split_at_once(parts, positive):
+    """The same as to join, sort, split, shift and turn over, one after the other."""
+    arrays = [make_records([t for t, _ in p], channels=[c for _, c in p]) for p in parts]
+    ranges = {"a": (0, 3), "b": (4, 4), "c": (5, 8)}
+    polarity = {channel: 1 if channel in positive else -1 for channel in range(8)}
+    split = live_data.split_by_subdetector(arrays, ranges, 1007, polarity)
+    expected = live_data.split_by_channel(sort_by_time(np.concatenate(arrays)), ranges)
+    for name, records in expected.items():
+        if len(records):
+            records["time"] += 1007 // records["dt"][0] * records["dt"][0]
+        turned = [polarity.get(int(c), -1) > 0 for c in records["channel"]]
+        records["data"][turned] *= -1
+        assert split[name].dtype == DTYPE
+        np.testing.assert_array_equal(split[name], records)
+
+
+def test_kernels_equal_plain_python():
+    source = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    owner = np.array([0, 1, 0, 0], dtype=np.int8)
+    row = np.array([2, 0, 0, 1])
+    results = []
+    for copy in (live_data._copy_rows, live_data._copy_rows.py_func):
+        target = np.zeros((3, 3), dtype=np.uint8)
+        copy(source, owner, 0, row, target)
+        results.append(target.tolist())
+    assert results == [[[6, 7, 8], [9, 10, 11], [0, 1, 2]]] * 2
+    for turn_over in (live_data._turn_over, live_data._turn_over.py_func):
+        data = np.array([[1, -2], [3, -4]], dtype=np.int16)
+        turn_over(data, np.array([False, True]))
+        assert data.tolist() == [[1, -2], [-3, 4]]

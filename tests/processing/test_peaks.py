@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing import peaks as kernels
+from amstrax.processing import waveforms
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 DTYPE = np.dtype(strax.peak_dtype(n_channels=5, n_sum_wv_samples=20))
@@ -68,6 +69,34 @@ def test_find_peaks_equals_strax(rows, min_area, min_channels, max_duration):
     np.testing.assert_array_equal(
         found, strax.find_peaks(hits, to_pe, result_dtype=DTYPE, **options)
     )
+    columns = [hits[field] for field in ("time", "length", "dt", "channel", "area")]
+    numbers = 5, 100, 20, 30, float(min_area), min_channels, max_duration
+    for fast, slow in zip(
+        kernels._find_peaks(*columns, to_pe, *numbers),
+        kernels._find_peaks.py_func(*columns, to_pe, *numbers),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(fast, slow)
+
+
+def test_peaks_that_cannot_be():
+    hits = np.zeros(1, dtype=strax.hit_dtype)
+    hits["length"], hits["dt"], hits["channel"] = 1, 10, 4
+    options = dict(gap_threshold=100, left_extension=20, right_extension=30, min_area=0)
+    with pytest.raises(InvalidOption, match="peak_gap_threshold=50 must be above"):
+        kernels.find_peaks(
+            hits, np.ones(5), DTYPE, **options | {"gap_threshold": 50}, min_channels=1
+        )
+    with pytest.raises(InvalidOption, match="peak_min_pmts=0"):
+        kernels.find_peaks(hits, np.ones(5), DTYPE, **options, min_channels=0)
+    with pytest.raises(InvalidOption, match="channel 4, but gains for 4 channels"):
+        kernels.find_peaks(hits, np.ones(4), DTYPE, **options, min_channels=1)
+    hits["dt"] = 0
+    with pytest.raises(ValueError, match="samples of 0 ns"):
+        kernels.find_peaks(hits, np.ones(5), DTYPE, **options, min_channels=1)
+    hits["dt"], hits["length"], hits["area"] = 10, -20, 1
+    with pytest.raises(ValueError, match="the peak at -20 ns has -15 samples"):
+        kernels.find_peaks(hits, np.ones(5), DTYPE, **options, min_channels=1)
 
 
 # time, length, dt before and after clipping to [1000, 2000)
@@ -158,7 +187,7 @@ def test_set_widths():
     # 10 equal samples of 10 ns: the area grows evenly over 100 ns
     peaks = make_peaks(1, length=10, area=10)
     peaks["data"][0, :10] = 1
-    kernels.set_widths(peaks)
+    waveforms.set_widths(peaks)
     np.testing.assert_allclose(peaks["width"][0], np.arange(11) * 10, atol=1e-3)
     np.testing.assert_allclose(
         peaks["area_decile_from_midpoint"][0], np.arange(11) * 10 - 50, atol=1e-3
@@ -167,7 +196,7 @@ def test_set_widths():
     assert peaks["width"][0, kernels.RANGE_50P] == pytest.approx(50, abs=1e-3)
     assert peaks["width"][0, kernels.RANGE_90P] == pytest.approx(90, abs=1e-3)
     assert peaks["area_decile_from_midpoint"][0, kernels.DECILE_10P] == pytest.approx(-40, abs=1e-3)
-    kernels.set_widths(peaks[:0])
+    waveforms.set_widths(peaks[:0])
 
 
 def test_center_times():

@@ -1,0 +1,158 @@
+"""Parts of strax (2.2.3) that the contexts use in a quicker form, which gives the same.
+
+What is here takes the place of strax's own, in the whole process, once a context is made:
+
+- ``strax.chunk.split_array``: compiled by strax for every data type, in every process
+- ``strax.Chunk.concatenate``: copies data to add nothing to it, for each chunk that a plugin gets
+- ``strax.Rechunker``: joins, for each chunk that comes, all that it keeps to those before it, and
+  has strax look for gaps in that, with a function that is compiled for every data type
+- ``strax.remove_titles_from_dtype``: done twice for each chunk
+"""
+
+import copy
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import strax
+
+from amstrax.processing.compiled import I64, column, kernel
+
+#: As strax has them
+_remove_titles = strax.remove_titles_from_dtype
+_split_array = strax.chunk.split_array
+
+
+@functools.lru_cache(maxsize=1000)
+def _without_titles(dtype: np.dtype) -> np.dtype:
+    return _remove_titles(dtype)
+
+
+def remove_titles_from_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype without titles of its fields, as strax's function of that name."""
+    return _without_titles(np.dtype(dtype))
+
+
+def split_array(
+    data: np.ndarray, t: int, allow_early_split: bool = False
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return data left of a time [ns], data right of it, and the time, as `strax.split_array`.
+
+    Parameters
+    ----------
+    data
+        Sorted by time, shape (n,).
+    t
+        Where to split.
+    allow_early_split
+        Where that would split an element, do so at the nearest possible time before, instead of
+        raising `strax.CannotSplit`.
+    """
+    if not len(data):
+        return data[:0], data[:0], t
+    starts = data["time"]
+    i, can_split = _split_index(starts, strax.endtime(data), t)
+    if not can_split:
+        if not allow_early_split:
+            raise strax.CannotSplit
+        t = min(starts[i], t)
+    return data[:i], data[i:], t
+
+
+@kernel(column(I64), column(I64), I64)
+def _split_index(start, end, t):
+    """Return where data can be split last, up to `t`, and whether it can be at `t`."""
+    latest_end = np.int64(-1)
+    index = 0
+    for i in range(len(start)):
+        if start[i] >= latest_end:
+            index = i
+        if start[i] >= t:
+            return index, index == i and latest_end <= t
+        latest_end = max(latest_end, end[i])
+        if latest_end > t:
+            return index, False
+    return len(start), True
+
+
+_concatenate = strax.Chunk.concatenate.__func__
+_NOTHING = np.empty(0)
+
+
+def concatenate(
+    cls: type[strax.Chunk], chunks: Iterable[strax.Chunk | None], allow_superrun: bool = False
+) -> strax.Chunk:
+    """Return chunks joined to one, as `strax.Chunk.concatenate`: without a copy if one has rows."""
+    parts = [chunk for chunk in chunks if chunk is not None]
+    filled = [chunk for chunk in parts if len(chunk)]
+    if len(parts) < 2 or len(filled) != 1:
+        return _concatenate(cls, parts, allow_superrun)
+    # Strax checks what the chunks are, and joins everything but the data
+    result = _concatenate(cls, [_emptied(chunk) for chunk in parts], allow_superrun)
+    result.data = filled[0].data
+    return result
+
+
+def _emptied(chunk: strax.Chunk) -> strax.Chunk:
+    chunk = copy.copy(chunk)
+    # Plain numbers, since numpy looks at each field of what it joins
+    chunk.data = _NOTHING
+    return chunk
+
+
+_Rechunker = strax.Rechunker
+
+
+class Rechunker(_Rechunker):
+    """Joins chunks to larger ones, the same as strax does, but once, when they are enough."""
+
+    def __init__(self, rechunk: bool = False, run_id: str | None = None):
+        super().__init__(rechunk, run_id)
+        self._waiting: list[strax.Chunk] = []
+
+    def receive(self, chunk: strax.Chunk) -> list[strax.Chunk]:
+        """Take a chunk, and return those that are large enough now."""
+        if not self.rechunk or self.is_superrun:
+            return super().receive(chunk)
+        if self.cache is not None:
+            self._waiting.append(self.cache)
+            self.cache = None
+        self._waiting.append(chunk)
+        # Strax splits nothing that has no more rows than a chunk may have
+        allowed = max(c.target_size_mb for c in self._waiting) * 1e6 // chunk.data.itemsize
+        if sum(map(len, self._waiting)) <= allowed:
+            return []
+        return super().receive(self._join())
+
+    def flush(self) -> list[strax.Chunk]:
+        """Return the chunk that is left, if any."""
+        if self._waiting:
+            self.cache = self._join()
+        return super().flush()
+
+    def _join(self) -> strax.Chunk:
+        chunks, self._waiting = self._waiting, []
+        return strax.Chunk.concatenate(chunks)
+
+    @staticmethod
+    def get_splits(data: np.ndarray, target_size: float, min_gap: int = 1000) -> np.ndarray:
+        """Return indices at which to split data, as strax's function of that name."""
+        intervals = np.empty(len(data), dtype=strax.time_fields)
+        intervals["time"] = data["time"]
+        intervals["endtime"] = strax.endtime(data)
+        n_rows = target_size // data.itemsize
+        return _Rechunker.get_splits(intervals, n_rows * intervals.itemsize, min_gap)
+
+
+def warm_up() -> None:
+    """Compile what strax needs only where a data type is large enough for a second chunk."""
+    Rechunker.get_splits(np.zeros(2, dtype=strax.time_fields), 1e6)
+
+
+def install() -> None:
+    """Let strax use what is here."""
+    strax.remove_titles_from_dtype = remove_titles_from_dtype
+    strax.chunk.split_array = strax.split_array = split_array
+    strax.Chunk.concatenate = classmethod(concatenate)
+    strax.Rechunker = strax.chunk.Rechunker = Rechunker

@@ -1,0 +1,130 @@
+"""Hits, and the order of things in time, against strax's own."""
+
+import numpy as np
+import pytest
+import strax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amstrax.processing import hits as kernels
+
+PROPERTY = settings(max_examples=50, deadline=None, database=None)
+SAMPLES = 12
+
+
+def make_records(waveforms, **fields):
+    records = np.zeros(len(waveforms), dtype=strax.record_dtype(SAMPLES))
+    records["length"], records["dt"] = SAMPLES, 10
+    records["time"] = 1000 * np.arange(len(waveforms))
+    for record, waveform in zip(records, waveforms, strict=True):
+        record["data"][: len(waveform)] = waveform
+    for field, values in fields.items():
+        records[field] = values
+    return records
+
+
+# waveform; left, right, area, height, sample of the maximum of each hit
+HITS = [
+    ([0, 14, 15, 20, 20, 3], [(2, 5, 55, 20, 3)]),  # of equal maxima the first
+    ([15] * SAMPLES, [(0, SAMPLES, 15 * SAMPLES, 15, 0)]),
+    ([20, 0, 30], [(0, 1, 20, 20, 0), (2, 3, 30, 30, 2)]),
+    ([0] * (SAMPLES - 1) + [99], [(SAMPLES - 1, SAMPLES, 99, 99, SAMPLES - 1)]),
+    ([-50, 14], []),
+]
+
+
+@pytest.mark.parametrize(("waveform", "expected"), HITS)
+def test_find_hits(waveform, expected):
+    records = make_records([waveform], channel=3, time=500)
+    hits = kernels.find_hits(records)
+    assert hits.dtype == strax.hit_dtype
+    fields = ["left", "right", "area", "height"]
+    assert hits[fields].tolist() == [row[:4] for row in expected]
+    assert hits["time"].tolist() == [500 + 10 * row[0] for row in expected]
+    assert hits["max_time"].tolist() == [500 + 10 * row[4] for row in expected]
+    assert hits["length"].tolist() == [row[1] - row[0] for row in expected]
+    for field, value in (("channel", 3), ("dt", 10), ("record_i", 0), ("threshold", 15)):
+        assert (hits[field] == value).all()
+
+
+def test_only_what_is_in_the_record_counts():
+    records = make_records([[20] * SAMPLES] * 2, length=[3, 0])
+    assert kernels.find_hits(records)[["record_i", "left", "right"]].tolist() == [(0, 0, 3)]
+
+
+waveforms = st.lists(
+    st.lists(st.integers(-30, 60), min_size=SAMPLES, max_size=SAMPLES), max_size=10
+)
+
+
+@PROPERTY
+@given(waveforms, st.floats(0, 2, width=32), st.integers(1, 40), st.integers(0, 9), st.booleans())
+def test_find_hits_equals_strax(waveforms, baseline, threshold, over_noise, per_channel):
+    records = make_records(
+        waveforms,
+        channel=np.arange(len(waveforms)) % 3,
+        length=SAMPLES - np.arange(len(waveforms)) % 2,
+        baseline=baseline,
+        baseline_rms=[np.nan if i % 4 == 3 else i for i in range(len(waveforms))],
+    )
+    if per_channel:
+        threshold = np.array([threshold, threshold + 0.5, 1])
+    np.testing.assert_array_equal(
+        kernels.find_hits(records, threshold, over_noise),
+        strax.find_hits(records, threshold, over_noise),
+    )
+
+
+def test_more_hits_than_there_was_room_for():
+    records = make_records([[20, 0] * (SAMPLES // 2)] * 500)
+    assert len(kernels.find_hits(records)) == 500 * SAMPLES // 2
+    np.testing.assert_array_equal(kernels.find_hits(records), strax.find_hits(records))
+    columns = [records[field] for field in (*kernels._RECORD_FIELDS, "data")]
+    amplitude, over_noise = np.array([15.0]), np.array([0.0])
+    for fast, slow in zip(
+        kernels._find_hits(*columns, amplitude, over_noise),
+        kernels._find_hits.py_func(*columns, amplitude, over_noise),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(fast, slow)
+
+
+def test_no_hits():
+    assert kernels.find_hits(make_records([])).dtype == strax.hit_dtype
+    nothing = make_records([[50]], baseline_rms=np.nan)
+    assert len(kernels.find_hits(nothing, 2**16)) == 0  # above all samples
+    assert len(kernels.find_hits(nothing, np.nan)) == 0
+
+
+def test_records_that_cannot_be():
+    with pytest.raises(ValueError, match="channel 2, but thresholds for 2 channels"):
+        kernels.find_hits(make_records([[1]], channel=2), np.array([15, 15]))
+    with pytest.raises(ValueError, match="a record of 13 samples, but there is room for 12"):
+        kernels.find_hits(make_records([[1]], length=13))
+
+
+rows = st.lists(st.tuples(st.integers(-20, 20), st.integers(-1, 3)), max_size=20)
+
+
+@PROPERTY
+@given(rows, st.sampled_from([1, 2**62]))
+def test_sort_by_time_equals_strax(rows, scale):
+    hits = np.zeros(len(rows), dtype=strax.hit_dtype)
+    for hit, (time, channel) in zip(hits, rows, strict=True):
+        hit["time"], hit["channel"] = time % 2 * scale + time, channel
+    hits["length"] = np.arange(len(rows))  # to tell equal ones apart
+    ours = kernels.sort_by_time(hits)
+    if scale == 1:
+        np.testing.assert_array_equal(ours, strax.sort_by_time(hits))
+    keys = [(h["time"], h["channel"], h["length"]) for h in hits]
+    assert [(h["time"], h["channel"], h["length"]) for h in ours] == sorted(keys)
+    if scale == 1:
+        assert kernels.sort_by_time(ours) is ours
+
+
+def test_sort_by_time_without_channels():
+    things = np.array([(3, 4), (1, 5), (3, 1), (2, 2)], dtype=strax.time_fields)
+    expected = [(1, 5), (2, 2), (3, 4), (3, 1)]
+    assert kernels.sort_by_time(things).tolist() == expected
+    assert kernels.sort_by_time(things[::-1][::-1]).tolist() == expected
+    assert len(kernels.sort_by_time(things[:0])) == 0
