@@ -197,7 +197,7 @@ def test_axes_that_are_given_are_drawn_into(analysed):  # noqa: F811
     for name, analysis in WORKING:
         method = getattr(analysed[name], analysis)
         parameters = inspect.signature(method).parameters
-        arguments = {"seconds_range": (0.0199, 0.3)}
+        arguments = {"seconds_range": (0.0199, 0.021)}
         figure = Figure(layout="constrained")
         if "ax" in parameters:
             axes = figure.subplots()

@@ -205,11 +205,16 @@ def figures(peaks, events, records, pulses):
     }
 
 
-def as_document(figure):
-    """Return a figure as the browser gets it: it has to be complete."""
-    from bokeh.embed import json_item
+def as_document(*shown):
+    """Return figures as the browser gets them, which have to be complete, in one page."""
+    from bokeh.document import Document
 
-    return json_item(figure)
+    document = Document()
+    for figure in shown:
+        document.add_root(figure)
+    document.validate()
+    assert document.to_json()
+    return document.roots
 
 
 def labels(figure):
@@ -219,16 +224,18 @@ def labels(figure):
 
 
 def test_interactive_figures(data):
-    for name, figure in figures(**data).items():
-        assert as_document(figure)["doc"], name
+    made = figures(**data)
+    assert len(as_document(*made.values())) == len(made)
+    for name, figure in made.items():
         assert figure.renderers, name
         assert figure.xaxis.axis_label and figure.yaxis.axis_label, name
         assert not labels(figure), name
 
 
 def test_interactive_figures_of_nothing(data):
-    for name, figure in figures(**{key: rows[:0] for key, rows in data.items()}).items():
-        assert as_document(figure)["doc"], name
+    made = figures(**{key: rows[:0] for key, rows in data.items()})
+    assert len(as_document(*made.values())) == len(made)
+    for name, figure in made.items():
         assert labels(figure), name
 
 
@@ -236,12 +243,12 @@ def test_event_layout(data):
     from amstrax.analyses import interactive
 
     event = data["events"][3]
-    assert as_document(interactive.event(event, data["peaks"]))["doc"]
+    assert as_document(interactive.event(event, data["peaks"]))
     empty = event.copy()
     for field in ("s1_area", "s2_area", "x"):
         empty[field] = np.nan
     layout = interactive.event(empty)
-    assert as_document(layout)["doc"]
+    assert as_document(layout)
     assert {"none", "no S2"} <= set(labels(layout))
 
 

@@ -106,6 +106,8 @@ def on_context(
                 part.refuse_beyond(warn_beyond_sec, analysis.__name__)
             return analysis(part, **kwargs)
 
+        # What is called is this; Sphinx would look for its arguments in the source of the other
+        del method.__wrapped__  # type: ignore[attr-defined]
         kind = inspect.Parameter.KEYWORD_ONLY
         common = []
         for name in common_names:

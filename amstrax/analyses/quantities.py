@@ -236,6 +236,13 @@ def outline(data: np.ndarray, length: int, dt: int, start: int = 0) -> tuple[np.
     return np.repeat(edges, 2), height
 
 
+def record_waveform(record: np.void, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return times [ns since start] and heights [ADC counts] of the samples of a record."""
+    n = int(record["length"])
+    times = record["time"] - start + np.arange(n) * int(record["dt"])
+    return times, record["data"][:n].astype(np.float64)
+
+
 def peak_waveforms(
     peaks: np.ndarray, start: int | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -16,6 +16,7 @@ import amstrax
 from amstrax import analyses, simulation
 from amstrax.analyses.event_displays import draw_hit_pattern
 from amstrax.analyses.peaks import plot_waveform
+from amstrax.analyses.quantities import record_waveform
 from amstrax.analyses.style import BLACK, TYPE_COLORS, channel_color
 
 RUN_ID, SOURCE, RATE, DURATION, SEED = "100100", "am241", 20.0, 4.0, 3
@@ -122,10 +123,8 @@ def draw_channels(event: np.void, records: np.ndarray, axes) -> None:
     step = 0.8 * float(records["data"].max())
     for channel in range(5):
         for record in records[records["channel"] == channel]:
-            n = int(record["length"])
-            times = (record["time"] - event["s2_time"] + np.arange(n) * int(record["dt"])) / 1_000
-            heights = record["data"][:n] / step + channel
-            axes.plot(times, heights, color=channel_color(channel), lw=0.8)
+            times, heights = record_waveform(record, event["s2_time"])
+            axes.plot(times / 1_000, heights / step + channel, color=channel_color(channel), lw=0.8)
     axes.set(
         xlabel="Time [µs]",
         ylabel="Channel",

@@ -152,9 +152,8 @@ def plot_peak_records(
     for channel, axes in zip(numbers, below, strict=False):
         of_channel = records[records["channel"] == channel]
         for record in of_channel:
-            n = int(record["length"])
-            times = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit
-            axes.plot(times, record["data"][:n], color=channel_color(channel), lw=0.9)
+            times, heights = quantities.record_waveform(record, start)
+            axes.plot(times / unit, heights, color=channel_color(channel), lw=0.9)
         axes.set_ylabel(f"ch {channel}")
         axes.margins(y=0.1)
     if not numbers:
