@@ -66,7 +66,8 @@ nb_merge_streams = True
 # Text in cells of notebooks: as on these pages, two dashes are two dashes
 myst_enable_extensions = ["dollarmath"]
 # HISTORY.md begins with headings of the second level, below the title of its page
-suppress_warnings = ["myst.header"]
+# Bokeh says what it shows in two ways; one of them is for Jupyter alone
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 html_theme = "furo"
 html_title = f"amstrax {release}"
