@@ -99,7 +99,9 @@ def write_pages(app):
     """Write the pages that are made of the code, and of what the benchmarks have shown."""
     build_data_structure_doc.write(SOURCE)
     results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    text = "Nothing is written down yet: run `make bench`.\n"
+    if results.exists():
+        text = results.read_text(encoding="utf-8")
     # Its title is that of the section there
     (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     show_plain_functions()
