@@ -66,7 +66,8 @@ nb_merge_streams = True
 # Text in cells of notebooks: as on these pages, two dashes are two dashes
 myst_enable_extensions = ["dollarmath"]
 # HISTORY.md begins with headings of the second level, below the title of its page
-suppress_warnings = ["myst.header"]
+# Bokeh says what it shows in two ways; one of them is for Jupyter alone
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type"]
 
 html_theme = "furo"
 html_title = f"amstrax {release}"
@@ -98,7 +99,9 @@ def write_pages(app):
     """Write the pages that are made of the code, and of what the benchmarks have shown."""
     build_data_structure_doc.write(SOURCE)
     results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
+    text = "Nothing is written down yet: run `make bench`.\n"
+    if results.exists():
+        text = results.read_text(encoding="utf-8")
     # Its title is that of the section there
     (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     show_plain_functions()
