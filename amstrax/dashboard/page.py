@@ -170,6 +170,7 @@ class Page:
 
     def _close(self, _context: Any) -> None:
         self._is_closed = True
+        self.site.tidy()
 
     # Messages
 
