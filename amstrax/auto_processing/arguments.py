@@ -110,6 +110,17 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
+    add_data(parser)
+    parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
+    )
+    add_workers(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options for where data is, and with which options of plugins it is made."""
     parser.add_argument(
         "--output_folder",
         type=Path,
@@ -130,12 +141,6 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
     )
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
-    )
-    add_workers(parser)
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:
