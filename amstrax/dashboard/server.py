@@ -11,6 +11,8 @@ from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -161,6 +163,8 @@ def make_server(
     # Whatever the environment says (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
     bokeh_settings.resources = "server"
     bokeh_settings.allowed_ws_origin = []
+    # A page that waits for its plots is no mistake
+    silence(EMPTY_LAYOUT)
     applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
     options: dict[str, Any] = {"xheaders": behind_proxy}
     if certificate is not None:
