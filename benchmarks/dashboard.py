@@ -77,13 +77,31 @@ def main() -> int:
 
 
 def measure(what: str, function: Callable[[], None], repeat: int) -> None:
-    """Print how long something takes: the first time, and the median of those after it."""
-    times = []
+    """Print how long something takes: the first time, and the median of those after it.
+
+    What it takes of the processors is printed as well, since that does not depend on what else
+    the machine does: of the server and of the browser together.
+    """
+    times, worked = [], []
     for _ in range(repeat + 1):
-        began = time.monotonic()
+        began, before = time.monotonic(), used()
         function()
         times.append(time.monotonic() - began)
-    print(f"{what}: {statistics.median(times[1:]):.2f} s (the first time {times[0]:.2f} s)")
+        worked.append(used() - before)
+    print(f"{what}: {statistics.median(times[1:]):.2f} s (the first time {times[0]:.2f} s),")
+    print(f"  {statistics.median(worked[1:]):.2f} s of processors", flush=True)
+
+
+def used() -> float:
+    """Return what all processes that this one has started have used of the processors [s]."""
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def views(browser: Any, server: Server, number: int) -> None:
