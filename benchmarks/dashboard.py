@@ -110,8 +110,8 @@ def used() -> float:
 def views(server: Server, number: int) -> None:
     """Print what the server has after many page views.
 
-    A view is what the server sees of one in a browser: the page is fetched, its websocket opened, and
-    closed when the next page is there.
+    A view is what the server sees of one in a browser: the page is fetched, its websocket opened,
+    and closed when the next page is there.
     """
     process = psutil.Process(server.process.pid)
     before = state(process)
