@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -116,7 +117,10 @@ def views(server: Server, number: int) -> None:
     process = psutil.Process(server.process.pid)
     before = state(process)
     began = time.monotonic()
-    peak = asyncio.run(view_pages(server.address, number, process))
+    # Playwright has a loop of its own in this thread
+    with ThreadPoolExecutor(1) as pool:
+        work = view_pages(server.address, number, process)
+        peak = pool.submit(asyncio.run, work).result()
     seconds = time.monotonic() - began
     # Sessions are looked for every 5 s, and go 5 s after their page; memory is given back after 20
     end = time.monotonic() + 60
