@@ -6,16 +6,20 @@ load at the beginning and the end is printed, too.
 """
 
 import argparse
+import asyncio
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.websocket import websocket_connect
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -68,7 +72,7 @@ def main() -> int:
                 args.repeat,
             )
             measure(f"plots of a run of {args.peaks} peaks, the same", plots, args.repeat)
-            views(browser, server, args.views)
+            views(server, args.views)
         finally:
             browser.close()
             server.stop()
@@ -77,33 +81,83 @@ def main() -> int:
 
 
 def measure(what: str, function: Callable[[], None], repeat: int) -> None:
-    """Print how long something takes: the first time, and the median of those after it."""
-    times = []
+    """Print how long something takes: the first time, and the median of those after it.
+
+    What it takes of the processors is printed as well, since that does not depend on what else
+    the machine does: of the server and of the browser together.
+    """
+    times, worked = [], []
     for _ in range(repeat + 1):
-        began = time.monotonic()
+        began, before = time.monotonic(), used()
         function()
         times.append(time.monotonic() - began)
-    print(f"{what}: {statistics.median(times[1:]):.2f} s (the first time {times[0]:.2f} s)")
+        worked.append(used() - before)
+    print(f"{what}: {statistics.median(times[1:]):.2f} s (the first time {times[0]:.2f} s),")
+    print(f"  {statistics.median(worked[1:]):.2f} s of processors", flush=True)
 
 
-def views(browser: Any, server: Server, number: int) -> None:
-    """Print what the server has after many page views, a tenth of them of plots."""
+def used() -> float:
+    """Return what all processes that this one has started have used of the processors [s]."""
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def views(server: Server, number: int) -> None:
+    """Print what the server has after many page views.
+
+    A view is what the server sees of one in a browser: the page is fetched, its websocket opened,
+    and closed when the next page is there.
+    """
     process = psutil.Process(server.process.pid)
     before = state(process)
-    page = new_page(browser)
-    for i in range(number):
-        page.goto(server.address + ("runs", "processing", f"run?id={1 + i}")[i % 3])
-        page.wait_for_function("window.Bokeh && Bokeh.documents.length > 0")
-    peak = process.memory_info().rss / 2**20
-    page.context.close()
-    # Sessions are looked for every 5 s, and go 5 s after their page
+    began = time.monotonic()
+    # Playwright has a loop of its own in this thread
+    with ThreadPoolExecutor(1) as pool:
+        work = view_pages(server.address, number, process)
+        peak = pool.submit(asyncio.run, work).result()
+    seconds = time.monotonic() - began
+    # Sessions are looked for every 5 s, and go 5 s after their page; memory is given back after 20
     end = time.monotonic() + 60
     while time.monotonic() < end and state(process)[1] > before[1]:
         time.sleep(1)
     after = state(process)
-    print(f"{number} page views: {peak:.0f} MiB at their end, {after[0]:.0f} MiB after that")
-    print(f"  connections {before[1]} -> {after[1]}, files {before[2]} -> {after[2]}, ", end="")
-    print(f"threads {before[3]} -> {after[3]}")
+    print(
+        f"{number} page views in {seconds:.0f} s: memory of the server {before[0]:.0f} MiB before, "
+    )
+    print(
+        f"  {peak:.0f} MiB at most, {after[0]:.0f} MiB after it; connections {before[1]} -> ",
+        end="",
+    )
+    print(f"{after[1]}, files {before[2]} -> {after[2]}, threads {before[3]} -> {after[3]}")
+
+
+async def view_pages(address: str, number: int, process: psutil.Process) -> float:
+    """View pages one after the other, and return the most memory that the server had [MiB]."""
+    line, peak = None, 0.0
+    client = AsyncHTTPClient()
+    for i in range(number):
+        path = ("runs", "processing", f"run?id={1 + i}")[i % 3]
+        text = (await client.fetch(address + path, request_timeout=120)).body.decode()
+        token = re.search(r'"token":\s*"([^"]+)"', text)[1]
+        request = HTTPRequest(
+            f"ws{address.removeprefix('http')}{path.partition('?')[0]}/ws",
+            headers={"Origin": address.rstrip("/")},
+        )
+        new = await websocket_connect(request, subprotocols=["bokeh", token])
+        assert "ACK" in await new.read_message()
+        if line is not None:
+            line.close()
+        line = new
+        peak = max(peak, process.memory_info().rss / 2**20)
+    if line is not None:
+        line.close()
+    return peak
 
 
 def state(process: psutil.Process) -> tuple[float, int, int, int]:

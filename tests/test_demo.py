@@ -90,6 +90,23 @@ def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "validation/validation.png").exists()
 
 
+def test_the_dashboard_that_it_names_works(made, tmp_path):
+    _, text = made
+    command = re.search(
+        r"^    AMSTRAX_RUNDB_PATH=(\S+) \S+/amstrax (dashboard .*\\\n.*)$", text, re.M
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "amstrax.cli", *command[2].replace("\\\n", "").split(), "--check"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"AMSTRAX_RUNDB_PATH": command[1]},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run: 200 OK" in done.stdout
+
+
 def test_a_second_time_nothing_is_made_again(made):
     folder, text = made
     data = [p for name in ("live_data", "processed") for p in (folder / name).rglob("*")]

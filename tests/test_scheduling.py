@@ -1,13 +1,17 @@
 """Which runs the automatic loop submits, and what it makes of the end of their jobs."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rundb_stores import collection  # noqa: F401
 
 from amstrax.auto_processing import scheduling
+from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import JobState, KnownJob
+from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.scheduling import Wanted
+from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -380,3 +384,62 @@ def test_switch(collection, document, expected):  # noqa: F811
     if document is not None:
         collection.insert_one(document)
     assert scheduling.is_switched_on(collection) is expected
+
+
+def test_the_switch_is_switched(collection):  # noqa: F811
+    for is_on in (False, False, True):
+        scheduling.switch(collection, is_on, "ann")
+        assert scheduling.is_switched_on(collection) is is_on
+    [document] = list(collection.find({}))
+    assert (document["name"], document["user"]) == ("auto_processing", "ann")
+
+
+# What is ended by hand
+
+
+@pytest.fixture
+def job(tmp_path, live):
+    """An engine with a job that lasts."""
+    engine = LocalEngine(tmp_path / "state", slots=1, grace=0.5)
+    script = tmp_path / "sleep.sh"
+    base.write_script(script, ["sleep", "300"], {})
+    described = base.Job("000007", ("a",), "xams", "xams", script, tmp_path / "log", 100)
+    job_id = engine.submit(described)
+    yield engine, job_id
+    engine.cancel(job_id)
+
+
+def test_a_job_is_cancelled(collection, job):  # noqa: F811
+    engine, job_id = job
+    told = {"attempt": "000007-x", "engine": "local", "host": "stbc", "job_id": job_id}
+    add(collection, 7, processing_status={"status": "submitted"}, processing_job=told)
+    documents.claim(collection, 7, "000007-x.1")
+    assert scheduling.cancel(collection, engine, "7", "ann") == f"job {job_id} (local)"
+    end = time.monotonic() + 60
+    while engine.state(job_id).alive:
+        assert time.monotonic() < end, "the job goes on"
+        time.sleep(0.02)
+    run = documents.find_run(collection, 7)
+    assert documents.status_of(run).status == "failed"
+    assert documents.status_of(run).reason == f"job {job_id} (local) was cancelled by ann"
+    assert documents.failures_of(run) == 1 and not run.get("processing_claim")
+    with pytest.raises(InvalidOption, match="run 000007 is failed: there is no job to end"):
+        scheduling.cancel(collection, engine, "000007", "ann")
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"engine": "slurm"}, "one of slurm from stbc"),
+        ({"host": "elsewhere"}, "from elsewhere"),
+        ({"job_id": None}, "not known yet"),
+    ],
+)
+def test_other_jobs_are_not_cancelled(collection, job, fields, words):  # noqa: F811
+    engine, job_id = job
+    told = {"attempt": "000007-x", "engine": "local", "host": "stbc", "job_id": job_id} | fields
+    add(collection, 7, processing_status={"status": "running"}, processing_job=told)
+    with pytest.raises(InvalidOption, match=words):
+        scheduling.cancel(collection, engine, "7", "ann")
+    assert engine.state(job_id).alive
+    assert documents.status_of(documents.find_run(collection, 7)).status == "running"

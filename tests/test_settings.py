@@ -252,7 +252,9 @@ def test_settings_of_jobs(config, monkeypatch, tmp_path):
         settings.job_memory()
 
 
-@pytest.mark.parametrize("page", ["run_database", "corrections", "processing_on_the_cluster", "dashboard"])
+@pytest.mark.parametrize(
+    "page", ["run_database", "corrections", "processing_on_the_cluster", "dashboard"]
+)
 def test_page_has_all_settings(page):
     text = (Path(__file__).parents[1] / f"docs/source/{page}.rst").read_text(encoding="utf-8")
     listed = re.findall(r"^   \* - ``([A-Z]+_[A-Z_]+)``$", text, re.M)

@@ -127,6 +127,17 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
+    add_data(parser)
+    parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
+    )
+    add_workers(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options for where data is, and with which options of plugins it is made."""
     parser.add_argument(
         "--output_folder",
         type=Path,
@@ -135,12 +146,6 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "and XAMS_PROCESSED_DATA for the rest)",
     )
     add_input(parser)
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
-    )
-    add_workers(parser)
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:

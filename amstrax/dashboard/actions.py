@@ -155,6 +155,8 @@ def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
 def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -> list[Row]:
     """Give runs a tag, or take it away."""
     name = name.strip()
+    what = f"{'remove' if remove else 'add'} tag {name!r}"
+    check(page, what)
     if not name or not name.isprintable() or len(name) > 60:
         raise InvalidOption(f"{name!r} cannot be a tag: up to 60 printable characters can")
     collection = page.site.collection()
@@ -166,7 +168,7 @@ def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -
         done = documents.add_tag(collection, run_id, name, page.user)
         return Row(run_id, "tagged" if done else "had it already", name)
 
-    return each(page, f"{'remove' if remove else 'add'} tag {name!r}", run_ids, act)
+    return each(page, what, run_ids, act)
 
 
 def switch(page: "Page", is_on: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from amstrax import settings
 from amstrax.auto_processing import arguments
-from amstrax.exceptions import NotAvailable, UsageError
+from amstrax.exceptions import AmstraxError, NotAvailable, UsageError
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
@@ -96,25 +96,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
             help=f"folder for the {what} of jobs, as of `amstrax auto` (default: the setting "
             f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
         )
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings)",
-    )
-    parser.add_argument(
-        "--live_data_dir",
-        type=Path,
-        metavar="FOLDER",
-        help="folder with the runs' folders of live data (default: from settings or run document)",
-    )
-    parser.add_argument(
-        "--config_kwargs",
-        type=arguments.options,
-        default={},
-        metavar="JSON",
-        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
-    )
+    arguments.add_data(parser)
     parser.add_argument(
         "--corrections_version",
         metavar="VERSION",
@@ -278,7 +260,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
     watch.start()
     server.start()
     site.warm_up()
-    checked: list[str] = []
+    checked: list[tuple[str, str]] = []
     if args.check:
         server.io_loop.add_callback(_check, server, checked)
     try:
@@ -288,12 +270,15 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
         server.stop()
         site.close()
     if args.check:
-        return "\n".join(checked)
+        text = "\n".join(f"{path}: {answer}" for path, answer in checked)
+        if any(not answer.startswith("200") for _, answer in checked):
+            raise AmstraxError(f"not every page answers: {text}")
+        return text
     log.info("ended%s", f" by {stop.reason}" if stop.reason else "")
     return None
 
 
-async def _check(server: "BaseServer", said: list[str]) -> None:
+async def _check(server: "BaseServer", said: list[tuple[str, str]]) -> None:
     """Ask for each page once, and end."""
     from tornado.httpclient import AsyncHTTPClient
 
@@ -303,7 +288,7 @@ async def _check(server: "BaseServer", said: list[str]) -> None:
         for page in PAGES:
             address = f"http://{server.address}:{server.port}/{page.path}"
             answer = await AsyncHTTPClient().fetch(address, raise_error=False)
-            said.append(f"{page.path}: {answer.code} {answer.reason}")
+            said.append((page.path, f"{answer.code} {answer.reason}"))
     finally:
         server.io_loop.stop()
 

@@ -121,7 +121,6 @@ class EventsPage(OfRun):
             types = stored.load(st, self.run_id, "peak_basics", ("time", "type"), within)["type"]
             figures += self._waveforms(st, peaks, types, within, notes)
         else:
-            peaks = types = None
             notes.append("peaks are not stored, so there are no waveforms")
         if len(kinds) == 3:
             layout = interactive_waveforms.event(row, None, None)

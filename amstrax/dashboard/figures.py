@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from bokeh.models import Plot, Range1d, Row
+from bokeh.models import Plot, Row
 
 from amstrax.analyses import interactive
 from amstrax.analyses.quantities import rates
@@ -39,12 +39,12 @@ def fit(figures: Iterable[Any], height: int = 330) -> Row:
     """Return figures beside each other, as many as there is room for."""
     figures = list(figures)
     for figure in figures:
-        figure.height = height
-        if isinstance(figure.x_range, Range1d) and figure.match_aspect:
-            # What is as wide as high stays so
-            figure.width, figure.sizing_mode = height, "fixed"
-            continue
         figure.width = None
+        if figure.frame_width is not None:
+            # What is as wide as high stays so
+            figure.height, figure.sizing_mode = None, None
+            continue
+        figure.height = height
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
         if len(figures) > 1:

@@ -1,5 +1,6 @@
 """What every page does: work in threads, refresh itself, say what is wrong, keep its address."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 from bokeh.document import Document
 from bokeh.models import Column, CustomJS, Div, PreText, Row, UIElement
+from tornado.ioloop import IOLoop
 
 from amstrax.dashboard import render
 from amstrax.dashboard.site import Site
@@ -41,7 +43,8 @@ class Page:
 
     def __init__(self, site: Site, doc: Document):
         self.site, self.doc = site, doc
-        context = doc.session_context
+        self._context = context = doc.session_context
+        self._loop = IOLoop.current()
         request = context.request if context is not None else None
         #: What the address asks for
         self.arguments: dict[str, list[str]] = {
@@ -146,13 +149,24 @@ class Page:
             # What is slow is not all that is done
             now = time.monotonic()
             self._not_before[what] = now + _SHARE * (now - began)
-            if not self._is_closed and not future.cancelled():
-                self.doc.add_next_tick_callback(partial(self._deliver, what, number, future, then))
+            if not future.cancelled():
+                deliver = partial(self._deliver, what, number, future, then)
+                # To where sessions are ended, so that none is between the next two lines there
+                with contextlib.suppress(RuntimeError):  # The server has ended
+                    self._loop.add_callback(self._hand_over, deliver)
 
         future.add_done_callback(done)
 
+    def _hand_over(self, deliver: Callable[[], None]) -> None:
+        if not self._is_gone():
+            self.doc.add_next_tick_callback(deliver)
+
+    def _is_gone(self) -> bool:
+        # Bokeh says so a while after it has taken the document apart
+        return self._is_closed or (self._context is not None and self._context.destroyed)
+
     def _deliver(self, what: str, number: int, future: Any, then: Callable[[Any], None]) -> None:
-        if self._is_closed or self._latest.get(what) != number:
+        if self._is_gone() or self._latest.get(what) != number:
             return
         self._at_work.discard(what)
         try:
@@ -170,6 +184,7 @@ class Page:
 
     def _close(self, _context: Any) -> None:
         self._is_closed = True
+        self.site.tidy()
 
     # Messages
 

@@ -76,6 +76,7 @@ class ProcessingPage(Page):
             self._switch("switch_on", "Switch on", True),
             self._switch("switch_off", "Switch off", False),
         ]
+        self._switched = self.html("", name="switched")
         self._table = self.html("<p>Asking the run database …</p>", name="by_status")
         self._queue = self.html("<p>Asking the engine …</p>", name="queue")
         self._panel = ActionsPanel(self, self.run_ids, self._after)
@@ -84,6 +85,7 @@ class ProcessingPage(Page):
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
             wrapped(*self._switches),
+            self._switched,
             self.html("<h2>Runs by status</h2>"),
             wrapped(self._status),
             self._table,
@@ -130,10 +132,8 @@ class ProcessingPage(Page):
             return ""
 
         def take(problem: str) -> None:
-            if problem:
-                self._loop.text = render.html("result.html", rows=[], problem=problem)
-            else:
-                self._look_at_loop(again=True)
+            self._switched.text = render.html("result.html", rows=[], problem=problem)
+            self._look_at_loop(again=True)
 
         self.load("the switch", work, take)
 

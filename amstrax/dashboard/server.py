@@ -11,6 +11,8 @@ from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -41,6 +43,8 @@ PAGES: tuple[type[Page], ...] = (
 _UNUSED, _CHECK = 5000, 5000
 #: Largest message that a browser may send; what it sends is small [bytes]
 _LARGEST = 1_000_000
+#: Parts of Bokeh, megabytes, that no page uses
+_NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
 
 #: Bokeh makes functions from texts (templates of cells, CustomJS), so 'unsafe-eval' is needed;
 #: nothing comes from another host, and nobody may put a page into theirs
@@ -81,6 +85,16 @@ class Headers(OutputTransform):
         if "/static/" not in self._request.path:
             headers["Cache-Control"] = "no-store"
         return status_code, headers, chunk
+
+
+class Tornado(BokehTornado):
+    """Bokeh's server, whose pages load no more of Bokeh than they use."""
+
+    def resources(self, absolute_url: str | bool | None = None) -> Any:
+        """Return what pages load."""
+        found = super().resources(absolute_url)
+        found.components = [name for name in found.components if name not in _NOT_USED]
+        return found
 
 
 class PageHandler(FunctionHandler):
@@ -161,6 +175,8 @@ def make_server(
     # Whatever the environment says (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
     bokeh_settings.resources = "server"
     bokeh_settings.allowed_ws_origin = []
+    # A page that waits for its plots is no mistake
+    silence(EMPTY_LAYOUT)
     applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
     options: dict[str, Any] = {"xheaders": behind_proxy}
     if certificate is not None:
@@ -170,7 +186,7 @@ def make_server(
     sockets, port = bind_sockets(address, port)
     names = ["localhost", "127.0.0.1"] if is_loopback(address) else []
     own = [f"{name}:{port}" for name in dict.fromkeys([*names, _host(address)])]
-    tornado = BokehTornado(
+    tornado = Tornado(
         applications,
         extra_websocket_origins=[*own, *origins],
         auth_provider=auth.provider(site),

@@ -152,7 +152,7 @@ def _other(
         try:
             lineage = _metadata(folder)["lineage"]
             reason = "; ".join(differences(key.lineage, lineage)[:4])
-        except (OSError, ValueError, LookupError, TypeError):
+        except (strax.DataCorrupted, OSError, ValueError, LookupError, TypeError):
             reason = ""
         state = state._replace(reason=f"made otherwise: {reason or 'see its lineage'}")
     return state._replace(loadable=False)
@@ -164,7 +164,7 @@ def _stored(
     try:
         metadata = _metadata(folder)
         sizes = [file.stat() for file in folder.iterdir() if file.is_file()]
-    except (OSError, ValueError) as error:
+    except (strax.DataCorrupted, strax.DataNotAvailable, OSError, ValueError) as error:
         return State(
             data_type,
             lineage_hash,
