@@ -84,8 +84,8 @@ docs: install ## build the documentation into docs/build/html, notebooks include
 	@bash docs/make_docs.sh
 
 .PHONY: bench
-bench: install ## measure speed and memory; README quotes what this prints
-	$(BIN)/python benchmarks/chain.py --cold
+bench: install ## measure speed and memory, into benchmarks/RESULTS.md, which README quotes
+	$(BIN)/python benchmarks/bench.py
 
 .PHONY: process
 process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=

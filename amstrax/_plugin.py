@@ -35,15 +35,10 @@ def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
     """Return a chunk with a copy of some fields, and of those that say when things are."""
     old = chunk.data
     wanted = {"time", "endtime", "length", "dt", *fields}
-    dtype = np.dtype(
-        [
-            (name if len(field) < 3 else (field[2], name), field[0])
-            for name, field in ((name, old.dtype.fields[name]) for name in old.dtype.names)
-            if name in wanted
-        ]
-    )
+    names = [name for name in old.dtype.names or () if name in wanted]
+    dtype = np.dtype([(titled(old.dtype, name), old.dtype[name]) for name in names])
     data = np.empty(len(old), dtype=dtype)
-    for name in dtype.names:
+    for name in names:
         data[name] = old[name]
     return strax.Chunk(
         start=chunk.start,
@@ -57,3 +52,9 @@ def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
         superrun=chunk.superrun,
         target_size_mb=chunk.target_size_mb,
     )
+
+
+def titled(dtype: np.dtype, name: str) -> str | tuple[str, str]:
+    """Return the name of a field, with its title if it has one, as numpy takes it."""
+    _, _, *title = dtype.fields[name] if dtype.fields else ()
+    return (title[0], name) if title else name

@@ -104,11 +104,12 @@ def _emptied(chunk: strax.Chunk) -> strax.Chunk:
 _Rechunker = strax.Rechunker
 
 
-class Rechunker(_Rechunker):
+class Rechunker(strax.Rechunker):  # type: ignore[misc, valid-type]
     """Joins chunks to larger ones, the same as strax does, but once, when they are enough."""
 
     def __init__(self, rechunk: bool = False, run_id: str | None = None):
         super().__init__(rechunk, run_id)
+        self.cache: strax.Chunk | None = None
         self._waiting: list[strax.Chunk] = []
 
     def receive(self, chunk: strax.Chunk) -> list[strax.Chunk]:

@@ -85,7 +85,7 @@ def find_hits(
     if not len(records):
         return np.zeros(0, dtype=strax.hit_dtype)
     n_channels = max(
-        [len(x) for x in (min_amplitude, min_height_over_noise) if np.ndim(x)]
+        [np.size(x) for x in (min_amplitude, min_height_over_noise) if np.ndim(x)]
         or [records["channel"].max() + 1]
     )
     amplitude, over_noise = (
