@@ -329,7 +329,7 @@ def test_files_that_are_named_exist():
         if page.suffix == ".md":
             text = page.read_text(encoding="utf-8")
             links = re.findall(r"\]\(([^)]+)\)", text)
-            pictures = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.png")]
+            pictures = [str(path.relative_to(ROOT)) for path in SOURCE.glob("_static/*.png")]
             for link in links:
                 assert link.startswith("https://") or "/" not in link or link in pictures, link
             names += [link for link in links if not link.startswith("https://")]
