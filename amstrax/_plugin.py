@@ -56,5 +56,5 @@ def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
 
 def titled(dtype: np.dtype, name: str) -> str | tuple[str, str]:
     """Return the name of a field, with its title if it has one, as numpy takes it."""
-    _, _, *title = dtype.fields[name] if dtype.fields else ()
+    _, _, *title = (dtype.fields or {name: (None, 0)})[name]
     return (title[0], name) if title else name
