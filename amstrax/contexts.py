@@ -13,11 +13,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numba
 import strax
 from immutabledict import immutabledict
 
-from amstrax import rundoc, settings
+from amstrax import _chunks, rundoc, settings
 from amstrax._context import Context
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
@@ -230,7 +229,7 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    _keep_compiled()
+    _chunks.use_for_chunks()
     st = Context(storage, config, register=list(plugins), **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
@@ -271,16 +270,6 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
         if hasattr(frontend, "corrections_version"):
             frontend.corrections_version = version
     return context
-
-
-def _keep_compiled() -> None:
-    """Let numba keep the one function of strax on disk that each process would compile anew.
-
-    It splits chunks, and is compiled for every data type that is split.
-    """
-    cache = getattr(strax.chunk.split_array, "_cache", None)  # None with NUMBA_DISABLE_JIT
-    if isinstance(cache, numba.core.caching.NullCache):
-        strax.chunk.split_array.enable_caching()
 
 
 def _storage(

@@ -131,11 +131,12 @@ def draw_hit_pattern(
         axes.add_patch(Wedge((0, 0), radius, angle, angle + span, fc=colors(norm(value)), ec=GREY))
         middle = np.deg2rad(angle + span / 2)
         axes.text(
-            0.75 * radius * np.cos(middle),
-            0.75 * radius * np.sin(middle),
+            0.62 * radius * np.cos(middle) if span < 360 else 0,
+            0.62 * radius * np.sin(middle) if span < 360 else 0,
             f"{channel}\n{value:.0f} PE",
             ha="center",
             va="center",
+            fontsize="small",
             color="black" if norm(value) > 0.6 else "white",
         )
     x, y = float(event["x"]), float(event["y"])

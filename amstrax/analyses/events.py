@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from amstrax.analyses.quantities import bin_edges, thin
-from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, figure_of, new_axes, note
+from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, figure_of, new_axes, note, tidy_log_axes
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 #: More points than these are drawn as a histogram
@@ -77,12 +77,14 @@ def event_scatter(
         label, factor = _COLOR_LABELS.get(color, (color, 1.0))
         values = events[color][rows] * factor
         points = axes.scatter(x[rows], y[rows], 6, c=values, cmap=COLOR_MAP, rasterized=True)
+        tidy_log_axes(axes)
         figure_of(axes).colorbar(points, ax=axes, label=label)
         if len(rows) < shown.sum():
             axes.set_title(f"{axes.get_title()}, {len(rows)} of them are drawn")
         return figure_of(axes)
     edges = [bin_edges(values, 100, log=True) for values in (x[shown], y[shown])]
     _points(axes, x[shown], y[shown], edges)
+    tidy_log_axes(axes)
     return figure_of(axes)
 
 

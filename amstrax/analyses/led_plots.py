@@ -40,7 +40,7 @@ def plot_led_pulses(
     -------
     The figure.
     """
-    figure, panels = panels_of(figure, len(channels), sharex=True)
+    figure, panels = panels_of(figure, len(channels))
     for axes, channel in zip(panels, channels, strict=False):
         of_channel = records[records["channel"] == channel]
         axes.set_title(f"Channel {channel}", loc="left")
@@ -118,17 +118,14 @@ def plot_led_spectra(
     return figure
 
 
-def panels_of(figure: Figure | None, n: int, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+def panels_of(figure: Figure | None, n: int) -> tuple[Figure, list[Axes]]:
     """Return a figure with at least one and `n` panels, at most three in a row, and these."""
     n = max(n, 1)
     n_columns = min(n, 3)
     n_rows = -(-n // n_columns)
     if figure is None:
         figure = Figure(figsize=(4.6 * n_columns, 3.4 * n_rows), layout="constrained")
-    panels = list(figure.subplots(n_rows, n_columns, squeeze=False, sharex=sharex).ravel())
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
     for axes in panels[n:]:
         axes.set_axis_off()
-    if sharex:
-        for axes in panels[: max(n - n_columns, 0)]:
-            axes.tick_params(labelbottom=True)
     return figure, panels[:n]

@@ -16,6 +16,7 @@ from amstrax.analyses.style import (
     figure_of,
     new_axes,
     note,
+    tidy_log_axes,
 )
 
 #: Shares of light in the top PMTs: noise makes some negative, and some larger than 1
@@ -67,7 +68,9 @@ def plot_area_per_channel(
             error_kw={"lw": 1},
         )
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
+    # Below one photoelectron there is nothing to see, and means of noise can be below 0
     axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(top=1.6 * axes.get_ylim()[1])
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return figure_of(axes)
 
@@ -180,6 +183,7 @@ def draw_counts(counts: Histogram2d, axes: Axes, label: str, empty: str) -> Figu
         rasterized=True,
     )
     figure = figure_of(axes)
+    tidy_log_axes(axes)
     figure.colorbar(image, ax=axes, label=f"{label} per bin")
     axes.set_title(f"{counts.counts.sum():,} {label.lower()}", loc="right")
     return figure

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from amstrax.analyses.quantities import outline, time_unit
+from amstrax.analyses.quantities import outline, record_waveform, time_unit
 from amstrax.analyses.style import (
     TYPE_COLORS,
     TYPE_NAMES,
@@ -130,9 +130,8 @@ def plot_records(
     for channel in np.unique(records["channel"]):
         lines = []
         for record in records[records["channel"] == channel]:
-            n = int(record["length"])
-            time = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit
-            lines.append(np.column_stack([time, record["data"][:n].astype(float)]))
+            times, heights = record_waveform(record, start)
+            lines.append(np.column_stack([times / unit, heights]))
         axes.add_collection(
             LineCollection(lines, colors=channel_color(channel), lw=0.8, label=f"channel {channel}")
         )

@@ -19,7 +19,7 @@ class Rates(NamedTuple):
 
     edges: np.ndarray  #: shape (k + 1,), since the start [s]
     rate: np.ndarray  #: shape (k,) [Hz]
-    error: np.ndarray  #: shape (k,), standard error by Poisson's law, that of one if there are none [Hz]
+    error: np.ndarray  #: shape (k,), standard error, in empty bins that of one [Hz]
     counts: np.ndarray  #: shape (k,)
 
 
@@ -139,12 +139,13 @@ def histogram_2d(
     x_edges = bin_edges(x, n_x, limits[0], log[0])
     y_edges = bin_edges(y, n_y, limits[1], log[1])
     # Counted with the logarithms, in bins of equal width, numpy is several times as fast
-    coordinates = [np.log(v) if is_log else v for v, is_log in zip((x, y), log, strict=True)]
+    x, y = (np.log(v) if is_log else v for v, is_log in zip((x, y), log, strict=True))
     ranges = [
         np.log(e[[0, -1]]) if is_log else e[[0, -1]]
         for e, is_log in zip((x_edges, y_edges), log, strict=True)
     ]
-    counts = _count_pairs(*coordinates, *(float(v) for pair in ranges for v in pair), n_x, n_y)
+    (x_low, x_high), (y_low, y_high) = ranges
+    counts = _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y)
     return Histogram2d(x_edges, y_edges, counts)
 
 
@@ -235,6 +236,13 @@ def outline(data: np.ndarray, length: int, dt: int, start: int = 0) -> tuple[np.
     return np.repeat(edges, 2), height
 
 
+def record_waveform(record: np.void, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return times [ns since start] and heights [ADC counts] of the samples of a record."""
+    n = int(record["length"])
+    times = record["time"] - start + np.arange(n) * int(record["dt"])
+    return times, record["data"][:n].astype(np.float64)
+
+
 def peak_waveforms(
     peaks: np.ndarray, start: int | None = None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -307,20 +315,30 @@ def records_to_matrix(
     column = np.full(max(channels.max(initial=0), records["channel"].max(initial=0)) + 1, -1)
     column[channels] = np.arange(len(channels))
     data = np.zeros((n_rows, len(channels)))
-    _add_samples(records, start, end, dt, column, data)
+    _add_samples(
+        records["time"],
+        records["dt"].astype(np.int64),
+        records["length"].astype(np.int64),
+        records["data"],
+        column[records["channel"]],
+        start,
+        end,
+        dt,
+        data,
+    )
     data *= gains[channels] / dt
     edges = start + np.arange(n_rows + 1) * dt
     return Matrix(data.astype(np.float32), edges, channels, dt)
 
 
+# Plain arrays: what numba keeps on disk of functions of structured ones can be mixed up
 @numba.njit(cache=True)
-def _add_samples(records, start, end, dt, column, result):
+def _add_samples(times, dts, lengths, samples, columns, start, end, dt, result):
     """Add each sample that begins in the range to the row of its time."""
-    for record in records:
-        i = column[record["channel"]]
-        if i < 0:
+    for i in range(len(times)):
+        if columns[i] < 0:
             continue
-        for sample in range(record["length"]):
-            time = record["time"] + sample * record["dt"]
+        for j in range(lengths[i]):
+            time = times[i] + j * dts[i]
             if start <= time < end:
-                result[(time - start) // dt, i] += record["data"][sample]
+                result[(time - start) // dt, columns[i]] += samples[i, j]

@@ -1,15 +1,22 @@
-"""Plots of whole runs: rates over time, matrices of waveforms, and several runs beside each other."""
+"""Plots of whole runs: rates over time, matrices of waveforms, and comparisons of runs."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from amstrax.analyses.led_plots import panels_of
 from amstrax.analyses.quantities import Histogram, Rates, time_unit
-from amstrax.analyses.style import CHANNEL_COLORS, COLOR_MAP, figure_of, new_axes, note
+from amstrax.analyses.style import (
+    CHANNEL_COLORS,
+    COLOR_MAP,
+    figure_of,
+    new_axes,
+    note,
+    tidy_log_axes,
+)
 
 #: Lines of what has no style of its own, for those who do not see colours
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -40,7 +47,7 @@ def plot_rates(
     The figure.
     """
     axes = new_axes((9, 4)) if axes is None else axes
-    axes.set(xlabel="Time since the start [s]", ylabel="Rate [Hz]")
+    axes.set(xlabel="Time since the start of the run [s]", ylabel="Rate [Hz]")
     shown = {name: rates for name, rates in series.items() if rates.counts.any()}
     if not shown:
         note(axes, empty)
@@ -56,8 +63,10 @@ def plot_rates(
         low, high = np.maximum(rates.rate - rates.error, 0), rates.rate + rates.error
         axes.stairs(high, rates.edges, baseline=low, fill=True, color=color, alpha=0.15, lw=0)
     axes.set_xlim(min(r.edges[0] for r in shown.values()), max(r.edges[-1] for r in shown.values()))
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize="small")
+    # Room for the legend above the lines
+    highest = max(float((rates.rate + rates.error).max()) for rates in shown.values())
+    axes.set_ylim(0, highest * (1.15 + 0.08 * -(-len(shown) // 4)))
+    axes.legend(loc="upper right", ncols=4, frameon=False, fontsize="small")
     return figure_of(axes)
 
 
@@ -100,11 +109,13 @@ def plot_matrix(
         note(axes, empty)
         return figure_of(axes)
     largest = float(np.abs(matrix).max())
+    # White is where nothing was recorded
+    shown = np.ma.masked_equal(matrix.T, 0)
     image = axes.pcolormesh(
         (times - times[0]) * (1e9 / unit_ns),
         np.arange(len(channels) + 1) - 0.5,
-        matrix.T,
-        norm=SymLogNorm(largest / 300, vmin=0, vmax=largest),
+        shown,
+        norm=LogNorm(largest / 1000, largest, clip=True),
         cmap=COLOR_MAP,
         rasterized=True,
     )
@@ -150,6 +161,8 @@ def plot_comparison(
                 lw=1.5,
                 label=name,
             )
+    for axes in all_axes:
+        tidy_log_axes(axes)
     handles, labels = all_axes[0].get_legend_handles_labels()
     for axes in all_axes[1:]:
         if not handles:

@@ -49,3 +49,19 @@ def channel_color(channel: int) -> str:
     """Return the colour of a channel."""
     return CHANNEL_COLORS[channel % len(CHANNEL_COLORS)]
 
+
+def tidy_log_axes(axes: "Axes") -> None:
+    """Label logarithmic axes such that labels do not overlap: decades, or 1, 2 and 5 over few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis, scale, limits in (
+        (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
+        (axes.yaxis, axes.get_yscale(), axes.get_ylim()),
+    ):
+        if scale != "log":
+            continue
+        axis.set_minor_formatter(NullFormatter())
+        low, high = sorted(limits)
+        if low > 0 and high / low < 100:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

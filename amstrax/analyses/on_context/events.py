@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from amstrax.analyses import event_displays, events
-from amstrax.analyses.loading import Part, on_context
+from amstrax.analyses.loading import Part
+from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.on_context.channels import top_channels
 from amstrax.analyses.style import new_axes, note
 from amstrax.exceptions import InvalidOption

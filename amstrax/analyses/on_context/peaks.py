@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from amstrax.analyses import peak_histograms as plots
-from amstrax.analyses.loading import Part, on_context
+from amstrax.analyses.loading import Part
+from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.on_context.channels import channels_of
 from amstrax.analyses.style import new_axes
 

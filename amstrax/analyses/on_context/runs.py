@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from amstrax.analyses import quantities, run_plots
-from amstrax.analyses.loading import Part, on_context
+from amstrax.analyses.loading import Part
+from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.style import BLACK, TYPE_COLORS, TYPE_NAMES, TYPE_STYLES, new_axes
 from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 
@@ -21,12 +22,13 @@ class _Shown(NamedTuple):
     label: str
     log: bool
     factor: float = 1.0
+    limits: tuple[float, float] | None = None
 
 
 _COLUMNS = {
     "area": _Shown("Area of peaks [PE]", True),
     "range_50p_area": _Shown("Width of peaks, central 50 % [ns]", True),
-    "area_fraction_top": _Shown("Area fraction top of peaks", False),
+    "area_fraction_top": _Shown("Area fraction top of peaks", False, limits=(-0.05, 1.05)),
     "cs1": _Shown("cS1 [PE]", True),
     "cs2": _Shown("cS2 [PE]", True),
     "s1_area": _Shown("S1 [PE]", True),
@@ -50,9 +52,7 @@ _NORMALIZE = {"rate": "Hz per bin", "counts": "Number per bin", "shape": "Share 
 
 
 @on_context("peak_basics", "led_calibration", "event_info", any_of=True)
-def plot_rates(
-    part: Part, bin_seconds: float | None = None, ax: "Axes | None" = None
-) -> "Figure":
+def plot_rates(part: Part, bin_seconds: float | None = None, ax: "Axes | None" = None) -> "Figure":
     """Draw rates over a run: of S1s, S2s, other peaks and events, or of pulses in each LED channel.
 
     Events are drawn where event_info is stored.
@@ -94,7 +94,9 @@ def plot_rates(
         n_bins = min(max(longest // 20, 10), 120)
         for name, time in times.items():
             bins = {"n_bins": n_bins} if bin_seconds is None else {"width": bin_seconds}
-            series[name] = quantities.rates(time, start, end, **bins)  # type: ignore[arg-type]
+            rates = quantities.rates(time, start, end, **bins)  # type: ignore[arg-type]
+            since = (start - part.run_start) / 1e9
+            series[name] = rates._replace(edges=rates.edges + since)
     figure = run_plots.plot_rates(series, ax, colors, styles, part.nothing("data"))
     ax.set_title(part.title, loc="left", fontsize="medium")
     return figure
@@ -150,7 +152,7 @@ def compare_runs(
             shown = table_of_labels.get(name, _Shown(name, False))
             values = {run: table[name] * shown.factor for run, table in tables.items()}
             panels.append(
-                (shown.label, _histograms(values, spans, shown.log, n_bins, normalize), shown.log)
+                (shown.label, _histograms(values, spans, shown, n_bins, normalize), shown.log)
             )
     return run_plots.plot_comparison(panels, _NORMALIZE[normalize], figure)
 
@@ -192,21 +194,21 @@ def _sorts_of(parts: list[Part], fields: Sequence[str] | None) -> dict[str, list
 def _histograms(
     values: dict[str, np.ndarray],
     spans: dict[str, float],
-    log: bool,
+    shown: _Shown,
     n_bins: int,
     normalize: str,
 ) -> dict[str, quantities.Histogram]:
     """Return run -> histogram, in bins that are the same for all."""
-    together = np.concatenate(list(values.values()))
+    together = np.concatenate(list(values.values())).astype(np.float64)
     together = together[np.isfinite(together)]
-    if log:
+    if shown.log:
         together = together[together > 0]
-    limits = tuple(np.percentile(together, (0.05, 99.95))) if len(together) else None
+    limits = shown.limits
+    if limits is None and len(together):
+        limits = tuple(np.percentile(together, (0.05, 99.95)))
     result = {}
     for run_id, of_run in values.items():
-        edges, counts = quantities.histogram(of_run, n_bins, limits, log)
-        if not len(together):
-            edges = quantities.bin_edges(together, n_bins, log=log)
+        edges, counts = quantities.histogram(of_run, n_bins, limits, shown.log)
         scale = {"rate": spans[run_id], "counts": 1.0, "shape": float(counts.sum())}[normalize]
         result[run_id] = quantities.Histogram(edges, counts / (scale or 1.0))
     return result

@@ -7,7 +7,8 @@ import numpy as np
 import strax
 
 from amstrax.analyses import quantities
-from amstrax.analyses.loading import Part, on_context
+from amstrax.analyses.loading import Part
+from amstrax.analyses.mini_analysis import on_context
 from amstrax.exceptions import InvalidOption
 from amstrax.processing import pulses as kernels
 
@@ -49,8 +50,9 @@ def plot_records(
     ax = new_axes((9, 4)) if ax is None else ax
     records = _of_channels(part.load("records"), channels)
     shown = records[:show_most]
-    figure = plots.plot_records(shown, ax, empty=part.nothing("records"))
-    _title(ax, part, shown, records, "records, the first")
+    start = _first(part, shown)
+    figure = plots.plot_records(shown, ax, start, part.nothing("records"))
+    _title(ax, part, start, shown, records, "records, the first")
     if part.has_data_type and "raw" in part.names("records")[0]:
         ax.set_ylabel("ADC counts")
     return figure
@@ -79,8 +81,9 @@ def plot_peaks(part: Part, show_most: int = 200, ax: "Axes | None" = None) -> "F
     shown = peaks
     if len(peaks) > show_most:
         shown = peaks[np.sort(np.argsort(peaks["area"])[len(peaks) - show_most :])]
-    figure = plots.plot_peaks(shown, axes=ax, empty=part.nothing("peaks"))
-    _title(ax, part, shown, peaks, "peaks, the largest")
+    start = _first(part, shown)
+    figure = plots.plot_peaks(shown, None, ax, start, part.nothing("peaks"))
+    _title(ax, part, start, shown, peaks, "peaks, the largest")
     return figure
 
 
@@ -149,9 +152,8 @@ def plot_peak_records(
     for channel, axes in zip(numbers, below, strict=False):
         of_channel = records[records["channel"] == channel]
         for record in of_channel:
-            n = int(record["length"])
-            times = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit
-            axes.plot(times, record["data"][:n], color=channel_color(channel), lw=0.9)
+            times, heights = quantities.record_waveform(record, start)
+            axes.plot(times / unit, heights, color=channel_color(channel), lw=0.9)
         axes.set_ylabel(f"ch {channel}")
         axes.margins(y=0.1)
     if not numbers:
@@ -200,8 +202,17 @@ def raw_records_matrix(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the waveforms of raw records as a matrix, with a row a sample and a column a channel.
 
-    The baseline of each pulse is subtracted, and nothing else done. Parameters and what is returned
-    are those of ``records_matrix``.
+    The baseline of each pulse is subtracted, and nothing else done.
+
+    Parameters
+    ----------
+    max_samples, channels
+        As of ``records_matrix``.
+
+    Returns
+    -------
+    matrix, times, channels
+        As of ``records_matrix``.
     """
     return _as_matrix(part, _baselined(part), max_samples, channels)
 
@@ -210,7 +221,7 @@ def raw_records_matrix(
 def plot_records_matrix(
     part: Part,
     raw: bool = False,
-    max_samples: int = 2_000,
+    max_samples: int = 600,
     channels: Sequence[int] | None = None,
     ax: "Axes | None" = None,
 ) -> "Figure":
@@ -274,12 +285,12 @@ def waveform_display(
     NotAvailable
         When Bokeh is not installed.
     """
-    from amstrax.analyses import interactive_waveforms
+    from amstrax.analyses.interactive import signals
 
     records = _baselined(part) if raw else part.load("records")
     peaks = part.load("peaks", "peak_basics") if part.has("peaks") else None
     start = part.time_range[0] if part.time_range else part.start
-    return interactive_waveforms.waveform_display(
+    return signals.waveform_display(
         records, peaks, start, part.title, show_most=show_most, width=width
     )
 
@@ -288,7 +299,18 @@ def _of_channels(records: np.ndarray, channels: Sequence[int] | None) -> np.ndar
     return records if channels is None else records[np.isin(records["channel"], list(channels))]
 
 
-def _title(ax: "Axes", part: Part, shown: np.ndarray, there: np.ndarray, what: str) -> None:
+def _first(part: Part, shown: np.ndarray) -> int:
+    """Return the time that counts as 0: the start of the range, or of what is shown."""
+    if part.time_range is not None:
+        return part.time_range[0]
+    return int(shown["time"].min()) if len(shown) else part.start
+
+
+def _title(
+    ax: "Axes", part: Part, start: int, shown: np.ndarray, there: np.ndarray, what: str
+) -> None:
+    since = (start - part.run_start) / 1e9
+    ax.set_xlabel(ax.get_xlabel().replace("Time", f"Time since {since:.9g} s of the run"))
     ax.set_title(part.title, loc="left", fontsize="medium")
     if len(shown) < len(there):
         ax.set_title(f"{len(shown):,} of {len(there):,} {what}", loc="right", fontsize="small")

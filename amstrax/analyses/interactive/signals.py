@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import strax
 
-from amstrax.analyses import _bokeh
-from amstrax.analyses.quantities import peak_waveforms, time_unit
+from amstrax.analyses.interactive import _bokeh
+from amstrax.analyses.quantities import outline, peak_waveforms, record_waveform, time_unit
 from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
 
 _TOOLS = "pan,xbox_zoom,box_zoom,xwheel_zoom,reset,save"
@@ -117,10 +117,9 @@ def channels(
     for channel in np.unique(records["channel"]):
         lines_x, lines_y = [], []
         for record in records[records["channel"] == channel]:
-            n = int(record["length"])
-            times = (record["time"] - start + np.arange(n) * int(record["dt"])) / unit[0]
-            lines_x.append(times)
-            lines_y.append(record["data"][:n].astype(np.float64))
+            times, heights = record_waveform(record, start)
+            lines_x.append(times / unit[0])
+            lines_y.append(heights)
         figure.multi_line(
             lines_x,
             lines_y,
@@ -260,9 +259,8 @@ def _signal(row: np.void, prefix: str, width: int) -> Any:
     if not np.isfinite(area):
         _bokeh.note(figure, "none")
         return figure
-    edges = np.repeat(np.arange(length + 1) * dt / unit[0], 2)
-    height = np.concatenate([[0], np.repeat(row[f"{prefix}_data"][:length] / dt, 2), [0]])
-    figure.patch(edges, height, color=TYPE_COLORS[kind], fill_alpha=0.4)
+    times, heights = outline(row[f"{prefix}_data"], length, dt)
+    figure.patch(times / unit[0], heights, color=TYPE_COLORS[kind], fill_alpha=0.4)
     return figure
 
 
@@ -297,9 +295,7 @@ def _area_per_channel(row: np.void, width: int) -> Any:
     return figure
 
 
-def _hit_pattern(
-    row: np.void, top_channels: Sequence[int], radius: float, width: int
-) -> Any:
+def _hit_pattern(row: np.void, top_channels: Sequence[int], radius: float, width: int) -> Any:
     from bokeh.palettes import Viridis256
 
     from amstrax.analyses.geometry import QUADRANTS

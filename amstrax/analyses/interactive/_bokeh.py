@@ -49,6 +49,9 @@ def new_figure(
         **defaults | {name: value for name, value in options.items() if value is not None},
     )
     figure.toolbar.logo = None
+    for is_log, axis in zip(log, (figure.xaxis, figure.yaxis), strict=True):
+        if is_log:  # More labels overlap where the scale spans little
+            axis.ticker.mantissas = [1, 2, 5]
     figure.title.text_font_size = "10pt"
     return figure
 
