@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from bokeh.models import Button, Checkbox, Column, TextInput
 
-from amstrax.analyses import interactive_waveforms
+from amstrax.analyses import interactive
 from amstrax.dashboard import render, stored
 from amstrax.dashboard.figures import fit, in_layout
 from amstrax.dashboard.page import STYLE, wrapped
@@ -123,7 +123,7 @@ class EventsPage(OfRun):
         else:
             notes.append("peaks are not stored, so there are no waveforms")
         if len(kinds) == 3:
-            layout = interactive_waveforms.event(row, None, None)
+            layout = interactive.event(row, None, None)
             figures += in_layout(layout)
         return _Event(int(row["event_number"]), place + 1, len(index), _facts(row), figures, notes)
 
@@ -135,7 +135,7 @@ class EventsPage(OfRun):
         within: tuple[int, int],
         notes: list[str],
     ) -> list[Any]:
-        above = interactive_waveforms.waveforms(peaks, types, within[0], title="Peaks of the event")
+        above = interactive.waveforms(peaks, types, within[0], title="Peaks of the event")
         if not stored.is_stored(st, self.run_id, "records"):
             notes.append("records are not stored, so those of the channels are not shown")
             return [above]
@@ -143,7 +143,7 @@ class EventsPage(OfRun):
             notes.append("the event is too long to show its records")
             return [above]
         records = stored.load(st, self.run_id, "records", within=within)
-        below = interactive_waveforms.channels(records, within[0], title="Records of the channels")
+        below = interactive.channels(records, within[0], title="Records of the channels")
         if len(records) and len(peaks):
             below.x_range = above.x_range
         return [above, below]

@@ -42,7 +42,9 @@ def fit(figures: Iterable[Any], height: int = 330) -> Row:
         figure.width = None
         if figure.frame_width is not None:
             # What is as wide as high stays so
-            figure.height, figure.sizing_mode = None, None
+            figure.frame_width = figure.frame_height = None
+            figure.match_aspect = False
+            figure.width, figure.height, figure.sizing_mode = height + 20, height, "fixed"
             continue
         figure.height = height
         figure.sizing_mode = "stretch_width"

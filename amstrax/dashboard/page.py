@@ -43,8 +43,8 @@ class Page:
 
     def __init__(self, site: Site, doc: Document):
         self.site, self.doc = site, doc
-        self._context = context = doc.session_context
-        self._loop = IOLoop.current()
+        self._session_context = context = doc.session_context
+        self._io_loop = IOLoop.current()
         request = context.request if context is not None else None
         #: What the address asks for
         self.arguments: dict[str, list[str]] = {
@@ -153,7 +153,7 @@ class Page:
                 deliver = partial(self._deliver, what, number, future, then)
                 # To where sessions are ended, so that none is between the next two lines there
                 with contextlib.suppress(RuntimeError):  # The server has ended
-                    self._loop.add_callback(self._hand_over, deliver)
+                    self._io_loop.add_callback(self._hand_over, deliver)
 
         future.add_done_callback(done)
 
@@ -163,7 +163,9 @@ class Page:
 
     def _is_gone(self) -> bool:
         # Bokeh says so a while after it has taken the document apart
-        return self._is_closed or (self._context is not None and self._context.destroyed)
+        return self._is_closed or (
+            self._session_context is not None and self._session_context.destroyed
+        )
 
     def _deliver(self, what: str, number: int, future: Any, then: Callable[[Any], None]) -> None:
         if self._is_gone() or self._latest.get(what) != number:

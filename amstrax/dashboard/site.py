@@ -158,9 +158,11 @@ class Site:
         def work() -> None:
             import matplotlib.figure  # noqa: F401
 
-            import amstrax.analyses.interactive_waveforms  # noqa: F401
             from amstrax import contexts
+            from amstrax.analyses import interactive
 
+            for name in ("event", "density", "rates", "event_source"):
+                getattr(interactive, name)
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
 

@@ -180,7 +180,8 @@ def _handshake(server: Server, origin: str, cookie: str, token: str = "x") -> tu
         )
         answer = ""
         # To its end, or as far as is of interest
-        while not re.search("ACK|\x88", answer) and (more := line.recv(2000)):
+        until = "\r\n\r\n" if token == "x" else "ACK"
+        while until not in answer and (more := line.recv(2000)):
             answer += more.decode("latin-1")
     return int(answer.split()[1]), answer
 
