@@ -78,9 +78,9 @@ def chunks_of(lengths, target_size_mb):
         data["time"] = index * 100 + index // 4 * 2000
         data["endtime"] = data["time"] + 100
         row += n
-        end = row * 100 + (row - 1) // 4 * 2000 if row else start + 1
-        yield chunk(data, start, max(end, start), target_size_mb)
-        start = max(end, start)
+        end = row * 100 + (row - 1) // 4 * 2000 if row else 0
+        yield chunk(data, start, end, target_size_mb)
+        start = end
 
 
 @PROPERTY
