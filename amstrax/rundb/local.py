@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from amstrax.exceptions import LocalDatabaseError
-from amstrax.rundb.local_collection import LocalCollection, LocalCursor
+from amstrax.rundb.local_collection import LocalCollection as LocalCollection
+from amstrax.rundb.local_collection import LocalCursor as LocalCursor
 from amstrax.rundb.lookup import SCHEMA
-
-__all__ = ["LocalClient", "LocalCollection", "LocalCursor", "LocalDatabase"]
 
 #: How long a call waits for other processes' writes [s]
 LOCK_TIMEOUT = 60.0
