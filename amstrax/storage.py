@@ -14,28 +14,33 @@ from typing import Any
 import numpy as np
 import strax
 
-_SECONDS_BETWEEN_FLUSHES = 1.0
+#: What writing metadata while chunks come may take of the time between, after the first few chunks
+_SHARE_OF_TIME, _FIRST_CHUNKS = 0.05, 3
 
 
 class CheckedSaver(strax.FileSaver):
     """Saver that fails, as strax's do without threads, when a chunk could not be written.
 
-    While chunks come quickly it writes the list of them, which grows with each, not after every
-    one but once a second, and at the end: who reads along with a live run sees what strax shows.
+    The list of chunks grows with each, and strax writes it after each. Here that is left out while
+    chunks come so fast that it would take more than a twentieth of the time; who reads along with
+    a live run sees each chunk.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._writes: list[Future] = []
-        self._flushed = 0.0
+        self._next_flush = 0.0
         super().__init__(*args, **kwargs)
 
     @property
     def _flush_md_for_every_chunk(self) -> bool:
-        return time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES
+        is_time = time.monotonic() >= self._next_flush
+        return is_time or len(self.md["chunks"]) <= _FIRST_CHUNKS
 
     def _flush_metadata(self) -> None:
+        began = time.thread_time()
         super()._flush_metadata()
-        self._flushed = time.monotonic()
+        took = time.thread_time() - began
+        self._next_flush = time.monotonic() + took / _SHARE_OF_TIME
 
     def _save_chunk(
         self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None
