@@ -19,7 +19,7 @@ BENCHMARKS = (
     ("Simulation", "simulation.py", ["--seconds", "60", "120", "240"]),
     ("Run database", "run_database.py", ["--runs", "2000", "--finds", "50", "--repeat", "2"]),
     ("Plots", "plots.py", []),
-    ("Dashboard", "dashboard.py", []),
+    ("Dashboard", "dashboard.py", ["--views", "200"]),
     ("Batch", "batch.py", ["--pending", "300", "--jobs", "20", "--runs", "3", "--repeat", "3"]),
 )
 PACKAGES = ("amstrax", "strax", "numba", "numpy", "lz4", "blosc", "zstd", "pymongo")
