@@ -46,7 +46,7 @@ def main() -> int:
             lines.append(f"{script} failed\n")
         took = time.perf_counter() - began
         call = " ".join([f"benchmarks/{script}", *options])
-        text += f"\n## {title}\n\n`{call}`, in {took:.0f} s:\n\n```\n{''.join(lines)}```\n"
+        text += f"\n## {title}\n\n`{call}`, in {took:.0f} s:\n\n```text\n{''.join(lines)}```\n"
     new = HERE / "RESULTS.md.new"
     new.write_text(text, encoding="utf-8")
     new.rename(HERE / "RESULTS.md")
