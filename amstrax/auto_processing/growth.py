@@ -93,7 +93,7 @@ def stored(st: strax.Context, run_id: str) -> list[Growing]:
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
         found = availability.find(st, key)
-        folder = found or _being_made(st, key)
+        folder = found or availability.being_made(st, key)
         if folder is None:
             continue
         chunks = _chunks(folder)
@@ -101,14 +101,6 @@ def stored(st: strax.Context, run_id: str) -> list[Growing]:
             is_complete = found is not None and not folder.name.endswith("_temp")
             result.append(Growing(data_type, is_complete, chunks))
     return result
-
-
-def _being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
-    for frontend in st.storage:
-        path = getattr(frontend, "path", None)
-        if path is not None and (folder := Path(path, f"{key}_temp")).is_dir():
-            return folder
-    return None
 
 
 def _chunks(folder: Path) -> list[Chunk] | None:

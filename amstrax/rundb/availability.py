@@ -115,11 +115,18 @@ def find(st: strax.Context, key: strax.DataKey) -> Path | None:
     return None
 
 
-def _why_not(st: strax.Context, run_id: str, own: list[dict[str, Any]], key: strax.DataKey) -> str:
+def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
+    """Return the folder in which data is being made, or was when a job ended; None without one."""
     for frontend in st.storage:
-        folder = getattr(frontend, "path", None)
-        if folder is not None and Path(folder, f"{key}_temp").is_dir():
-            return "being made now, or left by a job that was ended"
+        path = getattr(frontend, "path", None)
+        if path is not None and (folder := Path(path, f"{key}_temp")).is_dir():
+            return folder
+    return None
+
+
+def _why_not(st: strax.Context, run_id: str, own: list[dict[str, Any]], key: strax.DataKey) -> str:
+    if being_made(st, key) is not None:
+        return "being made now, or left by a job that was ended"
     if own:
         hosts = sorted({str(entry.get("host")) for entry in own} - {documents.this_host()})
         if hosts:
