@@ -137,10 +137,17 @@ def test_embedded_store(run_check, monkeypatch, tmp_path):
     status, text, _ = run_check()
     assert status == 0
     assert "run.runs_gas has 1 run documents, the last of run 12" in text
+
+
+def test_file_that_is_no_database(run_check, monkeypatch, tmp_path):
+    # A file of its own: beside one that a connection still has open lies what SQLite mends it with
+    path = tmp_path / "notes.txt"
     path.write_text("no database")
-    status, text, _ = run_check()
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(path))
+    status, text, results = run_check()
     assert status == 1
-    assert str(path) in text
+    assert results == {"file": "ok", "collection": "FAILED"}
+    assert f"{path}: file is not a database; name another file with AMSTRAX_RUNDB_PATH" in text
 
 
 @pytest.mark.parametrize(
