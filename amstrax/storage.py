@@ -2,9 +2,10 @@
 
 When strax (2.2.3) works with several threads it writes chunks in the background, and never looks
 whether that went well: with a full disk it ends without an error, and calls the data complete. What
-is here differs from strax's own classes in that, and in how often they write their metadata.
+is here differs from strax's own classes in that, and in how and how often they write their metadata.
 """
 
+import json
 import os
 import time
 from concurrent.futures import Executor, Future
@@ -14,16 +15,17 @@ from typing import Any
 import numpy as np
 import strax
 
-#: What writing metadata while chunks come may take of the time between, after the first few chunks
-_SHARE_OF_TIME, _FIRST_CHUNKS = 0.05, 3
+#: How often metadata is written while chunks come fast, after the first few [s]; and what that may
+#: take of the time of one of a job's dozen savers, where the list of chunks is long
+_SECONDS_BETWEEN, _SHARE_OF_TIME, _FIRST_CHUNKS = 1.0, 0.005, 3
 
 
 class CheckedSaver(strax.FileSaver):
     """Saver that fails, as strax's do without threads, when a chunk could not be written.
 
-    The list of chunks grows with each, and strax writes it after each. Here that is left out while
-    chunks come so fast that it would take more than a twentieth of the time; who reads along with
-    a live run sees each chunk.
+    The list of chunks grows with each, and strax writes it after each, over the one before. Here it
+    is put in place whole, so that who reads along with a live run finds no half of it, and is left
+    out while chunks come faster than one a second.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -38,9 +40,15 @@ class CheckedSaver(strax.FileSaver):
 
     def _flush_metadata(self) -> None:
         began = time.thread_time()
-        super()._flush_metadata()
+        # Indented only at the end: that is left to slower code of the library
+        options = self.json_options if self.closed else {"sort_keys": True}
+        path = Path(self.tempdirname, self.metadata_json)
+        beside = path.with_name(f"{path.name}.new")
+        beside.write_text(json.dumps(self.md, **options), encoding="utf-8")
+        beside.replace(path)
+        # Not by the clock: a process that is paused would then write nothing for long
         took = time.thread_time() - began
-        self._next_flush = time.monotonic() + took / _SHARE_OF_TIME
+        self._next_flush = time.monotonic() + max(_SECONDS_BETWEEN, took / _SHARE_OF_TIME)
 
     def _save_chunk(
         self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None

@@ -160,7 +160,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     st, targets = make_context(args)
     output = _output_folder(st)
     _check_writable(output)
-    with jobs.sole_worker(output, args.run_id):
+    with jobs.without_old_objects_in_collections(), jobs.sole_worker(output, args.run_id):
         if args.from_scratch:
             with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
                 _make(st, args, targets, output, stop)

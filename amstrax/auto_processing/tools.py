@@ -4,7 +4,10 @@ Commands that run strax do so within `amstrax.auto_processing.jobs.run_tool`.
 """
 
 import argparse
+import atexit
 import contextlib
+import functools
+import gc
 import logging
 import signal
 import threading
@@ -73,6 +76,12 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         restore()
 
 
+@functools.cache
+def _end_quickly() -> None:
+    """Spare the process, at its end, a search for garbage: 0.3 s where strax is imported."""
+    atexit.register(gc.freeze)
+
+
 def run_tool(
     args: argparse.Namespace,
     logger: logging.Logger,
@@ -105,6 +114,7 @@ def run_tool(
         What the work is done within.
     """
     console.log_to_console(args.debug)
+    _end_quickly()
     stop = Stop()
     try:
         if log_name is not None:
