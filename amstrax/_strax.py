@@ -107,9 +107,16 @@ def _emptied(chunk: strax.Chunk) -> strax.Chunk:
 
 _Rechunker = strax.Rechunker
 
+#: Stored chunks are no larger than this, whatever a plugin allows (strax: 200 MB). A job holds as
+#: much of each data type, and once more of the one that it joins.
+LARGEST_CHUNK_MB = 50
+
 
 class Rechunker(strax.Rechunker):  # type: ignore[misc, valid-type]
-    """Joins chunks to larger ones, the same as strax does, but once, when they are enough."""
+    """Joins chunks to larger ones, as strax does, but once, when they are enough.
+
+    Of those the largest have `LARGEST_CHUNK_MB`.
+    """
 
     def __init__(self, rechunk: bool = False, run_id: str | None = None):
         super().__init__(rechunk, run_id)
@@ -123,12 +130,18 @@ class Rechunker(strax.Rechunker):  # type: ignore[misc, valid-type]
         if self.cache is not None:
             self._waiting.append(self.cache)
             self.cache = None
+        chunk = copy.copy(chunk)  # which others get, too
+        chunk.target_size_mb = min(chunk.target_size_mb, LARGEST_CHUNK_MB)
         self._waiting.append(chunk)
         # Strax splits nothing that has no more rows than a chunk may have
         allowed = max(c.target_size_mb for c in self._waiting) * 1e6 // chunk.data.itemsize
         if sum(map(len, self._waiting)) <= allowed:
             return []
-        return super().receive(self._join())
+        chunks = super().receive(self._join())
+        if chunks and self.cache is not None:
+            # Without all the memory of which it is a part
+            self.cache.data = self.cache.data.copy()
+        return chunks
 
     def flush(self) -> list[strax.Chunk]:
         """Return the chunk that is left, if any."""

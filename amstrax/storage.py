@@ -2,7 +2,7 @@
 
 When strax (2.2.3) works with several threads it writes chunks in the background, and never looks
 whether that went well: with a full disk it ends without an error, and calls the data complete. What
-is here differs from strax's own classes in that, and in how and how often they write their metadata.
+is here differs from strax's own classes in that, and in how, and how often, metadata is written.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import strax
+
+from amstrax import background
 
 #: How often metadata is written while chunks come fast, after the first few [s]; and what that may
 #: take of the time of one of a job's dozen savers, where the list of chunks is long
@@ -29,7 +31,8 @@ class CheckedSaver(strax.FileSaver):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._writes: list[Future] = []
+        # File -> the writing of it, in the background
+        self._writes: dict[str, Future] = {}
         self._next_flush = 0.0
         super().__init__(*args, **kwargs)
 
@@ -40,11 +43,16 @@ class CheckedSaver(strax.FileSaver):
 
     def _flush_metadata(self) -> None:
         began = time.thread_time()
+        self._look_at_writes()
+        # Without chunks that are not on disk yet
+        waiting = [chunk.get("filename") in self._writes for chunk in self.md["chunks"]]
+        n_written = waiting.index(True) if any(waiting) else len(waiting)
         # Indented only at the end: that is left to slower code of the library
         options = self.json_options if self.closed else {"sort_keys": True}
+        text = json.dumps({**self.md, "chunks": self.md["chunks"][:n_written]}, **options)
         path = Path(self.tempdirname, self.metadata_json)
         beside = path.with_name(f"{path.name}.new")
-        beside.write_text(json.dumps(self.md, **options), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         beside.replace(path)
         # Not by the clock: a process that is paused would then write nothing for long
         took = time.thread_time() - began
@@ -53,20 +61,39 @@ class CheckedSaver(strax.FileSaver):
     def _save_chunk(
         self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None
     ) -> tuple[dict, Future | None]:
+        self._look_at_writes()
+        executor = background.current() if executor is None else executor
         info, write = super()._save_chunk(data, chunk_info, executor)
         if write is not None:
-            self._writes.append(write)
+            self._writes[info["filename"]] = write
         return info, write
 
+    def _look_at_writes(self, wait: bool = False) -> None:
+        """Note the sizes of what has been written, and raise what a write has raised."""
+        done = {name: write for name, write in self._writes.items() if wait or write.done()}
+        sizes = {}
+        for name, write in done.items():
+            del self._writes[name]
+            sizes[name] = write.result(self.timeout)
+        if sizes:
+            for chunk in self.md["chunks"]:
+                if chunk.get("filename") in sizes:
+                    chunk["filesize"] = sizes[chunk["filename"]]
+
     def close(self, wait_for: list | tuple = ()) -> None:
-        writes, self._writes = self._writes, []
+        is_failing = bool(strax.formatted_exception())
+        if self.closed and is_failing:
+            return  # all savers are closed then, also those that have been
         try:
-            for write in writes:
-                write.result(self.timeout)
+            self._look_at_writes(wait=True)
         except Exception as error:
-            # The processor raises it at the end; strax notes in the metadata what is being handled
+            self._writes = {}
+            # The processor with threads raises it at the end; strax notes in the metadata what is
+            # being handled
             self.got_exception = error
             super().close(wait_for)
+            if background.current() is not None and not is_failing:
+                raise
         else:
             super().close(wait_for)
 

@@ -157,6 +157,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     from amstrax.auto_processing.scratch import Scratch
 
     began = time.monotonic()
+    jobs.keep_freed_memory()
     st, targets = make_context(args)
     output = _output_folder(st)
     _check_writable(output)
@@ -291,6 +292,7 @@ def _make(
 def _make_one(
     st: "strax.Context", args: argparse.Namespace, target: str, stop: "jobs.Stop"
 ) -> None:
+    from amstrax import background
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.progress import Progress
 
@@ -303,14 +305,16 @@ def _make_one(
     show_bar = sys.stderr.isatty() if args.progress is None else args.progress
     what = f"{target} of run {args.run_id}"
     start, duration = source.time_range()
-    with Progress(what, start, duration, show_bar) as progress:
+    with (
+        background.beside(args.workers),
+        Progress(what, start, duration, show_bar) as progress,
+    ):
         source.on_raw_data = progress.add_raw
         chunks = st.get_iter(
             args.run_id,
             target,
             save=(target,),
-            max_workers=args.workers,
-            processor="single_thread" if args.workers == 1 else "threaded_mailbox",
+            processor="single_thread",
             progress_bar=False,
         )
         try:

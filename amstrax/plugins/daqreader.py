@@ -161,12 +161,10 @@ class LiveDataReader(strax.Plugin):
         while True:
             # In this order: what is there when the run has ended is all there will be
             ended = redax.run_has_ended(self.run_dir, self.threads)
-            pre, central, post = self.intervals(chunk_i)
-            wanted = [central, post] if pre is None else [pre, central, post]
-            if all(redax.is_complete(part.path, self.threads) for part in wanted):
+            if self.is_complete(chunk_i):
                 return True
             if ended:
-                return self._is_there_after_end(chunk_i, central.path)
+                return self._is_there_after_end(chunk_i, self.intervals(chunk_i).central.path)
             now = time.monotonic()
             if now - started > self.input_timeout:
                 raise LiveDataTimeout(
@@ -181,6 +179,11 @@ class LiveDataReader(strax.Plugin):
                 time.sleep(_POLL_SECONDS)
             elif self.stop_waiting.wait(_POLL_SECONDS):
                 raise Stopped(f"stopped while waiting for chunk {chunk_i} in {self.run_dir}")
+
+    def is_complete(self, chunk_i: int) -> bool:
+        """Return whether all of a chunk has been written, with the overlaps at both sides."""
+        parts = (part for part in self.intervals(chunk_i) if part is not None)
+        return all(redax.is_complete(part.path, self.threads) for part in parts)
 
     def _is_there_after_end(self, chunk_i: int, path: Path) -> bool:
         if path.is_dir():
