@@ -8,7 +8,7 @@ from bokeh.models import Plot, Row
 
 from amstrax.analyses import interactive
 from amstrax.analyses.quantities import rates
-from amstrax.analyses.style import TYPE_NAMES
+from amstrax.analyses.style import TYPE_NAMES, channel_color
 from amstrax.dashboard import stored
 from amstrax.dashboard.page import wrapped
 
@@ -27,6 +27,16 @@ class Scales(NamedTuple):
     corrected: bool = True
 
 
+def warm_up() -> None:
+    """Draw what there is nothing of: the first time takes a second more than others."""
+    kinds = [(name, np.int64 if name == "time" else np.float32) for name in stored.PEAK_COLUMNS]
+    peaks = np.ones(MOST_POINTS + 1, dtype=[*kinds[:-1], ("type", np.int8)])
+    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales())
+    events = np.ones(2, dtype=[(name, np.float64) for name in stored.EVENT_COLUMNS])
+    _of_events(interactive.event_source(events), Scales())
+    interactive.rates({"events": rates(peaks["time"], 0, 2)})
+
+
 class Drawn(NamedTuple):
     """Figures by their group, and how much data they show; ``sources`` are those of selections."""
 
@@ -40,12 +50,6 @@ def fit(figures: Iterable[Any], height: int = 330) -> Row:
     figures = list(figures)
     for figure in figures:
         figure.width = None
-        if figure.frame_width is not None:
-            # What is as wide as high stays so
-            figure.frame_width = figure.frame_height = None
-            figure.match_aspect = False
-            figure.width, figure.height, figure.sizing_mode = height + 20, height, "fixed"
-            continue
         figure.height = height
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
@@ -133,7 +137,8 @@ def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales) -> list[Any]:
             column,
             source=source,
             size=3,
-            color="color",
+            fill_color="color",
+            line_color=None,
             alpha=0.15,
             selection_alpha=0.9,
             nonselection_alpha=0.02,
@@ -146,12 +151,15 @@ def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     pulses = stored.load(st, run_id, "led_calibration", stored.LED_COLUMNS)
     span = stored.span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
+    channels = np.unique(pulses["channel"]).tolist()
     by_channel = {
         f"channel {channel}": rates(pulses["time"][pulses["channel"] == channel], *span)
-        for channel in np.unique(pulses["channel"])
+        for channel in channels
     }
+    # As in the spectra
+    colors = {f"channel {number}": channel_color(number) for number in channels}
     groups = {
-        "Rates": [interactive.rates(by_channel, log=scales.log_counts)],
+        "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],
         "LED spectra": [
             interactive.led_spectrum(source, log=True),
             interactive.value_histogram(
