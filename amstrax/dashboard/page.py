@@ -40,6 +40,8 @@ class Page:
     #: Address of the page, and what its title begins with
     path: str
     title: str
+    #: Whether it has a table that Bokeh draws
+    has_table = False
 
     def __init__(self, site: Site, doc: Document):
         self.site, self.doc = site, doc
@@ -62,7 +64,6 @@ class Page:
         self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
         self.message = self.html("", name="message")
-        self.message.visible = False
         self._address = PreText(text="", visible=False, name="address")
         # The only line of JavaScript: Bokeh has nothing of its own for the address bar
         self._address.js_on_change(
@@ -73,6 +74,7 @@ class Page:
         doc.template_variables.update(
             detector=site.detector.upper(),
             page=self.path,
+            has_table=self.has_table,
             user=self.user if site.logins is not None else "",
             may_act=self.may_act(),
             actions=site.actions,
@@ -99,7 +101,16 @@ class Page:
     def html(self, text: str, name: str | None = None, **properties: Any) -> Div:
         """Return a part of the page that is HTML: of `render.html`, or escaped."""
         properties = {"sizing_mode": "stretch_width", "stylesheets": [STYLE]} | properties
-        return Div(text=text, name=name, disable_math=True, **properties)
+        part = Div(
+            text=text, name=name, disable_math=True, visible=bool(text.strip()), **properties
+        )
+
+        def show(_attr: str, _old: str, new: str) -> None:
+            # What is empty would leave a gap
+            part.visible = bool(new.strip())
+
+        part.on_change("text", show)
+        return part
 
     def argument(self, name: str, default: str = "") -> str:
         """Return an argument of the address."""
@@ -202,7 +213,6 @@ class Page:
 
     def _show_troubles(self) -> None:
         self.message.text = render.html("message.html", troubles=list(self._troubles.values()))
-        self.message.visible = bool(self._troubles)
 
     # Rights
 

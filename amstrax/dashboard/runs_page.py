@@ -50,6 +50,7 @@ class RunsPage(Page):
     """The list of runs."""
 
     path, title = "runs", "Runs"
+    has_table = True
 
     def __init__(self, *args: Any):
         super().__init__(*args)

@@ -153,18 +153,21 @@ class Site:
         return plan.of_run(usual, document).context
 
     def warm_up(self) -> None:
-        """Import, in a thread, what takes seconds, so that nobody waits for it."""
+        """Import, in a thread, what takes seconds, and draw once, so that nobody waits for it."""
 
         def work() -> None:
             import matplotlib.figure  # noqa: F401
 
             from amstrax import contexts
-            from amstrax.analyses import interactive
+            from amstrax.dashboard import figures
 
-            for name in ("event", "density", "rates", "event_source"):
-                getattr(interactive, name)
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
+            figures.warm_up()
+            # What is there by now stays: it need not be looked through whenever a page is closed,
+            # while all other pages wait
+            gc.collect()
+            gc.freeze()
 
         self.pool.submit(work)
 
