@@ -101,14 +101,13 @@ class Page:
     def html(self, text: str, name: str | None = None, **properties: Any) -> Div:
         """Return a part of the page that is HTML: of `render.html`, or escaped."""
         properties = {"sizing_mode": "stretch_width", "stylesheets": [STYLE]} | properties
-        part = Div(
-            text=text, name=name, disable_math=True, visible=bool(text.strip()), **properties
-        )
+        part = Div(text=text, name=name, disable_math=True, **properties)
 
         def show(_attr: str, _old: str, new: str) -> None:
             # What is empty would leave a gap
             part.visible = bool(new.strip())
 
+        show("text", "", text)
         part.on_change("text", show)
         return part
 
