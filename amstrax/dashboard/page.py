@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,6 +62,7 @@ class Page:
         self._is_closed = False
         self._latest: dict[str, int] = {}
         self._at_work: set[str] = set()
+        self._futures: set[Future] = set()
         self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
         self.message = self.html("", name="message")
@@ -154,10 +156,12 @@ class Page:
         self._at_work.add(what)
         began = time.monotonic()
         future = self.site.pool.submit(work)
+        self._futures.add(future)
 
         def done(future: Any) -> None:
             # What is slow is not all that is done
             now = time.monotonic()
+            self._futures.discard(future)
             self._not_before[what] = now + _SHARE * (now - began)
             if not future.cancelled():
                 deliver = partial(self._deliver, what, number, future, then)
@@ -196,6 +200,9 @@ class Page:
 
     def _close(self, _context: Any) -> None:
         self._is_closed = True
+        for future in list(self._futures):
+            # What is at work goes on; nobody waits for what is not
+            future.cancel()
         self.site.tidy()
 
     # Messages
