@@ -71,7 +71,7 @@ def main() -> int:
                 page = new_page(browser)
                 page.goto(f"{server.address}data?id={RUN_ID}")
                 page.wait_for_function(_DRAWN, arg=3)
-                assert f"{args.peaks:,} peaks" in part(page, "loaded").inner_text()
+                part(page, "loaded").get_by_text(f"{args.peaks:,} peaks").wait_for()
                 return page
 
             measure(
