@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: A page that looks again by itself leaves so many times as long as that takes in between
 _SHARE = 5
+#: What has failed, which may have taken long for want of an answer, is tried again sooner [s]
+_RETRY = 5.0
 
 #: For what is within Bokeh's models, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
@@ -133,7 +135,8 @@ class Page:
     ) -> None:
         """Do something that takes time in a thread, and give the page what has come of it.
 
-        While something of the same name is at work, only the last request counts.
+        While something of the same name is at work, only the last request counts. What fails is
+        tried again after a while, until it works or something else is asked for.
 
         Parameters
         ----------
@@ -144,7 +147,8 @@ class Page:
         then
             Takes what has come of it, between two events of the page.
         again
-            Do it also while the same is at work, or has just been; else nothing is done then.
+            Do it also while the same is at work, or has just been; else nothing is done then, for
+            what is asked for again and again anyway.
         """
         if self._is_closed:
             return
@@ -162,9 +166,13 @@ class Page:
             # What is slow is not all that is done
             now = time.monotonic()
             self._futures.discard(future)
-            self._not_before[what] = now + _SHARE * (now - began)
+            pause = _SHARE * (now - began)
+            if future.cancelled() or future.exception() is not None:
+                pause = min(pause, _RETRY)
+            self._not_before[what] = now + pause
             if not future.cancelled():
-                deliver = partial(self._deliver, what, number, future, then)
+                retry = partial(self.load, what, work, then) if again else None
+                deliver = partial(self._deliver, what, number, future, then, retry)
                 # To where sessions are ended, so that none is between the next two lines there
                 with contextlib.suppress(RuntimeError):  # The server has ended
                     self._io_loop.add_callback(self._hand_over, deliver)
@@ -181,7 +189,14 @@ class Page:
             self._session_context is not None and self._session_context.destroyed
         )
 
-    def _deliver(self, what: str, number: int, future: Any, then: Callable[[Any], None]) -> None:
+    def _deliver(
+        self,
+        what: str,
+        number: int,
+        future: Any,
+        then: Callable[[Any], None],
+        retry: Callable[[], None] | None,
+    ) -> None:
         if self._is_gone() or self._latest.get(what) != number:
             return
         self._at_work.discard(what)
@@ -190,6 +205,13 @@ class Page:
             then(result)
         except Exception as error:
             self.report(what, error)
+            if retry is not None and _is_expected(error):
+
+                def try_again() -> None:
+                    if self._latest.get(what) == number:
+                        retry()
+
+                self.doc.add_timeout_callback(try_again, int(1000 * self.site.refresh))
         else:
             self.is_well(what)
 
@@ -239,12 +261,17 @@ def wrapped(*children: Any, **properties: Any) -> Row:
 
 def describe(error: Exception) -> str:
     """Return what went wrong in a line, for a person; what is a bug is logged in full."""
-    from pymongo.errors import PyMongoError
-
-    if isinstance(error, (AmstraxError, PyMongoError, OSError)):
+    if _is_expected(error):
         return " ".join(str(error).split())
     log.error("a page failed, please report it: %r", error, exc_info=error)
     return (
         f"{type(error).__name__}: this is a bug; please report it, with the log of the dashboard, "
         "which has more"
     )
+
+
+def _is_expected(error: Exception) -> bool:
+    """Return whether an error is no bug, but of something that is away, wrong or not there."""
+    from pymongo.errors import PyMongoError
+
+    return isinstance(error, (AmstraxError, PyMongoError, OSError))

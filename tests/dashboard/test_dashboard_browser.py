@@ -10,70 +10,25 @@ import sys
 import numpy as np
 import pytest
 from dashboard_server import (
-    EVENT_TARGETS,
+    FOCUSED,
     LED,
     MANY,
     RUN_ID,
     SHORT,
-    Lab,
-    Server,
-    browser,  # noqa: F401
+    SUBMITTED,
     choose,
-    need_browser,
+    expect,
     new_page,
     part,
     press,
     write,
 )
-from make_jobs import add_run
 from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 
 from amstrax import redax
 from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
-
-SUBMITTED = "000305"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory, live_runs):
-    """A lab with many runs, of which two are processed, and one can be."""
-    need_browser()
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    lab.add_documents()
-    lab.add_simulated(live_runs, SHORT, LED)
-    # The same live data once more, not processed yet
-    shutil.copytree(lab.live / SHORT, lab.live / SUBMITTED)
-    add_run(lab.runs, live_runs, SHORT, _id=SUBMITTED, name=SUBMITTED, number=int(SUBMITTED))
-    lab.process(SHORT, "xams", *EVENT_TARGETS)
-    lab.process(LED, "xams_led", "led_calibration")
-    return lab
-
-
-@pytest.fixture(scope="module")
-def server(lab):
-    """The dashboard, with actions."""
-    server = Server(lab, "server", "--allow-actions")
-    yield server
-    assert server.stop() == 0, server.text()
-    assert "Traceback" not in server.text()
-
-
-@pytest.fixture
-def page(browser, server):  # noqa: F811
-    """A page, of which nothing has gone wrong and nothing came from elsewhere at its end."""
-    page = new_page(browser)
-    yield page
-    assert page.problems == []
-    assert page.hosts == {server.address.split("/")[2]}
-    page.context.close()
-
-
-def expect(locator):
-    from playwright.sync_api import expect
-
-    return expect(locator)
 
 
 def test_a_run_is_found_and_opened(page, server):
@@ -221,7 +176,7 @@ def test_two_runs_are_compared(page, server):
     expect(part(page, "message")).to_contain_text("compare runs of one sort")
 
 
-def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):  # noqa: F811
+def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
     """While somebody else looks on."""
     other = new_page(browser)
     other.goto(f"{server.address}run?id={SUBMITTED}")
@@ -330,7 +285,7 @@ def test_a_run_database_that_is_away_is_said_and_comes_back(page, server, lab):
     expect(part(page, "message")).to_contain_text("run 987654 is not in the run database")
 
 
-def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_path):  # noqa: F811
+def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_path):
     page = new_page(browser, 390, 844)
     for path in ("runs", f"run?id={SHORT}", f"data?id={SHORT}", "processing", "compare"):
         page.goto(server.address + path)
@@ -343,18 +298,7 @@ def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_pa
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate(
-                """() => {
-            let at = document.activeElement, host = null
-            while (at && at.shadowRoot && at.shadowRoot.activeElement) {
-                if (at.dataset && at.dataset.name) host = at.dataset.name
-                at = at.shadowRoot.activeElement
-            }
-            return at.dataset && at.dataset.name || host || at.textContent.trim().slice(0, 20)
-        }"""
-            )
-        )
+        reached.add(page.evaluate(FOCUSED))
     wanted = {"text", "first", "last", "since", "until", "status", "mode", "tag", "clear"}
     assert wanted | {"order", "way", "next", "Runs", "Processing", "runs"} <= reached
     assert page.problems == []
