@@ -240,10 +240,20 @@ def test_interactive_figures_of_nothing(data):
 
 
 def test_event_layout(data):
+    from bokeh.models import DataRange1d, Plot
+
     from amstrax.analyses import interactive
 
     event = data["events"][3]
-    assert as_document(interactive.event(event, data["peaks"]))
+    (layout,) = as_document(interactive.event(event, data["peaks"]))
+    (pattern,) = [
+        figure
+        for figure in layout.select({"type": Plot})
+        if figure.title.text == "S2 in the top PMTs"
+    ]
+    # A circle stays one, whole, whatever room there is: of ranges that follow the points alone
+    assert pattern.match_aspect and pattern.frame_width is None
+    assert type(pattern.x_range) is type(pattern.y_range) is DataRange1d
     empty = event.copy()
     for field in ("s1_area", "s2_area", "x"):
         empty[field] = np.nan

@@ -1,11 +1,13 @@
 """The dashboard, as it runs, in a browser: with the local engine, on simulated runs."""
 
+import getpass
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ from dashboard_server import (
 from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 
 from amstrax import redax
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
@@ -93,12 +97,7 @@ def test_brushing_shows_in_the_other_plots(page, server):
     expect(part(page, "loaded")).to_contain_text("events")
     expect(part(page, "figures").locator(".bk-Figure")).to_have_count(7)
     page.wait_for_function("Bokeh.documents[0].is_idle")
-    box = _frame(page, "S1 and S2")
-    _use_tool(page, "S1 and S2", "BoxSelectTool")
-    page.mouse.move(box["x"] + 2, box["y"] + 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
-    page.mouse.up()
+    _brush(page, "S1 and S2")
     expect(part(page, "selected")).to_contain_text("selected:")
     # Of the same source, so all figures of events show it; and the histogram counts it
     counted = page.evaluate(
@@ -112,6 +111,16 @@ def test_brushing_shows_in_the_other_plots(page, server):
     said = part(page, "selected").locator("p").inner_text()
     selected = int(re.search(r"(\d+) events? selected", said)[1])
     assert 0 < counted <= selected
+    # The peaks of these events are selected, too, and no others
+    events, peaks = _selected(page, "S1 and S2"), _selected(page, "Area and width")
+    assert len(events["rows"]) == selected
+    assert len(peaks["rows"]) == sum(events["n_peaks"][row] for row in events["rows"])
+    # And the events of peaks that are selected: of all of them, all
+    _brush(page, "Area and width")
+    total = len(events["n_peaks"])
+    assert total > selected
+    expect(part(page, "selected")).to_contain_text(f"{total} events selected:")
+    assert len(_selected(page, "S1 and S2")["rows"]) == total
     part(page, "selected").locator("a").first.click()
     expect(part(page, "event_text")).to_contain_text("Event")
     assert "/events?" in page.url
@@ -131,6 +140,28 @@ def _frame(page, title: str) -> dict:
         const canvas = view.el.getBoundingClientRect(), box = view.frame.bbox
         return {{x: canvas.x + box.left, y: canvas.y + box.top,
                 width: box.width, height: box.height}}
+    }}""",
+        title,
+    )
+
+
+def _brush(page, title: str) -> None:
+    """Select all that there is in a figure."""
+    box = _frame(page, title)
+    _use_tool(page, title, "BoxSelectTool")
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
+    page.mouse.up()
+
+
+def _selected(page, title: str) -> dict:
+    """Return which rows are selected of what a figure shows, and how many peaks events have."""
+    return page.evaluate(
+        f"""(title) => {{
+        const source = {_FIND}title).renderers[0].data_source
+        const n_peaks = Array.from(source.get_column("n_peaks") ?? [])
+        return {{rows: Array.from(source.selected.indices), n_peaks}}
     }}""",
         title,
     )
@@ -217,10 +248,35 @@ def test_runs_are_tagged_and_jobs_cancelled(page, server, lab):
     expect(part(page, "cancel")).to_contain_text("Really cancel?")
     press(page, "cancel")
     expect(result).to_contain_text("run 000008 is done: there is no job to end")
+    # A job that is at work
+    job_id = _submit_sleep(lab, "000009")
+    page.goto(f"{server.address}processing?runs=9")
+    press(page, "cancel")
+    press(page, "cancel")
+    expect(result.locator("tr", has_text="000009")).to_contain_text(f"job {job_id} (local)")
+    page.goto(f"{server.address}run?id=9")
+    expect(part(page, "about")).to_contain_text(f"cancelled by {getpass.getuser()}")
+    page.goto(f"{server.address}runs?first=9&last=9")
+    expect(part(page, "runs")).to_contain_text("cancelled")
+    page.goto(f"{server.address}processing")
     press(page, "switch_off")
     expect(part(page, "loop")).to_contain_text("The switch is off")
     press(page, "switch_on")
     expect(part(page, "loop")).to_contain_text("The switch is on")
+
+
+def _submit_sleep(lab, run_id: str) -> str:
+    """Submit a job for a run that does nothing, and return its id."""
+    script = lab.folder / "sleep.sh"
+    base.write_script(script, ["sleep", "300"], {})
+    engine = LocalEngine(Path(lab.environment["AMSTRAX_LOCAL_FOLDER"]))
+    job = base.Job(run_id, ("a",), "xams", "xams", script, lab.logs / "sleep.log", 100)
+    job_id = engine.submit(job)
+    told = {"attempt": f"{run_id}-x", "engine": "local", "host": engine.host, "job_id": job_id}
+    assert documents.claim(lab.runs, run_id, "submit-me")
+    assert documents.set_status(lab.runs, run_id, "submitted", owner="submit-me", job=told)
+    assert documents.release(lab.runs, run_id, "submit-me")
+    return job_id
 
 
 def test_a_run_is_seen_growing(page, server, lab):
