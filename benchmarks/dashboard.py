@@ -70,7 +70,7 @@ def main() -> int:
             def plots() -> Any:
                 page = new_page(browser)
                 page.goto(f"{server.address}data?id={RUN_ID}")
-                page.wait_for_function(_DRAWN, arg=3)
+                page.wait_for_function(_DRAWN, arg=3, polling=50)
                 part(page, "loaded").get_by_text(f"{args.peaks:,} peaks").wait_for()
                 return page
 
