@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
@@ -28,6 +28,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 from dashboard_server import CHROMIUM, Lab, Server, new_page, part  # noqa: E402
 
 RUN_ID = "123456"
+#: Whether so many figures are there, and have been painted
+_DRAWN = """(number) => {
+    if (!window.Bokeh || !Bokeh.documents.length) return false
+    const figures = Bokeh.documents[0].roots()[0].select({type: "Figure"})
+    return figures.length == number && figures.every((each) => {
+        const view = Bokeh.index.find_one(each)
+        return view != null && view.has_finished()
+    })
+}"""
 
 
 def main() -> int:
@@ -38,9 +47,8 @@ def main() -> int:
     parser.add_argument("--views", type=int, default=1000, help="page views (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pages to time (%(default)s)")
     args = parser.parse_args()
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import sync_playwright
 
-    expect.set_options(timeout=300_000)
     load()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         lab = Lab(Path(folder))
@@ -56,15 +64,14 @@ def main() -> int:
             def first_page() -> Any:
                 page = new_page(browser)
                 page.goto(server.address)
-                expect(part(page, "runs").locator(".slick-row a").first).to_be_visible()
+                part(page, "runs").locator(".slick-row a").first.wait_for()
                 return page
 
             def plots() -> Any:
                 page = new_page(browser)
                 page.goto(f"{server.address}data?id={RUN_ID}")
-                expect(part(page, "figures").locator(".bk-Figure")).to_have_count(3)
-                expect(part(page, "loaded")).to_contain_text(f"{args.peaks:,} peaks")
-                page.wait_for_function("Bokeh.documents[0].is_idle")
+                page.wait_for_function(_DRAWN, arg=3, polling=50)
+                part(page, "loaded").get_by_text(f"{args.peaks:,} peaks").wait_for()
                 return page
 
             measure(
@@ -120,6 +127,7 @@ def views(server: Server, number: int) -> None:
     process = psutil.Process(server.process.pid)
     before = state(process)
     began = time.monotonic()
+    print(f"before: {before}")
     # Playwright has a loop of its own in this thread
     with ThreadPoolExecutor(1) as pool:
         work = view_pages(server.address, number, process)
@@ -127,25 +135,24 @@ def views(server: Server, number: int) -> None:
     seconds = time.monotonic() - began
     # Sessions are looked for every 5 s, and go 5 s after their page; memory is given back after 20
     end = time.monotonic() + 60
-    while time.monotonic() < end and state(process)[1] > before[1]:
+    while time.monotonic() < end and state(process).connections > before.connections:
         time.sleep(1)
-    after = state(process)
-    print(
-        f"{number} page views in {seconds:.0f} s: memory of the server {before[0]:.0f} MiB before, "
-    )
-    print(
-        f"  {peak:.0f} MiB at most, {after[0]:.0f} MiB after it; connections {before[1]} -> ",
-        end="",
-    )
-    print(f"{after[1]}, files {before[2]} -> {after[2]}, threads {before[3]} -> {after[3]}")
+    print(f"{number} page views in {seconds:.0f} s, {peak:.0f} MiB at most; after them:")
+    print(f"  {state(process)}", flush=True)
 
 
 async def view_pages(address: str, number: int, process: psutil.Process) -> float:
-    """View pages one after the other, and return the most memory that the server had [MiB]."""
+    """View pages one after the other, and return the most memory that the server had [MiB].
+
+    What it has is printed ten times meanwhile: whether that grows is what counts.
+    """
     line, peak = None, 0.0
     client = AsyncHTTPClient()
+    pages = ("runs", "processing", "run?id={}", "compare", f"data?id={RUN_ID}", "events?id={}")
     for i in range(number):
-        path = ("runs", "processing", f"run?id={1 + i}")[i % 3]
+        if i and i % max(number // 10, 1) == 0:
+            print(f"  after {i} views: {state(process)}", flush=True)
+        path = pages[i % len(pages)].format(1 + i)
         text = (await client.fetch(address + path, request_timeout=120)).body.decode()
         token = re.search(r'"token":\s*"([^"]+)"', text)[1]
         request = HTTPRequest(
@@ -163,14 +170,31 @@ async def view_pages(address: str, number: int, process: psutil.Process) -> floa
     return peak
 
 
-def state(process: psutil.Process) -> tuple[float, int, int, int]:
-    """Return memory [MiB], and the numbers of connections, files and threads."""
+class State(NamedTuple):
+    """Memory of a server [MiB], and what it has open."""
+
+    memory: float
+    connections: int
+    files: int
+    threads: int
+    children: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.memory:.0f} MiB, {self.connections} connections, {self.files} files, "
+            f"{self.threads} threads, {self.children} processes"
+        )
+
+
+def state(process: psutil.Process) -> State:
+    """Return what a server has."""
     connections = [c for c in process.net_connections() if c.status == psutil.CONN_ESTABLISHED]
-    return (
+    return State(
         process.memory_info().rss / 2**20,
         len(connections),
         process.num_fds(),
         process.num_threads(),
+        len(process.children(recursive=True)),
     )
 
 

@@ -16,12 +16,14 @@ from make_runs import RUN_ID
 from amstrax.rundb.local import LocalClient
 
 CHROMIUM = "/usr/bin/chromium"
-_ARGUMENTS = (
+BROWSER_ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 #: What a comment of a run must not do
 SCRIPT = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'>"
+#: Run that can be processed
+SUBMITTED = "000305"
 EVENT_TARGETS = ("event_info", "event_waveform", "event_area_per_channel", "records")
 #: Runs that are documents alone
 MANY = 120
@@ -57,7 +59,7 @@ class Lab:
         self.live, self.out = folder / "live", folder / "out"
         self.logs, self.jobs = folder / "logs", folder / "jobs"
         for path in (self.live, self.out, self.logs):
-            path.mkdir()
+            path.mkdir(exist_ok=True)
         self.store = folder / "database" / "rundb.sqlite"
         self.runs = LocalClient(self.store)["run"]["runs_gas"]
         kept = ("PATH", "HOME", "LANG", "NUMBA_CACHE_DIR", "PYTHONPATH", "VIRTUAL_ENV")
@@ -69,8 +71,8 @@ class Lab:
             "AMSTRAX_LOCAL_JOBS": "1",
             "MPLBACKEND": "agg",
         }
-        (folder / "corrections").mkdir()
-        self.store.parent.mkdir()
+        (folder / "corrections").mkdir(exist_ok=True)
+        self.store.parent.mkdir(exist_ok=True)
 
     def add_documents(self, number: int = MANY) -> None:
         """Add runs that are documents alone: 1 to `number`, an hour apart, in turn of two modes."""
@@ -147,7 +149,7 @@ class Server:
             stdout=self._file,
             stderr=self._file,
         )
-        self.address = self._wait_for(r"the dashboard is at (http://[\d.:]+/)")
+        self.address = self._wait_for(r"the dashboard is at (https?://[\d.:]+/)")
 
     def text(self) -> str:
         """Return what it has said."""
@@ -169,22 +171,9 @@ class Server:
         return status
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A browser."""
-    need_browser()
-    from playwright.sync_api import expect, sync_playwright
-
-    expect.set_options(timeout=60_000)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
-        yield started
-        started.close()
-
-
-def new_page(browser, width: int = 1280, height: int = 900):
+def new_page(browser, width: int = 1280, height: int = 900, **options):
     """Return a page of somebody else's browser, that notes what goes wrong in `page.problems`."""
-    context = browser.new_context(viewport={"width": width, "height": height})
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
     context.set_default_timeout(60_000)
     page = context.new_page()
     page.problems, page.hosts = [], set()
@@ -215,4 +204,32 @@ def choose(page, name: str, option: str) -> None:
     part(page, name).locator("select").select_option(option)
 
 
-__all__ = ["LED", "NAI", "RUN_ID", "SHORT", "Lab", "Server", "browser"]
+def expect(locator):
+    """Return Playwright's assertions about a locator."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def bring_to(page, name: str) -> None:
+    """Press Tab until the part of this name has the focus."""
+    seen = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate(FOCUSED))
+        if seen[-1] == name:
+            return
+    raise AssertionError(f"Tab does not lead to {name}, but to {seen}")
+
+
+#: Name of the part of a page that has the focus, or a link's text
+FOCUSED = """() => {
+    let at = document.activeElement, host = null
+    while (at && at.shadowRoot && at.shadowRoot.activeElement) {
+        if (at.dataset && at.dataset.name) host = at.dataset.name
+        at = at.shadowRoot.activeElement
+    }
+    return at.dataset && at.dataset.name || host || at.textContent.trim().slice(0, 20)
+}"""
+
+__all__ = ["LED", "NAI", "RUN_ID", "SHORT", "Lab", "Server"]

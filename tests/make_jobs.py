@@ -1,6 +1,7 @@
 """Simulated runs in a run database, and processes of tools that tests start, stop and kill."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -32,17 +33,38 @@ def runs(no_settings):
     return get_mongo_collection("xams")
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that the first worker of a session makes; for the others it is there then.
+
+    It is nobody's to write to.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        base = base.parent
+    folder, done = base / f"once_{name}", base / f"once_{name}.done"
+    with (base / f"once_{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def live_runs(tmp_path_factory) -> Path:
     """Folder with live data of a short run of each kind, and their documents."""
-    from amstrax import simulation
 
-    folder = tmp_path_factory.mktemp("live")
-    for run_id, options in _RUNS.items():
-        simulation.simulate(
-            run_id, folder, **{"duration": 1, "rate": 20, "yields": "simple", **options}
-        )
-    return folder
+    def make(folder: Path) -> None:
+        from amstrax import simulation
+
+        for run_id, options in _RUNS.items():
+            simulation.simulate(
+                run_id, folder, **{"duration": 1, "rate": 20, "yields": "simple", **options}
+            )
+
+    return made_once(tmp_path_factory, "live", make)
 
 
 def add_run(collection, live: Path, run_id: str = SHORT, **fields) -> None:

@@ -240,10 +240,20 @@ def test_interactive_figures_of_nothing(data):
 
 
 def test_event_layout(data):
+    from bokeh.models import DataRange1d, Plot
+
     from amstrax.analyses import interactive
 
     event = data["events"][3]
-    assert as_document(interactive.event(event, data["peaks"]))
+    (layout,) = as_document(interactive.event(event, data["peaks"]))
+    (pattern,) = [
+        figure
+        for figure in layout.select({"type": Plot})
+        if figure.title.text == "S2 in the top PMTs"
+    ]
+    # A circle stays one, whole, whatever room there is: of ranges that follow the points alone
+    assert pattern.match_aspect and pattern.frame_width is None
+    assert type(pattern.x_range) is type(pattern.y_range) is DataRange1d
     empty = event.copy()
     for field in ("s1_area", "s2_area", "x"):
         empty[field] = np.nan
@@ -278,7 +288,10 @@ def test_a_million_rows_are_thinned_and_say_so(data):
     figure = interactive.area_aft(source)
     assert figure.title.text.endswith("500 of 1,000,000, at random")
     figure = interactive.density(peaks["area"], peaks["area"])
-    assert figure.renderers[0].data_source.data["n"].sum() == 1_000_000
+    [picture] = figure.renderers[0].data_source.data["image"]
+    assert picture.sum() == 1_000_000
+    # Rows of the picture are bins of y, here as x
+    np.testing.assert_array_equal(np.nonzero(picture)[0], np.nonzero(picture)[1])
 
 
 def test_without_bokeh(monkeypatch, analysed):  # noqa: F811

@@ -11,7 +11,7 @@ from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import JobState, KnownJob
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.scheduling import Wanted
-from amstrax.exceptions import InvalidOption
+from amstrax.exceptions import EngineUnreachable, InvalidOption
 from amstrax.rundb import documents
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -115,6 +115,28 @@ CASES = {
     "failed twice, a longer while ago": (
         True,
         {"processing_status": {**FAILED, "time": ago(seconds=20001)}, "processing_failed": 2},
+    ),
+    "cancelled": (
+        False,
+        {
+            "processing_status": {**FAILED, "time": ago(days=99)},
+            "processing_job": {"attempt": "a", "cancelled_by": "ann"},
+        },
+    ),
+    "cancelled, but tagged": (
+        True,
+        {
+            "processing_status": {**FAILED, "time": ago(days=99)},
+            "processing_job": {"attempt": "a", "cancelled_by": "ann"},
+            "tags": [{"name": "process"}],
+        },
+    ),
+    "cancelled, and set pending": (
+        True,
+        {
+            "processing_status": {"status": "pending"},
+            "processing_job": {"attempt": "a", "cancelled_by": "ann"},
+        },
     ),
     "failed too often": (
         False,
@@ -421,8 +443,12 @@ def test_a_job_is_cancelled(collection, job):  # noqa: F811
         time.sleep(0.02)
     run = documents.find_run(collection, 7)
     assert documents.status_of(run).status == "failed"
-    assert documents.status_of(run).reason == f"job {job_id} (local) was cancelled by ann"
-    assert documents.failures_of(run) == 1 and not run.get("processing_claim")
+    assert documents.status_of(run).reason == "cancelled by ann"
+    assert documents.cancelled_by(run) == "ann"
+    assert documents.failures_of(run) == 0 and not run.get("processing_claim")
+    # What the job says at its end, also late, changes nothing of that
+    assert documents.record_failure(collection, 7, "SIGTERM", "000007-x") == 0
+    assert documents.status_of(documents.find_run(collection, 7)).reason == "cancelled by ann"
     with pytest.raises(InvalidOption, match="run 000007 is failed: there is no job to end"):
         scheduling.cancel(collection, engine, "000007", "ann")
 
@@ -443,3 +469,31 @@ def test_other_jobs_are_not_cancelled(collection, job, fields, words):  # noqa: 
         scheduling.cancel(collection, engine, "7", "ann")
     assert engine.state(job_id).alive
     assert documents.status_of(documents.find_run(collection, 7)).status == "running"
+
+
+def test_a_job_that_cannot_be_cancelled_is_not_said_to_be(collection, monkeypatch, job):  # noqa: F811
+    """The engine is away; a failure of the job is one, then."""
+    engine, job_id = job
+    told = {"attempt": "000007-x", "engine": "local", "host": "stbc", "job_id": job_id}
+    add(collection, 7, processing_status={"status": "running"}, processing_job=told)
+
+    def away(_job_id):
+        raise EngineUnreachable("it is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "cancel", away)
+        with pytest.raises(EngineUnreachable):
+            scheduling.cancel(collection, engine, "7", "ann")
+    assert documents.record_failure(collection, 7, "no disk", "000007-x") == 1
+    run = documents.find_run(collection, 7)
+    assert documents.cancelled_by(run) is None
+    assert documents.status_of(run).reason == "no disk"
+
+
+def test_submission_forgets_that_a_job_was_cancelled(collection):  # noqa: F811
+    told = {"attempt": "a", "cancelled_by": "ann"}
+    add(collection, 7, processing_status={"status": "failed"}, processing_job=told)
+    assert documents.claim(collection, 7, "me")
+    assert documents.set_job(collection, 7, {"attempt": "b"}, "me")
+    assert documents.cancelled_by(documents.find_run(collection, 7)) is None
+    assert not documents.set_cancelled(collection, 7, "b", "ann"), "its job is not at work"

@@ -64,4 +64,8 @@ def tidy_log_axes(axes: "Axes") -> None:
         low, high = sorted(limits)
         if low > 0 and high / low < 100:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _short(value: float) -> str:
+    return f"{value:,g}" if abs(value) < 1e6 else f"{value / 1e6:,g}M"

@@ -263,10 +263,12 @@ class Loop:
 
         if self.states.pop(run_id, None) is None:
             return  # Settled, and reported, here
-        fields = ["processing_status", "processing_failed"]
+        fields = ["processing_status", "processing_failed", "processing_job"]
         document = documents.find_run(self.collection, run_id, None, fields)
         status = documents.status_of(document)
-        if status.status == "failed":
+        if documents.cancelled_by(document) is not None:
+            log.info("run %s: %s, and left alone", run_id, status.reason)
+        elif status.status == "failed":
             self.counts["failed"] += 1
             often = scheduling.how_often(documents.failures_of(document), self.args.max_failures)
             log.warning("run %s failed: %s (%s)", run_id, status.reason, often)
@@ -332,6 +334,10 @@ class Loop:
             raise AmstraxError(f"run {run_id} has the tag 'abandon': remove that to process it")
         if documents.PROCESS in tags:
             return False
+        if documents.cancelled_by(document) is not None:
+            raise AmstraxError(
+                f"run {run_id} was {status.reason}: submit it, or tag it '{documents.PROCESS}'"
+            )
         if status.status == "failed" and (
             documents.failures_of(document) >= self.args.max_failures
         ):

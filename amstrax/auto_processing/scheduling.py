@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from amstrax import settings
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, Engine, JobState
-from amstrax.exceptions import InvalidOption
+from amstrax.exceptions import AmstraxError, InvalidOption
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,9 @@ class Wanted:
 
         These have ended, have data on this machine to begin with, and are claimed by nobody. They
         have the tag ``process``; or are pending, in so many words; or nothing is said of them and
-        there is none of the target's data here; or have failed, a while ago and not too often; or
-        were begun by one whose claim has expired. Those with the tag ``abandon`` are left alone.
+        there is none of the target's data here; or have failed, a while ago and not too often, and
+        not since somebody has cancelled the job; or were begun by one whose claim has expired.
+        Those with the tag ``abandon`` are left alone.
         """
         now = now or datetime.now(UTC)
         conditions: list[Filter] = [
@@ -94,7 +95,13 @@ class Wanted:
                     {"processing_status": "pending"},
                     {"processing_status.status": "pending"},
                     {"$and": [{"processing_status": None}, self._has_none_of_the_data()]},
-                    {"$and": [documents.has_status("failed"), self._is_due(now)]},
+                    {
+                        "$and": [
+                            documents.has_status("failed"),
+                            documents.is_not_cancelled(),
+                            self._is_due(now),
+                        ]
+                    },
                     {
                         "$and": [
                             documents.has_status("submitted", "running"),
@@ -310,6 +317,8 @@ def settle(
     _release(collection, run)
     if failures is None:
         return None
+    if run.job.get("cancelled_by"):
+        return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
     return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
 
 
@@ -375,7 +384,8 @@ def switch(switches: Any, is_on: bool, user: str) -> None:
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     """End the job of a run that is submitted or running, and say so in its document.
 
-    It counts as a failure; the automatic loop tries again, unless the run has the tag ``abandon``.
+    The run has failed then, cancelled by `user`, which does not count as a failure. The automatic
+    loop leaves it alone until somebody submits it, tags it ``process``, or sets it pending.
 
     Returns
     -------
@@ -386,7 +396,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     RunNotFound
         When there is no such run.
     InvalidOption
-        When it has no job that could be ended from here.
+        When it has no job that could be ended from here, or has ended meanwhile.
     EngineUnreachable
         When the engine does not answer.
     """
@@ -403,7 +413,14 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     run = Followed(name, job, status, document)
     if not job.get("job_id"):
         raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
-    engine.cancel(str(job["job_id"]))
+    # Before it ends, so that nobody takes that for a failure: neither the job, nor a loop
+    if not documents.set_cancelled(collection, name, run.attempt, user):
+        raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")
+    try:
+        engine.cancel(str(job["job_id"]))
+    except AmstraxError:
+        documents.set_cancelled(collection, name, run.attempt, None)
+        raise
     still_so = {
         "$and": [
             {"processing_job.attempt": run.attempt},
@@ -411,12 +428,6 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
         ]
     }
     # The job says so itself, if it had begun
-    documents.record_failure(
-        collection,
-        name,
-        f"{run.describe()} was cancelled by {user}",
-        run.attempt,
-        condition=still_so,
-    )
+    documents.record_failure(collection, name, "cancelled", run.attempt, condition=still_so)
     _release(collection, run)
     return run.describe()

@@ -139,7 +139,7 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
 
 
 def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
-    """End the jobs of runs."""
+    """End the jobs of runs, which automatic processing leaves alone then."""
     from amstrax.auto_processing import scheduling
 
     site = page.site

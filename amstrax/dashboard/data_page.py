@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from bokeh.models import Checkbox, Column
 
 from amstrax.dashboard import render, stored
-from amstrax.dashboard.figures import Drawn, Scales, fit, of_run
+from amstrax.dashboard.figures import Drawn, Linked, Marks, Scales, fit, marks, of_run
 from amstrax.dashboard.page import STYLE, wrapped
 from amstrax.dashboard.run_page import OfRun
 from amstrax.exceptions import NoGain, NotAvailable
@@ -47,7 +47,8 @@ class DataPage(OfRun):
         self._selected = self.html("", name="selected")
         self._figures = Column(sizing_mode="stretch_width", name="figures")
         self._gains = self.html("", name="gains")
-        self._source: Any = None
+        self._drawn: Drawn | None = None
+        self._is_linking = False
         self.show(
             self.links,
             wrapped(*self._choices.values()),
@@ -85,16 +86,74 @@ class DataPage(OfRun):
             children += [self.html(f"<h2>{render.text(title)}</h2>"), fit(figures)]
         self._figures.children = children
         self._selected.text = ""
-        if "events" in drawn.sources:
-            self._source = drawn.sources["events"]
-            self._source.selected.on_change("indices", lambda attr, old, new: self._select(new))
+        self._drawn = drawn
+        linked = drawn.linked
+        if linked is not None:
+            for name, function in (("events", self._on_events), ("peaks", self._on_peaks)):
+                drawn.sources[name].selected.on_change(
+                    "indices",
+                    lambda attr, old, new, function=function: function(drawn, linked, new),
+                )
         if "pulses" in drawn.sources:
             self.load("the gains", self._find_gains, self._take_gains)
 
-    def _select(self, rows: list[int]) -> None:
-        numbers = [int(self._source.data["event_number"][row]) for row in rows[:_MOST_LINKS]]
+    # Selections: each source has one, which its figures share; from one to the other it goes here
+
+    def _on_events(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
+        """Select the peaks of the events that have been selected."""
+        if drawn is not self._drawn or self._is_linking:
+            return
+        self._select(drawn.sources["peaks"], linked.links.inside(rows).tolist())
+        self._say(drawn, rows)
+        self._mark(drawn, linked, rows, bool(rows))
+
+    def _on_peaks(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
+        """Select the events that have the peaks that have been selected."""
+        if drawn is not self._drawn or self._is_linking:
+            return
+        events = linked.links.around(rows).tolist()
+        self._select(drawn.sources["events"], events)
+        self._say(drawn, events)
+        self._mark(drawn, linked, events, False)
+
+    def _select(self, source: Any, rows: list[int]) -> None:
+        # That is no choice of the user, to be answered in its turn
+        self._is_linking = True
+        try:
+            source.selected.indices = rows
+        finally:
+            self._is_linking = False
+
+    def _mark(self, drawn: Drawn, linked: Linked, rows: list[int], is_wanted: bool) -> None:
+        """Mark the peaks of events that are no points, or none."""
+        source = drawn.sources.get("marked")
+        if source is None:
+            return
+
+        def work() -> Marks | None:
+            if not is_wanted:
+                return None
+            return marks(self.context(), self.run_id, linked.start[rows], linked.end[rows])
+
+        def take(found: Marks | None) -> None:
+            if drawn is not self._drawn:
+                return
+            if found is not None or len(source.data["area"]):
+                source.data = {name: [] for name in source.data} if found is None else found.columns
+            self._say(drawn, rows, found)
+
+        self.load("the peaks of the selected events", work, take)
+
+    def _say(self, drawn: Drawn, rows: list[int], found: Marks | None = None) -> None:
+        """Say which events are selected, and how many of their peaks are marked."""
+        of_events = drawn.sources["events"].data["event_number"]
         self._selected.text = render.html(
-            "selected_events.html", run_id=self.run_id, numbers=numbers, total=len(rows)
+            "selected_events.html",
+            run_id=self.run_id,
+            numbers=[int(of_events[row]) for row in rows[:_MOST_LINKS]],
+            total=len(rows),
+            marked=None if found is None else len(found.columns["area"]),
+            peaks=None if found is None else found.total,
         )
 
     def _find_gains(self) -> _Gains:
@@ -126,6 +185,8 @@ def _notes(sources: Mapping[str, Any]) -> list[str]:
     """Return what of the points is shown, where it is not all."""
     notes = []
     for name, source in sources.items():
+        if not source.tags:
+            continue
         shown = source.tags[0]
         if shown["shown"] < shown["of"]:
             notes.append(

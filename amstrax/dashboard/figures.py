@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from bokeh.models import Plot, Row
+from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
-from amstrax.analyses.quantities import rates
-from amstrax.analyses.style import TYPE_NAMES
+from amstrax.analyses.links import Links, within
+from amstrax.analyses.quantities import rates, thin
+from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard import stored
 from amstrax.dashboard.page import wrapped
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 #: More peaks than this are shown as a histogram in two dimensions, with so many as points above
 MOST_POINTS = 10_000
+#: Of the peaks of selected events, where not all are points, so many are marked
+MOST_MARKED = 2_000
+#: Columns of these marks, and of which columns of peaks
+_MARKED = {"area": "area", "width": "range_50p_area", "aft": "area_fraction_top"}
 
 
 class Scales(NamedTuple):
@@ -27,12 +32,52 @@ class Scales(NamedTuple):
     corrected: bool = True
 
 
+def warm_up() -> None:
+    """Draw what there is nothing of: the first time takes a second more than others."""
+    kinds = [(name, np.int64 if name == "time" else np.float32) for name in stored.PEAK_COLUMNS]
+    peaks = np.ones(MOST_POINTS + 1, dtype=[*kinds[:-1], ("type", np.int8)])
+    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales())
+    events = np.ones(2, dtype=[(name, np.float64) for name in stored.EVENT_COLUMNS])
+    _of_events(interactive.event_source(events), Scales())
+    interactive.rates({"events": rates(peaks["time"], 0, 2)})
+
+
 class Drawn(NamedTuple):
-    """Figures by their group, and how much data they show; ``sources`` are those of selections."""
+    """Figures by their group, how much data they show, and what links their selections.
+
+    Attributes
+    ----------
+    groups
+        Figures.
+    text
+        How much data there is.
+    sources
+        Of selections: ``events``, ``peaks``, ``pulses``; and ``marked``, for peaks of selected
+        events where not all peaks are points.
+    linked
+        Which peaks are in which events; None without events.
+    """
 
     groups: Mapping[str, list[Any]]
     text: str
     sources: Mapping[str, Any]
+    linked: "Linked | None" = None
+
+
+class Linked(NamedTuple):
+    """Events that are points.
+
+    Attributes
+    ----------
+    start, end
+        Of them [ns since unix epoch].
+    links
+        Which peaks, of those that are points, are in which of them.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    links: Links
 
 
 def fit(figures: Iterable[Any], height: int = 330) -> Row:
@@ -40,12 +85,6 @@ def fit(figures: Iterable[Any], height: int = 330) -> Row:
     figures = list(figures)
     for figure in figures:
         figure.width = None
-        if figure.frame_width is not None:
-            # What is as wide as high stays so
-            figure.frame_width = figure.frame_height = None
-            figure.match_aspect = False
-            figure.width, figure.height, figure.sizing_mode = height + 20, height, "fixed"
-            continue
         figure.height = height
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
@@ -73,7 +112,9 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         return _of_led(st, run_id, scales)
     times: dict[str, np.ndarray] = {}
     groups: dict[str, list[Any]] = {"Rates": []}
-    text, sources = [], {}
+    text: list[str] = []
+    sources: dict[str, Any] = {}
+    intervals, linked = None, None
     span = stored.span(st, run_id, "peak_basics")
     peaks = stored.load(st, run_id, "peak_basics", stored.PEAK_COLUMNS)
     for kind in (1, 2, 0):
@@ -83,19 +124,46 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         times["events"] = events["time"]
         text.append(f"{len(events):,} events")
         source = sources["events"] = interactive.event_source(events, span.start)
-        groups["Events: what is selected in one is shown in the others"] = _of_events(
-            source, scales
+        groups["Events: what is selected in one is shown in the others, with its peaks"] = (
+            _of_events(source, scales)
         )
+        shown = events[source.data["index"]]
+        intervals = shown["time"].copy(), shown["endtime"].copy()
     text.append(f"{len(peaks):,} peaks")
     source = sources["peaks"] = interactive.peak_source(peaks, span.start, MOST_POINTS)
-    groups["Peaks: what is selected in one is shown in the other"] = _of_peaks(
-        peaks, source, scales
+    marked = None
+    if intervals is not None:
+        points = peaks["time"][source.data["index"]]
+        linked = Linked(*intervals, within(points, *intervals))
+        if len(peaks) > MOST_POINTS:
+            marked = sources["marked"] = ColumnDataSource({name: [] for name in _MARKED})
+    also = "" if linked is None else ", with its events"
+    groups[f"Peaks: what is selected in one is shown in the other{also}"] = _of_peaks(
+        peaks, source, scales, marked
     )
     longest = max(map(len, times.values()))
     n_bins = min(max(longest // 20, 10), 120)
     series = {name: rates(time, span.start, span.end, n_bins) for name, time in times.items()}
     groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
-    return Drawn(groups, ", ".join(text), sources)
+    return Drawn(groups, ", ".join(text), sources, linked)
+
+
+class Marks(NamedTuple):
+    """Peaks of selected events: columns of the source ``marked``, and how many there are."""
+
+    columns: dict[str, np.ndarray]
+    total: int
+
+
+def marks(st: "strax.Context", run_id: str, start: np.ndarray, end: np.ndarray) -> Marks:
+    """Return the peaks of events from `start` to `end`, of very many some at random.
+
+    They are read again: to keep a million peaks for each page that shows them would be too much.
+    """
+    peaks = stored.load(st, run_id, "peak_basics", ("time", *_MARKED.values()))
+    rows = within(peaks["time"], start, end).inside(np.arange(len(start)))
+    shown = peaks[rows[thin(len(rows), MOST_MARKED)]]
+    return Marks({name: shown[field].copy() for name, field in _MARKED.items()}, len(rows))
 
 
 def _of_events(source: Any, scales: Scales) -> list[Any]:
@@ -108,7 +176,7 @@ def _of_events(source: Any, scales: Scales) -> list[Any]:
     ]
 
 
-def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales) -> list[Any]:
+def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales, marked: Any = None) -> list[Any]:
     if len(peaks) <= MOST_POINTS:
         return [
             interactive.area_width(source, log=scales.log),
@@ -133,11 +201,14 @@ def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales) -> list[Any]:
             column,
             source=source,
             size=3,
-            color="color",
+            fill_color="color",
+            line_color=None,
             alpha=0.15,
             selection_alpha=0.9,
             nonselection_alpha=0.02,
         )
+        if marked is not None:
+            figure.scatter("area", column, source=marked, marker="cross", size=6, line_color=BLACK)
         figures.append(figure)
     return figures
 
@@ -146,12 +217,15 @@ def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     pulses = stored.load(st, run_id, "led_calibration", stored.LED_COLUMNS)
     span = stored.span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
+    channels = np.unique(pulses["channel"]).tolist()
     by_channel = {
         f"channel {channel}": rates(pulses["time"][pulses["channel"] == channel], *span)
-        for channel in np.unique(pulses["channel"])
+        for channel in channels
     }
+    # As in the spectra
+    colors = {f"channel {number}": channel_color(number) for number in channels}
     groups = {
-        "Rates": [interactive.rates(by_channel, log=scales.log_counts)],
+        "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],
         "LED spectra": [
             interactive.led_spectrum(source, log=True),
             interactive.value_histogram(

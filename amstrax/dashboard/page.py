@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 #: A page that looks again by itself leaves so many times as long as that takes in between
 _SHARE = 5
+#: What has failed, which may have taken long for want of an answer, is tried again sooner [s]
+_RETRY = 5.0
 
 #: For what is within Bokeh's models, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
@@ -40,6 +43,8 @@ class Page:
     #: Address of the page, and what its title begins with
     path: str
     title: str
+    #: Whether it has a table that Bokeh draws
+    has_table = False
 
     def __init__(self, site: Site, doc: Document):
         self.site, self.doc = site, doc
@@ -59,10 +64,10 @@ class Page:
         self._is_closed = False
         self._latest: dict[str, int] = {}
         self._at_work: set[str] = set()
+        self._futures: set[Future] = set()
         self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
         self.message = self.html("", name="message")
-        self.message.visible = False
         self._address = PreText(text="", visible=False, name="address")
         # The only line of JavaScript: Bokeh has nothing of its own for the address bar
         self._address.js_on_change(
@@ -73,6 +78,7 @@ class Page:
         doc.template_variables.update(
             detector=site.detector.upper(),
             page=self.path,
+            has_table=self.has_table,
             user=self.user if site.logins is not None else "",
             may_act=self.may_act(),
             actions=site.actions,
@@ -99,7 +105,15 @@ class Page:
     def html(self, text: str, name: str | None = None, **properties: Any) -> Div:
         """Return a part of the page that is HTML: of `render.html`, or escaped."""
         properties = {"sizing_mode": "stretch_width", "stylesheets": [STYLE]} | properties
-        return Div(text=text, name=name, disable_math=True, **properties)
+        part = Div(text=text, name=name, disable_math=True, **properties)
+
+        def show(_attr: str, _old: str, new: str) -> None:
+            # What is empty would leave a gap
+            part.visible = bool(new.strip())
+
+        show("text", "", text)
+        part.on_change("text", show)
+        return part
 
     def argument(self, name: str, default: str = "") -> str:
         """Return an argument of the address."""
@@ -121,7 +135,8 @@ class Page:
     ) -> None:
         """Do something that takes time in a thread, and give the page what has come of it.
 
-        While something of the same name is at work, only the last request counts.
+        While something of the same name is at work, only the last request counts. What fails is
+        tried again after a while, until it works or something else is asked for.
 
         Parameters
         ----------
@@ -132,7 +147,8 @@ class Page:
         then
             Takes what has come of it, between two events of the page.
         again
-            Do it also while the same is at work, or has just been; else nothing is done then.
+            Do it also while the same is at work, or has just been; else nothing is done then, for
+            what is asked for again and again anyway.
         """
         if self._is_closed:
             return
@@ -144,13 +160,19 @@ class Page:
         self._at_work.add(what)
         began = time.monotonic()
         future = self.site.pool.submit(work)
+        self._futures.add(future)
 
         def done(future: Any) -> None:
             # What is slow is not all that is done
             now = time.monotonic()
-            self._not_before[what] = now + _SHARE * (now - began)
+            self._futures.discard(future)
+            pause = _SHARE * (now - began)
+            if future.cancelled() or future.exception() is not None:
+                pause = min(pause, _RETRY)
+            self._not_before[what] = now + pause
             if not future.cancelled():
-                deliver = partial(self._deliver, what, number, future, then)
+                retry = partial(self.load, what, work, then) if again else None
+                deliver = partial(self._deliver, what, number, future, then, retry)
                 # To where sessions are ended, so that none is between the next two lines there
                 with contextlib.suppress(RuntimeError):  # The server has ended
                     self._io_loop.add_callback(self._hand_over, deliver)
@@ -167,7 +189,14 @@ class Page:
             self._session_context is not None and self._session_context.destroyed
         )
 
-    def _deliver(self, what: str, number: int, future: Any, then: Callable[[Any], None]) -> None:
+    def _deliver(
+        self,
+        what: str,
+        number: int,
+        future: Any,
+        then: Callable[[Any], None],
+        retry: Callable[[], None] | None,
+    ) -> None:
         if self._is_gone() or self._latest.get(what) != number:
             return
         self._at_work.discard(what)
@@ -176,6 +205,13 @@ class Page:
             then(result)
         except Exception as error:
             self.report(what, error)
+            if retry is not None and _is_expected(error):
+
+                def try_again() -> None:
+                    if self._latest.get(what) == number:
+                        retry()
+
+                self.doc.add_timeout_callback(try_again, int(1000 * self.site.refresh))
         else:
             self.is_well(what)
 
@@ -186,6 +222,9 @@ class Page:
 
     def _close(self, _context: Any) -> None:
         self._is_closed = True
+        for future in list(self._futures):
+            # What is at work goes on; nobody waits for what is not
+            future.cancel()
         self.site.tidy()
 
     # Messages
@@ -202,7 +241,6 @@ class Page:
 
     def _show_troubles(self) -> None:
         self.message.text = render.html("message.html", troubles=list(self._troubles.values()))
-        self.message.visible = bool(self._troubles)
 
     # Rights
 
@@ -223,12 +261,17 @@ def wrapped(*children: Any, **properties: Any) -> Row:
 
 def describe(error: Exception) -> str:
     """Return what went wrong in a line, for a person; what is a bug is logged in full."""
-    from pymongo.errors import PyMongoError
-
-    if isinstance(error, (AmstraxError, PyMongoError, OSError)):
+    if _is_expected(error):
         return " ".join(str(error).split())
     log.error("a page failed, please report it: %r", error, exc_info=error)
     return (
         f"{type(error).__name__}: this is a bug; please report it, with the log of the dashboard, "
         "which has more"
     )
+
+
+def _is_expected(error: Exception) -> bool:
+    """Return whether an error is no bug, but of something that is away, wrong or not there."""
+    from pymongo.errors import PyMongoError
+
+    return isinstance(error, (AmstraxError, PyMongoError, OSError))

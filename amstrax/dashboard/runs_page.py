@@ -50,6 +50,7 @@ class RunsPage(Page):
     """The list of runs."""
 
     path, title = "runs", "Runs"
+    has_table = True
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -247,7 +248,7 @@ def _columns(runs: list[shown.Summary]) -> dict[str, list[str]]:
     rows: list[Mapping[str, str]] = [
         {
             "run": run.run_id,
-            "status": run.status,
+            "status": "cancelled" if run.cancelled_by else run.status,
             "start": render.time(run.start),
             "length": render.length(run.length) if run.end or not run.start else "being taken",
             "mode": run.mode,

@@ -1,8 +1,6 @@
 """What all pages of one dashboard share: where runs, data and jobs are, and who may do what."""
 
 import contextlib
-import ctypes
-import gc
 import logging
 import socket
 import time
@@ -13,7 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from tornado.ioloop import IOLoop
+
 from amstrax import settings
+from amstrax.dashboard import memory
 from amstrax.dashboard.logins import Logins
 
 if TYPE_CHECKING:
@@ -73,20 +74,30 @@ class Site:
     def __post_init__(self) -> None:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
         self.host = socket.gethostname()
-        self._tidy_at = 0.0
+        self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
+        self._embedded: Any = None
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         self.local_user = settings.login_name() or "?"
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
         from amstrax.rundb import get_mongo_collection
+        from amstrax.rundb.local import LocalCollection
 
-        return get_mongo_collection(self.detector)
+        if self._embedded is not None:
+            return self._embedded
+        found = get_mongo_collection(self.detector)
+        if isinstance(found, LocalCollection):
+            # One connection in each thread, where each of its clients has one
+            self._embedded = found
+        return found
 
     def switches(self) -> Any:
         """Return the collection with the switch of automatic processing."""
         from amstrax.rundb.connection import get_collection
 
+        if self._embedded is not None:
+            return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
     def engine(self) -> "Engine":
@@ -153,40 +164,38 @@ class Site:
         return plan.of_run(usual, document).context
 
     def warm_up(self) -> None:
-        """Import, in a thread, what takes seconds, so that nobody waits for it."""
+        """Import, in a thread, what takes seconds, and draw once, so that nobody waits for it."""
 
         def work() -> None:
             import matplotlib.figure  # noqa: F401
 
             from amstrax import contexts
-            from amstrax.analyses import interactive
+            from amstrax.dashboard import figures
 
-            for name in ("event", "density", "rates", "event_source"):
-                getattr(interactive, name)
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
+            figures.warm_up()
+            # Else it is looked through whenever a page is closed, while all other pages wait
+            memory.keep_what_is_there()
 
+        memory.keep_little()
         self.pool.submit(work)
 
     def tidy(self) -> None:
-        """Give memory of pages that are closed back, in a thread, now and then.
+        """Give memory of pages that are closed back, in a thread: now, or soon after the last time.
 
-        What a page was made of refers to itself in circles; and what the data of plots has used
-        stays with the process otherwise, for each thread.
+        To be called where the server's loop runs.
         """
-        now = time.monotonic()
-        if now < self._tidy_at:
+        if self._is_tidy_due:
             return
-        self._tidy_at = now + TIDY_EVERY
+        self._is_tidy_due = True
+        wait = self._tidied_at + TIDY_EVERY - time.monotonic()
+        IOLoop.current().call_later(max(wait, 0.0), self._tidy)
 
-        def work() -> None:
-            gc.collect()
-            # Of glibc alone
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
-
+    def _tidy(self) -> None:
+        self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(work)
+            self.pool.submit(memory.give_back)
 
     def close(self) -> None:
         """Let go of threads and connections."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: Columns that the plots show, of those that there are
 EVENT_COLUMNS = (
-    *("time", "event_number", "s1_area", "s2_area", "cs1", "cs2", "drift_time", "x", "y", "z"),
-    *("r", "s1_range_50p_area", "s2_range_50p_area", "s1_area_fraction_top"),
+    *("time", "endtime", "event_number", "s1_area", "s2_area", "cs1", "cs2", "drift_time"),
+    *("x", "y", "z", "r", "s1_range_50p_area", "s2_range_50p_area", "s1_area_fraction_top"),
     *("s2_area_fraction_top", "n_peaks"),
 )
 PEAK_COLUMNS = (

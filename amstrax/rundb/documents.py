@@ -17,6 +17,7 @@ from amstrax.rundb.fields import (
     PROCESSING_CLAIM,
     STATUSES,
     Status,
+    cancelled_by,
     data_of,
     failures_of,
     is_claimed,
@@ -33,6 +34,7 @@ from amstrax.rundb.filters import (
     has_data,
     has_status,
     has_tag,
+    is_not_cancelled,
     is_unclaimed,
     lacks_tag,
     run_filters,
@@ -46,7 +48,7 @@ from amstrax.rundb.registering import (
     remove_data,
     remove_tag,
 )
-from amstrax.rundb.statuses import record_failure, set_job, set_job_id, set_status
+from amstrax.rundb.statuses import record_failure, set_cancelled, set_job, set_job_id, set_status
 
 #: So often is a run tried that always fails
 MAX_FAILURES = 3
@@ -64,6 +66,7 @@ __all__ = [
     "add_data",
     "add_run",
     "add_tag",
+    "cancelled_by",
     "claim",
     "data_of",
     "failures_of",
@@ -72,6 +75,7 @@ __all__ = [
     "has_status",
     "has_tag",
     "is_claimed",
+    "is_not_cancelled",
     "is_unclaimed",
     "job_of",
     "lacks_tag",
@@ -86,6 +90,7 @@ __all__ = [
     "remove_tag",
     "renew",
     "run_filters",
+    "set_cancelled",
     "set_job",
     "set_job_id",
     "set_status",

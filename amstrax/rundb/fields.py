@@ -85,6 +85,15 @@ def status_of(document: Mapping[str, Any]) -> Status:
     return Status("pending")
 
 
+def cancelled_by(document: Mapping[str, Any]) -> str | None:
+    """Return who has cancelled the last job of a run that has failed; None where nobody has.
+
+    Such a run is not tried again by itself; whatever submits it forgets that.
+    """
+    who = job_of(document).get("cancelled_by")
+    return str(who) if who and status_of(document).status == "failed" else None
+
+
 def failures_of(document: Mapping[str, Any]) -> int:
     """Return how often processing of a run has failed."""
     value = document.get("processing_failed")

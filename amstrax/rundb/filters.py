@@ -42,6 +42,11 @@ def has_status(*statuses: str) -> Filter:
     return {"$or": options}
 
 
+def is_not_cancelled() -> Filter:
+    """Return a filter for runs whose last job nobody has cancelled."""
+    return {"processing_job.cancelled_by": None}
+
+
 def has_tag(name: str) -> Filter:
     """Return a filter for runs with a tag."""
     return {"$or": [{"tags.name": name}, {"tags": name}]}

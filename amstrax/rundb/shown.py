@@ -83,8 +83,11 @@ def _moments(document: Mapping[str, Any]) -> Iterator[Moment]:
             yield Moment(time, "failed", _reason(failure))
     status = documents.status_of(document)
     time = time_of({"time": status.time}, "time")
+    who = documents.cancelled_by(document)
+    if time is not None and who is not None:
+        yield Moment(time, "cancelled", f"by {who}")
     # The last failure is its status too
-    if time is not None and not (status.status == "failed" and failures):
+    elif time is not None and not (status.status == "failed" and failures):
         yield Moment(time, f"status {status.status}", _reason(status._asdict()))
     for field, what, name in (("tags", "tagged", "name"), ("comments", "comment", "comment")):
         items = document.get(field)
@@ -142,6 +145,8 @@ class Summary(NamedTuple):
         Data types that are registered, on whichever host, each once.
     here
         Those of them that are registered on this machine.
+    cancelled_by
+        Who has cancelled its last job, which is why it has failed; None where nobody has.
     """
 
     run_id: str
@@ -153,6 +158,7 @@ class Summary(NamedTuple):
     tags: list[str]
     types: list[str]
     here: list[str]
+    cancelled_by: str | None = None
 
     @property
     def length(self) -> float | None:
@@ -165,7 +171,7 @@ class Summary(NamedTuple):
 #: Fields of a document that `summary` looks at
 SUMMARY_FIELDS = (
     *("name", "number", "start", "end", "mode", "user", "tags"),
-    *("processing_status", "data.type", "data.host"),
+    *("processing_status", "processing_job.cancelled_by", "data.type", "data.host"),
 )
 
 
@@ -183,4 +189,5 @@ def summary(document: Mapping[str, Any]) -> Summary:
         documents.tags_of(document),
         list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
         list(dict.fromkeys(str(entry.get("type")) for entry in here)),
+        documents.cancelled_by(document),
     )

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from amstrax.exceptions import InvalidOption, RunNotFound, did_you_mean
-from amstrax.rundb.fields import STATUSES, failures_of, this_host
+from amstrax.rundb.fields import STATUSES, failures_of, job_of, this_host
 from amstrax.rundb.filters import Filter
 from amstrax.rundb.finding import id_of, make_list, place
 
+_LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
 _IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 
@@ -87,6 +88,23 @@ def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) ->
     return collection.update_one(condition, change).matched_count == 1
 
 
+def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | None) -> bool:
+    """Say who cancels the job that an attempt is, before it ends; with None, that nobody does.
+
+    The end of that job is then no failure that counts, see `record_failure` and `cancelled_by`.
+    Return False, and change nothing, when the run has no such job at work (any more).
+    """
+    condition = {
+        "_id": id_of(collection, run_id),
+        "processing_job.attempt": attempt,
+        **_IS_AT_WORK,
+    }
+    change: Filter = {"$set": {"processing_job.cancelled_by": user}}
+    if user is None:
+        change = {"$unset": {"processing_job.cancelled_by": ""}}
+    return collection.update_one(condition, change).matched_count == 1
+
+
 def record_failure(
     collection: Any,
     run_id: str | int,
@@ -96,6 +114,8 @@ def record_failure(
     condition: Mapping[str, Any] | None = None,
 ) -> int | None:
     """Set a run's status to failed, count the failure, and return how many there are.
+
+    The end of a job that somebody has cancelled is not counted, and that is its reason.
 
     Parameters
     ----------
@@ -123,12 +143,19 @@ def record_failure(
     failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
     while True:
         wanted = {"$and": [{"_id": _id}, condition or {}]}
-        before = collection.find_one(wanted, ["processing_failed", "processing_failures"])
+        before = collection.find_one(wanted, _LOOKED_AT)
         if before is None:
             if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
                 return None
             raise RunNotFound(f"run {run_id} has been removed from {place(collection)}")
         count = failures_of(before)
+        if (who := _canceller(before, attempt)) is not None:
+            so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
+            cancelled = _status("failed", f"cancelled by {who}", host)
+            change = {"$set": {"processing_status": cancelled}}
+            if collection.update_one({"$and": [wanted, so]}, change).matched_count:
+                return count
+            continue
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
             # Counted already, when it was thought to be dead; it may have said since that it is not
@@ -150,6 +177,12 @@ def record_failure(
         )
         if done.matched_count:
             return count + 1
+
+
+def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
+    """Return who has cancelled an attempt that is a run's last one; None: nobody."""
+    job = job_of(document)
+    return job.get("cancelled_by") or None if job.get("attempt") == attempt else None
 
 
 def _status(status: str, reason: str | None, host: str | None) -> dict[str, Any]:

@@ -1,79 +1,38 @@
 """The dashboard, as it runs, in a browser: with the local engine, on simulated runs."""
 
+import getpass
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from dashboard_server import (
-    EVENT_TARGETS,
+    FOCUSED,
     LED,
     MANY,
     RUN_ID,
     SHORT,
-    Lab,
-    Server,
-    browser,  # noqa: F401
+    SUBMITTED,
     choose,
-    need_browser,
+    expect,
     new_page,
     part,
     press,
     write,
 )
-from make_jobs import add_run
 from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 
 from amstrax import redax
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
-
-SUBMITTED = "000305"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory, live_runs):
-    """A lab with many runs, of which two are processed, and one can be."""
-    need_browser()
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    lab.add_documents()
-    lab.add_simulated(live_runs, SHORT, LED)
-    # The same live data once more, not processed yet
-    shutil.copytree(lab.live / SHORT, lab.live / SUBMITTED)
-    add_run(lab.runs, live_runs, SHORT, _id=SUBMITTED, name=SUBMITTED, number=int(SUBMITTED))
-    lab.process(SHORT, "xams", *EVENT_TARGETS)
-    lab.process(LED, "xams_led", "led_calibration")
-    return lab
-
-
-@pytest.fixture(scope="module")
-def server(lab):
-    """The dashboard, with actions."""
-    server = Server(lab, "server", "--allow-actions")
-    yield server
-    assert server.stop() == 0, server.text()
-    assert "Traceback" not in server.text()
-
-
-@pytest.fixture
-def page(browser, server):  # noqa: F811
-    """A page, of which nothing has gone wrong and nothing came from elsewhere at its end."""
-    page = new_page(browser)
-    yield page
-    assert page.problems == []
-    assert page.hosts == {server.address.split("/")[2]}
-    page.context.close()
-
-
-def expect(locator):
-    from playwright.sync_api import expect
-
-    return expect(locator)
 
 
 def test_a_run_is_found_and_opened(page, server):
@@ -138,12 +97,7 @@ def test_brushing_shows_in_the_other_plots(page, server):
     expect(part(page, "loaded")).to_contain_text("events")
     expect(part(page, "figures").locator(".bk-Figure")).to_have_count(7)
     page.wait_for_function("Bokeh.documents[0].is_idle")
-    box = _frame(page, "S1 and S2")
-    _use_tool(page, "S1 and S2", "BoxSelectTool")
-    page.mouse.move(box["x"] + 2, box["y"] + 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
-    page.mouse.up()
+    _brush(page, "S1 and S2")
     expect(part(page, "selected")).to_contain_text("selected:")
     # Of the same source, so all figures of events show it; and the histogram counts it
     counted = page.evaluate(
@@ -157,6 +111,16 @@ def test_brushing_shows_in_the_other_plots(page, server):
     said = part(page, "selected").locator("p").inner_text()
     selected = int(re.search(r"(\d+) events? selected", said)[1])
     assert 0 < counted <= selected
+    # The peaks of these events are selected, too, and no others
+    events, peaks = _selected(page, "S1 and S2"), _selected(page, "Area and width")
+    assert len(events["rows"]) == selected
+    assert len(peaks["rows"]) == sum(events["n_peaks"][row] for row in events["rows"])
+    # And the events of peaks that are selected: of all of them, all
+    _brush(page, "Area and width")
+    total = len(events["n_peaks"])
+    assert total > selected
+    expect(part(page, "selected")).to_contain_text(f"{total} events selected:")
+    assert len(_selected(page, "S1 and S2")["rows"]) == total
     part(page, "selected").locator("a").first.click()
     expect(part(page, "event_text")).to_contain_text("Event")
     assert "/events?" in page.url
@@ -176,6 +140,28 @@ def _frame(page, title: str) -> dict:
         const canvas = view.el.getBoundingClientRect(), box = view.frame.bbox
         return {{x: canvas.x + box.left, y: canvas.y + box.top,
                 width: box.width, height: box.height}}
+    }}""",
+        title,
+    )
+
+
+def _brush(page, title: str) -> None:
+    """Select all that there is in a figure."""
+    box = _frame(page, title)
+    _use_tool(page, title, "BoxSelectTool")
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
+    page.mouse.up()
+
+
+def _selected(page, title: str) -> dict:
+    """Return which rows are selected of what a figure shows, and how many peaks events have."""
+    return page.evaluate(
+        f"""(title) => {{
+        const source = {_FIND}title).renderers[0].data_source
+        const n_peaks = Array.from(source.get_column("n_peaks") ?? [])
+        return {{rows: Array.from(source.selected.indices), n_peaks}}
     }}""",
         title,
     )
@@ -221,7 +207,7 @@ def test_two_runs_are_compared(page, server):
     expect(part(page, "message")).to_contain_text("compare runs of one sort")
 
 
-def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):  # noqa: F811
+def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
     """While somebody else looks on."""
     other = new_page(browser)
     other.goto(f"{server.address}run?id={SUBMITTED}")
@@ -262,10 +248,35 @@ def test_runs_are_tagged_and_jobs_cancelled(page, server, lab):
     expect(part(page, "cancel")).to_contain_text("Really cancel?")
     press(page, "cancel")
     expect(result).to_contain_text("run 000008 is done: there is no job to end")
+    # A job that is at work
+    job_id = _submit_sleep(lab, "000009")
+    page.goto(f"{server.address}processing?runs=9")
+    press(page, "cancel")
+    press(page, "cancel")
+    expect(result.locator("tr", has_text="000009")).to_contain_text(f"job {job_id} (local)")
+    page.goto(f"{server.address}run?id=9")
+    expect(part(page, "about")).to_contain_text(f"cancelled by {getpass.getuser()}")
+    page.goto(f"{server.address}runs?first=9&last=9")
+    expect(part(page, "runs")).to_contain_text("cancelled")
+    page.goto(f"{server.address}processing")
     press(page, "switch_off")
     expect(part(page, "loop")).to_contain_text("The switch is off")
     press(page, "switch_on")
     expect(part(page, "loop")).to_contain_text("The switch is on")
+
+
+def _submit_sleep(lab, run_id: str) -> str:
+    """Submit a job for a run that does nothing, and return its id."""
+    script = lab.folder / "sleep.sh"
+    base.write_script(script, ["sleep", "300"], {})
+    engine = LocalEngine(Path(lab.environment["AMSTRAX_LOCAL_FOLDER"]))
+    job = base.Job(run_id, ("a",), "xams", "xams", script, lab.logs / "sleep.log", 100)
+    job_id = engine.submit(job)
+    told = {"attempt": f"{run_id}-x", "engine": "local", "host": engine.host, "job_id": job_id}
+    assert documents.claim(lab.runs, run_id, "submit-me")
+    assert documents.set_status(lab.runs, run_id, "submitted", owner="submit-me", job=told)
+    assert documents.release(lab.runs, run_id, "submit-me")
+    return job_id
 
 
 def test_a_run_is_seen_growing(page, server, lab):
@@ -330,7 +341,7 @@ def test_a_run_database_that_is_away_is_said_and_comes_back(page, server, lab):
     expect(part(page, "message")).to_contain_text("run 987654 is not in the run database")
 
 
-def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_path):  # noqa: F811
+def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_path):
     page = new_page(browser, 390, 844)
     for path in ("runs", f"run?id={SHORT}", f"data?id={SHORT}", "processing", "compare"):
         page.goto(server.address + path)
@@ -343,18 +354,7 @@ def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_pa
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate(
-                """() => {
-            let at = document.activeElement, host = null
-            while (at && at.shadowRoot && at.shadowRoot.activeElement) {
-                if (at.dataset && at.dataset.name) host = at.dataset.name
-                at = at.shadowRoot.activeElement
-            }
-            return at.dataset && at.dataset.name || host || at.textContent.trim().slice(0, 20)
-        }"""
-            )
-        )
+        reached.add(page.evaluate(FOCUSED))
     wanted = {"text", "first", "last", "since", "until", "status", "mode", "tag", "clear"}
     assert wanted | {"order", "way", "next", "Runs", "Processing", "runs"} <= reached
     assert page.problems == []

@@ -2,16 +2,15 @@
 
 import http.client
 import re
-import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from http.cookiejar import CookieJar
 
 import pytest
-from dashboard_server import Lab, Server, browser, new_page, part  # noqa: F401
+from dashboard_server import Lab, Server, expect, new_page, part
+from visitors import PASSWORDS, Visitor, add_users, handshake
 
 from amstrax.dashboard import command
 from amstrax.dashboard.logins import PasswordFile
@@ -20,16 +19,13 @@ from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
 
-PASSWORDS = {"alice": "long enough for alice", "bob": "long enough for bob"}
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A lab with documents alone, and a file of users."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     lab.add_documents(10)
-    for name, password in PASSWORDS.items():
-        PasswordFile(lab.folder / "users").set(name, password)
+    add_users(lab)
     return lab
 
 
@@ -51,31 +47,6 @@ def read_only(lab):
     assert server.stop() == 0, server.text()
 
 
-class Visitor:
-    """One who asks for pages, with a jar for cookies."""
-
-    def __init__(self, server: Server):
-        self.address, self.jar = server.address, CookieJar()
-        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
-
-    def get(self, path: str, form: dict | None = None, **headers: str):
-        """Return status, address, headers and text of a page."""
-        data = None if form is None else urllib.parse.urlencode(form).encode()
-        request = urllib.request.Request(self.address + path, data, headers)
-        try:
-            answer = self._opener.open(request, timeout=60)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            return answer.status, answer.url, answer.headers, answer.read().decode()
-
-    def log_in(self, name: str, password: str, **more: str):
-        """Log in, and return what `get` does."""
-        text = self.get("login")[3]
-        xsrf = re.search(r'name="_xsrf" value="([^"]+)"', text)[1]
-        return self.get("login", {"_xsrf": xsrf, "name": name, "password": password, **more})
-
-
 def test_nothing_is_shown_without_login(server):
     visitor = Visitor(server)
     for path in ("", "runs", "run?id=5", "data?id=5", "events?id=5", "processing", "compare"):
@@ -90,9 +61,9 @@ def test_nothing_is_shown_without_login(server):
     token = re.search(r'"token":\s*"([^"]+)"', alice.log_in("alice", PASSWORDS["alice"])[3])[1]
     cookie = "; ".join(f"{each.name}={each.value}" for each in alice.jar)
     own = server.address.rstrip("/")
-    assert "ACK" in _handshake(server, own, cookie, token)[1]
-    assert "ACK" not in _handshake(server, own, "", token)[1]
-    assert "ACK" not in _handshake(server, own, "amstrax_login=x", token)[1]
+    assert "ACK" in handshake(server, own, cookie, token)[1]
+    assert "ACK" not in handshake(server, own, "", token)[1]
+    assert "ACK" not in handshake(server, own, "amstrax_login=x", token)[1]
 
 
 def test_log_in_refused_and_granted(server):
@@ -168,27 +139,9 @@ def test_paths_cannot_be_reached(read_only):
         connection.close()
 
 
-def _handshake(server: Server, origin: str, cookie: str, token: str = "x") -> tuple[int, str]:
-    """Open a websocket, as a page of `origin` would do it; return status, and what is said."""
-    host = server.address.split("/")[2]
-    with socket.create_connection(host.split(":"), timeout=60) as line:
-        line.sendall(
-            f"GET /runs/ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: bokeh, {token}\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: {cookie}\r\n\r\n".encode()
-        )
-        answer = ""
-        # To its end, or as far as is of interest
-        until = "\r\n\r\n" if token == "x" else "ACK"
-        while until not in answer and (more := line.recv(2000)):
-            answer += more.decode("latin-1")
-    return int(answer.split()[1]), answer
-
-
 def test_pages_of_other_sites_get_no_websocket(read_only):
-    assert _handshake(read_only, "http://evil.example", "")[0] == 403
-    assert _handshake(read_only, read_only.address.rstrip("/"), "")[0] == 101
+    assert handshake(read_only, "http://evil.example", "")[0] == 403
+    assert handshake(read_only, read_only.address.rstrip("/"), "")[0] == 101
 
 
 # What a page would do in the browser's console
@@ -203,13 +156,7 @@ def _forge(page, name: str) -> None:
     page.evaluate(_FORGE, name)
 
 
-def expect(locator):
-    from playwright.sync_api import expect
-
-    return expect(locator)
-
-
-def test_an_action_is_refused_when_read_only(browser, read_only, lab):  # noqa: F811
+def test_an_action_is_refused_when_read_only(browser, read_only, lab):
     page = new_page(browser)
     page.goto(f"{read_only.address}processing?runs=3")
     expect(part(page, "rights")).to_contain_text("read-only")
@@ -235,7 +182,7 @@ def _wait_for(server: Server, pattern: str) -> None:
     server._wait_for(f"({pattern})")
 
 
-def test_actions_are_for_named_users_while_they_are_logged_in(browser, server, lab):  # noqa: F811
+def test_actions_are_for_named_users_while_they_are_logged_in(browser, server, lab):
     pages = {}
     for name in PASSWORDS:
         page = pages[name] = new_page(browser)

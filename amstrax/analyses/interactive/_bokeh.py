@@ -58,10 +58,14 @@ def new_figure(
 
 def note(figure: Any, text: str) -> None:
     """Write into the middle of a figure that there is nothing to show."""
+    if figure.frame_width:
+        x, y = figure.frame_width // 2, figure.frame_height // 2
+    else:  # Axes and title take some of it
+        x, y = (figure.width or 420) // 2 - 60, (figure.height or 300) // 2 - 40
     figure.add_layout(
         bokeh().models.Label(
-            x=figure.width // 2 - 60 if figure.width else 150,
-            y=(figure.height or 300) // 2 - 40,
+            x=x,
+            y=y,
             x_units="screen",
             y_units="screen",
             text=text,

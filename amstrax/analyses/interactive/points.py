@@ -155,19 +155,21 @@ def density(
     if not counts.counts.any():
         _bokeh.note(figure, "nothing to show")
         return figure
-    i, j = np.nonzero(counts.counts)
-    mapper = models.LogColorMapper("Viridis256", low=1, high=max(int(counts.counts.max()), 2))
-    # Bokeh draws images on linear scales alone; bins without anything need no rectangle
-    figure.quad(
-        left="left", right="right", bottom="bottom", top="top", line_color=None,
-        fill_color={"field": "n", "transform": mapper},
-        source=models.ColumnDataSource(
-            {
-                "left": counts.x_edges[i], "right": counts.x_edges[i + 1],
-                "bottom": counts.y_edges[j], "top": counts.y_edges[j + 1],
-                "n": counts.counts[i, j].astype(np.int32),
-            }
-        ),
-    )  # fmt: skip
+    mapper = models.LogColorMapper(
+        "Viridis256",
+        low=1,
+        high=max(int(counts.counts.max()), 2),
+        low_color="rgba(0, 0, 0, 0)",
+    )
+    # A picture is stretched between its corners on the screen: bins that are equal on the scale,
+    # logarithmic or not, are equal there
+    figure.image(
+        image=[counts.counts.T.astype(np.int32)],
+        x=left,
+        y=bottom,
+        dw=right - left,
+        dh=top - bottom,
+        color_mapper=mapper,
+    )
     figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, title="n"), "right")
     return figure

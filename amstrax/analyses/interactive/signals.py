@@ -300,14 +300,13 @@ def _hit_pattern(row: np.void, top_channels: Sequence[int], radius: float, width
 
     from amstrax.analyses.geometry import QUADRANTS
 
-    reach = 1.15 * radius
-    models = _bokeh.bokeh().models
+    reach = 1.1 * radius
     figure = _bokeh.new_figure(
         "S2 in the top PMTs", "x [mm]", "y [mm]", tools="pan,wheel_zoom,reset,save",
         width=width, height=260, match_aspect=True,
-        x_range=models.Range1d(-reach, reach), y_range=models.Range1d(-reach, reach),
     )  # fmt: skip
-    figure.frame_width = figure.frame_height = 180
+    # Bokeh makes ranges that follow points fit the shape of the figure, and no others
+    figure.scatter([-reach, reach], [-reach, reach], alpha=0)
     if not np.isfinite(row["s2_area"]) or not len(top_channels):
         _bokeh.note(figure, "no S2")
         return figure

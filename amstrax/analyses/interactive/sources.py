@@ -70,7 +70,7 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
     -------
     ColumnDataSource with the columns ``index`` (the row in `peaks`), ``time_s``, ``area`` [PE],
     ``width`` [ns], ``aft``, ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and
-    ``color``. Its ``tags`` are ``[{"shown": rows, "of": n}]``.
+    ``color`` (RGBA, a byte each). Its ``tags`` are ``[{"shown": rows, "of": n}]``.
     """
     rows = thin(len(peaks), most)
     peaks_shown = peaks[rows]
@@ -78,7 +78,7 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
     data = _columns(peaks_shown, _PEAK_COLUMNS, start)
     data["type"] = types.astype(np.int32)
     data["type_name"] = np.array(TYPE_NAMES)[types]
-    data["color"] = np.array(TYPE_COLORS)[types]
+    data["color"] = _rgba(TYPE_COLORS)[types]
     return _source(data, rows, len(peaks))
 
 
@@ -95,7 +95,7 @@ def event_source(events: np.ndarray, start: int = 0, most: int = MOST) -> Any:
     """
     rows = thin(len(events), most)
     data = _columns(events[rows], _EVENT_COLUMNS, start)
-    data["color"] = np.full(len(rows), BLUE)
+    data["color"] = np.full(len(rows), _rgba((BLUE,)))
     return _source(data, rows, len(events))
 
 
@@ -112,7 +112,7 @@ def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
     rows = thin(len(pulses), most)
     shown = pulses[rows]
     data = {name: np.asarray(shown[name]) for name in ("channel", "area", "amplitude_led")}
-    colors = np.array(CHANNEL_COLORS)
+    colors = _rgba(CHANNEL_COLORS)
     data["color"] = colors[shown["channel"] % len(colors)]
     return _source(data, rows, len(pulses))
 
@@ -133,6 +133,11 @@ def _columns(
         else:
             data[name] = np.full(len(rows), np.nan)
     return data
+
+
+def _rgba(colors: Sequence[str]) -> np.ndarray:
+    """Return colours as numbers, red first and opaque: a tenth of the work that texts are."""
+    return np.array([int(f"{color[1:]}ff", 16) for color in colors], dtype=np.uint32)
 
 
 def _source(data: dict[str, np.ndarray], rows: np.ndarray, of: int) -> Any:

@@ -1,0 +1,45 @@
+"""Figures of a run with more peaks than can be points."""
+
+import numpy as np
+import pytest
+from dashboard_server import SHORT
+
+from amstrax.dashboard import figures, stored
+from amstrax.dashboard.site import Site
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def context(lab, monkeypatch):
+    """A context that loads the data of the lab."""
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(lab.store))
+    site = Site("xams", "local", output_folder=lab.out)
+    yield site.context("xams")
+    site.close()
+
+
+def test_peaks_of_selected_events_are_marked_where_not_all_are_points(context, monkeypatch):
+    monkeypatch.setattr(figures, "MOST_POINTS", 50)
+    drawn = figures.of_run(context, SHORT, figures.Scales())
+    assert len(drawn.sources["peaks"].data["area"]) == 50
+    assert list(drawn.sources["marked"].data) == ["area", "width", "aft"]
+    events = stored.load(context, SHORT, "event_info")
+    chosen = [3, 5]
+    start, end = drawn.linked.start[chosen], drawn.linked.end[chosen]
+    np.testing.assert_array_equal(start, events["time"][chosen])
+    found = figures.marks(context, SHORT, start, end)
+    peaks = stored.load(context, SHORT, "peak_basics")
+    is_in = [
+        any(events["time"][i] <= peak["time"] < events["endtime"][i] for i in chosen)
+        for peak in peaks
+    ]
+    assert found.total == sum(is_in) == events["n_peaks"][chosen].sum() > 0
+    np.testing.assert_array_equal(found.columns["area"], peaks["area"][is_in])
+    np.testing.assert_array_equal(found.columns["width"], peaks["range_50p_area"][is_in])
+    # Of those that are points, the same
+    points = drawn.sources["peaks"].data["index"][drawn.linked.links.inside(chosen)]
+    assert set(points) <= set(np.flatnonzero(is_in))
+    monkeypatch.setattr(figures, "MOST_MARKED", 3)
+    found = figures.marks(context, SHORT, start, end)
+    assert (len(found.columns["area"]), found.total) == (3, sum(is_in))
