@@ -18,6 +18,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax import memory
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
@@ -157,11 +158,11 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     from amstrax.auto_processing.scratch import Scratch
 
     began = time.monotonic()
-    jobs.keep_freed_memory()
+    memory.keep_freed()
     st, targets = make_context(args)
     output = _output_folder(st)
     _check_writable(output)
-    with jobs.without_old_objects_in_collections(), jobs.sole_worker(output, args.run_id):
+    with memory.old_objects_left_out(), jobs.sole_worker(output, args.run_id):
         if args.from_scratch:
             with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
                 _make(st, args, targets, output, stop)

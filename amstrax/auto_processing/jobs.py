@@ -2,9 +2,7 @@
 
 import argparse
 import contextlib
-import ctypes
 import fcntl
-import gc
 import io
 import json
 import logging
@@ -27,9 +25,6 @@ from amstrax.exceptions import AlreadyAtWork
 __all__ = ["Stop", "output_to_log", "run_tool", "sole_worker", "stop_on_signals"]
 
 log = logging.getLogger(__name__)
-
-#: Of glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 class LogStream(io.TextIOBase):
@@ -219,32 +214,6 @@ class Source:
         # Part of the lineage, and of messages
         MeteredReader.__name__ = base.__name__
         self._st.register(MeteredReader)
-
-
-@contextlib.contextmanager
-def without_old_objects_in_collections() -> Iterator[None]:
-    """Keep Python's garbage collector, within it, from what there is at the start.
-
-    That is over 100,000 objects of imported modules, which it else visits again and again.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed, of up to 256 MB, for what comes next.
-
-    By itself it gives arrays of more than 32 MB, and what is free at the end of its memory, back to
-    the system; that gives them anew for each chunk, page for page, which takes half of the time of
-    a job on dense data. Does nothing where that is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter in _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD:
-            mallopt(parameter, 256 * 2**20)
 
 
 @contextlib.contextmanager

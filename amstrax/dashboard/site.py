@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.ioloop import IOLoop
 
-from amstrax import settings
-from amstrax.dashboard import memory
+from amstrax import memory, settings
 from amstrax.dashboard.logins import Logins
 
 if TYPE_CHECKING:
