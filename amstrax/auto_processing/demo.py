@@ -300,7 +300,7 @@ def next_steps(run: "SimulatedRun", processed: Path, plots: Path, store: Path) -
     return f"""Plots:
 {pictures}
 
-Events in Python ({Path(sys.executable)}):
+Events in Python ({Path(sys.executable)}), and a plot of your own:
 
     import amstrax
 
@@ -310,6 +310,7 @@ Events in Python ({Path(sys.executable)}):
     )
     events = st.get_df({run.run_id!r}, "event_info")
     print(events[["s1_area", "s2_area", "drift_time", "x", "y", "z"]].describe())
+    events.plot.scatter("drift_time", "s2_area").figure.savefig("mine.png")
 
 How well the true events were reconstructed:
 
