@@ -18,6 +18,14 @@ from servers import (  # noqa: F401
 from amstrax import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+#: What takes minutes is begun with, so that no worker is left alone with it at the end
+LONGEST = ("test_day.py", "test_dashboard_browser.py", "test_documentation.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest tests first; all others stay in their order."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 
 from amstrax._context import ANALYSES
+from amstrax.analyses._figure import NotebookFigure
 from amstrax.exceptions import InvalidOption, NoSuchDataType
 
 BASELINES = Path(__file__).with_name("baseline_images")
@@ -89,7 +90,7 @@ def save(figure, path):
 def test_pictures(analysed, picture, tmp_path):  # noqa: F811
     """Compared with those in baseline_images; AMSTRAX_NEW_PICTURES=1 writes them anew."""
     figure = draw(analysed, picture)
-    assert isinstance(figure, Figure)
+    assert isinstance(figure, NotebookFigure)
     labels = [(a.get_xlabel(), a.get_ylabel()) for a in figure.axes]
     assert any(x and y for x, y in labels), "no axis has labels"
     path = tmp_path / f"{picture}.png"

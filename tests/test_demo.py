@@ -83,6 +83,7 @@ def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
     )
     assert done.returncode == 0, done.stderr
     assert "drift_time" in done.stdout
+    assert matplotlib.image.imread(tmp_path / "mine.png").shape[0] > 300
     command = re.search(r"^    (\S+/amstrax) (validate .*)$", text, re.M)
     monkeypatch.chdir(tmp_path)
     assert cli.main(command[2].split()) == 0

@@ -92,11 +92,11 @@ for line, code in session:
 """
 
 # Tests do not start themselves, nor an installation: see whether there is such a target, but let
-# `make demo` (of 10 s, not 60) and `make process` work, on what is installed.
+# `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} -o .venv/.installed)
+make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed)
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
@@ -150,19 +150,22 @@ def environment(tmp_path) -> dict[str, str]:
     """Environment in which commands run: a `make` that starts neither tests nor an installation."""
     make = shutil.which("make")
     need(make is not None, "needs make")
-    tool(tmp_path / "bin", "make", _MAKE.format(make=make, root=ROOT))
+    tool(tmp_path / "bin", "make", _MAKE.format(make=make, root=ROOT, venv=sys.prefix))
     return {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
 
 
 @pytest.fixture
 def clone(tmp_path) -> Path:
     """A folder that looks like this repository, where commands may leave what they like."""
-    need((ROOT / ".venv/bin/amstraxer").exists(), f"needs {ROOT}/.venv: run `make install`")
+    venv = Path(sys.prefix)
+    need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
     folder = tmp_path / "clone"
     folder.mkdir()
     for path in ROOT.iterdir():
-        if path.name not in (".git", "strax_data", "amstrax_data", "build", "dist"):
+        if path.name not in (".git", ".venv", "strax_data", "amstrax_data", "build", "dist"):
             (folder / path.name).symlink_to(path)
+    # What is tested, also where that is an installed wheel
+    (folder / ".venv").symlink_to(venv)
     return folder
 
 
@@ -374,10 +377,10 @@ def builder():
         yield load_module("build_data_structure_doc")
 
 
-def load_module(name):
-    """Return a module of docs/source, which is no package; skip the test without its extra."""
-    for needed in ("grandalf", "sphinx"):
-        pytest.importorskip(needed, reason=f"needs {needed}, of the extra `docs`")
+def load_module(name, needed=("grandalf", "sphinx")):
+    """Return a module of docs/source, which is no package; skip the test without what it needs."""
+    for package in needed:
+        pytest.importorskip(package, reason=f"needs {package}, of the extra `docs`")
     spec = importlib.util.spec_from_file_location(name, SOURCE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -508,7 +511,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
 @pytest.fixture(scope="module")
 def check_html():
     """The module that looks for links that lead nowhere."""
-    return load_module("../check_html")
+    return load_module("../check_html", needed=())
 
 
 def test_links_that_lead_somewhere_are_fine(check_html, tmp_path, capsys):

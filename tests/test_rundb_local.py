@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, WriteError
-from rundb_stores import collection, numbered, real_document  # noqa: F401
+from rundb_stores import collection, count_up, numbered, real_document  # noqa: F401
 
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
 from amstrax.rundb import queries
@@ -400,21 +400,16 @@ def test_threads(client):
     assert runs.find_one(1)["n"] == 100
 
 
-def _count_in_child(runs, times):
-    for _ in range(times):
-        runs.update_one({"_id": 1}, {"$inc": {"n": 1}})
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes(client, method):
     """The parent's connection is open, also when it forks."""
     runs = client["run"]["runs_gas"]
     runs.insert_one({"_id": 1, "n": 0})
     context = multiprocessing.get_context(method)
-    children = [context.Process(target=_count_in_child, args=(runs, 20)) for _ in range(3)]
+    children = [context.Process(target=count_up, args=(runs, 20)) for _ in range(3)]
     for child in children:
         child.start()
-    _count_in_child(runs, 20)
+    count_up(runs, 20)
     for child in children:
         child.join()
         assert child.exitcode == 0

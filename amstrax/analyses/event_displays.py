@@ -10,7 +10,7 @@ from matplotlib.patches import Wedge
 
 from amstrax.analyses.geometry import QUADRANTS
 from amstrax.analyses.peaks import plot_peaks, plot_waveform
-from amstrax.analyses.style import COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, note
+from amstrax.analyses.style import COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, new_figure, note
 
 _KINDS = (("s1", "S1"), ("alt_s1", "Alternative S1"), ("s2", "S2"), ("alt_s2", "Alternative S2"))
 
@@ -45,7 +45,7 @@ def event_display(
     -------
     The figure.
     """
-    figure = Figure(figsize=(13, 10), layout="constrained") if figure is None else figure
+    figure = new_figure((13, 10)) if figure is None else figure
     rows: list[Any] = [["overview"] * 12] if peaks is not None else []
     rows.append([prefix for prefix, _ in _KINDS for _ in range(3)])
     rows.append(["channels"] * 5 + ["pattern"] * 4 + ["text"] * 3)

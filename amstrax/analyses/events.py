@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from amstrax.analyses.quantities import bin_edges, thin
-from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, figure_of, new_axes, note, tidy_log_axes
+from amstrax.analyses.style import (
+    BLACK,
+    BLUE,
+    COLOR_MAP,
+    figure_of,
+    new_axes,
+    new_figure,
+    note,
+    tidy_log_axes,
+)
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 #: More points than these are drawn as a histogram
@@ -170,7 +179,7 @@ def plot_positions(
     -------
     The figure.
     """
-    figure = Figure(figsize=(11, 5), layout="constrained") if figure is None else figure
+    figure = new_figure((11, 5)) if figure is None else figure
     from_above, from_side = figure.subplots(1, 2)
     x, y, z = (events[field] for field in ("x", "y", "z"))
     r = np.sqrt(x.astype(np.float64) ** 2 + y.astype(np.float64) ** 2)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from amstrax.analyses import photoelectron_spectrum as spectrum
 from amstrax.analyses.gains import Gain, area_bins
-from amstrax.analyses.style import BLACK, BLUE, CHANNEL_COLORS, note
+from amstrax.analyses.style import BLACK, BLUE, CHANNEL_COLORS, new_figure, note
 from amstrax.exceptions import NoGain
 
 #: Numbers of photoelectrons that get a line of their own
@@ -38,7 +38,7 @@ def plot_gains(
     n_columns = min(max(len(gains), 1), 3)
     n_rows = -(-max(len(gains), 1) // n_columns)
     if figure is None:
-        figure = Figure(figsize=(5 * n_columns, 3.8 * n_rows), layout="constrained")
+        figure = new_figure((5 * n_columns, 3.8 * n_rows))
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes in panels[len(gains) :]:
         axes.set_axis_off()

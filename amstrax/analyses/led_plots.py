@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from amstrax.analyses.quantities import bin_edges, histogram, thin
-from amstrax.analyses.style import BLACK, BLUE, GREY, VERMILLION, note
+from amstrax.analyses.style import BLACK, BLUE, GREY, VERMILLION, new_figure, note
 
 
 def plot_led_pulses(
@@ -124,7 +124,7 @@ def panels_of(figure: Figure | None, n: int) -> tuple[Figure, list[Axes]]:
     n_columns = min(n, 3)
     n_rows = -(-n // n_columns)
     if figure is None:
-        figure = Figure(figsize=(4.6 * n_columns, 3.4 * n_rows), layout="constrained")
+        figure = new_figure((4.6 * n_columns, 3.4 * n_rows))
     panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
     for axes in panels[n:]:
         axes.set_axis_off()

@@ -28,11 +28,16 @@ CHANNEL_COLORS = (BLACK, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, YELLOW)
 COLOR_MAP = "viridis"
 
 
-def new_axes(size: tuple[float, float] = (7, 5)) -> "Axes":
-    """Return the axes of a new figure of `size` [inch], which pyplot does not know."""
-    from matplotlib.figure import Figure
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """Return a new figure of `size` [inch], which pyplot does not know, and notebooks show."""
+    from amstrax.analyses._figure import NotebookFigure
 
-    return Figure(figsize=size, layout="constrained").add_subplot()
+    return NotebookFigure(figsize=size, layout="constrained")
+
+
+def new_axes(size: tuple[float, float] = (7, 5)) -> "Axes":
+    """Return the axes of a new figure of `size` [inch]."""
+    return new_figure(size).add_subplot()
 
 
 def figure_of(axes: "Axes") -> "Figure":

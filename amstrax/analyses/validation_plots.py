@@ -7,7 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amstrax.analyses import statistics
-from amstrax.analyses.style import BLACK, BLUE, COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, note
+from amstrax.analyses.style import (
+    BLACK,
+    BLUE,
+    COLOR_MAP,
+    GREY,
+    TYPE_COLORS,
+    VERMILLION,
+    new_figure,
+    note,
+)
 from amstrax.analyses.validation import THRESHOLDS, Matched, lifetime_points
 from amstrax.simulation.matching import KINDS
 
@@ -28,7 +37,7 @@ def plot_validation(matched: Matched, report: dict[str, Any]) -> Figure:
         As of `amstrax.analyses.validation.validation_report`; ``made``, if it is there, gives the
         title.
     """
-    figure = Figure(figsize=(15, 12.5), layout="constrained")
+    figure = new_figure((15, 12.5))
     axes = figure.subplots(3, 3)
     made = report.get("made", {})
     if made:

@@ -59,23 +59,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=Path,
         help="folder to write to (default: ./strax_data, for xams_little ./amstrax_data)",
     )
-    parser.add_argument(
-        "--live_data_dir",
-        type=Path,
-        help="folder with the run's folder of live data (default: from settings or run document)",
-    )
+    arguments.add_input(parser)
     parser.add_argument(
         "--testing_rundoc",
         type=arguments.run_document,
         metavar="JSON",
         help="run document to use, or a file with it, instead of the run database's",
-    )
-    parser.add_argument(
-        "--config_kwargs",
-        type=arguments.options,
-        default={},
-        metavar="JSON",
-        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
     )
     parser.add_argument(
         "--corrections_version",
@@ -113,18 +102,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Process a run and return the exit status.
-
-    Parameters
-    ----------
-    args
-        Options: as from `parse_args`, or a list of them; None for those of the command line.
-    prog
-        Name of the command in its help.
-    """
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Process a run and return the exit status."""
     from amstrax.auto_processing import jobs
 
     return jobs.run_tool(

@@ -1,14 +1,16 @@
-"""Types of command-line arguments that the tools share, with errors that say what is wrong.
+"""What the tools share in their command lines: types of arguments, options, the frame of ``main``.
 
-Each takes text, and raises `argparse.ArgumentTypeError` (exit status 2) for anything else.
+A type takes text, and raises `argparse.ArgumentTypeError` (exit status 2) for anything else.
 Nothing here imports anything slow, so that ``--help`` answers at once.
 """
 
 import argparse
 import contextlib
+import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing.engines.base import ENGINES
@@ -16,6 +18,50 @@ from amstrax.exceptions import InvalidOption, InvalidRunDocument, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
+
+_MAIN = """
+
+Parameters
+----------
+args
+    Options: as from `parse_args`, or a list of them; None for those of the command line.
+prog
+    Name of the command in its help.
+"""
+
+
+class Main(Protocol):
+    """What `main_of` makes, with the parameters of ``_MAIN``."""
+
+    def __call__(
+        self, args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
+    ) -> int: ...
+
+
+def main_of(
+    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+) -> Callable[[Callable[[argparse.Namespace], int]], Main]:
+    """Return a decorator for the ``main`` of a command, which is given options as objects.
+
+    What it makes is called with these, with a list of words, or with nothing; and with the name of
+    the command, if that is another than the file's.
+    """
+
+    def decorate(main: Callable[[argparse.Namespace], int]) -> Main:
+        @functools.wraps(main, assigned=("__module__", "__name__", "__qualname__"))
+        def call(
+            args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
+        ) -> int:
+            if not isinstance(args, argparse.Namespace):
+                args = parse_args(args, prog)
+            return main(args)
+
+        call.__doc__ = (main.__doc__ or "") + _MAIN
+        # Sphinx would look for parameters there
+        del call.__wrapped__  # type: ignore[attr-defined]
+        return call
+
+    return decorate
 
 
 def run_id(text: str) -> str:

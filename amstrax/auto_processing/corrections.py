@@ -64,10 +64,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
     console.log_to_console(args.debug)
     try:
         status = _COMMANDS[args.command](args)

@@ -65,18 +65,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run the demo, and return the exit status.
-
-    Parameters
-    ----------
-    args
-        Options: as from `parse_args`, or a list of them; None for those of the command line.
-    prog
-        Name of the command in its help.
-    """
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Run the demo, and return the exit status."""
     from amstrax.auto_processing import jobs
 
     return jobs.run_tool(args, log, lambda stop: demonstrate(args, stop), "the demo", args.output)
@@ -249,11 +240,11 @@ def draw_plots(st: "strax.Context", run_id: str) -> Iterator[tuple[str, "Figure"
 def _waveforms(event, peaks, types, records) -> "Figure":
     """Return a figure of the S1 of an event: its peak, and the records that it is made from."""
     import strax
-    from matplotlib.figure import Figure
 
     from amstrax import analyses
+    from amstrax.analyses.style import new_figure
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
+    figure = new_figure((9, 7))
     above, below = figure.subplots(2, 1, sharex=True)
     start, end = int(event["s1_time"]), int(event["s1_endtime"])
     of_peak = (peaks["time"] < end) & (strax.endtime(peaks) > start)
@@ -309,7 +300,7 @@ def next_steps(run: "SimulatedRun", processed: Path, plots: Path, store: Path) -
     return f"""Plots:
 {pictures}
 
-Events in Python ({Path(sys.executable)}):
+Events in Python ({Path(sys.executable)}), and a plot of your own:
 
     import amstrax
 
@@ -319,6 +310,7 @@ Events in Python ({Path(sys.executable)}):
     )
     events = st.get_df({run.run_id!r}, "event_info")
     print(events[["s1_area", "s2_area", "drift_time", "x", "y", "z"]].describe())
+    events.plot.scatter("drift_time", "s2_area").figure.savefig("mine.png")
 
 How well the true events were reconstructed:
 

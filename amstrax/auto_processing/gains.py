@@ -133,18 +133,9 @@ def _channel_value(text: str) -> tuple[int, float]:
     return result
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Find gains, and return the exit status.
-
-    Parameters
-    ----------
-    args
-        Options: as from `parse_args`, or a list of them; None for those of the command line.
-    prog
-        Name of the command in its help.
-    """
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Find gains, and return the exit status."""
     from amstrax.auto_processing import jobs
 
     folder = args.output or args.output_folder or "the output folder"

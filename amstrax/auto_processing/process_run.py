@@ -86,10 +86,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
     from amstrax.auto_processing import jobs
 
     left: list[str] = []

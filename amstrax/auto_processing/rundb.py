@@ -86,10 +86,9 @@ def _add_common(parser: argparse.ArgumentParser, debug: Any, detector: str) -> N
     )
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
     from pymongo.errors import PyMongoError
 
     console.log_to_console(args.debug)

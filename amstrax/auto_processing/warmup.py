@@ -49,18 +49,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Compile, and return the exit status.
-
-    Parameters
-    ----------
-    args
-        Options: as from `parse_args`, or a list of them; None for those of the command line.
-    prog
-        Name of the command in its help.
-    """
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
+@arguments.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Compile, and return the exit status."""
     from amstrax.auto_processing import jobs
 
     return jobs.run_tool(

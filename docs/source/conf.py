@@ -31,7 +31,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "myst_nb",
 ]
 # What notebooks leave
@@ -51,8 +50,6 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 # Without this, every compute and infer_dtype would show the text of strax's base class
 autodoc_inherit_docstrings = False
-# A name that a module has of another one is shown there; its source has one way back
-viewcode_follow_imported_members = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 

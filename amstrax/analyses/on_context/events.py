@@ -9,7 +9,7 @@ from amstrax.analyses import event_displays, events
 from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.on_context.channels import top_channels
-from amstrax.analyses.style import new_axes, note
+from amstrax.analyses.style import new_axes, new_figure, note
 from amstrax.exceptions import InvalidOption
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def event_display(
             )
         event = chosen[0]
     elif not len(data):
-        figure = Figure(figsize=(13, 10), layout="constrained") if figure is None else figure
+        figure = new_figure((13, 10)) if figure is None else figure
         axes = figure.subplots()
         axes.set_axis_off()
         note(axes, part.nothing("events"))

@@ -109,10 +109,8 @@ def plot_peak_records(
     InvalidOption
         (a ValueError) when `peak` has no waveform.
     """
-    from matplotlib.figure import Figure
-
     from amstrax.analyses import peaks as plots
-    from amstrax.analyses.style import TYPE_NAMES, channel_color, note
+    from amstrax.analyses.style import TYPE_NAMES, channel_color, new_figure, note
 
     if peak is not None:
         if "data" not in (peak.dtype.names or ()):
@@ -130,7 +128,7 @@ def plot_peak_records(
             part.start, part.end = part.time_range
     numbers = _channels(part, "records")
     if peak is None:
-        figure = Figure(figsize=(9, 3), layout="constrained") if figure is None else figure
+        figure = new_figure((9, 3)) if figure is None else figure
         axes = figure.subplots()
         axes.set(xlabel="Time [ns]", ylabel="Light [PE/ns]")
         note(axes, part.nothing("peaks"))
@@ -140,7 +138,7 @@ def plot_peak_records(
     numbers = [channel for channel in numbers if (records["channel"] == channel).any()]
     n_rows = 1 + max(len(numbers), 1)
     if figure is None:
-        figure = Figure(figsize=(9, 2.6 + 1.3 * (n_rows - 1)), layout="constrained")
+        figure = new_figure((9, 2.6 + 1.3 * (n_rows - 1)))
     above, *below = figure.subplots(
         n_rows, 1, sharex=True, gridspec_kw={"height_ratios": [2, *[1] * (n_rows - 1)]}
     )
