@@ -3,7 +3,8 @@
 What is here takes the place of strax's own, in the whole process, once a context is made:
 
 - ``strax.chunk.split_array``: compiled by strax for every data type, in every process
-- ``strax.Chunk.concatenate``: copies data to add nothing to it, for each chunk that a plugin gets
+- ``strax.Chunk.concatenate``: copies data to add nothing to it, for each chunk that a plugin gets,
+  and else field by field
 - ``strax.Rechunker``: joins, for each chunk that comes, all that it keeps to those before it, and
   has strax look for gaps in that, with a function that is compiled for every data type
 - ``strax.remove_titles_from_dtype``: done twice for each chunk
@@ -87,15 +88,23 @@ _NOTHING = np.empty(0)
 def concatenate(
     cls: type[strax.Chunk], chunks: Iterable[strax.Chunk | None], allow_superrun: bool = False
 ) -> strax.Chunk:
-    """Return chunks joined to one, as `strax.Chunk.concatenate`: without a copy if one has rows."""
+    """Return chunks joined to one, as `strax.Chunk.concatenate`, without a copy if one has rows."""
     parts = [chunk for chunk in chunks if chunk is not None]
-    filled = [chunk for chunk in parts if len(chunk)]
-    if len(parts) < 2 or len(filled) != 1:
+    filled = [chunk.data for chunk in parts if len(chunk)]
+    if len(parts) < 2 or not filled or any(data.dtype != filled[0].dtype for data in filled):
         return _concatenate(cls, parts, allow_superrun)
     # Strax checks what the chunks are, and joins everything but the data
     result = _concatenate(cls, [_emptied(chunk) for chunk in parts], allow_superrun)
-    result.data = filled[0].data
+    if len(filled) == 1:
+        (result.data,) = filled
+    else:
+        # As bytes: numpy copies structured data field by field
+        result.data = np.concatenate([_as_bytes(data) for data in filled]).view(filled[0].dtype)
     return result
+
+
+def _as_bytes(data: np.ndarray) -> np.ndarray:
+    return data.view(np.dtype((np.void, data.dtype.itemsize)))
 
 
 def _emptied(chunk: strax.Chunk) -> strax.Chunk:

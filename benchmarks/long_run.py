@@ -1,6 +1,7 @@
 """Live data of any length, from a short run of which chunks are written again and again."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,28 +29,39 @@ def repeat_run(source: Path, run_document: Path, target: Path, times: int) -> in
     threads, compressor = config["readout_threads"], config["daq_compressor"]
     dtype = np.dtype(strax.raw_record_dtype(config["record_length"]))
     n_chunks = redax.last_chunk(source) + 1
-    n_records = 0
-    overlap_before = np.zeros(0, dtype=dtype)
-    for chunk_i in range(n_chunks * times):
-        _, central, post = redax.chunk_intervals(source, chunk_i % n_chunks, length, overlap)
-        parts = [
-            redax.read_file(path, compressor, dtype)
-            for directory in (central.path, post.path)
-            for path in redax.list_files(directory)
-        ]
-        records = np.concatenate(parts)
-        n_records += len(records)
-        records["time"] += (chunk_i - chunk_i % n_chunks) * (length + overlap)
-        redax.write_chunk(
-            target,
-            chunk_i,
-            np.concatenate([overlap_before, records]),
-            threads,
-            length,
-            overlap,
-            compressor,
-        )
-        end = chunk_i * (length + overlap) + length
-        overlap_before = records[records["time"] >= end]
+    duration = n_chunks * (length + overlap)
+    # What lies between two chunks is in two directories, of which the first one is read
+    directories = {
+        name: {
+            path.name: redax.read_file(path, compressor, dtype).copy()
+            for path in redax.list_files(source / name)
+        }
+        for i in range(n_chunks)
+        for name in (f"{i:06d}", f"{i:06d}_post")
+    }
+    with ThreadPoolExecutor() as pool:
+        for repeat in range(times):
+            for i in range(n_chunks):
+                chunk_i = repeat * n_chunks + i
+                targets = {f"{i:06d}": [f"{chunk_i:06d}"]}
+                targets[f"{i:06d}_post"] = [f"{chunk_i:06d}_post"]
+                if chunk_i + 1 < times * n_chunks:
+                    targets[f"{i:06d}_post"].append(f"{chunk_i + 1:06d}_pre")
+                writes = [
+                    pool.submit(_write, target / directory, name, records, compressor)
+                    for kind, names in targets.items()
+                    for directory in names
+                    for name, records in directories[kind].items()
+                ]
+                for write in writes:
+                    write.result()
+            for files in directories.values():
+                for records in files.values():
+                    records["time"] += duration
     redax.write_end(target, threads)
-    return n_records
+    return times * sum(len(r) for files in directories.values() for r in files.values())
+
+
+def _write(directory: Path, name: str, records: np.ndarray, compressor: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    redax.write_file(directory / name, records, compressor)

@@ -101,6 +101,21 @@ def test_rechunker_equals_strax(lengths, n_rows):
     assert _strax.Rechunker(True, "0").flush() == []
 
 
+def test_chunks_with_rows_are_joined_as_by_strax():
+    dtype = np.dtype([*strax.time_fields, (("Area [PE]", "area"), np.float32), ("data", "<i2", 3)])
+    data = np.zeros(9, dtype)
+    data["time"] = np.arange(9)
+    data["endtime"] = data["time"] + 1
+    data["area"], data["data"] = np.arange(9) / 7, np.arange(27).reshape(9, 3)
+    every_second = np.repeat(data[5:], 2)[::2]
+    parts = [chunk(data[:5], 0, 5), chunk(data[:0], 5, 5), chunk(every_second, 5, 10)]
+    joined, expected = (f(strax.Chunk, parts) for f in (_strax.concatenate, _strax._concatenate))
+    np.testing.assert_array_equal(joined.data, data)
+    np.testing.assert_array_equal(joined.data, expected.data)
+    assert joined.dtype == expected.dtype
+    assert (joined.start, joined.end) == (expected.start, expected.end) == (0, 10)
+
+
 def test_titles_are_removed():
     dtype = [(("Time [ns]", "time"), np.int64), ("area", np.float32, 3)]
     expected = np.dtype([("time", np.int64), ("area", np.float32, 3)])
