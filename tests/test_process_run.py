@@ -117,6 +117,26 @@ def test_a_run(collection, live_runs, out, expected, capsys):  # noqa: F811
     assert documents.find_run(collection, SHORT)["data"] == document["data"]
 
 
+def test_a_job_that_is_started_once_more(runs, live_runs, out):
+    """As by a batch system that was out of reach: what is done stays so, unless it is submitted."""
+    add_run(runs, live_runs)
+    arguments = (TARGET, f"--output_folder={out}")
+    assert processed(*arguments, "--attempt=a2") == 0
+    done = documents.find_run(runs, SHORT)
+    for attempt in ("a1", "a2"):
+        assert processed(*arguments, f"--attempt={attempt}") == 0
+        assert documents.find_run(runs, SHORT) == done
+    # Other data, and a run that is submitted again, are work
+    assert processed("--target=peaks", f"--output_folder={out}", "--attempt=a3") == 0
+    job = documents.job_of(documents.find_run(runs, SHORT))
+    assert (job["attempt"], job["targets"]) == ("a3", ["peaks"])
+    documents.set_status(runs, SHORT, "submitted", job=job | {"attempt": "a4"})
+    assert processed("--target=peaks", f"--output_folder={out}", "--attempt=a4") == 0
+    again = documents.find_run(runs, SHORT)
+    assert documents.status_of(again).status == "done"
+    assert documents.job_of(again)["attempt"] == "a4"
+
+
 @pytest.mark.parametrize("raw_only", [False, True])
 def test_folders_of_the_lab(raw_only, runs, live_runs, tmp_path, monkeypatch, expected):
     """Raw data goes to a folder of its own, and is made for other data too."""

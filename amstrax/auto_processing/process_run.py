@@ -150,6 +150,9 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
         document = claim.read()
         _check_ready(claim, document)
         its_plan = plan.of_run(found, document)
+        if args.attempt and _is_done(document, its_plan):
+            log.info("run %s was done before this job began: nothing is changed", args.run_id)
+            return
         claim.set_status("running", job=_job(claim, document, its_plan))
         try:
             _make_and_register(args, its_plan, document, claim, stop)
@@ -177,6 +180,19 @@ def _check_ready(claim: "RunClaim", document: Mapping[str, Any]) -> None:
         if documents.status_of(document).status in ("submitted", "running"):
             claim.set_status("pending", str(error))
         raise
+
+
+def _is_done(document: Mapping[str, Any], its_plan: "Plan") -> bool:
+    """Return whether a job has done all that a submitted one is to do: whoever submits says so.
+
+    A batch system that was out of reach may start a job twice, or one that was given up.
+    """
+    job = documents.job_of(document)
+    return (
+        documents.status_of(document).status == "done"
+        and job.get("context") == its_plan.context
+        and set(its_plan.targets) <= set(job.get("targets") or ())
+    )
 
 
 def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
