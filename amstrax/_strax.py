@@ -23,6 +23,7 @@ import numpy as np
 import strax
 
 from amstrax.processing.compiled import I64, column, kernel
+from amstrax.processing.rows import plain
 
 #: As strax has them
 _remove_titles = strax.remove_titles_from_dtype
@@ -98,13 +99,8 @@ def concatenate(
     if len(filled) == 1:
         (result.data,) = filled
     else:
-        # As bytes: numpy copies structured data field by field
-        result.data = np.concatenate([_as_bytes(data) for data in filled]).view(filled[0].dtype)
+        result.data = np.concatenate([plain(data) for data in filled]).view(filled[0].dtype)
     return result
-
-
-def _as_bytes(data: np.ndarray) -> np.ndarray:
-    return data.view(np.dtype((np.void, data.dtype.itemsize)))
 
 
 def _emptied(chunk: strax.Chunk) -> strax.Chunk:

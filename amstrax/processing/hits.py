@@ -5,6 +5,7 @@ import strax
 from numba import types
 
 from amstrax.processing.compiled import F64, I64, column, kernel
+from amstrax.processing.rows import plain
 
 _HIGHEST_SAMPLE = np.iinfo(np.int16).max
 _RECORD_FIELDS = ("time", "length", "dt", "channel", "baseline", "baseline_rms")
@@ -28,9 +29,7 @@ def sort_by_time(things: np.ndarray) -> np.ndarray:
     order = time_order(things["time"], channel)
     if order is None:
         return things
-    # As plain bytes: numpy copies structured rows field by field
-    rows = np.ascontiguousarray(things).view(np.dtype((np.void, things.dtype.itemsize)))
-    return rows[order].view(things.dtype)
+    return plain(things)[order].view(things.dtype)
 
 
 def time_order(time: np.ndarray, channel: np.ndarray | None = None) -> np.ndarray | None:

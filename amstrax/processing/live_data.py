@@ -8,8 +8,9 @@ import strax
 from numba import types
 
 from amstrax.exceptions import UnknownChannel
-from amstrax.processing.compiled import BOOL, I64, column, kernel, output
+from amstrax.processing.compiled import BOOL, column, kernel, output
 from amstrax.processing.hits import time_order
+from amstrax.processing.rows import plain
 
 _CHANNEL_AND_TIME = ("channel", "time")
 
@@ -160,11 +161,14 @@ def split_by_subdetector(
     if (subdetector < 0).any():
         raise _unknown_channels(channel[subdetector < 0], channel_ranges)
     end = 0
-    for part in parts:
+    for part in map(plain, parts):
         start, end = end, end + len(part)
         for i, records in enumerate(result.values()):
-            if len(records):
-                _copy_rows(_bytes(part), subdetector[start:end], i, row[start:end], _bytes(records))
+            mine = subdetector[start:end] == i
+            if mine.all():
+                plain(records)[row[start:end]] = part
+            elif mine.any():
+                plain(records)[row[start:end][mine]] = part[mine]
     positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
     for records in result.values():
         if len(records):
@@ -174,28 +178,6 @@ def split_by_subdetector(
             if is_positive.any():
                 _turn_over(records["data"], is_positive)
     return result
-
-
-def _bytes(records: np.ndarray) -> np.ndarray:
-    """Return a view of records as bytes, shape (n, bytes of a record)."""
-    return (
-        np.ascontiguousarray(records).view(np.uint8).reshape(len(records), records.dtype.itemsize)
-    )
-
-
-@kernel(
-    types.Array(types.uint8, 2, "C", readonly=True),
-    column(types.int8),
-    I64,
-    column(I64),
-    types.Array(types.uint8, 2, "C"),
-)
-def _copy_rows(source, owner, wanted, row, target):
-    """Copy the rows of `source` with the `owner` that is `wanted` to where they go in `target`."""
-    for i in range(len(owner)):
-        if owner[i] == wanted:
-            for k in range(source.shape[1]):
-                target[row[i], k] = source[i, k]
 
 
 @kernel(output(types.int16, 2), column(BOOL))

@@ -244,15 +244,6 @@ def test_parts_are_sorted_and_split_at_once(parts, positive):
 
 
 def test_kernels_equal_plain_python():
-    source = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    owner = np.array([0, 1, 0, 0], dtype=np.int8)
-    row = np.array([2, 0, 0, 1])
-    results = []
-    for copy in (live_data._copy_rows, live_data._copy_rows.py_func):
-        target = np.zeros((3, 3), dtype=np.uint8)
-        copy(source, owner, 0, row, target)
-        results.append(target.tolist())
-    assert results == [[[6, 7, 8], [9, 10, 11], [0, 1, 2]]] * 2
     for turn_over in (live_data._turn_over, live_data._turn_over.py_func):
         data = np.array([[1, -2], [3, -4]], dtype=np.int16)
         turn_over(data, np.array([False, True]))
