@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS = (
     ("The chain, from live data to event_info", "chain.py", ["--cold"]),
     ("Growth with length, rate, and workers", "scaling.py", []),
+    ("A high rate for long", "steady.py", ["--minutes", "3"]),
     ("Live", "live.py", []),
     ("Simulation", "simulation.py", ["--seconds", "60", "120", "240"]),
     ("Run database", "run_database.py", ["--runs", "2000", "--finds", "50", "--repeat", "2"]),
