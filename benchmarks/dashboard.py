@@ -61,25 +61,22 @@ def main() -> int:
         )
         try:
 
-            def first_page() -> Any:
-                page = new_page(browser)
+            def first_page(page: Any) -> None:
                 page.goto(server.address)
                 part(page, "runs").locator(".slick-row a").first.wait_for()
-                return page
 
-            def plots() -> Any:
-                page = new_page(browser)
+            def plots(page: Any) -> None:
                 page.goto(f"{server.address}data?id={RUN_ID}")
                 page.wait_for_function(_DRAWN, arg=3, polling=50)
                 part(page, "loaded").get_by_text(f"{args.peaks:,} peaks").wait_for()
-                return page
 
             measure(
                 f"first page, {args.runs} runs, nothing in the browser's cache",
+                browser,
                 first_page,
                 args.repeat,
             )
-            measure(f"plots of a run of {args.peaks} peaks, the same", plots, args.repeat)
+            measure(f"plots of a run of {args.peaks} peaks, the same", browser, plots, args.repeat)
             views(server, args.views)
         finally:
             browser.close()
@@ -88,16 +85,18 @@ def main() -> int:
     return 0
 
 
-def measure(what: str, function: Callable[[], Any], repeat: int) -> None:
-    """Print how long something takes: the first time, and the median of those after it.
+def measure(what: str, browser: Any, function: Callable[[Any], None], repeat: int) -> None:
+    """Print how long something takes in a new tab: the first time, and the median of those after.
 
     What it takes of the processors is printed as well, since that does not depend on what else
     the machine does: of the server and of the browser together.
     """
     times, worked = [], []
     for _ in range(repeat + 1):
-        began, before = time.monotonic(), used()
-        page = function()
+        before = used()
+        page = new_page(browser)
+        began = time.monotonic()
+        function(page)
         times.append(time.monotonic() - began)
         # The process that has drawn the page ends with it
         worked.append(used() - before)
