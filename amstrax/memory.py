@@ -20,7 +20,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 def keep_little() -> None:
     """Let this process give memory of large arrays back, where glibc would learn to keep it."""
-    _set_malloc({_M_MMAP_THRESHOLD: _LARGE, _M_ARENA_MAX: _HEAPS})
+    _libc("mallopt", _M_MMAP_THRESHOLD, _LARGE)
+    _libc("mallopt", _M_ARENA_MAX, _HEAPS)
 
 
 def keep_freed() -> None:
@@ -30,15 +31,15 @@ def keep_freed() -> None:
     to the system; that gives them anew for each chunk, page for page, which takes a quarter of the
     time of a job on dense data (benchmarks/PROFILE.md).
     """
+    _libc("mallopt", _M_TRIM_THRESHOLD, _KEPT)
+    _libc("mallopt", _M_MMAP_THRESHOLD, _KEPT)
     # One heap: those of other threads are of 64 MB
-    _set_malloc({_M_TRIM_THRESHOLD: _KEPT, _M_MMAP_THRESHOLD: _KEPT, _M_ARENA_MAX: 1})
+    _libc("mallopt", _M_ARENA_MAX, 1)
 
 
-def _set_malloc(parameters: dict[int, int]) -> None:
+def _libc(function: str, *arguments: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for parameter, value in parameters.items():
-            libc.mallopt(parameter, value)
+        getattr(ctypes.CDLL("libc.so.6"), function)(*arguments)
 
 
 @contextlib.contextmanager
@@ -63,5 +64,4 @@ def keep_what_is_there() -> None:
 def give_back() -> None:
     """Give memory back that is not in use: pages refer to themselves in circles."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _libc("malloc_trim", 0)

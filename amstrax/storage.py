@@ -31,8 +31,8 @@ class CheckedSaver(strax.FileSaver):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # File -> the writing of it, in the background
-        self._writes: dict[str, Future] = {}
+        # Writing of a chunk, in the background -> what metadata says of that chunk
+        self._writes: dict[Future, dict] = {}
         self._next_flush = 0.0
         super().__init__(*args, **kwargs)
 
@@ -44,9 +44,8 @@ class CheckedSaver(strax.FileSaver):
     def _flush_metadata(self) -> None:
         began = time.thread_time()
         self._look_at_writes()
-        # Without chunks that are not on disk yet
-        waiting = [chunk.get("filename") in self._writes for chunk in self.md["chunks"]]
-        n_written = waiting.index(True) if any(waiting) else len(waiting)
+        # Without chunks that are not on disk yet, or come after such a one
+        n_written = min((chunk["chunk_i"] for chunk in self._writes.values()), default=None)
         # Indented only at the end: that is left to slower code of the library
         options = self.json_options if self.closed else {"sort_keys": True}
         text = json.dumps({**self.md, "chunks": self.md["chunks"][:n_written]}, **options)
@@ -65,20 +64,14 @@ class CheckedSaver(strax.FileSaver):
         executor = background.current() if executor is None else executor
         info, write = super()._save_chunk(data, chunk_info, executor)
         if write is not None:
-            self._writes[info["filename"]] = write
+            self._writes[write] = chunk_info
         return info, write
 
     def _look_at_writes(self, wait: bool = False) -> None:
         """Note the sizes of what has been written, and raise what a write has raised."""
-        done = {name: write for name, write in self._writes.items() if wait or write.done()}
-        sizes = {}
-        for name, write in done.items():
-            del self._writes[name]
-            sizes[name] = write.result(self.timeout)
-        if sizes:
-            for chunk in self.md["chunks"]:
-                if chunk.get("filename") in sizes:
-                    chunk["filesize"] = sizes[chunk["filename"]]
+        for write in [write for write in self._writes if wait or write.done()]:
+            chunk = self._writes.pop(write)
+            chunk["filesize"] = write.result(self.timeout)
 
     def close(self, wait_for: list | tuple = ()) -> None:
         is_failing = bool(strax.formatted_exception())

@@ -152,7 +152,7 @@ def full_disk(monkeypatch):
 def test_a_write_that_fails_ends_the_job_at_the_next(tmp_path, threads, full_disk):
     made = saver(tmp_path)
     made.save(chunk(0), 0)
-    (write,) = made._writes.values()
+    (write,) = made._writes
     full_disk.set()
     assert isinstance(write.exception(WAIT), OSError)
     with pytest.raises(OSError, match="No space left"):
