@@ -13,7 +13,7 @@ _LARGE = 1 << 20
 #: Threads share so many heaps, of which each keeps what it has had
 _HEAPS = 2
 #: What a job keeps for its next chunk [bytes]
-_KEPT = 1 << 28
+_KEPT = 1 << 30
 # Of malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 

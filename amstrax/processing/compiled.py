@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
+import numpy as np
 from numba import types
+from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
 
 #: Scalars
 BOOL, I64, F64 = types.boolean, types.int64, types.float64
@@ -66,3 +71,41 @@ class Kernel:
 def kernel(*signature: types.Type) -> Callable[[Callable], Kernel]:
     """Return a decorator for functions that take arguments of these types."""
     return functools.partial(Kernel, signature=signature)
+
+
+def row(array: np.ndarray, i: int) -> np.ndarray:
+    """Return row `i` of a two-dimensional array, for use in kernels.
+
+    There the compiler is told that the row lies side by side, as one of a field of a structured
+    array does, and loops over it are vectorised. Nobody checks that it is so, nor `i`.
+    """
+    return array[i]
+
+
+@intrinsic
+def _row(_, array, i):
+    result = types.Array(
+        array.dtype, 1, "C", readonly=not array.mutable, aligned=array.aligned
+    )
+
+    def codegen(context, builder, signature, arguments):
+        rows = context.make_array(signature.args[0])(context, builder, arguments[0])
+        _, n = cgutils.unpack_tuple(builder, rows.shape, 2)
+        step, _ = cgutils.unpack_tuple(builder, rows.strides, 2)
+        found = context.make_array(signature.return_type)(context, builder)
+        populate_array(
+            found,
+            data=cgutils.pointer_add(builder, rows.data, builder.mul(arguments[1], step)),
+            shape=[n],
+            strides=[rows.itemsize],
+            itemsize=rows.itemsize,
+            meminfo=rows.meminfo,
+        )
+        return impl_ret_borrowed(context, builder, signature.return_type, found._getvalue())
+
+    return result(array, types.intp), codegen
+
+
+@overload(row)
+def _compiled_row(array, i):
+    return lambda array, i: _row(array, i)

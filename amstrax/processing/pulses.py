@@ -10,12 +10,14 @@ import strax
 from numba import types
 
 from amstrax.exceptions import LiveDataCorrupted, PulsesOverlap
-from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output
+from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
 
 #: Stored as mean baseline of a channel that has no pulses
 NO_BASELINE = -9999
 
 _COPIED_FIELDS = ("time", "length", "dt", "channel", "pulse_length", "record_i")
+_COPIED_TYPES = (I64, types.int32, types.int16, types.int16, types.int32, types.int16)
+_ZEROED_FIELDS = ("reduction_level", "amplitude_bit_shift")
 _COUNTED_FIELDS = (
     "time",
     "dt",
@@ -43,14 +45,9 @@ def raw_to_records(
     """
     record_length = raw_records.dtype["data"].shape[0]
     records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
-    for field in _COPIED_FIELDS:
-        records[field] = raw_records[field]
-    for field in ("reduction_level", "amplitude_bit_shift"):
-        records[field] = 0
     _baseline(
         raw_records,
         records,
-        records["area"],
         baseline_samples,
         flip,
         allow_sloppy_chunking,
@@ -96,7 +93,6 @@ def baseline_per_channel(
     _baseline(
         records,
         records,
-        np.zeros(0, dtype=np.int32),
         baseline_samples,
         flip,
         allow_sloppy_chunking,
@@ -104,8 +100,11 @@ def baseline_per_channel(
     )
 
 
-def _baseline(raw, records, area, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline):
-    """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`."""
+def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline):
+    """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`.
+
+    If both are the same, only data and baselines are filled.
+    """
     if not len(raw):
         return
     if raw["channel"].min() < 0:
@@ -115,18 +114,19 @@ def _baseline(raw, records, area, baseline_samples, flip, allow_sloppy_chunking,
             "is not what redax writes"
         )
     missing = _subtract_baseline(
-        raw["channel"],
-        raw["record_i"],
-        raw["length"],
+        *(raw[field] for field in _COPIED_FIELDS),
         raw["data"],
         int(baseline_samples),
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
+        raw is not records,
+        *(records[field] for field in _COPIED_FIELDS),
+        *(records[field] for field in _ZEROED_FIELDS),
         records["data"],
         records["baseline"],
         records["baseline_rms"],
-        area,
+        records["area"],
     )
     if missing >= 0:
         bad = raw[missing]
@@ -138,28 +138,42 @@ def _baseline(raw, records, area, baseline_samples, flip, allow_sloppy_chunking,
 
 
 @kernel(
-    column(types.int16),
-    column(types.int16),
-    column(types.int32),
+    *map(column, _COPIED_TYPES),
     column(types.int16, 2),
     I64,
     I64,
     BOOL,
     I64,
+    BOOL,
+    *map(output, _COPIED_TYPES),
+    output(types.uint8),
+    output(types.int16),
     output(types.int16, 2),
     output(types.float32),
     output(types.float32),
     output(types.int32),
 )
 def _subtract_baseline(
-    channel,
-    record_i,
+    time,
     length,
+    dt,
+    channel,
+    pulse_length,
+    record_i,
     data,
     baseline_samples,
     sign,
     sloppy,
     fallback,
+    make_new,
+    new_time,
+    new_length,
+    new_dt,
+    new_channel,
+    new_pulse_length,
+    new_record_i,
+    reduction_level,
+    bit_shift,
     result,
     baseline,
     baseline_rms,
@@ -167,11 +181,10 @@ def _subtract_baseline(
 ):
     """Fill `result`, which may be `data`, with that above the baseline, and the two baselines.
 
-    With an `area` of other than no elements it is filled with the integral, and what lies beyond
-    the length of a record is blanked, before anything else is done. Returns the index of a record
-    whose pulse has no beginning, or -1.
+    To `make_new` records all other fields are filled, too, and what lies beyond the length of a
+    record is blanked, before anything else is done. Returns the index of a record whose pulse has
+    no beginning, or -1.
     """
-    clean = len(area) > 0
     n_samples = data.shape[1]
     n_channels = 0
     for i in range(len(channel)):
@@ -182,18 +195,19 @@ def _subtract_baseline(
     for i in range(len(channel)):
         c = channel[i]
         n = min(np.int64(length[i]), n_samples)
+        raw = row(data, i)
         whole = np.int64(0)
         if record_i[i] == 0:
             n_mean = min(baseline_samples, n_samples)
             # Blanked samples count, as zeros
-            n_filled = min(n_mean, n) if clean else n_mean
+            n_filled = min(n_mean, n) if make_new else n_mean
             total = np.int64(0)
-            for j in range(n_filled):
-                total += data[i, j]
+            for j in range(np.uint64(n_filled)):
+                total += raw[j]
             mean = total / n_mean
             squares = 0.0
-            for j in range(n_filled):
-                squares += (data[i, j] - mean) ** 2
+            for j in range(np.uint64(n_filled)):
+                squares += (raw[j] - mean) ** 2
             for _ in range(n_filled, n_mean):
                 squares += mean**2
             seen[c] = True
@@ -209,15 +223,24 @@ def _subtract_baseline(
             whole = np.int64(means[c])
         baseline[i] = means[c]
         baseline_rms[i] = rmss[c]
+        above = row(result, i)
         total = np.int64(0)
-        for j in range(n):
-            x = np.int16(sign * (data[i, j] - whole))
-            result[i, j] = x
+        for j in range(np.uint64(n)):
+            x = np.int16(sign * (raw[j] - whole))
+            above[j] = x
             total += x
-        if clean:
-            for j in range(n, n_samples):
-                result[i, j] = 0
+        if make_new:
+            for j in range(np.uint64(n), np.uint64(n_samples)):
+                above[j] = 0
             area[i] = total + round((np.float64(means[c]) % 1) * n)
+            new_time[i] = time[i]
+            new_length[i] = length[i]
+            new_dt[i] = dt[i]
+            new_channel[i] = c
+            new_pulse_length[i] = pulse_length[i]
+            new_record_i[i] = record_i[i]
+            reduction_level[i] = 0
+            bit_shift[i] = 0
     return -1
 
 
@@ -266,17 +289,17 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     result["time"] = start
     result["endtime"] = end
     sums = np.zeros((n_channels, 2))
-    if len(records):
-        check_channels(records, n_channels)
-        _count_pulses(
-            *(records[field] for field in _COUNTED_FIELDS),
-            records["data"].shape[1],
-            result["pulse_count"][0],
-            result["lone_pulse_count"][0],
-            result["pulse_area"][0],
-            result["lone_pulse_area"][0],
-            sums,
-        )
+    is_known = _count_pulses(
+        *(records[field] for field in _COUNTED_FIELDS),
+        records["data"].shape[1],
+        result["pulse_count"][0],
+        result["lone_pulse_count"][0],
+        result["pulse_area"][0],
+        result["lone_pulse_area"][0],
+        sums,
+    )
+    if not is_known:
+        raise _unknown_channel(records["channel"].max(), n_channels)
     count = result["pulse_count"][0]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / count[:, np.newaxis]
@@ -285,14 +308,11 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     return result
 
 
-def check_channels(records: np.ndarray, n_channels: int) -> None:
-    """Raise LiveDataCorrupted if `records` hold a channel that is not below `n_channels`."""
-    highest = records["channel"].max(initial=0)
-    if highest >= n_channels:
-        raise LiveDataCorrupted(
-            f"records of channel {highest}, but n_tpc_pmts is {n_channels}: is this run of "
-            "another detector? Otherwise raise n_tpc_pmts"
-        )
+def _unknown_channel(channel: int, n_channels: int) -> LiveDataCorrupted:
+    return LiveDataCorrupted(
+        f"records of channel {channel}, but n_tpc_pmts is {n_channels}: is this run of another "
+        "detector? Otherwise raise n_tpc_pmts"
+    )
 
 
 @kernel(
@@ -320,10 +340,13 @@ def _count_pulses(
     lone_area_sum,
     baseline_sums,
 ):
+    """Fill the counts and sums; return False if there is a channel that has none."""
     is_lone = np.zeros(len(count), dtype=np.bool_)
     latest_end = np.int64(0)
     for i in range(len(time)):
         c = channel[i]
+        if c >= len(count):
+            return False
         samples_left = np.int64(pulse_length[i]) - np.int64(record_i[i]) * record_length
         end = time[i] + samples_left * dt[i]
         area_sum[c] += area[i]
@@ -336,6 +359,7 @@ def _count_pulses(
         if is_lone[c]:
             lone_area_sum[c] += area[i]
         latest_end = max(latest_end, end)
+    return True
 
 
 def check_overlaps(records: np.ndarray, n_channels: int) -> None:
@@ -354,36 +378,34 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
         (a ValueError) with the channel and the time of the first overlap, or of the first record
         that starts before the one in front of it.
     """
-    if not len(records):
-        return
-    check_channels(records, n_channels)
-    time = records["time"]
-    i, unsorted = _first_overlap(time, strax.endtime(records), records["channel"], n_channels)
+    time, channel = records["time"], records["channel"]
+    i = _first_overlap(time, records["length"], records["dt"], channel, n_channels)
     if i < 0:
         return
-    if unsorted:
+    if not 0 <= channel[i] < n_channels:
+        raise _unknown_channel(channel[i], n_channels)
+    if i and time[i] < time[i - 1]:
         raise PulsesOverlap(
-            f"records are not sorted: channel {records['channel'][i]} at {time[i]} ns comes after "
+            f"records are not sorted: channel {channel[i]} at {time[i]} ns comes after "
             f"{time[i - 1]} ns. Sort them by time first (strax.sort_by_time)"
         )
     raise PulsesOverlap(
-        f"two pulses overlap in channel {records['channel'][i]} at {time[i]} ns: the live data "
+        f"two pulses overlap in channel {channel[i]} at {time[i]} ns: the live data "
         "holds something twice, or the digitizer's clock was reset. Set "
         "check_raw_record_overlaps=False to process it all the same"
     )
 
 
-@kernel(column(I64), column(I64), column(types.int16), I64)
-def _first_overlap(time, endtime, channel, n_channels):
-    """Return index of the first offending record (or -1), and whether it is out of order."""
+@kernel(column(I64), column(types.int32), column(types.int16), column(types.int16), I64)
+def _first_overlap(time, length, dt, channel, n_channels):
+    """Return the index of the first record that is out of order, overlaps or is unknown, or -1."""
     last_end = np.zeros(n_channels, dtype=np.int64)
     for i in range(len(time)):
-        if i and time[i] < time[i - 1]:
-            return i, True
-        if time[i] < last_end[channel[i]]:
-            return i, False
-        last_end[channel[i]] = endtime[i]
-    return -1, False
+        c = channel[i]
+        if (i and time[i] < time[i - 1]) or not 0 <= c < n_channels or time[i] < last_end[c]:
+            return i
+        last_end[c] = time[i] + np.int64(length[i]) * dt[i]
+    return -1
 
 
 def mask_and_not(x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
