@@ -263,23 +263,22 @@ class LiveDataReader(strax.Plugin):
         return parts or [np.zeros(0, dtype=self.record_dtype)]
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
-        if not len(records):
+        bad = live_data.first_damaged(
+            records, interval.start, interval.end, self.config["record_length"]
+        )
+        if bad is None:
             return
+        if interval.start <= bad["time"] < interval.end:
+            raise LiveDataCorrupted(
+                f"{path}: the fragment at {bad['time']} ns has length {bad['length']} and dt "
+                f"{bad['dt']} ns, which cannot be. The file is damaged: copy it again from the DAQ"
+            )
         first, last = records["time"].min(), records["time"].max()
-        if first < interval.start or last >= interval.end:
-            raise LiveDataCorrupted(
-                f"{path} has fragments that start at {first} to {last} ns, outside its interval "
-                f"of {interval.start} to {interval.end} ns: do strax_chunk_length and "
-                "strax_chunk_overlap in daq_config belong to this run?"
-            )
-        lengths, dt = records["length"], records["dt"]
-        bad = (lengths < 0) | (lengths > self.config["record_length"]) | (dt <= 0)
-        if bad.any():
-            i = int(np.argmax(bad))
-            raise LiveDataCorrupted(
-                f"{path}: fragment {i} has length {lengths[i]} and dt {dt[i]} ns, which cannot "
-                "be. The file is damaged: copy it again from the DAQ"
-            )
+        raise LiveDataCorrupted(
+            f"{path} has fragments that start at {first} to {last} ns, outside its interval "
+            f"of {interval.start} to {interval.end} ns: do strax_chunk_length and "
+            "strax_chunk_overlap in daq_config belong to this run?"
+        )
 
     def _break(self, interval: redax.Interval, is_post: bool) -> live_data.Break:
         parts = self._read(interval)

@@ -10,7 +10,7 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting, waveforms
 from amstrax.processing import peaks as kernels
-from amstrax.processing.hits import find_hits, sort_by_time
+from amstrax.processing.hits import find_hits
 
 __all__ = [
     "Hits",
@@ -39,7 +39,7 @@ class Hits(strax.Plugin):
     save_when = strax.SaveWhen.TARGET
 
     def compute(self, records):
-        return sort_by_time(find_hits(records))
+        return find_hits(records, by_time=True)
 
 
 class LoneHits(Plugin):
@@ -108,7 +108,7 @@ class PeaksBase(CorrectedPlugin):
         """Return the peaks in records of a chunk from start to end."""
         given = self.gain_to_pe_array
         to_pe = kernels.gains(given, self.n_channels, self.origin("gain_to_pe_array"))
-        hits = sort_by_time(find_hits(records))
+        hits = find_hits(records, by_time=True)
         peaks = kernels.find_peaks(
             hits,
             to_pe,

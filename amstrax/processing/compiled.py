@@ -84,9 +84,7 @@ def row(array: np.ndarray, i: int) -> np.ndarray:
 
 @intrinsic
 def _row(_, array, i):
-    result = types.Array(
-        array.dtype, 1, "C", readonly=not array.mutable, aligned=array.aligned
-    )
+    result = types.Array(array.dtype, 1, "C", readonly=not array.mutable, aligned=array.aligned)
 
     def codegen(context, builder, signature, arguments):
         rows = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -108,4 +106,4 @@ def _row(_, array, i):
 
 @overload(row)
 def _compiled_row(array, i):
-    return lambda array, i: _row(array, i)
+    return lambda array, i: _row(array, i)  # type: ignore[call-arg]  # numba adds the context

@@ -1,18 +1,45 @@
 """Hits: intervals of records above a threshold. And the order of whatever has a time."""
 
+import numba
 import numpy as np
 import strax
 from numba import types
 
-from amstrax.processing.compiled import F64, I64, column, kernel
+from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
 from amstrax.processing.rows import plain
 
-_HIGHEST_SAMPLE = np.iinfo(np.int16).max
-_RECORD_FIELDS = ("time", "length", "dt", "channel", "baseline", "baseline_rms")
-#: Columns of what `_find_hits` returns
-_TIMES = ("time", "max_time")
-_INTEGERS = ("record_i", "left", "right", "dt", "channel")
-_REALS = ("area", "height", "threshold")
+#: Samples are of 16 bits
+_LOWEST, _HIGHEST = -(2**15), 2**15 - 1
+#: Columns of records, and of hits, that are read and filled
+_SEARCHED: dict[str, types.Type] = {
+    "time": I64,
+    "length": types.int32,
+    "dt": types.int16,
+    "channel": types.int16,
+    "baseline_rms": types.float32,
+}
+_MEASURED: dict[str, types.Type] = {
+    "time": I64,
+    "dt": types.int16,
+    "channel": types.int16,
+    "baseline": types.float32,
+    "baseline_rms": types.float32,
+}
+_FILLED: dict[str, types.Type] = {
+    "time": I64,
+    "length": types.int32,
+    "dt": types.int16,
+    "channel": types.int16,
+    "area": types.float32,
+    "left": types.int16,
+    "right": types.int16,
+    "left_integration": types.int16,
+    "right_integration": types.int16,
+    "record_i": types.int32,
+    "threshold": types.float32,
+    "height": types.float32,
+    "max_time": I64,
+}
 
 
 def sort_by_time(things: np.ndarray) -> np.ndarray:
@@ -58,8 +85,9 @@ def find_hits(
     records: np.ndarray,
     min_amplitude: float | np.ndarray = 15,
     min_height_over_noise: float | np.ndarray = 0,
+    by_time: bool = False,
 ) -> np.ndarray:
-    """Return the intervals in which samples reach the threshold, in the order of the records.
+    """Return the intervals in which samples reach the threshold.
 
     They are those that `strax.find_hits` returns. An interval ends at the end of its record.
 
@@ -71,6 +99,8 @@ def find_hits(
         Threshold [ADC counts above baseline], one or one for each channel.
     min_height_over_noise
         The same [rms of the baseline]; the higher of both counts.
+    by_time
+        Return them in the order of `sort_by_time`, not in that of the records.
 
     Returns
     -------
@@ -81,103 +111,180 @@ def find_hits(
     ValueError
         When there are records of channels without a threshold, or longer than their data.
     """
-    if not len(records):
-        return np.zeros(0, dtype=strax.hit_dtype)
-    n_channels = max(
-        [np.size(x) for x in (min_amplitude, min_height_over_noise) if np.ndim(x)]
-        or [records["channel"].max() + 1]
+    # One threshold for each channel, or one for all
+    per_channel = [np.size(x) for x in (min_amplitude, min_height_over_noise) if np.ndim(x)]
+    n_channels = max(per_channel, default=1)
+    thresholds = (
+        *(
+            np.array(np.broadcast_to(x, n_channels), dtype=np.float64)
+            for x in (min_amplitude, min_height_over_noise)
+        ),
+        bool(per_channel),
     )
-    amplitude, over_noise = (
-        np.array(np.broadcast_to(x, n_channels), dtype=np.float64)
-        for x in (min_amplitude, min_height_over_noise)
+    edges = _find_edges(*(records[f] for f in _SEARCHED), records["data"], *thresholds)
+    *edges, time, channel, bad = edges
+    if bad >= 0:
+        _raise_for(records[bad], n_channels)
+    order = time_order(time, channel) if by_time else None
+    hits = np.empty(len(time), dtype=strax.hit_dtype)
+    _fill_hits(
+        np.arange(len(time)) if order is None else order,
+        *edges,
+        *(records[field] for field in _MEASURED),
+        records["data"],
+        *thresholds,
+        *(hits[field] for field in _FILLED),
     )
-    if records["channel"].max() >= n_channels:
-        raise ValueError(
-            f"records of channel {records['channel'].max()}, but thresholds for {n_channels} "
-            "channels: give one for each"
-        )
-    if records["length"].max() > records["data"].shape[1]:
-        raise ValueError(
-            f"a record of {records['length'].max()} samples, but there is room for "
-            f"{records['data'].shape[1]}: the live data is not what redax writes"
-        )
-    times, integers, reals = _find_hits(
-        *(records[field] for field in _RECORD_FIELDS), records["data"], amplitude, over_noise
-    )
-    hits = np.zeros(len(times), dtype=strax.hit_dtype)
-    for column_of, fields in ((times, _TIMES), (integers, _INTEGERS), (reals, _REALS)):
-        for i, field in enumerate(fields):
-            hits[field] = column_of[:, i]
-    hits["length"] = integers[:, _INTEGERS.index("right")] - integers[:, _INTEGERS.index("left")]
     return hits
+
+
+def _raise_for(record: np.void, n_channels: int) -> None:
+    if record["length"] > len(record["data"]):
+        raise ValueError(
+            f"a record of {record['length']} samples, but there is room for "
+            f"{len(record['data'])}: the live data is not what redax writes"
+        )
+    raise ValueError(
+        f"records of channel {record['channel']}, but thresholds for {n_channels} channels: give "
+        "one for each"
+    )
+
+
+@kernel(*map(column, _SEARCHED.values()), column(types.int16, 2), column(F64), column(F64), BOOL)
+def _find_edges(
+    time, length, dt, channel, baseline_rms, data, min_amplitude, over_noise, per_channel
+):
+    """Return of each hit the record, first sample, sample behind the last, time and channel.
+
+    And the index of a record that cannot be, or -1.
+    """
+    n_samples = data.shape[1]
+    room = max(1000, 2 * len(channel))
+    record = np.empty(room, dtype=np.int32)
+    left = np.empty(room, dtype=np.int16)
+    right = np.empty(room, dtype=np.int16)
+    hit_channel = np.empty(room, dtype=np.int16)
+    hit_time = np.empty(room, dtype=np.int64)
+    # Samples above threshold, with one that is not at both ends, eight to a word at the least
+    n_words = (n_samples + 8) // 8
+    above = np.zeros(8 * n_words + 1, dtype=np.uint8)
+    crosses = np.zeros(8 * n_words, dtype=np.uint8)
+    words = crosses.view(np.uint64)
+    edges = np.empty(8 * n_words + 8, dtype=np.int16)
+    one, eight = np.uint64(1), np.uint64(8)
+    n = 0
+    for i in range(len(channel)):
+        c = channel[i] if per_channel else 0
+        if length[i] > n_samples or not 0 <= c < len(min_amplitude):
+            return record[:0], left[:0], right[:0], hit_time[:0], hit_channel[:0], i
+        threshold = max(min_amplitude[c], baseline_rms[i] * over_noise[c])
+        if not threshold <= _HIGHEST:
+            continue
+        lowest = np.int16(max(np.ceil(threshold), _LOWEST))
+        samples = row(data, i)
+        end = np.uint64(max(length[i], 0))
+        # Each of these loops is done many samples at a time
+        for j in range(end):
+            above[j + one] = samples[j] >= lowest
+        for j in range(end, np.uint64(n_samples)):
+            above[j + one] = 0
+        for j in range(np.uint64(8 * n_words)):
+            crosses[j] = above[j] ^ above[j + one]
+        # Where they begin and end: without a branch, which would be mispredicted often
+        n_edges = np.uint64(0)
+        for w in range(np.uint64(n_words)):
+            if words[w] == 0:
+                continue
+            for j in range(eight * w, eight * w + eight):
+                edges[n_edges] = j
+                n_edges += np.uint64(crosses[j])
+        if n + n_samples > room:
+            room = 2 * room + n_samples
+            record, left, right = _longer(record, room), _longer(left, room), _longer(right, room)
+            hit_time, hit_channel = _longer(hit_time, room), _longer(hit_channel, room)
+        for e in range(np.uint64(0), n_edges, np.uint64(2)):
+            record[n] = i
+            left[n] = edges[e]
+            right[n] = edges[e + one]
+            hit_time[n] = time[i] + np.int64(edges[e]) * dt[i]
+            hit_channel[n] = channel[i]
+            n += 1
+    return record[:n], left[:n], right[:n], hit_time[:n], hit_channel[:n], -1
+
+
+@numba.njit(nogil=True)
+def _longer(array, n):
+    longer = np.empty(n, dtype=array.dtype)
+    # In a loop: for an array set to a slice numba compiles seconds of error messages
+    for i in range(len(array)):
+        longer[i] = array[i]
+    return longer
 
 
 @kernel(
     column(I64),
     column(types.int32),
-    *[column(types.int16)] * 2,
-    *[column(types.float32)] * 2,
+    column(types.int16),
+    column(types.int16),
+    *map(column, _MEASURED.values()),
     column(types.int16, 2),
-    *[column(F64)] * 2,
+    column(F64),
+    column(F64),
+    BOOL,
+    *map(output, _FILLED.values()),
 )
-def _find_hits(time, length, dt, channel, baseline, baseline_rms, data, min_amplitude, over_noise):
-    """Return rows of _TIMES, of _INTEGERS and of _REALS."""
-    room = max(1000, len(channel) + len(channel) // 4)
-    times = np.empty((room, 2), dtype=np.int64)
-    integers = np.empty((room, 5), dtype=np.int32)
-    reals = np.empty((room, 3), dtype=np.float32)
-    edges = np.empty(data.shape[1] + 2, dtype=np.int64)
-    n = 0
-    for i in range(len(channel)):
-        threshold = max(min_amplitude[channel[i]], baseline_rms[i] * over_noise[channel[i]])
-        if not threshold <= _HIGHEST_SAMPLE:
-            continue
-        lowest = np.int64(np.ceil(threshold))
-        fraction = np.float64(baseline[i]) % 1
-        # Where samples cross the threshold: without a branch, which would be mispredicted often
-        n_edges = 0
-        was_above = False
-        for j in range(length[i]):
-            above = data[i, j] >= lowest
-            edges[n_edges] = j
-            n_edges += above != was_above
-            was_above = above
-        if was_above:
-            edges[n_edges] = length[i]
-            n_edges += 1
-        for edge in range(0, n_edges, 2):
-            start, stop = edges[edge], edges[edge + 1]
-            highest = start
-            area = height = np.int64(0)
-            for j in range(start, stop):
-                x = np.int64(data[i, j])
-                area += x
-                if x > height:
-                    height = x
-                    highest = j
-            if n == room:
-                room *= 2
-                more_times = np.empty((room, 2), dtype=np.int64)
-                more_integers = np.empty((room, 5), dtype=np.int32)
-                more_reals = np.empty((room, 3), dtype=np.float32)
-                # In loops: for an array set to a slice numba compiles seconds of error messages
-                for k in range(n):
-                    for f in range(2):
-                        more_times[k, f] = times[k, f]
-                    for f in range(5):
-                        more_integers[k, f] = integers[k, f]
-                    for f in range(3):
-                        more_reals[k, f] = reals[k, f]
-                times, integers, reals = more_times, more_integers, more_reals
-            times[n, 0] = time[i] + start * dt[i]
-            times[n, 1] = time[i] + highest * dt[i]
-            integers[n, 0] = i
-            integers[n, 1] = start
-            integers[n, 2] = stop
-            integers[n, 3] = dt[i]
-            integers[n, 4] = channel[i]
-            reals[n, 0] = area + (stop - start) * fraction
-            reals[n, 1] = height + fraction
-            reals[n, 2] = threshold
-            n += 1
-    return times[:n], integers[:n], reals[:n]
+def _fill_hits(
+    order,
+    record,
+    left,
+    right,
+    time,
+    dt,
+    channel,
+    baseline,
+    baseline_rms,
+    data,
+    min_amplitude,
+    over_noise,
+    per_channel,
+    hit_time,
+    hit_length,
+    hit_dt,
+    hit_channel,
+    hit_area,
+    hit_left,
+    hit_right,
+    hit_left_integration,
+    hit_right_integration,
+    hit_record,
+    hit_threshold,
+    hit_height,
+    hit_max_time,
+):
+    for h in range(len(order)):
+        k = order[h]
+        r = record[k]
+        c = channel[r] if per_channel else 0
+        start, stop = np.int64(left[k]), np.int64(right[k])
+        samples = row(data, r)
+        area = height = np.int64(0)
+        for j in range(np.uint64(start), np.uint64(stop)):
+            x = np.int64(samples[j])
+            area += x
+            height = max(height, x)
+        highest = start
+        if height > 0:
+            while samples[highest] != height:
+                highest += 1
+        fraction = np.float64(baseline[r]) - np.floor(np.float64(baseline[r]))
+        hit_time[h] = time[r] + start * dt[r]
+        hit_length[h] = stop - start
+        hit_dt[h] = dt[r]
+        hit_channel[h] = channel[r]
+        hit_area[h] = area + (stop - start) * fraction
+        hit_left[h], hit_right[h] = start, stop
+        hit_left_integration[h] = hit_right_integration[h] = 0
+        hit_record[h] = r
+        hit_threshold[h] = max(min_amplitude[c], baseline_rms[r] * over_noise[c])
+        hit_height[h] = height + fraction
+        hit_max_time[h] = time[r] + highest * dt[r]

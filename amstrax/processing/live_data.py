@@ -8,9 +8,9 @@ import strax
 from numba import types
 
 from amstrax.exceptions import UnknownChannel
-from amstrax.processing.compiled import BOOL, column, kernel, output
+from amstrax.processing.compiled import BOOL, I64, column, kernel, output, row
 from amstrax.processing.hits import time_order
-from amstrax.processing.rows import plain
+from amstrax.processing.rows import as_bytes
 
 _CHANNEL_AND_TIME = ("channel", "time")
 
@@ -68,6 +68,23 @@ def find_break(
     if is_post:
         return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
     return Break(edge, records[records["time"] >= edge], edge, end)
+
+
+def first_damaged(records: np.ndarray, start: int, end: int, record_length: int) -> np.void | None:
+    """Return the first record that starts outside [start, end) ns or cannot be, None without one.
+
+    Lengths are 0 to `record_length` samples, and ``dt`` is positive.
+    """
+    i = _first_damaged(records["time"], records["length"], records["dt"], start, end, record_length)
+    return None if i < 0 else records[i]
+
+
+@kernel(column(I64), column(types.int32), column(types.int16), I64, I64, I64)
+def _first_damaged(time, length, dt, start, end, record_length):
+    for i in range(len(time)):
+        if not (start <= time[i] < end and 0 <= length[i] <= record_length and dt[i] > 0):
+            return i
+    return -1
 
 
 def dead_time_record(start: int, end: int, dt: int, channel: int, dtype: np.dtype) -> np.ndarray:
@@ -148,41 +165,63 @@ def split_by_subdetector(
     """
     dtype = parts[0].dtype
     channel, time = (np.concatenate([part[field] for part in parts]) for field in _CHANNEL_AND_TIME)
+    starts = np.cumsum([0, *map(len, parts)])
     order = time_order(time, channel)
-    subdetector = np.full(len(channel), -1, dtype=np.int8)
-    row = np.empty(len(channel), dtype=np.int64)
-    result = {}
-    for i, (name, (first, last)) in enumerate(channel_ranges.items()):
-        mine = (channel >= first) & (channel <= last)
-        subdetector[mine] = i
-        rows = np.flatnonzero(mine) if order is None else order[mine[order]]
-        row[rows] = np.arange(len(rows))
-        result[name] = np.empty(len(rows), dtype=dtype)
-    if (subdetector < 0).any():
-        raise _unknown_channels(channel[subdetector < 0], channel_ranges)
-    end = 0
-    for part in map(plain, parts):
-        start, end = end, end + len(part)
-        for i, records in enumerate(result.values()):
-            mine = subdetector[start:end] == i
-            if mine.all():
-                plain(records)[row[start:end]] = part
-            elif mine.any():
-                plain(records)[row[start:end][mine]] = part[mine]
     positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
-    for records in result.values():
-        if len(records):
-            dt = int(records["dt"][0])
-            records["time"] += dt * (run_start // dt)
-            is_positive = np.isin(records["channel"], positive)
-            if is_positive.any():
-                _turn_over(records["data"], is_positive)
+    is_positive = np.isin(channel, positive)
+    new_row = np.empty(len(channel), dtype=np.int64)
+    is_known = np.zeros(len(channel), dtype=bool)
+    result = {}
+    for name, (first, last) in channel_ranges.items():
+        mine = (channel >= first) & (channel <= last)
+        is_known |= mine
+        rows = np.flatnonzero(mine) if order is None else order[mine[order]]
+        new_row[rows] = np.arange(len(rows))
+        result[name] = records = np.empty(len(rows), dtype=dtype)
+        if not len(rows):
+            continue
+        first_part = np.searchsorted(starts, rows[0], side="right") - 1
+        dt = int(parts[first_part]["dt"][rows[0] - starts[first_part]])
+        for part, start in zip(parts, starts, strict=False):
+            here = slice(start, start + len(part))
+            _put(
+                as_bytes(part),
+                mine[here],
+                new_row[here],
+                is_positive[here],
+                time[here],
+                dt * (run_start // dt),
+                as_bytes(records),
+                records["time"],
+                records["data"],
+            )
+    if not is_known.all():
+        raise _unknown_channels(channel[~is_known], channel_ranges)
     return result
 
 
-@kernel(output(types.int16, 2), column(BOOL))
-def _turn_over(data, is_positive):
-    for i in range(len(data)):
+@kernel(
+    column(types.uint8, 2),
+    column(BOOL),
+    column(I64),
+    column(BOOL),
+    column(I64),
+    I64,
+    output(types.uint8, 2),
+    output(I64),
+    output(types.int16, 2),
+)
+def _put(part, mine, new_row, is_positive, time, shift, result, new_time, new_data):
+    """Copy rows of `part` that are `mine` to where they belong, with new times and polarity."""
+    for i in range(len(part)):
+        if not mine[i]:
+            continue
+        r = new_row[i]
+        old, new = row(part, i), row(result, r)
+        for j in range(np.uint64(len(old))):
+            new[j] = old[j]
+        new_time[r] = time[i] + shift
         if is_positive[i]:
-            for j in range(data.shape[1]):
-                data[i, j] = -data[i, j]
+            samples = row(new_data, r)
+            for j in range(np.uint64(len(samples))):
+                samples[j] = -samples[j]

@@ -15,8 +15,14 @@ from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, 
 #: Stored as mean baseline of a channel that has no pulses
 NO_BASELINE = -9999
 
-_COPIED_FIELDS = ("time", "length", "dt", "channel", "pulse_length", "record_i")
-_COPIED_TYPES = (I64, types.int32, types.int16, types.int16, types.int32, types.int16)
+_COPIED: dict[str, types.Type] = {
+    "time": I64,
+    "length": types.int32,
+    "dt": types.int16,
+    "channel": types.int16,
+    "pulse_length": types.int32,
+    "record_i": types.int16,
+}
 _ZEROED_FIELDS = ("reduction_level", "amplitude_bit_shift")
 _COUNTED_FIELDS = (
     "time",
@@ -114,14 +120,14 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
             "is not what redax writes"
         )
     missing = _subtract_baseline(
-        *(raw[field] for field in _COPIED_FIELDS),
+        *(raw[field] for field in _COPIED),
         raw["data"],
         int(baseline_samples),
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
         raw is not records,
-        *(records[field] for field in _COPIED_FIELDS),
+        *(records[field] for field in _COPIED),
         *(records[field] for field in _ZEROED_FIELDS),
         records["data"],
         records["baseline"],
@@ -138,14 +144,14 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
 
 
 @kernel(
-    *map(column, _COPIED_TYPES),
+    *map(column, _COPIED.values()),
     column(types.int16, 2),
     I64,
     I64,
     BOOL,
     I64,
     BOOL,
-    *map(output, _COPIED_TYPES),
+    *map(output, _COPIED.values()),
     output(types.uint8),
     output(types.int16),
     output(types.int16, 2),

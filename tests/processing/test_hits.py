@@ -73,20 +73,41 @@ def test_find_hits_equals_strax(waveforms, baseline, threshold, over_noise, per_
         kernels.find_hits(records, threshold, over_noise),
         strax.find_hits(records, threshold, over_noise),
     )
+    np.testing.assert_array_equal(
+        kernels.find_hits(records, threshold, over_noise, by_time=True),
+        strax.sort_by_time(strax.find_hits(records, threshold, over_noise)),
+    )
 
 
 def test_more_hits_than_there_was_room_for():
     records = make_records([[20, 0] * (SAMPLES // 2)] * 500)
     assert len(kernels.find_hits(records)) == 500 * SAMPLES // 2
     np.testing.assert_array_equal(kernels.find_hits(records), strax.find_hits(records))
-    columns = [records[field] for field in (*kernels._RECORD_FIELDS, "data")]
-    amplitude, over_noise = np.array([15.0]), np.array([0.0])
-    for fast, slow in zip(
-        kernels._find_hits(*columns, amplitude, over_noise),
-        kernels._find_hits.py_func(*columns, amplitude, over_noise),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(fast, slow)
+
+
+@PROPERTY
+@given(waveforms, st.booleans(), st.sampled_from([(15, 0), (0, 2), (np.nan, 1), (-(10**6), 0)]))
+def test_kernels_equal_plain_python(waveforms, per_channel, thresholds):
+    n = len(waveforms)
+    records = make_records(
+        waveforms, channel=np.arange(n) % 3, length=SAMPLES - np.arange(n) % 2, baseline=0.25
+    )
+    thresholds = [np.full(3 if per_channel else 1, x, dtype=float) for x in thresholds]
+    data = (records["data"], *thresholds, per_channel)
+    columns = [records[field] for field in kernels._SEARCHED]
+    fast, slow = (
+        find(*columns, *data) for find in (kernels._find_edges, kernels._find_edges.py_func)
+    )
+    for a, b in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(a, b)
+    order = np.arange(len(fast[0]))[::-1]
+    columns = [records[field] for field in kernels._MEASURED]
+    filled = []
+    for fill in (kernels._fill_hits, kernels._fill_hits.py_func):
+        hits = np.empty(len(order), dtype=strax.hit_dtype)
+        fill(order, *fast[:3], *columns, *data, *(hits[field] for field in kernels._FILLED))
+        filled.append(hits)
+    np.testing.assert_array_equal(*filled)
 
 
 def test_no_hits():

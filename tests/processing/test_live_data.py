@@ -10,6 +10,7 @@ from amstrax.exceptions import UnknownChannel
 from amstrax.plugins.daqreader import split_channel_ranges
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
+from amstrax.processing.rows import as_bytes
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 DTYPE = np.dtype(strax.raw_record_dtype(10))
@@ -243,8 +244,31 @@ def test_parts_are_sorted_and_split_at_once(parts, positive):
         np.testing.assert_array_equal(split[name], records)
 
 
-def test_kernels_equal_plain_python():
-    for turn_over in (live_data._turn_over, live_data._turn_over.py_func):
-        data = np.array([[1, -2], [3, -4]], dtype=np.int16)
-        turn_over(data, np.array([False, True]))
-        assert data.tolist() == [[1, -2], [-3, 4]]
+@PROPERTY
+@given(times_and_channels, st.lists(st.booleans(), min_size=20, max_size=20))
+def test_kernels_equal_plain_python(rows, chosen):
+    records = make_records([t for t, _ in rows], channels=[c for _, c in rows])
+    mine, is_positive = np.array(chosen[: len(rows)], dtype=bool), records["channel"] > 4
+    new_row = np.cumsum(mine) - 1
+    results = []
+    for put in (live_data._put, live_data._put.py_func):
+        new = np.zeros(mine.sum(), dtype=DTYPE)
+        columns = as_bytes(records), mine, new_row, is_positive, records["time"]
+        put(*columns, 7, as_bytes(new), new["time"], new["data"])
+        results.append(new)
+    np.testing.assert_array_equal(*results)
+    columns = *(records[field] for field in ("time", "length", "dt")), 5, 15, 9
+    kernel = live_data._first_damaged
+    assert kernel(*columns) == kernel.py_func(*columns)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("time", 99), ("time", 200), ("length", -1), ("length", 11), ("dt", 0), ("dt", -10)],
+)
+def test_damaged_records(field, value):
+    records = make_records([100, 199], lengths=[0, 10])
+    assert live_data.first_damaged(records, 100, 200, 10) is None
+    assert live_data.first_damaged(records[:0], 100, 200, 10) is None
+    records[field][1] = value
+    assert live_data.first_damaged(records, 100, 200, 10) == records[1]

@@ -141,8 +141,8 @@ def test_equals_strax_bit_for_bit(flip, raw, baseline_samples):
 def subtract_baseline(kernel, raw, sign, sloppy, make_new):
     """Return what a kernel returns, and the records that it makes of raw ones."""
     records = strax.raw_to_records(raw)
-    inputs = (raw[field] for field in (*pulses._COPIED_FIELDS, "data"))
-    outputs = (*pulses._COPIED_FIELDS, *pulses._ZEROED_FIELDS)
+    inputs = (raw[field] for field in (*pulses._COPIED, "data"))
+    outputs = (*pulses._COPIED, *pulses._ZEROED_FIELDS)
     outputs = (records[f] for f in (*outputs, "data", "baseline", "baseline_rms", "area"))
     return kernel(*inputs, 4, sign, sloppy, 90, make_new, *outputs), records
 
