@@ -12,7 +12,8 @@ from numba import types
 from strax.processing.peak_splitting import natural_breaks_gof
 
 from amstrax.processing.compiled import F64, I64, column, kernel, output
-from amstrax.processing.hits import sort_by_time
+from amstrax.processing.hits import time_order
+from amstrax.processing.rows import plain
 from amstrax.processing.waveforms import set_widths, sum_waveform
 
 #: Above any real waveform [PE/sample]
@@ -52,9 +53,25 @@ def split_peaks(
     sum_waveform(parts, hits, records, links, to_pe)
     set_widths(parts)
     parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1)
-    whole = np.ones(len(peaks), dtype=bool)
-    whole[index] = False
-    return sort_by_time(np.concatenate([peaks[whole], parts]))
+    return _replace(peaks, index, parts)
+
+
+def _replace(peaks: np.ndarray, index: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return peaks with those at `index` replaced by their parts, sorted by time."""
+    is_whole = np.ones(len(peaks), dtype=bool)
+    is_whole[index] = False
+    whole = np.flatnonzero(is_whole)
+    order = time_order(
+        *(np.concatenate([peaks[field][whole], parts[field]]) for field in ("time", "channel"))
+    )
+    # Peaks are wide: each is copied once, parts over one that is there in their place
+    origin = np.concatenate([whole, np.zeros(len(parts), dtype=np.int64)])
+    if order is None:
+        order = np.arange(len(origin))
+    result = plain(peaks)[origin[order]]
+    is_part = order >= len(whole)
+    result[is_part] = plain(parts)[order[is_part] - len(whole)]
+    return result.view(peaks.dtype)
 
 
 def _make_parts(

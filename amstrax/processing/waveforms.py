@@ -7,7 +7,7 @@ has it. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of records.
 import numpy as np
 from numba import types
 
-from amstrax.processing.compiled import F64, I64, column, kernel, output
+from amstrax.processing.compiled import F64, I64, column, kernel, output, row
 
 #: Stands for a record that is not there
 NO_RECORD = -1
@@ -182,6 +182,7 @@ def _sum_waveform(
     for p in range(len(time)):
         longest = max(longest, length[p])
     waveform = np.empty(longest, dtype=np.float32)
+    in_pe = np.empty(n_record_samples, dtype=np.float32)
     areas = np.empty(n_channels, dtype=np.float32)
     segments = np.empty(3, dtype=np.int64)
     first = 0
@@ -222,24 +223,34 @@ def _sum_waveform(
                 r = segments[k]
                 if r == NO_RECORD:
                     continue
-                fraction = np.float64(baseline[r]) % 1
-                multiplier = np.int64(1) << np.int64(bit_shift[r])
                 # Sample of the record at the start of the hit
                 offset = hit_start - record_time[r] // record_dt
                 start = max(np.int64(0), -offset)
                 stop = min(np.int64(hit_length[h]), record_length[r] - offset)
                 if start >= stop:
                     continue
-                highest = np.int64(record_data[r, start + offset])
-                for j in range(start, stop):
-                    highest = max(highest, np.int64(record_data[r, j + offset]))
+                samples = row(record_data, r)
+                multiplier = np.int64(1) << np.int64(bit_shift[r])
+                highest = np.int16(-(2**15))
+                for j in range(np.uint64(start + offset), np.uint64(stop + offset)):
+                    highest = max(highest, samples[j])
                 if highest * multiplier >= np.int16(baseline[r]):
                     saturated[p, channel] = 1
-                for j in range(max(start, low), min(stop, high)):
-                    x = np.float32(multiplier * np.int64(record_data[r, j + offset]) + fraction)
-                    x = np.float32(x * to_pe[channel])
-                    waveform[j + hit_start - peak_start] += x
-                    in_hit += x
+                start, stop = max(start, low), min(stop, high)
+                if start >= stop:
+                    continue
+                scale, gain = np.float64(multiplier), to_pe[channel]
+                fraction = np.float64(baseline[r]) - np.floor(np.float64(baseline[r]))
+                of_record = np.uint64(start + offset)
+                of_peak = np.uint64(start + hit_start - peak_start)
+                # Many samples at a time; their sum is one by one, since its rounding counts
+                for j in range(np.uint64(stop - start)):
+                    x = np.float32(scale * samples[of_record + j] + fraction)
+                    x = np.float32(x * gain)
+                    in_pe[j] = x
+                    waveform[of_peak + j] += x
+                for j in range(np.uint64(stop - start)):
+                    in_hit += in_pe[j]
             areas[channel] += in_hit
             area[p] += in_hit
         factor = np.int64(np.ceil(n / n_samples))
@@ -293,23 +304,32 @@ def set_widths(peaks: np.ndarray) -> None:
 def _fraction_indices(area, length, data, fractions, result):
     """Fill `result`, (n, f), with the samples at which peaks reach fractions of their area."""
     n_fractions = len(fractions)
+    parts = np.empty(data.shape[1], dtype=np.float32)
     for i in range(len(area)):
         if area[i] <= 0:
             continue
+        samples, whole = row(data, i), area[i]
+        for j in range(np.uint64(length[i])):
+            parts[j] = samples[j] / whole
         seen = np.float64(0)
         k = 0
-        for j in range(length[i]):
-            x = data[i, j]
-            here = np.float32(x / area[i])
-            while k < n_fractions and seen + here >= fractions[k]:
+        fraction = fractions[0]
+        for j in range(np.uint64(length[i])):
+            with_this = seen + parts[j]
+            if with_this < fraction:
+                seen = with_this
+                continue
+            x = samples[j]
+            while k < n_fractions and with_this >= fractions[k]:
                 if x != 0:
-                    result[i, k] = j + area[i] * (fractions[k] - seen) / x
+                    result[i, k] = j + whole * (fractions[k] - seen) / x
                 else:
                     result[i, k] = j
                 k += 1
             if k == n_fractions:
                 break
-            seen += here
+            fraction = fractions[k]
+            seen = with_this
         if k >= n_fractions - 1 and fractions[n_fractions - 1] == 1:
             # Rounding may keep the sum of fractions below 1
             result[i, n_fractions - 1] = length[i]
