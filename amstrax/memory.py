@@ -25,7 +25,7 @@ def keep_little() -> None:
 
 
 def keep_freed() -> None:
-    """Let this process keep memory that is freed, of up to 256 MB, for what comes next.
+    """Let this process keep memory that is freed, of up to 1 GiB, for what comes next.
 
     By itself glibc gives arrays of more than 32 MB, and what is free at the end of its memory, back
     to the system; that gives them anew for each chunk, page for page, which takes a quarter of the

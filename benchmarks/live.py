@@ -41,20 +41,33 @@ def main() -> int:
     for rate in args.rates:
         with tempfile.TemporaryDirectory() as folder:
             run = simulated_run(Path(folder) / "run", args.seconds, rate)
-            delays = measure(run, Path(folder), args.interval)
-            per_chunk = run.megabytes / len(delays)
+            delays, stored = measure(run, Path(folder), args.interval)
+            per_chunk, stored_of_one = run.megabytes / len(delays), stored // len(delays)
             print(
                 f"{rate:6.0f} events/s: {len(delays)} chunks of {per_chunk:6.1f} MB, one every "
                 f"{args.interval} s ({per_chunk / args.interval:.0f} MB/s): events on disk "
                 f"{statistics.median(delays):.2f} s after a chunk's last file (median), "
-                f"{max(delays):.2f} s at most",
+                f"{max(delays):.2f} s at most, so {max(delays) - args.interval:.2f} s beyond the "
+                f"time between chunks; to write the {stored_of_one / 1e6:.0f} MB that are stored "
+                f"of one takes {writing(Path(folder), stored_of_one):.2f} s by itself",
                 flush=True,
             )
     return 0
 
 
-def measure(run: Run, folder: Path, interval: float) -> list[float]:
-    """Return for each chunk the delay [s] until its events are on disk."""
+def writing(folder: Path, n_bytes: int) -> float:
+    """Return how long it takes to write so many bytes to a new file, median of three [s]."""
+    content = os.urandom(n_bytes)
+    taken = []
+    for i in range(3):
+        began = time.perf_counter()
+        (folder / f"new_{i}").write_bytes(content)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def measure(run: Run, folder: Path, interval: float) -> tuple[list[float], int]:
+    """Return for each chunk the delay [s] until its events are on disk, and all bytes stored."""
     complete = run.folder / RUN_ID
     hidden = folder / "hidden"
     complete.rename(hidden)
@@ -85,7 +98,8 @@ def measure(run: Run, folder: Path, interval: float) -> list[float]:
         sys.exit(errors)
     files = sorted(next(out.glob(f"{RUN_ID}-events-*")).glob("events-*-0*"))
     written = [path.stat().st_mtime for path in files]
-    return [done - came for done, came in zip(written, arrived, strict=False)]
+    stored = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return [done - came for done, came in zip(written, arrived, strict=False)], stored
 
 
 if __name__ == "__main__":

@@ -200,13 +200,13 @@ def _subtract_baseline(
     seen = np.zeros(n_channels, dtype=np.bool_)
     for i in range(len(channel)):
         c = channel[i]
-        n = min(np.int64(length[i]), n_samples)
+        n = max(np.int64(0), min(np.int64(length[i]), n_samples))
         raw = row(data, i)
         whole = np.int64(0)
         if record_i[i] == 0:
             n_mean = min(baseline_samples, n_samples)
             # Blanked samples count, as zeros
-            n_filled = min(n_mean, n) if make_new else n_mean
+            n_filled = max(np.int64(0), min(n_mean, n) if make_new else n_mean)
             total = np.int64(0)
             for j in range(np.uint64(n_filled)):
                 total += raw[j]

@@ -226,7 +226,8 @@ def _sum_waveform(
                 # Sample of the record at the start of the hit
                 offset = hit_start - record_time[r] // record_dt
                 start = max(np.int64(0), -offset)
-                stop = min(np.int64(hit_length[h]), record_length[r] - offset)
+                n_filled = min(np.int64(record_length[r]), n_record_samples)
+                stop = min(np.int64(hit_length[h]), n_filled - offset)
                 if start >= stop:
                     continue
                 samples = row(record_data, r)
@@ -309,12 +310,13 @@ def _fraction_indices(area, length, data, fractions, result):
         if area[i] <= 0:
             continue
         samples, whole = row(data, i), area[i]
-        for j in range(np.uint64(length[i])):
+        n = np.uint64(max(0, min(length[i], data.shape[1])))
+        for j in range(n):
             parts[j] = samples[j] / whole
         seen = np.float64(0)
         k = 0
         fraction = fractions[0]
-        for j in range(np.uint64(length[i])):
+        for j in range(n):
             with_this = seen + parts[j]
             if with_this < fraction:
                 seen = with_this
