@@ -32,7 +32,7 @@ def main() -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rates", type=float, nargs="+", default=[120, 1200, 1920], help="events/s"
+        "--rates", type=float, nargs="+", default=[120, 1200, 1920, 2400], help="events/s"
     )
     parser.add_argument("--seconds", type=float, default=44, help="length of the run")
     parser.add_argument("--interval", type=float, default=1.0, help="between chunks [s]")
