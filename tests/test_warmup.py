@@ -27,9 +27,9 @@ _JOB = _COUNT_COMPILATIONS.format(
 #: A kernel that is compiled quickly, and where it is kept
 _KERNEL = (
     _COUNT_COMPILATIONS.format(
-        code="from amstrax.processing import live_data; live_data._turn_over.compile()"
+        code="from amstrax.processing import live_data; live_data._first_damaged.compile()"
     )
-    + "print(live_data._turn_over.cache_folder())"
+    + "print(live_data._first_damaged.cache_folder())"
 )
 
 
@@ -94,7 +94,8 @@ def test_processes_that_compile_at_once_keep_it(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     for process in [start("-c", _KERNEL, **cache) for _ in range(3)]:
         compiled, _, folder = output_of(process)[0].rstrip().rpartition("\n")
-        assert "_turn_over" in compiled or not compiled  # the last may find what the first has kept
+        # The last may find what the first has kept
+        assert "_first_damaged" in compiled or not compiled
         assert Path(folder).is_relative_to(tmp_path)
     assert output_of(start("-c", _KERNEL, **cache))[0] == f"\n{folder}\n"
 
@@ -116,7 +117,7 @@ def test_installation_that_cannot_be_written(tmp_path):
         output_of(start("-c", _KERNEL, folder=tmp_path, **environment))[0].split("\n")
         for _ in range(2)
     ]
-    assert "_turn_over" in outputs[0][0]
+    assert "_first_damaged" in outputs[0][0]
     assert outputs[1][0] == ""
     for *_, folder, _ in outputs:
         assert Path(folder).is_relative_to(tmp_path / "cache")
