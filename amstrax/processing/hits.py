@@ -10,7 +10,7 @@ from amstrax.processing.rows import plain
 
 #: Samples are of 16 bits
 _LOWEST, _HIGHEST = -(2**15), 2**15 - 1
-#: Columns of records, and of hits, that are read and filled
+#: Columns of records that are read, of what `_find_edges` returns, and of hits
 _SEARCHED: dict[str, types.Type] = {
     "time": I64,
     "length": types.int32,
@@ -18,13 +18,8 @@ _SEARCHED: dict[str, types.Type] = {
     "channel": types.int16,
     "baseline_rms": types.float32,
 }
-_MEASURED: dict[str, types.Type] = {
-    "time": I64,
-    "dt": types.int16,
-    "channel": types.int16,
-    "baseline": types.float32,
-    "baseline_rms": types.float32,
-}
+_MEASURED: dict[str, types.Type] = {"dt": types.int16, "baseline": types.float32}
+_EDGES: tuple[types.Type, ...] = (types.int32, types.int16, types.int16, I64, types.int16, F64)
 _FILLED: dict[str, types.Type] = {
     "time": I64,
     "length": types.int32,
@@ -114,17 +109,18 @@ def find_hits(
     # One threshold for each channel, or one for all
     per_channel = [np.size(x) for x in (min_amplitude, min_height_over_noise) if np.ndim(x)]
     n_channels = max(per_channel, default=1)
-    thresholds = (
+    *edges, bad = _find_edges(
+        *(records[field] for field in _SEARCHED),
+        records["data"],
         *(
             np.array(np.broadcast_to(x, n_channels), dtype=np.float64)
             for x in (min_amplitude, min_height_over_noise)
         ),
         bool(per_channel),
     )
-    edges = _find_edges(*(records[f] for f in _SEARCHED), records["data"], *thresholds)
-    *edges, time, channel, bad = edges
     if bad >= 0:
         _raise_for(records[bad], n_channels)
+    *_, time, channel, _ = edges
     order = time_order(time, channel) if by_time else None
     hits = np.empty(len(time), dtype=strax.hit_dtype)
     _fill_hits(
@@ -132,7 +128,6 @@ def find_hits(
         *edges,
         *(records[field] for field in _MEASURED),
         records["data"],
-        *thresholds,
         *(hits[field] for field in _FILLED),
     )
     return hits
@@ -154,7 +149,7 @@ def _raise_for(record: np.void, n_channels: int) -> None:
 def _find_edges(
     time, length, dt, channel, baseline_rms, data, min_amplitude, over_noise, per_channel
 ):
-    """Return of each hit the record, first sample, sample behind the last, time and channel.
+    """Return of each hit record, first sample, sample behind the last, time, channel, threshold.
 
     And the index of a record that cannot be, or -1.
     """
@@ -163,8 +158,9 @@ def _find_edges(
     record = np.empty(room, dtype=np.int32)
     left = np.empty(room, dtype=np.int16)
     right = np.empty(room, dtype=np.int16)
-    hit_channel = np.empty(room, dtype=np.int16)
     hit_time = np.empty(room, dtype=np.int64)
+    hit_channel = np.empty(room, dtype=np.int16)
+    hit_threshold = np.empty(room, dtype=np.float64)
     # Samples above threshold, with one that is not at both ends, eight to a word at the least
     n_words = (n_samples + 8) // 8
     above = np.zeros(8 * n_words + 1, dtype=np.uint8)
@@ -172,11 +168,12 @@ def _find_edges(
     words = crosses.view(np.uint64)
     edges = np.empty(8 * n_words + 8, dtype=np.int16)
     one, eight = np.uint64(1), np.uint64(8)
-    n = 0
+    n, bad = 0, -1
     for i in range(len(channel)):
         c = channel[i] if per_channel else 0
         if length[i] > n_samples or not 0 <= c < len(min_amplitude):
-            return record[:0], left[:0], right[:0], hit_time[:0], hit_channel[:0], i
+            n, bad = 0, i
+            break
         threshold = max(min_amplitude[c], baseline_rms[i] * over_noise[c])
         if not threshold <= _HIGHEST:
             continue
@@ -202,14 +199,16 @@ def _find_edges(
             room = 2 * room + n_samples
             record, left, right = _longer(record, room), _longer(left, room), _longer(right, room)
             hit_time, hit_channel = _longer(hit_time, room), _longer(hit_channel, room)
+            hit_threshold = _longer(hit_threshold, room)
         for e in range(np.uint64(0), n_edges, np.uint64(2)):
             record[n] = i
             left[n] = edges[e]
             right[n] = edges[e + one]
             hit_time[n] = time[i] + np.int64(edges[e]) * dt[i]
             hit_channel[n] = channel[i]
+            hit_threshold[n] = threshold
             n += 1
-    return record[:n], left[:n], right[:n], hit_time[:n], hit_channel[:n], -1
+    return record[:n], left[:n], right[:n], hit_time[:n], hit_channel[:n], hit_threshold[:n], bad
 
 
 @numba.njit(nogil=True)
@@ -223,14 +222,9 @@ def _longer(array, n):
 
 @kernel(
     column(I64),
-    column(types.int32),
-    column(types.int16),
-    column(types.int16),
+    *map(column, _EDGES),
     *map(column, _MEASURED.values()),
     column(types.int16, 2),
-    column(F64),
-    column(F64),
-    BOOL,
     *map(output, _FILLED.values()),
 )
 def _fill_hits(
@@ -239,14 +233,11 @@ def _fill_hits(
     left,
     right,
     time,
-    dt,
     channel,
+    threshold,
+    dt,
     baseline,
-    baseline_rms,
     data,
-    min_amplitude,
-    over_noise,
-    per_channel,
     hit_time,
     hit_length,
     hit_dt,
@@ -264,7 +255,6 @@ def _fill_hits(
     for h in range(len(order)):
         k = order[h]
         r = record[k]
-        c = channel[r] if per_channel else 0
         start, stop = np.int64(left[k]), np.int64(right[k])
         samples = row(data, r)
         area = height = np.int64(0)
@@ -277,14 +267,14 @@ def _fill_hits(
             while samples[highest] != height:
                 highest += 1
         fraction = np.float64(baseline[r]) - np.floor(np.float64(baseline[r]))
-        hit_time[h] = time[r] + start * dt[r]
+        hit_time[h] = time[k]
         hit_length[h] = stop - start
         hit_dt[h] = dt[r]
-        hit_channel[h] = channel[r]
+        hit_channel[h] = channel[k]
         hit_area[h] = area + (stop - start) * fraction
         hit_left[h], hit_right[h] = start, stop
         hit_left_integration[h] = hit_right_integration[h] = 0
         hit_record[h] = r
-        hit_threshold[h] = max(min_amplitude[c], baseline_rms[r] * over_noise[c])
+        hit_threshold[h] = threshold[k]
         hit_height[h] = height + fraction
-        hit_max_time[h] = time[r] + highest * dt[r]
+        hit_max_time[h] = time[k] + (highest - start) * dt[r]

@@ -12,8 +12,6 @@ from amstrax.processing.compiled import BOOL, I64, column, kernel, output, row
 from amstrax.processing.hits import time_order
 from amstrax.processing.rows import as_bytes
 
-_CHANNEL_AND_TIME = ("channel", "time")
-
 
 class Break(NamedTuple):
     """Where an overlap between two chunks is cut.
@@ -164,7 +162,9 @@ def split_by_subdetector(
         (a ValueError) naming channels that are in no subdetector.
     """
     dtype = parts[0].dtype
-    channel, time = (np.concatenate([part[field] for part in parts]) for field in _CHANNEL_AND_TIME)
+    channel, time, dt = (
+        np.concatenate([part[field] for part in parts]) for field in ("channel", "time", "dt")
+    )
     starts = np.cumsum([0, *map(len, parts)])
     order = time_order(time, channel)
     positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
@@ -180,8 +180,7 @@ def split_by_subdetector(
         result[name] = records = np.empty(len(rows), dtype=dtype)
         if not len(rows):
             continue
-        first_part = np.searchsorted(starts, rows[0], side="right") - 1
-        dt = int(parts[first_part]["dt"][rows[0] - starts[first_part]])
+        sample_width = int(dt[rows[0]])
         for part, start in zip(parts, starts, strict=False):
             here = slice(start, start + len(part))
             _put(
@@ -190,7 +189,7 @@ def split_by_subdetector(
                 new_row[here],
                 is_positive[here],
                 time[here],
-                dt * (run_start // dt),
+                sample_width * (run_start // sample_width),
                 as_bytes(records),
                 records["time"],
                 records["data"],

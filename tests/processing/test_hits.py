@@ -105,7 +105,13 @@ def test_kernels_equal_plain_python(waveforms, per_channel, thresholds):
     filled = []
     for fill in (kernels._fill_hits, kernels._fill_hits.py_func):
         hits = np.empty(len(order), dtype=strax.hit_dtype)
-        fill(order, *fast[:3], *columns, *data, *(hits[field] for field in kernels._FILLED))
+        fill(
+            order,
+            *fast[:-1],
+            *columns,
+            records["data"],
+            *(hits[field] for field in kernels._FILLED),
+        )
         filled.append(hits)
     np.testing.assert_array_equal(*filled)
 
