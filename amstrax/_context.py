@@ -9,6 +9,9 @@ from typing import Any
 
 import strax
 
+from amstrax.plugins.daqreader import LiveDataReader
+from amstrax.rundoc import MISSING_LIVE_DATA
+
 #: Analysis -> the module below `amstrax.analyses.on_context` that has it
 ANALYSES = {
     "compare_runs": "runs",
@@ -130,6 +133,38 @@ class Context(strax.Context):
             return super()._make_progress_bar(run_id, targets, progress_bar)
         # Without looking for data, which is what a bar needs to know when it ends
         return strax.utils.tqdm(total=1, disable=True), 0, float("inf")
+
+    def get_components(self, run_id: str, *args: Any, **kwargs: Any) -> strax.ProcessorComponents:
+        """Return what a processor needs; parameters are as in strax.
+
+        Metadata of data made from incomplete live data, or from such data, says what is missing.
+        """
+        components = super().get_components(run_id, *args, **kwargs)
+        missing = None
+        if components.savers:
+            missing = self._missing_live_data(run_id, components)
+        if missing is not None:
+            for saver in (saver for savers in components.savers.values() for saver in savers):
+                saver.md[MISSING_LIVE_DATA] = missing
+        return components
+
+    def _missing_live_data(
+        self, run_id: str, components: strax.ProcessorComponents
+    ) -> list[str] | None:
+        """Return what the run lacks, None for data of complete runs.
+
+        The reader adds to the list while it works.
+        """
+        for plugin in components.plugins.values():
+            if isinstance(plugin, LiveDataReader):
+                return plugin.missing if plugin.config["allow_incomplete"] else None
+        if run_id.startswith("_"):
+            return None
+        for data_type in components.loaders:
+            missing = self.get_metadata(run_id, data_type).get(MISSING_LIVE_DATA)
+            if missing is not None:
+                return missing
+        return None
 
     def new_context(self, *args: Any, **kwargs: Any) -> "Context":
         """Return a new context with some settings changed; parameters are as in strax."""

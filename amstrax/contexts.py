@@ -340,6 +340,8 @@ def context_for_daq_reader(
     if run_doc is None:
         run_doc = _run_document(run_id, detector, runs_col_kwargs)
     config = rundoc.reader_config(run_doc)
+    end = rundoc.end_time(run_doc)
+    config["run_end_time"] = None if end is None else end.timestamp()
     if not any("channels_polarity" in p.takes_config for p in st._plugin_class_registry.values()):
         del config["channels_polarity"]
     raw_types = raw_data_types(st)

@@ -23,6 +23,10 @@ class LiveDataCorrupted(AmstraxError, ValueError):
     """A live file or directory does not hold what redax writes."""
 
 
+class LiveDataIncomplete(LiveDataCorrupted):
+    """Live data of a run that has ended lacks a folder, a file, or the content of a file."""
+
+
 class LiveDataTimeout(AmstraxError, TimeoutError):
     """The DAQ has written nothing new for too long, and has not ended the run."""
 

@@ -2,17 +2,18 @@
 
 A run is a folder with a directory for each chunk: ``000000``, ``000000_post``, ``000001_pre``,
 ``000001``, ... and ``THE_END`` when the run has ended. ``_post`` of a chunk and ``_pre`` of the
-next hold the same data, that of the interval between the two. While redax writes a directory its
-name ends in ``_TEMP``; nothing here looks at such a one.
+next hold the same data, that of the interval between the two. redax writes a file into a directory
+whose name ends in ``_TEMP``, and moves it when it is whole; ``_TEMP`` directories are not read.
 
-In each directory lies one file for every readout thread, ``HOST_reader_N_THREADID``: one
-compressed blob of fragments of `strax.raw_record_dtype`, in any order.
+Each directory holds one file of every readout thread, ``HOST_reader_N_THREADID``: one compressed
+blob of fragments of `strax.raw_record_dtype`, in any order. For a thread without data in the
+interval redax creates a file of 0 bytes; the simulation writes an empty LZ4 or blosc blob.
 """
 
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFoun
 THE_END = "THE_END"
 
 _CHUNK_NAME = re.compile(r"(\d{6})(_pre|_post)?")
+_TEMP_NAME = re.compile("_temp", re.IGNORECASE)
 _BLOSC_HEADER_BYTES = 16
 
 
@@ -84,6 +86,83 @@ def last_chunk(run_dir: Path) -> int:
     return max((int(match[1]) for match in matches if match and not match[2]), default=-1)
 
 
+def last_begun_chunk(run_dir: Path) -> int:
+    """Return the number of the last chunk of which redax has written anything, or -1.
+
+    redax writes the ``_pre`` of the next chunk with the ``_post`` of a chunk: it tells that the
+    chunk before it exists. ``_TEMP`` directories count if they hold a file.
+    """
+    last = -1
+    for path in run_dir.iterdir():
+        name, *temporary = _TEMP_NAME.split(path.name)
+        match = _CHUNK_NAME.fullmatch(name)
+        if match and (not temporary or list_files(path)):
+            last = max(last, int(match[1]) - (match[2] == "_pre"))
+    return last
+
+
+def find_missing(run_dir: Path, n_chunks: int, threads: Mapping[str, int]) -> list[str]:
+    """Return which files an ended run lacks, a text for each folder; empty for a complete run.
+
+    An overlap lacks a file only if both copies lack it. Sizes and content are not checked.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run.
+    n_chunks
+        Number of chunks of the run.
+    threads
+        Number of threads of each readout process.
+    """
+    known = {path.name for path in list_files(run_dir / THE_END)}
+    missing = []
+    for chunk_i in range(n_chunks):
+        central = run_dir / f"{chunk_i:06d}"
+        post, pre = (run_dir / f"{chunk_i:06d}_post", run_dir / f"{chunk_i + 1:06d}_pre")
+        if not central.is_dir():
+            missing.append(f"chunk {chunk_i} is missing: there is no {central}")
+        elif lacks := lacking_files([central], threads, known):
+            missing.append(f"{central} lacks {lacks}")
+        if not post.is_dir() and not pre.is_dir():
+            missing.append(f"there is neither {post} nor {pre.name}")
+        elif lacks := lacking_files([post, pre], threads, known):
+            missing.append(f"neither {post} nor {pre.name} has {lacks}")
+    return missing
+
+
+def lacking_files(
+    directories: Iterable[Path], threads: Mapping[str, int], known: Collection[str]
+) -> str:
+    """Return which files of readout threads are in none of some directories; "" for none.
+
+    Parameters
+    ----------
+    directories
+        Copies of one directory.
+    threads
+        Number of threads of each readout process.
+    known
+        Names of files of the run, by which those that are missing are called.
+    """
+    names = {path.name for directory in directories for path in list_files(directory)}
+    lacking = []
+    for process, n_threads in threads.items():
+        n_lacking = n_threads - sum(_process_of(name) == process for name in names)
+        if n_lacking > 0:
+            gone = sorted(
+                name for name in known if _process_of(name) == process and name not in names
+            )
+            count = f"{n_lacking} of {n_threads} file(s) of {process}"
+            lacking += gone if len(gone) == n_lacking else [count]
+    return ", ".join(lacking)
+
+
+def _process_of(name: str) -> str:
+    """Return the readout process ``HOST_reader_N`` that wrote a file."""
+    return name.rpartition("_")[0]
+
+
 def is_complete(directory: Path, threads: Mapping[str, int]) -> bool:
     """Return whether every readout thread has written its file into `directory`."""
     return len(list_files(directory)) >= sum(threads.values())
@@ -113,7 +192,7 @@ def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
     """
     counts: Counter[str] = Counter()
     for path in files:
-        process = path.name.rpartition("_")[0]
+        process = _process_of(path.name)
         if process not in threads:
             raise LiveDataCorrupted(
                 f"{path} is of a readout thread that this run does not have: daq_config."
@@ -132,7 +211,7 @@ def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
 def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
     """Return the fragments in a live file, as a new array of `dtype`, shape (n,).
 
-    An empty file, which redax writes for a thread without data, gives an empty array.
+    A file of 0 bytes gives an empty array.
 
     Raises
     ------
@@ -141,8 +220,15 @@ def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
     LiveDataCorrupted
         (a ValueError) naming the file, when it is truncated or is not such a blob.
     """
+    return decode(path.read_bytes(), path, compressor, dtype)
+
+
+def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
+    """Return the fragments in the content of a live file; `path` is its name, for errors.
+
+    Everything else is as in `read_file`.
+    """
     decompress = _codec(compressor).decompress
-    blob = path.read_bytes()
     try:
         data = decompress(blob) if blob else b""
     except _DECOMPRESSION_ERRORS as error:

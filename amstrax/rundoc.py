@@ -12,6 +12,9 @@ from amstrax.exceptions import InvalidRunDocument
 
 RunDocument = Mapping[str, Any]
 
+#: Key of metadata of data, and of its entry in a run document: what live data was missing
+MISSING_LIVE_DATA = "missing_live_data"
+
 #: What redax takes where the DAQ's settings do not say
 CHUNK_LENGTH_S, CHUNK_OVERLAP_S = 5.0, 0.5
 FRAGMENT_PAYLOAD_BYTES = 220

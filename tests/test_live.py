@@ -72,8 +72,11 @@ def test_what_is_being_written_is_not_touched(tmp_path):
     redax.list_files(run_dir / "000000_post")[0].unlink()
     with pytest.raises(TimeoutError, match=r"after 0\.3 s"):
         reader.is_ready(0)
-    # After the end of the run an incomplete directory is read as it is
+    # After the end of the run an incomplete directory is an error
     redax.write_end(run_dir, TWO_HOSTS)
+    with pytest.raises(exceptions.LiveDataIncomplete, match="000000_post"):
+        reader.is_ready(0)
+    reader.config["allow_incomplete"] = True
     assert reader.is_ready(0)
     assert not reader.is_ready(1)
     assert reader.source_finished()
@@ -129,12 +132,12 @@ def test_artificial_dead_time(tmp_path, name, data_type, caplog):
 
 
 def test_last_fragments_may_end_beyond_their_interval(tmp_path):
-    """At the end of a run without _post nothing sticks out of the last chunk."""
+    """At the end of an incomplete run without _post nothing sticks out of the last chunk."""
     import shutil
 
     run_dir = write_run(tmp_path, pulses([LENGTH - 500]))
     shutil.rmtree(run_dir / "000000_post")
-    st = context(tmp_path)
+    st = context(tmp_path, allow_incomplete=True)
     assert len(load(st, "raw_records")) == 1
     end = st.get_metadata(RUN_ID, "raw_records")["chunks"][-1]["end"]
     assert end == START * 1_000_000_000 + LENGTH - 500 + 1100

@@ -60,6 +60,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="folder to write to (default: ./strax_data, for xams_little ./amstrax_data)",
     )
     arguments.add_input(parser)
+    arguments.add_allow_incomplete(parser)
     parser.add_argument(
         "--testing_rundoc",
         type=arguments.run_document,
@@ -219,6 +220,8 @@ def _set_config(st: "strax.Context", args: argparse.Namespace) -> None:
             )
     if args.live_data_dir is not None:
         config["live_data_dir"] = str(args.live_data_dir)
+    if args.allow_incomplete:
+        config["allow_incomplete"] = True
     st.set_config(config)
 
 

@@ -155,6 +155,16 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
+    """Add the option for runs that have ended without all of their live data."""
+    parser.add_argument(
+        "--allow_incomplete",
+        action="store_true",
+        help="process runs that have ended though live data is missing; the metadata of what is "
+        "made, and the run database, say what is missing",
+    )
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Add the options for what is made of runs."""
     parser.add_argument(
@@ -174,6 +184,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="detector whose run database knows the runs (default: that of the context)",
     )
     add_data(parser)
+    add_allow_incomplete(parser)
     parser.add_argument(
         "--corrections_version",
         metavar="VERSION",

@@ -88,6 +88,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--plot", type=Path, metavar="FILE", help="draw the spectra and fits, as gains.png"
     )
     _add_processing(parser)
+    arguments.add_allow_incomplete(parser)
     arguments.add_workers(parser)
     arguments.add_console(parser)
     args = parser.parse_args(argv)
@@ -221,6 +222,8 @@ def load(
 
 def _amstraxer_options(args: argparse.Namespace, run_id: str) -> list[str]:
     options = [run_id, f"--context={CONTEXT}", f"--target={DATA_TYPE}", f"--workers={args.workers}"]
+    if args.allow_incomplete:
+        options.append("--allow_incomplete")
     for name in ("config_kwargs", "context_kwargs"):
         options.append(f"--{name}={json.dumps(getattr(args, name))}")
     for name in ("output_folder", "live_data_dir"):

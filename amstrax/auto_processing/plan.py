@@ -78,6 +78,7 @@ def find(
         config_kwargs=dict(config_kwargs or {}),
         output_folder=None,
         live_data_dir=None,
+        allow_incomplete=False,
         build_lowlevel=False,
         corrections_version=None,
     )

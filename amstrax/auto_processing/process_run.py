@@ -252,7 +252,7 @@ def _make_and_register(
     for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
         _make(args, its_plan, step, document, stop)
     written = checks.Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
-    raw_range = written.raw_range(args.any_length)
+    raw_range = written.raw_range(args.any_length or args.allow_incomplete)
     for key, place in written.unregistered():
         metadata = written.check(place / str(key), raw_range, stop.check)
         claim.add_data(new_entry(key, place, metadata, args.corrections_version))
@@ -325,6 +325,7 @@ def _arguments(
         detector=its_plan.detector,
         output_folder=step.folder,
         live_data_dir=args.live_data_dir,
+        allow_incomplete=args.allow_incomplete,
         testing_rundoc=document,
         config_kwargs=args.config_kwargs,
         context_kwargs={},

@@ -129,6 +129,7 @@ def make_work(
     dry_run: bool = False,
     output_folder: Path | str | None = None,
     live_data_dir: Path | str | None = None,
+    allow_incomplete: bool = False,
     config_kwargs: Mapping[str, Any] | None = None,
     corrections_version: str | None = None,
     workers: int = 1,
@@ -148,6 +149,8 @@ def make_work(
         options.append(f"--output_folder={Path(output_folder).expanduser().absolute()}")
     if live_data_dir is not None:
         options.append(f"--live_data_dir={Path(live_data_dir).expanduser().absolute()}")
+    if allow_incomplete:
+        options.append("--allow_incomplete")
     if config_kwargs:
         options.append(f"--config_kwargs={json.dumps(config_kwargs)}")
     if corrections_version is not None:

@@ -302,6 +302,7 @@ def find_work(args: argparse.Namespace) -> "Work":
         dry_run=args.dry_run,
         output_folder=args.output_folder,
         live_data_dir=args.live_data_dir,
+        allow_incomplete=args.allow_incomplete,
         config_kwargs=args.config_kwargs,
         corrections_version=args.corrections_version,
         workers=args.workers,
@@ -353,8 +354,8 @@ def submit_job(
         Collection of run documents; None for that of the settings.
     **options
         ``memory`` [MB], ``queue``, ``dry_run`` (change nothing, ``text`` is what would be
-        submitted), ``output_folder``, ``live_data_dir``, ``config_kwargs``,
-        ``corrections_version``, ``workers``.
+        submitted), ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
+        ``config_kwargs``, ``corrections_version``, ``workers``.
 
     Returns
     -------

@@ -12,7 +12,13 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import redax
-from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataTimeout, Stopped
+from amstrax.exceptions import (
+    InvalidOption,
+    LiveDataCorrupted,
+    LiveDataIncomplete,
+    LiveDataTimeout,
+    Stopped,
+)
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
 
@@ -22,6 +28,15 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _SECONDS_BETWEEN_LINES = 10
+#: Accuracy of the start and end of a run in its document [ns]
+_CLOCK_ACCURACY = 1_000_000_000
+#: An overlap without data is suspicious if no gap in the data around it has this share of it
+_GAP_SHARE = 0.1
+#: A file of 0 bytes, or an overlap of which no copy has more
+_NO_BYTES = None
+
+#: Name of the file of a readout thread -> its records, or `_NO_BYTES`
+Files = dict[str, np.ndarray | None]
 
 
 class ArtificialDeadtimeInserted(UserWarning):
@@ -62,6 +77,19 @@ class ArtificialDeadtimeInserted(UserWarning):
         track=False,
         type=int,
         help="Duration of the overlap between two chunks of live data [ns]",
+    ),
+    strax.Option(
+        "run_end_time",
+        default=None,
+        track=False,
+        help="End of the run [s since unix epoch], as its document says; None if unknown",
+    ),
+    strax.Option(
+        "allow_incomplete",
+        default=False,
+        track=False,
+        type=bool,
+        help="Process a run that has ended without the files that are missing",
     ),
     strax.Option(
         "daq_compressor",
@@ -127,6 +155,11 @@ class LiveDataReader(strax.Plugin):
         # Whole seconds only: times of records count from the start of a second
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
         self.dt_max = self.config["max_digitizer_sampling_time"]
+        #: What the run lacks, as far as it has been processed
+        self.missing: list[str] = []
+        #: Number of chunks, known once the run has ended
+        self.n_chunks: int | None = None
+        self._logged: set[str] = set()
         redax.require_run_dir(self.run_dir)
         if self.run_dir.name != self.run_id:
             raise InvalidOption(
@@ -154,24 +187,21 @@ class LiveDataReader(strax.Plugin):
         ------
         LiveDataTimeout
             When the DAQ writes nothing for ``input_timeout`` seconds.
-        LiveDataCorrupted
-            When the run has ended, and there are later chunks but not this one.
+        LiveDataIncomplete
+            When the run has ended, and any of its files is missing.
         """
         started = said = time.monotonic()
         while True:
-            # In this order: what is there when the run has ended is all there will be
-            ended = redax.run_has_ended(self.run_dir, self.threads)
+            if self.source_finished():
+                if self.n_chunks is None:
+                    self.n_chunks = self._count_chunks()
+                return chunk_i < self.n_chunks
             if self.is_complete(chunk_i):
                 return True
-            if ended:
-                return self._is_there_after_end(chunk_i, self.intervals(chunk_i).central.path)
             now = time.monotonic()
             if now - started > self.input_timeout:
-                raise LiveDataTimeout(
-                    f"no complete chunk {chunk_i} in {self.run_dir} after {self.input_timeout} s, "
-                    "and the run has not ended there: has the DAQ stopped, or the copying? "
-                    "Start again when it goes on, or set a longer --timeout"
-                )
+                self._give_up(chunk_i)
+                continue
             if now - said > _SECONDS_BETWEEN_LINES:
                 said = now
                 log.info("waiting for chunk %d in %s", chunk_i, self.run_dir)
@@ -182,40 +212,97 @@ class LiveDataReader(strax.Plugin):
 
     def is_complete(self, chunk_i: int) -> bool:
         """Return whether all of a chunk has been written, with the overlaps at both sides."""
-        parts = (part for part in self.intervals(chunk_i) if part is not None)
-        return all(redax.is_complete(part.path, self.threads) for part in parts)
+        parts = self.intervals(chunk_i)
+        if not all(
+            redax.is_complete(part.path, self.threads) for part in parts if part is not None
+        ):
+            return False
+        # The copy tells whether a file of 0 bytes is right
+        is_filled = all(path.stat().st_size for path in redax.list_files(parts.post.path))
+        return is_filled or redax.is_complete(self._copy(chunk_i + 1, "pre"), self.threads)
 
-    def _is_there_after_end(self, chunk_i: int, path: Path) -> bool:
-        if path.is_dir():
-            return True
-        last = redax.last_chunk(self.run_dir)
-        if last > chunk_i:
-            raise LiveDataCorrupted(
-                f"chunk {chunk_i} is missing: there is no {path}, but there is chunk {last}. "
-                "Copy the run again from the DAQ"
+    def _give_up(self, chunk_i: int) -> None:
+        """Take the run for ended where incomplete runs are allowed, else raise LiveDataTimeout."""
+        the_end = self.run_dir / redax.THE_END
+        known = {path.name for path in redax.list_files(self.run_dir / "000000")}
+        lacks = redax.lacking_files([the_end], self.threads, known)
+        if self.config["allow_incomplete"]:
+            self._note_missing(f"{the_end} lacks {lacks}")
+            self.n_chunks = self._count_chunks()
+        elif the_end.is_dir():
+            raise LiveDataTimeout(
+                f"{the_end} still lacks {lacks} after {self.input_timeout} s: has the DAQ crashed? "
+                "Copy it again, or set --allow_incomplete"
             )
-        if last < 0:
-            raise LiveDataCorrupted(
+        else:
+            raise LiveDataTimeout(
+                f"no complete chunk {chunk_i} in {self.run_dir} after {self.input_timeout} s, "
+                "and the run has not ended there: has the DAQ stopped, or the copying? "
+                "Start again when it goes on, or set a longer --timeout"
+            )
+
+    def _count_chunks(self) -> int:
+        """Return the number of chunks of a run that has ended, after a check of all folders."""
+        n_chunks = redax.last_begun_chunk(self.run_dir) + 1
+        if not n_chunks:
+            raise LiveDataIncomplete(
                 f"the run in {self.run_dir} has ended without a single chunk: there is nothing "
                 "to process"
             )
-        return False
+        missing = []
+        period = self.config["daq_chunk_duration"] + self.config["daq_overlap_chunk_duration"]
+        duration = self._duration_in_document()
+        if duration > (n_chunks + 1) * period + _CLOCK_ACCURACY:
+            if self._copy(n_chunks, "pre").is_dir():
+                n_chunks += 1
+            else:
+                text = (
+                    f"{self.run_dir} ends {n_chunks * period / 1e9:.1f} s after the run's start, "
+                    f"but the run document says {duration / 1e9:.1f} s"
+                )
+                if self.config["allow_incomplete"]:
+                    missing.append(text)
+                else:
+                    log.warning("%s: are later chunks missing?", text)
+        missing += redax.find_missing(self.run_dir, n_chunks, self.threads)
+        if missing and not self.config["allow_incomplete"]:
+            raise _incomplete(missing[0], len(missing) - 1)
+        for text in missing:
+            self._note_missing(text)
+        return n_chunks
+
+    def _duration_in_document(self) -> float:
+        """Return how long the run took [ns], as its document says; 0 if unknown."""
+        end = self.config["run_end_time"]
+        return 0 if end is None else (end - self.config["run_start_time"]) * 1e9
+
+    def _note_missing(self, text: str) -> None:
+        """Log and keep what the run lacks; raise LiveDataIncomplete where that is not allowed."""
+        if not self.config["allow_incomplete"]:
+            raise _incomplete(text)
+        if text not in self.missing:
+            self.missing.append(text)
+            log.warning("incomplete live data: %s", text)
 
     def source_finished(self):
-        return redax.run_has_ended(self.run_dir, self.threads)
+        return self.n_chunks is not None or redax.run_has_ended(self.run_dir, self.threads)
 
     def compute(self, chunk_i):
         pre, central, post = self.intervals(chunk_i)
-        parts = central_parts = self._read(central)
+        files = self._read(central)
+        left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
+        right = self._read_overlap(post, self._copy(chunk_i + 1, "pre"))
+        self._check_empty_files(chunk_i, left, files, right)
+        parts = central_parts = self._records(files)
         start, end = central.start, central.end
-        left = self._overlap(pre, chunk_i - 1, "post")
-        if left is not None:
-            cut = self._break(left, is_post=False)
+        if pre is not None:
+            cut = self._break(pre, left, is_post=False)
             parts = [*self._dead_time(cut), cut.kept, *parts]
             start = cut.time
-        right = self._overlap(post, chunk_i + 1, "pre")
-        if right is not None:
-            cut = self._break(right, is_post=True)
+        elif self._copy(0, "pre").exists():
+            log.warning("%s is ignored: nothing comes before the first chunk", self._copy(0, "pre"))
+        if right or self.n_chunks != chunk_i + 1:
+            cut = self._break(post, right, is_post=True)
             parts = [*parts, cut.kept, *self._dead_time(cut)]
             end = cut.time
         else:
@@ -233,45 +320,115 @@ class LiveDataReader(strax.Plugin):
         """Return +1 or -1 for channels whose pulses are known to go up or down."""
         return {}
 
-    def _overlap(self, interval, neighbour: int, kind: str):
-        """Return where to read an overlap: the neighbour's copy will do as well."""
-        if interval is None:
-            unexpected = self.run_dir / "000000_pre"
-            if unexpected.exists():
-                log.warning("%s is ignored: nothing comes before the first chunk", unexpected)
-            return None
-        copy = self.run_dir / f"{neighbour:06d}_{kind}"
-        for path in (interval.path, copy):
-            if path.is_dir():
-                return interval._replace(path=path)
-        if (self.run_dir / f"{neighbour:06d}").is_dir():
-            raise LiveDataCorrupted(
-                f"neither {interval.path} nor {copy} is there, so the data between two chunks is "
-                "missing. Copy the run again from the DAQ"
-            )
-        return None
+    def _copy(self, chunk_i: int, kind: str) -> Path:
+        """Return the directory of one copy of an overlap; `kind` is ``pre`` or ``post``."""
+        return self.run_dir / f"{chunk_i:06d}_{kind}"
 
-    def _read(self, interval: redax.Interval) -> list[np.ndarray]:
-        """Return the records of each file in a directory; at least one array."""
+    def _read(self, interval: redax.Interval) -> Files:
+        """Return the records of each file in a directory."""
         files = redax.list_files(interval.path)
         redax.check_threads(files, self.threads)
-        parts = []
-        for path in files:
-            records = redax.read_file(path, self.config["daq_compressor"], self.record_dtype)
-            self._check(records, path, interval)
-            parts.append(records)
+        return {path.name: self._load(path, path.read_bytes(), interval) for path in files}
+
+    def _read_overlap(self, interval: redax.Interval, copy: Path) -> Files:
+        """Return the records of each file of an overlap, from whichever copy is right.
+
+        Raises
+        ------
+        LiveDataCorrupted
+            When neither copy of a file can be read, or both can and they differ.
+        """
+        names = {path.name for folder in (interval.path, copy) for path in redax.list_files(folder)}
+        redax.check_threads([interval.path / name for name in sorted(names)], self.threads)
+        return {
+            name: self._read_copies(interval.path / name, copy / name, interval)
+            for name in sorted(names)
+        }
+
+    def _read_copies(self, path: Path, copy: Path, interval: redax.Interval) -> np.ndarray | None:
+        """Return the records of a file of an overlap that two directories should hold."""
+        blobs = {p: p.read_bytes() for p in (path, copy) if p.exists()}
+        used, blob = next(iter(blobs.items()))
+        if all(each == blob for each in blobs.values()):
+            # If `copy` is missing, the chunk on its side of the overlap logs that
+            if used == copy:
+                self._log_copy(used, f"{path} is missing")
+            return self._load(used, blob, interval)
+        found: dict[Path, np.ndarray] = {}
+        faults: list[LiveDataCorrupted] = []
+        for each, blob in blobs.items():
+            try:
+                records = self._load(each, blob, interval)
+                if records is _NO_BYTES:
+                    faults.append(LiveDataCorrupted(f"{each} has 0 bytes"))
+                else:
+                    found[each] = records
+            except LiveDataCorrupted as error:
+                faults.append(error)
+        if not found:
+            raise faults[0]
+        if len(found) == 2 and not _same_records(*found.values()):
+            raise LiveDataCorrupted(
+                f"{path} and {copy} differ, though both hold the data between two chunks: "
+                "move away the one that is wrong, or copy both again from the DAQ"
+            )
+        used, records = next(iter(found.items()))
+        if faults:
+            self._log_copy(used, str(faults[0]))
+        return records
+
+    def _log_copy(self, used: Path, why: str) -> None:
+        text = f"the copy {used} is used: {why}"
+        if text not in self._logged:
+            self._logged.add(text)
+            log.warning("%s", text)
+
+    def _load(self, path: Path, blob: bytes, interval: redax.Interval) -> np.ndarray | None:
+        """Return the records in the content of a file."""
+        if not blob:
+            return _NO_BYTES
+        records = redax.decode(blob, path, self.config["daq_compressor"], self.record_dtype)
+        self._check(records, path, interval)
+        return records
+
+    def _records(self, files: Files) -> list[np.ndarray]:
+        """Return the records of each file; at least one array."""
+        parts = [records for records in files.values() if records is not None]
         return parts or [np.zeros(0, dtype=self.record_dtype)]
 
+    def _check_empty_files(self, chunk_i: int, left: Files, files: Files, right: Files) -> None:
+        """Check that files of 0 bytes are those of threads that had no data.
+
+        redax creates such files for a thread without data, and a crash or a full disk leaves such
+        files. The same thread's other files of the chunk, and other threads, tell which it is.
+        """
+        _, central, post = self.intervals(chunk_i)
+        nothing = all(records is _NO_BYTES for records in files.values())
+        for name, records in files.items():
+            sides = [
+                (kind, side[name])
+                for kind, side in (("pre", left), ("post", right))
+                if name in side
+            ]
+            if records is _NO_BYTES:
+                if nothing or any(side is not _NO_BYTES for _, side in sides):
+                    self._note_missing(f"{central.path / name} has 0 bytes")
+            elif len(records):
+                silence = (post.end - post.start) * _GAP_SHARE
+                for kind, side in sides:
+                    if side is _NO_BYTES and live_data.longest_gap(records, *central[1:]) < silence:
+                        self._note_missing(f"{self._copy(chunk_i, kind) / name} has 0 bytes")
+
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
-        bad = live_data.first_damaged(
-            records, interval.start, interval.end, self.config["record_length"]
-        )
+        record_length = self.config["record_length"]
+        bad = live_data.first_damaged(records, interval.start, interval.end, record_length)
         if bad is None:
             return
         if interval.start <= bad["time"] < interval.end:
             raise LiveDataCorrupted(
-                f"{path}: the fragment at {bad['time']} ns has length {bad['length']} and dt "
-                f"{bad['dt']} ns, which cannot be. The file is damaged: copy it again from the DAQ"
+                f"{path}: the fragment at {bad['time']} ns has "
+                f"{live_data.impossible_field(bad, record_length)}, which is impossible. The file "
+                "is damaged: copy it again from the DAQ"
             )
         first, last = records["time"].min(), records["time"].max()
         raise LiveDataCorrupted(
@@ -280,8 +437,8 @@ class LiveDataReader(strax.Plugin):
             "strax_chunk_overlap in daq_config belong to this run?"
         )
 
-    def _break(self, interval: redax.Interval, is_post: bool) -> live_data.Break:
-        parts = self._read(interval)
+    def _break(self, interval: redax.Interval, files: Files, is_post: bool) -> live_data.Break:
+        parts = self._records(files)
         cut = live_data.find_break(
             sort_by_time(parts[0] if len(parts) == 1 else np.concatenate(parts)),
             interval.start,
@@ -306,6 +463,18 @@ class LiveDataReader(strax.Plugin):
             return []
         start, end = cut.dead_start, cut.dead_end
         return [live_data.dead_time_record(start, end, self.dt_max, channel, self.record_dtype)]
+
+
+def _incomplete(text: str, n_more: int = 0) -> LiveDataIncomplete:
+    more = f" (and {n_more} more)" if n_more else ""
+    return LiveDataIncomplete(
+        f"{text}{more}: copy it again from the DAQ, or process the rest with --allow_incomplete"
+    )
+
+
+def _same_records(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two arrays hold the same records, in any order."""
+    return len(one) == len(other) and sorted(map(bytes, one)) == sorted(map(bytes, other))
 
 
 @strax.takes_config(

@@ -69,20 +69,65 @@ def find_break(
 
 
 def first_damaged(records: np.ndarray, start: int, end: int, record_length: int) -> np.void | None:
-    """Return the first record that starts outside [start, end) ns or cannot be, None without one.
+    """Return the first record that starts outside [start, end) ns or is impossible, or None.
 
-    Lengths are 0 to `record_length` samples, and ``dt`` is positive.
+    `impossible_field` tells which headers are impossible.
     """
-    i = _first_damaged(records["time"], records["length"], records["dt"], start, end, record_length)
+    fields = ("time", "length", "dt", "channel", "pulse_length", "record_i")
+    i = _first_damaged(*(records[field] for field in fields), start, end, record_length)
     return None if i < 0 else records[i]
 
 
-@kernel(column(I64), column(types.int32), column(types.int16), I64, I64, I64)
-def _first_damaged(time, length, dt, start, end, record_length):
+@kernel(
+    column(I64),
+    column(types.int32),
+    column(types.int16),
+    column(types.int16),
+    column(types.int32),
+    column(types.int16),
+    I64,
+    I64,
+    I64,
+)
+def _first_damaged(time, length, dt, channel, pulse_length, record_i, start, end, record_length):
     for i in range(len(time)):
-        if not (start <= time[i] < end and 0 <= length[i] <= record_length and dt[i] > 0):
+        left = pulse_length[i] - np.int64(record_i[i]) * record_length
+        if not (
+            start <= time[i] < end
+            and 0 < length[i] == min(left, record_length)
+            and dt[i] > 0
+            and channel[i] >= 0
+            and record_i[i] >= 0
+        ):
             return i
     return -1
+
+
+def impossible_field(record: np.void, record_length: int) -> str:
+    """Return the field of a record's header that is impossible, with its value; "" for none.
+
+    Sample width and pulse length are positive, channel and number of the fragment at least 0. All
+    fragments of a pulse but the last have `record_length` samples, and the last has the rest.
+    """
+    pulse_length, record_i = int(record["pulse_length"]), int(record["record_i"])
+    length = int(record["length"])
+    left = pulse_length - record_i * record_length
+    if record["dt"] <= 0:
+        return f"dt {record['dt']} ns"
+    if record["channel"] < 0:
+        return f"channel {record['channel']}"
+    if pulse_length <= 0:
+        return f"pulse_length {pulse_length}"
+    if record_i < 0 or left <= 0:
+        return f"record_i {record_i} in a pulse of {pulse_length} samples"
+    if length != min(left, record_length):
+        return f"length {length} instead of {min(left, record_length)}"
+    return ""
+
+
+def longest_gap(records: np.ndarray, start: int, end: int) -> int:
+    """Return the longest time [ns] in [start, end) ns at which no record begins."""
+    return int(np.diff(np.concatenate([[start], np.sort(records["time"]), [end]])).max())
 
 
 def dead_time_record(start: int, end: int, dt: int, channel: int, dtype: np.dtype) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import amstrax
 from amstrax import settings
 from amstrax.rundb import documents
+from amstrax.rundoc import MISSING_LIVE_DATA
 
 if TYPE_CHECKING:
     import strax
@@ -56,6 +57,7 @@ def new_entry(
         When its files cannot be looked at.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
+    missing = metadata.get(MISSING_LIVE_DATA)
     return identity(key, location) | {
         "n_chunks": len(metadata.get("chunks") or ()),
         "size_mb": round(size / 1e6, 3),
@@ -63,6 +65,7 @@ def new_entry(
         "corrections_version": corrections_version,
         "user": settings.login_name(),
         "time": datetime.now(UTC),
+        **({MISSING_LIVE_DATA: missing} if missing else {}),
     }
 
 

@@ -26,6 +26,7 @@ def make_records(times, lengths=10, channels=0, dt=10):
     records["length"] = lengths
     records["channel"] = channels
     records["dt"] = dt
+    records["pulse_length"] = records["length"]
     records["data"] = np.arange(len(times))[:, np.newaxis] + 1
     return records
 
@@ -257,18 +258,51 @@ def test_kernels_equal_plain_python(rows, chosen):
         put(*columns, 7, as_bytes(new), new["time"], new["data"])
         results.append(new)
     np.testing.assert_array_equal(*results)
-    columns = *(records[field] for field in ("time", "length", "dt")), 5, 15, 9
+    fields = ("time", "length", "dt", "channel", "pulse_length", "record_i")
+    columns = *(records[field] for field in fields), 5, 15, 9
     kernel = live_data._first_damaged
     assert kernel(*columns) == kernel.py_func(*columns)
 
 
+def test_records_of_a_pulse_are_possible():
+    records = make_records([100, 200, 300], lengths=[10, 10, 5])
+    records["record_i"], records["pulse_length"] = range(3), 25
+    assert live_data.first_damaged(records, 100, 400, 10) is None
+    assert live_data.first_damaged(records[:0], 100, 400, 10) is None
+    assert [live_data.impossible_field(record, 10) for record in records] == ["", "", ""]
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("time", 99), ("time", 200), ("length", -1), ("length", 11), ("dt", 0), ("dt", -10)],
+    ("field", "value", "says"),
+    [
+        ("time", 99, ""),
+        ("time", 400, ""),
+        ("length", -1, "length -1"),
+        ("length", 0, "length 0"),
+        ("length", 11, "length 11 instead of 10"),
+        ("length", 9, "length 9 instead of 10"),
+        ("dt", 0, "dt 0 ns"),
+        ("dt", -10, "dt -10 ns"),
+        ("channel", -1, "channel -1"),
+        ("pulse_length", 0, "pulse_length 0"),
+        ("pulse_length", -5, "pulse_length -5"),
+        ("pulse_length", 10, "record_i 1 in a pulse of 10 samples"),
+        ("pulse_length", 19, "length 10 instead of 9"),
+        ("record_i", -1, "record_i -1"),
+        ("record_i", 2, "length 10 instead of 5"),
+        ("record_i", 3, "record_i 3 in a pulse of 25 samples"),
+        ("record_i", 2**15 - 1, "record_i 32767"),
+    ],
 )
-def test_damaged_records(field, value):
-    records = make_records([100, 199], lengths=[0, 10])
-    assert live_data.first_damaged(records, 100, 200, 10) is None
-    assert live_data.first_damaged(records[:0], 100, 200, 10) is None
+def test_impossible_records(field, value, says):
+    records = make_records([100, 200, 300], lengths=[10, 10, 5])
+    records["record_i"], records["pulse_length"] = range(3), 25
     records[field][1] = value
-    assert live_data.first_damaged(records, 100, 200, 10) == records[1]
+    assert live_data.first_damaged(records, 100, 400, 10) == records[1]
+    assert says in live_data.impossible_field(records[1], 10)
+
+
+def test_longest_gap():
+    assert live_data.longest_gap(make_records([150, 120, 130]), 100, 160) == 20
+    assert live_data.longest_gap(make_records([101]), 100, 160) == 59
+    assert live_data.longest_gap(make_records([]), 100, 160) == 60
