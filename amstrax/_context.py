@@ -142,18 +142,19 @@ class Context(strax.Context):
         components = super().get_components(run_id, *args, **kwargs)
         missing = None
         if components.savers:
-            missing = self._missing_live_data(run_id, components)
+            which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
+            missing = self._missing_live_data(run_id, components, **which)
         if missing is not None:
             for saver in (saver for savers in components.savers.values() for saver in savers):
                 saver.md[MISSING_LIVE_DATA] = missing
         return components
 
     def _missing_live_data(
-        self, run_id: str, components: strax.ProcessorComponents
+        self, run_id: str, components: strax.ProcessorComponents, **which: Any
     ) -> list[str] | None:
         """Return what the run lacks, None for data of complete runs.
 
-        The reader adds to the list while it works.
+        The reader adds to the list while it works. `which` are arguments of `get_metadata`.
         """
         for plugin in components.plugins.values():
             if isinstance(plugin, LiveDataReader):
@@ -161,7 +162,7 @@ class Context(strax.Context):
         if run_id.startswith("_"):
             return None
         for data_type in components.loaders:
-            missing = self.get_metadata(run_id, data_type).get(MISSING_LIVE_DATA)
+            missing = self.get_metadata(run_id, data_type, **which).get(MISSING_LIVE_DATA)
             if missing is not None:
                 return missing
         return None

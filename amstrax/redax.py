@@ -155,7 +155,8 @@ def lacking_files(
             )
             count = f"{n_lacking} of {n_threads} file(s) of {process}"
             lacking += gone if len(gone) == n_lacking else [count]
-    return ", ".join(lacking)
+    more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return f"{lacking[0]}{more}" if lacking else ""
 
 
 def _process_of(name: str) -> str:

@@ -369,8 +369,8 @@ class LiveDataReader(strax.Plugin):
             raise faults[0]
         if len(found) == 2 and not _same_records(*found.values()):
             raise LiveDataCorrupted(
-                f"{path} and {copy} differ, though both hold the data between two chunks: "
-                "move away the one that is wrong, or copy both again from the DAQ"
+                f"{path} and its copy in {copy.parent.name} differ: move the wrong one away, or "
+                "copy both again from the DAQ"
             )
         used, records = next(iter(found.items()))
         if faults:
@@ -427,8 +427,8 @@ class LiveDataReader(strax.Plugin):
         if interval.start <= bad["time"] < interval.end:
             raise LiveDataCorrupted(
                 f"{path}: the fragment at {bad['time']} ns has "
-                f"{live_data.impossible_field(bad, record_length)}, which is impossible. The file "
-                "is damaged: copy it again from the DAQ"
+                f"{live_data.impossible_field(bad, record_length)}, which is impossible: copy the "
+                "file again from the DAQ"
             )
         first, last = records["time"].min(), records["time"].max()
         raise LiveDataCorrupted(
