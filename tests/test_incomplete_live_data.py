@@ -14,7 +14,14 @@ from make_jobs import SHORT, add_run, copy_run
 from make_runs import LENGTH, OVERLAP, RAW_DTYPE, RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts, redax
-from amstrax.auto_processing import amstraxer, process_run, submission
+from amstrax.auto_processing import (
+    amstraxer,
+    auto_processing,
+    gains,
+    process_run,
+    submission,
+    submit_stbc,
+)
 from amstrax.exceptions import LiveDataCorrupted, LiveDataIncomplete, LiveDataTimeout
 from amstrax.rundb import documents
 from amstrax.rundoc import MISSING_LIVE_DATA
@@ -282,11 +289,24 @@ def test_both_copies_are_damaged(process, real):
     assert status == 1 and "000000_post" in text and "cannot be decompressed" in text
 
 
-@pytest.mark.parametrize("field", ["length", "pulse_length", "record_i", "channel", "dt"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("length", 0),
+        ("length", -1),
+        ("length", 109),
+        ("pulse_length", 0),
+        ("pulse_length", -1),
+        ("record_i", -1),
+        ("record_i", 5),
+        ("channel", -1),
+        ("dt", 0),
+    ],
+)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_impossible_headers(process, real, field, workers):
+def test_impossible_headers(process, real, field, value, workers):
     def change(records):
-        records[field][100] = -1
+        records[field][100] = value
         return records
 
     path = file_of(real / "000001")
@@ -295,7 +315,7 @@ def test_impossible_headers(process, real, field, workers):
     status, text, n = process(f"--workers={workers}", "--allow_incomplete")
     assert (status, n) == (1, None)
     [line] = [line for line in text.splitlines() if "ERROR" in line]
-    assert str(path) in line and f"at {time} ns" in line and f"{field} -1" in line
+    assert str(path) in line and f"at {time} ns" in line and f"{field} {value}" in line
 
 
 # Several threads
@@ -474,3 +494,9 @@ def test_jobs_get_the_option(tmp_path):
     assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
     work = submission.make_work(["peaks"], **folders)
     assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
+    for tool in (submit_stbc, auto_processing):
+        for options in ([], ["--allow_incomplete"]):
+            work = submit_stbc.find_work(tool.parse_args(["--target=peaks", *options]))
+            assert ("--allow_incomplete" in work.options) == bool(options)
+            args = gains.parse_args([SHORT, *options])
+            assert ("--allow_incomplete" in gains._amstraxer_options(args, SHORT)) == bool(options)

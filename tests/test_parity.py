@@ -13,8 +13,11 @@ from amstrax.auto_processing.arguments import CONTEXTS
 CORRECTED = {"peak_coincidences/is_coinc", "event_coincidences/is_coinc"}
 RAISED_VERSIONS = {"peak_coincidences", "event_coincidences", "records_led", "led_calibration"}
 OWN_DATA_KIND = {"radon_hits"}
-#: Options that data types have besides, which the lineage has only where they are set
-ADDED_OPTIONS = {"corrected_areas": {"s1_map"}}
+#: Further options of data types: untracked, or in the lineage only where they are set
+ADDED_OPTIONS = {"corrected_areas": {"s1_map"}} | dict.fromkeys(
+    [f"raw_records{suffix}" for suffix in ("", "_ext", "_sipm", "_v1724", "_v1730", "_aqmon")],
+    {"allow_incomplete", "run_end_time"},
+)
 
 ROWS_OF_REAL_RUN = {"raw_records_v1730": 68_340, "radon_hits": 71_747, "radon_peaks": 8_906}
 
