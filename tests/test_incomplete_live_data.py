@@ -24,6 +24,7 @@ from amstrax.auto_processing import (
 )
 from amstrax.exceptions import LiveDataCorrupted, LiveDataIncomplete, LiveDataTimeout
 from amstrax.rundb import documents
+from amstrax.rundb.entries import new_entry
 from amstrax.rundoc import MISSING_LIVE_DATA
 
 REAL = "999999"
@@ -485,6 +486,15 @@ def test_process_run(runs, live_runs, tmp_path):
         [missing] = entry[MISSING_LIVE_DATA]
         assert str(run_dir / "000000") in missing
         assert metadata(tmp_path, entry["type"], SHORT)[MISSING_LIVE_DATA] == [missing]
+
+
+def test_entries_are_short(tmp_path):
+    key = strax.DataKey(REAL, "peaks", {"peaks": ("Peaks", "0", {})})
+    (tmp_path / str(key)).mkdir()
+    missing = [f"chunk {i}" for i in range(25)]
+    entry = new_entry(key, tmp_path, {MISSING_LIVE_DATA: missing})
+    assert entry[MISSING_LIVE_DATA] == [*missing[:20], "and 5 more, see the metadata"]
+    assert MISSING_LIVE_DATA not in new_entry(key, tmp_path, {MISSING_LIVE_DATA: []})
 
 
 def test_jobs_get_the_option(tmp_path):

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import strax
 
 
+#: Texts on missing live data that an entry has
+_MOST_MISSING = 20
+
+
 def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
     """Return what tells the entry of data on this machine from all others.
 
@@ -57,7 +61,9 @@ def new_entry(
         When its files cannot be looked at.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
-    missing = metadata.get(MISSING_LIVE_DATA)
+    missing = list(metadata.get(MISSING_LIVE_DATA) or ())
+    if len(missing) > _MOST_MISSING:
+        missing[_MOST_MISSING:] = [f"and {len(missing) - _MOST_MISSING} more, see the metadata"]
     return identity(key, location) | {
         "n_chunks": len(metadata.get("chunks") or ()),
         "size_mb": round(size / 1e6, 3),
