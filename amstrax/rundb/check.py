@@ -69,7 +69,8 @@ def described_settings() -> str:
         "DAQ_USER": settings.login_name(),
     }
     lines = [f"Settings, from the environment or from {settings.config_path()}:"]
-    for name, (meaning, default) in settings.RUN_DATABASE.items():
+    shared = {"AMSTRAX_SSH_CONFIG": settings.COPY["AMSTRAX_SSH_CONFIG"]}
+    for name, (meaning, default) in (settings.RUN_DATABASE | shared).items():
         value, source = settings.find(name)
         if value:
             shown = "(set, not shown)" if name in settings.SECRETS else value

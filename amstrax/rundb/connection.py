@@ -137,12 +137,11 @@ def is_embedded(link: RunDatabase) -> bool:
     Raises
     ------
     RunDatabaseNotSet
-        When there are passwords for a database, but not where it is.
+        When anything is set for MongoDB or its tunnel, but not where it is.
     """
     if link.uri or link.daq_host:
         return False
-    secrets = {"DAQ_PASSWORD": link.daq_password, "MONGO_PASSWORD": link.mongo_password}
-    given = [name for name, value in secrets.items() if value]
+    given = sorted(name for name in link.given if name.startswith(("DAQ_", "MONGO_")))
     if given:
         raise RunDatabaseNotSet(
             f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} set, but not for which "
