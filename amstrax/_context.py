@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import warnings
 from importlib import import_module
 from types import MethodType
 from typing import Any
@@ -142,17 +143,20 @@ class Context(strax.Context):
     def scan_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return a table of all runs; parameters are as in strax."""
         self._lacks_runs = False
-        runs = super().scan_runs(*args, **kwargs)
-        if self._is_away():
-            folders = [f for f in self.storage if not getattr(f, "deep_scan", True)]
-            for folder in folders:
-                folder.deep_scan = True
-            try:
-                runs = super().scan_runs(*args, **kwargs)
-            finally:
+        with warnings.catch_warnings():
+            # pandas, of the table of a frontend without runs
+            warnings.simplefilter("ignore", FutureWarning)
+            runs = super().scan_runs(*args, **kwargs)
+            if self._is_away():
+                folders = [f for f in self.storage if not getattr(f, "deep_scan", True)]
                 for folder in folders:
-                    folder.deep_scan = False
-            self._lacks_runs = True
+                    folder.deep_scan = True
+                try:
+                    runs = super().scan_runs(*args, **kwargs)
+                finally:
+                    for folder in folders:
+                        folder.deep_scan = False
+                self._lacks_runs = True
         return runs
 
     def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
