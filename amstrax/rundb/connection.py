@@ -141,11 +141,14 @@ def is_embedded(link: RunDatabase) -> bool:
     """
     if link.uri or link.daq_host:
         return False
-    given = sorted(name for name in link.given if name.startswith(("DAQ_", "MONGO_")))
+    given = [name for name in link.given if name.startswith(("DAQ_", "MONGO_"))]
     if given:
+        # A password tells most of what was meant
+        first = min(given, key=lambda name: (name not in settings.SECRETS, name))
+        more = f" (as are {len(given) - 1} more settings)" if len(given) > 1 else ""
         raise RunDatabaseNotSet(
-            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} set, but not for which "
-            "host: set DAQ_HOST too, or unset what is set to use the embedded run database"
+            f"{first} is set, but not for which host{more}: set DAQ_HOST too, or unset what is set "
+            "to use the embedded run database"
         )
     return True
 

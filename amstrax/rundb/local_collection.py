@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
-from amstrax.rundb.lookup import Lookup, id_bytes, row_of
+from amstrax.rundb.lookup import Lookup, row_of
 from amstrax.rundb.queries import Document, Projection
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ class LocalCollection:
 
     def distinct(self, key: str, filter: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the different values of a field, also in arrays."""
-        path = key.split(".")
-        found: dict[bytes, Any] = {}
+        path = queries.parts_of(key)
+        if any(map(str.isdigit, path)):
+            raise NotAvailable(f"the embedded run database has no distinct of an index: {key!r}")
+        found: dict[tuple, Any] = {}
         for document in self.find(filter, {path[0]: 1}):
             for value in queries.values_at(document, path):
-                found.setdefault(id_bytes(value), value)
+                found.setdefault(queries.order_key(value), value)
         return list(found.values())
 
     def insert_one(self, document: Document) -> "InsertOneResult":
@@ -191,8 +193,8 @@ class LocalCollection:
     def _updater(
         self, filter: Mapping[str, Any], update: Mapping[str, Any]
     ) -> Callable[[Document | None], Document]:
-        condition = queries.checked_filter(filter)
-        return lambda document: queries.apply_update(document, condition, update)
+        condition, changes = queries.checked_filter(filter), queries.check_update(update)
+        return lambda document: queries.apply_update(document, condition, changes)
 
     def _update(
         self,
