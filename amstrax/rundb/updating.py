@@ -46,6 +46,8 @@ def check_update(update: Any) -> Document:
     NotAvailable, ValueError, pymongo.errors.WriteError
         For what cannot be one.
     """
+    if isinstance(update, list):
+        raise NotAvailable("the embedded run database has no pipelines as updates: give operators")
     if not isinstance(update, Mapping) or not update:
         raise ValueError(f"an update must be a mapping of operators, not {update!r}")
     paths: list[str] = []
@@ -70,7 +72,11 @@ def check_update(update: Any) -> Document:
     for one, other in zip(ordered, ordered[1:], strict=False):
         if one == other or other.startswith(f"{one}."):
             raise _error(f"two updates of {one!r} are in conflict: {other!r}", _CONFLICT)
-    return {operator: plain(dict(fields)) for operator, fields in update.items()}
+    changes = {operator: plain(dict(fields)) for operator, fields in update.items()}
+    for operator, fields in changes.items():
+        for path, value in fields.items():
+            _step(operator, value, path)
+    return changes
 
 
 def apply_update(
@@ -110,12 +116,7 @@ def apply_update(
         parts = parts_of(path)
         if "$" in parts:
             parts = _with_index(parts, after, condition)
-        if operator == "$unset":
-            _unset(after, parts)
-        elif operator in ("$pull", "$pullAll"):
-            _pull(after, parts, path, _pull_test(operator, value, path))
-        else:
-            _change(after, parts, path, _changes(operator, value, path))
+        _step(operator, value, path)(after, parts)
     _id = before.get("_id", MISSING)
     if _id is not MISSING and not equal(after.get("_id", MISSING), _id):
         raise _error(f"an update cannot change _id ({_id!r})", _IMMUTABLE)
@@ -124,11 +125,23 @@ def apply_update(
     return after
 
 
+def _step(operator: str, value: Any, path: str) -> Callable[[Document, list[str]], None]:
+    """Return a function that does what an operator says to a document, at the parts of a path."""
+    if operator == "$unset":
+        return _unset
+    if operator in ("$pull", "$pullAll"):
+        test = _pull_test(operator, value, path)
+        return lambda document, parts: _pull(document, parts, path, test)
+    change = _changes(operator, value, path)
+    return lambda document, parts: _change(document, parts, path, change)
+
+
 def _changes(operator: str, value: Any, path: str) -> Callable[[Any], Any]:
     """Return a function from the old value at a path, or `MISSING`, to the new one."""
     if operator in ("$set", "$setOnInsert"):
         return lambda old: value
     if operator == "$inc":
+        _sum(MISSING, value, path)
         return lambda old: _sum(old, value, path)
     if operator in ("$min", "$max"):
 
