@@ -755,6 +755,25 @@ def test_settings_of_ssh_that_do_not_do(ssh_config, text, message):
         get_mongo_collection().find_one()
 
 
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("sleep 1000", "ssh's settings"),
+        ("echo no way >&2; exit 1", "no way"),
+        ("/none", "ot found"),
+    ],
+)
+def test_proxy_that_leads_nowhere(ssh_config, monkeypatch, command, reason):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    ssh_config.write_text(f"{ssh_config.read_text()}    ProxyCommand {command}\n")
+    with AwakeTime() as time_taken:
+        with pytest.raises(RunDatabaseUnreachable, match=f"is not reached through .*{reason}"):
+            get_mongo_collection().find_one()
+        connection.close()
+    assert time_taken.seconds < 20
+    wait_for(lambda: not [c for c in psutil.Process().children() if "sleep" in c.name()])
+
+
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/x", "a b", "a;b", "\0"])
 def test_odd_names_of_hosts(own_ssh, host, tmp_path):
     with pytest.raises(RunDatabaseNotSet, match="DAQ_HOST"):

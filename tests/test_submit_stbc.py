@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from make_jobs import LED, LITTLE, NAI, SHORT, add_run, wait
 
+from amstrax import settings
 from amstrax.auto_processing import amstraxer, process_run, submission, submit_stbc
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
@@ -328,10 +329,12 @@ def test_no_secrets_in_what_others_can_read(runs, live_runs, submit, tmp_path, m
         name = "elsewhere"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAQ_KEY_PASSWORD", "Secr3t")
+        # One that may be set together with the embedded run database
+        patch.setattr(settings, "SECRETS", settings.SECRETS | {"AMSTRAX_CORRECTIONS_URL"})
+        patch.setenv("AMSTRAX_CORRECTIONS_URL", "https://me:Secr3t@example.org")
         assert submit(engine=Elsewhere()).state == "submitted"
         assert submit(engine=Elsewhere(), target="events").state == "submitted"
-    said = [r.getMessage() for r in caplog.records if "DAQ_KEY_PASSWORD" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "which jobs do not get" in r.getMessage()]
     assert len(said) == 1 and "Secr3t" not in caplog.text and os.devnull in said[0]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     scripts = [path.read_text() for path in files if path.suffix == ".sh"]
