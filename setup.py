@@ -31,8 +31,6 @@ install_requires = [
     "urllib3>=2,<3",
     # the SSH tunnel to the run database
     "paramiko>=4,<6",
-    # matching and update engine of the embedded run database
-    "mongomock>=4.3,<5",
     "immutabledict>=4.2,<5",
     # fits of LED spectra and of positions in SiPMs
     "iminuit>=2.30,<3",

@@ -3,10 +3,12 @@
 import copy
 import pickle
 import threading
+import warnings
 from importlib import import_module
 from types import MethodType
 from typing import Any
 
+import pandas as pd
 import strax
 
 from amstrax.plugins.daqreader import LiveDataReader
@@ -70,6 +72,8 @@ class Context(strax.Context):
         super().__init__(*args, **kwargs)
 
     def _set_up(self) -> None:
+        # Whether runs were listed while a run database was away
+        self._lacks_runs = False
         self._plugins_lock = threading.RLock()
         # What options and plugins were, the hash of that, and keys of data made since
         self._known: tuple[bytes | None, str, dict[str, strax.DataKey]] = (None, "", {})
@@ -166,6 +170,54 @@ class Context(strax.Context):
             if missing is not None:
                 return missing
         return None
+
+    # While a run database is away, folders serve: also with runs of which they have only data
+
+    def _is_away(self) -> bool:
+        return any(getattr(frontend, "is_away", False) for frontend in self.storage)
+
+    def scan_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return a table of all runs; parameters are as in strax."""
+        self._lacks_runs = False
+        with warnings.catch_warnings():
+            # pandas, of the table of a frontend without runs
+            warnings.simplefilter("ignore", FutureWarning)
+            runs = super().scan_runs(*args, **kwargs)
+            if self._is_away():
+                folders = [f for f in self.storage if not getattr(f, "deep_scan", True)]
+                for folder in folders:
+                    folder.deep_scan = True
+                try:
+                    runs = super().scan_runs(*args, **kwargs)
+                finally:
+                    for folder in folders:
+                        folder.deep_scan = False
+                self._lacks_runs = True
+        return runs
+
+    def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return a table of some runs; parameters are as in strax."""
+        if self._lacks_runs:
+            self.runs = None
+        return super().select_runs(*args, **kwargs)
+
+    def list_available(self, target: str, runs: Any = None, **kwargs: Any) -> list[str]:
+        """Return the runs of which data is stored; parameters are as in strax."""
+        if self._lacks_runs and runs is None:
+            self.runs = None
+        return super().list_available(target, runs, **kwargs)
+
+    def run_metadata(self, run_id: str, projection: Any = None) -> dict[str, Any]:
+        """Return the document of a run; parameters are as in strax."""
+        try:
+            return super().run_metadata(run_id, projection)
+        except strax.RunMetadataNotAvailable as error:
+            if not self._is_away():
+                raise
+            raise strax.RunMetadataNotAvailable(
+                f"run {run_id}: the run database cannot be reached, and no other storage has its "
+                "metadata: see `amstrax rundb check`, or try again later"
+            ) from error
 
     def new_context(self, *args: Any, **kwargs: Any) -> "Context":
         """Return a new context with some settings changed; parameters are as in strax."""

@@ -126,7 +126,8 @@ def xams(
     init_rundb
         Find runs and data with the run database (`amstrax.rundb.RunDB`), too. Nothing is asked of
         it before that is needed; without settings for one it is the embedded store. While it
-        cannot be reached, runs and data are found in folders alone.
+        cannot be reached, runs and data are found in folders alone, which one warning says.
+        Settings that cannot be used, and a log-in that is refused, are errors.
     mongo_kwargs
         Arguments of `amstrax.rundb.RunDB`: where the run documents are.
     corrections_version

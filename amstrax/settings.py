@@ -18,13 +18,21 @@ of ``~/.xams_config`` (``AMSTRAX_CONFIG`` names another file)::
 
 A file that holds a secret is for its owner alone (``chmod 600``); a warning says when it is not.
 Nothing is read when this module is imported.
+
+A file that exists and cannot be used is an `InvalidOption` that names file and reason, never a file
+without settings: unreadable, not UTF-8, a mistake in its form, settings outside ``[default]``, and
+names that look like misspelt settings. The same holds for such names in the environment.
 """
 
 import configparser
+import functools
 import getpass
 import logging
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
@@ -117,7 +125,7 @@ DASHBOARD = MappingProxyType(
 #: Settings whose value is shown to nobody. A connection string may hold a password.
 SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
 
-# Files of which it has been said that others can read them
+# Paths about which a warning has been logged
 _warned: set[Path] = set()
 
 #: The contexts, and the detector whose lab folders and run documents each uses. A context is chosen
@@ -126,9 +134,44 @@ CONTEXT_DETECTORS = MappingProxyType({"xams": "xams", "xams_led": "xams", "xams_
 DETECTORS = tuple(dict.fromkeys(CONTEXT_DETECTORS.values()))
 
 
+#: Folders of the lab, by detector
+FOLDERS = tuple(
+    f"{detector.upper()}_{kind}_DATA"
+    for detector in DETECTORS
+    for kind in ("LIVE", "RAW", "PROCESSED")
+)
+#: All settings
+NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *DASHBOARD, *FOLDERS))
+#: A name this similar to a setting is taken for a misspelt one. Variables of other programs share
+#: the prefixes DAQ_ and MONGO_: those must be closer
+_SIMILAR, _CLOSE = 0.84, 0.87
+
+
 def config_path() -> Path:
-    """Path of the file with settings; it need not exist."""
-    return Path(os.environ.get(CONFIG_VARIABLE) or "~/.xams_config").expanduser()
+    """Path of the file with settings; it need not exist.
+
+    Raises
+    ------
+    InvalidOption
+        When it is below a home folder that is unknown.
+    """
+    return expanded(os.environ.get(CONFIG_VARIABLE) or "~/.xams_config")
+
+
+def expanded(path: str) -> Path:
+    """Return a path with ``~`` replaced.
+
+    Raises
+    ------
+    InvalidOption
+        When the home folder is unknown.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidOption(
+            f"{path}: the home folder is unknown on this host: set HOME, or write the whole path"
+        ) from None
 
 
 def get(name: str, default: str | None = None) -> str | None:
@@ -137,7 +180,7 @@ def get(name: str, default: str | None = None) -> str | None:
     Raises
     ------
     InvalidOption
-        When the file with settings cannot be read as one.
+        When the file of settings cannot be used, or a name in the environment is misspelt.
     """
     return find(name)[0] or default
 
@@ -148,27 +191,114 @@ def find(name: str) -> tuple[str, str]:
     Raises
     ------
     InvalidOption
-        When the file with settings cannot be read as one.
+        When the file of settings cannot be used, or a name in the environment is misspelt.
     """
+    _check_environment()
     value = os.environ.get(name)
     if value:
         return value, "environment"
-    path = config_path()
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        # Their messages quote lines, and a line may hold a password
-        raise InvalidOption(
-            f"{path} is not a file of settings ({type(error).__name__}): "
-            f"write one 'NAME = value' a line below [{SECTION}]"
-        ) from None
-    value = parser.get(SECTION, name, fallback="")
+    path, values = _from_file()
+    value = values.get(name.upper(), "")
     if not value:
         return "", ""
     if name in SECRETS:
         _warn_if_others_can_read(path)
     return value, str(path)
+
+
+def _from_file() -> tuple[Path, Mapping[str, str]]:
+    """Return the path of the file of settings, and what it sets."""
+    is_named = bool(os.environ.get(CONFIG_VARIABLE))
+    try:
+        path = config_path()
+    except InvalidOption:
+        if is_named:
+            raise
+        return Path("~/.xams_config"), {}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not is_named and not path.is_symlink():
+            return path, {}
+        remedy = "correct it, or remove it"
+        if is_named:
+            remedy = f"correct {CONFIG_VARIABLE}, or unset it"
+        elif isinstance(error, PermissionError):
+            remedy = "make it readable for you, or name another file with AMSTRAX_CONFIG"
+        raise InvalidOption(
+            f"the file of settings {path} cannot be read ({error.strerror}): {remedy}"
+        ) from error
+    return path, _parsed(path, data)
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
+    """Return the settings in the text of a file, by their names in upper case."""
+    # No section is the default of others
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0")
+    try:
+        parser.read_string(data.decode("utf-8-sig"))
+    except (configparser.Error, UnicodeDecodeError) as error:
+        # Their messages quote lines, and a line may hold a password
+        lines = [getattr(error, "lineno", None), *(n for n, _ in getattr(error, "errors", ()))]
+        place = "".join(f", line {n}" for n in lines[:4] if n)
+        raise InvalidOption(
+            f"{path} is not a file of settings ({type(error).__name__}{place}): "
+            f"write one 'NAME = value' a line below [{SECTION}]"
+        ) from None
+    values = {}
+    if parser.has_section(SECTION):
+        values = {name.upper(): value for name, value in parser.items(SECTION)}
+    for name, value in values.items():
+        _check_name(name, f"in {path}", _SIMILAR)
+        if "\0" in value:
+            raise InvalidOption(f"{path}: {name} holds a NUL character: write the file as UTF-8")
+        for line in value.splitlines()[1:]:
+            if re.split("[=:]", line)[0].strip().upper() in NAMES:
+                raise InvalidOption(
+                    f"{path}: the line after {name} is indented, which makes it part of its value: "
+                    "begin each setting at the start of a line"
+                )
+    for section in parser.sections():
+        if section == SECTION:
+            continue
+        strays = {name.upper() for name in parser[section]} & NAMES - values.keys()
+        if strays:
+            raise InvalidOption(
+                f"{path} has {min(strays)} in section [{section}], which is not read: move it to "
+                f"[{SECTION}]"
+            )
+        if section.strip().lower() == SECTION or get_close_matches(section.lower(), [SECTION]):
+            raise InvalidOption(
+                f"{path} has a section [{section}], which is not read: did you mean [{SECTION}]?"
+            )
+    return MappingProxyType(values)
+
+
+def _check_environment() -> None:
+    """Raise for a variable that looks like a misspelt setting."""
+    for name in os.environ:
+        if name.startswith(("AMSTRAX", "XAMS")):
+            _check_name(name, "in the environment", _SIMILAR)
+        elif name.startswith(("DAQ_", "MONGO_")):
+            _check_name(name, "in the environment", _CLOSE)
+
+
+@functools.lru_cache(maxsize=1024)
+def _misspelt(name: str, cutoff: float) -> str:
+    """Return the settings that a name may be a misspelling of, empty if it is none."""
+    if name in NAMES or name == CONFIG_VARIABLE:
+        return ""
+    near = get_close_matches(name, sorted((*NAMES, CONFIG_VARIABLE)), n=3, cutoff=cutoff)
+    if "_" in name and cutoff < _CLOSE:
+        near += [known for known in sorted(NAMES) if known.endswith(f"_{name}")]
+    return " or ".join(near)
+
+
+def _check_name(name: str, place: str, cutoff: float) -> None:
+    near = _misspelt(name, cutoff)
+    if near:
+        raise InvalidOption(f"there is no setting {name} ({place}): did you mean {near}?")
 
 
 def _warn_if_others_can_read(path: Path) -> None:
@@ -186,8 +316,8 @@ def number(name: str, default: float, low: float = 1, high: float = 65535) -> fl
     InvalidOption
         When it is no number from `low` to `high`.
     """
-    text = get(name)
-    if text is None:
+    text, source = find(name)
+    if not text:
         return default
     try:
         value = float(text)
@@ -195,7 +325,7 @@ def number(name: str, default: float, low: float = 1, high: float = 65535) -> fl
         value = float("nan")
     if not low <= value <= high:
         raise InvalidOption(
-            f"the setting {name} is {text!r}: make it a number from {low:g} to {high:g}"
+            f"the setting {name} is {text!r}: make it a number from {low:g} to {high:g} ({source})"
         )
     return value
 
@@ -244,18 +374,40 @@ def local_folder() -> Path:
     """Folder in which the local engine keeps track of its jobs; it need not exist."""
     path = get("AMSTRAX_LOCAL_FOLDER")
     if path:
-        return Path(path).expanduser().absolute()
+        return expanded(path).absolute()
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser().absolute() / "amstrax" / "jobs"
+    return expanded(state).absolute() / "amstrax" / "jobs"
 
 
 def folder(name: str) -> Path | None:
-    """Return the setting `name` as a folder, or None where it is not set or does not exist."""
-    value = get(name)
+    """Return the setting `name` as a folder, or None where it is not set or does not exist.
+
+    A warning tells once of one that does not exist.
+
+    Raises
+    ------
+    InvalidOption
+        When it cannot be used: it is a file, or there is no permission to look.
+    """
+    value, source = find(name)
     if not value:
         return None
-    path = Path(value).expanduser()
-    return path if path.is_dir() else None
+    path = expanded(value)
+    try:
+        path.stat()
+        with os.scandir(path):
+            return path
+    except FileNotFoundError:
+        if path not in _warned:
+            _warned.add(path)
+            log.warning("the folder %s of the setting %s does not exist: left out", path, name)
+        return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidOption(
+            f"the setting {name} is {value!r}, which cannot be used as a folder ({reason}): "
+            f"correct it ({source})"
+        ) from error
 
 
 def live_data(detector: str) -> Path | None:
@@ -291,6 +443,10 @@ class RunDatabase:
         Host of the SSH tunnel; empty: the embedded store at `path` is used.
     timeout
         Longest time that a call may take [s].
+    ssh_config
+        File with settings of ssh; None for ssh's own.
+    given
+        Names of the settings that are set, by the user or by arguments.
     """
 
     uri: str = field(repr=False)
@@ -308,6 +464,8 @@ class RunDatabase:
     mongo_auth_db: str
     path: Path
     timeout: float
+    ssh_config: Path | None = None
+    given: frozenset[str] = frozenset()
 
 
 def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
@@ -322,22 +480,24 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
     Raises
     ------
     InvalidOption
-        When a number is none.
+        When a number is none, and as `find` does.
     """
     key_file = get("DAQ_KEY_FILE")
+    ssh_config = get("AMSTRAX_SSH_CONFIG")
+    arguments = {"DAQ_HOST": daq_host, "DAQ_USER": daq_user}
     known_hosts = get("DAQ_KNOWN_HOSTS")
     return RunDatabase(
         uri="" if daq_host else get("AMSTRAX_MONGO_URI", "") or "",
         daq_host=daq_host or get("DAQ_HOST", "") or "",
         daq_port=_port("DAQ_PORT", 22),
         daq_user=daq_user or get("DAQ_USER") or login_name(),
-        daq_key_file=Path(key_file).expanduser() if key_file else None,
+        daq_key_file=expanded(key_file) if key_file else None,
         daq_key_password=get("DAQ_KEY_PASSWORD"),
         daq_password=get("DAQ_PASSWORD"),
         known_hosts=(
-            (Path(known_hosts).expanduser(),)
+            (expanded(known_hosts),)
             if known_hosts
-            else (Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts"))
+            else (expanded("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
         ),
         mongo_host=get("MONGO_HOST", "127.0.0.1") or "",
         mongo_port=_port("MONGO_PORT", 27017),
@@ -346,6 +506,8 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         mongo_auth_db=get("MONGO_AUTH_DB", "admin") or "",
         path=rundb_path(),
         timeout=number("AMSTRAX_RUNDB_TIMEOUT", 20, low=0.1, high=3600),
+        ssh_config=expanded(ssh_config) if ssh_config else None,
+        given=frozenset(name for name in RUN_DATABASE if arguments.get(name) or get(name)),
     )
 
 
@@ -386,7 +548,7 @@ def corrections() -> Corrections:
         folder=get("AMSTRAX_CORRECTIONS_FOLDER", "") or "",
         url=get("AMSTRAX_CORRECTIONS_URL", "") or "",
         timeout=number("AMSTRAX_CORRECTIONS_TIMEOUT", 10, low=0.1, high=3600),
-        cache=Path(cache).expanduser(),
+        cache=expanded(cache),
     )
 
 
@@ -394,9 +556,9 @@ def rundb_path() -> Path:
     """Path of the embedded run database; it need not exist."""
     path = get("AMSTRAX_RUNDB_PATH")
     if path:
-        return Path(path).expanduser()
+        return expanded(path)
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "amstrax" / "rundb.sqlite"
+    return expanded(data) / "amstrax" / "rundb.sqlite"
 
 
 def login_name() -> str:

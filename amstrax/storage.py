@@ -8,6 +8,7 @@ is here differs from strax's own classes in that, and in how, and how often, met
 import json
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,11 @@ class DataDirectory(strax.DataDirectory):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.backends = [CheckedBackend()]
+
+    def _scan_runs(self, store_fields: Any) -> Iterator[dict[str, Any]]:
+        for run in super()._scan_runs(store_fields):
+            name = str(run.get("name"))
+            if "number" not in run and not name.startswith("_") and not name.isdigit():
+                # strax makes a number of every other name
+                run["number"] = -1
+            yield run

@@ -50,7 +50,7 @@ def main() -> int:
 def lab(work: Path, engine: str) -> Iterator[Path | None]:
     """Set up a machine with folders and an engine; None where that is not installed."""
     settings = {
-        "AMSTRAX_CONFIG": work / "none",
+        "AMSTRAX_CONFIG": os.devnull,
         "AMSTRAX_RUNDB_PATH": work / "runs.sqlite",
         "AMSTRAX_LOCAL_FOLDER": work / "engine",
         # Jobs here wait for live data that does not come

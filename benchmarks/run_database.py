@@ -43,7 +43,7 @@ def main() -> int:
         data = list(run_documents(args.runs, work / "data", 1e3 * args.size))
         size = len(json.dumps(data[0], default=str))
         print(f"{args.runs} run documents of {size / 1e3:.1f} kB")
-        os.environ["AMSTRAX_CONFIG"] = str(work / "none")
+        os.environ["AMSTRAX_CONFIG"] = os.devnull
         measure("embedded store", work, data, args, embedded(work))
         measure("MongoDB through the tunnel", work, data, args, served(work))
     return 0

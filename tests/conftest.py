@@ -42,7 +42,7 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch, tmp_path):
     """Keep the settings of this machine, and its user, away from tests."""
-    monkeypatch.setenv("AMSTRAX_CONFIG", str(tmp_path / "no_settings"))
+    monkeypatch.setenv("AMSTRAX_CONFIG", os.devnull)
     for detector in ("XAMS", "XAMSL"):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
@@ -51,6 +51,7 @@ def no_settings(monkeypatch, tmp_path):
     for name in (name for table in tables for name in table):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("AMSTRAX_SSH_CONFIG", os.devnull)
     # Where a run database is that nothing else is said of
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))

@@ -64,7 +64,7 @@ class Lab:
         self.runs = LocalClient(self.store)["run"]["runs_gas"]
         kept = ("PATH", "HOME", "LANG", "NUMBA_CACHE_DIR", "PYTHONPATH", "VIRTUAL_ENV")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ} | {
-            "AMSTRAX_CONFIG": str(folder / "no_settings"),
+            "AMSTRAX_CONFIG": os.devnull,
             "AMSTRAX_RUNDB_PATH": str(self.store),
             "AMSTRAX_LOCAL_FOLDER": str(folder / "local"),
             "AMSTRAX_CORRECTIONS_FOLDER": str(folder / "corrections"),

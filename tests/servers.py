@@ -275,6 +275,15 @@ class SSHServer(Server):
         if known:
             self.known_hosts.write_text(self.known_hosts_line())
 
+    def certify(self, authority: Path, *options: str) -> str:
+        """Give the server a certificate, from its next start on; return the authority's line."""
+        command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "test", *options]
+        subprocess.run([*command, str(self.folder / "host_key.pub")], check=True)
+        with open(self.folder / "sshd_config", "a") as config:
+            config.write(f"HostCertificate {self.folder / 'host_key-cert.pub'}\n")
+        kind, key = authority.with_name(f"{authority.name}.pub").read_text().split()[:2]
+        return f"@cert-authority [{LOCALHOST}]:{self.port} {kind} {key}\n"
+
     def client_config(self, path: Path, host: str = "login") -> Path:
         """Write settings with which `ssh -F` finds the server under the name `host`."""
         lines = {
@@ -361,11 +370,11 @@ class PasswordServer:
         self._loop.close()
 
 
-def make_key(path: Path) -> None:
+def make_key(path: Path, kind: str = "ed25519") -> None:
     """Write a new pair of SSH keys without password."""
     for old in (path, path.with_name(f"{path.name}.pub")):
         old.unlink(missing_ok=True)
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 

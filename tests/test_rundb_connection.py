@@ -37,7 +37,8 @@ from amstrax.exceptions import (
     RunDatabaseRefused,
     RunDatabaseUnreachable,
 )
-from amstrax.rundb import connection, line, tunnel
+from amstrax.rundb import connection, known_hosts, line, tunnel
+from amstrax.rundb.check import check
 from amstrax.rundb.collection import Collection, is_repeatable
 from amstrax.rundb.connection import get_mongo_client, get_mongo_collection, resilient
 
@@ -445,6 +446,344 @@ def test_host_key_of_another_kind_than_the_one_preferred(own_ssh):
     own_ssh.kill()
     own_ssh.start()
     assert get_mongo_collection().count_documents({}) >= 0
+
+
+def test_revoked_host_key(own_ssh):
+    """It is refused, though another line has it, before or after."""
+    line_ = own_ssh.known_hosts_line()
+    revoked = f"@revoked * {line_.split(' ', 1)[1]}"
+    for text in (revoked, line_ + revoked, revoked + line_):
+        own_ssh.known_hosts.write_text(text)
+        connection.close()
+        with pytest.raises(HostKeyRefused, match="shows the key SHA256:.*which is revoked .*line"):
+            get_mongo_collection().find_one()
+    # One of another host, or another key, is none of this
+    own_ssh.known_hosts.write_text(line_ + revoked.replace("*", "*.example.org"))
+    connection.close()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+def test_files_of_revoked_keys(own_ssh, tmp_path, monkeypatch):
+    path, public = tmp_path / "revoked", own_ssh.folder / "host_key.pub"
+    config = tmp_path / "config"
+    config.write_text(f"Host *\n RevokedHostKeys {path}\n")
+    monkeypatch.setenv("AMSTRAX_SSH_CONFIG", str(config))
+    with pytest.raises(RunDatabaseNotSet, match=f"{path} cannot be read .*RevokedHostKeys"):
+        get_mongo_collection().find_one()
+    for make in (
+        lambda: path.write_text(f"# lost\n{public.read_text()}"),
+        lambda: subprocess.run(["ssh-keygen", "-q", "-k", "-f", path, public], check=True),
+    ):
+        make()
+        connection.close()
+        with pytest.raises(HostKeyRefused, match=f"which is revoked .{path}"):
+            get_mongo_collection().find_one()
+        path.unlink()
+    other = own_ssh.folder / "other_key.pub"
+    subprocess.run(["ssh-keygen", "-q", "-k", "-f", path, other], check=True)
+    connection.close()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_certificate_of_the_host(own_ssh, kind):
+    authority = own_ssh.folder / "authority"
+    make_key(authority, kind)
+    line_ = own_ssh.certify(authority, "-h", "-n", f"other,{LOCALHOST}", "-V", "-1d:+1d")
+    own_ssh.kill()
+    own_ssh.start()
+    own_ssh.known_hosts.write_text(line_)
+    assert get_mongo_collection().count_documents({}) >= 0
+    # By name of the host, whatever its port, and by patterns
+    for hosts in (LOCALHOST, "127.0.0.*", "[127.0.0.?]:*", f"*,!other,{LOCALHOST}"):
+        own_ssh.known_hosts.write_text(line_.replace(f"[{LOCALHOST}]:{own_ssh.port}", hosts))
+        connection.close()
+        assert get_mongo_collection().count_documents({}) >= 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("-h", "-n", "daq.example.org"), "for daq.example.org, not 127.0.0.1"),
+        (("-h",), "for no host, not 127.0.0.1"),
+        (("-h", "-n", LOCALHOST, "-V", "20200101:20210101"), "expired"),
+        (("-h", "-n", LOCALHOST, "-V", "20900101:20910101"), "not valid yet"),
+        (("-n", LOCALHOST), "not one of a host"),
+    ],
+    ids=str,
+)
+def test_certificate_that_does_not_do(own_ssh, options, reason):
+    authority = own_ssh.folder / "authority"
+    make_key(authority)
+    line_ = own_ssh.certify(authority, *options)
+    own_ssh.kill()
+    try:
+        own_ssh.start()
+    except pytest.fail.Exception:
+        # sshd itself takes none that is not of a host
+        assert "-h" not in options
+        return
+    own_ssh.known_hosts.write_text(line_)
+    known = "is not a known host"
+    if "-h" in options:
+        known = f"is not a known host; its certificate is of no use: it is {reason}"
+    with pytest.raises(HostKeyRefused, match=known):
+        get_mongo_collection().find_one()
+    # The key itself may be known, as for ssh
+    own_ssh.known_hosts.write_text(line_ + own_ssh.known_hosts_line())
+    connection.close()
+    assert get_mongo_collection().count_documents({}) >= 0
+
+
+def test_certificate_of_an_unknown_or_revoked_authority(own_ssh):
+    authority, other = own_ssh.folder / "authority", own_ssh.folder / "other_key"
+    make_key(authority)
+    line_ = own_ssh.certify(authority, "-h", "-n", LOCALHOST)
+    own_ssh.kill()
+    own_ssh.start()
+    key = " ".join(line_.split()[2:])
+    other_key = " ".join(other.with_name("other_key.pub").read_text().split()[:2])
+    for text, reason in (
+        (line_.replace(key, other_key), "by an authority that is not known"),
+        (line_.replace(f"[{LOCALHOST}]", "[127.0.0.2]"), "is not a known host"),
+        (line_.replace("@cert-authority ", ""), "which is not the one known"),
+        (f"{line_}@revoked * {key}\n", "shows a certificate of the key SHA256:.* is revoked"),
+        (f"{line_}@revoked * {own_ssh.known_hosts_line().split(' ', 1)[1]}", "which is revoked"),
+    ):
+        own_ssh.known_hosts.write_text(text)
+        connection.close()
+        with pytest.raises(HostKeyRefused, match=reason):
+            get_mongo_collection().find_one()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "expected"),
+    [
+        ("host", "host", True),
+        ("HOST,other", "host", True),
+        ("host", "hosts", False),
+        ("*.example.org", "daq.example.org", True),
+        ("*.example.org,!daq.*", "daq.example.org", False),
+        ("!daq.*,*.example.org", "daq.example.org", False),
+        ("!daq.*", "lab.example.org", False),
+        ("daq?", "daq1", True),
+        ("[daq]:*", "[daq]:2222", True),
+        ("[daq]:2222", "[daq]:2223", False),
+        ("d.q", "daq", False),
+        ("|1|AAAA|AAAA", "host", False),
+        ("|1|nonsense", "host", False),
+        ("|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg=", "192.168.1.61", True),
+    ],
+)
+def test_names_in_known_hosts(patterns, name, expected, tmp_path):
+    """As ssh-keygen finds them, which is ssh's own code."""
+    assert known_hosts.matches(patterns, name) is expected
+    path = tmp_path / "known_hosts"
+    make_key(tmp_path / "key")
+    path.write_text(f"{patterns} {' '.join((tmp_path / 'key.pub').read_text().split()[:2])}\n")
+    found = subprocess.run(
+        ["ssh-keygen", "-F", name, "-f", path], capture_output=True, text=True
+    ).stdout
+    assert ("found: line 1" in found) is expected
+
+
+def test_file_of_known_hosts_that_cannot_be_read(own_ssh):
+    """It may revoke keys."""
+    own_ssh.known_hosts.unlink()
+    own_ssh.known_hosts.mkdir()
+    with pytest.raises(RunDatabaseNotSet, match="known_hosts cannot be read .*DAQ_KNOWN_HOSTS"):
+        get_mongo_collection().find_one()
+
+
+# ------------------------------------------------------------------------ settings of ssh
+
+
+@pytest.fixture
+def ssh_config(own_ssh, tmp_path, monkeypatch):
+    """Settings of ssh with all that leads to the server, of which amstrax's have the alias only."""
+    for name in ("DAQ_PORT", "DAQ_USER", "DAQ_KEY_FILE", "DAQ_KNOWN_HOSTS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DAQ_HOST", "login")
+    path = own_ssh.client_config(tmp_path / "ssh_config")
+    monkeypatch.setenv("AMSTRAX_SSH_CONFIG", str(path))
+    return path
+
+
+def test_alias_of_ssh(ssh_config, own_ssh, monkeypatch, capsys):
+    assert get_mongo_collection().count_documents({}) >= 0
+    assert check("xams") == 0
+    said = capsys.readouterr().out
+    assert f"login is {LOCALHOST}, by ssh's settings {LOCALHOST}" in said
+    assert f"port {own_ssh.port} answers" in said and f"as {own_ssh.user}, with the key" in said
+    # What is set for amstrax goes before
+    for name, value in (("DAQ_USER", "no-such-user"), ("DAQ_PORT", str(free_port()))):
+        connection.close()
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(RunDatabaseError, match=value):
+                get_mongo_collection().find_one()
+    monkeypatch.setenv("DAQ_HOST", "another")
+    with pytest.raises(RunDatabaseUnreachable, match="no host 'another'"):
+        get_mongo_collection().find_one()
+
+
+def test_parts_of_ssh_settings(ssh_config, own_ssh, monkeypatch):
+    """Include, Match, tokens, HostKeyAlias, several files of known hosts, with spaces too."""
+    text = ssh_config.read_text()
+    inner, known = ssh_config.with_name("inner"), ssh_config.with_name("known hosts")
+    key = ssh_config.with_name(f"key_of_{own_ssh.user}")
+    key.write_bytes(own_ssh.key_file.read_bytes())
+    key.chmod(0o600)
+    known.write_text("other " + own_ssh.known_hosts_line().split(" ", 1)[1])
+    inner.write_text(
+        text.replace("Host login", "Match originalhost login")
+        .replace(str(own_ssh.known_hosts), f'/none "{known}"')
+        .replace(str(own_ssh.key_file), f"{ssh_config.parent}/key_of_%r")
+        + "    HostKeyAlias other\n"
+    )
+    ssh_config.write_text(f"Include {inner}\nHost login\n    Port 1\n")
+    assert get_mongo_collection().count_documents({}) >= 0
+    # Not weaker than without: an unknown host stays unknown
+    known.write_text("")
+    inner.write_text(inner.read_text() + "    StrictHostKeyChecking no\n")
+    connection.close()
+    with pytest.raises(HostKeyRefused, match="other is not a known host; .*add to "):
+        get_mongo_collection().find_one()
+
+
+def test_keys_of_the_agent_and_identities_only(ssh_config, own_ssh, monkeypatch, tmp_path):
+    path = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        add = ["ssh-add", "-q", str(own_ssh.folder / "other_key"), str(own_ssh.key_file)]
+        wait_for(lambda: subprocess.run(add, stderr=subprocess.DEVNULL).returncode == 0)
+        # A file with the public key says which of the agent's is meant
+        text = ssh_config.read_text()
+        public = f"{own_ssh.key_file}.pub"
+        ssh_config.write_text(text.replace(str(own_ssh.key_file), public))
+        assert get_mongo_collection().count_documents({}) >= 0
+        refusals = own_ssh.log_path.read_text().count("Connection closed by authenticating")
+        assert refusals == 0
+        connection.close()
+        ssh_config.write_text(text.replace(str(own_ssh.key_file), str(tmp_path / "none")))
+        with pytest.raises(RunDatabaseNotSet, match="nothing to log in with"):
+            get_mongo_collection().find_one()
+        connection.close()
+        ssh_config.write_text(ssh_config.read_text().replace("IdentitiesOnly yes", ""))
+        assert get_mongo_collection().count_documents({}) >= 0
+        connection.close()
+        ssh_config.write_text(ssh_config.read_text() + "    IdentityAgent none\n")
+        with pytest.raises(RunDatabaseNotSet, match="nothing to log in with"):
+            get_mongo_collection().find_one()
+    finally:
+        agent.kill()
+        agent.wait()
+
+
+@pytest.fixture
+def jump(own_ssh, ssh_config, tmp_path):
+    """A second sshd that leads to the first, over which the settings of ssh lead."""
+    (tmp_path / "jump").mkdir()
+    server = SSHServer(tmp_path / "jump", own_ssh.port)
+    more = server.client_config(tmp_path / "jump_config", "jump").read_text()
+    ssh_config.write_text(f"{ssh_config.read_text()}    ProxyJump jump\n{more}")
+    yield server
+    server.kill()
+
+
+def test_jump_host(jump, own_ssh, ssh_config, caplog):
+    runs = get_mongo_collection()
+    assert runs.count_documents({}) >= 0
+    assert jump.said("Accepted publickey", 1) == 1 == own_ssh.said("Accepted publickey", 1)
+    # It mends itself through the jump host too
+    jump.kill()
+    wait_for(lambda: not is_up(only_line().tunnel))
+    jump.start()
+    assert runs.count_documents({}) >= 0
+    # Children let go of it, and do not end it
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=connection.close)
+    child.start()
+    child.join(200)
+    assert child.exitcode == 0 and runs.count_documents({}) >= 0
+    assert jump.said("Accepted publickey", 2) == 2
+
+    def proxies():
+        return [c for c in psutil.Process().children() if "-W" in " ".join(c.cmdline())]
+
+    assert len(proxies()) == 1
+    connection.close()
+    wait_for(lambda: not proxies())
+    # The command of another kind
+    text = ssh_config.read_text()
+    command = f"ssh -F {ssh_config} -o BatchMode=yes -W %h:%p jump"
+    ssh_config.write_text(text.replace("ProxyJump jump", f"ProxyCommand {command}"))
+    assert runs.count_documents({}) >= 0
+    connection.close()
+
+
+def test_jump_host_that_does_not_do(jump, own_ssh, ssh_config):
+    jump.known_hosts.write_text("")
+    with pytest.raises(
+        RunDatabaseUnreachable, match=r"127.0.0.1 is not reached through 'ssh .*verification failed"
+    ):
+        get_mongo_collection().find_one()
+    # The key of the last host is verified as without one
+    jump.known_hosts.write_text(jump.known_hosts_line())
+    own_ssh.known_hosts.write_text(f"@revoked * {own_ssh.known_hosts_line().split(' ', 1)[1]}")
+    connection.close()
+    with pytest.raises(HostKeyRefused, match="which is revoked"):
+        get_mongo_collection().find_one()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Nonsense yes\n", "ssh cannot use its settings for 'login' .*check DAQ_HOST and "),
+        ("Host login\n ProxyUseFdpass yes\n ProxyCommand x\n", "ProxyUseFdpass"),
+        ("Host login\n ProxyCommand x %C\n", "does not know the token %C"),
+        (None, "ssh cannot use its settings .*open user config file"),
+    ],
+)
+def test_settings_of_ssh_that_do_not_do(ssh_config, text, message):
+    if text is None:
+        ssh_config.unlink()
+    else:
+        ssh_config.write_text(text)
+    with pytest.raises(RunDatabaseNotSet, match=message):
+        get_mongo_collection().find_one()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("sleep 1000", "ssh's settings"),
+        ("echo no way >&2; exit 1", "no way"),
+        ("/none", "ot found"),
+    ],
+)
+def test_proxy_that_leads_nowhere(ssh_config, monkeypatch, command, reason):
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "4")
+    ssh_config.write_text(f"{ssh_config.read_text()}    ProxyCommand {command}\n")
+    with AwakeTime() as time_taken:
+        with pytest.raises(RunDatabaseUnreachable, match=f"is not reached through .*{reason}"):
+            get_mongo_collection().find_one()
+        connection.close()
+    assert time_taken.seconds < 20
+    wait_for(lambda: not [c for c in psutil.Process().children() if "sleep" in c.name()])
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/x", "a b", "a;b", "\0"])
+def test_odd_names_of_hosts(own_ssh, host, tmp_path):
+    with pytest.raises(RunDatabaseNotSet, match="DAQ_HOST"):
+        get_mongo_collection(daq_host=host).find_one()
+
+
+def test_machine_without_ssh(own_ssh, monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert get_mongo_collection().count_documents({}) >= 0
+    assert "ssh is not installed: its settings for 127.0.0.1 are not used" in caplog.text
 
 
 @pytest.mark.parametrize("user", ["reader", "nobody"])

@@ -1,8 +1,12 @@
 """RunDB: runs and data that strax finds with the run database, of either store, and registers."""
 
+import contextlib
 import logging
+import multiprocessing
 import shutil
 import socket
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +16,20 @@ import pytest
 import strax
 from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 from rundb_stores import collection, numbered, real_document  # noqa: F401
+from servers import LOCALHOST, MONGO_USERS, MongoServer, free_port
 
 import amstrax
 from amstrax import contexts
-from amstrax.exceptions import InvalidOption, RunDatabaseError, RunDatabaseUnreachable
-from amstrax.rundb import RunDB, documents
+from amstrax.exceptions import (
+    HostKeyRefused,
+    InvalidOption,
+    LocalDatabaseError,
+    RunDatabaseNotSet,
+    RunDatabaseRefused,
+    RunDatabaseUnreachable,
+)
+from amstrax.rundb import RunDB, connection, documents
+from amstrax.rundb import frontend as frontend_module
 from amstrax.rundb.local import LocalClient
 
 START, END = datetime(2024, 1, 2, 3, 4, 5), datetime(2024, 1, 2, 3, 5, 5, 500000)
@@ -409,8 +422,7 @@ def test_data_that_could_not_be_registered_is_registered_later(tmp_path):
             return getattr(runs, name)
 
     st = reading(tmp_path, writable(Dropping(), tmp_path))
-    with pytest.raises(RunDatabaseUnreachable):
-        st.make(RUN_ID, "raw_records", progress_bar=False)
+    st.make(RUN_ID, "raw_records", progress_bar=False)
     assert documents.data_of(documents.find_run(runs, RUN_ID)) == []
     again = reading(tmp_path, writable(runs, tmp_path), check_exists=False)
     left = [p.name for p in (tmp_path / "new").iterdir() if not p.name.endswith("_temp")]
@@ -461,9 +473,257 @@ def test_offline_local_data_is_read_with_one_warning(stored, tmp_path, monkeypat
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     ours = [text for text in warnings if "run database" in text]
     assert len(ours) == 1 and "working without the run database" in ours[0]
-    # A table of runs that lacks them all would be wrong
-    with pytest.raises(RunDatabaseError):
-        st.select_runs()
+
+
+@pytest.fixture(params=["refused", "mute", "killed", "no tunnel"])
+def away(request, monkeypatch, tmp_path):
+    """Settings of a run database that is away, in each way that it can be."""
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
+    with contextlib.ExitStack() as stack:
+        port = free_port()
+        if request.param == "mute":
+            # The kernel takes connections, and nobody ever answers
+            server = stack.enter_context(socket.create_server((LOCALHOST, 0)))
+            port = server.getsockname()[1]
+        elif request.param == "killed":
+            (tmp_path / "mongo").mkdir()
+            mongo = MongoServer(tmp_path / "mongo")
+            port = mongo.port
+            mongo.kill()
+        if request.param == "no tunnel":
+            monkeypatch.setenv("DAQ_HOST", LOCALHOST)
+            monkeypatch.setenv("DAQ_PORT", str(port))
+            monkeypatch.setenv("DAQ_PASSWORD", "x")
+        else:
+            monkeypatch.setenv("AMSTRAX_MONGO_URI", f"mongodb://{LOCALHOST}:{port}/")
+        yield request.param
+        connection.close()
+
+
+def test_folders_serve_while_the_run_database_is_away(away, stored, tmp_path, caplog):
+    """By each public way in, with one warning."""
+    folder = tmp_path / "stored"
+    shutil.copytree(stored, folder)
+    (folder / "odd-peaks-abc").mkdir()
+    st = contexts.xams(output_folder=folder)
+    runs = st.select_runs()
+    assert RUN_ID in list(runs["name"]) and int(RUN_ID) in list(runs["number"])
+    documented = ["name", "number", "mode", "start", "end", "tags", "livetime", "processing_status"]
+    assert set(documented) <= set(runs.columns)
+    assert list(st.select_runs(available="records")["name"]) == [RUN_ID]
+    assert RUN_ID in list(st.scan_runs(check_available=("records",))["name"])
+    assert st.list_available("records") == [RUN_ID]
+    assert st.list_available("peaks") == []
+    assert st.is_stored(RUN_ID, "records") and not st.is_stored(RUN_ID, "peaks")
+    assert "records" in set(st.available_for_run(RUN_ID).query("is_stored")["target"])
+    assert len(st.get_array(RUN_ID, "records", progress_bar=False)) == 2
+    assert len(st.get_df(RUN_ID, "peaks", progress_bar=False)) == 2
+    st.make(RUN_ID, "peak_basics", progress_bar=False)
+    assert st.is_stored(RUN_ID, "peak_basics")
+    assert st.get_metadata(RUN_ID, "records")["chunks"]
+    reached = f"run {RUN_ID}: the run database cannot be reached, and no other storage"
+    with pytest.raises(strax.RunMetadataNotAvailable, match=reached):
+        st.run_metadata(RUN_ID)
+    with pytest.raises(strax.RunMetadataNotAvailable, match=reached):
+        st.define_run("_both", [RUN_ID])
+    (directory,) = [s for s in st.storage if isinstance(s, strax.DataDirectory)]
+    directory.provide_run_metadata = True
+    directory.write_run_metadata(RUN_ID, {"start": START, "end": END, "mode": "test"})
+    assert st.run_metadata(RUN_ID)["mode"] == "test"
+    st.define_run("_both", [RUN_ID])
+    assert list(st.run_metadata("_both")["sub_run_spec"]) == [RUN_ID]
+    assert {RUN_ID, "_both"} <= set(st.select_runs()["name"])
+    assert not directory.deep_scan
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len([text for text in warnings if "run database" in text]) == 1
+    assert warnings[0].startswith("working without the run database")
+
+
+def test_what_is_made_while_the_run_database_is_away(away, stored, tmp_path, monkeypatch, caplog):
+    """It is kept, a warning says once a run what to do, and that does."""
+    frontend = RunDB("run", "runs_gas", "number", readonly=False, new_data_path=tmp_path / "new")
+    raw = strax.DataDirectory(str(stored), readonly=True)
+    st = contexts.xams(storage=[frontend, raw])
+    st.make(RUN_ID, "peak_basics", progress_bar=False)
+    assert st.is_stored(RUN_ID, "peak_basics") and st.list_available("peaks", [RUN_ID]) == [RUN_ID]
+    assert len(load(st, "peak_basics")) == 2
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    about = [text for text in warnings if "is not registered" in text]
+    assert len(about) == 1 and f"data of run {RUN_ID} in {tmp_path / 'new'}" in about[0]
+    assert "look for it again" in about[0] and f"st.is_stored('{RUN_ID}', " in about[0]
+    # It is back
+    runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
+    runs.insert_one(dict(DOCUMENT))
+    monkeypatch.setattr(frontend, "_collection", runs)
+    monkeypatch.setattr(frontend, "_not_before", 0.0)
+    made = {path.name.split("-")[1] for path in (tmp_path / "new").iterdir()}
+    for data_type in made:
+        assert st.is_stored(RUN_ID, data_type)
+    entries = documents.data_of(documents.find_run(runs, RUN_ID))
+    assert {entry["type"] for entry in entries} == made >= {"peaks", "peak_basics"}
+    assert list(st.select_runs()["name"]) == [RUN_ID]
+
+
+def test_table_of_runs_is_whole_once_the_run_database_is_back(tmp_path, stored, monkeypatch):
+    runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
+    runs.insert_many([dict(DOCUMENT), {"number": 7}])
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://127.0.0.1:1/")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
+    st = contexts.xams(output_folder=stored)
+    assert list(st.select_runs()["name"]) == [RUN_ID]
+    st.storage[0]._collection, st.storage[0]._not_before = runs, 0
+    assert sorted(st.select_runs()["name"]) == ["000007", RUN_ID]
+    st.runs = None
+    assert st.list_available("records") == [RUN_ID]
+
+
+def test_data_of_a_run_that_is_added_later(tmp_path, stored, caplog):
+    """It is found in its folder, though the run database does not know the run."""
+    runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
+    shutil.copytree(stored, tmp_path / "new")
+    frontend = writable(runs, tmp_path)
+    for _ in range(2):
+        assert frontend.find(key_of("records"))[1].startswith(str(tmp_path / "new"))
+    assert caplog.text.count("is not registered") == 1 and "working without" not in caplog.text
+    runs.insert_one(dict(DOCUMENT))
+    frontend.find(key_of("records"))
+    assert [e["type"] for e in documents.data_of(runs.find_one())] == ["records"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"MONGO_PASSWORD": "wrong-Pa55word"}, RunDatabaseRefused),
+        ({"MONGO_USER": "nobody", "MONGO_PASSWORD": MONGO_USERS["nobody"][0]}, RunDatabaseRefused),
+        ({"DAQ_USER": "no-such-user"}, RunDatabaseRefused),
+        ({"DAQ_KNOWN_HOSTS": "/none"}, HostKeyRefused),
+        ({"DAQ_KEY_FILE": "/none"}, RunDatabaseNotSet),
+        ({"MONGO_PORT": "ten"}, InvalidOption),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_do_are_errors(
+    run_database_settings, stored, monkeypatch, change, kind
+):
+    """They do not count as a run database that is away: later they would not do either."""
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    connection.close()
+    st = contexts.xams(storage=[RunDB("run", "runs_gas", "number")])
+    for use in (
+        st.select_runs,
+        lambda: st.list_available("records"),
+        lambda: st.is_stored(RUN_ID, "records"),
+        lambda: st.run_metadata(RUN_ID),
+        lambda: st.get_array(RUN_ID, "records", progress_bar=False),
+    ):
+        with pytest.raises(kind):
+            use()
+    connection.close()
+
+
+def test_embedded_file_that_is_none_is_an_error(tmp_path, stored, monkeypatch):
+    (tmp_path / "notes.txt").write_text("no database")
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(tmp_path / "notes.txt"))
+    with pytest.raises(LocalDatabaseError, match=r"notes.txt.*not a database"):
+        contexts.xams(output_folder=stored).is_stored(RUN_ID, "records")
+
+
+# Slow name servers
+
+
+@pytest.fixture
+def slow_names(monkeypatch):
+    """List of the names that are looked up, each of which takes a while."""
+    asked = []
+
+    def slow(name=""):
+        asked.append(name)
+        time.sleep(0.2)
+        return "host.example.org"
+
+    monkeypatch.setattr(socket, "getfqdn", slow)
+    monkeypatch.setattr(frontend_module, "_full_names", {})
+    return asked
+
+
+def test_full_name_of_the_host_is_looked_up_once(tmp_path, stored, slow_names, monkeypatch):
+    runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
+    runs.insert_one(dict(DOCUMENT))
+    st = with_rundb(runs, strax.DataDirectory(str(stored), readonly=True))
+    monkeypatch.setattr(RunDB, "hosts", {"a": "^not_this", "b": "^nor_this"})
+    threads = [
+        threading.Thread(target=lambda: st.get_array(RUN_ID, "records", progress_bar=False))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    st.get_array(RUN_ID, "peak_basics", progress_bar=False)
+    RunDB(collection=runs, runid_field="number").find_several([key_of("records")])
+    assert slow_names == [""]
+    # A child knows it too
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(
+        target=lambda: queue.put((frontend_module._full_name(), len(slow_names)))
+    )
+    child.start()
+    assert queue.get(timeout=60) == ("host.example.org", 1)
+    child.join()
+
+
+def test_child_that_is_forked_during_a_look_up(slow_names, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stuck(name=""):
+        begun.set()
+        go_on.wait(60)
+        return "host.example.org"
+
+    monkeypatch.setattr(socket, "getfqdn", stuck)
+    thread = threading.Thread(target=frontend_module._full_name)
+    thread.start()
+    begun.wait(60)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def ask():
+        go_on.set()
+        queue.put(frontend_module._full_name())
+
+    child = context.Process(target=ask)
+    child.start()
+    try:
+        assert queue.get(timeout=60) == "host.example.org"
+    finally:
+        go_on.set()
+        thread.join()
+        child.kill()
+        child.join()
+
+
+def test_names_are_looked_up_no_oftener_than_needed(ssh_server, run_database_settings, monkeypatch):
+    """Once a connection; none for a call on a line that is up."""
+    asked = []
+    look_up = socket.getaddrinfo
+
+    def counted(host, *args, **kwargs):
+        asked.append(host)
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setenv("DAQ_HOST", "localhost")
+    known = ssh_server.known_hosts_line().replace(LOCALHOST, "localhost")
+    with ssh_server.known_hosts.open("a") as file:
+        file.write(known)
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    connection.close()
+    runs = connection.get_mongo_collection()
+    for _ in range(3):
+        runs.find_one()
+    connection.close()
+    assert asked.count("localhost") == 1
 
 
 def test_it_is_tried_again(tmp_path, stored, monkeypatch, caplog):

@@ -2,22 +2,29 @@
 
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from amstrax import settings
-from amstrax.exceptions import AmstraxError, InvalidOption
+from amstrax.exceptions import AmstraxError, InvalidOption, RunDatabaseNotSet
+from amstrax.rundb import RunDB
+from amstrax.rundb.connection import get_mongo_client, get_mongo_collection, is_embedded
 
 NAMES = [f"{d}_{kind}_DATA" for d in ("XAMS", "XAMSL") for kind in ("LIVE", "RAW", "PROCESSED")]
 
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """Path of a file of settings that does not exist yet; the environment has none either."""
+    """Path of a file of settings that is empty yet; the environment has none either."""
     for name in (*NAMES, *settings.RUN_DATABASE, "SOME_SETTING"):
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "config"
+    path.touch()
     monkeypatch.setenv("AMSTRAX_CONFIG", str(path))
     return path
 
@@ -96,13 +103,171 @@ def test_what_is_no_file_of_settings(config, text, kind):
     assert error.value.__suppress_context__
 
 
+#: Why a file of settings cannot be used: how it comes about, and what is said
+UNUSABLE = {
+    "missing": (lambda path: path.unlink(), "cannot be read .No such file.*AMSTRAX_CONFIG"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read .Is a directory"),
+    "loop": (lambda path: (path.unlink(), path.symlink_to(path)), "cannot be read .Too many lev"),
+    "below_a_file": (None, "cannot be read .Not a directory"),
+    "latin1": ("[default]\nA = caf\xe9\n".encode("latin-1"), "UnicodeDecodeError"),
+    "utf16": ("[default]\nDAQ_HOST = daq\n".encode("utf-16"), "not a file of settings"),
+    "NUL": (b"[default]\nDAQ_HOST = daq\0\n", "DAQ_HOST holds a NUL character"),
+    "DEFAULT": (b"[DEFAULT]\nDAQ_HOST = daq\n", r"DAQ_HOST in section .DEFAULT., .*to .default."),
+    "Default_empty": (b"[Default]\n", r"section .Default., .*did you mean .default.\?"),
+    "defaults": (b"[defaults]\nMINE = 1\n", r"section .defaults., .*did you mean .default."),
+    "other": (b"[rundb]\nmongo_user = me\n", r"MONGO_USER in section .rundb., .*to .default."),
+    "no_section": (b"DAQ_HOST = daq\n", "MissingSectionHeaderError.*below .default."),
+    "twice": (b"[default]\nDAQ_HOST = a\ndaq_host = b\n", "DuplicateOptionError, line 3"),
+    "no_value": (b"[default]\nDAQ_HOST\n", "ParsingError, line 2"),
+    "indented": (b"[default]\nDAQ_HOST = a\n  DAQ_USER = b\n", "line after DAQ_HOST is indented"),
+    "misspelt": (b"[default]\nDAQ_HSOT = a\n", "no setting DAQ_HSOT .*did you mean DAQ_HOST"),
+    "no_prefix": (b"[default]\nRUNDB_PATH = /a\n", "did you mean AMSTRAX_RUNDB_PATH"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_file_that_cannot_be_used_is_no_file_without_settings(
+    config, monkeypatch, caplog, tmp_path, case
+):
+    """Not even for a setting that is not in it: the embedded run database would be used."""
+    change, reason = UNUSABLE[case]
+    if change is None:
+        monkeypatch.setenv("AMSTRAX_CONFIG", str(config / "below"))
+    elif isinstance(change, bytes):
+        config.write_bytes(change)
+    else:
+        change(config)
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", str(tmp_path / "runs.sqlite"))
+    ways = (
+        settings.run_database,
+        settings.corrections,
+        settings.engine,
+        lambda: settings.live_data("xams"),
+        get_mongo_collection,
+        get_mongo_client,
+        lambda: RunDB().find_several([]) or RunDB().run_metadata("000001"),
+    )
+    for way in ways:
+        with pytest.raises(InvalidOption, match=reason) as error:
+            way()
+        assert str(config) in str(error.value) and len(str(error.value)) <= 200 + len(str(config))
+    assert "embedded" not in caplog.text and not (tmp_path / "runs.sqlite").exists()
+
+
+def test_default_file_need_not_exist_but_a_link_to_nowhere_does(monkeypatch, tmp_path):
+    monkeypatch.delenv("AMSTRAX_CONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert settings.get("DAQ_HOST") is None
+    (tmp_path / ".xams_config").symlink_to(tmp_path / "away")
+    with pytest.raises(InvalidOption, match="xams_config cannot be read .No such file"):
+        settings.get("DAQ_HOST")
+    (tmp_path / "away").write_text("\ufeff[default]\nDAQ_HOST = daq\n", encoding="utf-8")
+    assert settings.get("DAQ_HOST") == "daq"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives up the rights of root")
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_file_without_permission(tmp_path, what):
+    """By a process of a user who may not read it."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        (folder / ".xams_config").write_text("[default]\nDAQ_HOST = daq\n")
+        (folder / ".xams_config").chmod(0o600 if what == "file" else 0o644)
+        folder.chmod(0o755 if what == "file" else 0o700)
+        code = (
+            "import os, sys; os.setgid(65534); os.setuid(65534)\n"
+            "from amstrax.rundb.connection import get_mongo_collection\n"
+            "try: get_mongo_collection()\n"
+            "except Exception as error: print(type(error).__name__, error)\n"
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "AMSTRAX_CONFIG"}
+        done = subprocess.run(
+            [sys.executable, "-c", f"import amstrax.rundb.connection\n{code}"],
+            env=environment | {"HOME": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.startswith(f"InvalidOption the file of settings {folder}/.xams_config")
+        assert "Permission denied" in done.stdout
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_home_that_is_unknown(monkeypatch):
+    """A container with a user id without a name: nothing is set, and paths must be whole."""
+    monkeypatch.delenv("AMSTRAX_CONFIG")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_123)
+    assert settings.get("DAQ_HOST") is None
+    monkeypatch.setenv("AMSTRAX_RUNDB_PATH", "~/runs")
+    with pytest.raises(InvalidOption, match="~/runs: the home folder is unknown .*set HOME"):
+        settings.rundb_path()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AMSTRAX_RUNDB_PAHT", "AMSTRAX_RUNDB_PATH"),
+        ("AMSTRAX_CONFG", "AMSTRAX_CONFIG"),
+        ("AMSTRAX_MONGOURI", "AMSTRAX_MONGO_URI"),
+        ("XAMS_LIVEDATA", "XAMS_LIVE_DATA"),
+        ("DAQ_HSOT", "DAQ_HOST"),
+        ("MONGO_PASSWROD", "MONGO_PASSWORD"),
+    ],
+)
+def test_misspelt_name_in_the_environment(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(InvalidOption, match=f"no setting {name} .in the environment.: .*{meant}"):
+        settings.run_database()
+
+
+def test_names_of_other_programs(config, monkeypatch):
+    for name in ("MONGO_URI", "MONGO_PASSWORD_FILE", "MONGODB_HOST", "DAQ_SOMETHING", "XAMSTER"):
+        monkeypatch.setenv(name, "x")
+    config.write_text("[default]\nEDITOR = vi\n[straxen]\nurl = x\n")
+    assert settings.run_database().given == frozenset()
+
+
+@pytest.mark.parametrize("name", [n for n in settings.RUN_DATABASE if n[0] in "DM"])
+def test_settings_of_mongodb_without_a_host(config, name, tmp_path):
+    """Each of them says that MongoDB is meant, and not a file on this machine."""
+    value = "22" if name.endswith("_PORT") else "x"
+    config.write_text(f"[default]\n{name} = {value}\n")
+    config.chmod(0o600)
+    link = settings.run_database()
+    if name == "DAQ_HOST":
+        assert not is_embedded(link)
+        return
+    with pytest.raises(RunDatabaseNotSet, match=f"{name} is set, but not for which host: set DAQ"):
+        get_mongo_collection()
+    with pytest.raises(RunDatabaseNotSet, match=name):
+        RunDB().run_metadata("000001")
+
+
+def test_numbers_name_the_file(config):
+    config.write_text("[default]\nDAQ_HOST = daq\nMONGO_PORT = abc\n")
+    with pytest.raises(InvalidOption, match=f"MONGO_PORT is 'abc'.*{config}"):
+        settings.run_database()
+
+
+def test_folder_that_is_none(config, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SOME_SETTING", str(tmp_path / "file"))
+    with pytest.raises(InvalidOption, match="SOME_SETTING is .*Not a directory.*environment"):
+        settings.folder("SOME_SETTING")
+    monkeypatch.setenv("SOME_SETTING", str(tmp_path / "away"))
+    for _ in range(2):
+        assert settings.folder("SOME_SETTING") is None
+    (record,) = caplog.records
+    assert f"the folder {tmp_path / 'away'} of the setting SOME_SETTING" in record.getMessage()
+
+
 def test_folder(config, tmp_path, monkeypatch):
     assert settings.folder("SOME_SETTING") is None
     monkeypatch.setenv("SOME_SETTING", str(tmp_path))
     assert settings.folder("SOME_SETTING") == tmp_path
     monkeypatch.setenv("SOME_SETTING", str(tmp_path / "none"))
-    assert settings.folder("SOME_SETTING") is None
-    (tmp_path / "none").touch()
     assert settings.folder("SOME_SETTING") is None
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SOME_SETTING", "~")

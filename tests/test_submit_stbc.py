@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from make_jobs import LED, LITTLE, NAI, SHORT, add_run, wait
 
+from amstrax import settings
 from amstrax.auto_processing import amstraxer, process_run, submission, submit_stbc
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
@@ -322,20 +323,22 @@ def test_runs_that_are_not_to_be_submitted(runs, live_runs, submit):
 def test_no_secrets_in_what_others_can_read(runs, live_runs, submit, tmp_path, monkeypatch, caplog):
     add_run(runs, live_runs)
     monkeypatch.setattr(submission, "_warned", set())
-    monkeypatch.setenv("MONGO_USER", "me")
+    monkeypatch.setenv("AMSTRAX_HOST", "me")
 
     class Elsewhere(LocalEngine):
         name = "elsewhere"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAQ_KEY_PASSWORD", "Secr3t")
+        # One that may be set together with the embedded run database
+        patch.setattr(settings, "SECRETS", settings.SECRETS | {"AMSTRAX_CORRECTIONS_URL"})
+        patch.setenv("AMSTRAX_CORRECTIONS_URL", "https://me:Secr3t@example.org")
         assert submit(engine=Elsewhere()).state == "submitted"
         assert submit(engine=Elsewhere(), target="events").state == "submitted"
-    said = [r.getMessage() for r in caplog.records if "DAQ_KEY_PASSWORD" in r.getMessage()]
-    assert len(said) == 1 and "Secr3t" not in caplog.text and "no_settings" in said[0]
+    said = [r.getMessage() for r in caplog.records if "which jobs do not get" in r.getMessage()]
+    assert len(said) == 1 and "Secr3t" not in caplog.text and os.devnull in said[0]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     scripts = [path.read_text() for path in files if path.suffix == ".sh"]
-    assert len(scripts) == 2 and all("export MONGO_USER=me" in text for text in scripts)
+    assert len(scripts) == 2 and all("export AMSTRAX_HOST=me" in text for text in scripts)
     assert not [path for path in files if b"Secr3t" in path.read_bytes()]
     for end in LocalEngine().jobs():
         LocalEngine().cancel(end.job_id)
@@ -518,8 +521,9 @@ def test_settings(runs, live_runs, script, engine, tmp_path, monkeypatch):
         submit_stbc.find_work(submit_stbc.parse_args([SHORT]))
 
 
-def test_a_file_of_settings_that_is_none(tmp_path, capsys):
+def test_a_file_of_settings_that_is_none(tmp_path, capsys, monkeypatch):
     (tmp_path / "no_settings").write_text("no section\n")
+    monkeypatch.setenv("AMSTRAX_CONFIG", str(tmp_path / "no_settings"))
     assert submit_stbc.main([SHORT, "--target", "events"]) == 1
     said = capsys.readouterr().err
     assert "no_settings is not a file of settings" in said and "Traceback" not in said

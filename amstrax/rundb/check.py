@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
-from amstrax.rundb import session
+from amstrax.rundb import known_hosts, session, ssh_config
 from amstrax.rundb.connection import COLLECTIONS, DATABASE, is_embedded
 from amstrax.rundb.line import Line, translated
 from amstrax.settings import RunDatabase
@@ -69,7 +69,8 @@ def described_settings() -> str:
         "DAQ_USER": settings.login_name(),
     }
     lines = [f"Settings, from the environment or from {settings.config_path()}:"]
-    for name, (meaning, default) in settings.RUN_DATABASE.items():
+    shared = {"AMSTRAX_SSH_CONFIG": settings.COPY["AMSTRAX_SSH_CONFIG"]}
+    for name, (meaning, default) in (settings.RUN_DATABASE | shared).items():
         value, source = settings.find(name)
         if value:
             shown = "(set, not shown)" if name in settings.SECRETS else value
@@ -99,24 +100,29 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
     made: dict[str, Any] = {}
 
     def name() -> str:
-        return f"{link.daq_host} is {', '.join(session.resolve(link))}"
+        made["to"] = to = ssh_config.destination(link)
+        alias = "" if to.host == link.daq_host else f", by ssh's settings {to.host}"
+        if to.proxy:
+            return f"{link.daq_host}{alias}, through {' '.join(to.proxy)}"
+        made["addresses"] = session.resolve(to)
+        return f"{link.daq_host} is {', '.join(made['addresses'])}{alias}"
 
     def port() -> str:
-        connection = session.dial(link)
+        connection = session.dial(made["to"], made.get("addresses", ()))
         stack.callback(connection.close)
-        made["transport"] = transport = session.greet(link, connection)
+        made["transport"] = transport = session.greet(made["to"], connection)
         stack.callback(transport.close)
-        return f"port {link.daq_port} answers, {transport.remote_version}"
+        return f"port {made['to'].port} answers, {transport.remote_version}"
 
     def host_key() -> str:
-        session.verify_host(link, made["transport"])
         key = made["transport"].get_remote_server_key()
-        return f"{key.get_name()} {key.fingerprint}, as in known_hosts"
+        place = known_hosts.verify(made["to"], key)
+        return f"{key.get_name()} {key.fingerprint}, as in known_hosts ({place})"
 
     def log_in() -> str:
-        made["transport"], how = session.log_in(link, made["transport"])
+        made["transport"], how = session.log_in(made["to"], made["transport"])
         stack.callback(made["transport"].close)
-        return f"as {link.daq_user}, with {how}"
+        return f"as {made['to'].user}, with {how}"
 
     def tunnel() -> str:
         session.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()

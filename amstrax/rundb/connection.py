@@ -137,16 +137,18 @@ def is_embedded(link: RunDatabase) -> bool:
     Raises
     ------
     RunDatabaseNotSet
-        When there are passwords for a database, but not where it is.
+        When anything is set for MongoDB or its tunnel, but not where it is.
     """
     if link.uri or link.daq_host:
         return False
-    secrets = {"DAQ_PASSWORD": link.daq_password, "MONGO_PASSWORD": link.mongo_password}
-    given = [name for name, value in secrets.items() if value]
+    given = [name for name in link.given if name.startswith(("DAQ_", "MONGO_"))]
     if given:
+        # A password tells most of what was meant
+        first = min(given, key=lambda name: (name not in settings.SECRETS, name))
+        more = f" (as are {len(given) - 1} more settings)" if len(given) > 1 else ""
         raise RunDatabaseNotSet(
-            f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} set, but not for which "
-            "host: set DAQ_HOST too, or unset what is set to use the embedded run database"
+            f"{first} is set, but not for which host{more}: set DAQ_HOST too, or unset what is set "
+            "to use the embedded run database"
         )
     return True
 

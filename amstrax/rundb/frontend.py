@@ -1,20 +1,26 @@
 """`RunDB`: how strax finds runs and data with the run database, and registers what it makes."""
 
-import getpass
 import logging
+import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import strax
 
-from amstrax.exceptions import AmstraxError, InvalidOption, RunNotFound
+from amstrax import settings
+from amstrax.exceptions import (
+    InvalidOption,
+    RunDatabaseUnreachable,
+    RunNotFound,
+)
 from amstrax.rundb import connection, documents
 from amstrax.rundb.data_finder import DataFinder
 from amstrax.rundb.entries import identity, new_entry
@@ -39,8 +45,9 @@ class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
 class RunDB(DataFinder):
     """Frontend that searches the run database for runs and data.
 
-    Nothing is asked of the run database before it is needed. While it cannot be reached, data is
-    not found here, which a warning says once; it is tried again from time to time.
+    Nothing is asked of the run database before it is needed. While it cannot be reached, runs and
+    data are not found with it, which a warning says once; it is tried again after `PAUSE`. Settings
+    that cannot be used, a log-in that is refused and an unknown host key are errors.
 
     Parameters
     ----------
@@ -107,7 +114,10 @@ class RunDB(DataFinder):
         self.backends = [RegisteringBackend()]
         self._client, self._collection = client, collection
         self._not_before = 0.0
-        self._is_gone = False
+        #: Whether the run database could not be reached when it was last tried
+        self.is_away = False
+        # Runs of which it has been said that their data is not registered
+        self._said: set[str] = set()
 
     @property
     def collection(self) -> Any:
@@ -139,10 +149,7 @@ class RunDB(DataFinder):
             if self._we_take(key.data_type) and self._support_superruns(key.run_id):
                 groups.setdefault((key.data_type, key.lineage_hash), []).append(key)
         for group in groups.values():
-            try:
-                found |= self._find_group(group, **kwargs)
-            except strax.DataNotAvailable:
-                continue
+            found |= self._find_group(group, **kwargs)
         return [found.get(id(key), False) for key in keys]
 
     def run_metadata(
@@ -161,6 +168,8 @@ class RunDB(DataFinder):
         ------
         strax.RunMetadataNotAvailable
             For an unknown run, and when the run database cannot be reached.
+        RunDatabaseError
+            When its settings cannot be used, or a log-in is refused.
         """
         fields = [projection] if isinstance(projection, str) else projection
         with self._reading(_NoMetadata):
@@ -182,7 +191,9 @@ class RunDB(DataFinder):
         """Remove the registration of data in `new_data_path`; the files stay."""
         assert self.new_data_path is not None
         entry = identity(key, self.new_data_path)
-        documents.remove_data(self.collection, self._one_id(key.run_id), entry, getpass.getuser())
+        documents.remove_data(
+            self.collection, self._one_id(key.run_id), entry, settings.login_name()
+        )
 
     def saver(self, key: strax.DataKey, metadata: dict, **kwargs: Any) -> RegisteringSaver:
         """Return a saver that registers the data in the run document when it is complete."""
@@ -195,19 +206,23 @@ class RunDB(DataFinder):
         if self.reader_ini_name_is_mode:
             projection["reader.ini.name"] = 1
         show = sys.stderr.isatty() or "ipykernel" in sys.modules
-        bar = partial(
-            strax.utils.tqdm,
-            total=self.collection.estimated_document_count() if show else None,
-            desc="Fetching run info from MongoDB",
-            disable=not show,
-        )
+        found: list[dict[str, Any]] = []
+        with suppress(strax.DataNotAvailable), self._reading():
+            bar = partial(
+                strax.utils.tqdm,
+                total=self.collection.estimated_document_count() if show else None,
+                desc="Fetching run info from MongoDB",
+                disable=not show,
+            )
+            found = documents.read(self.collection, {}, projection, watch=bar)
         count = 0
-        for document in documents.read(self.collection, {}, projection, watch=bar):
+        for document in found:
             row = self._row(document, wanted)
             if row is not None:
                 count += 1
                 yield row
-        log.info("%d runs in the run database (%s)", count, self._place())
+        if not self.is_away:
+            log.info("%d runs in the run database (%s)", count, self._place())
 
     def _list_available(
         self,
@@ -238,7 +253,9 @@ class RunDB(DataFinder):
         if write:
             return self._where_to_write(key)
         fields = [f"data.{field}" for field in (*_ENTRY_FIELDS, "meta.lineage")]
-        with self._reading():
+        found: list[dict[str, Any]] = []
+        # While it is away, new data may be in the folder
+        with suppress(strax.DataNotAvailable), self._reading():
             found = self._documents(key.run_id, fields)
         entries = [entry for document in found for entry in documents.data_of(document)]
         hosts = self.host_names() if self.local_only else None
@@ -254,23 +271,21 @@ class RunDB(DataFinder):
     @contextmanager
     def _reading(self, error_class: type[Exception] = strax.DataNotAvailable) -> Iterator[None]:
         """Turn errors of the run database into one warning, and into `error_class`."""
-        from pymongo.errors import PyMongoError
-
         if time.monotonic() < self._not_before:
             raise error_class("the run database cannot be reached")
         try:
             yield
-        except (strax.DataNotAvailable, strax.RunMetadataNotAvailable, InvalidOption):
-            raise
-        except (AmstraxError, PyMongoError, OSError) as error:
+        except Exception as error:
+            if not _is_absence(error):
+                raise
             self._not_before = time.monotonic() + PAUSE
-            if not self._is_gone:
-                self._is_gone = True
+            if not self.is_away:
+                self.is_away = True
                 log.warning("working without the run database: %s", error)
             raise error_class(f"the run database cannot be reached: {error}") from error
-        if self._is_gone:
-            self._is_gone = False
-            log.info("the run database is there again")
+        if self.is_away:
+            self.is_away = False
+            log.info("the run database is reached again")
 
     def _documents(
         self,
@@ -320,7 +335,8 @@ class RunDB(DataFinder):
         fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
         if is_fuzzy:
             fields.append("data.meta.lineage")
-        with self._reading():
+        found: list[dict[str, Any]] = []
+        with suppress(strax.DataNotAvailable), self._reading():
             found = documents.read(self.collection, condition, fields)
         entries: dict[Any, list[dict[str, Any]]] = {}
         for document in found:
@@ -373,10 +389,13 @@ class RunDB(DataFinder):
     def _where_to_write(self, key: strax.DataKey) -> tuple[str, str]:
         assert self.new_data_path is not None
         try:
-            documents.find_run(self.collection, key.run_id, self.runid_field, ["_id"])
+            with self._reading():
+                documents.find_run(self.collection, key.run_id, self.runid_field, ["_id"])
         except RunNotFound as error:
             log.warning("%s is not stored with the run database: %s", key, error)
             raise strax.DataNotAvailable(str(error)) from error
+        except strax.DataNotAvailable:
+            log.debug("%s is stored without asking the run database", key)
         path = self.new_data_path / str(key)
         if path.exists() and self.overwrite == "never":
             raise strax.DataExistsError(at=str(path), message=f"{path} exists already")
@@ -385,14 +404,27 @@ class RunDB(DataFinder):
     def _register(self, key: strax.DataKey, metadata: Mapping[str, Any]) -> None:
         """Add complete data to the run document.
 
-        Raises
-        ------
-        RunDatabaseError
-            When that cannot be done; the data stays, and is registered when it is looked for again.
+        While the run database cannot be reached, or does not know the run, the data stays, a
+        warning tells the remedy, and it is registered when it is looked for again.
         """
         assert self.new_data_path is not None
         entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
-        documents.add_data(self.collection, self._one_id(key.run_id), entry)
+        try:
+            with self._reading():
+                documents.add_data(self.collection, self._one_id(key.run_id), entry)
+        except (RunNotFound, strax.DataNotAvailable) as error:
+            log.log(
+                logging.DEBUG if key.run_id in self._said else logging.WARNING,
+                "data of run %s in %s is not registered (%s): later look for it again with this "
+                "RunDB, as by st.is_stored(%r, %r)",
+                key.run_id,
+                self.new_data_path,
+                error,
+                key.run_id,
+                key.data_type,
+            )
+            self._said.add(key.run_id)
+            return
         log.info("%s is registered in the run database", key)
 
     def _unregistered(self, key: strax.DataKey, allow_incomplete: bool) -> Path | None:
@@ -401,9 +433,8 @@ class RunDB(DataFinder):
             return None
         path = self.new_data_path / str(key)
         if path.is_dir() and not self._is_broken(path, allow_incomplete=False):
-            if not self.readonly:
-                with self._reading():
-                    self._register(key, self.backends[0].get_metadata(str(path)))
+            if not self.readonly and not self.is_away:
+                self._register(key, self.backends[0].get_metadata(str(path)))
             return path
         being_written = path.with_name(f"{path.name}_temp")
         return being_written if allow_incomplete and being_written.is_dir() else None
@@ -413,8 +444,39 @@ class RunDB(DataFinder):
 RunDB.__module__ = "amstrax.rundb"
 
 
+def _is_absence(error: Exception) -> bool:
+    """Return whether an error says that the run database is away, and not that it is misused."""
+    from pymongo.errors import ConnectionFailure, PyMongoError
+
+    kinds = (RunDatabaseUnreachable, ConnectionFailure)
+    return isinstance(error, kinds) or (isinstance(error, PyMongoError) and error.timeout)
+
+
 def _is_host(pattern: str) -> bool:
-    return any(re.match(pattern, name) for name in {socket.gethostname(), socket.getfqdn()})
+    return bool(re.match(pattern, socket.gethostname()) or re.match(pattern, _full_name()))
+
+
+_full_names: dict[str, str] = {}
+_lock = threading.Lock()
+
+
+def _full_name() -> str:
+    """Return the full name of this host, asked of the name server once per process."""
+    name = socket.gethostname()
+    if name not in _full_names:
+        with _lock:
+            if name not in _full_names:
+                _full_names[name] = socket.getfqdn()
+    return _full_names[name]
+
+
+def _renew_lock() -> None:
+    # A thread of the parent may have held it
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _any_of(filters: list[dict[str, Any]], field: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
-from amstrax.rundb.lookup import Lookup, id_bytes, row_of
+from amstrax.rundb.lookup import Lookup, row_of
 from amstrax.rundb.queries import Document, Projection
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ class LocalCollection:
 
     def distinct(self, key: str, filter: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the different values of a field, also in arrays."""
-        path = key.split(".")
-        found: dict[bytes, Any] = {}
+        path = queries.parts_of(key)
+        if any(map(str.isdigit, path)):
+            raise NotAvailable(f"the embedded run database has no distinct of an index: {key!r}")
+        found: dict[tuple, Any] = {}
         for document in self.find(filter, {path[0]: 1}):
             for value in queries.values_at(document, path):
-                found.setdefault(id_bytes(value), value)
+                found.setdefault(queries.order_key(value), value)
         return list(found.values())
 
     def insert_one(self, document: Document) -> "InsertOneResult":
@@ -93,7 +95,7 @@ class LocalCollection:
     def insert_many(
         self, documents: Iterable[Document], ordered: bool = True
     ) -> "InsertManyResult":
-        """Insert documents; either all of them or, on an error, none.
+        """Insert documents; either all of them or, on an error and unlike MongoDB, none.
 
         Raises
         ------
@@ -113,16 +115,26 @@ class LocalCollection:
         return InsertManyResult(ids, True)
 
     def update_one(
-        self, filter: Mapping[str, Any], update: Mapping[str, Any], upsert: bool = False
+        self,
+        filter: Mapping[str, Any],
+        update: Mapping[str, Any],
+        upsert: bool = False,
+        array_filters: Any = None,
     ) -> "UpdateResult":
         """Update the first document that matches."""
-        return self._update(filter, self._updater(filter, update), upsert, limit=1)
+        apply = self._updater(filter, update, array_filters)
+        return self._update(filter, apply, upsert, limit=1)
 
     def update_many(
-        self, filter: Mapping[str, Any], update: Mapping[str, Any], upsert: bool = False
+        self,
+        filter: Mapping[str, Any],
+        update: Mapping[str, Any],
+        upsert: bool = False,
+        array_filters: Any = None,
     ) -> "UpdateResult":
         """Update all documents that match: all of them or, on an error, none."""
-        return self._update(filter, self._updater(filter, update), upsert, limit=0)
+        apply = self._updater(filter, update, array_filters)
+        return self._update(filter, apply, upsert, limit=0)
 
     def replace_one(
         self, filter: Mapping[str, Any], replacement: Mapping[str, Any], upsert: bool = False
@@ -148,12 +160,13 @@ class LocalCollection:
         sort: Any = None,
         upsert: bool = False,
         return_document: bool = False,
+        array_filters: Any = None,
     ) -> Document | None:
         """Update the first document that matches, by `sort`, and return it.
 
         As it was before, unless `return_document` is `pymongo.ReturnDocument.AFTER`.
         """
-        apply = self._updater(filter, update)
+        apply = self._updater(filter, update, array_filters)
         project = Projection(projection)
         with self.database.client._transaction() as connection:
             found = self._select(connection, filter, None, 1, queries.sort_order(sort or ()))
@@ -189,10 +202,12 @@ class LocalCollection:
         self.delete_many({})
 
     def _updater(
-        self, filter: Mapping[str, Any], update: Mapping[str, Any]
+        self, filter: Mapping[str, Any], update: Mapping[str, Any], array_filters: Any
     ) -> Callable[[Document | None], Document]:
-        condition = queries.checked_filter(filter)
-        return lambda document: queries.apply_update(document, condition, update)
+        if array_filters is not None:
+            raise NotAvailable("the embedded run database has no array_filters: update by index")
+        condition, changes = queries.checked_filter(filter), queries.check_update(update)
+        return lambda document: queries.apply_update(document, condition, changes)
 
     def _update(
         self,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
 from amstrax.rundb.queries import Document
 
@@ -34,8 +35,8 @@ class Lookup:
     """The rows that can match a filter, and whether each does.
 
     Conditions on ``_id``, ``name`` and ``number`` that ask for one value or one of some are looked
-    up in the index. Documents in which name or number is a list, or a number beyond SQLite's, are
-    "odd": they are always looked at, since the index says nothing of them.
+    up in the index. Documents in which name or number is neither missing, null, a text nor a number
+    that SQLite keeps are "odd": they are always looked at, since the index says nothing of them.
     """
 
     def __init__(self, collection: str, condition: Document):
@@ -102,6 +103,7 @@ class Lookup:
         fields = queries.top_level_fields(self.rest)
         all_fields = queries.top_level_fields(self.condition)
         needed_bytes = queries.needed_bytes(self.rest)
+        rest, whole = queries.compiled(self.rest), queries.compiled(self.condition)
         where, parameters = self._where()
         statement = (
             "SELECT seq, name, number, odd, body FROM documents "
@@ -112,16 +114,16 @@ class Lookup:
             rows = read(statement, [self.collection, last, *parameters, batch])
             for seq, name, number, odd, body in rows:
                 if odd:
-                    condition, needed = self.condition, all_fields
+                    test, needed = whole, all_fields
                 else:
                     if "name" in self.sets and name not in self.sets["name"]:
                         continue
                     if "number" in self.sets and number not in self.sets["number"]:
                         continue
-                    condition, needed = self.rest, fields
+                    test, needed = rest, fields
                 if not all(part in body for part in needed_bytes):
                     continue
-                if not condition or queries.matches(queries.decode_fields(body, needed), condition):
+                if not needed or test(queries.decode_fields(body, needed)):
                     yield seq, body
             if len(rows) < batch:
                 return
@@ -185,13 +187,24 @@ def row_of(document: Document) -> tuple[bytes, Any, Any, bool, bytes]:
             columns.append(value)
         else:
             columns.append(None)
-            odd = odd or isinstance(value, (list, int, float)) and not isinstance(value, bool)
+            odd = odd or value is not None
     return id_bytes(document["_id"]), columns[0], columns[1], odd, body
 
 
 def id_bytes(value: Any) -> bytes:
+    """Return the bytes of an ``_id``, by which there is one document of it.
+
+    Raises
+    ------
+    NotAvailable
+        For kinds that MongoDB does not take, or does not tell from others by their bytes.
+    """
     import bson
 
+    if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
+        raise NotAvailable(
+            f"the embedded run database has no _id as {value!r}: take a number, text or ObjectId"
+        )
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return bson.encode({"": value})

@@ -1,36 +1,54 @@
 """What the embedded store understands of MongoDB's filters, projections, sort orders and updates.
 
-Documents are plain dicts, as `bson.decode` gives them. Matching and updating follow mongomock, one
-document at a time; which documents, in which order, and that no two writers meet is up to
-`amstrax.rundb.local`. Whatever is outside the subset below is refused, never ignored.
+Documents are plain dicts, as `bson.decode` gives them, one at a time; which documents, in which
+order, and that no two writers meet is up to `amstrax.rundb.local`. Whatever is outside the subset
+below is refused, never ignored or done otherwise than by MongoDB.
 
 - filters: fields (with dots, through arrays), the operators in `FILTER_OPERATORS`
 - projections: names of fields to have, or to leave out; ``_id`` on its own
 - sort: one or several fields, 1 or -1
-- updates: the operators in `UPDATE_OPERATORS`
+- updates: the operators in `UPDATE_OPERATORS`, ``$each``, and one ``$`` in a path
 """
 
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import bson
 
 from amstrax.exceptions import NotAvailable
-
-Document = dict[str, Any]
-
-FILTER_OPERATORS = frozenset(
-    ("$and", "$or", "$nor", "$not", "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin")
-    + ("$exists", "$type", "$regex", "$options", "$elemMatch", "$size", "$all")
+from amstrax.rundb.matching import (
+    FILTER_OPERATORS,
+    LOGICAL,
+    MISSING,
+    Document,
+    compiled,
+    leaves,
+    order_key,
+    parts_of,
+    plain,
 )
-UPDATE_OPERATORS = frozenset(
-    ("$set", "$unset", "$setOnInsert", "$inc", "$min", "$max")
-    + ("$push", "$addToSet", "$pull", "$pullAll")
-)
-_LOGICAL = ("$and", "$or", "$nor")
+from amstrax.rundb.updating import UPDATE_OPERATORS, apply_update, check_update
+
+__all__ = [
+    "FILTER_OPERATORS",
+    "UPDATE_OPERATORS",
+    "Document",
+    "Projection",
+    "apply_update",
+    "check_update",
+    "checked_filter",
+    "compiled",
+    "decode_fields",
+    "needed_bytes",
+    "order_key",
+    "parts_of",
+    "sort_order",
+    "sorted_documents",
+    "top_level_fields",
+    "values_at",
+]
 
 #: Number of bytes that a BSON element's value has, by its type, for types where that is always so
 _FIXED_LENGTH = {
@@ -43,7 +61,7 @@ _REGEX = 0x0B
 
 
 def checked_filter(condition: Mapping[str, Any] | None) -> Document:
-    """Return a filter ready for `matches`.
+    """Return a filter ready for `compiled`.
 
     Raises
     ------
@@ -54,23 +72,16 @@ def checked_filter(condition: Mapping[str, Any] | None) -> Document:
         return {}
     if not isinstance(condition, Mapping):
         raise TypeError(f"a filter must be a mapping, not {condition!r}")
-    return _plain(condition)
-
-
-def matches(document: Document, condition: Document) -> bool:
-    """Return whether a document fulfils a filter from `checked_filter`."""
-    if not condition:
-        return True
-    from mongomock.filtering import filter_applies
-
-    return filter_applies(condition, document)
+    checked = plain(dict(condition))
+    compiled(checked)
+    return checked
 
 
 def top_level_fields(condition: Document) -> set[str]:
     """Return the fields of the document that a filter looks at."""
     fields: set[str] = set()
     for key, value in condition.items():
-        if key in _LOGICAL:
+        if key in LOGICAL:
             fields.update(*map(top_level_fields, value))
         else:
             fields.add(key.partition(".")[0])
@@ -93,25 +104,6 @@ def needed_bytes(condition: Document) -> list[bytes]:
         elif isinstance(value, dict) and value.keys() == {"$elemMatch"}:
             needed += needed_bytes(value["$elemMatch"])
     return needed
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` with types as in decoded BSON, operators checked."""
-    if isinstance(value, Mapping):
-        for key in value:
-            if key.startswith("$") and key not in FILTER_OPERATORS:
-                raise NotAvailable(
-                    f"the embedded run database has no filter operator {key}: it has "
-                    f"{', '.join(sorted(FILTER_OPERATORS))}"
-                )
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(UTC).replace(tzinfo=None)
-        return value.replace(microsecond=value.microsecond // 1000 * 1000)
-    return value
 
 
 class Projection:
@@ -137,7 +129,7 @@ class Projection:
             wanted = dict.fromkeys(wanted, 1)
         flags = {}
         for name, flag in (wanted or {}).items():
-            if not isinstance(flag, (bool, int, float)) or "$" in name:
+            if not isinstance(flag, (bool, int, float)) or "$" in name or name[:4] == "_id.":
                 raise NotAvailable(
                     f"the embedded run database has no projection {{{name!r}: {flag!r}}}: give "
                     "names of fields with 1, or with 0"
@@ -150,7 +142,9 @@ class Projection:
         self.include = next(iter(flags.values()), bool(self.with_id))
         self._tree: Document = {}
         for name in flags:
-            _grow(self._tree, name.split("."))
+            if any(other.startswith(f"{name}.") for other in flags):
+                raise ValueError(f"projection {wanted!r} asks for {name!r} and for a part of it")
+            _grow(self._tree, parts_of(name))
 
     def fields(self) -> set[str] | None:
         """Return the top-level fields that are needed, None for all."""
@@ -173,11 +167,9 @@ class Projection:
 
 
 def _grow(tree: Document, path: Sequence[str]) -> None:
-    """Add a path to a tree; a shorter path, which asks for more, wins."""
+    """Add a path to a tree."""
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
-        if tree is None:
-            return
     tree[path[-1]] = None
 
 
@@ -234,7 +226,8 @@ def sort_order(key: Any, direction: int | None = None) -> list[tuple[str, int]]:
         items = key.items() if isinstance(key, Mapping) else key
         pairs = [(item, 1) if isinstance(item, str) else tuple(item) for item in items]
     for name, way in pairs:
-        if not isinstance(name, str) or way not in (1, -1):
+        is_path = isinstance(name, str) and not any(map(str.isdigit, parts_of(name)))
+        if not is_path or way not in (1, -1):
             raise NotAvailable(
                 f"the embedded run database cannot sort by {name!r}: {way!r}; give fields with 1, "
                 "or -1"
@@ -246,109 +239,33 @@ def sorted_documents(
     items: list[Any], order: Sequence[tuple[str, int]], document: Callable[[Any], Document]
 ) -> list[Any]:
     """Return `items` in order, of which `document` gives the document of each."""
-    from mongomock.filtering import resolve_sort_key
-
     for name, way in reversed(order):
 
-        def key(item: Any, name: str = name) -> Any:
-            return resolve_sort_key(name, document(item))
+        def key(item: Any, name: str = name, way: int = way) -> tuple:
+            return _sort_key(document(item), parts_of(name), way)
 
         items = sorted(items, key=key, reverse=way < 0)
     return items
 
 
-def values_at(value: Any, path: Sequence[str]) -> list[Any]:
+def _sort_key(document: Document, parts: Sequence[str], way: int) -> tuple:
+    """Return the key of a document for a sort: of an array, its least or greatest element."""
+    found = []
+    for value, whole in leaves(document, parts):
+        if isinstance(value, list) and not whole:
+            found += value or [MISSING]
+        else:
+            found.append(None if value is MISSING else value)
+    keys = [order_key(value) for value in found or [None]]
+    return min(keys) if way > 0 else max(keys)
+
+
+def values_at(document: Document, path: Sequence[str]) -> list[Any]:
     """Return the values at a path, through arrays, as ``distinct`` sees them."""
-    if not path:
-        return list(value) if isinstance(value, list) else [value]
-    if isinstance(value, dict):
-        return values_at(value[path[0]], path[1:]) if path[0] in value else []
-    if isinstance(value, list):
-        return [v for item in value if isinstance(item, dict) for v in values_at(item, path)]
-    return []
-
-
-def apply_update(
-    document: Document | None, condition: Document, update: Mapping[str, Any]
-) -> Document:
-    """Return a document with an update applied.
-
-    Parameters
-    ----------
-    document
-        Document to update; it is not changed. None to make one, of what the filter says (upsert).
-    condition
-        Filter that has found it: ``$`` in a field's name is the array element that it matched.
-    update
-        Update with operators.
-
-    Raises
-    ------
-    pymongo.errors.WriteError
-        When a value is not of the kind that the operator needs.
-    NotAvailable
-        For operators that the embedded store does not know.
-    """
-    import mongomock
-    from pymongo.errors import WriteError
-
-    if not isinstance(update, Mapping) or not update:
-        raise ValueError(f"an update must be a mapping of operators, not {update!r}")
-    for operator in update:
-        if operator not in UPDATE_OPERATORS:
-            if not operator.startswith("$"):
-                raise ValueError(f"an update must be made of operators as $set, not {operator!r}")
-            raise NotAvailable(
-                f"the embedded run database has no update operator {operator}: it has "
-                f"{', '.join(sorted(UPDATE_OPERATORS))}"
-            )
-    paths = [path for fields in update.values() for path in fields]
-    for path in paths:
-        if any(part.startswith("$") and part != "$" for part in path.split(".")):
-            raise NotAvailable(f"the embedded run database cannot update {path!r}: $ alone can be")
-    plain = bson.decode(bson.encode(update))
-    scratch: Any = mongomock.MongoClient().db.scratch
-    if document is None:
-        scratch.update_one(condition, plain, upsert=True)
-        made: Any = scratch.find_one()
-        return {"_id": made.pop("_id"), **made}
-    # mongomock sees the part that matters: the rest stays as it was, to the last bit
-    touched = {path.partition(".")[0] for path in paths} | top_level_fields(condition) - {"_id"}
-    _check_pushes(document, plain)
-    scratch.insert_one({"_id": 0} | {k: v for k, v in document.items() if k in touched})
-    try:
-        scratch.update_one(_without_id(condition), plain)
-    except TypeError as error:
-        # How mongomock says that a value is of a kind that the operator cannot take
-        raise WriteError(f"cannot update {', '.join(paths)}: {error}", 14) from error
-    after: Any = scratch.find_one()
-    if after.pop("_id") != 0:
-        raise WriteError("an update cannot change _id", 66)
-    result = {
-        k: after.pop(k) if k in after else v
-        for k, v in document.items()
-        if k not in touched or k in after
-    }
-    return result | after
-
-
-def _without_id(condition: Document) -> Document:
-    """Return a filter that the part of a document without its true ``_id`` fulfils alike."""
-    return {key: value for key, value in condition.items() if key not in ("_id", *_LOGICAL)}
-
-
-def _check_pushes(document: Document, update: Document) -> None:
-    from pymongo.errors import WriteError
-
-    for operator in ("$push", "$addToSet", "$pull"):
-        for path in update.get(operator, ()):
-            if "." not in path and not isinstance(document.get(path, []), list):
-                if operator == "$pull" and path not in document:
-                    continue
-                raise WriteError(
-                    f"the field {path!r} must be an array for {operator}, but is "
-                    f"{type(document[path]).__name__}"
-                )
+    values: list[Any] = []
+    for value, _ in leaves(document, path):
+        values += value if isinstance(value, list) else [value]
+    return [value for value in values if value is not MISSING]
 
 
 def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:

@@ -1,23 +1,26 @@
 """SSH session with the DAQ host: to find it, to verify its key, to log in.
 
 Each step is a function with an error of its own, which says what to do; `connect` takes them all.
-The key of the host is verified against known_hosts, always.
+The key of the host is verified against known_hosts, always (see `amstrax.rundb.known_hosts`); where
+the host is, is in `amstrax.rundb.ssh_config`.
 """
 
+import base64
 import contextlib
 import functools
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import (
-    HostKeyRefused,
     RunDatabaseNotSet,
     RunDatabaseRefused,
     RunDatabaseUnreachable,
 )
+from amstrax.rundb import known_hosts
+from amstrax.rundb.ssh_config import Destination, ProxySocket, destination
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ log = logging.getLogger(__name__)
 #: name of who comes, in a name server that does not answer, let one wait for so long
 STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
-DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
 def step_timeout(link: RunDatabase) -> float:
@@ -45,18 +47,19 @@ def connect(link: RunDatabase) -> "paramiko.Transport":
     RunDatabaseUnreachable
         When there is no such host, or nothing that speaks SSH.
     HostKeyRefused
-        When its key is not in known_hosts, or another one.
+        When its key is revoked, not in known_hosts, or another one.
     RunDatabaseRefused
         When the log-in is refused.
     RunDatabaseNotSet
-        When there is nothing to log in with.
+        When there is nothing to log in with, or ssh's settings cannot be used.
     """
-    transport, _ = log_in(link, verified(link))
+    to = destination(link)
+    transport, _ = log_in(to, verified(to))
     transport.set_keepalive(KEEPALIVE)
     return transport
 
 
-def verified(link: RunDatabase) -> "paramiko.Transport":
+def verified(to: Destination) -> "paramiko.Transport":
     """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
 
     Raises
@@ -64,16 +67,16 @@ def verified(link: RunDatabase) -> "paramiko.Transport":
     RunDatabaseUnreachable, HostKeyRefused
         As `connect` does.
     """
-    transport = greet(link, dial(link))
+    transport = greet(to, dial(to))
     try:
-        verify_host(link, transport)
+        known_hosts.verify(to, transport.get_remote_server_key())
     except BaseException:
         transport.close()
         raise
     return transport
 
 
-def resolve(link: RunDatabase) -> list[str]:
+def resolve(to: Destination) -> list[str]:
     """Return the addresses of the DAQ host.
 
     Raises
@@ -82,34 +85,49 @@ def resolve(link: RunDatabase) -> list[str]:
         When there is no host of that name.
     """
     try:
-        found = socket.getaddrinfo(link.daq_host, link.daq_port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(to.host, to.port, to.family, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise RunDatabaseUnreachable(
-            f"no host {link.daq_host!r} is found ({error}): check DAQ_HOST, and whether this "
+            f"no host {to.host!r} is found ({error}): check DAQ_HOST, and whether this "
             "machine is online"
         ) from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
-def dial(link: RunDatabase) -> socket.socket:
-    """Return a connection to the SSH port of the DAQ host.
+def dial(to: Destination, addresses: Sequence[str] = ()) -> socket.socket:
+    """Return a connection to the SSH port of the DAQ host, or the one of its proxy.
+
+    Parameters
+    ----------
+    to
+        Where to connect to.
+    addresses
+        Addresses of the host, where they are known.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When there is no host of that name, or nothing listens there.
+        When there is no host of that name, nothing listens there, or no proxy starts.
     """
-    resolve(link)
     try:
-        return socket.create_connection((link.daq_host, link.daq_port), timeout=step_timeout(link))
+        if to.proxy:
+            return ProxySocket(to.proxy)
+        for address in addresses or resolve(to):
+            try:
+                return socket.create_connection((address, to.port), step_timeout(to.link))
+            except OSError as error:
+                failure = error
+        raise failure
     except OSError as error:
+        if isinstance(error, RunDatabaseUnreachable):
+            raise
         raise RunDatabaseUnreachable(
-            f"{link.daq_host} does not answer on port {link.daq_port} ({_reason(error)}): check "
+            f"{to.host} does not answer on port {to.port} ({_reason(error)}): check "
             "DAQ_HOST and DAQ_PORT, and whether this machine can reach it"
         ) from error
 
 
-def greet(link: RunDatabase, connection: socket.socket) -> "paramiko.Transport":
+def greet(to: Destination, connection: socket.socket) -> "paramiko.Transport":
     """Return the SSH session on a connection, encrypted, with nothing verified yet.
 
     Raises
@@ -119,94 +137,37 @@ def greet(link: RunDatabase, connection: socket.socket) -> "paramiko.Transport":
     """
     import paramiko
 
-    timeout = step_timeout(link)
-    transport = paramiko.Transport(connection)
+    timeout = step_timeout(to.link)
+    try:
+        transport = paramiko.Transport(connection)
+        options = transport.get_security_options()
+        options.key_types = known_hosts.preferred(to, options.key_types)
+    except BaseException:
+        connection.close()
+        raise
     transport.set_log_channel(_quiet_logger())
     transport.banner_timeout = transport.handshake_timeout = timeout
     # Hosts that ask elsewhere about their users are slow at it
     transport.auth_timeout = 2 * timeout
-    known = known_types(link)
-    options = transport.get_security_options()
-    options.key_types = sorted(options.key_types, key=lambda kind: kind not in known)
     try:
         transport.start_client(timeout=timeout)
         # It returns without a word when the time is over; this does not
         transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
+        if isinstance(connection, ProxySocket):
+            raise RunDatabaseUnreachable(
+                f"{to.host} is not reached through {' '.join(to.proxy)[:60]!r} "
+                f"({connection.reason() or _reason(error)}): check ssh's settings for it"
+            ) from error
         raise RunDatabaseUnreachable(
-            f"what listens on port {link.daq_port} of {link.daq_host} does not answer as an SSH "
+            f"what listens on port {to.port} of {to.host} does not answer as an SSH "
             f"server ({_reason(error)}): check DAQ_PORT, or try again later"
         ) from error
     return transport
 
 
-def verify_host(link: RunDatabase, transport: "paramiko.Transport") -> None:
-    """Compare the key of the host with known_hosts.
-
-    Raises
-    ------
-    HostKeyRefused
-        When it is not there (the message has the line to add), or is another one.
-    """
-    key = transport.get_remote_server_key()
-    known = list(known_keys(link))
-    if any(each.asbytes() == key.asbytes() for each, _ in known):
-        return
-    name = known_name(link)
-    if known:
-        places = ", ".join(dict.fromkeys(place for _, place in known))
-        raise HostKeyRefused(
-            f"{name} shows the key {key.get_name()} {key.fingerprint}, which is not the one known "
-            f"of it ({places}): somebody may be listening in. Ask who runs the host; only if its "
-            f"key is a new one, take the old one away: ssh-keygen -R '{name}' "
-            f"-f {link.known_hosts[0]}"
-        )
-    raise HostKeyRefused(
-        f"{name} is not a known host; it shows the key {key.fingerprint}. If who runs the host "
-        f"says that this is its key, add to {link.known_hosts[0]} the line\n"
-        f"{name} {key.get_name()} {key.get_base64()}"
-    )
-
-
-def known_name(link: RunDatabase) -> str:
-    """Return the DAQ host as known_hosts names it."""
-    return link.daq_host if link.daq_port == 22 else f"[{link.daq_host}]:{link.daq_port}"
-
-
-def known_keys(link: RunDatabase) -> Iterator[tuple["paramiko.PKey", str]]:
-    """Yield each key that known_hosts has for the DAQ host, and the place of its line."""
-    import paramiko
-    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
-
-    name = known_name(link)
-    for path in link.known_hosts:
-        for number, line in enumerate(_lines(path), 1):
-            if not line.strip() or line.lstrip().startswith(("#", "@")):
-                continue
-            try:
-                entry = HostKeyEntry.from_line(line, number)
-            except (InvalidHostKey, paramiko.SSHException):
-                continue
-            if entry is None or entry.key is None:
-                continue
-            # One line at a time: a host may have several keys of one kind
-            keys = paramiko.HostKeys()
-            for host in entry.hostnames or []:
-                keys.add(host, entry.key.get_name(), entry.key)
-            if keys.lookup(name):
-                yield entry.key, f"{path}, line {number}"
-
-
-def known_types(link: RunDatabase) -> set[str]:
-    """Return the algorithms of the keys that are known of the DAQ host."""
-    kinds = {key.get_name() for key, _ in known_keys(link)}
-    if "ssh-rsa" in kinds:
-        kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
-    return kinds
-
-
-def log_in(link: RunDatabase, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
+def log_in(to: Destination, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
     """Log in on a verified session; return the session that is logged in, and with what.
 
     A key file that is set is tried first, and then the password; with neither, the keys of the SSH
@@ -225,25 +186,25 @@ def log_in(link: RunDatabase, transport: "paramiko.Transport") -> tuple["paramik
 
     tried: list[str] = []
     try:
-        for what, attempt in _credentials(link):
+        for what, attempt in _credentials(to):
             if tried:
                 # Some servers hang up at a second attempt, and some after a few
                 transport.close()
-                transport = verified(link)
+                transport = verified(to)
             try:
                 attempt(transport)
             except paramiko.AuthenticationException as error:
                 tried.append(f"{what} ({_reason(error)})")
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise RunDatabaseUnreachable(
-                    f"{link.daq_host} ended the session while logging in ({_reason(error)}): try "
+                    f"{to.host} ended the session while logging in ({_reason(error)}): try "
                     "again later"
                 ) from error
             else:
                 if transport.is_authenticated():
                     return transport, what
                 tried.append(f"{what} (accepted, but the host asks for more than that)")
-        who = f"{link.daq_user}@{link.daq_host}"
+        who = f"{to.user}@{to.host}"
         if not tried:
             raise RunDatabaseNotSet(
                 f"nothing to log in with as {who}: set DAQ_KEY_FILE or DAQ_PASSWORD, or start an "
@@ -259,40 +220,54 @@ def log_in(link: RunDatabase, transport: "paramiko.Transport") -> tuple["paramik
 
 
 def _credentials(
-    link: RunDatabase,
+    to: Destination,
 ) -> Iterator[tuple[str, Callable[["paramiko.Transport"], Any]]]:
+    link = to.link
+    if not to.user:
+        raise RunDatabaseNotSet(
+            f"no user to log in to {to.host} as, and this user id has no name: set DAQ_USER"
+        )
     keys: Iterable[tuple[str, Any]] = ()
     if link.daq_key_file is not None:
         path = link.daq_key_file
         keys = [(f"the key {path}", read_key(path, link.daq_key_password))]
     elif link.daq_password is None:
-        keys = _usual_keys()
+        keys = _usual_keys(to)
     for what, key in keys:
-        yield what, functools.partial(_with_key, link, key)
+        yield what, functools.partial(_with_key, to, key)
     if link.daq_password is not None:
-        yield "the password", functools.partial(_with_password, link)
+        yield "the password", functools.partial(_with_password, to)
 
 
-def _with_key(link: RunDatabase, key: Any, transport: "paramiko.Transport") -> None:
-    transport.auth_publickey(link.daq_user, key)
+def _with_key(to: Destination, key: Any, transport: "paramiko.Transport") -> None:
+    transport.auth_publickey(to.user, key)
 
 
-def _with_password(link: RunDatabase, transport: "paramiko.Transport") -> None:
-    transport.auth_password(link.daq_user, link.daq_password)
+def _with_password(to: Destination, transport: "paramiko.Transport") -> None:
+    transport.auth_password(to.user, to.link.daq_password)
 
 
-def _usual_keys() -> Iterator[tuple[str, Any]]:
+def _usual_keys(to: Destination) -> Iterator[tuple[str, Any]]:
     import paramiko
 
-    with contextlib.closing(paramiko.Agent()) as agent:
-        for key in agent.get_keys():
-            yield f"the agent's key {key.fingerprint}", key
-    for name in DEFAULT_KEYS:
-        path = Path("~/.ssh", name).expanduser()
+    wanted = {key for path in to.identities for key in _public_keys(path)}
+    if to.has_agent:
+        with contextlib.closing(paramiko.Agent()) as agent:
+            for key in agent.get_keys():
+                if not to.identities_only or key.asbytes() in wanted:
+                    yield f"the agent's key {key.fingerprint}", key
+    for path in to.identities:
         if path.is_file():
             # Those with a password are for an agent
             with contextlib.suppress(RunDatabaseNotSet):
                 yield f"the key {path}", read_key(path, None)
+
+
+def _public_keys(path: Path) -> Iterator[bytes]:
+    """Yield the public key beside a private one, or the one that is there in its place."""
+    for each in (path.with_name(f"{path.name}.pub"), path):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
 
 
 def read_key(path: Path, password: str | None) -> "paramiko.PKey":
@@ -362,13 +337,6 @@ def open_channel(
 
 class SessionDied(RunDatabaseUnreachable):
     """An SSH session that was alive does not answer."""
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 def _reason(error: BaseException) -> str:
