@@ -339,8 +339,13 @@ def test_jobs_of_other_machines_are_not_known(engine):
     assert engine.state("1@" + engine.host) == base.JobState(
         "gone", reason="the local engine does not know it (any more)"
     )
-    with pytest.raises(EngineUnreachable, match="1@elsewhere was submitted on another machine"):
-        engine.states(["1@elsewhere"])
+    assert engine.state("1@elsewhere") == base.JobState(
+        "unknown", reason="it was submitted on elsewhere"
+    )
+    for odd in ("", "1", "../1@" + engine.host, "9" * 300 + "@" + engine.host, "\0@x"):
+        assert engine.state(odd).state == "gone"
+        with pytest.raises(InvalidOption, match="is no id of a job"):
+            engine.cancel(odd if odd != "1" else "x")
     with pytest.raises(EngineUnreachable, match="another machine"):
         engine.cancel("1@elsewhere")
 

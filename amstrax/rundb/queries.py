@@ -10,6 +10,7 @@ document at a time; which documents, in which order, and that no two writers mee
 - updates: the operators in `UPDATE_OPERATORS`
 """
 
+import functools
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -63,7 +64,38 @@ def matches(document: Document, condition: Document) -> bool:
         return True
     from mongomock.filtering import filter_applies
 
-    return filter_applies(condition, document)
+    try:
+        return filter_applies(condition, document)
+    except (NotImplementedError, TypeError):
+        # A value of a type that mongomock does not compare
+        return filter_applies(comparable(condition), comparable(document))
+
+
+def comparable(value: Any) -> Any:
+    """Return a value in which types that mongomock does not compare are others, of like order.
+
+    Decimals are numbers, dates beyond Python's the first and the last; what cannot be compared with
+    anything is empty binary data, which is neither below nor above numbers, texts and dates.
+    """
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [comparable(item) for item in value]
+    if isinstance(value, bson.Decimal128):
+        return float(value.to_decimal())
+    if isinstance(value, bson.DatetimeMS):
+        return datetime.min if int(value) < 0 else datetime.max
+    if isinstance(value, (type(None), bool, int, float, str, bytes, datetime, bson.ObjectId)):
+        return value
+    return b""
+
+
+@functools.cache
+def codec() -> Any:
+    """Return how documents are decoded: dates beyond Python's stay what they are."""
+    from bson.codec_options import CodecOptions, DatetimeConversion
+
+    return CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 def top_level_fields(condition: Document) -> set[str]:
@@ -253,7 +285,13 @@ def sorted_documents(
         def key(item: Any, name: str = name) -> Any:
             return resolve_sort_key(name, document(item))
 
-        items = sorted(items, key=key, reverse=way < 0)
+        def key_of_odd(item: Any, name: str = name) -> Any:
+            return resolve_sort_key(name, comparable(document(item)))
+
+        try:
+            items = sorted(items, key=key, reverse=way < 0)
+        except (NotImplementedError, TypeError):
+            items = sorted(items, key=key_of_odd, reverse=way < 0)
     return items
 
 
@@ -306,18 +344,22 @@ def apply_update(
     for path in paths:
         if any(part.startswith("$") and part != "$" for part in path.split(".")):
             raise NotAvailable(f"the embedded run database cannot update {path!r}: $ alone can be")
-    plain = bson.decode(bson.encode(update))
+    plain = bson.decode(bson.encode(update), codec())
     scratch: Any = mongomock.MongoClient().db.scratch
     if document is None:
         scratch.update_one(condition, plain, upsert=True)
         made: Any = scratch.find_one()
         return {"_id": made.pop("_id"), **made}
     # mongomock sees the part that matters: the rest stays as it was, to the last bit
-    touched = {path.partition(".")[0] for path in paths} | top_level_fields(condition) - {"_id"}
+    touched = {path.partition(".")[0] for path in paths}
+    # Which element of an array the filter has found is for it to find again
+    is_positional = any("$" in path.split(".") for path in paths)
+    if is_positional:
+        touched |= top_level_fields(condition) - {"_id"}
     _check_pushes(document, plain)
     scratch.insert_one({"_id": 0} | {k: v for k, v in document.items() if k in touched})
     try:
-        scratch.update_one(_without_id(condition), plain)
+        scratch.update_one(_without_id(condition) if is_positional else {}, plain)
     except TypeError as error:
         # How mongomock says that a value is of a kind that the operator cannot take
         raise WriteError(f"cannot update {', '.join(paths)}: {error}", 14) from error
@@ -362,7 +404,7 @@ def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:
         Names of those wanted; None for all.
     """
     if fields is None:
-        return bson.decode(data)
+        return bson.decode(data, codec())
     wanted = {name.encode() for name in fields}
     parts = []
     position, end = 4, len(data) - 1
@@ -382,4 +424,4 @@ def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:
             parts.append(data[position:after])
         position = after
     body = b"".join(parts)
-    return bson.decode(struct.pack("<i", len(body) + 5) + body + b"\0")
+    return bson.decode(struct.pack("<i", len(body) + 5) + body + b"\0", codec())
