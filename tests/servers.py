@@ -94,6 +94,16 @@ def need(there: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
+_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+
+def with_clock(offset: str) -> dict[str, str]:
+    """Return the environment of a process whose clock is ahead or behind, as by ``+20m``."""
+    need(Path(_FAKETIME).exists(), "needs libfaketime: apt-get install faketime")
+    fake = {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return os.environ | fake
+
+
 class Server:
     """A process that listens on `port`, with its log in `folder`."""
 

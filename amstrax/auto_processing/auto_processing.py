@@ -326,7 +326,7 @@ class Loop:
             self._submit_one(document)
 
     def _submit_one(self, document: "scheduling.Document") -> None:
-        from amstrax.auto_processing import submit_stbc
+        from amstrax.auto_processing import scheduling, submit_stbc
         from amstrax.rundb import documents
 
         # The tag is for one series of attempts; what has failed before does not count

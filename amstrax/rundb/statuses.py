@@ -183,14 +183,13 @@ def record_failure(
 def _mend_count(collection: Any, _id: Any) -> None:
     """Make the count of failures a number, and their list a list, where they are neither."""
     found = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"]) or {}
-    count, failures = found.get("processing_failed"), found.get("processing_failures")
-    change: Filter = {}
-    if type(count) not in (int, type(None)) or count != failures_of(found):
-        change["processing_failed"] = failures_of(found)
-    if not isinstance(failures, list):
-        change["processing_failures"] = []
-    if change:
-        collection.update_one({"_id": _id}, {"$set": change})
+    # Where they are still odd then, so that what others count meanwhile stays
+    kinds = {"processing_failed": ("int", "long"), "processing_failures": ("array",)}
+    values = {"processing_failed": failures_of(found), "processing_failures": []}
+    for field, types in kinds.items():
+        if field in found and found[field] != values[field] and not isinstance(found[field], list):
+            is_odd = {"$nor": [{field: {"$type": kind}} for kind in types]}
+            collection.update_one({"_id": _id, **is_odd}, {"$set": {field: values[field]}})
 
 
 def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
