@@ -31,7 +31,7 @@ from amstrax.rundb import documents, get_mongo_collection, transfer
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
 #: More than anything here takes on a slow machine with much to do [s]
-LONG = 240
+LONG = 480
 
 
 # Loops that a test has started: none outlives it
@@ -652,10 +652,12 @@ def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
     elsewhere = document("at work on another machine")
     assert documents.status_of(elsewhere).status == "running"
     said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
-    assert sum("000401" in line and "not recorded" in line for line in said) == 1
+    # What cannot be recorded is said, less often each time
+    assert 1 <= sum("000401" in line and "not recorded" in line for line in said) <= 5
+    said = [line for line in said if "000401" not in line]
     assert sum("holds no number: counting on from the jobs" in line for line in said) == 1
     # Each is said once, also the two of one number; no round has failed for it
-    assert len(said) == len({*said}) + 1 == len(kinds) + 2, said
+    assert len(said) == len({*said}) + 1 == len(kinds) + 1, said
     assert not any("this round failed" in line or "trying again" in line for line in said)
     # Further rounds have nothing to say
     caplog.clear()

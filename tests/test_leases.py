@@ -147,7 +147,7 @@ def test_a_job_that_cannot_renew_stops_and_another_takes_over(
         password = quote_plus(MONGO_USERS["writer"][0])
         uri = f"mongodb://writer:{password}@{LOCALHOST}:{server.port}"
         monkeypatch.setenv("AMSTRAX_MONGO_URI", uri)
-        monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "120")
+        monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "3")
         runs = get_mongo_collection("xams")
         add_run(runs, live_runs)
         out, folder = tmp_path / "out", copy_run(live_runs, tmp_path / "copy", end=False)

@@ -312,16 +312,18 @@ def test_disk_full(runs, live_runs, tmp_path, expected):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_told_to_stop(runs, live_runs, out, tmp_path, start_tool, expected):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop(number, runs, live_runs, out, tmp_path, start_tool, expected):
     add_run(runs, live_runs)
     folder = copy_run(live_runs, tmp_path / "copy", end=False)
     child = start_tool(
         process_run.main, SHORT, TARGET, f"--output_folder={out}", f"--live_data_dir={folder}"
     )
     wait(lambda: status(runs).status == "running", child.text)
-    child.signal(signal.SIGTERM)
+    child.signal(number)
     assert child.result() == 1
-    assert status(runs).status == "failed" and "stopped by SIGTERM" in status(runs).reason
+    assert status(runs).status == "failed"
+    assert f"stopped by {signal.Signals(number).name}" in status(runs).reason
     end_run(folder)
     assert processed(TARGET, f"--output_folder={out}", f"--live_data_dir={folder}") == 0
     assert is_as_expected(runs, expected)

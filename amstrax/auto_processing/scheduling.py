@@ -209,10 +209,13 @@ def key_of(document: Document) -> str:
 
 
 def _may_have_source(document: Document, wanted: Wanted) -> bool:
+    name = documents.name_of(document)
+    if name is None or not _RUN_FOLDER.fullmatch(name):
+        return True
     try:
-        return documents.name_of(document) is None or has_source(document, wanted)
+        return has_source(document, wanted)
     except (OSError, RuntimeError, ValueError) as error:
-        log.debug("where data of run %s is: %r", documents.name_of(document), error)
+        log.debug("where data of run %s is: %r", name, error)
         return True
 
 

@@ -318,6 +318,7 @@ def work_of(document: Document) -> tuple[tuple[str | None, str | None, str | Non
     made = set()
     for entry in data if isinstance(data, list) else ():
         if not isinstance(entry, dict):
+            is_odd = is_odd or isinstance(entry, list)
             continue
         kind, host = entry.get("type"), entry.get("host")
         if _is_text(kind) and _is_text(host):
