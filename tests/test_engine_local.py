@@ -384,6 +384,21 @@ def test_files_of_a_job_that_are_damaged(name, text, engine, tmp_path):
     engine.cancel(job_id)
 
 
+def test_a_lock_that_cannot_be_looked_at_is_about_its_job_alone(engine, tmp_path):
+    given = job(tmp_path, "exit 0")
+    job_id, other = engine.submit(given), engine.submit(given)
+    for one in (job_id, other):
+        ended(engine, one)
+    folder = engine.folder / "jobs/1"
+    for name in ("lock", "exit.json"):
+        (folder / name).unlink()
+    (folder / "lock").mkdir()
+    states = engine.states([job_id, other])
+    assert [states[one].state for one in (job_id, other)] == ["unknown", "done"]
+    assert "cannot be read" in states[job_id].reason
+    assert engine.jobs() == []
+
+
 def test_state_is_on_disk_before_it_counts(engine, tmp_path, monkeypatch):
     """Each file is written apart, put on disk, and then takes the place of the one before."""
     done = []

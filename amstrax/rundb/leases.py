@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from amstrax.exceptions import RunDatabaseError, RunNotFound
+from amstrax.exceptions import InvalidRunDocument, RunDatabaseError, RunNotFound
 from amstrax.rundb import connection
 from amstrax.rundb.fields import COPY_CLAIM, PROCESSING_CLAIM, name_of, this_host
 from amstrax.rundb.filters import Filter, is_unclaimed
@@ -268,11 +268,17 @@ def held(
 
     Raises
     ------
+    InvalidRunDocument
+        When the document has neither number nor name.
     RunDatabaseError
         When the run database cannot be asked.
     """
     run_id = name_of(document)
-    assert run_id is not None
+    if run_id is None:
+        raise InvalidRunDocument(
+            f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
+            "number of its run"
+        )
     lease = Lease(collection, run_id, field=field, lifetime=lifetime)
     if not lease.acquire():
         yield None

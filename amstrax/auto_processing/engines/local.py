@@ -117,7 +117,7 @@ class LocalEngine(Engine):
             folder = self._jobs / str(number)
             if (folder / "exit.json").exists():
                 continue
-            state = _state(folder)
+            state = self._state_of(f"{number}@{self.host}")
             if state.alive:
                 name = str(_read(folder / "job.json").get("name", ""))
                 found.append(KnownJob(f"{number}@{self.host}", name, state))
@@ -133,7 +133,10 @@ class LocalEngine(Engine):
             return JobState(base.GONE, reason="the local engine gives no such ids")
         if host != self.host:
             return JobState(base.UNKNOWN, reason=f"it was submitted on {host}")
-        return _state(self._jobs / number)
+        try:
+            return _state(self._jobs / number)
+        except OSError as error:
+            return JobState(base.UNKNOWN, reason=f"its files cannot be read: {error}")
 
     def cancel(self, job_id: str) -> None:
         """End a job: with SIGTERM, and after some seconds with SIGKILL.
@@ -232,7 +235,8 @@ class LocalEngine(Engine):
         stamp.touch()
         for number in self._numbers():
             folder = self._jobs / str(number)
-            if now - folder.stat().st_mtime > KEEP and not _state(folder).alive:
+            state = self._state_of(f"{number}@{self.host}")
+            if now - folder.stat().st_mtime > KEEP and not state.alive:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
