@@ -25,7 +25,7 @@ from amstrax import cli, contexts, simulation
 from amstrax.auto_processing import auto_processing
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
-from amstrax.exceptions import AmstraxError, InvalidOption
+from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
 from amstrax.rundb import documents, get_mongo_collection, transfer
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
@@ -310,21 +310,36 @@ def test_killed_and_started_again_it_goes_on(lab):
 
 def test_two_at_once_do_not_collide(lab, simulated):
     add_run(lab, simulated, 3, 1)
-    check_two_loops(lab, [None, None])
+    check_two_loops(lab)
 
 
-def test_two_at_once_whose_clocks_differ(mongo_server, lab, simulated, monkeypatch):
+@pytest.mark.parametrize("offset", ["+20m", "-20m"])
+def test_a_loop_whose_clock_is_wrong(offset, mongo_server, lab, simulated, monkeypatch):
+    """It does not take a run from the one who processes it."""
+    use_server(mongo_server, monkeypatch)
+    (lab / "live/000001").unlink()
+    add_run(lab, simulated, 1)
+    documents.claim(runs(), 1, "somebody", 600)
+    documents.set_status(runs(), 1, "running", owner="somebody")
+    before = documents.find_run(runs(), 1)
+    loop = start(lab, "--once", env=with_clock(offset))
+    assert loop.wait(LONG) == 0
+    assert "ended: 0 submitted" in (lab / "loop.log").read_text()
+    assert attempts(lab) == [] and documents.find_run(runs(), 1) == before
+
+
+def test_two_at_once_do_not_collide_on_a_server(mongo_server, lab, simulated, monkeypatch):
     use_server(mongo_server, monkeypatch)
     for number in (1, 2):
         (lab / f"live/{number:06d}").unlink()
         add_run(lab, simulated, number)
     add_run(lab, simulated, 3, 1)
-    check_two_loops(lab, [with_clock("-20m"), with_clock("+20m")])
+    check_two_loops(lab)
 
 
-def check_two_loops(lab, environments):
-    """Check that of two loops, with these environments, runs 1 to 3 are processed once."""
-    loops = [start(lab, "--max_jobs=2", env=env) for env in environments]
+def check_two_loops(lab):
+    """Check that of two loops runs 1 to 3 are processed once."""
+    loops = [start(lab, "--max_jobs=2") for _ in range(2)]
     wait_for(are(*["done"] * 3), lab)
     for loop in loops:
         loop.send_signal(signal.SIGTERM)
@@ -665,3 +680,26 @@ def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
         in_process("--max_failures=1", "--once")
     again = [r.getMessage() for r in caplog.records if r.levelname != "INFO"]
     assert all("000401" in line for line in again) and len(again) <= 3
+
+
+def test_jobs_that_are_all_refused_are_not_the_runs_fault(lab, simulated, monkeypatch):
+    """Three runs have failed by then; the others are tried one by one, until a job is taken."""
+    for number in range(3, 8):
+        add_run(lab, simulated, number, 1)
+    tried = []
+
+    def refuse(_engine, job):
+        tried.append(int(job.run_id))
+        raise JobRefused("no queue 'long': take 'short'")
+
+    loop = auto_processing.Loop(auto_processing.parse_args(options("--max_jobs=9")))
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalEngine, "submit", refuse)
+        for n_tried in (3, 4, 5):
+            with pytest.raises(JobRefused, match=f"{n_tried} jobs in a row are refused: no queue"):
+                loop.round()
+    assert tried == [7, 6, 5, 4, 3]
+    assert are("pending", "pending", "pending", "pending", "failed", "failed", "failed")()
+    # Those that were tried rest for a while
+    loop.round()
+    assert are("submitted", "submitted", "pending")()

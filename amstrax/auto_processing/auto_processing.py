@@ -34,7 +34,7 @@ from amstrax.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import jobs, scheduling
+    from amstrax.auto_processing import scheduling, tools
     from amstrax.auto_processing.engines.base import Engine
 
 log = logging.getLogger("amstrax.auto_processing")
@@ -117,9 +117,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @arguments.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run the loop until it is told to end, and return the exit status."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing import tools
 
-    return jobs.run_tool(
+    # Not that of `jobs`, which ends when a thread fails: here it may be one of a library
+    return tools.run_tool(
         args,
         log,
         lambda stop: run(args, stop),
@@ -130,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: "jobs.Stop") -> str | None:
+def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
     """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
