@@ -170,7 +170,7 @@ class NoGain(AmstraxError, ValueError):
 
 
 class Stopped(AmstraxError):
-    """The work was told to stop (SIGTERM or SIGINT) before it was done."""
+    """The work was told to stop (SIGTERM, SIGINT or SIGHUP) before it was done."""
 
 
 class UsageError(AmstraxError, ValueError):

@@ -85,6 +85,7 @@ BATCH = MappingProxyType(
         "AMSTRAX_JOB_MEMORY": ("memory of a job [MB]", "2000"),
         "AMSTRAX_JOB_FOLDER": ("folder for the scripts of jobs", "./jobs"),
         "AMSTRAX_LOG_FOLDER": ("folder for the logs of jobs", "./logs"),
+        "AMSTRAX_KEEP_LOGS": ("age at which scripts and logs of jobs are removed [days]", "90"),
         "AMSTRAX_LOCAL_JOBS": ("jobs at once on this machine", "the number of its cores"),
         "AMSTRAX_LOCAL_FOLDER": (
             "where jobs on this machine are kept track of",
@@ -357,6 +358,18 @@ def job_memory() -> int:
     """
     default = float(BATCH["AMSTRAX_JOB_MEMORY"][1])
     return int(number("AMSTRAX_JOB_MEMORY", default, low=1, high=1e7))
+
+
+def keep_logs() -> float:
+    """Return how long scripts and logs of jobs are kept [s].
+
+    Raises
+    ------
+    InvalidOption
+        When it is no number.
+    """
+    default = float(BATCH["AMSTRAX_KEEP_LOGS"][1])
+    return 86400 * number("AMSTRAX_KEEP_LOGS", default, low=1, high=1e5)
 
 
 def local_jobs() -> int:

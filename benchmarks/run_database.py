@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Measure the run database with documents of the real one's size: `select_runs()`, and one `find`.
+"""Measure the run database with documents of the real one's size.
+
+That is `select_runs()`, one `find`, and what the automatic loop asks in each round when all runs
+are done.
 
 Both stores are measured: the embedded one, and SecantusDB (a MongoDB server in Python) through a
 tunnel over a real sshd, which the tests' own helpers start. Times depend on the machine and on what
@@ -162,8 +165,28 @@ def measure(
                 times.append(time.perf_counter() - began)
             worst = sorted(times)[int(0.95 * len(times))]
             report(name, statistics.median(times), f"95 % within {1e3 * worst:.1f} ms")
+        runs.update_many({}, {"$set": {"processing_status": {"status": "done"}}})
+        for name, ask in loop_queries(runs).items():
+            began = time.perf_counter()
+            number = ask()
+            report(name, time.perf_counter() - began, f"{number} runs")
     finally:
         end()
+
+
+def loop_queries(runs: Any) -> dict[str, Callable[[], int]]:
+    """Return what the automatic loop asks in a round: each gives a number of runs."""
+    from amstrax.auto_processing import scheduling
+    from amstrax.rundb import documents
+
+    wanted = scheduling.Wanted("xams", ("event_info",), ("raw_records",))
+    return {
+        "loop: runs to submit": lambda: len(scheduling.find_runs(runs, wanted, 10)),
+        "loop: count of them": lambda: runs.count_documents(
+            wanted.filter(documents.server_time(runs))
+        ),
+        "loop: runs with a job": lambda: len(scheduling.followed_runs(runs, "local")),
+    }
 
 
 def find(frontend: Any, key: Any) -> Any:

@@ -132,7 +132,7 @@ class Child:
     def _run(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
         status = 99
         with contextlib.suppress(BaseException):
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             sys.stdout = sys.stderr = self.log.open("a", buffering=1)
             try:

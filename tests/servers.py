@@ -94,6 +94,17 @@ def need(there: bool, reason: str) -> None:
     pytest.skip(reason)
 
 
+_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+
+def with_clock(offset: str) -> dict[str, str]:
+    """Return the environment of a process whose clock is ahead or behind, as by ``+20m``."""
+    need(Path(_FAKETIME).exists(), "needs libfaketime: apt-get install faketime")
+    # Without the last one Event.wait hangs; with it time.sleep fails, so short processes alone work
+    fake = {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return os.environ | fake
+
+
 class Server:
     """A process that listens on `port`, with its log in `folder`."""
 

@@ -1,11 +1,14 @@
 """The automatic loop, with the engine of this machine and real jobs; other engines: test_day.py."""
 
 import contextlib
+import copy
 import json
+import math
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,18 +18,20 @@ from urllib.parse import quote_plus
 import numpy as np
 import psutil
 import pytest
-from bson import json_util
-from servers import LOCALHOST, MONGO_USERS, MongoServer
+from bson import Decimal128, json_util
+from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
 from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
-from amstrax.exceptions import AmstraxError
+from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
 from amstrax.rundb import documents, get_mongo_collection, transfer
 
+AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
 #: More than anything here takes on a slow machine with much to do [s]
-LONG = 240
+LONG = 480
 
 
 # Loops that a test has started: none outlives it
@@ -75,6 +80,17 @@ def add_run(lab, simulated, number, copy_of=None):
     document.pop("_id", None)
     document["data"] = [{"type": "live", "host": documents.this_host(), "location": f"{lab}/live"}]
     documents.add_run(runs(), json_util.loads(json.dumps(document)))
+
+
+def use_server(server, monkeypatch):
+    """Set a run database of a server, without runs."""
+    password = quote_plus(MONGO_USERS["writer"][0])
+    uri = f"mongodb://writer:{password}@{LOCALHOST}:{server.port}"
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", uri)
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "120")
+    with server.client() as client:
+        client["run"].drop_collection("runs_gas")
+        client["daq"].drop_collection("processing")
 
 
 def runs():
@@ -127,14 +143,14 @@ def begun(number):
     return lambda: status(number)[0] in ("submitted", "running", "done")
 
 
-def start(lab, *more):
-    """Start the loop as a process of its own."""
+def start(lab, *more, under=(), env=None):
+    """Start the loop as a process of its own, maybe under another command."""
     with open(lab / "loop.log", "a") as file:
         loop = subprocess.Popen(
-            [sys.executable, "-m", "amstrax.auto_processing.auto_processing", *options(*more)],
+            [*under, sys.executable, "-m", AUTO_PROCESSING, *options(*more)],
             stdout=file,
             stderr=file,
-            env=os.environ | {"AMSTRAX_LOG_FOLDER": str(lab / "logs")},
+            env=(env or os.environ) | {"AMSTRAX_LOG_FOLDER": str(lab / "logs")},
         )
     _started.append(loop)
     return loop
@@ -195,6 +211,85 @@ def test_runs_are_processed_and_it_ends_when_told(lab):
     assert attempts(lab) == ["000001", "000002"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_how_it_ended_is_in_the_status_file(lab, number):
+    runs().delete_many({})
+    loop = start(lab)
+    path = lab / "logs/auto_processing_xams.json"
+    wait_for(lambda: written(path).get("state") == "at work", lab)
+    assert written(path)["ended_by"] == ""
+    loop.send_signal(number)
+    assert loop.wait(LONG) == 0
+    name = signal.Signals(number).name
+    assert (written(path)["state"], written(path)["ended_by"]) == ("ended", name)
+    assert f"ended by {name}: 0 submitted" in (lab / "loop.log").read_text()
+
+
+def test_nohup_is_respected(lab):
+    runs().delete_many({})
+    loop = start(lab, under=["nohup"])
+    path = lab / "logs/auto_processing_xams.json"
+    wait_for(lambda: written(path).get("state") == "at work", lab)
+    loop.send_signal(signal.SIGHUP)
+    time_then = written(path)["time"]
+    wait_for(lambda: written(path)["time"] != time_then, lab)
+    assert loop.poll() is None
+    loop.terminate()
+    assert loop.wait(LONG) == 0
+    assert written(path)["ended_by"] == "SIGTERM"
+
+
+def test_an_error_that_ends_it_is_in_the_status_file(lab):
+    documents.add_tag(runs(), 1, "abandon", "operator")
+    with pytest.raises(AmstraxError):
+        in_process("--run_id=1")
+    now = written(lab / "logs/auto_processing_xams.json")
+    assert now["state"] == "ended" and "has the tag 'abandon'" in now["ended_by"]
+
+
+def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "30")
+    runs().delete_many({})
+    runs().insert_one({"number": 8, "processing_status": {"status": "running"}})
+    old = time.time() - 31 * 86400
+    kept, gone = [], []
+
+    def write(name, is_kept, is_old=True):
+        path = lab / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        if is_old:
+            os.utime(path, (old, old))
+        (kept if is_kept else gone).append(path)
+
+    stem = "000007-20240102-030405-0123ab"
+    for name in (f"jobs/000007/{stem}.sh", f"logs/000007/{stem}.log"):
+        write(name, is_kept=False)
+    write(f"logs/000007/{stem}.log.condor", is_kept=False)
+    write("logs/000007/000007-20240202-030405-0123ab.log", is_kept=True, is_old=False)
+    # Those of a run with a job, and what is nobody's
+    write("logs/000008/000008-20240102-030405-0123ab.log", is_kept=True)
+    for name in ("notes", f"{stem}.txt", f".{stem}.sh", "000006-20240102-030405-0123ab.log"):
+        write(f"logs/000007/{name}", is_kept=True)
+    write(f"logs/{stem}.log", is_kept=True)
+    write("logs/2024-01-02/auto_processing.log", is_kept=True)
+    (lab / "elsewhere").mkdir()
+    write(f"elsewhere/{stem}.log", is_kept=True)
+    (lab / "logs/000009").symlink_to(lab / "elsewhere")
+    (lab / f"logs/000007/{stem}.sh").symlink_to(kept[0])
+    in_process("--once", "--dry_run")
+    assert all(path.exists() for path in (*kept, *gone))
+    in_process("--once")
+    assert all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone)
+    assert (lab / f"logs/000007/{stem}.sh").is_symlink()
+    assert "3 scripts and logs older than AMSTRAX_KEEP_LOGS are removed" in caplog.text
+    monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "x")
+    with pytest.raises(InvalidOption, match="AMSTRAX_KEEP_LOGS is 'x'"):
+        in_process("--once")
+
+
 def test_killed_and_started_again_it_goes_on(lab):
     all_done = are("done", "done")
     # One at a time: the first is killed when run 2 is submitted, the next when run 1 is, and the
@@ -215,6 +310,35 @@ def test_killed_and_started_again_it_goes_on(lab):
 
 def test_two_at_once_do_not_collide(lab, simulated):
     add_run(lab, simulated, 3, 1)
+    check_two_loops(lab)
+
+
+@pytest.mark.parametrize("offset", ["+20m", "-20m"])
+def test_a_loop_whose_clock_is_wrong(offset, mongo_server, lab, simulated, monkeypatch):
+    """It does not take a run from the one who processes it."""
+    use_server(mongo_server, monkeypatch)
+    (lab / "live/000001").unlink()
+    add_run(lab, simulated, 1)
+    documents.claim(runs(), 1, "somebody", 600)
+    documents.set_status(runs(), 1, "running", owner="somebody")
+    before = documents.find_run(runs(), 1)
+    loop = start(lab, "--once", env=with_clock(offset))
+    assert loop.wait(LONG) == 0
+    assert "ended: 0 submitted" in (lab / "loop.log").read_text()
+    assert attempts(lab) == [] and documents.find_run(runs(), 1) == before
+
+
+def test_two_at_once_do_not_collide_on_a_server(mongo_server, lab, simulated, monkeypatch):
+    use_server(mongo_server, monkeypatch)
+    for number in (1, 2):
+        (lab / f"live/{number:06d}").unlink()
+        add_run(lab, simulated, number)
+    add_run(lab, simulated, 3, 1)
+    check_two_loops(lab)
+
+
+def check_two_loops(lab):
+    """Check that of two loops runs 1 to 3 are processed once."""
     loops = [start(lab, "--max_jobs=2") for _ in range(2)]
     wait_for(are(*["done"] * 3), lab)
     for loop in loops:
@@ -375,3 +499,207 @@ def test_run_database_away_and_back(lab, monkeypatch, simulated, tmp_path_factor
         check_data(lab, 1)
     finally:
         server.kill()
+
+
+# What is wrong with one run, or with what is kept of its job, is that run's own failure
+
+
+def nested(depth):
+    """Return a document in a document in a document, so deep."""
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+NO_END = {"end": "yesterday"}
+#: Odd fields of a document, and words of the reason for which its run has failed
+ODD_DOCUMENTS = {
+    "end is no time": (NO_END, "end of run .* is 'yesterday'"),
+    "end is NaN": ({"end": math.nan}, "end of run .* is nan"),
+    "end is a decimal": ({"end": Decimal128("1")}, "end of run .* is Decimal128"),
+    "start is missing": ({"start": None}, "has no start"),
+    "start is a number": ({"start": 5}, "start of run .* is 5"),
+    "settings are a number": ({"daq_config": 5}, "has no daq_config"),
+    "settings are nested deeply": (
+        {"daq_config": {"processing_threads": nested(80)}},
+        "processing_threads of run",
+    ),
+    "no threads": ({"daq_config": {"processing_threads": {}}}, "processing_threads of run"),
+    "length is NaN": (
+        {"daq_config": {"processing_threads": {"a": 1}, "strax_chunk_length": math.nan}},
+        "strax_chunk_length of run",
+    ),
+    "length is a decimal": (
+        {"daq_config": {"processing_threads": {"a": 1}, "strax_chunk_length": Decimal128("5")}},
+        "strax_chunk_length of run",
+    ),
+    "data is a number": ({"data": 5}, "data of the run .* is a int"),
+    "data is somebody's who is not there": (
+        {"data": [{"type": "live", "location": "~nobody_here/x"}]},
+        "live data|determine home",
+    ),
+    "name leads elsewhere": ({"name": "../000001"}, "cannot be the name of its folder"),
+    "name has a slash": ({"name": "a b/c"}, "cannot be the name of its folder"),
+    "name has a zero": ({"name": "a\0b"}, "cannot be the name of its folder"),
+    "number is a text": ({"number": "777", "name": None}, "is not in the run database"),
+    "number is beyond all": ({"number": 2**62, "name": None}, "is not in the run database"),
+    "number is a decimal": ({"number": Decimal128("7"), **NO_END}, "yesterday"),
+    "neither number nor name": ({"number": None, "name": None}, "neither number nor name"),
+    "one of two documents": ({"number": 90, "name": "000090"}, "run 000090 has several documents"),
+    "the other document": ({"number": 90, "name": "000090"}, "run 000090 has several documents"),
+    "status is a number": ({"processing_status": 5, **NO_END}, "yesterday"),
+    "status is a list": ({"processing_status": [{"a": "pending"}, None], **NO_END}, "yesterday"),
+    "failures are a text": ({"processing_failures": "many", **NO_END}, "yesterday"),
+    "number of failures is NaN": (
+        {"processing_failed": math.nan, "processing_status": "pending", **NO_END},
+        "yesterday",
+    ),
+    "number of failures is a decimal": (
+        {"processing_failed": Decimal128("1"), "processing_status": "pending", **NO_END},
+        "yesterday",
+    ),
+    "number of failures is beyond all": (
+        {"processing_failed": 2**63 - 1, "processing_status": "pending", **NO_END},
+        "yesterday",
+    ),
+    "tags are a text": ({"tags": "process", **NO_END}, "yesterday"),
+    "tags are a document": ({"tags": {"name": "process"}, **NO_END}, "yesterday"),
+    "tags are nested deeply": ({"tags": nested(80), **NO_END}, "yesterday"),
+    "mode is a document": ({"mode": {"a": [1]}, "daq_config": 5}, "has no daq_config"),
+    "_id is a document": ({"_id": {"a": 1}, **NO_END}, "yesterday"),
+}
+
+
+def at_work(job_id, expires=None):
+    """Return fields of a run that a job of the local engine is at work on."""
+    attempt = f"attempt{job_id}"
+    job = {"attempt": attempt, "engine": "local", "job_id": job_id, "host": documents.this_host()}
+    claim = {"owner": f"{attempt}.x", "expires": expires}
+    return {
+        "processing_status": {"status": "running", "time": datetime(2024, 1, 1)},
+        "processing_job": job,
+        **({"processing_claim": claim} if expires else {}),
+    }
+
+
+LONG_AGO, FAR = datetime(2024, 1, 1), datetime(2124, 1, 1)
+#: The same for jobs whose state is broken
+BROKEN_JOBS = {
+    "on another machine, silent": (at_work("1@elsewhere", LONG_AGO), "submitted on elsewhere"),
+    "on another machine, never begun": (at_work("2@elsewhere"), "submitted on elsewhere"),
+    "with an id that leads elsewhere": (at_work(f"../9@{socket.gethostname()}"), "no such ids"),
+    "with an endless id": (at_work(f"{'9' * 300}@{socket.gethostname()}"), "no such ids"),
+    "with empty files": (at_work(f"7@{socket.gethostname()}"), "does not know it"),
+    "with an exit code that is none": (at_work(f"8@{socket.gethostname()}"), "noted as 'x'"),
+}
+
+
+@pytest.fixture(params=["embedded", "mongo"])
+def store(request, monkeypatch):
+    """The embedded run database, or a server's."""
+    if request.param == "mongo":
+        use_server(request.getfixturevalue("mongo_server"), monkeypatch)
+    return request.param
+
+
+@pytest.mark.slow
+def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
+    caplog.set_level("INFO")
+    runs().delete_many({})
+    good = range(1, 6)
+    for number in good:
+        with contextlib.suppress(FileNotFoundError):
+            (lab / "live" / f"{number:06d}").unlink()
+        add_run(lab, simulated, number, 1)
+    plain = documents.find_run(runs(), 1)
+    ids = {}
+
+    def add(kind, number, fields):
+        document = plain | {"_id": number, "number": number, "name": f"{number:06d}"} | fields
+        ids[kind] = document["_id"]
+        for entry in document["data"] if isinstance(document["data"], list) else ():
+            entry["host"] = documents.this_host()
+        runs().insert_one({k: v for k, v in document.items() if (k, v) != ("name", None)})
+        name = documents.name_of(document)
+        for folder in (f"{number:06d}", name):
+            if folder and folder.isdigit() and "nobody" not in str(document["data"]):
+                with contextlib.suppress(FileExistsError):
+                    (lab / "live" / folder).symlink_to(simulated / "000001")
+
+    kinds = ODD_DOCUMENTS | BROKEN_JOBS
+    for i, (kind, (fields, _)) in enumerate(kinds.items()):
+        add(kind, 100 + i, copy.deepcopy(fields))
+    # What is in the way of a job, state of the engine after a power cut, odd folders of live data
+    for number, folder in ((200, "jobs"), (201, "logs")):
+        kind, path = f"its folder in {folder} is a file", lab / folder / f"{number:06d}"
+        kinds[kind] = ({}, str(path))
+        add(kind, number, {})
+        path.parent.mkdir()
+        path.touch()
+    add("at work on another machine", 400, at_work("3@elsewhere", FAR))
+    add("whose _id is none", 401, {"_id": math.nan, **NO_END})
+    engine = LocalEngine()
+    for number, name, text in ((7, "job.json", ""), (8, "exit.json", '{"code": "x"}')):
+        (engine.folder / f"jobs/{number}").mkdir(parents=True)
+        (engine.folder / f"jobs/{number}" / name).write_text(text)
+    (engine.folder / "last").touch()
+    (lab / "live" / ("9" * 30)).mkdir()
+    os.mkdir(os.fsencode(lab / "live") + b"/\xff")
+
+    def document(kind):
+        return runs().find_one({"_id": ids[kind]})
+
+    def all_have_ended():
+        words = [documents.status_of(documents.find_run(runs(), n)).status for n in good]
+        words += [documents.status_of(document(kind)).status for kind in kinds]
+        return {*words} <= {"done", "failed"} and "000401" in caplog.text
+
+    in_process("--max_failures=1", until=all_have_ended)
+    for number in good:
+        check_data(lab, number)
+        assert documents.failures_of(documents.find_run(runs(), number)) == 0
+    for kind, (_, words) in kinds.items():
+        status_ = documents.status_of(document(kind))
+        assert status_.status == "failed", kind
+        assert re.search(words, status_.reason), (kind, status_.reason)
+        assert document(kind)["processing_failures"][-1]["reason"] == status_.reason
+    elsewhere = document("at work on another machine")
+    assert documents.status_of(elsewhere).status == "running"
+    said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    # What cannot be recorded is said, less often each time
+    assert 1 <= sum("000401" in line and "not recorded" in line for line in said) <= 5
+    said = [line for line in said if "000401" not in line]
+    assert sum("holds no number: counting on from the jobs" in line for line in said) == 1
+    # Each is said once, also the two of one number; no round has failed for it
+    assert len(said) == len({*said}) + 1 == len(kinds) + 1, said
+    assert not any("this round failed" in line or "trying again" in line for line in said)
+    # Further rounds have nothing to say
+    caplog.clear()
+    for _ in range(3):
+        in_process("--max_failures=1", "--once")
+    again = [r.getMessage() for r in caplog.records if r.levelname != "INFO"]
+    assert all("000401" in line for line in again) and len(again) <= 3
+
+
+def test_jobs_that_are_all_refused_are_not_the_runs_fault(lab, simulated, monkeypatch):
+    """Three runs have failed by then; the others are tried one by one, until a job is taken."""
+    for number in range(3, 8):
+        add_run(lab, simulated, number, 1)
+    tried = []
+
+    def refuse(_engine, job):
+        tried.append(int(job.run_id))
+        raise JobRefused("no queue 'long': take 'short'")
+
+    loop = auto_processing.Loop(auto_processing.parse_args(options("--max_jobs=9")))
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalEngine, "submit", refuse)
+        for n_tried in (3, 4, 5):
+            with pytest.raises(JobRefused, match=f"{n_tried} jobs in a row are refused: no queue"):
+                loop.round()
+    assert tried == [7, 6, 5, 4, 3]
+    assert are("pending", "pending", "pending", "pending", "failed", "failed", "failed")()
+    # Those that were tried rest for a while
+    loop.round()
+    assert are("submitted", "submitted", "pending")()

@@ -16,7 +16,7 @@ from live_runs import daq, flip, recently, same, small_disk, sshd, start, wait_f
 from servers import SSHServer
 
 from amstrax import settings
-from amstrax.auto_processing import claims, console, copy_live, destinations, rsync
+from amstrax.auto_processing import console, copy_live, destinations, rsync
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -27,7 +27,7 @@ from amstrax.exceptions import (
     LiveDataNotFound,
     RunNotFound,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 
@@ -196,7 +196,7 @@ def test_goes_on_after_kill(daq):  # noqa: F811
     wait_for(lambda: (there / rsync.PARTIAL).exists(), "what has come of the file")
     assert daq.hosts(1) == ["daq"]
     claim = documents.find_run(daq.runs, 1)["copy_claim"]
-    assert claims.is_dead(claim["owner"]) and not claims.is_dead(claims.new_owner())
+    assert leases.is_dead(claim["owner"]) and not leases.is_dead(leases.new_owner())
     log.unlink()
     assert copy("--production", "--to", "stbc") == 0
     assert same(folder, daq.stbc / "000001") and daq.hosts(1) == ["daq", "stbc"]
@@ -445,7 +445,7 @@ def test_claim_of_another_machine(daq, caplog):  # noqa: F811
 
 def test_claim_that_is_lost(daq):  # noqa: F811
     daq.add_run(1)
-    with claims.claimed(daq.runs, documents.find_run(daq.runs, 1), lifetime=0.3) as claim:
+    with leases.held(daq.runs, documents.find_run(daq.runs, 1), lifetime=0.3) as claim:
         assert claim.check()
         daq.runs.update_one({"number": 1}, {"$set": {"copy_claim.owner": "other"}})
         wait_for(claim.lost.is_set, "the loss")

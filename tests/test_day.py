@@ -1,4 +1,7 @@
-"""A day in fast motion: runs are taken, copied, processed, deleted, and everything is killed."""
+"""A day in fast motion: runs are taken, copied, processed, deleted, and everything is killed.
+
+What is killed when follows from the seed alone, see `plan`: AMSTRAX_DAY_SEED repeats a failure.
+"""
 
 import collections
 import contextlib
@@ -11,6 +14,7 @@ import threading
 import time
 from datetime import UTC
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote_plus
 
 import psutil
@@ -37,11 +41,36 @@ KILLS = {
     "sshd": 3,
     "the run database": 3,
 }
+#: What a run comes to, as the watcher sees it
+STEPS = ("taken", "running", "done")
 #: Data is deleted when its run ended so long ago [days]
 MIN_AGE = 1e-5
 #: No machine takes longer for all of it [s]
 DEADLINE = 900
 RAW = ("raw_records", "raw_records_ext", "raw_records_sipm")
+
+
+class Kill(NamedTuple):
+    """What is killed, when a run has come to a step, and for how long it is down [s]."""
+
+    run: int
+    step: str
+    victim: str
+    down: float
+
+
+def plan(seed: int, n_runs: int = N_RUNS) -> list[Kill]:
+    """Return what is to be killed on a day, as chosen by seed, run and step, and nothing else."""
+    kills = []
+    for victim, times in KILLS.items():
+        steps = ("running",) if victim == "a job" else STEPS
+        # Not at the very end, where nothing is left to be disturbed
+        moments = [(run, step) for run in range(1, max(n_runs, 2)) for step in steps]
+        chosen = random.Random(f"{seed} {victim}").sample(moments, min(times, len(moments)))
+        for run, step in chosen:
+            down = random.Random(f"{seed} {victim} {run} {step}").uniform(0.3, 2)
+            kills.append(Kill(run, step, victim, round(down, 3)))
+    return sorted(kills)
 
 
 class Day:
@@ -146,16 +175,28 @@ class Day:
         """Return the file for what a tool says."""
         return self.folder / f"said_by_{name}"
 
-    def kill(self, name: str, pause: float) -> None:
-        """Kill -9 something, which is to be started again after a pause."""
+    def kill(self, kill: Kill, document: dict) -> bool:
+        """Kill -9 something, to be started again later; return False when that cannot be done yet.
+
+        Parameters
+        ----------
+        kill
+            What, and for how long.
+        document
+            Of the run at whose step it is killed: a job is that run's.
+        """
+        name = kill.victim
+        if name in {waiting for _, waiting in self.restarts}:
+            return False
         if name == "a job":
+            if documents.status_of(document).status != "running":
+                return True  # It has ended by itself
             if not self.slurm_answers():
-                return
+                return False
             try:
-                running = self.slurm.run("squeue", "-h", "-t", "R", "-o", "%i").split()
-                self.slurm.kill_job(random.choice(running))
-            except (AssertionError, IndexError):
-                return  # None runs, or nobody knows of it
+                self.slurm.kill_job(str(documents.job_of(document)["job_id"]))
+            except (AssertionError, KeyError):
+                return False  # Nobody knows of it yet, or any more
         else:
             if name in self.tools:
                 self.tools[name].kill()
@@ -164,8 +205,9 @@ class Day:
                 self.slurm.kill(name)
             else:
                 {"sshd": self.sshd, "the run database": self.database}[name].kill()
-            self.restarts.append((time.monotonic() + pause, name))
+            self.restarts.append((time.monotonic() + kill.down, name))
         self.kills[name] += 1
+        return True
 
     def slurm_answers(self) -> bool:
         """Return whether Slurm's commands have somebody to ask; without, they wait for long."""
@@ -212,6 +254,7 @@ class Watcher(threading.Thread):
         self.faults: list[str] = []
         self.done: dict[int, object] = {}
         self.documents: dict[int, dict] = {}
+        self.reached: set[tuple[int, str]] = set()
         self._there: set[str] = set()
         self._ended = threading.Event()
 
@@ -244,11 +287,13 @@ class Watcher(threading.Thread):
         self._there = there
 
     def _look_at_documents(self, runs) -> None:
-        fields = ["number", "end", "processing_status", "processing_failed", "data", "deleted_data"]
+        fields = ["number", "end", "data", "deleted_data"]
+        fields += ["processing_status", "processing_failed", "processing_job"]
         for document in runs.find({}, fields):
             number = document["number"]
             self.documents[number] = document
             status = documents.status_of(document)
+            self.reached |= {(number, step) for step in ("taken", status.status) if step in STEPS}
             if number in self.done and self.done[number] != status.time:
                 self.faults.append(f"run {number} was done, and then {status} again")
             if status.status == "done":
@@ -293,13 +338,35 @@ def day(tmp_path, slurm):
             slurm.cancel_all()
 
 
+def test_choices_follow_from_the_seed():
+    """Two processes choose alike; another seed, and another number of runs, choose otherwise."""
+    code = "import sys, test_day; print(test_day.plan(int(sys.argv[1]), int(sys.argv[2])))"
+
+    def choices(seed, n_runs, hash_seed):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(seed), str(n_runs)],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    first = choices(5, 30, "1")
+    assert first == choices(5, 30, "2") == f"{plan(5, 30)}\n"
+    assert first not in (choices(6, 30, "1"), choices(5, 29, "1"))
+    for seed in range(20):
+        assert collections.Counter(kill.victim for kill in plan(seed, 30)) == KILLS
+        assert len({kill[:3] for kill in plan(seed, 30)}) == sum(KILLS.values())
+        assert all(1 <= kill.run < 30 and kill.step in STEPS for kill in plan(seed, 30))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_day_in_fast_motion(day, tmp_path):
-    chance = random.Random(SEED)
-    random.seed(SEED)
-    kills = [name for name, n in KILLS.items() for _ in range(n)]
-    chance.shuffle(kills)
+    kills = plan(SEED)
+    print(f"AMSTRAX_DAY_SEED={SEED} AMSTRAX_DAY_RUNS={N_RUNS} repeat this:", *kills, sep="\n")
     began = time.monotonic()
     watcher = Watcher(day)
     watcher.start()
@@ -307,20 +374,12 @@ def test_a_day_in_fast_motion(day, tmp_path):
     try:
         for name in tools:
             day.start(name)
-        # The first runs undisturbed, until there is something to kill
-        wait(lambda: documents_with(watcher, "running", "done"), day, watcher)
-        while kills:
-            time.sleep(chance.uniform(0.2, 1.5))
+        while kills and not watcher.finished():
+            time.sleep(0.05)
             go_on(day, watcher, began + DEADLINE)
-            name = kills[0]
-            if name in {waiting for _, waiting in day.restarts}:
-                continue
-            before = day.kills[name]
-            day.kill(name, chance.uniform(0.3, 2))
-            # As a job, when none runs: later
-            kills = kills[1:] if day.kills[name] > before else [*kills[1:], name]
-            if watcher.finished():
-                break
+            for kill in [kill for kill in kills if (kill.run, kill.step) in watcher.reached]:
+                if day.kill(kill, watcher.documents[kill.run]):
+                    kills.remove(kill)
         day.start_again(all_=True)
         wait(watcher.finished, day, watcher, began + DEADLINE)
         took = time.monotonic() - began
@@ -364,12 +423,6 @@ def go_on(day, watcher, deadline):
         assert name in killed or ended in fine, f"{name}: {ended}\n{report(day, watcher)}"
 
 
-def documents_with(watcher, *words):
-    """Return whether a run has one of these statuses."""
-    found = list(watcher.documents.values())
-    return any(documents.status_of(document).status in words for document in found)
-
-
 def report(day, watcher):
     """Return how things are, and what each process said."""
     left = [
@@ -377,7 +430,8 @@ def report(day, watcher):
         for document in watcher.documents.values()
         if hosts_of(document) != ["dcache", "stbc"] or document["number"] not in watcher.done
     ]
-    return "\n".join([watcher.progress(), f"killed {day.kills}", *map(str, left), day.said()])
+    seed = f"seed {SEED}, killed {day.kills}"
+    return "\n".join([watcher.progress(), seed, *map(str, left), day.said()])
 
 
 def check_documents(watcher):

@@ -495,8 +495,12 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     page = (SOURCE / "processing_on_the_cluster.rst").read_text(encoding="utf-8")
     table = page.split("What its log says")[1].split(".. _as_a_service:")[0]
     code = "".join(
-        (ROOT / "amstrax/auto_processing" / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("auto_processing", "scheduling", "submission", "status_file")
+        (ROOT / "amstrax" / f"{name}.py").read_text(encoding="utf-8")
+        for name in (
+            *("auto_processing/auto_processing", "auto_processing/scheduling"),
+            *("auto_processing/submission", "auto_processing/status_file"),
+            *("auto_processing/engines/local", "rundb/leases"),
+        )
     )
     # Texts that go on in the next line
     code = re.sub(r'"\s*\n\s*f?"', "", code)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from amstrax import settings
-from amstrax.auto_processing import engines
+from amstrax.auto_processing import engines, status_file
 from amstrax.auto_processing.engines import base, local, local_runner
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
@@ -339,10 +339,107 @@ def test_jobs_of_other_machines_are_not_known(engine):
     assert engine.state("1@" + engine.host) == base.JobState(
         "gone", reason="the local engine does not know it (any more)"
     )
-    with pytest.raises(EngineUnreachable, match="1@elsewhere was submitted on another machine"):
-        engine.states(["1@elsewhere"])
+    assert engine.state("1@elsewhere") == base.JobState(
+        "unknown", reason="it was submitted on elsewhere"
+    )
+    for odd in ("", "1", "../1@" + engine.host, "9" * 300 + "@" + engine.host, "\0@x"):
+        assert engine.state(odd).state == "gone"
+        with pytest.raises(InvalidOption, match="is no id of a job"):
+            engine.cancel(odd if odd != "1" else "x")
     with pytest.raises(EngineUnreachable, match="another machine"):
         engine.cancel("1@elsewhere")
+
+
+@pytest.mark.parametrize("text", ["", "x", "-7", "9" * 30, "\0\0\0", "1", None])
+def test_a_counter_that_is_damaged_is_made_anew(text, engine, tmp_path, caplog):
+    """As after a power cut: no number is given twice, and its file holds one again."""
+    ids = [engine.submit(job(tmp_path, "exit 0")) for _ in range(3)]
+    last = engine.folder / "last"
+    if text is None:
+        last.unlink()
+    else:
+        last.write_text(text)
+    ids.append(engine.submit(job(tmp_path, "exit 0")))
+    assert ids == [f"{number}@{engine.host}" for number in range(1, 5)]
+    assert last.read_text() == "4"
+    is_damaged = text not in ("1", None)
+    assert (f"{last} holds no number" in caplog.text) == is_damaged
+    assert {ended(engine, job_id).state for job_id in ids} == {"done"}
+
+
+@pytest.mark.parametrize("name", ["job.json", "exit.json", "started.json", "runner.json"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "5", '{"code": "x", "pid": "x"}', '{"pid": 0}', '{"pid": -1}', "[" * 100000],
+    ids=lambda text: text[:20],
+)
+def test_files_of_a_job_that_are_damaged(name, text, engine, tmp_path):
+    given = job(tmp_path, "exit 0")
+    job_id, other = engine.submit(given), engine.submit(given)
+    assert ended(engine, job_id) == ended(engine, other) == base.JobState("done", 0)
+    (engine.folder / "jobs/1" / name).write_text(text)
+    states = engine.states([job_id, other])
+    assert states[other].state == "done" and not states[job_id].alive
+    assert engine.jobs() == []
+    engine.cancel(job_id)
+
+
+def test_a_lock_that_cannot_be_looked_at_is_about_its_job_alone(engine, tmp_path):
+    given = job(tmp_path, "exit 0")
+    job_id, other = engine.submit(given), engine.submit(given)
+    for one in (job_id, other):
+        ended(engine, one)
+    folder = engine.folder / "jobs/1"
+    for name in ("lock", "exit.json"):
+        (folder / name).unlink()
+    (folder / "lock").mkdir()
+    states = engine.states([job_id, other])
+    assert [states[one].state for one in (job_id, other)] == ["unknown", "done"]
+    assert "cannot be read" in states[job_id].reason
+    assert engine.jobs() == []
+
+
+def test_state_is_on_disk_before_it_counts(engine, tmp_path, monkeypatch):
+    """Each file is written apart, put on disk, and then takes the place of the one before."""
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def note_replace(old, new):
+        done.append(("replace", str(old), str(new)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    engine.submit(job(tmp_path, "exit 0"))
+    status_file.write(tmp_path / "status.json", {"state": "x"})
+    replaced = [step for step in done if step[0] == "replace"]
+    assert {Path(new).name for _, _, new in replaced} == {
+        *("000123.sh", "last", "job.json", "status.json")
+    }
+    for _, old, new in replaced:
+        before = done[: done.index(("replace", old, new))]
+        assert ("fsync", old) in before
+        assert ("fsync", str(Path(new).parent)) in done[len(before) :]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "status.json"
+    status_file.write(path, {"state": "first"})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for _ in range(3):
+        status_file.write(path, {"state": "second"})
+    assert json.loads(path.read_text())["state"] == "first"
+    assert list(tmp_path.iterdir()) == [path]
+    # It is said once, not in each round
+    assert caplog.text.count("No space left on device") == 1
 
 
 def test_old_jobs_are_forgotten(engine, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -311,16 +312,18 @@ def test_disk_full(runs, live_runs, tmp_path, expected):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_told_to_stop(runs, live_runs, out, tmp_path, start_tool, expected):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_told_to_stop(number, runs, live_runs, out, tmp_path, start_tool, expected):
     add_run(runs, live_runs)
     folder = copy_run(live_runs, tmp_path / "copy", end=False)
     child = start_tool(
         process_run.main, SHORT, TARGET, f"--output_folder={out}", f"--live_data_dir={folder}"
     )
     wait(lambda: status(runs).status == "running", child.text)
-    child.signal(signal.SIGTERM)
+    child.signal(number)
     assert child.result() == 1
-    assert status(runs).status == "failed" and "stopped by SIGTERM" in status(runs).reason
+    assert status(runs).status == "failed"
+    assert f"stopped by {signal.Signals(number).name}" in status(runs).reason
     end_run(folder)
     assert processed(TARGET, f"--output_folder={out}", f"--live_data_dir={folder}") == 0
     assert is_as_expected(runs, expected)
@@ -466,7 +469,8 @@ def test_an_orphan_stops_when_its_claim_is_taken(
     successor.says("it is to end soon, since this process has the claim")
     orphan.signal(signal.SIGCONT)
     assert orphan.result() == 75
-    assert "claimed by somebody else meanwhile" in orphan.text()
+    # It may find first that it has not renewed its claim
+    assert re.search("claimed by somebody else meanwhile|its claim was not renewed", orphan.text())
     end_run(folder)
     assert successor.result() == 0, successor.text()
     assert is_untouched_since_done(runs) and is_as_expected(runs, expected)
@@ -476,7 +480,7 @@ def test_an_orphan_stops_when_its_claim_is_taken(
 def test_kill_9_at_any_time_loses_nothing(runs, live_runs, out, start_tool, expected):
     add_run(runs, live_runs)
     random_ = random.Random(5)
-    arguments = [SHORT, "--target=event_info", f"--output_folder={out}", "--claim_lifetime=0.2"]
+    arguments = [SHORT, "--target=event_info", f"--output_folder={out}"]
     killed = 0
     for n_folders in random_.sample(range(12), 6):
         child = start_tool(process_run.main, *arguments)
@@ -484,10 +488,8 @@ def test_kill_9_at_any_time_loses_nothing(runs, live_runs, out, start_tool, expe
         wait(lambda c=child, n=n_folders: c.ended() or len(list(out.glob(f"{SHORT}*"))) >= n)
         time.sleep(random_.uniform(0, 0.05))
         child.signal(signal.SIGKILL)
+        # Its claim is taken over at once, since its owner is known to be dead
         killed += child.result() == -signal.SIGKILL
-        claim = documents.find_run(runs, SHORT).get("processing_claim")
-        expires = claim["expires"].replace(tzinfo=UTC) if claim else datetime.now(UTC)
-        wait(lambda e=expires: datetime.now(UTC) > e)
     assert killed >= 2
     assert processed(*arguments[1:]) == 0
     assert is_untouched_since_done(runs)

@@ -277,7 +277,7 @@ def test_odd_documents_do_not_hide_the_others(collection, real_document, caplog)
     with caplog.at_level(logging.INFO, logger="amstrax"):
         runs = st.select_runs()
     assert list(runs["name"]) == ["002240", "000001", "000002", "000003"]
-    assert list(runs["tags"]) == ["", "", "word", ""]
+    assert list(runs["tags"]) == ["", "x", "word", ""]
     assert list(runs["mode"])[1:] == ["7", "", "a,b"]
     assert runs["livetime"][3] == END - START
     assert "without number is left out" in caplog.text

@@ -1,5 +1,7 @@
 """The embedded store: it answers as MongoDB does, and keeps what it has acknowledged."""
 
+import contextlib
+import math
 import multiprocessing
 import os
 import re
@@ -12,7 +14,7 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from bson import Int64, ObjectId
+from bson import Code, DatetimeMS, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 from bson.errors import InvalidDocument
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +22,9 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, WriteError
 from rundb_stores import collection, count_up, numbered, real_document  # noqa: F401
 
+from amstrax.auto_processing import scheduling
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
-from amstrax.rundb import queries
+from amstrax.rundb import documents, lookup, queries
 from amstrax.rundb.local import LocalClient
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123000)
@@ -484,3 +487,153 @@ def test_some_fields_of_bson(document, data):
     whole = bson.decode(encoded)
     expected = {key: value for key, value in whole.items() if key in names}
     assert queries.decode_fields(encoded, names) == expected
+
+
+# What the index says
+
+
+def work_documents():
+    """Return documents of all forms of status, tags and data, odd ones too."""
+    now = datetime(2024, 1, 2)
+    words = [None, "", "pending", "done", "failed due to x", "failed", "running", 5, ["done"]]
+    words += [{"status": word, "time": now} for word in ("pending", "done", "failed", None, 5)]
+    words += [{}, {"status": ["done"]}, [{"status": "done"}], "two\nlines", {"status": "a\0b"}]
+    tags = [None, [], ["process"], "process", [{"name": "process"}], {"name": "process"}, 5]
+    tags += [[{"name": ["process"]}], ["a\nprocess\nb"], [["process"]], ["other", None, 5]]
+    here = {"type": "peaks", "host": "stbc", "location": "/x"}
+    data = [None, [], 5, [here], here, [{"type": "peaks"}], [{**here, "host": "daq"}]]
+    data += [[{**here, "type": ["peaks"]}], [[here]], [{**here, "type": "peaks\tstbc\n"}]]
+    kinds = {"processing_status": words, "tags": tags, "data": data}
+    return [
+        {"number": i, "name": f"{i:06d}", "processing_status": word, "tags": tag, "data": entries}
+        for i, (word, tag, entries) in enumerate(
+            [(word, tags[i % 5], data[i % 4]) for i, word in enumerate(words)]
+            + [("done", tag, data[i % 4]) for i, tag in enumerate(tags)]
+            + [({"status": "done"}, tags[i % 5], entries) for i, entries in enumerate(data)]
+            + [({"status": "done"}, None, None)]
+        )
+    ] + [{"_id": key} for key in kinds]
+
+
+def work_filters():
+    """Return filters that the index has something to say of, and some like them."""
+    lacks = {"data": {"$not": {"$elemMatch": {"type": "peaks", "host": "stbc"}}}}
+    plain = [
+        *({"processing_status": word} for word in (None, "done", "pending", 5)),
+        *({"processing_status.status": word} for word in (None, "done", "two", 5)),
+        {"processing_status.status": {"$in": ["done", "pending"]}},
+        {"processing_status": {"$in": [None, "done"]}},
+        {"processing_status": {"$regex": "^failed"}},
+        {"processing_status": {"$regex": "due"}},
+        {"processing_status": {"$regex": "^Failed", "$options": "i"}},
+        *(documents.has_tag(tag) for tag in ("process", "other")),
+        {"tags": {"$ne": "process"}},
+        documents.has_no_status(),
+        {"$nor": [{"processing_status": "done"}]},
+        *(documents.has_status(word) for word in documents.STATUSES),
+        documents.has_data("peaks", host="stbc"),
+        documents.has_data("peaks", host="stbc", location="/y"),
+        documents.has_data("peaks"),
+        lacks,
+        {"data": {"$not": {"$elemMatch": {"type": "peaks", "host": "stbc", "location": "/y"}}}},
+        {"number": {"$in": [3, 4.0, 5]}},
+        {"number": {"$gte": 5}},
+        {"name": "000003"},
+    ]
+    both = [{"$and": [one, other]} for one in plain for other in (lacks, plain[0])]
+    return plain + both + [{"$or": [*pair["$and"]]} for pair in both]
+
+
+def test_the_index_leaves_nothing_out(client):
+    runs = client["run"]["runs_gas"]
+    runs.insert_many(work_documents())
+    everything = list(runs.find())
+    used = 0
+    for condition in work_filters():
+        used += lookup._sql(queries.checked_filter(condition)) is not None
+        expected = [d["_id"] for d in everything if queries.matches(d, condition)]
+        assert [d["_id"] for d in runs.find(condition)] == expected, condition
+        assert runs.count_documents(condition) == len(expected)
+    assert used > 50
+    # It follows changes
+    runs.update_many({}, {"$set": {"processing_status": "pending", "tags": ["process"]}})
+    assert runs.count_documents(documents.has_status("pending")) == len(everything)
+    assert runs.count_documents(documents.has_tag("process")) == len(everything)
+
+
+def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_path):
+    """Neither at those that say so, nor at those that have the data and say nothing."""
+    monkeypatch.setenv("AMSTRAX_HOST", "stbc")
+    runs = client["run"]["runs_gas"]
+    live = {"type": "live", "host": "stbc", "location": str(tmp_path)}
+    made = {"type": "peaks", "host": "stbc", "location": "/x"}
+    plain = {"end": datetime(2024, 1, 2), "data": [live, made], "tags": [{"name": "good"}]}
+    done = {"processing_status": {"status": "done"}}
+    count = 2000
+    runs.insert_many({"number": i, **plain, **(done if i % 2 else {})} for i in range(count))
+    (tmp_path / f"{count:06d}").mkdir()
+    runs.insert_one({"number": count, **plain, "processing_status": {"status": "pending"}})
+    decoded = []
+    decode = queries.decode_fields
+
+    def decode_and_note(*arguments):
+        decoded.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(queries, "decode_fields", decode_and_note)
+    wanted = scheduling.Wanted("xams", ("peaks",), ("raw_records",))
+    [found] = scheduling.find_runs(runs, wanted, 10)
+    assert found["number"] == count
+    assert runs.count_documents(wanted.filter(datetime.now(UTC))) == 1
+    assert scheduling.followed_runs(runs, "local") == []
+    assert len(decoded) < 20
+
+
+_SCHEMA_1 = """
+CREATE TABLE documents (seq INTEGER PRIMARY KEY, collection TEXT NOT NULL, id BLOB NOT NULL, name,
+    number, odd INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE (collection, id));
+CREATE INDEX by_name ON documents (collection, name);
+CREATE INDEX by_number ON documents (collection, number);
+CREATE INDEX by_odd ON documents (collection, odd) WHERE odd;
+PRAGMA user_version=1;
+PRAGMA application_id=1634562932;
+"""
+
+
+def test_a_file_of_an_earlier_version_gets_the_index(tmp_path):
+    path = tmp_path / "old.sqlite"
+    before = [{"_id": i, **document} for i, document in enumerate(work_documents())]
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(_SCHEMA_1)
+        for document in before:
+            row = ("run.runs_gas", *lookup.row_of(document)[:5])
+            marks = "collection, id, name, number, odd, body) VALUES (?, ?, ?, ?, ?, ?)"
+            old.execute(f"INSERT INTO documents ({marks}", row)
+        old.commit()
+    runs = LocalClient(path)["run"]["runs_gas"]
+    assert list(runs.find()) == before
+    for condition in work_filters():
+        expected = [d["_id"] for d in before if queries.matches(d, condition)]
+        assert [d["_id"] for d in runs.find(condition)] == expected, condition
+    assert LocalClient(path)["run"]["runs_gas"].count_documents({}) == len(before)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(Decimal128("7"), Decimal128("NaN"), DatetimeMS(10**17), DatetimeMS(-(10**17))),
+        *(MinKey(), Timestamp(1, 1), Code("x"), Regex("x"), b"x", math.nan, 2**63 - 1),
+    ],
+    ids=str,
+)
+def test_values_that_python_does_not_compare(client, value):
+    """They hide no other document, and stay what they are."""
+    runs = client["run"]["runs_gas"]
+    runs.insert_one({"_id": 1, "number": 8, "time": datetime(2024, 1, 2)})
+    runs.insert_one({"_id": 2, "number": value, "time": value, "a": [{"b": value}]})
+    assert 1 in [d["_id"] for d in runs.find({"number": {"$gte": 5}})]
+    assert 1 in [d["_id"] for d in runs.find({"time": {"$lte": datetime(2025, 1, 1)}})]
+    assert len(list(runs.find({}, sort=[("number", -1), ("time", 1)]))) == 2
+    assert runs.update_one({"_id": 2, "c": None}, {"$set": {"c": 1}}).matched_count == 1
+    after = runs.find_one({"_id": 2})
+    assert repr(after["number"]) == repr(value) and repr(after["a"]) == repr([{"b": value}])

@@ -270,7 +270,7 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         "--loop",
         "--loop_infinite",
         action="store_true",
-        help="go on until told to end (SIGTERM, Ctrl-C)",
+        help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
     )
     parser.add_argument(
         "--pause",

@@ -3,13 +3,14 @@
 
 Usable as ``auto_processing``, ``amstrax auto``, ``python -m
 amstrax.auto_processing.auto_processing``, and as a file. Exit status: 0 when told to end (SIGTERM,
-SIGINT), or when the run of --run_id is done; 1 on failure, 2 on wrong use.
+SIGINT, SIGHUP), or when the run of --run_id is done; 1 on failure, 2 on wrong use.
 """
 
 import argparse
 import logging
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +25,16 @@ from amstrax.auto_processing import arguments
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
+    InvalidRunDocument,
     JobRefused,
     RunDatabaseError,
+    RunNotFound,
+    RunNotReady,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import jobs, scheduling
+    from amstrax.auto_processing import scheduling, tools
     from amstrax.auto_processing.engines.base import Engine
 
 log = logging.getLogger("amstrax.auto_processing")
@@ -39,6 +43,10 @@ log = logging.getLogger("amstrax.auto_processing")
 LONGEST_WAIT = 300.0
 #: Runs that wait are counted so often where nothing happens, which costs a look at all runs [s]
 COUNT_EVERY = 60.0
+#: Old scripts and logs of jobs are looked for so often [s]
+CLEAN_EVERY = 3600.0
+#: So many refusals in a row are failures of the runs; with more, something else is wrong
+MOST_REFUSALS = 3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -109,9 +117,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @arguments.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run the loop until it is told to end, and return the exit status."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing import tools
 
-    return jobs.run_tool(
+    # Not that of `jobs`, which ends when a thread fails: here it may be one of a library
+    return tools.run_tool(
         args,
         log,
         lambda stop: run(args, stop),
@@ -122,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: "jobs.Stop") -> str | None:
+def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
     """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
@@ -143,21 +152,40 @@ def run(args: argparse.Namespace, stop: "jobs.Stop") -> str | None:
     stop.remark = "jobs go on"
     loop = Loop(args)
     wait = args.pause
-    while True:
-        try:
-            loop.round()
-            wait = args.pause
-        except Exception as error:
-            if args.once or args.dry_run or isinstance(error, UsageError):
-                raise
-            loop.report_trouble(error)
-            wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
-        if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
-            break
+    try:
+        while True:
+            try:
+                loop.round()
+                wait = args.pause
+            except Exception as error:
+                if args.once or args.dry_run or isinstance(error, UsageError):
+                    raise
+                loop.report_trouble(error)
+                wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
+            if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
+                break
+    except BaseException as error:
+        loop.end(_text(error))
+        raise
     if args.dry_run:
         return "\n".join(loop.texts) or "nothing would be submitted"
     loop.end(stop.reason)
     return None
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says, in a line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (AmstraxError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text[:150]} (please report it)"
+
+
+def _name(document: "scheduling.Document") -> str:
+    """Return what to call a run, which may have neither number nor name."""
+    from amstrax.rundb import documents
+
+    return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
 class Loop:
@@ -170,7 +198,7 @@ class Loop:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines, scheduling, submit_stbc
+        from amstrax.auto_processing import engines, rounds, scheduling, submit_stbc
         from amstrax.rundb import connection
 
         self.args = args
@@ -190,13 +218,14 @@ class Loop:
         self.followed: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
-        self.refused: dict[str, float] = {}
+        self.rests = rounds.Rests()
+        self._refusals = 0
         self.texts: list[str] = []
-        self.trouble = ""
+        self.trouble = self.ended_by = ""
         self.switched_on = True
         self.waiting: int | None = None
         self._counted: tuple[dict[str, int], int] | None = None
-        self._count_at = 0.0
+        self._count_at = self._clean_at = 0.0
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
@@ -216,14 +245,18 @@ class Loop:
         if self.switched_on and free > 0:
             self._submit(free)
         self._count()
+        self._clean()
         self._note_trouble("")
         self._write_status("at work")
 
     def _count(self) -> None:
         """Count the runs that wait: when something has changed, or a minute later."""
+        from amstrax.rundb import documents
+
         now = (self.counts.copy(), len(self.followed))
         if now != self._counted or time.monotonic() > self._count_at:
-            self.waiting = self.collection.count_documents(self.wanted.filter())
+            now_there = documents.server_time(self.collection)
+            self.waiting = self.collection.count_documents(self.wanted.filter(now_there))
             self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
     def _follow(self) -> int:
@@ -237,9 +270,15 @@ class Loop:
         for run_ in runs:
             state = states[run_.attempt]
             if not self.args.dry_run:
-                line = scheduling.settle(
-                    self.collection, self.engine, run_, state, self.args.max_failures
-                )
+                try:
+                    line = scheduling.settle(
+                        self.collection, self.engine, run_, state, self.args.max_failures
+                    )
+                except RunDatabaseError:
+                    raise
+                except Exception as error:
+                    line = None
+                    self._leave(run_.document, f"its job cannot be followed: {_text(error)}")
                 if line is not None:
                     self.counts["failed"] += 1
                     log.warning("%s", line)
@@ -263,7 +302,11 @@ class Loop:
         if self.states.pop(run_id, None) is None:
             return  # Settled, and reported, here
         fields = ["processing_status", "processing_failed", "processing_job"]
-        document = documents.find_run(self.collection, run_id, None, fields)
+        try:
+            document = documents.find_run(self.collection, run_id, None, fields)
+        except RunNotFound as error:
+            log.warning("run %s: its job is followed no more: %s", run_id, error)
+            return
         status = documents.status_of(document)
         if documents.cancelled_by(document) is not None:
             log.info("run %s: %s, and left alone", run_id, status.reason)
@@ -279,28 +322,40 @@ class Loop:
         """Submit up to `free` jobs."""
         from amstrax.auto_processing import scheduling
 
-        now = time.monotonic()
-        self.refused = {run_id: until for run_id, until in self.refused.items() if until > now}
-        skip = {*self.refused, *self.followed}
+        skip = {*self.rests.names(), *self.followed}
         for document in scheduling.find_runs(self.collection, self.wanted, free, skip):
             self._submit_one(document)
 
     def _submit_one(self, document: "scheduling.Document") -> None:
-        from amstrax.auto_processing import submit_stbc
+        from amstrax.auto_processing import scheduling, submit_stbc
         from amstrax.rundb import documents
 
-        run_id = documents.name_of(document) or "?"
         # The tag is for one series of attempts; what has failed before does not count
         tagged = documents.PROCESS in documents.tags_of(document)
         try:
+            run_id = documents.name_of(document)
+            if run_id is None:
+                raise InvalidRunDocument("its document has neither number nor name: add the number")
             submission = submit_stbc.submit(
                 self.work, run_id, self.collection, self.engine, afresh=tagged
             )
-        except (EngineUnreachable, JobRefused, RunDatabaseError):
+        except (EngineUnreachable, RunDatabaseError):
             raise
-        except AmstraxError as error:
-            self.refused[run_id] = time.monotonic() + self.args.retry_pause
-            log.warning("run %s cannot be submitted: %s", run_id, error)
+        except RunNotReady as error:
+            self._leave(document, f"cannot be submitted: {error}")
+            return
+        except JobRefused as error:
+            self._refusals += 1
+            if self._refusals <= MOST_REFUSALS:
+                self._record(document, error, tagged)
+            else:
+                self.rests.note(scheduling.key_of(document), failed=True)
+            if self._refusals >= MOST_REFUSALS:
+                # It is hardly the runs' fault; one is tried in each round, until one is taken
+                raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
+            return
+        except Exception as error:
+            self._record(document, error, tagged)
             return
         if submission.state == "dry run":
             self.texts.append(submission.text)
@@ -308,11 +363,69 @@ class Loop:
         if submission.state == "busy":
             return
         if tagged:
-            documents.remove_tag(self.collection, run_id, documents.PROCESS)
+            documents.remove_tag(self.collection, document, documents.PROCESS)
+        self._refusals = 0
+        self.rests.note(scheduling.key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
         self.followed[run_id] = submission.attempt
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
+
+    def _record(self, document: "scheduling.Document", error: Exception, tagged: bool) -> None:
+        """Record that a run cannot be submitted, as a failure of its own."""
+        from amstrax.auto_processing import scheduling
+        from amstrax.rundb import documents
+
+        reason = _text(error)
+        if self.args.dry_run:
+            self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
+            return
+        log.debug("run %s", _name(document), exc_info=error)
+        try:
+            if tagged:
+                documents.set_status(self.collection, document, "pending")
+                documents.remove_tag(self.collection, document, documents.PROCESS)
+            failures = documents.record_failure(
+                self.collection, document, reason, f"refused-{uuid.uuid4().hex}"
+            )
+        except RunDatabaseError:
+            raise
+        except Exception as second:
+            self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
+            return
+        self.counts["failed"] += 1
+        self.rests.note(scheduling.key_of(document), failed=True)
+        often = scheduling.how_often(failures or 0, self.args.max_failures)
+        log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
+
+    def _leave(self, document: "scheduling.Document", why: str) -> None:
+        """Leave a run alone for a while, longer each time, and say why when that begins."""
+        from amstrax.auto_processing import scheduling
+
+        key = scheduling.key_of(document)
+        if key not in self.rests.names():
+            log.warning("run %s: %s", _name(document), why)
+            self.rests.note(key, failed=True)
+
+    def _clean(self) -> None:
+        """Remove scripts and logs of jobs that are old, now and then."""
+        from amstrax.auto_processing import job_logs
+        from amstrax.rundb import documents
+
+        if self.args.dry_run or time.monotonic() < self._clean_at:
+            return
+        self._clean_at = time.monotonic() + CLEAN_EVERY
+        condition = documents.has_status("submitted", "running")
+        at_work = documents.read(self.collection, condition, ["name", "number"])
+        names = {documents.name_of(document) for document in at_work}
+        alive = {job.name for job in self.engine.jobs()}
+        n_files = job_logs.remove_old(
+            (self.work.job_folder, self.work.log_folder),
+            settings.keep_logs(),
+            lambda run_id: run_id in names or any(f"-{run_id}-" in name for name in alive),
+        )
+        if n_files:
+            log.info("%d scripts and logs older than AMSTRAX_KEEP_LOGS are removed", n_files)
 
     def is_finished(self) -> bool:
         """Return whether the one run that was asked for has ended.
@@ -367,7 +480,8 @@ class Loop:
         self.switched_on = switched_on
 
     def end(self, reason: str) -> None:
-        """Say that the loop has ended."""
+        """Say that the loop has ended, and by what: a signal, an error, or nothing but its end."""
+        self.ended_by = reason
         log.info(
             "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
             f" by {reason}" if reason else "",
@@ -389,6 +503,7 @@ class Loop:
             path,
             {
                 "state": state,
+                "ended_by": self.ended_by,
                 "switch": "on" if self.switched_on else "off",
                 "since": self.began,
                 "engine": self.engine.name,

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from amstrax.auto_processing import claims, copy_live
+from amstrax.auto_processing import copy_live
 from amstrax.auto_processing.destinations import Destination
 from amstrax.auto_processing.rounds import Rests
 from amstrax.exceptions import (
@@ -25,7 +25,7 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
     Stopped,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 log = logging.getLogger("amstrax.copy_live")
 
@@ -124,7 +124,7 @@ class Copier:
         if not self._args.production:
             self._copy_to_all(document, run_id, to, tally, self._stopped)
             return
-        with claims.claimed(self._collection, document) as claim:
+        with leases.held(self._collection, document) as claim:
             if claim is None:
                 log.info("run %s is being copied, or deleted, by another process", run_id)
                 return

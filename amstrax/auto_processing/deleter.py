@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amstrax.auto_processing import claims, copies, live_folder, removal, rsync
+from amstrax.auto_processing import copies, live_folder, removal, rsync
 from amstrax.auto_processing.destinations import Destination
 from amstrax.auto_processing.rounds import Rests
 from amstrax.exceptions import (
@@ -29,7 +29,7 @@ from amstrax.exceptions import (
     RunNotFound,
     Stopped,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 log = logging.getLogger("amstrax.delete_live")
 
@@ -138,7 +138,7 @@ class Deleter:
             log.info("dry run: would settle %s, which was left by another process", name)
             return
         document = self._find(run_dir.name)
-        with claims.claimed(self._collection, document) as claim:
+        with leases.held(self._collection, document) as claim:
             if claim is None:
                 log.info("%s is another process's, which is at work on it", name)
                 return
@@ -220,7 +220,7 @@ class Deleter:
             if any(removal.aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
             return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
-        with claims.claimed(self._collection, document) as claim:
+        with leases.held(self._collection, document) as claim:
             if claim is None:
                 log.info("run %s is being copied, or deleted, by another process", run_id)
                 return None

@@ -1,14 +1,19 @@
-"""Logs of jobs, read while they are written: the end of one, and never another file."""
+"""Logs of jobs: the end of one, read while it is written, and never another file; old ones go."""
 
+import contextlib
 import os
+import re
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import documents
 
+#: Names that `submission` gives to the script and the logs of a job, after that of its run
+_JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
 #: So much of the end of a log is read [bytes]
 TAIL = 64_000
 
@@ -84,3 +89,47 @@ def read(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) -> Log
         start = data.find(b"\n") + 1
         skipped, data = skipped + start, data[start:]
     return Log(path, data.decode("utf-8", "replace"), skipped)
+
+
+def remove_old(folders: Iterable[Path], keep: float, is_alive: Callable[[str], bool]) -> int:
+    """Remove scripts and logs of jobs that nothing was written to for a while; return how many.
+
+    Files of other names, and links, are left alone.
+
+    Parameters
+    ----------
+    folders
+        Folders for scripts and logs, each with a folder for each run.
+    keep
+        How old they become [s].
+    is_alive
+        Returns whether a run has a job that waits or runs: its files are left alone.
+    """
+    before, removed = time.time() - keep, 0
+    for path in (path for folder in folders for path in _entries(folder)):
+        if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
+            continue
+        is_old = path.stat(follow_symlinks=False).st_mtime < before
+        for file in _entries(path):
+            match = _JOB_FILE.fullmatch(file.name)
+            if match is None or match["run"] != path.name:
+                continue
+            with contextlib.suppress(OSError):
+                state = file.stat(follow_symlinks=False)
+                if stat.S_ISREG(state.st_mode) and state.st_mtime < before:
+                    os.unlink(file)
+                    removed += 1
+        if is_old:
+            # One that is empty; a new one may be filled just now
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+    return removed
+
+
+def _entries(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

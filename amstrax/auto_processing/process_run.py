@@ -23,7 +23,7 @@ if __name__ == "__main__" and not __package__:
 from amstrax import settings
 from amstrax.auto_processing import arguments
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 if TYPE_CHECKING:
     from amstrax.auto_processing import jobs
@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--claim_lifetime",
         type=arguments.positive_number,
-        default=documents.CLAIM_LIFETIME,
+        default=leases.LIFETIME,
         metavar="SECONDS",
         help="time after which others may process the run when this process is gone (default: "
         "%(default)s)",
@@ -72,7 +72,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=arguments.positive_number,
         default=1800,
         metavar="SECONDS",
-        help="wait so long for a run database that is away (default: %(default)s)",
+        help="wait so long for a run database that is away, before the run is claimed; after that, "
+        "for two thirds of --claim_lifetime at most (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",

@@ -1,9 +1,7 @@
-"""The right to process a run, kept while the work goes on, and what is written with it."""
+"""What a job writes into its run's document, for as long as it has the lease of the run."""
 
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -13,10 +11,9 @@ from amstrax.auto_processing.submission import OWNER_PREFIX
 from amstrax.exceptions import (
     AlreadyAtWork,
     LocalDatabaseError,
-    RunDatabaseError,
     RunDatabaseUnreachable,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +26,13 @@ T = TypeVar("T")
 
 
 class ClaimLost(AlreadyAtWork):
-    """Somebody else processes the run from now on."""
+    """Somebody else processes the run from now on, or may do so soon."""
 
 
 class RunClaim:
-    """The right to process a run: held within it, renewed by a thread, and given up at the end.
+    """The lease of a run to process, held within it, and what is written with it.
 
-    When it is lost, to somebody who took this process for dead, `stop` is set, and nothing more is
-    written.
+    When it is lost `stop` is set, and nothing more is written.
 
     Parameters
     ----------
@@ -47,11 +43,12 @@ class RunClaim:
     attempt
         Name of the attempt that this is.
     stop
-        Set when the claim is lost; when it is set by a signal, nothing is waited for any more.
+        Set when the lease is lost; when it is set by a signal, nothing is waited for any more.
     lifetime
-        How long the claim lasts when this process dies [s].
+        How long the lease lasts when this process dies [s].
     patience
-        So long is tried again what the run database does not answer to [s].
+        So long is tried again what the run database does not answer to [s], unless the lease is
+        lost meanwhile.
 
     Raises
     ------
@@ -69,16 +66,16 @@ class RunClaim:
         run_id: str,
         attempt: str,
         stop: Stop,
-        lifetime: float = documents.CLAIM_LIFETIME,
+        lifetime: float | None = None,
         patience: float = 0.0,
     ):
         self.attempt = attempt
-        self.owner = f"{attempt}.{uuid.uuid4().hex}"
-        self.lost = False
         self._collection, self._run_id = collection, run_id
-        self._stop, self._lifetime, self.patience = stop, lifetime, patience
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._stop, self.patience = stop, patience
+        self._lease = leases.Lease(
+            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._tell
+        )
+        self.owner = self._lease.owner
 
     def __enter__(self) -> "RunClaim":
         # Who submits this very job need not be waited for: it may have been killed
@@ -86,28 +83,13 @@ class RunClaim:
             "processing_job.attempt": self.attempt,
             "processing_claim.owner": {"$regex": f"^{OWNER_PREFIX}"},
         }
-        while not self._persist(
-            documents.claim,
-            self._collection,
-            self._run_id,
-            self.owner,
-            self._lifetime,
-            instead_of=own_submitter,
-        ):
+        while not self._persist(self._lease.acquire, own_submitter):
             self._stop.check()
             self._wait_for_submitter()
-        self._thread.start()
         return self
 
     def __exit__(self, *_error: Any) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self.lost:
-            return
-        try:
-            self._persist(documents.release, self._collection, self._run_id, self.owner)
-        except RunDatabaseError as error:
-            log.warning("the claim of run %s stays until it expires: %s", self._run_id, error)
+        self._lease.release()
 
     def _wait_for_submitter(self) -> None:
         """Wait a moment for one who submits this run; raise when another one processes it."""
@@ -123,21 +105,7 @@ class RunClaim:
             )
         self._stop.event.wait(LOOK_EVERY)
 
-    def _keep(self) -> None:
-        """Renew the claim until the end; set `stop` when it is lost."""
-        while not self._ended.wait(self._lifetime / 3):
-            try:
-                if not documents.renew(self._collection, self._run_id, self.owner, self._lifetime):
-                    self._lose()
-                    return
-            except RunDatabaseUnreachable as error:
-                # Nobody can take the claim meanwhile, unless it is this machine that is cut off
-                log.warning("the claim of run %s is not renewed: %s", self._run_id, error)
-            except Exception:
-                log.exception("the claim of run %s cannot be renewed", self._run_id)
-
-    def _lose(self) -> None:
-        self.lost = True
+    def _tell(self) -> None:
         self._stop.reason = self._stop.reason or "the loss of its claim"
         self._stop.event.set()
 
@@ -164,7 +132,7 @@ class RunClaim:
             owner=self.owner,
             **fields,
         ):
-            self._lose()
+            self._lease.lose("it has been claimed by somebody else meanwhile")
         self.check()
 
     def record_failure(self, reason: str) -> int:
@@ -181,7 +149,7 @@ class RunClaim:
             condition={"processing_claim.owner": self.owner},
         )
         if failures is None:
-            self._lose()
+            self._lease.lose("it has been claimed by somebody else meanwhile")
         self.check()
         return failures or 0
 
@@ -199,10 +167,8 @@ class RunClaim:
 
     def check(self) -> None:
         """Raise ClaimLost when the claim is lost."""
-        if self.lost:
-            raise ClaimLost(
-                f"run {self._run_id} has been claimed by somebody else meanwhile: left to that"
-            )
+        if self._lease.lost.is_set():
+            raise ClaimLost(f"run {self._run_id}: {self._lease.why_lost}: left to another process")
 
     def _persist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Return what a function returns; try again while the run database is away.
@@ -215,6 +181,7 @@ class RunClaim:
             try:
                 return function(*args, **kwargs)
             except (RunDatabaseUnreachable, LocalDatabaseError) as error:
+                self.check()
                 waited = time.monotonic() - began
                 if waited + PAUSE > self.patience or self._stop.event.is_set():
                     raise

@@ -1,6 +1,7 @@
 """What the automatic loop asks of the run database: which runs to submit, how their jobs fare."""
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax import settings
-from amstrax.auto_processing.engines.base import DONE, GONE, HELD, Engine, JobState
+from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
 from amstrax.exceptions import AmstraxError, InvalidOption
 from amstrax.rundb import documents
 
@@ -20,6 +21,11 @@ LEFT_TO_ANOTHER = 75
 
 #: The longest pause between two attempts at a run [s]
 LONGEST_PAUSE = 86400.0
+#: A job that only another machine knows, and that has never claimed its run, is given up after this
+SILENCE = 3600.0  # [s]
+
+#: Names of folders of live data that a run can have
+_RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
 
 _FIELDS = (
     "name",
@@ -73,8 +79,8 @@ class Wanted:
     max_failures: int = documents.MAX_FAILURES
     retry_pause: float = 60.0
 
-    def filter(self, now: datetime | None = None) -> Filter:
-        """Return the filter for the runs to submit now.
+    def filter(self, now: datetime) -> Filter:
+        """Return the filter for the runs to submit at a time of the database server's clock.
 
         These have ended, have data on this machine to begin with, and are claimed by nobody. They
         have the tag ``process``; or are pending, in so many words; or nothing is said of them and
@@ -82,7 +88,6 @@ class Wanted:
         not since somebody has cancelled the job; or were begun by one whose claim has expired.
         Those with the tag ``abandon`` are left alone.
         """
-        now = now or datetime.now(UTC)
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
             documents.lacks_tag(documents.ABANDON),
@@ -94,7 +99,13 @@ class Wanted:
                     documents.has_tag(documents.PROCESS),
                     {"processing_status": "pending"},
                     {"processing_status.status": "pending"},
-                    {"$and": [{"processing_status": None}, self._has_none_of_the_data()]},
+                    {
+                        "$and": [
+                            # Or something that says nothing, as a number
+                            documents.has_no_status(),
+                            self._has_none_of_the_data(),
+                        ]
+                    },
                     {
                         "$and": [
                             documents.has_status("failed"),
@@ -127,8 +138,8 @@ class Wanted:
         options = [documents.has_data(kind, host=host) for kind in ("live", *self.raw_types)]
         folder = settings.live_data(self.detector)
         if folder is not None:
-            names = sorted(path.name for path in folder.iterdir() if path.name[:1] not in ".")
-            numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
+            names = sorted(name for name in os.listdir(folder) if _RUN_FOLDER.fullmatch(name))
+            numbers = [int(name) for name in names if name.isdigit() and len(name) < 19]
             options += [{"number": {"$in": numbers}}, {"name": {"$in": names}}]
         return {"$or": options}
 
@@ -155,7 +166,8 @@ def find_runs(
 ) -> list[dict[str, Any]]:
     """Return the documents of runs to submit now, newest first, at most so many.
 
-    Runs whose data is not where the document says are left out.
+    Runs whose data is not where the document says are left out; those of which that cannot be told
+    are not, so that submitting them says what is wrong.
 
     Parameters
     ----------
@@ -166,11 +178,11 @@ def find_runs(
     limit
         How many at most.
     skip
-        Names of runs to leave out.
+        Names of runs to leave out, or `key_of` of their documents.
     """
     found: list[dict[str, Any]] = []
     skipped = set(skip)
-    condition = wanted.filter()
+    condition = wanted.filter(documents.server_time(collection))
     seen = 0
     while len(found) < limit:
         step = 2 * limit + len(skipped)
@@ -179,7 +191,9 @@ def find_runs(
         )
         seen += len(batch)
         for document in batch:
-            if documents.name_of(document) in skipped or not has_source(document, wanted):
+            if {documents.name_of(document), key_of(document)} & skipped:
+                continue
+            if not _may_have_source(document, wanted):
                 continue
             found.append(document)
             if len(found) == limit:
@@ -189,8 +203,30 @@ def find_runs(
     return found
 
 
+def key_of(document: Document) -> str:
+    """Return what tells a document from others, also from one of the same number or without one."""
+    return repr(document["_id"])
+
+
+def _may_have_source(document: Document, wanted: Wanted) -> bool:
+    name = documents.name_of(document)
+    if name is None or not _RUN_FOLDER.fullmatch(name):
+        return True
+    try:
+        return has_source(document, wanted)
+    except (OSError, RuntimeError, ValueError) as error:
+        log.debug("where data of run %s is: %r", name, error)
+        return True
+
+
 def has_source(document: Document, wanted: Wanted) -> bool:
-    """Return whether a run's live data, or its raw data, is on this machine."""
+    """Return whether a run's live data, or its raw data, is on this machine.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        When a place that the document names cannot be looked at.
+    """
     name = documents.name_of(document)
     if name is None:
         return False
@@ -284,7 +320,8 @@ def settle(
     """Bring the document of a run up to date with the end of its job.
 
     Does nothing when the job itself has said how it ended, which is the rule, or while a claim of
-    a job that the engine has forgotten is still renewed.
+    a job of which the engine knows nothing is still renewed. A job that only another machine knows
+    is gone when its claim has run out.
 
     Returns
     -------
@@ -292,7 +329,12 @@ def settle(
     """
     if state.alive:
         return None
-    if state.state == GONE and documents.is_claimed(run.document, attempt=run.attempt):
+    now = documents.server_time(collection)
+    if state.state in (GONE, UNKNOWN) and documents.is_claimed(
+        run.document, attempt=run.attempt, now=now
+    ):
+        return None
+    if state.state == UNKNOWN and not _has_ended_elsewhere(run, now):
         return None
     if state.state == HELD:
         engine.cancel(str(run.job.get("job_id")))
@@ -304,15 +346,15 @@ def settle(
     }
     if state.exit_code == LEFT_TO_ANOTHER:
         # Whoever it was left to changes the status, or its claim expires
-        free = {"$and": [still_so, documents.is_unclaimed(), {"_id": run.document["_id"]}]}
-        pending = {"status": "pending", "time": datetime.now(UTC), "host": documents.this_host()}
+        free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
+        pending = {"status": "pending", "time": now, "host": documents.this_host()}
         change = {"$set": {"processing_status": pending | {"reason": "left by a second job"}}}
         if collection.update_one(free, change).matched_count:
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
     reason = describe_end(run, state)
     failures = documents.record_failure(
-        collection, run.run_id, reason, run.attempt, condition=still_so
+        collection, run.document, reason, run.attempt, condition=still_so
     )
     _release(collection, run)
     if failures is None:
@@ -320,6 +362,17 @@ def settle(
     if run.job.get("cancelled_by"):
         return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
     return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
+
+
+def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
+    """Return whether a job that only another machine knows, and that has no claim, has ended."""
+    claim = run.document.get(documents.PROCESSING_CLAIM)
+    if isinstance(claim, Mapping) and str(claim.get("owner")).startswith(f"{run.attempt}."):
+        return True
+    # It may wait there for its turn
+    times = (run.job.get("time"), documents.status_of(run.document).time)
+    known = [t.replace(tzinfo=t.tzinfo or UTC) for t in times if isinstance(t, datetime)]
+    return not known or now - max(known) > timedelta(seconds=SILENCE)
 
 
 def how_often(failures: int, max_failures: int) -> str:
@@ -338,7 +391,7 @@ def describe_end(run: Followed, state: JobState) -> str:
     see = f"; see {log_file}" if log_file else ""
     if state.state == HELD:
         return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
-    if state.state == GONE:
+    if state.state in (GONE, UNKNOWN):
         why = state.reason or "the batch system knows nothing of it"
         return f"{run.describe()} is gone: {why}{see}"
     if state.state == DONE:

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import amstrax
+from amstrax import files
 from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
+
+# Files of which it has been said that they cannot be written, and why
+_said: dict[Path, str] = {}
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write what a tool says of itself, with time, host, process and version, into a JSON file.
 
     It takes the place of the one before at once. Where it cannot be written a log line says so,
-    and the tool goes on.
+    once, and the tool goes on.
 
     Parameters
     ----------
@@ -34,15 +38,16 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
         "pid": os.getpid(),
         "version": amstrax.__version__,
     }
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps({**own, **content}, indent=1, default=_to_json)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**own, **content}, indent=1, default=_to_json)
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(path)
+        files.write(path, text + "\n")
+        _said.pop(path, None)
     except OSError as error:
-        new.unlink(missing_ok=True)
-        log.warning("the status file %s cannot be written: %s", path, error.strerror or error)
+        reason = str(error.strerror or error)
+        if _said.get(path) != reason:
+            _said[path] = reason
+            log.warning("the status file %s cannot be written: %s", path, reason)
 
 
 def read(path: Path) -> tuple[dict[str, Any], datetime] | None:

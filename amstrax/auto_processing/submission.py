@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax import settings
-from amstrax.auto_processing import plan
+from amstrax.auto_processing import live_folder, plan
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
 from amstrax.auto_processing.plan import Plan
-from amstrax.exceptions import InvalidOption, JobRefused, RunDatabaseError
-from amstrax.rundb import connection, documents
+from amstrax.exceptions import InvalidOption, JobRefused
+from amstrax.rundb import connection, documents, leases
 
 log = logging.getLogger(__name__)
 
-#: What the owner of a claim is called while it submits, and how long that may take [s]
+#: Beginning of the name of an owner who submits a job
 OWNER_PREFIX = "submit-"
-LIFETIME = 60.0
 
 #: Variables of the environment that jobs get, besides settings that are no secrets
 _VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
@@ -200,6 +199,8 @@ def submit(
     ------
     RunNotFound
         When there is no such run.
+    InvalidRunDocument
+        When it has several documents, or one that makes no sense.
     RunNotReady
         When it is being taken, or to be left alone.
     JobRefused
@@ -209,10 +210,9 @@ def submit(
     RunDatabaseError
         When the run database cannot be reached.
     """
-    document = documents.find_run(collection, run_id, None, plan.FIELDS)
+    document = documents.find_only(collection, run_id, plan.FIELDS)
     plan.check_ready(document)
-    name = documents.name_of(document)
-    assert name is not None
+    name = live_folder.run_name(document)
     attempt = f"{name}-{uuid.uuid4().hex[:16]}"
     submitter = _Submitter(work, name, plan.of_run(work.plan, document), attempt, engine)
     return submitter.dry_run() if work.dry_run else submitter.submit(collection, afresh)
@@ -265,17 +265,14 @@ class _Submitter:
 
     def submit(self, collection: Any, afresh: bool) -> Submission:
         """Submit the job, as the only one who does."""
-        owner = f"{OWNER_PREFIX}{documents.new_owner()}"
-        if not connection.resilient(documents.claim, collection, self.run_id, owner, LIFETIME):
+        lease = leases.Lease(collection, self.run_id, f"{OWNER_PREFIX}{documents.this_host()}")
+        if not connection.resilient(lease.acquire):
             return self.result("busy", text=_who(collection, self.run_id))
         try:
-            return self._submit(collection, owner, afresh)
+            return self._submit(collection, lease.owner, afresh)
         finally:
-            try:
-                connection.resilient(documents.release, collection, self.run_id, owner)
-            except RunDatabaseError as error:
-                # What became of the run is not to be lost for that
-                log.warning("the claim of run %s stays for a minute: %s", self.run_id, error)
+            # What became of the run is not to be lost when this fails
+            lease.release()
 
     def _submit(self, collection: Any, owner: str, afresh: bool) -> Submission:
         fields = ["processing_job", "processing_status"]

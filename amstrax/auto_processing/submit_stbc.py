@@ -19,7 +19,6 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax.auto_processing import arguments
 from amstrax.exceptions import (
-    AmstraxError,
     EngineUnreachable,
     RunDatabaseError,
     UsageError,
@@ -176,7 +175,9 @@ def run(args: argparse.Namespace, stop: "jobs.Stop", report: Report) -> None:
         except (EngineUnreachable, RunDatabaseError):
             # It would be so for all others too
             raise
-        except AmstraxError as error:
+        except Exception as error:
+            # Of this run alone, also where it is a bug
+            log.debug("run %s", run_id, exc_info=error)
             report.fail(run_id, error)
 
 

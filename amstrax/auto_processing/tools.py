@@ -48,7 +48,9 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM or SIGINT; a second one acts as it would without this.
+    """Set `stop` at the first SIGTERM, SIGINT or SIGHUP; a second one acts as without this.
+
+    SIGHUP is ignored where whoever started this process said so, as nohup does.
 
     Does nothing outside the main thread, where signals cannot be handled. Log lines do not
     disturb progress bars within.
@@ -67,7 +69,9 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         stop.reason = signal.Signals(number).name
         stop.event.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
         before[number] = signal.signal(number, handle)
     try:
         with logging_redirect_tqdm():

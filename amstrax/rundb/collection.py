@@ -11,6 +11,7 @@ import functools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from amstrax.exceptions import RunDatabaseUnreachable
@@ -44,6 +45,7 @@ WRITES = frozenset(
         "update_one",
     }
 )
+SERVER_TIME = "server_time"
 #: Changes that are the same once and twice, and fields that tell one document from all others
 REPEATABLE = frozenset({"$set", "$unset", "$addToSet", "$pull", "$pullAll", "$max", "$min"})
 IDENTITY = frozenset({"_id", "name", "number"})
@@ -108,11 +110,15 @@ class Collection:
         call.__name__ = method
         return call
 
+    def server_time(self) -> datetime:
+        """Return the time of the database server [UTC]."""
+        return self._call(SERVER_TIME, (), {})
+
     def _call(self, method: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         import pymongo
         from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
-        repeatable = method in READS or is_repeatable(method, args, kwargs)
+        repeatable = method in READS or method == SERVER_TIME or is_repeatable(method, args, kwargs)
         end = time.monotonic() + self._link.timeout
         while True:
             line = open_line(self._link)
@@ -120,6 +126,9 @@ class Collection:
                 line.ensure()
                 collection = line.client[self._database][self.name]
                 with pymongo.timeout(max(end - time.monotonic(), _PAUSE)):
+                    if method == SERVER_TIME:
+                        answer = line.client.admin.command("hello")
+                        return answer["localTime"].replace(tzinfo=UTC)
                     result = getattr(collection, method)(*args, **kwargs)
                 line.was_used = True
                 return Cursor(result, line, self.full_name) if method in CURSORS else result

@@ -5,11 +5,10 @@ update of one document, and may be repeated: done twice, as after a lost answer,
 Times are in UTC.
 
 This is the module for whoever uses them. What reads a document is written in ``fields.py``, what
-asks for some in ``filters.py`` and ``finding.py``, what changes them in ``claiming.py``,
+asks for some in ``filters.py`` and ``finding.py``, what changes them in ``leases.py``,
 ``statuses.py`` and ``registering.py``.
 """
 
-from amstrax.rundb.claiming import CLAIM_LIFETIME, claim, release, renew
 from amstrax.rundb.fields import (
     ABANDON,
     COPY_CLAIM,
@@ -23,7 +22,6 @@ from amstrax.rundb.fields import (
     is_claimed,
     job_of,
     name_of,
-    new_owner,
     number_of,
     status_of,
     tags_of,
@@ -32,6 +30,7 @@ from amstrax.rundb.fields import (
 from amstrax.rundb.filters import (
     Filter,
     has_data,
+    has_no_status,
     has_status,
     has_tag,
     is_not_cancelled,
@@ -39,7 +38,8 @@ from amstrax.rundb.filters import (
     lacks_tag,
     run_filters,
 )
-from amstrax.rundb.finding import find_run, read
+from amstrax.rundb.finding import find_only, find_run, read
+from amstrax.rundb.leases import claim, new_owner, release, renew, server_time
 from amstrax.rundb.registering import (
     add_data,
     add_run,
@@ -55,7 +55,6 @@ MAX_FAILURES = 3
 
 __all__ = [
     "ABANDON",
-    "CLAIM_LIFETIME",
     "COPY_CLAIM",
     "MAX_FAILURES",
     "PROCESS",
@@ -70,8 +69,10 @@ __all__ = [
     "claim",
     "data_of",
     "failures_of",
+    "find_only",
     "find_run",
     "has_data",
+    "has_no_status",
     "has_status",
     "has_tag",
     "is_claimed",
@@ -90,6 +91,7 @@ __all__ = [
     "remove_tag",
     "renew",
     "run_filters",
+    "server_time",
     "set_cancelled",
     "set_job",
     "set_job_id",

@@ -4,9 +4,7 @@ Documents of either form are read, the older and the newer, and odd ones as well
 """
 
 import math
-import os
 import socket
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -19,6 +17,8 @@ STATUSES = ("pending", "submitted", "running", "done", "failed")
 ABANDON, PROCESS = "abandon", "process"
 #: Fields of claims: of who processes a run, and of who copies or deletes its live data
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
+#: A count of failures that is beyond this is none
+_MOST_FAILURES = 1_000_000
 #: Older words for these states
 OLD_WORDS = {"processing": "running"}
 
@@ -35,11 +35,6 @@ class Status(NamedTuple):
 def this_host() -> str:
     """Return the name of this machine in run documents: the setting AMSTRAX_HOST, or its own."""
     return settings.get("AMSTRAX_HOST") or socket.gethostname()
-
-
-def new_owner() -> str:
-    """Return a name for one who claims runs, that nobody else has."""
-    return f"{this_host()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
 def number_of(document: Mapping[str, Any]) -> int | None:
@@ -97,9 +92,11 @@ def cancelled_by(document: Mapping[str, Any]) -> str | None:
 def failures_of(document: Mapping[str, Any]) -> int:
     """Return how often processing of a run has failed."""
     value = document.get("processing_failed")
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = float(value)
     if isinstance(value, (int, float)) and math.isfinite(value):
-        return int(value)
-    return int(value) if isinstance(value, str) and value.isdigit() else 0
+        return min(max(int(value), 0), _MOST_FAILURES)
+    return 0
 
 
 def tags_of(document: Mapping[str, Any]) -> list[str]:
@@ -107,7 +104,8 @@ def tags_of(document: Mapping[str, Any]) -> list[str]:
     tags = document.get("tags")
     names = [
         tag.get("name") if isinstance(tag, Mapping) else tag
-        for tag in (tags if isinstance(tags, list) else ())
+        # One that is in no list is found by the filter for tags as well
+        for tag in (tags if isinstance(tags, list) else [tags])
     ]
     return [name for name in names if isinstance(name, str) and name]
 
@@ -132,7 +130,10 @@ def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_claimed(
-    document: Mapping[str, Any], field: str = PROCESSING_CLAIM, attempt: str | None = None
+    document: Mapping[str, Any],
+    field: str = PROCESSING_CLAIM,
+    attempt: str | None = None,
+    now: datetime | None = None,
 ) -> bool:
     """Return whether somebody works on a run: what the filter `is_unclaimed` leaves out.
 
@@ -144,6 +145,9 @@ def is_claimed(
         Field of the document that the claim is in.
     attempt
         Ask whether it is a job of this attempt that has the claim.
+    now
+        Time by the database server's clock; by default this machine's, which will do for a first
+        look.
     """
     claim = document.get(field)
     if claim is None:
@@ -155,5 +159,5 @@ def is_claimed(
     expires = claim.get("expires")
     # One that never expires is for whoever has written it to take away
     return not isinstance(expires, datetime) or (
-        expires.replace(tzinfo=expires.tzinfo or UTC) > datetime.now(UTC)
+        expires.replace(tzinfo=expires.tzinfo or UTC) > (now or datetime.now(UTC))
     )

@@ -1,6 +1,6 @@
 """Filters for run documents, for whoever asks the run database."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from amstrax.exceptions import InvalidOption
@@ -42,6 +42,16 @@ def has_status(*statuses: str) -> Filter:
     return {"$or": options}
 
 
+def has_no_status() -> Filter:
+    """Return a filter for runs whose document says nothing of a status, in neither form."""
+    return {
+        "$nor": [
+            {"processing_status": {"$type": "string"}},
+            {"processing_status.status": {"$type": "string"}},
+        ]
+    }
+
+
 def is_not_cancelled() -> Filter:
     """Return a filter for runs whose last job nobody has cancelled."""
     return {"processing_job.cancelled_by": None}
@@ -62,6 +72,14 @@ def has_data(data_type: str, **fields: Any) -> Filter:
     return {"data": {"$elemMatch": {"type": data_type, **fields}}}
 
 
-def is_unclaimed(now: datetime | None = None, field: str = PROCESSING_CLAIM) -> Filter:
-    """Return a filter for runs that nobody works on; `field` is the claim's."""
-    return {"$or": [{field: None}, {f"{field}.expires": {"$lte": now or datetime.now(UTC)}}]}
+def is_unclaimed(now: datetime, field: str = PROCESSING_CLAIM) -> Filter:
+    """Return a filter for runs that nobody works on.
+
+    Parameters
+    ----------
+    now
+        Time by the database server's clock, see `amstrax.rundb.leases.server_time`.
+    field
+        Field of the claim.
+    """
+    return {"$or": [{field: None}, {f"{field}.expires": {"$lte": now}}]}

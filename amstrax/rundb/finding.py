@@ -67,9 +67,35 @@ def read(
         return list(watch(collection.find(condition, projection, **options)))
 
 
-def id_of(collection: Any, run_id: str | int) -> Any:
-    """Return the _id of the document of a run; raises as `find_run` does."""
+def id_of(collection: Any, run_id: str | int | Mapping[str, Any]) -> Any:
+    """Return the _id of the document of a run; raises as `find_run` does.
+
+    What takes the name or number of a run takes its document as well: it is the one that is meant,
+    also when it has neither, or is not the only one.
+    """
+    if isinstance(run_id, Mapping):
+        return run_id["_id"]
     return find_run(collection, run_id, projection=["_id"])["_id"]
+
+
+def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> dict[str, Any]:
+    """Return the document of a run, which must be the only one.
+
+    Raises
+    ------
+    RunNotFound
+        When there is none.
+    InvalidRunDocument
+        When there are several.
+    """
+    found = read(collection, {"$or": run_filters(run_id)}, projection, limit=3)
+    if len(found) > 1:
+        ids = ", ".join(repr(document["_id"])[:40] for document in found)
+        raise InvalidRunDocument(
+            f"run {run_id} has several documents in {place(collection)} (_id {ids}): remove all "
+            "but one, or give them different numbers and names"
+        )
+    return found[0] if found else find_run(collection, run_id, None, projection)
 
 
 def make_list(collection: Any, _id: Any, field: str) -> None:

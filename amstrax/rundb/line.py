@@ -170,6 +170,9 @@ def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
         "connectTimeoutMS": milliseconds,
         # Not before it is used: the tunnel says what is wrong, and does so once
         "connect": False,
+        # What Python or UTF-8 cannot hold in one document must not keep others from being read
+        "datetime_conversion": "DATETIME_AUTO",
+        "unicode_decode_error_handler": "replace",
     }
     if tunnel is not None:
         if bool(link.mongo_user) != bool(link.mongo_password):

@@ -6,7 +6,8 @@ in `amstrax.rundb.queries`; anything else is refused.
 
 Documents are kept as BSON in one SQLite file. Every write is a transaction of its own that holds
 the file's write lock from its first read, so that of several processes one at a time decides what
-it changes; it is on disk when the call returns. ``name`` and ``number`` of documents are indexed.
+it changes; it is on disk when the call returns. ``name`` and ``number`` of documents are indexed,
+and so are their status, tags, and types and hosts of their data.
 
 The file must be on a local disk: SQLite cannot keep several hosts apart on a network file system.
 """
@@ -22,13 +23,14 @@ from typing import Any
 from amstrax.exceptions import LocalDatabaseError
 from amstrax.rundb.local_collection import LocalCollection as LocalCollection
 from amstrax.rundb.local_collection import LocalCursor as LocalCursor
-from amstrax.rundb.lookup import SCHEMA
+from amstrax.rundb.lookup import SCHEMA, SCHEMA_2, WORK_FIELDS, work_of
+from amstrax.rundb.queries import decode_fields
 
 #: How long a call waits for other processes' writes [s]
 LOCK_TIMEOUT = 60.0
 
 #: Version of the tables below, in the file's user_version
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 #: "amst", marks the file as ours
 _APPLICATION_ID = 0x616D7374
 
@@ -154,7 +156,7 @@ class LocalClient:
                 raise LocalDatabaseError(
                     f"{self.path} is a database, but not of runs: name another file"
                 )
-            return application == _APPLICATION_ID
+            return application == _APPLICATION_ID and version == _SCHEMA_VERSION
 
         connection.execute("PRAGMA synchronous=FULL")
         if is_ready():
@@ -162,15 +164,19 @@ class LocalClient:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if not is_ready():
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            if application == _APPLICATION_ID:
+                if not is_ready():
+                    _update_file(connection)
+            else:
                 if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     raise LocalDatabaseError(
                         f"{self.path} is a database, but not of runs: name another file"
                     )
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
-                connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         except BaseException:
             connection.execute("ROLLBACK")
             raise
@@ -217,6 +223,23 @@ class LocalDatabase:
         """Return the names of the collections with documents."""
         names = (name.split(".", 1) for name in self.client._collections())
         return sorted(collection for database, collection in names if database == self.name)
+
+
+def _update_file(connection: sqlite3.Connection) -> None:
+    """Give a file of version 1 the columns and the index that it lacks."""
+    for statement in SCHEMA_2.split(";"):
+        connection.execute(statement)
+    last = -1
+    while rows := connection.execute(
+        "SELECT seq, odd, body FROM documents WHERE seq > ? ORDER BY seq LIMIT 256", [last]
+    ).fetchall():
+        for seq, odd, body in rows:
+            columns, is_odd = work_of(decode_fields(body, WORK_FIELDS))
+            connection.execute(
+                "UPDATE documents SET status = ?, tags = ?, made = ?, odd = ? WHERE seq = ?",
+                (*columns, odd | 2 * is_odd, seq),
+            )
+        last = rows[-1][0]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
-from amstrax.rundb.lookup import Lookup, row_of
+from amstrax.rundb.lookup import COLUMNS, Lookup, row_of
 from amstrax.rundb.queries import Document, Projection
 
 if TYPE_CHECKING:
@@ -197,6 +198,10 @@ class LocalCollection:
         pairs = queries.sort_order(keys)
         return name or "_".join(f"{field}_{direction}" for field, direction in pairs)
 
+    def server_time(self) -> datetime:
+        """Return the time of the machine that the file is on: this one [UTC]."""
+        return datetime.now(UTC)
+
     def drop(self) -> None:
         """Delete all documents."""
         self.delete_many({})
@@ -244,8 +249,8 @@ class LocalCollection:
         row = row_of({"_id": document["_id"], **document})
         try:
             connection.execute(
-                "INSERT INTO documents (collection, id, name, number, odd, body) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO documents (collection, {', '.join(COLUMNS)}) "
+                f"VALUES (?{', ?' * len(COLUMNS)})",
                 (self.full_name, *row),
             )
         except sqlite3.IntegrityError:
@@ -267,7 +272,7 @@ class LocalCollection:
         if row[0] != old[0]:
             raise WriteError(f"the _id of a document ({before['_id']!r}) cannot be changed", 66)
         connection.execute(
-            "UPDATE documents SET id = ?, name = ?, number = ?, odd = ?, body = ? WHERE seq = ?",
+            f"UPDATE documents SET {' = ?, '.join(COLUMNS)} = ? WHERE seq = ?",
             (*row, seq),
         )
         return True
@@ -370,4 +375,4 @@ class LocalCursor:
 def _as_stored(document: Document) -> Document:
     import bson
 
-    return bson.decode(bson.encode(document))
+    return bson.decode(bson.encode(document), queries.CODEC)

@@ -1,9 +1,9 @@
 """How the embedded store keeps documents in a table, and finds those that match a filter."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import queries
@@ -19,12 +19,32 @@ CREATE TABLE IF NOT EXISTS documents (
     number,
     odd INTEGER NOT NULL,
     body BLOB NOT NULL,
+    status TEXT,
+    tags TEXT,
+    made TEXT,
     UNIQUE (collection, id)
 );
 CREATE INDEX IF NOT EXISTS by_name ON documents (collection, name);
 CREATE INDEX IF NOT EXISTS by_number ON documents (collection, number);
 CREATE INDEX IF NOT EXISTS by_odd ON documents (collection, odd) WHERE odd;
+CREATE INDEX IF NOT EXISTS by_work ON documents
+    (collection, status, tags, made, name, number, odd);
 """
+#: What a file of version 1 lacks
+SCHEMA_2 = """
+ALTER TABLE documents ADD COLUMN status TEXT;
+ALTER TABLE documents ADD COLUMN tags TEXT;
+ALTER TABLE documents ADD COLUMN made TEXT;
+CREATE INDEX by_work ON documents (collection, status, tags, made, name, number, odd)
+"""
+#: Fields of documents from which `work_of` makes columns
+WORK_FIELDS = ("processing_status", "tags", "data")
+COLUMNS = ("id", "name", "number", "odd", "body", "status", "tags", "made")
+#: Why a document is odd: the index says nothing of its name or number, or of the other columns
+_ODD_NAME, _ODD_WORK = 1, 2
+#: Forms of the status, a word or a document, in the index
+_WORD, _DOCUMENT = "w:", "d:"
+_STATUS_FORMS = {"processing_status": _WORD, "processing_status.status": _DOCUMENT}
 #: Documents read at a time
 _BATCH = 256
 #: With more values than this a lookup reads all documents
@@ -35,8 +55,10 @@ class Lookup:
     """The rows that can match a filter, and whether each does.
 
     Conditions on ``_id``, ``name`` and ``number`` that ask for one value or one of some are looked
-    up in the index. Documents in which name or number is neither missing, null, a text nor a number
-    that SQLite keeps are "odd": they are always looked at, since the index says nothing of them.
+    up in the index. So are those on status, tags, and types and hosts of data, in every ``$and``
+    and ``$or``, see `_sql`; of the documents that the index leaves, each is compared with all of
+    the filter. Documents in which name or number is neither missing, null, a text nor a number that
+    SQLite keeps, and the like, are "odd": they are always read.
     """
 
     def __init__(self, collection: str, condition: Document):
@@ -88,7 +110,7 @@ class Lookup:
 
         SQLite's order of what is missing, numbers and texts is MongoDB's.
         """
-        odd = "SELECT 1 FROM documents WHERE collection = ? AND odd LIMIT 1"
+        odd = "SELECT 1 FROM documents WHERE collection = ? AND odd & 1 LIMIT 1"
         if read(odd, [self.collection]):
             return None
         statement = (
@@ -144,7 +166,96 @@ class Lookup:
         if self.ids is not None and len(self.ids) <= _MOST_VALUES:
             parts.append(f" AND id IN ({', '.join('?' * len(self.ids))})")
             parameters += self.ids
+        elif not parts and (said := _sql(self.condition)) is not None:
+            parts.append(
+                " AND seq IN (SELECT seq FROM documents INDEXED BY by_work "
+                f"WHERE collection = ? AND (odd OR {said[0]}))"
+            )
+            parameters += [self.collection, *said[1]]
         return "".join(parts), parameters
+
+
+#: A condition in SQL, and its parameters
+_Condition = tuple[str, list[Any]]
+
+
+def _sql(condition: Document) -> _Condition | None:
+    """Return what the index says of a filter: a condition that all documents fulfil which match.
+
+    None when it says nothing.
+    """
+    found: list[_Condition] = []
+    for key, value in condition.items():
+        said: _Condition | None = None
+        if key == "$and":
+            known = [part for part in map(_sql, value) if part is not None]
+            said = _joined(known, " AND ") if known else None
+        elif key == "$or":
+            options = [_sql(part) for part in value]
+            if options and None not in options:
+                said = _joined([part for part in options if part is not None], " OR ")
+        elif key == "$nor":
+            # Only of this is the index's word exact, so that its opposite is
+            forms = [_STATUS_FORMS.get(field) for part in value for field in part]
+            is_type = all([*part.values()] == [{"$type": "string"}] for part in value)
+            if is_type and None not in forms:
+                lacks = [("NOT coalesce(status GLOB ?, 0)", [f"{form}*"]) for form in forms]
+                said = _joined(lacks, " AND ")
+        else:
+            said = _field_sql(key, value)
+        if said is not None:
+            found.append(said)
+    return _joined(found, " AND ") if found else None
+
+
+def _joined(parts: list[_Condition], operator: str) -> _Condition:
+    text = operator.join(text for text, _ in parts)
+    return f"({text})", [value for _, values in parts for value in values]
+
+
+def _field_sql(field: str, value: Any) -> _Condition | None:
+    """Return what the index says of a condition on a field, as `_sql`."""
+    if field in ("name", "number"):
+        values = _one_of(value)
+        if values is None or len(values) > _MOST_VALUES:
+            return None
+        return f"{field} IN ({', '.join('?' * len(values))})", [*values]
+    if field in ("tags", "tags.name"):
+        return ("instr(tags, ?)", [f"\n{value}\n"]) if _is_text(value) else None
+    if field == "data":
+        return _data_sql(value)
+    form = _STATUS_FORMS.get(field)
+    if form is None:
+        return None
+    if value is None and form == _WORD:
+        return "status IS NULL", []
+    if isinstance(value, dict) and value.keys() == {"$regex"}:
+        begin = re.match(r"\^(\w+)$", str(value["$regex"]))
+        return "status GLOB ?", [f"{form}{begin[1] if begin else ''}*"]
+    values = _one_of(value)
+    if values is None or not all(map(_is_text, values)):
+        return None
+    marks = ", ".join("?" * len(values))
+    return f"status IN ({marks})", [f"{form}{word}" for word in sorted(values)]
+
+
+def _data_sql(value: Any) -> _Condition | None:
+    """Return what the index says of a condition on the entries of data, as `_sql`."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return None
+    lacks = isinstance(value.get("$not"), dict)
+    entry = (value["$not"] if lacks else value).get("$elemMatch")
+    if not isinstance(entry, dict) or not all(_is_text(entry.get(k)) for k in ("type", "host")):
+        return None
+    parameters = [f"\n{entry['type']}\t{entry['host']}\n"]
+    if not lacks:
+        return "instr(made, ?)", parameters
+    return ("NOT instr(coalesce(made, ''), ?)", parameters) if len(entry) == 2 else None
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value is a text that can be part of a column."""
+    return isinstance(value, str) and _fits(value) and not re.search("[\n\t\0]", value)
 
 
 def _one_of(condition: Any, texts_only: bool = False) -> set | None:
@@ -173,13 +284,13 @@ def _fits(value: Any) -> bool:
     return value == value and not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
 
 
-def row_of(document: Document) -> tuple[bytes, Any, Any, bool, bytes]:
-    """Return what is stored of a document: id, name, number, whether these are odd, BSON."""
+def row_of(document: Document) -> tuple[Any, ...]:
+    """Return what is stored of a document, for `COLUMNS`."""
     import bson
 
     body = bson.encode(document)
     columns: list[Any] = []
-    odd = False
+    odd = 0
     for field in ("name", "number"):
         value = document.get(field)
         is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
@@ -187,8 +298,45 @@ def row_of(document: Document) -> tuple[bytes, Any, Any, bool, bytes]:
             columns.append(value)
         else:
             columns.append(None)
-            odd = odd or value is not None
-    return id_bytes(document["_id"]), columns[0], columns[1], odd, body
+            odd |= _ODD_NAME * (value is not None)
+    work, is_odd = work_of(document)
+    odd |= _ODD_WORK * is_odd
+    return id_bytes(document["_id"]), columns[0], columns[1], odd, body, *work
+
+
+def work_of(document: Document) -> tuple[tuple[str | None, str | None, str | None], bool]:
+    """Return the columns status, tags and made for a document, and whether it is odd there."""
+    status, tags, data = (document.get(key) for key in ("processing_status", "tags", "data"))
+    form, word = _WORD, status
+    if isinstance(status, dict):
+        form, word = _DOCUMENT, status.get("status")
+    is_odd = not (status is None or _is_text(word))
+    names = []
+    for tag in tags if isinstance(tags, list) else [tags]:
+        name = tag.get("name") if isinstance(tag, dict) else tag
+        is_odd = is_odd or isinstance(name, list) or (isinstance(name, str) and not _is_text(name))
+        names.append(name)
+    made = set()
+    for entry in data if isinstance(data, list) else ():
+        if not isinstance(entry, dict):
+            is_odd = is_odd or isinstance(entry, list)
+            continue
+        kind, host = entry.get("type"), entry.get("host")
+        if _is_text(kind) and _is_text(host):
+            made.add(f"{kind}\t{host}")
+        else:
+            is_odd = is_odd or isinstance(kind, (str, list)) or isinstance(host, (str, list))
+    columns = (
+        f"{form}{word}" if _is_text(word) else None,
+        _lines([name for name in names if _is_text(name)]),
+        _lines(sorted(made)),
+    )
+    return columns, is_odd
+
+
+def _lines(texts: Iterable[str]) -> str | None:
+    text = "\n".join(texts)
+    return f"\n{text}\n" if text else None
 
 
 def id_bytes(value: Any) -> bytes:

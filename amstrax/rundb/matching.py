@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import bson
 from bson import Binary, Code, DatetimeMS, Decimal128, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.codec_options import CodecOptions, DatetimeConversion
 
 from amstrax.exceptions import NotAvailable
 
@@ -61,9 +62,13 @@ class _Missing:
 MISSING: Any = _Missing()
 
 
+#: How documents are decoded: dates beyond Python's as `DatetimeMS`
+CODEC: CodecOptions = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+
+
 def plain(value: Any) -> Any:
     """Return a value with types as in decoded BSON."""
-    return bson.decode(bson.encode({"": value}))[""]
+    return bson.decode(bson.encode({"": value}), CODEC)[""]
 
 
 def rank(value: Any) -> int:

@@ -19,6 +19,7 @@ import bson
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb.matching import (
+    CODEC,
     FILTER_OPERATORS,
     LOGICAL,
     MISSING,
@@ -32,6 +33,7 @@ from amstrax.rundb.matching import (
 from amstrax.rundb.updating import UPDATE_OPERATORS, apply_update, check_update
 
 __all__ = [
+    "CODEC",
     "FILTER_OPERATORS",
     "UPDATE_OPERATORS",
     "Document",
@@ -279,7 +281,7 @@ def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:
         Names of those wanted; None for all.
     """
     if fields is None:
-        return bson.decode(data)
+        return bson.decode(data, CODEC)
     wanted = {name.encode() for name in fields}
     parts = []
     position, end = 4, len(data) - 1
@@ -299,4 +301,4 @@ def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:
             parts.append(data[position:after])
         position = after
     body = b"".join(parts)
-    return bson.decode(struct.pack("<i", len(body) + 5) + body + b"\0")
+    return bson.decode(struct.pack("<i", len(body) + 5) + body + b"\0", CODEC)

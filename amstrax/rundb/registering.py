@@ -114,7 +114,7 @@ def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     return done.matched_count == 1
 
 
-def remove_tag(collection: Any, run_id: str | int, tag: str) -> bool:
+def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str) -> bool:
     """Take a tag from a run; return False when it did not have it.
 
     Raises
@@ -123,6 +123,11 @@ def remove_tag(collection: Any, run_id: str | int, tag: str) -> bool:
         When there is no such run.
     """
     _id = id_of(collection, run_id)
+    for field in ("tags.name", "tags"):
+        # What is in no list can be pulled from none
+        single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}
+        if collection.update_one(single, {"$unset": {"tags": ""}}).matched_count:
+            return True
     as_document = collection.update_one(
         {"_id": _id, "tags.name": tag}, {"$pull": {"tags": {"name": tag}}}
     )

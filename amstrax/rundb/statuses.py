@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from amstrax.exceptions import InvalidOption, RunNotFound, did_you_mean
-from amstrax.rundb.fields import STATUSES, failures_of, job_of, this_host
+from amstrax.rundb.fields import STATUSES, failures_of, job_of, name_of, this_host
 from amstrax.rundb.filters import Filter
-from amstrax.rundb.finding import id_of, make_list, place
+from amstrax.rundb.finding import id_of, place
+from amstrax.rundb.leases import server_time
 
 _LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
 _IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
@@ -16,7 +16,7 @@ _IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 def set_status(
     collection: Any,
-    run_id: str | int,
+    run_id: str | int | Mapping[str, Any],
     status: str,
     reason: str | None = None,
     host: str | None = None,
@@ -30,7 +30,7 @@ def set_status(
     collection
         Collection of run documents.
     run_id
-        Name or number of the run.
+        Name or number of the run, or its document.
     status
         One of `STATUSES`. With ``"pending"`` its failures are forgotten too.
     reason
@@ -55,7 +55,7 @@ def set_status(
     """
     if status not in STATUSES:
         raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, STATUSES)}")
-    changes: Filter = {"processing_status": _status(status, reason, host)}
+    changes: Filter = {"processing_status": _status(collection, status, reason, host)}
     if status == "pending":
         changes |= {"processing_failed": 0, "processing_failures": []}
     if job is not None:
@@ -107,7 +107,7 @@ def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | 
 
 def record_failure(
     collection: Any,
-    run_id: str | int,
+    run_id: str | int | Mapping[str, Any],
     reason: str,
     attempt: str,
     host: str | None = None,
@@ -122,7 +122,7 @@ def record_failure(
     collection
         Collection of run documents.
     run_id
-        Name or number of the run.
+        Name or number of the run, or its document.
     reason
         Why it failed, in a line.
     attempt
@@ -138,20 +138,21 @@ def record_failure(
         When there is no such run.
     """
     _id = id_of(collection, run_id)
-    make_list(collection, _id, "processing_failures")
-    status = _status("failed", reason, host)
+    _mend_count(collection, _id)
+    status = _status(collection, "failed", reason, host)
     failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
     while True:
         wanted = {"$and": [{"_id": _id}, condition or {}]}
         before = collection.find_one(wanted, _LOOKED_AT)
         if before is None:
+            name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
             if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
                 return None
-            raise RunNotFound(f"run {run_id} has been removed from {place(collection)}")
+            raise RunNotFound(f"run {name} has been removed from {place(collection)}")
         count = failures_of(before)
         if (who := _canceller(before, attempt)) is not None:
             so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
-            cancelled = _status("failed", f"cancelled by {who}", host)
+            cancelled = _status(collection, "failed", f"cancelled by {who}", host)
             change = {"$set": {"processing_status": cancelled}}
             if collection.update_one({"$and": [wanted, so]}, change).matched_count:
                 return count
@@ -179,16 +180,28 @@ def record_failure(
             return count + 1
 
 
+def _mend_count(collection: Any, _id: Any) -> None:
+    """Make the count of failures a number, and their list a list, where they are neither."""
+    found = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"]) or {}
+    # Where they are still odd then, so that what others count meanwhile stays
+    kinds = {"processing_failed": ("int", "long"), "processing_failures": ("array",)}
+    values = {"processing_failed": failures_of(found), "processing_failures": []}
+    for field, types in kinds.items():
+        if field in found and found[field] != values[field] and not isinstance(found[field], list):
+            is_odd = {"$nor": [{field: {"$type": kind}} for kind in types]}
+            collection.update_one({"_id": _id, **is_odd}, {"$set": {field: values[field]}})
+
+
 def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
     """Return who has cancelled an attempt that is a run's last one; None: nobody."""
     job = job_of(document)
     return job.get("cancelled_by") or None if job.get("attempt") == attempt else None
 
 
-def _status(status: str, reason: str | None, host: str | None) -> dict[str, Any]:
+def _status(collection: Any, status: str, reason: str | None, host: str | None) -> dict[str, Any]:
     return {
         "status": status,
-        "time": datetime.now(UTC),
+        "time": server_time(collection),
         "host": host or this_host(),
         "reason": reason,
     }

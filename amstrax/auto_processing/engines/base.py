@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from amstrax import files
 from amstrax.exceptions import InvalidOption, JobRefused, UnknownEngine, did_you_mean
 
 #: Name of each engine -> the module below this package, and the class in it
@@ -23,17 +24,19 @@ ENGINES = MappingProxyType(
 )
 
 #: States of a job. ``held``: the batch system keeps it, and will not start it by itself; ``gone``:
-#: the batch system knows nothing of it (any more)
-PENDING, RUNNING, DONE, FAILED, HELD, GONE = (
+#: the batch system knows nothing of it (any more); ``unknown``: it is on another machine, which
+#: cannot be asked from this one
+PENDING, RUNNING, DONE, FAILED, HELD, GONE, UNKNOWN = (
     "pending",
     "running",
     "done",
     "failed",
     "held",
     "gone",
+    "unknown",
 )
 
-_SAFE = re.compile(r"[A-Za-z0-9_.+]+")
+_SAFE = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+]*")
 
 
 class JobState(NamedTuple):
@@ -42,7 +45,7 @@ class JobState(NamedTuple):
     Attributes
     ----------
     state
-        ``pending``, ``running``, ``done``, ``failed``, ``held`` or ``gone``.
+        ``pending``, ``running``, ``done``, ``failed``, ``held``, ``gone`` or ``unknown``.
     exit_code
         Of a job that has ended by itself; None for others.
     reason
@@ -208,10 +211,7 @@ def write_script(path: Path, command: Sequence[str], environment: Mapping[str, s
     environment
         Variables to set before; no secrets, since others may read the file.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(script_text(command, environment), encoding="utf-8")
-    new.chmod(0o755)
-    new.replace(path)
+    files.write(path, script_text(command, environment), mode=0o755)
 
 
 def script_text(command: Sequence[str], environment: Mapping[str, str]) -> str:

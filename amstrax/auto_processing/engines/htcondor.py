@@ -17,6 +17,7 @@ from amstrax.auto_processing.engines.base import (
     PENDING,
     PREFIX,
     RUNNING,
+    UNKNOWN,
     Engine,
     Job,
     JobState,
@@ -34,7 +35,7 @@ TIMEOUT = 60
 _NAME, _USER = "AmstraxJob", "AmstraxUser"
 
 #: Ids of jobs: the number of a cluster, and the name of the schedd that knows it
-_ID = re.compile(r"[0-9]+@[A-Za-z0-9_.@-]+")
+_ID = re.compile(r"[0-9]{1,9}@[A-Za-z0-9_.@-]{1,255}")
 
 #: Attributes from which the state of a job is read
 _STATE = (
@@ -128,7 +129,8 @@ class HTCondorEngine(Engine):
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
         """Return the state of each job, ended ones too.
 
-        That is at most two questions to each schedd that has taken one of them.
+        That is at most two questions to each schedd that has taken one of them. One of another
+        machine may be away, or taken out of the pool: its jobs are unknown then.
         """
         states = {job_id: JobState(GONE, None, "HTCondor knows no such job") for job_id in job_ids}
         clusters: dict[str, set[str]] = {}
@@ -136,12 +138,19 @@ class HTCondorEngine(Engine):
             cluster, _, schedd = job_id.partition("@")
             clusters.setdefault(schedd, set()).add(cluster)
         for schedd, numbers in clusters.items():
-            ads = _call("jobs", constraint=_any_of(numbers), names=_STATE, schedd=schedd)
-            rest = numbers - {str(ad["ClusterId"]) for ad in ads}
-            if rest:
-                question = {"constraint": _any_of(rest), "most": len(rest), "schedd": schedd}
-                ads += _call("history", names=_STATE, **question)
-            states |= {ad["id"]: _state(ad) for ad in ads}
+            try:
+                ads = _call("jobs", constraint=_any_of(numbers), names=_STATE, schedd=schedd)
+                rest = numbers - {str(ad["ClusterId"]) for ad in ads}
+                if rest:
+                    question = {"constraint": _any_of(rest), "most": len(rest), "schedd": schedd}
+                    ads += _call("history", names=_STATE, **question)
+            except EngineUnreachable as error:
+                if schedd == _call("locate"):
+                    raise
+                away = JobState(UNKNOWN, None, str(error))
+                states |= {f"{number}@{schedd}": away for number in numbers}
+            else:
+                states |= {ad["id"]: _state(ad) for ad in ads}
         return states
 
     def cancel(self, job_id: str) -> None:

@@ -18,7 +18,9 @@ The folder of the setting AMSTRAX_LOCAL_FOLDER has one for this machine, and in 
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,16 +31,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from amstrax import settings
+from amstrax import files, settings
 from amstrax.auto_processing.engines import base, endings, local_runner
 from amstrax.auto_processing.engines.base import Engine, Job, JobState, KnownJob
-from amstrax.exceptions import EngineUnreachable, JobRefused
+from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
+
+log = logging.getLogger(__name__)
 
 #: Folders of jobs that have ended are kept so long [s], and looked for so often
 KEEP = 14 * 86400.0
 _CLEAN_EVERY = 3600.0
 #: Time that a job has between SIGTERM and SIGKILL [s]
 GRACE = 10.0
+#: Numbers of jobs; what is longer is none of this engine's
+_NUMBER = re.compile("[0-9]{1,18}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -87,13 +93,13 @@ class LocalEngine(Engine):
             folder = self._jobs / f".{number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            _write(folder / "job.json", self._description(job))
-            files = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
-            for file in files:
+            files.write(folder / "job.json", json.dumps(self._description(job)))
+            locked = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
+            for file in locked:
                 fcntl.flock(file, fcntl.LOCK_EX)
             # From here on it is a job; without its runner it is gone
             folder = folder.rename(self._jobs / str(number))
-            _start_runner(folder, [file.fileno() for file in files], log.fileno())
+            _start_runner(folder, [file.fileno() for file in locked], log.fileno())
         return f"{number}@{self.host}"
 
     def describe(self, job: Job) -> str:
@@ -111,21 +117,26 @@ class LocalEngine(Engine):
             folder = self._jobs / str(number)
             if (folder / "exit.json").exists():
                 continue
-            state = _state(folder)
+            state = self._state_of(f"{number}@{self.host}")
             if state.alive:
-                name = _read(folder / "job.json").get("name", "")
+                name = str(_read(folder / "job.json").get("name", ""))
                 found.append(KnownJob(f"{number}@{self.host}", name, state))
         return found
 
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
-        """Return the state of each job.
+        """Return the state of each job; unknown for one that was submitted on another machine."""
+        return {job_id: self._state_of(job_id) for job_id in job_ids}
 
-        Raises
-        ------
-        EngineUnreachable
-            When one is of another machine, about which nothing is known here.
-        """
-        return {job_id: _state(self._folder_of(job_id)) for job_id in job_ids}
+    def _state_of(self, job_id: str) -> JobState:
+        number, at, host = job_id.partition("@")
+        if not _NUMBER.fullmatch(number) or not at:
+            return JobState(base.GONE, reason="the local engine gives no such ids")
+        if host != self.host:
+            return JobState(base.UNKNOWN, reason=f"it was submitted on {host}")
+        try:
+            return _state(self._jobs / number)
+        except OSError as error:
+            return JobState(base.UNKNOWN, reason=f"its files cannot be read: {error}")
 
     def cancel(self, job_id: str) -> None:
         """End a job: with SIGTERM, and after some seconds with SIGKILL.
@@ -139,7 +150,7 @@ class LocalEngine(Engine):
         if _signal_runner(folder, signal.SIGTERM):
             return
         # Without its runner, it has to be watched from here
-        started = _read(folder / "started.json").get("pid")
+        started = _pid(folder / "started.json")
         for number, grace in ((signal.SIGTERM, self.grace), (signal.SIGKILL, 5)):
             if started is None or not _is_locked(folder / "lock"):
                 return
@@ -155,7 +166,7 @@ class LocalEngine(Engine):
 
     def _numbers(self) -> list[int]:
         try:
-            return sorted(int(name) for name in os.listdir(self._jobs) if name.isdigit())
+            return sorted(int(name) for name in os.listdir(self._jobs) if _NUMBER.fullmatch(name))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -163,6 +174,8 @@ class LocalEngine(Engine):
 
     def _folder_of(self, job_id: str) -> Path:
         number, _, host = job_id.partition("@")
+        if not _NUMBER.fullmatch(number):
+            raise InvalidOption(f"{job_id!r} is no id of a job of the local engine: NUMBER@HOST")
         if host != self.host:
             raise EngineUnreachable(
                 f"job {job_id} was submitted on another machine than this, which is {self.host}: "
@@ -190,9 +203,8 @@ class LocalEngine(Engine):
             self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                last = self.folder / "last"
-                number = int(last.read_text()) + 1 if last.exists() else 1
-                _write(last, number)
+                number = max(self._last(), *self._numbers(), 0) + 1
+                files.write(self.folder / "last", str(number))
                 self._clean()
                 yield number
         except OSError as error:
@@ -200,6 +212,19 @@ class LocalEngine(Engine):
                 f"the jobs of this machine cannot be kept track of in {self.folder}: {error}; the "
                 "setting AMSTRAX_LOCAL_FOLDER names another folder"
             ) from error
+
+    def _last(self) -> int:
+        """Return the last number that was given; what folders of jobs say counts as well."""
+        path = self.folder / "last"
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return 0
+        if _NUMBER.fullmatch(text):
+            return int(text)
+        # As after a power cut, where the file system does not keep what it was told to
+        log.warning("%s holds no number: counting on from the jobs in %s", path, self._jobs)
+        return 0
 
     def _clean(self) -> None:
         """Remove what is left of old jobs, now and then."""
@@ -210,7 +235,8 @@ class LocalEngine(Engine):
         stamp.touch()
         for number in self._numbers():
             folder = self._jobs / str(number)
-            if now - folder.stat().st_mtime > KEEP and not _state(folder).alive:
+            state = self._state_of(f"{number}@{self.host}")
+            if now - folder.stat().st_mtime > KEEP and not state.alive:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -260,16 +286,18 @@ def _state(folder: Path) -> JobState:
 
 def _ended(end: dict[str, Any]) -> JobState:
     code = end.get("code")
+    if not isinstance(code, int | None):
+        return JobState(base.FAILED, reason=f"ended, and its exit code was noted as {code!r}")
     if end.get("allowed"):
         return JobState(
             base.FAILED,
-            reason=f"killed, since it used {end['memory']} MB, more than the {end['allowed']} MB "
-            "that it asked for: submit it with more (--mem)",
+            reason=f"killed, since it used {end.get('memory')} MB, more than the "
+            f"{end['allowed']} MB that it asked for: submit it with more (--mem)",
         )
     if end.get("cancelled") and code != 0:
         return JobState(base.FAILED, code if code and code > 0 else None, "cancelled")
     if code is None:
-        return JobState(base.FAILED, reason=end.get("error", ""))
+        return JobState(base.FAILED, reason=str(end.get("error", "")))
     if code >= 0:
         return endings.exited(code)
     state = endings.killed(-code)
@@ -279,7 +307,7 @@ def _ended(end: dict[str, Any]) -> JobState:
 
 def _signal_runner(folder: Path, number: int) -> bool:
     """Send a signal to the runner of a job; return False when it is not there."""
-    pid = _read(folder / "runner.json").get("pid")
+    pid = _pid(folder / "runner.json")
     if pid is None:
         return False
     try:
@@ -310,21 +338,22 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+def _pid(path: Path) -> int | None:
+    """Return the process that a file names; None when it names none."""
+    pid = _read(path).get("pid")
+    # 0 and 1 stand for others in calls that signal groups of processes
+    return pid if isinstance(pid, int) and 1 < pid < 2**31 else None
+
+
 def _boot_id() -> str:
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""
 
 
-def _write(path: Path, content: Any) -> None:
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps(content), encoding="utf-8")
-    new.replace(path)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a file holds; nothing when it is not there."""
-    with contextlib.suppress(OSError, ValueError):
+    """Return what a file holds; nothing when it is not there, or was damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content

@@ -164,6 +164,8 @@ class Runner:
         path = os.path.join(self.folder, name)
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(f"{path}.new", path)
 
 

@@ -240,7 +240,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _is_id(text: str) -> bool:
-    return re.fullmatch(r"\d+(_\d+)?", text) is not None
+    return re.fullmatch(r"[0-9]{1,9}(_[0-9]{1,9})?", text) is not None
 
 
 def _squeue(*options: str) -> list[dict[str, str]]:

@@ -1,0 +1,333 @@
+"""The right to work on a run: one class and one rule, to submit, process, copy or delete it.
+
+A lease is a field of the run document, one for each kind of work: owner, host, start and end. Its
+times are those of the database server's clock, so the clocks of hosts do not matter; the embedded
+store is on one machine, whose clock it is.
+
+The rule: a lease ends `LIFETIME` after its last renewal, and a thread renews it. Whoever has not
+renewed it for `STOP_AFTER` of that time stops, and has the rest of it to do so. A lease that has
+ended may be taken, and so may one whose owner was a process of this machine that has ended.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from amstrax.exceptions import InvalidRunDocument, RunDatabaseError, RunNotFound
+from amstrax.rundb import connection
+from amstrax.rundb.fields import COPY_CLAIM, PROCESSING_CLAIM, name_of, this_host
+from amstrax.rundb.filters import Filter, is_unclaimed
+from amstrax.rundb.finding import find_run, id_of
+
+log = logging.getLogger(__name__)
+
+#: How long a lease lasts unless it is renewed [s]
+LIFETIME = 900.0
+#: Fraction of the lifetime after which an owner that could not renew stops
+STOP_AFTER = 2 / 3
+#: Attempts to renew within a lifetime
+_RENEWALS = 12
+
+_SEPARATOR = "/"
+
+
+def server_time(collection: Any) -> datetime:
+    """Return the time of the database server [UTC].
+
+    Raises
+    ------
+    RunDatabaseError
+        When it cannot be asked.
+    """
+    if "server_time" in dir(type(collection)):
+        return collection.server_time()
+    # A collection of pymongo's
+    answer = collection.database.client.admin.command("hello")
+    return answer["localTime"].replace(tzinfo=UTC)
+
+
+def claim(
+    collection: Any,
+    run_id: str | int,
+    owner: str,
+    lifetime: float | None = None,
+    field: str = PROCESSING_CLAIM,
+    instead_of: Mapping[str, Any] | None = None,
+) -> bool:
+    """Take the lease of a run, or renew the own one; return False when it is somebody else's.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run.
+    owner
+        Name of the owner, as from `new_owner`.
+    lifetime
+        Time after which others may take it, unless it is renewed [s]; by default `LIFETIME`.
+    field
+        Field of the document that the lease is in.
+    instead_of
+        Filter: take the lease of another owner if the document matches it.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    """
+    from pymongo import ReturnDocument
+
+    document = find_run(collection, run_id, projection=[field])
+    now = server_time(collection)
+    lease = {
+        "owner": owner,
+        "host": this_host(),
+        "time": now,
+        "expires": now + timedelta(seconds=LIFETIME if lifetime is None else lifetime),
+    }
+    may_take: list[Filter] = [is_unclaimed(now, field), {f"{field}.owner": owner}]
+    held = document.get(field)
+    holder = held.get("owner") if isinstance(held, Mapping) else None
+    if isinstance(holder, str) and is_dead(holder):
+        may_take.append({f"{field}.owner": holder})
+    if instead_of:
+        may_take.append(dict(instead_of))
+    found = collection.find_one_and_update(
+        {"_id": document["_id"], "$or": may_take},
+        {"$set": {field: lease}},
+        projection=["_id"],
+        return_document=ReturnDocument.AFTER,
+    )
+    return found is not None
+
+
+def renew(
+    collection: Any,
+    run_id: str | int,
+    owner: str,
+    lifetime: float | None = None,
+    field: str = PROCESSING_CLAIM,
+) -> bool:
+    """Renew the own lease; return False when it is not ours (any more)."""
+    _id = id_of(collection, run_id)
+    end = server_time(collection) + timedelta(seconds=LIFETIME if lifetime is None else lifetime)
+    done = collection.update_one(
+        {"_id": _id, f"{field}.owner": owner}, {"$set": {f"{field}.expires": end}}
+    )
+    return done.matched_count == 1
+
+
+def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
+    """Give the own lease up; return False when it was not ours (any more)."""
+    done = collection.update_one(
+        {"_id": id_of(collection, run_id), f"{field}.owner": owner},
+        {"$unset": {field: ""}},
+    )
+    return done.matched_count == 1
+
+
+class Lease:
+    """A lease of a run; `lost` is set when its owner must stop, and ``why_lost`` says why.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Run.
+    purpose
+        Beginning of the owner's name.
+    field
+        Field of the document that the lease is in.
+    lifetime
+        Time after which others may take it when this process dies [s]; by default `LIFETIME`.
+    on_loss
+        Called when it is lost, from another thread.
+    """
+
+    def __init__(
+        self,
+        collection: Any,
+        run_id: str,
+        purpose: str = "",
+        field: str = PROCESSING_CLAIM,
+        lifetime: float | None = None,
+        on_loss: Callable[[], None] = lambda: None,
+    ):
+        self.owner = new_owner(purpose)
+        self.lost = threading.Event()
+        self.why_lost = ""
+        self._collection, self._run_id, self._field = collection, run_id, field
+        self._lifetime = LIFETIME if lifetime is None else lifetime
+        self._on_loss = on_loss
+        self._stop_at = 0.0
+        self._ended = threading.Event()
+
+    def acquire(self, instead_of: Mapping[str, Any] | None = None) -> bool:
+        """Take it, as `claim` does, and keep it until `release`; return False when it is taken."""
+        began = _clock()
+        if not claim(
+            self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
+        ):
+            return False
+        self._stop_at = began + STOP_AFTER * self._lifetime
+        for work in (self._keep_renewing, self._watch):
+            threading.Thread(target=work, daemon=True).start()
+        return True
+
+    def check(self) -> bool:
+        """Renew it now, and return whether it is ours still.
+
+        Raises
+        ------
+        RunDatabaseError
+            When the run database cannot be asked.
+        """
+        if not self.lost.is_set():
+            self._renew()
+        return not self.lost.is_set()
+
+    def lose(self, why: str) -> None:
+        """Take note that the owner must stop."""
+        if not self.lost.is_set():
+            self.why_lost = why
+            self.lost.set()
+            log.warning("run %s: %s, so the work on it stops", self._run_id, why)
+            self._on_loss()
+
+    def release(self) -> None:
+        """Give it up; one that is lost is left to others."""
+        self._ended.set()
+        if self.lost.is_set():
+            return
+        try:
+            connection.resilient(release, self._collection, self._run_id, self.owner, self._field)
+        except RunNotFound:
+            pass
+        except RunDatabaseError as error:
+            log.warning(
+                "the claim of run %s is not released (%s): it ends within %.0f s",
+                self._run_id,
+                error,
+                self._lifetime,
+            )
+
+    def _renew(self) -> None:
+        # Its end counts from a later time than this, so this is on the safe side
+        began = _clock()
+        try:
+            is_ours = renew(self._collection, self._run_id, self.owner, self._lifetime, self._field)
+        except RunNotFound:
+            is_ours = False
+        if is_ours:
+            self._stop_at = began + STOP_AFTER * self._lifetime
+        else:
+            self.lose("it has been claimed by somebody else meanwhile")
+
+    def _keep_renewing(self) -> None:
+        said = ""
+        while not (self._ended.wait(self._lifetime / _RENEWALS) or self.lost.is_set()):
+            try:
+                self._renew()
+                said = ""
+            except Exception as error:
+                # As one that is not renewed it is given up by the watch
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("the claim of run %s is not renewed: %s", self._run_id, error)
+
+    def _watch(self) -> None:
+        """Lose it in time; apart from the renewals, since these may hang."""
+        while (left := self._stop_at - _clock()) > 0:
+            # While a machine sleeps, the time that is waited for stands still
+            if self._ended.wait(min(left, self._lifetime / 100)):
+                return
+        if not self._ended.is_set():
+            self.lose(
+                f"its claim was not renewed for {STOP_AFTER * self._lifetime:.0f} s, and ends soon"
+            )
+
+
+@contextlib.contextmanager
+def held(
+    collection: Any,
+    document: Mapping[str, Any],
+    field: str = COPY_CLAIM,
+    lifetime: float | None = None,
+) -> Iterator[Lease | None]:
+    """Hold, within it, the lease of a run; it is None when it is somebody else's.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When the document has neither number nor name.
+    RunDatabaseError
+        When the run database cannot be asked.
+    """
+    run_id = name_of(document)
+    if run_id is None:
+        raise InvalidRunDocument(
+            f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
+            "number of its run"
+        )
+    lease = Lease(collection, run_id, field=field, lifetime=lifetime)
+    if not lease.acquire():
+        yield None
+        return
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def new_owner(purpose: str = "") -> str:
+    """Return a name for an owner of leases that nobody else has, by which `is_dead` knows it.
+
+    It begins with `purpose`, by default the name of this machine in run documents.
+    """
+    parts = (purpose or this_host(), _machine(), os.getpid(), _start(os.getpid()), uuid.uuid4().hex)
+    return _SEPARATOR.join(map(str, parts))
+
+
+def is_dead(owner: str) -> bool:
+    """Return whether the owner of a lease was a process of this machine that has ended."""
+    parts = owner.rsplit(_SEPARATOR, 4)
+    if len(parts) != 5 or parts[1] != _machine() or not parts[2].isdigit():
+        return False
+    return _start(int(parts[2])) != parts[3]
+
+
+def _machine() -> str:
+    """Return what tells from others the machine, its start, and the container that this is in."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        processes = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        # Nobody is known to be dead, then
+        return uuid.uuid4().hex
+    return f"{socket.gethostname()}:{boot}:{processes}"
+
+
+def _start(pid: int) -> str:
+    """Return when a process was started, in ticks since the machine was; empty if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    # After the name in parentheses, which may hold anything: the state first, field 3
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _clock() -> float:
+    """Return a time that goes on while the machine sleeps, and which nobody sets [s]."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
