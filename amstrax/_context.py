@@ -3,11 +3,15 @@
 import copy
 import pickle
 import threading
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import PurePath
 from types import MethodType
 from typing import Any
 
 import strax
+
+from amstrax.exceptions import NoSuchDataType, did_you_mean
 
 #: Analysis -> the module below `amstrax.analyses.on_context` that has it
 ANALYSES = {
@@ -71,9 +75,23 @@ class Context(strax.Context):
         # What options and plugins were, the hash of that, and keys of data made since
         self._known: tuple[bytes | None, str, dict[str, strax.DataKey]] = (None, "", {})
 
-    def _get_plugins(self, *args: Any, **kwargs: Any) -> dict[str, strax.Plugin]:
+    def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
+        """Set options; parameters are as in strax. Paths become text, since strax cannot hash them."""
+        if config:
+            config = {k: str(v) if isinstance(v, PurePath) else v for k, v in config.items()}
+        super().set_config(config, mode)
+
+    def _get_plugins(
+        self, targets: Sequence[str], *args: Any, **kwargs: Any
+    ) -> dict[str, strax.Plugin]:
+        for target in targets:
+            if target not in self._plugin_class_registry:
+                known = self._plugin_class_registry
+                raise NoSuchDataType(
+                    f"this context does not make {target!r}{did_you_mean(target, known)}"
+                )
         with self._plugins_lock:
-            return super()._get_plugins(*args, **kwargs)
+            return super()._get_plugins(targets, *args, **kwargs)
 
     def _context_hash(self) -> str:
         return self._up_to_date()[1]

@@ -181,9 +181,11 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
         known += st._plugin_class_registry
     else:
         wrong = min(tried.values(), key=len)[0]
-        who = f"context {args.context}" if args.context else "no context"
-        what = "all of these" if len(targets) > 1 else "it"
-        raise UsageError(f"--target {wrong}: {who} makes {what}{did_you_mean(wrong, known)}")
+        hint = did_you_mean(wrong, known)
+        if args.context:
+            raise UsageError(f"--target {wrong}: context {args.context} does not make it{hint}")
+        what = f"all of {', '.join(targets)}" if len(targets) > 1 else "it"
+        raise UsageError(f"--target {wrong}: no context makes {what}{hint}")
     args.context = name
     if version is not None:
         st = getattr(contexts, name)(**kwargs, corrections_version=version)
