@@ -76,7 +76,7 @@ class Context(strax.Context):
         self._known: tuple[bytes | None, str, dict[str, strax.DataKey]] = (None, "", {})
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
-        """Set options; parameters are as in strax. Paths become text, since strax cannot hash them."""
+        """Set options, as strax does; paths become text, which strax can hash."""
         if config:
             config = {k: str(v) if isinstance(v, PurePath) else v for k, v in config.items()}
         super().set_config(config, mode)

@@ -137,8 +137,8 @@ class LiveDataReader(strax.Plugin):
         run_dir = Path(self.config["daq_input_dir"]).absolute()
         if run_dir.name != self.run_id:
             raise InvalidOption(
-                f"daq_input_dir is {run_dir}, which is not the live data of run {self.run_id}: make "
-                "a new context for this run, and set it up with context_for_daq_reader"
+                f"daq_input_dir is {run_dir}, which is not the live data of run {self.run_id}: "
+                "make a new context for this run, and set it up with context_for_daq_reader"
             )
         redax.require_run_dir(run_dir)
         return run_dir
