@@ -170,6 +170,10 @@ class Stopped(AmstraxError):
     """The work was told to stop (SIGTERM or SIGINT) before it was done."""
 
 
+class CacheDamaged(AmstraxError, RuntimeError):
+    """A file of numba's cache is damaged and cannot be removed, or no folder can hold a cache."""
+
+
 class UsageError(AmstraxError, ValueError):
     """A command was given a wrong option; its exit status is 2."""
 

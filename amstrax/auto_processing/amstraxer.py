@@ -136,10 +136,12 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     """
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.scratch import Scratch
+    from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
     memory.keep_freed()
     st, targets = make_context(args)
+    remove_damaged_cache()
     output = _output_folder(st)
     _check_writable(output)
     with memory.old_objects_left_out(), jobs.sole_worker(output, args.run_id):

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +55,18 @@ def main_of(
         ) -> int:
             if not isinstance(args, argparse.Namespace):
                 args = parse_args(args, prog)
-            return main(args)
+            try:
+                return main(args)
+            except RuntimeError as error:
+                # numba's, while modules are imported, before there is a log
+                if "no locator available" not in str(error):
+                    raise
+                print(
+                    "numba cannot keep compiled functions anywhere: set NUMBA_CACHE_DIR to a "
+                    "folder that can be written",
+                    file=sys.stderr,
+                )
+                return 1
 
         call.__doc__ = (main.__doc__ or "") + _MAIN
         # Sphinx would look for parameters there
