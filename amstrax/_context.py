@@ -48,7 +48,7 @@ class _Analysis:
         self._name, self._module = name, module
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        module = import_module(f"amstrax.analyses.on_context.{self._module}")
+        module = import_module(self._module)
         function = getattr(module, self._name)
         return function if instance is None else MethodType(function, instance)
 
@@ -80,6 +80,12 @@ class Context(strax.Context):
         if config:
             config = {k: str(v) if isinstance(v, PurePath) else v for k, v in config.items()}
         super().set_config(config, mode)
+
+    def get_components(self, *args: Any, **kwargs: Any) -> strax.ProcessorComponents:
+        """Return what a run is processed with; parameters are as in strax."""
+        # straxen adds options to all contexts when it is imported, which may be after this was made
+        self.set_context_config()
+        return super().get_components(*args, **kwargs)
 
     def _get_plugins(
         self, targets: Sequence[str], *args: Any, **kwargs: Any
@@ -167,4 +173,12 @@ class Context(strax.Context):
 
 
 for _name, _module in ANALYSES.items():
-    setattr(Context, _name, _Analysis(_name, _module))
+    setattr(Context, _name, _Analysis(_name, f"amstrax.analyses.on_context.{_module}"))
+# Those of amstrax 2, lest straxen's of the same names are called
+for _name in (
+    "plot_energy_spectrum",
+    "plot_hit_pattern",
+    "plot_peak_classification",
+    "plot_waveform",
+):
+    setattr(Context, _name, _Analysis(_name, "amstrax._legacy"))

@@ -99,10 +99,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     arguments.add_workers(parser)
     arguments.add_console(parser)
-    return parser.parse_args(argv)
+    return arguments.parse(parser, "amstraxer", argv)
 
 
-@arguments.main_of(parse_args)
+@arguments.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run and return the exit status."""
     from amstrax.auto_processing import jobs
@@ -161,6 +161,8 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
     UsageError
         For unknown targets, options and arguments of the context.
     """
+    import strax
+
     from amstrax import contexts
 
     kwargs = to_dict_tuple(args.context_kwargs)
@@ -176,7 +178,7 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
             st = getattr(contexts, name)(**kwargs)
         except TypeError as error:
             raise UsageError(f"--context_kwargs for {name}: {error}") from error
-        targets = tuple(args.target or contexts.raw_data_types(st))
+        targets = strax.to_str_tuple(args.target or contexts.raw_data_types(st))
         tried[name] = [d for d in targets if d not in st._plugin_class_registry]
         if not tried[name]:
             break
