@@ -160,9 +160,9 @@ def _remove(paths: Iterable[Path]) -> None:
                 "remove it, or set NUMBA_CACHE_DIR to another folder"
             ) from error
     if removed:
-        more = f" and {len(removed) - 1} more files" if len(removed) > 1 else ""
+        more = f" and {len(removed) - 1} more" if len(removed) > 1 else ""
         log.warning(
-            "%s%s of numba's cache damaged: removed, the functions are compiled again",
+            "damaged in numba's cache, and removed: %s%s; the functions are compiled again",
             removed[0],
             more,
         )
