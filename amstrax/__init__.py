@@ -111,8 +111,10 @@ def __getattr__(name: str) -> Any:
     except AttributeError:
         if name.startswith("_"):
             raise
-    from amstrax import _legacy
+        from amstrax import _legacy
 
+        if name not in _legacy.NAMES:
+            raise
     return _legacy.attribute(name)
 
 

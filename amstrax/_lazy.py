@@ -33,6 +33,8 @@ def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Cal
             except ModuleNotFoundError as error:
                 if error.name != full_name:
                     raise
+                if not error.msg.startswith("No module named"):
+                    raise AttributeError(error.msg) from None  # of amstrax._legacy
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattr_

@@ -197,13 +197,8 @@ def _member_of(package: str) -> Callable[[str], Any]:
 
 
 def attribute(name: str) -> Any:
-    """Return an old attribute of the package.
-
-    Raises AttributeError when it has gone, or has never been.
-    """
-    new = NAMES.get(name)
-    if new is None:
-        raise AttributeError(f"module 'amstrax' has no attribute {name!r}")
+    """Return an attribute of `NAMES`; raises AttributeError when it has gone."""
+    new = NAMES[name]
     if " " in new:
         raise AttributeError(f"amstrax.{name} is gone since amstrax 3: {new}")
     warn(f"amstrax.{name} is now {new}.{name}")

@@ -263,6 +263,11 @@ for name, new in _legacy.MODULES.items():
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         assert " " in new and new in str(error), name
+        parent, _, child = name.rpartition(".")
+        try:
+            getattr(importlib.import_module(parent), child)
+        except (AttributeError, ModuleNotFoundError) as error:
+            assert new in str(error), name
     else:
         assert name == "amstrax.mini_analysis" or module is importlib.import_module(new), name
         value = amstrax
