@@ -5,7 +5,10 @@ Everything that users call is an attribute of this module: ``amstrax.contexts``,
 command-line tools answer at once.
 """
 
-from amstrax._lazy import attributes_of
+import sys
+from typing import Any
+
+from amstrax._lazy import OldModules, attributes_of
 
 __version__ = "3.0.0"
 
@@ -99,7 +102,24 @@ _MEMBERS = {
 __all__ = ["__version__", *_MODULES, *_MEMBERS]
 
 
-__getattr__ = attributes_of(__name__, _MEMBERS)
+_get = attributes_of(__name__, _MEMBERS)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _get(name)
+    except AttributeError:
+        if name.startswith("_"):
+            raise
+        from amstrax import _legacy
+
+        if name not in _legacy.NAMES:
+            raise
+    return _legacy.attribute(name)
+
+
+if OldModules not in sys.meta_path:
+    sys.meta_path.append(OldModules)  # type: ignore[arg-type]
 
 
 def __dir__() -> list[str]:

@@ -4,13 +4,16 @@ import copy
 import pickle
 import threading
 import warnings
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import PurePath
 from types import MethodType
 from typing import Any
 
 import pandas as pd
 import strax
 
+from amstrax.exceptions import NoSuchDataType, did_you_mean
 from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.rundoc import MISSING_LIVE_DATA
 
@@ -49,7 +52,7 @@ class _Analysis:
         self._name, self._module = name, module
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        module = import_module(f"amstrax.analyses.on_context.{self._module}")
+        module = import_module(self._module)
         function = getattr(module, self._name)
         return function if instance is None else MethodType(function, instance)
 
@@ -78,9 +81,23 @@ class Context(strax.Context):
         # What options and plugins were, the hash of that, and keys of data made since
         self._known: tuple[bytes | None, str, dict[str, strax.DataKey]] = (None, "", {})
 
-    def _get_plugins(self, *args: Any, **kwargs: Any) -> dict[str, strax.Plugin]:
+    def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
+        """Set options, as strax does; paths become text, which strax can hash."""
+        if config:
+            config = {k: str(v) if isinstance(v, PurePath) else v for k, v in config.items()}
+        super().set_config(config, mode)
+
+    def _get_plugins(
+        self, targets: Sequence[str], *args: Any, **kwargs: Any
+    ) -> dict[str, strax.Plugin]:
+        for target in targets:
+            if target not in self._plugin_class_registry:
+                known = self._plugin_class_registry
+                raise NoSuchDataType(
+                    f"this context does not make {target!r}{did_you_mean(target, known)}"
+                )
         with self._plugins_lock:
-            return super()._get_plugins(*args, **kwargs)
+            return super()._get_plugins(targets, *args, **kwargs)
 
     def _context_hash(self) -> str:
         return self._up_to_date()[1]
@@ -143,6 +160,8 @@ class Context(strax.Context):
 
         Metadata of data made from incomplete live data, or from such data, says what is missing.
         """
+        # straxen adds options to all contexts when it is imported, which may be after this was made
+        self.set_context_config()
         components = super().get_components(run_id, *args, **kwargs)
         missing = None
         if components.savers:
@@ -237,4 +256,12 @@ class Context(strax.Context):
 
 
 for _name, _module in ANALYSES.items():
-    setattr(Context, _name, _Analysis(_name, _module))
+    setattr(Context, _name, _Analysis(_name, f"amstrax.analyses.on_context.{_module}"))
+# Those of amstrax 2, lest straxen's of the same names are called
+for _name in (
+    "plot_energy_spectrum",
+    "plot_hit_pattern",
+    "plot_peak_classification",
+    "plot_waveform",
+):
+    setattr(Context, _name, _Analysis(_name, "amstrax._legacy"))

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 
@@ -32,6 +33,21 @@ def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Cal
             except ModuleNotFoundError as error:
                 if error.name != full_name:
                     raise
+                if not error.msg.startswith("No module named"):
+                    raise AttributeError(error.msg) from None  # of amstrax._legacy
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattr_
+
+
+class OldModules:
+    """Finder of modules of amstrax 2, which Python asks when it has not found one."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return how to import an old module; None for other names."""
+        if not name.startswith("amstrax."):
+            return None
+        from amstrax import _legacy
+
+        return _legacy.find_spec(name)

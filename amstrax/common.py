@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +20,24 @@ n_tpc_pmts = 5  #: XAMS: one PMT at the bottom, four quadrants at the top
 n_xamsl_channel = 4  #: XAMSL: channels 0, 1 on the V1730, 2, 3 on the V1724
 amstrax_dir = str(Path(__file__).resolve().parent)  #: folder of this package
 
+
+class _Gains(np.ndarray):
+    """Gains of channels, all 1, which data that has no axis of channels is multiplied with as well.
+
+    In amstrax 2 they were the number 1.
+    """
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        others = [np.shape(x) for x in inputs if not isinstance(x, _Gains)]
+        fits = all(shape == () or shape[-1] == len(self) for shape in others)
+        arrays = [
+            (x.view(np.ndarray) if fits else 1.0) if isinstance(x, _Gains) else x for x in inputs
+        ]
+        return getattr(ufunc, method)(*arrays, **kwargs)
+
+
 #: ADC counts x samples to photoelectrons where no gains are set: the areas stay as they are
-to_pe = np.ones(n_tpc_pmts)
+to_pe = np.ones(n_tpc_pmts).view(_Gains)
 to_pe.setflags(write=False)
 
 
@@ -28,11 +45,19 @@ def get_elife(run_id: str) -> float:
     """Return the electron lifetime for `run_id` in ns.
 
     This is the value that a context without corrections uses for every run: the default of the
-    option ``elife`` of `amstrax.CorrectedAreas`.
+    option ``elife`` of `amstrax.CorrectedAreas`. A warning says how to get that of a run: amstrax 2
+    returned 642000 ns.
     """
     from amstrax.plugins.event_processing import CorrectedAreas
 
-    return CorrectedAreas.takes_config["elife"].get_default(run_id)
+    value = CorrectedAreas.takes_config["elife"].get_default(run_id)
+    warnings.warn(
+        f"get_elife returns {value} ns, the default, for every run (amstrax 2: 642000 ns): write "
+        "st.get_single_plugin(run_id, 'corrected_areas').elife",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return value
 
 
 def select_channels(arr: np.ndarray, channel_list: int | Iterable[int]) -> np.ndarray:
@@ -97,7 +122,15 @@ def get_config_defaults(
     tables = [st.show_config(data_type) for data_type in st._plugin_class_registry]
     rows = pd.concat([pd.DataFrame(columns=columns), *(t for t in tables if len(t))])
     rows = rows[[is_wanted(data_types) for data_types in rows["applies_to"]]]
-    return rows.drop_duplicates(subset=["option"]).sort_values("option").reset_index(drop=True)
+    rows = rows.drop_duplicates(subset=["option"]).sort_values("option").reset_index(drop=True)
+
+    class Options(pd.DataFrame):
+        def __getitem__(self, key: Any) -> Any:
+            if isinstance(key, str) and key == "name":
+                raise KeyError("no column 'name' since amstrax 3: write table['option']")
+            return super().__getitem__(key)
+
+    return Options(rows)
 
 
 def print_versions(
@@ -106,8 +139,8 @@ def print_versions(
     include_python: bool = True,
     return_string: bool = False,
     include_git: bool = True,
-) -> str | None:
-    """Print the versions of modules, with where they are installed.
+) -> "str | pd.DataFrame":
+    """Print the versions of modules, with where they are installed, and return them.
 
     Parameters
     ----------
@@ -118,11 +151,20 @@ def print_versions(
     include_python
         Begin with the version of Python.
     return_string
-        Return the text.
+        Return the text in place of the table.
     include_git
         Add branch and commit of modules that lie in a git checkout.
+
+    Returns
+    -------
+    DataFrame with a row a module: ``module``, ``version``, ``path``, ``git``; or the text.
     """
-    lines = [f"python {sys.version.split()[0]} at {sys.executable}"] if include_python else []
+    lines: list[str] = []
+    rows: list[tuple[str | None, ...]] = []
+    if include_python:
+        python = sys.version.split()[0]
+        lines.append(f"python {python} at {sys.executable}")
+        rows.append(("python", python, sys.executable, None))
     for name in (modules,) if isinstance(modules, str) else modules:
         try:
             module = import_module(name)
@@ -130,14 +172,18 @@ def print_versions(
             lines.append(f"{name} is not installed")
             continue
         folder = Path(module.__file__).parent if module.__file__ else Path()
-        line = f"{name} {getattr(module, '__version__', 'without version')} at {folder}"
-        if include_git:
-            line += _git_state(folder)
-        lines.append(line)
+        version = getattr(module, "__version__", None)
+        git = _git_state(folder) if include_git else ""
+        lines.append(f"{name} {version or 'without version'} at {folder}{git and f' ({git})'}")
+        rows.append((name, version, str(folder), git or None))
     text = "\n".join(lines)
     if print_output:
         sys.stdout.write(text + "\n")
-    return text if return_string else None
+    if return_string:
+        return text
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=["module", "version", "path", "git"])
 
 
 def _git_state(folder: Path) -> str:
@@ -159,4 +205,4 @@ def _git_state(folder: Path) -> str:
     if not git("ls-files", "__init__.py"):
         return ""
     branch, commit = git("rev-parse", "--abbrev-ref", "HEAD"), git("rev-parse", "--short", "HEAD")
-    return f" (git branch {branch}, {commit})"
+    return f"git branch {branch}, {commit}"

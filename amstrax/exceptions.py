@@ -4,6 +4,7 @@ Every class is also one of Python's own kinds of error, so that code that catche
 ``ValueError`` goes on working.
 """
 
+import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -131,7 +132,7 @@ class NotAvailable(AmstraxError, RuntimeError):
     """A part of amstrax that this installation or release does not have."""
 
 
-class NoSuchDataType(AmstraxError, LookupError):
+class NoSuchDataType(AmstraxError, KeyError):
     """A context has no data type of the sort that is asked for."""
 
     def __str__(self) -> str:
@@ -173,6 +174,10 @@ class Stopped(AmstraxError):
     """The work was told to stop (SIGTERM, SIGINT or SIGHUP) before it was done."""
 
 
+class CacheDamaged(AmstraxError, RuntimeError):
+    """A file of numba's cache is damaged and cannot be removed, or no folder can hold a cache."""
+
+
 class UsageError(AmstraxError, ValueError):
     """A command was given a wrong option; its exit status is 2."""
 
@@ -181,4 +186,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the names in `known` that are most like `word`, as the end of a message."""
     known = sorted(set(known))
     near = get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(known)}"
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    # The message is one line of at most 200 characters
+    shown = textwrap.shorten(", ".join(known), 120, placeholder=" ...")
+    return f"; there are {shown}"

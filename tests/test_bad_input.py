@@ -174,9 +174,16 @@ def test_run_document_file_that_is_not_there(tmp_path, fails):
     ("more", "words"),
     [
         (["--target", "event_inf"], ["event_inf", "did you mean event_info"]),
-        (["--context", "xams", "--target", "radon_peaks"], ["radon_peaks", "xams"]),
+        (["--context", "xams", "--target", "radon_peaks"], ["context xams does not make it"]),
+        (
+            ["--context", "xams_little", "--target", "raw_records"],
+            ["raw_records: context xams_little does not make it", "did you mean", "_v1730"],
+        ),
+        (["--context", "xams_led", "--target", "records"], ["does not make it", "records_led"]),
+        (["--context", "xams_led", "--target", "zzz"], ["does not make it; there are led_calib"]),
+        (["--context", "xams", "--target", "zzz"], ["does not make it; there are corrected_areas"]),
         (["--context", "xam"], ["xam", "did you mean xams"]),
-        (["--target", "event_info", "radon_peaks"], ["no context"]),
+        (["--target", "event_info", "radon_peaks"], ["no context makes all of event_info, radon"]),
         (["--config_kwargs", '{"elif": 1}'], ["elif", "did you mean elife"]),
         (["--context_kwargs", '{"corrections_version": "v1"}'], ["v1"]),
         (["--workers", "0"], ["'0'"]),
@@ -191,6 +198,8 @@ def test_wrong_options(fails, more, words):
     line = fails(*more, status=status)
     for word in words:
         assert word in line
+    if "--target" in more:
+        assert len(line.rstrip()) <= 200
 
 
 def test_wrong_run_id(fails):

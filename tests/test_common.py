@@ -36,7 +36,8 @@ def test_names_are_those_of_the_package(name):
 
 
 def test_elife_is_that_of_a_context_without_corrections():
-    elife = common.get_elife("000123")
+    with pytest.warns(FutureWarning, match="642000 ns.*corrected_areas"):
+        elife = common.get_elife("000123")
     assert elife == amstrax.CorrectedAreas.takes_config["elife"].default
     assert elife > 0
 
@@ -158,8 +159,12 @@ def test_print_versions_of_other_modules(capsys):
     first, second = text.split("\n")
     assert first.startswith(f"numpy {np.__version__} at ")
     assert second == "no_such_module is not installed"
-    assert common.print_versions("numpy", include_git=False) is None
+    table = common.print_versions("numpy", include_git=False)
     assert f"numpy {np.__version__} at" in capsys.readouterr().out
+    assert list(table.columns) == ["module", "version", "path", "git"]
+    assert table["module"].tolist() == ["python", "numpy"]
+    assert table["version"][1] == np.__version__
+    assert table["git"].tolist() == [None, None]
 
 
 def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):

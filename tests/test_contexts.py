@@ -8,10 +8,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import strax
-from make_runs import RUN_ID, START, context, load, pulses, rundoc, write_run
+from make_runs import RUN_ID, START, THREADS, context, load, pulses, rundoc, write_run
 
 import amstrax
 from amstrax import cli, contexts, exceptions
@@ -275,6 +276,64 @@ def test_a_context_is_for_one_run(tmp_path):
         contexts.context_for_daq_reader(st, "000124", run_doc=rundoc())
     with pytest.raises(ValueError, match="000123.*000124"):
         st.make("000124", "raw_records", progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "data_type", "near"),
+    [
+        ("xams", "peak_basic", "did you mean peak_basics"),
+        ("xams_led", "events", "there are led_calibration"),
+        ("xams_little", "raw_records", "did you mean .*raw_records_v1730"),
+    ],
+)
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda st, d: st.get_array("0", d),
+        lambda st, d: st.get_array(("0", "1"), d, progress_bar=False),
+        lambda st, d: st.get_array("0", (contexts.raw_data_types(st)[0], d)),
+        lambda st, d: st.make("0", d),
+        lambda st, d: st.is_stored("0", d),
+        lambda st, d: st.key_for("0", d),
+        lambda st, d: st.data_info(d),
+        lambda st, d: st.get_single_plugin("0", d),
+        lambda st, d: st.get_metadata("0", d),
+    ],
+)
+def test_data_types_that_a_context_does_not_make(tmp_path, name, data_type, near, ask):
+    st = getattr(contexts, name)(output_folder=tmp_path, init_rundb=False)
+    with pytest.raises(
+        exceptions.NoSuchDataType, match=f"this context does not make '{data_type}'; {near}"
+    ) as error:
+        ask(st, data_type)
+    assert isinstance(error.value, KeyError)  # strax's kind
+    assert len(str(error.value)) <= 200
+
+
+@pytest.mark.parametrize("folder", ["", ".", "./", "/nowhere/000123", Path("/tmp"), "live", "a/0/"])
+@pytest.mark.parametrize("name", ["xams", "xams_led", "xams_little"])
+def test_a_look_at_plugins_needs_no_live_data(tmp_path, monkeypatch, name, folder):
+    monkeypatch.chdir(tmp_path)
+    config = {"daq_input_dir": folder, "readout_threads": THREADS}
+    st = getattr(contexts, name)(output_folder=tmp_path, init_rundb=False, config=config)
+    hashes = getattr(contexts, name)(output_folder=tmp_path, init_rundb=False).provided_dtypes()
+    for data_type in st._plugin_class_registry:
+        for run_id in ("0", RUN_ID):
+            assert data_type in st.get_single_plugin(run_id, data_type).provides
+            assert not st.is_stored(run_id, data_type)
+            assert st.key_for(run_id, data_type).lineage == st.lineage(run_id, data_type)
+        assert len(st.data_info(data_type))
+        assert len(st.show_config(data_type))
+    assert st.provided_dtypes() == hashes
+    # To process it does
+    st.set_context_config({"forbid_creation_of": ()})
+    raw_type = contexts.raw_data_types(st)[0]
+    with pytest.raises(
+        (exceptions.InvalidOption, exceptions.LiveDataNotFound), match="daq_input_dir is|no live"
+    ) as error:
+        st.make(RUN_ID, raw_type, progress_bar=False)
+    assert str(Path(folder).absolute()) in str(error.value)
+    assert not st.is_stored(RUN_ID, raw_type)
 
 
 def test_no_run_document(tmp_path):

@@ -265,7 +265,7 @@ def test_wrong_use_changes_nothing(runs, live_runs, out, capsys):
     before = documents.find_run(runs, SHORT)
     for arguments, message in (
         (["--target", "peak_basic"], "did you mean peak_basics"),
-        (["--detector", "xamsl", "--target", "events"], "context xams_little makes it"),
+        (["--detector", "xamsl", "--target", "events"], "context xams_little does not make it"),
         (["--context", "xams", "--detector", "xamsl"], "is of xams"),
         (["--config_kwargs", '{"elive": 1}'], "no plugin takes the option 'elive'"),
     ):

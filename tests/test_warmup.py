@@ -1,6 +1,7 @@
 """Compilation: once, kept where it can be kept, and by `amstrax warmup` for all jobs."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import strax
 from make_runs import options, pulses, write_run
 
 import amstrax
@@ -121,6 +123,117 @@ def test_installation_that_cannot_be_written(tmp_path):
     assert outputs[1][0] == ""
     for *_, folder, _ in outputs:
         assert Path(folder).is_relative_to(tmp_path / "cache")
+
+
+_STRAX_FUNCTION = "import numpy, strax; strax.diff(numpy.zeros(3, dtype=strax.time_fields)); "
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-1], "garbage": b"\x00garbage"}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "garbage", "folder"])
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damaged_cache_of_a_kernel(tmp_path, how, suffix):
+    """It is compiled again, which one warning says, and kept if that is possible."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _KERNEL, **cache))
+    (path,) = tmp_path.glob(f"*/*{suffix}")
+    damage(path, how)
+    out, err = output_of(start("-c", _KERNEL, **cache))
+    assert "_first_damaged" in out
+    assert err.count("\n") == 1
+    assert str(path) in err
+    out, err = output_of(start("-c", _KERNEL, **cache))
+    assert ("_first_damaged" in out, str(path) in err) == (how == "folder", how == "folder")
+
+
+def test_index_of_another_version(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _KERNEL, **cache))
+    (path,) = tmp_path.glob("*/*.nbi")
+    path.write_bytes(pickle.dumps("0.1") + b"what that version had")
+    for is_compiled in (True, False):
+        out, err = output_of(start("-c", _KERNEL, **cache))
+        assert ("_first_damaged" in out, err) == (is_compiled, "")
+
+
+@pytest.mark.parametrize("how", ["empty", "garbage"])
+def test_job_repairs_the_cache(tmp_path, how):
+    """Also that of strax's functions, at which numba fails wherever strax calls them."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    write_run(tmp_path, pulses([1_000_000], range(7)), 2)
+    arguments = options(tmp_path, "--target", "raw_records")
+    job = "import sys; from amstrax.auto_processing import amstraxer; "
+    job += "status = amstraxer.main(sys.argv[1:]); assert status == 0; " + _STRAX_FUNCTION
+    output_of(start("-c", job, *arguments, **cache))
+    paths = sorted((tmp_path / "numba").glob("*/*.nb[ic]"))
+    assert {"general.diff", "live_data._put"} <= {path.name.partition("-")[0] for path in paths}
+    for path in paths:
+        damage(path, how)
+    shutil.rmtree(tmp_path / "out")
+    out, err = output_of(start("-c", job, *arguments, **cache))
+    (line,) = (line for line in err.splitlines() if "WARNING" in line)
+    assert f"{paths[0]} and {len(paths) - 1} more; the functions" in line
+    out, err = output_of(start("-c", job, *arguments, **cache))
+    assert "WARNING" not in err
+
+
+def test_damaged_cache_that_cannot_be_removed(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    write_run(tmp_path, pulses([1_000_000], range(7)), 2)
+    output_of(start("-c", _STRAX_FUNCTION, **cache))
+    (path,) = (tmp_path / "numba").glob("*/general.diff*.nbi")
+    damage(path, "folder")
+    process = start("-m", "amstrax.auto_processing.amstraxer", *options(tmp_path), **cache)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert f"{path} of numba's cache is damaged, and cannot be removed" in err
+    assert "NUMBA_CACHE_DIR" in err
+
+
+@pytest.mark.slow
+def test_warmup_repairs_the_cache(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _STRAX_FUNCTION, **cache))
+    output_of(start("-c", _KERNEL, **cache))
+    for path in tmp_path.glob("*/*.nbi"):
+        damage(path, "empty")
+    _, err = output_of(start("-m", "amstrax.cli", "warmup", "--context", "xams_led", **cache))
+    assert err.count("damaged in numba's cache") == 1
+    assert (
+        output_of(start("-c", _COUNT_COMPILATIONS.format(code=_STRAX_FUNCTION), **cache))[1] == ""
+    )
+
+
+def test_nowhere_to_keep_compiled_functions(tmp_path):
+    """numba fails then while strax is imported."""
+    packages = tmp_path / "installed"
+    for module in (amstrax, strax):
+        folder = Path(module.__file__).parent
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(folder, packages / folder.name, ignore=ignore)
+    (packages / "strax/processing/__pycache__").touch()
+    (tmp_path / "home").touch()
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path / "home"))
+    process = start(
+        "-m",
+        "amstrax.auto_processing.amstraxer",
+        "1",
+        folder=tmp_path,
+        PYTHONPATH=str(packages),
+        NUMBA_CACHE_DIR="",
+        **nowhere,
+    )
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("numba cannot keep compiled functions anywhere")
+    assert "Traceback" not in err
 
 
 def test_wrong_use(capsys):

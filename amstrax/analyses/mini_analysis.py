@@ -15,6 +15,7 @@ from typing import Any
 
 import strax
 
+from amstrax import _legacy
 from amstrax.analyses.loading import SORTS, Part, argument_of
 from amstrax.exceptions import did_you_mean
 
@@ -87,6 +88,9 @@ def on_context(
                     f"{analysis.__name__} takes {run_name} alone by position, and all else by "
                     "keyword"
                 )
+            if not own_names.issuperset(kwargs):
+                known = {*own_names, *common_names}
+                kwargs = _legacy.keywords(analysis.__name__, kwargs, known)
             for name in kwargs:
                 if name not in own_names and name not in common_names:
                     raise TypeError(

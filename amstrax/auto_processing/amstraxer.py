@@ -100,10 +100,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     arguments.add_workers(parser)
     arguments.add_console(parser)
-    return parser.parse_args(argv)
+    return arguments.parse(parser, "amstraxer", argv)
 
 
-@arguments.main_of(parse_args)
+@arguments.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run and return the exit status."""
     from amstrax.auto_processing import jobs
@@ -137,10 +137,12 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     """
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.scratch import Scratch
+    from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
     memory.keep_freed()
     st, targets = make_context(args)
+    remove_damaged_cache()
     output = _output_folder(st)
     _check_writable(output)
     with memory.old_objects_left_out(), jobs.sole_worker(output, args.run_id):
@@ -160,6 +162,8 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
     UsageError
         For unknown targets, options and arguments of the context.
     """
+    import strax
+
     from amstrax import contexts
 
     kwargs = to_dict_tuple(args.context_kwargs)
@@ -175,16 +179,18 @@ def make_context(args: argparse.Namespace) -> tuple["strax.Context", tuple[str, 
             st = getattr(contexts, name)(**kwargs)
         except TypeError as error:
             raise UsageError(f"--context_kwargs for {name}: {error}") from error
-        targets = tuple(args.target or contexts.raw_data_types(st))
+        targets = strax.to_str_tuple(args.target or contexts.raw_data_types(st))
         tried[name] = [d for d in targets if d not in st._plugin_class_registry]
         if not tried[name]:
             break
         known += st._plugin_class_registry
     else:
         wrong = min(tried.values(), key=len)[0]
-        who = f"context {args.context}" if args.context else "no context"
-        what = "all of these" if len(targets) > 1 else "it"
-        raise UsageError(f"--target {wrong}: {who} makes {what}{did_you_mean(wrong, known)}")
+        hint = did_you_mean(wrong, known)
+        if args.context:
+            raise UsageError(f"--target {wrong}: context {args.context} does not make it{hint}")
+        what = f"all of {', '.join(targets)}" if len(targets) > 1 else "it"
+        raise UsageError(f"--target {wrong}: no context makes {what}{hint}")
     args.context = name
     if version is not None:
         st = getattr(contexts, name)(**kwargs, corrections_version=version)

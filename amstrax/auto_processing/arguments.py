@@ -8,13 +8,14 @@ import argparse
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from amstrax import rundoc, settings
+from amstrax import _legacy, rundoc, settings
 from amstrax.auto_processing.engines.base import ENGINES
-from amstrax.exceptions import InvalidOption, InvalidRunDocument, did_you_mean
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, UsageError, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
@@ -40,11 +41,13 @@ class Main(Protocol):
 
 def main_of(
     parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+    required: Sequence[str] | None = None,
 ) -> Callable[[Callable[[argparse.Namespace], int]], Main]:
     """Return a decorator for the ``main`` of a command, which is given options as objects.
 
     What it makes is called with these, with a list of words, or with nothing; and with the name of
-    the command, if that is another than the file's.
+    the command, if that is another than the file's. With `required`, words for the arguments that
+    must be given, options that an object lacks get their defaults.
     """
 
     def decorate(main: Callable[[argparse.Namespace], int]) -> Main:
@@ -52,9 +55,22 @@ def main_of(
         def call(
             args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
         ) -> int:
-            if not isinstance(args, argparse.Namespace):
+            if args is None or isinstance(args, Sequence):
                 args = parse_args(args, prog)
-            return main(args)
+            elif required is not None:
+                args = _completed(args, parse_args(required, prog))
+            try:
+                return main(args)
+            except RuntimeError as error:
+                # numba's, while modules are imported, before there is a log
+                if "no locator available" not in str(error):
+                    raise
+                print(
+                    "numba cannot keep compiled functions anywhere: set NUMBA_CACHE_DIR to a "
+                    "folder that can be written",
+                    file=sys.stderr,
+                )
+                return 1
 
         call.__doc__ = (main.__doc__ or "") + _MAIN
         # Sphinx would look for parameters there
@@ -62,6 +78,26 @@ def main_of(
         return call
 
     return decorate
+
+
+def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
+    """Return the attributes of `args`, with `defaults` for those that are missing or None."""
+    for name in vars(args) if isinstance(args, argparse.Namespace) else ():
+        if name not in defaults:
+            raise UsageError(f"no option {name!r}{did_you_mean(name, vars(defaults))}")
+    values = {name: getattr(args, name, None) for name in vars(defaults)}
+    given = {name: value for name, value in values.items() if value is not None}
+    return argparse.Namespace(**vars(defaults) | given)
+
+
+def parse(
+    parser: argparse.ArgumentParser, tool: str, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Return the options in `argv`, in which a tool may have been given those of amstrax 2."""
+    try:
+        return parser.parse_args(_legacy.options(tool, argv))
+    except _legacy.OldOption as error:
+        parser.error(str(error))
 
 
 def run_id(text: str) -> str:

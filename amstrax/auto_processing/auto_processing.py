@@ -111,7 +111,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="file that says, as JSON, how things are, for a monitor (default: "
         "auto_processing_DETECTOR.json in the log folder)",
     )
-    return parser.parse_args(argv)
+    return arguments.parse(parser, "auto_processing", argv)
 
 
 @arguments.main_of(parse_args)

@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     arguments.add_rounds(parser, pause=60)
     arguments.add_log_folder(parser)
     arguments.add_console(parser)
-    args = parser.parse_args(argv)
+    args = arguments.parse(parser, "copy_live", argv)
     if args.again and not args.run_id:
         parser.error("--again copies runs that have been copied already: name them with --run_id")
     if args.loop and (args.dry_run or not args.production):

@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     arguments.add_rounds(parser, pause=3600)
     arguments.add_log_folder(parser)
     arguments.add_console(parser)
-    args = parser.parse_args(argv)
+    args = arguments.parse(parser, "delete_live", argv)
     args.delete = args.production and args.we_are_really_sure and not args.dry_run
     if args.loop and not args.delete:
         parser.error(

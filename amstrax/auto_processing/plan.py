@@ -87,7 +87,7 @@ def find(
     if detector not in (None, own):
         raise UsageError(
             f"--detector {detector}: context {args.context}, which makes {', '.join(made)}, is of "
-            f"{own}"
+            f"{own}: leave --detector out, or take a context of {detector}"
         )
     return Plan(made, args.context, own, contexts.raw_data_types(st))
 

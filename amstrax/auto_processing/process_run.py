@@ -84,10 +84,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "%(default)s)",
     )
     arguments.add_console(parser)
-    return parser.parse_args(argv)
+    return arguments.parse(parser, "process_run", argv)
 
 
-@arguments.main_of(parse_args)
+@arguments.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
     from amstrax.auto_processing import jobs

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import settings
+from amstrax import _legacy, settings
 from amstrax.auto_processing import live_folder, plan
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
@@ -168,6 +168,10 @@ def make_work(
 
 def _program(script: str | Path) -> tuple[str, ...]:
     """Return the command for a script: a tool of this package, or a file."""
+    new = _legacy.SCRIPTS.get(str(script))
+    if new is not None:
+        _legacy.warn(f"script={str(script)!r} is now script={new!r}, the default")
+        script = new
     for path in (Path(__file__).parent / f"{script}.py", Path(script).expanduser().absolute()):
         if path.is_file():
             return (sys.executable, str(path)) if path.suffix == ".py" else (str(path),)

@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="show exactly what would be submitted, and change nothing",
     )
     arguments.add_work(parser)
-    return parser.parse_args(argv)
+    return arguments.parse(parser, "submit_stbc", argv)
 
 
 @arguments.main_of(parse_args)

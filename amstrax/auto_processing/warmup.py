@@ -73,15 +73,15 @@ def warm_up(contexts: Sequence[str], stop: "jobs.Stop") -> str:
     """
     import numba.core.event
 
-    from amstrax.processing.compiled import Kernel
+    from amstrax import _strax
+    from amstrax.processing import events, led, running_baseline  # noqa: F401
+    from amstrax.processing.compiled import Kernel, remove_damaged_cache
 
     began = time.monotonic()
+    remove_damaged_cache()
     with numba.core.event.install_recorder("numba:compile") as recorder:
         for name in contexts:
             _process_all(name, stop)
-        from amstrax import _strax
-        from amstrax.processing import events, led, running_baseline  # noqa: F401
-
         _strax.warm_up()
         for kernel in Kernel.known:
             stop.check()

@@ -1,5 +1,6 @@
 """From live data to raw records."""
 
+import functools
 import logging
 import threading
 import time
@@ -150,7 +151,6 @@ class LiveDataReader(strax.Plugin):
         return np.dtype(strax.raw_record_dtype(self.config["record_length"]))
 
     def setup(self):
-        self.run_dir = Path(self.config["daq_input_dir"])
         self.threads = self.config["readout_threads"]
         # Whole seconds only: times of records count from the start of a second
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
@@ -160,12 +160,21 @@ class LiveDataReader(strax.Plugin):
         #: Number of chunks, known once the run has ended
         self.n_chunks: int | None = None
         self._logged: set[str] = set()
-        redax.require_run_dir(self.run_dir)
-        if self.run_dir.name != self.run_id:
+
+    @functools.cached_property
+    def run_dir(self) -> Path:
+        """Folder of the run's live data.
+
+        It is checked at its first use: `setup` also runs where somebody only looks at the plugin.
+        """
+        run_dir = Path(self.config["daq_input_dir"]).absolute()
+        if run_dir.name != self.run_id:
             raise InvalidOption(
-                f"this context was set up for the live data of run {self.run_dir.name}, not of run "
-                f"{self.run_id}: make a new context for it"
+                f"daq_input_dir is {run_dir}, which is not the live data of run {self.run_id}: "
+                "make a new context for this run, and set it up with context_for_daq_reader"
             )
+        redax.require_run_dir(run_dir)
+        return run_dir
 
     def subdetectors(self) -> dict[str, tuple[int, int]]:
         """Return first and last channel of each data type in ``provides``."""

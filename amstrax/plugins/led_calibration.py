@@ -11,6 +11,9 @@ __all__ = ["LEDCalibration", "RecordsLED"]
 
 log = logging.getLogger(__name__)
 
+# A package in amstrax 2: `amstrax._legacy` finds its modules
+__path__: list[str] = []
+
 
 @strax.takes_config(
     strax.Option(

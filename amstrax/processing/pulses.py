@@ -5,6 +5,8 @@ A pulse is what a digitizer channel wrote after one trigger; it lies in one or m
 `strax.raw_record_dtype` or `strax.record_dtype`, shape (n,), sorted by time.
 """
 
+import warnings
+
 import numpy as np
 import strax
 from numba import types
@@ -83,7 +85,8 @@ def baseline_per_channel(
     baseline_samples
         Number of samples at the start of a pulse to take the mean and standard deviation of.
     flip
-        Turn the sign of the data (for pulses that go down).
+        Turn the sign of the data (for pulses that go down). Without it the baseline is subtracted
+        as well, of which a warning tells: amstrax 2 left the data as it was.
     allow_sloppy_chunking
         Take `fallback_baseline`, with an rms of NaN, for a fragment whose channel has had no
         fragment 0 yet.
@@ -96,6 +99,13 @@ def baseline_per_channel(
         When a fragment comes before any fragment 0 of its channel, unless
         `allow_sloppy_chunking`; or for a negative channel number.
     """
+    if not flip:
+        warnings.warn(
+            "baseline_per_channel(flip=False) subtracts the baseline (amstrax 2 left the data as "
+            "it was): give records.copy() where the data is to stay",
+            FutureWarning,
+            stacklevel=2,
+        )
     _baseline(
         records,
         records,
