@@ -10,6 +10,7 @@ from numba import types
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import F64, I64, column, kernel, output
+from amstrax.processing.rows import check_bounds
 
 UNKNOWN, S1, S2 = 0, 1, 2
 #: Stored as the channel of a peak
@@ -77,8 +78,10 @@ def find_peaks(
     InvalidOption
         When peaks with such options would overlap, or need no channel, or `to_pe` has too few
         channels.
+    IndexOutOfBounds
+        (a ValueError) when `dtype` has no place for the channel of a hit.
     ValueError
-        When the first hit has no ``dt``, or a peak would have no length.
+        When hits differ in ``dt``, or have none, or a peak would have no length.
     """
     if gap_threshold <= left_extension + right_extension:
         raise InvalidOption(
@@ -94,9 +97,16 @@ def find_peaks(
             f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
             "give gain_to_pe_array one for each"
         )
-    if hits["dt"][0] <= 0:
-        raise ValueError(f"the hit at {hits['time'][0]} ns has samples of {hits['dt'][0]} ns")
-    n_channels = dtype["area_per_channel"].shape[0]
+    n_channels = np.dtype(dtype)["area_per_channel"].shape[0]
+    check_bounds(
+        "channel",
+        hits["channel"],
+        0,
+        n_channels,
+        "peaks have no such channel; raise n_tpc_pmts, or leave its records out",
+        hits["time"],
+    )
+    _check_dt(hits)
     time, length, dt, area, n_hits, max_gap, area_per_channel = _find_peaks(
         hits["time"],
         hits["length"],
@@ -123,6 +133,17 @@ def find_peaks(
     peaks["area"], peaks["area_per_channel"] = area, area_per_channel
     peaks["n_hits"], peaks["max_gap"] = n_hits, max_gap
     return peaks
+
+
+def _check_dt(hits: np.ndarray) -> None:
+    dt = hits["dt"]
+    if dt[0] > 0 and dt.min() == dt.max():
+        return
+    i = int(np.argmax((dt <= 0) | (dt != dt[0])))
+    raise ValueError(
+        f"the hit in row {i} at {hits['time'][i]} ns has samples of {dt[i]} ns, the first one of "
+        f"{dt[0]} ns: find peaks in records of one digitizer at a time"
+    )
 
 
 @kernel(

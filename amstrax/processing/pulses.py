@@ -9,7 +9,7 @@ import numpy as np
 import strax
 from numba import types
 
-from amstrax.exceptions import LiveDataCorrupted, PulsesOverlap
+from amstrax.exceptions import InvalidOption, LiveDataCorrupted, PulsesOverlap
 from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
 
 #: Stored as mean baseline of a channel that has no pulses
@@ -111,6 +111,8 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
 
     If both are the same, only data and baselines are filled.
     """
+    if baseline_samples < 1:
+        raise InvalidOption(f"baseline_samples={baseline_samples}: a mean is over 1 sample or more")
     if not len(raw):
         return
     if raw["channel"].min() < 0:
@@ -295,7 +297,7 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     result["time"] = start
     result["endtime"] = end
     sums = np.zeros((n_channels, 2))
-    is_known = _count_pulses(
+    unknown = _count_pulses(
         *(records[field] for field in _COUNTED_FIELDS),
         records["data"].shape[1],
         result["pulse_count"][0],
@@ -304,8 +306,8 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
         result["lone_pulse_area"][0],
         sums,
     )
-    if not is_known:
-        raise _unknown_channel(records["channel"].max(), n_channels)
+    if unknown >= 0:
+        raise _unknown_channel(records, unknown, n_channels)
     count = result["pulse_count"][0]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / count[:, np.newaxis]
@@ -314,10 +316,11 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     return result
 
 
-def _unknown_channel(channel: int, n_channels: int) -> LiveDataCorrupted:
+def _unknown_channel(records: np.ndarray, i: int, n_channels: int) -> LiveDataCorrupted:
+    channel, time = records["channel"][i], records["time"][i]
     return LiveDataCorrupted(
-        f"records of channel {channel}, but n_tpc_pmts is {n_channels}: is this run of another "
-        "detector? Otherwise raise n_tpc_pmts"
+        f"records of channel {channel}, but n_tpc_pmts is {n_channels} (row {i}, at {time} ns): is "
+        "this run of another detector? Otherwise raise n_tpc_pmts"
     )
 
 
@@ -346,13 +349,13 @@ def _count_pulses(
     lone_area_sum,
     baseline_sums,
 ):
-    """Fill the counts and sums; return False if there is a channel that has none."""
+    """Fill the counts and sums; return the index of a record whose channel has none, or -1."""
     is_lone = np.zeros(len(count), dtype=np.bool_)
     latest_end = np.int64(0)
     for i in range(len(time)):
         c = channel[i]
-        if c >= len(count):
-            return False
+        if not 0 <= c < len(count):
+            return i
         samples_left = np.int64(pulse_length[i]) - np.int64(record_i[i]) * record_length
         end = time[i] + samples_left * dt[i]
         area_sum[c] += area[i]
@@ -365,7 +368,7 @@ def _count_pulses(
         if is_lone[c]:
             lone_area_sum[c] += area[i]
         latest_end = max(latest_end, end)
-    return True
+    return -1
 
 
 def check_overlaps(records: np.ndarray, n_channels: int) -> None:
@@ -389,7 +392,7 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
     if i < 0:
         return
     if not 0 <= channel[i] < n_channels:
-        raise _unknown_channel(channel[i], n_channels)
+        raise _unknown_channel(records, i, n_channels)
     if i and time[i] < time[i - 1]:
         raise PulsesOverlap(
             f"records are not sorted: channel {channel[i]} at {time[i]} ns comes after "

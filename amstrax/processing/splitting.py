@@ -13,7 +13,7 @@ from strax.processing.peak_splitting import natural_breaks_gof
 
 from amstrax.processing.compiled import F64, I64, column, kernel, output
 from amstrax.processing.hits import time_order
-from amstrax.processing.rows import plain
+from amstrax.processing.rows import check_bounds, plain
 from amstrax.processing.waveforms import set_widths, sum_waveform
 
 #: Above any real waveform [PE/sample]
@@ -92,6 +92,12 @@ def _make_parts(
     return parts
 
 
+def _check_lengths(peaks: np.ndarray) -> None:
+    room = peaks["data"].shape[1]
+    remedy = "longer than its waveform, or negative; make peaks again"
+    check_bounds("length", peaks["length"], 0, room + 1, remedy, peaks["time"])
+
+
 def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """Return a finder of local minima for `split_peaks`.
 
@@ -100,6 +106,7 @@ def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
         return _local_minima(
             peaks["data"], peaks["length"], peaks["area"], float(min_height), float(min_ratio)
         )
@@ -153,6 +160,7 @@ def natural_breaks_splits(
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
         best = peaks["max_goodness_of_split"].copy()
         found = _natural_breaks(
             peaks["data"],

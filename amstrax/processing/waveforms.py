@@ -7,7 +7,9 @@ has it. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of records.
 import numpy as np
 from numba import types
 
+from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing.compiled import F64, I64, column, kernel, output, row
+from amstrax.processing.rows import check_bounds
 
 #: Stands for a record that is not there
 NO_RECORD = -1
@@ -41,10 +43,18 @@ def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     records
-        Sorted by time, shape (r,); channels are not negative.
+        Sorted by time, shape (r,).
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when a channel is negative.
     """
     if not len(records):
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    check_bounds(
+        "channel", records["channel"], 0, 2**15, "make these records again", records["time"]
+    )
     return _record_links(
         records["time"],
         records["dt"],
@@ -103,11 +113,38 @@ def sum_waveform(
 
     Raises
     ------
+    IndexOutOfBounds
+        (a ValueError) when hits are of channels or records that do not exist, links lead to
+        records that do not exist, or a length is negative.
+    InvalidOption
+        When `to_pe` has too few channels.
     ValueError
-        When a peak and a hit in it differ in ``dt``.
+        When a peak and a hit in it differ in ``dt``, or from the first record.
     """
     if not len(records) or not len(peaks) or not len(hits):
         return
+    n_channels = peaks["area_per_channel"].shape[1]
+    if len(to_pe) < n_channels:
+        raise InvalidOption(
+            f"gains for {len(to_pe)} channels, but peaks have {n_channels}: give gain_to_pe_array "
+            "one for each"
+        )
+    if records["dt"][0] <= 0:
+        raise ValueError(
+            f"the record at {records['time'][0]} ns has samples of {records['dt'][0]} ns: make "
+            "records again"
+        )
+    mixed = "hits are not of these records and peaks; make all of them again"
+    check_bounds("channel", hits["channel"], 0, n_channels, mixed, hits["time"])
+    check_bounds("record_i", hits["record_i"], 0, len(records), mixed, hits["time"])
+    check_bounds("length", peaks["length"], 0, 2**31, "make peaks again", peaks["time"])
+    for link in links:
+        if len(link) != len(records):
+            raise IndexOutOfBounds(
+                f"links of {len(link)} records, but there are {len(records)}: take those that "
+                "record_links returns for these records"
+            )
+        check_bounds("link", np.asarray(link), NO_RECORD, len(records), mixed, records["time"])
     bad = _sum_waveform(
         *(peaks[field] for field in _PEAK_FIELDS),
         *(hits[field] for field in _HIT_FIELDS),
@@ -119,7 +156,7 @@ def sum_waveform(
     if bad >= 0:
         raise ValueError(
             f"the peak at {peaks['time'][bad]} ns has samples of {peaks['dt'][bad]} ns, and hits "
-            "with others: peaks must have the dt of their records"
+            f"or records others: peaks must have the dt of their records, {records['dt'][0]} ns"
         )
 
 
@@ -200,7 +237,7 @@ def _sum_waveform(
             break
         peak_start = time[p] // record_dt
         for h in range(first, len(hit_time)):
-            if dt[p] != hit_dt[h]:
+            if dt[p] != hit_dt[h] or dt[p] != record_dt:
                 return p
             shift = (time[p] - hit_time[h]) // record_dt
             if shift <= -n:
