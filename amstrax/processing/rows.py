@@ -44,6 +44,8 @@ def check_bounds(
     IndexOutOfBounds
         (a ValueError) with the first value out of bounds, its row and time.
     """
+    # Rows are wide: each is fetched from memory once
+    values = np.ascontiguousarray(values)
     if not len(values) or (values.min() >= low and values.max() < high):
         return
     i = int(np.argmax((values < low) | (values >= high)))

@@ -52,15 +52,14 @@ def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if not len(records):
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
-    check_bounds(
-        "channel", records["channel"], 0, 2**15, "make these records again", records["time"]
-    )
+    channel = np.ascontiguousarray(records["channel"])
+    check_bounds("channel", channel, 0, 2**15, "make these records again", records["time"])
     return _record_links(
         records["time"],
         records["dt"],
-        records["channel"],
+        channel,
         records["record_i"],
-        int(records["channel"].max()) + 1,
+        int(channel.max()) + 1,
         records["data"].shape[1],
     )
 
