@@ -11,6 +11,7 @@ from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting, waveforms
 from amstrax.processing import peaks as kernels
 from amstrax.processing.hits import find_hits
+from amstrax.processing.pulses import ADC_MAX
 
 __all__ = [
     "Hits",
@@ -88,6 +89,13 @@ class PeaksBase(CorrectedPlugin):
         default=4,
         help="Split at a minimum only if the maxima beside it are this many times higher [1]",
     )
+    correct_positive_polarity = XAMSConfig(
+        default=False,
+        omit_default=True,
+        help="Count a channel with positive pulses as saturated where it reaches the largest count "
+        "of the ADC, 16383. By default all of its hits count as saturated. Also an option of "
+        "records. In the lineage only where it is set",
+    )
 
     parallel = "process"
 
@@ -121,7 +129,8 @@ class PeaksBase(CorrectedPlugin):
         )
         kernels.clip_peaks(peaks, start, end)
         links = waveforms.record_links(records)
-        waveforms.sum_waveform(peaks, hits, records, links, to_pe)
+        adc_max = ADC_MAX if self.correct_positive_polarity else 0
+        waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
         waveforms.set_widths(peaks)
         peaks = splitting.split_peaks(
             peaks,
@@ -130,6 +139,7 @@ class PeaksBase(CorrectedPlugin):
             links,
             to_pe,
             splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio),
+            adc_max=adc_max,
         )
         kernels.set_center_times(peaks)
         return peaks

@@ -12,6 +12,9 @@ from numba import types
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, PulsesOverlap
 from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
 
+#: Largest count of a digitizer of 14 bits
+ADC_MAX = 2**14 - 1
+
 #: Stored as mean baseline of a channel that has no pulses
 NO_BASELINE = -9999
 
@@ -42,12 +45,21 @@ def raw_to_records(
     flip: bool = True,
     allow_sloppy_chunking: bool = False,
     fallback_baseline: int = 16000,
+    floor: bool = False,
 ) -> np.ndarray:
     """Return baselined and integrated records of `raw_records`.
 
     Samples beyond a fragment's length are set to zero. The other parameters, and the baseline,
     are as in `baseline_per_channel`; the integral ``area`` is in ADC counts x samples, and holds
     the part of the baseline behind the point, times the length, rounded.
+
+    Parameters
+    ----------
+    floor
+        Round negative baselines, those of positive pulses that the reader has turned over, down.
+        Without it they are rounded towards zero, while their part behind the point counts from
+        the integer below: waveforms and integrals are up to 1 ADC count a sample too high. Also,
+        take `fallback_baseline` - `ADC_MAX` where samples are negative.
     """
     record_length = raw_records.dtype["data"].shape[0]
     records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
@@ -58,6 +70,7 @@ def raw_to_records(
         flip,
         allow_sloppy_chunking,
         fallback_baseline,
+        floor,
     )
     return records
 
@@ -103,10 +116,13 @@ def baseline_per_channel(
         flip,
         allow_sloppy_chunking,
         fallback_baseline,
+        False,
     )
 
 
-def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline):
+def _baseline(
+    raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, floor
+):
     """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`.
 
     If both are the same, only data and baselines are filled.
@@ -128,6 +144,7 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
+        bool(floor),
         raw is not records,
         *(records[field] for field in _COPIED),
         *(records[field] for field in _ZEROED_FIELDS),
@@ -153,6 +170,7 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
     BOOL,
     I64,
     BOOL,
+    BOOL,
     *map(output, _COPIED.values()),
     output(types.uint8),
     output(types.int16),
@@ -173,6 +191,7 @@ def _subtract_baseline(
     sign,
     sloppy,
     fallback,
+    floor,
     make_new,
     new_time,
     new_length,
@@ -226,9 +245,12 @@ def _subtract_baseline(
             if not seen[c]:
                 if not sloppy:
                     return i
-                means[c] = fallback
+                is_turned = floor and n > 0 and raw[0] < 0
+                means[c] = fallback - ADC_MAX if is_turned else fallback
                 rmss[c] = np.nan
             whole = np.int64(means[c])
+        if floor:
+            whole = np.int64(np.floor(means[c]))
         baseline[i] = means[c]
         baseline_rms[i] = rmss[c]
         above = row(result, i)
@@ -274,7 +296,9 @@ def pulse_count_dtype(n_channels: int) -> list:
     ]
 
 
-def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> np.ndarray:
+def count_pulses(
+    records: np.ndarray, n_channels: int, start: int, end: int, floor: bool = False
+) -> np.ndarray:
     """Return pulse counts, integrals and mean baselines per channel.
 
     A pulse is lone when it starts after the end of every pulse before it, in any channel, and
@@ -288,6 +312,8 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
         Number of channels to count for.
     start, end
         Bounds of the chunk [ns since unix epoch].
+    floor
+        Round negative mean baselines down, as `raw_to_records` does, not towards zero.
 
     Returns
     -------
@@ -311,7 +337,10 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     count = result["pulse_count"][0]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / count[:, np.newaxis]
-    result["baseline_mean"] = np.where(count > 0, np.nan_to_num(means[:, 0]), NO_BASELINE)
+    baseline = np.nan_to_num(means[:, 0])
+    result["baseline_mean"] = np.where(
+        count > 0, np.floor(baseline) if floor else baseline, NO_BASELINE
+    )
     result["baseline_rms_mean"] = means[:, 1]
     return result
 

@@ -28,6 +28,7 @@ def split_peaks(
     to_pe: np.ndarray,
     find_splits: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     iterations: int = 1,
+    adc_max: int = 0,
 ) -> np.ndarray:
     """Return peaks split where `find_splits` says, with waveforms and widths of the new ones.
 
@@ -35,7 +36,7 @@ def split_peaks(
     ----------
     peaks
         Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
-    hits, records, links, to_pe
+    hits, records, links, to_pe, adc_max
         As `amstrax.processing.waveforms.sum_waveform` takes them.
     find_splits
         Takes peaks; returns for every part of every peak that is to be split the index of the
@@ -50,9 +51,9 @@ def split_peaks(
     if not len(index):
         return peaks
     parts = _make_parts(peaks, index, part_end, int(records["dt"][0]))
-    sum_waveform(parts, hits, records, links, to_pe)
+    sum_waveform(parts, hits, records, links, to_pe, adc_max)
     set_widths(parts)
-    parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1)
+    parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1, adc_max)
     return _replace(peaks, index, parts)
 
 

@@ -90,6 +90,7 @@ def sum_waveform(
     records: np.ndarray,
     links: tuple[np.ndarray, np.ndarray],
     to_pe: np.ndarray,
+    adc_max: int = 0,
 ) -> None:
     """Fill, in place, waveforms and areas of peaks with the sum of all that hits have in them.
 
@@ -109,6 +110,10 @@ def sum_waveform(
         As from `record_links`, for hits that are wider than their record.
     to_pe
         PE per ADC count x sample of each channel.
+    adc_max
+        Largest count of the digitizer: samples of positive pulses, whose baseline is negative
+        (the reader turns them over), are saturated there, and others at count 0. With 0, all
+        are saturated where they reach the baseline: positive pulses always.
 
     Raises
     ------
@@ -151,6 +156,7 @@ def sum_waveform(
         *(np.asarray(link, dtype=np.int32) for link in links),
         np.asarray(to_pe, dtype=np.float64),
         int(records["dt"][0]),
+        int(adc_max),
     )
     if bad >= 0:
         raise ValueError(
@@ -184,6 +190,7 @@ def sum_waveform(
     column(types.int32),
     column(F64),
     I64,
+    I64,
 )
 def _sum_waveform(
     time,
@@ -210,6 +217,7 @@ def _sum_waveform(
     behind,
     to_pe,
     record_dt,
+    adc_max,
 ):
     """Return the index of a peak whose dt is not that of its hits, or -1."""
     n_channels = area_per_channel.shape[1]
@@ -271,7 +279,10 @@ def _sum_waveform(
                 highest = np.int16(-(2**15))
                 for j in range(np.uint64(start + offset), np.uint64(stop + offset)):
                     highest = max(highest, samples[j])
-                if highest * multiplier >= np.int16(baseline[r]):
+                limit = np.int64(np.int16(baseline[r]))
+                if adc_max > 0 and baseline[r] < 0:
+                    limit = np.int64(np.floor(baseline[r])) + adc_max
+                if highest * multiplier >= limit:
                     saturated[p, channel] = 1
                 start, stop = max(start, low), min(stop, high)
                 if start >= stop:
