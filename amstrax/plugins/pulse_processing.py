@@ -63,10 +63,12 @@ class PulseProcessingBase(CorrectedPlugin):
 
     pmt_pulse_filter = XAMSConfig(
         default=None,
-        help="Impulse response of a filter for the pulses, an odd number of samples; None for none",
+        help="Impulse response of a filter for the pulses, an odd number of samples; None for "
+        "none. Not used by records; part of the lineage",
     )
     save_outside_hits = XAMSConfig(
-        default=(3, 20), help="Samples to keep before and behind each hit"
+        default=(3, 20),
+        help="Samples to keep before and behind each hit. Not used by records; part of the lineage",
     )
 
     parallel = "process"
@@ -114,8 +116,8 @@ class PulseProcessing(PulseProcessingBase):
     )
     hit_min_amplitude = XAMSConfig(
         default="xams_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline]; part of the lineage only, "
-        "since records are stored whole",
+        help="Not used; part of the lineage. Records are stored whole, and hits of peaks have a "
+        "fixed threshold of 15 ADC counts",
     )
     correct_positive_polarity = XAMSConfig(default=False, omit_default=True, help=CORRECT_POLARITY)
 

@@ -107,6 +107,6 @@ def _row(_, array, i):
 
 @overload(row)
 def _compiled_row(array, i):
-    if numba.config.BOUNDSCHECK:
+    if numba.config.BOUNDSCHECK:  # type: ignore[attr-defined]  # set by numba from the environment
         return lambda array, i: array[i]
     return lambda array, i: _row(array, i)  # type: ignore[call-arg]  # numba adds the context

@@ -296,6 +296,80 @@ def in_no_peak(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     return (last < 0) | (strax.endtime(peaks)[last] <= hits["time"])
 
 
+def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None:
+    """Fill, in place, what hits say of peaks; a part of a split peak also gets n_hits and max_gap.
+
+    - tight_coincidence: number of channels with a hit whose largest sample is at most `window`
+      from that of the sum waveform. Hits outside the peak count, as in straxen.
+    - first_channel, last_channel: channels of the first and the last hit whose largest sample is in
+      the peak; -1 without one
+    - min_diff, max_diff: least and longest time between the largest samples of two successive hits
+      [ns]; -1 for less than two hits
+    - n_hits, where it is 0: number of hits that overlap with the peak
+    - max_gap, where it is -1: longest time without any of these hits [ns]; -1 without a hit
+
+    Parameters
+    ----------
+    peaks
+        With sum waveforms, sorted, not overlapping, shape (n,).
+    hits
+        Sorted by start, with ``max_time``, shape (m,).
+    window
+        [ns], included.
+    """
+    for field in ("first_channel", "last_channel", "min_diff", "max_diff"):
+        peaks[field] = -1
+    peaks["tight_coincidence"] = 0
+    if not len(peaks) or not len(hits):
+        return
+    order = np.argsort(hits["max_time"], kind="stable")
+    apex, channel = hits["max_time"][order], hits["channel"][order]
+    start, end = peaks["time"], strax.endtime(peaks)
+    # Hits `first` to `beyond` have their largest sample in the peak
+    first, beyond = np.searchsorted(apex, start), np.searchsorted(apex, end)
+    some = np.flatnonzero(beyond > first)
+    peaks["first_channel"][some] = channel[first[some]]
+    peaks["last_channel"][some] = channel[beyond[some] - 1]
+    several = np.flatnonzero(beyond - first > 1)
+    wait = np.diff(apex)
+    for field, function in (("min_diff", np.minimum), ("max_diff", np.maximum)):
+        peaks[field][several] = _over_ranges(function, wait, first[several], beyond[several] - 1)
+    summit = start + peaks["data"].argmax(axis=1) * peaks["dt"].astype(np.int64)
+    low = np.searchsorted(apex, summit - window)
+    high = np.searchsorted(apex, summit + window, side="right")
+    for c in np.unique(channel):
+        seen = np.concatenate([[0], np.cumsum(channel == c)])
+        peaks["tight_coincidence"] += seen[high] > seen[low]
+    _set_hits_of_parts(peaks, hits["time"], strax.endtime(hits))
+
+
+def _set_hits_of_parts(peaks: np.ndarray, hit_start: np.ndarray, hit_end: np.ndarray) -> None:
+    """Fill n_hits and max_gap of peaks that do not have them."""
+    start, end = peaks["time"], strax.endtime(peaks)
+    started = np.searchsorted(hit_start, end)
+    n_hits = started - np.searchsorted(np.sort(hit_end), start, side="right")
+    is_part = peaks["max_gap"] == -1
+    np.copyto(peaks["n_hits"], n_hits, where=peaks["n_hits"] == 0)
+    # Since peaks do not overlap with hits that end before, the latest end so far is of a peak's own
+    latest_end = np.maximum.accumulate(hit_end)
+    first = np.searchsorted(latest_end, start, side="right")
+    np.copyto(peaks["max_gap"], 0, where=is_part & (n_hits > 0))
+    several = np.flatnonzero(is_part & (started - first > 1))
+    gap = np.maximum(hit_start[1:] - latest_end[:-1], 0)
+    peaks["max_gap"][several] = _over_ranges(np.maximum, gap, first[several], started[several] - 1)
+
+
+def _over_ranges(
+    function: np.ufunc, values: np.ndarray, first: np.ndarray, beyond: np.ndarray
+) -> np.ndarray:
+    """Return ``function.reduce(values[first:beyond])`` for ranges that are not empty."""
+    if not len(first):
+        return values[:0]
+    bounds = np.stack([first, beyond], axis=1).ravel()
+    # A last value, in no range, so that a range may end behind all others
+    return function.reduceat(np.append(values, values[-1:]), bounds)[::2]
+
+
 def check_disjoint(peaks: np.ndarray) -> None:
     """Raise ValueError when peaks are not sorted by time, or overlap."""
     bad = peaks["time"][1:] < strax.endtime(peaks)[:-1]
