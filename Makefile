@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 # for `make bounds`
 KERNEL_TESTS := tests/processing tests/test_matching.py tests/test_quantities.py \
-    tests/simulation/test_digitizer.py tests/simulation/test_light.py tests/simulation/test_sensors.py
+    tests/simulation/test_digitizer.py
 # for `make process`
 RUN ?= 999999
 CONTEXT ?= xams_little
