@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # for `make test`, as ARGS="-k contexts -x", `make demo` and `make validate`
 ARGS ?=
+# for `make bounds`: without tests that compile kernels of strax and straxen, too
+KERNEL_TESTS := tests/processing tests/test_quantities.py \
+    -k "not equals_strax and not of_straxen and not interactive"
 # for `make process`
 RUN ?= 999999
 CONTEXT ?= xams_little
@@ -59,6 +62,12 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 .PHONY: test
 test: install ## run the tests on two cores; options for pytest in ARGS="..."
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# Kernels with checks of all indices are not to be cached as, or taken from, those without
+.PHONY: bounds
+bounds: install ## run the tests of kernels with bounds of arrays checked
+	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
+	    NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo

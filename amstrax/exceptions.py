@@ -43,6 +43,10 @@ class PulsesOverlap(AmstraxError, ValueError):
     """Two pulses of one channel overlap in time, or records are not sorted."""
 
 
+class IndexOutOfBounds(AmstraxError, ValueError):
+    """A row holds the number of a channel, record, sample or peak that does not exist."""
+
+
 class InvalidRunDocument(AmstraxError, ValueError):
     """A run document lacks what is needed to read the run, or holds something odd there."""
 

@@ -14,10 +14,17 @@ CORRECTED = {"peak_coincidences/is_coinc", "event_coincidences/is_coinc"}
 RAISED_VERSIONS = {"peak_coincidences", "event_coincidences", "records_led", "led_calibration"}
 OWN_DATA_KIND = {"radon_hits"}
 #: Further options of data types: untracked, or in the lineage only where they are set
-ADDED_OPTIONS = {"corrected_areas": {"s1_map"}} | dict.fromkeys(
-    [f"raw_records{suffix}" for suffix in ("", "_ext", "_sipm", "_v1724", "_v1730", "_aqmon")],
-    {"allow_incomplete", "run_end_time"},
-)
+_POLARITY, _WINDOW = "correct_positive_polarity", "tight_coincidence_window"
+_RAW_RECORDS = ("", "_ext", "_sipm", "_v1724", "_v1730", "_aqmon")
+ADDED_OPTIONS = {
+    "corrected_areas": {"s1_map"},
+    **dict.fromkeys(
+        (f"raw_records{s}" for s in _RAW_RECORDS), {"allow_incomplete", "run_end_time"}
+    ),
+    **dict.fromkeys(("records", "pulse_counts", "records_ext", "records_sipm"), {_POLARITY}),
+    **dict.fromkeys(("peaks", "peaks_ext", "peaks_sipm"), {_POLARITY, _WINDOW}),
+    **dict.fromkeys(("radon_peaks", "radon_lone_hits"), {_WINDOW}),
+}
 
 ROWS_OF_REAL_RUN = {"raw_records_v1730": 68_340, "radon_hits": 71_747, "radon_peaks": 8_906}
 

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.rows import check_bounds, check_records
 
 #: Rows of a matrix of waveforms, unless more are asked for
 MAX_SAMPLES = 20_000
@@ -312,6 +313,8 @@ def records_to_matrix(
     n_samples = -(-(end - start) // dt)
     dt *= -(-n_samples // max_samples)
     n_rows = -(-(end - start) // dt)
+    check_records(records)
+    check_bounds("channel", channels, 0, 2**15, "channels count from 0")
     column = np.full(max(channels.max(initial=0), records["channel"].max(initial=0)) + 1, -1)
     column[channels] = np.arange(len(channels))
     data = np.zeros((n_rows, len(channels)))

@@ -4,11 +4,62 @@ import numpy as np
 import strax
 from numpy.typing import DTypeLike
 
+_SX = ("s1", "s2")
+_DIFFERENCES = ("max_diff", "min_diff")
+
 #: How positions are reconstructed: suffix of the fields, unit, description
 ALGORITHMS = (
     ("cgr", "1", "share of the light among top channels"),
     ("corr", "mm", "polynomial of that share"),
 )
+
+_UNSET = "unless tight_coincidence_window is set"
+_OF_HITS = ("first_channel", "last_channel", "min_diff", "max_diff")
+_PEAKS = {
+    "channel": "always -1, the sum of channels",
+    "type": "always 0",
+    "area_fraction_top": "always NaN",
+    "data_top": "always 0",
+    "data_start": "always 0",
+    "tight_coincidence": f"0 {_UNSET}",
+    "n_hits": f"0 for parts of split peaks {_UNSET}",
+    "max_gap": f"-1 for parts of split peaks {_UNSET}",
+    **dict.fromkeys(_OF_HITS, f"0, or -1 for parts of split peaks, {_UNSET}"),
+}
+_SPLIT_AT_MINIMA = {"max_goodness_of_split": "always 0, since peaks are split at local minima"}
+_RECORDS = {"reduction_level": "always 0", "amplitude_bit_shift": "always 0"}
+_NOT_INTEGRATED = {"left_integration": "always 0", "right_integration": "always 0"}
+_HITS = _NOT_INTEGRATED | {"threshold": "always 15, which no option changes"}
+_TIGHT = {"tight_coincidence": f"0 {_UNSET}"}
+_ONE_DETECTOR = _TIGHT | {"area_fraction_top": "always 0"}
+_SIPM = {"n_saturated_channels": "always 1 for positive pulses, unless correct_positive_polarity"}
+_EVENTS = {
+    **{f"{prefix}{sx}_tight_coincidence": f"0 {_UNSET}" for prefix in ("", "alt_") for sx in _SX},
+    **{f"{prefix}s1_{name}": "always -1" for prefix in ("", "alt_") for name in _DIFFERENCES},
+    **{f"{prefix}s2_{axis}": "always NaN" for prefix in ("", "alt_") for axis in "xy"},
+}
+
+#: Columns without information, by default or ever: data type -> column -> what it holds
+EMPTY_COLUMNS: dict[str, dict[str, str]] = {
+    "records": _RECORDS,
+    "records_ext": _RECORDS,
+    "records_sipm": _RECORDS,
+    "radon_records": _RECORDS | {"reduction_level": "always 2, cut outside hits"},
+    "hits": _HITS,
+    "lone_hits": _HITS,
+    "radon_hits": _NOT_INTEGRATED,
+    "peaks": _PEAKS | _SPLIT_AT_MINIMA,
+    "peaks_ext": _PEAKS | _SPLIT_AT_MINIMA,
+    "peaks_sipm": _PEAKS | _SPLIT_AT_MINIMA | _SIPM,
+    "radon_peaks": {name: text for name, text in _PEAKS.items() if name != "n_hits"},
+    "peak_basics": _TIGHT,
+    "peak_basics_ext": _ONE_DETECTOR,
+    "peak_basics_sipm": _ONE_DETECTOR | _SIPM,
+    "radon_peak_basics": {"type": "always 0"},
+    "event_basics": _EVENTS,
+    # Those of alternative S2s are filled from event_positions
+    "event_info": {c: text for c, text in _EVENTS.items() if c not in ("alt_s2_x", "alt_s2_y")},
+}
 
 
 def rows_for(things: np.ndarray, dtype: DTypeLike) -> np.ndarray:
@@ -19,7 +70,9 @@ def rows_for(things: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     return result
 
 
-def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> list:
+def peak_basics_dtype(
+    with_hits: bool = True, type_dtype: type = np.int16, data_type: str = "peak_basics"
+) -> list:
     """Return the dtype of basic properties of peaks.
 
     Parameters
@@ -28,12 +81,14 @@ def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> li
         Have the fields n_hits and tight_coincidence.
     type_dtype
         Type of the field ``type``.
+    data_type
+        Whose empty columns say so.
     """
     n_hits = [(("Number of hits at least partly inside the peak", "n_hits"), np.int32)]
     coincidence = [
-        (("Channels with a hit near the peak's mean time", "tight_coincidence"), np.int16)
+        (("Channels with a hit near the peak's largest sample", "tight_coincidence"), np.int16)
     ]
-    return [
+    fields = [
         (("Start time of the peak since unix epoch [ns]", "time"), np.int64),
         (("Exclusive end time of the peak since unix epoch [ns]", "endtime"), np.int64),
         (("Mean time of the waveform since unix epoch [ns]", "center_time"), np.int64),
@@ -51,6 +106,11 @@ def peak_basics_dtype(with_hits: bool = True, type_dtype: type = np.int16) -> li
         (("Time from 10% to 50% of the area [ns]", "rise_time"), np.float32),
         *(coincidence if with_hits else []),
         (("Kind of peak: 1 S1, 2 S2, 0 unknown", "type"), type_dtype),
+    ]
+    empty = EMPTY_COLUMNS[data_type]
+    return [
+        ((f"{title}; {empty[name]}" if name in empty else title, name), dtype)
+        for (title, name), dtype in fields
     ]
 
 

@@ -6,6 +6,7 @@ from immutabledict import immutabledict
 
 from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
@@ -94,7 +95,9 @@ class EventBasics(CorrectedPlugin):
         default=True, help="Let only S2s be alternative that are within a drift time of the main S1"
     )
     event_s1_min_coincidence = XAMSConfig(
-        default=0, help="S1s count only with at least this many channels in tight coincidence"
+        default=0,
+        help="S1s count only with at least this many channels in tight coincidence; above 0, peaks "
+        "need the option tight_coincidence_window",
     )
     max_drift_length = XAMSConfig(
         default=10, help="Length of the drift field [unit of electron_drift_velocity x ns]"
@@ -109,7 +112,19 @@ class EventBasics(CorrectedPlugin):
 
     def setup(self):
         super().setup()
+        if self.event_s1_min_coincidence > 0:
+            self.check_coincidence()
         self.max_drift_time = int(self.max_drift_length / self.electron_drift_velocity)
+
+    def check_coincidence(self) -> None:
+        """Raise InvalidOption when peaks are made without tight_coincidence."""
+        peaks = self.deps["peak_basics"].deps.get("peaks")
+        option = peaks and peaks.takes_config.get("tight_coincidence_window")
+        if option and peaks.config.get(option.name, option.default) is None:
+            raise InvalidOption(
+                f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but tight_coincidence "
+                "of peaks is 0: set the option tight_coincidence_window [ns], as 50"
+            )
 
     def compute(self, events, peaks):
         result = np.zeros(len(events), dtype=self.dtype)
@@ -309,7 +324,7 @@ class EventWaveform(PerPeakCopy):
         "channel_map",
         track=False,
         type=immutabledict,
-        help="First and last channel of each subdetector",
+        help="Not used",
     ),
 )
 class EventAreaPerChannel(PerPeakCopy):

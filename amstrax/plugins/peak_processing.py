@@ -1,5 +1,7 @@
 """From records to peaks: hits, sum waveforms, properties, positions, coincidences."""
 
+from numbers import Real
+
 import numpy as np
 import strax
 from immutabledict import immutabledict
@@ -7,10 +9,22 @@ from numpy.typing import DTypeLike
 
 from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting, waveforms
 from amstrax.processing import peaks as kernels
 from amstrax.processing.hits import find_hits
+from amstrax.processing.pulses import ADC_MAX
+
+_NOT_SIPM = "Not used by peak_basics_sipm; part of the lineage"
+
+#: Help of the option `tight_coincidence_window` of plugins that find peaks
+WINDOW_HELP = (
+    "Hits within this time of the largest sample of a peak are in tight coincidence [ns], as 50. "
+    "Where it is set, tight_coincidence, first_channel, last_channel, min_diff and max_diff are "
+    "filled, and n_hits and max_gap of parts of split peaks; None leaves them empty. In the "
+    "lineage only where it is set"
+)
 
 __all__ = [
     "Hits",
@@ -27,7 +41,10 @@ __all__ = [
 
 
 class Hits(strax.Plugin):
-    """Intervals of records in which samples are above threshold, sorted by time."""
+    """Intervals of records in which samples are 15 ADC counts or more above the baseline.
+
+    They are sorted by time. No option changes the threshold.
+    """
 
     __version__ = "0.1.0"
     depends_on = ("records",)
@@ -88,8 +105,20 @@ class PeaksBase(CorrectedPlugin):
         default=4,
         help="Split at a minimum only if the maxima beside it are this many times higher [1]",
     )
+    correct_positive_polarity = XAMSConfig(
+        default=False,
+        omit_default=True,
+        help="Count a channel with positive pulses as saturated where it reaches the largest count "
+        "of the ADC, 16383. By default all of its hits count as saturated. Also an option of "
+        "records. In the lineage only where it is set",
+    )
+    tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
 
     parallel = "process"
+
+    def setup(self):
+        super().setup()
+        check_window(self.tight_coincidence_window)
 
     @property
     def n_channels(self) -> int:
@@ -121,7 +150,8 @@ class PeaksBase(CorrectedPlugin):
         )
         kernels.clip_peaks(peaks, start, end)
         links = waveforms.record_links(records)
-        waveforms.sum_waveform(peaks, hits, records, links, to_pe)
+        adc_max = ADC_MAX if self.correct_positive_polarity else 0
+        waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
         waveforms.set_widths(peaks)
         peaks = splitting.split_peaks(
             peaks,
@@ -130,15 +160,29 @@ class PeaksBase(CorrectedPlugin):
             links,
             to_pe,
             splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio),
+            adc_max=adc_max,
         )
         kernels.set_center_times(peaks)
+        if self.tight_coincidence_window is not None:
+            kernels.set_hit_features(peaks, hits, self.tight_coincidence_window)
         return peaks
+
+
+def check_window(window: float | None) -> None:
+    """Raise InvalidOption when `window` is no option tight_coincidence_window."""
+    if window is None:
+        return
+    if isinstance(window, bool) or not isinstance(window, Real) or not 0 <= window < np.inf:
+        raise InvalidOption(
+            f"tight_coincidence_window={window!r}: give a time of 0 or more [ns], as 50, or None"
+        )
 
 
 class Peaks(PeaksBase):
     """Find peaks: groups of hits in the TPC's channels, with their sum waveform and widths.
 
-    Peaks are split at deep local minima of the waveform.
+    Peaks are split at deep local minima of the waveform. Hits are those of the data type hits,
+    whose threshold of 15 ADC counts no option changes.
     """
 
     peak_min_pmts = XAMSConfig(default=1, help="Least number of channels with hits in a peak")
@@ -240,7 +284,7 @@ class PeakBasicsEXT(CorrectedPlugin):
     depends_on = ("peaks_ext",)
     provides = "peak_basics_ext"
     data_kind = "peaks_ext"
-    dtype = peak_basics_dtype()
+    dtype = peak_basics_dtype(data_type="peak_basics_ext")
     parallel = "process"
     rechunk_on_save = False
 
@@ -263,7 +307,7 @@ class PeakBasicsEXT(CorrectedPlugin):
         "channel_map",
         track=False,
         type=immutabledict,
-        help="First and last channel of each subdetector",
+        help="First and last channel of each subdetector. Not used by peak_basics_sipm",
     ),
 )
 class PeakBasics(PeakBasicsEXT):
@@ -272,22 +316,29 @@ class PeakBasics(PeakBasicsEXT):
     check_peak_sum_area_rtol = XAMSConfig(
         default=1e-4,
         help="Fail where channels do not add up to a peak's area within this fraction [1]; "
-        "None not to check",
+        f"None not to check. {_NOT_SIPM}",
     )
-    s1_min_area = XAMSConfig(default=10, help="S1s have at least this area [PE]")
-    s2_min_area = XAMSConfig(default=10, help="S2s have a larger area [PE]")
-    s1_min_channels = XAMSConfig(default=5, help="S1s are seen by at least so many channels")
-    s2_min_channels = XAMSConfig(default=5, help="S2s are seen by at least so many channels")
+    s1_min_area = XAMSConfig(default=10, help=f"S1s have at least this area [PE]. {_NOT_SIPM}")
+    s2_min_area = XAMSConfig(default=10, help=f"S2s have a larger area [PE]. {_NOT_SIPM}")
+    s1_min_channels = XAMSConfig(
+        default=5, help=f"S1s are seen by at least so many channels. {_NOT_SIPM}"
+    )
+    s2_min_channels = XAMSConfig(
+        default=5, help=f"S2s are seen by at least so many channels. {_NOT_SIPM}"
+    )
     s2_min_area_fraction_top = XAMSConfig(
-        default=0, help="S2s have at least this fraction of their area in the top array [1]"
+        default=0,
+        help=f"S2s have at least this fraction of their area in the top array [1]. {_NOT_SIPM}",
     )
     s1_max_area_fraction_top = XAMSConfig(
-        default=0.2, help="S1s have at most this fraction of their area in the top array [1]"
+        default=0.2,
+        help=f"S1s have at most this fraction of their area in the top array [1]. {_NOT_SIPM}",
     )
 
     depends_on = ("peaks",)
     provides = "peak_basics"
     data_kind = "peaks"
+    dtype = peak_basics_dtype()
 
     def compute(self, peaks):
         result = peak_basics(peaks, self.dtype, self.check_peak_sum_area_rtol)
@@ -316,6 +367,7 @@ class PeakBasicsSiPM(PeakBasics):
     depends_on = ("peaks_sipm",)
     provides = "peak_basics_sipm"
     data_kind = "peaks_sipm"
+    dtype = peak_basics_dtype(data_type="peak_basics_sipm")
 
     def compute(self, peaks_sipm):
         return self.basics(peaks_sipm)

@@ -15,6 +15,13 @@ from amstrax.processing.pulses import (
     pulse_count_dtype,
 )
 
+#: Help of the option `correct_positive_polarity` of plugins that make records
+CORRECT_POLARITY = (
+    "Round negative baselines, those of channels with positive pulses, down, so that their quiet "
+    "samples average 0. By default they are rounded towards zero, and waveforms and areas are up "
+    "to 1 ADC count a sample too high. In the lineage only where it is set"
+)
+
 __all__ = [
     "PulseProcessing",
     "PulseProcessingBase",
@@ -56,10 +63,12 @@ class PulseProcessingBase(CorrectedPlugin):
 
     pmt_pulse_filter = XAMSConfig(
         default=None,
-        help="Impulse response of a filter for the pulses, an odd number of samples; None for none",
+        help="Impulse response of a filter for the pulses, an odd number of samples; None for "
+        "none. Not used by records; part of the lineage",
     )
     save_outside_hits = XAMSConfig(
-        default=(3, 20), help="Samples to keep before and behind each hit"
+        default=(3, 20),
+        help="Samples to keep before and behind each hit. Not used by records; part of the lineage",
     )
 
     parallel = "process"
@@ -75,7 +84,7 @@ class PulseProcessingBase(CorrectedPlugin):
         }
 
     def records_and_counts(
-        self, raw_records: np.ndarray, start: int, end: int, flip: bool
+        self, raw_records: np.ndarray, start: int, end: int, flip: bool, floor: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return baselined records, and pulse counts, of the chunk from start to end."""
         n_channels = self.config["n_tpc_pmts"]
@@ -86,8 +95,9 @@ class PulseProcessingBase(CorrectedPlugin):
             self.baseline_samples,
             flip=flip,
             allow_sloppy_chunking=self.config["allow_sloppy_chunking"],
+            floor=floor,
         )
-        return records, pulses.count_pulses(records, n_channels, start, end)
+        return records, pulses.count_pulses(records, n_channels, start, end, floor)
 
 
 class PulseProcessing(PulseProcessingBase):
@@ -106,9 +116,10 @@ class PulseProcessing(PulseProcessingBase):
     )
     hit_min_amplitude = XAMSConfig(
         default="xams_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline]; part of the lineage only, "
-        "since records are stored whole",
+        help="Not used; part of the lineage. Records are stored whole, and hits of peaks have a "
+        "fixed threshold of 15 ADC counts",
     )
+    correct_positive_polarity = XAMSConfig(default=False, omit_default=True, help=CORRECT_POLARITY)
 
     __version__ = "0.3.0"
     depends_on = ("raw_records",)
@@ -118,7 +129,9 @@ class PulseProcessing(PulseProcessingBase):
     save_when = immutabledict(records=strax.SaveWhen.TARGET, pulse_counts=strax.SaveWhen.ALWAYS)
 
     def compute(self, raw_records, start, end):
-        records, counts = self.records_and_counts(raw_records, start, end, flip=True)
+        records, counts = self.records_and_counts(
+            raw_records, start, end, flip=True, floor=self.correct_positive_polarity
+        )
         return dict(records=records, pulse_counts=counts)
 
 
@@ -128,6 +141,7 @@ class PulseProcessingEXT(CorrectedPlugin):
     baseline_samples = XAMSConfig(
         default=20, help="Samples at the start of a pulse to take the baseline from"
     )
+    correct_positive_polarity = XAMSConfig(default=False, omit_default=True, help=CORRECT_POLARITY)
 
     __version__ = "0.0.1"
     depends_on = ("raw_records_ext",)
@@ -147,7 +161,12 @@ class PulseProcessingEXT(CorrectedPlugin):
 
     def records(self, raw_records: np.ndarray) -> np.ndarray:
         """Return records with baseline subtracted, turned over and integrated."""
-        return pulses.raw_to_records(sort_by_time(raw_records), self.baseline_samples, flip=True)
+        return pulses.raw_to_records(
+            sort_by_time(raw_records),
+            self.baseline_samples,
+            flip=True,
+            floor=self.correct_positive_polarity,
+        )
 
 
 class PulseProcessingSiPM(PulseProcessingEXT):

@@ -9,7 +9,7 @@ from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.plugins.dtypes import peak_basics_dtype
-from amstrax.plugins.peak_processing import peak_basics
+from amstrax.plugins.peak_processing import WINDOW_HELP, check_window, peak_basics
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
@@ -94,9 +94,7 @@ class RadonHits(CorrectedPlugin):
         help="Threshold of the hit finder [ADC counts above baseline], see "
         "amstrax.hit_min_amplitude",
     )
-    save_outside_hits = XAMSConfig(
-        default=(3, 20), help="Samples to keep before and behind each hit"
-    )
+    save_outside_hits = XAMSConfig(default=(3, 20), help="Not used; part of the lineage")
 
     __version__ = "0.0.7"
     depends_on = ("radon_records",)
@@ -127,7 +125,7 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
         "channel_map",
         track=False,
         type=immutabledict,
-        help="First and last channel of each digitizer",
+        help="Not used",
     ),
 )
 class RadonPeaks(CorrectedPlugin):
@@ -169,6 +167,8 @@ class RadonPeaks(CorrectedPlugin):
         "amstrax.hit_min_amplitude",
     )
 
+    tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
+
     __version__ = "0.1.78"
     depends_on = ("radon_records",)
     provides = ("radon_peaks", "radon_lone_hits")
@@ -183,6 +183,10 @@ class RadonPeaks(CorrectedPlugin):
             "radon_lone_hits": strax.hit_dtype,
         }
 
+    def setup(self):
+        super().setup()
+        check_window(self.tight_coincidence_window)
+
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
         peaks = self.group(hits, start, end)
@@ -190,6 +194,8 @@ class RadonPeaks(CorrectedPlugin):
         peaks = self.shape(peaks, hitlets, radon_records)
         peaks["n_hits"] = kernels.count_touching(hitlets, peaks)
         kernels.set_center_times(peaks)
+        if self.tight_coincidence_window is not None:
+            kernels.set_hit_features(peaks, hitlets, self.tight_coincidence_window)
         if self.config["diagnose_sorting"]:
             kernels.check_disjoint(peaks)
         return dict(radon_peaks=peaks, radon_lone_hits=lone_hits)
@@ -267,7 +273,7 @@ class RadonPeakBasics(CorrectedPlugin):
     depends_on = ("radon_peaks",)
     provides = "radon_peak_basics"
     data_kind = "radon_peaks"
-    dtype = peak_basics_dtype(with_hits=False, type_dtype=np.int8)
+    dtype = peak_basics_dtype(with_hits=False, type_dtype=np.int8, data_type="radon_peak_basics")
     parallel = "process"
     rechunk_on_save = False
 

@@ -177,7 +177,8 @@ def row(array: np.ndarray, i: int) -> np.ndarray:
     """Return row `i` of a two-dimensional array, for use in kernels.
 
     There the compiler is told that the row lies side by side, as one of a field of a structured
-    array does, and loops over it are vectorised. Nobody checks that it is so, nor `i`.
+    array does, and loops over it are vectorised. Unchecked: contiguity, and bounds of `i` unless
+    NUMBA_BOUNDSCHECK is set.
     """
     return array[i]
 
@@ -206,4 +207,6 @@ def _row(_, array, i):
 
 @overload(row)
 def _compiled_row(array, i):
+    if numba.config.BOUNDSCHECK:  # type: ignore[attr-defined]  # set by numba from the environment
+        return lambda array, i: array[i]
     return lambda array, i: _row(array, i)  # type: ignore[call-arg]  # numba adds the context

@@ -10,15 +10,18 @@ import numpy as np
 import strax
 from numba import types
 
-from amstrax.exceptions import InvalidOption
+from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output
 from amstrax.processing.peaks import S1, S2
+from amstrax.processing.rows import check_bounds
 
 #: Columns of the array of indices that `choose_peaks` returns
 MAIN_S1, ALT_S1, MAIN_S2, ALT_S2 = range(4)
 #: Prefix of the fields of each of these
 PREFIXES = ("s1_", "alt_s1_", "s2_", "alt_s2_")
 NO_PEAK = -1
+
+_REMEDY = "events and peaks are not of the same processing; remove both and make them again"
 
 
 class Selection(NamedTuple):
@@ -166,7 +169,13 @@ def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> 
     Returns
     -------
     Shape (e, 4), columns MAIN_S1, ALT_S1, MAIN_S2, ALT_S2; indices into `peaks`, or NO_PEAK.
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when `first` is beyond `peaks`, or falls.
     """
+    _check_first(first, len(peaks))
     chosen = np.full((len(first) - 1, 4), NO_PEAK, dtype=np.int64)
     _choose_peaks(
         peaks["type"],
@@ -245,6 +254,25 @@ def _choose_peaks(
         chosen[e, ALT_S2] = alt_s2
 
 
+def _check_first(first: np.ndarray, n_peaks: int) -> None:
+    """Check that events have peaks ``first[i]`` to ``first[i + 1]`` of `n_peaks`."""
+    if not len(first):
+        raise IndexOutOfBounds(f"no bounds of events in {n_peaks} peaks: {_REMEDY}")
+    check_bounds("first peak", first, 0, n_peaks + 1, _REMEDY)
+    falls = first[1:] < first[:-1]
+    if falls.any():
+        i = int(np.argmax(falls))
+        raise IndexOutOfBounds(
+            f"the peaks of event {i} begin at {first[i]} and end at {first[i + 1]}: {_REMEDY}"
+        )
+
+
+def _check_chosen(chosen: np.ndarray, n_peaks: int) -> None:
+    """Check that chosen peaks, shape (e,) or (e, 4), are among `n_peaks`, or none."""
+    for index in np.atleast_2d(chosen.T):
+        check_bounds("peak", index, NO_PEAK, n_peaks, _REMEDY)
+
+
 def copy_properties(
     peaks: np.ndarray, chosen: np.ndarray, result: np.ndarray, fields: Iterable[str]
 ) -> None:
@@ -262,7 +290,13 @@ def copy_properties(
         Shape (e,).
     fields
         Fields of `peaks`.
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when a chosen peak does not exist.
     """
+    _check_chosen(chosen, len(peaks))
     names = result.dtype.names or ()
     for which, prefix in enumerate(PREFIXES):
         present = np.flatnonzero(chosen[:, which] != NO_PEAK)
@@ -280,12 +314,22 @@ def index_in_event(index: np.ndarray, first: np.ndarray) -> np.ndarray:
 def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Return indices of the chosen peaks, as from `choose_peaks`, from the fields of event_basics.
 
-    `inside` and `first` are as from `contained_peaks`; the result counts in all peaks.
+    `inside` and `first` are as from `contained_peaks`; the result counts in all peaks. Raises
+    IndexOutOfBounds (a ValueError) when an event has fewer peaks than that.
     """
+    _check_first(first, len(inside))
+    n_peaks = np.diff(first)
     chosen = np.full((len(events), len(PREFIXES)), NO_PEAK, dtype=np.int64)
     for which, prefix in enumerate(PREFIXES):
         index = events[f"{prefix}index"]
         present = index != NO_PEAK
+        bad = present & ((index < 0) | (index >= n_peaks))
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise IndexOutOfBounds(
+                f"{prefix}index {index[i]} of the event in row {i} at {events['time'][i]} ns, "
+                f"which has {n_peaks[i]} peaks: {_REMEDY}"
+            )
         chosen[present, which] = inside[first[:-1][present] + index[present]]
     return chosen
 
@@ -293,8 +337,10 @@ def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -
 def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray) -> None:
     """Fill the differences [ns] between centre times of chosen peaks in `result`.
 
-    `center_time` has shape (n,); `chosen` is as from `choose_peaks`.
+    `center_time` has shape (n,); `chosen` is as from `choose_peaks`. Raises IndexOutOfBounds (a
+    ValueError) when a chosen peak does not exist.
     """
+    _check_chosen(chosen, len(center_time))
     for name, late, early in (
         ("drift_time", MAIN_S2, MAIN_S1),
         ("alt_s1_interaction_drift_time", MAIN_S2, ALT_S1),
@@ -324,7 +370,16 @@ def areas_before_main_s2(
     -------
     Summed area, and area of the largest S2 among these peaks (0 without one), shape (e,); NaN
     where there is no main S2.
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when `first` is beyond `peaks` or falls, or a main S2 does not exist.
     """
+    _check_first(first, len(peaks))
+    _check_chosen(main_s2, len(peaks))
+    if len(main_s2) != len(first) - 1:
+        raise IndexOutOfBounds(f"{len(main_s2)} main S2s of {len(first) - 1} events: {_REMEDY}")
     total = np.full(len(main_s2), np.nan, dtype=np.float32)
     largest = np.full(len(main_s2), np.nan, dtype=np.float32)
     _areas_before(peaks["type"], peaks["area"], peaks["time"], first, main_s2, total, largest)

@@ -4,6 +4,7 @@ import numpy as np
 from numba import types
 
 from amstrax.processing.compiled import I64, column, kernel
+from amstrax.processing.rows import check_bounds
 
 #: The area is a mean over this many windows, each this many samples longer than the last
 N_WINDOWS, WINDOW_STEP = 6, 2
@@ -29,7 +30,15 @@ def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarra
         Indices of the records that begin a pulse, in order, shape (p,).
     pulse
         Shape (n,): index into `begins`, or -1.
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when a channel or the number of a fragment is negative.
     """
+    for field in ("channel", "record_i"):
+        remedy = "the live data is not what redax writes; copy it again from the DAQ"
+        check_bounds(field, raw_records[field], 0, 2**15, remedy, raw_records["time"])
     record_length = raw_records.dtype["data"].shape[0]
     begins = np.flatnonzero(raw_records["record_i"] == 0)
     pulse = _join_fragments(

@@ -10,6 +10,7 @@ from numba import types
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import F64, I64, column, kernel, output
+from amstrax.processing.rows import check_bounds
 
 UNKNOWN, S1, S2 = 0, 1, 2
 #: Stored as the channel of a peak
@@ -77,8 +78,10 @@ def find_peaks(
     InvalidOption
         When peaks with such options would overlap, or need no channel, or `to_pe` has too few
         channels.
+    IndexOutOfBounds
+        (a ValueError) when `dtype` has no place for the channel of a hit.
     ValueError
-        When the first hit has no ``dt``, or a peak would have no length.
+        When hits differ in ``dt``, or have none, or a peak would have no length.
     """
     if gap_threshold <= left_extension + right_extension:
         raise InvalidOption(
@@ -94,9 +97,16 @@ def find_peaks(
             f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
             "give gain_to_pe_array one for each"
         )
-    if hits["dt"][0] <= 0:
-        raise ValueError(f"the hit at {hits['time'][0]} ns has samples of {hits['dt'][0]} ns")
-    n_channels = dtype["area_per_channel"].shape[0]
+    n_channels = np.dtype(dtype)["area_per_channel"].shape[0]
+    check_bounds(
+        "channel",
+        hits["channel"],
+        0,
+        n_channels,
+        "peaks have no such channel; raise n_tpc_pmts, or leave its records out",
+        hits["time"],
+    )
+    _check_dt(hits)
     time, length, dt, area, n_hits, max_gap, area_per_channel = _find_peaks(
         hits["time"],
         hits["length"],
@@ -123,6 +133,17 @@ def find_peaks(
     peaks["area"], peaks["area_per_channel"] = area, area_per_channel
     peaks["n_hits"], peaks["max_gap"] = n_hits, max_gap
     return peaks
+
+
+def _check_dt(hits: np.ndarray) -> None:
+    dt = hits["dt"]
+    if dt[0] > 0 and dt.min() == dt.max():
+        return
+    i = int(np.argmax((dt <= 0) | (dt != dt[0])))
+    raise ValueError(
+        f"the hit in row {i} at {hits['time'][i]} ns has samples of {dt[i]} ns, the first one of "
+        f"{dt[0]} ns: find peaks in records of one digitizer at a time"
+    )
 
 
 @kernel(
@@ -273,6 +294,80 @@ def in_no_peak(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
         return np.ones(len(hits), dtype=bool)
     last = np.searchsorted(peaks["time"], strax.endtime(hits)) - 1
     return (last < 0) | (strax.endtime(peaks)[last] <= hits["time"])
+
+
+def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None:
+    """Fill, in place, what hits say of peaks; a part of a split peak also gets n_hits and max_gap.
+
+    - tight_coincidence: number of channels with a hit whose largest sample is at most `window`
+      from that of the sum waveform. Hits outside the peak count, as in straxen.
+    - first_channel, last_channel: channels of the first and the last hit whose largest sample is in
+      the peak; -1 without one
+    - min_diff, max_diff: least and longest time between the largest samples of two successive hits
+      [ns]; -1 for less than two hits
+    - n_hits, where it is 0: number of hits that overlap with the peak
+    - max_gap, where it is -1: longest time without any of these hits [ns]; -1 without a hit
+
+    Parameters
+    ----------
+    peaks
+        With sum waveforms, sorted, not overlapping, shape (n,).
+    hits
+        Sorted by start, with ``max_time``, shape (m,).
+    window
+        [ns], included.
+    """
+    for field in ("first_channel", "last_channel", "min_diff", "max_diff"):
+        peaks[field] = -1
+    peaks["tight_coincidence"] = 0
+    if not len(peaks) or not len(hits):
+        return
+    order = np.argsort(hits["max_time"], kind="stable")
+    apex, channel = hits["max_time"][order], hits["channel"][order]
+    start, end = peaks["time"], strax.endtime(peaks)
+    # Hits `first` to `beyond` have their largest sample in the peak
+    first, beyond = np.searchsorted(apex, start), np.searchsorted(apex, end)
+    some = np.flatnonzero(beyond > first)
+    peaks["first_channel"][some] = channel[first[some]]
+    peaks["last_channel"][some] = channel[beyond[some] - 1]
+    several = np.flatnonzero(beyond - first > 1)
+    wait = np.diff(apex)
+    for field, function in (("min_diff", np.minimum), ("max_diff", np.maximum)):
+        peaks[field][several] = _over_ranges(function, wait, first[several], beyond[several] - 1)
+    summit = start + peaks["data"].argmax(axis=1) * peaks["dt"].astype(np.int64)
+    low = np.searchsorted(apex, summit - window)
+    high = np.searchsorted(apex, summit + window, side="right")
+    for c in np.unique(channel):
+        seen = np.concatenate([[0], np.cumsum(channel == c)])
+        peaks["tight_coincidence"] += seen[high] > seen[low]
+    _set_hits_of_parts(peaks, hits["time"], strax.endtime(hits))
+
+
+def _set_hits_of_parts(peaks: np.ndarray, hit_start: np.ndarray, hit_end: np.ndarray) -> None:
+    """Fill n_hits and max_gap of peaks that do not have them."""
+    start, end = peaks["time"], strax.endtime(peaks)
+    started = np.searchsorted(hit_start, end)
+    n_hits = started - np.searchsorted(np.sort(hit_end), start, side="right")
+    is_part = peaks["max_gap"] == -1
+    np.copyto(peaks["n_hits"], n_hits, where=peaks["n_hits"] == 0)
+    # Since peaks do not overlap with hits that end before, the latest end so far is of a peak's own
+    latest_end = np.maximum.accumulate(hit_end)
+    first = np.searchsorted(latest_end, start, side="right")
+    np.copyto(peaks["max_gap"], 0, where=is_part & (n_hits > 0))
+    several = np.flatnonzero(is_part & (started - first > 1))
+    gap = np.maximum(hit_start[1:] - latest_end[:-1], 0)
+    peaks["max_gap"][several] = _over_ranges(np.maximum, gap, first[several], started[several] - 1)
+
+
+def _over_ranges(
+    function: np.ufunc, values: np.ndarray, first: np.ndarray, beyond: np.ndarray
+) -> np.ndarray:
+    """Return ``function.reduce(values[first:beyond])`` for ranges that are not empty."""
+    if not len(first):
+        return values[:0]
+    bounds = np.stack([first, beyond], axis=1).ravel()
+    # A last value, in no range, so that a range may end behind all others
+    return function.reduceat(np.append(values, values[-1:]), bounds)[::2]
 
 
 def check_disjoint(peaks: np.ndarray) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 import strax
 from numba import types
 
-from amstrax.exceptions import LiveDataCorrupted, PulsesOverlap
+from amstrax.exceptions import InvalidOption, LiveDataCorrupted, PulsesOverlap
 from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
+
+#: Largest count of a digitizer of 14 bits
+ADC_MAX = 2**14 - 1
 
 #: Stored as mean baseline of a channel that has no pulses
 NO_BASELINE = -9999
@@ -44,12 +47,21 @@ def raw_to_records(
     flip: bool = True,
     allow_sloppy_chunking: bool = False,
     fallback_baseline: int = 16000,
+    floor: bool = False,
 ) -> np.ndarray:
     """Return baselined and integrated records of `raw_records`.
 
     Samples beyond a fragment's length are set to zero. The other parameters, and the baseline,
     are as in `baseline_per_channel`; the integral ``area`` is in ADC counts x samples, and holds
     the part of the baseline behind the point, times the length, rounded.
+
+    Parameters
+    ----------
+    floor
+        Round negative baselines, those of positive pulses that the reader has turned over, down.
+        Without it they are rounded towards zero, while their part behind the point counts from
+        the integer below: waveforms and integrals are up to 1 ADC count a sample too high. Also,
+        take `fallback_baseline` - `ADC_MAX` where samples are negative.
     """
     record_length = raw_records.dtype["data"].shape[0]
     records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
@@ -60,6 +72,7 @@ def raw_to_records(
         flip,
         allow_sloppy_chunking,
         fallback_baseline,
+        floor,
     )
     return records
 
@@ -113,14 +126,19 @@ def baseline_per_channel(
         flip,
         allow_sloppy_chunking,
         fallback_baseline,
+        False,
     )
 
 
-def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline):
+def _baseline(
+    raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, floor
+):
     """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`.
 
     If both are the same, only data and baselines are filled.
     """
+    if baseline_samples < 1:
+        raise InvalidOption(f"baseline_samples={baseline_samples}: a mean is over 1 sample or more")
     if not len(raw):
         return
     if raw["channel"].min() < 0:
@@ -136,6 +154,7 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
+        bool(floor),
         raw is not records,
         *(records[field] for field in _COPIED),
         *(records[field] for field in _ZEROED_FIELDS),
@@ -161,6 +180,7 @@ def _baseline(raw, records, baseline_samples, flip, allow_sloppy_chunking, fallb
     BOOL,
     I64,
     BOOL,
+    BOOL,
     *map(output, _COPIED.values()),
     output(types.uint8),
     output(types.int16),
@@ -181,6 +201,7 @@ def _subtract_baseline(
     sign,
     sloppy,
     fallback,
+    floor,
     make_new,
     new_time,
     new_length,
@@ -234,9 +255,12 @@ def _subtract_baseline(
             if not seen[c]:
                 if not sloppy:
                     return i
-                means[c] = fallback
+                is_turned = floor and n > 0 and raw[0] < 0
+                means[c] = fallback - ADC_MAX if is_turned else fallback
                 rmss[c] = np.nan
             whole = np.int64(means[c])
+        if floor:
+            whole = np.int64(np.floor(means[c]))
         baseline[i] = means[c]
         baseline_rms[i] = rmss[c]
         above = row(result, i)
@@ -282,7 +306,9 @@ def pulse_count_dtype(n_channels: int) -> list:
     ]
 
 
-def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> np.ndarray:
+def count_pulses(
+    records: np.ndarray, n_channels: int, start: int, end: int, floor: bool = False
+) -> np.ndarray:
     """Return pulse counts, integrals and mean baselines per channel.
 
     A pulse is lone when it starts after the end of every pulse before it, in any channel, and
@@ -296,6 +322,8 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
         Number of channels to count for.
     start, end
         Bounds of the chunk [ns since unix epoch].
+    floor
+        Round negative mean baselines down, as `raw_to_records` does, not towards zero.
 
     Returns
     -------
@@ -305,7 +333,7 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
     result["time"] = start
     result["endtime"] = end
     sums = np.zeros((n_channels, 2))
-    is_known = _count_pulses(
+    unknown = _count_pulses(
         *(records[field] for field in _COUNTED_FIELDS),
         records["data"].shape[1],
         result["pulse_count"][0],
@@ -314,20 +342,24 @@ def count_pulses(records: np.ndarray, n_channels: int, start: int, end: int) -> 
         result["lone_pulse_area"][0],
         sums,
     )
-    if not is_known:
-        raise _unknown_channel(records["channel"].max(), n_channels)
+    if unknown >= 0:
+        raise _unknown_channel(records, unknown, n_channels)
     count = result["pulse_count"][0]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / count[:, np.newaxis]
-    result["baseline_mean"] = np.where(count > 0, np.nan_to_num(means[:, 0]), NO_BASELINE)
+    baseline = np.nan_to_num(means[:, 0])
+    result["baseline_mean"] = np.where(
+        count > 0, np.floor(baseline) if floor else baseline, NO_BASELINE
+    )
     result["baseline_rms_mean"] = means[:, 1]
     return result
 
 
-def _unknown_channel(channel: int, n_channels: int) -> LiveDataCorrupted:
+def _unknown_channel(records: np.ndarray, i: int, n_channels: int) -> LiveDataCorrupted:
+    channel, time = records["channel"][i], records["time"][i]
     return LiveDataCorrupted(
-        f"records of channel {channel}, but n_tpc_pmts is {n_channels}: is this run of another "
-        "detector? Otherwise raise n_tpc_pmts"
+        f"records of channel {channel}, but n_tpc_pmts is {n_channels} (row {i}, at {time} ns): is "
+        "this run of another detector? Otherwise raise n_tpc_pmts"
     )
 
 
@@ -356,13 +388,13 @@ def _count_pulses(
     lone_area_sum,
     baseline_sums,
 ):
-    """Fill the counts and sums; return False if there is a channel that has none."""
+    """Fill the counts and sums; return the index of a record whose channel has none, or -1."""
     is_lone = np.zeros(len(count), dtype=np.bool_)
     latest_end = np.int64(0)
     for i in range(len(time)):
         c = channel[i]
-        if c >= len(count):
-            return False
+        if not 0 <= c < len(count):
+            return i
         samples_left = np.int64(pulse_length[i]) - np.int64(record_i[i]) * record_length
         end = time[i] + samples_left * dt[i]
         area_sum[c] += area[i]
@@ -375,7 +407,7 @@ def _count_pulses(
         if is_lone[c]:
             lone_area_sum[c] += area[i]
         latest_end = max(latest_end, end)
-    return True
+    return -1
 
 
 def check_overlaps(records: np.ndarray, n_channels: int) -> None:
@@ -399,7 +431,7 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
     if i < 0:
         return
     if not 0 <= channel[i] < n_channels:
-        raise _unknown_channel(channel[i], n_channels)
+        raise _unknown_channel(records, i, n_channels)
     if i and time[i] < time[i - 1]:
         raise PulsesOverlap(
             f"records are not sorted: channel {channel[i]} at {time[i]} ns comes after "

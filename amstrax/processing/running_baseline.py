@@ -9,6 +9,7 @@ import strax
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.pulses import raw_to_records
+from amstrax.processing.rows import check_records
 
 #: Standard deviation of what rounding to whole ADC counts does to a sample: 1 / sqrt(12)
 QUANTISATION_NOISE = 12**-0.5
@@ -46,6 +47,8 @@ def subtract_running_mean(
     ------
     InvalidOption
         (a ValueError) for values that make no sense.
+    IndexOutOfBounds
+        (a ValueError) when a length is negative, or above that of a fragment.
     """
     record_length = raw_records.dtype["data"].shape[0]
     if not 1 < n_samples <= record_length:
@@ -57,6 +60,7 @@ def subtract_running_mean(
         raise InvalidOption(f"signal cannot be {n_sigma} standard deviations up: take more than 0")
     # Copies fields and blanks what lies beyond lengths; its baseline is not used
     records = raw_to_records(raw_records, n_samples, flip=False, allow_sloppy_chunking=True)
+    check_records(records)
     if len(records):
         _running_mean(records, raw_records["data"], n_samples, n_sigma, -1 if flip else 1)
     return records
@@ -117,6 +121,7 @@ def keep_hits(records: np.ndarray, n_sigma: float, left: int, right: int) -> np.
     left, right
         Samples to keep before and behind each hit.
     """
+    check_records(records)
     hits = strax.find_hits(records, min_amplitude=0, min_height_over_noise=n_sigma)
     hits = strax.sort_by_time(hits)
     kept = strax.cut_outside_hits(records, hits, left_extension=left, right_extension=right)

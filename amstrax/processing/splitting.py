@@ -13,7 +13,7 @@ from strax.processing.peak_splitting import natural_breaks_gof
 
 from amstrax.processing.compiled import F64, I64, column, kernel, output
 from amstrax.processing.hits import time_order
-from amstrax.processing.rows import plain
+from amstrax.processing.rows import check_bounds, plain
 from amstrax.processing.waveforms import set_widths, sum_waveform
 
 #: Above any real waveform [PE/sample]
@@ -28,6 +28,7 @@ def split_peaks(
     to_pe: np.ndarray,
     find_splits: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     iterations: int = 1,
+    adc_max: int = 0,
 ) -> np.ndarray:
     """Return peaks split where `find_splits` says, with waveforms and widths of the new ones.
 
@@ -35,7 +36,7 @@ def split_peaks(
     ----------
     peaks
         Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
-    hits, records, links, to_pe
+    hits, records, links, to_pe, adc_max
         As `amstrax.processing.waveforms.sum_waveform` takes them.
     find_splits
         Takes peaks; returns for every part of every peak that is to be split the index of the
@@ -50,9 +51,9 @@ def split_peaks(
     if not len(index):
         return peaks
     parts = _make_parts(peaks, index, part_end, int(records["dt"][0]))
-    sum_waveform(parts, hits, records, links, to_pe)
+    sum_waveform(parts, hits, records, links, to_pe, adc_max)
     set_widths(parts)
-    parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1)
+    parts = split_peaks(parts, hits, records, links, to_pe, find_splits, iterations - 1, adc_max)
     return _replace(peaks, index, parts)
 
 
@@ -92,6 +93,12 @@ def _make_parts(
     return parts
 
 
+def _check_lengths(peaks: np.ndarray) -> None:
+    room = peaks["data"].shape[1]
+    remedy = "longer than its waveform, or negative; make peaks again"
+    check_bounds("length", peaks["length"], 0, room + 1, remedy, peaks["time"])
+
+
 def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """Return a finder of local minima for `split_peaks`.
 
@@ -100,6 +107,7 @@ def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
         return _local_minima(
             peaks["data"], peaks["length"], peaks["area"], float(min_height), float(min_ratio)
         )
@@ -153,6 +161,7 @@ def natural_breaks_splits(
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
         best = peaks["max_goodness_of_split"].copy()
         found = _natural_breaks(
             peaks["data"],

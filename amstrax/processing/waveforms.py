@@ -7,7 +7,9 @@ has it. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of records.
 import numpy as np
 from numba import types
 
+from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing.compiled import F64, I64, column, kernel, output, row
+from amstrax.processing.rows import check_bounds
 
 #: Stands for a record that is not there
 NO_RECORD = -1
@@ -41,16 +43,23 @@ def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     records
-        Sorted by time, shape (r,); channels are not negative.
+        Sorted by time, shape (r,).
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when a channel is negative.
     """
     if not len(records):
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
+    channel = np.ascontiguousarray(records["channel"])
+    check_bounds("channel", channel, 0, 2**15, "make these records again", records["time"])
     return _record_links(
         records["time"],
         records["dt"],
-        records["channel"],
+        channel,
         records["record_i"],
-        int(records["channel"].max()) + 1,
+        int(channel.max()) + 1,
         records["data"].shape[1],
     )
 
@@ -81,6 +90,7 @@ def sum_waveform(
     records: np.ndarray,
     links: tuple[np.ndarray, np.ndarray],
     to_pe: np.ndarray,
+    adc_max: int = 0,
 ) -> None:
     """Fill, in place, waveforms and areas of peaks with the sum of all that hits have in them.
 
@@ -100,14 +110,45 @@ def sum_waveform(
         As from `record_links`, for hits that are wider than their record.
     to_pe
         PE per ADC count x sample of each channel.
+    adc_max
+        Largest count of the digitizer: samples of positive pulses, whose baseline is negative
+        (the reader turns them over), are saturated there, and others at count 0. With 0, all
+        are saturated where they reach the baseline: positive pulses always.
 
     Raises
     ------
+    IndexOutOfBounds
+        (a ValueError) when hits are of channels or records that do not exist, links lead to
+        records that do not exist, or a length is negative.
+    InvalidOption
+        When `to_pe` has too few channels.
     ValueError
-        When a peak and a hit in it differ in ``dt``.
+        When a peak and a hit in it differ in ``dt``, or from the first record.
     """
     if not len(records) or not len(peaks) or not len(hits):
         return
+    n_channels = peaks["area_per_channel"].shape[1]
+    if len(to_pe) < n_channels:
+        raise InvalidOption(
+            f"gains for {len(to_pe)} channels, but peaks have {n_channels}: give gain_to_pe_array "
+            "one for each"
+        )
+    if records["dt"][0] <= 0:
+        raise ValueError(
+            f"the record at {records['time'][0]} ns has samples of {records['dt'][0]} ns: make "
+            "records again"
+        )
+    mixed = "hits are not of these records and peaks; make all of them again"
+    check_bounds("channel", hits["channel"], 0, n_channels, mixed, hits["time"])
+    check_bounds("record_i", hits["record_i"], 0, len(records), mixed, hits["time"])
+    check_bounds("length", peaks["length"], 0, 2**31, "make peaks again", peaks["time"])
+    for link in links:
+        if len(link) != len(records):
+            raise IndexOutOfBounds(
+                f"links of {len(link)} records, but there are {len(records)}: take those that "
+                "record_links returns for these records"
+            )
+        check_bounds("link", np.asarray(link), NO_RECORD, len(records), mixed, records["time"])
     bad = _sum_waveform(
         *(peaks[field] for field in _PEAK_FIELDS),
         *(hits[field] for field in _HIT_FIELDS),
@@ -115,11 +156,12 @@ def sum_waveform(
         *(np.asarray(link, dtype=np.int32) for link in links),
         np.asarray(to_pe, dtype=np.float64),
         int(records["dt"][0]),
+        int(adc_max),
     )
     if bad >= 0:
         raise ValueError(
             f"the peak at {peaks['time'][bad]} ns has samples of {peaks['dt'][bad]} ns, and hits "
-            "with others: peaks must have the dt of their records"
+            f"or records others: peaks must have the dt of their records, {records['dt'][0]} ns"
         )
 
 
@@ -148,6 +190,7 @@ def sum_waveform(
     column(types.int32),
     column(F64),
     I64,
+    I64,
 )
 def _sum_waveform(
     time,
@@ -174,6 +217,7 @@ def _sum_waveform(
     behind,
     to_pe,
     record_dt,
+    adc_max,
 ):
     """Return the index of a peak whose dt is not that of its hits, or -1."""
     n_channels = area_per_channel.shape[1]
@@ -200,7 +244,7 @@ def _sum_waveform(
             break
         peak_start = time[p] // record_dt
         for h in range(first, len(hit_time)):
-            if dt[p] != hit_dt[h]:
+            if dt[p] != hit_dt[h] or dt[p] != record_dt:
                 return p
             shift = (time[p] - hit_time[h]) // record_dt
             if shift <= -n:
@@ -235,7 +279,10 @@ def _sum_waveform(
                 highest = np.int16(-(2**15))
                 for j in range(np.uint64(start + offset), np.uint64(stop + offset)):
                     highest = max(highest, samples[j])
-                if highest * multiplier >= np.int16(baseline[r]):
+                limit = np.int64(np.int16(baseline[r]))
+                if adc_max > 0 and baseline[r] < 0:
+                    limit = np.int64(np.floor(baseline[r])) + adc_max
+                if highest * multiplier >= limit:
                     saturated[p, channel] = 1
                 start, stop = max(start, low), min(stop, high)
                 if start >= stop:

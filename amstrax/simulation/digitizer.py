@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import strax
 
+from amstrax.processing.rows import check_bounds
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join
 from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
@@ -161,6 +162,10 @@ def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:
 
     Times are in ns since the start of the run.
     """
+    n_channels, n_samples = len(detector.baselines), len(pulses.samples)
+    check_bounds("channel", pulses.channel, 0, n_channels, "give baselines one for each")
+    for name, edge in (("start", pulses.offset), ("end", pulses.offset + pulses.length)):
+        check_bounds(f"{name} of pulse", edge, 0, n_samples + 1, "its samples are missing")
     size = detector.fragment_samples
     per_pulse = -(-pulses.length // size)
     result = np.zeros(int(per_pulse.sum()), dtype=strax.raw_record_dtype(size))

@@ -15,13 +15,17 @@ import numpy as np
 import strax
 
 from amstrax import contexts, settings
+from amstrax.plugins.dtypes import EMPTY_COLUMNS
 
 #: Context -> (title of its page, what to say first)
 INTRODUCTIONS = {
     "xams": (
         "Data types of XAMS",
         "The context `amstrax.contexts.xams`: from live data of XAMS to events. Names with "
-        "``_ext`` are of the external (NaI) detector, those with ``_sipm`` of the SiPM.",
+        "``_ext`` are of the external (NaI) detector, those with ``_sipm`` of the SiPM.\n\n"
+        "By default, waveforms of channels with positive pulses, as the SiPM, are up to 1 ADC "
+        "count a sample too high, and all of their hits count as saturated. Set "
+        "``correct_positive_polarity`` to correct both.",
     ),
     "xams_led": (
         "Data types of LED calibration runs",
@@ -102,6 +106,7 @@ def page(context: str) -> str:
             for t in types
         ),
     )
+    lines += without_effect(context, types)
     for data_type in types:
         lines += section(context, st, data_type, types)
     return "\n".join(lines) + "\n"
@@ -121,6 +126,50 @@ def graph(context: str, types: list[DataType]) -> Iterator[str]:
     yield from ("", ".. raw:: html", "")
     yield from (f"   {line}" for line in dependency_graph.html(nodes, title).splitlines())
     yield ""
+
+
+def without_effect(context: str, types: list[DataType]) -> Iterator[str]:
+    """Yield the lines about columns without information and options that change no number."""
+    unused = {
+        t.name: [
+            f"``{option.name}``"
+            for option in t.plugin.takes_config.values()
+            if option.track and is_unused(option.help, t.plugin.provides)
+        ]
+        for t in types
+        if t.name == t.plugin.provides[0]
+    }
+    rows = [
+        (
+            _link(context, t.name),
+            _grouped(EMPTY_COLUMNS.get(t.name, {})) or "none",
+            ", ".join(unused.get(t.name, ())) or "none",
+        )
+        for t in types
+    ]
+    rows = [row for row in rows if row[1:] != ("none", "none")]
+    if rows:
+        yield from ("", ".. rubric:: Empty columns and unused options", "")
+        yield "Columns without information, and tracked options that change the lineage hash but"
+        yield "no number. Both exist so that stored data of amstrax keeps loading."
+        yield from table(("Data type", "Empty columns", "Unused options"), rows)
+
+
+def _grouped(columns: dict[str, str]) -> str:
+    """Return columns, those that hold the same together, and what they hold."""
+    return "; ".join(
+        ", ".join(f"``{c}``" for c, other in columns.items() if other == text)
+        + f": {_escape(text)}"
+        for text in dict.fromkeys(columns.values())
+    )
+
+
+def is_unused(help_text: str, provides: tuple[str, ...]) -> bool:
+    """Return whether the help of an option says that it changes no number of a plugin's data."""
+    found = re.search(r"Not used(?: by ([\w, ]+))?", help_text)
+    if not found:
+        return False
+    return not found[1] or bool(set(found[1].split(", ")) & set(provides))
 
 
 def section(
@@ -143,7 +192,7 @@ def section(
     yield from table(
         ("Name", "Type", "Meaning"),
         (
-            (f"``{field}``", _type(dtype[field]), _escape(_title(dtype, field)))
+            (f"``{field}``", _type(dtype[field]), _escape(_meaning(name, dtype, field)))
             for field in dtype.names
         ),
     )
@@ -228,6 +277,12 @@ def _links(context: str, names: Iterable[str]) -> str:
 def _title(dtype: np.dtype, field: str) -> str:
     entry = dtype.fields[field]
     return entry[2] if len(entry) > 2 else ""
+
+
+def _meaning(data_type: str, dtype: np.dtype, field: str) -> str:
+    """Return the title of a field, and what it holds where that is no information."""
+    title, empty = _title(dtype, field), EMPTY_COLUMNS.get(data_type, {}).get(field, "")
+    return title if empty in title else f"{title.strip()}; {empty}"
 
 
 def _type(dtype: np.dtype) -> str:

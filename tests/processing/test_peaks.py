@@ -99,6 +99,101 @@ def test_peaks_that_cannot_be():
         kernels.find_peaks(hits, np.ones(5), DTYPE, **options, min_channels=1)
 
 
+@st.composite
+def peaks_and_hits(draw):
+    """Return peaks of 10 ns samples that do not overlap, some of them parts, and hits."""
+    lengths = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    gaps = draw(st.lists(st.integers(0, 3), min_size=len(lengths), max_size=len(lengths)))
+    peaks = make_peaks(len(lengths), length=lengths)
+    begin = np.cumsum(gaps) + np.cumsum([0, *lengths[:-1]])
+    peaks["time"] = 10 * begin
+    peaks["n_hits"] = draw(
+        st.lists(st.sampled_from([0, 7]), min_size=len(peaks), max_size=len(peaks))
+    )
+    peaks["max_gap"] = np.where(peaks["n_hits"] == 0, -1, 33)
+    for peak in peaks:
+        peak["data"][draw(st.integers(0, peak["length"] - 1))] = 5
+    rows = draw(
+        st.lists(st.tuples(st.integers(-3, 70), st.integers(1, 30), st.integers(0, 4)), max_size=12)
+    )
+    hits = np.zeros(len(rows), dtype=strax.hit_dtype)
+    hits["dt"] = 10
+    for hit, (start, length, channel) in zip(hits, sorted(rows), strict=True):
+        hit["time"], hit["length"], hit["channel"] = 10 * start, length, channel
+        hit["max_time"] = 10 * (start + draw(st.integers(0, length - 1)))
+    return peaks, hits
+
+
+@PROPERTY
+@given(peaks_and_hits(), st.integers(0, 120))
+def test_hit_features_equal_plain_python(both, window):
+    peaks, hits = both
+    before = peaks.copy()
+    kernels.set_hit_features(peaks, hits, window)
+    for old, peak in zip(before, peaks, strict=True):
+        start, end = peak["time"], peak["time"] + 10 * peak["length"]
+        summit = start + 10 * int(np.argmax(peak["data"]))
+        near = {h["channel"] for h in hits if abs(h["max_time"] - summit) <= window}
+        assert peak["tight_coincidence"] == len(near)
+        inside = [h for h in hits if start <= h["max_time"] < end]
+        inside.sort(key=lambda h: h["max_time"])
+        assert peak["first_channel"] == (inside[0]["channel"] if inside else -1)
+        assert peak["last_channel"] == (inside[-1]["channel"] if inside else -1)
+        waits = [b["max_time"] - a["max_time"] for a, b in zip(inside, inside[1:], strict=False)]
+        assert peak["min_diff"] == min(waits, default=-1)
+        assert peak["max_diff"] == max(waits, default=-1)
+        touching = [
+            (h["time"], h["time"] + 10 * h["length"])
+            for h in hits
+            if h["time"] < end and h["time"] + 10 * h["length"] > start
+        ]
+        if old["n_hits"]:
+            assert (peak["n_hits"], peak["max_gap"]) == (7, 33)
+            continue
+        assert peak["n_hits"] == len(touching)
+        gaps = [left - max(e for _, e in touching[:i]) for i, (left, _) in enumerate(touching) if i]
+        expected = max([0, *gaps]) if touching else -1
+        assert peak["max_gap"] == expected
+    untouched = [f for f in DTYPE.names if f not in (*HIT_FEATURES, "n_hits", "max_gap")]
+    for field in untouched:
+        np.testing.assert_array_equal(before[field], peaks[field])
+
+
+HIT_FEATURES = ("tight_coincidence", "first_channel", "last_channel", "min_diff", "max_diff")
+
+
+@PROPERTY
+@given(hit_rows.filter(len), st.integers(0, 100))
+def test_hit_features_of_whole_peaks_are_those_of_straxen(rows, window):
+    peaklets = pytest.importorskip("straxen.plugins.peaklets.peaklets")
+    hits = np.zeros(len(rows), dtype=strax.hit_dtype)
+    for hit, row in zip(hits, sorted(rows), strict=True):
+        hit["time"], hit["length"], hit["channel"], hit["area"] = row[0] * 10, *row[1:]
+    hits["dt"] = 10
+    hits["max_time"] = hits["time"] + hits["length"] // 2 * 10
+    # Windows do not reach into the next peak, which straxen does not look at twice
+    options = dict(gap_threshold=200, left_extension=0, right_extension=0, min_channels=1)
+    peaks = kernels.find_peaks(hits, np.ones(5), DTYPE, min_area=-np.inf, **options)
+    peaks["data"][:, 0] = 1
+    ours, theirs = peaks.copy(), peaks.copy()
+    kernels.set_hit_features(ours, hits, min(window, 99))
+    in_order = hits[strax.stable_argsort(hits["max_time"])]
+    theirs["tight_coincidence"] = peaklets.get_tight_coin(
+        in_order["max_time"], in_order["channel"], peaks["time"], *[min(window, 99)] * 2, (0, 4)
+    )
+    peaklets.Peaklets.add_hit_features(hits, theirs)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_hit_features_of_nothing():
+    hits = np.zeros(1, dtype=strax.hit_dtype)
+    kernels.set_hit_features(make_peaks(0), hits, 50)
+    peaks = make_peaks(1, length=3, max_gap=-1)
+    kernels.set_hit_features(peaks, hits[:0], 50)
+    assert [peaks[field][0] for field in HIT_FEATURES] == [0, -1, -1, -1, -1]
+    assert (peaks["n_hits"][0], peaks["max_gap"][0]) == (0, -1)
+
+
 # time, length, dt before and after clipping to [1000, 2000)
 CLIPPED = [
     ((1000, 100, 10), (1000, 100, 10)),

@@ -138,22 +138,68 @@ def test_equals_strax_bit_for_bit(flip, raw, baseline_samples):
     assert_same(in_place, theirs)
 
 
-def subtract_baseline(kernel, raw, sign, sloppy, make_new):
+@PROPERTY
+@given(raw=raw_records(0, 2**14 - 1), baseline_samples=st.integers(1, 12))
+def test_floor_makes_positive_pulses_the_mirror_image_of_negative_ones(raw, baseline_samples):
+    """Waveforms are the same but for the side on which the part behind the point is."""
+    turned = raw.copy()
+    turned["data"] = -turned["data"]
+    options = dict(baseline_samples=baseline_samples, allow_sloppy_chunking=True, floor=True)
+    down = pulses.raw_to_records(raw, flip=False, **options)
+    up = pulses.raw_to_records(turned, flip=True, fallback_baseline=16000 - 16383, **options)
+    default = pulses.raw_to_records(raw, flip=False, **options | {"floor": False})
+    assert_same(down, default)  # baselines of 0 and more are as they were
+    for record, other in zip(down, up, strict=True):
+        if not np.isnan(record["baseline_rms"]):
+            assert other["baseline"] == -record["baseline"]
+            n = record["length"]
+            exact = [
+                x["data"][:n] + s * (np.float64(x["baseline"]) % 1)
+                for x, s in ((record, -1), (other, 1))
+            ]
+            np.testing.assert_allclose(*exact, atol=1e-3)
+            assert abs(other["area"] - exact[1].sum()) <= 0.5 + 1e-3 * SAMPLES
+
+
+@pytest.mark.parametrize(("floor", "mean"), [(False, 1), (True, 0)])
+def test_quiet_samples_of_positive_pulses(floor, mean):
+    """Counts of 400 and 401 in turn, turned over by the reader: the baseline is -400.5."""
+    raw = make_raw([[-400, -401] * (SAMPLES // 2)])
+    record = pulses.raw_to_records(raw, 10, floor=floor)[0]
+    assert record["baseline"] == -400.5
+    assert (record["data"] + record["baseline"] % 1).mean() == mean
+    assert record["area"] == mean * SAMPLES
+    records = np.array([record])
+    counts = pulses.count_pulses(records, 1, 0, 1000, floor)
+    assert counts["baseline_mean"][0, 0] == (-401 if floor else -400)
+
+
+def test_fallback_baseline_of_positive_pulses():
+    """16000 of 16383 counts for pulses that go down is 383 for those that go up."""
+    raw = make_raw([[-390] * SAMPLES, [15_990] * SAMPLES], channel=[2, 1], record_i=[3, 3])
+    records = pulses.raw_to_records(raw, 4, allow_sloppy_chunking=True, floor=True)
+    assert records["baseline"].tolist() == [-383, 16_000]
+    assert records["data"][:, 0].tolist() == [7, 10]
+
+
+def subtract_baseline(kernel, raw, sign, sloppy, make_new, floor=False):
     """Return what a kernel returns, and the records that it makes of raw ones."""
     records = strax.raw_to_records(raw)
     inputs = (raw[field] for field in (*pulses._COPIED, "data"))
     outputs = (*pulses._COPIED, *pulses._ZEROED_FIELDS)
     outputs = (records[f] for f in (*outputs, "data", "baseline", "baseline_rms", "area"))
-    return kernel(*inputs, 4, sign, sloppy, 90, make_new, *outputs), records
+    return kernel(*inputs, 4, sign, sloppy, 90, floor, make_new, *outputs), records
 
 
 # Small numbers: plain Python adds int16 up in int16
 @PROPERTY
-@given(raw_records(-100, 100).filter(len), st.booleans(), st.booleans(), st.sampled_from([1, -1]))
-def test_subtract_baseline_equals_plain_python(raw, sloppy, make_new, sign):
+@given(
+    raw_records(-100, 100).filter(len), st.sampled_from([1, -1]), st.tuples(*[st.booleans()] * 3)
+)
+def test_subtract_baseline_equals_plain_python(raw, sign, switches):
     kernel = pulses._subtract_baseline
-    fast, fast_records = subtract_baseline(kernel, raw, sign, sloppy, make_new)
-    slow, slow_records = subtract_baseline(kernel.py_func, raw, sign, sloppy, make_new)
+    fast, fast_records = subtract_baseline(kernel, raw, sign, *switches)
+    slow, slow_records = subtract_baseline(kernel.py_func, raw, sign, *switches)
     assert fast == slow
     assert_same(fast_records, slow_records)
 

@@ -105,6 +105,7 @@ def test_kernels_equal_plain_python(records):
         *links,
         TO_PE,
         DT,
+        0,
     ]
     columns = [slow[field] for field in waveforms._PEAK_FIELDS]
     assert waveforms._sum_waveform.py_func(*columns, *inputs) == -1
@@ -134,6 +135,33 @@ def test_sum_waveform():
     np.testing.assert_allclose(peaks["area"], 218.2, rtol=1e-6)
     assert peaks["saturated_channel"][0].tolist() == [0, 0, 1]
     assert peaks["n_saturated_channels"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "highest", "adc_max", "saturated"),
+    [
+        # Pulses that go down are saturated at count 0, whatever the largest count is
+        (90.5, 89, 0, False),
+        (90.5, 90, 0, True),
+        (90.5, 89, 16383, False),
+        (90.5, 90, 16383, True),
+        # Those that go up, and were turned over, have baselines of -400.75 and samples to -16383
+        (-400.75, 50, 0, True),
+        (-400.75, 50, 16383, False),
+        (-400.75, 16383 - 401 - 1, 16383, False),
+        (-400.75, 16383 - 401, 16383, True),
+    ],
+)
+def test_saturation(baseline, highest, adc_max, saturated):
+    records = np.zeros(1, dtype=strax.record_dtype(SAMPLES))
+    records["length"], records["dt"], records["baseline"] = SAMPLES, DT, baseline
+    records["data"][0, 3:6] = [20, highest, 20]
+    hits = find_hits(records)
+    peaks = some_peaks(hits)
+    links = waveforms.record_links(records)
+    waveforms.sum_waveform(peaks, hits, records, links, TO_PE, adc_max)
+    assert peaks["n_saturated_channels"].tolist() == [int(saturated)]
+    assert peaks["saturated_channel"][0].tolist() == [int(saturated), 0, 0]
 
 
 def test_a_long_peak_is_downsampled():

@@ -10,6 +10,7 @@ from pathlib import Path
 import lz4.frame
 import numpy as np
 import pytest
+import strax
 
 from amstrax import contexts, simulation
 from amstrax.auto_processing import simulate as tool
@@ -186,6 +187,40 @@ def test_coincidences_are_those_of_the_pairs(run, st):
 def test_every_data_type_of_xams_is_made(st):
     for data_type in st._plugin_class_registry:
         assert len(load(st, data_type)), data_type
+
+
+def test_positive_pulses_with_their_polarity_corrected(tmp_path):
+    """SiPM pulses go up: quiet samples average 0, and saturation is that of the digitizer."""
+    detector = XAMS.with_values(sipm_area=5e4, sipm_dark_rate=300.0)
+    simulate(tmp_path, detector=detector, rate=60, duration=8.0)
+    first_context = processed(tmp_path)
+    raw = load(first_context, "raw_records_sipm")
+    found = {}
+    for corrected in (False, True):
+        st = first_context.new_context(config={"correct_positive_polarity": corrected})
+        records = load(st, "records_sipm")
+        assert len(raw) == len(records) > 2000 and raw["data"].max() <= 0
+        first = records[records["record_i"] == 0]
+        exact = first["data"][:, : XAMS.pre_trigger - 5] + first["baseline"][:, np.newaxis] % 1
+        found[corrected] = exact.mean(), load(st, "peaks_sipm")
+    assert 0.8 < found[False][0] < 1
+    assert abs(found[True][0]) < 0.02
+    (_, wrong), (_, peaks) = found.values()
+    assert wrong["n_saturated_channels"].all()
+    # Peaks that hold a sample at the end of the ADC's range, and no others
+    sample = np.flatnonzero((raw["data"] == -(2**14 - 1)).any(axis=1))
+    full = raw["time"][sample] + 10 * (raw["data"][sample] == -(2**14 - 1)).argmax(axis=1)
+    before = np.searchsorted(full, [peaks["time"], strax.endtime(peaks)])
+    n_full = np.diff(before, axis=0)[0]
+    assert 10 < np.count_nonzero(n_full) < len(peaks) - 10
+    np.testing.assert_array_equal(peaks["n_saturated_channels"], n_full > 0)
+    np.testing.assert_array_equal(peaks["saturated_channel"][:, XAMS.sipm_channel], n_full > 0)
+    basics = load(st, "peak_basics_sipm")
+    np.testing.assert_array_equal(basics["n_saturated_channels"], n_full > 0)
+    # The TPC's pulses go down, and stay as they were
+    assert len(load(st, "peaks")) > 100
+    for data_type in ("records", "peaks"):
+        assert load(st, data_type).tobytes() == load(first_context, data_type).tobytes()
 
 
 def test_led_runs_pass_their_context_and_show_the_occupancy(tmp_path):

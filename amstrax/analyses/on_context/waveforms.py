@@ -351,15 +351,16 @@ def _baselined(part: Part) -> np.ndarray:
     """Return raw records as records, the baseline of each pulse subtracted, pulses up."""
     margin = _LONGEST_PULSE if part.time_range is not None else 0
     raw = part.load("raw_records", margin=margin)
-    n_samples = _BASELINE_SAMPLES
+    n_samples, floor = _BASELINE_SAMPLES, False
     if part.has("records"):
         plugin = part.context.get_single_plugin(part.run_id, part.names("records")[0])
         if "baseline_window" in plugin.takes_config:
             n_samples = plugin.config["baseline_window"][1]
         else:
             n_samples = getattr(plugin, "baseline_samples", n_samples)
+            floor = getattr(plugin, "correct_positive_polarity", floor)
     records = kernels.raw_to_records(
-        strax.sort_by_time(raw), n_samples, flip=True, allow_sloppy_chunking=True
+        strax.sort_by_time(raw), n_samples, flip=True, allow_sloppy_chunking=True, floor=floor
     )
     if part.time_range is None:
         return records
