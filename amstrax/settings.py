@@ -128,7 +128,8 @@ DETECTORS = tuple(dict.fromkeys(CONTEXT_DETECTORS.values()))
 
 def config_path() -> Path:
     """Path of the file with settings; it need not exist."""
-    return Path(os.environ.get(CONFIG_VARIABLE) or "~/.xams_config").expanduser()
+    given = os.environ.get(CONFIG_VARIABLE)
+    return expanded(given) if given else in_home("~/.xams_config")
 
 
 def get(name: str, default: str | None = None) -> str | None:
@@ -244,9 +245,9 @@ def local_folder() -> Path:
     """Folder in which the local engine keeps track of its jobs; it need not exist."""
     path = get("AMSTRAX_LOCAL_FOLDER")
     if path:
-        return Path(path).expanduser().absolute()
+        return expanded(path).absolute()
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser().absolute() / "amstrax" / "jobs"
+    return expanded(state).absolute() / "amstrax" / "jobs"
 
 
 def folder(name: str) -> Path | None:
@@ -254,7 +255,7 @@ def folder(name: str) -> Path | None:
     value = get(name)
     if not value:
         return None
-    path = Path(value).expanduser()
+    path = expanded(value)
     return path if path.is_dir() else None
 
 
@@ -331,13 +332,13 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         daq_host=daq_host or get("DAQ_HOST", "") or "",
         daq_port=_port("DAQ_PORT", 22),
         daq_user=daq_user or get("DAQ_USER") or login_name(),
-        daq_key_file=Path(key_file).expanduser() if key_file else None,
+        daq_key_file=expanded(key_file) if key_file else None,
         daq_key_password=get("DAQ_KEY_PASSWORD"),
         daq_password=get("DAQ_PASSWORD"),
         known_hosts=(
-            (Path(known_hosts).expanduser(),)
+            (expanded(known_hosts),)
             if known_hosts
-            else (Path("~/.ssh/known_hosts").expanduser(), Path("/etc/ssh/ssh_known_hosts"))
+            else (in_home("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
         ),
         mongo_host=get("MONGO_HOST", "127.0.0.1") or "",
         mongo_port=_port("MONGO_PORT", 27017),
@@ -379,14 +380,13 @@ def corrections() -> Corrections:
     InvalidOption
         When the time to wait is no number.
     """
-    cache = get("AMSTRAX_CORRECTIONS_CACHE")
-    if not cache:
-        cache = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
+    given = get("AMSTRAX_CORRECTIONS_CACHE")
+    usual = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
     return Corrections(
         folder=get("AMSTRAX_CORRECTIONS_FOLDER", "") or "",
         url=get("AMSTRAX_CORRECTIONS_URL", "") or "",
         timeout=number("AMSTRAX_CORRECTIONS_TIMEOUT", 10, low=0.1, high=3600),
-        cache=Path(cache).expanduser(),
+        cache=expanded(given) if given else in_home(usual),
     )
 
 
@@ -394,15 +394,40 @@ def rundb_path() -> Path:
     """Path of the embedded run database; it need not exist."""
     path = get("AMSTRAX_RUNDB_PATH")
     if path:
-        return Path(path).expanduser()
+        return expanded(path)
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "amstrax" / "rundb.sqlite"
+    return in_home(data) / "amstrax" / "rundb.sqlite"
 
 
 def login_name() -> str:
-    """Return the name of this machine's user; empty for a user id without a name."""
+    """Return the name of this machine's user; for a user id without a name, its number."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return getpass.getuser() or str(os.getuid())
+    except (ImportError, KeyError, OSError):
         # As containers have them
-        return ""
+        return str(os.getuid())
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` as the home folder.
+
+    Raises
+    ------
+    InvalidOption
+        When the home folder is unknown, as in a container without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidOption(
+            f"{str(path)!r}: user {login_name()} has no home folder: set HOME, or write the whole "
+            "path"
+        ) from None
+
+
+def in_home(path: str) -> Path:
+    """Return a default below the home folder; where that is unknown, a path that cannot exist."""
+    try:
+        return expanded(path)
+    except InvalidOption:
+        return Path("/nonexistent", path.removeprefix("~/"))

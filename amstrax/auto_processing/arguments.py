@@ -66,10 +66,12 @@ def main_of(
 
 def run_id(text: str) -> str:
     """Return a run id: numbers get six digits."""
-    text = text.strip()
-    if not text or "-" in text or "/" in text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is no run id: give a number, as 006724")
-    return text.zfill(6) if text.isdigit() else text
+    try:
+        return rundoc.check_run_name(text.strip()).zfill(6)
+    except InvalidRunDocument:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no run id: give a number, as 006724"
+        ) from None
 
 
 def context_name(text: str) -> str:

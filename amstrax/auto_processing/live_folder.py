@@ -1,18 +1,14 @@
 """The folder of a run's live data: what is in it, and whether it is what it seems to be."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from amstrax import redax
-from amstrax.exceptions import InvalidRunDocument, LiveDataCorrupted, LiveDataNotFound
+from amstrax import redax, rundoc
+from amstrax.exceptions import LiveDataCorrupted, LiveDataNotFound
 from amstrax.rundb import documents
-
-#: Names of runs that can be names of folders: not empty, no "..", no slash, nothing hidden
-_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
 class FileState(NamedTuple):
@@ -34,13 +30,7 @@ def run_name(document: Mapping) -> str:
     InvalidRunDocument
         When it has none, or one that a folder cannot have.
     """
-    name = documents.name_of(document)
-    if name is None or not _RUN_NAME.fullmatch(name):
-        raise InvalidRunDocument(
-            f"a run is called {name!r}, which cannot be the name of its folder: correct its "
-            f"document (_id {document.get('_id')})"
-        )
-    return name
+    return rundoc.check_run_name(documents.name_of(document))
 
 
 def inventory(run_dir: Path) -> Inventory:

@@ -270,7 +270,7 @@ def ssh_command() -> list[str]:
         "ServerAliveInterval": CONNECT_TIMEOUT // 4,
         "ServerAliveCountMax": 4,
     }
-    file = ["-F", str(Path(config).expanduser())] if config else []
+    file = ["-F", str(settings.expanded(config))] if config else []
     return ["ssh", *file, *(f"-o{name}={value}" for name, value in options.items())]
 
 

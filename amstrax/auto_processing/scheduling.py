@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import settings
+from amstrax import rundoc, settings
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, Engine, JobState
-from amstrax.exceptions import AmstraxError, InvalidOption
+from amstrax.exceptions import AmstraxError, InvalidOption, InvalidRunDocument
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -191,20 +190,23 @@ def find_runs(
 
 def has_source(document: Document, wanted: Wanted) -> bool:
     """Return whether a run's live data, or its raw data, is on this machine."""
-    name = documents.name_of(document)
-    if name is None:
+    try:
+        name = rundoc.check_run_name(documents.name_of(document))
+    except InvalidRunDocument as error:
+        log.debug("left alone: %s", error)
         return False
     folder = settings.live_data(wanted.detector)
     if folder is not None and (folder / name).is_dir():
         return True
     here = documents.data_of(document, host=documents.this_host())
     for entry in here:
-        location = entry.get("location")
-        if not isinstance(location, str) or not location:
+        try:
+            location = rundoc.check_location(entry.get("location"))
+        except InvalidRunDocument:
             continue
-        if entry.get("type") == "live" and (Path(location).expanduser() / name).is_dir():
+        if entry.get("type") == "live" and (location / name).is_dir():
             return True
-        if entry.get("type") in wanted.raw_types and Path(location).expanduser().is_dir():
+        if entry.get("type") in wanted.raw_types and location.is_dir():
             return True
     return False
 

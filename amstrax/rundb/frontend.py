@@ -1,6 +1,5 @@
 """`RunDB`: how strax finds runs and data with the run database, and registers what it makes."""
 
-import getpass
 import logging
 import re
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 
 import strax
 
+from amstrax import settings
 from amstrax.exceptions import AmstraxError, InvalidOption, RunNotFound
 from amstrax.rundb import connection, documents
 from amstrax.rundb.data_finder import DataFinder
@@ -182,7 +182,9 @@ class RunDB(DataFinder):
         """Remove the registration of data in `new_data_path`; the files stay."""
         assert self.new_data_path is not None
         entry = identity(key, self.new_data_path)
-        documents.remove_data(self.collection, self._one_id(key.run_id), entry, getpass.getuser())
+        documents.remove_data(
+            self.collection, self._one_id(key.run_id), entry, settings.login_name()
+        )
 
     def saver(self, key: strax.DataKey, metadata: dict, **kwargs: Any) -> RegisteringSaver:
         """Return a saver that registers the data in the run document when it is complete."""

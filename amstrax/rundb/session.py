@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amstrax import settings
 from amstrax.exceptions import (
     HostKeyRefused,
     RunDatabaseNotSet,
@@ -288,7 +289,7 @@ def _usual_keys() -> Iterator[tuple[str, Any]]:
         for key in agent.get_keys():
             yield f"the agent's key {key.fingerprint}", key
     for name in DEFAULT_KEYS:
-        path = Path("~/.ssh", name).expanduser()
+        path = settings.in_home(f"~/.ssh/{name}")
         if path.is_file():
             # Those with a password are for an agent
             with contextlib.suppress(RunDatabaseNotSet):
