@@ -99,8 +99,8 @@ def check_run_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         raise InvalidRunDocument(
-            f"a run is called {_short(name)}, which cannot be the name of its folder: write digits, "
-            "as 006724, in its document"
+            f"a run is called {_short(name)}, which cannot be the name of its folder: give it "
+            "digits, as 006724"
         )
     return name
 
@@ -115,7 +115,7 @@ def check_location(location: object) -> Path:
     """
     if not isinstance(location, str) or not location.startswith("/") or not location.isprintable():
         raise InvalidRunDocument(
-            f"its document has data in {_short(location)}, which is no folder: write its whole path"
+            f"its document has live data in {_short(location)}, which is no folder: write its whole path"
         )
     return Path(location)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from servers import SSHServer, need
 
+from amstrax.auto_processing import rsync
 from amstrax.rundb import documents, get_mongo_collection
 
 ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -105,7 +106,9 @@ def wait_for(condition, what: str, timeout: float = 180):
 
 def same(one: Path, other: Path) -> bool:
     """Return whether two folders hold the same files."""
-    return subprocess.run(["diff", "-r", one, other], check=False).returncode == 0
+    return (
+        subprocess.run(["diff", "-r", "-x", rsync.MARKER, one, other], check=False).returncode == 0
+    )
 
 
 def flip(path: Path) -> None:

@@ -255,6 +255,18 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
+    """Add the option for the folders of live data that runs are copied or deleted from."""
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
+    )
+
+
 def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
     """Add the options for work that is done again and again."""
     parser.add_argument(

@@ -207,6 +207,7 @@ def submit(
         When the run database cannot be reached.
     """
     document = documents.find_run(collection, run_id, None, plan.FIELDS)
+    document = documents.merge_tags(collection, document)
     plan.check_ready(document)
     name = rundoc.check_run_name(documents.name_of(document))
     attempt = f"{name}-{uuid.uuid4().hex[:16]}"

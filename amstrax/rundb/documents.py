@@ -39,7 +39,7 @@ from amstrax.rundb.filters import (
     lacks_tag,
     run_filters,
 )
-from amstrax.rundb.finding import find_run, read
+from amstrax.rundb.finding import duplicates, find_run, merge_tags, read
 from amstrax.rundb.registering import (
     add_data,
     add_run,
@@ -69,6 +69,7 @@ __all__ = [
     "cancelled_by",
     "claim",
     "data_of",
+    "duplicates",
     "failures_of",
     "find_run",
     "has_data",
@@ -79,6 +80,7 @@ __all__ = [
     "is_unclaimed",
     "job_of",
     "lacks_tag",
+    "merge_tags",
     "name_of",
     "new_document",
     "new_owner",
