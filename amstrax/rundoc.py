@@ -115,7 +115,8 @@ def check_location(location: object) -> Path:
     """
     if not isinstance(location, str) or not location.startswith("/") or not location.isprintable():
         raise InvalidRunDocument(
-            f"its document has live data in {_short(location)}, which is no folder: write its whole path"
+            f"its document has live data in {_short(location)}, which is no folder: give the whole "
+            "path"
         )
     return Path(location)
 

@@ -244,8 +244,8 @@ class Copier:
         same = copies.setdefault(copied.copy_id, destination.name)
         if same != destination.name:
             raise CopyRefused(
-                f"the folder {destination.folder} of {destination.name} is that of {same}: two names of "
-                "one folder are one copy: correct the settings"
+                f"the folder {destination.folder} of {destination.name} is that of {same}: two "
+                "names of one folder are one copy: correct the settings"
             )
         entry |= {
             "n_files": copied.n_files,

@@ -111,8 +111,8 @@ def copy_data(
         raise CopyFailed(f"{run_dir} has changed while it was copied to {hostname}: try again")
     if wrong:
         raise CopyDiffers(
-            f"the copy of {what} differs in {live_folder.some(wrong)}, twice: look at the disk there, and "
-            "whether somebody else writes into it"
+            f"the copy of {what} differs in {live_folder.some(wrong)}, twice: look at the disk "
+            "there, and whether somebody else writes into it"
         )
     if copy_marker.find(place, identity) != marker:
         raise CopyFailed(f"somebody has changed {place} while {what} was copied: copy it again")

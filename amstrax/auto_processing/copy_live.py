@@ -41,7 +41,7 @@ log = logging.getLogger("amstrax.copy_live")
 #: Without THE_END, a run counts as written so long after its end: the DAQ has died, then
 LEFT_OPEN = timedelta(hours=1)
 
-_FIELDS = ("name", "number", "end", "tags", "data", "copy_claim")
+_FIELDS = ("name", "number", "start", "end", "tags", "data", "copy_claim")
 
 Document = Mapping[str, Any]
 

@@ -32,6 +32,7 @@ log = logging.getLogger("amstrax.delete_live")
 _FIELDS = (
     "name",
     "number",
+    "start",
     "end",
     "tags",
     "data",

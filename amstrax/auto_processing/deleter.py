@@ -330,8 +330,8 @@ class Deleter:
             wrong = copies.compare(run_dir, place, known, stopped)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} differs in {live_folder.some(wrong)}: mend it with copy_live "
-                    f"--run_id {run_dir.name} --again"
+                    f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
+                    f"copy_live --run_id {run_dir.name} --again"
                 )
         self._check_markers(document, run_dir.name)
         log.info(

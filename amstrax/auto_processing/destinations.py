@@ -70,7 +70,7 @@ def _check_apart(one: Destination, other: Destination, text: str) -> None:
     if one.ssh_host is None or other.ssh_host is None:
         are_same = live_folder.is_same(one.folder, other.folder)
     else:
-        hosts = {place.ssh_host.rpartition("@")[2].lower() for place in (one, other)}
+        hosts = {host.rpartition("@")[2].lower() for host in (one.ssh_host, other.ssh_host)}
         are_same = len(hosts) == 1 and normpath(one.folder) == normpath(other.folder)
     if are_same:
         raise InvalidOption(f"the folder {one.folder} of destination {one.name} is that of {text}")

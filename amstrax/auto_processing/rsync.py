@@ -4,11 +4,13 @@ Nothing here goes through a shell, on either side. Messages are one line: what, 
 """
 
 import contextlib
+import errno
 import os
 import re
 import selectors
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -229,11 +231,25 @@ def fetch(place: Place, most: int) -> bytes:
     CopyFailed
         When the host or the file cannot be reached.
     """
+    if place.ssh_host is None:
+        return _read(Path(place.folder), most)
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(_Missing):
             _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
-        path = Path(folder, place.folder.rpartition("/")[2])
-        return path.read_bytes() if path.is_file() else b""
+        return _read(Path(folder, place.folder.rpartition("/")[2]), most)
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return b""
+        raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
+    with open(descriptor, "rb") as file:
+        state = os.fstat(descriptor)
+        is_small_file = stat.S_ISREG(state.st_mode) and state.st_size <= most
+        return file.read(most) if is_small_file else b""
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:
@@ -264,7 +280,7 @@ def send(file: Path, place: Place, replace: bool = False) -> None:
 
 
 def _pattern(name: str) -> str:
-    """Return a pattern for a name, as rsync has them; of a folder of partial files, for all in it."""
+    """Return rsync's pattern for a name; for a folder of partial files, also of all in it."""
     if re.search(r"[*?\[]", name):
         name = re.sub(r"[*?\[\\]", r"\\\g<0>", name)
     return f"{name}/***" if name.rpartition("/")[2] == PARTIAL else name
