@@ -22,6 +22,7 @@ from amstrax.exceptions import (
     AmstraxError,
     CopyRefused,
     DestinationUnusable,
+    InvalidRunDocument,
     RunDatabaseError,
     RunDatabaseUnreachable,
     Stopped,
@@ -106,7 +107,7 @@ class Copier:
         self._unusable.clear()
         tally = Copies()
         with concurrent.futures.ThreadPoolExecutor(self._args.workers, "copy") as pool:
-            futures = [pool.submit(self._handle_run, document, tally) for document in rundocs]
+            futures = [pool.submit(self._handle_one, document, tally) for document in rundocs]
             try:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
@@ -118,13 +119,26 @@ class Copier:
     def _missing(self, document: Mapping[str, Any]) -> list[Destination]:
         return copy_live.missing(document, self._destinations, self._args.again)
 
+    def _handle_one(self, document: Mapping[str, Any], tally: Copies) -> None:
+        """Copy a run; what is wrong with it or its document is its own failure."""
+        try:
+            self._handle_run(document, tally)
+        except (RunDatabaseError, Stopped):
+            raise
+        except (AmstraxError, OSError) as error:
+            run_id = documents.name_of(document) or "?"
+            log.error("run %s is not copied: %s", run_id, " ".join(str(error).split()))
+            self.rests.note(run_id, failed=True)
+            with self._lock:
+                tally.problems += max(len(self._missing(document)), 1)
+
     def _handle_run(self, document: Mapping[str, Any], tally: Copies) -> None:
         to = self._missing(document)
         if self._stopped() or all(destination.name in self._unusable for destination in to):
             with self._lock:
                 tally.problems += len(to)
             return
-        run_id = documents.name_of(document) or "?"
+        run_id = live_folder.run_name(document)
         if not self._args.production:
             reason = copy_live.why_not(
                 documents.merge_tags(self._collection, document), to, self._folders
@@ -142,6 +156,11 @@ class Copier:
             fresh = documents.merge_tags(
                 self._collection, documents.find_run(self._collection, run_id)
             )
+            if documents.name_of(fresh) != run_id:
+                raise InvalidRunDocument(
+                    f"run {run_id} is called {documents.name_of(fresh)!r} in the first document of "
+                    "its number: correct the documents"
+                )
             to = self._missing(fresh)
             reason = copy_live.why_not(fresh, to, self._folders)
             if reason is not None:
