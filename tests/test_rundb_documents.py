@@ -12,7 +12,7 @@ import pytest
 from rundb_stores import collection, real_document  # noqa: F401
 
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound
-from amstrax.rundb import documents
+from amstrax.rundb import documents, finding
 
 ENDED = {"end": datetime(2026, 1, 1)}
 
@@ -424,8 +424,9 @@ def test_claims_of_others(run):
     assert documents.find_run(run, 2240)["copy_claim"]["owner"] == "copier"
 
 
-def test_two_documents_of_one_run(collection, caplog):  # noqa: F811
+def test_two_documents_of_one_run(collection, caplog, monkeypatch):  # noqa: F811
     """Tags of either count, and a warning says once that there are two."""
+    monkeypatch.setattr(finding, "_warned", set())
     collection.insert_one({"_id": 1, "number": 5, "name": "000005", "tags": ["one"]})
     collection.insert_one({"_id": 2, "number": 6, "name": "000006", "tags": ["three"]})
     document = documents.find_run(collection, 5)

@@ -75,9 +75,7 @@ def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
 
 def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the names of runs that have more than one of some documents."""
-    names = Counter(
-        str(number_of(d) if number_of(d) is not None else name_of(d)) for d in documents
-    )
+    names = Counter(name_of({"number": number_of(d)}) or str(name_of(d)) for d in documents)
     return [name for name, n in names.items() if n > 1]
 
 
