@@ -393,7 +393,7 @@ def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) 
             f"nothing says where the live data of run {run_id} is: set XAMS_LIVE_DATA or "
             "XAMSL_LIVE_DATA, --live_data_dir, or live_data_dir in the context's config"
         )
-    candidates = [Path(folder).expanduser() / run_id for folder in folders]
+    candidates = [settings.expanded(folder) / rundoc.check_run_name(run_id) for folder in folders]
     for candidate in candidates:
         if candidate.is_dir():
             return candidate.absolute()

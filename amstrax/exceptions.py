@@ -128,6 +128,10 @@ class CopyDiffers(CopyFailed, ValueError):
     """A copy is not what was copied."""
 
 
+class CopyRefused(CopyFailed):
+    """Something else than a copy of this run lies where its copy goes; it is not overwritten."""
+
+
 class DeletionRefused(AmstraxError, RuntimeError):
     """Live data is not deleted, since it might be lost with that, or something else would be."""
 

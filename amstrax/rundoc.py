@@ -20,6 +20,9 @@ CHUNK_LENGTH_S, CHUNK_OVERLAP_S = 5.0, 0.5
 FRAGMENT_PAYLOAD_BYTES = 220
 _BYTES_PER_SAMPLE = 2
 
+#: Names of runs, and so of their folders, jobs, logs and lock files
+_RUN_NAME = re.compile(r"[0-9]{1,18}")
+
 #: Address of a digitizer's register 0x1n80, "DPP algorithm control" of channel n
 _POLARITY_REGISTER = re.compile(r"(?:0x)?1([0-9a-f])80", re.IGNORECASE)
 _POLARITIES = {"110000": -1, "1110000": -1, "100000": 1, "1100000": 1}
@@ -87,6 +90,44 @@ def to_json(time: datetime) -> dict[str, str]:
 def name(document: RunDocument) -> str:
     """Return what to call the run in messages."""
     return f"run {document.get('name') or document.get('number') or '(without number)'}"
+
+
+def check_run_name(name: object) -> str:
+    """Return the name of a run if a path may be made of it: digits only.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When it is anything else.
+    """
+    if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
+        raise InvalidRunDocument(
+            f"a run is called {_short(name)}, which cannot be the name of its folder: give it "
+            "digits, as 006724"
+        )
+    return name
+
+
+def check_location(location: object) -> Path:
+    """Return the folder that an entry of data in a run document names.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When that is no whole path of one line.
+    """
+    if not isinstance(location, str) or not location.startswith("/") or not location.isprintable():
+        raise InvalidRunDocument(
+            f"its document has live data in {_short(location)}, which is no folder: give the whole "
+            "path"
+        )
+    return Path(location)
+
+
+def _short(value: object) -> str:
+    """Return a value as it is quoted in an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}..."
 
 
 def live_folders(document: RunDocument) -> list[str]:

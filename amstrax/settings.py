@@ -149,30 +149,9 @@ _SIMILAR, _CLOSE = 0.84, 0.87
 
 
 def config_path() -> Path:
-    """Path of the file with settings; it need not exist.
-
-    Raises
-    ------
-    InvalidOption
-        When it is below a home folder that is unknown.
-    """
-    return expanded(os.environ.get(CONFIG_VARIABLE) or "~/.xams_config")
-
-
-def expanded(path: str) -> Path:
-    """Return a path with ``~`` replaced.
-
-    Raises
-    ------
-    InvalidOption
-        When the home folder is unknown.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise InvalidOption(
-            f"{path}: the home folder is unknown on this host: set HOME, or write the whole path"
-        ) from None
+    """Path of the file with settings; it need not exist."""
+    given = os.environ.get(CONFIG_VARIABLE)
+    return expanded(given) if given else in_home("~/.xams_config")
 
 
 def get(name: str, default: str | None = None) -> str | None:
@@ -510,7 +489,7 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         known_hosts=(
             (expanded(known_hosts),)
             if known_hosts
-            else (expanded("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
+            else (in_home("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
         ),
         mongo_host=get("MONGO_HOST", "127.0.0.1") or "",
         mongo_port=_port("MONGO_PORT", 27017),
@@ -554,14 +533,13 @@ def corrections() -> Corrections:
     InvalidOption
         When the time to wait is no number.
     """
-    cache = get("AMSTRAX_CORRECTIONS_CACHE")
-    if not cache:
-        cache = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
+    given = get("AMSTRAX_CORRECTIONS_CACHE")
+    usual = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
     return Corrections(
         folder=get("AMSTRAX_CORRECTIONS_FOLDER", "") or "",
         url=get("AMSTRAX_CORRECTIONS_URL", "") or "",
         timeout=number("AMSTRAX_CORRECTIONS_TIMEOUT", 10, low=0.1, high=3600),
-        cache=expanded(cache),
+        cache=expanded(given) if given else in_home(usual),
     )
 
 
@@ -571,13 +549,38 @@ def rundb_path() -> Path:
     if path:
         return expanded(path)
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return expanded(data) / "amstrax" / "rundb.sqlite"
+    return in_home(data) / "amstrax" / "rundb.sqlite"
 
 
 def login_name() -> str:
-    """Return the name of this machine's user; empty for a user id without a name."""
+    """Return the name of this machine's user; for a user id without a name, its number."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return getpass.getuser() or str(os.getuid())
+    except (ImportError, KeyError, OSError):
         # As containers have them
-        return ""
+        return str(os.getuid())
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` as the home folder.
+
+    Raises
+    ------
+    InvalidOption
+        When the home folder is unknown, as in a container without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidOption(
+            f"{str(path)!r}: user {login_name()} has no home folder: set HOME, or write the whole "
+            "path"
+        ) from None
+
+
+def in_home(path: str) -> Path:
+    """Return a default below the home folder; where that is unknown, a path that cannot exist."""
+    try:
+        return expanded(path)
+    except InvalidOption:
+        return Path("/nonexistent", path.removeprefix("~/"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from servers import SSHServer, need
 
+from amstrax.auto_processing import rsync
 from amstrax.rundb import documents, get_mongo_collection
 
 ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -58,7 +59,9 @@ class Daq:
         for name, value in settings.items():
             self._monkeypatch.setenv(name, value)
 
-    def add_run(self, number: int, n_bytes: int = 3000, end=ENDED, written=True, **fields) -> Path:
+    def add_run(
+        self, number: int, n_bytes: int = 3000, end=ENDED, written=True, detector="xams", **fields
+    ) -> Path:
         """Write a run of random bytes, register it, and return its folder."""
         name = f"{number:06d}"
         noise = random.Random(number)
@@ -71,7 +74,7 @@ class Daq:
             (self.live / name / "THE_END/xams-daq_reader_0_139811453138688").write_text("end\n")
         entry = {"type": "live", "host": "daq", "location": str(self.live)}
         document = {"number": number, "name": name, "start": ENDED, "end": end, "data": [entry]}
-        documents.add_run(self.runs, document | fields)
+        documents.add_run(get_mongo_collection(detector), document | fields)
         return self.live / name
 
     def hosts(self, number: int, key: str = "data") -> list[str]:
@@ -103,9 +106,34 @@ def wait_for(condition, what: str, timeout: float = 180):
     return value
 
 
+def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess:
+    """Run a command as a user id without a name, and without HOME, as containers do."""
+    need(os.getuid() == 0, "needs root, to be somebody else")
+    need(shutil.which("setpriv") is not None, "needs setpriv")
+    # Python itself may be in a folder that only root may look into
+    setpriv = "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=+dac_read_search"
+    words = [*setpriv.split(), "--ambient-caps=+dac_read_search", *map(str, command)]
+    kept = {k: v for k, v in os.environ.items() if k.startswith(("AMSTRAX", "XAMS", "PATH"))}
+    environment = kept | {k: str(v) for k, v in variables.items()}
+    return subprocess.run(
+        words, env=environment, cwd="/", capture_output=True, text=True, check=False
+    )
+
+
+def contents(folder: Path) -> dict[str, tuple]:
+    """Return what is in a folder: by name inode, time of change, and bytes."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        + ((path.read_bytes(),) if path.is_file() else ())
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 def same(one: Path, other: Path) -> bool:
     """Return whether two folders hold the same files."""
-    return subprocess.run(["diff", "-r", one, other], check=False).returncode == 0
+    return (
+        subprocess.run(["diff", "-r", "-x", rsync.MARKER, one, other], check=False).returncode == 0
+    )
 
 
 def flip(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Copying live data: rsync over a real sshd, verified, registered, and mended."""
 
+import json
 import logging
 import os
 import re
@@ -12,22 +13,41 @@ from pathlib import Path
 
 import psutil
 import pytest
-from live_runs import daq, flip, recently, same, small_disk, sshd, start, wait_for  # noqa: F401
-from servers import SSHServer
+from live_runs import (  # noqa: F401
+    ENDED,
+    as_nobody,
+    contents,
+    daq,
+    flip,
+    recently,
+    same,
+    small_disk,
+    sshd,
+    start,
+    wait_for,
+)
+from servers import SSHServer, need
 
-from amstrax import settings
-from amstrax.auto_processing import console, copy_live, destinations, rsync
+from amstrax import redax, settings
+from amstrax.auto_processing import (
+    console,
+    copy_live,
+    destinations,
+    live_folder,
+    rsync,
+)
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
     CopyFailed,
+    CopyRefused,
     DestinationUnusable,
     InvalidOption,
     LiveDataCorrupted,
     LiveDataNotFound,
     RunNotFound,
 )
-from amstrax.rundb import documents, leases
+from amstrax.rundb import documents, get_mongo_collection, leases
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 
@@ -169,6 +189,318 @@ def test_a_run_that_is_a_link(daq):  # noqa: F811
     folder.symlink_to(daq.folder / "elsewhere")
     with pytest.raises(LiveDataNotFound, match="a symbolic link"):
         copy_to(daq)
+
+
+# What lies at the destination
+
+
+@pytest.fixture
+def both(daq):  # noqa: F811
+    """Folders of copies that have run 10 of XAMS, and from now on are those of XAMSL."""
+    daq.add_run(10)
+    assert copy("--production") == 0
+    shutil.rmtree(daq.live / "000010")
+    daq.set(XAMSL_COPY_TO=os.environ["XAMS_COPY_TO"], XAMSL_LIVE_DATA=str(daq.live))
+    daq.set(XAMS_COPY_TO="", XAMS_LIVE_DATA="")
+    daq.add_run(10, n_bytes=2000, detector="xamsl")
+    daq.add_run(11, detector="xamsl")
+    return daq
+
+
+def hosts_of(number):
+    document = documents.find_run(get_mongo_collection("xamsl"), number)
+    return sorted(entry["host"] for entry in document["data"])
+
+
+def test_run_of_another_detector(both, capfd):
+    """The only copies that are left of XAMS run 10 stay, and the next run is copied."""
+    before = [contents(folder / "000010") for folder in (both.stbc, both.dcache)]
+    for options in (["--dry_run"], ["--production"], ["--production", "--to", "stbc"]):
+        capfd.readouterr()
+        assert copy("--detector=xamsl", *options) == 1
+        said = capfd.readouterr().err
+        assert f"login:{both.stbc}/000010 holds another run (xams 10 2024-01-02T03:04:05" in said
+        assert "this is xamsl 10 2024-" in said and "move that away" in said
+    assert [contents(folder / "000010") for folder in (both.stbc, both.dcache)] == before
+    assert hosts_of(10) == ["daq"] and hosts_of(11) == ["daq", "dcache", "stbc"]
+
+
+@pytest.mark.parametrize("host", ["stbc", "dcache"])
+@pytest.mark.parametrize("what", ["file", "longer", "other", "link", "inner_link", "plain"])
+def test_unknown_data_at_the_destination(daq, what, host, capfd):  # noqa: F811
+    """It is not this run: nothing of it, and nothing that a link leads to, is written to."""
+    folder = daq.add_run(10)
+    place, kept = getattr(daq, host) / "000010", daq.folder / "kept"
+    shutil.copytree(folder, kept)
+    if what == "link":
+        place.symlink_to(kept)
+    elif what == "plain":
+        place.write_text("a file")
+    else:
+        shutil.copytree(folder, place)
+        if what == "file":
+            flip(place / FILE)
+        elif what == "longer":
+            (place / FILE).write_bytes(b"other")
+        elif what == "other":
+            (place / ".notes.backup").write_text("mine")
+        else:
+            shutil.rmtree(place / "000001")
+            (place / "000001").symlink_to(kept / "000001")
+    before = [contents(getattr(daq, host)), contents(kept)]
+    assert copy("--production", "--to", host) == 1
+    said = capfd.readouterr().err
+    assert re.search(f"run 000010 is not copied to {host}: .*{place} (has|is) ", said)
+    assert re.search("move (that folder|it) away", said)
+    assert [contents(getattr(daq, host)), contents(kept)] == before
+    assert daq.hosts(10) == ["daq"]
+
+
+@pytest.mark.parametrize("host", ["stbc", "dcache"])
+def test_copy_without_marker_gets_one(daq, host):  # noqa: F811
+    """When every file that is there is the run's own; also what an older rsync has left."""
+    folder = daq.add_run(1)
+    place = getattr(daq, host) / "000001"
+    shutil.copytree(folder, place)
+    name = Path(FILE).name
+    (place / FILE).unlink()
+    (place / "000001" / f".{name}.Ab3dEf").write_text("half")
+    (place / "000001" / rsync.OLD_PARTIAL).mkdir()
+    (place / "000001" / rsync.OLD_PARTIAL / name).write_text("half")
+    inode = (place / "000000" / name).stat().st_ino
+    assert copy("--production", "--to", host) == 0
+    assert same(folder, place) and daq.hosts(1) == sorted(["daq", host])
+    assert (place / "000000" / name).stat().st_ino == inode
+    marker = json.loads((place / rsync.MARKER).read_text())
+    document = documents.find_run(daq.runs, 1)
+    assert (marker["detector"], marker["number"]) == ("xams", 1)
+    assert marker["start"] == "2024-01-02T03:04:05.000Z"
+    assert marker["document"] == str(document["_id"])
+    assert documents.data_of(document, host=host)[0]["copy_id"] == marker["copy"]
+
+
+def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
+    """Neither for readers, nor for who copies a copy; one that cannot be read is written again."""
+    folder = daq.add_run(1)
+    copy_to(daq, host="dcache")
+    place = daq.dcache / "000001"
+    assert redax.list_files(place) == sorted(place.glob("[!.]*"))
+    assert live_folder.sizes(live_folder.inventory(place)) == live_folder.sizes(
+        live_folder.inventory(folder)
+    )
+    marker = (place / rsync.MARKER).read_bytes()
+    copied = copy_live.copy_data("000001", daq.dcache, str(daq.stbc), "stbc", True, "login")
+    assert copied.n_files == 5 and same(folder, daq.stbc / "000001")
+    assert (daq.stbc / "000001" / rsync.MARKER).read_bytes() != marker
+    for text in ("", "[]", "[" * 5000, "{}", "null", '{"copy": 1}', "x" * 200_000):
+        (place / rsync.MARKER).write_text(text)
+        copy_to(daq, host="dcache")
+        assert json.loads((place / rsync.MARKER).read_text())["copy"]
+    (place / rsync.MARKER).write_text("")
+    flip(place / FILE)
+    with pytest.raises(CopyRefused, match="has 000001/xams.*unlike this run, and no marker"):
+        copy_to(daq, host="dcache")
+    (place / rsync.MARKER).unlink()
+    (place / rsync.MARKER).symlink_to("/etc/passwd")
+    shutil.copy2(folder / FILE, place / FILE)
+    copy_to(daq, host="dcache")
+    assert not (place / rsync.MARKER).is_symlink() and same(folder, place)
+
+
+def test_rsync_that_cannot_sync(daq):  # noqa: F811
+    """As those before 3.2.4."""
+    folder = daq.add_run(1)
+    rsync_as(
+        daq,
+        'for a in "$@"; do [ "$a" = --fsync ] && '
+        "echo 'rsync: --fsync: unknown option' >&2 && exit 1; done; exec {rsync} \"$@\"",
+    )
+    copy_to(daq, host="dcache")
+    assert same(folder, daq.dcache / "000001") and (daq.dcache / "000001" / rsync.MARKER).exists()
+
+
+def test_marker_that_changes_while_it_is_copied(daq):  # noqa: F811
+    """Two detectors that begin at the same moment: neither copy counts that is not its own."""
+    daq.add_run(1)
+
+    def on_bytes(_):
+        (daq.dcache / "000001" / rsync.MARKER).write_text(json.dumps({"name": "000002"}))
+
+    with pytest.raises(CopyRefused, match="holds another run"):
+        copy_to(daq, host="dcache", on_bytes=on_bytes)
+
+
+def test_nothing_of_others_is_removed(daq):  # noqa: F811
+    """Names as rsync's, which are not of this run's files, stay; such copies do not count."""
+    folder = daq.add_run(1)
+    copy_to(daq, host="dcache")
+    place = daq.dcache / "000001"
+    name = Path(FILE).name
+    mine = [".notes.backup", f"000001/.{name}.old", f"000001/.other_{name}.Ab3dEf"]
+    mine += [f".{name}.Ab3dEf", f"000001/{rsync.OLD_PARTIAL}/mine", "000001/.a*b?c.Ab3dEf"]
+    (place / "000001" / rsync.OLD_PARTIAL).mkdir()
+    for path in mine:
+        (place / path).write_text("mine")
+    flip(place / FILE)
+    left = place / "000001" / f".{name}.Ab3dEf"
+    left.write_text("ours")
+    with pytest.raises(CopyDiffers):
+        copy_to(daq, host="dcache")
+    assert all((place / path).read_text() == "mine" for path in mine) and not left.exists()
+    for path in mine:
+        (place / path).unlink()
+    (place / "000001" / rsync.OLD_PARTIAL).rmdir()
+    copy_to(daq, host="dcache")
+    assert same(folder, place)
+
+
+@pytest.mark.parametrize(
+    ("xams", "xamsl"),
+    [
+        ("a={d}/dcache", "b={d}/dcache/"),
+        ("a={d}/dcache", "b={d}/link"),
+        ("a={d}/dcache", "b={d}/stbc, c={d}/x/../dcache"),
+        ("a=me@login:/d/x", "b=Login:/d//x/"),
+        ("a={d}/dcache, b={d}/link", ""),
+        ("a=login:/d, b=you@login:/d/.", ""),
+        ("a={d}/other_live", ""),
+    ],
+    ids=range(7),
+)
+def test_one_folder_for_two(daq, xams, xamsl, capfd):  # noqa: F811
+    """Of two detectors, or of two destinations."""
+    daq.add_run(1)
+    (daq.folder / "link").symlink_to(daq.dcache)
+    (daq.folder / "other_live").mkdir()
+    daq.set(XAMS_COPY_TO=xams.format(d=daq.folder), XAMSL_COPY_TO=xamsl.format(d=daq.folder))
+    daq.set(XAMSL_LIVE_DATA=str(daq.folder / "other_live"))
+    for options in (["--production"], ["--production", "--loop"]):
+        assert copy(*options) == 1
+        (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+        assert re.search("the folder .* of destination . is that of", line)
+    assert not list(daq.dcache.iterdir())
+
+
+def test_one_folder_by_a_mount(daq):  # noqa: F811
+    need(os.getuid() == 0, "needs root, to mount")
+    other = daq.folder / "other"
+    other.mkdir()
+    mount = ["mount", "--bind", str(daq.dcache), str(other)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        daq.set(XAMS_COPY_TO=f"a={daq.dcache}, b={other}")
+        with pytest.raises(InvalidOption, match="two names of one folder are one copy"):
+            destinations.copy_destinations("xams")
+    finally:
+        subprocess.run(["umount", "--lazy", str(other)], check=True)
+
+
+def test_one_folder_by_ssh_and_not(daq, capfd):  # noqa: F811
+    """That nobody sees before: the marker tells."""
+    folder = daq.add_run(1)
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}, dcache={daq.dcache}")
+    for _ in range(2):
+        assert copy("--production") == 1
+        assert "dcache is that of stbc: two names of one folder" in capfd.readouterr().err
+        assert daq.hosts(1) == ["daq", "stbc"] and same(folder, daq.dcache / "000001")
+
+
+# What documents say
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "/etc",
+        "{d}/secret",
+        "{d}/live/../secret",
+        "{d}/live/link",
+        "secret",
+        "../secret",
+        "~/secret",
+        "~nobody-knows/secret",
+        "-e sh",
+        "login:{d}/secret",
+        "{d}/secret\n",
+        "{d}/live\n",
+        "",
+        None,
+        7,
+        {"$ne": 1},
+        ["/etc"],
+    ],
+    ids=range(17),
+)
+def test_sources_are_below_the_folders_of_live_data(daq, location, capfd):  # noqa: F811
+    folder = daq.add_run(1)
+    secret = daq.folder / "secret"
+    secret.mkdir()
+    folder.rename(secret / "000001")
+    (daq.live / "link").symlink_to(secret)
+    if isinstance(location, str):
+        location = location.format(d=daq.folder)
+    entry = {"type": "live", "host": "daq", "location": location}
+    daq.runs.update_one({"number": 1}, {"$set": {"data": [entry]}})
+    daq.add_run(2)
+    assert copy("--production") == 0
+    assert daq.hosts(1) == ["daq"] and daq.hosts(2) == ["daq", "dcache", "stbc"]
+    capfd.readouterr()
+    assert copy("--production", "--run_id", 1) == 1
+    (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+    assert re.search("not among the folders that may be copied|which is no folder", line)
+    assert [path.name for path in daq.dcache.iterdir()] == ["000002"]
+
+
+@pytest.mark.parametrize("name", ["ssh", "../x", "/etc", "-e", "1 2", "\u0661", "1" * 19, "a\nb"])
+def test_names_that_are_no_runs(daq, name, capfd):  # noqa: F811
+    (daq.live / "ssh").mkdir()
+    (daq.live / "ssh" / "key").write_text("secret")
+    entry = {"type": "live", "host": "daq", "location": str(daq.live)}
+    daq.runs.insert_one({"name": name, "start": ENDED, "end": ENDED, "data": [entry]})
+    args = copy_live.parse_args(["--production"])
+    # Wherever the document is from
+    tally = copy_live.handle_runs(list(daq.runs.find({})), args)
+    assert (tally.copies, tally.problems) == (0, 2)
+    daq.add_run(2)
+    assert copy("--production") == 0
+    assert [path.name for path in daq.dcache.iterdir()] == ["000002"]
+
+
+def test_where_live_data_is_must_be_said(daq, capfd):  # noqa: F811
+    daq.add_run(1)
+    daq.set(XAMS_LIVE_DATA="")
+    assert copy("--production") == 2
+    assert "Name its folder in XAMS_LIVE_DATA" in capfd.readouterr().err
+    assert copy("--production", "--live_data", daq.live) == 0
+    assert daq.hosts(1) == ["daq", "dcache", "stbc"]
+
+
+def test_two_documents_of_one_number(daq, capfd):  # noqa: F811
+    """A tag 'abandon' on either holds, and that there are two is said."""
+    daq.add_run(1)
+    twin = {"number": 1, "name": "000001", "start": ENDED, "end": ENDED, "tags": ["abandon"]}
+    daq.runs.insert_one(twin)
+    for options in ([], ["--production"]):
+        assert copy(*options) == 0
+    assert "run 000001 has 2 documents in run.runs_gas" in capfd.readouterr().err
+    assert not list(daq.dcache.iterdir())
+    assert copy("--production", "--run_id", 1) == 1
+    assert "'abandon'" in capfd.readouterr().err
+    daq.runs.update_one({"_id": twin["_id"]}, {"$set": {"tags": []}})
+    assert copy("--production") == 0 and daq.hosts(1) == ["daq", "dcache", "stbc"]
+
+
+def test_user_id_without_a_name(daq):  # noqa: F811
+    """The copy is registered, under the number of the user."""
+    folder = daq.add_run(1)
+    daq.set(XAMS_COPY_TO=f"dcache={daq.dcache}")
+    for path in (daq.folder, *daq.folder.rglob("*")):
+        os.chown(path, 54321, 54321)
+    done = as_nobody([sys.executable, "-m", copy_live.__name__, "--production"])
+    assert done.returncode == 0, done.stderr
+    (entry,) = documents.data_of(documents.find_run(daq.runs, 1), host="dcache")
+    assert entry["user"] == "54321" and same(folder, daq.dcache / "000001")
 
 
 # What goes wrong

@@ -11,13 +11,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from live_runs import daq, flip, recently, same, small_disk, sshd, start, wait_for  # noqa: F401
+from live_runs import (  # noqa: F401
+    as_nobody,
+    contents,
+    daq,
+    flip,
+    recently,
+    same,
+    small_disk,
+    sshd,
+    start,
+    wait_for,
+)
 from servers import need
 
 from amstrax.auto_processing import copy_live, delete_live, deleter, removal, rsync
 from amstrax.auto_processing.destinations import delete_after_copies
 from amstrax.exceptions import DeletionRefused
-from amstrax.rundb import documents
+from amstrax.rundb import documents, get_mongo_collection
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 SURE = ("--production", "--we_are_really_sure")
@@ -315,9 +326,108 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
     documents.add_data(daq.runs, 1, entry)
     before = sorted(daq.live.rglob("*"))
     assert delete(*SURE) == 1
-    assert "goes too: is that the same folder, by another way?" in errors(capfd)[0]
+    reason = "is a symbolic link" if way == "link_to_run" else "goes too: is that the same folder"
+    assert reason in errors(capfd)[0]
     assert_untouched(daq, folder)
     assert sorted(daq.live.rglob("*")) == before
+
+
+@pytest.mark.parametrize("markers", ["kept", "removed"])
+def test_two_copies_that_are_one_folder(daq, markers, capfd):  # noqa: F811
+    """By ssh and on this machine, which no setting shows: that is one copy."""
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}")
+    folder = add_copied(daq)
+    entry = {"type": "live", "host": "dcache", "location": str(daq.dcache)}
+    documents.add_data(daq.runs, 1, entry)
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}, dcache={daq.dcache}")
+    if markers == "removed":
+        (daq.dcache / "000001" / rsync.MARKER).unlink()
+    capfd.readouterr()
+    assert delete(*SURE) == 1
+    assert "its copies at stbc and dcache are one folder" in errors(capfd)[0]
+    assert_untouched(daq, folder)
+    shutil.copytree(daq.dcache, daq.stbc, dirs_exist_ok=True)
+    (daq.stbc / "000001" / rsync.MARKER).unlink()
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}, dcache={daq.stbc}")
+    daq.runs.update_one(
+        {"number": 1, "data.host": "dcache"}, {"$set": {"data.$.location": str(daq.stbc)}}
+    )
+    assert delete(*SURE) == 0 and not folder.exists()
+
+
+def test_copy_without_marker(local):
+    """As they were made before: what is verified counts, and gets one."""
+    folder = add_copied(local)
+    marker = local.dcache / "000001" / rsync.MARKER
+    marker.unlink()
+    assert delete() == 0 and not marker.exists()
+    assert delete(*SURE) == 0 and marker.exists() and not folder.exists()
+
+
+def test_copy_of_another_run(local, capfd):
+    """With the same files, as a test pulse may give them: it is the other detector's."""
+    folder = add_copied(local)
+    local.set(XAMSL_COPY_TO=f"dcache={local.dcache}", XAMSL_LIVE_DATA=str(local.live))
+    local.set(XAMS_COPY_TO="", XAMS_LIVE_DATA="")
+    other = get_mongo_collection("xamsl")
+    document = documents.find_run(local.runs, 1)
+    other.insert_one({key: value for key, value in document.items() if key != "_id"})
+    for options in ([], SURE):
+        capfd.readouterr()
+        assert delete("--detector=xamsl", *options) == 1
+        assert "000001 holds another run (xams 1 2024-01-02" in errors(capfd)[0]
+    assert_untouched(local, folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "byte", "run", "marker"])
+def test_what_was_set_aside_is_removed_if_copies_have_it(local, damage, capfd):
+    """Though its deletion is recorded: else it may be all that is left."""
+    folder = add_copied(local)
+    copy = local.dcache / "000001"
+    kept = local.folder / "kept"
+    shutil.copytree(copy, kept)
+    aside = removal.set_aside(folder)
+    (aside / "000000_post" / Path(FILE).name).unlink()  # as when its removal was broken off
+    documents.remove_data(local.runs, 1, {"type": "live", "host": "daq"}, "me")
+    if damage == "byte":
+        flip(copy / FILE)
+    elif damage == "missing":
+        (copy / FILE).unlink()
+    elif damage == "run":
+        shutil.rmtree(copy)
+    else:
+        text = (copy / rsync.MARKER).read_text()
+        (copy / rsync.MARKER).write_text(text.replace('"xams"', '"xamsl"'))
+    before = contents(aside)
+    capfd.readouterr()
+    assert delete(*SURE) == 1
+    assert f"{aside} is left as it is: " in errors(capfd)[0]
+    assert contents(aside) == before
+    shutil.rmtree(copy, ignore_errors=True)
+    kept.rename(copy)
+    assert delete(*SURE) == 0 and not aside.exists() and not folder.exists()
+
+
+def test_two_documents_of_one_number(local, capfd):
+    folder = add_copied(local)
+    local.runs.insert_one({"number": 1, "name": "000001", "tags": [{"name": "abandon"}]})
+    capfd.readouterr()
+    for options in ([], SURE):
+        assert delete(*options) == 1
+        assert "'abandon'" in errors(capfd)[0]
+    assert_untouched(local, folder)
+
+
+def test_user_id_without_a_name(local):
+    """The deletion is recorded, under the number of the user."""
+    folder = add_copied(local)
+    for path in (local.folder, *local.folder.rglob("*")):
+        os.chown(path, 54321, 54321)
+    done = as_nobody([sys.executable, "-m", delete_live.__name__, *SURE])
+    assert done.returncode == 0, done.stderr
+    (entry,) = documents.find_run(local.runs, 1)["deleted_data"]
+    assert entry["deleted_by"] == "54321 with delete_live" and not folder.exists()
+    assert not list(local.live.iterdir())
 
 
 def test_what_changes_while_copies_are_verified(local, monkeypatch, capfd):

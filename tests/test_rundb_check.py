@@ -41,6 +41,15 @@ def test_all_is_well(run_check, mongo_collection, run_database_settings):
     assert MONGO_USERS["writer"][0] not in text
 
 
+def test_runs_with_two_documents(run_check, mongo_collection):
+    numbers = [3, 10, 3, 7]
+    mongo_collection.insert_many([{"_id": i, "number": n} for i, n in enumerate(numbers)])
+    mongo_collection.insert_one({"_id": 9, "name": "000007"})
+    status, text, _ = run_check()
+    assert status == 0
+    assert "the last of run 10; 2 runs have more than one (000003, 000007): remove all" in text
+
+
 @pytest.mark.parametrize("detector", ["xams", "xamsl"])
 def test_no_documents(run_check, mongo_collection, detector):
     status, text, _ = run_check(detector=detector)

@@ -12,7 +12,7 @@ import pytest
 from rundb_stores import collection, real_document  # noqa: F401
 
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound
-from amstrax.rundb import documents
+from amstrax.rundb import documents, finding
 
 ENDED = {"end": datetime(2026, 1, 1)}
 
@@ -434,3 +434,20 @@ def test_claims_of_others(run):
     assert not documents.release(run, 2240, "submitter")
     assert documents.release(run, 2240, "job")
     assert documents.find_run(run, 2240)["copy_claim"]["owner"] == "copier"
+
+
+def test_two_documents_of_one_run(collection, caplog, monkeypatch):  # noqa: F811
+    """Tags of either count, and a warning says once that there are two."""
+    monkeypatch.setattr(finding, "_warned", set())
+    collection.insert_one({"_id": 1, "number": 5, "name": "000005", "tags": ["one"]})
+    collection.insert_one({"_id": 2, "number": 6, "name": "000006", "tags": ["three"]})
+    document = documents.find_run(collection, 5)
+    assert documents.merge_tags(collection, document) == document
+    collection.insert_one({"_id": 3, "number": 5, "name": "5", "tags": [{"name": "two"}]})
+    collection.insert_one({"_id": 4, "name": "000005"})
+    for _ in range(2):
+        found = documents.merge_tags(collection, document)
+        assert sorted(documents.tags_of(found)) == ["one", "two"]
+    assert caplog.text.count("run 000005 has 3 documents in run.runs_gas (_id 1, 3, 4)") == 1
+    assert documents.merge_tags(collection, {"_id": 7, "name": None}) == {"_id": 7, "name": None}
+    assert documents.duplicates(collection.find({})) == ["000005"]

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -274,3 +275,18 @@ def test_time_before_1970():
     """The message says that it must be a time, and it is one (pymongo's json_util writes this)."""
     start = rundoc.start_time({"start": {"$date": {"$numberLong": "-1000"}}})
     assert start.timestamp() == -1
+
+
+@pytest.mark.parametrize("name", [None, 7, "", "ssh", "../x", "-e", "1\n", "\u0661", "1" * 19])
+def test_names_that_no_path_is_made_of(name):
+    with pytest.raises(InvalidRunDocument, match="a run is called .* give it digits") as error:
+        rundoc.check_run_name(name)
+    assert len(str(error.value)) < 200
+    assert rundoc.check_run_name("006724") == "006724"
+
+
+@pytest.mark.parametrize("location", [None, 7, "", "x", "../x", "~/x", "-e", "h:/x", "/x\n", "/\0"])
+def test_locations_that_are_no_folders(location):
+    with pytest.raises(InvalidRunDocument, match="no folder: give the whole path"):
+        rundoc.check_location(location)
+    assert rundoc.check_location("/data/x y") == Path("/data/x y")

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from live_runs import as_nobody
 
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, InvalidOption, RunDatabaseNotSet
@@ -430,3 +431,34 @@ def test_page_has_all_settings(page):
         "dashboard": settings.DASHBOARD,
     }
     assert listed == list(named[page])
+
+
+def test_user_id_without_a_name(tmp_path):
+    """In a process of its own: settings can be read, and its name is the number."""
+    code = """
+from amstrax import settings
+from amstrax.exceptions import InvalidOption
+print(settings.login_name(), settings.run_database().daq_user, settings.corrections().timeout)
+print(settings.get("DAQ_HOST", "none"), settings.config_path().exists())
+for path in (settings.local_folder, lambda: settings.expanded("~/x")):
+    try:
+        path()
+    except InvalidOption as error:
+        print(error)
+"""
+    done = as_nobody([sys.executable, "-c", code], AMSTRAX_CONFIG="")
+    assert done.returncode == 0, done.stderr
+    first, second, *errors = done.stdout.splitlines()
+    assert (first, second) == ("54321 54321 10", "none False")
+    assert len(errors) == 2
+    assert all("user 54321 has no home folder: set HOME, or write" in error for error in errors)
+
+
+def test_nobody_else_asks_for_the_user_or_the_home_folder():
+    """Either fails in containers: `login_name` and `expanded` do not, or say what to do."""
+    package = Path(settings.__file__).parent
+    asks = re.compile(r"getpass\.getuser|os\.getlogin|\.expanduser\(|Path\.home\(|environ.*HOME\b")
+    found = [
+        path.name for path in sorted(package.rglob("*.py")) if asks.search(path.read_text("utf-8"))
+    ]
+    assert found == ["settings.py"]

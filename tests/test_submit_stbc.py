@@ -12,13 +12,14 @@ import pytest
 from make_jobs import LED, LITTLE, NAI, SHORT, add_run, wait
 
 from amstrax import settings
-from amstrax.auto_processing import amstraxer, process_run, submission, submit_stbc
+from amstrax.auto_processing import amstraxer, process_run, scheduling, submission, submit_stbc
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
     InvalidOption,
+    InvalidRunDocument,
     JobRefused,
     RunNotFound,
     RunNotReady,
@@ -314,10 +315,31 @@ def test_runs_that_are_not_to_be_submitted(runs, live_runs, submit):
     add_run(runs, live_runs, tags=[{"name": "abandon"}])
     with pytest.raises(RunNotReady, match="abandon"):
         submit()
+    # A second document of the run does not hide the tag, nor bring it about alone
+    runs.delete_one({"number": int(SHORT)})
+    add_run(runs, live_runs)
+    twin = {"number": int(SHORT), "name": SHORT, "tags": ["abandon"]}
+    runs.insert_one(twin)
+    with pytest.raises(RunNotReady, match="abandon"):
+        submit()
+    runs.delete_one({"_id": twin["_id"]})
     with pytest.raises(UsageError, match="did you mean peak_basics"):
         submit(target="peak_basic")
     with pytest.raises(InvalidOption, match="no script 'process_ran'"):
         submit(script="process_ran")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a b", "ssh", "$(id)"])
+def test_names_that_no_path_is_made_of(name, runs, live_runs, submit, tmp_path):
+    """Scripts and logs of jobs are in a folder that is called as the run."""
+    add_run(runs, live_runs)
+    runs.update_one({"number": int(SHORT)}, {"$set": {"name": name}})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidRunDocument, match="a run is called .* give it digits"):
+        submit()
+    assert sorted(tmp_path.rglob("*")) == before
+    wanted = scheduling.Wanted("xams", ("peak_basics",), ("raw_records",))
+    assert not scheduling.has_source(documents.find_run(runs, SHORT), wanted)
 
 
 def test_no_secrets_in_what_others_can_read(runs, live_runs, submit, tmp_path, monkeypatch, caplog):

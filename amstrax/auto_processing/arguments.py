@@ -102,10 +102,12 @@ def parse(
 
 def run_id(text: str) -> str:
     """Return a run id: numbers get six digits."""
-    text = text.strip()
-    if not text or "-" in text or "/" in text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is no run id: give a number, as 006724")
-    return text.zfill(6) if text.isdigit() else text
+    try:
+        return rundoc.check_run_name(text.strip()).zfill(6)
+    except InvalidRunDocument:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no run id: give a number, as 006724"
+        ) from None
 
 
 def context_name(text: str) -> str:
@@ -297,6 +299,18 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder for the log, with a folder for each day (default: setting "
         "AMSTRAX_LOG_FOLDER, or ./logs)",
+    )
+
+
+def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
+    """Add the option for the folders of live data that runs are copied or deleted from."""
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
     )
 
 

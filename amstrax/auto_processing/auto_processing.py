@@ -441,7 +441,8 @@ class Loop:
         if run_id is None or self.trouble:
             return False
         document = documents.find_run(self.collection, run_id)
-        status, tags = documents.status_of(document), documents.tags_of(document)
+        status = documents.status_of(document)
+        tags = documents.tags_of(documents.merge_tags(self.collection, document))
         if documents.ABANDON in tags:
             raise AmstraxError(f"run {run_id} has the tag 'abandon': remove that to process it")
         if documents.PROCESS in tags:

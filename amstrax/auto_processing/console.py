@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from amstrax import settings
 from amstrax.exceptions import AmstraxError
 
 #: Loggers of strax that repeat, at length, what is reported here in one line
@@ -41,7 +42,7 @@ def log_to_folder(folder: str | Path, name: str) -> None:
     OSError
         When nothing can be written there.
     """
-    handler = DatedFileHandler(Path(folder).expanduser().absolute(), name)
+    handler = DatedFileHandler(settings.expanded(folder).absolute(), name)
     handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
     handler.open(datetime.now(UTC)).close()
     logging.getLogger().addHandler(handler)

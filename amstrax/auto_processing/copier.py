@@ -2,7 +2,6 @@
 
 import argparse
 import concurrent.futures
-import getpass
 import logging
 import sys
 import threading
@@ -15,12 +14,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from amstrax.auto_processing import copy_live
+from amstrax import settings
+from amstrax.auto_processing import copy_live, copy_marker, live_folder
 from amstrax.auto_processing.destinations import Destination
 from amstrax.auto_processing.rounds import Rests
 from amstrax.exceptions import (
     AmstraxError,
+    CopyRefused,
     DestinationUnusable,
+    InvalidRunDocument,
     RunDatabaseError,
     RunDatabaseUnreachable,
     Stopped,
@@ -90,6 +92,9 @@ class Copier:
         self._args = args
         self._stopped = stopped
         self._destinations = copy_live.wanted_destinations(args)
+        self._folders = live_folder.allowed_folders(args.detector, args.live_data)
+        # Asked now, since a copy that is made must be registered
+        self._user = settings.login_name()
         self._lock = threading.Lock()
         self._unusable: set[str] = set()
         self._said: dict[str, str] = {}
@@ -102,7 +107,7 @@ class Copier:
         self._unusable.clear()
         tally = Copies()
         with concurrent.futures.ThreadPoolExecutor(self._args.workers, "copy") as pool:
-            futures = [pool.submit(self._handle_run, document, tally) for document in rundocs]
+            futures = [pool.submit(self._handle_one, document, tally) for document in rundocs]
             try:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
@@ -114,14 +119,33 @@ class Copier:
     def _missing(self, document: Mapping[str, Any]) -> list[Destination]:
         return copy_live.missing(document, self._destinations, self._args.again)
 
+    def _handle_one(self, document: Mapping[str, Any], tally: Copies) -> None:
+        """Copy a run; what is wrong with it or its document is its own failure."""
+        try:
+            self._handle_run(document, tally)
+        except (RunDatabaseError, Stopped):
+            raise
+        except (AmstraxError, OSError) as error:
+            run_id = documents.name_of(document) or "?"
+            log.error("run %s is not copied: %s", run_id, " ".join(str(error).split()))
+            self.rests.note(run_id, failed=True)
+            with self._lock:
+                tally.problems += max(len(self._missing(document)), 1)
+
     def _handle_run(self, document: Mapping[str, Any], tally: Copies) -> None:
         to = self._missing(document)
         if self._stopped() or all(destination.name in self._unusable for destination in to):
             with self._lock:
                 tally.problems += len(to)
             return
-        run_id = documents.name_of(document) or "?"
+        run_id = live_folder.run_name(document)
         if not self._args.production:
+            reason = copy_live.why_not(
+                documents.merge_tags(self._collection, document), to, self._folders
+            )
+            if reason is not None:
+                log.info("run %s is not copied: %s", run_id, reason)
+                return
             self._copy_to_all(document, run_id, to, tally, self._stopped)
             return
         with leases.held(self._collection, document) as claim:
@@ -129,9 +153,16 @@ class Copier:
                 log.info("run %s is being copied, or deleted, by another process", run_id)
                 return
             # It may have changed since it was found
-            fresh = documents.find_run(self._collection, run_id)
+            fresh = documents.merge_tags(
+                self._collection, documents.find_run(self._collection, run_id)
+            )
+            if documents.name_of(fresh) != run_id:
+                raise InvalidRunDocument(
+                    f"run {run_id} is called {documents.name_of(fresh)!r} in the first document of "
+                    "its number: correct the documents"
+                )
             to = self._missing(fresh)
-            reason = copy_live.why_not(fresh, to)
+            reason = copy_live.why_not(fresh, to, self._folders)
             if reason is not None:
                 log.debug("run %s is not copied: %s", run_id, reason)
                 return
@@ -148,13 +179,18 @@ class Copier:
         stopped: Callable[[], bool],
     ) -> None:
         failed = False
+        copies = {
+            entry["copy_id"]: str(entry.get("host"))
+            for entry in documents.data_of(document, type="live")
+            if isinstance(entry.get("copy_id"), str)
+        }
         for destination in to:
             if destination.name in self._unusable:
                 with self._lock:
                     tally.problems += 1
                 continue
             try:
-                n_bytes = self._copy(document, run_id, destination, stopped)
+                n_bytes = self._copy(document, run_id, destination, stopped, copies)
             except (RunDatabaseError, Stopped):
                 # Of which the next destination would fare no better
                 with self._lock:
@@ -196,13 +232,23 @@ class Copier:
         run_id: str,
         destination: Destination,
         stopped: Callable[[], bool],
+        copies: dict[str, str],
     ) -> int:
-        """Make a copy, verify and register it; return its size [bytes]."""
+        """Make a copy, verify and register it; return its size [bytes].
+
+        `copies` has the ids of those that are known, with their hosts.
+        """
         began = time.monotonic()
+        entry: dict[str, Any] = {
+            "type": "live",
+            "host": destination.name,
+            "location": destination.folder,
+            "user": self._user,
+        }
         with self._progress(run_id, destination) as on_bytes:
             copied = copy_live.copy_data(
                 run_id,
-                copy_live.source_folder(document),
+                copy_live.source_folder(document, self._folders),
                 destination.folder,
                 destination.name,
                 self._args.production,
@@ -210,17 +256,21 @@ class Copier:
                 self._args.bandwidth,
                 stopped,
                 on_bytes,
+                copy_marker.identity(self._collection, document),
             )
         if copied is None:
             return 0
-        entry = {
-            "type": "live",
-            "host": destination.name,
-            "location": destination.folder,
+        same = copies.setdefault(copied.copy_id, destination.name)
+        if same != destination.name:
+            raise CopyRefused(
+                f"the folder {destination.folder} of {destination.name} is that of {same}: two "
+                "names of one folder are one copy: correct the settings"
+            )
+        entry |= {
             "n_files": copied.n_files,
             "size_mb": round(copied.n_bytes / 1e6, 3),
-            "user": getpass.getuser(),
             "time": datetime.now(UTC),
+            "copy_id": copied.copy_id,
         }
         self._register(run_id, entry, stopped)
         seconds = time.monotonic() - began

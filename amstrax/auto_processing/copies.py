@@ -1,9 +1,9 @@
 """A verified copy of the live data of one run."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax.exceptions import CopyDiffers, CopyFailed, InvalidOption
 
@@ -15,10 +15,11 @@ log = logging.getLogger("amstrax.copy_live")
 
 
 class Copied(NamedTuple):
-    """What a verified copy holds: number of files, and their size [bytes]."""
+    """What a verified copy holds: number of files, their size [bytes], and the copy's own id."""
 
     n_files: int
     n_bytes: int
+    copy_id: str = ""
 
 
 def copy_data(
@@ -31,8 +32,11 @@ def copy_data(
     bandwidth: int | None = None,
     stopped: Callable[[], bool] = bool,
     on_bytes: Callable[[int], None] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Copied | None:
     """Copy the live data of a run, and verify the copy by checksum.
+
+    Only a copy of this run is written to, see `amstrax.auto_processing.copy_marker`.
 
     What has come already, whole or in part, is not sent again. A copy that differs afterwards is
     made once more, by checksum. Nothing is written into the run database here.
@@ -53,6 +57,9 @@ def copy_data(
         Host to reach by ssh, or ``user@host``; None for a folder of this machine.
     bandwidth, stopped, on_bytes
         As of `amstrax.auto_processing.rsync.copy`.
+    identity
+        What tells the run from others, as from `amstrax.auto_processing.copy_marker.identity`; by
+        default its name, and where it is copied from.
 
     Returns
     -------
@@ -64,11 +71,13 @@ def copy_data(
     LiveDataNotFound, LiveDataCorrupted
         When what is to be copied is not there, or holds more than files and folders.
     CopyFailed
-        When it cannot be copied, of a kind that says more: DestinationUnusable, CopyDiffers.
+        When it cannot be copied, of a kind that says more: DestinationUnusable, CopyDiffers,
+        CopyRefused.
     Stopped
         When `stopped` said so.
     """
-    from amstrax.auto_processing import live_folder, rsync
+    from amstrax.auto_processing import copy_marker, live_folder, rsync
+    from amstrax.rundb import documents
 
     run_dir = Path(live_data_path) / live_folder.run_name({"name": run_id})
     folder = rsync.Place(location, ssh_host)
@@ -76,28 +85,38 @@ def copy_data(
     what = f"run {run_id} to {hostname} ({place})"
     before = live_folder.inventory(run_dir)
     copied = Copied(*live_folder.count(before))
-    if ssh_host is None and Path(location).resolve() == Path(live_data_path).resolve():
+    if ssh_host is None and live_folder.is_same(location, live_data_path):
         raise InvalidOption(f"{what}: that is where it is: correct the destination")
+    if identity is None:
+        source = f"{documents.this_host()}:{Path(live_data_path).resolve()}"
+        identity = {"name": run_id, "source": source}
+    left = copy_marker.check(run_dir, place, before, identity)
     if not production:
         rsync.check_folder(folder)
         n = rsync.to_copy(run_dir, place)
         log.info("dry run: would copy %s, %d of %d files and folders", what, n, len(before))
         return None
     log.info("copying %s, %d files, %.1f MB", what, copied.n_files, copied.n_bytes / 1e6)
-    rsync.copy(run_dir, place, bandwidth, False, stopped, on_bytes)
+    marker = copy_marker.find(place, identity) or copy_marker.add(place, identity)
+    rsync.copy(run_dir, place, bandwidth, False, stopped, on_bytes, left)
     wrong = compare(run_dir, place, before, stopped)
     if wrong:
-        log.warning("the copy of %s differs in %s: copying that again", what, some(wrong))
-        rsync.copy(run_dir, place, bandwidth, True, stopped, on_bytes)
+        log.warning(
+            "the copy of %s differs in %s: copying that again", what, live_folder.some(wrong)
+        )
+        left = copy_marker.leftovers(before, wrong)
+        rsync.copy(run_dir, place, bandwidth, True, stopped, on_bytes, left)
         wrong = compare(run_dir, place, before, stopped)
     if live_folder.inventory(run_dir) != before:
         raise CopyFailed(f"{run_dir} has changed while it was copied to {hostname}: try again")
     if wrong:
         raise CopyDiffers(
-            f"the copy of {what} differs in {some(wrong)}, twice: look at the disk there, and "
-            "whether somebody else writes into it"
+            f"the copy of {what} differs in {live_folder.some(wrong)}, twice: look at the disk "
+            "there, and whether somebody else writes into it"
         )
-    return copied
+    if copy_marker.find(place, identity) != marker:
+        raise CopyFailed(f"somebody has changed {place} while {what} was copied: copy it again")
+    return copied._replace(copy_id=marker["copy"])
 
 
 def compare(
@@ -129,9 +148,3 @@ def compare(
         return ["all of it, which is not there"]
     by_list = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
     return sorted(by_list) or rsync.differences(run_dir, place, stopped)
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first of many names."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -20,7 +20,13 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.copies import copy_data
-from amstrax.exceptions import AmstraxError, CopyFailed, InvalidOption, UsageError
+from amstrax.exceptions import (
+    AmstraxError,
+    CopyFailed,
+    InvalidOption,
+    InvalidRunDocument,
+    UsageError,
+)
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ log = logging.getLogger("amstrax.copy_live")
 #: Without THE_END, a run counts as written so long after its end: the DAQ has died, then
 LEFT_OPEN = timedelta(hours=1)
 
-_FIELDS = ("name", "number", "end", "tags", "data", "copy_claim")
+_FIELDS = ("name", "number", "start", "end", "tags", "data", "copy_claim")
 
 Document = Mapping[str, Any]
 
@@ -69,6 +75,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="look at copies that are registered, too, and repair them: with --run_id",
     )
+    arguments.add_live_data(parser, "copied")
     parser.add_argument(
         "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
     )
@@ -193,9 +200,11 @@ def get_rundocs(
     CopyFailed
         When one of them cannot be copied now.
     """
+    from amstrax.auto_processing import live_folder
     from amstrax.rundb import documents
 
     destinations = wanted_destinations(args)
+    folders = live_folder.allowed_folders(args.detector, args.live_data)
     if args.run_id:
         found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
     else:
@@ -204,8 +213,10 @@ def get_rundocs(
     wanted = []
     for document in found:
         name = documents.name_of(document)
+        if args.run_id:
+            document = documents.merge_tags(runsdb, document)
         to = missing(document, destinations, args.again)
-        reason = why_not(document, to)
+        reason = why_not(document, to, folders)
         if reason is None and name not in resting:
             wanted.append(document)
         elif args.run_id and reason is not None and to:
@@ -247,8 +258,18 @@ def missing(
     ]
 
 
-def why_not(document: Document, to: Sequence["Destination"]) -> str | None:
-    """Return why a run is not copied (yet) to these destinations; None if it is."""
+def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[Path]) -> str | None:
+    """Return why a run is not copied (yet) to these destinations; None if it is.
+
+    Parameters
+    ----------
+    document
+        Run document.
+    to
+        Destinations where it lacks a copy.
+    folders
+        Folders that may be copied from.
+    """
     from amstrax import rundoc
     from amstrax.auto_processing import live_folder
     from amstrax.rundb import documents
@@ -261,7 +282,7 @@ def why_not(document: Document, to: Sequence["Destination"]) -> str | None:
             return "it has the tag 'abandon': remove that to copy it"
         if end is None:
             return "it is still being taken: it is copied when it has ended"
-        run_dir = source_folder(document) / live_folder.run_name(document)
+        run_dir = source_folder(document, folders) / live_folder.run_name(document)
     except AmstraxError as error:
         return str(error)
     is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
@@ -270,22 +291,34 @@ def why_not(document: Document, to: Sequence["Destination"]) -> str | None:
     return None
 
 
-def source_folder(document: Document) -> Path:
-    """Return the folder of live data on this machine that a run is in.
+def source_folder(document: Document, folders: Sequence[Path]) -> Path:
+    """Return the folder of live data on this machine that a run is in, without links.
 
     Raises
     ------
     CopyFailed
-        When the document names none.
+        When the document names none, or only others than `folders` and what is below these.
     """
+    from amstrax import rundoc
     from amstrax.rundb import documents
 
     host = documents.this_host()
+    problem = ""
     for entry in documents.data_of(document, type="live", host=host):
-        if isinstance(entry.get("location"), str) and entry["location"].startswith("/"):
-            return Path(entry["location"])
+        try:
+            folder = rundoc.check_location(entry.get("location")).resolve()
+        except (InvalidRunDocument, OSError, RuntimeError) as error:
+            problem = str(error)
+            continue
+        if any(folder.is_relative_to(allowed) for allowed in folders):
+            return folder
+        problem = (
+            f"its live data is in {folder}, which is not among the folders that may be copied from "
+            f"({', '.join(map(str, folders))}): see --live_data"
+        )
     raise CopyFailed(
-        f"its document has no live data on host {host}: is that what run documents call this "
+        problem
+        or f"its document has no live data on host {host}: is that what run documents call this "
         "machine? (setting AMSTRAX_HOST)"
     )
 

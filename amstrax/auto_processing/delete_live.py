@@ -19,9 +19,8 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import settings
 from amstrax.auto_processing import arguments
-from amstrax.exceptions import AmstraxError, DeletionRefused, UsageError
+from amstrax.exceptions import AmstraxError, DeletionRefused
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ log = logging.getLogger("amstrax.delete_live")
 _FIELDS = (
     "name",
     "number",
+    "start",
     "end",
     "tags",
     "data",
@@ -72,14 +72,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="DAYS",
         help="leave runs alone that ended after this (default: %(default)g)",
     )
-    parser.add_argument(
-        "--live_data",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="folders of live data that may be deleted from (default: setting XAMS_LIVE_DATA or "
-        "XAMSL_LIVE_DATA)",
-    )
+    arguments.add_live_data(parser, "deleted")
     parser.add_argument(
         "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
     )
@@ -131,7 +124,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
     AmstraxError
         When, without ``args.loop``, something could not be deleted.
     """
-    from amstrax.auto_processing import rounds
+    from amstrax.auto_processing import live_folder, rounds
     from amstrax.auto_processing.deleter import Deleter
     from amstrax.auto_processing.destinations import delete_after_copies
     from amstrax.rundb import get_mongo_collection
@@ -139,7 +132,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
     stop.remark = "what was begun is settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")
-    folders = live_folders(args)
+    folders = live_folder.allowed_folders(args.detector, args.live_data)
     required = delete_after_copies(args.detector)
     collection = get_mongo_collection(args.detector)
     deleter = Deleter(collection, folders, required, args.delete, stop.event.is_set)
@@ -156,25 +149,6 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
             raise DeletionRefused(f"{problems} runs could not be deleted, see above")
 
     rounds.repeat(one_round, args, stop, log)
-
-
-def live_folders(args: argparse.Namespace) -> tuple[Path, ...]:
-    """Return the folders of live data that may be deleted from, without links.
-
-    Raises
-    ------
-    UsageError
-        When there is none, or one is not there.
-    """
-    setting = f"{args.detector.upper()}_LIVE_DATA"
-    given = args.live_data or [Path(value) for value in [settings.get(setting)] if value]
-    if not given:
-        raise UsageError(f"where is live data? Name its folder in {setting}, or with --live_data")
-    folders = [folder.expanduser().resolve() for folder in given]
-    for folder in folders:
-        if not folder.is_dir() or folder.parent == folder:
-            raise UsageError(f"{folder} is no folder of live data: check {setting} or --live_data")
-    return tuple(dict.fromkeys(folders))
 
 
 def get_rundocs(
@@ -198,10 +172,12 @@ def get_rundocs(
     DeletionRefused
         When one of them must not be deleted.
     """
+    from amstrax.auto_processing import live_folder
     from amstrax.auto_processing.destinations import delete_after_copies
     from amstrax.rundb import documents
 
-    required, folders = delete_after_copies(args.detector), live_folders(args)
+    required = delete_after_copies(args.detector)
+    folders = live_folder.allowed_folders(args.detector, args.live_data)
     if args.run_id:
         found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
     else:
@@ -209,6 +185,8 @@ def get_rundocs(
         found = documents.read(runsdb, condition, _FIELDS, sort=[("number", 1)])
     wanted = []
     for document in found:
+        if args.run_id:
+            document = documents.merge_tags(runsdb, document)
         reason = why_not(document, args, required, folders)
         if reason is None and documents.name_of(document) not in resting:
             wanted.append(document)

@@ -10,14 +10,14 @@ A folder under the other name at the start of a round was left by a process that
 run database. The document says then whether step 3 was done: if not the folder gets its name back.
 """
 
-import getpass
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amstrax.auto_processing import copies, live_folder, removal, rsync
+from amstrax import rundoc, settings
+from amstrax.auto_processing import copies, copy_marker, live_folder, removal, rsync
 from amstrax.auto_processing.destinations import Destination
 from amstrax.auto_processing.rounds import Rests
 from amstrax.exceptions import (
@@ -25,6 +25,7 @@ from amstrax.exceptions import (
     CopyDiffers,
     DeletionRefused,
     DestinationUnusable,
+    InvalidRunDocument,
     RunDatabaseError,
     RunNotFound,
     Stopped,
@@ -63,10 +64,12 @@ def locations(document: Document, folders: Sequence[Path]) -> list[str]:
     """
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
-        location = entry.get("location")
-        if not isinstance(location, str) or not location.startswith("/"):
-            raise DeletionRefused(f"its document has live data in {location!r}, which is no folder")
-        if Path(location).resolve() not in folders:
+        location = str(entry.get("location"))
+        try:
+            folder = rundoc.check_location(entry.get("location")).resolve()
+        except (InvalidRunDocument, OSError, RuntimeError) as error:
+            raise DeletionRefused(str(error)) from None
+        if folder not in folders:
             raise DeletionRefused(
                 f"its live data is in {location}, which is not among the folders that may be "
                 f"deleted from ({', '.join(map(str, folders))}): see --live_data"
@@ -107,6 +110,8 @@ class Deleter:
         self._required = required
         self._delete = delete
         self._stopped = stopped
+        # Asked now, since a deletion that has begun must be recorded
+        self._deleted_by = f"{settings.login_name()} with delete_live"
         self.rests = Rests()
 
     def _locations(self, document: Document) -> list[str]:
@@ -116,7 +121,7 @@ class Deleter:
         document = documents.find_run(self._collection, run_id)
         if documents.name_of(document) != run_id:
             raise RunNotFound(f"run {run_id} is called {documents.name_of(document)} by now")
-        return document
+        return documents.merge_tags(self._collection, document)
 
     def settle(self) -> int:
         """Settle what was broken off before; return how many could not be settled."""
@@ -145,11 +150,63 @@ class Deleter:
             if not name.exists():
                 return
             if self._is_recorded(run_dir):
+                self._verify_rest(document, run_dir)
                 removal.remove(run_dir)
                 log.info("%s, whose deletion was broken off, is removed", name)
             else:
                 removal.put_back(run_dir)
                 log.info("%s, whose deletion was broken off, is back", run_dir)
+
+    def _verify_rest(self, document: Document, run_dir: Path) -> None:
+        """Check that the copies have all that is left of a folder whose removal was broken off.
+
+        Raises
+        ------
+        AmstraxError
+            When one does not, or cannot be looked at.
+        """
+        there = removal.aside(run_dir)
+        rest = live_folder.inventory(there)
+        for place in self._places(document, run_dir.name).values():
+            of_copy = rsync.listing(place, self._stopped) or {}
+            wrong = [n for n, size in live_folder.sizes(rest).items() if of_copy.get(n) != size]
+            wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
+            if wrong:
+                raise CopyDiffers(
+                    f"its copy {place} lacks {live_folder.some(wrong)}, or has it otherwise: look "
+                    "which of the two is needed"
+                )
+        self._check_markers(document, run_dir.name)
+
+    def _check_markers(self, document: Document, run_id: str, add: bool = False) -> None:
+        """Check that the copies are of this run, and that no two are one folder.
+
+        Parameters
+        ----------
+        document
+            Run document.
+        run_id
+            Name of the run.
+        add
+            Write the marker of a copy that has none; it must have been verified.
+
+        Raises
+        ------
+        AmstraxError
+            When a copy is of another run, or the same as another copy.
+        """
+        of_run = copy_marker.identity(self._collection, document)
+        known: dict[str, str] = {}
+        for name, place in self._places(document, run_id).items():
+            marker = copy_marker.find(place, of_run)
+            if marker is None and add:
+                marker = copy_marker.add(place, of_run)
+            same = known.setdefault(marker["copy"], name) if marker else name
+            if same != name:
+                raise DeletionRefused(
+                    f"its copies at {same} and {name} are one folder, {place}: that is one copy; "
+                    "correct the settings of the destinations"
+                )
 
     def _is_recorded(self, run_dir: Path) -> bool:
         """Return whether the run document says that live data has been deleted.
@@ -216,6 +273,9 @@ class Deleter:
     ) -> int | None:
         """Delete a run, and return its size [bytes]; None when it is somebody else's."""
         if not self._delete:
+            reason = why_not(documents.merge_tags(self._collection, document))
+            if reason is not None:
+                raise DeletionRefused(reason)
             found = [Path(location).resolve() / run_id for location in self._locations(document)]
             if any(removal.aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
@@ -266,13 +326,14 @@ class Deleter:
         n_files, n_bytes = live_folder.count(known)
         if n_files == 0:
             raise DeletionRefused(f"{run_dir} has no files: look what has become of it")
-        for place in self._places(document, run_dir.name):
+        for place in self._places(document, run_dir.name).values():
             wrong = copies.compare(run_dir, place, known, stopped)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} differs in {copies.some(wrong)}: mend it with copy_live "
-                    f"--run_id {run_dir.name} --again"
+                    f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
+                    f"copy_live --run_id {run_dir.name} --again"
                 )
+        self._check_markers(document, run_dir.name)
         log.info(
             "run %s: %d files, %.1f MB, verified at %s",
             run_dir.name,
@@ -282,14 +343,24 @@ class Deleter:
         )
         return known, n_bytes
 
-    def _places(self, document: Document, run_id: str) -> list[rsync.Place]:
-        """Return where the required copies of a run are, as its document says."""
-        places = []
+    def _places(self, document: Document, run_id: str) -> dict[str, rsync.Place]:
+        """Return where the required copies of a run are, as its document says, by their names.
+
+        Raises
+        ------
+        DeletionRefused
+            When it has none of one of them.
+        InvalidRunDocument
+            When it has one in what is no folder.
+        """
+        places = {}
         for destination in self._required:
             entries = documents.data_of(document, type="live", host=destination.name)
-            there = [str(entry.get("location")).rstrip("/") for entry in entries]
+            there = [str(rundoc.check_location(entry.get("location"))) for entry in entries]
+            if not there:
+                raise DeletionRefused(f"it has no copy at {destination.name}: copy_live makes one")
             location = destination.folder if destination.folder in there else there[0]
-            places.append(rsync.Place(location, destination.ssh_host) / run_id)
+            places[destination.name] = rsync.Place(location, destination.ssh_host) / run_id
         return places
 
     def _set_aside(
@@ -304,12 +375,13 @@ class Deleter:
         try:
             if live_folder.inventory(there) != known:
                 raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
-            for place in self._places(document, run_dir.name):
+            for place in self._places(document, run_dir.name).values():
                 if rsync.listing(place, stopped) != live_folder.sizes(known):
                     raise DeletionRefused(
                         f"with {run_dir} its copy {place} goes too: is that the same folder, by "
                         "another way? Correct the setting for the destination"
                     )
+            self._check_markers(document, run_dir.name, add=True)
         except BaseException:
             removal.put_back(run_dir)
             raise
@@ -326,9 +398,7 @@ class Deleter:
         """
         entry = {"type": "live", "host": documents.this_host(), "location": location}
         try:
-            documents.remove_data(
-                self._collection, run_id, entry, f"{getpass.getuser()} with delete_live"
-            )
+            documents.remove_data(self._collection, run_id, entry, self._deleted_by)
         except RunNotFound:
             removal.put_back(run_dir)
             raise

@@ -1,9 +1,12 @@
 """Where copies of live data go, as the settings say."""
 
+import contextlib
 import re
 from dataclasses import dataclass
+from os.path import normpath
 
 from amstrax import settings
+from amstrax.auto_processing import live_folder
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 
@@ -37,8 +40,44 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
     Raises
     ------
     InvalidOption
-        When the setting makes no sense.
+        When the setting makes no sense, or one folder serves twice: for two destinations, or for
+        another detector's copies or live data.
     """
+    found = _destinations(detector)
+    for i, destination in enumerate(found):
+        for other in found[:i]:
+            _check_apart(destination, other, f"{other.name}: two names of one folder are one copy")
+    for other_detector in settings.DETECTORS:
+        if other_detector == detector:
+            continue
+        others: list[Destination] = []
+        # What is wrong with these is for the other detector's tools to say
+        with contextlib.suppress(InvalidOption):
+            others += _destinations(other_detector)
+        live_data = settings.get(f"{other_detector.upper()}_LIVE_DATA")
+        if live_data:
+            others.append(Destination("its live data", None, live_data))
+        for destination in found:
+            for other in others:
+                what = f"{other.name} of {other_detector}"
+                _check_apart(destination, other, f"{what}: give each detector its own folder")
+    return found
+
+
+def _check_apart(one: Destination, other: Destination, text: str) -> None:
+    if (one.ssh_host is None) != (other.ssh_host is None):
+        return  # Markers of copies tell, see `copy_marker`
+    if one.ssh_host is None or other.ssh_host is None:
+        are_same = live_folder.is_same(one.folder, other.folder)
+    else:
+        hosts = {host.rpartition("@")[2].lower() for host in (one.ssh_host, other.ssh_host)}
+        are_same = len(hosts) == 1 and normpath(one.folder) == normpath(other.folder)
+    if are_same:
+        raise InvalidOption(f"the folder {one.folder} of destination {one.name} is that of {text}")
+
+
+def _destinations(detector: str) -> tuple[Destination, ...]:
+    """Return what the setting of a detector says."""
     from amstrax.rundb import documents
 
     setting = f"{detector.upper()}_COPY_TO"

@@ -1,5 +1,6 @@
 """How far a run is, while it is being taken and processed: what there is of it, chunk by chunk."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,12 @@ import strax
 
 from amstrax import redax, rundoc, settings
 from amstrax.auto_processing import live_folder
-from amstrax.exceptions import AmstraxError, LiveDataCorrupted, LiveDataNotFound
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidRunDocument,
+    LiveDataCorrupted,
+    LiveDataNotFound,
+)
 from amstrax.rundb import availability, documents
 
 
@@ -64,13 +70,12 @@ def live(
     except AmstraxError:
         return None
     usual = live_data_dir or settings.live_data(detector)
-    here = [
-        str(entry["location"])
-        for entry in documents.data_of(document, type="live", host=documents.this_host())
-        if isinstance(entry.get("location"), str)
-    ]
+    entries = documents.data_of(document, type="live", host=documents.this_host())
+    here = [entry.get("location") for entry in entries]
     folders = [Path(usual)] if usual else []
-    folders += [Path(folder).expanduser() for folder in (*here, *rundoc.live_folders(document))]
+    for location in (*here, *rundoc.live_folders(document)):
+        with contextlib.suppress(InvalidRunDocument):
+            folders.append(rundoc.check_location(location))
     for folder in folders:
         run_dir = folder / name
         if not run_dir.is_dir():

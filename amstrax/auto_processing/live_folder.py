@@ -1,18 +1,15 @@
 """The folder of a run's live data: what is in it, and whether it is what it seems to be."""
 
 import os
-import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from amstrax import redax
-from amstrax.exceptions import InvalidRunDocument, LiveDataCorrupted, LiveDataNotFound
+from amstrax import redax, rundoc, settings
+from amstrax.auto_processing import rsync
+from amstrax.exceptions import LiveDataCorrupted, LiveDataNotFound, UsageError
 from amstrax.rundb import documents
-
-#: Names of runs that can be names of folders: not empty, no "..", no slash, nothing hidden
-_RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
 class FileState(NamedTuple):
@@ -21,6 +18,11 @@ class FileState(NamedTuple):
     size: int
     changed: int = 0
     inode: int = 0
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is one, not a folder."""
+        return self.size >= 0
 
 
 Inventory = dict[str, FileState]
@@ -34,13 +36,41 @@ def run_name(document: Mapping) -> str:
     InvalidRunDocument
         When it has none, or one that a folder cannot have.
     """
-    name = documents.name_of(document)
-    if name is None or not _RUN_NAME.fullmatch(name):
-        raise InvalidRunDocument(
-            f"a run is called {name!r}, which cannot be the name of its folder: correct its "
-            f"document (_id {document.get('_id')})"
-        )
-    return name
+    return rundoc.check_run_name(documents.name_of(document))
+
+
+def is_same(one: str | Path, other: str | Path) -> bool:
+    """Return whether two paths lead to one folder, by links or mounts too."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
+    """Return the folders that live data may be copied and deleted from, without links.
+
+    Parameters
+    ----------
+    detector
+        Whose live data.
+    given
+        Folders to take instead of that of the settings.
+
+    Raises
+    ------
+    UsageError
+        When there is none, or one is not there.
+    """
+    setting = f"{detector.upper()}_LIVE_DATA"
+    wanted = [*given] if given else [Path(value) for value in [settings.get(setting)] if value]
+    if not wanted:
+        raise UsageError(f"where is live data? Name its folder in {setting}, or with --live_data")
+    folders = [settings.expanded(folder).resolve() for folder in wanted]
+    for folder in folders:
+        if not folder.is_dir() or folder.parent == folder:
+            raise UsageError(f"{folder} is no folder of live data: check {setting} or --live_data")
+    return tuple(dict.fromkeys(folders))
 
 
 def inventory(run_dir: Path) -> Inventory:
@@ -70,6 +100,8 @@ def inventory(run_dir: Path) -> Inventory:
 def _walk(folder: Path, prefix: str, device: int) -> Iterator[tuple[str, FileState]]:
     with os.scandir(folder) as entries:
         for entry in entries:
+            if not prefix and entry.name == rsync.MARKER:
+                continue  # This is a copy itself
             state = entry.stat(follow_symlinks=False)
             name = f"{prefix}{entry.name}"
             if state.st_dev != device:
@@ -107,6 +139,12 @@ def count(found: Inventory) -> tuple[int, int]:
     """Return how many files there are, and their size [bytes]."""
     files = [state.size for state in found.values() if state.size >= 0]
     return len(files), sum(files)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first of many names."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def is_closed(run_dir: Path) -> bool:

@@ -276,7 +276,7 @@ def folders(its_plan: "Plan", output_folder: Path | None) -> tuple[Path, Path]:
         When a folder of the settings is not there.
     """
     if output_folder is not None:
-        folder = output_folder.expanduser().absolute()
+        folder = settings.expanded(output_folder).absolute()
         return folder, folder
     raw, processed = (
         _lab_folder(f"{its_plan.detector.upper()}_{kind}_DATA") for kind in ("RAW", "PROCESSED")
@@ -290,7 +290,7 @@ def _lab_folder(name: str) -> Path | None:
     value = settings.get(name)
     if not value:
         return None
-    path = Path(value).expanduser().absolute()
+    path = settings.expanded(value).absolute()
     if not path.is_dir():
         raise InvalidOption(
             f"the folder {path} of the setting {name} is not there: make it, if its disk is there"

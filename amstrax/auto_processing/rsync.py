@@ -3,18 +3,22 @@
 Nothing here goes through a shell, on either side. Messages are one line: what, where, what to do.
 """
 
+import contextlib
+import errno
 import os
 import re
 import selectors
 import shlex
 import shutil
+import stat
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from amstrax import settings
-from amstrax.exceptions import CopyFailed, DestinationUnusable, InvalidOption, Stopped
+from amstrax.exceptions import CopyFailed, CopyRefused, DestinationUnusable, InvalidOption, Stopped
 
 #: ssh gives up a host that does not answer after this time [s], and one that has fallen silent
 #: after as long
@@ -22,12 +26,17 @@ CONNECT_TIMEOUT = 20
 #: rsync gives up when no data has come for so long [s]; longer where a file is read on both sides
 SILENCE, SILENCE_OF_CHECKSUMS = 300, 7200
 #: Folder at the destination in which rsync keeps a file that was on its way when it was broken off
-PARTIAL = ".rsync-partial"
+PARTIAL = ".amstrax-partial"
+#: Its name before amstrax 3.0.0, and that which rsync proposes to everybody
+OLD_PARTIAL = ".rsync-partial"
+#: File that says of which run a copy is, see `copy_marker`; no part of the run
+MARKER = ".amstrax-copy.json"
+#: rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[A-Za-z0-9]{6}", re.DOTALL)
+#: In listings, instead of a size: folders; what is neither file nor folder, as a symbolic link
+FOLDER, ODD = -1, -2
 
-# rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way. Nothing
-# else is ever removed from a destination: R is what may be, P what is protected.
-_LEFT_BEHIND = ("--filter=R .*.??????", "--filter=P *")
-_LEFT_BEHIND_OF_OLD = (f"--filter=R {PARTIAL}/***", *_LEFT_BEHIND)
+_ALL_BUT_MARKER = f"--exclude=/{MARKER}"
 _SSH_HOST = re.compile(r"[\w.+][\w.+-]*(@[\w.+][\w.+-]*)?", re.ASCII)
 _LISTED = re.compile(r"(?P<kind>[-a-z])\S+ +(?P<size>\d+) [\d/]{10} [\d:]{8} (?P<name>.*)")
 _DIFFERENCE = "differs:"
@@ -105,8 +114,9 @@ def copy(
     by_checksum: bool = False,
     stopped: Callable[[], bool] = bool,
     on_bytes: Callable[[int], None] | None = None,
+    remove: Sequence[str] = (),
 ) -> None:
-    """Bring a copy up to date. What is in it beside, is left.
+    """Bring a copy up to date. Other files in it stay.
 
     Parameters
     ----------
@@ -122,6 +132,8 @@ def copy(
         Asked now and then; once it returns True, the copy is broken off.
     on_bytes
         Told how much has been copied [bytes].
+    remove
+        Names of files and folders in the copy that are removed from it.
 
     Raises
     ------
@@ -131,63 +143,152 @@ def copy(
         When it was broken off.
     """
     # Files on this machine too, so that what has come of a file is made use of
-    options = ["-rtO", "--no-whole-file", "--delete-after", "--info=progress2", "--no-h"]
-    if by_checksum:
-        options += ["--checksum", *_LEFT_BEHIND_OF_OLD]
-    else:
-        options += [f"--partial-dir={PARTIAL}", *_LEFT_BEHIND]
+    options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
+    options.append("--checksum" if by_checksum else f"--partial-dir={PARTIAL}")
+    if remove:
+        # R is what may be removed, P what is protected
+        options += ["--delete-after", *(f"--filter=R /{_pattern(n)}" for n in remove)]
+        options.append("--filter=P *")
     if bandwidth is not None:
         options.append(f"--bwlimit={bandwidth}")
     silence = SILENCE_OF_CHECKSUMS if by_checksum else SILENCE
     _run(options, [f"{source}/"], place, silence, stopped, on_bytes)
 
 
-def differences(source: Path, place: Place, stopped: Callable[[], bool] = bool) -> list[str]:
+def differences(
+    source: Path,
+    place: Place,
+    stopped: Callable[[], bool] = bool,
+    of_source_only: bool = False,
+) -> list[str]:
     """Return the names of what differs between a folder and its copy, or is in one alone.
 
-    Every file is read on both sides, and compared by rsync's checksum.
+    Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`, what
+    is in the copy alone is left out.
 
     Raises
     ------
     CopyFailed, Stopped
         As of `copy`.
     """
-    options = ["-rc", "--dry-run", "--delete", f"--out-format={_DIFFERENCE}%i %n"]
+    options = ["-rc", "--dry-run", "--8-bit-output", _ALL_BUT_MARKER]
+    options += [] if of_source_only else ["--delete"]
+    options.append(f"--out-format={_DIFFERENCE}%i %n")
     text = _run(options, [f"{source}/"], place, SILENCE_OF_CHECKSUMS, stopped)
-    lines = (line for line in text.splitlines() if line.startswith(_DIFFERENCE))
-    return [line.removeprefix(_DIFFERENCE).split(maxsplit=1)[-1] for line in lines]
+    lines = (line for line in text.split("\n") if line.startswith(_DIFFERENCE))
+    # %i has eleven characters
+    return [_unescaped(line[len(_DIFFERENCE) + 12 :]).rstrip("/") for line in lines]
 
 
 def to_copy(source: Path, place: Place) -> int:
     """Return how many files and folders `copy` would copy."""
-    options = ["-rtO", "--dry-run", f"--out-format={_DIFFERENCE}%n"]
+    options = ["-rtO", "--dry-run", _ALL_BUT_MARKER, f"--out-format={_DIFFERENCE}%n"]
     return _run(options, [f"{source}/"], place, SILENCE).count(_DIFFERENCE)
 
 
 def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] | None:
     """Return the files in a folder and below, with their sizes [bytes]; folders have -1.
 
-    What is neither, as a symbolic link, has -2. None: there is no such folder.
+    What is neither, as a symbolic link, has -2; the marker is left out. None: there is no such
+    folder.
 
     Raises
     ------
+    CopyRefused
+        When it is no folder, but a symbolic link or a file.
     CopyFailed, Stopped
         As of `copy`.
     """
     options = ["-r", "--list-only", "--no-h", "--8-bit-output"]
     try:
-        text = _run(options, [], place / "", SILENCE, stopped)
+        text = _run(options, [], place, SILENCE, stopped)
     except _Missing:
         return None
+    own_name = place.folder.rpartition("/")[2]
     found = {}
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:
         match = _LISTED.fullmatch(line)
         if match is None:
             raise CopyFailed(f"rsync's list of {place} has {line!r}, which makes no sense")
-        name = re.sub(r"\\#(\d{3})", lambda code: chr(int(code[1], 8)), match["name"])
-        if name != ".":
-            found[name] = {"-": int(match["size"]), "d": -1}.get(match["kind"], -2)
+        name = _unescaped(match["name"])
+        size = {"-": int(match["size"]), "d": FOLDER}.get(match["kind"], ODD)
+        if name != own_name:
+            found[name.removeprefix(f"{own_name}/")] = size
+        elif size != FOLDER:
+            raise CopyRefused(
+                f"{place} is {'a symbolic link' if size == ODD else 'a file'}: put a folder in its "
+                "place, or move it away"
+            )
+    found.pop(MARKER, None)
     return found
+
+
+def fetch(place: Place, most: int) -> bytes:
+    """Return what is in a file; nothing when it is larger than `most` [bytes], or no plain file.
+
+    Raises
+    ------
+    CopyFailed
+        When the host or the file cannot be reached.
+    """
+    if place.ssh_host is None:
+        return _read(Path(place.folder), most)
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(_Missing):
+            _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
+        return _read(Path(folder, place.folder.rpartition("/")[2]), most)
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return b""
+        raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
+    with open(descriptor, "rb") as file:
+        state = os.fstat(descriptor)
+        is_small_file = stat.S_ISREG(state.st_mode) and state.st_size <= most
+        return file.read(most) if is_small_file else b""
+
+
+def send(file: Path, place: Place, replace: bool = False) -> None:
+    """Write a file into a folder, which is made if the one above is there; it is whole, or not.
+
+    Parameters
+    ----------
+    file
+        File.
+    place
+        Folder for it.
+    replace
+        Write it if there is one of its name, too.
+
+    Raises
+    ------
+    CopyFailed
+        When it cannot be written.
+    """
+    options = ["-t", *([] if replace else ["--ignore-existing"])]
+    try:
+        _run([*options, "--fsync"], [str(file)], place, SILENCE)
+    except CopyFailed as error:
+        if "unknown option" not in str(error):
+            raise
+        # Before rsync 3.2.4
+        _run(options, [str(file)], place, SILENCE)
+
+
+def _pattern(name: str) -> str:
+    """Return rsync's pattern for a name; for a folder of partial files, also of all in it."""
+    if re.search(r"[*?\[]", name):
+        name = re.sub(r"[*?\[\\]", r"\\\g<0>", name)
+    return f"{name}/***" if name.rpartition("/")[2] == PARTIAL else name
+
+
+def _unescaped(text: str) -> str:
+    """Return a name that rsync has printed with control characters as numbers."""
+    return re.sub(r"\\#(\d{3})", lambda code: chr(int(code[1], 8)), text)
 
 
 def check_folder(place: Place) -> None:
@@ -220,13 +321,14 @@ def _run(
     stopped: Callable[[], bool] = bool,
     on_bytes: Callable[[int], None] | None = None,
     tries: int = 3,
+    into: str | None = None,
 ) -> str:
-    """Run rsync, and return what it says; without sources `place` is read."""
+    """Run rsync, and return what it says; without sources `place` is listed, or copied `into`."""
     place.check()
     command = [*_program(), *options, "--protect-args"]
     if place.ssh_host is not None:
         command += [f"--timeout={silence}", f"--rsh={shlex.join(ssh_command())}"]
-    command += ["--", *sources, f"{place}/" if sources else str(place)]
+    command += ["--", *sources, f"{place}/" if sources else str(place), *([into] if into else [])]
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -249,7 +351,7 @@ def _run(
         # a closed line, or nothing. What has come of a copy is kept, so trying again costs little.
         if sources:
             check_folder(Place(os.path.dirname(place.folder.rstrip("/")), place.ssh_host))
-        return _run(options, sources, place, silence, stopped, on_bytes, tries - 1)
+        return _run(options, sources, place, silence, stopped, on_bytes, tries - 1, into)
     return said
 
 
@@ -270,7 +372,7 @@ def ssh_command() -> list[str]:
         "ServerAliveInterval": CONNECT_TIMEOUT // 4,
         "ServerAliveCountMax": 4,
     }
-    file = ["-F", str(Path(config).expanduser())] if config else []
+    file = ["-F", str(settings.expanded(config))] if config else []
     return ["ssh", *file, *(f"-o{name}={value}" for name, value in options.items())]
 
 

@@ -110,8 +110,9 @@ class RunClaim:
         self._stop.event.set()
 
     def read(self) -> dict[str, Any]:
-        """Return the run document."""
-        return self._persist(documents.find_run, self._collection, self._run_id)
+        """Return the run document, with the tags of all that the run has."""
+        document = self._persist(documents.find_run, self._collection, self._run_id)
+        return self._persist(documents.merge_tags, self._collection, document)
 
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
         """Set the status of the run, see `amstrax.rundb.documents.set_status`.

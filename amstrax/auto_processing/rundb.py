@@ -1,7 +1,6 @@
 """The command ``amstrax rundb``: look into the run database, and change what is in it."""
 
 import argparse
-import getpass
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amstrax import settings
 from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import AmstraxError, UsageError
 from amstrax.rundb import documents, shown, transfer
@@ -176,7 +176,7 @@ def tag(collection: Any, args: argparse.Namespace) -> None:
     if args.remove:
         done = documents.remove_tag(collection, args.run_id, args.tag)
     else:
-        done = documents.add_tag(collection, args.run_id, args.tag, getpass.getuser())
+        done = documents.add_tag(collection, args.run_id, args.tag, settings.login_name())
     if not done:
         has = "does not have" if args.remove else "has"
         log.info("run %s %s the tag %s already", args.run_id, has, args.tag)

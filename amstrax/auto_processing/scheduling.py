@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import settings
+from amstrax import rundoc, settings
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
 from amstrax.exceptions import AmstraxError, InvalidOption
 from amstrax.rundb import documents
@@ -209,13 +208,10 @@ def key_of(document: Document) -> str:
 
 
 def _may_have_source(document: Document, wanted: Wanted) -> bool:
-    name = documents.name_of(document)
-    if name is None or not _RUN_FOLDER.fullmatch(name):
-        return True
     try:
         return has_source(document, wanted)
     except (OSError, RuntimeError, ValueError) as error:
-        log.debug("where data of run %s is: %r", name, error)
+        log.debug("where data of run %s is: %r", documents.name_of(document), error)
         return True
 
 
@@ -225,22 +221,18 @@ def has_source(document: Document, wanted: Wanted) -> bool:
     Raises
     ------
     OSError, RuntimeError, ValueError
-        When a place that the document names cannot be looked at.
+        When a place that the document names cannot be looked at, or no path is made of its name.
     """
-    name = documents.name_of(document)
-    if name is None:
-        return False
+    name = rundoc.check_run_name(documents.name_of(document))
     folder = settings.live_data(wanted.detector)
     if folder is not None and (folder / name).is_dir():
         return True
-    here = documents.data_of(document, host=documents.this_host())
-    for entry in here:
-        location = entry.get("location")
-        if not isinstance(location, str) or not location:
+    for entry in documents.data_of(document, host=documents.this_host()):
+        kind = entry.get("type")
+        if kind != "live" and kind not in wanted.raw_types:
             continue
-        if entry.get("type") == "live" and (Path(location).expanduser() / name).is_dir():
-            return True
-        if entry.get("type") in wanted.raw_types and Path(location).expanduser().is_dir():
+        location = rundoc.check_location(entry.get("location"))
+        if (location / name if kind == "live" else location).is_dir():
             return True
     return False
 

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import _legacy, settings
-from amstrax.auto_processing import live_folder, plan
+from amstrax import _legacy, rundoc, settings
+from amstrax.auto_processing import plan
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
 from amstrax.auto_processing.plan import Plan
@@ -145,9 +145,9 @@ def make_work(
     found = plan.find(targets, context, detector, config_kwargs)
     options = [f"--workers={workers}"]
     if output_folder is not None:
-        options.append(f"--output_folder={Path(output_folder).expanduser().absolute()}")
+        options.append(f"--output_folder={settings.expanded(output_folder).absolute()}")
     if live_data_dir is not None:
-        options.append(f"--live_data_dir={Path(live_data_dir).expanduser().absolute()}")
+        options.append(f"--live_data_dir={settings.expanded(live_data_dir).absolute()}")
     if allow_incomplete:
         options.append("--allow_incomplete")
     if config_kwargs:
@@ -156,8 +156,8 @@ def make_work(
         options.append(f"--corrections_version={corrections_version}")
     return Work(
         plan=found,
-        job_folder=job_folder.expanduser().absolute(),
-        log_folder=log_folder.expanduser().absolute(),
+        job_folder=settings.expanded(job_folder).absolute(),
+        log_folder=settings.expanded(log_folder).absolute(),
         script=_program(script),
         options=tuple(options),
         memory=settings.job_memory() if memory is None else memory,
@@ -172,7 +172,7 @@ def _program(script: str | Path) -> tuple[str, ...]:
     if new is not None:
         _legacy.warn(f"script={str(script)!r} is now script={new!r}, the default")
         script = new
-    for path in (Path(__file__).parent / f"{script}.py", Path(script).expanduser().absolute()):
+    for path in (Path(__file__).parent / f"{script}.py", settings.expanded(script).absolute()):
         if path.is_file():
             return (sys.executable, str(path)) if path.suffix == ".py" else (str(path),)
     raise InvalidOption(
@@ -214,9 +214,10 @@ def submit(
     RunDatabaseError
         When the run database cannot be reached.
     """
+    document = documents.find_run(collection, run_id, None, plan.FIELDS)
+    plan.check_ready(documents.merge_tags(collection, document))
     document = documents.find_only(collection, run_id, plan.FIELDS)
-    plan.check_ready(document)
-    name = live_folder.run_name(document)
+    name = rundoc.check_run_name(documents.name_of(document))
     attempt = f"{name}-{uuid.uuid4().hex[:16]}"
     submitter = _Submitter(work, name, plan.of_run(work.plan, document), attempt, engine)
     return submitter.dry_run() if work.dry_run else submitter.submit(collection, afresh)

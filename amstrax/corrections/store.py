@@ -137,7 +137,7 @@ def _folder(setting: str, branch: str) -> list[Path]:
             branch,
             setting,
         )
-    folder = Path(setting.replace("{branch}", branch)).expanduser()
+    folder = settings.expanded(setting.replace("{branch}", branch))
     if not folder.is_dir():
         raise InvalidOption(
             f"the setting AMSTRAX_CORRECTIONS_FOLDER is {setting!r}, and there is no folder "

@@ -154,7 +154,7 @@ def set_password(args: argparse.Namespace) -> str:
 def users_file(args: argparse.Namespace) -> Path | None:
     """Return the file of users, None where nobody has to log in."""
     path = args.users or settings.get("AMSTRAX_DASHBOARD_USERS")
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else settings.expanded(path)
 
 
 def make_site(args: argparse.Namespace) -> "Site":
@@ -201,10 +201,10 @@ def make_site(args: argparse.Namespace) -> "Site":
         actions=args.allow_actions is not None,
         actors=actors,
         logins=logins,
-        job_folder=args.job_folder.expanduser().absolute(),
-        log_folder=args.log_folder.expanduser().absolute(),
-        output_folder=args.output_folder and args.output_folder.expanduser().absolute(),
-        live_data_dir=args.live_data_dir and args.live_data_dir.expanduser().absolute(),
+        job_folder=settings.expanded(args.job_folder).absolute(),
+        log_folder=settings.expanded(args.log_folder).absolute(),
+        output_folder=args.output_folder and settings.expanded(args.output_folder).absolute(),
+        live_data_dir=args.live_data_dir and settings.expanded(args.live_data_dir).absolute(),
         config_kwargs=args.config_kwargs,
         corrections_version=args.corrections_version,
         refresh=args.refresh,

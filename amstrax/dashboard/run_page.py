@@ -1,20 +1,18 @@
 """The page of one run: what is known of it, its data, options and corrections, log and document."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bokeh.models import Select, TextInput
 
+from amstrax import rundoc
 from amstrax.dashboard import render
 from amstrax.dashboard.actions_panel import ActionsPanel
 from amstrax.dashboard.live_part import LivePart
 from amstrax.dashboard.log_part import LogPart
 from amstrax.dashboard.page import STYLE, Page, wrapped
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import AmstraxError, InvalidRunDocument, UsageError
 from amstrax.rundb import availability, documents, shown
-
-_RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,63}")
 
 
 class OfRun(Page):
@@ -49,9 +47,10 @@ class OfRun(Page):
 def run_id_of(text: str) -> str:
     """Return a run id as it is in documents; empty for what is none."""
     text = text.strip()
-    if not _RUN_ID.fullmatch(text):
+    try:
+        return rundoc.check_run_name(text).zfill(6)
+    except InvalidRunDocument:
         return ""
-    return text.zfill(6) if text.isascii() and text.isdigit() else text
 
 
 class _About(NamedTuple):

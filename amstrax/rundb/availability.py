@@ -235,7 +235,8 @@ def _folder_of(entry: Mapping[str, Any], run_id: str) -> Path | None:
         return None
     if not isinstance(lineage_hash, str):
         return Path(location)
-    return Path(location, f"{run_id}-{entry.get('type')}-{lineage_hash}")
+    name = f"{run_id}-{entry.get('type')}-{lineage_hash}"
+    return None if "/" in name else Path(location, name)
 
 
 def differences(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:

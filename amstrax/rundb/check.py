@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
-from amstrax.rundb import known_hosts, session, ssh_config
+from amstrax.rundb import documents, known_hosts, session, ssh_config
 from amstrax.rundb.connection import COLLECTIONS, DATABASE, is_embedded
 from amstrax.rundb.line import Line, translated
 from amstrax.settings import RunDatabase
@@ -216,4 +216,10 @@ def described_documents(call: Callable[..., Any], detector: str) -> str:
         lambda c: list(c.find({}, {"number": 1}).sort("number", -1).limit(1)), "find"
     )
     last = [document.get("number") for document in newest]
-    return f"{name} has {number} run documents, the last of run {last[0] if last else '?'}"
+    text = f"{name} has {number} run documents, the last of run {last[0] if last else '?'}"
+    found = call(lambda c: list(c.find({}, {"number": 1, "name": 1})), "find")
+    twice = documents.duplicates(found)
+    if not twice:
+        return text
+    shown = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
+    return f"{text}; {len(twice)} runs have more than one ({shown}): remove all but one of each"

@@ -38,7 +38,7 @@ from amstrax.rundb.filters import (
     lacks_tag,
     run_filters,
 )
-from amstrax.rundb.finding import find_only, find_run, read
+from amstrax.rundb.finding import duplicates, find_only, find_run, merge_tags, read
 from amstrax.rundb.leases import claim, new_owner, release, renew, server_time
 from amstrax.rundb.registering import (
     add_data,
@@ -68,6 +68,7 @@ __all__ = [
     "cancelled_by",
     "claim",
     "data_of",
+    "duplicates",
     "failures_of",
     "find_only",
     "find_run",
@@ -80,6 +81,7 @@ __all__ = [
     "is_unclaimed",
     "job_of",
     "lacks_tag",
+    "merge_tags",
     "name_of",
     "new_document",
     "new_owner",

@@ -1,10 +1,18 @@
 """Reading run documents from the run database."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from amstrax.exceptions import InvalidRunDocument, RunDatabaseUnreachable, RunNotFound
+from amstrax.rundb.fields import name_of, number_of, tags_of
 from amstrax.rundb.filters import run_filters
+
+log = logging.getLogger(__name__)
+
+# Documents of which it has been said that they are of one run
+_warned: set[tuple[str, ...]] = set()
 
 
 def find_run(
@@ -39,6 +47,36 @@ def find_run(
         f"run {run_id} is not in the run database ({place(collection)}): check its number, and "
         "which detector's run it is"
     )
+
+
+def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of a run with the tags of all documents of its number or name.
+
+    One run should have one document: where it has more, a warning says so, once.
+    """
+    number, name = number_of(document), name_of(document)
+    alike = [{"number": number}] * (number is not None) + [{"name": name}] * (name is not None)
+    if not alike:
+        return dict(document)
+    found = read(collection, {"$or": alike}, ["tags"])
+    ids = sorted(str(other["_id"]) for other in found)
+    if len(ids) > 1 and (place(collection), *ids) not in _warned:
+        _warned.add((place(collection), *ids))
+        log.warning(
+            "run %s has %d documents in %s (_id %s): remove all but one; a tag of one counts",
+            name,
+            len(ids),
+            place(collection),
+            ", ".join(ids[:3]),
+        )
+    tags = [{"name": tag} for other in found for tag in tags_of(other)]
+    return {**document, "tags": tags} if len(ids) > 1 else dict(document)
+
+
+def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of runs that have more than one of some documents."""
+    names = Counter(name_of({"number": number_of(d)}) or str(name_of(d)) for d in documents)
+    return [name for name, n in names.items() if n > 1]
 
 
 def read(

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from amstrax import settings
 from amstrax.exceptions import LocalDatabaseError
 from amstrax.rundb.local_collection import LocalCollection as LocalCollection
 from amstrax.rundb.local_collection import LocalCursor as LocalCursor
@@ -53,7 +54,7 @@ class LocalClient:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser().absolute()
+        self.path = settings.expanded(path).absolute()
         self._local = threading.local()
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc
+from amstrax import rundoc, settings
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound
 from amstrax.rundb import documents
 
@@ -186,10 +186,10 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
     InvalidRunDocument
         When a document is needed, and there is none, or an odd one.
     """
-    folder = folder.expanduser().absolute()
+    folder = settings.expanded(folder).absolute()
     if not folder.is_dir():
         raise LiveDataNotFound(f"no folder {folder}: give that of a run, as LIVE_FOLDER/006724")
-    run_id = folder.name
+    run_id = rundoc.check_run_name(folder.name)
     beside = folder.with_name(f"rundoc_{run_id}.json")
     is_new = not any(collection.find_one(f, ["_id"]) for f in documents.run_filters(run_id))
     if is_new or document_file is not None:
