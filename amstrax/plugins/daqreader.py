@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -87,7 +88,8 @@ class ArtificialDeadtimeInserted(UserWarning):
         default=1000,
         track=False,
         type=int,
-        help="Least gap between records at which two chunks may be broken [ns]",
+        help="Least gap between records at which two chunks may be broken [ns]; xams_little sets "
+        "3000",
     ),
     strax.Option(
         "channel_map",
@@ -128,6 +130,16 @@ class LiveDataReader(strax.Plugin):
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
         self.dt_max = self.config["max_digitizer_sampling_time"]
         redax.require_run_dir(self.run_dir)
+        overlap, safe_break, longest = (
+            self.config["daq_overlap_chunk_duration"],
+            self.config["safe_break_in_pulses"],
+            self.config["record_length"] * self.dt_max,
+        )
+        if overlap <= safe_break + longest:
+            raise InvalidOption(
+                f"an overlap of {overlap} ns between chunks has no room for safe_break_in_pulses="
+                f"{safe_break} and a record of {longest} ns: set a smaller safe_break_in_pulses"
+            )
         if self.run_dir.name != self.run_id:
             raise InvalidOption(
                 f"this context was set up for the live data of run {self.run_dir.name}, not of run "
@@ -306,6 +318,39 @@ class LiveDataReader(strax.Plugin):
             return []
         start, end = cut.dead_start, cut.dead_end
         return [live_data.dead_time_record(start, end, self.dt_max, channel, self.record_dtype)]
+
+
+def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
+    """Check that chunks of live data are cut far enough from what a plugin joins.
+
+    Parameters
+    ----------
+    plugin
+        Plugin that makes data from raw records, directly or not.
+    needed
+        Option of the plugin -> the `safe_break_in_pulses` that its value needs [ns].
+
+    Raises
+    ------
+    InvalidOption
+        When the reader may cut chunks in shorter gaps: data would depend on where chunks end.
+    """
+    option = max(needed, key=lambda name: needed[name])
+    for reader in _readers_of(plugin):
+        safe_break = reader.config["safe_break_in_pulses"]
+        if safe_break < needed[option]:
+            raise InvalidOption(
+                f"{option}={getattr(plugin, option)} ns of {plugin.provides[0]} is too long for "
+                f"chunks that are cut in gaps of {safe_break} ns: set safe_break_in_pulses="
+                f"{needed[option]}, and make raw data with it"
+            )
+
+
+def _readers_of(plugin: strax.Plugin) -> Iterator[LiveDataReader]:
+    if isinstance(plugin, LiveDataReader):
+        yield plugin
+    for dependency in plugin.deps.values():
+        yield from _readers_of(dependency)
 
 
 @strax.takes_config(

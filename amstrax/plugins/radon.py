@@ -9,7 +9,7 @@ from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.plugins.dtypes import peak_basics_dtype
-from amstrax.plugins.peak_processing import peak_basics
+from amstrax.plugins.peak_processing import check_safe_break_for_peaks, peak_basics
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
@@ -182,6 +182,10 @@ class RadonPeaks(CorrectedPlugin):
             "radon_peaks": strax.peak_dtype(n_channels=self.config["n_tpc_pmts"]),
             "radon_lone_hits": strax.hit_dtype,
         }
+
+    def setup(self):
+        super().setup()
+        check_safe_break_for_peaks(self)
 
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
