@@ -49,7 +49,9 @@ def event_scatter(
     """
     ax = new_axes() if ax is None else ax
     data = part.load("event_info")
-    figure = events.event_scatter(data, ax, s1, s2, color, part.nothing("events with S1 and S2"))
+    figure = events.event_scatter(
+        data, ax, s1, s2, color, part.nothing("events with S1 and S2"), part.area_unit("event_info")
+    )
     ax.set_title(f"Run {part.run_id}: {ax.get_title()}")
     return figure
 
@@ -177,7 +179,13 @@ def event_display(
     wide = wide[wide["event_number"] == event["event_number"]]
     peaks = whole.load("peaks", "peak_basics")
     figure = event_displays.event_display(
-        wide[0], peaks, peaks["type"], tuple(top_channels(part.context)), radius, figure
+        wide[0],
+        peaks,
+        peaks["type"],
+        tuple(top_channels(part.context)),
+        radius,
+        figure,
+        part.area_unit("event_info"),
     )
     figure.suptitle(f"Run {part.run_id}", x=0.01, ha="left", fontsize="large")
     return figure
