@@ -12,6 +12,7 @@ from amstrax.analyses.geometry import QUADRANTS
 from amstrax.analyses.peaks import plot_peaks, plot_waveform
 from amstrax.analyses.quantities import ADC_COUNTS, PE, short_unit
 from amstrax.analyses.style import COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, new_figure, note
+from amstrax.common import XAMS_VOLUME
 
 _KINDS = (("s1", "S1"), ("alt_s1", "Alternative S1"), ("s2", "S2"), ("alt_s2", "Alternative S2"))
 
@@ -21,7 +22,7 @@ def event_display(
     peaks: np.ndarray | None = None,
     types: np.ndarray | None = None,
     top_channels: tuple[int, ...] = (1, 2, 3, 4),
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     figure: Figure | None = None,
     unit: str = PE,
 ) -> Figure:

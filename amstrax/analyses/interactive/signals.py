@@ -17,6 +17,7 @@ from amstrax.analyses.quantities import (
     time_unit,
 )
 from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
+from amstrax.common import XAMS_VOLUME
 
 _TOOLS = "pan,xbox_zoom,box_zoom,xwheel_zoom,reset,save"
 
@@ -212,7 +213,7 @@ def event(
     peaks: np.ndarray | None = None,
     types: np.ndarray | None = None,
     top_channels: Sequence[int] = (1, 2, 3, 4),
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     width: int = 900,
     area_unit: str = PE,
 ) -> Any:

@@ -10,6 +10,7 @@ from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.on_context.channels import top_channels
 from amstrax.analyses.style import new_axes, new_figure, note
+from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def plot_positions(
 def event_display(
     part: Part,
     event_number: int | None = None,
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw one event: main and alternative S1 and S2, channels, hit pattern, time and position.
