@@ -16,14 +16,17 @@ class Plugin(strax.Plugin):
     with them, so for most plugins nearly all of that copy is for nothing.
     """
 
-    #: Data type -> fields that are taken of it, besides those for its times; others are whole
+    #: Data type -> fields that `compute` needs of it, besides those of its times; others are whole.
+    #: Holds for the class that sets both, not for subclasses: these may need any field.
     input_fields: Mapping[str, Sequence[str]] = immutabledict()
 
     def iter(self, iters: Mapping[str, Iterator[strax.Chunk]], executor: Any = None) -> Iterator:
+        own = vars(type(self))
+        narrow = own["input_fields"] if {"input_fields", "compute"} <= own.keys() else {}
         iters = {
             data_type: (
-                map(partial(with_fields, fields=self.input_fields[data_type]), chunks)
-                if data_type in self.input_fields
+                map(partial(with_fields, fields=narrow[data_type]), chunks)
+                if data_type in narrow
                 else chunks
             )
             for data_type, chunks in iters.items()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import strax
 
-tpc_r = 6.0  #: radius of the XAMS TPC [cm]
-tpc_z = 10.0  #: height of the XAMS TPC [cm]
+tpc_r = 6.0  #: radius of the XAMS TPC [cm], kept for notebooks: not the drift volume, see below
+tpc_z = 10.0  #: height of the XAMS TPC [cm], likewise
 n_tpc_pmts = 5  #: XAMS: one PMT at the bottom, four quadrants at the top
 n_xamsl_channel = 4  #: XAMSL: channels 0, 1 on the V1730, 2, 3 on the V1724
 amstrax_dir = str(Path(__file__).resolve().parent)  #: folder of this package
@@ -39,6 +39,40 @@ class _Gains(np.ndarray):
 #: ADC counts x samples to photoelectrons where no gains are set: the areas stay as they are
 to_pe = np.ones(n_tpc_pmts).view(_Gains)
 to_pe.setflags(write=False)
+
+
+class DriftVolume(NamedTuple):
+    """Size of a drift volume and times that electrons need in it.
+
+    Plots, the simulation, and the defaults of `amstrax.EventPositions` have these numbers.
+    """
+
+    radius: float  #: [mm]
+    depth: float  #: distance from gate to cathode [mm]
+    drift_time_gate: int  #: drift time from the gate [ns]
+    drift_time_cathode: int  #: drift time from the cathode [ns]
+
+    @property
+    def drift_velocity(self) -> float:
+        """Velocity of electrons between cathode and gate [mm/ns]."""
+        return self.depth / (self.drift_time_cathode - self.drift_time_gate)
+
+
+XAMS_VOLUME = DriftVolume(
+    radius=31.0,  # last edge of r in the published s1_map_v0.json
+    # Defaults of the options of event_positions in the lab's package 2.1
+    depth=50.5,
+    drift_time_gate=3_000,
+    drift_time_cathode=39_500,
+)
+
+XAMSL_VOLUME = DriftVolume(
+    # E. Hogenbirk et al., NIM A 840 (2016) 87: 44 mm wide, 100 mm of drift
+    radius=22.0,
+    depth=100.0,
+    drift_time_gate=3_000,  # assumed, as in XAMS
+    drift_time_cathode=66_000,  # 1.6 mm/us at 500 V/cm; ditto, fig. 9
+)
 
 
 def get_elife(run_id: str) -> float:

@@ -61,6 +61,8 @@ XAMSL_CONFIG = immutabledict(
         v1724=(2, 3),
         aqmon=(40, 40),
     ),
+    # As long as peak_gap_threshold, and three times the extensions of peaks
+    safe_break_in_pulses=3000,
 )
 
 _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")

@@ -1,7 +1,10 @@
 """Analyses on the contexts: pictures, arguments, empty data, errors."""
 
+import datetime
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +13,17 @@ import numpy as np
 import pytest
 import strax
 from analysed_runs import N_EVENTS, analysed  # noqa: F401
+from corrections_files import write_files
 from make_runs import RUN_ID, START
 from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
 
 from amstrax._context import ANALYSES
+from amstrax.analyses import loading
 from amstrax.analyses._figure import NotebookFigure
-from amstrax.exceptions import InvalidOption, NoSuchDataType
+from amstrax.dashboard import figures, stored
+from amstrax.exceptions import CorrectionNotFound, InvalidOption, NoSuchDataType
 
 BASELINES = Path(__file__).with_name("baseline_images")
 #: Root mean square of differences of 8-bit colours. Text is left out, so that fonts do not matter.
@@ -279,6 +286,145 @@ def test_options_for_one_call(analysed):  # noqa: F811
     double, *_ = st.records_matrix(RUN_ID, config={"gain_to_pe_array": (0.0285714,) * 7}, **part)
     np.testing.assert_allclose(double, 2 * matrix)
     assert st.config["gain_to_pe_array"][0] == 0.0142857
+
+
+# --- units of areas
+
+
+def words_of(*results):
+    """Return all text in a figure of matplotlib, or in layouts of Bokeh."""
+    result = results[0]
+    if not isinstance(result, Figure):
+        from bokeh.document import Document
+
+        document = Document()
+        for root in results:
+            document.add_root(root)
+        return json.dumps(document.to_json(deferred=False))
+    result.draw_without_rendering()
+    return " ".join(text.get_text() for text in result.findobj(Text))
+
+
+#: Analyses that show areas or light, with arguments that find some
+AREAS = {
+    "compare_runs": {},
+    "event_display": {"event_number": 3},
+    "event_scatter": {},
+    "plot_area_per_channel": {},
+    "plot_peak_records": PART,
+    "plot_peaks": PART,
+    "plot_peaks_area_aft_histogram": {},
+    "plot_peaks_area_width_histogram": {},
+    "plot_records_matrix": {"seconds_range": (0.0199, 0.0202)},
+    "waveform_display": PART,
+}
+
+
+@pytest.fixture(scope="module")
+def without_gains(analysed, tmp_path_factory):  # noqa: F811
+    """Context of XAMS with gains of 1, in which the run is stored as well."""
+    st = analysed["xams"].new_context(config={"gain_to_pe_array": None})
+    st.storage = [
+        *st.storage,
+        strax.DataDirectory(str(tmp_path_factory.mktemp("without_gains"))),
+    ]
+    st.storage[0].readonly = True
+    for target in ("peaks", "event_info", "event_waveform", "event_area_per_channel"):
+        st.make(RUN_ID, target, save=target, progress_bar=False)
+    return st
+
+
+@pytest.mark.parametrize(
+    ("name", "analysis"), [case for case in WORKING if case[1] in AREAS and case[0] != "xams_led"]
+)
+def test_unit_of_areas_is_that_of_the_gains(analysed, without_gains, name, analysis):  # noqa: F811
+    def shown(st):
+        return words_of(getattr(st, analysis)(RUN_ID, **AREAS[analysis]))
+
+    with_gains = shown(analysed[name])
+    assert bool(re.search(r"\bPE\b", with_gains)) == (name == "xams")
+    words = shown(without_gains) if name == "xams" else with_gains
+    assert not re.search(r"\bPE\b", words)
+    assert re.search(r"ADC (counts|x samples)", words)
+
+
+def test_unit_of_areas_in_figures_of_sources(analysed):  # noqa: F811
+    for name, unit in (("xams", "PE"), ("xams_little", "ADC counts x samples")):
+        drawn = figures.of_run(analysed[name], RUN_ID, figures.Scales())
+        words = words_of(*(figure for group in drawn.groups.values() for figure in group))
+        assert bool(re.search(r"\bPE\b", words)) == (unit == "PE")
+        area_width, _ = list(drawn.groups.values())[-1]
+        assert area_width.xaxis.axis_label == f"Area [{unit}]"
+
+
+def test_unit_of_areas_without_correction_files(analysed, tmp_path, monkeypatch):  # noqa: F811
+    """Data that is stored can be shown where gains cannot be looked up."""
+    url = "file://gain_to_pe_array?filename=gain_to_pe_array_v1.json&github_branch=master"
+    st = analysed["xams"].new_context(config={"gain_to_pe_array": url})
+    with pytest.raises(CorrectionNotFound):
+        st.get_single_plugin(RUN_ID, "peaks")
+    assert loading.area_unit(st, RUN_ID, "event_info") == "PE"
+    write_files(tmp_path, gain_to_pe_array_v1={f"{int(RUN_ID):06d}": [1] * 7})
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(tmp_path))
+    assert loading.area_unit(st, RUN_ID, "event_info") == "ADC counts x samples"
+    for gains in (None, (1, 1.0, 1, 1, 1), (1, 1, 1, 1, 2)):
+        unit = loading.area_unit(
+            st.new_context(config={"gain_to_pe_array": gains}), RUN_ID, "peaks"
+        )
+        assert (unit == "PE") == (gains is not None and 2 in gains)
+    # Those of the detector that the data type is of
+    assert loading.area_unit(analysed["xams"], RUN_ID, "peak_basics_sipm") == "PE"
+    assert loading.area_unit(analysed["xams"], RUN_ID, "raw_records") == "ADC counts x samples"
+
+
+# --- time of a run
+
+
+def rates_in_legend(figure):
+    """Return name -> rate [Hz]."""
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    return {t.split(": ")[0]: float(t.split(": ")[1].removesuffix(" Hz")) for t in texts}
+
+
+@pytest.mark.parametrize("documented", [True, False])
+def test_rates_are_over_the_time_of_the_run(analysed, tmp_path, documented):  # noqa: F811
+    """Chunks are 5.5 s long, and the run 4.4 s: an event each 110 ms."""
+    st = analysed["xams"].new_context()
+    if documented:
+        st.storage = [*st.storage, strax.DataDirectory(str(tmp_path), provide_run_metadata=True)]
+        begin = datetime.datetime(2024, 1, 2, 3, 4, 5, 800_000)
+        assert int(begin.replace(tzinfo=datetime.UTC).timestamp()) == START
+        end = begin + datetime.timedelta(seconds=4.4)
+        st.storage[-1].write_run_metadata(RUN_ID, {"name": RUN_ID, "start": begin, "end": end})
+    figure = st.plot_rates(RUN_ID)
+    last_event = 0.02 + 0.11 * (N_EVENTS - 1)
+    expected = 4.4 if documented else last_event
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(expected, abs=1e-3)
+    assert rates_in_legend(figure)["events"] == pytest.approx(N_EVENTS / expected, rel=5e-3)
+    # No fall at the end
+    rate = next(p for p in figure.axes[0].patches if p.get_label().startswith("events"))
+    values = rate.get_data().values
+    assert values[-1] > 0.7 * values.mean()
+    # A part of the run is as long as it is; behind its end is nothing
+    part = st.plot_rates(RUN_ID, seconds_range=(1, 2), bin_seconds=0.3)
+    assert part.axes[0].get_xlim() == (1, 2)
+    assert st.plot_rates(RUN_ID, seconds_range=(1, 90)).axes[0].get_xlim()[1] < 4.5
+    rate, number = (
+        st.compare_runs(RUN_ID, fields=["z"], normalize=normalize).axes[0].patches[0].get_data()
+        for normalize in ("rate", "counts")
+    )
+    assert number.values.sum() / rate.values.sum() == pytest.approx(expected, abs=1e-3)
+    drawn = stored.span(st, RUN_ID, "peak_basics")
+    assert (drawn.end - drawn.start) / 1e9 == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_run_document_that_ends_before_the_data(analysed, tmp_path):  # noqa: F811
+    st = analysed["xams"].new_context()
+    st.storage = [*st.storage, strax.DataDirectory(str(tmp_path), provide_run_metadata=True)]
+    begin = datetime.datetime(2024, 1, 2, 3, 4, 5)
+    document = {"name": RUN_ID, "start": begin, "end": begin + datetime.timedelta(seconds=1)}
+    st.storage[-1].write_run_metadata(RUN_ID, document)
+    assert st.plot_rates(RUN_ID).axes[0].get_xlim()[1] > 4.3
 
 
 # --- matrices

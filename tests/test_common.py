@@ -1,5 +1,6 @@
 """Constants and helpers for notebooks."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import amstrax
-from amstrax import common
+from amstrax import analyses, common
+from amstrax.analyses import interactive
+from amstrax.simulation.detector import XAMS, XAMSL
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 
@@ -222,3 +225,18 @@ def test_get_config_defaults_excludes():
     for arguments in ({"exclude": ["source"]}, {"include": ["derived"]}):
         table = common.get_config_defaults(context, **arguments)
         assert list(table["option"]) == ["of_derived"]
+
+
+def test_drift_volume_is_the_same_everywhere():
+    volume = common.XAMS_VOLUME
+    options = amstrax.EventPositions.takes_config
+    names = ("gate_cathode_distance", "drift_time_gate", "drift_time_cathode")
+    assert [options[name].default for name in names] == list(volume[1:])
+    for detector, expected in ((XAMS, volume), (XAMSL, common.XAMSL_VOLUME)):
+        sizes = (detector.radius, *(getattr(detector, name) for name in names))
+        assert sizes == tuple(expected)
+        assert detector.drift_velocity == expected.drift_velocity
+    for display in (analyses.event_display, interactive.event):
+        assert inspect.signature(display).parameters["radius"].default == volume.radius
+    # As the lineage has them
+    assert [type(options[name].default) for name in names] == [float, int, int]

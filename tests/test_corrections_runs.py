@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import strax
 from corrections_files import write_files
+from immutabledict import immutabledict
 from make_runs import RUN_ID, pulses, rundoc, write_run
 
 import amstrax
@@ -51,6 +52,7 @@ def files(tmp_path_factory):
         _global_v1=GLOBAL,
         _global_map={**GLOBAL, "s1_map": "s1_map_v1.json"},
         elife_v1=by_range(ELIVES[0], ELIVES[2]),
+        lifetime_v1=by_range(ELIVES[0], ELIVES[2]),
         gain_to_pe_array_v1=by_range([GAINS[0]] * 7, [GAINS[2]] * 7),
         electron_drift_velocity_v1=by_range(0.001, 0.002),
         s1_map_v1=by_range(MAP, MAP | {"hist_ratio": [[0.2, 0.1], [0.2, 0.1]]}),
@@ -240,6 +242,129 @@ def test_value_of_another_kind(context, files):
         st = context(config={"elife": f"file://elife?filename={name}_v1.json"})
         with pytest.raises(InvalidCorrection, match=f"{name}_v1.*elife is a {kind}.*number"):
             st.get_single_plugin(RUNS[0], "corrected_areas")
+
+
+# --- forms of an option in a plugin of the user's
+
+#: In the file of elife: run 000101 in the first range, 000203 in the second
+FILE = "filename=elife_v1.json"
+#: Form of the value -> what it is for run 000101
+FORMS = {
+    "plain": (12_345.0, 12_345.0),
+    "file": (f"file://elife?{FILE}", ELIVES[0]),
+    "file and branch": (f"file://elife?{FILE}&github_branch=master", ELIVES[0]),
+    "file without option": (f"file://?{FILE}&run_id=plugin.run_id", ELIVES[0]),
+    "file for another run": (f"file://elife?run_id=203&{FILE}", ELIVES[2]),
+    "version": ("cmt://elife?version=v1", ELIVES[0]),
+    "version and run": ("cmt://elife?version=v1&run_id=plugin.run_id", ELIVES[0]),
+    "version of a branch": ("cmt://elife?version=v1@master&run_id=000203", ELIVES[2]),
+    "version without option": ("cmt://?version=v1", ELIVES[0]),
+    "plain value of a version": ("cmt://s2_min_area?version=v1", 100),
+    "attribute": ("file://?filename=plugin.file_name", ELIVES[0]),
+    "option": ("cmt://elife?version=plugin.which", ELIVES[0]),
+    "item of a list": ("file://?filename=gain_to_pe_array_v1.json&take=6", GAINS[0]),
+    "item of a table": ("file://?filename=s1_map_v1.json&take=r_edges", (0, 10, 100)),
+}
+
+
+def users_plugin(option, base=strax.Plugin):
+    """Return a plugin with an option lifetime, as a user writes it."""
+
+    class TestPlugin(base):
+        lifetime = option
+        which = amstrax.XAMSConfig(default="v1", help="Version")
+        secret = amstrax.XAMSConfig(default="v1", track=False, help="Version")
+        file_name = "elife_v1.json"
+
+        __version__ = "93.0.1"
+        provides = "test"
+        depends_on = ("corrected_areas",)
+        dtype = strax.time_fields
+
+        def compute(self, events):
+            return events[["time", "endtime"]]
+
+    return TestPlugin
+
+
+@pytest.mark.parametrize("base", [strax.Plugin, CorrectedPlugin])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_as_default_and_as_value(context, form, base):
+    text, value = FORMS[form]
+    for default, config in ((text, {}), (None, {"lifetime": text})):
+        st = context(version=None, config=config)
+        st.register(users_plugin(amstrax.XAMSConfig(default=default, infer_type=True), base))
+        plugin = st.get_single_plugin(RUNS[0], "test")
+        assert plugin.lifetime == value
+        # The lineage has what is written, whatever the run
+        assert plugin.lineage["test"][2]["lifetime"] == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file://?filename=plugin.nothing", "lifetime refers to plugin.nothing, which is no attr"),
+        ("file://?filename=plugin.lifetime", "refers to plugin.lifetime, which is looked up"),
+        ("cmt://elife?version=plugin.secret", "refers to plugin.secret, which is not in the line"),
+        ("file://?filename=gain_to_pe_array_v1.json&take=7", "gain_to_pe_array_v1.*item '7'"),
+        ("file://?filename=s1_map_v1.json&take=edges", "s1_map_v1.json.*item 'edges'"),
+        ("file://?filename=elife_v1.json&take=0", "elife_v1.json: number without an item '0'"),
+        ("file://?filename=elife_v1.json&run_id=000001", "run 000001.*nearest"),
+    ],
+)
+def test_forms_that_lead_nowhere(context, text, message):
+    st = context(version=None)
+    st.register(users_plugin(amstrax.XAMSConfig(default=text), CorrectedPlugin))
+    with pytest.raises((CorrectionError, InvalidOption), match=message):
+        st.get_single_plugin(RUNS[0], "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (dict(type=float), "number"),
+        (dict(type=(int, float)), "number"),
+        (dict(type=str), None),
+        (dict(type=tuple), None),
+        (dict(type=dict), None),
+        (dict(infer_type=True), "number"),
+    ],
+)
+def test_type_is_that_of_the_value(context, options, kind):
+    """Not that of the string; int and float are one kind."""
+    st = context(version=None)
+    st.register(users_plugin(amstrax.XAMSConfig(default=FORMS["file"][0], **options)))
+    plugin = st.get_single_plugin(RUNS[0], "test")
+    if kind == "number":
+        assert plugin.lifetime == ELIVES[0]
+    else:
+        with pytest.raises(InvalidCorrection, match=r"elife_v1.json.*lifetime is a number, and mu"):
+            _ = plugin.lifetime
+
+
+def test_table_in_the_place_of_an_immutable_one(context):
+    option = amstrax.XAMSConfig(type=immutabledict, default=immutabledict(r_edges=()))
+    st = context(version=None, config={"lifetime": "file://?filename=s1_map_v1.json"})
+    st.register(users_plugin(option))
+    assert st.get_single_plugin(RUNS[0], "test").lifetime["r_edges"] == (0, 10, 100)
+
+
+def test_options_of_the_decorator(context):
+    base = users_plugin(amstrax.XAMSConfig(default=1.0))
+    option = amstrax.XAMSConfig(name="another", default=FORMS["file without option"][0])
+    st = context(version=None)
+    st.register(strax.takes_config(option)(base))
+    assert st.get_single_plugin(RUNS[2], "test").another == ELIVES[2]
+
+
+def test_published_test_of_the_lab(shared, monkeypatch, tmp_path):
+    """The default of the option is a string of that form, in a plugin of strax's own class."""
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(shared / "data/corrections"))
+    st = contexts.xams(output_folder=tmp_path, corrections_version="ONLINE", init_rundb=False)
+    text = "file://?filename=test_dev.json&run_id=plugin.run_id"
+    st.register(users_plugin(amstrax.XAMSConfig(default=text)))
+    values = [st.get_single_plugin(run, "test").lifetime for run in ("000900", "002230", "004050")]
+    assert values == [1320, 5600, 1300]
 
 
 # --- lineage

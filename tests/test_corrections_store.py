@@ -1,6 +1,8 @@
 """Where correction files are looked for, and what versions and strings of options mean."""
 
 import importlib
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -62,6 +64,62 @@ def test_folder_goes_before_package_and_server(folder, package, monkeypatch):
 def test_folders_of_the_package(package, inner):
     write_files(package / inner, elife_v1=ELIFE)
     assert amstrax.get_correction("elife_v1.json") == ELIFE
+
+
+def pth(repo, site):
+    """Editable install by a path file."""
+    (site / "__editable__.amstrax_files-0.0.0.pth").write_text(f"{repo}\n")
+
+
+def finder(repo, site):
+    """Editable install by a finder, as setuptools makes for this layout."""
+    (site / "amstrax_files_finder.py").write_text(
+        "import sys\n"
+        "from importlib.util import spec_from_file_location\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name == 'amstrax_files':\n"
+        f"            return spec_from_file_location(name, '{repo}/amstrax_files/__init__.py')\n"
+        "sys.meta_path.append(Finder)\n"
+    )
+    (site / "__editable__.amstrax_files-0.0.0.pth").write_text("import amstrax_files_finder\n")
+
+
+def link(repo, site):
+    """A link to the package alone."""
+    (site / "amstrax_files").symlink_to(repo / "amstrax_files")
+
+
+def clone_in_path(repo, site):
+    """The folder above the clone, which is called as the package is."""
+    (site / "clones.pth").write_text(f"{repo.parent}\n")
+
+
+def with_data(repo, site):
+    """A regular install that has the corrections within the package."""
+    shutil.copytree(repo / "amstrax_files", site / "amstrax_files")
+    shutil.copytree(repo / "corrections", site / "amstrax_files/corrections")
+
+
+@pytest.mark.parametrize("install", [pth, finder, link, clone_in_path, with_data])
+def test_installed_package_is_found_with_nothing_set(install, tmp_path, shared):
+    """In a process of its own, since path files are read when Python starts."""
+    repo, site = tmp_path / "clones/amstrax_files", tmp_path / "site"
+    for folder in (site, repo / "amstrax_files"):
+        folder.mkdir(parents=True)
+    (repo / "amstrax_files/__init__.py").write_text("raise RuntimeError('imported')")
+    shutil.copytree(shared / "data/corrections", repo / "corrections")
+    install(repo, site)
+    program = (
+        f"import site; site.addsitedir({str(site)!r})\n"
+        "import amstrax\n"
+        "st = amstrax.contexts.xams(corrections_version='ONLINE', init_rundb=False)\n"
+        "print(st.get_single_plugin('002230', 'corrected_areas').elife)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "275000.0\n"
 
 
 def test_file_that_is_nowhere_names_all_places(folder, package, monkeypatch):
@@ -196,7 +254,8 @@ def test_look_up_by_version(folder):
         "file://elife",
         "file://elife?filename=",
         "file://elife?github_branch=master",
-        "file://?filename=elife_v1.json",
+        "file://a b?filename=elife_v1.json",
+        "file://?github_branch=master&run_id=plugin.run_id",
         "file://elife?filename=elife_v1.json&filename=elife_v2.json",
         "file://elife?filename=elife_v1.json&branch=master",
         "cmt://elife",

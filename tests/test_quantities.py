@@ -71,6 +71,11 @@ def test_rates():
     assert result.counts.tolist() == [3, 1, 1]
     assert result.rate.tolist() == [3, 1, 2]
     np.testing.assert_allclose(result.error, [np.sqrt(3), 1, 2])
+    # What is left over by less than half a bin belongs to the last one
+    longer = quantities.rates(time, start, start + 2_400_000_001, width=1.0)
+    np.testing.assert_allclose(longer.edges, [0, 1, 2.400000001])
+    assert longer.counts.tolist() == [3, 2]
+    assert quantities.rates(time, start, start + 10**9, width=5).edges.tolist() == [0, 1]
     assert len(quantities.rates(time, start, start + 10**9).counts) == 10
     assert quantities.rates(time[:0], start, start + 10**9, n_bins=4).error.tolist() == [4] * 4
     for bad in ({"n_bins": 0}, {"width": 0}):

@@ -10,7 +10,9 @@ from matplotlib.patches import Wedge
 
 from amstrax.analyses.geometry import QUADRANTS
 from amstrax.analyses.peaks import plot_peaks, plot_waveform
+from amstrax.analyses.quantities import ADC_COUNTS, PE, short_unit
 from amstrax.analyses.style import COLOR_MAP, GREY, TYPE_COLORS, VERMILLION, new_figure, note
+from amstrax.common import XAMS_VOLUME
 
 _KINDS = (("s1", "S1"), ("alt_s1", "Alternative S1"), ("s2", "S2"), ("alt_s2", "Alternative S2"))
 
@@ -20,8 +22,9 @@ def event_display(
     peaks: np.ndarray | None = None,
     types: np.ndarray | None = None,
     top_channels: tuple[int, ...] = (1, 2, 3, 4),
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     figure: Figure | None = None,
+    unit: str = PE,
 ) -> Figure:
     """Draw one event: waveforms of its main and alternative S1 and S2, channels, hit pattern.
 
@@ -40,6 +43,8 @@ def event_display(
         Of the hit pattern [mm].
     figure
         Draw into this; None: into a new one.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
 
     Returns
     -------
@@ -53,15 +58,17 @@ def event_display(
     if peaks is not None:
         types = peaks["type"] if types is None else np.asarray(types)
         inside = (peaks["time"] >= event["time"]) & (peaks["time"] < event["endtime"])
-        plot_peaks(peaks[inside], types[inside], axes["overview"], start=int(event["time"]))
+        plot_peaks(
+            peaks[inside], types[inside], axes["overview"], start=int(event["time"]), unit=unit
+        )
         axes["overview"].set_title(f"Event {event['event_number']}, whole", loc="left")
     for prefix, name in _KINDS:
-        _draw_waveform(event, prefix, name, axes[prefix])
-    _draw_channels(event, axes["channels"])
-    draw_hit_pattern(event, top_channels, radius, axes["pattern"])
+        _draw_waveform(event, prefix, name, axes[prefix], unit)
+    _draw_channels(event, axes["channels"], unit)
+    draw_hit_pattern(event, top_channels, radius, axes["pattern"], unit)
     axes["text"].axis("off")
     axes["text"].text(
-        0, 1, summary(event), transform=axes["text"].transAxes, va="top", family="monospace"
+        0, 1, summary(event, unit), transform=axes["text"].transAxes, va="top", family="monospace"
     )
     return figure
 
@@ -70,7 +77,7 @@ def _has(event: np.void, prefix: str) -> bool:
     return bool(event[f"{prefix}_area"] == event[f"{prefix}_area"])  # NaN where there is none
 
 
-def _draw_waveform(event: np.void, prefix: str, name: str, axes: Axes) -> None:
+def _draw_waveform(event: np.void, prefix: str, name: str, axes: Axes, unit: str) -> None:
     axes.set_title(name, loc="left")
     if not _has(event, prefix):
         axes.set(xticks=[], yticks=[])
@@ -78,15 +85,15 @@ def _draw_waveform(event: np.void, prefix: str, name: str, axes: Axes) -> None:
         return
     color = TYPE_COLORS[1 if prefix.endswith("s1") else 2]
     length, dt = int(event[f"{prefix}_length"]), int(event[f"{prefix}_dt"])
-    plot_waveform(event[f"{prefix}_data"], length, dt, axes, color)
-    axes.set_title(f"{event[f'{prefix}_area']:.4g} PE", loc="right")
+    plot_waveform(event[f"{prefix}_data"], length, dt, axes, color, unit)
+    axes.set_title(f"{event[f'{prefix}_area']:.4g}{short_unit(unit)}", loc="right")
 
 
-def _draw_channels(event: np.void, axes: Axes) -> None:
+def _draw_channels(event: np.void, axes: Axes, unit: str) -> None:
     """Draw each channel's area, in the main and alternative S1 and S2."""
     n = len(event["s1_area_per_channel"])
     shown = [(prefix, name) for prefix, name in _KINDS if _has(event, prefix)]
-    axes.set(xlabel="Channel", ylabel="Area [PE]", xticks=range(n))
+    axes.set(xlabel="Channel", ylabel=f"Area [{unit}]", xticks=range(n))
     axes.set_title("Area per channel", loc="left")
     if not shown:
         return note(axes, "none")
@@ -111,7 +118,7 @@ def _draw_channels(event: np.void, axes: Axes) -> None:
 
 
 def draw_hit_pattern(
-    event: np.void, top_channels: tuple[int, ...], radius: float, axes: Axes
+    event: np.void, top_channels: tuple[int, ...], radius: float, axes: Axes, unit: str = PE
 ) -> None:
     """Draw the main S2's area in each top PMT, and where it was reconstructed.
 
@@ -133,7 +140,7 @@ def draw_hit_pattern(
         axes.text(
             0.62 * radius * np.cos(middle) if span < 360 else 0,
             0.62 * radius * np.sin(middle) if span < 360 else 0,
-            f"{channel}\n{value:.0f} PE",
+            f"{channel}\n{value:.0f}{short_unit(unit)}",
             ha="center",
             va="center",
             fontsize="small",
@@ -151,7 +158,7 @@ def _color_map():
     return colormaps[COLOR_MAP]
 
 
-def summary(event: np.void) -> str:
+def summary(event: np.void, unit: str = PE) -> str:
     """Return time, areas, drift time and position of an event as lines of text."""
     time = np.datetime64(int(event["time"]), "ns")
     lines = [
@@ -160,11 +167,12 @@ def summary(event: np.void) -> str:
         "",
         f"peaks       {event['n_peaks']:>9d}",
     ]
+    area = "ADC x samples" if unit == ADC_COUNTS else unit
     for label, value, unit in (
-        ("S1", event["s1_area"], "PE"),
-        ("cS1", event["cs1"], "PE"),
-        ("S2", event["s2_area"], "PE"),
-        ("cS2", event["cs2"], "PE"),
+        ("S1", event["s1_area"], area),
+        ("cS1", event["cs1"], area),
+        ("S2", event["s2_area"], area),
+        ("cS2", event["cs2"], area),
         ("S1 top", 100 * event["s1_area_fraction_top"], "%"),
         ("S2 top", 100 * event["s2_area_fraction_top"], "%"),
         ("S2 width", event["s2_range_50p_area"], "ns"),

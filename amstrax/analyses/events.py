@@ -6,7 +6,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from amstrax.analyses.quantities import bin_edges, thin
+from amstrax.analyses.quantities import PE, bin_edges, thin
 from amstrax.analyses.style import (
     BLACK,
     BLUE,
@@ -41,6 +41,7 @@ def event_scatter(
     s2: str = "s2_area",
     color: str | None = None,
     empty: str = "no events with S1 and S2",
+    unit: str = PE,
 ) -> Figure:
     """Draw S2 against S1 of events, on logarithmic scales.
 
@@ -57,6 +58,8 @@ def event_scatter(
         and a histogram of more events.
     empty
         What to write where there are none.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
 
     Returns
     -------
@@ -75,7 +78,8 @@ def event_scatter(
             )
     x, y = events[s1], events[s2]
     shown = (x > 0) & (y > 0)
-    axes.set(xlabel=f"{_label(s1)} [PE]", ylabel=f"{_label(s2)} [PE]", xscale="log", yscale="log")
+    xlabel, ylabel = (f"{_label(field)} [{unit}]" for field in (s1, s2))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
     axes.set_title(f"{shown.sum()} of {len(events)} events have S1 and S2")
     if not shown.any():
         note(axes, empty)

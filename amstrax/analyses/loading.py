@@ -1,14 +1,16 @@
 """Which part of a run an analysis is of, which data the context has for it, and its loading."""
 
+import datetime
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import strax
 
-from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
+from amstrax.analyses.quantities import ADC_COUNTS, PE
+from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
 
 #: What data types of a sort are called, in the context of one detector or another
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -257,6 +259,17 @@ class Part:
             return np.zeros(0, dtype)
         return np.concatenate(chunks)
 
+    def area_unit(self, sort: str) -> str:
+        """Return the unit of areas in data of a sort; see `area_unit`."""
+        if not self.has(sort):
+            return ADC_COUNTS
+        return area_unit(self.context, self.run_id, self.names(sort)[0])
+
+    def taken_until(self, data: np.ndarray) -> int:
+        """Return the end of the run, or of the part, of which `data` is [ns since unix epoch]."""
+        last = int(data["time"].max()) if len(data) else 0
+        return max(end_of_run(self.context, self.run_id, self.end, last), self.start + 1)
+
     def dtype(self, *names: str) -> np.dtype:
         """Return the type of rows of data types, whose columns are joined."""
         # Not get_single_plugin, which asks the reader for the options of live data, too
@@ -279,6 +292,66 @@ class Part:
                 f"(output_folder)? `amstraxer {self.run_id} --target {names[-1]}` makes it from "
                 "live data"
             ) from None
+
+
+def end_of_run(context: strax.Context, run_id: str, end: int, last: int = 0) -> int:
+    """Return when a run ended [ns since unix epoch].
+
+    Chunks cover more than the run. It ends when its run document says or, without that, with the
+    last data that is stored of it; but not before what was found in it.
+
+    Parameters
+    ----------
+    context, run_id
+        Of the run.
+    end
+        End of the last chunk [ns since unix epoch]: the run ends at the latest there.
+    last
+        Last time at which something was found [ns since unix epoch].
+    """
+    ended = _documented_end(context, run_id)
+    if ended is None:
+        ended = max(_last_times(context, run_id), default=end)
+    return min(end, max(ended, last + 1))
+
+
+def _documented_end(context: strax.Context, run_id: str) -> int | None:
+    """Return the end of a run by its document, in the time of its data; None where it has none."""
+    try:
+        start, end = (context.run_metadata(run_id, field)[field] for field in ("start", "end"))
+        # Times of data count from the whole second in which the run began
+        whole_second = int(start.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
+        return whole_second + round((end - start).total_seconds() * 1e9)
+    except (strax.RunMetadataNotAvailable, LookupError, AttributeError, TypeError):
+        return None
+
+
+def _last_times(context: strax.Context, run_id: str) -> Iterator[int]:
+    for name in dict.fromkeys(name for names in SORTS.values() for name in names):
+        if name in context._plugin_class_registry and context.is_stored(run_id, name):
+            chunks = context.get_metadata(run_id, name)["chunks"]
+            yield from (chunk["last_endtime"] for chunk in chunks if chunk.get("last_endtime"))
+
+
+def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
+    """Return the unit of areas: PE, or ADC counts x samples where gains are 1 or not used."""
+    # Not get_single_plugin: nothing is made here
+    plugin = _plugin_with_gains(context._get_plugins((data_type,), run_id)[data_type])
+    if plugin is None:
+        return ADC_COUNTS
+    try:
+        gains = plugin.gain_to_pe_array
+    except (AmstraxError, OSError):
+        return PE  # from a correction file, which is not needed to show stored data
+    return ADC_COUNTS if gains is None or (np.asarray(gains) == 1).all() else PE
+
+
+def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
+    """Return the plugin that has applied gains: `plugin`, or one that it depends on."""
+    if "gain_to_pe_array" in plugin.takes_config:
+        return plugin
+    found = (_plugin_with_gains(dependency) for dependency in plugin.deps.values())
+    return next((with_gains for with_gains in found if with_gains is not None), None)
 
 
 def check_selection(selection: Any, dtype: np.dtype) -> None:

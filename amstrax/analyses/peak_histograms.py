@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from amstrax.analyses.quantities import Histogram2d, histogram, histogram_2d
+from amstrax.analyses.quantities import PE, Histogram2d, histogram, histogram_2d
 from amstrax.analyses.style import (
     COLOR_MAP,
     TYPE_COLORS,
@@ -28,6 +28,7 @@ def plot_area_per_channel(
     axes: Axes | None = None,
     channels: Sequence[int] | None = None,
     empty: str = "no peaks",
+    unit: str = PE,
 ) -> Figure:
     """Draw the mean area in each channel of peaks of each type, with its standard error.
 
@@ -41,13 +42,15 @@ def plot_area_per_channel(
         Numbers of the channels; None: from 0 on.
     empty
         What to write where there are none.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
 
     Returns
     -------
     The figure.
     """
     axes = new_axes() if axes is None else axes
-    axes.set(xlabel="Channel", ylabel="Mean area per peak [PE]")
+    axes.set(xlabel="Channel", ylabel=f"Mean area per peak [{unit}]")
     if not len(peaks):
         note(axes, empty)
         return figure_of(axes)
@@ -129,29 +132,39 @@ def plot_aft_histogram(
 
 
 def plot_area_aft(
-    peaks: np.ndarray, axes: Axes | None = None, n_bins: int = 100, empty: str = "no peaks"
+    peaks: np.ndarray,
+    axes: Axes | None = None,
+    n_bins: int = 100,
+    empty: str = "no peaks",
+    unit: str = PE,
 ) -> Figure:
     """Draw the share of light in the top PMTs against the area of peaks, as a histogram.
 
-    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out.
+    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out, and
+    `unit` is that of areas, as of `amstrax.analyses.loading.area_unit`.
     """
     axes = new_axes() if axes is None else axes
-    axes.set(xlabel="Area [PE]", ylabel="Area fraction top", xscale="log", ylim=_AFT_LIMITS)
+    axes.set(xlabel=f"Area [{unit}]", ylabel="Area fraction top", xscale="log", ylim=_AFT_LIMITS)
     share = np.clip(peaks["area_fraction_top"], *_AFT_LIMITS)
     counts = histogram_2d(peaks["area"], share, n_bins, (None, _AFT_LIMITS), (True, False))
     return draw_counts(counts, axes, "Peaks", empty)
 
 
 def plot_area_width(
-    peaks: np.ndarray, axes: Axes | None = None, n_bins: int = 100, empty: str = "no peaks"
+    peaks: np.ndarray,
+    axes: Axes | None = None,
+    n_bins: int = 100,
+    empty: str = "no peaks",
+    unit: str = PE,
 ) -> Figure:
     """Draw the width in which half of the light is against the area of peaks, as a histogram.
 
-    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out.
+    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out, and
+    `unit` is that of areas, as of `amstrax.analyses.loading.area_unit`.
     """
     axes = new_axes() if axes is None else axes
     axes.set(
-        xlabel="Area [PE]", ylabel="Width of the central 50 % [ns]", xscale="log", yscale="log"
+        xlabel=f"Area [{unit}]", ylabel="Width of the central 50 % [ns]", xscale="log", yscale="log"
     )
     counts = histogram_2d(peaks["area"], peaks["range_50p_area"], n_bins, log=(True, True))
     return draw_counts(counts, axes, "Peaks", empty)

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from amstrax.analyses.quantities import outline, record_waveform, time_unit
+from amstrax.analyses.quantities import PE, light_unit, outline, record_waveform, time_unit
 from amstrax.analyses.style import (
     TYPE_COLORS,
     TYPE_NAMES,
@@ -24,6 +24,7 @@ def plot_peaks(
     axes: Axes | None = None,
     start: int | None = None,
     empty: str = "no peaks",
+    unit: str = PE,
 ) -> Figure:
     """Draw sum waveforms of peaks against time, coloured by their type.
 
@@ -39,6 +40,8 @@ def plot_peaks(
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
     empty
         What to write where there are none.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
 
     Returns
     -------
@@ -53,15 +56,15 @@ def plot_peaks(
     types = peaks["type"] if types is None else np.asarray(types)
     if len(types) != len(peaks):
         raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
-    axes.set_ylabel("Light [PE/ns]")
+    axes.set_ylabel(f"Light [{light_unit(unit)}]")
     if not len(peaks):
         axes.set_xlabel("Time [µs]")
         note(axes, empty)
         return figure_of(axes)
     start = int(peaks["time"].min()) if start is None else start
-    unit, name = time_unit(int(strax.endtime(peaks).max()) - start)
+    time, name = time_unit(int(strax.endtime(peaks).max()) - start)
     for kind in np.unique(types):
-        polygons = [_corners(peak, start, unit) for peak in peaks[types == kind]]
+        polygons = [_corners(peak, start, time) for peak in peaks[types == kind]]
         color = TYPE_COLORS[kind]
         axes.add_collection(PolyCollection(polygons, facecolors=color, alpha=0.4, lw=0))
         axes.add_collection(LineCollection(polygons, colors=color, lw=1))
@@ -74,26 +77,34 @@ def plot_peaks(
 
 
 def plot_waveform(
-    data: np.ndarray, length: int, dt: int, axes: Axes, color: str = TYPE_COLORS[0]
+    data: np.ndarray,
+    length: int,
+    dt: int,
+    axes: Axes,
+    color: str = TYPE_COLORS[0],
+    unit: str = PE,
 ) -> None:
     """Draw one sum waveform against the time since its start.
 
     Parameters
     ----------
     data
-        Samples [PE/sample], those behind `length` are not used.
+        Samples, those behind `length` are not used.
     length, dt
         Number of samples, and width of one [ns].
     axes
         Draw into these.
     color
         Of the line.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
     """
-    unit, name = time_unit(length * dt)
-    edges = np.arange(length + 1) * dt / unit
+    time, name = time_unit(length * dt)
+    edges = np.arange(length + 1) * dt / time
     axes.stairs(data[:length] / dt, edges, fill=True, color=color, alpha=0.4)
     axes.stairs(data[:length] / dt, edges, color=color)
-    axes.set(xlabel=f"Time [{name}]", ylabel="Light [PE/ns]", xlim=(0, max(edges[-1], dt / unit)))
+    ylabel = f"Light [{light_unit(unit)}]"
+    axes.set(xlabel=f"Time [{name}]", ylabel=ylabel, xlim=(0, max(edges[-1], dt / time)))
 
 
 def plot_records(

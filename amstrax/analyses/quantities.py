@@ -11,6 +11,8 @@ import numpy as np
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.rows import check_bounds, check_records
 
+#: Units of areas: with gains, and with gains of 1
+PE, ADC_COUNTS = "PE", "ADC counts x samples"
 #: Rows of a matrix of waveforms, unless more are asked for
 MAX_SAMPLES = 20_000
 
@@ -56,6 +58,16 @@ def thin(n: int, most: int, seed: int = 0) -> np.ndarray:
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def light_unit(area_unit: str) -> str:
+    """Return the unit of waveforms, whose integral over time [ns] has the unit `area_unit`."""
+    return "ADC counts/ns" if area_unit == ADC_COUNTS else f"{area_unit}/ns"
+
+
+def short_unit(area_unit: str) -> str:
+    """Return what to write behind an area where there is little room: nothing for ADC counts."""
+    return "" if area_unit == ADC_COUNTS else f" {area_unit}"
 
 
 def time_unit(span: int) -> tuple[int, str]:
@@ -188,7 +200,7 @@ def rates(
         Number of bins; None: such that `width` fits, or with neither a number between 10 and 120
         that leaves about 20 things in a bin.
     width
-        Of a bin [s]. The last one is shorter where it does not fit.
+        Of a bin [s]. The last one is up to half of that shorter or longer where it does not fit.
 
     Raises
     ------
@@ -203,7 +215,8 @@ def rates(
     span = (end - start) / 1e9
     inside = np.asarray(time)[(time >= start) & (time < end)]
     if width is not None and n_bins is None:
-        edges = np.append(np.arange(0, span * (1 - 1e-12), width), span)
+        n_whole = max(int(span / width + 0.5), 1)
+        edges = np.append(np.arange(n_whole) * width, span)
     else:
         wanted = n_bins or min(max(len(inside) // 20, 10), 120)
         edges = np.linspace(0, span, wanted + 1)

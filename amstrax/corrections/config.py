@@ -4,9 +4,13 @@ The value of such an option may be a plain one, or one of these strings, which b
 lineage as they are:
 
 - ``file://OPTION?filename=FILE&github_branch=BRANCH``: the value for the run in the correction
-  file FILE
+  file FILE, by default of the branch master
 - ``cmt://OPTION?version=VERSION``: the same in the file OPTION_VERSION.json, or else what the
   version has for the option; VERSION may name a branch, as ``v1@other``
+
+Both take ``run_id=RUN``, to look up the value of another run, and ``take=KEY``, for one item of a
+list (its index) or of a table (its name). Without OPTION it is the name of the option itself. A
+parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_id=plugin.run_id``.
 """
 
 import logging
@@ -47,6 +51,9 @@ class XAMSConfig(strax.Config):
     """
 
     def __init__(self, omit_default: bool = False, **kwargs: Any):
+        if versions.is_lookup(kwargs.get("default")):
+            # The type is that of the value that is looked up, not of the string
+            kwargs["infer_type"] = False
         super().__init__(**kwargs)
         self.omit_default = omit_default
 
@@ -79,21 +86,53 @@ class XAMSConfig(strax.Config):
         known = plugin.__dict__.setdefault("_looked_up", {})
         key = value, plugin.run_id
         if key not in known:
-            found = self._look_up(value, plugin.run_id)
+            found = self._look_up(value, plugin)
             known[key] = found.value
             origin = f"{found.file.place}, the value of {found.range!r} for run {plugin.run_id}"
             plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
 
-    def _look_up(self, value: str, run_id: str) -> versions.Found:
-        found = versions.look_up(value, run_id, self.name)
-        wanted = lookup.kind(None) if self.default is strax.OMITTED else lookup.kind(self.default)
-        if wanted not in (lookup.kind(None), lookup.kind(found.value)):
+    def _look_up(self, value: str, plugin: strax.Plugin) -> versions.Found:
+        found = versions.look_up(
+            value, plugin.run_id, self.name, lambda name: self._attribute(plugin, name)
+        )
+        kind, allowed = lookup.kind(found.value), self._kinds()
+        if allowed and kind not in allowed:
             raise InvalidCorrection(
                 f"{found.file.place}: the value of {found.range!r} for the option {self.name} is "
-                f"a {lookup.kind(found.value)}, and must be a {wanted}: correct it there"
+                f"a {kind}, and must be a {' or '.join(allowed)}: correct it there"
             )
         return found
+
+    def _kinds(self) -> list[str]:
+        """Return the kinds of value that the option takes; none for all."""
+        if self.type is not strax.OMITTED:
+            types = self.type if isinstance(self.type, tuple) else (self.type,)
+            kinds = [lookup.kind_of_type(type_) for type_ in types]
+        elif self.default is strax.OMITTED or versions.is_lookup(self.default):
+            return []
+        else:
+            kinds = [lookup.kind(self.default)]
+        return [] if {lookup.NOTHING, lookup.OTHER} & set(kinds) else kinds
+
+    def _attribute(self, plugin: strax.Plugin, name: str) -> Any:
+        """Return an attribute that the value of this option refers to."""
+        option = plugin.takes_config.get(name)
+        if option is None:
+            try:
+                return getattr(plugin, name)
+            except AttributeError:
+                problem = "is no attribute of the plugin"
+        elif versions.is_lookup(value := plugin.config[name]):
+            problem = "is looked up itself"
+        elif self.track and not option.track:
+            problem = "is not in the lineage"
+        else:
+            return value
+        raise InvalidOption(
+            f"the option {self.name} refers to plugin.{name}, which {problem}: write the value "
+            "itself there"
+        )
 
 
 class CorrectedPlugin(Plugin):

@@ -13,8 +13,9 @@ leaves that end open, which only files with ``_dev`` in their name may do.
 
 import json
 import math
+import numbers
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from amstrax.exceptions import InvalidCorrection, RunNotCovered
@@ -243,13 +244,23 @@ def frozen(value: Any) -> Any:
     return value
 
 
-#: Kinds of values, which `kind` tells apart
-KINDS = ((bool, "truth value"), ((int, float), "number"), (str, "text"), ((list, tuple), "list"))
+NOTHING, OTHER = "nothing", "other"
+#: Types of values, and what each kind is called
+_KINDS = (
+    (bool, "truth value"),
+    (numbers.Real, "number"),
+    (str, "text"),
+    ((list, tuple), "list"),
+    (Mapping, "table"),
+    (type(None), NOTHING),
+)
 
 
 def kind(value: Any) -> str:
     """Return what kind of value it is, in words: a number is a number with or without fraction."""
-    for types, name in KINDS:
-        if isinstance(value, types):
-            return name
-    return "table" if isinstance(value, dict) else "nothing" if value is None else "other"
+    return kind_of_type(type(value))
+
+
+def kind_of_type(type_: type) -> str:
+    """Return what kind of value those of a type are, in words."""
+    return next((name for types, name in _KINDS if issubclass(type_, types)), OTHER)

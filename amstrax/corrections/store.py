@@ -2,7 +2,9 @@
 
 1. The folder in the setting AMSTRAX_CORRECTIONS_FOLDER. ``{branch}`` in it stands for the name of
    the branch; a folder without that is taken for every branch.
-2. The package ``amstrax_files``, where it is installed. It is taken for the branch master.
+2. The package ``amstrax_files``, where it is installed: folders within it, and ``corrections``
+   beside it, where a clone that is installed with ``pip install -e`` has them. It is taken for the
+   branch master.
 3. The address in the setting AMSTRAX_CORRECTIONS_URL, with ``{branch}`` likewise, over HTTPS (see
    `amstrax.corrections.published`).
 
@@ -155,7 +157,9 @@ def _package(branch: str) -> list[Path]:
     except (ImportError, ValueError):
         return []
     places = (spec.submodule_search_locations or ()) if spec is not None else ()
-    return [Path(place, folder) for place in places for folder in _IN_PACKAGE]
+    folders = [Path(place, folder) for place in places for folder in _IN_PACKAGE]
+    folders += [Path(place).resolve().parent / "corrections" for place in places]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def _not_found(file_name: str, branch: str, looked_in: list[str], known: Corrections) -> str:

@@ -1,6 +1,7 @@
 """Versions of the corrections: which options each sets, and where those are looked up."""
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from amstrax.corrections import lookup, store
@@ -127,7 +128,7 @@ def split(text: str) -> tuple[str, str, dict[str, str]]:
         and set(parameters) <= set(known)
         and len(parameters) == len(pairs)
         and all(parameters.values())
-        and _NAME.fullmatch(option)
+        and (not option or _NAME.fullmatch(option))
     )
     if not good:
         raise InvalidOption(
@@ -139,9 +140,24 @@ def split(text: str) -> tuple[str, str, dict[str, str]]:
 
 #: Protocol -> (parameter that must be there, those that may be)
 _PARAMETERS = {
-    "file": ("filename", ("filename", "github_branch")),
-    "cmt": ("version", ("version",)),
+    "file": ("filename", ("filename", "github_branch", "run_id", "take")),
+    "cmt": ("version", ("version", "run_id", "take")),
 }
+
+#: Begins a parameter that stands for an attribute of the plugin
+_REFERENCE = "plugin."
+
+
+def fill(text: str, attribute: Callable[[str], Any]) -> str:
+    """Return the string with ``attribute(NAME)`` for each parameter ``plugin.NAME``."""
+    protocol, option, parameters = split(text)
+    query = "&".join(
+        f"{name}={attribute(value.removeprefix(_REFERENCE))}"
+        if value.startswith(_REFERENCE)
+        else f"{name}={value}"
+        for name, value in parameters.items()
+    )
+    return f"{protocol}://{option}?{query}"
 
 
 class Source(NamedTuple):
@@ -152,13 +168,20 @@ class Source(NamedTuple):
     name: str = ""
 
 
-def source_of(text: str) -> Source:
+def source_of(text: str, name: str = "") -> Source:
     """Return where an option is looked up.
+
+    Parameters
+    ----------
+    text
+        String that says so.
+    name
+        Name of the option, for a `text` without it.
 
     Raises
     ------
     InvalidOption
-        When `text` is no string that says where an option is.
+        When `text` does not say where an option is.
     CorrectionError
         When the file cannot be had.
     """
@@ -166,6 +189,7 @@ def source_of(text: str) -> Source:
     if protocol == "file":
         branch = parameters.get("github_branch", store.MASTER)
         return Source(store.find(parameters["filename"], branch))
+    option = option or name
     version = parse_version(parameters["version"])
     own = f"{option}_{version.name}.json"
     file, name = _in_version(version, option)
@@ -207,7 +231,12 @@ def is_lookup(value: Any) -> bool:
     return isinstance(value, str) and "://" in value
 
 
-def look_up(url: str, run_id: str, option: str | None = None) -> Found:
+def look_up(
+    url: str,
+    run_id: str,
+    option: str | None = None,
+    attribute: Callable[[str], Any] | None = None,
+) -> Found:
     """Return what a string like those above stands for.
 
     Parameters
@@ -215,9 +244,12 @@ def look_up(url: str, run_id: str, option: str | None = None) -> Found:
     url
         The string.
     run_id
-        Run to find the value for.
+        Run to find the value for, unless the string names one.
     option
-        Name of the option, for messages; by default that in `url`.
+        Name of the option that has this value; by default that in `url`.
+    attribute
+        Returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
+        ``plugin.run_id`` is known.
 
     Raises
     ------
@@ -226,13 +258,40 @@ def look_up(url: str, run_id: str, option: str | None = None) -> Found:
     CorrectionError
         When there is no value for the run. The message names option, run, and file.
     """
-    _, name, _ = split(url)
+
+    def value_of(name: str) -> Any:
+        if name == "run_id":
+            return run_id
+        if attribute is None:
+            raise InvalidOption(
+                f"{url!r} needs plugin.{name}: only the plugin itself can tell that"
+            )
+        return attribute(name)
+
+    text = fill(url, value_of)
+    _, name, parameters = split(text)
+    name = option or name
+    run_id = parameters.get("run_id", run_id)
     try:
-        file, in_version = source_of(url)
+        file, in_version = source_of(text, name)
         content = file.content()
         if in_version:
-            return Found(lookup.frozen(content[in_version]), file, "")
-        entry = lookup.find(lookup.entries(content, file.name, file.place), run_id, file.place)
+            value, runs = content[in_version], ""
+        else:
+            entry = lookup.find(lookup.entries(content, file.name, file.place), run_id, file.place)
+            value, runs = entry.value, entry.text
+        if "take" in parameters:
+            value = _take(value, parameters["take"], file.place)
     except CorrectionError as error:
-        raise type(error)(f"option {option or name} for run {run_id}: {error}") from None
-    return Found(lookup.frozen(entry.value), file, entry.text)
+        raise type(error)(f"option {name} for run {run_id}: {error}") from None
+    return Found(lookup.frozen(value), file, runs)
+
+
+def _take(value: Any, key: str, place: str) -> Any:
+    """Return one item of a list or table."""
+    try:
+        return value[key] if isinstance(value, dict) else value[int(key)]
+    except (LookupError, TypeError, ValueError):
+        raise InvalidCorrection(
+            f"{place}: {lookup.kind(value)} without an item {key!r}: correct take={key}"
+        ) from None

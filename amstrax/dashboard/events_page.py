@@ -6,6 +6,7 @@ import numpy as np
 from bokeh.models import Button, Checkbox, Column, TextInput
 
 from amstrax.analyses import interactive
+from amstrax.analyses.loading import area_unit
 from amstrax.dashboard import render, stored
 from amstrax.dashboard.figures import fit, in_layout
 from amstrax.dashboard.page import STYLE, wrapped
@@ -116,16 +117,19 @@ class EventsPage(OfRun):
         rows = stored.load(st, self.run_id, kinds, within=within)
         row = rows[rows["event_number"] == chosen["event_number"]][0]
         figures: list[Any] = []
+        unit = area_unit(st, self.run_id, "event_info")
         if stored.is_stored(st, self.run_id, "peaks", "peak_basics"):
             peaks = stored.load(st, self.run_id, "peaks", within=within)
             types = stored.load(st, self.run_id, "peak_basics", ("time", "type"), within)["type"]
-            figures += self._waveforms(st, peaks, types, within, notes)
+            figures += self._waveforms(st, peaks, types, within, notes, unit)
         else:
             notes.append("peaks are not stored, so there are no waveforms")
         if len(kinds) == 3:
-            layout = interactive.event(row, None, None)
+            layout = interactive.event(row, None, None, area_unit=unit)
             figures += in_layout(layout)
-        return _Event(int(row["event_number"]), place + 1, len(index), _facts(row), figures, notes)
+        return _Event(
+            int(row["event_number"]), place + 1, len(index), _facts(row, unit), figures, notes
+        )
 
     def _waveforms(
         self,
@@ -134,8 +138,11 @@ class EventsPage(OfRun):
         types: np.ndarray,
         within: tuple[int, int],
         notes: list[str],
+        unit: str,
     ) -> list[Any]:
-        above = interactive.waveforms(peaks, types, within[0], title="Peaks of the event")
+        above = interactive.waveforms(
+            peaks, types, within[0], title="Peaks of the event", area_unit=unit
+        )
         if not stored.is_stored(st, self.run_id, "records"):
             notes.append("records are not stored, so those of the channels are not shown")
             return [above]
@@ -165,13 +172,13 @@ class EventsPage(OfRun):
         )
 
 
-def _facts(row: np.void) -> dict[str, str]:
+def _facts(row: np.void, unit: str) -> dict[str, str]:
     """Return what the event's table says of it."""
     shown = (
-        ("S1 [PE]", "s1_area", 1),
-        ("S2 [PE]", "s2_area", 1),
-        ("cS1 [PE]", "cs1", 1),
-        ("cS2 [PE]", "cs2", 1),
+        (f"S1 [{unit}]", "s1_area", 1),
+        (f"S2 [{unit}]", "s2_area", 1),
+        (f"cS1 [{unit}]", "cs1", 1),
+        (f"cS2 [{unit}]", "cs2", 1),
         ("drift time [µs]", "drift_time", 1e-3),
         ("x [mm]", "x", 1),
         ("y [mm]", "y", 1),

@@ -8,7 +8,8 @@ from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
 from amstrax.analyses.links import Links, within
-from amstrax.analyses.quantities import rates, thin
+from amstrax.analyses.loading import area_unit
+from amstrax.analyses.quantities import PE, rates, thin
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard import stored
 from amstrax.dashboard.page import wrapped
@@ -36,7 +37,7 @@ def warm_up() -> None:
     """Draw what there is nothing of: the first time takes a second more than others."""
     kinds = [(name, np.int64 if name == "time" else np.float32) for name in stored.PEAK_COLUMNS]
     peaks = np.ones(MOST_POINTS + 1, dtype=[*kinds[:-1], ("type", np.int8)])
-    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales())
+    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales(), PE)
     events = np.ones(2, dtype=[(name, np.float64) for name in stored.EVENT_COLUMNS])
     _of_events(interactive.event_source(events), Scales())
     interactive.rates({"events": rates(peaks["time"], 0, 2)})
@@ -116,6 +117,7 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     sources: dict[str, Any] = {}
     intervals, linked = None, None
     span = stored.span(st, run_id, "peak_basics")
+    unit = area_unit(st, run_id, stored.name_of(st, "peak_basics") or "peak_basics")
     peaks = stored.load(st, run_id, "peak_basics", stored.PEAK_COLUMNS)
     for kind in (1, 2, 0):
         times[TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
@@ -123,14 +125,14 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         events = stored.load(st, run_id, "event_info", stored.EVENT_COLUMNS)
         times["events"] = events["time"]
         text.append(f"{len(events):,} events")
-        source = sources["events"] = interactive.event_source(events, span.start)
+        source = sources["events"] = interactive.event_source(events, span.start, unit=unit)
         groups["Events: what is selected in one is shown in the others, with its peaks"] = (
             _of_events(source, scales)
         )
         shown = events[source.data["index"]]
         intervals = shown["time"].copy(), shown["endtime"].copy()
     text.append(f"{len(peaks):,} peaks")
-    source = sources["peaks"] = interactive.peak_source(peaks, span.start, MOST_POINTS)
+    source = sources["peaks"] = interactive.peak_source(peaks, span.start, MOST_POINTS, unit)
     marked = None
     if intervals is not None:
         points = peaks["time"][source.data["index"]]
@@ -139,7 +141,7 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
             marked = sources["marked"] = ColumnDataSource({name: [] for name in _MARKED})
     also = "" if linked is None else ", with its events"
     groups[f"Peaks: what is selected in one is shown in the other{also}"] = _of_peaks(
-        peaks, source, scales, marked
+        peaks, source, scales, unit, marked
     )
     longest = max(map(len, times.values()))
     n_bins = min(max(longest // 20, 10), 120)
@@ -176,7 +178,9 @@ def _of_events(source: Any, scales: Scales) -> list[Any]:
     ]
 
 
-def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales, marked: Any = None) -> list[Any]:
+def _of_peaks(
+    peaks: np.ndarray, source: Any, scales: Scales, unit: str, marked: Any = None
+) -> list[Any]:
     if len(peaks) <= MOST_POINTS:
         return [
             interactive.area_width(source, log=scales.log),
@@ -192,7 +196,7 @@ def _of_peaks(peaks: np.ndarray, source: Any, scales: Scales, marked: Any = None
             peaks["area"],
             peaks[field],
             log=log,
-            labels=("Area [PE]", label),
+            labels=(f"Area [{unit}]", label),
             tools="pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save",
         )
         # Points are there to be selected: the picture below them has all peaks

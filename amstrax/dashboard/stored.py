@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from amstrax.analyses.loading import SORTS
+from amstrax.analyses.loading import SORTS, end_of_run
 from amstrax.exceptions import NotAvailable
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def is_stored(st: "strax.Context", run_id: str, *sorts: str) -> bool:
 
 
 def span(st: "strax.Context", run_id: str, sort: str) -> Span:
-    """Return from when to when stored data goes."""
+    """Return from when to when stored data goes, at most to the end of the run."""
     chunks = st.get_metadata(run_id, _stored_name(st, run_id, sort))["chunks"]
     if not chunks:
         raise NotAvailable(f"{sort} of run {run_id} has no chunks yet")
-    return Span(chunks[0]["start"], chunks[-1]["end"])
+    start, end = chunks[0]["start"], chunks[-1]["end"]
+    return Span(start, max(end_of_run(st, run_id, end), start + 1))
 
 
 def load(

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -116,7 +117,8 @@ class ArtificialDeadtimeInserted(UserWarning):
         default=1000,
         track=False,
         type=int,
-        help="Least gap between records at which two chunks may be broken [ns]",
+        help="Least gap between records at which two chunks may be broken [ns]; xams_little sets "
+        "3000",
     ),
     strax.Option(
         "channel_map",
@@ -160,6 +162,16 @@ class LiveDataReader(strax.Plugin):
         #: Number of chunks, known once the run has ended
         self.n_chunks: int | None = None
         self._logged: set[str] = set()
+        overlap, safe_break, longest = (
+            self.config["daq_overlap_chunk_duration"],
+            self.config["safe_break_in_pulses"],
+            self.config["record_length"] * self.dt_max,
+        )
+        if overlap <= safe_break + longest:
+            raise InvalidOption(
+                f"an overlap of {overlap} ns between chunks has no room for safe_break_in_pulses="
+                f"{safe_break} and a record of {longest} ns: set a smaller safe_break_in_pulses"
+            )
 
     @functools.cached_property
     def run_dir(self) -> Path:
@@ -484,6 +496,39 @@ def _incomplete(text: str, n_more: int = 0) -> LiveDataIncomplete:
 def _same_records(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two arrays hold the same records, in any order."""
     return len(one) == len(other) and sorted(map(bytes, one)) == sorted(map(bytes, other))
+
+
+def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
+    """Check that chunks of live data are cut far enough from what a plugin joins.
+
+    Parameters
+    ----------
+    plugin
+        Plugin that makes data from raw records, directly or not.
+    needed
+        Option of the plugin -> the `safe_break_in_pulses` that its value needs [ns].
+
+    Raises
+    ------
+    InvalidOption
+        When the reader may cut chunks in shorter gaps: data would depend on where chunks end.
+    """
+    option = max(needed, key=lambda name: needed[name])
+    for reader in _readers_of(plugin):
+        safe_break = reader.config["safe_break_in_pulses"]
+        if safe_break < needed[option]:
+            raise InvalidOption(
+                f"{option}={getattr(plugin, option)} ns of {plugin.provides[0]} is too long for "
+                f"chunks that are cut in gaps of {safe_break} ns: set safe_break_in_pulses="
+                f"{needed[option]}, and make raw data with it"
+            )
+
+
+def _readers_of(plugin: strax.Plugin) -> Iterator[LiveDataReader]:
+    if isinstance(plugin, LiveDataReader):
+        yield plugin
+    for dependency in plugin.deps.values():
+        yield from _readers_of(dependency)
 
 
 @strax.takes_config(

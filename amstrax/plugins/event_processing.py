@@ -5,6 +5,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax._plugin import Plugin
+from amstrax.common import XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
@@ -85,7 +86,8 @@ class EventBasics(CorrectedPlugin):
 
     electron_drift_velocity = XAMSConfig(
         default=1.6e-6,
-        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]",
+        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]; used for "
+        "nothing but max_drift_length / electron_drift_velocity",
     )
     allow_posts2_s1s = XAMSConfig(default=False, help="Let S1s count that come after the main S2")
     force_main_before_alt = XAMSConfig(
@@ -100,7 +102,10 @@ class EventBasics(CorrectedPlugin):
         "need the option tight_coincidence_window",
     )
     max_drift_length = XAMSConfig(
-        default=10, help="Length of the drift field [unit of electron_drift_velocity x ns]"
+        default=10,
+        help="Length of the drift field [unit of electron_drift_velocity x ns]: an alternative S2 "
+        "comes at most 1.01 max_drift_length / electron_drift_velocity after the main S1. The "
+        "defaults give 6.25 ms, which excludes next to nothing; corrections ONLINE give 50 us",
     )
 
     __version__ = "1.6"
@@ -171,9 +176,15 @@ class EventPositions(CorrectedPlugin):
     default_reconstruction_algorithm = XAMSConfig(
         default="corr", help="Algorithm of the fields x, y and r: corr or cgr"
     )
-    drift_time_gate = XAMSConfig(default=3000, help="Drift time from the gate [ns]")
-    drift_time_cathode = XAMSConfig(default=39500, help="Drift time from the cathode [ns]")
-    gate_cathode_distance = XAMSConfig(default=50.5, help="Distance between gate and cathode [mm]")
+    drift_time_gate = XAMSConfig(
+        default=XAMS_VOLUME.drift_time_gate, help="Drift time from the gate [ns]"
+    )
+    drift_time_cathode = XAMSConfig(
+        default=XAMS_VOLUME.drift_time_cathode, help="Drift time from the cathode [ns]"
+    )
+    gate_cathode_distance = XAMSConfig(
+        default=XAMS_VOLUME.depth, help="Distance between gate and cathode [mm]"
+    )
 
     __version__ = "1.1.20"
     depends_on = ("event_basics",)

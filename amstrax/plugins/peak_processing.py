@@ -10,8 +10,9 @@ from numpy.typing import DTypeLike
 from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
+from amstrax.plugins.daqreader import check_safe_break
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
-from amstrax.processing import coincidences, splitting, waveforms
+from amstrax.processing import coincidences, live_data, splitting, waveforms
 from amstrax.processing import peaks as kernels
 from amstrax.processing.hits import find_hits
 from amstrax.processing.pulses import ADC_MAX
@@ -74,6 +75,16 @@ class LoneHits(Plugin):
         return hits[kernels.in_no_peak(hits, peaks)]
 
 
+def check_safe_break_for_peaks(plugin: strax.Plugin) -> None:
+    """Check that no cut between two chunks can part a peak, or come into its extensions."""
+    check_safe_break(
+        plugin,
+        peak_gap_threshold=plugin.peak_gap_threshold,
+        peak_left_extension=live_data.safe_break_for(plugin.peak_left_extension),
+        peak_right_extension=live_data.safe_break_for(plugin.peak_right_extension),
+    )
+
+
 @strax.takes_config(
     strax.Option(
         "n_tpc_pmts",
@@ -119,6 +130,7 @@ class PeaksBase(CorrectedPlugin):
     def setup(self):
         super().setup()
         check_window(self.tight_coincidence_window)
+        check_safe_break_for_peaks(self)
 
     @property
     def n_channels(self) -> int:
@@ -469,6 +481,10 @@ class PeakCoincidences(CoincidencesBase):
     input_fields = immutabledict(peaks=(), peaks_ext=("area",))
     provides = "peak_coincidences"
     data_kind = "peaks"
+
+    def setup(self):
+        super().setup()
+        check_safe_break(self, max_delay=live_data.safe_break_for(self.max_delay))
 
     def compute(self, peaks, peaks_ext):
         return self.coincidences(peaks, peaks["time"], peaks_ext)

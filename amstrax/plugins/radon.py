@@ -9,7 +9,12 @@ from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.plugins.dtypes import peak_basics_dtype
-from amstrax.plugins.peak_processing import WINDOW_HELP, check_window, peak_basics
+from amstrax.plugins.peak_processing import (
+    WINDOW_HELP,
+    check_safe_break_for_peaks,
+    check_window,
+    peak_basics,
+)
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
@@ -186,6 +191,7 @@ class RadonPeaks(CorrectedPlugin):
     def setup(self):
         super().setup()
         check_window(self.tight_coincidence_window)
+        check_safe_break_for_peaks(self)
 
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))

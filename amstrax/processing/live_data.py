@@ -31,15 +31,30 @@ class Break(NamedTuple):
         return self.dead_end > self.dead_start
 
 
+#: An overlap is cut this long before its end, unless a gap says otherwise [ns]
+FROM_END = 1000
+
+
+def margin(safe_break: int) -> int:
+    """Return the least time [ns] between a cut in a gap and the records at both sides of it."""
+    return safe_break // 3
+
+
+def safe_break_for(distance: int) -> int:
+    """Return the least `safe_break` [ns] with a `margin` of `distance`."""
+    return 3 * distance
+
+
 def find_break(
     records: np.ndarray, start: int, end: int, safe_break: int, longest_record: int, is_post: bool
 ) -> Break:
     """Return where to cut the overlap between two chunks.
 
-    If the last record ends more than `safe_break` before the end of the overlap, the cut is that
-    long before the end. Otherwise it is at the end of the first gap of at least `safe_break`
-    that does not come before `start` + `longest_record`; and if there is none, it is `safe_break`
-    before the end, and records that cross it are dropped on both sides.
+    If the last record ends more than `safe_break` before the end of the overlap, the cut is
+    `FROM_END` before the end. Otherwise it is near the end of the first gap of at least
+    `safe_break` that does not begin before `start` + `longest_record`. In both cases it is at least
+    ``margin(safe_break)`` away from records. Without a gap the cut is `FROM_END` before the end,
+    and records that cross it are dropped on both sides.
 
     Parameters
     ----------
@@ -55,14 +70,19 @@ def find_break(
         Whether this is for the chunk before the overlap (which keeps what lies before the cut),
         or for that behind it.
     """
-    edge = end - safe_break
-    if not len(records) or strax.endtime(records).max() < edge:
-        return Break(edge, records if is_post else records[:0])
-    latest_end = np.maximum.accumulate(np.maximum(strax.endtime(records), start + longest_record))
+    distance = margin(safe_break)
+    # Records that start before the overlap may end in it
+    first_end = start + longest_record
+    latest_end = np.maximum.accumulate(np.maximum(strax.endtime(records), first_end))
+    last_end = int(latest_end[-1]) if len(records) else first_end
+    edge = end - FROM_END
+    if last_end < end - safe_break:
+        time = min(max(edge, last_end + distance), end - distance)
+        return Break(time, records if is_post else records[:0])
     is_gap = records["time"][1:] >= latest_end[:-1] + safe_break
     if is_gap.any():
         i = int(np.argmax(is_gap)) + 1
-        return Break(int(records["time"][i]), records[:i] if is_post else records[i:])
+        return Break(int(records["time"][i]) - distance, records[:i] if is_post else records[i:])
     if is_post:
         return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
     return Break(edge, records[records["time"] >= edge], edge, end)

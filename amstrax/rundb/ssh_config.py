@@ -100,7 +100,7 @@ def destination(link: RunDatabase) -> Destination:
             link.daq_port,
             link.daq_user,
             link.known_hosts,
-            identities=tuple(Path(key).expanduser() for key in DEFAULT_KEYS),
+            identities=tuple(settings.in_home(key) for key in DEFAULT_KEYS),
         )
 
     def first(name: str, default: str = "") -> str:
@@ -133,10 +133,10 @@ def destination(link: RunDatabase) -> Destination:
         port,
         user,
         known_hosts or link.known_hosts,
-        revoked=Path(revoked).expanduser() if revoked else None,
+        revoked=settings.expanded(revoked) if revoked else None,
         key_alias=first("hostkeyalias"),
         identities=tuple(
-            Path(_expand(key, tokens)).expanduser()
+            settings.expanded(_expand(key, tokens))
             for key in said.get("identityfile", ())
             if key != "none"
         ),
@@ -152,7 +152,7 @@ def _ask_ssh(link: RunDatabase) -> dict[str, list[str]] | None:
     config = link.ssh_config
     ssh = shutil.which("ssh")
     if ssh is None:
-        if (config or Path("~/.ssh/config").expanduser()).exists():
+        if (config or settings.in_home("~/.ssh/config")).exists():
             log.warning("ssh is not installed: its settings for %s are not used", link.daq_host)
         return None
     command = [ssh, "-G", *_config_option(link)]
@@ -239,7 +239,7 @@ def _paths(text: str) -> Iterator[Path]:
     words = text.split()
     while words:
         for n in range(len(words), 0, -1):
-            path = Path(" ".join(words[:n])).expanduser()
+            path = settings.expanded(" ".join(words[:n]))
             if n == 1 or path.exists():
                 yield path
                 del words[:n]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from immutabledict import immutabledict
 
+from amstrax.common import XAMS_VOLUME, XAMSL_VOLUME
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 
@@ -27,10 +28,11 @@ class Detector:
     board_type: str = "V1724"
 
     # --- the drift volume
-    radius: float = 31.0  # last edge of r in the published s1_map_v0.json
-    gate_cathode_distance: float = 50.5  # default of the option of that name (event_positions)
-    drift_time_gate: float = 3_000.0  # likewise; from the gate to the middle of the S2's light
-    drift_time_cathode: float = 39_500.0  # likewise
+    # Sources are in amstrax.common; drift times are to the middle of the S2's light
+    radius: float = XAMS_VOLUME.radius
+    gate_cathode_distance: float = XAMS_VOLUME.depth
+    drift_time_gate: float = float(XAMS_VOLUME.drift_time_gate)
+    drift_time_cathode: float = float(XAMS_VOLUME.drift_time_cathode)
     electron_lifetime: float = 30_000.0  # default of the option elife (corrected_areas)
     diffusion_longitudinal: float = 2.6e-6  # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
     diffusion_transverse: float = 5.5e-6  # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
@@ -398,12 +400,11 @@ XAMSL = Detector(
     context="xams_little",
     led_context=None,
     board_type="V1730",
-    # E. Hogenbirk et al., NIM A 840 (2016) 87: 44 mm wide, 100 mm of drift
-    radius=22.0,
-    gate_cathode_distance=100.0,
-    drift_time_gate=3_000.0,  # assumed, as in XAMS
-    drift_time_cathode=66_000.0,  # 1.6 mm/us at 500 V/cm; ditto, fig. 9
-    electron_lifetime=400_000.0,  # the same paper
+    radius=XAMSL_VOLUME.radius,
+    gate_cathode_distance=XAMSL_VOLUME.depth,
+    drift_time_gate=float(XAMSL_VOLUME.drift_time_gate),
+    drift_time_cathode=float(XAMSL_VOLUME.drift_time_cathode),
+    electron_lifetime=400_000.0,  # E. Hogenbirk et al., NIM A 840 (2016) 87
     photon_detection=0.04,  # assumed
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),

@@ -43,15 +43,17 @@ def both_sides(records):
     [
         pytest.param([], EDGE, [], id="no records"),
         pytest.param([1000], EDGE, [1000], id="one record"),
-        # ends at 9990, and 9990 + 1000 < 11000
-        pytest.param([1000, 5000, 9890], EDGE, [1000, 5000, 9890], id="quiet end"),
+        pytest.param([1000, 5000, 9567], EDGE, [1000, 5000, 9567], id="quiet end"),
+        # ends at 9668, from which the cut keeps 333 ns; at 9990, and 9990 + 1000 < 11000
+        pytest.param([1000, 9568], EDGE + 1, [1000, 9568], id="not so quiet end"),
+        pytest.param([1000, 9890], EDGE + 323, [1000, 9890], id="end that is just quiet"),
         # ends at 10000, and 10000 + 1000 is not before 11000: the first gap ends at 5000
-        pytest.param([1500, 5000, 9900], 5000, [1500], id="first of two gaps"),
+        pytest.param([1500, 5000, 9900], 4667, [1500], id="first of two gaps"),
         # gaps count from 2100 ns on: 3099 is too early, 3100 is not
-        pytest.param([1100, 3099, 4200, 9950], 4200, [1100, 3099], id="gap begins too early"),
-        pytest.param([1100, 3100, 4300, 9950], 3100, [1100], id="gap begins just late enough"),
-        # 6000 + 100 + 1000 = 7100: a gap of exactly 1000 ns will do
-        pytest.param([2900, 3900, 4900, 6000, 7100, 8100, 9100, 10_100], 6000, [2900, 3900, 4900],
+        pytest.param([1100, 3099, 4200, 9950], 3867, [1100, 3099], id="gap begins too early"),
+        pytest.param([1100, 3100, 4300, 9950], 2767, [1100], id="gap begins just late enough"),
+        # 4900 + 100 + 1000 = 6000: a gap of exactly 1000 ns will do
+        pytest.param([2900, 3900, 4900, 6000, 7100, 8100, 9100, 10_100], 5667, [2900, 3900, 4900],
                      id="gap of exactly the safe break"),
     ],
 )  # fmt: skip
@@ -63,6 +65,27 @@ def test_break_in_a_gap(times, time, kept_by_post):
     assert pre.kept["time"].tolist() == times[len(kept_by_post) :]
     assert not post.is_artificial
     assert not pre.is_artificial
+
+
+@pytest.mark.parametrize("safe_break", [300, 1000, 3000, 4000])
+@pytest.mark.parametrize("n", [0, 1, 3, 20])
+def test_cut_keeps_its_distance_from_records(safe_break, n):
+    distance = live_data.margin(safe_break)
+    assert live_data.safe_break_for(distance) <= safe_break
+    rng = np.random.default_rng(n)
+    for _ in range(200):
+        records = make_records(np.sort(rng.integers(START, END, n)))
+        cut, _ = (
+            live_data.find_break(records, START, END, safe_break, LONGEST, is_post)
+            for is_post in (True, False)
+        )
+        if not cut.is_artificial:
+            # What begins before the overlap, or behind it, may come as near as this
+            ends = [START + LONGEST, *strax.endtime(records)[records["time"] < cut.time]]
+            starts = [END, *records["time"][records["time"] >= cut.time]]
+            assert cut.time - max(ends) >= distance
+            assert min(starts) - cut.time >= distance
+            assert min(starts) - max(ends) >= safe_break
 
 
 def test_gap_of_one_ns_too_little_is_none():
@@ -78,7 +101,7 @@ def test_a_long_record_hides_a_gap():
         [2900, 3000, 4000, 6000, 9950], [10, 250, 10, 10, 10], [0, 1, 0, 0, 0], dt=10
     )
     post, _ = both_sides(records)
-    assert post.time == 9950
+    assert post.time == 9950 - 333
 
 
 def test_without_gap_what_crosses_the_break_is_dropped():
@@ -115,7 +138,11 @@ def test_breaks_lose_nothing_and_double_nothing(rows):
         for i in range(1, len(rows))
         if starts[i] - max(ends[:i].max(), START + LONGEST) >= SAFE
     ]  # fmt: skip
-    time = starts[gaps[0]] if gaps and not quiet_end else EDGE
+    if quiet_end:
+        last_end = max([START + LONGEST, *ends])
+        time = np.clip(EDGE, last_end + SAFE // 3, END - SAFE // 3)
+    else:
+        time = starts[gaps[0]] - SAFE // 3 if gaps else EDGE
     assert (post.time, pre.time) == (time, time)
     assert post.is_artificial == pre.is_artificial == (not quiet_end and not gaps)
 

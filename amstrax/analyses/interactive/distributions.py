@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from amstrax.analyses.interactive import _bokeh
-from amstrax.analyses.interactive.sources import LABELS, counted_title
+from amstrax.analyses.interactive.sources import counted_title, label_of
 from amstrax.analyses.quantities import Rates, histogram
 from amstrax.analyses.style import (
     BLACK,
@@ -90,7 +90,7 @@ def value_histogram(
     InvalidOption
         (a ValueError) when the source has no such column.
     """
-    label = LABELS.get(column, column) if label is None else label
+    label = label_of(column, source) if label is None else label
     if column not in source.data:
         raise InvalidOption(
             f"the source has no column {column!r}" + did_you_mean(column, source.data)

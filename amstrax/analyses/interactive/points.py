@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from amstrax.analyses.interactive import _bokeh
-from amstrax.analyses.interactive.sources import LABELS, counted_title
+from amstrax.analyses.interactive.sources import counted_title, label_of
 from amstrax.analyses.quantities import histogram_2d
 from amstrax.analyses.style import BLACK
 
@@ -38,7 +38,7 @@ def scatter(
         Of `bokeh.plotting.figure`, as width and height.
     """
     figure = _bokeh.new_figure(
-        counted_title(title, source), LABELS.get(x, x), LABELS.get(y, y), log, **options
+        counted_title(title, source), label_of(x, source), label_of(y, source), log, **options
     )
     points = figure.scatter(
         x,

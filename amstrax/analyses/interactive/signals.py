@@ -7,8 +7,17 @@ import numpy as np
 import strax
 
 from amstrax.analyses.interactive import _bokeh
-from amstrax.analyses.quantities import outline, peak_waveforms, record_waveform, time_unit
+from amstrax.analyses.quantities import (
+    PE,
+    light_unit,
+    outline,
+    peak_waveforms,
+    record_waveform,
+    short_unit,
+    time_unit,
+)
 from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
+from amstrax.common import XAMS_VOLUME
 
 _TOOLS = "pan,xbox_zoom,box_zoom,xwheel_zoom,reset,save"
 
@@ -20,6 +29,7 @@ def waveforms(
     log: bool = False,
     title: str = "Peaks",
     unit: tuple[int, str] | None = None,
+    area_unit: str = PE,
     **options: Any,
 ) -> Any:
     """Return sum waveforms of peaks against time; a click in the legend hides a type.
@@ -38,6 +48,8 @@ def waveforms(
         Of the figure.
     unit
         Of time: how many ns, and its name; None: one in which it can be read.
+    area_unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
     options
         Of `bokeh.plotting.figure`.
     """
@@ -47,7 +59,12 @@ def waveforms(
     if unit is None:
         unit = time_unit(int(strax.endtime(peaks).max()) - start) if len(peaks) else (1000, "µs")
     figure = _bokeh.new_figure(
-        title, f"Time [{unit[1]}]", "Light [PE/ns]", (False, log), tools=_TOOLS, **options
+        title,
+        f"Time [{unit[1]}]",
+        f"Light [{light_unit(area_unit)}]",
+        (False, log),
+        tools=_TOOLS,
+        **options,
     )
     if not len(peaks):
         _bokeh.note(figure, "no peaks")
@@ -74,7 +91,7 @@ def waveforms(
             models.HoverTool(
                 renderers=[glyph],
                 tooltips=[
-                    (TYPE_NAMES[kind], "@area{0.0} PE"),
+                    (TYPE_NAMES[kind], f"@area{{0.0}} {area_unit}"),
                     ("begins", f"@begins {unit[1]}"),
                 ],
             )
@@ -137,6 +154,7 @@ def waveform_display(
     title: str,
     show_most: int = 500,
     width: int = 900,
+    area_unit: str = PE,
 ) -> Any:
     """Return peaks above the records of the same time; both move together.
 
@@ -152,6 +170,8 @@ def waveform_display(
         Show the largest so many peaks, and the first so many records.
     width
         Of the display [pixels].
+    area_unit
+        As of `waveforms`.
 
     Returns
     -------
@@ -177,6 +197,7 @@ def waveform_display(
             start=start,
             title=_counted(f"{title}: peaks", len(rows), len(peaks), "the largest"),
             unit=unit,
+            area_unit=area_unit,
             width=width,
             height=260,
         )
@@ -192,8 +213,9 @@ def event(
     peaks: np.ndarray | None = None,
     types: np.ndarray | None = None,
     top_channels: Sequence[int] = (1, 2, 3, 4),
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     width: int = 900,
+    area_unit: str = PE,
 ) -> Any:
     """Return one event: its peaks, main S1 and S2, area per channel, and hit pattern.
 
@@ -209,6 +231,8 @@ def event(
         Of the hit pattern [mm].
     width
         Of the layout [pixels].
+    area_unit
+        As of `waveforms`.
 
     Returns
     -------
@@ -226,32 +250,33 @@ def event(
                 types[inside],
                 start,
                 title=f"Event {event_row['event_number']}",
+                area_unit=area_unit,
                 width=width,
                 height=230,
             )
         )
     third = width // 3
-    signals = [_signal(event_row, prefix, third * 3 // 2) for prefix in ("s1", "s2")]
+    signals = [_signal(event_row, prefix, third * 3 // 2, area_unit) for prefix in ("s1", "s2")]
     rows.append(layouts.row(*signals))
     rows.append(
         layouts.row(
-            _area_per_channel(event_row, third * 3 // 2),
-            _hit_pattern(event_row, top_channels, radius, third * 3 // 2),
+            _area_per_channel(event_row, third * 3 // 2, area_unit),
+            _hit_pattern(event_row, top_channels, radius, third * 3 // 2, area_unit),
         )
     )
     return layouts.column(*rows)
 
 
-def _signal(row: np.void, prefix: str, width: int) -> Any:
+def _signal(row: np.void, prefix: str, width: int, area_unit: str) -> Any:
     kind = 1 if prefix == "s1" else 2
     area = float(row[f"{prefix}_area"])
     length, dt = int(row[f"{prefix}_length"]), int(row[f"{prefix}_dt"])
     unit = time_unit(length * dt)
-    text = f"{area:.4g} PE" if np.isfinite(area) else "none"
+    text = f"{area:.4g} {area_unit}" if np.isfinite(area) else "none"
     figure = _bokeh.new_figure(
         f"{prefix.upper()}: {text}",
         f"Time [{unit[1]}]",
-        "Light [PE/ns]",
+        f"Light [{light_unit(area_unit)}]",
         tools=_TOOLS,
         width=width,
         height=230,
@@ -264,10 +289,10 @@ def _signal(row: np.void, prefix: str, width: int) -> Any:
     return figure
 
 
-def _area_per_channel(row: np.void, width: int) -> Any:
+def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
     models = _bokeh.bokeh().models
     figure = _bokeh.new_figure(
-        "Area per channel", "Channel", "Area [PE]", (False, True), tools="pan,reset,save",
+        "Area per channel", "Channel", f"Area [{area_unit}]", (False, True), tools="pan,reset,save",
         width=width, height=260,
     )  # fmt: skip
     floor, shown = 1.0, False
@@ -286,7 +311,8 @@ def _area_per_channel(row: np.void, width: int) -> Any:
             legend_label=prefix.upper(),
         )
         bars.data_source.data["area"] = area
-        figure.add_tools(models.HoverTool(renderers=[bars], tooltips=[("area", "@area{0.0} PE")]))
+        tooltips = [("area", f"@area{{0.0}} {area_unit}")]
+        figure.add_tools(models.HoverTool(renderers=[bars], tooltips=tooltips))
     figure.xaxis.ticker = list(range(len(row["s1_area_per_channel"])))
     if shown:
         _legend(figure)
@@ -295,7 +321,9 @@ def _area_per_channel(row: np.void, width: int) -> Any:
     return figure
 
 
-def _hit_pattern(row: np.void, top_channels: Sequence[int], radius: float, width: int) -> Any:
+def _hit_pattern(
+    row: np.void, top_channels: Sequence[int], radius: float, width: int, area_unit: str
+) -> Any:
     from bokeh.palettes import Viridis256
 
     from amstrax.analyses.geometry import QUADRANTS
@@ -322,8 +350,9 @@ def _hit_pattern(row: np.void, top_channels: Sequence[int], radius: float, width
         middle = np.deg2rad(angle + span / 2)
         figure.text(
             x=[0.6 * radius * np.cos(middle)], y=[0.6 * radius * np.sin(middle)],
-            text=[f"{channel}: {value:.0f} PE"], text_align="center", text_baseline="middle",
-            text_font_size="9pt", text_color="black" if part > 0.6 else "white",
+            text=[f"{channel}: {value:.0f}{short_unit(area_unit)}"],
+            text_align="center", text_baseline="middle", text_font_size="9pt",
+            text_color="black" if part > 0.6 else "white",
         )  # fmt: skip
     if np.isfinite(row["x"]) and np.isfinite(row["y"]):
         figure.scatter(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from amstrax.analyses.interactive import _bokeh
-from amstrax.analyses.quantities import thin
+from amstrax.analyses.quantities import ADC_COUNTS, PE, thin
 from amstrax.analyses.style import BLUE, CHANNEL_COLORS, TYPE_COLORS, TYPE_NAMES
 
 #: Rows of a source, unless more are asked for: so many points can be moved smoothly
@@ -36,25 +36,25 @@ _PEAK_COLUMNS = (
     ("rise_time", "rise_time", 1),
     ("n_channels", "n_channels", 1),
 )
-#: Of axes, by column
-LABELS = {
-    "s1_area": "S1 [PE]",
-    "s2_area": "S2 [PE]",
-    "cs1": "cS1 [PE]",
-    "cs2": "cS2 [PE]",
+#: Of axes, by column; {unit} is that of areas
+_LABELS = {
+    "s1_area": "S1 [{unit}]",
+    "s2_area": "S2 [{unit}]",
+    "cs1": "cS1 [{unit}]",
+    "cs2": "cS2 [{unit}]",
     "drift_us": "Drift time [µs]",
     "x": "x [mm]",
     "y": "y [mm]",
     "z": "z [mm]",
     "r": "r [mm]",
-    "area": "Area [PE]",
+    "area": "Area [{unit}]",
     "width": "Width of the central 50 % [ns]",
     "aft": "Area fraction top",
     "time_s": "Time since the start of the run [s]",
 }
 
 
-def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
+def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST, unit: str = PE) -> Any:
     """Return a source of peaks for the figures below.
 
     Parameters
@@ -65,12 +65,14 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
         Of the run [ns since unix epoch].
     most
         Rows; of more peaks, so many are taken at random, the same each time.
+    unit
+        Of areas, as of `amstrax.analyses.loading.area_unit`.
 
     Returns
     -------
-    ColumnDataSource with the columns ``index`` (the row in `peaks`), ``time_s``, ``area`` [PE],
+    ColumnDataSource with the columns ``index`` (the row in `peaks`), ``time_s``, ``area``,
     ``width`` [ns], ``aft``, ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and
-    ``color`` (RGBA, a byte each). Its ``tags`` are ``[{"shown": rows, "of": n}]``.
+    ``color`` (RGBA, a byte each). Its ``tags`` are ``[{"shown": rows, "of": n, "unit": unit}]``.
     """
     rows = thin(len(peaks), most)
     peaks_shown = peaks[rows]
@@ -79,10 +81,10 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST) -> Any:
     data["type"] = types.astype(np.int32)
     data["type_name"] = np.array(TYPE_NAMES)[types]
     data["color"] = _rgba(TYPE_COLORS)[types]
-    return _source(data, rows, len(peaks))
+    return _source(data, rows, len(peaks), unit)
 
 
-def event_source(events: np.ndarray, start: int = 0, most: int = MOST) -> Any:
+def event_source(events: np.ndarray, start: int = 0, most: int = MOST, unit: str = PE) -> Any:
     """Return a source of events for the figures below.
 
     Parameters are those of `peak_source`, with events as of event_info.
@@ -90,13 +92,13 @@ def event_source(events: np.ndarray, start: int = 0, most: int = MOST) -> Any:
     Returns
     -------
     ColumnDataSource with the columns ``index``, ``event_number``, ``time_s``, ``s1_area``,
-    ``s2_area``, ``cs1``, ``cs2`` [PE], ``drift_us`` [µs], ``x``, ``y``, ``z``, ``r`` [mm],
+    ``s2_area``, ``cs1``, ``cs2``, ``drift_us`` [µs], ``x``, ``y``, ``z``, ``r`` [mm],
     ``s1_width``, ``s2_width`` [ns], ``s1_aft``, ``s2_aft``, ``n_peaks`` and ``color``.
     """
     rows = thin(len(events), most)
     data = _columns(events[rows], _EVENT_COLUMNS, start)
     data["color"] = np.full(len(rows), _rgba((BLUE,)))
-    return _source(data, rows, len(events))
+    return _source(data, rows, len(events), unit)
 
 
 def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
@@ -114,7 +116,7 @@ def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
     data = {name: np.asarray(shown[name]) for name in ("channel", "area", "amplitude_led")}
     colors = _rgba(CHANNEL_COLORS)
     data["color"] = colors[shown["channel"] % len(colors)]
-    return _source(data, rows, len(pulses))
+    return _source(data, rows, len(pulses), ADC_COUNTS)
 
 
 def _columns(
@@ -140,17 +142,27 @@ def _rgba(colors: Sequence[str]) -> np.ndarray:
     return np.array([int(f"{color[1:]}ff", 16) for color in colors], dtype=np.uint32)
 
 
-def _source(data: dict[str, np.ndarray], rows: np.ndarray, of: int) -> Any:
+def _source(data: dict[str, np.ndarray], rows: np.ndarray, of: int, unit: str) -> Any:
     data["index"] = rows.astype(np.int32)
     return _bokeh.bokeh().models.ColumnDataSource(
         {name: values for name, values in data.items()},
-        tags=[{"shown": len(rows), "of": of}],
+        tags=[{"shown": len(rows), "of": of, "unit": unit}],
     )
+
+
+def _tags(source: Any) -> dict[str, Any] | None:
+    return next((tag for tag in source.tags if isinstance(tag, dict) and "shown" in tag), None)
+
+
+def label_of(column: str, source: Any) -> str:
+    """Return the label of an axis with a column of a source."""
+    unit = (_tags(source) or {}).get("unit", PE)
+    return _LABELS.get(column, column).replace("{unit}", unit)
 
 
 def counted_title(title: str, source: Any) -> str:
     """Return a title that says how many of all rows are shown, if not all are."""
-    tags = next((tag for tag in source.tags if isinstance(tag, dict) and "shown" in tag), None)
+    tags = _tags(source)
     if tags is None or tags["shown"] == tags["of"]:
         return title
     return f"{title}: {tags['shown']:,} of {tags['of']:,}, at random"

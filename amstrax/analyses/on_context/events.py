@@ -10,6 +10,7 @@ from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
 from amstrax.analyses.on_context.channels import top_channels
 from amstrax.analyses.style import new_axes, new_figure, note
+from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def event_scatter(
     """
     ax = new_axes() if ax is None else ax
     data = part.load("event_info")
-    figure = events.event_scatter(data, ax, s1, s2, color, part.nothing("events with S1 and S2"))
+    figure = events.event_scatter(
+        data, ax, s1, s2, color, part.nothing("events with S1 and S2"), part.area_unit("event_info")
+    )
     ax.set_title(f"Run {part.run_id}: {ax.get_title()}")
     return figure
 
@@ -116,7 +119,7 @@ def plot_positions(
 def event_display(
     part: Part,
     event_number: int | None = None,
-    radius: float = 31.0,
+    radius: float = XAMS_VOLUME.radius,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw one event: main and alternative S1 and S2, channels, hit pattern, time and position.
@@ -177,7 +180,13 @@ def event_display(
     wide = wide[wide["event_number"] == event["event_number"]]
     peaks = whole.load("peaks", "peak_basics")
     figure = event_displays.event_display(
-        wide[0], peaks, peaks["type"], tuple(top_channels(part.context)), radius, figure
+        wide[0],
+        peaks,
+        peaks["type"],
+        tuple(top_channels(part.context)),
+        radius,
+        figure,
+        part.area_unit("event_info"),
     )
     figure.suptitle(f"Run {part.run_id}", x=0.01, ha="left", fontsize="large")
     return figure

@@ -31,7 +31,9 @@ def plot_area_per_channel(part: Part, ax: "Axes | None" = None) -> "Figure":
     peaks = part.load("peaks", "peak_basics", columns=("time", "area_per_channel", "type"))
     # Arrays begin with the first channel of their part of the detector
     channels = channels_of(part.context, part.names("peaks")[0])
-    figure = plots.plot_area_per_channel(peaks, ax, channels, part.nothing("peaks"))
+    figure = plots.plot_area_per_channel(
+        peaks, ax, channels, part.nothing("peaks"), part.area_unit("peaks")
+    )
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
 
@@ -84,7 +86,9 @@ def plot_peaks_area_aft_histogram(
     """
     ax = new_axes() if ax is None else ax
     peaks = part.load("peak_basics", columns=("time", "area", "area_fraction_top"))
-    figure = plots.plot_area_aft(peaks, ax, n_bins, part.nothing("peaks"))
+    figure = plots.plot_area_aft(
+        peaks, ax, n_bins, part.nothing("peaks"), part.area_unit("peak_basics")
+    )
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
 
@@ -108,6 +112,8 @@ def plot_peaks_area_width_histogram(
     """
     ax = new_axes() if ax is None else ax
     peaks = part.load("peak_basics", columns=("time", "area", "range_50p_area"))
-    figure = plots.plot_area_width(peaks, ax, n_bins, part.nothing("peaks"))
+    figure = plots.plot_area_width(
+        peaks, ax, n_bins, part.nothing("peaks"), part.area_unit("peak_basics")
+    )
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Shown(NamedTuple):
-    """How a column is drawn."""
+    """How a column is drawn; {unit} in the label is that of areas."""
 
     label: str
     log: bool
@@ -26,13 +26,13 @@ class _Shown(NamedTuple):
 
 
 _COLUMNS = {
-    "area": _Shown("Area of peaks [PE]", True),
+    "area": _Shown("Area of peaks [{unit}]", True),
     "range_50p_area": _Shown("Width of peaks, central 50 % [ns]", True),
     "area_fraction_top": _Shown("Area fraction top of peaks", False, limits=(-0.05, 1.05)),
-    "cs1": _Shown("cS1 [PE]", True),
-    "cs2": _Shown("cS2 [PE]", True),
-    "s1_area": _Shown("S1 [PE]", True),
-    "s2_area": _Shown("S2 [PE]", True),
+    "cs1": _Shown("cS1 [{unit}]", True),
+    "cs2": _Shown("cS2 [{unit}]", True),
+    "s1_area": _Shown("S1 [{unit}]", True),
+    "s2_area": _Shown("S2 [{unit}]", True),
     "drift_time": _Shown("Drift time [µs]", False, 1e-3),
     "x": _Shown("x [mm]", False),
     "y": _Shown("y [mm]", False),
@@ -55,7 +55,8 @@ _NORMALIZE = {"rate": "Hz per bin", "counts": "Number per bin", "shape": "Share 
 def plot_rates(part: Part, bin_seconds: float | None = None, ax: "Axes | None" = None) -> "Figure":
     """Draw rates over a run: of S1s, S2s, other peaks and events, or of pulses in each LED channel.
 
-    Events are drawn where event_info is stored.
+    Events are drawn where event_info is stored. The run ends when its run document says or, where
+    the context knows of none, with the last data that is stored of it.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def plot_rates(part: Part, bin_seconds: float | None = None, ax: "Axes | None" =
     colors, styles = {}, {}
     if part.has("peak_basics"):
         peaks = part.load("peak_basics", columns=("time", "type"))
-        start, end = part.start, part.end
+        start, end = part.start, part.taken_until(peaks)
         for kind in (1, 2, 0):
             name = TYPE_NAMES[kind]
             times[name] = peaks["time"][peaks["type"] == kind]
@@ -85,7 +86,7 @@ def plot_rates(part: Part, bin_seconds: float | None = None, ax: "Axes | None" =
             colors["events"], styles["events"] = BLACK, "-"
     else:
         pulses = part.load("led_calibration", columns=("time", "channel"))
-        start, end = part.start, part.end
+        start, end = part.start, part.taken_until(pulses)
         for channel in np.unique(pulses["channel"]):
             times[f"channel {channel}"] = pulses["time"][pulses["channel"] == channel]
     series = {}
@@ -146,14 +147,17 @@ def compare_runs(
         for part in parts:
             part.main = next(iter(by_sort))
             tables[part.run_id] = part.load(sort, columns=("time", *names))
-        spans = {part.run_id: (part.end - part.start) / 1e9 for part in parts}
+        spans = {
+            part.run_id: (part.taken_until(tables[part.run_id]) - part.start) / 1e9
+            for part in parts
+        }
+        unit = " or ".join(dict.fromkeys(part.area_unit(sort) for part in parts))
         table_of_labels = _LED_COLUMNS if sort == "led_calibration" else _COLUMNS
         for name in names:
             shown = table_of_labels.get(name, _Shown(name, False))
             values = {run: table[name] * shown.factor for run, table in tables.items()}
-            panels.append(
-                (shown.label, _histograms(values, spans, shown, n_bins, normalize), shown.log)
-            )
+            histograms = _histograms(values, spans, shown, n_bins, normalize)
+            panels.append((shown.label.replace("{unit}", unit), histograms, shown.log))
     return run_plots.plot_comparison(panels, _NORMALIZE[normalize], figure)
 
 

@@ -82,7 +82,9 @@ def plot_peaks(part: Part, show_most: int = 200, ax: "Axes | None" = None) -> "F
     if len(peaks) > show_most:
         shown = peaks[np.sort(np.argsort(peaks["area"])[len(peaks) - show_most :])]
     start = _first(part, shown)
-    figure = plots.plot_peaks(shown, None, ax, start, part.nothing("peaks"))
+    figure = plots.plot_peaks(
+        shown, None, ax, start, part.nothing("peaks"), part.area_unit("peaks")
+    )
     _title(ax, part, start, shown, peaks, "peaks, the largest")
     return figure
 
@@ -127,10 +129,11 @@ def plot_peak_records(
             part.time_range = (int(peak["time"]), int(strax.endtime(peak)))
             part.start, part.end = part.time_range
     numbers = _channels(part, "records")
+    area = part.area_unit("peaks")
     if peak is None:
         figure = new_figure((9, 3)) if figure is None else figure
         axes = figure.subplots()
-        axes.set(xlabel="Time [ns]", ylabel="Light [PE/ns]")
+        axes.set(xlabel="Time [ns]", ylabel=f"Light [{quantities.light_unit(area)}]")
         note(axes, part.nothing("peaks"))
         return figure
     records = part.load("records")
@@ -143,7 +146,7 @@ def plot_peak_records(
         n_rows, 1, sharex=True, gridspec_kw={"height_ratios": [2, *[1] * (n_rows - 1)]}
     )
     start = int(peak["time"])
-    plots.plot_peaks(np.array([peak]), axes=above, start=start)
+    plots.plot_peaks(np.array([peak]), axes=above, start=start, unit=area)
     above.legend_.remove()
     above.set_xlabel("")
     unit, name = quantities.time_unit(int(strax.endtime(peak)) - start)
@@ -163,7 +166,7 @@ def plot_peak_records(
     kind = f"{TYPE_NAMES[peak['type']]} of " if peak["type"] in (1, 2) else "Peak of "
     since = (start - part.run_start) / 1e9
     above.set_title(
-        f"{kind}{peak['area']:.4g} PE, at {since:.6f} s of run {part.run_id}", loc="left"
+        f"{kind}{peak['area']:.4g} {area}, at {since:.6f} s of run {part.run_id}", loc="left"
     )
     return figure
 
@@ -185,7 +188,7 @@ def records_matrix(
     Returns
     -------
     matrix
-        Shape (n_samples, n_channels), float32 [PE/ns]; in a context without gains [ADC counts/ns].
+        Shape (n_samples, n_channels), float32 [PE/ns]; without gains [ADC counts/ns].
     times
         Edges of the samples, shape (n_samples + 1,) [s since the start of the run].
     channels
@@ -244,7 +247,7 @@ def plot_records_matrix(
     ax = new_axes((9, 3.5)) if ax is None else ax
     records = _baselined(part) if raw else part.load("records")
     matrix, times, numbers = _as_matrix(part, records, max_samples, channels)
-    unit = "PE/ns" if _gains(part, numbers) is not None else "ADC counts/ns"
+    unit = quantities.light_unit(part.area_unit("peaks"))
     figure = run_plots.plot_matrix(
         matrix, times, numbers.tolist(), ax, unit, part.nothing("records")
     )
@@ -289,7 +292,13 @@ def waveform_display(
     peaks = part.load("peaks", "peak_basics") if part.has("peaks") else None
     start = part.time_range[0] if part.time_range else part.start
     return signals.waveform_display(
-        records, peaks, start, part.title, show_most=show_most, width=width
+        records,
+        peaks,
+        start,
+        part.title,
+        show_most=show_most,
+        width=width,
+        area_unit=part.area_unit("peaks"),
     )
 
 
@@ -341,7 +350,8 @@ def _gains(part: Part, channels: np.ndarray) -> np.ndarray | None:
     """Return photoelectrons per ADC count x sample by channel; None where there are no gains."""
     if not part.has("peaks"):
         return None
-    plugin = part.context.get_single_plugin(part.run_id, part.names("peaks")[0])
+    name = part.names("peaks")[0]
+    plugin = part.context._get_plugins((name,), part.run_id)[name]
     gains = np.asarray(getattr(plugin, "gain_to_pe_array", None) or 1.0, dtype=np.float64)
     n = int(np.max(channels, initial=0)) + 1
     return np.full(n, float(gains)) if gains.ndim == 0 else gains
