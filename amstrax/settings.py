@@ -583,4 +583,4 @@ def in_home(path: str) -> Path:
     try:
         return expanded(path)
     except InvalidOption:
-        return Path("/nonexistent", path.removeprefix("~/"))
+        return Path("/nonexistent", path.removeprefix("~").lstrip("/"))

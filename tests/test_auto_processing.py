@@ -667,8 +667,8 @@ def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
     elsewhere = document("at work on another machine")
     assert documents.status_of(elsewhere).status == "running"
     said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
-    # What cannot be recorded is said, less often each time
-    assert 1 <= sum("000401" in line and "not recorded" in line for line in said) <= 5
+    # An _id of NaN: what cannot be recorded is logged, less often each time
+    assert 1 <= sum("000401" in line for line in said) <= 5
     said = [line for line in said if "000401" not in line]
     assert sum("holds no number: counting on from the jobs" in line for line in said) == 1
     # Each is said once, also the two of one number; no round has failed for it

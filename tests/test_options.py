@@ -51,7 +51,8 @@ def options_in_use(cls):
         for c in ours if after is None else ours[ours.index(after) + 1 :]:
             if name in vars(c):
                 found = vars(c)[name]
-                found = getattr(found, "fget", None) or getattr(found, "__func__", found)
+                for inner in ("fget", "func", "__func__"):
+                    found = getattr(found, inner, None) or found
                 return (c, found) if isinstance(found, types.FunctionType) else None
         return None
 

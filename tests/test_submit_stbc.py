@@ -339,7 +339,8 @@ def test_names_that_no_path_is_made_of(name, runs, live_runs, submit, tmp_path):
         submit()
     assert sorted(tmp_path.rglob("*")) == before
     wanted = scheduling.Wanted("xams", ("peak_basics",), ("raw_records",))
-    assert not scheduling.has_source(documents.find_run(runs, SHORT), wanted)
+    with pytest.raises(InvalidRunDocument, match="give it digits"):
+        scheduling.has_source(documents.find_run(runs, SHORT), wanted)
 
 
 def test_no_secrets_in_what_others_can_read(runs, live_runs, submit, tmp_path, monkeypatch, caplog):

@@ -229,7 +229,7 @@ def has_source(document: Document, wanted: Wanted) -> bool:
         return True
     for entry in documents.data_of(document, host=documents.this_host()):
         kind = entry.get("type")
-        if kind != "live" and kind not in wanted.raw_types:
+        if not entry.get("location") or kind not in ("live", *wanted.raw_types):
             continue
         location = rundoc.check_location(entry.get("location"))
         if (location / name if kind == "live" else location).is_dir():

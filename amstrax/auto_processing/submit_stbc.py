@@ -269,14 +269,16 @@ def _range(text: str) -> list[str]:
     try:
         if not dash:
             return [arguments.run_id(text)]
-        ends = [arguments.run_id(end) for end in (first, last)]
+        ends = [int(arguments.run_id(end)) for end in (first, last)]
     except argparse.ArgumentTypeError as error:
-        raise UsageError(str(error)) from None
-    if not all(end.isdigit() for end in ends) or int(ends[0]) > int(ends[1]):
+        if not dash:
+            raise UsageError(str(error)) from None
+        ends = [1, 0]
+    if ends[0] > ends[1]:
         raise UsageError(f"{text!r} is no range of runs: give two numbers, as 006724-006730")
-    if int(ends[1]) - int(ends[0]) >= _LONGEST_RANGE:
+    if ends[1] - ends[0] >= _LONGEST_RANGE:
         raise UsageError(f"{text!r} is a range of more than {_LONGEST_RANGE} runs")
-    return [f"{number:06d}" for number in range(int(ends[0]), int(ends[1]) + 1)]
+    return [f"{number:06d}" for number in range(ends[0], ends[1] + 1)]
 
 
 _LONGEST_RANGE = 100_000

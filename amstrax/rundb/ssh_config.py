@@ -115,7 +115,7 @@ def destination(link: RunDatabase) -> Destination:
         "p": str(port),
         "r": user,
         "n": link.daq_host,
-        "d": str(Path.home()),
+        "d": str(settings.in_home("~")),
         "u": settings.login_name(),
         "k": first("hostkeyalias") or link.daq_host,
     }
