@@ -17,7 +17,6 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import _strax, rundoc, settings
-from amstrax._context import Context
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
     DataExists,
@@ -33,7 +32,8 @@ from amstrax.plugins import (
     pulse_processing,
     radon,
 )
-from amstrax.storage import DataDirectory
+from amstrax.strax_ext.context import Context
+from amstrax.strax_ext.storage import DataDirectory
 
 __all__ = [
     "apply_global_correction_version",

@@ -14,9 +14,9 @@ from make_runs import RUN_ID, START
 from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 
-from amstrax._context import ANALYSES
 from amstrax.analyses._figure import NotebookFigure
 from amstrax.exceptions import InvalidOption, NoSuchDataType
+from amstrax.strax_ext.context import ANALYSES
 
 BASELINES = Path(__file__).with_name("baseline_images")
 #: Root mean square of differences of 8-bit colours. Text is left out, so that fonts do not matter.

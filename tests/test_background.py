@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import strax
 
-from amstrax import background
-from amstrax.storage import CheckedBackend
+from amstrax.strax_ext import processor as background
+from amstrax.strax_ext.storage import CheckedBackend
 
 WAIT = 60  # for what takes milliseconds, on a machine that stands still now and then
 

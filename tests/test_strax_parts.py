@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_runs import context, pulses, write_run
 
-from amstrax import _plugin, _strax, contexts
+from amstrax import _strax, contexts
+from amstrax.strax_ext import plugin as _plugin
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 8)), max_size=12)

@@ -16,11 +16,12 @@ from pathlib import Path
 import numba.core.event
 import strax
 
-from amstrax import background, redax
+from amstrax import redax
 from amstrax.auto_processing import tools
 from amstrax.auto_processing.tools import Stop, stop_on_signals
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork
+from amstrax.strax_ext import processor as background
 
 __all__ = ["Stop", "output_to_log", "run_tool", "sole_worker", "stop_on_signals"]
 
@@ -175,7 +176,7 @@ class Source:
     def meter_reader(self, timeout: float, stop: Stop) -> None:
         """Make the context's reader report what it reads, and give up when told, or after a time.
 
-        It reads ahead, where there are threads for that (`amstrax.background`).
+        It reads ahead, where there are threads for that (`amstrax.strax_ext.processor`).
 
         Parameters
         ----------

@@ -4,12 +4,12 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import radius
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = [
     "CorrectedAreas",

@@ -5,12 +5,12 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
-from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, splitting, waveforms
 from amstrax.processing import peaks as kernels
 from amstrax.processing.hits import find_hits
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = [
     "Hits",

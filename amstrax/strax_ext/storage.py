@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import strax
 
-from amstrax import background
+from amstrax.strax_ext import processor as background
 
 #: How often metadata is written while chunks come fast, after the first few [s]; and what that may
 #: take of the time of one of a job's dozen savers, where the list of chunks is long
