@@ -16,7 +16,7 @@ from typing import Any
 import strax
 from immutabledict import immutabledict
 
-from amstrax import _strax, rundoc, settings
+from amstrax import rundoc, settings
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
     DataExists,
@@ -229,7 +229,6 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    _strax.install()
     st = Context(storage, config, register=list(plugins), **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)

@@ -275,7 +275,7 @@ def _make_one(
 ) -> None:
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.progress import Progress
-    from amstrax.strax_ext import processor as background
+    from amstrax.strax_ext.processor import Processor
 
     source = jobs.Source(st, args.run_id, target)
     if source.needs_live_data:
@@ -286,16 +286,14 @@ def _make_one(
     show_bar = sys.stderr.isatty() if args.progress is None else args.progress
     what = f"{target} of run {args.run_id}"
     start, duration = source.time_range()
-    with (
-        background.beside(args.workers),
-        Progress(what, start, duration, show_bar) as progress,
-    ):
+    with Progress(what, start, duration, show_bar) as progress:
         source.on_raw_data = progress.add_raw
         chunks = st.get_iter(
             args.run_id,
             target,
             save=(target,),
-            processor="single_thread",
+            max_workers=args.workers,
+            processor=Processor,
             progress_bar=False,
         )
         try:

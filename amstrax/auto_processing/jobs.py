@@ -21,7 +21,6 @@ from amstrax.auto_processing import tools
 from amstrax.auto_processing.tools import Stop, stop_on_signals
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork
-from amstrax.strax_ext import processor as background
 
 __all__ = ["Stop", "output_to_log", "run_tool", "sole_worker", "stop_on_signals"]
 
@@ -176,7 +175,7 @@ class Source:
     def meter_reader(self, timeout: float, stop: Stop) -> None:
         """Make the context's reader report what it reads, and give up when told, or after a time.
 
-        It reads ahead, where there are threads for that (`amstrax.strax_ext.processor`).
+        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.processor`).
 
         Parameters
         ----------
@@ -193,13 +192,13 @@ class Source:
             stop_waiting = stop.event
 
             def is_ready(self, chunk_i):
-                threads = background.current()
+                threads = self.helper_threads
                 is_ahead = threads is not None and threads.is_ahead(chunk_i)
                 return is_ahead or super().is_ready(chunk_i)
 
             def compute(self, chunk_i):
                 stop.check()
-                read, threads = super().compute, background.current()
+                read, threads = super().compute, self.helper_threads
                 if threads is None:
                     result = read(chunk_i)
                 else:

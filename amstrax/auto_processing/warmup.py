@@ -79,10 +79,10 @@ def warm_up(contexts: Sequence[str], stop: "jobs.Stop") -> str:
     with numba.core.event.install_recorder("numba:compile") as recorder:
         for name in contexts:
             _process_all(name, stop)
-        from amstrax import _strax
         from amstrax.processing import events, led, running_baseline  # noqa: F401
+        from amstrax.strax_ext import storage
 
-        _strax.warm_up()
+        storage.warm_up()
         for kernel in Kernel.known:
             stop.check()
             kernel.compile()

@@ -15,6 +15,7 @@ from amstrax import redax
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataTimeout, Stopped
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
 
@@ -96,7 +97,7 @@ class ArtificialDeadtimeInserted(UserWarning):
         help="First and last channel of each subdetector",
     ),
 )
-class LiveDataReader(strax.Plugin):
+class LiveDataReader(Plugin):
     """Base of the readers of XAMS and XAMSL, which differ in what they provide.
 
     A subclass sets ``provides`` and ``subdetectors``, the channels of each data type.
@@ -105,7 +106,6 @@ class LiveDataReader(strax.Plugin):
     depends_on = ()
     parallel = "process"
     rechunk_on_save: bool | immutabledict = False
-    chunk_target_size_mb = 50
     #: Seconds to wait for new live data
     input_timeout = 300
     #: Set to end the wait for live data early, with an error

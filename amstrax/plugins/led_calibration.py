@@ -6,6 +6,7 @@ import numpy as np
 import strax
 
 from amstrax.processing import led
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["LEDCalibration", "RecordsLED"]
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
         help="Fragments in a pulse",
     ),
 )
-class RecordsLED(strax.Plugin):
+class RecordsLED(Plugin):
     """Join the fragments of each pulse to one row, and subtract the baseline.
 
     A pulse that has lost a fragment has zeros there, and a ``length`` below ``pulse_length``;
@@ -81,7 +82,7 @@ class RecordsLED(strax.Plugin):
         help="First and last (excluded) sample to look for noise in",
     ),
 )
-class LEDCalibration(strax.Plugin):
+class LEDCalibration(Plugin):
     """Amplitude and area of each pulse in the LED's window, and amplitude of the noise before."""
 
     __version__ = "1.0.0"

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-class Hits(strax.Plugin):
+class Hits(Plugin):
     """Intervals of records in which samples are above threshold, sorted by time."""
 
     __version__ = "0.1.0"

@@ -1,29 +1,28 @@
-"""Work that a job with several workers does beside its main thread: reading ahead, and writing.
+"""Processor that computes in one thread and leaves reading ahead and writing to helper threads.
 
 strax (2.2.3) has a processor with threads, too. Each plugin is one there, and each keeps several
 chunks: dense live data takes gigabytes, and most of what is gained is lost to Python's lock. Here
-one thread computes, as with one worker. What it leaves to others is what takes long without that
-lock, and is about as much: decompressing and sorting the next chunk of live data, and compressing
-and writing what has been made.
+one thread computes. Helper threads do what takes long without that lock: they decompress and sort
+the next chunk of live data, and compress and write chunks that have been made.
 """
 
-import contextlib
-import contextvars
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
+import strax
+from strax.processors.single_thread import SaverSpy
+
+from amstrax.strax_ext.plugin import Plugin
+from amstrax.strax_ext.storage import CheckedSaver, Rechunker
+
 #: What may wait to be written [bytes]; a single chunk may be larger
 MOST_WAITING = 200_000_000
 
-_current: contextvars.ContextVar["Background | None"] = contextvars.ContextVar(
-    "background", default=None
-)
 
-
-class Background(Executor):
-    """Threads beside the main one; an executor of writes.
+class HelperThreads(Executor):
+    """Threads that read ahead, and an executor of writes.
 
     Parameters
     ----------
@@ -32,7 +31,7 @@ class Background(Executor):
     """
 
     def __init__(self, n_threads: int):
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="background")
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="helper")
         self._ahead: dict[int, Future] = {}
         self._writes: deque[tuple[Future, int]] = deque()
         #: Chunks that are read ahead
@@ -71,25 +70,79 @@ class Background(Executor):
         return future
 
     def end(self) -> None:
-        """Wait for what is being done, and leave what has not been begun."""
+        """Finish running tasks, cancel queued ones."""
         self._pool.shutdown(cancel_futures=True)
 
 
-def current() -> Background | None:
-    """Return the threads beside this one, if it has any."""
-    return _current.get()
+class Processor(strax.SingleThreadProcessor):
+    """Processor with one thread that computes, and ``max_workers`` - 1 helper threads.
+
+    Writes go to helper threads where the saver checks them (`CheckedSaver`).
+
+    Parameters
+    ----------
+    components, allow_rechunk, is_superrun, kwargs
+        As in strax.
+    max_workers
+        Threads in all; None for one.
+    """
+
+    def __init__(
+        self,
+        components: strax.ProcessorComponents,
+        max_workers: int | None = None,
+        allow_rechunk: bool = True,
+        is_superrun: bool = False,
+        **kwargs: Any,
+    ):
+        n_helpers = (max_workers or 1) - 1
+        self.helper_threads = HelperThreads(n_helpers) if n_helpers > 0 else None
+        # strax's spies have a rechunker of strax: these have ours, and are registered below
+        super().__init__(
+            components._replace(savers={}),
+            allow_rechunk=allow_rechunk,
+            is_superrun=is_superrun,
+            **kwargs,
+        )
+        self.components = components
+        makers = {d: plugin for plugin in components.plugins.values() for d in plugin.provides}
+        for plugin in makers.values():
+            if isinstance(plugin, Plugin):
+                plugin.helper_threads = self.helper_threads
+        for data_type, savers in components.savers.items():
+            # Data of no plugin is that of runs which are joined to a superrun
+            can_rechunk = (
+                makers[data_type].can_rechunk(data_type) if data_type in makers else is_superrun
+            )
+            for saver in savers:
+                spy = _SaverSpy(saver, allow_rechunk and can_rechunk, self.helper_threads)
+                self.post_office.register_spy(spy, topic=data_type)
+
+    def iter(self) -> Iterator[strax.Chunk]:
+        """Compute, and yield the chunks of the target."""
+        try:
+            yield from super().iter()
+        finally:
+            if self.helper_threads is not None:
+                self.helper_threads.end()
 
 
-@contextlib.contextmanager
-def beside(n_workers: int) -> Iterator[None]:
-    """Let this thread have, within it, others beside it, so that there are `n_workers` in all."""
-    if n_workers < 2:
-        yield
-        return
-    background = Background(n_workers - 1)
-    before = _current.set(background)
-    try:
-        yield
-    finally:
-        _current.reset(before)
-        background.end()
+class _SaverSpy(SaverSpy):
+    """Gives chunks of one data type to a saver."""
+
+    def __init__(self, saver: strax.Saver, rechunk: bool, executor: Executor | None):
+        super().__init__(saver, rechunk)
+        self.rechunker = Rechunker(rechunk, saver.md["run_id"])
+        self.executor = executor if isinstance(saver, CheckedSaver) else None
+
+    def _save_chunk(self, chunks: list[strax.Chunk]) -> None:
+        for chunk in chunks:
+            self.saver.save(chunk, self.chunk_number, executor=self.executor)
+            self.chunk_number += 1
+
+    def close(self) -> None:
+        """Save what is left, and raise what a write has raised, unless an error is handled."""
+        is_failing = bool(strax.formatted_exception())
+        super().close()
+        if self.saver.got_exception is not None and not is_failing:
+            raise self.saver.got_exception
