@@ -106,6 +106,7 @@ class LiveDataReader(Plugin):
     depends_on = ()
     parallel = "process"
     rechunk_on_save: bool | immutabledict = False
+    chunk_target_size_mb = 50
     #: Seconds to wait for new live data
     input_timeout = 300
     #: Set to end the wait for live data early, with an error

@@ -20,6 +20,9 @@ TESTED = ("2.2.3",)
 HOOKS: dict[str, tuple[str, ...] | None] = {
     "Chunk.concatenate": ("chunks", "allow_superrun"),
     "Chunk.split": ("self", "t", "allow_early_split"),
+    "Context._add_saver": (
+        *("self", "savers", "d_to_save", "run_id", "target_plugin", "combining"),
+    ),
     "Context._context_hash": ("self",),
     "Context._fixed_level_cache": None,
     "Context._fixed_plugin_cache": None,
@@ -30,6 +33,9 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
     "Context.get_data_kinds": ("self",),
     "Context.get_dependency_plugins": ("self", "target", "run_id", "chunk_number"),
     "Context.key_for": ("self", "run_id", "target", "chunk_number", "combining"),
+    "Context.__init__": (
+        *("self", "storage", "config", "register", "register_all", "processors", "kwargs"),
+    ),
     "Context.new_context": (
         *("self", "storage", "config", "register", "register_all"),
         *("processors", "replace", "kwargs"),

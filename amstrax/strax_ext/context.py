@@ -15,6 +15,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
 
 #: Analysis -> the module below `amstrax.analyses.on_context` that has it
@@ -103,6 +104,15 @@ def _serialised(name: str) -> Callable:
     return method
 
 
+@strax.takes_config(
+    strax.Option(
+        "stored_chunk_size_mb",
+        default=50,
+        type=(int, float),
+        help="Size of stored chunks of amstrax's plugins that set no chunk_target_size_mb [MB]. A "
+        "job holds as much of each data type that it stores; strax has 200 MB",
+    )
+)
 class Context(strax.Context):
     """Context with analyses, that several threads may use at once.
 
@@ -207,19 +217,42 @@ class Context(strax.Context):
         replace: bool = False,
         **kwargs: Any,
     ) -> "Context":
-        """Return a context of the same class with some settings changed, as strax does.
+        """Return a context of the same class with some settings changed.
 
         Attributes of a subclass are those of this context. Parameters are as in strax; processors
         stay the same by default.
         """
         if processors is None:
             processors = self.processors
-        made = super().new_context(
-            storage, config, register, register_all, processors, replace, **kwargs
-        )
+        storage = list(storage) if isinstance(storage, list | tuple) else [storage]
+        if not replace:
+            storage = [*self.storage, *storage]
+            config = strax.combine_configs(self.config, config, mode="update")
+            kwargs = strax.combine_configs(self.context_config, kwargs, mode="update")
         new = self._copy()
-        new.__dict__.update(vars(made), runs=None)
+        new.runs = None
+        # Not that of a subclass, which may take other arguments: its attributes are copied
+        Context.__init__(new, storage, config, processors=processors, **kwargs)
+        if not replace:
+            new._plugin_class_registry = self._plugin_class_registry.copy()
+        if register_all is not None:
+            new.register_all(register_all)
+        if register is not None:
+            new.register(register)
         return new
+
+    def _add_saver(
+        self,
+        savers: dict,
+        d_to_save: str,
+        run_id: str,
+        target_plugin: strax.Plugin,
+        combining: bool = False,
+    ) -> dict:
+        if isinstance(target_plugin, Plugin) and not target_plugin.sets_chunk_size():
+            # Of this instance, which is that of one call
+            target_plugin.chunk_target_size_mb = self.context_config["stored_chunk_size_mb"]
+        return super()._add_saver(savers, d_to_save, run_id, target_plugin, combining)
 
     def _make_progress_bar(self, run_id: str, targets: Any, progress_bar: bool = True) -> tuple:
         if progress_bar:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 check_strax()
 
-#: Size of stored chunks unless a plugin sets another [MB]; strax: 200 MB. A job holds as much of
-#: each data type that it stores.
-CHUNK_SIZE_MB = 50
-
 _NOTHING = np.empty(0)
 
 
@@ -147,8 +143,6 @@ class Plugin(strax.Plugin):
     with them, so for most plugins nearly all of that copy is for nothing.
     """
 
-    chunk_target_size_mb = CHUNK_SIZE_MB
-
     #: Data type -> fields that are taken of it, besides those for its times; others are whole
     input_fields: Mapping[str, Sequence[str]] = immutabledict()
 
@@ -165,6 +159,15 @@ class Plugin(strax.Plugin):
             for data_type, chunks in iters.items()
         }
         yield from super().iter(iters, executor=executor)
+
+    @classmethod
+    def sets_chunk_size(cls) -> bool:
+        """Return whether the class, or one that it inherits from, sets ``chunk_target_size_mb``."""
+        above = (c for c in cls.__mro__ if c is not strax.Plugin)
+        return (
+            any("chunk_target_size_mb" in vars(c) for c in above)
+            or cls.chunk_target_size_mb != strax.DEFAULT_CHUNK_SIZE_MB
+        )
 
     def chunk(
         self,

@@ -1,6 +1,7 @@
 """strax stays what it is in a process that uses amstrax, and amstrax notices another strax."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import strax
+from make_runs import RUN_ID, context, pulses, write_run
 
+import amstrax
 from amstrax import strax_ext
 from amstrax.exceptions import UnsupportedStrax
 
@@ -25,41 +28,51 @@ def test_strax_is_the_same_before_and_after(tmp_path, what):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_our_plugins_in_a_plain_context_store_what_their_metadata_says(tmp_path):
-    from make_runs import RUN_ID, context, pulses, write_run
-
+@pytest.fixture
+def run(tmp_path):
     write_run(tmp_path, pulses(range(1_000_000, 4_900_000_000, 2_000_000), range(5)))
-    ours = context(tmp_path)
+    return tmp_path
+
+
+def test_our_plugins_in_a_plain_context_store_what_they_do_in_ours(run):
+    ours = context(run)
+    ours.set_context_config({"stored_chunk_size_mb": 200})
     classes = list(dict.fromkeys(ours._plugin_class_registry.values()))
-    plain = strax.Context(
-        storage=strax.DataDirectory(str(tmp_path / "plain")), config=ours.config, register=classes
-    )
+    folder = strax.DataDirectory(str(run / "plain"))
+    plain = strax.Context(storage=folder, config=ours.config, register=classes)
     for st in (ours, plain):
         st.make(RUN_ID, "peak_basics")
-    for data_type in ("raw_records", "pulse_counts", "peaks", "peak_basics"):
+    sizes = {"raw_records": 50, "pulse_counts": 200, "peaks": 200, "peak_basics": 200}
+    for data_type, size in sizes.items():
         found, expected = (st.get_metadata(RUN_ID, data_type) for st in (ours, plain))
-        assert found["chunk_target_size_mb"] == expected["chunk_target_size_mb"] == 50
+        assert found["chunk_target_size_mb"] == expected["chunk_target_size_mb"] == size
         for name in ("n", "start", "end", "nbytes", "first_time", "last_endtime"):
             assert [c[name] for c in found["chunks"]] == [c[name] for c in expected["chunks"]]
 
 
-def test_a_user_sets_the_size_of_stored_chunks(tmp_path):
-    from make_runs import RUN_ID, context, pulses, write_run
-
-    from amstrax.plugins.peak_processing import Peaks
-
-    class Small(Peaks):
+def test_a_user_sets_the_size_of_stored_chunks(run):
+    class Peaks(amstrax.Peaks):
         chunk_target_size_mb = 0.05
 
-    Small.__name__ = "Peaks"
-    write_run(tmp_path, pulses(range(1_000_000, 4_900_000_000, 2_000_000), range(5)))
-    st = context(tmp_path)
-    st.register(Small)
-    st.make(RUN_ID, "peaks")
-    metadata = st.get_metadata(RUN_ID, "peaks")
-    assert metadata["chunk_target_size_mb"] == 0.05
-    assert len(metadata["chunks"]) > 10
-    assert all(c["nbytes"] < 0.1e6 for c in metadata["chunks"])
+    class Default(amstrax.Peaks):
+        """As in strax, where the context stores smaller ones."""
+
+        chunk_target_size_mb = 200
+
+    st = context(run)
+    st.set_context_config({"stored_chunk_size_mb": 0.1})
+    for plugin, size in ((amstrax.Peaks, 0.1), (Peaks, 0.05), (Default, 200)):
+        new = st.new_context(register=plugin)
+        new.make(RUN_ID, "peaks")
+        metadata = new.get_metadata(RUN_ID, "peaks")
+        assert metadata["chunk_target_size_mb"] == size
+        stored = [chunk["nbytes"] / 1e6 for chunk in metadata["chunks"]]
+        assert max(stored) < 1.5 * size
+        assert (len(stored) > 1) == (size < 1)
+        if plugin is amstrax.Peaks:
+            shutil.rmtree(run / "out")
+            assert amstrax.Peaks.chunk_target_size_mb == 200
+    assert amstrax.contexts.xams(storage=[]).context_config["stored_chunk_size_mb"] == 50
 
 
 # Another strax
@@ -92,9 +105,8 @@ def test_the_list_of_hooks_is_complete():
         if name.startswith("_") and not name.startswith("__")
     }
     listed = {name.rpartition(".")[2] for name in strax_ext.HOOKS}
-    from amstrax.strax_ext import context, plugin, processor, storage
-
-    for module in (context, plugin, processor, storage):
+    for name in ("context", "plugin", "processor", "storage"):
+        module = getattr(strax_ext, name)
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__:
                 assert private & set(vars(cls)) <= listed, cls
