@@ -1,6 +1,7 @@
 """Contexts: keys and results follow options and plugin classes; several threads may use one."""
 
 import copy
+import datetime
 import pickle
 import threading
 import zlib
@@ -60,7 +61,8 @@ def plugin_class(provides, depends_on, code=0, version="0", default=1, more=(), 
         "data_kind": kind,
         "__version__": version,
         "dtype": [*strax.time_fields, (("Checksum", name), np.int64)],
-        "save_when": strax.SaveWhen.EXPLICIT,
+        "save_when": strax.SaveWhen.ALWAYS if provides == "first" else strax.SaveWhen.EXPLICIT,
+        "allow_superrun": provides != "first",
     }
     body["dtype"] = [*strax.time_fields, (("Checksum", "value"), np.int64)]
     if provides != "first":
@@ -351,7 +353,7 @@ def test_several_runs_and_targets_in_several_threads(tmp_path):
 
 def test_methods_of_one_context_in_several_threads(tmp_path):
     used = Context(storage=strax.DataDirectory(str(tmp_path)), register=registered())
-    used.storage[0].provide_run_metadata = True
+    used.make("1", "first")  # two threads cannot store the same data at once
     both = ("second", "third")
     kwargs = {"progress_bar": False}
     array = fresh(used).get_array("1", both, **kwargs)
@@ -378,9 +380,32 @@ def test_methods_of_one_context_in_several_threads(tmp_path):
     used.register(plugin_class("other", "first", kind="other_kind"))
     used._plugin_class_registry["other"].compute = lambda self, source: source
     in_threads(get_array, get_df, accumulate, get_components, select_runs, different_kinds)
-    # Two threads cannot store the same data at once
     used.make(RUNS, both, save=both, max_workers=8, multi_run_progress_bar=False)
     assert all(used.is_stored(run_id, "second") for run_id in RUNS)
+
+
+def test_superruns_in_several_threads(tmp_path):
+    frontend = strax.DataDirectory(str(tmp_path), provide_run_metadata=True)
+    start = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    for run_id in RUNS:
+        begin = start + datetime.timedelta(microseconds=int(run_id))
+        frontend.write_run_metadata(run_id, {"name": run_id, "start": begin, "end": begin})
+    used = Context(storage=frontend, register=registered())
+    used.define_run("_some", RUNS)
+    used.make(RUNS, "first", max_workers=4, multi_run_progress_bar=False)
+    reference = strax.Context(storage=frontend, register=registered())
+    kwargs = {"progress_bar": False}
+    both = ("second", "third")
+    expected = {run_id: reference.get_array(run_id, both, **kwargs) for run_id in ("_some", "1")}
+    assert len(expected["_some"]) == 4 * len(RUNS)
+
+    def get(run_id):
+        return used.get_array(run_id, both, **kwargs)
+
+    with ThreadPoolExecutor(8) as pool:
+        runs = ["1", "_some"] * 12
+        for run_id, found in zip(runs, pool.map(get, runs), strict=True):
+            np.testing.assert_array_equal(found, expected[run_id])
 
 
 def test_options_that_change_meanwhile_do_not_mix():
