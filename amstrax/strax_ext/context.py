@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import strax
 from immutabledict import immutabledict
+from strax.context import TEMP_DATA_TYPE_PREFIX
 
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
@@ -73,10 +74,11 @@ class _Made:
         #: Data type -> key, of any run
         self.keys: dict[str, strax.DataKey] = {}
 
-    def copy(self) -> "_Made":
-        """Return an independent copy."""
+    def without(self, data_type: str) -> "_Made":
+        """Return an independent copy without one data type, which nothing depends on."""
         made = _Made()
-        made.plugins, made.keys = self.plugins.copy(), self.keys.copy()
+        made.plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
+        made.keys = {d: key for d, key in self.keys.items() if d != data_type}
         return made
 
 
@@ -168,7 +170,9 @@ class Context(strax.Context):
         with _lock:
             if self._is_snapshot:
                 # strax's get_iter registers one that joins its targets
-                self._made = self._made.copy()
+                name = getattr(plugin_class, "__name__", "")
+                is_temporary = name.startswith(TEMP_DATA_TYPE_PREFIX)
+                self._made = self._made.without(name) if is_temporary else _Made()
             return super().register(plugin_class)
 
     def get_iter(self, run_id: str, targets: Any, *args: Any, **kwargs: Any) -> Iterator:
@@ -197,7 +201,7 @@ class Context(strax.Context):
         snapshot = self._snapshot()
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
-        may_differ = self.context_config["use_per_run_defaults"] or run_id.startswith("_")
+        may_differ = snapshot.context_config["use_per_run_defaults"] or run_id.startswith("_")
         if may_differ or chunk_number is not None or combining:
             return get_key(run_id, target, chunk_number, combining)
         if target not in keys:
@@ -262,7 +266,7 @@ class Context(strax.Context):
 
     def _copy(self) -> "Context":
         new = object.__new__(type(self))
-        new.__dict__.update(self.__getstate__())
+        new.__dict__.update(Context.__getstate__(self))
         return new
 
     def _snapshot(self, new: bool = False) -> "Context":
@@ -271,10 +275,10 @@ class Context(strax.Context):
             return self
         with _lock:
             snapshot = self._copy()
-            snapshot.storage = self.storage.copy()
-            snapshot.config = self.config.copy()
-            snapshot.context_config = self.context_config.copy()
-            snapshot._plugin_class_registry = self._plugin_class_registry.copy()
+            snapshot.storage = list(self.storage)
+            snapshot.config = dict(self.config)
+            snapshot.context_config = dict(self.context_config)
+            snapshot._plugin_class_registry = dict(self._plugin_class_registry)
         if not self._is_snapshot:
             made, state = self._made, _State.of(snapshot)
             if state is None or state != made.state:
@@ -327,20 +331,24 @@ class _State:
         classes = dict.fromkeys(c for plugin in plugins for c in plugin.__mro__)
         options = {id(o): o for plugin in plugins for o in plugin.takes_config.values()}
         attributes, values = [], [config]
-        for holder in (*classes, *options.values()):
-            self.objects.append(holder)
-            for item in vars(holder).items():
-                self.objects += item
-                value = item[1]
+        for c in classes:
+            held = vars(c)
+            self.objects.append(c)
+            self.objects.extend(held)
+            self.objects.extend(held.values())
+            takes_config = held.get("takes_config")
+            for value in held.values():
+                if type(value) in _CONSTANTS:
+                    continue
                 if isinstance(value, FunctionType):
                     # IPython's autoreload changes it in place
                     self.objects.append(value.__code__)
-                elif item[0] != "takes_config" and (
-                    isinstance(value, _CONTAINERS) or type(value) is immutabledict
-                ):
+                elif value is not takes_config and isinstance(value, _CONTAINERS):
                     attributes.append(value)
         for option in options.values():
-            if not isinstance(option.default, _CONSTANTS):
+            self.objects.append(option)
+            self.objects.extend(vars(option).values())
+            if type(option.default) not in _CONSTANTS:
                 values.append(option.default)
             if callable(option.default_factory):
                 values.append(option.default_factory())
@@ -388,12 +396,12 @@ class _Pickler(pickle.Pickler):
         return True
 
 
-#: Values that cannot change in place
-_CONSTANTS = (str, int, float, type(None))
+#: Types of values that cannot change in place
+_CONSTANTS = {str, int, float, bool, type(None), property, classmethod, staticmethod}
 #: What is compared by identity within values
 _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 #: Attributes of plugin classes that may change in place
-_CONTAINERS = (list, tuple, set, dict, np.ndarray)
+_CONTAINERS = (list, tuple, set, dict, immutabledict, np.ndarray)
 
 
 for _name, _module in ANALYSES.items():

@@ -196,7 +196,7 @@ def step(used, what, name, value):
     return used
 
 
-@settings(max_examples=50, deadline=None, database=None, phases=[Phase.generate])
+@settings(max_examples=30, deadline=None, database=None, phases=[Phase.generate])
 @given(st.lists(STEPS, min_size=1, max_size=6))
 def test_a_used_context_gives_what_a_fresh_one_gives(steps):
     used = Context(storage=[], register=registered())

@@ -88,6 +88,9 @@ def test_hooks_of_strax_are_as_expected():
     assert st._plugin_class_registry == {}
     key = strax.DataKey("0", "things", {})
     assert key._lineage == {}
+    plugin = strax.MergeOnlyPlugin.__new__(strax.MergeOnlyPlugin)
+    plugin.run_id = "_superrun"
+    assert plugin._run_id == "_superrun"
     assert strax.context.TEMP_DATA_TYPE_PREFIX == "_temp_"
     assert isinstance(strax.PROCESSORS, dict)
 
