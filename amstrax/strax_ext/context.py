@@ -89,6 +89,7 @@ def _on_snapshot(name: str) -> Callable:
     def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
         return getattr(super(Context, self._snapshot()), name)(*args, **kwargs)
 
+    method.__doc__ = f"Return what strax's ``{name}`` does, for the options of this moment."
     return method
 
 
@@ -103,6 +104,7 @@ def _serialised(name: str) -> Callable:
                 self._made = _Made()
             return getattr(super(Context, self), name)(*args, **kwargs)
 
+    method.__doc__ = f"Do what strax's ``{name}`` does, one thread at a time."
     return method
 
 
