@@ -29,7 +29,7 @@ _MODULES = (
     "rundoc",
     "settings",
     "simulation",
-    "storage",
+    "strax_ext",
 )
 
 # Public name -> the module that defines it (and the name that it has there, where it differs).
@@ -54,6 +54,7 @@ _MEMBERS = {
     "get_correction": "corrections.store",
     "hit_min_amplitude": "hitfinder_thresholds",
     "RunDB": "rundb",
+    "storage": "strax_ext",
     "get_mongo_client": "rundb",
     "get_mongo_collection": "rundb",
     "DAQReader": "plugins.daqreader",

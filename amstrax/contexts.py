@@ -16,8 +16,7 @@ from typing import Any
 import strax
 from immutabledict import immutabledict
 
-from amstrax import _strax, rundoc, settings
-from amstrax._context import Context
+from amstrax import rundoc, settings
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
     DataExists,
@@ -33,7 +32,8 @@ from amstrax.plugins import (
     pulse_processing,
     radon,
 )
-from amstrax.storage import DataDirectory
+from amstrax.strax_ext.context import Context
+from amstrax.strax_ext.storage import DataDirectory
 
 __all__ = [
     "apply_global_correction_version",
@@ -232,7 +232,6 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    _strax.install()
     st = Context(storage, config, register=list(plugins), **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)

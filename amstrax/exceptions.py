@@ -55,6 +55,10 @@ class InvalidOption(AmstraxError, ValueError):
     """An option has a value that makes no sense."""
 
 
+class UnsupportedStrax(AmstraxError, ImportError):
+    """The installed strax lacks a hook that amstrax relies on."""
+
+
 class RunNotFound(AmstraxError, LookupError):
     """No run document can be found for a run."""
 

@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 
-from amstrax._context import ANALYSES
 from amstrax.analyses import loading
 from amstrax.analyses._figure import NotebookFigure
 from amstrax.dashboard import figures, stored
 from amstrax.exceptions import CorrectionNotFound, InvalidOption, NoSuchDataType
+from amstrax.strax_ext.context import ANALYSES
 
 BASELINES = Path(__file__).with_name("baseline_images")
 #: Root mean square of differences of 8-bit colours. Text is left out, so that fonts do not matter.

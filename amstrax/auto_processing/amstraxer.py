@@ -18,11 +18,11 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import memory
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
+from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
@@ -282,9 +282,9 @@ def _make(
 def _make_one(
     st: "strax.Context", args: argparse.Namespace, target: str, stop: "jobs.Stop"
 ) -> None:
-    from amstrax import background
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.progress import Progress
+    from amstrax.strax_ext.processor import Processor
 
     source = jobs.Source(st, args.run_id, target)
     if source.needs_live_data:
@@ -295,16 +295,14 @@ def _make_one(
     show_bar = sys.stderr.isatty() if args.progress is None else args.progress
     what = f"{target} of run {args.run_id}"
     start, duration = source.time_range()
-    with (
-        background.beside(args.workers),
-        Progress(what, start, duration, show_bar) as progress,
-    ):
+    with Progress(what, start, duration, show_bar) as progress:
         source.on_raw_data = progress.add_raw
         chunks = st.get_iter(
             args.run_id,
             target,
             save=(target,),
-            processor="single_thread",
+            max_workers=args.workers,
+            processor=Processor,
             progress_bar=False,
         )
         try:

@@ -12,7 +12,7 @@ from amstrax import rundoc
 from amstrax.exceptions import AmstraxError, InvalidRunDocument
 from amstrax.rundb import documents
 from amstrax.rundb.entries import identity
-from amstrax.storage import CheckedBackend
+from amstrax.strax_ext.storage import CheckedBackend
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numba.core.event
 import strax
 
-from amstrax import background, redax
+from amstrax import redax
 from amstrax.auto_processing import tools
 from amstrax.auto_processing.tools import Stop, stop_on_signals
 from amstrax.contexts import raw_data_types
@@ -175,7 +175,7 @@ class Source:
     def meter_reader(self, timeout: float, stop: Stop) -> None:
         """Make the context's reader report what it reads, and give up when told, or after a time.
 
-        It reads ahead, where there are threads for that (`amstrax.background`).
+        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.processor`).
 
         Parameters
         ----------
@@ -192,13 +192,13 @@ class Source:
             stop_waiting = stop.event
 
             def is_ready(self, chunk_i):
-                threads = background.current()
+                threads = self.helper_threads
                 is_ahead = threads is not None and threads.is_ahead(chunk_i)
                 return is_ahead or super().is_ready(chunk_i)
 
             def compute(self, chunk_i):
                 stop.check()
-                read, threads = super().compute, background.current()
+                read, threads = super().compute, self.helper_threads
                 if threads is None:
                     result = read(chunk_i)
                 else:

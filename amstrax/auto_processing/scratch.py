@@ -10,7 +10,7 @@ from pathlib import Path
 import strax
 
 from amstrax.contexts import raw_data_types
-from amstrax.storage import DataDirectory
+from amstrax.strax_ext.storage import DataDirectory
 
 log = logging.getLogger(__name__)
 

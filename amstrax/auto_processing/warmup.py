@@ -73,7 +73,6 @@ def warm_up(contexts: Sequence[str], stop: "jobs.Stop") -> str:
     """
     import numba.core.event
 
-    from amstrax import _strax
     from amstrax.processing import events, led, running_baseline  # noqa: F401
     from amstrax.processing.compiled import Kernel, remove_damaged_cache
 
@@ -82,7 +81,10 @@ def warm_up(contexts: Sequence[str], stop: "jobs.Stop") -> str:
     with numba.core.event.install_recorder("numba:compile") as recorder:
         for name in contexts:
             _process_all(name, stop)
-        _strax.warm_up()
+        from amstrax.processing import events, led, running_baseline  # noqa: F401
+        from amstrax.strax_ext import storage
+
+        storage.warm_up()
         for kernel in Kernel.known:
             stop.check()
             kernel.compile()

@@ -19,9 +19,9 @@ from typing import Any
 
 import strax
 
-from amstrax._plugin import Plugin
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.strax_ext.plugin import Plugin
 
 log = logging.getLogger(__name__)
 

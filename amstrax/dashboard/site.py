@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.ioloop import IOLoop
 
-from amstrax import memory, settings
+from amstrax import settings
 from amstrax.dashboard.logins import Logins
+from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax

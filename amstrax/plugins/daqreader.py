@@ -23,6 +23,7 @@ from amstrax.exceptions import (
 )
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
 
@@ -127,7 +128,7 @@ class ArtificialDeadtimeInserted(UserWarning):
         help="First and last channel of each subdetector",
     ),
 )
-class LiveDataReader(strax.Plugin):
+class LiveDataReader(Plugin):
     """Base of the readers of XAMS and XAMSL, which differ in what they provide.
 
     A subclass sets ``provides`` and ``subdetectors``, the channels of each data type.

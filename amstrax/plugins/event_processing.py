@@ -4,7 +4,6 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax._plugin import Plugin
 from amstrax.common import XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
@@ -12,6 +11,7 @@ from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype,
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import radius
+from amstrax.strax_ext.plugin import OverlapWindowPlugin, Plugin
 
 __all__ = [
     "CorrectedAreas",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-class Events(CorrectedPlugin, strax.OverlapWindowPlugin):
+class Events(CorrectedPlugin, OverlapWindowPlugin):
     """Times around S2s; where they would touch they are one event."""
 
     trigger_min_area = XAMSConfig(default=10, help="S2s of a larger area make an event [PE]")
@@ -271,7 +271,7 @@ class CorrectedAreas(CorrectedPlugin):
         return result
 
 
-class EventInfo(strax.MergeOnlyPlugin):
+class EventInfo(Plugin, strax.MergeOnlyPlugin):
     """All that is known of each event in one table."""
 
     __version__ = "0.0.3"

@@ -6,6 +6,7 @@ import numpy as np
 import strax
 
 from amstrax.processing import led
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["LEDCalibration", "RecordsLED"]
 
@@ -34,7 +35,7 @@ __path__: list[str] = []
         help="Fragments in a pulse",
     ),
 )
-class RecordsLED(strax.Plugin):
+class RecordsLED(Plugin):
     """Join the fragments of each pulse to one row, and subtract the baseline.
 
     A pulse that has lost a fragment has zeros there, and a ``length`` below ``pulse_length``;
@@ -84,7 +85,7 @@ class RecordsLED(strax.Plugin):
         help="First and last (excluded) sample to look for noise in",
     ),
 )
-class LEDCalibration(strax.Plugin):
+class LEDCalibration(Plugin):
     """Amplitude and area of each pulse in the LED's window, and amplitude of the noise before."""
 
     __version__ = "1.0.0"

@@ -15,6 +15,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFound, NotAvailable
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["RecordsFromPax", "pax_to_records"]
 
@@ -212,7 +213,7 @@ def pax_events(path: str | Path, pax_config: str = "XAMS") -> Iterator[Any]:
         help="Samples in a fragment",
     ),
 )
-class RecordsFromPax(strax.Plugin):
+class RecordsFromPax(Plugin):
     """Make raw records from events of pax, in place of the DAQ's live data.
 
     Register it in a context that may make raw records (``forbid_creation_of=()``), where it takes

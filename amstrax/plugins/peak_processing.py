@@ -7,7 +7,6 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
-from amstrax._plugin import Plugin
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
@@ -16,6 +15,7 @@ from amstrax.processing import coincidences, live_data, splitting, waveforms
 from amstrax.processing import peaks as kernels
 from amstrax.processing.hits import find_hits
 from amstrax.processing.pulses import ADC_MAX
+from amstrax.strax_ext.plugin import Plugin
 
 _NOT_SIPM = "Not used by peak_basics_sipm; part of the lineage"
 
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-class Hits(strax.Plugin):
+class Hits(Plugin):
     """Intervals of records in which samples are 15 ADC counts or more above the baseline.
 
     They are sorted by time. No option changes the threshold.

@@ -8,6 +8,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.processing import running_baseline
+from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["PulseProcessingAltBaseline"]
 
@@ -31,7 +32,7 @@ __all__ = ["PulseProcessingAltBaseline"]
         help="Samples to keep before and behind each hit",
     ),
 )
-class PulseProcessingAltBaseline(strax.Plugin):
+class PulseProcessingAltBaseline(Plugin):
     """Turn the TPC's raw records into records, with a running mean for the baseline.
 
     1. Blank what lies beyond the length of each fragment

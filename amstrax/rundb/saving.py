@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from amstrax.storage import CheckedBackend, CheckedSaver
+from amstrax.strax_ext.storage import CheckedBackend, CheckedSaver
 
 
 class RegisteringSaver(CheckedSaver):

@@ -1,16 +1,14 @@
-"""What takes the place of parts of strax does what strax does."""
-
-import copy
-import pickle
+"""Chunks and rechunker give what those of strax give."""
 
 import numpy as np
 import pytest
 import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_runs import context, pulses, write_run
 
-from amstrax import _plugin, _strax, contexts
+from amstrax.strax_ext import plugin
+from amstrax.strax_ext.plugin import Chunk
+from amstrax.strax_ext.storage import Rechunker
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 8)), max_size=12)
@@ -23,8 +21,8 @@ def as_intervals(rows):
     return data
 
 
-def chunk(data, start, end, target_size_mb=1.0, data_type="things"):
-    return strax.Chunk(
+def chunk(data, start, end, target_size_mb=1.0, data_type="things", cls=strax.Chunk):
+    return cls(
         data_type=data_type,
         data_kind="things",
         dtype=data.dtype,
@@ -42,7 +40,7 @@ def test_split_array_equals_strax(rows, t, early):
     data = as_intervals(rows)
     results = []
     # strax's as plain Python: compiled, it takes seconds
-    for split in (_strax.split_array, _strax._split_array.py_func):
+    for split in (plugin.split_array, strax.chunk.split_array.py_func):
         try:
             results.append(split(data, t, early))
         except strax.CannotSplit:
@@ -53,20 +51,51 @@ def test_split_array_equals_strax(rows, t, early):
         for mine, expected in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mine, expected)
     starts, ends = data["time"], data["endtime"]
-    assert _strax._split_index(starts, ends, t) == _strax._split_index.py_func(starts, ends, t)
+    compiled, plain = plugin._split_index, plugin._split_index.py_func
+    assert compiled(starts, ends, t) == plain(starts, ends, t)
+
+
+@PROPERTY
+@given(intervals, st.integers(0, 70), st.booleans())
+def test_chunks_are_split_as_by_strax(rows, t, early):
+    data = as_intervals(rows)
+    results = []
+    for cls in (Chunk, strax.Chunk):
+        whole = chunk(data, 0, 60, cls=cls)
+        try:
+            results.append([vars(part) for part in whole.split(t, early)])
+        except strax.CannotSplit:
+            results.append(None)
+    ours, theirs = results
+    assert (ours is None) == (theirs is None)
+    for mine, expected in zip(ours or (), theirs or (), strict=True):
+        np.testing.assert_array_equal(mine.pop("data"), expected.pop("data"))
+        assert mine == expected
+
+
+def test_chunks_of_superruns_are_split_as_by_strax():
+    data = as_intervals([(3, 2), (17, 1)])
+    runs = {"1": {"start": 0, "end": 10}, "2": {"start": 10, "end": 20}}
+    kwargs = {"data_type": "things", "data_kind": "things", "dtype": data.dtype}
+    kwargs |= {"run_id": "_super", "start": 0, "end": 20, "data": data, "subruns": runs}
+    for ours, theirs in zip(
+        Chunk(**kwargs).split(12), strax.Chunk(**kwargs).split(12), strict=True
+    ):
+        assert (ours.subruns, ours.superrun) == (theirs.subruns, theirs.superrun)
+        np.testing.assert_array_equal(ours.data, theirs.data)
 
 
 def test_chunks_are_joined_without_a_copy():
     data = as_intervals([(3, 2), (7, 1)])
     parts = [chunk(data[:0], 0, 2), None, chunk(data, 2, 10), chunk(data[:0], 10, 12)]
-    joined = _strax.concatenate(strax.Chunk, parts)
+    joined = Chunk.concatenate(parts)
     assert joined.data is data
-    expected = _strax._concatenate(strax.Chunk, parts)
+    expected = strax.Chunk.concatenate(parts)
     assert (joined.start, joined.end) == (expected.start, expected.end) == (0, 12)
     np.testing.assert_array_equal(joined.data, expected.data)
     assert (joined.superrun, joined.dtype) == (expected.superrun, expected.dtype)
     with pytest.raises(ValueError, match="overlapping or out-of-order"):
-        _strax.concatenate(strax.Chunk, parts[::-1])
+        Chunk.concatenate(parts[::-1])
 
 
 def chunks_of(lengths, target_size_mb):
@@ -88,7 +117,7 @@ def chunks_of(lengths, target_size_mb):
 def test_rechunker_equals_strax(lengths, n_rows):
     """The same chunks come out, though not always as soon."""
     results = []
-    for rechunker in (_strax.Rechunker(True, "0"), _strax._Rechunker(True, "0")):
+    for rechunker in (Rechunker(True, "0"), strax.Rechunker(True, "0")):
         sent = []
         for part in chunks_of(lengths, n_rows * 16 / 1e6):
             sent += rechunker.receive(part)
@@ -97,8 +126,8 @@ def test_rechunker_equals_strax(lengths, n_rows):
         assert (ours.start, ours.end) == (theirs.start, theirs.end)
         np.testing.assert_array_equal(ours.data, theirs.data)
     whole = next(chunks_of([3], 1.0))
-    assert _strax.Rechunker(False, "0").receive(whole) == [whole]
-    assert _strax.Rechunker(True, "0").flush() == []
+    assert Rechunker(False, "0").receive(whole) == [whole]
+    assert Rechunker(True, "0").flush() == []
 
 
 def test_chunks_with_rows_are_joined_as_by_strax():
@@ -109,25 +138,11 @@ def test_chunks_with_rows_are_joined_as_by_strax():
     data["area"], data["data"] = np.arange(9) / 7, np.arange(27).reshape(9, 3)
     every_second = np.repeat(data[5:], 2)[::2]
     parts = [chunk(data[:5], 0, 5), chunk(data[:0], 5, 5), chunk(every_second, 5, 10)]
-    joined, expected = (f(strax.Chunk, parts) for f in (_strax.concatenate, _strax._concatenate))
+    joined, expected = (cls.concatenate(parts) for cls in (Chunk, strax.Chunk))
     np.testing.assert_array_equal(joined.data, data)
     np.testing.assert_array_equal(joined.data, expected.data)
     assert joined.dtype == expected.dtype
     assert (joined.start, joined.end) == (expected.start, expected.end) == (0, 10)
-
-
-def test_titles_are_removed():
-    dtype = [(("Time [ns]", "time"), np.int64), ("area", np.float32, 3)]
-    expected = np.dtype([("time", np.int64), ("area", np.float32, 3)])
-    for given_dtype in (dtype, np.dtype(dtype)):
-        assert _strax.remove_titles_from_dtype(given_dtype) == expected
-
-
-def test_contexts_use_it(tmp_path):
-    contexts.xams(output_folder=tmp_path, init_rundb=False)
-    assert strax.Rechunker is _strax.Rechunker
-    assert strax.chunk.split_array is _strax.split_array
-    assert strax.Chunk.concatenate.__func__ is _strax.concatenate
 
 
 def test_with_fields():
@@ -136,41 +151,8 @@ def test_with_fields():
     data = np.zeros(3, dtype=dtype)
     data["time"], data["length"], data["dt"], data["area"] = [1, 2, 3], 1, 1, [5, 6, 7]
     whole = chunk(data, 0, 10)
-    narrow = _plugin.with_fields(whole, ("area",))
+    narrow = plugin.with_fields(whole, ("area",))
     assert narrow.dtype == np.dtype(dtype[:4])
     assert narrow.dtype.fields["area"][2] == "Area [PE]"
     np.testing.assert_array_equal(narrow.data["area"], data["area"])
     assert (narrow.start, narrow.end, narrow.data_type) == (0, 10, "things")
-
-
-def test_keys_follow_the_options(tmp_path):
-    """Of 1 and 1.0 strax makes two hashes, though they are equal; what is kept knows that."""
-    st_ = contexts.xams(output_folder=tmp_path, init_rundb=False)
-    hashes = []
-    for value in (30000, 30000.0, 20000, 30000):
-        st_.set_config({"elife": value})
-        fresh = contexts.xams(output_folder=tmp_path, init_rundb=False, config={"elife": value})
-        key = st_.key_for("0", "event_info")
-        assert str(key) == str(fresh.key_for("0", "event_info"))
-        assert key.lineage == fresh.lineage("0", "event_info")
-        hashes.append(key.lineage_hash)
-    assert hashes[0] == hashes[3]
-    assert len(set(hashes)) == 3
-    key.lineage.clear()
-    assert st_.key_for("1", "event_info").lineage_hash == hashes[0]
-    st_.config["elife"] = 1  # in place, too
-    assert st_.key_for("1", "event_info").lineage_hash not in hashes
-    st_.set_config({"elife": {"not": lambda: "pickled"}})
-    assert st_._fingerprint() is None
-    for again in (copy.deepcopy, lambda st: pickle.loads(pickle.dumps(st))):
-        st_.set_config({"elife": 30000})
-        assert again(st_).key_for("0", "event_info").lineage_hash == hashes[0]
-
-
-def test_a_plugin_with_several_outputs_is_one(tmp_path):
-    write_run(tmp_path, pulses([1_000_000], range(5)))
-    st_ = context(tmp_path)
-    for _ in range(2):
-        plugins = st_._get_plugins(("pulse_counts", "records"), "000123")
-        assert plugins["records"] is plugins["pulse_counts"]
-        assert plugins["records"].run_id == "000123"

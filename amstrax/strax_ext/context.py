@@ -1,0 +1,523 @@
+"""The class of amstrax's contexts."""
+
+import copy
+import functools
+import io
+import operator
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import strax
+from immutabledict import immutabledict
+from strax.context import TEMP_DATA_TYPE_PREFIX
+
+from amstrax.exceptions import NoSuchDataType, did_you_mean
+from amstrax.plugins.daqreader import LiveDataReader
+from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext.plugin import Plugin
+from amstrax.strax_ext.processor import Processor
+
+#: Analysis -> the module below `amstrax.analyses.on_context` that has it
+ANALYSES = {
+    "compare_runs": "runs",
+    "event_display": "events",
+    "event_scatter": "events",
+    "plot_area_per_channel": "peaks",
+    "plot_drift_time": "events",
+    "plot_led_areas": "led",
+    "plot_led_records": "led",
+    "plot_peak_records": "waveforms",
+    "plot_peaks": "waveforms",
+    "plot_peaks_aft_histogram": "peaks",
+    "plot_peaks_area_aft_histogram": "peaks",
+    "plot_peaks_area_width_histogram": "peaks",
+    "plot_positions": "events",
+    "plot_rates": "runs",
+    "plot_records": "waveforms",
+    "plot_records_matrix": "waveforms",
+    "raw_records_matrix": "waveforms",
+    "records_matrix": "waveforms",
+    "waveform_display": "waveforms",
+}
+
+
+class _Analysis:
+    """Method of the context that is imported when it is first asked for.
+
+    `strax.Context.add_method` needs the function itself, and with it matplotlib, at import; and
+    what it adds, straxen takes the place of, which has analyses of the same names.
+    """
+
+    def __init__(self, name: str, module: str):
+        self._name, self._module = name, module
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        module = import_module(self._module)
+        function = getattr(module, self._name)
+        return function if instance is None else MethodType(function, instance)
+
+
+#: Serialises changes of contexts, and copies of them, which all take microseconds
+_lock = threading.RLock()
+
+
+class _Made:
+    """Plugins and keys made from one state of the options and plugin classes of a context."""
+
+    def __init__(self, state: "_State | None" = None):
+        #: None where it cannot be compared with a later one
+        self.state = state
+        #: Data type -> plugin, of which others get copies
+        self.plugins: dict[str, strax.Plugin] = {}
+        #: Data type -> key, of any run
+        self.keys: dict[str, strax.DataKey] = {}
+
+    def without(self, data_type: str) -> "_Made":
+        """Return an independent copy without one data type, which nothing depends on."""
+        made = _Made()
+        made.plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
+        made.keys = {d: key for d, key in self.keys.items() if d != data_type}
+        return made
+
+
+def _on_snapshot(name: str) -> Callable:
+    """Return strax's method of that name, called on a snapshot of the context."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
+        return getattr(super(Context, self._snapshot()), name)(*args, **kwargs)
+
+    method.__doc__ = f"Return what strax's ``{name}`` does, for the options of this moment."
+    return method
+
+
+def _serialised(name: str) -> Callable:
+    """Return strax's method of that name, which changes a context, for one thread at a time."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
+        with _lock:
+            # Snapshots are private to a call: what is made from here on is not for others
+            if self._is_snapshot:
+                self._made = _Made()
+            return getattr(super(Context, self), name)(*args, **kwargs)
+
+    method.__doc__ = f"Do what strax's ``{name}`` does, one thread at a time."
+    return method
+
+
+@strax.takes_config(
+    strax.Option(
+        "stored_chunk_size_mb",
+        default=50,
+        type=(int, float),
+        help="Size of stored chunks of amstrax's plugins that set no chunk_target_size_mb [MB]. A "
+        "job holds as much of each data type that it stores; strax has 200 MB",
+    )
+)
+class Context(strax.Context):
+    """Context with analyses, that several threads may use at once.
+
+    Analyses are methods, ``st.NAME(run_id, ...)``: those in `ANALYSES`.
+
+    Each call works on a snapshot of the options and of the registered plugins at that time. So
+    threads do not see the temporary plugins that strax registers to join several targets, and
+    all of a call's plugins and keys are of the same options.
+
+    Plugins and keys are made once, and again when an option, a plugin class or an option of a
+    plugin has changed, also in place. strax looks at versions only, and hashes all options before
+    each look into its table of plugins, some hundred times for a job.
+
+    Parameters
+    ----------
+    processors
+        As in strax; the default one is `Processor`.
+    """
+
+    _is_snapshot = False
+    #: Whether runs were listed while a run database was away
+    _lacks_runs = False
+    #: What was made for the last state, if that is kept
+    _made = _Made()
+
+    def __init__(
+        self,
+        storage: Any = None,
+        config: Mapping[str, Any] | None = None,
+        register: Any = None,
+        register_all: Any = None,
+        processors: Any = None,
+        **kwargs: Any,
+    ):
+        if processors is None:
+            processors = strax.PROCESSORS | {"default": Processor}
+        super().__init__(storage, config, register, register_all, processors, **kwargs)
+
+    set_context_config = _serialised("set_context_config")
+    deregister_plugins_with_missing_dependencies = _serialised(
+        "deregister_plugins_with_missing_dependencies"
+    )
+    purge_unused_configs = _serialised("purge_unused_configs")
+
+    get_data_kinds = _on_snapshot("get_data_kinds")
+    get_dependency_plugins = _on_snapshot("get_dependency_plugins")
+    get_single_plugin = _on_snapshot("get_single_plugin")
+    merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
+
+    def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
+        """Set options, as strax does; paths become text, which strax can hash."""
+        if config:
+            config = {k: str(v) if isinstance(v, PurePath) else v for k, v in config.items()}
+        self._set_config(config, mode)
+
+    _set_config = _serialised("set_config")
+
+    def _get_plugins(
+        self, targets: Sequence[str], *args: Any, **kwargs: Any
+    ) -> dict[str, strax.Plugin]:
+        snapshot = self._snapshot()
+        known = snapshot._plugin_class_registry
+        for target in targets:
+            if target not in known:
+                raise NoSuchDataType(
+                    f"this context does not make {target!r}{did_you_mean(target, known)}"
+                )
+        return super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+
+    def get_components(self, run_id: str, *args: Any, **kwargs: Any) -> strax.ProcessorComponents:
+        """Return what a processor needs; parameters are as in strax.
+
+        Metadata of data made from incomplete live data, or from such data, says what is missing.
+        """
+        snapshot = self._snapshot()
+        components = super(Context, snapshot).get_components(run_id, *args, **kwargs)
+        missing = None
+        if components.savers:
+            which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
+            missing = snapshot._missing_live_data(run_id, components, **which)
+        if missing is not None:
+            for saver in (saver for savers in components.savers.values() for saver in savers):
+                saver.md[MISSING_LIVE_DATA] = missing
+        return components
+
+    def _missing_live_data(
+        self, run_id: str, components: strax.ProcessorComponents, **which: Any
+    ) -> list[str] | None:
+        """Return what the run lacks, None for data of complete runs.
+
+        The reader adds to the list while it works. `which` are arguments of `get_metadata`.
+        """
+        for plugin in components.plugins.values():
+            if isinstance(plugin, LiveDataReader):
+                return plugin.missing if plugin.config["allow_incomplete"] else None
+        if run_id.startswith("_"):
+            return None
+        for data_type in components.loaders:
+            missing = self.get_metadata(run_id, data_type, **which).get(MISSING_LIVE_DATA)
+            if missing is not None:
+                return missing
+        return None
+
+    def register(self, plugin_class: Any) -> Any:
+        """Register plugins; parameters are as in strax."""
+        with _lock:
+            if self._is_snapshot:
+                # strax's get_iter registers one that joins its targets
+                name = getattr(plugin_class, "__name__", "")
+                is_temporary = name.startswith(TEMP_DATA_TYPE_PREFIX)
+                self._made = self._made.without(name) if is_temporary else _Made()
+            return super().register(plugin_class)
+
+    def get_iter(self, run_id: str, targets: Any, *args: Any, **kwargs: Any) -> Iterator:
+        """Return an iterator over chunks of data; parameters are as in strax."""
+        if kwargs.get("allow_multiple") and kwargs.get("processor") in (None, "default", Processor):
+            # strax refuses several targets of different kinds for this one
+            kwargs["processor"] = strax.SingleThreadProcessor
+        return super(Context, self._snapshot(new=True)).get_iter(run_id, targets, *args, **kwargs)
+
+    # While a run database is away, folders serve: also with runs of which they have only data
+
+    def _is_away(self) -> bool:
+        return any(getattr(frontend, "is_away", False) for frontend in self.storage)
+
+    def scan_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Update and return the table of runs; parameters are as in strax."""
+        scan = super(Context, self._snapshot(new=True)).scan_runs
+        with warnings.catch_warnings():
+            # pandas, of the table of a frontend without runs
+            warnings.simplefilter("ignore", FutureWarning)
+            runs = scan(*args, **kwargs)
+            lacks_runs = self._is_away()
+            if lacks_runs:
+                folders = [f for f in self.storage if not getattr(f, "deep_scan", True)]
+                for folder in folders:
+                    folder.deep_scan = True
+                try:
+                    runs = scan(*args, **kwargs)
+                finally:
+                    for folder in folders:
+                        folder.deep_scan = False
+        # A whole table takes the place of another: strax adds columns to the one in use
+        self.runs, self._lacks_runs = runs, lacks_runs
+        return runs
+
+    def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """Return a table of some runs; parameters are as in strax."""
+        if self._lacks_runs:
+            self.runs = None
+        return super().select_runs(*args, **kwargs)
+
+    def list_available(self, target: str, runs: Any = None, **kwargs: Any) -> list[str]:
+        """Return the runs of which data is stored; parameters are as in strax."""
+        if self._lacks_runs and runs is None:
+            self.runs = None
+        return super().list_available(target, runs, **kwargs)
+
+    def run_metadata(self, run_id: str, projection: Any = None) -> dict[str, Any]:
+        """Return the document of a run; parameters are as in strax."""
+        try:
+            return super().run_metadata(run_id, projection)
+        except strax.RunMetadataNotAvailable as error:
+            if not self._is_away():
+                raise
+            raise strax.RunMetadataNotAvailable(
+                f"run {run_id}: the run database cannot be reached, and no other storage has its "
+                "metadata: see `amstrax rundb check`, or try again later"
+            ) from error
+
+    @property
+    def tree_levels(self) -> dict:
+        """Levels of the data types in the tree of dependencies, as in strax."""
+        return super(Context, self._snapshot()).tree_levels
+
+    def key_for(
+        self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
+    ) -> strax.DataKey:
+        """Return the key of data; parameters are as in strax."""
+        snapshot = self._snapshot()
+        get_key = super(Context, snapshot).key_for
+        keys = snapshot._made.keys
+        may_differ = snapshot.context_config["use_per_run_defaults"] or run_id.startswith("_")
+        if may_differ or chunk_number is not None or combining:
+            return get_key(run_id, target, chunk_number, combining)
+        if target not in keys:
+            keys[target] = get_key(run_id, target)
+        key = copy.copy(keys[target])
+        key.run_id = run_id
+        key._lineage = key._lineage.copy()
+        return key
+
+    def new_context(
+        self,
+        storage: Any = (),
+        config: Mapping[str, Any] | None = None,
+        register: Any = None,
+        register_all: Any = None,
+        processors: Any = None,
+        replace: bool = False,
+        **kwargs: Any,
+    ) -> "Context":
+        """Return a context of the same class with some settings changed.
+
+        Attributes of a subclass are those of this context. Parameters are as in strax; processors
+        stay the same by default.
+        """
+        if processors is None:
+            processors = self.processors
+        storage = list(storage) if isinstance(storage, list | tuple) else [storage]
+        if not replace:
+            storage = [*self.storage, *storage]
+            config = strax.combine_configs(self.config, config, mode="update")
+            kwargs = strax.combine_configs(self.context_config, kwargs, mode="update")
+        new = self._copy()
+        new.runs = None
+        # Not that of a subclass, which may take other arguments: its attributes are copied
+        Context.__init__(new, storage, config, processors=processors, **kwargs)
+        if not replace:
+            new._plugin_class_registry = self._plugin_class_registry.copy()
+        if register_all is not None:
+            new.register_all(register_all)
+        if register is not None:
+            new.register(register)
+        return new
+
+    def _add_saver(
+        self,
+        savers: dict,
+        d_to_save: str,
+        run_id: str,
+        target_plugin: strax.Plugin,
+        combining: bool = False,
+    ) -> dict:
+        if isinstance(target_plugin, Plugin) and not target_plugin.sets_chunk_size():
+            # Of this instance, which is that of one call
+            target_plugin.chunk_target_size_mb = self.context_config["stored_chunk_size_mb"]
+        return super()._add_saver(savers, d_to_save, run_id, target_plugin, combining)
+
+    def _make_progress_bar(self, run_id: str, targets: Any, progress_bar: bool = True) -> tuple:
+        if progress_bar:
+            return super()._make_progress_bar(run_id, targets, progress_bar)
+        # Without looking for data, which is what a bar needs to know when it ends
+        return strax.utils.tqdm(total=1, disable=True), 0, float("inf")
+
+    def _copy(self) -> "Context":
+        new = object.__new__(type(self))
+        new.__dict__.update(Context.__getstate__(self))
+        return new
+
+    def _snapshot(self, new: bool = False) -> "Context":
+        """Return a copy that changes of this context do not change, for one call."""
+        if self._is_snapshot and not new:
+            return self
+        with _lock:
+            snapshot = self._copy()
+            snapshot.storage = list(self.storage)
+            snapshot.config = dict(self.config)
+            snapshot.context_config = dict(self.context_config)
+            # straxen adds options to strax's class at its import, which may come after this context
+            for name in strax.Context.takes_config.keys() - snapshot.context_config.keys():
+                strax.Context.takes_config[name].validate(snapshot.context_config)
+            snapshot._plugin_class_registry = dict(self._plugin_class_registry)
+        if not self._is_snapshot:
+            made, state = self._made, _State.of(snapshot)
+            if state is None or state != made.state:
+                made = _Made(state)
+                if state is not None:
+                    self._made = made
+            snapshot._made = made
+        else:
+            snapshot._made = self._made
+        snapshot._is_snapshot = True
+        return snapshot
+
+    # Of strax's cache of plugins: only snapshots have one, which is that of their options
+
+    def _context_hash(self) -> str:
+        return "" if self._is_snapshot else super()._context_hash()
+
+    def _plugins_are_cached(self, targets: tuple[str, ...] | list[str]) -> bool:
+        if not self._is_snapshot or self.context_config["use_per_run_defaults"]:
+            return False
+        plugins = self._made.plugins
+        if not all(target in plugins for target in targets):
+            return False
+        # strax copies all plugins in its table to return one
+        table = {target: plugins[target] for target in targets}
+        self._fixed_plugin_cache = {self._context_hash(): table}
+        return True
+
+    def _plugins_to_cache(self, plugins: dict[str, strax.Plugin]) -> None:
+        if self._is_snapshot and not self.context_config["use_per_run_defaults"]:
+            # What is computed with is never the same as what is copied
+            copies = {id(plugin): plugin.__copy__() for plugin in plugins.values()}
+            self._made.plugins.update({d: copies[id(plugin)] for d, plugin in plugins.items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = ("_made", "_is_snapshot", "_fixed_plugin_cache", "_fixed_level_cache")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
+
+
+class _State:
+    """All that plugins and keys of a context are made of, to be compared with a later state.
+
+    Numbers 1, 1.0 and True differ, as they do in strax's hash.
+    """
+
+    def __init__(self, config: Mapping[str, Any], registry: Mapping[str, type[strax.Plugin]]):
+        #: Objects to compare by identity
+        self.objects: list[Any] = []
+        plugins = dict.fromkeys(registry.values())
+        classes = dict.fromkeys(c for plugin in plugins for c in plugin.__mro__)
+        options = {id(o): o for plugin in plugins for o in plugin.takes_config.values()}
+        attributes, values = [], [config]
+        for c in classes:
+            held = vars(c)
+            self.objects.append(c)
+            self.objects.extend(held)
+            self.objects.extend(held.values())
+            takes_config = held.get("takes_config")
+            for value in held.values():
+                if type(value) in _CONSTANTS:
+                    continue
+                if isinstance(value, FunctionType):
+                    # IPython's autoreload changes it in place
+                    self.objects.append(value.__code__)
+                elif value is not takes_config and isinstance(value, _CONTAINERS):
+                    attributes.append(value)
+        for option in options.values():
+            self.objects.append(option)
+            self.objects.extend(vars(option).values())
+            if type(option.default) not in _CONSTANTS:
+                values.append(option.default)
+            if callable(option.default_factory):
+                values.append(option.default_factory())
+        for plugin in plugins:
+            if plugin.version.__func__ is not strax.Plugin.version.__func__:
+                values.append(plugin.version())
+        self.objects += (*registry, *registry.values())
+        file = io.BytesIO()
+        _Pickler(file, self.objects).dump(values)
+        # With classes by name, in a tenth of the time
+        self.bytes = file.getvalue() + pickle.dumps(attributes)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _State)
+            and self.bytes == other.bytes
+            and len(self.objects) == len(other.objects)
+            and all(map(operator.is_, self.objects, other.objects))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, context: "Context") -> "_State | None":
+        """Return the state of a context, or None if it cannot be compared with another."""
+        try:
+            return cls(context.config, context._plugin_class_registry)
+        except Exception:
+            # An option that cannot be pickled, or an attribute that another thread just adds
+            return None
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves functions and classes out and lists them, since pickle knows them by name."""
+
+    def __init__(self, file: io.BytesIO, objects: list[Any]):
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._objects = objects
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return what stands for an object; None for its value."""
+        if not isinstance(obj, _CODE):
+            return None
+        self._objects.append(obj)
+        return True
+
+
+#: Types of values that cannot change in place
+_CONSTANTS = {str, int, float, bool, type(None), property, classmethod, staticmethod}
+#: What is compared by identity within values
+_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+#: Attributes of plugin classes that may change in place
+_CONTAINERS = (list, tuple, set, dict, immutabledict, np.ndarray)
+
+
+for _name, _module in ANALYSES.items():
+    setattr(Context, _name, _Analysis(_name, f"amstrax.analyses.on_context.{_module}"))
+# Those of amstrax 2, lest straxen's of the same names are called
+for _name in (
+    "plot_energy_spectrum",
+    "plot_hit_pattern",
+    "plot_peak_classification",
+    "plot_waveform",
+):
+    setattr(Context, _name, _Analysis(_name, "amstrax._legacy"))
