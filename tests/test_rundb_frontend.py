@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -575,6 +576,30 @@ def test_table_of_runs_is_whole_once_the_run_database_is_back(tmp_path, stored, 
     assert sorted(st.select_runs()["name"]) == ["000007", RUN_ID]
     st.runs = None
     assert st.list_available("records") == [RUN_ID]
+
+
+def test_tables_of_runs_while_the_run_database_is_away(tmp_path, monkeypatch):
+    """They are whole also when made again, with columns of several data types, and in threads."""
+    for name in ("000001-records-aaaaaaaaaa", "000002-peaks-bbbbbbbbbb"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://127.0.0.1:1/")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
+    st = contexts.xams(output_folder=tmp_path)
+    types = ("records", "peaks")
+    for _ in range(3):
+        assert {f"{d}_available" for d in types} <= set(st.scan_runs(check_available=types).columns)
+    st.set_context_config({"check_available": types})
+    for _ in range(2):
+        assert {f"{d}_available" for d in types} <= set(st.scan_runs().columns)
+        assert {f"{d}_available" for d in types} <= set(st.select_runs().columns)
+
+    def use(_):
+        st.list_available("peaks")
+        return sorted(st.select_runs()["name"])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(use, range(40)))
+    assert found == [["000001", "000002"]] * 40
 
 
 def test_data_of_a_run_that_is_added_later(tmp_path, stored, caplog):
