@@ -476,7 +476,7 @@ def test_offline_local_data_is_read_with_one_warning(stored, tmp_path, monkeypat
     assert len(ours) == 1 and "working without the run database" in ours[0]
 
 
-@pytest.fixture(params=["refused", "mute", "killed", "no tunnel"])
+@pytest.fixture(params=["refused", "mute", "killed", "no tunnel", "no name"])
 def away(request, monkeypatch, tmp_path):
     """Settings of a run database that is away, in each way that it can be."""
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
@@ -495,6 +495,8 @@ def away(request, monkeypatch, tmp_path):
             monkeypatch.setenv("DAQ_HOST", LOCALHOST)
             monkeypatch.setenv("DAQ_PORT", str(port))
             monkeypatch.setenv("DAQ_PASSWORD", "x")
+        elif request.param == "no name":
+            monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb+srv://mongo.nowhere.invalid/")
         else:
             monkeypatch.setenv("AMSTRAX_MONGO_URI", f"mongodb://{LOCALHOST}:{port}/")
         yield request.param
