@@ -705,7 +705,7 @@ _one_word = st.one_of(
     st.builds(lambda value: {"$eq": value}, _words),
 )
 _element = st.builds(
-    lambda fields: {"$elemMatch": fields}, _fields(type=_words, host=_words, x=_odd)
+    lambda fields: {"$elemMatch": fields}, _fields(type=_words, host=_words, x=_words)
 )
 _on_index = st.one_of(
     st.builds(
