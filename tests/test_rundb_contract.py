@@ -274,6 +274,23 @@ def test_upserts(stores, condition, update):
     check_update(stores, [], condition, update, upsert=True)
 
 
+@pytest.mark.parametrize("replacement", [{"b": 2}, {"_id": 5, "b": 2}, {"_id": 4, "b": 2}], ids=ids)
+@pytest.mark.parametrize("condition", [{"_id": 5, "a": 1}, {"a": 1}], ids=ids)
+@pytest.mark.parametrize("there", [[], [{"_id": 5, "a": 1}]], ids=ids)
+def test_replacements(stores, there, condition, replacement):
+    (ours, left), (theirs, expected) = results(
+        stores, there, lambda s: s.replace_one(condition, replacement, upsert=True).matched_count
+    )
+    assert type(ours) is type(theirs) and in_order(left) == in_order(expected)
+
+
+def test_order_of_fields_of_an_upsert(stores):
+    for store in stores:
+        store.drop()
+        store.update_one({"b.x": 1, "a": 2, "_id": 5}, {"$set": {"c": 3}}, upsert=True)
+        assert list(store.find_one()) == ["_id", "a", "b", "c"]
+
+
 def check_update(stores, documents, condition, update, **options):
     """Check that either store has the same then, or has an error and nothing that is changed."""
 
@@ -462,6 +479,9 @@ FILTERS = [
     *({"v": {"$regex": pattern}} for pattern in (r"^\d", "[a-c]+", "(?:b|C)", r"\.", "^$")),
     {"v": re.compile("A", re.IGNORECASE)},
     {"v": {"$not": re.compile("a")}},
+    {"v": {"$regex": "a"}},
+    {"v": {"$regex": Regex("a")}},
+    {"v": {"$not": {"$regex": "a"}}},
     {"v": {"$in": [re.compile("a"), 1]}},
     *(
         {"v": {"$elemMatch": c}}
