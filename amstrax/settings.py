@@ -260,13 +260,13 @@ def _check_environment(asked: str) -> None:
     """Raise for a variable that looks like a misspelt setting.
 
     Other programs use DAQ_ and MONGO_, too: such variables count when a setting of that kind is
-    asked for.
+    asked for, and plurals do not.
     """
     shared = tuple(prefix for prefix in ("DAQ_", "MONGO_") if asked.startswith(prefix))
     for name in os.environ:
         if name.startswith(("AMSTRAX", "XAMS")):
             _check_name(name, _nearest(name), {}, "in the environment")
-        elif name.startswith(shared):
+        elif name.startswith(shared) and name.removesuffix("S") not in NAMES:
             _check_name(name, _nearest(name), os.environ, "in the environment")
 
 

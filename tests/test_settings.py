@@ -227,12 +227,13 @@ def test_names_of_other_programs(config, monkeypatch):
     for name in (
         *("MONGO_URI", "MONGO_PASSWORD_FILE", "MONGO_DB_PASSWORD", "MONGODB_HOST", "MONGO_AUTH"),
         *("DAQ_SOMETHING", "DAQ_USER_ID", "XAMSTER", "XAMS_LIVE_DATA_OLD", "AMSTRAX_HOME"),
+        *("MONGO_HOSTS", "DAQ_PORTS"),
     ):
         monkeypatch.setenv(name, "x")
     config.write_text("[default]\nEDITOR = vi\n[straxen]\nurl = x\n")
     assert settings.run_database().given == frozenset()
     # Only the run database is configured by variables of this kind
-    monkeypatch.setenv("MONGO_HOSTS", "x")
+    monkeypatch.setenv("MONGO_HSOT", "x")
     assert settings.live_data("xams") is None
     assert settings.corrections().folder == ""
     with pytest.raises(InvalidOption, match="did you mean MONGO_HOST"):
