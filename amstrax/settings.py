@@ -143,9 +143,8 @@ FOLDERS = tuple(
 )
 #: All settings
 NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *DASHBOARD, *FOLDERS))
-#: A name this similar to a setting is taken for a misspelt one. Variables of other programs share
-#: the prefixes DAQ_ and MONGO_: those must be closer
-_SIMILAR, _CLOSE = 0.84, 0.87
+#: A name this similar to a setting is taken for a misspelt one
+_SIMILAR = 0.87
 
 
 def config_path() -> Path:
@@ -173,7 +172,7 @@ def find(name: str) -> tuple[str, str]:
     InvalidOption
         When the file of settings cannot be used, or a name in the environment is misspelt.
     """
-    _check_environment()
+    _check_environment(name)
     value = os.environ.get(name)
     if value:
         return value, "environment"
@@ -230,7 +229,8 @@ def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
     if parser.has_section(SECTION):
         values = {name.upper(): value for name, value in parser.items(SECTION)}
     for name, value in values.items():
-        _check_name(name, f"in {path}", _SIMILAR)
+        meant = _nearest(name) or [known for known in sorted(NAMES) if known.endswith(f"_{name}")]
+        _check_name(name, meant, values, f"in {path}")
         if "\0" in value:
             raise InvalidOption(f"{path}: {name} holds a NUL character: write the file as UTF-8")
         for line in value.splitlines()[1:]:
@@ -248,37 +248,43 @@ def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
                 f"{path} has {min(strays)} in section [{section}], which is not read: move it to "
                 f"[{SECTION}]"
             )
-        if section.strip().lower() == SECTION or get_close_matches(section.lower(), [SECTION]):
+        is_similar = get_close_matches(section.strip().lower(), [SECTION])
+        if is_similar and not parser.has_section(SECTION):
             raise InvalidOption(
                 f"{path} has a section [{section}], which is not read: did you mean [{SECTION}]?"
             )
     return MappingProxyType(values)
 
 
-def _check_environment() -> None:
-    """Raise for a variable that looks like a misspelt setting."""
+def _check_environment(asked: str) -> None:
+    """Raise for a variable that looks like a misspelt setting.
+
+    Other programs use DAQ_ and MONGO_, too: such variables count when a setting of that kind is
+    asked for, and plurals do not.
+    """
+    shared = tuple(prefix for prefix in ("DAQ_", "MONGO_") if asked.startswith(prefix))
     for name in os.environ:
         if name.startswith(("AMSTRAX", "XAMS")):
-            _check_name(name, "in the environment", _SIMILAR)
-        elif name.startswith(("DAQ_", "MONGO_")):
-            _check_name(name, "in the environment", _CLOSE)
+            _check_name(name, _nearest(name), {}, "in the environment")
+        elif name.startswith(shared) and name.removesuffix("S") not in NAMES:
+            _check_name(name, _nearest(name), os.environ, "in the environment")
 
 
 @functools.lru_cache(maxsize=1024)
-def _misspelt(name: str, cutoff: float) -> str:
-    """Return the settings that a name may be a misspelling of, empty if it is none."""
-    if name in NAMES or name == CONFIG_VARIABLE:
-        return ""
-    near = get_close_matches(name, sorted((*NAMES, CONFIG_VARIABLE)), n=3, cutoff=cutoff)
-    if "_" in name and cutoff < _CLOSE:
-        near += [known for known in sorted(NAMES) if known.endswith(f"_{name}")]
-    return " or ".join(near)
+def _nearest(name: str) -> list[str]:
+    """Return the setting that a name may be a misspelling of, in a list; empty if it is none."""
+    known = {*NAMES, CONFIG_VARIABLE}
+    near = [] if name in known else get_close_matches(name, sorted(known), 1, _SIMILAR)
+    # A name with one more word, as MONGO_PASSWORD_FILE, is another name
+    return [each for each in near if not set(each.split("_")) < set(name.split("_"))]
 
 
-def _check_name(name: str, place: str, cutoff: float) -> None:
-    near = _misspelt(name, cutoff)
-    if near:
-        raise InvalidOption(f"there is no setting {name} ({place}): did you mean {near}?")
+def _check_name(name: str, meant: list[str], given: Mapping[str, str], place: str) -> None:
+    """Raise for a name that means another one, unless that is given as well."""
+    if name not in NAMES and meant and not any(each in given for each in meant):
+        raise InvalidOption(
+            f"there is no setting {name} ({place}): did you mean {' or '.join(meant)}?"
+        )
 
 
 def _warn_if_others_can_read(path: Path) -> None:

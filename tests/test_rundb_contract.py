@@ -13,7 +13,12 @@ from pymongo.errors import PyMongoError, WriteError
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb.local import LocalClient, LocalCollection
-from amstrax.rundb.queries import FILTER_OPERATORS, UPDATE_OPERATORS
+from amstrax.rundb.queries import (
+    FILTER_OPERATORS,
+    UPDATE_OPERATORS,
+    checked_filter,
+    compiled,
+)
 
 T = datetime(2026, 1, 1, 12, 0, 0, 123456)
 DOCUMENT = {
@@ -269,6 +274,23 @@ def test_upserts(stores, condition, update):
     check_update(stores, [], condition, update, upsert=True)
 
 
+@pytest.mark.parametrize("replacement", [{"b": 2}, {"_id": 5, "b": 2}, {"_id": 4, "b": 2}], ids=ids)
+@pytest.mark.parametrize("condition", [{"_id": 5, "a": 1}, {"a": 1}], ids=ids)
+@pytest.mark.parametrize("there", [[], [{"_id": 5, "a": 1}]], ids=ids)
+def test_replacements(stores, there, condition, replacement):
+    (ours, left), (theirs, expected) = results(
+        stores, there, lambda s: s.replace_one(condition, replacement, upsert=True).matched_count
+    )
+    assert type(ours) is type(theirs) and in_order(left) == in_order(expected)
+
+
+def test_order_of_fields_of_an_upsert(stores):
+    for store in stores:
+        store.drop()
+        store.update_one({"b.x": 1, "a": 2, "_id": 5}, {"$set": {"c": 3}}, upsert=True)
+        assert list(store.find_one()) == ["_id", "a", "b", "c"]
+
+
 def check_update(stores, documents, condition, update, **options):
     """Check that either store has the same then, or has an error and nothing that is changed."""
 
@@ -457,6 +479,9 @@ FILTERS = [
     *({"v": {"$regex": pattern}} for pattern in (r"^\d", "[a-c]+", "(?:b|C)", r"\.", "^$")),
     {"v": re.compile("A", re.IGNORECASE)},
     {"v": {"$not": re.compile("a")}},
+    {"v": {"$regex": "a"}},
+    {"v": {"$regex": Regex("a")}},
+    {"v": {"$not": {"$regex": "a"}}},
     {"v": {"$in": [re.compile("a"), 1]}},
     *(
         {"v": {"$elemMatch": c}}
@@ -668,6 +693,78 @@ def test_any_filter(stores, documents, conditions):
     for condition in conditions:
         found = [[d["_id"] for d in s.find(condition, ["_id"], sort=[("_id", 1)])] for s in stores]
         assert found[0] == found[1], condition
+
+
+# Fields that the embedded store has an index of
+
+_words = st.sampled_from(["done", "failed", "failed due to x", "", "a\nb", "w:done", "f*d", "\0"])
+_odd = _words | st.sampled_from(
+    [None, True, 1, 2.5, 2**53 + 1, Decimal128("1"), float("nan"), [], {}, [["done"]], b"done"]
+    + [["done"], [{"status": "done"}], {"name": "done"}, [[{"name": "done"}]], Regex("done")]
+)
+
+
+def _fields(**fields):
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+_entries = _fields(type=_odd, host=_odd) | _fields(type=_words, host=_words) | _odd
+_indexed = _fields(
+    name=_odd,
+    number=_odd,
+    processing_status=_odd | _fields(status=_odd),
+    tags=_odd | st.lists(_odd | _fields(name=_odd), max_size=3),
+    data=_odd | _entries | st.lists(_entries | st.lists(_entries, max_size=2), max_size=3),
+)
+_one_word = st.one_of(
+    _odd.filter(lambda value: not isinstance(value, Regex)),
+    st.builds(lambda values: {"$in": values}, st.lists(_odd, max_size=3)),
+    st.builds(lambda value: {"$regex": value}, st.sampled_from(["^failed", "^", "done", "^w"])),
+    st.builds(lambda value: {"$type": value}, st.sampled_from(["string", "array", "object"])),
+    st.builds(lambda value: {"$ne": value}, _words),
+    st.builds(lambda value: {"$eq": value}, _words),
+)
+_element = st.builds(
+    lambda fields: {"$elemMatch": fields}, _fields(type=_words, host=_words, x=_words)
+)
+_on_index = st.one_of(
+    st.builds(
+        lambda field, value: {field: value},
+        st.sampled_from(
+            ["processing_status", "processing_status.status", "tags", "tags.name", "name", "number"]
+        ),
+        _one_word,
+    ),
+    st.builds(lambda value: {"data": value}, _element | _odd),
+    st.builds(lambda value: {"data": {"$not": value}}, _element),
+)
+_on_indexes = st.recursive(
+    _on_index,
+    lambda inner: st.builds(
+        lambda op, parts: {op: parts},
+        st.sampled_from(["$and", "$or", "$nor"]),
+        st.lists(inner, min_size=1, max_size=3),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(_indexed, min_size=1, max_size=8), st.lists(_on_indexes, min_size=1, max_size=8))
+def test_the_index_leaves_nothing_out(stores, documents, conditions):
+    """Neither of what a scan of all documents finds, nor of what the server does."""
+    documents = [document | {"_id": i} for i, document in enumerate(documents)]
+    for store in stores:
+        store.drop()
+        store.insert_many(copy.deepcopy(documents))
+    everything = list(stores[0].find())
+    for condition in conditions:
+        matches = compiled(checked_filter(condition))
+        scanned = [d["_id"] for d in everything if matches(d)]
+        found = [[d["_id"] for d in s.find(condition, sort=[("_id", 1)])] for s in stores]
+        assert found == [scanned, scanned], condition
 
 
 @settings(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -475,7 +476,7 @@ def test_offline_local_data_is_read_with_one_warning(stored, tmp_path, monkeypat
     assert len(ours) == 1 and "working without the run database" in ours[0]
 
 
-@pytest.fixture(params=["refused", "mute", "killed", "no tunnel"])
+@pytest.fixture(params=["refused", "mute", "killed", "no tunnel", "no name"])
 def away(request, monkeypatch, tmp_path):
     """Settings of a run database that is away, in each way that it can be."""
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
@@ -494,6 +495,8 @@ def away(request, monkeypatch, tmp_path):
             monkeypatch.setenv("DAQ_HOST", LOCALHOST)
             monkeypatch.setenv("DAQ_PORT", str(port))
             monkeypatch.setenv("DAQ_PASSWORD", "x")
+        elif request.param == "no name":
+            monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb+srv://mongo.nowhere.invalid/")
         else:
             monkeypatch.setenv("AMSTRAX_MONGO_URI", f"mongodb://{LOCALHOST}:{port}/")
         yield request.param
@@ -575,6 +578,30 @@ def test_table_of_runs_is_whole_once_the_run_database_is_back(tmp_path, stored, 
     assert sorted(st.select_runs()["name"]) == ["000007", RUN_ID]
     st.runs = None
     assert st.list_available("records") == [RUN_ID]
+
+
+def test_tables_of_runs_while_the_run_database_is_away(tmp_path, monkeypatch):
+    """They are whole also when made again, with columns of several data types, and in threads."""
+    for name in ("000001-records-aaaaaaaaaa", "000002-peaks-bbbbbbbbbb"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://127.0.0.1:1/")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
+    st = contexts.xams(output_folder=tmp_path)
+    types = ("records", "peaks")
+    for _ in range(3):
+        assert {f"{d}_available" for d in types} <= set(st.scan_runs(check_available=types).columns)
+    st.set_context_config({"check_available": types})
+    for _ in range(2):
+        assert {f"{d}_available" for d in types} <= set(st.scan_runs().columns)
+        assert {f"{d}_available" for d in types} <= set(st.select_runs().columns)
+
+    def use(_):
+        st.list_available("peaks")
+        return sorted(st.select_runs()["name"])
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(use, range(40)))
+    assert found == [["000001", "000002"]] * 40
 
 
 def test_data_of_a_run_that_is_added_later(tmp_path, stored, caplog):

@@ -224,10 +224,32 @@ def test_misspelt_name_in_the_environment(monkeypatch, name, meant):
 
 
 def test_names_of_other_programs(config, monkeypatch):
-    for name in ("MONGO_URI", "MONGO_PASSWORD_FILE", "MONGODB_HOST", "DAQ_SOMETHING", "XAMSTER"):
+    for name in (
+        *("MONGO_URI", "MONGO_PASSWORD_FILE", "MONGO_DB_PASSWORD", "MONGODB_HOST", "MONGO_AUTH"),
+        *("DAQ_SOMETHING", "DAQ_USER_ID", "XAMSTER", "XAMS_LIVE_DATA_OLD", "AMSTRAX_HOME"),
+        *("MONGO_HOSTS", "DAQ_PORTS"),
+    ):
         monkeypatch.setenv(name, "x")
     config.write_text("[default]\nEDITOR = vi\n[straxen]\nurl = x\n")
     assert settings.run_database().given == frozenset()
+    # Only the run database is configured by variables of this kind
+    monkeypatch.setenv("MONGO_HSOT", "x")
+    assert settings.live_data("xams") is None
+    assert settings.corrections().folder == ""
+    with pytest.raises(InvalidOption, match="did you mean MONGO_HOST"):
+        settings.run_database()
+    monkeypatch.setenv("MONGO_HOST", "y")
+    assert settings.run_database().mongo_host == "y"
+
+
+def test_similar_names_in_a_file_where_the_right_ones_are_set(config):
+    """As in files that served other tools, too."""
+    config.write_text(
+        "[default]\nDAQ_HOST = a\nDAQ_HOSTS = b\nMONGO_PASSWORD = c\nMONGO_PDB_PASSWORD = d\n"
+        "XAMS_LIVE_DATA_OLD = /e\nMONGO_URL = f\n[default_old]\nDAQ_HOST = g\n"
+    )
+    config.chmod(0o600)
+    assert settings.run_database().given == {"DAQ_HOST", "MONGO_PASSWORD"}
 
 
 @pytest.mark.parametrize("name", [n for n in settings.RUN_DATABASE if n[0] in "DM"])

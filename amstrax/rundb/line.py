@@ -120,6 +120,11 @@ def translated(
             f"{user} may not call {method} on {collection} of {line.place}: ask who runs it for "
             f"the role {'readWrite' if is_write else 'read'} there"
         )
+    if isinstance(error, errors.ConfigurationError) and _is_of_dns(error.__cause__):
+        return RunDatabaseUnreachable(
+            f"{line.place} is not found ({error}): check its host, and whether this machine is "
+            "online"
+        )
     if isinstance(error, errors.ConnectionFailure) or error.timeout:
         tunnel_error = line.tunnel.error if line.tunnel is not None else None
         if tunnel_error is not None:
@@ -132,6 +137,11 @@ def translated(
             f"the line dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
         )
     return error
+
+
+def _is_of_dns(cause: BaseException | None) -> bool:
+    """Return whether it is about the name server, which ``mongodb+srv://`` asks first."""
+    return type(cause).__module__.startswith("dns.")
 
 
 def _forget(line: Line) -> None:

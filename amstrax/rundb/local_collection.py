@@ -147,7 +147,8 @@ class LocalCollection:
 
         def replace(document: Document | None) -> Document:
             if document is None:
-                made = queries.apply_update(None, queries.checked_filter(filter), {"$set": {}})
+                _id = {key: value for key, value in replacement.items() if key == "_id"}
+                made = queries.apply_update(None, queries.checked_filter(filter), {"$set": _id})
                 return {"_id": made["_id"], **replacement}
             return {"_id": document["_id"], **replacement}
 

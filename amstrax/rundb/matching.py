@@ -324,8 +324,7 @@ def element_test(condition: Any) -> Predicate:
 
 def _equality(value: Any, literally: bool = False) -> Predicate:
     if isinstance(value, Regex) and not literally:
-        matches = _regex_test(value)
-        return lambda other: matches(other) or equal(value, other)
+        return _regex_test(value)
     if value is None:
         return lambda other: other is None or other is MISSING
     if type(value) is str:
@@ -379,7 +378,10 @@ def _regex_of(pattern: Any, options: Any) -> Predicate:
 
 
 def _regex_test(regex: Regex) -> Predicate:
-    """Return a test of texts by a regular expression that Python and MongoDB read alike."""
+    """Return a test of texts by a regular expression that Python and MongoDB read alike.
+
+    The same expression as a value passes, too.
+    """
     pattern, flags = regex.pattern, regex.flags & ~re.UNICODE
     odd = re.search(r"\\(?![\\dDwWsSbBnrt]|[^\w\s])|\(\?(?![:=!])|\[\[?:|\[\^?\]", pattern)
     has_classes = re.search(r"(?<!\\)(?:\\\\)*\\[dDwWsSbB]", pattern)
@@ -391,7 +393,11 @@ def _regex_test(regex: Regex) -> Predicate:
         search = re.compile(pattern, flags | (re.ASCII if has_classes else 0)).search
     except re.error as error:
         raise _refusal(f"regular expression {pattern!r} ({error})") from error
-    return lambda value: type(value) is str and search(value) is not None
+
+    def test(value: Any) -> bool:
+        return search(value) is not None if type(value) is str else equal(value, regex)
+
+    return test
 
 
 def _no_operators(value: Any) -> Any:

@@ -325,7 +325,7 @@ def _from_filter(condition: Document) -> Document:
         For filters of which MongoDB makes more, or less, than one sees.
     """
     made: Document = {}
-    for path, value in _equalities(condition):
+    for path, value in sorted(_equalities(condition), key=lambda pair: pair[0]):
         _change(made, parts_of(path), path, _only_once(value, path))
     return made
 

@@ -250,36 +250,40 @@ class Context(strax.Context):
 
     def scan_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Update and return the table of runs; parameters are as in strax."""
-        scan = super(Context, self._snapshot(new=True)).scan_runs
+        snapshot = self._snapshot(new=True)
+        scan = super(Context, snapshot).scan_runs
         with warnings.catch_warnings():
             # pandas, of the table of a frontend without runs
             warnings.simplefilter("ignore", FutureWarning)
             runs = scan(*args, **kwargs)
             lacks_runs = self._is_away()
             if lacks_runs:
-                folders = [f for f in self.storage if not getattr(f, "deep_scan", True)]
-                for folder in folders:
-                    folder.deep_scan = True
-                try:
-                    runs = scan(*args, **kwargs)
-                finally:
-                    for folder in folders:
-                        folder.deep_scan = False
+                for i, frontend in enumerate(snapshot.storage):
+                    if not getattr(frontend, "deep_scan", True):
+                        # Other threads use the one of this context
+                        snapshot.storage[i] = copy.copy(frontend)
+                        snapshot.storage[i].deep_scan = True
+                runs = scan(*args, **kwargs)
         # A whole table takes the place of another: strax adds columns to the one in use
         self.runs, self._lacks_runs = runs, lacks_runs
         return runs
 
     def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return a table of some runs; parameters are as in strax."""
-        if self._lacks_runs:
-            self.runs = None
+        self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
     def list_available(self, target: str, runs: Any = None, **kwargs: Any) -> list[str]:
         """Return the runs of which data is stored; parameters are as in strax."""
-        if self._lacks_runs and runs is None:
-            self.runs = None
+        if runs is None:
+            self._complete_runs()
         return super().list_available(target, runs, **kwargs)
+
+    def _complete_runs(self) -> None:
+        """Make the table of runs again if a run database was away when it was made."""
+        # A snapshot's table is the one that is being made
+        if self._lacks_runs and not self._is_snapshot:
+            self.scan_runs(if_check_available="skip")
 
     def run_metadata(self, run_id: str, projection: Any = None) -> dict[str, Any]:
         """Return the document of a run; parameters are as in strax."""
