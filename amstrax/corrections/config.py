@@ -87,13 +87,25 @@ class XAMSConfig(strax.Config):
 
     def _look_up(self, value: str, run_id: str) -> versions.Found:
         found = versions.look_up(value, run_id, self.name)
-        wanted = lookup.kind(None) if self.default is strax.OMITTED else lookup.kind(self.default)
-        if wanted not in (lookup.kind(None), lookup.kind(found.value)):
-            raise InvalidCorrection(
-                f"{found.file.place}: the value of {found.range!r} for the option {self.name} is "
-                f"a {lookup.kind(found.value)}, and must be a {wanted}: correct it there"
-            )
+        _check_kind(self, found.value, f"{found.file.place}: the value of {found.range!r}")
         return found
+
+
+def _check_kind(option: strax.Option, value: Any, what: str) -> None:
+    """Raise InvalidCorrection for a value of another kind than the default of an option.
+
+    With the default None any value is accepted. A list of numbers must have numbers only.
+    """
+    if option.default is strax.OMITTED or option.default is None:
+        return
+    wanted, found = lookup.full_kind(option.default), lookup.full_kind(value)
+    if wanted != "a list (a number)":
+        wanted, found = f"a {lookup.kind(option.default)}", f"a {lookup.kind(value)}"
+    if wanted != found:
+        raise InvalidCorrection(
+            f"{what} for the option {option.name} is {found}, and must be {wanted}: correct it "
+            "there"
+        )
 
 
 class CorrectedPlugin(Plugin):
@@ -131,7 +143,8 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
         When `version` is no name of one, or has a file for an option that cannot differ from run
         to run.
     CorrectionError
-        When the file of the version cannot be had, or is wrong.
+        When the file of the version cannot be had, or is wrong, or a value is of another kind
+        than the default of its option.
     """
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
     names = {option.name for option in taken}
@@ -151,4 +164,9 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
                 "differ from run to run: give it a plain value there"
             )
+    for option in taken:
+        value = options.get(option.name, option.default)
+        if not versions.is_lookup(value):
+            what = f"corrections_version={version!r}: the value {value!r:.60}"
+            _check_kind(option, value, what)
     return options
