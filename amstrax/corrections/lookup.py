@@ -172,8 +172,8 @@ def check_value(name: str, value: Any, place: str = "", text: str = "") -> None:
 
 
 def _integer(digits: str) -> Any:
-    # Python refuses to convert long ones; of 20 digits and more, all are too large
-    return int(digits) if len(digits) < 20 else Decimal(digits)
+    # Python refuses to convert very long ones; of more than 20 characters, all are too large
+    return int(digits) if len(digits) <= 20 else Decimal(digits)
 
 
 def _fault(value: Any, depth: int = 1) -> str:
@@ -345,7 +345,7 @@ def kind(value: Any) -> str:
 
 def full_kind(value: Any) -> str:
     """Return the kind of a value and of what is in it, in words."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         inner = sorted({full_kind(item) for item in value})
         return f"a list ({' and '.join(inner)})" if inner else "an empty list"
     if isinstance(value, dict):

@@ -413,7 +413,7 @@ def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.
         )
         for values in (r_edges, z_edges, light):
             if values.size and values.dtype.kind not in "iuf":
-                raise TypeError(f"{values.ravel()[0]!r} is not one")
+                raise TypeError(f"{values.ravel().tolist()[0]!r} is not one")
     except KeyError as error:
         raise InvalidOption(
             f"s1_map has no {error}: it needs r_edges, z_edges, hist_ratio"
