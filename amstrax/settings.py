@@ -70,7 +70,7 @@ CORRECTIONS = MappingProxyType(
     {
         "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files; goes before all else", ""),
         "AMSTRAX_CORRECTIONS_URL": ("where they are published, with {branch} in it", ""),
-        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time to wait for one of those [s]", "10"),
+        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time for one of those, in all [s]", "10"),
         "AMSTRAX_CORRECTIONS_CACHE": (
             "folder in which those are kept",
             "$XDG_CACHE_HOME/amstrax/corrections",
@@ -520,7 +520,7 @@ class Corrections:
     url
         Where they are published, maybe with ``{branch}`` in it; empty for nowhere.
     timeout
-        Longest time to wait for a published file [s].
+        Longest time to wait for a published file, from the look-up of its server to its end [s].
     cache
         Folder in which those are kept; it need not exist.
     """

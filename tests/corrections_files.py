@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,60 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def publisher() -> Iterator[Publisher]:
     """Run a `Publisher` within."""
     with Publisher() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closing.set()
+            server.shutdown()
+            thread.join()
+
+
+class RawServer(socketserver.ThreadingTCPServer):
+    """A server on this machine that says what it is told to, byte by byte.
+
+    Attributes
+    ----------
+    say
+        Called with a function that sends bytes, for each request; it may go on for ever, since
+        sending fails once the client or the server has gone.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, say, listen=True) -> None:
+        super().__init__(("127.0.0.1", 0), _RawHandler)
+        self.say = say
+        self.listen = listen
+        self.closing = threading.Event()
+
+    def handle_error(self, request, client_address):
+        """Say nothing about clients that have gone."""
+
+
+class _RawHandler(socketserver.BaseRequestHandler):
+    server: RawServer
+
+    def handle(self):
+        if self.server.listen:
+            read = b""
+            while b"\r\n\r\n" not in read:
+                if not (more := self.request.recv(4096)):
+                    return
+                read += more
+        self.server.say(self._send)
+
+    def _send(self, data, wait=0.0):
+        if self.server.closing.wait(wait):
+            raise ConnectionAbortedError
+        self.request.sendall(data)
+
+
+@contextlib.contextmanager
+def raw_server(say, listen=True) -> Iterator[RawServer]:
+    """Run a `RawServer` within; without `listen` it does not wait for a request."""
+    with RawServer(say, listen) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:

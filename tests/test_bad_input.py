@@ -158,6 +158,34 @@ def test_run_document(tmp_path, fails, change, words):
         assert word in line
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"elife": NaN}', "'elife' has nan"),
+        ('{"a": [1, {"b": -1e999}]}', "'a' has -inf"),
+        ('{"elife": 1, "elife": 2}', "'elife' is there twice"),
+        ('{"elife": 1' + "0" * 5000 + "}", "at most 8 bytes"),
+        ('{"a": ' + "[" * 100_000, "nested"),
+        ('{"elife": 1', "column 12"),
+        ("[1]", "no JSON object"),
+    ],
+)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_numbers_in_options(tmp_path, capsys, text, words, is_file):
+    given = text
+    if is_file:
+        (tmp_path / "options.json").write_text(text)
+        given = str(tmp_path / "options.json")
+    elif not text.startswith("{"):
+        words = "no JSON object"
+    with pytest.raises(SystemExit) as stop:
+        amstraxer.parse_args(["000001", "--config_kwargs", given])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and words in err.splitlines()[-1]
+    assert len(err.splitlines()[-1]) < 300
+    assert not is_file or "options.json" in err
+
+
 @pytest.mark.parametrize("option", ["--config_kwargs", "--context_kwargs", "--testing_rundoc"])
 @pytest.mark.parametrize("value", ["{not json}", "[1, 2]"])
 def test_wrong_json(fails, option, value):

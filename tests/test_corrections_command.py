@@ -147,6 +147,14 @@ def test_check_of_good_files(run, tmp_path):
         ({"s1_map_v1": {"000001": {"a": 1}}}, "'000001': s1_map has no 'r_edges'"),
         ({"_global_v1": {"elife": "elife_v1.json"}}, "_global_v1.json, line 2, column 5: elife is"),
         ({"_global_v1": {"elife": "elife.json"}}, "no name of a correction file"),
+        ({"elife_v1": '{"000001": 1,\n"000002": NaN}'}, "line 2, column 1: .*'000002' has nan"),
+        ({"elife_v1": '{"000001": [1, [1e999]]}'}, "'000001' has inf"),
+        ({"elife_v1": {"000001": "nan"}}, "'000001' has 'nan'"),
+        ({"_global_v1": '{"s1_min_area": -Infinity}'}, "'s1_min_area' has -inf"),
+        ({"gain_to_pe_array_v1": {"000001": [True, *GAINS]}}, "numbers and other values"),
+        ({"gain_to_pe_array_v1": {"000001": [True] * 6}}, "must be a list of numbers"),
+        ({"s1_map_v1": {"000001": MAP | {"hist_ratio": [["1"]]}}}, "'1' is not one"),
+        ({"s1_map_v1": {"000001": MAP | {"r_edges": [False, True]}}}, "numbers: "),
         (
             {"_global_v1": {"electron_drift_time_gate": 1, "drift_time_gate": 2}},
             "line 2, column 5: .* differ",
@@ -174,6 +182,11 @@ def test_file_in_the_folder_of_another(tmp_path):
 
 
 # --- check against an older copy
+
+
+def test_a_truth_value_is_another_value_than_its_number(tmp_path):
+    (problem,), _ = compare(tmp_path, {"a_v1": {"000001": 1}}, {"a_v1": {"000001": True}})
+    assert "has changed" in problem
 
 
 def compare(tmp_path, old, new):

@@ -65,6 +65,16 @@ def test_files_that_are_none_are_left_alone(tmp_path, text, message):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("value", [float("nan"), [1.0, float("inf")], 2**64])
+def test_numbers_that_nobody_could_read_are_not_written(tmp_path, value):
+    path = tmp_path / FILE
+    add(path, entry(100, 200))
+    before = path.read_text()
+    with pytest.raises(InvalidCorrection, match=f"{FILE}: the value of '000300-000310' has"):
+        add(path, entry(300, 310, value))
+    assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
+
+
 def test_name_of_the_file(tmp_path):
     with pytest.raises(InvalidCorrection, match="NAME_VERSION.json"):
         edit.read_entries(tmp_path / "gains.txt")

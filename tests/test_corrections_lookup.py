@@ -4,10 +4,11 @@ import json
 import math
 
 import pytest
+from corrections_files import write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.corrections import lookup, ranges
+from amstrax.corrections import check, lookup, ranges
 from amstrax.exceptions import AmstraxError, InvalidCorrection, RunNotCovered
 
 pytestmark = pytest.mark.smoke
@@ -100,6 +101,94 @@ def test_what_is_no_json_object_is_named_with_its_place(text, place):
     assert f"/a/elife_v1.json, {place}" in str(info.value)
 
 
+#: JSON of values that are refused wherever they are -> what is said of them
+BAD_NUMBERS = {
+    "NaN": "has nan",
+    "Infinity": "has inf",
+    "-Infinity": "has -inf",
+    "1e999": "has inf",
+    "-1e999": "has -inf",
+    '"nan"': "has 'nan'",
+    '" -Infinity "': "has ' -Infinity '",
+    str(2**63): r"has 9.22337e\+18",
+    str(-(2**63) - 1): r"has -9.22337e\+18",
+    "9" * 6000: r"has 1.00000e\+6000",
+}
+
+
+@pytest.mark.parametrize("number", BAD_NUMBERS, ids=lambda text: text[:12])
+@pytest.mark.parametrize("value", ["{}", "[1, {}]", "[[1, 2], [3, {}]]", '{{"a": [{}]}}'])
+def test_numbers_that_no_correction_can_be(number, value):
+    text = '{"000001-000010": 1,\n "000011": ' + value.format(number) + "}"
+    with pytest.raises(InvalidCorrection, match=BAD_NUMBERS[number]) as info:
+        lookup.parse(text, "/a/elife_v1.json")
+    assert "/a/elife_v1.json, line 2, column 2: the value of '000011'" in str(info.value)
+    assert len(str(info.value)) < 200
+
+
+def test_the_largest_numbers():
+    values = [2**63 - 1, -(2**63), 1.7e308, -0.0, 5e-324]
+    assert lookup.parse(json.dumps({"1": values}), "")["1"] == values
+
+
+@pytest.mark.parametrize("value", ["[1, true]", "[1, null]", '[1, "2"]', "[[0.5, [1]]]"])
+def test_lists_of_numbers_and_other_values(value):
+    with pytest.raises(InvalidCorrection, match="elife_v1.json, line 1.*'000001' has a list with"):
+        lookup.parse('{"000001": ' + value + "}", "elife_v1.json")
+
+
+@pytest.mark.parametrize("depth", [40, 600, 100_000])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a": ', "}")])
+def test_deep_values(depth, begin, end):
+    text = '{"000001": ' + begin * depth + "1" + end * depth + "}"
+    with pytest.raises(InvalidCorrection, match=r"elife_v1.json.* nested more than 32 deep"):
+        lookup.parse(text, "elife_v1.json")
+
+
+def test_names_that_are_written_in_other_ways():
+    text = '{"a": "\\"000001\\": ",\n "00000\\u0031": 1,\n\n  "000001": 2}'
+    with pytest.raises(InvalidCorrection, match="line 4, column 3: '000001' is there twice"):
+        lookup.parse(text, "here")
+    assert lookup.find_name(text, "000001") == "line 2, column 2"
+    assert lookup.find_name(text, "000002") == "line 1, column 1"
+
+
+def test_numbers_of_runs_that_are_too_long():
+    digits = "1" * 5000
+    with pytest.raises(InvalidCorrection, match="is no range of runs"):
+        value({digits: 1}, 1)
+    with pytest.raises(RunNotCovered, match="no number"):
+        value({"000001": 1}, digits)
+
+
+MANY = 60_000
+
+
+@pytest.mark.timeout(60)
+def test_many_ranges(tmp_path):
+    """Of quadratic work, each of these would take minutes."""
+    content = {f"{2 * i:06d}-{2 * i + 1:06d}": i for i in range(MANY)}
+    text = json.dumps(content, indent=1)
+    assert lookup.parse(text, "here") == content
+    assert value(content, 2 * MANY - 1) == MANY - 1
+    table = [entry[:2] for entry in lookup.entries(content, "elife_v1.json")]
+    gaps = [(first + 0.0, first) for first, _ in table]
+    assert ranges.common(table, gaps) == ranges.common(gaps, table)
+    assert len(ranges.without(table, gaps)) == MANY
+    twice = text[:-2] + ',\n "119998-119999": 1\n}'
+    with pytest.raises(InvalidCorrection, match=f"line {MANY + 2}, column 2.*twice"):
+        lookup.parse(twice, "here")
+    # All of them wrong, or changed
+    folder = write_files(tmp_path / "new", elife_v1=content)
+    changed = write_files(tmp_path / "old", elife_v1={name: 0.5 for name in content})
+    assert len(check.check_folder(folder, changed).problems) == MANY
+    wide = write_files(tmp_path / "wide", elife_v1={f"000000-{2 * MANY - 1:06d}": 0.5})
+    assert len(check.check_folder(folder, wide).problems) == MANY
+    overlap = {f"{i:06d}-999999": 1 for i in range(MANY)}
+    write_files(folder, elife_v1=overlap)
+    assert len(check.check_folder(folder).problems) == MANY - 1
+
+
 def test_the_malformed_file_as_published(shared):
     path = shared / "data/corrections/gain_to_pe_array/gain_to_pe_array_v1.json"
     with pytest.raises(InvalidCorrection, match="gain_to_pe_array_v1.json, line 18, column 21"):
@@ -181,6 +270,33 @@ def test_sets_of_runs_are_sets(one, other):
 def test_sets_of_runs_as_text():
     assert ranges.as_text([(1, 1), (3, 4), (7, math.inf)]) == "000001, 000003-000004, 000007-*"
     assert ranges.as_text([]) == "none"
+
+
+numbers_or_not = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner)),
+    max_leaves=8,
+)
+
+
+def leaves(value):
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+@given(numbers_or_not)
+@PROPERTY
+def test_what_is_read_has_finite_numbers_alone(value):
+    try:
+        content = lookup.parse(json.dumps({"000001": value}), "here")
+    except InvalidCorrection as error:
+        assert "here, line 1" in str(error)
+    else:
+        assert content == {"000001": value}
+        assert all(math.isfinite(v) for v in leaves(value) if isinstance(v, float))
 
 
 @given(st.text(max_size=30))

@@ -1,16 +1,20 @@
 """Corrections over HTTP: copies on disk, and what happens when the server does not do its part."""
 
+import gzip
+import itertools
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from corrections_files import ELIFE, make_stale, publisher
+from corrections_files import ELIFE, make_stale, publisher, raw_server
 
 import amstrax
 from amstrax import settings
@@ -162,6 +166,194 @@ def test_malformed_file_as_published(server, shared):
     with pytest.raises(InvalidCorrection, match=rf"{server.address}.*{name}, line 18, column 21"):
         amstrax.get_correction(name)
     assert get() == ELIFE
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
+
+def for_ever(start, part, wait=0.01):
+    """Return what sends `start`, and then `part` again and again."""
+
+    def say(send):
+        send(start)
+        while True:
+            send(part, wait)
+
+    return say
+
+
+def at_once(*parts):
+    return lambda send: [send(part) for part in parts]
+
+
+def bomb(send):
+    body = gzip.compress(b"[" * (5 << 20))
+    send(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+STORED_BLOCK = b"\x01\xff\xff\x00\x00"
+
+# What the server says -> what is said of it; those of the first kind never end
+ENDLESS = {
+    "headers that drip": (for_ever(OK + b"X-A: ", b"a"), "no answer within 0.5 s"),
+    "status that drips": (for_ever(b"HTTP/1.1 200 ", b"O"), "no answer within 0.5 s"),
+    "100 Continue": (for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0), "no answer within 0.5 s"),
+    "100 with headers": (
+        for_ever(b"", b"HTTP/1.1 100 Continue\r\nX-A: b\r\n\r\n", 0.001),
+        "no answer within 0.5 s",
+    ),
+    "body that drips": (for_ever(OK + b"\r\n{", b" "), "not complete within 0.5 s"),
+    "chunks that drip": (
+        for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        "not complete within 0.5 s",
+    ),
+    "trailers without end": (
+        for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n"),
+        "not complete within 0.5 s",
+    ),
+    "compressed body that drips": (
+        # A block of 65535 bytes that are not compressed
+        for_ever(
+            OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"")[:10] + STORED_BLOCK, b" "
+        ),
+        "not complete within 0.5 s",
+    ),
+    "header without name that drips": (for_ever(OK + b"X", b"a"), "no answer within 0.5 s"),
+}
+ENDING = {
+    "503 with a body that drips": (
+        for_ever(b"HTTP/1.1 503 Busy\r\nContent-Length: 1000000\r\n\r\n", b"x", 0.1),
+        "status 503",
+    ),
+    "503 with chunks that drip": (
+        for_ever(b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.1),
+        "status 503",
+    ),
+    "404 with a body that drips": (
+        for_ever(b"HTTP/1.1 404 No\r\n\r\n", b"x", 0.1),
+        "404|no correc",
+    ),
+    "redirect to itself": (
+        at_once(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"),
+        "refers to another address",
+    ),
+    "redirect to nonsense": (
+        at_once(b"HTTP/1.1 301 Moved\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n"),
+        "refers to another address",
+    ),
+    "redirect with endless body": (
+        for_ever(b"HTTP/1.1 302 Found\r\nLocation: http://a.invalid\r\n\r\n", b"x" * 65536, 0),
+        "refers to a.invalid",
+    ),
+    "header too long": (for_ever(OK + b"X-A: ", b"a" * 4096, 0), "LineTooLong"),
+    "too many headers": (for_ever(OK, b"X-A: b\r\n", 0), "more than 100 headers"),
+    "body too large": (for_ever(OK + b"\r\n", b" " * 65536, 0), "larger than 1000000 bytes"),
+    "length too large": (
+        for_ever(OK + b"Content-Length: 99999999999\r\n\r\n", b" " * 65536, 0),
+        "larger than 1000000 bytes",
+    ),
+    "bomb": (bomb, "larger than 1000000 bytes"),
+    "no HTTP": (at_once(b"SSH-2.0-OpenSSH_9.2\r\n"), "not HTTP"),
+    "two lengths": (
+        at_once(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}"),
+        "breaks off|no answer",
+    ),
+    "no gzip": (
+        at_once(OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd"),
+        "breaks off",
+    ),
+    "nothing": (at_once(b""), "breaks off"),
+    "NaN": (at_once(OK + b'Content-Length: 15\r\n\r\n{"000001": NaN}'), "'000001' has nan"),
+    "deep": (
+        at_once(OK + b"Content-Length: 200000\r\n\r\n", b'{"000001":' + b"[" * 199990),
+        "nested",
+    ),
+}
+
+
+def no_threads_left():
+    """Wait until no request goes on in the background."""
+    while any(thread.name == "amstrax_corrections" for thread in threading.enumerate()):
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("what", [*ENDLESS, *ENDING])
+def test_whatever_a_server_says(what, monkeypatch, cache, caplog):
+    """In time one error, or with a copy the copy, and one warning; and nothing goes on after."""
+    say, words = (ENDLESS | ENDING)[what]
+    text = json.dumps(ELIFE).encode()
+    good = at_once(OK + b"Content-Length: %d\r\n\r\n" % len(text) + text)
+    monkeypatch.setattr(published, "MAX_SIZE", 1_000_000)
+    with raw_server(say) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", f"{address}/{{branch}}")
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "0.5" if what in ENDLESS else "120")
+        with pytest.raises((CorrectionsUnreachable, CorrectionNotFound, InvalidCorrection)) as info:
+            get()
+        assert address in str(info.value) and re.search(words, str(info.value))
+        no_threads_left()
+        published._unreachable.clear()
+        server.say = good
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
+        assert get() == ELIFE
+        (copy,) = make_stale(cache)
+        os.utime(copy, (time.time() - 9000,) * 2)
+        server.say = say
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "0.5" if what in ENDLESS else "120")
+        for _ in range(2):
+            assert get() == ELIFE
+        (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        assert re.search(words, warning) and "this one was good 2.5 h ago" in warning
+        no_threads_left()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("say", [for_ever(b"", b""), for_ever(b"\x16\x03\x03\x40\x00", b"\x02")])
+def test_tls_that_never_begins(say, monkeypatch):
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "0.5")
+    with raw_server(say, listen=False) as server:
+        url = f"https://127.0.0.1:{server.server_address[1]}/{{branch}}"
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", url)
+        with pytest.raises(CorrectionsUnreachable, match=r"no answer within 0.5 s"):
+            get()
+        no_threads_left()
+
+
+@pytest.mark.timeout(60)
+def test_name_server_that_does_not_answer(monkeypatch):
+    """The library's look-up of names has no time-out, and cannot be interrupted."""
+    answer = threading.Event()
+
+    def look_up(*args, **kwargs):
+        answer.wait()
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", "https://corrections.invalid/{branch}")
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "0.5")
+    with pytest.raises(CorrectionsUnreachable, match=r"no answer within 0.5 s"):
+        get()
+    answer.set()
+    no_threads_left()
+
+
+@pytest.mark.parametrize("tag", [b'"a"\r\n "b"', b"\x0b", b'"' + b"a" * 9000 + b'"', b"\xe9"])
+def test_tag_that_cannot_be_sent_back(tag, monkeypatch, cache, caplog):
+    bodies = itertools.cycle([b'{"000001": 1}', b'{"000001": 2}'])
+
+    def say(send):
+        body = next(bodies)
+        send(OK + b"ETag: " + tag + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    with raw_server(say) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/{{branch}}"
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", url)
+        monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
+        assert get() == {"000001": 1}
+        make_stale(cache)
+        assert get() == {"000001": 2}
+    assert not caplog.records
 
 
 @pytest.fixture

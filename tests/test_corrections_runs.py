@@ -138,6 +138,47 @@ class OthersPlugin(strax.Plugin):
     electron_drift_velocity = 0
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"elife": True}, "True for the option elife is a truth value, and must be a number"),
+        ({"elife": None}, "option elife is a nothing"),
+        ({"elife": "30000"}, "option elife is a text"),
+        ({"s1_naive_z_correction": [True] * 4}, "a list .a truth value.*must be a list .a number"),
+        ({"electron_drift_time_gate": [1]}, "option drift_time_gate is a list"),
+        (
+            {"elife": float("nan")},
+            "_global_v1.json, line 1, column 2: the value of 'elife' has nan",
+        ),
+        ({"s1_map": {"r_edges": [[float("inf")]]}}, "'s1_map' has inf"),
+    ],
+)
+def test_values_of_a_version_that_an_option_cannot_have(tmp_path, monkeypatch, value, words):
+    write_files(tmp_path, _global_v1=json.dumps(value))
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(tmp_path))
+    with pytest.raises(InvalidCorrection, match=words):
+        contexts.xams(storage=[], init_rundb=False, corrections_version="v1")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "words"),
+    [
+        ("elife", '{"000101": NaN}', "elife_v1.json, line 1, column 2: the value of '000101'"),
+        ("elife", '{"000101": 1, "000200": [1e999]}', "column 15: the value of '000200' has inf"),
+        ("elife", '{"000101": 1, "000101": 2}', "column 15: '000101' is there twice"),
+        ("elife", '{"000101": true}', "truth value, and must be a number"),
+        ("s1_naive_z_correction", '{"000101": ["1", "2", "3", "4"]}', "must be a list .a number."),
+        ("s1_naive_z_correction", '{"000101": []}', "is an empty list, and must be"),
+    ],
+)
+def test_values_in_files_that_an_option_cannot_have(tmp_path, monkeypatch, option, text, words):
+    write_files(tmp_path, **{"_global_v1": {option: f"{option}_v1.json"}, f"{option}_v1": text})
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(tmp_path))
+    st = contexts.xams(storage=[], init_rundb=False, corrections_version="v1")
+    with pytest.raises(InvalidCorrection, match=words):
+        st.get_single_plugin("000101", "corrected_areas")
+
+
 def by_run(array):
     return {run_id: array[array["run_id"] == run_id] for run_id in RUNS}
 

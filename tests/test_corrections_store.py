@@ -285,3 +285,25 @@ def test_kinds_of_values():
     values = (True, 1, 2.5, "a", [1], (1,), {}, None, 1j)
     kinds = ["truth value", "number", "number", "text", "list", "list", "table", "nothing", "other"]
     assert [lookup.kind(value) for value in values] == kinds
+
+
+def test_file_that_cannot_be_read(folder, monkeypatch):
+    path = folder / "elife" / "elife_v2.json"
+    path.write_bytes(b'{"000001": "\xe9"}')
+    with pytest.raises(InvalidCorrection, match=r"elife_v2.json, byte 13.*UTF-8"):
+        store.find("elife_v2.json")
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(AmstraxError, match=r"elife_v2.json"):
+        store.find("elife_v2.json")
+    path.unlink()
+    # Root may read everything: refused where files are opened
+    path.write_text("{}")
+
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for name in ("is_file", "read_text"):
+        monkeypatch.setattr(type(path), name, refuse)
+    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read \(Permission"):
+        store.find("elife_v2.json")

@@ -7,7 +7,6 @@ Nothing here imports anything slow, so that ``--help`` answers at once.
 import argparse
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,14 @@ from typing import Any, Protocol
 
 from amstrax import _legacy, rundoc, settings
 from amstrax.auto_processing.engines.base import ENGINES
-from amstrax.exceptions import InvalidOption, InvalidRunDocument, UsageError, did_you_mean
+from amstrax.corrections import lookup
+from amstrax.exceptions import (
+    InvalidCorrection,
+    InvalidOption,
+    InvalidRunDocument,
+    UsageError,
+    did_you_mean,
+)
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
@@ -131,26 +137,19 @@ def options(text: str) -> dict[str, Any]:
         return json_object(text)
     try:
         content = Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no JSON object, as '{{\"elife\": 25000}}', and no file with one ({error})"
         ) from None
-    return json_object(content)
+    return json_object(content, text)
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Return what a JSON object holds."""
+def json_object(text: str, place: str = "") -> dict[str, Any]:
+    """Return a JSON object, of which every number is finite; `place` is its file, if any."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not JSON: {error.msg} at column {error.colno}"
-        ) from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'"
-        )
-    return value
+        return lookup.json_object(text, place or (text if len(text) <= 60 else f"{text[:60]}..."))
+    except InvalidCorrection as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive_number(text: str) -> float:

@@ -1,15 +1,16 @@
 """What is wrong with a folder of correction files, also against an older copy of it."""
 
-import json
 import math
-from collections.abc import Collection, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amstrax.common import n_tpc_pmts
-from amstrax.corrections import lookup, ranges, versions
+from amstrax.corrections import lookup, ranges, store, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 from amstrax.processing.events import s1_map_correction
 
@@ -91,10 +92,7 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidCorrection(f"{path}, byte {error.start + 1}: this is not UTF-8") from None
+    text = store.read_text(path)
     return text, lookup.parse(text, str(path))
 
 
@@ -131,7 +129,7 @@ def _value_problems(
 ) -> Iterator[tuple[lookup.Entry, str]]:
     """Yield values that are not of the kind of the first, or not what the correction needs."""
     for entry in table:
-        first, this = _kind(table[0].value), _kind(entry.value)
+        first, this = lookup.full_kind(table[0].value), lookup.full_kind(entry.value)
         if this != first:
             yield entry, f"the value of {entry.text!r} is {this}, that of the first range {first}"
         elif name == _GAINS:
@@ -158,16 +156,6 @@ def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
 
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else 0
-
-
-def _kind(value: Any) -> str:
-    """Return the kind of a value and of what is in it, in words."""
-    if isinstance(value, list):
-        inner = sorted({_kind(item) for item in value})
-        return f"a list ({' and '.join(inner)})" if inner else "an empty list"
-    if isinstance(value, dict):
-        return f"a table ({', '.join(sorted(value))})"
-    return f"a {lookup.kind(value)}"
 
 
 def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
@@ -224,13 +212,13 @@ def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple
 
 
 def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterator[tuple[str, str]]:
+    overlapping = _overlapping(new)
     for entry in old:
-        covered = [
-            other for other in new if other.first <= entry.last and other.last >= entry.first
-        ]
-        kept = [other[:2] for other in covered if _same(entry.value, other.value)]
+        covered = overlapping(entry)
+        kept = _overlapping(other for other in covered if _same(entry.value, other.value))
         for other in covered:
-            changed = ranges.without(ranges.common([entry[:2]], [other[:2]]), kept)
+            same = [each[:2] for each in kept(other)]
+            changed = ranges.without(ranges.common([entry[:2]], [other[:2]]), same)
             if changed:
                 yield other.text, f"the value of the runs {ranges.as_text(changed)} has changed"
         lost = ranges.without([entry[:2]], [other[:2] for other in covered])
@@ -238,6 +226,22 @@ def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterato
             yield entry.text, f"the runs {ranges.as_text(lost)} had a value, and have none"
 
 
+def _overlapping(
+    table: Iterable[lookup.Entry],
+) -> Callable[[lookup.Entry], list[lookup.Entry]]:
+    """Return a function that returns the entries of a table that overlap with an entry."""
+    table = sorted(table, key=lambda entry: entry.first)
+    firsts = [entry.first for entry in table]
+    # In a table with overlaps, an earlier range may end later
+    lasts = list(accumulate((entry.last for entry in table), max))
+
+    def find(entry: lookup.Entry) -> list[lookup.Entry]:
+        near = table[bisect_left(lasts, entry.first) : bisect_right(firsts, entry.last)]
+        return [other for other in near if other.last >= entry.first]
+
+    return find
+
+
 def _same(one: Any, other: Any) -> bool:
-    # Numbers are the same with and without fraction; in JSON, NaN is the same as itself
-    return one == other or json.dumps(one) == json.dumps(other)
+    # Numbers are the same with and without fraction, and no truth values
+    return one == other and lookup.full_kind(one) == lookup.full_kind(other)

@@ -96,24 +96,8 @@ class XAMSConfig(strax.Config):
         found = versions.look_up(
             value, plugin.run_id, self.name, lambda name: self._attribute(plugin, name)
         )
-        kind, allowed = lookup.kind(found.value), self._kinds()
-        if allowed and kind not in allowed:
-            raise InvalidCorrection(
-                f"{found.file.place}: the value of {found.range!r} for the option {self.name} is "
-                f"a {kind}, and must be a {' or '.join(allowed)}: correct it there"
-            )
+        _check_kind(self, found.value, f"{found.file.place}: the value of {found.range!r}")
         return found
-
-    def _kinds(self) -> list[str]:
-        """Return the kinds of value that the option takes; none for all."""
-        if self.type is not strax.OMITTED:
-            types = self.type if isinstance(self.type, tuple) else (self.type,)
-            kinds = [lookup.kind_of_type(type_) for type_ in types]
-        elif self.default is strax.OMITTED or versions.is_lookup(self.default):
-            return []
-        else:
-            kinds = [lookup.kind(self.default)]
-        return [] if {lookup.NOTHING, lookup.OTHER} & set(kinds) else kinds
 
     def _attribute(self, plugin: strax.Plugin, name: str) -> Any:
         """Return an attribute that the value of this option refers to."""
@@ -132,6 +116,37 @@ class XAMSConfig(strax.Config):
         raise InvalidOption(
             f"the option {self.name} refers to plugin.{name}, which {problem}: write the value "
             "itself there"
+        )
+
+
+#: Kind of a list in which everything is a number
+_NUMBERS = "a list (a number)"
+
+
+def _kinds(option: strax.Option) -> list[str]:
+    """Return the kinds of value that an option takes; none for all."""
+    if option.type is not strax.OMITTED:
+        types = option.type if isinstance(option.type, tuple) else (option.type,)
+        kinds = [lookup.kind_of_type(type_) for type_ in types]
+    elif option.default is strax.OMITTED or versions.is_lookup(option.default):
+        return []
+    else:
+        kinds = [lookup.kind(option.default)]
+    return [] if {lookup.NOTHING, lookup.OTHER} & set(kinds) else kinds
+
+
+def _check_kind(option: strax.Option, value: Any, what: str) -> None:
+    """Raise InvalidCorrection for a value of a kind that an option does not take.
+
+    A list of numbers must have numbers only.
+    """
+    wanted, found = [f"a {kind}" for kind in _kinds(option)], f"a {lookup.kind(value)}"
+    if wanted and lookup.full_kind(option.default) == _NUMBERS:
+        wanted, found = [_NUMBERS], lookup.full_kind(value)
+    if wanted and found not in wanted:
+        raise InvalidCorrection(
+            f"{what} for the option {option.name} is {found}, and must be {' or '.join(wanted)}: "
+            "correct it there"
         )
 
 
@@ -170,7 +185,8 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
         When `version` is no name of one, or has a file for an option that cannot differ from run
         to run.
     CorrectionError
-        When the file of the version cannot be had, or is wrong.
+        When the file of the version cannot be had, or is wrong, or a value is of another kind
+        than the default of its option.
     """
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
     names = {option.name for option in taken}
@@ -190,4 +206,9 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
                 "differ from run to run: give it a plain value there"
             )
+    for option in taken:
+        value = options.get(option.name, option.default)
+        if not versions.is_lookup(value):
+            what = f"corrections_version={version!r}: the value {value!r:.60}"
+            _check_kind(option, value, what)
     return options

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from amstrax.corrections import lookup
+from amstrax.corrections import lookup, store
 from amstrax.exceptions import InvalidCorrection
 
 
@@ -20,7 +20,7 @@ def read_entries(path: Path) -> list[lookup.Entry]:
     lookup.folder_of(path.name)
     if not path.exists():
         return []
-    content = lookup.parse(path.read_text(encoding="utf-8"), str(path))
+    content = lookup.parse(store.read_text(path), str(path))
     entries = sorted(lookup.entries(content, path.name, str(path)), key=lambda e: e.first)
     for before, after in zip(entries, entries[1:], strict=False):
         if after.first <= before.last:
@@ -51,8 +51,15 @@ def with_entry(entries: list[lookup.Entry], new: lookup.Entry, path: Path) -> li
 def write_entries(entries: list[lookup.Entry], path: Path) -> None:
     """Write a correction file, a line for each range; an older one is replaced once it is complete.
 
-    Raises OSError when it cannot be written.
+    Raises
+    ------
+    InvalidCorrection
+        When a value has NaN, an infinity, or a too large integer.
+    OSError
+        When it cannot be written.
     """
+    for entry in entries:
+        lookup.check_value(entry.text, entry.value, f"{path}: ")
     lines = [f"    {json.dumps(entry.text)}: {json.dumps(entry.value)}" for entry in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")

@@ -15,13 +15,23 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from amstrax.exceptions import InvalidCorrection, RunNotCovered
 
 _FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
-_RANGE = re.compile(r"(?P<first>\d+|\*)(-(?P<last>\d+|\*))?", re.ASCII)
+_RANGE = re.compile(r"(?P<first>\d{1,18}|\*)(-(?P<last>\d{1,18}|\*))?", re.ASCII)
+_STRING = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?', re.DOTALL)
+#: Deepest nesting of lists and tables in a value
+MAX_DEPTH = 32
+#: Integers are below this, as in 8 bytes
+_LARGEST = 2**63
+#: What JSON readers of other languages write in place of a number
+_NO_NUMBERS = ("nan", "inf", "infinity")
 
 
 class Entry(NamedTuple):
@@ -73,18 +83,12 @@ def run_number(run_id: str | int) -> int:
         When it has none, as superruns: corrections are for numbers.
     """
     text = str(run_id)
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise RunNotCovered(
             f"run {text!r} has no number, so no correction can be looked up for it: give the "
             "option a value, with config={...} or --config_kwargs"
         )
     return int(text)
-
-
-def position(text: str, index: int) -> str:
-    """Return line and column of a character, both from 1, as words."""
-    line = text.count("\n", 0, index) + 1
-    return f"line {line}, column {index - text.rfind(chr(10), 0, index)}"
 
 
 def parse(text: str, place: str) -> dict[str, Any]:
@@ -100,41 +104,125 @@ def parse(text: str, place: str) -> dict[str, Any]:
     Raises
     ------
     InvalidCorrection
-        When it is no JSON object, or has a name twice. It names place, line and column.
+        As in `json_object`, and for lists with numbers that hold anything else.
     """
-    # Objects are complete from the innermost on, so names that come twice are looked for at the end
-    repeated: list[list[str]] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated.append([name for name in dict.fromkeys(names) if names.count(name) > 1])
-        return dict(pairs)
-
-    try:
-        content = json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise InvalidCorrection(
-            f"{place}, line {error.lineno}, column {error.colno}: {error.msg}: this is not JSON"
-        ) from None
-    if not isinstance(content, dict):
-        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
-    for names in repeated:
-        if names:
-            places = [match.start() for match in _find_name(text, names[0])]
+    content = json_object(text, place)
+    for name, value in content.items():
+        if _is_mixed(value):
             raise InvalidCorrection(
-                f"{place}, {position(text, places[-1])}: {names[0]!r} is there twice: leave one out"
+                f"{place}, {find_name(text, name)}: the value of {name!r} has a list with numbers "
+                "and other values: make all of them numbers"
             )
     return content
 
 
+def json_object(text: str, place: str) -> dict[str, Any]:
+    """Return a JSON object whose names are unique and whose numbers are finite.
+
+    Raises
+    ------
+    InvalidCorrection
+        When it is no such object, is nested more than `MAX_DEPTH` deep, or has an integer of more
+        than 8 bytes. The message names place, line and column.
+    """
+    # The innermost objects are complete first, so repeated names are reported at the end
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            repeated.append(next(name for name, count in counts.items() if count > 1))
+        return result
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise InvalidCorrection(
+            f"{place}, line {error.lineno}, column {error.colno}: {error.msg}: this is not JSON"
+        ) from None
+    except RecursionError:
+        raise InvalidCorrection(
+            f"{place}: lists and tables are nested more than {MAX_DEPTH} deep: make it flatter"
+        ) from None
+    if not isinstance(content, dict):
+        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
+    for name in repeated[:1]:
+        where = _positions(text)[name][-1]
+        raise InvalidCorrection(f"{place}, {where}: {name!r} is there twice: leave one out")
+    for name, value in content.items():
+        check_value(name, value, f"{place}, ", text)
+    return content
+
+
+def check_value(name: str, value: Any, place: str = "", text: str = "") -> None:
+    """Raise InvalidCorrection for a value with NaN, an infinity, or a too large integer in it.
+
+    Parameters
+    ----------
+    name
+        Range of runs, or option.
+    value
+        What it has.
+    place, text
+        Path or address of the file, with a separator, and what it holds, for the message.
+    """
+    if fault := _fault(value):
+        where = f"{place}{find_name(text, name)}: " if text else place
+        raise InvalidCorrection(f"{where}the value of {name!r} {fault}")
+
+
+def _integer(digits: str) -> Any:
+    # Python refuses to convert very long ones; of more than 20 characters, all are too large
+    return int(digits) if len(digits) <= 20 else Decimal(digits)
+
+
+def _fault(value: Any, depth: int = 1) -> str:
+    """Return what is wrong with a value, after its name; empty if nothing is."""
+    if isinstance(value, (dict, list, tuple)):
+        if depth > MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} deep: make it flatter"
+        items = value.values() if isinstance(value, dict) else value
+        return next(filter(None, (_fault(item, depth + 1) for item in items)), "")
+    if isinstance(value, str):
+        if value.strip().lstrip("+-").lower() in _NO_NUMBERS:
+            return f"has {value!r}: give a finite number"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            return f"has {value}: give a finite number"
+    elif isinstance(value, (int, Decimal)) and not -_LARGEST <= value < _LARGEST:
+        return f"has {value:.6g}: integers have at most 8 bytes"
+    return ""
+
+
+def _is_mixed(value: Any) -> bool:
+    """Return whether a list in a value has numbers and anything else."""
+    if isinstance(value, dict):
+        return any(map(_is_mixed, value.values()))
+    if not isinstance(value, list):
+        return False
+    kinds = {kind(item) for item in value}
+    return ("number" in kinds and len(kinds) > 1) or any(map(_is_mixed, value))
+
+
 def find_name(text: str, name: str) -> str:
     """Return line and column of a name in the text of a JSON object, as words."""
-    match = next(_find_name(text, name), None)
-    return position(text, match.start()) if match else "line 1, column 1"
+    return _positions(text).get(name, ["line 1, column 1"])[0]
 
 
-def _find_name(text: str, name: str) -> Iterator[re.Match[str]]:
-    return re.finditer(re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:", text)
+@lru_cache(maxsize=1)
+def _positions(text: str) -> dict[str, list[str]]:
+    """Return line and column, as words, of all places where a name is in the text of an object."""
+    found: dict[str, list[str]] = {}
+    line, begin, seen = 1, 0, 0
+    for match in _STRING.finditer(text):
+        line += text.count("\n", seen, match.start())
+        begin = text.rfind("\n", seen, match.start()) + 1 or begin
+        seen = match.start()
+        if match["colon"]:
+            name = json.loads(match["string"], strict=False)
+            found.setdefault(name, []).append(f"line {line}, column {seen - begin + 1}")
+    return found
 
 
 def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
@@ -264,3 +352,13 @@ def kind(value: Any) -> str:
 def kind_of_type(type_: type) -> str:
     """Return what kind of value those of a type are, in words."""
     return next((name for types, name in _KINDS if issubclass(type_, types)), OTHER)
+
+
+def full_kind(value: Any) -> str:
+    """Return the kind of a value and of what is in it, in words."""
+    if isinstance(value, (list, tuple)):
+        inner = sorted({full_kind(item) for item in value})
+        return f"a list ({' and '.join(inner)})" if inner else "an empty list"
+    if isinstance(value, dict):
+        return f"a table ({', '.join(sorted(value))})"
+    return f"a {kind(value)}"

@@ -12,9 +12,13 @@ import json
 import logging
 import os
 import re
+import socket
 import tempfile
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from http.client import HTTPException, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,6 +38,11 @@ LEFT_ALONE = 60.0
 MAX_SIZE = 32 * 1024 * 1024
 _CONTENT_TYPES = ("application/json", "text/json", "text/plain", "application/octet-stream", "")
 _BROKEN_OFF = "the answer breaks off"
+#: Longest ETag or date of change that is kept, since it is sent back [characters]
+_MAX_TAG = 256
+#: Attempts, where the server is overloaded or has failed
+_ATTEMPTS, _FAILED = 3, (500, 502, 503, 504)
+_THREAD = "amstrax_corrections"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 # Server -> when it could not be reached, by `time.monotonic`
@@ -55,7 +64,8 @@ class Copy:
     @property
     def is_whole(self) -> bool:
         """Whether the text is that which was written."""
-        return self.sha256 == _checksum(self.text)
+        tags = self.etag, self.last_modified
+        return self.sha256 == _checksum(self.text) and tags == tuple(map(_tag, tags))
 
 
 class _Fault(Exception):
@@ -63,7 +73,7 @@ class _Fault(Exception):
 
 
 class _Unreachable(_Fault):
-    """There is no answer."""
+    """There is no answer, or not within the time to wait."""
 
 
 def fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
@@ -99,17 +109,17 @@ def fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
                 f"{url}: {fault}, and no copy is kept in {known.cache}. Try again later, or set "
                 "AMSTRAX_CORRECTIONS_FOLDER to a folder with the corrections"
             ) from None
-        _warn(url, fault)
+        _warn(url, fault, kept)
         return copy.text, url
     if new is None:
         if copy is not None:
-            _warn(url, _Fault("it is no longer there (status 404)"))
+            _warn(url, _Fault("it is no longer there (status 404)"), kept)
         return (None if copy is None else copy.text), url
     if new is not copy and (wrong := _not_json(new.text)):
         # An answer without a length may have been cut; a file may be wrong as it is published
         if copy is None:
             return new.text, url
-        _warn(url, _Fault(wrong))
+        _warn(url, _Fault(wrong), kept)
         return copy.text, url
     _keep(new, kept, is_known=new is copy)
     return new.text, url
@@ -146,59 +156,137 @@ def _base(setting: str, branch: str) -> str:
 
 
 def _ask(url: str, copy: Copy | None, timeout: float) -> Copy | None:
-    """Ask a server for a file: return the copy if that is still good, or None if there is none."""
-    import requests
-    import urllib3
+    """Ask a server for a file: return the copy if that is still good, or None if there is none.
 
+    All of it together takes at most `timeout`. Time-outs of sockets are for each wait, and looking
+    up a name has none, so a thread of its own does it, and its connections are shut at the end.
+    """
+    # It takes a while, which is not the server's
+    import requests  # noqa: F401
+
+    # urllib3 warns of headers that break off, with a traceback
+    logging.getLogger("urllib3.connection").addFilter(_is_not_ours)
     server = urlsplit(url).netloc
     since, why = _unreachable.get(server, (-LEFT_ALONE, ""))
     if time.monotonic() - since < LEFT_ALONE:
         raise _Unreachable(why)
+    answered = threading.Event()
+    sockets = _Sockets()
+    result: Future[Copy | None] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(_answer(sockets, url, copy, timeout, answered))
+        except BaseException as error:
+            result.set_exception(_as_fault(error))
+
+    threading.Thread(target=work, name=_THREAD, daemon=True).start()
     try:
-        with _session() as session:
-            return _answer(session, url, copy, timeout)
-    except urllib3.exceptions.HTTPError as error:
-        slow = isinstance(error, urllib3.exceptions.TimeoutError)
-        what = f"the answer is not complete within {timeout:g} s" if slow else _BROKEN_OFF
-        raise _Fault(what) from None
-    except requests.exceptions.SSLError:
-        raise _Fault("its certificate is not to be trusted") from None
-    except (requests.Timeout, requests.ConnectionError) as error:
-        if isinstance(error, requests.Timeout):
-            what = f"no answer within {timeout:g} s"
-        elif "aborted" in str(error):  # it hung up before it had answered
-            raise _Fault(_BROKEN_OFF) from None
-        else:
-            what = "no connection"
-        _unreachable[server] = time.monotonic(), what
-        raise _Unreachable(what) from None
-    except requests.RequestException as error:
-        raise _Fault(f"no answer ({type(error).__name__})") from None
+        return result.result(timeout)
+    except (TimeoutError, _Timeout):
+        what = "the answer is not complete" if answered.is_set() else "no answer"
+        _unreachable[server] = time.monotonic(), f"{what} within {timeout:g} s"
+        raise _Unreachable(_unreachable[server][1]) from None
+    except _Unreachable as fault:
+        _unreachable[server] = time.monotonic(), str(fault)
+        raise
+    finally:
+        sockets.shut()
 
 
-def _session() -> Any:
-    """Return a session that asks twice again where a server is overloaded or failed."""
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.threadName != _THREAD
+
+
+class _Timeout(_Fault):
+    """A single wait has taken all the time there is."""
+
+
+class _Sockets:
+    """Connections of a request, to be shut from another thread, whatever they wait for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._are_shut = False
+        self._sockets: list[socket.socket] = []
+
+    def add(self, sock: socket.socket) -> None:
+        """Take note of a connection."""
+        with self._lock:
+            # TLS takes the socket over, but not a duplicate
+            self._sockets.append(sock.dup())
+        if self._are_shut:
+            self.shut()
+
+    def shut(self) -> None:
+        """Shut all connections, now and from now on."""
+        with self._lock:
+            self._are_shut = True
+            while self._sockets:
+                with self._sockets.pop() as sock, contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def _session(sockets: _Sockets) -> Any:
+    """Return a session whose connections are noted in `sockets`."""
     import requests
     from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
 
-    session = requests.Session()
-    retry = Retry(
-        total=2,
-        connect=0,
-        read=False,
-        backoff_factor=0.1,
-        status_forcelist=(500, 502, 503, 504),
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
+    class Adapter(HTTPAdapter):
+        def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+            pool = super().get_connection_with_tls_context(*args, **kwargs)
+
+            class Connection(type(pool).ConnectionCls):  # type: ignore[misc]
+                def _new_conn(self) -> socket.socket:
+                    sock = super()._new_conn()
+                    sockets.add(sock)
+                    return sock
+
+            pool.ConnectionCls = Connection
+            return pool
+
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: Any) -> None:
+            """Return nothing: else the body of an answer that refers elsewhere would be read."""
+
+    session = Session()
     for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry))
+        session.mount(scheme, Adapter())
     return session
 
 
-def _answer(session: Any, url: str, copy: Copy | None, timeout: float) -> Copy | None:
-    deadline = time.monotonic() + timeout
+def _as_fault(error: BaseException) -> _Fault:
+    """Return what is wrong, whatever it is that requests, urllib3 or http.client raise."""
+    import requests
+    import urllib3
+
+    if isinstance(error, _Fault):
+        return error
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+        return _Timeout()
+    if isinstance(error, requests.exceptions.SSLError):
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _Fault("its certificate is not to be trusted")
+        return _Fault(f"no TLS with it ({_short(error)})")
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return _Fault(_BROKEN_OFF)
+    if isinstance(error, requests.ConnectionError):
+        if "aborted" not in str(error):
+            return _Unreachable("no connection")
+        # It hung up before it had answered, or what it said is no answer
+        cause = error.args[0].args[-1]
+        is_http = not isinstance(cause, HTTPException) or isinstance(cause, RemoteDisconnected)
+        return _Fault(_BROKEN_OFF if is_http else f"its answer is not HTTP ({_short(cause)})")
+    return _Fault(f"no answer ({_short(error)})")
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.60}"
+
+
+def _answer(
+    sockets: _Sockets, url: str, copy: Copy | None, timeout: float, answered: threading.Event
+) -> Copy | None:
     headers = {"Accept": "application/json, text/plain"}
     if copy is not None and copy.etag:
         headers["If-None-Match"] = copy.etag
@@ -206,33 +294,55 @@ def _answer(session: Any, url: str, copy: Copy | None, timeout: float) -> Copy |
         headers["If-Modified-Since"] = copy.last_modified
     # To be led elsewhere might be to leave HTTPS
     ask = {"headers": headers, "timeout": timeout, "stream": True, "allow_redirects": False}
-    with session.get(url, **ask) as response:
-        if response.status_code == 304 and copy is not None:
-            return copy
-        if response.status_code == 404:
-            return None
-        if response.is_redirect:
-            host = urlsplit(response.headers["Location"]).hostname or "another address"
-            raise _Fault(f"the server refers to {host}: set AMSTRAX_CORRECTIONS_URL to that, if so")
-        if response.status_code != 200:
-            raise _Fault(f"the server answers with status {response.status_code}")
-        content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if content_type not in _CONTENT_TYPES:
-            raise _Fault(f"the server answers with {content_type}, not with JSON")
-        body = bytearray()
-        # As it comes: other ways of reading wait until there is a certain amount
-        while part := response.raw.read1(64 * 1024, decode_content=True):
-            body += part
-            if len(body) > MAX_SIZE:
-                raise _Fault(f"the file is larger than {MAX_SIZE} bytes")
-            if time.monotonic() > deadline:
-                raise _Fault(f"the answer is not complete within {timeout:g} s")
-        try:
-            text = bytes(body).decode("utf-8")
-        except UnicodeDecodeError:
-            raise _Fault("the answer is not UTF-8, so not JSON") from None
-        etag, last_modified = (response.headers.get(n, "") for n in ("ETag", "Last-Modified"))
+    with _session(sockets) as session:
+        for attempt in range(1, _ATTEMPTS + 1):
+            with session.get(url, **ask) as response:
+                # What comes with a failure is not read
+                if response.status_code not in _FAILED or attempt == _ATTEMPTS:
+                    answered.set()
+                    return _content(response, url, copy)
+            time.sleep(0.1 * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _content(response: Any, url: str, copy: Copy | None) -> Copy | None:
+    """Return what an answer holds, as `_ask` does."""
+    if response.status_code == 304 and copy is not None:
+        return copy
+    if response.status_code == 404:
+        return None
+    if response.is_redirect:
+        host = _host(response.headers["Location"]) or "another address"
+        raise _Fault(f"the server refers to {host:.60}: set AMSTRAX_CORRECTIONS_URL to that, if so")
+    if response.status_code != 200:
+        raise _Fault(f"the server answers with status {response.status_code}")
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type not in _CONTENT_TYPES:
+        raise _Fault(f"the server answers with {content_type:.60}, not with JSON")
+    body = bytearray()
+    # As it comes: other ways of reading wait until there is a certain amount
+    while part := response.raw.read1(64 * 1024, decode_content=True):
+        body += part
+        if len(body) > MAX_SIZE:
+            raise _Fault(f"the file is larger than {MAX_SIZE} bytes")
+    try:
+        text = bytes(body).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Fault("the answer is not UTF-8, so not JSON") from None
+    etag, last_modified = (_tag(response.headers.get(n, "")) for n in ("ETag", "Last-Modified"))
     return Copy(url, text, _checksum(text), etag, last_modified)
+
+
+def _host(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _tag(value: str) -> str:
+    """Return a header's value if it can be sent back, else nothing."""
+    return value if len(value) <= _MAX_TAG and value.isascii() and value.isprintable() else ""
 
 
 def _checksum(text: str) -> str:
@@ -250,12 +360,12 @@ def _age(path: Path) -> float:
 def _read(path: Path, url: str) -> Copy | None:
     try:
         copy = Copy(**json.loads(path.read_text(encoding="utf-8")))
+        return copy if copy.url == url and copy.is_whole else None
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         log.warning("the copy of %s in %s cannot be read: %s", url, path, error)
         return None
-    return copy if copy.url == url and copy.is_whole else None
 
 
 def _keep(copy: Copy, path: Path, is_known: bool) -> None:
@@ -281,9 +391,11 @@ def _keep(copy: Copy, path: Path, is_known: bool) -> None:
             log.warning("no copies of corrections can be kept in %s: %s", path.parent.parent, error)
 
 
-def _warn(url: str, fault: _Fault) -> None:
+def _warn(url: str, fault: _Fault, kept: Path) -> None:
     """Say, once, that a copy is used: once a server where that is unreachable, or once a file."""
     what = urlsplit(url).netloc if isinstance(fault, _Unreachable) else url
     if what not in _warned:
         _warned.add(what)
-        log.warning("%s: %s; copies that are kept are used", url, fault)
+        age = _age(kept)
+        when = f"{age / 3600:.1f} h ago" if age < float("inf") else "at an unknown time"
+        log.warning("%s: %s; copies that are kept are used, this one was good %s", url, fault, when)

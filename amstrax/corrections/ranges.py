@@ -19,22 +19,34 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 def common(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
     """Return the runs that are in both."""
-    other = list(other)
-    pairs = ((max(a, c), min(b, d)) for a, b in one for c, d in other)
-    return merged((first, last) for first, last in pairs if first <= last)
+    one, other = merged(one), merged(other)
+    result = []
+    i = j = 0
+    while i < len(one) and j < len(other):
+        first, last = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if first <= last:
+            result.append((first, last))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return merged(result)
 
 
 def without(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
     """Return the runs of `one` that are not in `other`."""
     result = []
     holes = merged(other)
+    j = 0
     for first, last in merged(one):
-        for begin, end in holes:
-            if end < first or begin > last:
-                continue
+        while j < len(holes) and holes[j][0] <= last:
+            begin, end = holes[j]
             if begin > first:
                 result.append((first, begin - 1))
-            first = end + 1
+            first = max(first, end + 1)
+            if end > last:  # it may reach into the next range too
+                break
+            j += 1
         if first <= last and first < float("inf"):
             result.append((first, last))
     return result

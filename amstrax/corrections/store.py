@@ -73,8 +73,8 @@ def find(file_name: str, branch: str = MASTER) -> File:
     known = settings.corrections()
     looked_in = []
     for folder in (*_folder(known.folder, branch), *_package(branch)):
-        if (folder / path).is_file():
-            return _read(folder / path)
+        if _is_file(folder / path):
+            return File(file_name, read_text(folder / path), str(folder / path))
         looked_in.append(str(folder))
     if known.url:
         text, address = published.fetch(path.as_posix(), branch, known)
@@ -119,12 +119,24 @@ def check_branch(branch: str) -> None:
         )
 
 
-def _read(path: Path) -> File:
+def _is_file(path: Path) -> bool:
     try:
-        return File(path.name, path.read_text(encoding="utf-8"), str(path))
+        return path.is_file()
+    except PermissionError:
+        return True  # reading it tells what is wrong
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a correction file; InvalidCorrection when that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InvalidCorrection(
             f"{path}, byte {error.start + 1}: this is not UTF-8, so not JSON"
+        ) from None
+    except OSError as error:
+        raise InvalidCorrection(
+            f"{path} cannot be read ({error.strerror or error}): check its permissions"
         ) from None
 
 

@@ -1,21 +1,24 @@
 """Log-in to the dashboard, by the hooks that Bokeh's server has for that."""
 
+import asyncio
 import logging
+import math
 from typing import Any
 from urllib.parse import urlsplit
 
 from bokeh.server.auth_provider import AuthProvider, NullAuth
-from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, RequestHandler
 
 from amstrax.dashboard import render
-from amstrax.dashboard.logins import LIFETIME
+from amstrax.dashboard.logins import LIFETIME, QueueFull, TooManyAttempts
 from amstrax.dashboard.site import Site
 from amstrax.exceptions import AmstraxError
 
 log = logging.getLogger(__name__)
 
 COOKIE = "amstrax_login"
+#: By this a browser is known in which somebody has logged in before, for so long [s]
+BROWSER_COOKIE, BROWSER_LIFETIME = "amstrax_browser", 90 * 86400
 
 
 def provider(site: Site) -> AuthProvider:
@@ -87,41 +90,58 @@ class LoginHandler(RequestHandler):
         logins = self.site.logins
         assert logins is not None
         name, password = self.get_body_argument("name", ""), self.get_body_argument("password", "")
-        wait = logins.wait(name)
-        if wait:
+        browser = self.request.cookies.get(BROWSER_COOKIE)
+        try:
+            granted = await asyncio.wrap_future(
+                logins.attempt(
+                    name,
+                    password,
+                    self.request.remote_ip or "",
+                    "" if browser is None else browser.value,
+                )
+            )
+        except TooManyAttempts as error:
             log.warning(
                 "log-in as %r from %s refused: too often", name[:64], self.request.remote_ip
             )
-            self.set_status(429)
-            self._show(f"Too many wrong passwords for this name: wait {wait:.0f} s.")
+            wait = math.ceil(error.wait)
+            self._refuse(429, f"Too many wrong passwords: wait {wait} s.", wait)
             return
-        try:
-            secret = await IOLoop.current().run_in_executor(
-                self.site.pool, logins.log_in, name, password
-            )
+        except QueueFull:
+            self._refuse(503, "Too many people log in just now: try again.", 1)
+            return
         except AmstraxError as error:
             log.error("nobody can log in: %s", error)
-            self.set_status(503)
-            self._show(
-                "Nobody can log in now: whoever runs the dashboard finds the reason in its log."
+            self._refuse(
+                503,
+                "Nobody can log in now: whoever runs the dashboard finds the reason in its log.",
             )
             return
-        if secret is None:
+        if granted is None:
             log.warning("log-in as %r from %s refused", name[:64], self.request.remote_ip)
-            self.set_status(401)
-            self._show("Name or password is wrong.")
+            self._refuse(401, "Name or password is wrong.")
             return
         log.info("%s logged in from %s", name, self.request.remote_ip)
-        self.set_cookie(
-            COOKIE,
-            secret,
-            max_age=int(LIFETIME),
-            httponly=True,
-            samesite="Lax",
-            secure=self.request.protocol == "https",
-            path="/",
-        )
+        for cookie, value, lifetime in (
+            (COOKIE, granted.secret, LIFETIME),
+            (BROWSER_COOKIE, granted.browser, BROWSER_LIFETIME),
+        ):
+            self.set_cookie(
+                cookie,
+                value,
+                max_age=int(lifetime),
+                httponly=True,
+                samesite="Lax",
+                secure=self.request.protocol == "https",
+                path="/",
+            )
         self.redirect(own_path(self.get_argument("next", "/")))
+
+    def _refuse(self, status: int, message: str, wait: int = 0) -> None:
+        self.set_status(status)
+        if wait:
+            self.set_header("Retry-After", wait)
+        self._show(message)
 
     def _show(self, message: str) -> None:
         self.set_header("Cache-Control", "no-store")

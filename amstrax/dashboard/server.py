@@ -41,7 +41,7 @@ PAGES: tuple[type[Page], ...] = (
 
 #: A session that nobody looks at any more is forgotten after so long, looked for so often [ms]
 _UNUSED, _CHECK = 5000, 5000
-#: Largest message that a browser may send; what it sends is small [bytes]
+#: Largest message or form that a browser may send; what it sends is small [bytes]
 _LARGEST = 1_000_000
 #: Parts of Bokeh, megabytes, that no page uses
 _NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
@@ -95,6 +95,26 @@ class Tornado(BokehTornado):
         found = super().resources(absolute_url)
         found.components = [name for name in found.components if name not in _NOT_USED]
         return found
+
+
+class ProxiedServer(HTTPServer):
+    """Server behind a proxy, which says in X-Forwarded-For who asks.
+
+    X-Real-IP, to which tornado gives precedence, would let visitors choose their address where the
+    proxy does not overwrite it.
+    """
+
+    def start_request(self, server_conn: Any, request_conn: Any) -> Any:
+        """Return what handles a request."""
+        delegate: Any = super().start_request(server_conn, request_conn)
+        received = delegate.headers_received
+
+        def headers_received(start_line: Any, headers: Any) -> Any:
+            headers.pop("X-Real-Ip", None)
+            return received(start_line, headers)
+
+        delegate.headers_received = headers_received
+        return delegate
 
 
 class PageHandler(FunctionHandler):
@@ -152,7 +172,7 @@ def make_server(
     certificate, key
         Files for TLS.
     behind_proxy
-        A proxy says in headers who asks, and by which protocol.
+        A proxy says who asks, in X-Forwarded-For, and by which protocol, in X-Forwarded-Proto.
 
     Raises
     ------
@@ -178,7 +198,7 @@ def make_server(
     # A page that waits for its plots is no mistake
     silence(EMPTY_LAYOUT)
     applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
-    options: dict[str, Any] = {"xheaders": behind_proxy}
+    options: dict[str, Any] = {"xheaders": behind_proxy, "max_body_size": _LARGEST}
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, key)
@@ -204,7 +224,7 @@ def make_server(
         extra_patterns=[(r"/", RedirectHandler, {"url": "runs", "permanent": False})],
         transforms=[Headers],
     )
-    http = HTTPServer(tornado, **options)
+    http = (ProxiedServer if behind_proxy else HTTPServer)(tornado, **options)
     http.add_sockets(sockets)
     return BaseServer(IOLoop.current(), tornado, http)
 

@@ -202,5 +202,7 @@ class Site:
         from amstrax.rundb import connection
 
         self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.logins is not None:
+            self.logins.close()
         connection.close()
         self._empty.cleanup()

@@ -464,9 +464,11 @@ def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.
     """Return edges of r, of z, and the light in the bins, as arrays."""
     try:
         r_edges, z_edges, light = (
-            np.asarray(s1_map[name], dtype=np.float64)
-            for name in ("r_edges", "z_edges", "hist_ratio")
+            np.asarray(s1_map[name]) for name in ("r_edges", "z_edges", "hist_ratio")
         )
+        for values in (r_edges, z_edges, light):
+            if values.size and values.dtype.kind not in "iuf":
+                raise TypeError(f"{values.ravel().tolist()[0]!r} is not one")
     except KeyError as error:
         raise InvalidOption(
             f"s1_map has no {error}: it needs r_edges, z_edges, hist_ratio"
@@ -474,7 +476,8 @@ def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.
     except (TypeError, ValueError) as error:
         raise InvalidOption(f"s1_map must be a table of lists of numbers: {error}") from None
     for name, edges in (("r_edges", r_edges), ("z_edges", z_edges)):
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+        is_finite = edges.ndim == 1 and np.isfinite(edges).all()
+        if not is_finite or len(edges) < 2 or not (np.diff(edges) > 0).all():
             raise InvalidOption(f"{name} of s1_map must be two or more numbers that rise [mm]")
     if r_edges[0] < 0:
         raise InvalidOption(f"r_edges of s1_map begins at {r_edges[0]} mm: it cannot be below 0")
@@ -486,7 +489,7 @@ def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.
         )
     if not (np.isfinite(light) & (light > 0)).any():
         raise InvalidOption("hist_ratio of s1_map has no bin above 0")
-    return r_edges, z_edges, light
+    return r_edges.astype(np.float64), z_edges.astype(np.float64), light.astype(np.float64)
 
 
 def s2_lifetime_correction(drift_time: np.ndarray, elife: float) -> np.ndarray:

@@ -27,18 +27,22 @@ def gains(
 ) -> np.ndarray:
     """Return factors from ADC counts x samples to photoelectrons: those given, or ones.
 
-    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels; it names
-    `origin`, where they come from.
+    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels, or
+    others than finite numbers; it names `origin`, where they come from.
     """
     if gain_to_pe_array is None:
         return np.ones(n_channels)
-    to_pe = np.asarray(gain_to_pe_array, dtype=np.float64)
-    if to_pe.ndim != 1 or len(to_pe) < n_channels:
+    try:
+        to_pe = np.asarray(gain_to_pe_array)
+    except ValueError:  # lists of different lengths
+        to_pe = np.empty(0, dtype=object)
+    is_list = to_pe.ndim == 1 and to_pe.dtype.kind in "iuf"
+    if not is_list or len(to_pe) < n_channels or not np.isfinite(to_pe).all():
         raise InvalidOption(
             f"gain_to_pe_array {gain_to_pe_array!r} must be a list of at least {n_channels} "
-            f"numbers, one for each channel: correct {origin}"
+            f"numbers, finite, one for each channel: correct {origin}"
         )
-    return to_pe
+    return to_pe.astype(np.float64)
 
 
 def find_peaks(

@@ -1,13 +1,18 @@
 """Who may look at the dashboard, and who may change anything: against servers as they run."""
 
+import contextlib
 import http.client
 import re
+import select
 import subprocess
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+import bcrypt
 import pytest
 from dashboard_server import Lab, Server, expect, new_page, part
 from visitors import PASSWORDS, Visitor, add_users, handshake
@@ -106,8 +111,135 @@ def test_who_guesses_has_to_wait(server):
     visitor = Visitor(server)
     for _ in range(5):
         assert visitor.log_in("carol", "guess")[0] == 401
-    status, _, _, text = visitor.log_in("carol", "guess")
-    assert status == 429 and "wait" in text
+    status, _, headers, text = visitor.log_in("carol", "guess")
+    assert status == 429 and "wait" in text and 0 < int(headers["Retry-After"]) <= 60
+    # To say that one comes from elsewhere does not help, without --behind_proxy
+    elsewhere = {"X-Forwarded-For": "198.51.100.1", "X-Real-Ip": "198.51.100.1"}
+    assert Guesser(server).guess("carol", "guess", **elsewhere)[0] == 429
+    assert "198.51.100.1" not in server.text()
+
+
+class Guesser:
+    """One who guesses, maybe several times at once.
+
+    Parameters
+    ----------
+    server
+        Where.
+    source
+        Own address.
+    """
+
+    def __init__(self, server: Server, source: str = "127.0.0.1"):
+        self._host, self._source = server.address.split("/")[2], source
+        text = self._ask("GET", "/login")[2]
+        self._xsrf = re.search(r'name="_xsrf" value="([^"]+)"', text)[1]
+
+    def guess(self, name: str, password: str, **headers: str) -> tuple[int, dict, str]:
+        """Return status, headers and text of the answer."""
+        return self._ask(*self._guess(name, password, headers))
+
+    def begin(self, name: str, password: str, **headers: str) -> http.client.HTTPConnection:
+        """Return the connection that the answer is to come by."""
+        return self._send(*self._guess(name, password, headers))
+
+    def _guess(self, name, password, headers):
+        form = urllib.parse.urlencode({"_xsrf": self._xsrf, "name": name, "password": password})
+        given = {"Content-Type": "application/x-www-form-urlencoded"}
+        cookie = {"Cookie": f"_xsrf={self._xsrf}"}
+        return "POST", "/login", form, given | cookie | headers
+
+    def _ask(self, *request):
+        with contextlib.closing(self._send(*request)) as connection:
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+
+    def _send(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection(
+            self._host, timeout=120, source_address=(self._source, 0)
+        )
+        connection.request(method, path, body, headers or {})
+        return connection
+
+
+def test_parallel_guesses_are_counted_before_they_are_checked(server):
+    """And nobody is kept out by them: not in a known browser, and not at another address."""
+    bob = Visitor(server)
+    assert bob.log_in("bob", PASSWORDS["bob"])[0] == 200
+    guesser = Guesser(server)
+    with ThreadPoolExecutor(40) as pool:
+        statuses = [
+            status for status, _, _ in pool.map(lambda _: guesser.guess("bob", "guess"), range(40))
+        ]
+    assert Counter(statuses) == {401: 5, 429: 35}
+    assert guesser.guess("bob", PASSWORDS["bob"])[0] == 429
+    assert Guesser(server, "127.0.0.2").guess("bob", PASSWORDS["bob"])[0] == 302
+    # The visitor brings the cookie of its browser along
+    assert bob.log_in("bob", PASSWORDS["bob"])[0] == 200
+
+
+@pytest.fixture
+def behind_proxy(lab):
+    """A dashboard that believes who we say we are, with a user whose password takes seconds."""
+    slow = bcrypt.hashpw(b"a password that is slow", bcrypt.gensalt(15)).decode()
+    users = lab.folder / "slow_users"
+    users.write_text((lab.folder / "users").read_text() + f"slow:{slow}\n")
+    users.chmod(0o600)
+    server = Server(lab, "behind_proxy", f"--users={users}", "--behind_proxy")
+    yield server
+    assert server.stop() == 0, server.text()
+    assert "Traceback" not in server.text()
+
+
+def test_pages_do_not_wait_for_log_ins(behind_proxy):
+    visitor = Visitor(behind_proxy)
+    assert visitor.log_in("alice", PASSWORDS["alice"])[0] == 200
+    guesser = Guesser(behind_proxy)
+    with contextlib.ExitStack() as stack:
+        waiting = {}
+        for i in range(20):
+            connection = guesser.begin("slow", "guess", **{"X-Forwarded-For": f"198.51.100.{i}"})
+            waiting[connection.sock] = stack.enter_context(contextlib.closing(connection))
+        # Those for which there is no place are told so at once
+        statuses = []
+        while 503 not in statuses:
+            for sock in select.select(waiting, (), ())[0]:
+                answer = waiting.pop(sock).getresponse()
+                text = answer.read().decode()
+                statuses.append(answer.status)
+                assert answer.status == 401 or "try again" in text
+        for path in ("login", "runs", "run?id=3", "processing"):
+            assert visitor.get(path)[0] == 200
+        # While most of the others still wait
+        assert len(waiting) - len(select.select(waiting, (), (), 0)[0]) > 2
+
+
+def test_guesses_from_many_addresses(behind_proxy):
+    guesser = Guesser(behind_proxy)
+
+    def guess(name, address, password="guess"):
+        # What visitors claim is not what the proxy says last
+        said = {"X-Forwarded-For": f"203.0.113.1, {address}", "X-Real-Ip": "203.0.113.2"}
+        return guesser.guess(name, password, **said)
+
+    assert guess("bob", "198.51.100.200", PASSWORDS["bob"])[0] == 302
+    for i in range(4):
+        with ThreadPoolExecutor(5) as pool:
+            for status, _, _ in pool.map(lambda _, i=i: guess("bob", f"198.51.100.{i}"), range(5)):
+                assert status == 401
+    status, headers, _ = guess("bob", "198.51.100.201", PASSWORDS["bob"])
+    assert status == 429 and 0 < int(headers["Retry-After"]) <= 10
+    # Where he has logged in before, he can
+    assert guess("bob", "198.51.100.200", PASSWORDS["bob"])[0] == 302
+    assert "bob logged in from 198.51.100.200" in behind_proxy.text()
+    assert "203.0.113." not in behind_proxy.text()
+
+
+def test_forms_that_are_too_large(server):
+    with pytest.raises(OSError):
+        for _ in range(3):
+            assert Guesser(server).guess("carol", "x" * 2_000_000)[0] == 400
+            raise ConnectionResetError
 
 
 def test_headers_keep_other_sites_out(read_only):

@@ -32,8 +32,14 @@ def test_gains():
     assert kernels.gains(None, 0).shape == (0,)
 
 
-@pytest.mark.parametrize("value", [[0.25, 0.5], 0.75, [[0.125, 1.0, 1.0]]])
-def test_gains_for_too_few_channels(value):
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([0.25, 0.5], 0.75, [[0.125, 1.0, 1.0]], [1, 2, float("nan")], [1, float("inf"), 2]),
+        *([1, None, 2], ["1", "2", "3"], [True, True, True], [[1], [2, 3], [4]]),
+    ],
+)
+def test_gains_that_are_not_a_number_for_each_channel(value):
     with pytest.raises(InvalidOption, match="at least 3 numbers") as error:
         kernels.gains(value, 3)
     assert repr(value) in str(error.value)
