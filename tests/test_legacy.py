@@ -300,6 +300,13 @@ from make_runs import RUN_ID, Path, context
 st = context(Path(sys.argv[2]))
 import straxen
 assert len(st.get_array(RUN_ID, "records", progress_bar=False))
+import logging
+lines = []
+logging.getLogger("strax").addFilter(lambda record: lines.append(record.getMessage()))
+st.set_context_config({"xedocs_version": "global_ONLINE"})
+new = st.new_context(config={"elife": 1})
+assert new.context_config["xedocs_version"] == "global_ONLINE"
+assert lines == [], lines
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],

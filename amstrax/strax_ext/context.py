@@ -161,7 +161,6 @@ class Context(strax.Context):
             processors = strax.PROCESSORS | {"default": Processor}
         super().__init__(storage, config, register, register_all, processors, **kwargs)
 
-    set_context_config = _serialised("set_context_config")
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
     )
@@ -179,6 +178,18 @@ class Context(strax.Context):
         self._set_config(config, mode)
 
     _set_config = _serialised("set_config")
+
+    def set_context_config(
+        self, context_config: Mapping[str, Any] | None = None, mode: str = "update"
+    ) -> None:
+        """Set options of the context, as strax does."""
+        cls = type(self)
+        if strax.Context.takes_config.keys() - cls.takes_config.keys():
+            # straxen, imported after this class was made, adds options to that of strax only
+            cls.takes_config = immutabledict({**strax.Context.takes_config, **cls.takes_config})
+        self._set_context_config(context_config, mode)
+
+    _set_context_config = _serialised("set_context_config")
 
     def _get_plugins(
         self, targets: Sequence[str], *args: Any, **kwargs: Any
