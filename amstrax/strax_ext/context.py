@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import strax
 from immutabledict import immutabledict
-from strax.context import TEMP_DATA_TYPE_PREFIX
 
 from amstrax.exceptions import NoSuchDataType, did_you_mean
 from amstrax.plugins.daqreader import LiveDataReader
@@ -243,7 +242,7 @@ class Context(strax.Context):
             if self._is_snapshot:
                 # strax's get_iter registers one that joins its targets
                 name = getattr(plugin_class, "__name__", "")
-                is_temporary = name.startswith(TEMP_DATA_TYPE_PREFIX)
+                is_temporary = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
                 self._made = self._made.without(name) if is_temporary else _Made()
             return super().register(plugin_class)
 
