@@ -31,10 +31,10 @@ def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Cal
             try:
                 return import_module(full_name)
             except ModuleNotFoundError as error:
+                if error.name is None:
+                    raise AttributeError(error.msg) from None  # of amstrax._legacy
                 if error.name != full_name:
                     raise
-                if not error.msg.startswith("No module named"):
-                    raise AttributeError(error.msg) from None  # of amstrax._legacy
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattr_

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from amstrax.exceptions import NotAvailable
 
-_PLUGINS = "amstrax.plugins."
+_TOP, _PLUGINS = "amstrax.", "amstrax.plugins."
 _PEAKS, _EVENTS = f"{_PLUGINS}peak_processing", f"{_PLUGINS}event_processing"
 _PULSES, _RADON = f"{_PLUGINS}pulse_processing", f"{_PLUGINS}radon"
 _TOOLS = "amstrax.auto_processing."
@@ -137,7 +137,7 @@ def _module_of(frame: FrameType) -> str:
 
 def find_spec(name: str) -> ModuleSpec | None:
     """Return how to import an old module; None for other names."""
-    if name in _PACKAGES or name in MODULES:
+    if name in _PACKAGES or name in MODULES or " " in NAMES.get(name.removeprefix(_TOP), ""):
         return ModuleSpec(name, _Loader, is_package=name in _PACKAGES)  # type: ignore[arg-type]
     return None
 
@@ -158,9 +158,10 @@ class _Loader:
         if name in _PACKAGES:
             module.__getattr__ = _member_of(name)  # type: ignore[method-assign]
             return
-        new = MODULES[name]
+        new = MODULES.get(name) or NAMES[name.removeprefix(_TOP)]
         if " " in new:
-            raise ModuleNotFoundError(f"{name} is gone since amstrax 3: {new}", name=name)
+            # Without its name: of others, `from PACKAGE import NAME` drops the message
+            raise ModuleNotFoundError(f"{name} is gone since amstrax 3: {new}")
         warn(f"{name} is now {new}")
         sys.modules[name] = importlib.import_module(new)
 
@@ -185,6 +186,9 @@ def _member_of(package: str) -> Callable[[str], Any]:
     def getattr_(name: str) -> Any:
         import amstrax
 
+        if name == "__all__":
+            modules = {new for old, new in MODULES.items() if old.startswith(f"{package}.")}
+            return [n for n, m in amstrax._MEMBERS.items() if _TOP + m.partition(":")[0] in modules]
         if name.startswith("_"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if f"{package}.{name}" in MODULES:

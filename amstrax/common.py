@@ -160,9 +160,14 @@ def get_config_defaults(
 
     class Options(pd.DataFrame):
         def __getitem__(self, key: Any) -> Any:
-            if isinstance(key, str) and key == "name":
+            if "name" in (key if isinstance(key, list) else [key] if isinstance(key, str) else ()):
                 raise KeyError("no column 'name' since amstrax 3: write table['option']")
             return super().__getitem__(key)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "name":
+                raise AttributeError("no column 'name' since amstrax 3: write table.option")
+            return super().__getattr__(name)
 
     return Options(rows)
 

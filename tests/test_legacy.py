@@ -92,6 +92,14 @@ CALLS = {
         lambda st, run: amstrax.get_config_defaults(st)["name"],
         r"!table\['option'\]",
     ),
+    "get_config_defaults names": (
+        lambda st, run: amstrax.get_config_defaults(st)[["name", "default"]],
+        r"!table\['option'\]",
+    ),
+    "get_config_defaults.name": (
+        lambda st, run: amstrax.get_config_defaults(st).name,
+        r"!table\.option",
+    ),
     "baseline_per_channel": (lambda *_: baseline_per_channel(records()), "copy"),
     "baseline_per_channel flip": (lambda *_: baseline_per_channel(records(), flip=True), None),
     "amstrax.baseline_per_channel": (
@@ -291,6 +299,30 @@ except ModuleNotFoundError as error:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("statement", "text"),
+    [
+        ("from amstrax.plugins.peaks import *; PeakBasics, PeaksEXT", None),
+        ("from amstrax.plugins.led_cal import *; LEDCalibration", None),
+        ("from amstrax.plugins import *; Events, DAQReader", None),
+        ("from amstrax.plugins import PeakBasics", None),
+        ("from amstrax.auto_processing import make_raw_records", "process-run"),
+        ("from amstrax.analyses import waveform_plot", "st.plot_peaks"),
+        ("from amstrax import open_test_data", "tarfile"),
+        ("from amstrax import matplotlib_utils", "use matplotlib"),
+    ],
+)
+def test_names_imported_from_packages(statement, text):
+    """The interpreter tells of ``from A import B`` what it knows, unless it is told what to say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if text is None:
+            exec(statement, {})
+        else:
+            with pytest.raises(ImportError, match=f"gone since amstrax 3: .*{text}"):
+                exec(statement, {})
+
+
 def test_straxen_imported_after_a_context_was_made(tmp_path):
     """It adds options to contexts, which its own code then expects (amstrax.itp_map imports it)."""
     write_run(tmp_path, pulses([1_000_000], range(7)))
@@ -300,6 +332,13 @@ from make_runs import RUN_ID, Path, context
 st = context(Path(sys.argv[2]))
 import straxen
 assert len(st.get_array(RUN_ID, "records", progress_bar=False))
+import logging
+lines = []
+logging.getLogger("strax").addFilter(lambda record: lines.append(record.getMessage()))
+st.set_context_config({"xedocs_version": "global_ONLINE"})
+new = st.new_context(config={"elife": 1})
+assert new.context_config["xedocs_version"] == "global_ONLINE"
+assert lines == [], lines
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],

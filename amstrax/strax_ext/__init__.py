@@ -45,6 +45,7 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
     "Context.set_config": ("self", "config", "mode"),
     "Context.set_context_config": ("self", "context_config", "mode"),
     "Context.tree_levels": None,
+    "context.TEMP_DATA_TYPE_PREFIX": None,
     "FileSaver._chunk_filename": ("self", "chunk_info"),
     "FileSaver._flush_md_for_every_chunk": None,
     "FileSaver._flush_metadata": ("self",),

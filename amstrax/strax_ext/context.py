@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import strax
 from immutabledict import immutabledict
-from strax.context import TEMP_DATA_TYPE_PREFIX
 
 from amstrax.exceptions import NoSuchDataType, did_you_mean
 from amstrax.plugins.daqreader import LiveDataReader
@@ -161,7 +160,6 @@ class Context(strax.Context):
             processors = strax.PROCESSORS | {"default": Processor}
         super().__init__(storage, config, register, register_all, processors, **kwargs)
 
-    set_context_config = _serialised("set_context_config")
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
     )
@@ -179,6 +177,18 @@ class Context(strax.Context):
         self._set_config(config, mode)
 
     _set_config = _serialised("set_config")
+
+    def set_context_config(
+        self, context_config: Mapping[str, Any] | None = None, mode: str = "update"
+    ) -> None:
+        """Set options of the context, as strax does."""
+        cls = type(self)
+        if strax.Context.takes_config.keys() - cls.takes_config.keys():
+            # straxen, imported after this class was made, adds options to that of strax only
+            cls.takes_config = immutabledict({**strax.Context.takes_config, **cls.takes_config})
+        self._set_context_config(context_config, mode)
+
+    _set_context_config = _serialised("set_context_config")
 
     def _get_plugins(
         self, targets: Sequence[str], *args: Any, **kwargs: Any
@@ -232,7 +242,7 @@ class Context(strax.Context):
             if self._is_snapshot:
                 # strax's get_iter registers one that joins its targets
                 name = getattr(plugin_class, "__name__", "")
-                is_temporary = name.startswith(TEMP_DATA_TYPE_PREFIX)
+                is_temporary = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
                 self._made = self._made.without(name) if is_temporary else _Made()
             return super().register(plugin_class)
 
