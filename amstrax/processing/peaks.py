@@ -35,7 +35,7 @@ def gains(
     to_pe = np.asarray(gain_to_pe_array, dtype=np.float64)
     if to_pe.ndim != 1 or len(to_pe) < n_channels:
         raise InvalidOption(
-            f"gain_to_pe_array {gain_to_pe_array!r} must be a list of at least {n_channels} "
+            f"gain_to_pe_array, of shape {to_pe.shape}, must be a list of at least {n_channels} "
             f"numbers, one for each channel: correct {origin}"
         )
     return to_pe
