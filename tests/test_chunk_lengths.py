@@ -91,10 +91,15 @@ def test_chunk_length_does_not_matter(tmp_path, online_config, name, seed):
             "s2_min_width": 100,
             "left_event_extension": (20_000, 50_000)[seed % 2],
             "right_event_extension": 5_000,
+            # The longest that gaps of 1000 ns allow, with an extension of 10 ns
+            "max_delay": 990,
+            "absorption_peak_delta": 1e9,
         }
     whole = process(tmp_path / "whole", name, records, WHOLE, **config)
     last = {"xams": "event_info", "xams_led": "led_calibration", "xams_little": "radon_peak_basics"}
     assert len(whole[last[name]]) > 20
+    if name == "xams":
+        assert 20 < whole["peak_coincidences"]["is_coinc"].sum() < len(whole["peaks"]) - 20
     for i, lengths in enumerate(PARTS):
         found = process(tmp_path / str(i), name, records, lengths, workers=1 + i % 2, **config)
         assert_same_rows(whole, found)
@@ -125,7 +130,8 @@ def test_two_pulses_of_xamsl_at_a_break(tmp_path, gap, n_peaks):
         ("xams", {"peak_gap_threshold": 1001}, "peaks_ext"),
         ("xams", {"peak_gap_threshold": 1001}, "event_info"),
         ("xams", {"peak_gap_threshold": 700, "peak_right_extension": 334}, "peaks_sipm"),
-        ("xams", {"max_delay": 334}, "peak_coincidences"),
+        ("xams", {"max_delay": 991}, "peak_coincidences"),
+        ("xams", {"max_delay": 981, "peak_left_extension": 20}, "peak_coincidences"),
     ],
 )
 def test_breaks_that_are_too_short_are_refused(tmp_path, name, option, data_type):

@@ -8,6 +8,7 @@ import pytest
 import strax
 from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
+import amstrax
 from amstrax import contexts
 from amstrax.auto_processing.arguments import CONTEXTS
 from amstrax.exceptions import InvalidOption
@@ -286,6 +287,25 @@ def test_windows_that_cannot_be(tmp_path, name, window):
         load(st, "peaks" if name == "xams" else "radon_peaks")
 
 
+@pytest.mark.parametrize("value", ["False", "no", None, 0.5])
+@pytest.mark.parametrize(
+    ("option", "data_type"),
+    [
+        *(("correct_positive_polarity", d) for d in ("records", "records_sipm", "peaks_sipm")),
+        ("allow_posts2_s1s", "event_basics"),
+    ],
+)
+def test_options_that_are_neither_on_nor_off(tmp_path, option, data_type, value):
+    """A text is not taken for True, whatever it says."""
+    write_run(tmp_path, pulses([1_000_000], range(7)))
+    st = context(tmp_path, **{option: value})
+    with pytest.raises(InvalidOption, match=f"{option}={value!r}: give True or False"):
+        load(st, data_type)
+    for good in (0, 1, True):
+        st.set_config({option: good})
+        load(st, data_type)
+
+
 def events_of(st, **config):
     return st.get_array(RUN_ID, "event_basics", config=config, progress_bar=False)
 
@@ -325,6 +345,30 @@ def test_coincidence_is_refused_before_any_data_is_made(tmp_path):
     with pytest.raises(InvalidOption, match="tight_coincidence_window"):
         load(st, "event_info")
     assert not any(st.is_stored(RUN_ID, d) for d in ("raw_records", "peaks", "event_basics"))
+
+
+def test_coincidence_of_a_user_with_own_names(tmp_path):
+    """Plugins between peaks and event_basics have any name."""
+
+    class MyBasics(amstrax.PeakBasics):
+        __version__ = "1"
+        provides = "my_basics"
+
+    class MyEvents(amstrax.EventBasics):
+        __version__ = "1"
+        depends_on = ("events", "my_basics")
+        provides = "my_events"
+
+        def compute(self, events, peaks):
+            return np.zeros(len(events), self.dtype)
+
+    write_run(tmp_path, pulses([1_000_000], range(5)))
+    st = context(tmp_path, event_s1_min_coincidence=2)
+    st.register((MyBasics, MyEvents))
+    with pytest.raises(InvalidOption, match="of peaks is 0: set the option tight_coincidence_wind"):
+        load(st, "my_events")
+    st.set_config({"tight_coincidence_window": 50})
+    load(st, "my_events")
 
 
 def test_coincidence_with_peaks_of_another_plugin(tmp_path):

@@ -14,6 +14,7 @@ parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_
 """
 
 import logging
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -77,10 +78,13 @@ class XAMSConfig(strax.Config):
         CorrectionError
             When it is to be looked up, and cannot be.
         InvalidOption
-            When it is a string like those that are looked up, but not one of them.
+            When it is a string like those that are looked up, but not one of them, or when an
+            option that is on or off is neither.
         """
         value = super().fetch(plugin)
         if not versions.is_lookup(value):
+            if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
+                raise InvalidOption(f"{self.name}={value!r}: give True or False")
             return value
         # Kept with the plugin, and so given to worker processes
         known = plugin.__dict__.setdefault("_looked_up", {})

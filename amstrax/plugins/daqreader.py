@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numba
@@ -23,7 +22,7 @@ from amstrax.exceptions import (
 )
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
-from amstrax.strax_ext.plugin import Plugin
+from amstrax.strax_ext.plugin import Plugin, dependencies
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
 
@@ -515,7 +514,9 @@ def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
         When the reader may cut chunks in shorter gaps: data would depend on where chunks end.
     """
     option = max(needed, key=lambda name: needed[name])
-    for reader in _readers_of(plugin):
+    for reader in dependencies(plugin):
+        if not isinstance(reader, LiveDataReader):
+            continue
         safe_break = reader.config["safe_break_in_pulses"]
         if safe_break < needed[option]:
             raise InvalidOption(
@@ -523,13 +524,6 @@ def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
                 f"chunks that are cut in gaps of {safe_break} ns: set safe_break_in_pulses="
                 f"{needed[option]}, and make raw data with it"
             )
-
-
-def _readers_of(plugin: strax.Plugin) -> Iterator[LiveDataReader]:
-    if isinstance(plugin, LiveDataReader):
-        yield plugin
-    for dependency in plugin.deps.values():
-        yield from _readers_of(dependency)
 
 
 @strax.takes_config(

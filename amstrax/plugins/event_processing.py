@@ -11,7 +11,7 @@ from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype,
 from amstrax.plugins.peak_processing import CoincidencesBase
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import radius
-from amstrax.strax_ext.plugin import OverlapWindowPlugin, Plugin
+from amstrax.strax_ext.plugin import OverlapWindowPlugin, Plugin, dependencies
 
 __all__ = [
     "CorrectedAreas",
@@ -123,13 +123,15 @@ class EventBasics(CorrectedPlugin):
 
     def check_coincidence(self) -> None:
         """Raise InvalidOption when peaks are made without tight_coincidence."""
-        peaks = self.deps["peak_basics"].deps.get("peaks")
-        option = peaks and peaks.takes_config.get("tight_coincidence_window")
-        if option and peaks.config.get(option.name, option.default) is None:
-            raise InvalidOption(
-                f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but tight_coincidence "
-                "of peaks is 0: set the option tight_coincidence_window [ns], as 50"
-            )
+        name = "tight_coincidence_window"
+        for plugin in dependencies(self):
+            option = plugin.takes_config.get(name)
+            if option and plugin.config.get(name, option.default) is None:
+                raise InvalidOption(
+                    f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but "
+                    f"tight_coincidence of {plugin.provides[0]} is 0: set the option {name} [ns], "
+                    "as 50"
+                )
 
     def compute(self, events, peaks):
         result = np.zeros(len(events), dtype=self.dtype)

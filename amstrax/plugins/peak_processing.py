@@ -484,7 +484,9 @@ class PeakCoincidences(CoincidencesBase):
 
     def setup(self):
         super().setup()
-        check_safe_break(self, max_delay=live_data.safe_break_for(self.max_delay))
+        # An external peak begins before its record by no more than this
+        extension = getattr(self.deps["peaks_ext"], "peak_left_extension", 0)
+        check_safe_break(self, max_delay=self.max_delay + extension)
 
     def compute(self, peaks, peaks_ext):
         return self.coincidences(peaks, peaks["time"], peaks_ext)

@@ -218,6 +218,13 @@ class Plugin(strax.Plugin):
         return True
 
 
+def dependencies(plugin: strax.Plugin) -> Iterator[strax.Plugin]:
+    """Yield the plugins whose data a plugin takes, directly or not; some more than once."""
+    for dependency in plugin.deps.values():
+        yield dependency
+        yield from dependencies(dependency)
+
+
 class OverlapWindowPlugin(Plugin, strax.OverlapWindowPlugin):
     """Plugin that needs its inputs for some time before and after, see strax."""
 
