@@ -18,7 +18,7 @@ from urllib.parse import quote_plus
 import numpy as np
 import psutil
 import pytest
-from bson import Decimal128, json_util
+from bson import Code, Decimal128, json_util
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
@@ -26,7 +26,7 @@ from amstrax.auto_processing import auto_processing
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
-from amstrax.rundb import documents, get_mongo_collection, transfer
+from amstrax.rundb import documents, finding, get_mongo_collection, transfer
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
@@ -223,6 +223,39 @@ def test_how_it_ended_is_in_the_status_file(lab, number):
     name = signal.Signals(number).name
     assert (written(path)["state"], written(path)["ended_by"]) == ("ended", name)
     assert f"ended by {name}: 0 submitted" in (lab / "loop.log").read_text()
+
+
+_SIGNALLED = """
+import signal, sys
+from amstrax.auto_processing.tools import Stop, stop_on_signals
+stop = Stop()
+with stop_on_signals(stop):
+    for name in sys.argv[1:]:
+        signal.raise_signal(signal.Signals[name])
+print(stop.event.is_set(), stop.reason, flush=True)
+signal.raise_signal(signal.SIGHUP)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ("SIGTERM SIGHUP", "SIGTERM"),
+        ("SIGHUP SIGTERM", "SIGTERM"),
+        ("SIGINT SIGHUP SIGHUP", "SIGINT"),
+        ("SIGHUP SIGHUP", "SIGHUP"),
+    ],
+)
+def test_a_further_hang_up_does_not_kill(names, reason):
+    """Systemd sends one right after SIGTERM, and terminals several."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, *names.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"True {reason}\n", done.stderr
+    assert done.stderr == "" and done.returncode == -signal.SIGHUP
 
 
 def test_nohup_is_respected(lab):
@@ -568,6 +601,13 @@ ODD_DOCUMENTS = {
     "tags are nested deeply": ({"tags": nested(80), **NO_END}, "yesterday"),
     "mode is a document": ({"mode": {"a": [1]}, "daq_config": 5}, "has no daq_config"),
     "_id is a document": ({"_id": {"a": 1}, **NO_END}, "yesterday"),
+    "name is code": ({"name": Code("x")}, "cannot be the name of its folder"),
+    "status is code": ({"processing_status": Code("x"), "tags": "process", **NO_END}, "yesterday"),
+    "status says code": (
+        {"processing_status": {"status": Code("pending")}, "tags": "process", **NO_END},
+        "yesterday",
+    ),
+    "tags are code": ({"tags": ["process", Code("x")], **NO_END}, "yesterday"),
 }
 
 
@@ -604,8 +644,9 @@ def store(request, monkeypatch):
 
 
 @pytest.mark.slow
-def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
+def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog, monkeypatch):
     caplog.set_level("INFO")
+    monkeypatch.setattr(finding, "_warned", set())
     runs().delete_many({})
     good = range(1, 6)
     for number in good:
@@ -671,8 +712,9 @@ def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
     assert 1 <= sum("000401" in line for line in said) <= 5
     said = [line for line in said if "000401" not in line]
     assert sum("holds no number: counting on from the jobs" in line for line in said) == 1
+    assert sum("000090 has 2 documents" in line for line in said) == 1
     # Each is said once, also the two of one number; no round has failed for it
-    assert len(said) == len({*said}) + 1 == len(kinds) + 1, said
+    assert len(said) == len({*said}) + 1 == len(kinds) + 2, said
     assert not any("this round failed" in line or "trying again" in line for line in said)
     # Further rounds have nothing to say
     caplog.clear()
