@@ -22,7 +22,7 @@ from bson import Code, Decimal128, json_util
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
-from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing import auto_processing, job_logs
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
@@ -284,7 +284,9 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "30")
     runs().delete_many({})
-    runs().insert_one({"number": 8, "processing_status": {"status": "running"}})
+    at_work_ = {"processing_status": {"status": "running"}}
+    runs().insert_one({"number": 8} | at_work_)
+    get_mongo_collection("xamsl").insert_one({"number": 5} | at_work_)
     old = time.time() - 31 * 86400
     kept, gone = [], []
 
@@ -301,7 +303,8 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
         write(name, is_kept=False)
     write(f"logs/000007/{stem}.log.condor", is_kept=False)
     write("logs/000007/000007-20240202-030405-0123ab.log", is_kept=True, is_old=False)
-    # Those of a run with a job, and what is nobody's
+    # Those of a run with a job, of either detector, and what is nobody's
+    write("jobs/000005/000005-20240102-030405-0123ab.sh", is_kept=True)
     write("logs/000008/000008-20240102-030405-0123ab.log", is_kept=True)
     for name in ("notes", f"{stem}.txt", f".{stem}.sh", "000006-20240102-030405-0123ab.log"):
         write(f"logs/000007/{name}", is_kept=True)
@@ -321,6 +324,23 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
     monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "x")
     with pytest.raises(InvalidOption, match="AMSTRAX_KEEP_LOGS is 'x'"):
         in_process("--once")
+
+
+def test_another_loop_may_remove_old_logs_too(tmp_path):
+    """Folders that are gone before they are looked at are no trouble."""
+    old = time.time() - 31 * 86400
+    for name in ("000001", "000002"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / f"{name}-20240102-030405-0123ab.log"
+        path.touch()
+        os.utime(path, (old, old))
+
+    def is_alive(run_id):
+        other = {"000001": "000002", "000002": "000001"}[run_id]
+        shutil.rmtree(tmp_path / other, ignore_errors=True)
+        return False
+
+    assert job_logs.remove_old([tmp_path], 30 * 86400, is_alive) == 1
 
 
 def test_killed_and_started_again_it_goes_on(lab):
@@ -601,7 +621,11 @@ ODD_DOCUMENTS = {
     "tags are nested deeply": ({"tags": nested(80), **NO_END}, "yesterday"),
     "mode is a document": ({"mode": {"a": [1]}, "daq_config": 5}, "has no daq_config"),
     "_id is a document": ({"_id": {"a": 1}, **NO_END}, "yesterday"),
-    "name is code": ({"name": Code("x")}, "cannot be the name of its folder"),
+    # As a text, a server does not find it
+    "name is code": (
+        {"name": Code("x")},
+        "cannot be the name of its folder|is not in the run database",
+    ),
     "status is code": ({"processing_status": Code("x"), "tags": "process", **NO_END}, "yesterday"),
     "status says code": (
         {"processing_status": {"status": Code("pending")}, "tags": "process", **NO_END},
