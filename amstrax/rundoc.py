@@ -165,8 +165,8 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
         or not all(isinstance(n, int) and n > 0 for n in threads.values())
     ):
         raise InvalidRunDocument(
-            f"daq_config.processing_threads of {name(document)} is {threads!r}: it must name the "
-            'readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
+            f"daq_config.processing_threads of {name(document)} is {_short(threads)}: it must name "
+            'the readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
         )
     length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S)
     overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S)
@@ -175,13 +175,13 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
     )
     if payload % _BYTES_PER_SAMPLE:
         raise InvalidRunDocument(
-            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {payload!r}: it must "
-            f"be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
+            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {_short(payload)}: it "
+            f"must be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
         )
     registers = daq_config.get("registers") or ()
     if not isinstance(registers, Sequence):
         raise InvalidRunDocument(
-            f"daq_config.registers of {name(document)} is {registers!r}: it must be a list"
+            f"daq_config.registers of {name(document)} is {_short(registers)}: it must be a list"
         )
     return dict(
         run_start_time=start_time(document).timestamp(),
@@ -215,7 +215,7 @@ def _positive(document: RunDocument, key: str, default: float, least: float = 1e
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not least <= value < math.inf:
         raise InvalidRunDocument(
-            f"daq_config.{key} of {name(document)} is {value!r}: it must be a positive number"
+            f"daq_config.{key} of {name(document)} is {_short(value)}: it must be a positive number"
         )
     return value
 
@@ -232,9 +232,9 @@ def _time(document: RunDocument, key: str) -> datetime | None:
             if isinstance(value, (int, float)) or value.lstrip("-").isdigit():
                 value = datetime.fromtimestamp(int(value) / 1000, UTC)
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
         raise InvalidRunDocument(
-            f"{key} of {name(document)} is {document[key]!r}: it must be a time, as "
+            f"{key} of {name(document)} is {_short(document[key])}: it must be a time, as "
             '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
         ) from None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

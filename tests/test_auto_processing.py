@@ -18,15 +18,15 @@ from urllib.parse import quote_plus
 import numpy as np
 import psutil
 import pytest
-from bson import Decimal128, json_util
+from bson import Code, Decimal128, json_util
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
-from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing import auto_processing, job_logs
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
-from amstrax.rundb import documents, get_mongo_collection, transfer
+from amstrax.rundb import documents, finding, get_mongo_collection, transfer
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
@@ -225,6 +225,39 @@ def test_how_it_ended_is_in_the_status_file(lab, number):
     assert f"ended by {name}: 0 submitted" in (lab / "loop.log").read_text()
 
 
+_SIGNALLED = """
+import signal, sys
+from amstrax.auto_processing.tools import Stop, stop_on_signals
+stop = Stop()
+with stop_on_signals(stop):
+    for name in sys.argv[1:]:
+        signal.raise_signal(signal.Signals[name])
+print(stop.event.is_set(), stop.reason, flush=True)
+signal.raise_signal(signal.SIGHUP)
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ("SIGTERM SIGHUP", "SIGTERM"),
+        ("SIGHUP SIGTERM", "SIGTERM"),
+        ("SIGINT SIGHUP SIGHUP", "SIGINT"),
+        ("SIGHUP SIGHUP", "SIGHUP"),
+    ],
+)
+def test_a_further_hang_up_does_not_kill(names, reason):
+    """Systemd sends one right after SIGTERM, and terminals several."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, *names.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"True {reason}\n", done.stderr
+    assert done.stderr == "" and done.returncode == -signal.SIGHUP
+
+
 def test_nohup_is_respected(lab):
     runs().delete_many({})
     loop = start(lab, under=["nohup"])
@@ -251,7 +284,9 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
     caplog.set_level("INFO")
     monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "30")
     runs().delete_many({})
-    runs().insert_one({"number": 8, "processing_status": {"status": "running"}})
+    at_work_ = {"processing_status": {"status": "running"}}
+    runs().insert_one({"number": 8} | at_work_)
+    get_mongo_collection("xamsl").insert_one({"number": 5} | at_work_)
     old = time.time() - 31 * 86400
     kept, gone = [], []
 
@@ -268,7 +303,8 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
         write(name, is_kept=False)
     write(f"logs/000007/{stem}.log.condor", is_kept=False)
     write("logs/000007/000007-20240202-030405-0123ab.log", is_kept=True, is_old=False)
-    # Those of a run with a job, and what is nobody's
+    # Those of a run with a job, of either detector, and what is nobody's
+    write("jobs/000005/000005-20240102-030405-0123ab.sh", is_kept=True)
     write("logs/000008/000008-20240102-030405-0123ab.log", is_kept=True)
     for name in ("notes", f"{stem}.txt", f".{stem}.sh", "000006-20240102-030405-0123ab.log"):
         write(f"logs/000007/{name}", is_kept=True)
@@ -288,6 +324,23 @@ def test_old_scripts_and_logs_are_removed(lab, monkeypatch, caplog):
     monkeypatch.setenv("AMSTRAX_KEEP_LOGS", "x")
     with pytest.raises(InvalidOption, match="AMSTRAX_KEEP_LOGS is 'x'"):
         in_process("--once")
+
+
+def test_another_loop_may_remove_old_logs_too(tmp_path):
+    """Folders that are gone before they are looked at are no trouble."""
+    old = time.time() - 31 * 86400
+    for name in ("000001", "000002"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / f"{name}-20240102-030405-0123ab.log"
+        path.touch()
+        os.utime(path, (old, old))
+
+    def is_alive(run_id):
+        other = {"000001": "000002", "000002": "000001"}[run_id]
+        shutil.rmtree(tmp_path / other, ignore_errors=True)
+        return False
+
+    assert job_logs.remove_old([tmp_path], 30 * 86400, is_alive) == 1
 
 
 def test_killed_and_started_again_it_goes_on(lab):
@@ -568,6 +621,17 @@ ODD_DOCUMENTS = {
     "tags are nested deeply": ({"tags": nested(80), **NO_END}, "yesterday"),
     "mode is a document": ({"mode": {"a": [1]}, "daq_config": 5}, "has no daq_config"),
     "_id is a document": ({"_id": {"a": 1}, **NO_END}, "yesterday"),
+    # As a text, a server does not find it
+    "name is code": (
+        {"name": Code("x")},
+        "cannot be the name of its folder|is not in the run database",
+    ),
+    "status is code": ({"processing_status": Code("x"), "tags": "process", **NO_END}, "yesterday"),
+    "status says code": (
+        {"processing_status": {"status": Code("pending")}, "tags": "process", **NO_END},
+        "yesterday",
+    ),
+    "tags are code": ({"tags": ["process", Code("x")], **NO_END}, "yesterday"),
 }
 
 
@@ -604,8 +668,9 @@ def store(request, monkeypatch):
 
 
 @pytest.mark.slow
-def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
+def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog, monkeypatch):
     caplog.set_level("INFO")
+    monkeypatch.setattr(finding, "_warned", set())
     runs().delete_many({})
     good = range(1, 6)
     for number in good:
@@ -671,8 +736,9 @@ def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog):
     assert 1 <= sum("000401" in line for line in said) <= 5
     said = [line for line in said if "000401" not in line]
     assert sum("holds no number: counting on from the jobs" in line for line in said) == 1
+    assert sum("000090 has 2 documents" in line for line in said) == 1
     # Each is said once, also the two of one number; no round has failed for it
-    assert len(said) == len({*said}) + 1 == len(kinds) + 1, said
+    assert len(said) == len({*said}) + 1 == len(kinds) + 2, said
     assert not any("this round failed" in line or "trying again" in line for line in said)
     # Further rounds have nothing to say
     caplog.clear()

@@ -138,6 +138,21 @@ def test_a_job_that_is_started_once_more(runs, live_runs, out):
     assert documents.job_of(again)["attempt"] == "a4"
 
 
+def test_a_run_with_two_documents_fails(runs, live_runs, out):
+    """Which of them has its settings, nobody knows; 'abandon' on either holds."""
+    add_run(runs, live_runs)
+    first = documents.find_run(runs, SHORT)
+    second = {key: value for key, value in first.items() if key != "_id"}
+    runs.insert_one(second | {"_id": 2, "tags": [{"name": "abandon"}]})
+    assert processed("--target=peaks", f"--output_folder={out}") == 1
+    assert status(runs).status == "pending" and documents.failures_of(first) == 0
+    runs.update_one({"_id": 2}, {"$set": {"tags": []}})
+    assert processed("--target=peaks", f"--output_folder={out}") == 1
+    assert status(runs).status == "failed"
+    assert "several documents" in status(runs).reason
+    assert not list(out.glob("0*"))
+
+
 @pytest.mark.parametrize("raw_only", [False, True])
 def test_folders_of_the_lab(raw_only, runs, live_runs, tmp_path, monkeypatch, expected):
     """Raw data goes to a folder of its own, and is made for other data too."""

@@ -24,7 +24,7 @@ from rundb_stores import collection, count_up, numbered, real_document  # noqa: 
 
 from amstrax.auto_processing import scheduling
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
-from amstrax.rundb import documents, lookup, queries
+from amstrax.rundb import documents, lookup, matching, queries
 from amstrax.rundb.local import LocalClient
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123000)
@@ -591,6 +591,18 @@ def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_p
     assert runs.count_documents(wanted.filter(datetime.now(UTC))) == 1
     assert scheduling.followed_runs(runs, "local") == []
     assert len(decoded) < 20
+
+
+_NUMBERS = (0, 1, -1, 5.0, 2**53, 2**53 + 1, float(2**53), math.nan, Decimal128("5"), Int64(5))
+_OTHERS = (True, None, "5", "", Code("x"), Regex("5"), [5], {}, {"a": 5}, Decimal128("sNaN"))
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.lists(st.sampled_from([*_NUMBERS, *_OTHERS])), st.sampled_from([*_NUMBERS, *_OTHERS]))
+def test_one_of_many_values(items, value):
+    """The fast way to look among many gives what each of them gives."""
+    equal = any(matching._equality(item)(value) for item in items)
+    assert matching._membership(items)(value) == equal
 
 
 _SCHEMA_1 = """

@@ -86,6 +86,11 @@ def test_times_survive_json(time, zone):
     assert rundoc.start_time({"start": time.isoformat()}) == time
 
 
+@pytest.mark.parametrize("start", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00"])
+def test_start_that_utc_does_not_have(start):
+    refused(lambda: rundoc.start_time({"start": start}), "start of", start)
+
+
 @pytest.mark.parametrize("start", ["yesterday", 1_704_164_645, {"date": "2024-01-02"}, [], ""])
 def test_odd_start(start):
     refused(lambda: rundoc.start_time({"number": 7, "start": start}), "run 7", repr(start))
@@ -269,6 +274,22 @@ def test_odd_daq_config_is_refused(daq_config):
     document["daq_config"].update(daq_config)
     with pytest.raises(InvalidRunDocument):
         rundoc.reader_config(document)
+
+
+@pytest.mark.parametrize("value", ["x" * 1000, [list(range(500))], {"a": "b" * 500}])
+def test_long_values_are_quoted_in_part(value):
+    odd = [
+        {"start": value},
+        document(processing_threads=[value]),
+        document(registers={"a": value}),
+        document(strax_chunk_length=value),
+        document(strax_fragment_payload_bytes=value),
+    ]
+    for one in odd:
+        with pytest.raises(InvalidRunDocument) as error:
+            rundoc.start_time(one)
+            rundoc.reader_config(one)
+        assert len(str(error.value)) <= 200
 
 
 def test_time_before_1970():

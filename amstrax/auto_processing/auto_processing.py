@@ -7,6 +7,7 @@ SIGINT, SIGHUP), or when the run of --run_id is done; 1 on failure, 2 on wrong u
 """
 
 import argparse
+import itertools
 import logging
 import sys
 import time
@@ -28,6 +29,7 @@ from amstrax.exceptions import (
     InvalidRunDocument,
     JobRefused,
     RunDatabaseError,
+    RunDatabaseRefused,
     RunNotFound,
     RunNotReady,
     UsageError,
@@ -410,14 +412,20 @@ class Loop:
     def _clean(self) -> None:
         """Remove scripts and logs of jobs that are old, now and then."""
         from amstrax.auto_processing import job_logs
-        from amstrax.rundb import documents
+        from amstrax.rundb import connection, documents
 
         if self.args.dry_run or time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + CLEAN_EVERY
         condition = documents.has_status("submitted", "running")
-        at_work = documents.read(self.collection, condition, ["name", "number"])
-        names = {documents.name_of(document) for document in at_work}
+        # The folders may be those of the other detector, too
+        collections = map(connection.get_mongo_collection, settings.DETECTORS)
+        try:
+            found = [documents.read(c, condition, ["name", "number"]) for c in collections]
+        except RunDatabaseRefused as error:
+            log.info("old scripts and logs stay: %s", error)
+            return
+        names = {documents.name_of(document) for document in itertools.chain(*found)}
         alive = {job.name for job in self.engine.jobs()}
         n_files = job_logs.remove_old(
             (self.work.job_folder, self.work.log_folder),

@@ -107,9 +107,12 @@ def remove_old(folders: Iterable[Path], keep: float, is_alive: Callable[[str], b
     """
     before, removed = time.time() - keep, 0
     for path in (path for folder in folders for path in _entries(folder)):
-        if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
-            continue
-        is_old = path.stat(follow_symlinks=False).st_mtime < before
+        try:
+            is_old = path.stat(follow_symlinks=False).st_mtime < before
+            if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
+                continue
+        except OSError:
+            continue  # Another loop has just removed it
         for file in _entries(path):
             match = _JOB_FILE.fullmatch(file.name)
             if match is None or match["run"] != path.name:

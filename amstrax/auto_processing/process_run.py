@@ -156,6 +156,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
             return
         claim.set_status("running", job=_job(claim, document, its_plan))
         try:
+            claim.check_only_document()
             _make_and_register(args, its_plan, document, claim, stop)
         except Exception as error:
             _record(claim, error, args, stop)

@@ -114,6 +114,10 @@ class RunClaim:
         document = self._persist(documents.find_run, self._collection, self._run_id)
         return self._persist(documents.merge_tags, self._collection, document)
 
+    def check_only_document(self) -> None:
+        """Raise InvalidRunDocument when the run has several documents."""
+        self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
+
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
         """Set the status of the run, see `amstrax.rundb.documents.set_status`.
 

@@ -48,9 +48,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Set `stop` at the first SIGTERM, SIGINT or SIGHUP; a second one acts as without this.
+    """Set `stop` at SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT acts as without this.
 
-    SIGHUP is ignored where whoever started this process said so, as nohup does.
+    SIGHUP only sets it: terminals send several, systemd one right after SIGTERM. It is ignored
+    where whoever started this process said so, as nohup does.
 
     Does nothing outside the main thread, where signals cannot be handled. Log lines do not
     disturb progress bars within.
@@ -60,13 +61,15 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         return
     before: dict[int, Any] = {}
 
-    def restore() -> None:
-        while before:
-            signal.signal(*before.popitem())
+    def restore(*numbers: int) -> None:
+        for number in before.keys() & numbers:
+            signal.signal(number, before.pop(number))
 
     def handle(number: int, _frame: Any) -> None:
-        restore()
-        stop.reason = signal.Signals(number).name
+        if number != signal.SIGHUP:
+            restore(signal.SIGTERM, signal.SIGINT)
+        if number != signal.SIGHUP or not stop.reason:
+            stop.reason = signal.Signals(number).name
         stop.event.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -77,7 +80,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         with logging_redirect_tqdm():
             yield
     finally:
-        restore()
+        restore(*before)
 
 
 @functools.cache

@@ -53,7 +53,8 @@ def name_of(document: Mapping[str, Any]) -> str | None:
     """Return the name of a run: the document's, or its number with six digits; else None."""
     name = document.get("name")
     if isinstance(name, str) and name:
-        return name
+        # BSON's JavaScript code is a str that cannot be hashed
+        return str(name)
     number = number_of(document)
     return None if number is None else f"{number:06d}"
 
@@ -68,16 +69,21 @@ def status_of(document: Mapping[str, Any]) -> Status:
         if value.startswith("failed"):
             reason = value.removeprefix("failed").removeprefix(" due to ").strip()
             return Status("failed", reason=reason or None)
-        return Status(OLD_WORDS.get(value, value))
+        return Status(_word(value))
     word = value.get("status") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and isinstance(word, str):
         return Status(
-            OLD_WORDS.get(word, word),
+            _word(word),
             value.get("time"),
             value.get("host"),
             value.get("reason"),
         )
     return Status("pending")
+
+
+def _word(value: str) -> str:
+    """Return today's word for a status."""
+    return OLD_WORDS.get(str(value), str(value))
 
 
 def cancelled_by(document: Mapping[str, Any]) -> str | None:
@@ -107,7 +113,7 @@ def tags_of(document: Mapping[str, Any]) -> list[str]:
         # One that is in no list is found by the filter for tags as well
         for tag in (tags if isinstance(tags, list) else [tags])
     ]
-    return [name for name in names if isinstance(name, str) and name]
+    return [str(name) for name in names if isinstance(name, str) and name]
 
 
 def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:

@@ -197,8 +197,8 @@ class Lease:
         return not self.lost.is_set()
 
     def lose(self, why: str) -> None:
-        """Take note that the owner must stop."""
-        if not self.lost.is_set():
+        """Take note that the owner must stop, unless it has given the lease up itself."""
+        if not (self.lost.is_set() or self._ended.is_set()):
             self.why_lost = why
             self.lost.set()
             log.warning("run %s: %s, so the work on it stops", self._run_id, why)
@@ -303,7 +303,9 @@ def is_dead(owner: str) -> bool:
     parts = owner.rsplit(_SEPARATOR, 4)
     if len(parts) != 5 or parts[1] != _machine() or not parts[2].isdigit():
         return False
-    return _start(int(parts[2])) != parts[3]
+    pid = int(parts[2])
+    start = _start(pid)
+    return start != parts[3] and not (start is None and _is_hidden(pid))
 
 
 def _machine() -> str:
@@ -317,15 +319,29 @@ def _machine() -> str:
     return f"{socket.gethostname()}:{boot}:{processes}"
 
 
-def _start(pid: int) -> str:
-    """Return when a process was started, in ticks since the machine was; empty if it has ended."""
+def _start(pid: int) -> str | None:
+    """Return when a process was started, in ticks since the machine was; empty for a zombie.
+
+    None where /proc does not show it.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return None
     # After the name in parentheses, which may hold anything: the state first, field 3
     fields = text.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether a process lives that /proc does not show, as with the option hidepid."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _clock() -> float:

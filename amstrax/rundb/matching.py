@@ -266,8 +266,7 @@ def _operator(operator: str, operand: Any) -> Callable[[_Leaves], bool]:
     if operator in ("$in", "$nin", "$all") and not isinstance(operand, list):
         raise _refusal(f"{operator}: {operand!r}; give a list")
     if operator == "$in":
-        tests = [_equality(_no_operators(item)) for item in operand]
-        return _any(lambda value: any(test(value) for test in tests))
+        return _any(_membership(operand))
     if operator == "$all":
         if any(item is None or isinstance(item, (list, Regex)) for item in operand):
             raise _refusal(f"$all: {operand!r}, with null, lists or regular expressions")
@@ -331,6 +330,25 @@ def _equality(value: Any, literally: bool = False) -> Predicate:
         return lambda other: type(other) is str and other == value
     place, key = rank(value), order_key(value)
     return lambda other: rank(other) == place and order_key(other) == key
+
+
+def _membership(items: list) -> Predicate:
+    """Return a test for values of which an item of $in is one, fast for many texts and numbers."""
+    plain_types = (str, int)
+    known = {kind: frozenset(i for i in items if type(i) is kind) for kind in plain_types}
+    tests = [_equality(_no_operators(item)) for item in items if type(item) not in plain_types]
+
+    def test(value: Any) -> bool:
+        kind = type(value)
+        if kind is str:
+            is_known = value in known[str]
+        elif kind in (int, bson.Int64, float):
+            is_known = value in known[int]
+        else:
+            is_known = kind is Decimal128 and any(_equality(i)(value) for i in known[int])
+        return is_known or any(test(value) for test in tests)
+
+    return test
 
 
 def _comparison(operator: str, value: Any) -> Predicate:
