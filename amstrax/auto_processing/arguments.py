@@ -7,13 +7,12 @@ Nothing here imports anything slow, so that ``--help`` answers at once.
 import argparse
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from amstrax import _legacy, rundoc, settings
+from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, UsageError, did_you_mean
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
@@ -130,25 +129,24 @@ def options(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         return json_object(text)
     try:
-        content = Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = strict_json.read_text(text, InvalidOption)
+    except InvalidOption as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object, as '{{\"elife\": 25000}}', and no file with one ({error})"
+            f"no JSON object, as '{{\"elife\": 25000}}', and no file with one: {error}"
         ) from None
-    return json_object(content)
+    return json_object(content, strict_json.place_of(text))
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """Return what a JSON object holds."""
+def json_object(text: str, place: str = "") -> dict[str, Any]:
+    """Return what a JSON object holds; `place` is the file that it is from, if any."""
+    place = place or strict_json.short(text)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not JSON: {error.msg} at column {error.colno}"
-        ) from None
+        value = strict_json.parse(text, place, InvalidOption)
+    except InvalidOption as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a JSON object, as '{{\"elife\": 25000}}'"
+            f"{place} is not a JSON object, as '{{\"elife\": 25000}}'"
         )
     return value
 

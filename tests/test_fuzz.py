@@ -1,0 +1,305 @@
+"""Mutated input, through all that reads it: typed errors of one line, no hang, no silent damage.
+
+`make test` runs the same few hundred examples each time. `make fuzz` runs as many as
+AMSTRAX_FUZZ_EXAMPLES says, chosen anew, and keeps what fails in .hypothesis; what it has found is
+in the tests as an example, or in `FOUND`.
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import logging
+import math
+import os
+import signal
+from datetime import UTC, datetime
+from functools import partial
+
+import bson
+import hypothesis
+import pytest
+import strax
+from bson import json_util
+from hypothesis import HealthCheck, example, given
+from hypothesis import strategies as st
+from make_runs import rundoc as reader_document
+
+from amstrax import contexts, redax, rundoc
+from amstrax.auto_processing import arguments, rundb, scheduling
+from amstrax.dashboard import processing_page, render, runs_page
+from amstrax.exceptions import AmstraxError, InvalidRunDocument
+from amstrax.rundb import RunDB, documents, shown, transfer
+from amstrax.rundb.local import LocalClient
+
+#: Longest that one example may take [s]; most take milliseconds
+LONGEST = 20
+#: Longest message [characters], without the path of a file
+LONGEST_MESSAGE = 200
+
+
+def fuzz(n_examples):
+    """Return settings for so many examples, always the same, or for those of `make fuzz`."""
+    wanted = os.environ.get("AMSTRAX_FUZZ_EXAMPLES")
+    return hypothesis.settings(
+        max_examples=int(wanted or n_examples),
+        derandomize=not wanted,
+        database=hypothesis.database.DirectoryBasedExampleDatabase(".hypothesis/examples")
+        if wanted
+        else None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@contextlib.contextmanager
+def bounded():
+    """Interrupt what takes longer than `LONGEST`."""
+
+    def interrupt(_number, _frame):
+        raise TimeoutError(f"no end after {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(call, *args, **kwargs):
+    """Return what a call returns; None after an error that is amstrax's, of one short line."""
+    with bounded():
+        try:
+            return call(*args, **kwargs)
+        except AmstraxError as error:
+            check_message(str(error))
+            return None
+
+
+def check_message(text):
+    assert text and "\n" not in text
+    assert len(text) <= LONGEST_MESSAGE + 120, text
+
+
+# Run documents
+
+NO_TIME = bson.DatetimeMS(2**62)
+#: Values that have been trouble, or may be
+ODD = [
+    *(None, True, False, 0, -1, 1, 7, 2**31, 2**63 - 1, -(2**63), 1e300, -1e300, 0.5, 1e-320),
+    *(math.nan, math.inf, -math.inf, "", " ", "x", "\0", "\n", "..", "../x", "/", "~", "%s", "$"),
+    *("{}", "\u2028", "\U0001f600", "9" * 30, "9" * 5000, "x" * 5000, "nan", "-0", "1e400"),
+    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2024-02-30", "2024-01-02"),
+    *([], [[]], [None], ["x"], [7], {}, {"": 1}, {"a": {}}, {"$date": 1e300}, {"$date": "x"}),
+    *({"$date": {"$numberLong": "9" * 30}}, {"$numberLong": "9" * 30}, {"$oid": "x"}),
+    *({"status": []}, {"name": 5}, {"name": {}}, [{"name": ["process"]}], {"time": 7}),
+    *(b"", b"\xff", bson.ObjectId("0" * 24), bson.Decimal128("NaN"), bson.Decimal128("1e6000")),
+    *(bson.Int64(7), bson.MinKey(), bson.MaxKey(), bson.Regex("a"), bson.Timestamp(1, 1), NO_TIME),
+    *(bson.Code("x"), datetime(1, 1, 1), datetime(9999, 12, 31), bson.DBRef("a", 1)),
+]
+JSON = st.recursive(
+    st.sampled_from([v for v in ODD if isinstance(v, (type(None), bool, int, float, str))])
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+
+
+def deep(n):
+    """Return a list in a list in a list."""
+    value = []
+    for _ in range(n):
+        value = [value]
+    return value
+
+
+def whole_document():
+    """Return a run document that has every field that amstrax looks at."""
+    now = datetime(2024, 1, 2, 3, 4, 5)
+    live = {"type": "live", "host": "daq", "location": "/daq/live", "time": now}
+    made = live | {"type": "records", "location": "/data", "lineage_hash": "abc", "n_chunks": 3}
+    old = {"type": "peaks", "host": "daq", "location": "/x", "meta": {"lineage": {"peaks": []}}}
+    failure = {"attempt": "a", "time": now, "host": "h", "reason": "no disk"}
+    claim = {"owner": "a.1", "host": "h", "time": now, "expires": now}
+    return reader_document() | {
+        "start": now,
+        "end": now,
+        "mode": "gas",
+        "user": "me",
+        "source": {"type": "none"},
+        "reader": {"ini": {"name": "gas"}},
+        "tags": [{"name": "process", "user": "me", "date": now}],
+        "comments": [{"comment": "fine", "user": "me", "date": now}],
+        "data": [live, made, old],
+        "deleted_data": [live | {"deleted_at": now, "deleted_by": "me"}],
+        "processing_status": {"status": "failed", "time": now, "host": "h", "reason": "no disk"},
+        "processing_failed": 1,
+        "processing_failures": [failure],
+        "processing_job": failure | {"engine": "local", "job_id": "7", "cancelled_by": "me"},
+        "processing_claim": claim,
+        "copy_claim": claim,
+    }
+
+
+def paths(value, so_far=()):
+    """Yield the path of each part of a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*so_far, key)
+        if isinstance(item, (dict, list)):
+            yield from paths(item, (*so_far, key))
+
+
+def changed(document, path, value):
+    """Return a document with another value at a path; `None` in brackets removes it."""
+    document = copy.deepcopy(document)
+    *parents, last = path
+    part = document
+    for key in parents:
+        part = part[key]
+    if value == [None]:
+        del part[last]
+    else:
+        part[last] = value
+    return document
+
+
+def mutations(document, values):
+    """Return a strategy of documents in which some parts are others."""
+
+    @st.composite
+    def mutated(draw):
+        result = document
+        for _ in range(draw(st.integers(1, 3))):
+            result = changed(
+                result, draw(st.sampled_from([*paths(result), ("_id",)])), draw(values)
+            )
+        return result
+
+    # Removing a field that is not there
+    return mutated().filter(lambda d: True)
+
+
+ODD_VALUES = st.sampled_from(ODD) | JSON
+
+
+def with_(**fields):
+    """Return a decorator that gives a test the whole document with other fields, as an example."""
+    return example(whole_document() | fields)
+
+
+def as_json(document):
+    """Return JSON as Python writes it, with NaN, or as MongoDB's tools do."""
+    try:
+        return json.dumps(document)
+    except TypeError:
+        return json_util.dumps(document)
+
+
+@fuzz(300)
+@given(mutations(whole_document(), ODD_VALUES))
+@with_(data=7)
+@with_(start="0001-01-01T00:00:00+14:00")
+@with_(daq_config=reader_document(strax_chunk_length=1e300)["daq_config"])
+@with_(daq_config=reader_document(strax_fragment_payload_bytes=2**62)["daq_config"])
+@with_(daq_config=reader_document(compressor=["lz4"])["daq_config"])
+@with_(start=datetime(9999, 1, 1))
+def test_what_the_reader_takes_from_run_documents(document):
+    config = outcome(rundoc.reader_config, document)
+    if config is not None:
+        outcome(redax.check_compressor, config["daq_compressor"])
+        assert 0 < config["daq_chunk_duration"] < 2**63
+        assert 0 < config["daq_overlap_chunk_duration"] < 2**63
+        assert 0 < config["record_length"] < 2**31
+        assert 0 <= config["run_start_time"] * 1e9 < 2**63
+    for read in (rundoc.start_time, rundoc.end_time, rundoc.live_folders):
+        outcome(read, document)
+    check_message(rundoc.name(document))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An empty collection of the embedded store."""
+    path = tmp_path_factory.mktemp("store") / "rundb.sqlite"
+    return LocalClient(path)["run"]["runs_gas"]
+
+
+@fuzz(150)
+@given(mutations(whole_document(), ODD_VALUES))
+@with_(_id=math.nan)
+@with_(_id={"a": math.nan})
+@with_(number=1e300, name=None)
+@with_(number="9" * 5000)
+@with_(processing_failed=math.nan)
+def test_run_documents_in_the_embedded_store(store, document):
+    """Whoever has put them there."""
+    try:
+        bson.encode(document)
+    except Exception:
+        hypothesis.reject()
+    store.delete_many({})
+    if outcome(store.insert_one, dict(document)) is None:
+        return
+    [kept] = store.find({})
+    do_all(store, kept)
+
+
+def do_all(collection, document):
+    """Do what is done with a run document."""
+    name = documents.name_of(document)
+    # What is read
+    for read in (
+        shown.summary,
+        shown.timeline,
+        shown.without_secrets,
+        documents.status_of,
+        documents.is_claimed,
+        documents.failures_of,
+        processing_page._run,
+    ):
+        assert outcome(read, document) is not None
+    assert runs_page._columns([shown.summary(document)])
+    about = shown.without_secrets(document)
+    assert render.html(
+        "about.html",
+        summary=shown.summary(about),
+        status=documents.status_of(about),
+        timeline=shown.timeline(about),
+        failures=documents.failures_of(about),
+        job=documents.job_of(about),
+    )
+    assert render.html("document.html", json=render.pretty(about))
+    counts = dict.fromkeys(documents.STATUSES, 1)
+    run = processing_page._run(document)
+    assert render.html("by_status.html", most=1, counts=counts, runs=[run], status="failed")
+    assert transfer.to_json(document)
+    wanted = scheduling.Wanted("xams", ("event_info",), ("raw_records",))
+    assert outcome(scheduling.find_runs, collection, wanted, 10) is not None
+    assert outcome(scheduling.followed_runs, collection, "local") is not None
+    frontend = RunDB(collection=collection)
+    outcome(lambda: list(frontend._scan_runs(("name", "tags", "start", "end"))))
+    if name is None:
+        return
+    with contextlib.suppress(strax.RunMetadataNotAvailable):
+        outcome(frontend.run_metadata, name)
+    # What is changed
+    entry = {"type": "live", "host": "here", "location": "/here"}
+    for change in (
+        partial(documents.add_tag, collection, name, "process", "me"),
+        partial(documents.remove_tag, collection, name, "process"),
+        partial(documents.add_data, collection, name, entry),
+        partial(documents.remove_data, collection, name, entry, "me"),
+        partial(documents.claim, collection, name, "me.1"),
+        partial(documents.renew, collection, name, "me.1"),
+        partial(documents.release, collection, name, "me.1"),
+        partial(documents.record_failure, collection, name, "no disk", "b"),
+        partial(documents.set_status, collection, name, "pending"),
+        partial(documents.find_only, collection, name, ["data"]),
+        partial(documents.merge_tags, collection, document),
+    ):
+        outcome(change)
