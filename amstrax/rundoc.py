@@ -174,7 +174,7 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
             f"be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
         )
     compressor = daq_config.get("compressor") or "lz4"
-    if not isinstance(compressor, str):
+    if type(compressor) is not str:
         raise InvalidRunDocument(
             f"daq_config.compressor of {name(document)} is {short(compressor)}: it must be a text, "
             'as "lz4"'

@@ -46,7 +46,9 @@ def read_text(path: str | Path, error: type[AmstraxError], most_bytes: int = MAX
         with open(path, "rb") as file:
             content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
-            raise error(f"{place_of(path)} has more than {most_bytes / 1e6:.0f} MB: give a smaller file")
+            raise error(
+                f"{place_of(path)} has more than {most_bytes / 1e6:.0f} MB: give a smaller file"
+            )
         return content.decode("utf-8")
     except UnicodeDecodeError as fault:
         raise error(
@@ -56,7 +58,9 @@ def read_text(path: str | Path, error: type[AmstraxError], most_bytes: int = MAX
         if isinstance(fault, error):
             raise
         why = fault.strerror if isinstance(fault, OSError) else fault
-        raise error(f"{place_of(path)} cannot be read ({why}): check the name of the file") from None
+        raise error(
+            f"{place_of(path)} cannot be read ({why}): check the name of the file"
+        ) from None
 
 
 def parse(
@@ -99,7 +103,7 @@ def parse(
             raise
         except Exception as fault:
             # Of whichever kind the library raises
-            raise _Fault(f"{short(found)} is no extended JSON: {short(fault, str)}") from None
+            raise _Fault(f"{short(found)} is no extended JSON: {short(fault, one_line)}") from None
 
     try:
         value = json.loads(
@@ -124,6 +128,14 @@ def parse(
     return value
 
 
+def load_object(path: str | Path, error: type[AmstraxError]) -> dict[str, Any]:
+    """Return the JSON object in a file; anything else raises `error`, as in `parse`."""
+    value = parse(read_text(path, error), place_of(path), error)
+    if not isinstance(value, dict):
+        raise error(f"{place_of(path)} holds {short(value)}, which is no JSON object, as {{...}}")
+    return value
+
+
 def place_of(path: str | Path) -> str:
     """Return a path, or the end of a long one, as an error names it."""
     text = str(path) if str(path).isprintable() else repr(str(path))
@@ -134,6 +146,11 @@ def short(value: object, text_of: Callable[[Any], str] = repr) -> str:
     """Return a value as it is quoted in an error."""
     text = text_of(value)
     return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def one_line(value: object) -> str:
+    """Return what a value is as a text, in one line."""
+    return " ".join(str(value).split())
 
 
 def _integer(digits: str) -> int:
@@ -160,7 +177,9 @@ def _check(value: Any) -> None:
                 below += (*each, *each.values())
             elif isinstance(each, list):
                 below += each
-            elif isinstance(each, str) and not each.isascii() and re.search("[\ud800-\udfff]", each):
+            elif (
+                isinstance(each, str) and not each.isascii() and re.search("[\ud800-\udfff]", each)
+            ):
                 raise _Fault(f"{short(each)} has half of a character: write it as UTF-8")
         level = below
         if not level:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from make_runs import rundoc as reader_document
 
 from amstrax import contexts, redax, rundoc
-from amstrax.auto_processing import arguments, rundb, scheduling
+from amstrax.auto_processing import arguments, scheduling, submit_stbc
 from amstrax.dashboard import processing_page, render, runs_page
 from amstrax.exceptions import AmstraxError, InvalidRunDocument
 from amstrax.rundb import RunDB, documents, shown, transfer
@@ -303,3 +303,143 @@ def do_all(collection, document):
         partial(documents.merge_tags, collection, document),
     ):
         outcome(change)
+
+
+# JSON
+
+#: Pieces of JSON that stand for something else, or are too much
+ODD_JSON = [
+    *("NaN", "-Infinity", "1e999", "-1e999", "9" * 20, "9" * 5000, "-" + "9" * 19, "1e-400"),
+    *(
+        "[" * 60 + "]" * 60,
+        "[" * 100_000,
+        "[" * 5000 + "]" * 5000,
+        '{"a":' * 5000 + "1" + "}" * 5000,
+    ),
+    *('"\\ud800"', '"\\u0000"', '"\x00"', "tru", "", ",", "{", "}", "'a'", "0x10", "01", "\ufeff"),
+    *('{"a": 1, "a": 2}', '{"": 1}', '{"$date": 1e300}', '{"$date": "0001-01-01T00:00:00+14:00"}'),
+    *('{"$date": {"$numberLong": "9"}}', '{"$date": []}', '{"$numberLong": "1e3"}'),
+    *('{"$numberDecimal": "x"}', '{"$oid": 7}', '{"$binary": {"base64": "!", "subType": "zz"}}'),
+    *('{"$binary": 5}', '{"$uuid": "x"}', '{"$regularExpression": 5}', '{"$regex": 5}'),
+    *('{"$timestamp": {"t": -1}}', '{"$code": 5}', '{"$dbPointer": 7}', '{"$minKey": 2}'),
+    *(
+        '{"$numberLong": "99999999999999999999999"}',
+        '{"$numberDouble": "NaN"}',
+        '{"$undefined": 1}',
+    ),
+    *(
+        '{"$ref": 7, "$id": 7}',
+        '{"$symbol": 7}',
+        '{"$numberInt": "99999999999"}',
+        '{"a\\u0000": 1}',
+    ),
+    *('{"$date": {"$numberLong": "999999999999999999"}}', '{"$date": -1e17}', '{"$in": 7}'),
+]
+
+
+@st.composite
+def texts(draw, content):
+    """Return JSON of an object, in which values, or pieces of the text, are something else."""
+    text = json.dumps(content)
+    for _ in range(draw(st.integers(1, 2))):
+        if draw(st.booleans()):
+            # A value
+            spots = [i for i, c in enumerate(text) if c in ":[" and text[i + 1 : i + 2] == " "]
+            spots += [i for i, c in enumerate(text) if c == "["]
+            spot = draw(st.sampled_from(spots)) if spots else 0
+            end = min((i for i in map(text.find, ",]}", [spot] * 3) if i > 0), default=len(text))
+            text = text[: spot + 1] + draw(st.sampled_from(ODD_JSON)) + text[end:]
+        else:
+            begin = draw(st.integers(0, len(text)))
+            end = min(len(text), begin + draw(st.integers(0, 5)))
+            piece = draw(st.sampled_from(ODD_JSON) | st.text(max_size=5))
+            text = text[:begin] + piece + text[end:]
+    return text
+
+
+def as_of_tools(document):
+    """Return a run document as MongoDB's tools write it, as Python reads that."""
+    return json.loads(json_util.dumps(document))
+
+
+def options_given(kind, *more):
+    """Return decorators for a test of one object in JSON."""
+
+    def decorate(test):
+        for text in ('{"elife": %s}' % piece for piece in ODD_JSON):
+            test = example(text)(test)
+        return test
+
+    return decorate
+
+
+OPTIONS = {"elife": 25000, "gain": [1.5, 2], "map": {"a": [True, None, "x"]}}
+
+
+def option(kind, text):
+    """Return what a type of arguments makes of a text; None after an error of one short line."""
+    with bounded():
+        try:
+            return kind(text)
+        except argparse.ArgumentTypeError as error:
+            check_message(str(error))
+            return None
+
+
+@fuzz(200)
+@given(texts(OPTIONS))
+@options_given("options")
+def test_options_in_json(tmp_path_factory, text):
+    """As --config_kwargs, --context_kwargs and --query are read, from words and from files."""
+    found = option(arguments.json_object, text)
+    path = tmp_path_factory.getbasetemp() / "options.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    from_file = option(arguments.options, str(path))
+    if found is None or from_file is None:
+        return
+    assert found == from_file == json.loads(text)
+    # Whatever is taken is plain: finite numbers of 8 bytes, UTF-8, and not deep
+    assert json.loads(json.dumps(found, allow_nan=False, ensure_ascii=False).encode()) == found
+    with contextlib.suppress(bson.errors.InvalidDocument):
+        bson.encode(found)
+
+
+QUERY = {"mode": "gas", "$or": [{"number": {"$gte": 7}}, {"tags.name": {"$regex": "^p"}}]}
+
+
+@fuzz(150)
+@given(texts(QUERY))
+@options_given("query")
+def test_query_of_submit_stbc(store, text):
+    query = option(arguments.json_object, text)
+    if query is not None:
+        args = argparse.Namespace(status=None, tag=None, mode=None, query=query)
+        condition = outcome(submit_stbc._condition, args)
+        if condition:
+            outcome(documents.read, store, {"$and": condition}, ["name"])
+
+
+@fuzz(200)
+@given(texts(as_of_tools(whole_document())))
+@options_given("documents")
+@example('{"number": 1, "name": "a\u2028b"}')
+@example('{"_id": {"$numberDouble": "NaN"}, "number": 1}')
+def test_run_documents_in_json(store, tmp_path_factory, text):
+    """As --testing_rundoc is read, and as `rundb import` reads and stores them."""
+    document = option(arguments.run_document, text)
+    if document is not None:
+        outcome(rundoc.reader_config, document)
+    path = tmp_path_factory.getbasetemp() / "documents.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    option(arguments.run_document, str(path))
+    found = outcome(transfer.documents_in, str(path))
+    if not found:
+        return
+    store.delete_many({})
+    outcome(transfer.import_documents, store, found)
+    outcome(transfer.import_documents, store, found, replace=True)
+    for document in store.find({}):
+        do_all(store, document)
+        # What is exported can be imported
+        path.write_text(transfer.to_json(document), encoding="utf-8")
+        assert transfer.documents_in(str(path)) == [document] or "NaN" in path.read_text()

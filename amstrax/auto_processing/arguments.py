@@ -145,9 +145,7 @@ def json_object(text: str, place: str = "") -> dict[str, Any]:
     except InvalidOption as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(
-            f"{place} is not a JSON object, as '{{\"elife\": 25000}}'"
-        )
+        raise argparse.ArgumentTypeError(f"{place} is not a JSON object, as '{{\"elife\": 25000}}'")
     return value
 
 

@@ -11,7 +11,7 @@ from amstrax.exceptions import InvalidRunDocument
 from amstrax.rundb.fields import data_of, name_of, number_of
 from amstrax.rundb.filters import Filter, lacks_tag, run_filters
 from amstrax.rundb.finding import attempts, find_run, id_of, make_list, place
-from amstrax.strict_json import short
+from amstrax.strict_json import one_line, short
 
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 #: Largest document that MongoDB stores [bytes]
@@ -212,7 +212,7 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         # bson has errors of its own, of Python's and of other libraries
         raise InvalidRunDocument(
-            f"run {short(name, str)} cannot be stored: {short(error, str)}"
+            f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
         ) from None
     if size > _MOST_BYTES:
         raise InvalidRunDocument(
