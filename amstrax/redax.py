@@ -380,7 +380,7 @@ _DECOMPRESSION_ERRORS = (
 def _codec(compressor: str) -> _Codec:
     if compressor not in _CODECS:
         raise InvalidOption(
-            f"live data cannot be compressed with {short(compressor)}: the compressor in daq_config "
-            f"is one of {', '.join(_CODECS)}"
+            f"live data cannot be compressed with {short(compressor)}: the compressor in "
+            f"daq_config is one of {', '.join(_CODECS)}"
         )
     return _CODECS[compressor]

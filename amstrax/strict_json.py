@@ -1,4 +1,4 @@
-"""JSON that users give, read strictly: every fault is one error that names file, line and column."""
+"""JSON that users give, read strictly: a fault is one error that names file, line and column."""
 
 import json
 import math

@@ -209,8 +209,8 @@ def _detector(args: argparse.Namespace) -> "Detector":
             values[name.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
         except UsageError as error:
             raise UsageError(
-                f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number and "
-                f"no list of them ({error})"
+                f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
+                f"and no list of them ({error})"
             ) from None
     return detector.find(args.detector).with_values(**values)
 

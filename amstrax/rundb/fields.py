@@ -73,8 +73,8 @@ def status_of(document: Mapping[str, Any]) -> Status:
         return Status(OLD_WORDS.get(value, value))
     word = value.get("status") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and is_text(word):
-        host, reason = (_said(value.get(field)) for field in ("host", "reason"))
-        return Status(OLD_WORDS.get(word, word), time_of(value, "time"), host, reason)
+        said = (_said(value.get(field)) for field in ("host", "reason"))
+        return Status(OLD_WORDS.get(word, word), time_of(value, "time"), *said)
     return Status("pending")
 
 
