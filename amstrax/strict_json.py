@@ -194,4 +194,4 @@ def _position(text: str, token: str, first_line: int) -> str:
             start = match.start()
             line = first_line + text.count("\n", 0, start)
             return f", line {line}, column {start - text.rfind(chr(10), 0, start)}"
-    return f", line {first_line}" if first_line > 1 else ""
+    return f", line {first_line}"
