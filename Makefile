@@ -17,6 +17,8 @@ ARGS ?=
 # for `make bounds`: without tests that compile kernels of strax and straxen, too
 KERNEL_TESTS := tests/processing tests/test_quantities.py \
     -k "not equals_strax and not of_straxen and not interactive"
+# for `make fuzz`: examples of each test
+EXAMPLES ?= 5000
 # for `make process`
 RUN ?= 999999
 CONTEXT ?= xams_little
@@ -68,6 +70,10 @@ test: install ## run the tests on two cores; options for pytest in ARGS="..."
 bounds: install ## run the tests of kernels with bounds of arrays checked
 	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
 	    NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
+
+.PHONY: fuzz
+fuzz: install ## mutate run documents, live data and files at random, for EXAMPLES= each; ARGS for pytest
+	AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo

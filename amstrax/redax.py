@@ -22,6 +22,7 @@ import lz4.frame
 import numpy as np
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFound
+from amstrax.strict_json import short
 
 THE_END = "THE_END"
 
@@ -379,7 +380,7 @@ _DECOMPRESSION_ERRORS = (
 def _codec(compressor: str) -> _Codec:
     if compressor not in _CODECS:
         raise InvalidOption(
-            f"live data cannot be compressed with {compressor!r}: the compressor in daq_config "
-            f"is one of {', '.join(_CODECS)}"
+            f"live data cannot be compressed with {short(compressor)}: the compressor in "
+            f"daq_config is one of {', '.join(_CODECS)}"
         )
     return _CODECS[compressor]

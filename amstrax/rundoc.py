@@ -1,14 +1,14 @@
 """Run documents: reading one from JSON, and what the reader of live data needs of it."""
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from amstrax import strict_json
 from amstrax.exceptions import InvalidRunDocument
+from amstrax.strict_json import short
 
 RunDocument = Mapping[str, Any]
 
@@ -19,6 +19,10 @@ MISSING_LIVE_DATA = "missing_live_data"
 CHUNK_LENGTH_S, CHUNK_OVERLAP_S = 5.0, 0.5
 FRAGMENT_PAYLOAD_BYTES = 220
 _BYTES_PER_SAMPLE = 2
+#: Longest chunk, a day, and largest fragment that make sense
+_LONGEST_S, _MOST_PAYLOAD_BYTES = 86_400, 2**20
+#: Starts of runs of which the times, in ns, fit into 8 bytes with any length of the run
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 #: Names of runs, and so of their folders, jobs, logs and lock files
 _RUN_NAME = re.compile(r"[0-9]{1,18}")
@@ -38,19 +42,9 @@ def from_json(text: str) -> dict[str, Any]:
     """
     source = "the run document given"
     if not text.lstrip().startswith(("{", "[")):
-        source = f"run document {text}"
-        try:
-            text = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRunDocument(
-                f"{source} cannot be read ({error}): give JSON, or the name of a file with JSON"
-            ) from None
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidRunDocument(
-            f"{source} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from None
+        source = f"run document {strict_json.place_of(text)}"
+        text = strict_json.read_text(text, InvalidRunDocument)
+    document = strict_json.parse(text, source, InvalidRunDocument)
     if not isinstance(document, dict):
         raise InvalidRunDocument(f"{source} is a {type(document).__name__}, not one JSON object")
     return document
@@ -89,7 +83,9 @@ def to_json(time: datetime) -> dict[str, str]:
 
 def name(document: RunDocument) -> str:
     """Return what to call the run in messages."""
-    return f"run {document.get('name') or document.get('number') or '(without number)'}"
+    called = document.get("name") or document.get("number") or "(without number)"
+    text = short(called, str)
+    return f"run {text if text.isprintable() else short(called)}"
 
 
 def check_run_name(name: object) -> str:
@@ -102,7 +98,7 @@ def check_run_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         raise InvalidRunDocument(
-            f"a run is called {_short(name)}, which cannot be the name of its folder: give it "
+            f"a run is called {short(name)}, which cannot be the name of its folder: give it "
             "digits, as 006724"
         )
     return name
@@ -118,24 +114,23 @@ def check_location(location: object) -> Path:
     """
     if not isinstance(location, str) or not location.startswith("/") or not location.isprintable():
         raise InvalidRunDocument(
-            f"its document has live data in {_short(location)}, which is no folder: give the whole "
+            f"its document has live data in {short(location)}, which is no folder: give the whole "
             "path"
         )
     return Path(location)
 
 
-def _short(value: object) -> str:
-    """Return a value as it is quoted in an error."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:56]}..."
-
-
 def live_folders(document: RunDocument) -> list[str]:
-    """Return the folders that are said to hold the run's live data, on whichever host."""
-    entries = document.get("data") or ()
+    """Return the folders that are said to hold the run's live data, on whichever host.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When its data is no list.
+    """
     folders = [
         entry.get("location")
-        for entry in entries
+        for entry in _list(document, document, "data")
         if isinstance(entry, Mapping) and entry.get("type") == "live"
     ]
     daq_config = document.get("daq_config")
@@ -159,36 +154,44 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
             "live data cannot be read. Take the document from the run database"
         )
     threads = daq_config.get("processing_threads")
-    if (
-        not isinstance(threads, Mapping)
-        or not threads
-        or not all(isinstance(n, int) and n > 0 for n in threads.values())
-    ):
+    if not isinstance(threads, Mapping) or not threads or not all(map(_is_count, threads.values())):
         raise InvalidRunDocument(
-            f"daq_config.processing_threads of {name(document)} is {_short(threads)}: it must name "
+            f"daq_config.processing_threads of {name(document)} is {short(threads)}: it must name "
             'the readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
         )
-    length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S)
-    overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S)
+    length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S, _LONGEST_S)
+    overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S, _LONGEST_S)
     payload = _positive(
-        document, "strax_fragment_payload_bytes", FRAGMENT_PAYLOAD_BYTES, _BYTES_PER_SAMPLE
+        document,
+        "strax_fragment_payload_bytes",
+        FRAGMENT_PAYLOAD_BYTES,
+        _MOST_PAYLOAD_BYTES,
+        _BYTES_PER_SAMPLE,
     )
     if payload % _BYTES_PER_SAMPLE:
         raise InvalidRunDocument(
-            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {_short(payload)}: it "
+            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {short(payload)}: it "
             f"must be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
         )
-    registers = daq_config.get("registers") or ()
-    if not isinstance(registers, Sequence):
+    compressor = daq_config.get("compressor") or "lz4"
+    if type(compressor) is not str:
         raise InvalidRunDocument(
-            f"daq_config.registers of {name(document)} is {_short(registers)}: it must be a list"
+            f"daq_config.compressor of {name(document)} is {short(compressor)}: it must be a text, "
+            'as "lz4"'
         )
+    start = start_time(document)
+    if not _FIRST <= start < _LAST:
+        raise InvalidRunDocument(
+            f"start of {name(document)} is {start}: it must be between {_FIRST.year} and "
+            f"{_LAST.year}, since times are counted in ns from 1970 on"
+        )
+    registers = _list(document, daq_config, "registers", "daq_config.")
     return dict(
-        run_start_time=start_time(document).timestamp(),
+        run_start_time=start.timestamp(),
         readout_threads=dict(threads),
         daq_chunk_duration=round(length * 1e9),
         daq_overlap_chunk_duration=round(overlap * 1e9),
-        daq_compressor=daq_config.get("compressor") or "lz4",
+        daq_compressor=compressor,
         record_length=int(payload) // _BYTES_PER_SAMPLE,
         channels_polarity=channels_polarity(registers),
     )
@@ -210,12 +213,31 @@ def channels_polarity(registers: Any) -> dict[int, int]:
     return result
 
 
-def _positive(document: RunDocument, key: str, default: float, least: float = 1e-9) -> float:
+def _positive(
+    document: RunDocument, key: str, default: float, most: float, least: float = 1e-9
+) -> float:
     value = document["daq_config"].get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value < math.inf:
+    if not is_number or not least <= value <= most:
         raise InvalidRunDocument(
-            f"daq_config.{key} of {name(document)} is {_short(value)}: it must be a positive number"
+            f"daq_config.{key} of {name(document)} is {short(value)}: it must be a positive number "
+            f"up to {most}"
+        )
+    return value
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _list(document: RunDocument, part: RunDocument, key: str, of: str = "") -> Sequence[Any]:
+    """Return a list in a part of a document, empty where it is missing."""
+    value = part.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise InvalidRunDocument(
+            f"{of}{key} of {name(document)} is {short(value)}: it must be a list"
         )
     return value
 
@@ -235,6 +257,6 @@ def _time(document: RunDocument, key: str) -> datetime | None:
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
         raise InvalidRunDocument(
-            f"{key} of {name(document)} is {_short(document[key])}: it must be a time, as "
+            f"{key} of {name(document)} is {short(document[key])}: it must be a time, as "
             '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
         ) from None

@@ -37,6 +37,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from amstrax.exceptions import InvalidOption
+from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +312,8 @@ def number(name: str, default: float, low: float = 1, high: float = 65535) -> fl
         value = float("nan")
     if not low <= value <= high:
         raise InvalidOption(
-            f"the setting {name} is {text!r}: make it a number from {low:g} to {high:g} ({source})"
+            f"the setting {name} is {short(text)}: make it a number from {low:g} to {high:g} "
+            f"({source})"
         )
     return value
 
@@ -403,7 +405,7 @@ def folder(name: str) -> Path | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidOption(
-            f"the setting {name} is {value!r}, which cannot be used as a folder ({reason}): "
+            f"the setting {name} is {short(value)}, which cannot be used as a folder ({reason}): "
             f"correct it ({source})"
         ) from error
 

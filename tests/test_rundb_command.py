@@ -113,7 +113,7 @@ def test_import_from_a_pipe_and_of_one_document(collection, shared, monkeypatch)
     [
         ('{"number": 1}\n{"number": \n', "line 2, column"),
         ('{"number": 1}\n[]\n', "line 2: document 2 is not an object"),
-        ('{"number": 1}\n{"mode": "x"}\n', "number or name"),
+        ('{"number": 1}\n{"mode": "x"}\n', "neither number nor name"),
         ('{"number": 1, "start": {"$date": []}}', "line 1"),
         ("", "is empty"),
         ('{\n"number": 1,\n"x" }', "line 3"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from amstrax import strict_json
 from amstrax.analyses.validation import FORMAT
 from amstrax.exceptions import InvalidOption
 
@@ -80,20 +81,22 @@ def read_report(path: str | Path) -> Report:
         (a ValueError) when the file cannot be read, or is no such report.
     """
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        report = strict_json.load_object(path, InvalidOption)
+    except InvalidOption as error:
         raise InvalidOption(
-            f"no report can be read from {path} ({error}): name a validation.json that "
-            "`amstrax validate` wrote"
+            f"no report can be read: {error}. Name a validation.json that `amstrax validate` wrote"
         ) from None
-    if not isinstance(report, dict) or "numbers" not in report:
+    numbers = report.get("numbers")
+    if not isinstance(numbers, dict) or not all(
+        isinstance(entry, dict) and {"value", "error"} <= entry.keys() for entry in numbers.values()
+    ):
         raise InvalidOption(f"{path} is no report of `amstrax validate`")
     if report.get("format") != FORMAT:
         raise InvalidOption(
             f"{path} has format {report.get('format')} of a report, this amstrax compares format "
             f"{FORMAT}: make it anew"
         )
-    for entry in report["numbers"].values():
+    for entry in numbers.values():
         for key in ("value", "error"):
             if entry[key] is None:
                 entry[key] = math.nan

@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from amstrax import _legacy, rundoc, settings
+from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
-from amstrax.corrections import lookup
 from amstrax.exceptions import (
-    InvalidCorrection,
     InvalidOption,
     InvalidRunDocument,
     UsageError,
@@ -136,20 +134,24 @@ def options(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         return json_object(text)
     try:
-        content = Path(text).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        content = strict_json.read_text(text, InvalidOption)
+    except InvalidOption as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no JSON object, as '{{\"elife\": 25000}}', and no file with one ({error})"
+            f"no JSON object, as '{{\"elife\": 25000}}', and no file with one: {error}"
         ) from None
-    return json_object(content, text)
+    return json_object(content, strict_json.place_of(text))
 
 
 def json_object(text: str, place: str = "") -> dict[str, Any]:
-    """Return a JSON object, of which every number is finite; `place` is its file, if any."""
+    """Return what a JSON object holds; `place` is the file that it is from, if any."""
+    place = place or strict_json.short(text)
     try:
-        return lookup.json_object(text, place or (text if len(text) <= 60 else f"{text[:60]}..."))
-    except InvalidCorrection as error:
+        value = strict_json.parse(text, place, InvalidOption)
+    except InvalidOption as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{place} is not a JSON object, as '{{\"elife\": 25000}}'")
+    return value
 
 
 def positive_number(text: str) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amstrax import strict_json
 from amstrax.auto_processing import arguments
 from amstrax.exceptions import DataExists
 
@@ -153,9 +154,9 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        note = strict_json.load_object(folder / NOTE, DataExists)
         was_asked_for, is_complete = note["run"], note["complete"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (DataExists, LookupError):
         raise DataExists(
             f"{folder} holds something else than this demo: name another folder with --output"
         ) from None

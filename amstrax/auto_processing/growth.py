@@ -124,5 +124,5 @@ def _chunks(folder: Path) -> list[Chunk] | None:
             Chunk(chunk["start"], chunk["end"], chunk["n"], chunk["nbytes"])
             for _, chunk in sorted(found.items())
         ]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None

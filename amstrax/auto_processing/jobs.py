@@ -263,6 +263,6 @@ def _is_broken(path: Path) -> bool:
     prefix = path.name.partition("-")[2]
     try:
         metadata = json.loads((path / f"{prefix}-metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return "exception" in metadata or "writing_ended" not in metadata

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amstrax import strict_json
 from amstrax.auto_processing import arguments
 from amstrax.exceptions import UsageError
 
@@ -205,9 +206,12 @@ def _detector(args: argparse.Namespace) -> "Detector":
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as electron_lifetime=20000")
         try:
-            values[name.strip()] = _tuples(json.loads(value))
-        except json.JSONDecodeError:
-            raise UsageError(f"--set {text}: {value!r} is no number and no list of them") from None
+            values[name.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
+        except UsageError as error:
+            raise UsageError(
+                f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
+                f"and no list of them ({error})"
+            ) from None
     return detector.find(args.detector).with_values(**values)
 
 

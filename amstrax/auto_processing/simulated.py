@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amstrax import rundoc
+from amstrax import rundoc, strict_json
 from amstrax.exceptions import InvalidOption, LiveDataNotFound
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class SimulatedRun(NamedTuple):
         if not path.exists():
             return {}
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings = strict_json.load_object(path, InvalidOption)
             context = settings["detector"]["context"]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (InvalidOption, LookupError, TypeError):
             raise InvalidOption(
                 f"{path} does not say what the run was simulated with: simulate it again"
             ) from None

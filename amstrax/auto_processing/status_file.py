@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import amstrax
-from amstrax import files
+from amstrax import files, strict_json
 from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
@@ -66,7 +66,8 @@ def read(path: Path) -> tuple[dict[str, Any], datetime] | None:
         When it is none that `write` has written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = strict_json.parse(text, str(path), InvalidOption)
         time = datetime.fromisoformat(content["time"])
         return content, time if time.tzinfo else time.replace(tzinfo=UTC)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ and as a file. Exit status: 0 when there is a job for every run, 1 when not, 2 o
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax import strict_json
 from amstrax.auto_processing import arguments
 from amstrax.exceptions import (
     EngineUnreachable,
@@ -257,10 +257,26 @@ def _condition(args: argparse.Namespace) -> list[Mapping[str, Any]]:
     if args.mode:
         condition.append({"mode": args.mode})
     if args.query:
-        from bson import json_util
-
-        condition.append(json_util.loads(json.dumps(args.query)))
+        condition.append(_query(args.query))
     return condition
+
+
+def _query(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a filter in which dates, ids and the like may be written as extended JSON."""
+    import bson
+    from bson import json_util
+
+    text = json_util.dumps(query)
+    found = strict_json.parse(text, "--query", UsageError, json_util.object_hook)
+    try:
+        bson.encode({"": found})
+    except Exception as error:
+        # bson has errors of its own, of Python's and of other libraries
+        raise UsageError(
+            f"--query {strict_json.short(query)} cannot be asked: "
+            f"{strict_json.short(error, strict_json.one_line)}"
+        ) from None
+    return found
 
 
 def _range(text: str) -> list[str]:

@@ -349,7 +349,18 @@ class LiveDataReader(Plugin):
         """Return the records of each file in a directory."""
         files = redax.list_files(interval.path)
         redax.check_threads(files, self.threads)
-        return {path.name: self._load(path, path.read_bytes(), interval) for path in files}
+        blobs: dict[bytes, Path] = {}
+        found: Files = {}
+        for path in files:
+            blob = path.read_bytes()
+            records = found[path.name] = self._load(path, blob, interval)
+            same = blobs.setdefault(blob, path)
+            if same != path and records is not None and len(records):
+                raise LiveDataCorrupted(
+                    f"{path} is the same as {same.name}, a file of another thread: copy both again "
+                    "from the DAQ"
+                )
+        return found
 
     def _read_overlap(self, interval: redax.Interval, copy: Path) -> Files:
         """Return the records of each file of an overlap, from whichever copy is right.

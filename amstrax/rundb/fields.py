@@ -7,9 +7,11 @@ import math
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-from amstrax import settings
+from amstrax import rundoc, settings
+from amstrax.exceptions import InvalidRunDocument
+from amstrax.strict_json import short
 
 #: States of a run's processing, from first to last; failed runs are tried again a few times
 STATUSES = ("pending", "submitted", "running", "done", "failed")
@@ -19,6 +21,8 @@ ABANDON, PROCESS = "abandon", "process"
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
 #: A count of failures that is beyond this is none
 _MOST_FAILURES = 1_000_000
+#: Numbers of runs are below this
+_MOST_RUNS = 10**18
 #: Older words for these states
 OLD_WORDS = {"processing": "running"}
 
@@ -40,12 +44,10 @@ def this_host() -> str:
 def number_of(document: Mapping[str, Any]) -> int | None:
     """Return the number of a run, None where the document has none, or an odd one."""
     for value in (document.get("number"), document.get("name")):
-        if isinstance(value, str) and value.isascii() and value.isdigit():
+        if is_text(value) and value.isascii() and value.isdigit() and len(value) < 19:
             return int(value)
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return int(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
+            return int(value) if 0 <= value < _MOST_RUNS else None
     return None
 
 
@@ -65,25 +67,41 @@ def status_of(document: Mapping[str, Any]) -> Status:
     Where nothing is set, or something that is neither, it is pending.
     """
     value = document.get("processing_status")
-    if isinstance(value, str) and value:
+    if is_text(value) and value:
         if value.startswith("failed"):
             reason = value.removeprefix("failed").removeprefix(" due to ").strip()
             return Status("failed", reason=reason or None)
         return Status(_word(value))
     word = value.get("status") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and isinstance(word, str):
-        return Status(
-            _word(word),
-            value.get("time"),
-            value.get("host"),
-            value.get("reason"),
-        )
+        said = (_said(value.get(field)) for field in ("host", "reason"))
+        return Status(_word(word), time_of(value, "time"), *said)
     return Status("pending")
 
 
 def _word(value: str) -> str:
     """Return today's word for a status."""
     return OLD_WORDS.get(str(value), str(value))
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Return whether a value is a text, and none of code, which BSON has too."""
+    return type(value) is str
+
+
+def _said(value: object) -> str | None:
+    return value if value is None or is_text(value) else short(value)
+
+
+def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
+    """Return a time as the document has it or, of a time in JSON, in UTC; None if it is odd."""
+    value = document.get(field)
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        return rundoc.start_time({"start": value})
+    except InvalidRunDocument:
+        return None
 
 
 def cancelled_by(document: Mapping[str, Any]) -> str | None:

@@ -2,14 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from amstrax.exceptions import InvalidRunDocument, RunDatabaseUnreachable, RunNotFound
 from amstrax.rundb.fields import name_of, number_of, tags_of
 from amstrax.rundb.filters import run_filters
+from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
+
+#: Others may change a document so often between reading and changing it
+_MOST_ATTEMPTS = 100
 
 # Documents of which it has been said that they are of one run
 _warned: set[tuple[str, ...]] = set()
@@ -143,9 +147,25 @@ def make_list(collection: Any, _id: Any, field: str) -> None:
         collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
     elif not isinstance(value, list):
         raise InvalidRunDocument(
-            f"{field} of the run with _id {_id} in {place(collection)} is a "
+            f"{field} of the run with _id {short(_id)} in {place(collection)} is a "
             f"{type(value).__name__}, not a list: correct the document"
         )
+
+
+def attempts(collection: Any, run_id: Any, _id: Any) -> Iterator[int]:
+    """Yield the numbers of attempts to change a document that others change meanwhile.
+
+    Raises
+    ------
+    InvalidRunDocument
+        Instead of an attempt more than `_MOST_ATTEMPTS`.
+    """
+    yield from range(_MOST_ATTEMPTS)
+    name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
+    raise InvalidRunDocument(
+        f"the document of run {short(name, str)} with _id {short(_id)} in {place(collection)} "
+        f"cannot be changed in {_MOST_ATTEMPTS} attempts: correct what is odd in it"
+    )
 
 
 def place(collection: Any) -> str:

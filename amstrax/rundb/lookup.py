@@ -255,12 +255,12 @@ def _data_sql(value: Any) -> _Condition | None:
 
 def _is_text(value: Any) -> TypeGuard[str]:
     """Return whether a value is a text that can be part of a column."""
-    return isinstance(value, str) and _fits(value) and not re.search("[\n\t\0]", value)
+    return type(value) is str and _fits(value) and not re.search("[\n\t\0]", value)
 
 
 def _one_of(condition: Any, texts_only: bool = False) -> set | None:
     """Return the values of which a field must have one, where the filter says just that."""
-    from bson import ObjectId
+    from bson import Code, ObjectId
 
     if isinstance(condition, dict):
         if condition.keys() == {"$in"}:
@@ -272,7 +272,7 @@ def _one_of(condition: Any, texts_only: bool = False) -> set | None:
     else:
         values = [condition]
     kinds = (str, ObjectId) if texts_only else (str, int, float)
-    if all(isinstance(v, kinds) and not isinstance(v, bool) and _fits(v) for v in values):
+    if all(isinstance(v, kinds) and not isinstance(v, (bool, Code)) and _fits(v) for v in values):
         return set(values)
     return None
 
@@ -293,7 +293,7 @@ def row_of(document: Document) -> tuple[Any, ...]:
     odd = 0
     for field in ("name", "number"):
         value = document.get(field)
-        is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        is_plain = type(value) in (str, int, float, bson.Int64)
         if is_plain and _fits(value):
             columns.append(value)
         else:
@@ -353,6 +353,6 @@ def id_bytes(value: Any) -> bytes:
         raise NotAvailable(
             f"the embedded run database has no _id as {value!r}: take a number, text or ObjectId"
         )
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and _fits(int(value)):
         value = int(value)
     return bson.encode({"": value})

@@ -1,6 +1,8 @@
 """Adding runs to the run database, and to a run its data and tags."""
 
 import hashlib
+import math
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -8,9 +10,12 @@ from typing import Any
 from amstrax.exceptions import InvalidRunDocument
 from amstrax.rundb.fields import data_of, name_of, number_of
 from amstrax.rundb.filters import Filter, lacks_tag, run_filters
-from amstrax.rundb.finding import find_run, id_of, make_list, place
+from amstrax.rundb.finding import attempts, find_run, id_of, make_list, place
+from amstrax.strict_json import one_line, short
 
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
+#: Largest document that MongoDB stores [bytes]
+_MOST_BYTES = 2**24
 
 
 def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
@@ -38,7 +43,7 @@ def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bo
     _id = id_of(collection, run_id)
     make_list(collection, _id, "data")
     same = {"$elemMatch": _identity(entry)}
-    while True:
+    for _ in attempts(collection, run_id, _id):
         done = collection.update_one(
             {"_id": _id, "data": {"$not": same}}, {"$push": {"data": dict(entry)}}
         )
@@ -48,6 +53,7 @@ def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bo
         if done.matched_count:
             return False
         id_of(collection, run_id)
+    raise AssertionError("attempts do not end without an error")
 
 
 def remove_data(
@@ -180,8 +186,10 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     InvalidRunDocument
-        When it has neither number nor name.
+        When it has neither number nor name, or cannot be stored.
     """
+    import bson
+
     name, number = name_of(document), number_of(document)
     if name is None:
         raise InvalidRunDocument(
@@ -192,6 +200,25 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
         new["name"] = name
     if number is not None:
         new.setdefault("number", number)
+    _id = new["_id"]
+    is_id = isinstance(_id, (str, int, bytes, datetime, bson.ObjectId, uuid.UUID))
+    if not is_id and not (isinstance(_id, float) and math.isfinite(_id)):
+        raise InvalidRunDocument(
+            f"the _id of run {short(name, str)} is {short(_id)}: take a number, a text or an "
+            "ObjectId, or leave it out"
+        )
+    try:
+        size = len(bson.encode(new))
+    except Exception as error:
+        # bson has errors of its own, of Python's and of other libraries
+        raise InvalidRunDocument(
+            f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
+        ) from None
+    if size > _MOST_BYTES:
+        raise InvalidRunDocument(
+            f"the document of run {short(name, str)} has {size / 1e6:.1f} MB; the run database "
+            f"takes {_MOST_BYTES / 1e6:.1f} MB: make it smaller"
+        )
     return new
 
 

@@ -1,12 +1,10 @@
 """Rows of the table of runs, as strax's contexts want them, from run documents."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from amstrax import rundoc
-from amstrax.exceptions import InvalidRunDocument
-from amstrax.rundb import documents
+from amstrax.rundb import documents, fields
 
 _RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
 
@@ -67,10 +65,5 @@ def no_nested(fields: Iterable[str]) -> list[str]:
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
     """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
-    value = document.get(field)
-    if value is None or (isinstance(value, datetime) and value.tzinfo is None):
-        return value
-    try:
-        return rundoc.start_time({"start": value}).replace(tzinfo=None)
-    except InvalidRunDocument:
-        return None
+    value = fields.time_of(document, field)
+    return value.astimezone(UTC).replace(tzinfo=None) if value and value.tzinfo else value

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from amstrax import rundoc
-from amstrax.exceptions import InvalidRunDocument
-from amstrax.rundb import documents
+from amstrax.rundb import documents, fields
 
 #: What takes the place of a secret
 HIDDEN = "(hidden)"
@@ -115,15 +113,10 @@ def _reason(said: Mapping[str, Any]) -> str:
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
     """Return a time in UTC, None where it is missing or odd."""
-    value = document.get(field)
+    value = fields.time_of(document, field)
     if value is None:
         return None
-    if isinstance(value, datetime):
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-    try:
-        return rundoc.start_time({"start": value})
-    except InvalidRunDocument:
-        return None
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Summary(NamedTuple):

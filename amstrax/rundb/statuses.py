@@ -7,7 +7,7 @@ from typing import Any
 from amstrax.exceptions import InvalidOption, RunNotFound, did_you_mean
 from amstrax.rundb.fields import STATUSES, failures_of, job_of, name_of, this_host
 from amstrax.rundb.filters import Filter
-from amstrax.rundb.finding import id_of, place
+from amstrax.rundb.finding import attempts, id_of, place
 from amstrax.rundb.leases import server_time
 
 _LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
@@ -141,7 +141,7 @@ def record_failure(
     _mend_count(collection, _id)
     status = _status(collection, "failed", reason, host)
     failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
-    while True:
+    for _ in attempts(collection, run_id, _id):
         wanted = {"$and": [{"_id": _id}, condition or {}]}
         before = collection.find_one(wanted, _LOOKED_AT)
         if before is None:
@@ -178,6 +178,7 @@ def record_failure(
         )
         if done.matched_count:
             return count + 1
+    raise AssertionError("attempts do not end without an error")
 
 
 def _mend_count(collection: Any, _id: Any) -> None:

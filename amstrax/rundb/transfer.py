@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc, settings
+from amstrax import rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound
 from amstrax.rundb import documents
 
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 STDIO = "-"
 #: Documents sent at a time
 _BATCH = 200
+#: Largest file that is imported [bytes]: all of it is in memory
+_MOST_BYTES = 2**31
 
 
 def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
@@ -38,47 +40,44 @@ def documents_in(path: str) -> list[dict[str, Any]]:
         When it cannot be read, or something in it is no document of a run; the message names the
         line.
     """
-    place = "standard input" if path == STDIO else path
-    try:
-        text = sys.stdin.read() if path == STDIO else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRunDocument(f"{place} cannot be read: {error}") from None
+    place = "standard input" if path == STDIO else strict_json.place_of(path)
+    if path == STDIO:
+        try:
+            text = sys.stdin.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRunDocument(f"{place} cannot be read ({error})") from None
+    else:
+        text = strict_json.read_text(path, InvalidRunDocument, _MOST_BYTES)
     found = _parsed(text, place)
     for i, (document, where) in enumerate(found):
-        if not isinstance(document, dict) or documents.name_of(document) is None:
-            what = "an object with number or name" if isinstance(document, dict) else "an object"
+        if not isinstance(document, dict):
             raise InvalidRunDocument(
-                f"{where}: document {i + 1} is not {what}: nothing is imported"
+                f"{where}: document {i + 1} is not an object: nothing is imported"
             )
+        try:
+            documents.new_document(document)
+        except InvalidRunDocument as error:
+            raise InvalidRunDocument(
+                f"{where}: document {i + 1}: {error}: nothing is imported"
+            ) from None
     return [document for document, _ in found]
 
 
 def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
     """Return each document, with where it is."""
-    import json
-
     from bson import json_util
-    from bson.errors import BSONError
 
-    def parse(part: str, line: int) -> Any:
-        try:
-            return json_util.loads(part)
-        except json.JSONDecodeError as error:
-            where = f"line {line + error.lineno - 1}, column {error.colno}"
-            raise InvalidRunDocument(f"{place}: no JSON at {where}: {error.msg}") from None
-        except (BSONError, TypeError, ValueError) as error:
-            raise InvalidRunDocument(
-                f"{place}: no extended JSON in what begins at line {line}: {error}"
-            ) from None
+    def parse(part: str, line: int = 1) -> Any:
+        return strict_json.parse(part, place, InvalidRunDocument, json_util.object_hook, line)
 
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise InvalidRunDocument(f"{place} is empty: give run documents, one a line or in an array")
     if lines[0][1].lstrip().startswith("["):
-        return [(document, place) for document in parse(text, 1)]
+        return [(document, place) for document in parse(text)]
     if not lines[0][1].rstrip().endswith("}"):
         # One document, over several lines
-        return [(parse(text, 1), place)]
+        return [(parse(text), place)]
     return [(parse(line, i), f"{place}, line {i}") for i, line in lines]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 import amstrax
-from amstrax import redax, rundoc
+from amstrax import redax, rundoc, strict_json
 from amstrax.exceptions import DataExists, InvalidOption, Stopped
 from amstrax.simulation.blocks import Block, Settings, blocks
 from amstrax.simulation.detector import Detector, find
@@ -211,11 +211,10 @@ def load_options(path: str | Path) -> dict[str, Any]:
         (a ValueError) when there is no such file.
     """
     try:
-        options = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        options = strict_json.load_object(path, InvalidOption)
+    except InvalidOption as error:
         raise InvalidOption(
-            f"options cannot be read from {path} ({error}): name the file config_RUN.json that "
-            "`amstrax simulate` writes beside the run"
+            f"options cannot be read: {error}. Name the file config_RUN.json of `amstrax simulate`"
         ) from None
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 

@@ -1,0 +1,197 @@
+"""JSON that users give, read strictly: a fault is one error that names file, line and column."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from amstrax.exceptions import AmstraxError
+
+#: Deepest nesting of lists and objects, as in MongoDB
+MAX_DEPTH = 100
+#: Largest file of JSON that is read [bytes]
+MAX_BYTES = 2**26
+
+_TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep: make it flatter"
+#: Half of a pair of characters that JSON writes in two
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_STRING = r'"(?:[^"\\]|\\.)*"'
+
+
+class _Fault(Exception):
+    """What is wrong, and the token (a number or a name) that it is about."""
+
+    def __init__(self, what: str, token: str = ""):
+        super().__init__(what)
+        self.token = token
+
+
+def read_text(path: str | Path, error: type[AmstraxError], most_bytes: int = MAX_BYTES) -> str:
+    """Return the text of a file.
+
+    Parameters
+    ----------
+    path
+        File.
+    error
+        Class of the exception that is raised where it cannot be read, is not UTF-8, or is larger
+        than `most_bytes`.
+    most_bytes
+        Largest size [bytes].
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise error(
+                f"{place_of(path)} has more than {most_bytes / 1e6:.0f} MB: give a smaller file"
+            )
+        return content.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise error(
+            f"{place_of(path)} cannot be read: byte {fault.start + 1} is not UTF-8, so not JSON"
+        ) from None
+    except (OSError, ValueError) as fault:
+        if isinstance(fault, error):
+            raise
+        why = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(
+            f"{place_of(path)} cannot be read ({why}): check the name of the file"
+        ) from None
+
+
+def parse(
+    text: str,
+    place: str,
+    error: type[AmstraxError],
+    hook: Callable[[dict[str, Any]], Any] | None = None,
+    first_line: int = 1,
+) -> Any:
+    """Return the value in a JSON text.
+
+    Names in an object are unique, numbers are finite, integers have at most 8 bytes, and nesting is
+    at most `MAX_DEPTH` deep.
+
+    Parameters
+    ----------
+    text
+        JSON.
+    place
+        Path or address of the file, for messages.
+    error
+        Class of the exception that is raised for anything else; the message names the place.
+    hook
+        Turns each object into what it stands for, as `bson.json_util.object_hook`.
+    first_line
+        Number of the text's first line in its file.
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> Any:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
+            raise _Fault(f"{short(twice)} is there twice: leave one out", json.dumps(twice))
+        if hook is None:
+            return found
+        try:
+            return hook(found)
+        except RecursionError:
+            raise
+        except Exception as fault:
+            # Of whichever kind the library raises
+            raise _Fault(f"{short(found)} is no extended JSON: {short(fault, one_line)}") from None
+
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=made,
+            parse_int=_integer,
+            parse_float=_float,
+            parse_constant=_float,
+        )
+        if text.count("[") + text.count("{") > MAX_DEPTH or _SURROGATE.search(text):
+            _check(value)
+    except json.JSONDecodeError as fault:
+        line = first_line + fault.lineno - 1
+        raise error(
+            f"{place}, line {line}, column {fault.colno}: {fault.msg}: this is not JSON"
+        ) from None
+    except RecursionError:
+        raise error(f"{place}: {_TOO_DEEP}") from None
+    except _Fault as fault:
+        where = _position(text, fault.token, first_line)
+        raise error(f"{place}{where}: {fault}") from None
+    return value
+
+
+def load_object(path: str | Path, error: type[AmstraxError]) -> dict[str, Any]:
+    """Return the JSON object in a file; anything else raises `error`, as in `parse`."""
+    value = parse(read_text(path, error), place_of(path), error)
+    if not isinstance(value, dict):
+        raise error(f"{place_of(path)} holds {short(value)}, which is no JSON object, as {{...}}")
+    return value
+
+
+def place_of(path: str | Path) -> str:
+    """Return a path, or the end of a long one, as an error names it."""
+    text = str(path) if str(path).isprintable() else repr(str(path))
+    return text if len(text) <= 120 else f"...{text[-116:]}"
+
+
+def short(value: object, text_of: Callable[[Any], str] = repr) -> str:
+    """Return a value as it is quoted in an error."""
+    text = text_of(value)
+    return text if len(text) <= 60 else f"{text[:56]}..."
+
+
+def one_line(value: object) -> str:
+    """Return what a value is as a text, in one line."""
+    return " ".join(str(value).split())
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to convert very long ones
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise _Fault(f"{short(digits, str)} is too large: integers have at most 8 bytes", digits)
+    return int(digits)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _Fault(f"{short(text, str)} is no finite number: give one", text)
+    return value
+
+
+def _check(value: Any) -> None:
+    """Raise a fault for nesting that is too deep, and for texts that UTF-8 cannot hold."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                below += (*each, *each.values())
+            elif isinstance(each, list):
+                below += each
+            elif (
+                isinstance(each, str) and not each.isascii() and re.search("[\ud800-\udfff]", each)
+            ):
+                raise _Fault(f"{short(each)} has half of a character: write it as UTF-8")
+        level = below
+        if not level:
+            return
+    raise _Fault(_TOO_DEEP)
+
+
+def _position(text: str, token: str, first_line: int) -> str:
+    """Return the line and column of a token outside of strings, or of a name, as words."""
+    for match in re.finditer(f"{_STRING}|{re.escape(token)}", text, re.DOTALL) if token else ():
+        if match[0] == token:
+            start = match.start()
+            line = first_line + text.count("\n", 0, start)
+            return f", line {line}, column {start - text.rfind(chr(10), 0, start)}"
+    return f", line {first_line}"
