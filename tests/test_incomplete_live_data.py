@@ -223,6 +223,20 @@ def test_incomplete_run_is_allowed(process, real, tmp_path, damage, workers):
         assert starts[1:] == ends[:-1]
 
 
+@pytest.mark.parametrize("target", [RAW, "radon_peaks"])
+def test_what_other_processes_find_is_recorded(real, shared, tmp_path, target):
+    cut_to_nothing(real)
+    config = {"live_data_dir": str(real.parent), "allow_incomplete": True}
+    st = contexts.xams_little(output_folder=tmp_path / "out", init_rundb=False, config=config)
+    document = json.loads((shared / "data/rundoc_999999.json").read_text())
+    contexts.context_for_daq_reader(st, REAL, run_doc=document)
+    st.set_context_config({"allow_multiprocess": True})
+    st.get_array(REAL, target, max_workers=2, processor="threaded_mailbox", progress_bar=False)
+    for data_type in (RAW, target):
+        missing = st.get_metadata(REAL, data_type)[MISSING_LIVE_DATA]
+        assert any(f"{real / '000001'}/" in text and "0 bytes" in text for text in missing)
+
+
 def test_nothing_is_recorded_of_a_complete_run(process, tmp_path):
     assert process()[0] == 0
     before = metadata(tmp_path)

@@ -214,6 +214,18 @@ class LiveDataReader(Plugin):
         LiveDataIncomplete
             When the run has ended, and any of its files is missing.
         """
+        ready = self._wait_for(chunk_i)
+        if ready and self.config["allow_incomplete"] and chunk_i != self.n_chunks:
+            # `compute` may run in another process, whose `missing` is lost
+            folders = [part.path for part in self.intervals(chunk_i) if part is not None]
+            folders += [self._copy(chunk_i - 1, "post"), self._copy(chunk_i + 1, "pre")]
+            files = (path for folder in folders for path in redax.list_files(folder))
+            if not all(path.stat().st_size for path in files):
+                self._read_chunk(chunk_i)
+        return ready
+
+    def _wait_for(self, chunk_i: int) -> bool:
+        """Return what `is_ready` does; `missing` lacks files of 0 bytes then."""
         started = said = time.monotonic()
         while True:
             if self.source_finished():
@@ -328,10 +340,7 @@ class LiveDataReader(Plugin):
     def _between_cuts(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
         """Return start and end [ns since start of run] of a chunk, and arrays of its records."""
         pre, central, post = self.intervals(chunk_i)
-        files = self._read(central)
-        left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
-        right = self._read_overlap(post, self._copy(chunk_i + 1, "pre"))
-        self._check_empty_files(chunk_i, left, files, right)
+        left, files, right = self._read_chunk(chunk_i)
         parts = self._records(files)
         start, end = central.start, central.end
         if pre is not None:
@@ -344,6 +353,15 @@ class LiveDataReader(Plugin):
             cut = self._break(post, right, is_post=True)
             return start, cut.time, [*parts, cut.kept, *self._dead_time(cut)]
         return start, _last_end(parts, end), parts
+
+    def _read_chunk(self, chunk_i: int) -> tuple[Files, Files, Files]:
+        """Return the files of the overlap before a chunk, of the chunk, and of that after it."""
+        pre, central, post = self.intervals(chunk_i)
+        files = self._read(central)
+        left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
+        right = self._read_overlap(post, self._copy(chunk_i + 1, "pre"))
+        self._check_empty_files(chunk_i, left, files, right)
+        return left, files, right
 
     def _end_of_run(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
         """Return what `_between_cuts` does, of the last overlap behind its cut.
