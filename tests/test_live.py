@@ -25,6 +25,7 @@ from make_runs import (
 from amstrax import exceptions, redax
 from amstrax.auto_processing import jobs
 from amstrax.plugins.daqreader import ArtificialDeadtimeInserted
+from amstrax.rundoc import MISSING_LIVE_DATA
 
 TWO_HOSTS = {"host_a_reader_0": 2, "host_b_reader_0": 1}
 
@@ -101,6 +102,19 @@ def test_end_in_an_overlap(tmp_path, pre, workers, times):
         found = np.concatenate([chunk.data for chunk in chunks])
         found["time"] -= START * 1_000_000_000
         np.testing.assert_array_equal(found, records)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_crash_after_an_overlap(tmp_path, workers):
+    """Records behind the last cut are kept where ``THE_END`` never comes, too."""
+    records = pulses([1_000_000, *(LENGTH + OVERLAP - np.array(BEHIND))], range(5))
+    write_run(tmp_path, records, end=False)
+    st = context(tmp_path, allow_incomplete=True)
+    jobs.Source(st, RUN_ID, "raw_records").meter_reader(0.1, jobs.Stop())
+    found = st.get_array(RUN_ID, "raw_records", max_workers=workers, progress_bar=False)
+    assert len(found) == len(records)
+    [missing] = st.get_metadata(RUN_ID, "raw_records")[MISSING_LIVE_DATA]
+    assert redax.THE_END in missing
 
 
 @pytest.mark.parametrize("until", [1000, 0])
