@@ -70,11 +70,15 @@ def require_run_dir(run_dir: Path) -> None:
 
 
 def list_files(directory: Path) -> list[Path]:
-    """Return the files in a directory of live data, sorted by name; none if there is no such."""
+    """Return the files in a directory of live data, sorted by name; none if it does not exist.
+
+    Links that lead nowhere and directories are no files.
+    """
     try:
-        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
+        paths = sorted(directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    return [path for path in paths if not path.name.startswith(".") and path.is_file()]
 
 
 def last_chunk(run_dir: Path) -> int:

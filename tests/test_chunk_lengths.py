@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import strax
-from make_runs import RAW_DTYPE, RUN_ID, THREADS, context, load, pulses, rundoc, write_run
+from make_runs import (
+    RAW_DTYPE,
+    RUN_ID,
+    START,
+    THREADS,
+    context,
+    load,
+    pulses,
+    rundoc,
+    write_run,
+)
 
 from amstrax import contexts, redax
 from amstrax.exceptions import InvalidOption
@@ -46,10 +56,10 @@ def random_pulses(name, seed, duration=6_000_000):
     return strax.sort_by_time(np.concatenate(parts))
 
 
-def process(folder, name, records, lengths, workers=1, **config):
-    """Return all data of a run written with such chunks."""
+def process(folder, name, records, lengths, workers=1, n_more=1, **config):
+    """Return all data of a run written with such chunks, `n_more` of them after the last record."""
     length, overlap = lengths
-    n_chunks = int(records["time"].max()) // (length + overlap) + 2
+    n_chunks = int(records["time"].max()) // (length + overlap) + 1 + n_more
     for i in range(n_chunks):
         redax.write_chunk(folder / RUN_ID, i, records, THREADS, length, overlap)
     redax.write_end(folder / RUN_ID, THREADS)
@@ -102,6 +112,29 @@ def test_chunk_length_does_not_matter(tmp_path, online_config, name, seed):
         assert 20 < whole["peak_coincidences"]["is_coinc"].sum() < len(whole["peaks"]) - 20
     for i, lengths in enumerate(PARTS):
         found = process(tmp_path / str(i), name, records, lengths, workers=1 + i % 2, **config)
+        assert_same_rows(whole, found)
+
+
+@pytest.mark.filterwarnings("error::amstrax.plugins.daqreader.ArtificialDeadtimeInserted")
+@pytest.mark.parametrize("lengths", PARTS)
+@pytest.mark.parametrize("name", CHANNELS)
+def test_run_that_ends_with_pulses_in_an_overlap(tmp_path, online_config, name, lengths):
+    """No chunk follows, but records behind the cut are part of the run."""
+    n_fragments, dt = (1, 2) if name == "xams_little" else (2, 10)
+    end = 3 * sum(lengths)
+    records = random_pulses(name, 3, end - 10_000)
+    starts = end - np.array([6000, 200]) - n_fragments * 110 * dt
+    last = pulses(starts, CHANNELS[name], n_fragments, dt, sign=-1)
+    records = strax.sort_by_time(
+        np.concatenate([records[records["time"] < starts[0] - 9000], last])
+    )
+    config = online_config if name == "xams" else {}
+    whole = process(tmp_path / "whole", name, records, WHOLE, **config)
+    raw = {"xams_little": "raw_records_v1730"}.get(name, "raw_records")
+    assert whole[raw]["time"][-1] == START * 1_000_000_000 + records["time"][-1]
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        found = process(folder, name, records, lengths, workers, n_more=0, **config)
         assert_same_rows(whole, found)
 
 

@@ -135,6 +135,23 @@ def leave_temporary(run_dir):
     (run_dir / "000002").rename(run_dir / "000002_TEMP")
 
 
+def link_to_nowhere(run_dir):
+    path = file_of(run_dir / "000002_post")
+    path.unlink()
+    path.symlink_to(run_dir / "nowhere")
+
+
+def directory_for_file(run_dir):
+    path = file_of(run_dir / "000001")
+    path.unlink()
+    path.mkdir()
+
+
+def file_for_folder(run_dir):
+    remove_folder(run_dir)
+    (run_dir / "000001").touch()
+
+
 DAMAGE = {
     remove_file: ("000001", ALL - 18995),
     remove_folder: ("000001", ALL - 18995),
@@ -146,6 +163,9 @@ DAMAGE = {
     cut_last_post: ("000002_post", ALL - 1932),
     remove_both_copies: ("000000_post", ALL - 2065),
     cut_both_copies: ("000000_post", ALL - 2065),
+    link_to_nowhere: ("000002_post", ALL - 1932),
+    directory_for_file: ("000001", ALL - 18995),
+    file_for_folder: ("000001", ALL - 18995),
     remove_all_but_pre: ("000002", ALL - 18479 - 1932),
 }
 damaged = pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
@@ -203,6 +223,20 @@ def test_incomplete_run_is_allowed(process, real, tmp_path, damage, workers):
         assert starts[1:] == ends[:-1]
 
 
+@pytest.mark.parametrize("target", [RAW, "radon_peaks"])
+def test_what_other_processes_find_is_recorded(real, shared, tmp_path, target):
+    cut_to_nothing(real)
+    config = {"live_data_dir": str(real.parent), "allow_incomplete": True}
+    st = contexts.xams_little(output_folder=tmp_path / "out", init_rundb=False, config=config)
+    document = json.loads((shared / "data/rundoc_999999.json").read_text())
+    contexts.context_for_daq_reader(st, REAL, run_doc=document)
+    st.set_context_config({"allow_multiprocess": True})
+    st.get_array(REAL, target, max_workers=2, processor="threaded_mailbox", progress_bar=False)
+    for data_type in (RAW, target):
+        missing = st.get_metadata(REAL, data_type)[MISSING_LIVE_DATA]
+        assert any(f"{real / '000001'}/" in text and "0 bytes" in text for text in missing)
+
+
 def test_nothing_is_recorded_of_a_complete_run(process, tmp_path):
     assert process()[0] == 0
     before = metadata(tmp_path)
@@ -229,16 +263,31 @@ def test_data_made_later_from_incomplete_raw_data_says_so(process, real, tmp_pat
 
 @pytest.mark.parametrize("bad", ["000000_post", "000001_pre"])
 @pytest.mark.parametrize(
-    "how", ["no folder", "no file", "0 bytes", "truncated", "garbage", "impossible", "elsewhere"]
+    "how",
+    [
+        "no folder",
+        "file for folder",
+        "no file",
+        "no link",
+        "0 bytes",
+        "truncated",
+        "garbage",
+        "impossible",
+        "elsewhere",
+    ],
 )
 def test_the_other_copy_is_used(process, real, bad, how):
     path, other = (file_of(real / name) for name in (bad, "000001_pre"))
     if bad == other.parent.name:
         other = file_of(real / "000000_post")
-    if how == "no folder":
+    if how in ("no folder", "file for folder"):
         shutil.rmtree(path.parent)
-    elif how == "no file":
+        if how == "file for folder":
+            path.parent.touch()
+    elif how in ("no file", "no link"):
         path.unlink()
+        if how == "no link":
+            path.symlink_to(real / "nowhere")
     elif how == "0 bytes":
         path.write_bytes(b"")
     elif how == "truncated":

@@ -1,5 +1,6 @@
 """Following a run while the DAQ still writes it."""
 
+import shutil
 import threading
 import time
 import warnings
@@ -13,6 +14,7 @@ from make_runs import (
     RAW_DTYPE,
     RUN_ID,
     START,
+    THREADS,
     context,
     load,
     pulses,
@@ -21,7 +23,9 @@ from make_runs import (
 )
 
 from amstrax import exceptions, redax
+from amstrax.auto_processing import jobs
 from amstrax.plugins.daqreader import ArtificialDeadtimeInserted
+from amstrax.rundoc import MISSING_LIVE_DATA
 
 TWO_HOSTS = {"host_a_reader_0": 2, "host_b_reader_0": 1}
 
@@ -58,6 +62,89 @@ def test_a_run_is_followed_to_its_end(tmp_path):
     assert [len(done) for done in seen] == [0, 1, 2]
 
 
+#: Pulses in the last overlap of a run [ns before its end]: some behind the cut, or none
+BEHIND, BEFORE = (20_000, 1600, 400), (20_000, 5000)
+
+
+@pytest.mark.parametrize("pre", ["none", "copied", "moved"])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("times", [BEHIND, BEFORE])
+def test_end_in_an_overlap(tmp_path, pre, workers, times):
+    """A run that is followed gives what an ended one does; the last ``_pre`` may exist."""
+    end = 2 * (LENGTH + OVERLAP)
+    records = pulses([1_000_000, LENGTH + 1000, *(end - np.array(times))], range(5))
+    run_dir = write_run(tmp_path, records, 2, TWO_HOSTS, end=False)
+    post, last_pre = run_dir / "000001_post", run_dir / "000002_pre"
+    if pre == "copied":
+        shutil.copytree(post, last_pre)
+    elif pre == "moved":
+        # The chunk is complete only when the run has ended
+        post.rename(last_pre)
+
+    def follow(folder, n_before_end=-1):
+        st = context(tmp_path, document=rundoc(TWO_HOSTS))
+        st.storage = [strax.DataDirectory(str(folder))]
+        jobs.Source(st, RUN_ID, "raw_records").meter_reader(60, jobs.Stop())
+        chunks = []
+        for chunk in st.get_iter(RUN_ID, "raw_records", max_workers=workers, progress_bar=False):
+            chunks.append(chunk)
+            if len(chunks) == n_before_end:
+                redax.write_end(run_dir, TWO_HOSTS)
+        return chunks
+
+    followed = follow(tmp_path / "followed", 1 if pre == "moved" else 2)
+    ended = follow(tmp_path / "ended")
+    ends = [LENGTH + OVERLAP - 1000, end - 1000]
+    if times == BEHIND:
+        ends = [*ends[:1], end - 1600 - 333, end - 400 + 1100 + 333]
+    for chunks in (followed, ended):
+        assert [chunk.end - START * 1_000_000_000 for chunk in chunks] == ends
+        found = np.concatenate([chunk.data for chunk in chunks])
+        found["time"] -= START * 1_000_000_000
+        np.testing.assert_array_equal(found, records)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_crash_after_an_overlap(tmp_path, workers):
+    """Records behind the last cut are kept where ``THE_END`` never comes, too."""
+    records = pulses([1_000_000, *(LENGTH + OVERLAP - np.array(BEHIND))], range(5))
+    write_run(tmp_path, records, end=False)
+    st = context(tmp_path, allow_incomplete=True)
+    jobs.Source(st, RUN_ID, "raw_records").meter_reader(0.1, jobs.Stop())
+    found = st.get_array(RUN_ID, "raw_records", max_workers=workers, progress_bar=False)
+    assert len(found) == len(records)
+    [missing] = st.get_metadata(RUN_ID, "raw_records")[MISSING_LIVE_DATA]
+    assert redax.THE_END in missing
+
+
+@pytest.mark.parametrize("until", [1000, 0])
+def test_end_in_an_overlap_without_a_gap(tmp_path, until):
+    """Only what crosses the cut is dropped; a chunk follows if there are records behind it."""
+    overlap = 22_000
+    end = LENGTH + overlap
+    records = pulses(np.arange(LENGTH, end - until, 550))
+    redax.write_chunk(tmp_path / RUN_ID, 0, records, THREADS, LENGTH, overlap)
+    redax.write_end(tmp_path / RUN_ID, THREADS)
+    with pytest.warns(ArtificialDeadtimeInserted):
+        kept = load(context(tmp_path, document=rundoc(strax_chunk_overlap=2.2e-5)), "raw_records")
+    cut = end - 1000
+    crosses = (records["time"] < cut) & (strax.endtime(records) > cut)
+    assert len(kept) == (~crosses).sum()
+    assert len(records) - len(kept) == 2
+    assert (kept["time"][-1] > START * 1_000_000_000 + cut) == (until == 0)
+
+
+def test_only_record_of_an_overlap_is_kept(tmp_path):
+    """The gap before the first record of an overlap is one to cut in."""
+    records = pulses([LENGTH + OVERLAP - 1500])
+    for n_chunks in (1, 2):
+        folder = tmp_path / str(n_chunks)
+        write_run(folder, records, n_chunks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ArtificialDeadtimeInserted)
+            assert len(load(context(folder), "raw_records")) == 1
+
+
 def test_what_is_being_written_is_not_touched(tmp_path):
     """A directory in _TEMP, however complete it looks, is not there; nor is an incomplete one."""
     run_dir = write_run(tmp_path, pulses([1_000_000]), 1, TWO_HOSTS, end=False)
@@ -84,8 +171,6 @@ def test_what_is_being_written_is_not_touched(tmp_path):
 
 def test_overlap_is_read_from_either_copy(tmp_path):
     """_post of a chunk and _pre of the next are the same: one of them is enough."""
-    import shutil
-
     times = np.arange(1, 109) * 100_000_000
     run_dir = write_run(tmp_path, pulses(times), 2)
     shutil.rmtree(run_dir / "000001_pre")
@@ -133,8 +218,6 @@ def test_artificial_dead_time(tmp_path, name, data_type, caplog):
 
 def test_last_fragments_may_end_beyond_their_interval(tmp_path):
     """At the end of an incomplete run without _post nothing sticks out of the last chunk."""
-    import shutil
-
     run_dir = write_run(tmp_path, pulses([LENGTH - 500]))
     shutil.rmtree(run_dir / "000000_post")
     st = context(tmp_path, allow_incomplete=True)

@@ -204,6 +204,8 @@ class LiveDataReader(Plugin):
     def is_ready(self, chunk_i):
         """Wait until a chunk is complete; return False if the run has ended before it.
 
+        The chunk after the last exists where the last overlap has records behind its cut.
+
         Raises
         ------
         LiveDataTimeout
@@ -211,12 +213,27 @@ class LiveDataReader(Plugin):
         LiveDataIncomplete
             When the run has ended, and any of its files is missing.
         """
+        ready = self._wait_for(chunk_i)
+        if ready and self.config["allow_incomplete"] and chunk_i != self.n_chunks:
+            # `compute` may run in another process, whose `missing` is lost
+            folders = [part.path for part in self.intervals(chunk_i) if part is not None]
+            folders += [self._copy(chunk_i - 1, "post"), self._copy(chunk_i + 1, "pre")]
+            files = (path for folder in folders for path in redax.list_files(folder))
+            if not all(path.stat().st_size for path in files):
+                self._read_chunk(chunk_i)
+        return ready
+
+    def _wait_for(self, chunk_i: int) -> bool:
+        """Return what `is_ready` does; `missing` lacks files of 0 bytes then."""
         started = said = time.monotonic()
         while True:
             if self.source_finished():
                 if self.n_chunks is None:
                     self.n_chunks = self._count_chunks()
-                return chunk_i < self.n_chunks
+                if chunk_i != self.n_chunks:
+                    return chunk_i < self.n_chunks
+                interval, files = self._last_overlap(chunk_i)
+                return len(self._find_break(interval, files, is_post=False).kept) > 0
             if self.is_complete(chunk_i):
                 return True
             now = time.monotonic()
@@ -309,12 +326,21 @@ class LiveDataReader(Plugin):
         return self.n_chunks is not None or redax.run_has_ended(self.run_dir, self.threads)
 
     def compute(self, chunk_i):
+        records = self._end_of_run if chunk_i == self.n_chunks else self._between_cuts
+        start, end, parts = records(chunk_i)
+        by_type = live_data.split_by_subdetector(
+            parts, self.subdetectors(), self.t0, self.polarity()
+        )
+        return {
+            d: self.chunk(start=self.t0 + start, end=self.t0 + end, data=by_type[d], data_type=d)
+            for d in self.provides
+        }
+
+    def _between_cuts(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
+        """Return start and end [ns since start of run] of a chunk, and arrays of its records."""
         pre, central, post = self.intervals(chunk_i)
-        files = self._read(central)
-        left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
-        right = self._read_overlap(post, self._copy(chunk_i + 1, "pre"))
-        self._check_empty_files(chunk_i, left, files, right)
-        parts = central_parts = self._records(files)
+        left, files, right = self._read_chunk(chunk_i)
+        parts = self._records(files)
         start, end = central.start, central.end
         if pre is not None:
             cut = self._break(pre, left, is_post=False)
@@ -324,18 +350,34 @@ class LiveDataReader(Plugin):
             log.warning("%s is ignored: nothing comes before the first chunk", self._copy(0, "pre"))
         if right or self.n_chunks != chunk_i + 1:
             cut = self._break(post, right, is_post=True)
-            parts = [*parts, cut.kept, *self._dead_time(cut)]
-            end = cut.time
-        else:
-            # Nothing follows: the last fragments may end beyond the interval they start in
-            end = max([end, *(int(strax.endtime(p).max()) for p in central_parts if len(p))])
-        by_type = live_data.split_by_subdetector(
-            parts, self.subdetectors(), self.t0, self.polarity()
-        )
-        return {
-            d: self.chunk(start=self.t0 + start, end=self.t0 + end, data=by_type[d], data_type=d)
-            for d in self.provides
-        }
+            return start, cut.time, [*parts, cut.kept, *self._dead_time(cut)]
+        return start, _last_end(parts, end), parts
+
+    def _read_chunk(self, chunk_i: int) -> tuple[Files, Files, Files]:
+        """Return the files of the overlap before a chunk, of the chunk, and of that after it."""
+        pre, central, post = self.intervals(chunk_i)
+        files = self._read(central)
+        left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
+        right = self._read_overlap(post, self._copy(chunk_i + 1, "pre"))
+        self._check_empty_files(chunk_i, left, files, right)
+        return left, files, right
+
+    def _end_of_run(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
+        """Return what `_between_cuts` does, of the last overlap behind its cut.
+
+        While a run is followed, the chunk before is delivered before it is known to be the last.
+        """
+        interval, files = self._last_overlap(chunk_i)
+        cut = self._break(interval, files, is_post=False)
+        # The end is as far from records as cuts are, since peaks extend beyond records
+        margin = live_data.margin(self.config["safe_break_in_pulses"])
+        end = _last_end([cut.kept], interval.end - margin) + margin
+        return cut.time, end, [*self._dead_time(cut), cut.kept]
+
+    def _last_overlap(self, n_chunks: int) -> tuple[redax.Interval, Files]:
+        """Return the interval and the files of the overlap after the last chunk."""
+        interval = self.intervals(n_chunks - 1).post
+        return interval, self._read_overlap(interval, self._copy(n_chunks, "pre"))
 
     def polarity(self) -> dict[int, int]:
         """Return +1 or -1 for channels whose pulses are known to go up or down."""
@@ -469,9 +511,9 @@ class LiveDataReader(Plugin):
             "strax_chunk_overlap in daq_config belong to this run?"
         )
 
-    def _break(self, interval: redax.Interval, files: Files, is_post: bool) -> live_data.Break:
+    def _find_break(self, interval: redax.Interval, files: Files, is_post: bool) -> live_data.Break:
         parts = self._records(files)
-        cut = live_data.find_break(
+        return live_data.find_break(
             sort_by_time(parts[0] if len(parts) == 1 else np.concatenate(parts)),
             interval.start,
             interval.end,
@@ -479,6 +521,10 @@ class LiveDataReader(Plugin):
             self.config["record_length"] * self.dt_max,
             is_post,
         )
+
+    def _break(self, interval: redax.Interval, files: Files, is_post: bool) -> live_data.Break:
+        """Return where to cut an overlap; warn where records are dropped for it."""
+        cut = self._find_break(interval, files, is_post)
         if cut.is_artificial:
             message = (
                 f"no gap of {self.config['safe_break_in_pulses']} ns in {interval.path}: records "
@@ -502,6 +548,11 @@ def _incomplete(text: str, n_more: int = 0) -> LiveDataIncomplete:
     return LiveDataIncomplete(
         f"{text}{more}: copy it again from the DAQ, or process the rest with --allow_incomplete"
     )
+
+
+def _last_end(parts: list[np.ndarray], end: int) -> int:
+    """Return the last end of fragments, which may be beyond `end`, the end of their interval."""
+    return max([end, *(int(strax.endtime(part).max()) for part in parts if len(part))])
 
 
 def _same_records(one: np.ndarray, other: np.ndarray) -> bool:

@@ -52,9 +52,10 @@ def find_break(
 
     If the last record ends more than `safe_break` before the end of the overlap, the cut is
     `FROM_END` before the end. Otherwise it is near the end of the first gap of at least
-    `safe_break` that does not begin before `start` + `longest_record`. In both cases it is at least
-    ``margin(safe_break)`` away from records. Without a gap the cut is `FROM_END` before the end,
-    and records that cross it are dropped on both sides.
+    `safe_break` between records that does not begin before `start` + `longest_record`, or of the
+    one before the first record. In all cases it is at least ``margin(safe_break)`` away from
+    records. Without a gap the cut is `FROM_END` before the end, and records that cross it are
+    dropped on both sides.
 
     Parameters
     ----------
@@ -79,9 +80,10 @@ def find_break(
     if last_end < end - safe_break:
         time = min(max(edge, last_end + distance), end - distance)
         return Break(time, records if is_post else records[:0])
-    is_gap = records["time"][1:] >= latest_end[:-1] + safe_break
+    is_gap = records["time"] >= np.concatenate([[first_end], latest_end[:-1]]) + safe_break
     if is_gap.any():
-        i = int(np.argmax(is_gap)) + 1
+        # The gap before the first record comes last: reference data has others cut
+        i = (int(np.argmax(is_gap[1:])) + 1) if is_gap[1:].any() else 0
         return Break(int(records["time"][i]) - distance, records[:i] if is_post else records[i:])
     if is_post:
         return Break(edge, records[strax.endtime(records) <= edge], edge - longest_record, edge)
