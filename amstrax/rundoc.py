@@ -232,9 +232,9 @@ def _time(document: RunDocument, key: str) -> datetime | None:
             if isinstance(value, (int, float)) or value.lstrip("-").isdigit():
                 value = datetime.fromtimestamp(int(value) / 1000, UTC)
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
         raise InvalidRunDocument(
             f"{key} of {name(document)} is {document[key]!r}: it must be a time, as "
             '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
         ) from None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 from amstrax import settings
 from amstrax.auto_processing import copy_live, copy_marker, live_folder
 from amstrax.auto_processing.destinations import Destination
-from amstrax.auto_processing.rounds import Rests
+from amstrax.auto_processing.rounds import Rests, describe
 from amstrax.exceptions import (
-    AmstraxError,
     CopyRefused,
     DestinationUnusable,
     InvalidRunDocument,
@@ -125,9 +124,9 @@ class Copier:
             self._handle_run(document, tally)
         except (RunDatabaseError, Stopped):
             raise
-        except (AmstraxError, OSError) as error:
+        except Exception as error:
             run_id = documents.name_of(document) or "?"
-            log.error("run %s is not copied: %s", run_id, " ".join(str(error).split()))
+            log.error("run %s is not copied: %s", run_id, describe(error))
             self.rests.note(run_id, failed=True)
             with self._lock:
                 tally.problems += max(len(self._missing(document)), 1)
@@ -198,7 +197,7 @@ class Copier:
                 if stopped():
                     return
                 raise
-            except (AmstraxError, OSError) as error:
+            except Exception as error:
                 failed = failed or not isinstance(error, DestinationUnusable)
                 self._note(run_id, destination, error)
                 with self._lock:
@@ -216,13 +215,14 @@ class Copier:
         with self._lock:
             if isinstance(error, DestinationUnusable):
                 self._unusable.add(destination.name)
-                text = " ".join(str(error).split())
+                text = describe(error)
                 if self._said.get(destination.name) != text:
                     self._said[destination.name] = text
                     log.error("nothing can be copied to %s: %s", destination.name, text)
             elif error is not None:
-                text = " ".join(str(error).split())
-                log.error("run %s is not copied to %s: %s", run_id, destination.name, text)
+                log.error(
+                    "run %s is not copied to %s: %s", run_id, destination.name, describe(error)
+                )
             elif self._said.pop(destination.name, None):
                 log.info("copying to %s works again", destination.name)
 

@@ -21,7 +21,6 @@ if __name__ == "__main__" and not __package__:
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.copies import copy_data
 from amstrax.exceptions import (
-    AmstraxError,
     CopyFailed,
     InvalidOption,
     InvalidRunDocument,
@@ -271,7 +270,7 @@ def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[P
         Folders that may be copied from.
     """
     from amstrax import rundoc
-    from amstrax.auto_processing import live_folder
+    from amstrax.auto_processing import live_folder, rounds
     from amstrax.rundb import documents
 
     if not to:
@@ -283,9 +282,10 @@ def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[P
         if end is None:
             return "it is still being taken: it is copied when it has ended"
         run_dir = source_folder(document, folders) / live_folder.run_name(document)
-    except AmstraxError as error:
-        return str(error)
-    is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
+        is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
+    except Exception as error:
+        # Whatever is wrong with one run is no other run's failure
+        return rounds.describe(error)
     if not is_written and datetime.now(UTC) - end < LEFT_OPEN:
         return f"the DAQ has not written all of it yet: there is no THE_END in {run_dir}"
     return None

@@ -20,7 +20,7 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import arguments
-from amstrax.exceptions import AmstraxError, DeletionRefused
+from amstrax.exceptions import DeletionRefused
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
@@ -230,15 +230,16 @@ def why_not(
         Folders that may be deleted from.
     """
     from amstrax import rundoc
-    from amstrax.auto_processing import deleter, live_folder
+    from amstrax.auto_processing import deleter, live_folder, rounds
     from amstrax.rundb import documents
 
     try:
         live_folder.run_name(document)
         end = rundoc.end_time(document)
         locations = deleter.locations(document, folders)
-    except AmstraxError as error:
-        return str(error)
+    except Exception as error:
+        # Whatever is wrong with one run is no other run's failure
+        return rounds.describe(error)
     tags = documents.tags_of(document)
     for tag in (documents.ABANDON, documents.PROCESS):
         if tag in tags:

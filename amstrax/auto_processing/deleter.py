@@ -19,9 +19,8 @@ from typing import Any
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copies, copy_marker, live_folder, removal, rsync
 from amstrax.auto_processing.destinations import Destination
-from amstrax.auto_processing.rounds import Rests
+from amstrax.auto_processing.rounds import Rests, describe
 from amstrax.exceptions import (
-    AmstraxError,
     CopyDiffers,
     DeletionRefused,
     DestinationUnusable,
@@ -78,6 +77,14 @@ def locations(document: Document, folders: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _folder_of(entry: Mapping[str, Any]) -> Path | None:
+    """Return the folder of an entry of data, without links; None for what is no folder."""
+    try:
+        return rundoc.check_location(entry.get("location")).resolve()
+    except (InvalidRunDocument, OSError, RuntimeError):
+        return None
+
+
 class Deleter:
     """Deletes live data of runs.
 
@@ -130,10 +137,10 @@ class Deleter:
             for run_dir in removal.set_aside_in(folder):
                 try:
                     self._settle(run_dir)
-                except RunDatabaseError:
+                except (RunDatabaseError, Stopped):
                     raise
-                except (AmstraxError, OSError) as error:
-                    log.error("%s is left as it is: %s", removal.aside(run_dir), error)
+                except Exception as error:
+                    log.error("%s is left as it is: %s", removal.aside(run_dir), describe(error))
                     problems += 1
         return problems
 
@@ -222,8 +229,7 @@ class Deleter:
             entries = documents.data_of(
                 {"data": document.get(key)}, type="live", host=documents.this_host()
             )
-            there = [Path(str(entry.get("location"))).resolve() for entry in entries]
-            return run_dir.parent in there
+            return run_dir.parent in map(_folder_of, entries)
 
         if has("data"):
             return False
@@ -250,15 +256,16 @@ class Deleter:
         for document in rundocs:
             if self._stopped():
                 break
-            run_id = live_folder.run_name(document)
+            run_id = documents.name_of(document) or "?"
             try:
+                live_folder.run_name(document)
                 n_bytes = self._handle_run(document, run_id, why_not)
             except (RunDatabaseError, Stopped):
                 if self._stopped():
                     break
                 raise
-            except (AmstraxError, OSError) as error:
-                log.error("run %s is not deleted: %s", run_id, " ".join(str(error).split()))
+            except Exception as error:
+                log.error("run %s is not deleted: %s", run_id, describe(error))
                 tally.problems += 1
                 self.rests.note(run_id, failed=not isinstance(error, DestinationUnusable))
                 continue
@@ -399,7 +406,10 @@ class Deleter:
         entry = {"type": "live", "host": documents.this_host(), "location": location}
         try:
             documents.remove_data(self._collection, run_id, entry, self._deleted_by)
-        except RunNotFound:
+        except RunDatabaseError:
+            raise
+        except Exception:
+            # The document cannot take it
             removal.put_back(run_dir)
             raise
         if not self._is_recorded(run_dir):

@@ -4,6 +4,7 @@ Documents of either form are read, the older and the newer, and odd ones as well
 """
 
 import math
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ STATUSES = ("pending", "submitted", "running", "done", "failed")
 ABANDON, PROCESS = "abandon", "process"
 #: Fields of claims: of who processes a run, and of who copies or deletes its live data
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
+_DIGITS = re.compile("[0-9]{1,19}")
 #: A count of failures that is beyond this is none
 _MOST_FAILURES = 1_000_000
 #: Older words for these states
@@ -40,11 +42,12 @@ def this_host() -> str:
 def number_of(document: Mapping[str, Any]) -> int | None:
     """Return the number of a run, None where the document has none, or an odd one."""
     for value in (document.get("number"), document.get("name")):
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value)
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if (
+            (isinstance(value, str) and _DIGITS.fullmatch(value))
+            or (isinstance(value, float) and value.is_integer())
+            or (isinstance(value, int) and not isinstance(value, bool))
+        ) and -(2**63) <= int(value) < 2**63:
+            # MongoDB has no larger integers
             return int(value)
     return None
 
