@@ -364,6 +364,35 @@ def test_copy_without_marker(local):
     assert delete(*SURE) == 0 and marker.exists() and not folder.exists()
 
 
+def test_document_that_was_imported_again(local):
+    """It has another _id: every file is compared, so what is verified counts."""
+    folder = add_copied(local)
+    document = documents.find_run(local.runs, 1)
+    local.runs.delete_one({"number": 1})
+    local.runs.insert_one(document | {"_id": "new"})
+    assert delete(*SURE) == 0 and not folder.exists()
+
+
+def test_one_folder_under_two_names(local):
+    """Both entries of it are moved to deleted_data, at once."""
+    folder = add_copied(local)
+    entry = {"type": "live", "host": "daq", "location": f"{local.live}/"}
+    documents.add_data(local.runs, 1, entry)
+    assert delete(*SURE) == 0 and not folder.exists()
+    assert local.hosts(1) == ["dcache"] and local.hosts(1, "deleted_data") == ["daq", "daq"]
+
+
+@pytest.mark.parametrize("odd", ["text", [{"type": "live", "host": "daq", "location": "/a\0"}]])
+def test_odd_deleted_data(local, odd, capfd):
+    """Where nothing can be noted nothing is deleted; odd entries do not matter."""
+    folder = add_copied(local, deleted_data=odd)
+    other = add_copied(local, 2)
+    is_odd = odd == "text"
+    assert delete(*SURE) == int(is_odd) and not other.exists()
+    assert folder.exists() == is_odd and not removal.aside(folder).exists()
+    assert ("correct the document" in capfd.readouterr().err) == is_odd
+
+
 def test_copy_of_another_run(local, capfd):
     """With the same files, as a test pulse may give them: it is the other detector's."""
     folder = add_copied(local)

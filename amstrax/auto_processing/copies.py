@@ -87,6 +87,8 @@ def copy_data(
     copied = Copied(*live_folder.count(before))
     if ssh_host is None and live_folder.is_same(location, live_data_path):
         raise InvalidOption(f"{what}: that is where it is: correct the destination")
+    if ssh_host is None and live_folder.is_in_run(location, live_data_path):
+        raise InvalidOption(f"{what}: that is in the live data of a run: correct the destination")
     if identity is None:
         source = f"{documents.this_host()}:{Path(live_data_path).resolve()}"
         identity = {"name": run_id, "source": source}

@@ -50,7 +50,7 @@ def identity(collection: Any, document: Mapping[str, Any]) -> Marker:
 
 
 def find(place: Place, of_run: Mapping[str, Any]) -> Marker | None:
-    """Return the marker of a copy; None where it has none, or one that does not say all.
+    """Return the marker of a copy; None where it has none, or one that does not name this document.
 
     Raises
     ------
@@ -63,12 +63,17 @@ def find(place: Place, of_run: Mapping[str, Any]) -> Marker | None:
         return None
     if not isinstance(marker, dict):
         return None
-    if any(key in marker and marker[key] != value for key, value in of_run.items()):
+    different = {key for key, value in of_run.items() if key in marker and marker[key] != value}
+    # A document that was exported and imported may have another _id: then the files decide, as
+    # where there is no marker
+    if different - {"document"}:
         raise CopyRefused(
             f"{place} holds another run ({_describe(marker)}; this is {_describe(of_run)}): move "
-            "that away, or correct the destination in the settings"
+            f"that away, correct the destination or, if it is this run, remove {rsync.MARKER}"
         )
-    is_whole = of_run.keys() <= marker.keys() and isinstance(marker.get("copy"), str)
+    is_whole = (
+        not different and of_run.keys() <= marker.keys() and isinstance(marker.get("copy"), str)
+    )
     return marker if is_whole else None
 
 

@@ -53,8 +53,8 @@ class Deletions:
         )
 
 
-def locations(document: Document, folders: Sequence[Path]) -> list[str]:
-    """Return the locations of a run's live data on this machine, as its document has them.
+def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of a run's live data on this machine, without links.
 
     Raises
     ------
@@ -63,17 +63,16 @@ def locations(document: Document, folders: Sequence[Path]) -> list[str]:
     """
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
-        location = str(entry.get("location"))
         try:
             folder = rundoc.check_location(entry.get("location")).resolve()
         except (InvalidRunDocument, OSError, RuntimeError) as error:
             raise DeletionRefused(str(error)) from None
         if folder not in folders:
             raise DeletionRefused(
-                f"its live data is in {location}, which is not among the folders that may be "
+                f"its live data is in {folder}, which is not among the folders that may be "
                 f"deleted from ({', '.join(map(str, folders))}): see --live_data"
             )
-        found.append(location)
+        found.append(folder)
     return list(dict.fromkeys(found))
 
 
@@ -121,7 +120,7 @@ class Deleter:
         self._deleted_by = f"{settings.login_name()} with delete_live"
         self.rests = Rests()
 
-    def _locations(self, document: Document) -> list[str]:
+    def _locations(self, document: Document) -> list[Path]:
         return locations(document, self._folders)
 
     def _find(self, run_id: str) -> Document:
@@ -212,7 +211,7 @@ class Deleter:
             if same != name:
                 raise DeletionRefused(
                     f"its copies at {same} and {name} are one folder, {place}: that is one copy; "
-                    "correct the settings of the destinations"
+                    f"correct the settings, or remove a {rsync.MARKER} that was copied along"
                 )
 
     def _is_recorded(self, run_dir: Path) -> bool:
@@ -283,7 +282,7 @@ class Deleter:
             reason = why_not(documents.merge_tags(self._collection, document))
             if reason is not None:
                 raise DeletionRefused(reason)
-            found = [Path(location).resolve() / run_id for location in self._locations(document)]
+            found = [folder / run_id for folder in self._locations(document)]
             if any(removal.aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
             return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
@@ -304,15 +303,15 @@ class Deleter:
 
             fresh = check()
             n_bytes = 0
-            for location in self._locations(fresh):
-                run_dir = Path(location).resolve() / run_id
+            for folder in self._locations(fresh):
+                run_dir = folder / run_id
                 known, size = self._verify(fresh, run_dir, stopped)
                 # That took its time
                 check()
                 if not claim.check():
                     raise DeletionRefused("another process has claimed it meanwhile")
                 self._set_aside(fresh, run_dir, known, stopped)
-                self._record(run_id, run_dir, location)
+                self._record(run_id, run_dir)
                 removal.remove(run_dir)
                 log.info("run %s: %s is deleted, %.1f MB", run_id, run_dir, size / 1e6)
                 n_bytes += size
@@ -393,8 +392,8 @@ class Deleter:
             removal.put_back(run_dir)
             raise
 
-    def _record(self, run_id: str, run_dir: Path, location: str) -> None:
-        """Move the entry of live data to deleted_data.
+    def _record(self, run_id: str, run_dir: Path) -> None:
+        """Move the entries of live data, however they call its folder, to deleted_data.
 
         Raises
         ------
@@ -403,9 +402,12 @@ class Deleter:
         DeletionRefused
             When the document has no such entry any more.
         """
-        entry = {"type": "live", "host": documents.this_host(), "location": location}
+        live = {"type": "live", "host": documents.this_host()}
         try:
-            documents.remove_data(self._collection, run_id, entry, self._deleted_by)
+            for entry in documents.data_of(self._find(run_id), **live):
+                if _folder_of(entry) == run_dir.parent:
+                    one = {**live, "location": entry["location"]}
+                    documents.remove_data(self._collection, run_id, one, self._deleted_by)
         except RunDatabaseError:
             raise
         except Exception:

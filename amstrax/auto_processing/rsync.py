@@ -442,12 +442,26 @@ def _problem(
         for line in lines:
             # What is sent is the place's own when it is only looked at
             if re.search(pattern, line) and (is_written or is_of_place):
-                kind = DestinationUnusable if is_of_place else CopyFailed
+                is_usable = not is_of_place or _is_inside(line, place)
+                kind = CopyFailed if is_usable else DestinationUnusable
                 return kind(text.format(line=line, **names)), not _CLOSED.search(line)
     line = next((line for line in lines if "rsync error" not in line), "it says nothing")
     if status == 24 or "No such file or directory" in complained:
         return CopyFailed(f"files vanished while they were copied to {place} ({line})"), True
     return CopyFailed(f"rsync to {place} failed with status {status}: {line}"), False
+
+
+def _is_inside(line: str, place: Place) -> bool:
+    """Return whether rsync refuses something in a place, so that others beside it may do.
+
+    A folder of copies is listed as its own part, see `check_folder`.
+    """
+    folder = re.escape(place.folder)
+    return not place.folder.endswith("/.") and bool(
+        re.search(
+            rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted|Read-only)', line
+        )
+    )
 
 
 #: What rsync says when the other end has gone, for whatever reason
