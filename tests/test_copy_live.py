@@ -302,6 +302,10 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
     with pytest.raises(CopyRefused, match="has 000001/xams.*unlike this run, and no marker"):
         copy_to(daq, host="dcache")
     (place / rsync.MARKER).unlink()
+    (place / rsync.MARKER).mkdir()
+    with pytest.raises(CopyFailed, match="000001"):
+        copy_to(daq, host="dcache")
+    (place / rsync.MARKER).rmdir()
     (place / rsync.MARKER).symlink_to("/etc/passwd")
     shutil.copy2(folder / FILE, place / FILE)
     copy_to(daq, host="dcache")
@@ -588,6 +592,10 @@ def test_user_id_without_a_name(daq):  # noqa: F811
     assert done.returncode == 0, done.stderr
     (entry,) = documents.data_of(documents.find_run(daq.runs, 1), host="dcache")
     assert entry["user"] == "54321" and same(folder, daq.dcache / "000001")
+    # ssh itself asks for the name
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.stbc}")
+    done = as_nobody([sys.executable, "-m", copy_live.__name__, "--production"])
+    assert done.returncode == 1 and "ssh to login needs a user with a name" in done.stderr
 
 
 # What goes wrong
@@ -789,7 +797,8 @@ def test_copy_that_cannot_be_written(daq, host, capfd):  # noqa: F811
         assert copy("--production", "--to", host) == 1
         said = capfd.readouterr().err
         assert f"run 000002 is not copied to {host}: " in said
-        assert "refuses to be read or written" in said and "nothing can be copied" not in said
+        reason = "refuses to be read or written" if host == "stbc" else "is mounted at"
+        assert reason in said and "nothing can be copied" not in said
         assert daq.hosts(1) == sorted(["daq", host]) and daq.hosts(2) == ["daq"]
     finally:
         subprocess.run(["umount", "--lazy", place], check=True)

@@ -332,6 +332,30 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
     assert sorted(daq.live.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("host", "name"), [("stbc", ""), ("dcache", ""), ("dcache", "000001")])
+def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F811
+    """It stays when the live data gets another name: neither is it a copy, nor is that deleted."""
+    need(os.getuid() == 0, "needs root, to mount")
+    folder = daq.add_run(1)
+    place = getattr(daq, host) / "000001" / name
+    shutil.copytree(folder, getattr(daq, host) / "000001")
+    ssh_host = "login:" if host == "stbc" else ""
+    daq.set(XAMS_COPY_TO=f"{host}={ssh_host}{getattr(daq, host)}")
+    mount = ["mount", "--bind", str(folder / name), str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert copy_live.main(["--production"]) == 1
+        entry = {"type": "live", "host": host, "location": str(getattr(daq, host))}
+        documents.add_data(daq.runs, 1, entry)
+        assert delete(*SURE) == 1
+        reason = "itself, by another way" if host == "stbc" else "something is mounted at"
+        assert all(reason in line for line in errors(capfd)[::2])
+        assert_untouched(daq, folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.mark.parametrize("markers", ["kept", "removed"])
 def test_two_copies_that_are_one_folder(daq, markers, capfd):  # noqa: F811
     """By ssh and on this machine, which no setting shows: that is one copy."""

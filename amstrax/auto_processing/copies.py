@@ -100,6 +100,7 @@ def copy_data(
         return None
     log.info("copying %s, %d files, %.1f MB", what, copied.n_files, copied.n_bytes / 1e6)
     marker = copy_marker.find(place, identity) or copy_marker.add(place, identity)
+    copy_marker.check_apart(run_dir, place, marker)
     rsync.copy(run_dir, place, bandwidth, False, stopped, on_bytes, left)
     wrong = compare(run_dir, place, before, stopped)
     if wrong:

@@ -182,31 +182,32 @@ class Deleter:
                     f"its copy {place} lacks {live_folder.some(wrong)}, or has it otherwise: look "
                     "which of the two is needed"
                 )
-        self._check_markers(document, run_dir.name)
+        self._check_markers(document, there)
 
-    def _check_markers(self, document: Document, run_id: str, add: bool = False) -> None:
-        """Check that the copies are of this run, and that no two are one folder.
+    def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
+        """Check that the copies are of this run, and that no two are one folder, nor one `there`.
 
         Parameters
         ----------
         document
             Run document.
-        run_id
-            Name of the run.
+        there
+            Folder of its live data, which may be set aside.
         add
             Write the marker of a copy that has none; it must have been verified.
 
         Raises
         ------
         AmstraxError
-            When a copy is of another run, or the same as another copy.
+            When a copy is of another run, or the same as another copy or the live data.
         """
         of_run = copy_marker.identity(self._collection, document)
         known: dict[str, str] = {}
-        for name, place in self._places(document, run_id).items():
+        for name, place in self._places(document, live_folder.run_name(document)).items():
             marker = copy_marker.find(place, of_run)
             if marker is None and add:
                 marker = copy_marker.add(place, of_run)
+            copy_marker.check_apart(there, place, marker)
             same = known.setdefault(marker["copy"], name) if marker else name
             if same != name:
                 raise DeletionRefused(
@@ -339,7 +340,7 @@ class Deleter:
                     f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
                     f"copy_live --run_id {run_dir.name} --again"
                 )
-        self._check_markers(document, run_dir.name)
+        self._check_markers(document, run_dir)
         log.info(
             "run %s: %d files, %.1f MB, verified at %s",
             run_dir.name,
@@ -387,7 +388,7 @@ class Deleter:
                         f"with {run_dir} its copy {place} goes too: is that the same folder, by "
                         "another way? Correct the setting for the destination"
                     )
-            self._check_markers(document, run_dir.name, add=True)
+            self._check_markers(document, there, add=True)
         except BaseException:
             removal.put_back(run_dir)
             raise

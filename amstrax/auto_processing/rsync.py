@@ -66,6 +66,11 @@ _PROBLEMS = (
         "{host} refuses the log-in ({line}): check the user, and the key (setting "
         "AMSTRAX_SSH_CONFIG, or an SSH agent)",
     ),
+    (
+        r"No user exists for uid",
+        True,
+        "ssh to {host} needs a user with a name ({line}): give this one a line in /etc/passwd",
+    ),
     (r"Could not resolve hostname", True, "there is no host {host} ({line}): check its name"),
     (
         r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found",
@@ -246,10 +251,12 @@ def _read(path: Path, most: int) -> bytes:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return b""
         raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+        os.close(descriptor)
+        return b""
     with open(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        is_small_file = stat.S_ISREG(state.st_mode) and state.st_size <= most
-        return file.read(most) if is_small_file else b""
+        return file.read(most)
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:
