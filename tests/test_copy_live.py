@@ -140,7 +140,7 @@ def test_runs_that_are_left_alone(daq, capfd):  # noqa: F811
         ["still being taken", "'abandon'", "no THE_END", "no live data on host daq", "not in"], 1
     ):
         assert copy("--production", "--run_id", number) == 1
-        (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+        line, *_ = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
         assert reason in line and f"{number}" in line
     assert not [*daq.stbc.iterdir(), *daq.dcache.iterdir()]
     # A DAQ that has died leaves no THE_END
@@ -490,7 +490,7 @@ def test_sources_are_below_the_folders_of_live_data(daq, location, capfd):  # no
     assert daq.hosts(1) == ["daq"] and daq.hosts(2) == ["daq", "dcache", "stbc"]
     capfd.readouterr()
     assert copy("--production", "--run_id", 1) == 1
-    (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+    line, *_ = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
     assert re.search("not among the folders that may be copied|which is no folder", line)
     assert [path.name for path in daq.dcache.iterdir()] == ["000002"]
 
