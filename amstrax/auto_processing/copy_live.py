@@ -7,6 +7,7 @@ was told to end; 1 when something could not be copied, 2 on wrong use.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ if __name__ == "__main__" and not __package__:
 from amstrax.auto_processing import arguments
 from amstrax.auto_processing.copies import copy_data
 from amstrax.exceptions import (
+    AmstraxError,
     CopyFailed,
     InvalidOption,
     InvalidRunDocument,
@@ -211,8 +213,12 @@ def get_rundocs(
     for document in found:
         name = documents.name_of(document)
         to = missing(document, destinations, args.again)
-        # Of a run that is asked for by name, whoever copies it says why that cannot be
-        reason = None if args.run_id and to else why_not(document, to, folders)
+        reason = None
+        # Of a run that is asked for by name, whoever copies it says why that cannot be; so of one
+        # that nobody can tell of
+        if not (args.run_id and to):
+            with contextlib.suppress(Exception):
+                reason = why_not(document, to, folders)
         if reason is not None:
             log.debug("run %s is not copied: %s", name, reason)
         elif name not in resting:
@@ -265,7 +271,7 @@ def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[P
         Folders that may be copied from.
     """
     from amstrax import rundoc
-    from amstrax.auto_processing import live_folder, rounds
+    from amstrax.auto_processing import live_folder
     from amstrax.rundb import documents
 
     if not to:
@@ -277,10 +283,9 @@ def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[P
         if end is None:
             return "it is still being taken: it is copied when it has ended"
         run_dir = source_folder(document, folders) / live_folder.run_name(document)
-        is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
-    except Exception as error:
-        # Whatever is wrong with one run is no other run's failure
-        return rounds.describe(error)
+    except AmstraxError as error:
+        return str(error)
+    is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
     if not is_written and datetime.now(UTC) - end < LEFT_OPEN:
         return f"the DAQ has not written all of it yet: there is no THE_END in {run_dir}"
     return None

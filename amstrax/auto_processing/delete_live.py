@@ -8,6 +8,7 @@ something could not be deleted, 2 on wrong use.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import arguments
-from amstrax.exceptions import DeletionRefused
+from amstrax.exceptions import AmstraxError, DeletionRefused
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
@@ -184,8 +185,12 @@ def get_rundocs(
     wanted = []
     for document in found:
         name = documents.name_of(document)
-        # Of a run that is asked for by name, whoever deletes it says why that cannot be
-        reason = None if args.run_id else why_not(document, args, required, folders)
+        reason = None
+        # Of a run that is asked for by name, whoever deletes it says why that cannot be; so of one
+        # that nobody can tell of
+        if not args.run_id:
+            with contextlib.suppress(Exception):
+                reason = why_not(document, args, required, folders)
         if reason is not None:
             log.debug("run %s is not deleted: %s", name, reason)
         elif name not in resting:
@@ -226,16 +231,15 @@ def why_not(
         Folders that may be deleted from.
     """
     from amstrax import rundoc
-    from amstrax.auto_processing import deleter, live_folder, rounds
+    from amstrax.auto_processing import deleter, live_folder
     from amstrax.rundb import documents
 
     try:
         live_folder.run_name(document)
         end = rundoc.end_time(document)
         locations = deleter.locations(document, folders)
-    except Exception as error:
-        # Whatever is wrong with one run is no other run's failure
-        return rounds.describe(error)
+    except AmstraxError as error:
+        return str(error)
     tags = documents.tags_of(document)
     for tag in (documents.ABANDON, documents.PROCESS):
         if tag in tags:
