@@ -515,7 +515,8 @@ def test_what_changes_while_copies_are_verified(local, monkeypatch, capfd):
         local.runs.update_one({"number": 1}, {"$unset": {"copy_claim": ""}})
         assert_untouched(local, folder)
         monkeypatch.undo()
-        shutil.copytree(local.dcache / "000001", folder, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(rsync.MARKER)
+        shutil.copytree(local.dcache / "000001", folder, dirs_exist_ok=True, ignore=ignored)
         return_settings(local)
 
 
