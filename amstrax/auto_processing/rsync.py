@@ -465,9 +465,7 @@ def _is_inside(line: str, place: Place) -> bool:
     """
     folder = re.escape(place.folder)
     return not place.folder.endswith("/.") and bool(
-        re.search(
-            rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted|Read-only)', line
-        )
+        re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)
     )
 
 
