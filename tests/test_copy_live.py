@@ -32,6 +32,7 @@ from amstrax import redax, settings
 from amstrax.auto_processing import (
     console,
     copy_live,
+    delete_live,
     destinations,
     live_folder,
     rsync,
@@ -139,7 +140,7 @@ def test_runs_that_are_left_alone(daq, capfd):  # noqa: F811
         ["still being taken", "'abandon'", "no THE_END", "no live data on host daq", "not in"], 1
     ):
         assert copy("--production", "--run_id", number) == 1
-        (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+        line, *_ = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
         assert reason in line and f"{number}" in line
     assert not [*daq.stbc.iterdir(), *daq.dcache.iterdir()]
     # A DAQ that has died leaves no THE_END
@@ -301,10 +302,51 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
     with pytest.raises(CopyRefused, match="has 000001/xams.*unlike this run, and no marker"):
         copy_to(daq, host="dcache")
     (place / rsync.MARKER).unlink()
+    (place / rsync.MARKER).mkdir()
+    with pytest.raises(CopyFailed, match="000001"):
+        copy_to(daq, host="dcache")
+    (place / rsync.MARKER).rmdir()
     (place / rsync.MARKER).symlink_to("/etc/passwd")
     shutil.copy2(folder / FILE, place / FILE)
     copy_to(daq, host="dcache")
     assert not (place / rsync.MARKER).is_symlink() and same(folder, place)
+
+
+def test_document_that_was_imported_again(daq, capfd):  # noqa: F811
+    """It has another _id: the files decide; with another start it is another run."""
+    daq.add_run(1)
+    assert copy("--production") == 0
+    document = documents.find_run(daq.runs, 1)
+    place = daq.dcache / "000001"
+    before = contents(place)
+    for change, status in (({"_id": "new"}, 0), ({"_id": "newer", "start": recently()}, 1)):
+        daq.runs.delete_one({"number": 1})
+        daq.runs.insert_one(document | change)
+        assert copy("--production", "--run_id", 1, "--again") == status
+        assert json.loads((place / rsync.MARKER).read_text())["document"] == "new"
+    assert "if it is this run, remove .amstrax-copy.json" in capfd.readouterr().err
+    after = contents(place)
+    assert before.pop(rsync.MARKER) != after.pop(rsync.MARKER) and before == after
+    for path in (place, daq.stbc / "000001"):
+        (path / rsync.MARKER).unlink()
+    assert copy("--production", "--run_id", 1, "--again") == 0
+    flip(place / FILE)
+    document = documents.find_run(daq.runs, 1)
+    daq.runs.delete_one({"number": 1})
+    daq.runs.insert_one(document | {"_id": "newest"})
+    assert copy("--production", "--run_id", 1, "--again", "--to", "dcache") == 1
+    assert "unlike this run, and no marker" in capfd.readouterr().err
+
+
+def test_marker_that_was_copied_along(daq, capfd):  # noqa: F811
+    """Then two copies seem to be one folder, until it is removed."""
+    daq.add_run(1)
+    assert copy("--production", "--to", "dcache") == 0
+    shutil.copytree(daq.dcache / "000001", daq.stbc / "000001")
+    assert copy("--production") == 1
+    assert "remove a .amstrax-copy.json that was copied from there" in capfd.readouterr().err
+    (daq.stbc / "000001" / rsync.MARKER).unlink()
+    assert copy("--production") == 0 and daq.hosts(1) == ["daq", "dcache", "stbc"]
 
 
 def test_rsync_that_cannot_sync(daq):  # noqa: F811
@@ -363,9 +405,10 @@ def test_nothing_of_others_is_removed(daq):  # noqa: F811
         ("a=me@login:/d/x", "b=Login:/d//x/"),
         ("a={d}/dcache, b={d}/link", ""),
         ("a=login:/d, b=you@login:/d/.", ""),
+        ("a=login:/d/x, b=login://d//x", ""),
         ("a={d}/other_live", ""),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_one_folder_for_two(daq, xams, xamsl, capfd):  # noqa: F811
     """Of two detectors, or of two destinations."""
@@ -447,7 +490,7 @@ def test_sources_are_below_the_folders_of_live_data(daq, location, capfd):  # no
     assert daq.hosts(1) == ["daq"] and daq.hosts(2) == ["daq", "dcache", "stbc"]
     capfd.readouterr()
     assert copy("--production", "--run_id", 1) == 1
-    (line,) = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+    line, *_ = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
     assert re.search("not among the folders that may be copied|which is no folder", line)
     assert [path.name for path in daq.dcache.iterdir()] == ["000002"]
 
@@ -465,6 +508,57 @@ def test_names_that_are_no_runs(daq, name, capfd):  # noqa: F811
     daq.add_run(2)
     assert copy("--production") == 0
     assert [path.name for path in daq.dcache.iterdir()] == ["000002"]
+
+
+ODD_DOCUMENTS = {
+    "number is text": {"number": "5"},
+    "number is too large": {"number": 1e300, "name": "000005"},
+    "number is a long text": {"number": "9" * 30, "name": "000005"},
+    "number is a very long text": {"number": "9" * 5000},
+    "neither": {},
+    "end in year 1": {"number": 5, "end": "0001-01-01T00:00:00+14:00"},
+    "end in year 9999": {"number": 5, "end": "9999-12-31T23:59:59-14:00"},
+    "start in year 1": {"number": 5, "start": "0001-01-01T00:00:00+14:00"},
+    "name of another": {"number": 1, "name": "000005"},
+    "folder has a long name": {"number": 5},
+    "claim": {"number": 5, "copy_claim": {"owner": 5, "expires": 7}},
+}
+
+
+@pytest.mark.parametrize("kind", ODD_DOCUMENTS)
+def test_odd_document(daq, kind, capfd):  # noqa: F811
+    """It is this run's own failure: all others are copied, and deleted."""
+    location = daq.live / ("a" * 300 if kind == "folder has a long name" else "")
+    entry = {"type": "live", "host": "daq", "location": str(location)}
+    document = {"start": ENDED, "end": ENDED, "data": [entry], **ODD_DOCUMENTS[kind]}
+    daq.set(XAMS_COPY_TO=f"dcache={daq.dcache}")
+    daq.runs.insert_one(document)
+    for number in (2, 500):
+        daq.add_run(number)
+    for options in ([], ["--production"]):
+        capfd.readouterr()
+        status = copy(*options)
+        assert status == ("ERROR run" in capfd.readouterr().err)
+        assert status or kind != "folder has a long name"
+    assert daq.hosts(2) == daq.hosts(500) == ["daq", "dcache"]
+    assert delete_live.main(["--production", "--we_are_really_sure"]) in (0, 1)
+    assert daq.hosts(2) == daq.hosts(500) == ["dcache"]
+    assert not re.search("(copying|deleting live data) failed", capfd.readouterr().err)
+
+
+def test_one_of_those_asked_for(daq, capfd):  # noqa: F811
+    """That cannot be copied or deleted; the others are."""
+    for number, tags in ((1, []), (2, ["abandon"]), (3, [])):
+        daq.add_run(number, tags=tags)
+    for options in ([], ["--production"]):
+        assert copy(*options, "--run_id", 1, 2, 3) == 1
+        said = capfd.readouterr().err
+        assert "ERROR run 000002 is not copied: it has the tag 'abandon'" in said
+        assert "2 of 6 copies could not be made" in said
+    sure = ["--production", "--we_are_really_sure", "--run_id", "1", "2", "3"]
+    assert delete_live.main(sure) == 1
+    assert "ERROR run 000002 is not deleted: it has the tag 'abandon'" in capfd.readouterr().err
+    assert [daq.hosts(n) for n in (1, 2, 3)] == [["dcache", "stbc"], ["daq"], ["dcache", "stbc"]]
 
 
 def test_where_live_data_is_must_be_said(daq, capfd):  # noqa: F811
@@ -501,6 +595,10 @@ def test_user_id_without_a_name(daq):  # noqa: F811
     assert done.returncode == 0, done.stderr
     (entry,) = documents.data_of(documents.find_run(daq.runs, 1), host="dcache")
     assert entry["user"] == "54321" and same(folder, daq.dcache / "000001")
+    # ssh itself asks for the name
+    daq.set(XAMS_COPY_TO=f"stbc=login:{daq.stbc}")
+    done = as_nobody([sys.executable, "-m", copy_live.__name__, "--production"])
+    assert done.returncode == 1 and "ssh to login needs a user with a name" in done.stderr
 
 
 # What goes wrong
@@ -673,6 +771,38 @@ def test_destination_that_is_the_source(daq):  # noqa: F811
     other.symlink_to(daq.live)
     with pytest.raises(InvalidOption, match="that is where it is"):
         copy_live.copy_data("000001", daq.live, str(other), "dcache", True)
+
+
+def test_destination_in_live_data_of_a_run(daq, capfd):  # noqa: F811
+    folder = daq.add_run(1)
+    daq.add_run(2)
+    (daq.folder / "link").symlink_to(folder / "000001")
+    before = sorted(folder.rglob("*"))
+    for path in (folder, folder / "000001", daq.folder / "link"):
+        daq.set(XAMS_COPY_TO=f"dcache={path}")
+        assert copy("--production") == 1
+        assert capfd.readouterr().err.count("that is in the live data of a run") == 2
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("host", ["dcache"])
+def test_copy_that_cannot_be_written(daq, host, capfd):  # noqa: F811
+    """It is not the whole destination that refuses, and the next runs are copied."""
+    need(os.getuid() == 0, "needs root, to mount")
+    for number in (1, 2):
+        daq.add_run(number)
+    place = str(getattr(daq, host) / "000002")
+    os.mkdir(place)
+    if subprocess.run(["mount", "--bind", place, place], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert copy("--production", "--to", host) == 1
+        said = capfd.readouterr().err
+        assert f"run 000002 is not copied to {host}: " in said
+        assert "is mounted at" in said and "nothing can be copied" not in said
+        assert daq.hosts(1) == sorted(["daq", host]) and daq.hosts(2) == ["daq"]
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def test_hosts_that_do_not_let_us_in(daq, tmp_path, sshd):  # noqa: F811

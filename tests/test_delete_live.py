@@ -332,6 +332,30 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
     assert sorted(daq.live.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("host", "name"), [("stbc", ""), ("dcache", ""), ("dcache", "000001")])
+def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F811
+    """It stays when the live data gets another name: neither is it a copy, nor is that deleted."""
+    need(os.getuid() == 0, "needs root, to mount")
+    folder = daq.add_run(1)
+    place = getattr(daq, host) / "000001" / name
+    shutil.copytree(folder, getattr(daq, host) / "000001")
+    ssh_host = "login:" if host == "stbc" else ""
+    daq.set(XAMS_COPY_TO=f"{host}={ssh_host}{getattr(daq, host)}")
+    mount = ["mount", "--bind", str(folder / name), str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert copy_live.main(["--production"]) == 1
+        entry = {"type": "live", "host": host, "location": str(getattr(daq, host))}
+        documents.add_data(daq.runs, 1, entry)
+        assert delete(*SURE) == 1
+        reason = "itself, by another way" if host == "stbc" else "something is mounted at"
+        assert all(reason in line for line in errors(capfd)[::2])
+        assert_untouched(daq, folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 @pytest.mark.parametrize("markers", ["kept", "removed"])
 def test_two_copies_that_are_one_folder(daq, markers, capfd):  # noqa: F811
     """By ssh and on this machine, which no setting shows: that is one copy."""
@@ -362,6 +386,35 @@ def test_copy_without_marker(local):
     marker.unlink()
     assert delete() == 0 and not marker.exists()
     assert delete(*SURE) == 0 and marker.exists() and not folder.exists()
+
+
+def test_document_that_was_imported_again(local):
+    """It has another _id: every file is compared, so what is verified counts."""
+    folder = add_copied(local)
+    document = documents.find_run(local.runs, 1)
+    local.runs.delete_one({"number": 1})
+    local.runs.insert_one(document | {"_id": "new"})
+    assert delete(*SURE) == 0 and not folder.exists()
+
+
+def test_one_folder_under_two_names(local):
+    """Both entries of it are moved to deleted_data, at once."""
+    folder = add_copied(local)
+    entry = {"type": "live", "host": "daq", "location": f"{local.live}/"}
+    documents.add_data(local.runs, 1, entry)
+    assert delete(*SURE) == 0 and not folder.exists()
+    assert local.hosts(1) == ["dcache"] and local.hosts(1, "deleted_data") == ["daq", "daq"]
+
+
+@pytest.mark.parametrize("odd", ["text", [{"type": "live", "host": "daq", "location": "/a\0"}]])
+def test_odd_deleted_data(local, odd, capfd):
+    """Where nothing can be noted nothing is deleted; odd entries do not matter."""
+    folder = add_copied(local, deleted_data=odd)
+    other = add_copied(local, 2)
+    is_odd = odd == "text"
+    assert delete(*SURE) == int(is_odd) and not other.exists()
+    assert folder.exists() == is_odd and not removal.aside(folder).exists()
+    assert ("correct the document" in capfd.readouterr().err) == is_odd
 
 
 def test_copy_of_another_run(local, capfd):
@@ -462,7 +515,8 @@ def test_what_changes_while_copies_are_verified(local, monkeypatch, capfd):
         local.runs.update_one({"number": 1}, {"$unset": {"copy_claim": ""}})
         assert_untouched(local, folder)
         monkeypatch.undo()
-        shutil.copytree(local.dcache / "000001", folder, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(rsync.MARKER)
+        shutil.copytree(local.dcache / "000001", folder, dirs_exist_ok=True, ignore=ignored)
         return_settings(local)
 
 

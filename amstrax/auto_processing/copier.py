@@ -15,11 +15,11 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from amstrax import settings
-from amstrax.auto_processing import copy_live, copy_marker, live_folder
+from amstrax.auto_processing import copy_live, copy_marker, live_folder, rsync
 from amstrax.auto_processing.destinations import Destination
-from amstrax.auto_processing.rounds import Rests
+from amstrax.auto_processing.rounds import Rests, describe
 from amstrax.exceptions import (
-    AmstraxError,
+    CopyFailed,
     CopyRefused,
     DestinationUnusable,
     InvalidRunDocument,
@@ -125,9 +125,9 @@ class Copier:
             self._handle_run(document, tally)
         except (RunDatabaseError, Stopped):
             raise
-        except (AmstraxError, OSError) as error:
+        except Exception as error:
             run_id = documents.name_of(document) or "?"
-            log.error("run %s is not copied: %s", run_id, " ".join(str(error).split()))
+            log.error("run %s is not copied: %s", run_id, describe(error))
             self.rests.note(run_id, failed=True)
             with self._lock:
                 tally.problems += max(len(self._missing(document)), 1)
@@ -143,8 +143,7 @@ class Copier:
             reason = copy_live.why_not(
                 documents.merge_tags(self._collection, document), to, self._folders
             )
-            if reason is not None:
-                log.info("run %s is not copied: %s", run_id, reason)
+            if self._is_refused(run_id, reason):
                 return
             self._copy_to_all(document, run_id, to, tally, self._stopped)
             return
@@ -163,12 +162,19 @@ class Copier:
                 )
             to = self._missing(fresh)
             reason = copy_live.why_not(fresh, to, self._folders)
-            if reason is not None:
-                log.debug("run %s is not copied: %s", run_id, reason)
+            if self._is_refused(run_id, reason):
                 return
             self._copy_to_all(
                 fresh, run_id, to, tally, lambda: self._stopped() or claim.lost.is_set()
             )
+
+    def _is_refused(self, run_id: str, reason: str | None) -> bool:
+        """Return whether a run is left alone; raise CopyFailed if it was asked for by name."""
+        if reason is not None and self._args.run_id:
+            raise CopyFailed(reason)
+        if reason is not None:
+            log.info("run %s is not copied: %s", run_id, reason)
+        return reason is not None
 
     def _copy_to_all(
         self,
@@ -198,7 +204,7 @@ class Copier:
                 if stopped():
                     return
                 raise
-            except (AmstraxError, OSError) as error:
+            except Exception as error:
                 failed = failed or not isinstance(error, DestinationUnusable)
                 self._note(run_id, destination, error)
                 with self._lock:
@@ -216,13 +222,14 @@ class Copier:
         with self._lock:
             if isinstance(error, DestinationUnusable):
                 self._unusable.add(destination.name)
-                text = " ".join(str(error).split())
+                text = describe(error)
                 if self._said.get(destination.name) != text:
                     self._said[destination.name] = text
                     log.error("nothing can be copied to %s: %s", destination.name, text)
             elif error is not None:
-                text = " ".join(str(error).split())
-                log.error("run %s is not copied to %s: %s", run_id, destination.name, text)
+                log.error(
+                    "run %s is not copied to %s: %s", run_id, destination.name, describe(error)
+                )
             elif self._said.pop(destination.name, None):
                 log.info("copying to %s works again", destination.name)
 
@@ -264,7 +271,8 @@ class Copier:
         if same != destination.name:
             raise CopyRefused(
                 f"the folder {destination.folder} of {destination.name} is that of {same}: two "
-                "names of one folder are one copy: correct the settings"
+                "names of one folder are one copy: correct the settings, or remove a "
+                f"{rsync.MARKER} that was copied from there"
             )
         entry |= {
             "n_files": copied.n_files,

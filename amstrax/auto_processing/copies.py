@@ -87,6 +87,8 @@ def copy_data(
     copied = Copied(*live_folder.count(before))
     if ssh_host is None and live_folder.is_same(location, live_data_path):
         raise InvalidOption(f"{what}: that is where it is: correct the destination")
+    if ssh_host is None and live_folder.is_in_run(location, live_data_path):
+        raise InvalidOption(f"{what}: that is in the live data of a run: correct the destination")
     if identity is None:
         source = f"{documents.this_host()}:{Path(live_data_path).resolve()}"
         identity = {"name": run_id, "source": source}
@@ -98,6 +100,7 @@ def copy_data(
         return None
     log.info("copying %s, %d files, %.1f MB", what, copied.n_files, copied.n_bytes / 1e6)
     marker = copy_marker.find(place, identity) or copy_marker.add(place, identity)
+    copy_marker.check_apart(run_dir, place, marker)
     rsync.copy(run_dir, place, bandwidth, False, stopped, on_bytes, left)
     wrong = compare(run_dir, place, before, stopped)
     if wrong:

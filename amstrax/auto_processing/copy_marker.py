@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import rundoc
-from amstrax.auto_processing import live_folder, rsync
+from amstrax.auto_processing import live_folder, removal, rsync
 from amstrax.auto_processing.live_folder import Inventory
 from amstrax.auto_processing.rsync import Place
 from amstrax.exceptions import CopyRefused, InvalidRunDocument
@@ -50,26 +50,67 @@ def identity(collection: Any, document: Mapping[str, Any]) -> Marker:
 
 
 def find(place: Place, of_run: Mapping[str, Any]) -> Marker | None:
-    """Return the marker of a copy; None where it has none, or one that does not say all.
+    """Return the marker of a copy; None where it has none, or one that does not name this document.
 
     Raises
     ------
     CopyRefused
         When it is that of another run.
     """
+    marker = _read(place)
+    if marker is None:
+        return None
+    different = {key for key, value in of_run.items() if key in marker and marker[key] != value}
+    # A document that was exported and imported may have another _id: then the files decide, as
+    # where there is no marker
+    if different - {"document"}:
+        raise CopyRefused(
+            f"{place} holds another run ({_describe(marker)}; this is {_describe(of_run)}): move "
+            f"that away, correct the destination or, if it is this run, remove {rsync.MARKER}"
+        )
+    is_whole = (
+        not different and of_run.keys() <= marker.keys() and isinstance(marker.get("copy"), str)
+    )
+    return marker if is_whole else None
+
+
+def _read(place: Place) -> Marker | None:
     try:
         marker = json.loads(rsync.fetch(place / rsync.MARKER, _LARGEST))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(marker, dict):
-        return None
-    if any(key in marker and marker[key] != value for key, value in of_run.items()):
+    return marker if isinstance(marker, dict) else None
+
+
+def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = None) -> None:
+    """Check that a copy is no live data itself, as by a mount: all files are the same then.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of the run.
+    place
+        Folder of its copy.
+    marker
+        Marker of the copy; one that was written there is found in `run_dir` if both are the same.
+
+    Raises
+    ------
+    CopyRefused
+        When it is, or something is mounted in a copy on this machine.
+    """
+    folder = Path(place.folder)
+    if place.ssh_host is None and (mounted := removal.mounted_in(folder.resolve())):
         raise CopyRefused(
-            f"{place} holds another run ({_describe(marker)}; this is {_describe(of_run)}): move "
-            "that away, or correct the destination in the settings"
+            f"something is mounted at {mounted}, so {place} may be no copy: unmount that, or "
+            "correct the destination"
         )
-    is_whole = of_run.keys() <= marker.keys() and isinstance(marker.get("copy"), str)
-    return marker if is_whole else None
+    own = _read(Place(str(run_dir))) if marker else None
+    if marker and own and own.get("copy") == marker["copy"]:
+        raise CopyRefused(
+            f"{place} is {run_dir} itself, by another way: correct the destination, or remove a "
+            f"{rsync.MARKER} that was copied into the latter"
+        )
 
 
 def add(place: Place, of_run: Mapping[str, Any]) -> Marker:
@@ -119,6 +160,7 @@ def check(run_dir: Path, place: Place, known: Inventory, of_run: Mapping[str, An
     there = rsync.listing(place)
     if there is None:
         return []
+    check_apart(run_dir, place)
     wrong = [name for name, size in there.items() if size == rsync.ODD]
     if wrong:
         raise CopyRefused(f"{place} has {_some(wrong)}, neither file nor folder: move it away")

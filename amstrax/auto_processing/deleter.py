@@ -19,9 +19,8 @@ from typing import Any
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copies, copy_marker, live_folder, removal, rsync
 from amstrax.auto_processing.destinations import Destination
-from amstrax.auto_processing.rounds import Rests
+from amstrax.auto_processing.rounds import Rests, describe
 from amstrax.exceptions import (
-    AmstraxError,
     CopyDiffers,
     DeletionRefused,
     DestinationUnusable,
@@ -54,8 +53,8 @@ class Deletions:
         )
 
 
-def locations(document: Document, folders: Sequence[Path]) -> list[str]:
-    """Return the locations of a run's live data on this machine, as its document has them.
+def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of a run's live data on this machine, without links.
 
     Raises
     ------
@@ -64,18 +63,25 @@ def locations(document: Document, folders: Sequence[Path]) -> list[str]:
     """
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
-        location = str(entry.get("location"))
         try:
             folder = rundoc.check_location(entry.get("location")).resolve()
         except (InvalidRunDocument, OSError, RuntimeError) as error:
             raise DeletionRefused(str(error)) from None
         if folder not in folders:
             raise DeletionRefused(
-                f"its live data is in {location}, which is not among the folders that may be "
+                f"its live data is in {folder}, which is not among the folders that may be "
                 f"deleted from ({', '.join(map(str, folders))}): see --live_data"
             )
-        found.append(location)
+        found.append(folder)
     return list(dict.fromkeys(found))
+
+
+def _folder_of(entry: Mapping[str, Any]) -> Path | None:
+    """Return the folder of an entry of data, without links; None for what is no folder."""
+    try:
+        return rundoc.check_location(entry.get("location")).resolve()
+    except (InvalidRunDocument, OSError, RuntimeError):
+        return None
 
 
 class Deleter:
@@ -114,7 +120,7 @@ class Deleter:
         self._deleted_by = f"{settings.login_name()} with delete_live"
         self.rests = Rests()
 
-    def _locations(self, document: Document) -> list[str]:
+    def _locations(self, document: Document) -> list[Path]:
         return locations(document, self._folders)
 
     def _find(self, run_id: str) -> Document:
@@ -130,10 +136,10 @@ class Deleter:
             for run_dir in removal.set_aside_in(folder):
                 try:
                     self._settle(run_dir)
-                except RunDatabaseError:
+                except (RunDatabaseError, Stopped):
                     raise
-                except (AmstraxError, OSError) as error:
-                    log.error("%s is left as it is: %s", removal.aside(run_dir), error)
+                except Exception as error:
+                    log.error("%s is left as it is: %s", removal.aside(run_dir), describe(error))
                     problems += 1
         return problems
 
@@ -176,36 +182,37 @@ class Deleter:
                     f"its copy {place} lacks {live_folder.some(wrong)}, or has it otherwise: look "
                     "which of the two is needed"
                 )
-        self._check_markers(document, run_dir.name)
+        self._check_markers(document, there)
 
-    def _check_markers(self, document: Document, run_id: str, add: bool = False) -> None:
-        """Check that the copies are of this run, and that no two are one folder.
+    def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
+        """Check that the copies are of this run, and that no two are one folder, nor one `there`.
 
         Parameters
         ----------
         document
             Run document.
-        run_id
-            Name of the run.
+        there
+            Folder of its live data, which may be set aside.
         add
             Write the marker of a copy that has none; it must have been verified.
 
         Raises
         ------
         AmstraxError
-            When a copy is of another run, or the same as another copy.
+            When a copy is of another run, or the same as another copy or the live data.
         """
         of_run = copy_marker.identity(self._collection, document)
         known: dict[str, str] = {}
-        for name, place in self._places(document, run_id).items():
+        for name, place in self._places(document, live_folder.run_name(document)).items():
             marker = copy_marker.find(place, of_run)
             if marker is None and add:
                 marker = copy_marker.add(place, of_run)
+            copy_marker.check_apart(there, place, marker)
             same = known.setdefault(marker["copy"], name) if marker else name
             if same != name:
                 raise DeletionRefused(
                     f"its copies at {same} and {name} are one folder, {place}: that is one copy; "
-                    "correct the settings of the destinations"
+                    f"correct the settings, or remove a {rsync.MARKER} that was copied along"
                 )
 
     def _is_recorded(self, run_dir: Path) -> bool:
@@ -222,8 +229,7 @@ class Deleter:
             entries = documents.data_of(
                 {"data": document.get(key)}, type="live", host=documents.this_host()
             )
-            there = [Path(str(entry.get("location"))).resolve() for entry in entries]
-            return run_dir.parent in there
+            return run_dir.parent in map(_folder_of, entries)
 
         if has("data"):
             return False
@@ -250,15 +256,16 @@ class Deleter:
         for document in rundocs:
             if self._stopped():
                 break
-            run_id = live_folder.run_name(document)
+            run_id = documents.name_of(document) or "?"
             try:
+                live_folder.run_name(document)
                 n_bytes = self._handle_run(document, run_id, why_not)
             except (RunDatabaseError, Stopped):
                 if self._stopped():
                     break
                 raise
-            except (AmstraxError, OSError) as error:
-                log.error("run %s is not deleted: %s", run_id, " ".join(str(error).split()))
+            except Exception as error:
+                log.error("run %s is not deleted: %s", run_id, describe(error))
                 tally.problems += 1
                 self.rests.note(run_id, failed=not isinstance(error, DestinationUnusable))
                 continue
@@ -276,7 +283,7 @@ class Deleter:
             reason = why_not(documents.merge_tags(self._collection, document))
             if reason is not None:
                 raise DeletionRefused(reason)
-            found = [Path(location).resolve() / run_id for location in self._locations(document)]
+            found = [folder / run_id for folder in self._locations(document)]
             if any(removal.aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
             return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
@@ -297,15 +304,15 @@ class Deleter:
 
             fresh = check()
             n_bytes = 0
-            for location in self._locations(fresh):
-                run_dir = Path(location).resolve() / run_id
+            for folder in self._locations(fresh):
+                run_dir = folder / run_id
                 known, size = self._verify(fresh, run_dir, stopped)
                 # That took its time
                 check()
                 if not claim.check():
                     raise DeletionRefused("another process has claimed it meanwhile")
                 self._set_aside(fresh, run_dir, known, stopped)
-                self._record(run_id, run_dir, location)
+                self._record(run_id, run_dir)
                 removal.remove(run_dir)
                 log.info("run %s: %s is deleted, %.1f MB", run_id, run_dir, size / 1e6)
                 n_bytes += size
@@ -333,7 +340,7 @@ class Deleter:
                     f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
                     f"copy_live --run_id {run_dir.name} --again"
                 )
-        self._check_markers(document, run_dir.name)
+        self._check_markers(document, run_dir)
         log.info(
             "run %s: %d files, %.1f MB, verified at %s",
             run_dir.name,
@@ -381,13 +388,13 @@ class Deleter:
                         f"with {run_dir} its copy {place} goes too: is that the same folder, by "
                         "another way? Correct the setting for the destination"
                     )
-            self._check_markers(document, run_dir.name, add=True)
+            self._check_markers(document, there, add=True)
         except BaseException:
             removal.put_back(run_dir)
             raise
 
-    def _record(self, run_id: str, run_dir: Path, location: str) -> None:
-        """Move the entry of live data to deleted_data.
+    def _record(self, run_id: str, run_dir: Path) -> None:
+        """Move the entries of live data, however they call its folder, to deleted_data.
 
         Raises
         ------
@@ -396,10 +403,16 @@ class Deleter:
         DeletionRefused
             When the document has no such entry any more.
         """
-        entry = {"type": "live", "host": documents.this_host(), "location": location}
+        live = {"type": "live", "host": documents.this_host()}
         try:
-            documents.remove_data(self._collection, run_id, entry, self._deleted_by)
-        except RunNotFound:
+            for entry in documents.data_of(self._find(run_id), **live):
+                if _folder_of(entry) == run_dir.parent:
+                    one = {**live, "location": entry["location"]}
+                    documents.remove_data(self._collection, run_id, one, self._deleted_by)
+        except RunDatabaseError:
+            raise
+        except Exception:
+            # The document cannot take it
             removal.put_back(run_dir)
             raise
         if not self._is_recorded(run_dir):

@@ -97,7 +97,7 @@ def _destinations(detector: str) -> tuple[Destination, ...]:
                 "NAME=USER@HOST:/FOLDER, or NAME=/FOLDER for one of this machine, with commas "
                 "between them"
             )
-        folder = match["folder"].rstrip("/") or "/"
+        folder = re.sub("/+", "/", match["folder"]).rstrip("/") or "/"
         found[match["name"]] = Destination(match["name"], match["ssh_host"], folder)
     return tuple(found.values())
 

@@ -47,6 +47,14 @@ def is_same(one: str | Path, other: str | Path) -> bool:
         return os.path.realpath(one) == os.path.realpath(other)
 
 
+def is_in_run(folder: str | Path, live_data: str | Path) -> bool:
+    """Return whether a folder is that of a run in a folder of live data, or below one."""
+    real = Path(folder).resolve()
+    return any(
+        path.name.isdigit() and is_same(path.parent, live_data) for path in (real, *real.parents)
+    )
+
+
 def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
     """Return the folders that live data may be copied and deleted from, without links.
 

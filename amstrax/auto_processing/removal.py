@@ -107,11 +107,15 @@ def _check(path: Path, parent: int) -> None:
         whole = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
     finally:
         os.close(descriptor)
-    for mounted in _mount_points():
-        if mounted == whole or whole in mounted.parents:
-            raise DeletionRefused(
-                f"something is mounted at {mounted}, which is of {path}: nothing is deleted"
-            )
+    if mounted := mounted_in(whole):
+        raise DeletionRefused(
+            f"something is mounted at {mounted}, which is of {path}: nothing is deleted"
+        )
+
+
+def mounted_in(folder: Path) -> Path | None:
+    """Find where a disk, or a part of one, is mounted at a folder or below, given without links."""
+    return next((p for p in _mount_points() if p.is_relative_to(folder)), None)
 
 
 def _mount_points() -> list[Path]:

@@ -35,6 +35,12 @@ class Rests:
         return frozenset(name for name, (until, _) in list(self._rests.items()) if until > now)
 
 
+def describe(error: Exception) -> str:
+    """Return an error as one line; one that nobody foresaw with its type."""
+    is_known = isinstance(error, (AmstraxError, OSError))
+    return " ".join(str(error).split()) if is_known else repr(error)
+
+
 def repeat(
     one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
 ) -> None:
@@ -69,7 +75,7 @@ def repeat(
             break
         except Exception as error:
             known = isinstance(error, (AmstraxError, OSError))
-            text = " ".join(str(error).split()) if known else repr(error)
+            text = describe(error)
             if text != trouble:
                 logger.error("%s; trying again", text, exc_info=None if known else error)
             trouble, wait = text, min(2 * wait, max(LONGEST_WAIT, args.pause))

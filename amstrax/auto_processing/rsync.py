@@ -66,6 +66,11 @@ _PROBLEMS = (
         "{host} refuses the log-in ({line}): check the user, and the key (setting "
         "AMSTRAX_SSH_CONFIG, or an SSH agent)",
     ),
+    (
+        r"No user exists for uid",
+        True,
+        "ssh to {host} needs a user with a name ({line}): give this one a line in /etc/passwd",
+    ),
     (r"Could not resolve hostname", True, "there is no host {host} ({line}): check its name"),
     (
         r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found",
@@ -246,10 +251,12 @@ def _read(path: Path, most: int) -> bytes:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return b""
         raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+        os.close(descriptor)
+        return b""
     with open(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        is_small_file = stat.S_ISREG(state.st_mode) and state.st_size <= most
-        return file.read(most) if is_small_file else b""
+        return file.read(most)
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:
@@ -442,12 +449,24 @@ def _problem(
         for line in lines:
             # What is sent is the place's own when it is only looked at
             if re.search(pattern, line) and (is_written or is_of_place):
-                kind = DestinationUnusable if is_of_place else CopyFailed
+                is_usable = not is_of_place or _is_inside(line, place)
+                kind = CopyFailed if is_usable else DestinationUnusable
                 return kind(text.format(line=line, **names)), not _CLOSED.search(line)
     line = next((line for line in lines if "rsync error" not in line), "it says nothing")
     if status == 24 or "No such file or directory" in complained:
         return CopyFailed(f"files vanished while they were copied to {place} ({line})"), True
     return CopyFailed(f"rsync to {place} failed with status {status}: {line}"), False
+
+
+def _is_inside(line: str, place: Place) -> bool:
+    """Return whether rsync refuses something in a place, so that others beside it may do.
+
+    A folder of copies is listed as its own part, see `check_folder`.
+    """
+    folder = re.escape(place.folder)
+    return not place.folder.endswith("/.") and bool(
+        re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)
+    )
 
 
 #: What rsync says when the other end has gone, for whatever reason
