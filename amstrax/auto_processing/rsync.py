@@ -449,7 +449,9 @@ def _problem(
         for line in lines:
             # What is sent is the place's own when it is only looked at
             if re.search(pattern, line) and (is_written or is_of_place):
-                is_usable = not is_of_place or _is_inside(line, place)
+                is_usable = not is_of_place or (
+                    "refuses to be read" in text and _is_inside(line, place)
+                )
                 kind = CopyFailed if is_usable else DestinationUnusable
                 return kind(text.format(line=line, **names)), not _CLOSED.search(line)
     line = next((line for line in lines if "rsync error" not in line), "it says nothing")
