@@ -233,7 +233,7 @@ def store(tmp_path_factory):
     return LocalClient(path)["run"]["runs_gas"]
 
 
-@fuzz(60)
+@fuzz(120)
 @given(mutations(whole_document(), ODD_VALUES))
 @with_(_id=math.nan)
 @with_(_id={"a": math.nan})
@@ -582,7 +582,7 @@ def damage(run_dir, fault):
         other.write_bytes(content)
 
 
-@fuzz(50)
+@fuzz(100)
 @given(FAULTS)
 @example(("copy", "000001/0", "000001/1"))
 @example(("copy", "000000/1", "000000/0"))
