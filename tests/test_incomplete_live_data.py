@@ -483,8 +483,8 @@ def test_incomplete_end(tmp_path, busy):
     reader.config["allow_incomplete"] = True
     assert reader.is_ready(1)
     assert not reader.is_ready(2)
-    assert [str(path.parent) in text for text in reader.missing] == [True, False]
-    assert str(run_dir / "000001") in reader.missing[1]
+    assert [str(path.parent) in text for text in reader.missing_live_data] == [True, False]
+    assert str(run_dir / "000001") in reader.missing_live_data[1]
 
 
 def test_overlap_of_0_bytes_waits_for_its_copy(tmp_path):

@@ -157,8 +157,7 @@ class LiveDataReader(Plugin):
         # Whole seconds only: times of records count from the start of a second
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
         self.dt_max = self.config["max_digitizer_sampling_time"]
-        #: What the run lacks, as far as it has been processed
-        self.missing: list[str] = []
+        self.missing_live_data = [] if self.config["allow_incomplete"] else None
         #: Number of chunks, known once the run has ended
         self.n_chunks: int | None = None
         self._logged: set[str] = set()
@@ -316,10 +315,10 @@ class LiveDataReader(Plugin):
 
     def _note_missing(self, text: str) -> None:
         """Log and keep what the run lacks; raise LiveDataIncomplete where that is not allowed."""
-        if not self.config["allow_incomplete"]:
+        if self.missing_live_data is None:
             raise _incomplete(text)
-        if text not in self.missing:
-            self.missing.append(text)
+        if text not in self.missing_live_data:
+            self.missing_live_data.append(text)
             log.warning("incomplete live data: %s", text)
 
     def source_finished(self):

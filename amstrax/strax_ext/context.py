@@ -19,7 +19,6 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import NoSuchDataType, did_you_mean
-from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
@@ -226,8 +225,9 @@ class Context(strax.Context):
         The reader adds to the list while it works. `which` are arguments of `get_metadata`.
         """
         for plugin in components.plugins.values():
-            if isinstance(plugin, LiveDataReader):
-                return plugin.missing if plugin.config["allow_incomplete"] else None
+            missing = getattr(plugin, "missing_live_data", None)
+            if missing is not None:
+                return missing
         if run_id.startswith("_"):
             return None
         for data_type in components.loaders:

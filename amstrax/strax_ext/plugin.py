@@ -147,6 +147,9 @@ class Plugin(strax.Plugin):
     #: Holds for the class that sets both, not for subclasses: these may need any field.
     input_fields: Mapping[str, Sequence[str]] = immutabledict()
 
+    #: What the live data of the run lacks, in a reader that is allowed to go without it
+    missing_live_data: list[str] | None = None
+
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None
 
