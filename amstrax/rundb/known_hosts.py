@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax.exceptions import HostKeyRefused, RunDatabaseNotSet
-from amstrax.rundb.ssh_config import Destination
+from amstrax.rundb.ssh_config import SSHHost
 
 if TYPE_CHECKING:
     import paramiko
@@ -45,7 +45,7 @@ class KnownKey(NamedTuple):
     place: str
 
 
-def known_keys(to: Destination) -> list[KnownKey]:
+def known_keys(to: SSHHost) -> list[KnownKey]:
     """Return the keys that known_hosts has for a host: its own, authorities', revoked ones.
 
     Keys for the host without its port count where none are for this port.
@@ -62,7 +62,7 @@ def known_keys(to: Destination) -> list[KnownKey]:
     return revoked + next((keys for keys in known if keys), [])
 
 
-def verify(to: Destination, key: "paramiko.PKey") -> str:
+def verify(to: SSHHost, key: "paramiko.PKey") -> str:
     """Return the place of the line by which a host's key is known.
 
     Raises
@@ -117,7 +117,7 @@ def verify(to: Destination, key: "paramiko.PKey") -> str:
     )
 
 
-def preferred(to: Destination, algorithms: Iterable[str]) -> tuple[str, ...]:
+def preferred(to: SSHHost, algorithms: Iterable[str]) -> tuple[str, ...]:
     """Return algorithms of host keys in the order to ask for: those that can be verified first."""
     algorithms = list(algorithms)
     keys = known_keys(to)
@@ -177,7 +177,7 @@ def _entries(path: Path) -> Iterator[tuple[str, KnownKey]]:
         yield hosts, KnownKey(marker, kind, data, f"{path}, line {number}")
 
 
-def _revoked_by(to: Destination, known: Iterable[KnownKey], data: bytes) -> str:
+def _revoked_by(to: SSHHost, known: Iterable[KnownKey], data: bytes) -> str:
     """Return the place that revokes a key, empty for none."""
     for each in known:
         if each.marker == REVOKED and each.data == data:

@@ -20,7 +20,7 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
 )
 from amstrax.rundb import known_hosts
-from amstrax.rundb.ssh_config import Destination, ProxySocket, destination
+from amstrax.rundb.ssh_config import SSHHost, ProxySocket, destination
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def connect(link: RunDatabase) -> "paramiko.Transport":
     return transport
 
 
-def verified(to: Destination) -> "paramiko.Transport":
+def verified(to: SSHHost) -> "paramiko.Transport":
     """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
 
     Raises
@@ -76,7 +76,7 @@ def verified(to: Destination) -> "paramiko.Transport":
     return transport
 
 
-def resolve(to: Destination) -> list[str]:
+def resolve(to: SSHHost) -> list[str]:
     """Return the addresses of the DAQ host.
 
     Raises
@@ -94,7 +94,7 @@ def resolve(to: Destination) -> list[str]:
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
-def dial(to: Destination, addresses: Sequence[str] = ()) -> socket.socket:
+def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
     """Return a connection to the SSH port of the DAQ host, or the one of its proxy.
 
     Parameters
@@ -127,7 +127,7 @@ def dial(to: Destination, addresses: Sequence[str] = ()) -> socket.socket:
         ) from error
 
 
-def greet(to: Destination, connection: socket.socket) -> "paramiko.Transport":
+def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
     """Return the SSH session on a connection, encrypted, with nothing verified yet.
 
     Raises
@@ -167,7 +167,7 @@ def greet(to: Destination, connection: socket.socket) -> "paramiko.Transport":
     return transport
 
 
-def log_in(to: Destination, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
+def log_in(to: SSHHost, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
     """Log in on a verified session; return the session that is logged in, and with what.
 
     A key file that is set is tried first, and then the password; with neither, the keys of the SSH
@@ -220,7 +220,7 @@ def log_in(to: Destination, transport: "paramiko.Transport") -> tuple["paramiko.
 
 
 def _credentials(
-    to: Destination,
+    to: SSHHost,
 ) -> Iterator[tuple[str, Callable[["paramiko.Transport"], Any]]]:
     link = to.link
     if not to.user:
@@ -239,15 +239,15 @@ def _credentials(
         yield "the password", functools.partial(_with_password, to)
 
 
-def _with_key(to: Destination, key: Any, transport: "paramiko.Transport") -> None:
+def _with_key(to: SSHHost, key: Any, transport: "paramiko.Transport") -> None:
     transport.auth_publickey(to.user, key)
 
 
-def _with_password(to: Destination, transport: "paramiko.Transport") -> None:
+def _with_password(to: SSHHost, transport: "paramiko.Transport") -> None:
     transport.auth_password(to.user, to.link.daq_password)
 
 
-def _usual_keys(to: Destination) -> Iterator[tuple[str, Any]]:
+def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
     import paramiko
 
     wanted = {key for path in to.identities for key in _public_keys(path)}

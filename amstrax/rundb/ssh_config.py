@@ -30,7 +30,7 @@ DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 @dataclass(frozen=True)
-class Destination:
+class SSHHost:
     """The DAQ host as ssh sees it.
 
     Attributes
@@ -82,7 +82,7 @@ class Destination:
         return self.key_names[-1]
 
 
-def destination(link: RunDatabase) -> Destination:
+def destination(link: RunDatabase) -> SSHHost:
     """Return where the DAQ host is, by the settings of amstrax and of ssh.
 
     Raises
@@ -94,7 +94,7 @@ def destination(link: RunDatabase) -> Destination:
     """
     said = _ask_ssh(link)
     if said is None:
-        return Destination(
+        return SSHHost(
             link,
             link.daq_host,
             link.daq_port,
@@ -127,7 +127,7 @@ def destination(link: RunDatabase) -> Destination:
             for path in _paths(_expand(first(name), tokens))
         )
     revoked = first("revokedhostkeys")
-    return Destination(
+    return SSHHost(
         link,
         host,
         port,
