@@ -20,7 +20,7 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
 )
 from amstrax.rundb import known_hosts
-from amstrax.rundb.ssh_config import SSHHost, ProxySocket, destination
+from amstrax.rundb.ssh_config import ProxySocket, SSHHost, destination
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
