@@ -211,8 +211,8 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
                 "differ from run to run: give it a plain value there"
             )
     for option in taken:
-        value = options.get(option.name, option.default)
-        if not versions.is_lookup(value):
+        value = options.get(option.name)
+        if option.name in options and not versions.is_lookup(value):
             what = f"corrections_version={version!r}: the value {value!r:.60}"
             _check_kind(option, value, what)
     return options
