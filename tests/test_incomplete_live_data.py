@@ -480,7 +480,7 @@ def test_incomplete_end(tmp_path, busy):
     assert reader.is_ready(0)
     with pytest.raises(LiveDataTimeout, match=rf"THE_END .*{path.name}.*--allow_incomplete"):
         reader.is_ready(1)
-    reader.config["allow_incomplete"] = True
+    reader.config["allow_incomplete"], reader.missing_live_data = True, []
     assert reader.is_ready(1)
     assert not reader.is_ready(2)
     assert [str(path.parent) in text for text in reader.missing_live_data] == [True, False]

@@ -163,7 +163,7 @@ def test_what_is_being_written_is_not_touched(tmp_path):
     redax.write_end(run_dir, TWO_HOSTS)
     with pytest.raises(exceptions.LiveDataIncomplete, match="000000_post"):
         reader.is_ready(0)
-    reader.config["allow_incomplete"] = True
+    reader.config["allow_incomplete"], reader.missing_live_data = True, []
     assert reader.is_ready(0)
     assert not reader.is_ready(1)
     assert reader.source_finished()

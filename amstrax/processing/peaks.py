@@ -39,8 +39,8 @@ def gains(
     is_list = to_pe.ndim == 1 and to_pe.dtype.kind in "iuf"
     if not is_list or len(to_pe) < n_channels or not np.isfinite(to_pe).all():
         raise InvalidOption(
-            f"gain_to_pe_array, of shape {to_pe.shape}, must be a list of at least {n_channels} "
-            f"finite numbers, one for each channel: correct {origin}"
+            f"gain_to_pe_array {gain_to_pe_array!r:.50}, of shape {to_pe.shape}, must be a list of "
+            f"at least {n_channels} finite numbers, one for each channel: correct {origin}"
         )
     return to_pe.astype(np.float64)
 

@@ -40,9 +40,9 @@ def test_gains():
     ],
 )
 def test_gains_that_are_not_a_number_for_each_channel(value):
-    with pytest.raises(InvalidOption, match="at least 3 numbers") as error:
+    with pytest.raises(InvalidOption, match="at least 3 finite numbers") as error:
         kernels.gains(value, 3)
-    assert repr(value) in str(error.value)
+    assert repr(value)[:50] in str(error.value)
     assert isinstance(error.value, ValueError)
 
 
