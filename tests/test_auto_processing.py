@@ -596,7 +596,7 @@ ODD_DOCUMENTS = {
     "name has a slash": ({"name": "a b/c"}, "cannot be the name of its folder"),
     "name has a zero": ({"name": "a\0b"}, "cannot be the name of its folder"),
     "number is a text": ({"number": "777", "name": None}, "is not in the run database"),
-    "number is beyond all": ({"number": 2**62, "name": None}, "is not in the run database"),
+    "number is beyond all": ({"number": 2**62, "name": None}, "neither number nor name"),
     "number is a decimal": ({"number": Decimal128("7"), **NO_END}, "yesterday"),
     "neither number nor name": ({"number": None, "name": None}, "neither number nor name"),
     "one of two documents": ({"number": 90, "name": "000090"}, "run 000090 has several documents"),

@@ -168,7 +168,11 @@ class Day:
                 cwd=self.folder,
                 env=os.environ
                 | self.slurm.environment
-                | {"AMSTRAX_CONFIG": str(self.folder / f"{config}.conf")},
+                # conftest's setting would hide the one in the file
+                | {
+                    "AMSTRAX_CONFIG": str(self.folder / f"{config}.conf"),
+                    "AMSTRAX_SSH_CONFIG": "",
+                },
             )
 
     def log(self, name: str) -> Path:
