@@ -33,6 +33,10 @@ def times_of(row):
     return {"time": row["time"], "endtime": strax.endtime(row)}
 
 
+def radius(x, y):
+    return np.sqrt(x * x + y * y)
+
+
 def peak_basics(peaks, options, top, dtype):
     """Return peak_basics; `top` are the first and last channel of the top array."""
     rows = []
@@ -92,7 +96,7 @@ def peak_positions(peaks, basics, options, first_top, dtype):
                 value = value * fraction + np.float32(coefficient)
             row |= {f"{axis}_cgr": fraction, f"{axis}_corr": value}
         for kind in ("cgr", "corr"):
-            row[f"r_{kind}"] = np.sqrt(row[f"x_{kind}"] ** 2 + row[f"y_{kind}"] ** 2)
+            row[f"r_{kind}"] = radius(row[f"x_{kind}"], row[f"y_{kind}"])
         kind = options.default_reconstruction_algorithm
         rows.append(row | {axis: row[f"{axis}_{kind}"] for axis in "xyr"})
     return as_array(rows, dtype)
@@ -205,7 +209,7 @@ def event_positions(basics, options, dtype):
                 event[f"{source}_{axis}_{options.default_reconstruction_algorithm}"]
                 for axis in "xy"
             )
-            row |= {f"{prefix}x": x, f"{prefix}y": y, f"{prefix}r": np.sqrt(x**2 + y**2)}
+            row |= {f"{prefix}x": x, f"{prefix}y": y, f"{prefix}r": radius(x, y)}
         rows.append(row)
     return as_array(rows, dtype)
 
@@ -246,8 +250,41 @@ def coincidences(signals, times, external, options, dtype):
     unused = external["time"][is_511].tolist()
     rows = []
     for signal, time in zip(signals, times.tolist(), strict=True):
-        partner = next((t for t in unused if time >= 0 and 0 <= t - time <= options.max_delay), None)
+        partner = next(
+            (t for t in unused if time >= 0 and 0 <= t - time <= options.max_delay), None
+        )
         if partner is not None:
             unused.remove(partner)
         rows.append(times_of(signal) | {"is_coinc": partner is not None})
     return as_array(rows, dtype)
+
+
+def led_rows(raw_records, options):
+    """Return rows of records_led and led_calibration together, as dicts."""
+    rows = []
+    n_samples = options.n_records_per_pulse * options.record_length
+    for first in raw_records[raw_records["record_i"] == 0]:
+        mine = raw_records[raw_records["channel"] == first["channel"]]
+        start = mine["time"] - mine["record_i"].astype(int) * options.record_length * mine["dt"]
+        mine = mine[(start == first["time"]) & (mine["record_i"] < options.n_records_per_pulse)]
+        data, present = np.zeros(n_samples, np.float32), np.zeros(n_samples, bool)
+        for fragment in mine:
+            begin, length = fragment["record_i"] * options.record_length, fragment["length"]
+            data[begin : begin + length] = fragment["data"][:length]
+            present[begin : begin + length] = True
+        window = slice(*options.baseline_window)
+        baseline = data[window][present[window]].mean()
+        data = np.where(present, -(data - baseline), 0)
+        led, noise = options.led_window, options.noise_window
+        areas = [data[led[0] : led[1] + 2 * i].sum() for i in range(6)]
+        rows.append(
+            {
+                **{name: first[name] for name in ("time", "dt", "channel", "pulse_length")},
+                "length": mine["length"].sum(),
+                "data": data,
+                "amplitude_led": data[slice(*led)].max(),
+                "amplitude_noise": data[slice(*noise)].max(),
+                "area": np.mean(areas),
+            }
+        )
+    return rows
