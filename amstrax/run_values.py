@@ -167,8 +167,8 @@ def _fetch(run_id: str | int, paths: Iterable[str], detector: str) -> dict[str, 
 
 
 def _fields(paths: Iterable[str]) -> list[str]:
-    """Return the fields of a document that hold what is at some paths."""
-    return list(dict.fromkeys(path.partition(".")[0] for path in paths))
+    """Return the fields of a document with the name of the run and what is at some paths."""
+    return list(dict.fromkeys(["name", "number", *(path.partition(".")[0] for path in paths)]))
 
 
 class RunValues:
@@ -191,6 +191,12 @@ class RunValues:
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes get values: a client is of one process
         return {"_context": None, "_known": self._known, "_warned": self._warned}
+
+    def resolve(self, value: Any, run_id: str) -> Any:
+        """Return the value of an option for a run: as `get` or `channel_map`, or as it is."""
+        if isinstance(value, DefaultChannelMap):
+            return self.channel_map(run_id, value)
+        return self.get(value, run_id) if is_run_value(value) else value
 
     def get(self, url: str, run_id: str) -> Any:
         """Return the value that a string ``rundoc://...`` stands for.

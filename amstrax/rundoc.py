@@ -347,7 +347,7 @@ def channel_range(channel_map: object, group: str) -> tuple[int, int]:
         value = channel_map.get(group) if isinstance(channel_map, Mapping) else channel_map
         raise InvalidOption(
             f"channel_map has {short(value)} for {group}: give first and last channel, as [1, 4], "
-            "in the run document (xams_bookkeeping.channel_map) or in the context's config"
+            "in xams_bookkeeping of the run document or in the context's config"
         )
     return first, last
 

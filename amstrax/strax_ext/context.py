@@ -165,7 +165,7 @@ class Context(strax.Context):
     @property
     def run_values(self) -> RunValues:
         """Values of run documents, for the options of plugins."""
-        return vars(self).setdefault("_run_values", RunValues(self))
+        return self.__dict__.setdefault("_run_values", RunValues(self))
 
     def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
         """Take options of a run from a document, not from that in the run database."""
