@@ -233,14 +233,14 @@ class RunValues:
         try:
             address = Address(rundoc.CHANNEL_MAP_FIELDS, None, _CHANNEL_MAP)
             found = rundoc.channel_map(self._document(run_id, address) or {})
-        except RunDatabaseUnreachable as error:
+        except RunDatabaseUnreachable:
+            # The frontend has said why
             if run_id not in self._warned:
                 self._warned.add(run_id)
                 log.warning(
-                    "run %s: the default channel map is used, since its document cannot be had "
-                    "(%s): if the run has another, give the context config={'channel_map': ...}",
+                    "run %s: its document cannot be read, so the default channel map is used: if "
+                    "the run has another, give the context config={'channel_map': {...}}",
                     run_id,
-                    error,
                 )
             return default
         return self._known.setdefault(("", run_id), default if found is None else found)

@@ -64,7 +64,9 @@ def _option(st: strax.Context, option: strax.Option, run_id: str, types: Iterabl
     source = runs = problem = ""
     try:
         if isinstance(value, DefaultChannelMap) or is_run_value(value):
-            value, source, runs = RunValues(st).resolve(value, run_id), "run document", run_id
+            given, value = value, RunValues(st).resolve(value, run_id)
+            if value is not given:
+                source, runs = "run document", run_id
         elif versions.is_lookup(value):
             found = versions.look_up(value, run_id, option.name)
             value, source, runs = found.value, found.file.name, found.range or "all"
