@@ -142,7 +142,10 @@ def test_check_of_good_files(run, tmp_path):
         ({"elife_v1": {"000001": [1], "000002": [[1]]}}, r"a list \(a list \(a number\)\)"),
         ({"elife_v1": {"000001": 1, "000002": None}}, "'000002' is a nothing"),
         ({"gain_to_pe_array_v1": {"000001": GAINS[:4]}}, "has 4 gains, .* 5 channels"),
-        ({"gain_to_pe_array_v1": {"000001": GAINS, "000002": GAINS[:5]}}, "5 gains, and not 6 or 7 or 8"),
+        (
+            {"gain_to_pe_array_v1": {"000001": GAINS, "000002": GAINS[:5]}},
+            "5 gains, and not 6 or 7 or 8",
+        ),
         ({"gain_to_pe_array_v1": {"000001": 1}}, "'000001' must be a list of numbers"),
         ({"gain_to_pe_array_v1": {"000001": [-1, *GAINS]}}, "not below 0"),
         ({"s1_map_v1": {"000001": MAP | {"z_edges": [0, -1]}}}, "z_edges of s1_map must"),

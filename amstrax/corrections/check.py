@@ -7,14 +7,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from amstrax import strict_json
 from amstrax.common import n_tpc_pmts
 from amstrax.corrections import lookup, ranges, versions
+from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
-from amstrax.processing.events import s1_map_correction
-from amstrax.processing.position_map import position_map
 
 #: Folder of the files that name the options of a version
 VERSIONS = "_global"
@@ -149,10 +146,8 @@ def _value_problem(name: str, value: Any, gain_lengths: Collection[int]) -> str:
     try:
         if name == "gain_to_pe_array":
             return _gain_problem(value, gain_lengths)
-        if name == "s1_map":
-            s1_map_correction(np.empty(0), np.empty(0), value)
-        elif name == "pos_rec_map":
-            position_map(value)
+        if name in MAP_CHECKS:
+            MAP_CHECKS[name](value)
     except InvalidOption as error:
         return f": {error}"
     return ""

@@ -15,14 +15,17 @@ parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_
 
 import logging
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import strax
 from immutabledict import immutabledict
 
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.processing.events import s1_map_correction
+from amstrax.processing.position_map import position_map
 from amstrax.strax_ext.plugin import Plugin
 
 log = logging.getLogger(__name__)
@@ -155,17 +158,35 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
         )
 
 
+def _check_s1_map(s1_map: Any) -> None:
+    s1_map_correction(np.empty(0), np.empty(0), s1_map)
+
+
+#: Option that is a map -> function that raises InvalidOption for a malformed one
+MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
+    s1_map=_check_s1_map, pos_rec_map=position_map
+)
+
+
 class CorrectedPlugin(Plugin):
     """Base of plugins with options that are looked up: all are, before the work begins.
 
-    So a run without a value fails at once, and worker processes are given values, not addresses.
+    So a run without a value fails at once, a malformed map too, and worker processes are given
+    values, not addresses.
     """
 
     def setup(self):
         super().setup()
         for option in self.takes_config.values():
             if isinstance(option, XAMSConfig):
-                option.fetch(self)
+                value = option.fetch(self)
+                check = MAP_CHECKS.get(option.name)
+                if check is None or value is None:
+                    continue
+                try:
+                    check(value)
+                except InvalidOption as error:
+                    raise InvalidOption(f"{self.origin(option.name)}: {error}") from None
 
     def origin(self, name: str) -> str:
         """Return where the value of an option comes from, for messages about it."""
