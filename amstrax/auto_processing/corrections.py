@@ -55,9 +55,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--gain_lengths",
         type=arguments.positive_integer,
         nargs="+",
-        default=None,
+        default=(),
         metavar="N",
-        help="how many gains there may be (default: 6, 7 or 8)",
+        help="how many gains there may be (default: 6 to 8, or as in the first range)",
     )
     coverage = command(
         "coverage",
@@ -120,9 +120,9 @@ def check(args: argparse.Namespace) -> int:
     for folder in (args.folder, args.against):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is no folder")
-    from amstrax.corrections.check import GAIN_LENGTHS, check_folder
+    from amstrax.corrections.check import check_folder
 
-    report = check_folder(args.folder, args.against, args.gain_lengths or GAIN_LENGTHS)
+    report = check_folder(args.folder, args.against, args.gain_lengths)
     if not report.files:
         raise UsageError(
             f"there is no correction file in {args.folder}: name the folder that has _global/, "

@@ -16,7 +16,7 @@ from amstrax.exceptions import InvalidCorrection, InvalidOption
 #: Folder of the files that name the options of a version
 VERSIONS = "_global"
 #: Numbers of channels: five of the TPC, the NaI detector, and none to two SiPMs
-GAIN_LENGTHS = (6, 7, 8)
+_GAIN_LENGTHS = (6, 7, 8)
 
 
 class Report(NamedTuple):
@@ -31,13 +31,13 @@ class Report(NamedTuple):
 
 
 def check_folder(
-    folder: Path, against: Path | None = None, gain_lengths: Collection[int] = GAIN_LENGTHS
+    folder: Path, against: Path | None = None, gain_lengths: Collection[int] = ()
 ) -> Report:
     """Check all correction files in a folder.
 
     Each must be JSON; its ranges must be sorted and must not overlap, and only files with ``_dev``
-    in their name may have open ones; its values must be of one kind, gains as many as
-    `gain_lengths` say, and maps complete. Versions must name files that are there.
+    in their name may have open ones; its values must be of one kind, gains as many as there are
+    channels, and maps complete. Versions must name files that are there.
 
     Against an older copy, no value of a covered run may have changed: only runs may have been
     added. What open ranges cover is free, and so are the versions ``dev`` and ``ONLINE``.
@@ -49,8 +49,8 @@ def check_folder(
     against
         Folder with an older copy.
     gain_lengths
-        Numbers of channels that ``gain_to_pe_array`` may have. Fewer than the TPC has channels are
-        never right.
+        Numbers of channels that ``gain_to_pe_array`` may have. By default 6, 7, 8, and that of the
+        first range of each file. Fewer than the TPC has channels are never right.
     """
     paths = sorted(folder.glob("*/*.json"))
     problems = [problem for path in paths for problem in check_file(path, folder, gain_lengths)]
@@ -61,9 +61,7 @@ def check_folder(
     return Report(len(paths), problems, notes)
 
 
-def check_file(
-    path: Path, folder: Path, gain_lengths: Collection[int] = GAIN_LENGTHS
-) -> Iterator[str]:
+def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> Iterator[str]:
     """Yield what is wrong with a correction file in `folder`, as in `check_folder`."""
     try:
         text, content = _read(path)
@@ -109,7 +107,7 @@ def _version_problems(
                 continue
             if not there:
                 yield name, f"{name} is {value!r}, and there is no such file"
-        elif problem := _value_problem(name, value, gain_lengths):
+        elif problem := _value_problem(name, value, value, gain_lengths):
             yield name, f"the value of {name!r}{problem}"
         same = versions.OPTIONS.get(name)
         if same in content and content[same] != value:
@@ -137,15 +135,19 @@ def _value_problems(
         first, this = lookup.full_kind(table[0].value), lookup.full_kind(entry.value)
         if this != first:
             yield entry, f"the value of {entry.text!r} is {this}, that of the first range {first}"
-        elif problem := _value_problem(name, entry.value, gain_lengths):
+        elif problem := _value_problem(name, entry.value, table[0].value, gain_lengths):
             yield entry, f"the value of {entry.text!r}{problem}"
 
 
-def _value_problem(name: str, value: Any, gain_lengths: Collection[int]) -> str:
-    """Return what is wrong with the value of an option, after its name; empty if nothing is."""
+def _value_problem(name: str, value: Any, first: Any, gain_lengths: Collection[int]) -> str:
+    """Return what is wrong with the value of an option, after its name; empty if nothing is.
+
+    `first` is the value of the first range.
+    """
     try:
         if name == "gain_to_pe_array":
-            return _gain_problem(value, gain_lengths)
+            length = len(first) if isinstance(first, list) else 0
+            return _gain_problem(value, gain_lengths or {*_GAIN_LENGTHS, length})
         if name in MAP_CHECKS:
             MAP_CHECKS[name](value)
     except InvalidOption as error:
