@@ -101,6 +101,11 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
+#: What to write for a context -> its plugins
+_PLUGINS = immutabledict(
+    {"xams()": _XAMS_PLUGINS, "xams_led()": _LED_PLUGINS, "xams_little()": _XAMSL_PLUGINS}
+)
+
 #: Where the run documents of each detector are, as `amstrax.rundb.RunDB` takes it
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
 _XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")
@@ -242,8 +247,10 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     """Set the options of a context to what a version of the corrections has, and return it.
 
     An option gets a plain value, or a string that says in which file its value is looked up for
-    each run (see `amstrax.XAMSConfig`). Options that no plugin of the context takes are left out,
-    which one warning says. Entries in the run database name the version from then on.
+    each run (see `amstrax.XAMSConfig`). Options that an earlier version has set, and this one does
+    not, are at their defaults again. Options of plugins for other data types than those of the
+    context are left out, which one warning says. Entries in the run database name the version from
+    then on.
 
     Parameters
     ----------
@@ -255,14 +262,23 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     Raises
     ------
     InvalidOption
-        (a ValueError) when `version` is no name of one, or has a file for an option that cannot
-        differ from run to run.
+        (a ValueError) when `version` is no name of one, has an option that no plugin of the context
+        takes though one for its data types does in another release, an unknown option, one that is
+        not in the lineage, or a file for an option that cannot differ from run to run.
     CorrectionError
         When the file of the version cannot be had, or is wrong. Those of the options are read
         when a run is processed.
     """
     plugins = context._plugin_class_registry.values()
-    context.set_config(corrections.options_for(plugins, version))
+    options = corrections.options_for(plugins, version, _PLUGINS)
+    before = getattr(context, "corrections", {})
+    kept = {
+        name: value
+        for name, value in context.config.items()
+        if name not in before or before[name] != value
+    }
+    context.set_config(kept | options, mode="replace")
+    context.corrections, context.corrections_version = options, version
     for frontend in context.storage:
         if hasattr(frontend, "corrections_version"):
             frontend.corrections_version = version

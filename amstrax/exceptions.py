@@ -156,7 +156,15 @@ class NoSuchDataType(AmstraxError, KeyError):
 
 
 class CorrectionError(AmstraxError):
-    """Base of what can be wrong with corrections."""
+    """Base of what can be wrong with corrections.
+
+    Attributes
+    ----------
+    option
+        Option that the correction is for; empty where that is not known.
+    """
+
+    option = ""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import strax
 
-from amstrax.corrections import store, versions
+from amstrax.corrections import lookup, ranges, store, versions
 from amstrax.exceptions import AmstraxError
 from amstrax.run_values import DefaultChannelMap, RunValues, is_run_value
 
@@ -83,6 +83,55 @@ def known_versions() -> list[str]:
     """
     names = store.names("_global_*.json")
     return sorted(name.removeprefix("_global_").removesuffix(".json") for name in names)
+
+
+class Coverage(NamedTuple):
+    """Runs for which a version of the corrections has a value of an option.
+
+    Attributes
+    ----------
+    option
+        Name of the option.
+    file
+        Correction file that it is looked up in.
+    runs
+        Ranges of runs, sorted; none with a `problem`.
+    problem
+        Why that is not known; empty if it is.
+    """
+
+    option: str
+    file: str
+    runs: list[ranges.Range]
+    problem: str = ""
+
+
+def coverage(version: str) -> list[Coverage]:
+    """Return the runs that each file of a version covers; errors are those of `missing`."""
+    found = []
+    for option, value in versions.options(version).items():
+        if versions.is_lookup(value):
+            _, _, parameters = versions.split(value)
+            try:
+                file = versions.source_of(value).file
+                table = lookup.entries(file.content(), file.name, file.place)
+            except AmstraxError as error:
+                problem = f"option {option}: {error}"
+                found.append(Coverage(option, parameters["filename"], [], problem))
+                continue
+            runs = ranges.merged(entry[:2] for entry in table)
+            found.append(Coverage(option, file.name, runs))
+    return found
+
+
+def covered(files: Iterable[Coverage]) -> tuple[list[ranges.Range], list[ranges.Range]]:
+    """Return the runs that all files cover, and the gaps between those."""
+    everywhere: list[ranges.Range] = [(0, float("inf"))]
+    for file in files:
+        everywhere = ranges.common(everywhere, file.runs)
+    if not everywhere:
+        return [], []
+    return everywhere, ranges.without([(everywhere[0][0], everywhere[-1][1])], everywhere)
 
 
 def missing(version: str, run_id: str) -> dict[str, str]:

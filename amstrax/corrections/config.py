@@ -18,15 +18,18 @@ A string ``rundoc://?path=A.B&fallback=empty`` stands for a value of the run doc
 
 import logging
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import strax
 from immutabledict import immutabledict
 
 from amstrax import run_values
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.processing.events import s1_map_correction
+from amstrax.processing.position_map import position_map
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strict_json import short
 
@@ -182,27 +185,54 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
         )
 
 
+def _check_s1_map(s1_map: Any) -> None:
+    s1_map_correction(np.empty(0), np.empty(0), s1_map)
+
+
+#: Option that is a map -> function that raises InvalidOption for a malformed one
+MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
+    s1_map=_check_s1_map, pos_rec_map=position_map
+)
+
+
 class CorrectedPlugin(Plugin):
     """Base of plugins with options that are looked up: all are, before the work begins.
 
-    So a run without a value fails at once, and worker processes are given values, not addresses.
+    So a run without a value fails at once, a malformed map too, and worker processes are given
+    values, not addresses.
     """
 
     def setup(self):
         super().setup()
         for option in self.takes_config.values():
             if isinstance(option, XAMSConfig):
-                option.fetch(self)
+                value = option.fetch(self)
+                check = MAP_CHECKS.get(option.name)
+                if check is None or value is None:
+                    continue
+                try:
+                    check(value)
+                except InvalidOption as error:
+                    raise InvalidOption(f"{self.origin(option.name)}: {error}") from None
 
     def origin(self, name: str) -> str:
         """Return where the value of an option comes from, for messages about it."""
         return self.__dict__.get("_origins", {}).get(name, f"the option {name}")
 
 
-def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str, Any]:
+#: Options that the lab's versions have, and that no release of its plugins takes
+_TAKEN_BY_NONE = frozenset({"s1_map"})
+
+
+def options_for(
+    plugins: Iterable[type[strax.Plugin]],
+    version: str,
+    others: Mapping[str, Iterable[type[strax.Plugin]]] = immutabledict(),
+) -> dict[str, Any]:
     """Return the options that a version of the corrections sets for plugins.
 
-    One warning names those that no plugin takes; they are left out.
+    Options of plugins for data types that none of `plugins` makes are left out, which one warning
+    says.
 
     Parameters
     ----------
@@ -210,29 +240,42 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
         Classes of plugins.
     version
         As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+    others
+        Plugins of other contexts, by what to write for such a context.
 
     Raises
     ------
     InvalidOption
-        When `version` is no name of one, or has a file for an option that cannot differ from run
-        to run.
+        When `version` is no name of one, has an option that no plugin takes and that is not known
+        to be without effect, has one that is not in the lineage, or has a file for an option that
+        cannot differ from run to run.
     CorrectionError
         When the file of the version cannot be had, or is wrong, or a value is of another kind
         than the default of its option.
     """
+    plugins = list(dict.fromkeys(plugins))
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
     names = {option.name for option in taken}
     fixed = {option.name for option in taken if not isinstance(option, XAMSConfig)}
+    untracked = {option.name for option in taken if not option.track}
     options = versions.options(version)
-    unknown = sorted(set(options) - names)
-    if unknown:
+    left_out = sorted(set(options) - names)
+    for name in left_out:
+        if name not in _TAKEN_BY_NONE:
+            _check_is_of_others(name, version, plugins, others)
+    if left_out:
         log.warning(
             "corrections_version=%r has options that no plugin of this context takes: %s",
             version,
-            ", ".join(unknown),
+            ", ".join(left_out),
         )
     options = {name: value for name, value in options.items() if name in names}
     for name, value in options.items():
+        if name in untracked:
+            raise InvalidOption(
+                f"corrections_version={version!r} sets {name}, which is not in the lineage, so "
+                "data would not show it: remove it from the version"
+            )
         if versions.is_lookup(value) and name in fixed:
             raise InvalidOption(
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
@@ -244,3 +287,29 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
             what = f"corrections_version={version!r}: the value {value!r:.60}"
             _check_kind(option, value, what)
     return options
+
+
+def _check_is_of_others(
+    name: str,
+    version: str,
+    plugins: Iterable[type[strax.Plugin]],
+    others: Mapping[str, Iterable[type[strax.Plugin]]],
+) -> None:
+    """Raise InvalidOption unless an option is one of other plugins for other data types only."""
+    made = _data_types(plugins)
+    takers = {
+        context: [plugin for plugin in known if name in plugin.takes_config]
+        for context, known in others.items()
+    }
+    places = [context for context, known in takers.items() if made & _data_types(known)]
+    if any(takers.values()) and not places:
+        return
+    remedy = f"use {places[0]}" if places else "check the name, or use a newer amstrax"
+    raise InvalidOption(
+        f"corrections_version={version!r} sets {name}, which no plugin of this context takes, so "
+        f"numbers would not be those of {version}: {remedy}, or take another version"
+    )
+
+
+def _data_types(plugins: Iterable[type[strax.Plugin]]) -> set[str]:
+    return {data_type for plugin in plugins for data_type in strax.to_str_tuple(plugin.provides)}

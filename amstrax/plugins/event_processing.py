@@ -254,12 +254,6 @@ class CorrectedAreas(CorrectedPlugin):
         (("Corrected area of the alternative S2 [PE]", "alt_cs2"), np.float32),
     ]
 
-    def setup(self):
-        super().setup()
-        if self.s1_map is not None:
-            # Fails for what is no map, before any work is done
-            kernels.s1_map_correction(np.empty(0), np.empty(0), self.s1_map)
-
     def compute(self, events):
         result = rows_for(events, self.dtype)
         if self.s1_map is None:

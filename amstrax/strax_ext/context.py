@@ -1,5 +1,6 @@
 """The class of amstrax's contexts."""
 
+import contextlib
 import copy
 import functools
 import io
@@ -18,7 +19,7 @@ import pandas as pd
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import NoSuchDataType, did_you_mean
+from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.plugin import Plugin
@@ -142,6 +143,9 @@ class Context(strax.Context):
     """
 
     _is_snapshot = False
+    #: Version of the corrections that was applied last, and the options that it has set
+    corrections_version = ""
+    corrections: Mapping[str, Any] = immutabledict()
     #: Whether runs were listed while a run database was away
     _lacks_runs = False
     #: Name of a run -> its document, in place of that in the run database
@@ -179,7 +183,6 @@ class Context(strax.Context):
 
     get_data_kinds = _on_snapshot("get_data_kinds")
     get_dependency_plugins = _on_snapshot("get_dependency_plugins")
-    get_single_plugin = _on_snapshot("get_single_plugin")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
@@ -227,7 +230,8 @@ class Context(strax.Context):
         Metadata of data made from incomplete live data, or from such data, says what is missing.
         """
         snapshot = self._snapshot()
-        components = super(Context, snapshot).get_components(run_id, *args, **kwargs)
+        with self._corrections_named():
+            components = super(Context, snapshot).get_components(run_id, *args, **kwargs)
         missing = None
         if components.savers:
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
@@ -236,6 +240,26 @@ class Context(strax.Context):
             for saver in (saver for savers in components.savers.values() for saver in savers):
                 saver.md[MISSING_LIVE_DATA] = missing
         return components
+
+    def get_single_plugin(self, *args: Any, **kwargs: Any) -> strax.Plugin:
+        """Return a plugin that is set up for a run; parameters are as in strax."""
+        with self._corrections_named():
+            return super(Context, self._snapshot()).get_single_plugin(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _corrections_named(self) -> Iterator[None]:
+        """Name the version of the corrections in the error about a run that it does not cover."""
+        try:
+            yield
+        except RunNotCovered as error:
+            option, version = error.option, self.corrections_version
+            set_by_it = self.corrections.get(option)
+            if set_by_it is None or self.config.get(option) != set_by_it:
+                raise
+            raise RunNotCovered(
+                f"corrections_version={version!r}, {error}. Covered runs: amstrax corrections "
+                f"coverage {version}"
+            ) from None
 
     def _missing_live_data(
         self, run_id: str, components: strax.ProcessorComponents, **which: Any
