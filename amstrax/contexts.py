@@ -367,12 +367,13 @@ def context_for_daq_reader(
                 "set check_exists=False to make only what is missing"
             )
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
-    if isinstance(st.config.get("channel_map"), DefaultChannelMap):
-        channel_map = rundoc.channel_map(run_doc) or rundoc.XAMS_CHANNEL_MAP
-        config["channel_map"] = DefaultChannelMap(channel_map)
-    st.set_config(config)
     if isinstance(st, Context):
         st.set_run_document(run_id, run_doc)
+        if isinstance(st.config.get("channel_map"), DefaultChannelMap):
+            default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
+            channel_map = st.run_values.channel_map(run_id, default)
+            config["channel_map"] = DefaultChannelMap(channel_map)
+    st.set_config(config)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})
     return st

@@ -312,6 +312,22 @@ def test_run_with_two_sipms_from_live_data_to_events(two_sipms, tmp_path, runs):
     assert fresh.get_single_plugin(RUN_ID, "peak_basics").channel_map["sipm"] == (6, 7)
 
 
+def test_reader_whose_default_is_the_string(two_sipms, tmp_path, runs):
+    """As plugins have it whose channel_map has a default."""
+
+    class DAQReader(amstrax.DAQReader):
+        channel_map = amstrax.XAMSConfig(default=TWO_PATHS, track=False)
+
+    context = contexts.xams(tmp_path, config={"live_data_dir": str(two_sipms)})
+    context.register(DAQReader)
+    context.set_config({"n_tpc_pmts": 5}, mode="replace")
+    context.set_config({"live_data_dir": str(two_sipms)})
+    document = make_runs.rundoc(channel_map=TWO_SIPMS)
+    contexts.context_for_daq_reader(context, RUN_ID, run_doc=document)
+    assert "channel_map" not in context.config
+    assert set(make_runs.load(context, "raw_records_sipm")["channel"]) == {6, 7}
+
+
 def test_without_the_map_the_second_sipm_is_unknown(two_sipms, tmp_path):
     with pytest.raises(UnknownChannel, match=r"\[7\]"):
         make_runs.load(reader(two_sipms, tmp_path, make_runs.rundoc()), "raw_records")

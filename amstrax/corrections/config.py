@@ -99,8 +99,6 @@ class XAMSConfig(strax.Config):
         value = super().fetch(plugin)
         if isinstance(value, run_values.DefaultChannelMap):
             return _run_values(plugin).channel_map(plugin.run_id, value)
-        if run_values.is_run_value(value):
-            return self._in_run_document(value, plugin)
         if not versions.is_lookup(value):
             if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
                 raise InvalidOption(f"{self.name}={value!r}: give True or False")
@@ -109,18 +107,17 @@ class XAMSConfig(strax.Config):
         known = plugin.__dict__.setdefault("_looked_up", {})
         key = value, plugin.run_id
         if key not in known:
-            found = self._look_up(value, plugin)
-            known[key] = found.value
-            origin = f"{found.file.place}, the value of {found.range!r} for run {plugin.run_id}"
+            if run_values.is_run_value(value):
+                found = _run_values(plugin).get(value, plugin.run_id)
+                origin = f"{value} of run {plugin.run_id}"
+                _check_kind(self, found, f"{origin}: the value {short(found)}")
+                known[key] = found
+            else:
+                entry = self._look_up(value, plugin)
+                origin = f"{entry.file.place}, the value of {entry.range!r} for run {plugin.run_id}"
+                known[key] = entry.value
             plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
-
-    def _in_run_document(self, url: str, plugin: strax.Plugin) -> Any:
-        place = f"{url} of run {plugin.run_id}"
-        value = _run_values(plugin).get(url, plugin.run_id)
-        _check_kind(self, value, f"{place}: the value {short(value)}")
-        plugin.__dict__.setdefault("_origins", {})[self.name] = place
-        return value
 
     def _look_up(self, value: str, plugin: strax.Plugin) -> versions.Found:
         found = versions.look_up(
