@@ -1,5 +1,6 @@
 """Options that take their value from the run document, and the channel map of a run."""
 
+import inspect
 import logging
 import pickle
 
@@ -274,18 +275,28 @@ def two_sipms(tmp_path_factory):
     return folder
 
 
-def reader(folder, out, document, **config):
-    context = contexts.xams(
-        folder / out, init_rundb=False, config={"live_data_dir": str(folder), **config}
+def released(release, *args, make=contexts.xams, **kwargs):
+    """Return the context of a release of the lab's package, as the default is 2.1."""
+    if release != "2.1":
+        if "release" not in inspect.signature(contexts.xams).parameters:
+            pytest.skip("xams() takes no release yet")
+        kwargs["release"] = release
+    return make(*args, **kwargs)
+
+
+def reader(folder, out, document, release="2.1", **config):
+    context = released(
+        release, out, init_rundb=False, config={"live_data_dir": str(folder), **config}
     )
     return contexts.context_for_daq_reader(context, RUN_ID, run_doc=document)
 
 
-def test_run_with_two_sipms_from_live_data_to_events(two_sipms, tmp_path, runs):
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+def test_run_with_two_sipms_from_live_data_to_events(release, two_sipms, tmp_path, runs):
     positive = [{"reg": f"1{channel}80", "val": "100000", "board": 77} for channel in (6, 7)]
     document = make_runs.rundoc(registers=positive)
     document["xams_bookkeeping"] = {"channel_map": TWO_SIPMS}
-    context = reader(two_sipms, tmp_path, document, s1_max_area_fraction_top=1)
+    context = reader(two_sipms, tmp_path, document, release, s1_max_area_fraction_top=1)
     raw = make_runs.load(context, "raw_records_sipm")
     assert set(raw["channel"]) == {6, 7} and len(raw) == 80
     assert set(make_runs.load(context, "raw_records")["channel"]) == {0, 1, 2, 3, 4}
@@ -306,10 +317,32 @@ def test_run_with_two_sipms_from_live_data_to_events(two_sipms, tmp_path, runs):
         assert len(make_runs.load(context, "peaks_ext")) == 0
     # From stored raw data, the document in the run database
     add(runs, **document)
-    fresh = contexts.xams(tmp_path, config={"s1_max_area_fraction_top": 1, "peak_min_area": 11})
+    config = {"s1_max_area_fraction_top": 1, "peak_min_area": 11}
+    fresh = released(release, tmp_path, config=config)
     assert fresh.is_stored(RUN_ID, "raw_records") and not fresh.is_stored(RUN_ID, "peaks")
     assert len(make_runs.load(fresh, "event_info")) == 40
     assert fresh.get_single_plugin(RUN_ID, "peak_basics").channel_map["sipm"] == (6, 7)
+
+
+def test_registers_of_the_given_document_reach_records_led(two_sipms, tmp_path, runs):
+    """Also of stored data, from the run database: 2.2 has SiPMs in records_led."""
+    positive = [{"reg": f"1{channel}80", "val": "100000", "board": 77} for channel in (6, 7)]
+    document = make_runs.rundoc(registers=positive, channel_map=TWO_SIPMS)
+    config = {"live_data_dir": str(two_sipms)}
+    led = released("2.2", make=contexts.xams_led, output_folder=tmp_path, config=config)
+    contexts.context_for_daq_reader(led, RUN_ID, run_doc=document)
+    from_live = make_runs.load(led, "records_led")
+    assert set(from_live["channel"]) == {0, 1, 2, 3, 4, 6, 7}
+    assert (from_live["data"].max(axis=1) > 700).all()
+    for key in ("registers", None):
+        if key:
+            add(runs, **document)
+        else:
+            runs.update_one({"name": RUN_ID}, {"$unset": {"daq_config.registers": 1}})
+        fresh = contexts.xams_led(release="2.2", storage=[led.storage[-1]])
+        plugin = fresh.get_single_plugin(RUN_ID, "records_led")
+        goes_up = [6, 7] if key else []
+        assert [entry["reg"] for entry in plugin.daq_registers] == [f"1{c}80" for c in goes_up]
 
 
 def test_reader_whose_default_is_the_string(two_sipms, tmp_path, runs):
