@@ -31,6 +31,7 @@ from amstrax.plugins import (
     peak_processing,
     pulse_processing,
     radon,
+    release_2_2,
 )
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.context import Context
@@ -101,9 +102,23 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
+
+def _in_release(release: str, plugins: tuple[type[strax.Plugin], ...]) -> tuple[type, ...]:
+    """Return plugins of a release of the lab's package, from those of release 2.1."""
+    changed = {"2.1": None, "2.2": release_2_2}[release]
+    return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)
+
+
 #: What to write for a context -> its plugins
 _PLUGINS = immutabledict(
-    {"xams()": _XAMS_PLUGINS, "xams_led()": _LED_PLUGINS, "xams_little()": _XAMSL_PLUGINS}
+    {
+        **{
+            f"{name}(release={release!r})": _in_release(release, plugins)
+            for release in settings.RELEASES
+            for name, plugins in (("xams", _XAMS_PLUGINS), ("xams_led", _LED_PLUGINS))
+        },
+        "xams_little()": _XAMSL_PLUGINS,
+    }
 )
 
 #: Where the run documents of each detector are, as `amstrax.rundb.RunDB` takes it
@@ -117,6 +132,7 @@ def xams(
     mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    release: str | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMS.
@@ -136,6 +152,9 @@ def xams(
         Version of the corrections, as ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``; None for the
         plugins' defaults. See `apply_global_correction_version`; options in ``config`` go before
         those of the version.
+    release
+        Release of the lab's package whose data types, numbers and lineage to have: ``'2.1'`` or
+        ``'2.2'``, see :doc:`releases`; None for that of the setting AMSTRAX_RELEASE.
     args, kwargs
         Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
         adds to the options of the detector, and ``storage`` takes the place of all folders and
@@ -144,13 +163,14 @@ def xams(
     Raises
     ------
     InvalidOption
-        (a ValueError) when `corrections_version` is no name of a version.
+        (a ValueError) when `corrections_version` is no name of a version, or `release` none of a
+        release.
     CorrectionError
         When the file of that version cannot be had, or is wrong.
     """
     return _context(
         "xams",
-        _XAMS_PLUGINS,
+        _in_release(settings.release(release), _XAMS_PLUGINS),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
@@ -183,19 +203,21 @@ def xams_little(
     )
 
 
-def xams_led(**kwargs: Any) -> strax.Context:
+def xams_led(release: str | None = None, **kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
+    plugins = _in_release(settings.release(release), _LED_PLUGINS)
+    records = next(p for p in plugins if p.provides == "records_led").depends_on
     led_options = {
-        "check_available": ("raw_records", "records_led", "led_calibration"),
+        "check_available": (*records, "records_led", "led_calibration"),
         # Set by the detector, and no plugin of this context takes it
         "free_options": ("live_data_dir", "n_tpc_pmts"),
     }
     as_in_xams = {
         name: parameter.default
         for name, parameter in signature(xams).parameters.items()
-        if parameter.default is not parameter.empty
+        if parameter.default is not parameter.empty and name != "release"
     }
-    return _context("xams", _LED_PLUGINS, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
+    return _context("xams", plugins, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
 
 
 def _context(

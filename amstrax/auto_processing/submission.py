@@ -393,6 +393,7 @@ def _who(collection: Any, run_id: str) -> str:
 def environment() -> dict[str, str]:
     """Return the variables that jobs get: no secrets, since others may read where they are kept."""
     names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
+    names += settings.CONTEXTS
     names += [*settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
     names += [f"{d.upper()}_{kind}" for d in settings.DETECTORS for kind in _FOLDERS]
     values = {name: os.environ.get(name) for name in names if name not in settings.SECRETS}

@@ -595,29 +595,14 @@ def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
             )
 
 
-@strax.takes_config(
-    strax.Option(
-        "channels_polarity",
-        default={},
-        track=False,
-        type=dict,
-        help="+1 or -1 for channels whose pulses go up or down, from daq_config.registers",
-    ),
-)
-class DAQReader(LiveDataReader):
-    """Read the live data of XAMS and sort it into raw records by subdetector.
-
-    Nothing is done to the waveforms, except that those of channels with positive pulses are
-    turned over. Provides:
+class XAMSReader(LiveDataReader):
+    """Base of the readers of XAMS, which sort raw records by subdetector.
 
     - raw_records: the TPC's PMTs (bottom and top)
     - raw_records_ext: the external (NaI) detector
-    - raw_records_sipm: the SiPM
+    - raw_records_sipm: the SiPMs
     """
 
-    channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
-
-    __version__ = "0.0.0"
     provides = ("raw_records_sipm", "raw_records_ext", "raw_records")
     data_kind = immutabledict(zip(provides, provides, strict=True))
     rechunk_on_save = immutabledict.fromkeys(provides, False)
@@ -630,6 +615,26 @@ class DAQReader(LiveDataReader):
             if group in self.channel_map:
                 ranges[data_type] = rundoc.channel_range(self.channel_map, group)
         return ranges
+
+
+@strax.takes_config(
+    strax.Option(
+        "channels_polarity",
+        default={},
+        track=False,
+        type=dict,
+        help="+1 or -1 for channels whose pulses go up or down, from daq_config.registers",
+    ),
+)
+class DAQReader(XAMSReader):
+    """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
+
+    Waveforms are as digitised, but those of channels with positive pulses are inverted.
+    """
+
+    channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
+
+    __version__ = "0.0.0"
 
     def polarity(self):
         return self.config["channels_polarity"]

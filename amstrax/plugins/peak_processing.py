@@ -469,7 +469,7 @@ class CoincidencesBase(CorrectedPlugin):
 class PeakCoincidences(CoincidencesBase):
     """Peaks that an external 511 keV peak follows at once."""
 
-    __version__ = "1.1"
+    __version__ = "1.1-amstrax3"
     depends_on = ("peaks", "peaks_ext")
     input_fields = immutabledict(peaks=(), peaks_ext=("area",))
     provides = "peak_coincidences"

@@ -76,6 +76,44 @@ def position_map(pos_rec_map: Any) -> PositionMap:
     return PositionMap(uv_min, step, x, y)
 
 
+def positions(map_: PositionMap, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y [mm] at u and v, by bilinear interpolation between four grid points.
+
+    With i = floor((u - uv_min) / step), s = (u - uv_min) / step - i, and j and t likewise for v::
+
+        x = (1 - s) (1 - t) x[i, j] + s (1 - t) x[i + 1, j]
+          + (1 - s) t x[i, j + 1] + s t x[i + 1, j + 1]
+
+    Source: ../shared/spec/lab_2026.md, section 2.
+
+    Parameters
+    ----------
+    map_
+        Positions on a grid.
+    u, v
+        Coordinates [1], float64, shape (n,). Values beyond the grid count as its edge.
+
+    Returns
+    -------
+    x, y
+        float64, shape (n,); NaN where u or v is not finite.
+    """
+    finite = np.isfinite(u) & np.isfinite(v)
+    (i, s), (j, t) = (_cell(map_, np.where(finite, w, 0.0)) for w in (u, v))
+    weights = ((0, 0, (1 - s) * (1 - t)), (1, 0, s * (1 - t)), (0, 1, (1 - s) * t), (1, 1, s * t))
+    x, y = (
+        sum(weight * grid[i + a, j + b] for a, b, weight in weights) for grid in (map_.x, map_.y)
+    )
+    return np.where(finite, x, np.nan), np.where(finite, y, np.nan)
+
+
+def _cell(map_: PositionMap, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the grid point before each coordinate, and the rest [steps]."""
+    steps = (np.clip(w, map_.uv_min, -map_.uv_min) - map_.uv_min) / map_.step
+    index = np.clip(np.floor(steps).astype(np.int64), 0, len(map_.x) - 2)
+    return index, steps - index
+
+
 def _number(pos_rec_map: Mapping[str, Any], key: str) -> float:
     value = pos_rec_map[key]
     if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(value):
