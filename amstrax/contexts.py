@@ -206,7 +206,8 @@ def xams_little(
 def xams_led(release: str | None = None, **kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
     plugins = _in_release(settings.release(release), _LED_PLUGINS)
-    records = next(p for p in plugins if p.provides == "records_led").depends_on
+    # strax makes a tuple of `provides` when it registers a plugin
+    records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
         "check_available": (*records, "records_led", "led_calibration"),
         # Set by the detector, and no plugin of this context takes it
