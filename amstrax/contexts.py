@@ -103,7 +103,9 @@ _XAMSL_PLUGINS = (
 )
 
 
-def _in_release(release: str, plugins: tuple[type[strax.Plugin], ...]) -> tuple[type, ...]:
+def _in_release(
+    release: str, plugins: tuple[type[strax.Plugin], ...]
+) -> tuple[type[strax.Plugin], ...]:
     """Return plugins of a release of the lab's package, from those of release 2.1."""
     changed = {"2.1": None, "2.2": release_2_2}[release]
     return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)

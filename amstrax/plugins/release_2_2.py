@@ -3,8 +3,6 @@
 The name of a class is part of the lineage, so each has the name of that which it replaces.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import strax
 from immutabledict import immutabledict
@@ -53,7 +51,7 @@ class DAQReader(daqreader.XAMSReader):
 
     __version__ = "0.1.0"
 
-    def polarity(self) -> Mapping[int, int]:
+    def polarity(self) -> dict[int, int]:
         return {}
 
 
