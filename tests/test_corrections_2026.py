@@ -13,8 +13,9 @@ from corrections_files import write_files
 import amstrax
 from amstrax import cli, contexts
 from amstrax.corrections import check, store
-from amstrax.corrections.config import CorrectedPlugin
+from amstrax.corrections.config import CorrectedPlugin, options_for
 from amstrax.exceptions import InvalidCorrection, InvalidOption, RunNotCovered
+from amstrax.plugins.event_processing import EventPositions
 from amstrax.processing import peaks as kernels
 from amstrax.processing.position_map import position_map
 
@@ -62,12 +63,25 @@ def published(shared, small_map, tmp_path_factory):
     for path in (shared / "data/corrections_2026").glob("*/*.json"):
         (folder / path.parent.name).mkdir(exist_ok=True)
         shutil.copyfile(path, folder / path.parent.name / path.name)
-    return write_files(folder, pos_rec_map_v0={MAP_RUNS: small_map})
+    return write_files(folder, pos_rec_map_v0={MAP_RUNS: small_map}, _global_typo={"elif": 1})
 
 
 @pytest.fixture(autouse=True)
 def setting(published, monkeypatch):
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(published))
+
+
+class Mapped(CorrectedPlugin):
+    """A plugin with a map."""
+
+    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
+
+    provides = "mapped"
+    depends_on = ("raw_records",)
+    dtype = strax.time_fields
+
+    def compute(self, raw_records):
+        return np.zeros(0, self.dtype)
 
 
 def context(release, version, name="xams", **kwargs):
@@ -110,11 +124,35 @@ def test_the_string_of_the_map_is_in_the_lineage_and_its_numbers_are_not(small_m
     )
 
 
-def test_v4_needs_the_release_that_takes_its_map():
-    with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which no plugin of") as info:
-        context("2.1", "v4")
+@pytest.mark.parametrize("plugins", [[], "Mapped"], ids=["amstrax", "with a user's"])
+def test_v4_needs_the_release_that_takes_its_map(plugins):
+    """A plugin of a user that takes the map does not mend event_positions, once that is known."""
+    if not HAS_RELEASES and plugins:
+        pytest.skip("xams() takes no release yet")
+    with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which .* take") as info:
+        context("2.1", "v4", register=[Mapped] if plugins else [])
     if HAS_RELEASES:
-        assert 'release="2.2"' in str(info.value)
+        assert "event_positions of this context" in str(info.value)
+        assert 'use xams(release="2.2")' in str(info.value)
+
+
+class OtherPositions(EventPositions):
+    """Another release of a data type, with another option."""
+
+    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
+
+
+def test_options_that_another_release_of_a_data_type_takes():
+    """Whatever the releases of amstrax are."""
+    others = {**contexts._PLUGINS, "there": [OtherPositions]}
+    with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
+        options_for([EventPositions], "v4", others)
+    with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
+        options_for([EventPositions, Mapped], "v4", others)
+    found = options_for([OtherPositions], "v4", others)
+    assert found["pos_rec_map"].startswith("file://") and found["gate_cathode_distance"] == 51.8
+    with pytest.raises(InvalidOption, match="elif"):
+        options_for([OtherPositions], "typo", others)
 
 
 # --- options that no plugin takes
@@ -250,19 +288,6 @@ MALFORMED = {
 }
 
 
-class Mapped(CorrectedPlugin):
-    """A plugin with a map."""
-
-    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
-
-    provides = "mapped"
-    depends_on = ("raw_records",)
-    dtype = strax.time_fields
-
-    def compute(self, raw_records):
-        return np.zeros(0, self.dtype)
-
-
 @pytest.mark.parametrize("fault", MALFORMED)
 def test_malformed_maps_are_named_by_the_check_and_when_used(fault, small_map, tmp_path):
     key, value, words = MALFORMED[fault]
@@ -303,7 +328,7 @@ def test_maps_have_finite_numbers(number, small_map, tmp_path):
 
 def test_map_in_use_and_the_published_files_are_right(published, small_map):
     report = check.check_folder(published)
-    others = ("_led", "_untracked", "_early")
+    others = ("_led", "_untracked", "_early", "_typo")
     assert [p for p in report.problems if not any(name in p for name in others)] == []
     found = position_map(small_map)
     assert (found.uv_min, found.step, found.x.shape) == (-1.0, 0.05, (41, 41))
