@@ -32,6 +32,7 @@ from amstrax.plugins import (
     pulse_processing,
     radon,
 )
+from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -45,13 +46,7 @@ __all__ = [
 
 XAMS_CONFIG = immutabledict(
     n_tpc_pmts=5,
-    channel_map=immutabledict(
-        bottom=(0, 0),
-        top=(1, 4),
-        external=(5, 5),
-        sipm=(6, 6),
-        aqmon=(40, 40),
-    ),
+    channel_map=DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP),
 )
 
 XAMSL_CONFIG = immutabledict(
@@ -372,7 +367,12 @@ def context_for_daq_reader(
                 "set check_exists=False to make only what is missing"
             )
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
+    if isinstance(st.config.get("channel_map"), DefaultChannelMap):
+        channel_map = rundoc.channel_map(run_doc) or rundoc.XAMS_CHANNEL_MAP
+        config["channel_map"] = DefaultChannelMap(channel_map)
     st.set_config(config)
+    if isinstance(st, Context):
+        st.set_run_document(run_id, run_doc)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})
     return st

@@ -51,6 +51,10 @@ class InvalidRunDocument(AmstraxError, ValueError):
     """A run document lacks what is needed to read the run, or holds something odd there."""
 
 
+class InvalidRegisters(InvalidRunDocument, TypeError):
+    """Digitizer registers are no list of entries."""
+
+
 class InvalidOption(AmstraxError, ValueError):
     """An option has a value that makes no sense."""
 

@@ -1,12 +1,13 @@
 """What corrections and other options would be for a run, and which versions cover it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import strax
 
 from amstrax.corrections import lookup, ranges, store, versions
 from amstrax.exceptions import AmstraxError
+from amstrax.run_values import DefaultChannelMap, RunValues, is_run_value
 
 
 class Option(NamedTuple):
@@ -21,7 +22,7 @@ class Option(NamedTuple):
     default
         What it is where nothing is set.
     source
-        Correction file that the value is from; empty for plain values.
+        Correction file, or run document, that the value is from; empty for plain values.
     runs
         Runs for which it is the value there, as the file says.
     is_set
@@ -45,33 +46,33 @@ class Option(NamedTuple):
 def options_of(st: strax.Context, run_id: str) -> list[Option]:
     """Return the options of all plugins of a context, by name, as they would be for a run.
 
-    Those that are looked up in correction files are.
+    Those that are looked up in correction files and run documents are.
     """
     taken: dict[str, tuple[strax.Option, list[str]]] = {}
     for data_type, plugin in st._plugin_class_registry.items():
         for option in plugin.takes_config.values():
             taken.setdefault(option.name, (option, []))[1].append(data_type)
-    return [
-        _option(st.config, option, run_id, types) for _, (option, types) in sorted(taken.items())
-    ]
+    return [_option(st, option, run_id, types) for _, (option, types) in sorted(taken.items())]
 
 
-def _option(
-    config: Mapping[str, Any], option: strax.Option, run_id: str, types: Iterable[str]
-) -> Option:
+def _option(st: strax.Context, option: strax.Option, run_id: str, types: Iterable[str]) -> Option:
     default = None if option.default is strax.OMITTED else option.default
-    value: Any = config.get(option.name, default)
-    is_set = option.name in config and strax.deterministic_hash(value) != (
+    value: Any = st.config.get(option.name, default)
+    is_set = option.name in st.config and strax.deterministic_hash(value) != (
         strax.deterministic_hash(default)
     )
     source = runs = problem = ""
-    if versions.is_lookup(value):
-        try:
+    try:
+        if isinstance(value, DefaultChannelMap) or is_run_value(value):
+            given, value = value, RunValues(st).resolve(value, run_id)
+            if value is not given:
+                source, runs = "run document", run_id
+        elif versions.is_lookup(value):
             found = versions.look_up(value, run_id, option.name)
             value, source, runs = found.value, found.file.name, found.range or "all"
-        except (AmstraxError, OSError) as error:
-            source, problem = str(value), " ".join(str(error).split())
-            value = None
+    except (AmstraxError, OSError) as error:
+        source, problem = str(value), " ".join(str(error).split())
+        value = None
     return Option(option.name, value, default, source, runs, is_set, problem, tuple(types))
 
 

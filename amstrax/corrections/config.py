@@ -11,6 +11,9 @@ lineage as they are:
 Both take ``run_id=RUN``, to look up the value of another run, and ``take=KEY``, for one item of a
 list (its index) or of a table (its name). Without OPTION it is the name of the option itself. A
 parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_id=plugin.run_id``.
+
+A string ``rundoc://?path=A.B&fallback=empty`` stands for a value of the run document, see
+`amstrax.run_values`.
 """
 
 import logging
@@ -22,11 +25,13 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
+from amstrax import run_values
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 from amstrax.processing.events import s1_map_correction
 from amstrax.processing.position_map import position_map
 from amstrax.strax_ext.plugin import Plugin
+from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +67,12 @@ class XAMSConfig(strax.Config):
         super().__init__(**kwargs)
         self.omit_default = omit_default
 
+    def __set_name__(self, owner: Any, name: str) -> None:
+        # strax refuses an option that a class inherits: a subclass may have another default
+        inherited = getattr(owner, "takes_config", {})
+        owner.takes_config = immutabledict({n: o for n, o in inherited.items() if n != name})
+        super().__set_name__(owner, name)
+
     def __get__(self, obj: Any, objtype: Any = None) -> Any:
         return self if obj is None else self.fetch(obj)
 
@@ -86,6 +97,10 @@ class XAMSConfig(strax.Config):
             option that is on or off is neither.
         """
         value = super().fetch(plugin)
+        if isinstance(value, run_values.DefaultChannelMap):
+            return _run_values(plugin).channel_map(plugin.run_id, value)
+        if run_values.is_run_value(value):
+            return self._in_run_document(value, plugin)
         if not versions.is_lookup(value):
             if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
                 raise InvalidOption(f"{self.name}={value!r}: give True or False")
@@ -99,6 +114,13 @@ class XAMSConfig(strax.Config):
             origin = f"{found.file.place}, the value of {found.range!r} for run {plugin.run_id}"
             plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
+
+    def _in_run_document(self, url: str, plugin: strax.Plugin) -> Any:
+        place = f"{url} of run {plugin.run_id}"
+        value = _run_values(plugin).get(url, plugin.run_id)
+        _check_kind(self, value, f"{place}: the value {short(value)}")
+        plugin.__dict__.setdefault("_origins", {})[self.name] = place
+        return value
 
     def _look_up(self, value: str, plugin: strax.Plugin) -> versions.Found:
         found = versions.look_up(
@@ -125,6 +147,11 @@ class XAMSConfig(strax.Config):
             f"the option {self.name} refers to plugin.{name}, which {problem}: write the value "
             "itself there"
         )
+
+
+def _run_values(plugin: strax.Plugin) -> run_values.RunValues:
+    """Return the values of run documents that the plugin's context has set, or new ones."""
+    return plugin.__dict__.setdefault("run_values", run_values.RunValues())
 
 
 #: Kind of a list in which everything is a number

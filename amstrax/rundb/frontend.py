@@ -187,6 +187,17 @@ class RunDB(DataFinder):
                     del metadata[field]
         return metadata
 
+    def run_document(self, run_id: str, fields: Iterable[str] | None = None) -> dict | None:
+        """Return some fields of the document of a run, None for an unknown run.
+
+        Raises
+        ------
+        RunDatabaseUnreachable
+            When the run database cannot be reached.
+        """
+        with self._reading(RunDatabaseUnreachable):
+            return next(iter(self._documents(run_id, fields)), None)
+
     def remove(self, key: strax.DataKey) -> None:
         """Remove the registration of data in `new_data_path`; the files stay."""
         assert self.new_data_path is not None

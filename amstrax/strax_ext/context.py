@@ -20,6 +20,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
+from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
@@ -147,6 +148,8 @@ class Context(strax.Context):
     corrections: Mapping[str, Any] = immutabledict()
     #: Whether runs were listed while a run database was away
     _lacks_runs = False
+    #: Name of a run -> its document, in place of that in the run database
+    run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: What was made for the last state, if that is kept
     _made = _Made()
 
@@ -162,6 +165,16 @@ class Context(strax.Context):
         if processors is None:
             processors = strax.PROCESSORS | {"default": Processor}
         super().__init__(storage, config, register, register_all, processors, **kwargs)
+
+    @property
+    def run_values(self) -> RunValues:
+        """Values of run documents, for the options of plugins."""
+        return self.__dict__.setdefault("_run_values", RunValues(self))
+
+    def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
+        """Take options of a run from a document, not from that in the run database."""
+        self.run_documents = {**self.run_documents, run_id: document}
+        self._run_values = RunValues(self)
 
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
@@ -202,7 +215,14 @@ class Context(strax.Context):
                 raise NoSuchDataType(
                     f"this context does not make {target!r}{did_you_mean(target, known)}"
                 )
-        return super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+        plugins = super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+        todo = list(plugins.values())
+        while todo:
+            plugin = todo.pop()
+            if vars(plugin).get("run_values") is not self.run_values:
+                vars(plugin)["run_values"] = self.run_values
+                todo += plugin.deps.values()
+        return plugins
 
     def get_components(self, run_id: str, *args: Any, **kwargs: Any) -> strax.ProcessorComponents:
         """Return what a processor needs; parameters are as in strax.
@@ -424,6 +444,8 @@ class Context(strax.Context):
             for name in strax.Context.takes_config.keys() - snapshot.context_config.keys():
                 strax.Context.takes_config[name].validate(snapshot.context_config)
             snapshot._plugin_class_registry = dict(self._plugin_class_registry)
+            # Of the context itself, which keeps them for the next call
+            snapshot._run_values = self.run_values
         if not self._is_snapshot:
             made, state = self._made, _State.of(snapshot)
             if state is None or state != made.state:
@@ -459,7 +481,13 @@ class Context(strax.Context):
             self._made.plugins.update({d: copies[id(plugin)] for d, plugin in plugins.items()})
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_made", "_is_snapshot", "_fixed_plugin_cache", "_fixed_level_cache")
+        left_out = (
+            "_made",
+            "_run_values",
+            "_is_snapshot",
+            "_fixed_plugin_cache",
+            "_fixed_level_cache",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
 
