@@ -13,8 +13,10 @@ from corrections_files import write_files
 import amstrax
 from amstrax import cli, contexts
 from amstrax.corrections import check, store
-from amstrax.corrections.config import CorrectedPlugin
+from amstrax.corrections.config import CorrectedPlugin, options_for
 from amstrax.exceptions import InvalidCorrection, InvalidOption, RunNotCovered
+from amstrax.plugins.daqreader import DAQReader
+from amstrax.plugins.event_processing import CorrectedAreas, EventPositions
 from amstrax.processing import peaks as kernels
 from amstrax.processing.position_map import position_map
 
@@ -46,7 +48,6 @@ HASHES["2.2", "v4"] = HASHES["2.2", "v3"] | {
     "event_info": "jsz5vadsa5",
 }
 HAS_RELEASES = "release" in inspect.signature(contexts.xams).parameters
-needs_releases = pytest.mark.skipif(not HAS_RELEASES, reason="xams() takes no release yet")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def published(shared, small_map, tmp_path_factory):
     for path in (shared / "data/corrections_2026").glob("*/*.json"):
         (folder / path.parent.name).mkdir(exist_ok=True)
         shutil.copyfile(path, folder / path.parent.name / path.name)
-    return write_files(folder, pos_rec_map_v0={MAP_RUNS: small_map})
+    return write_files(folder, pos_rec_map_v0={MAP_RUNS: small_map}, _global_typo={"elif": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +71,35 @@ def setting(published, monkeypatch):
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(published))
 
 
+class Mapped(CorrectedPlugin):
+    """A plugin with a map."""
+
+    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
+
+    provides = "mapped"
+    depends_on = ("raw_records",)
+    dtype = strax.time_fields
+
+    def compute(self, raw_records):
+        return np.zeros(0, self.dtype)
+
+
+def of_release_2_2():
+    """Return plugins with the lineage of release 2.2, where `xams` does not know releases."""
+    position_option = amstrax.XAMSConfig(default=None, help="Map of positions")
+    bases = {
+        DAQReader: {"__version__": "0.1.0"},
+        EventPositions: {"__version__": "1.2.0", "pos_rec_map": position_option},
+        CorrectedAreas: {"__version__": "0.7.0"},
+    }
+    return [type(base.__name__, (base,), attributes) for base, attributes in bases.items()]
+
+
 def context(release, version, name="xams", **kwargs):
-    if release != "2.1":
+    if release != "2.1" and HAS_RELEASES:
         kwargs["release"] = release
+    elif release != "2.1":
+        kwargs["register"] = of_release_2_2()
     return getattr(contexts, name)(storage=[], corrections_version=version, **kwargs)
 
 
@@ -86,14 +113,11 @@ def run_command(capsys, *arguments):
 
 @pytest.mark.parametrize(("release", "version"), HASHES)
 def test_hashes_are_those_of_the_lab(release, version):
-    if release != "2.1" and not HAS_RELEASES:
-        pytest.skip("xams() takes no release yet")
     st = context(release, version)
     expected = HASHES[release, version]
     assert {d: st.key_for(RUN, d).lineage_hash for d in expected} == expected
 
 
-@needs_releases
 def test_the_string_of_the_map_is_in_the_lineage_and_its_numbers_are_not(small_map):
     st = context("2.2", "v4")
     key = st.key_for(RUN, "event_positions")
@@ -110,11 +134,35 @@ def test_the_string_of_the_map_is_in_the_lineage_and_its_numbers_are_not(small_m
     )
 
 
-def test_v4_needs_the_release_that_takes_its_map():
-    with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which no plugin of") as info:
-        context("2.1", "v4")
+@pytest.mark.parametrize("plugins", [[], "Mapped"], ids=["amstrax", "with a user's"])
+def test_v4_needs_the_release_that_takes_its_map(plugins):
+    """A plugin of a user that takes the map does not mend event_positions, once that is known."""
+    if not HAS_RELEASES and plugins:
+        pytest.skip("xams() takes no release yet")
+    with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which .* take") as info:
+        context("2.1", "v4", register=[Mapped] if plugins else [])
     if HAS_RELEASES:
-        assert 'release="2.2"' in str(info.value)
+        assert "event_positions of this context" in str(info.value)
+        assert 'use xams(release="2.2")' in str(info.value)
+
+
+class OtherPositions(EventPositions):
+    """Another release of a data type, with another option."""
+
+    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
+
+
+def test_options_that_another_release_of_a_data_type_takes():
+    """Whatever the releases of amstrax are."""
+    others = {**contexts._PLUGINS, "there": [OtherPositions]}
+    with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
+        options_for([EventPositions], "v4", others)
+    with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
+        options_for([EventPositions, Mapped], "v4", others)
+    found = options_for([OtherPositions], "v4", others)
+    assert found["pos_rec_map"].startswith("file://") and found["gate_cathode_distance"] == 51.8
+    with pytest.raises(InvalidOption, match="elif"):
+        options_for([OtherPositions], "typo", others)
 
 
 # --- options that no plugin takes
@@ -250,19 +298,6 @@ MALFORMED = {
 }
 
 
-class Mapped(CorrectedPlugin):
-    """A plugin with a map."""
-
-    pos_rec_map = amstrax.XAMSConfig(default=None, help="Map of positions")
-
-    provides = "mapped"
-    depends_on = ("raw_records",)
-    dtype = strax.time_fields
-
-    def compute(self, raw_records):
-        return np.zeros(0, self.dtype)
-
-
 @pytest.mark.parametrize("fault", MALFORMED)
 def test_malformed_maps_are_named_by_the_check_and_when_used(fault, small_map, tmp_path):
     key, value, words = MALFORMED[fault]
@@ -303,7 +338,7 @@ def test_maps_have_finite_numbers(number, small_map, tmp_path):
 
 def test_map_in_use_and_the_published_files_are_right(published, small_map):
     report = check.check_folder(published)
-    others = ("_led", "_untracked", "_early")
+    others = ("_led", "_untracked", "_early", "_typo")
     assert [p for p in report.problems if not any(name in p for name in others)] == []
     found = position_map(small_map)
     assert (found.uv_min, found.step, found.x.shape) == (-1.0, 0.05, (41, 41))

@@ -243,9 +243,9 @@ def options_for(
     Raises
     ------
     InvalidOption
-        When `version` is no name of one, has an option that no plugin takes and that is not known
-        to be without effect, has one that is not in the lineage, or has a file for an option that
-        cannot differ from run to run.
+        When `version` is no name of one, has an option that a data type of `plugins` lacks or that
+        no plugin takes, has one that is not in the lineage, or has a file for an option that cannot
+        differ from run to run.
     CorrectionError
         When the file of the version cannot be had, or is wrong, or a value is of another kind
         than the default of its option.
@@ -257,9 +257,8 @@ def options_for(
     untracked = {option.name for option in taken if not option.track}
     options = versions.options(version)
     left_out = sorted(set(options) - names)
-    for name in left_out:
-        if name not in _TAKEN_BY_NONE:
-            _check_is_of_others(name, version, plugins, others)
+    for name in options.keys() - _TAKEN_BY_NONE:
+        _check_no_data_type_lacks(name, version, plugins, others)
     if left_out:
         log.warning(
             "corrections_version=%r has options that no plugin of this context takes: %s",
@@ -286,27 +285,42 @@ def options_for(
     return options
 
 
-def _check_is_of_others(
+def _check_no_data_type_lacks(
     name: str,
     version: str,
     plugins: Iterable[type[strax.Plugin]],
     others: Mapping[str, Iterable[type[strax.Plugin]]],
 ) -> None:
-    """Raise InvalidOption unless an option is one of other plugins for other data types only."""
-    made = _data_types(plugins)
-    takers = {
-        context: [plugin for plugin in known if name in plugin.takes_config]
-        for context, known in others.items()
-    }
-    places = [context for context, known in takers.items() if made & _data_types(known)]
-    if any(takers.values()) and not places:
-        return
-    remedy = f"use {places[0]}" if places else "check the name, or use a newer amstrax"
-    raise InvalidOption(
-        f"corrections_version={version!r} sets {name}, which no plugin of this context takes, so "
-        f"numbers would not be those of {version}: {remedy}, or take another version"
+    """Raise InvalidOption for an option that would have to matter to `plugins`, and does not.
+
+    That is an option that plugins of others for the same data type take, or none at all. A user's
+    plugin need not take it if another one does: its own lineage tells it from ours.
+    """
+    ours = {plugin for known in others.values() for plugin in known}
+    made = {data_type: p for p in plugins for data_type in strax.to_str_tuple(p.provides)}
+    is_taken = any(name in plugin.takes_config for plugin in plugins)
+    is_known = is_taken
+    for context, known in others.items():
+        for taker in known:
+            if name not in taker.takes_config:
+                continue
+            is_known = True
+            for data_type in strax.to_str_tuple(taker.provides):
+                here = made.get(data_type, taker)
+                if name not in here.takes_config and (here in ours or not is_taken):
+                    what = f"{data_type} of this context does not take"
+                    raise _not_taken(name, version, what, f"use {context}")
+    if not is_known:
+        raise _not_taken(
+            name,
+            version,
+            "no plugin of this context takes",
+            "check the name, or use a newer amstrax",
+        )
+
+
+def _not_taken(name: str, version: str, what: str, remedy: str) -> InvalidOption:
+    return InvalidOption(
+        f"corrections_version={version!r} sets {name}, which {what}, so numbers would not be those "
+        f"of {version}: {remedy}, or take another version"
     )
-
-
-def _data_types(plugins: Iterable[type[strax.Plugin]]) -> set[str]:
-    return {data_type for plugin in plugins for data_type in strax.to_str_tuple(plugin.provides)}
