@@ -10,11 +10,13 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from bson import ObjectId
+from pymongo.errors import PyMongoError
+
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
-from amstrax.rundb import documents, known_hosts, session, ssh_config
-from amstrax.rundb.connection import COLLECTIONS, DATABASE, is_embedded
-from amstrax.rundb.line import Line, translated
+from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
+from amstrax.rundb.connection import COLLECTIONS, DATABASE, Line, is_embedded, translated
 from amstrax.settings import RunDatabase
 
 
@@ -104,13 +106,13 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         alias = "" if to.host == link.daq_host else f", by ssh's settings {to.host}"
         if to.proxy:
             return f"{link.daq_host}{alias}, through {' '.join(to.proxy)}"
-        made["addresses"] = session.resolve(to)
+        made["addresses"] = tunnel.resolve(to)
         return f"{link.daq_host} is {', '.join(made['addresses'])}{alias}"
 
     def port() -> str:
-        connection = session.dial(made["to"], made.get("addresses", ()))
+        connection = tunnel.dial(made["to"], made.get("addresses", ()))
         stack.callback(connection.close)
-        made["transport"] = transport = session.greet(made["to"], connection)
+        made["transport"] = transport = tunnel.greet(made["to"], connection)
         stack.callback(transport.close)
         return f"port {made['to'].port} answers, {transport.remote_version}"
 
@@ -120,12 +122,12 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         return f"{key.get_name()} {key.fingerprint}, as in known_hosts ({place})"
 
     def log_in() -> str:
-        made["transport"], how = session.log_in(made["to"], made["transport"])
+        made["transport"], how = tunnel.log_in(made["to"], made["transport"])
         stack.callback(made["transport"].close)
         return f"as {made['to'].user}, with {how}"
 
-    def tunnel() -> str:
-        session.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
+    def forwarding() -> str:
+        tunnel.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
         return f"leads to {link.mongo_host}:{link.mongo_port}, where something listens"
 
     return [
@@ -133,7 +135,7 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         Step("port", port),
         Step("host key", host_key),
         Step("log-in", log_in),
-        Step("tunnel", tunnel),
+        Step("tunnel", forwarding),
     ]
 
 
@@ -141,8 +143,6 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
     made: dict[str, Line] = {}
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
-        from pymongo.errors import PyMongoError
-
         line, name = made["line"], COLLECTIONS[detector]
         try:
             return function(line.client[DATABASE][name])
@@ -165,8 +165,6 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
         return described_documents(call, detector)
 
     def rights() -> str:
-        from bson import ObjectId
-
         # Of a document that does not exist: what may be changed is seen, and nothing is
         nothing = {"_id": ObjectId()}
         try:
@@ -189,9 +187,7 @@ def _local_steps(link: RunDatabase, detector: str) -> list[Step]:
         return f"{link.path}, {link.path.stat().st_size / 1e6:.1f} MB"
 
     def collection() -> str:
-        from amstrax.rundb.local import LocalClient
-
-        with LocalClient(link.path) as client:
+        with embedded.LocalClient(link.path) as client:
             found = client[DATABASE][COLLECTIONS[detector]]
             return described_documents(lambda function, _: function(found), detector)
 
