@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from amstrax.auto_processing.jobs import Stop
-from amstrax.auto_processing.submission import OWNER_PREFIX
+from amstrax.auto_processing.submitting import OWNER_PREFIX
+from amstrax.commands.base import Stop
 from amstrax.exceptions import (
     AlreadyAtWork,
     LocalDatabaseError,
