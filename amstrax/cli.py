@@ -14,17 +14,15 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "simulate": Tool(
-        "amstrax.auto_processing.simulate", "simulate a run, with the truth beside it"
-    ),
+    "simulate": Tool("amstrax.commands.simulate", "simulate a run, with the truth beside it"),
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
     "validate": Tool(
-        "amstrax.auto_processing.validate", "simulate, process, and judge the reconstruction"
+        "amstrax.commands.validate", "simulate, process, and judge the reconstruction"
     ),
-    "demo": Tool("amstrax.auto_processing.demo", "simulate, process and plot a run of XAMS"),
-    "gains": Tool("amstrax.auto_processing.gains", "find the gains of channels in LED runs"),
+    "demo": Tool("amstrax.commands.demo", "simulate, process and plot a run of XAMS"),
+    "gains": Tool("amstrax.commands.gains", "find the gains of channels in LED runs"),
     "corrections": Tool(
-        "amstrax.auto_processing.corrections", "show corrections, and check files of them"
+        "amstrax.commands.corrections", "show corrections, and check files of them"
     ),
     "process-run": Tool(
         "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
@@ -36,14 +34,14 @@ TOOLS = {
     "copy-live": Tool(
         "amstrax.auto_processing.copy_live", "copy live data from the DAQ to other places"
     ),
-    "dashboard": Tool("amstrax.dashboard.command", "show runs, data and processing in a browser"),
+    "dashboard": Tool("amstrax.commands.dashboard", "show runs, data and processing in a browser"),
     "delete-live": Tool(
         "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
     ),
     "warmup": Tool(
-        "amstrax.auto_processing.warmup", "compile all that processing needs, once per installation"
+        "amstrax.commands.warmup", "compile all that processing needs, once per installation"
     ),
-    "rundb": Tool("amstrax.auto_processing.rundb", "look into the run database, and change it"),
+    "rundb": Tool("amstrax.commands.rundb", "look into the run database, and change it"),
 }
 
 

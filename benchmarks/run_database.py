@@ -176,16 +176,16 @@ def measure(
 
 def loop_queries(runs: Any) -> dict[str, Callable[[], int]]:
     """Return what the automatic loop asks in a round: each gives a number of runs."""
-    from amstrax.auto_processing import scheduling
+    from amstrax.auto_processing import loop
     from amstrax.rundb import documents
 
-    wanted = scheduling.Wanted("xams", ("event_info",), ("raw_records",))
+    wanted = loop.Wanted("xams", ("event_info",), ("raw_records",))
     return {
-        "loop: runs to submit": lambda: len(scheduling.find_runs(runs, wanted, 10)),
+        "loop: runs to submit": lambda: len(loop.find_runs(runs, wanted, 10)),
         "loop: count of them": lambda: runs.count_documents(
             wanted.filter(documents.server_time(runs))
         ),
-        "loop: runs with a job": lambda: len(scheduling.followed_runs(runs, "local")),
+        "loop: runs with a job": lambda: len(loop.followed_runs(runs, "local")),
     }
 
 

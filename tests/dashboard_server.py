@@ -140,7 +140,7 @@ class Server:
         self._file = self.log.open("wb")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "amstrax.dashboard.command", "--port=0", "--refresh=1"),
+                *(sys.executable, "-m", "amstrax.commands.dashboard", "--port=0", "--refresh=1"),
                 *(f"--output_folder={lab.out}", f"--live_data_dir={lab.live}"),
                 *(f"--job_folder={lab.jobs}", f"--log_folder={lab.logs}", *options),
             ],

@@ -9,8 +9,8 @@ import pytest
 from make_runs import RUN_ID, context, pulses, rundoc, write_run
 
 from amstrax import contexts
-from amstrax.auto_processing import growth, job_logs, status_file
-from amstrax.dashboard import run_overview
+from amstrax.auto_processing import loop
+from amstrax.dashboard import live_progress, run_overview
 from amstrax.exceptions import InvalidOption, NotAvailable
 
 
@@ -103,14 +103,16 @@ def test_data_of_another_lineage_is_found(made):
 
 def test_growth(made, monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "here")
-    [stored] = [g for g in growth.stored(reader(made), RUN_ID) if g.data_type == "raw_records"]
+    [stored] = [
+        g for g in live_progress.find_stored(reader(made), RUN_ID) if g.data_type == "raw_records"
+    ]
     assert stored.is_complete and len(stored.chunks) == 2 and stored.rows > 0
     assert stored.chunks[0].end <= stored.chunks[1].start
     document = rundoc() | {"data": [{"type": "live", "host": "here", "location": str(made)}]}
-    live = growth.live(document, "xams")
+    live = live_progress.find_live(document, "xams")
     assert (live.chunks, live.is_closed, live.folder) == (2, True, made / RUN_ID)
-    assert growth.live(rundoc(), "xams", made / "nowhere") is None
-    assert growth.live({"number": 5, "name": "../x"}, "xams", made) is None
+    assert live_progress.find_live(rundoc(), "xams", made / "nowhere") is None
+    assert live_progress.find_live({"number": 5, "name": "../x"}, "xams", made) is None
 
 
 # Logs
@@ -124,8 +126,8 @@ def test_logs_are_read_from_their_end(tmp_path):
     log = tmp_path / "logs/7/7.log"
     log.parent.mkdir(parents=True)
     log.write_text("first line\nsecond µ\n")
-    assert job_logs.read(job(log), tmp_path / "logs").text == "first line\nsecond µ\n"
-    end = job_logs.read(job(log), tmp_path / "logs", most=14)
+    assert live_progress.read_log(job(log), tmp_path / "logs").text == "first line\nsecond µ\n"
+    end = live_progress.read_log(job(log), tmp_path / "logs", most=14)
     assert (end.text, end.skipped) == ("second µ\n", 11)
 
 
@@ -143,19 +145,19 @@ def test_no_other_file_is_shown_as_a_log(tmp_path):
         *(logs / "pipe.log", logs / "folder.log", "/etc/passwd", logs / "none.log"),
     ):
         with pytest.raises((NotAvailable, OSError)):
-            job_logs.read(job(path), logs)
+            live_progress.read_log(job(path), logs)
     for document in ({}, {"processing_job": {"log": None}}, {"processing_job": 3}):
         with pytest.raises(NotAvailable, match="no log is known"):
-            job_logs.read(document, logs)
+            live_progress.read_log(document, logs)
 
 
 def test_status_files_are_read(tmp_path):
     path = tmp_path / "status.json"
-    assert status_file.read(path) is None
-    status_file.write(path, {"state": "at work"})
-    content, time = status_file.read(path)
+    assert loop.read_status(path) is None
+    loop.write_status(path, {"state": "at work"})
+    content, time = loop.read_status(path)
     assert content["state"] == "at work"
     assert abs((datetime.now(UTC) - time).total_seconds()) < 60
     path.write_text("[]")
     with pytest.raises(InvalidOption, match="no status file"):
-        status_file.read(path)
+        loop.read_status(path)

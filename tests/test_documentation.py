@@ -497,9 +497,8 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     code = "".join(
         (ROOT / "amstrax" / f"{name}.py").read_text(encoding="utf-8")
         for name in (
-            *("auto_processing/auto_processing", "auto_processing/scheduling"),
-            *("auto_processing/submission", "auto_processing/status_file"),
-            *("auto_processing/engines/local", "rundb/leases"),
+            *("auto_processing/auto_processing", "auto_processing/loop"),
+            *("auto_processing/submitting", "auto_processing/engines/local", "rundb/leases"),
         )
     )
     # Texts that go on in the next line

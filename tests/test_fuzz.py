@@ -31,7 +31,8 @@ from make_runs import RUN_ID, context, pulses, write_run
 from make_runs import rundoc as reader_document
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import arguments, rundb, scheduling, submit_stbc
+from amstrax.auto_processing import loop, submit_stbc
+from amstrax.commands import base, rundb
 from amstrax.corrections import lookup
 from amstrax.dashboard import processing_page, render, run_overview, runs_page
 from amstrax.exceptions import AmstraxError
@@ -286,9 +287,9 @@ def do_all(collection, document):
     run = processing_page._run(document)
     assert render.html("by_status.html", most=1, counts=counts, runs=[run], status="failed")
     assert transfer.to_json(document)
-    wanted = scheduling.Wanted("xams", ("event_info",), ("raw_records",))
-    assert outcome(scheduling.find_runs, collection, wanted, 10) is not None
-    assert outcome(scheduling.followed_runs, collection, "local") is not None
+    wanted = loop.Wanted("xams", ("event_info",), ("raw_records",))
+    assert outcome(loop.find_runs, collection, wanted, 10) is not None
+    assert outcome(loop.followed_runs, collection, "local") is not None
     frontend = RunDB(collection=collection)
     outcome(lambda: list(frontend._scan_runs(("name", "tags", "start", "end"))))
     if name is None:
@@ -395,10 +396,10 @@ def option(kind, text):
 @each_odd_value
 def test_options_in_json(tmp_path_factory, text):
     """As --config_kwargs, --context_kwargs and --query are read, from words and from files."""
-    found = option(arguments.json_object, text)
+    found = option(base.json_object, text)
     path = tmp_path_factory.getbasetemp() / "options.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    from_file = option(arguments.options, str(path))
+    from_file = option(base.options, str(path))
     if found is None or from_file is None:
         return
     assert found == from_file == json.loads(text)
@@ -415,7 +416,7 @@ QUERY = {"mode": "gas", "$or": [{"number": {"$gte": 7}}, {"tags.name": {"$regex"
 @given(texts(QUERY))
 @each_odd_value
 def test_query_of_submit_stbc(store, text):
-    query = option(arguments.json_object, text)
+    query = option(base.json_object, text)
     if query is not None:
         args = argparse.Namespace(status=None, tag=None, mode=None, query=query)
         condition = outcome(submit_stbc._condition, args)
@@ -430,12 +431,12 @@ def test_query_of_submit_stbc(store, text):
 @example('{"_id": {"$numberDouble": "NaN"}, "number": 1}')
 def test_run_documents_in_json(store, tmp_path_factory, text):
     """As --testing_rundoc is read, and as `rundb import` reads and stores them."""
-    document = option(arguments.run_document, text)
+    document = option(base.run_document, text)
     if document is not None:
         outcome(rundoc.reader_config, document)
     path = tmp_path_factory.getbasetemp() / "documents.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    option(arguments.run_document, str(path))
+    option(base.run_document, str(path))
     found = outcome(transfer.documents_in, str(path))
     if not found:
         return

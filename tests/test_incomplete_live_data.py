@@ -14,14 +14,8 @@ from make_jobs import SHORT, add_run, copy_run
 from make_runs import LENGTH, OVERLAP, RAW_DTYPE, RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts, redax
-from amstrax.auto_processing import (
-    amstraxer,
-    auto_processing,
-    gains,
-    process_run,
-    submission,
-    submit_stbc,
-)
+from amstrax.auto_processing import amstraxer, auto_processing, process_run, submit_stbc, submitting
+from amstrax.commands import gains
 from amstrax.exceptions import LiveDataCorrupted, LiveDataIncomplete, LiveDataTimeout
 from amstrax.rundb import documents
 from amstrax.rundb.frontend import new_entry
@@ -548,10 +542,10 @@ def test_entries_are_short(tmp_path):
 
 def test_jobs_get_the_option(tmp_path):
     folders = {"job_folder": tmp_path, "log_folder": tmp_path}
-    work = submission.make_work(["peaks"], allow_incomplete=True, **folders)
+    work = submitting.make_work(["peaks"], allow_incomplete=True, **folders)
     assert "--allow_incomplete" in work.options
     assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
-    work = submission.make_work(["peaks"], **folders)
+    work = submitting.make_work(["peaks"], **folders)
     assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
     for tool in (submit_stbc, auto_processing):
         for options in ([], ["--allow_incomplete"]):

@@ -24,8 +24,8 @@ from amstrax.auto_processing import (
     copy_live,
     delete_live,
     process_run,
-    submission,
     submit_stbc,
+    submitting,
 )
 from amstrax.exceptions import AmstraxError, UsageError
 from amstrax.plugins.pulse_processing import baseline_per_channel
@@ -449,8 +449,8 @@ def parser_without_old(module, words):
 @pytest.mark.parametrize("script", ["amstraxer_easy", "make_raw_records"])
 def test_old_scripts_of_jobs(script):
     with pytest.warns(DeprecationWarning, match=f"script='{script}' is now script='process_run'"):
-        command = submission._program(script)
-    assert command == submission._program("process_run")
+        command = submitting._program(script)
+    assert command == submitting._program("process_run")
 
 
 class DummyArguments:

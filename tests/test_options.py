@@ -10,7 +10,7 @@ from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 import amstrax
 from amstrax import contexts
-from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import EMPTY_COLUMNS
 from amstrax.plugins.peak_processing import Peaks

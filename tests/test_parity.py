@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amstrax import contexts
-from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.commands.base import CONTEXTS
 
 #: Data types, and fields of them, that HISTORY.md lists under "Differences"
 CORRECTED = {"peak_coincidences/is_coinc", "event_coincidences/is_coinc"}

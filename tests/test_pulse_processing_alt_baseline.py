@@ -5,7 +5,7 @@ import pytest
 from make_runs import RUN_ID, context, load, pulses, write_run
 
 import amstrax
-from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.commands.base import CONTEXTS
 
 TYPES = ("records_alt_bl", "hits_alt_bl")
 

@@ -18,16 +18,15 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import arguments
-from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.commands import base
+from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
+from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
-
-    from amstrax.auto_processing import jobs
 
 log = logging.getLogger("amstrax.amstraxer")
 
@@ -36,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process a single run with amstrax")
     parser.add_argument(
-        "run_id", metavar="RUN_ID", type=arguments.run_id, help="run to process, as 006724"
+        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
     )
     parser.add_argument(
         "--target",
@@ -46,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--context",
-        type=arguments.context_name,
+        type=base.context_name,
         help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
     )
     parser.add_argument(
@@ -59,11 +58,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=Path,
         help="folder to write to (default: ./strax_data, for xams_little ./amstrax_data)",
     )
-    arguments.add_input(parser)
-    arguments.add_allow_incomplete(parser)
+    base.add_input(parser)
+    base.add_allow_incomplete(parser)
     parser.add_argument(
         "--testing_rundoc",
-        type=arguments.run_document,
+        type=base.run_document,
         metavar="JSON",
         help="run document to use, or a file with it, instead of the run database's",
     )
@@ -74,7 +73,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--context_kwargs",
-        type=arguments.json_object,
+        type=base.json_object,
         default={},
         metavar="JSON",
         help="arguments for the context, as '{\"init_rundb\": false}'",
@@ -92,23 +91,23 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--timeout",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=300,
         metavar="SECONDS",
         help="give up when a run that has not ended gets no new live data for this long "
         "(default: %(default)s)",
     )
-    arguments.add_workers(parser)
-    arguments.add_console(parser)
-    return arguments.parse(parser, "amstraxer", argv)
+    base.add_workers(parser)
+    base.add_console(parser)
+    return base.parse(parser, "amstraxer", argv)
 
 
-@arguments.main_of(parse_args, ("0",))
+@base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run and return the exit status."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing import job
 
-    return jobs.run_tool(
+    return job.run_strax_tool(
         args,
         log,
         lambda stop: process(args, stop),
@@ -118,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
+def process(args: argparse.Namespace, stop: Stop) -> None:
     """Make the targets that `args` ask for.
 
     Parameters
@@ -135,8 +134,8 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     AmstraxError
         When the run cannot be processed; what was written then is removed.
     """
-    from amstrax.auto_processing import jobs
-    from amstrax.auto_processing.scratch import Scratch
+    from amstrax.auto_processing import job
+    from amstrax.auto_processing.job import Scratch
     from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
@@ -145,7 +144,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     remove_damaged_cache()
     output = _output_folder(st)
     _check_writable(output)
-    with memory.old_objects_left_out(), jobs.sole_worker(output, args.run_id):
+    with memory.old_objects_left_out(), job.sole_worker(output, args.run_id):
         if args.from_scratch:
             with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
                 _make(st, args, targets, output, stop)
@@ -257,10 +256,10 @@ def _make(
     args: argparse.Namespace,
     targets: Iterable[str],
     output: Path,
-    stop: "jobs.Stop",
+    stop: Stop,
 ) -> None:
     """Make and store targets that are not stored."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing import job
 
     for target in targets:
         stop.check()
@@ -270,7 +269,7 @@ def _make(
         try:
             _make_one(st, args, target, stop)
         except BaseException:
-            jobs.remove_incomplete(output, args.run_id)
+            job.remove_incomplete(output, args.run_id)
             raise
         if not st.is_stored(args.run_id, target):
             raise AmstraxError(
@@ -279,14 +278,12 @@ def _make(
             )
 
 
-def _make_one(
-    st: "strax.Context", args: argparse.Namespace, target: str, stop: "jobs.Stop"
-) -> None:
-    from amstrax.auto_processing import jobs
-    from amstrax.auto_processing.progress import Progress
+def _make_one(st: "strax.Context", args: argparse.Namespace, target: str, stop: Stop) -> None:
+    from amstrax.auto_processing import job
+    from amstrax.auto_processing.job import Progress
     from amstrax.strax_ext.processor import Processor
 
-    source = jobs.Source(st, args.run_id, target)
+    source = job.Source(st, args.run_id, target)
     if source.needs_live_data:
         _set_up_reader(st, args)
         source.meter_reader(args.timeout, stop)

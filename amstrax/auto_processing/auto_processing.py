@@ -22,7 +22,7 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import arguments
+from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -34,11 +34,13 @@ from amstrax.exceptions import (
     RunNotReady,
     UsageError,
 )
+from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import scheduling, tools
     from amstrax.auto_processing.engines.base import Engine
-
+    from amstrax.auto_processing.loop import (
+        Document,
+    )
 log = logging.getLogger("amstrax.auto_processing")
 
 #: What is away is asked again after a round's pause, then after twice that, up to this [s]
@@ -60,9 +62,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "have been submitted go on. A run is left alone with the tag 'abandon', and processed "
         "whatever its state with the tag 'process'.",
     )
-    arguments.add_work(parser)
+    base.add_work(parser)
     parser.add_argument(
-        "--run_id", metavar="RUN_ID", type=arguments.run_id, help="process this run, then end"
+        "--run_id", metavar="RUN_ID", type=base.run_id, help="process this run, then end"
     )
     parser.add_argument(
         "--min_run_number",
@@ -73,21 +75,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--max_jobs",
-        type=arguments.positive_integer,
+        type=base.positive_integer,
         default=10,
         metavar="N",
         help="jobs at the same time, running or waiting (default: %(default)s)",
     )
     parser.add_argument(
         "--max_failures",
-        type=arguments.positive_integer,
+        type=base.positive_integer,
         default=3,
         metavar="N",
         help="give a run up that has failed so often (default: %(default)s)",
     )
     parser.add_argument(
         "--retry_pause",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=60,
         metavar="SECONDS",
         help="time from a first failure to the next attempt, twice as long after each further one "
@@ -95,7 +97,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--pause",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=10,
         metavar="SECONDS",
         help="time between two rounds (default: %(default)s)",
@@ -113,16 +115,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="file that says, as JSON, how things are, for a monitor (default: "
         "auto_processing_DETECTOR.json in the log folder)",
     )
-    return arguments.parse(parser, "auto_processing", argv)
+    return base.parse(parser, "auto_processing", argv)
 
 
-@arguments.main_of(parse_args)
+@base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run the loop until it is told to end, and return the exit status."""
-    from amstrax.auto_processing import tools
-
-    # Not that of `jobs`, which ends when a thread fails: here it may be one of a library
-    return tools.run_tool(
+    # Not that of `job`, which ends when a thread fails: here it may be one of a library
+    return base.run_tool(
         args,
         log,
         lambda stop: run(args, stop),
@@ -133,7 +133,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: "tools.Stop") -> str | None:
+def run(args: argparse.Namespace, stop: Stop) -> str | None:
     """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
@@ -183,7 +183,7 @@ def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:150]} (please report it)"
 
 
-def _name(document: "scheduling.Document") -> str:
+def _name(document: "Document") -> str:
     """Return what to call a run, which may have neither number nor name."""
     from amstrax.rundb import documents
 
@@ -200,7 +200,8 @@ class Loop:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines, rounds, scheduling, submit_stbc
+        from amstrax.auto_processing import engines, submit_stbc
+        from amstrax.auto_processing.loop import Rests, Wanted
         from amstrax.rundb import connection
 
         self.args = args
@@ -208,7 +209,7 @@ class Loop:
         self.work = submit_stbc.find_work(args)
         self.collection = connection.get_mongo_collection(self.work.detector)
         self.switches = connection.get_collection("daq", "processing")
-        self.wanted = scheduling.Wanted(
+        self.wanted = Wanted(
             self.work.detector,
             self.work.targets,
             self.work.raw_types,
@@ -220,7 +221,7 @@ class Loop:
         self.followed: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
-        self.rests = rounds.Rests()
+        self.rests = Rests()
         self._refusals = 0
         self.texts: list[str] = []
         self.trouble = self.ended_by = ""
@@ -239,10 +240,10 @@ class Loop:
 
     def round(self) -> None:
         """Follow the jobs that there are, and submit new ones."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import is_switched_on
 
         alive = self._follow()
-        self._note_switch(scheduling.is_switched_on(self.switches))
+        self._note_switch(is_switched_on(self.switches))
         free = self.args.max_jobs - alive
         if self.switched_on and free > 0:
             self._submit(free)
@@ -263,19 +264,17 @@ class Loop:
 
     def _follow(self) -> int:
         """Settle jobs that have ended; return how many are alive."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import followed_runs, job_states, settle
 
-        runs = scheduling.followed_runs(self.collection, self.engine.name)
-        states = scheduling.job_states(self.engine, runs)
+        runs = followed_runs(self.collection, self.engine.name)
+        states = job_states(self.engine, runs)
         before, self.followed = self.followed, {}
         alive = 0
         for run_ in runs:
             state = states[run_.attempt]
             if not self.args.dry_run:
                 try:
-                    line = scheduling.settle(
-                        self.collection, self.engine, run_, state, self.args.max_failures
-                    )
+                    line = settle(self.collection, self.engine, run_, state, self.args.max_failures)
                 except RunDatabaseError:
                     raise
                 except Exception as error:
@@ -298,7 +297,7 @@ class Loop:
 
     def _report_end(self, run_id: str) -> None:
         """Log how a job that was followed has ended, as it has said itself."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import how_often
         from amstrax.rundb import documents
 
         if self.states.pop(run_id, None) is None:
@@ -314,7 +313,7 @@ class Loop:
             log.info("run %s: %s, and left alone", run_id, status.reason)
         elif status.status == "failed":
             self.counts["failed"] += 1
-            often = scheduling.how_often(documents.failures_of(document), self.args.max_failures)
+            often = how_often(documents.failures_of(document), self.args.max_failures)
             log.warning("run %s failed: %s (%s)", run_id, status.reason, often)
         else:
             self.counts["done"] += status.status == "done"
@@ -322,14 +321,15 @@ class Loop:
 
     def _submit(self, free: int) -> None:
         """Submit up to `free` jobs."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import find_runs
 
         skip = {*self.rests.names(), *self.followed}
-        for document in scheduling.find_runs(self.collection, self.wanted, free, skip):
+        for document in find_runs(self.collection, self.wanted, free, skip):
             self._submit_one(document)
 
-    def _submit_one(self, document: "scheduling.Document") -> None:
-        from amstrax.auto_processing import scheduling, submit_stbc
+    def _submit_one(self, document: "Document") -> None:
+        from amstrax.auto_processing import submit_stbc
+        from amstrax.auto_processing.loop import key_of
         from amstrax.rundb import documents
 
         # The tag is for one series of attempts; what has failed before does not count
@@ -351,7 +351,7 @@ class Loop:
             if self._refusals <= MOST_REFUSALS:
                 self._record(document, error, tagged)
             else:
-                self.rests.note(scheduling.key_of(document), failed=True)
+                self.rests.note(key_of(document), failed=True)
             if self._refusals >= MOST_REFUSALS:
                 # It is hardly the runs' fault; one is tried in each round, until one is taken
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
@@ -367,15 +367,15 @@ class Loop:
         if tagged:
             documents.remove_tag(self.collection, document, documents.PROCESS)
         self._refusals = 0
-        self.rests.note(scheduling.key_of(document), failed=False)
+        self.rests.note(key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
         self.followed[run_id] = submission.attempt
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
-    def _record(self, document: "scheduling.Document", error: Exception, tagged: bool) -> None:
+    def _record(self, document: "Document", error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted, as a failure of its own."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import how_often, key_of
         from amstrax.rundb import documents
 
         reason = _text(error)
@@ -396,22 +396,22 @@ class Loop:
             self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
             return
         self.counts["failed"] += 1
-        self.rests.note(scheduling.key_of(document), failed=True)
-        often = scheduling.how_often(failures or 0, self.args.max_failures)
+        self.rests.note(key_of(document), failed=True)
+        often = how_often(failures or 0, self.args.max_failures)
         log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
 
-    def _leave(self, document: "scheduling.Document", why: str) -> None:
+    def _leave(self, document: "Document", why: str) -> None:
         """Leave a run alone for a while, longer each time, and say why when that begins."""
-        from amstrax.auto_processing import scheduling
+        from amstrax.auto_processing.loop import key_of
 
-        key = scheduling.key_of(document)
+        key = key_of(document)
         if key not in self.rests.names():
             log.warning("run %s: %s", _name(document), why)
             self.rests.note(key, failed=True)
 
     def _clean(self) -> None:
         """Remove scripts and logs of jobs that are old, now and then."""
-        from amstrax.auto_processing import job_logs
+        from amstrax.auto_processing.loop import remove_old_job_files
         from amstrax.rundb import connection, documents
 
         if self.args.dry_run or time.monotonic() < self._clean_at:
@@ -427,7 +427,7 @@ class Loop:
             return
         names = {documents.name_of(document) for document in itertools.chain(*found)}
         alive = {job.name for job in self.engine.jobs()}
-        n_files = job_logs.remove_old(
+        n_files = remove_old_job_files(
             (self.work.job_folder, self.work.log_folder),
             settings.keep_logs(),
             lambda run_id: run_id in names or any(f"-{run_id}-" in name for name in alive),
@@ -503,12 +503,12 @@ class Loop:
         """Write the file for a monitor."""
         if self.args.dry_run:
             return
-        from amstrax.auto_processing import status_file
+        from amstrax.auto_processing.loop import write_status
 
         path = self.args.status_file
         if path is None:
             path = self.args.log_folder / f"auto_processing_{self.work.detector}.json"
-        status_file.write(
+        write_status(
             path,
             {
                 "state": state,

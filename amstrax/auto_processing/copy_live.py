@@ -11,7 +11,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,28 +18,25 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import arguments
-from amstrax.auto_processing.copies import copy_data
-from amstrax.exceptions import (
-    AmstraxError,
-    CopyFailed,
-    InvalidOption,
-    InvalidRunDocument,
-    UsageError,
+from amstrax.auto_processing.copying import (
+    copy_data,
+    missing,
+    wanted_destinations,
+    why_not,
 )
+from amstrax.commands import base
+from amstrax.exceptions import (
+    CopyFailed,
+)
+from amstrax.rundb.leases import Stop
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import tools
-    from amstrax.auto_processing.copier import Copies
-    from amstrax.auto_processing.destinations import Destination
-
+    from amstrax.auto_processing.copying import Copies, Destination
 __all__ = ["copy_data", "get_rundocs", "handle_runs", "main", "parse_args"]
 
 log = logging.getLogger("amstrax.copy_live")
 
-#: Without THE_END, a run counts as written so long after its end: the DAQ has died, then
-LEFT_OPEN = timedelta(hours=1)
 
 _FIELDS = ("name", "number", "start", "end", "tags", "data", "copy_claim")
 
@@ -62,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_id",
         nargs="+",
         metavar="RUN_ID",
-        type=arguments.run_id,
+        type=base.run_id,
         help="copy these runs (default: all that lack a copy, newest first)",
     )
     parser.add_argument(
@@ -76,20 +72,20 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="look at copies that are registered, too, and repair them: with --run_id",
     )
-    arguments.add_live_data(parser, "copied")
+    base.add_live_data(parser, "copied")
     parser.add_argument(
-        "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
+        "--max_runs", type=base.positive_integer, metavar="N", help="so many in a round"
     )
     parser.add_argument(
         "--workers",
-        type=arguments.positive_integer,
+        type=base.positive_integer,
         default=1,
         metavar="N",
         help="runs copied at the same time (default: %(default)s)",
     )
     parser.add_argument(
         "--bandwidth",
-        type=arguments.positive_integer,
+        type=base.positive_integer,
         metavar="KB/S",
         help="the most that each of them may take of the line (default: all there is)",
     )
@@ -99,10 +95,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--dry_run", action="store_true", help="say what would be copied, as without --production"
     )
-    arguments.add_rounds(parser, pause=60)
-    arguments.add_log_folder(parser)
-    arguments.add_console(parser)
-    args = arguments.parse(parser, "copy_live", argv)
+    base.add_rounds(parser, pause=60)
+    base.add_log_folder(parser)
+    base.add_console(parser)
+    args = base.parse(parser, "copy_live", argv)
     if args.again and not args.run_id:
         parser.error("--again copies runs that have been copied already: name them with --run_id")
     if args.loop and (args.dry_run or not args.production):
@@ -111,12 +107,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-@arguments.main_of(parse_args)
+@base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Copy, and return the exit status."""
-    from amstrax.auto_processing import tools
-
-    return tools.run_tool(
+    return base.run_tool(
         args,
         log,
         lambda stop: run(args, stop),
@@ -127,7 +121,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
+def run(args: argparse.Namespace, stop: Stop) -> None:
     """Copy what there is, once or again and again.
 
     Raises
@@ -135,8 +129,8 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
     AmstraxError
         When, without ``args.loop``, something could not be copied.
     """
-    from amstrax.auto_processing import rounds
-    from amstrax.auto_processing.copier import Copier
+    from amstrax.auto_processing import loop
+    from amstrax.auto_processing.copying import Copier
     from amstrax.rundb import get_mongo_collection
 
     stop.remark = "copies that are not complete are gone on with at the next start"
@@ -152,32 +146,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
             stop.check()
             raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
 
-    rounds.repeat(one_round, args, stop, log)
-
-
-def wanted_destinations(args: argparse.Namespace) -> tuple["Destination", ...]:
-    """Return where to copy to.
-
-    Raises
-    ------
-    UsageError
-        For a name in ``args.to`` that the settings do not have.
-    InvalidOption
-        When the settings make no sense, or have no destination.
-    """
-    from amstrax.auto_processing.destinations import copy_destinations
-    from amstrax.exceptions import did_you_mean
-
-    found = {destination.name: destination for destination in copy_destinations(args.detector)}
-    if not found:
-        raise InvalidOption(
-            f"the setting {args.detector.upper()}_COPY_TO is empty: say where copies of live data "
-            "go, as NAME=USER@HOST:/FOLDER"
-        )
-    for name in args.to or ():
-        if name not in found:
-            raise UsageError(f"--to {name}: no such destination{did_you_mean(name, found)}")
-    return tuple(found[name] for name in dict.fromkeys(args.to or found))
+    loop.repeat(one_round, args, stop, log)
 
 
 def get_rundocs(
@@ -245,84 +214,6 @@ def _to_copy(args: argparse.Namespace, destinations: Sequence["Destination"]) ->
     }
 
 
-def missing(
-    document: Document, destinations: Sequence["Destination"], again: bool = False
-) -> list["Destination"]:
-    """Return the destinations where a run lacks a copy; with `again`, all of them."""
-    from amstrax.rundb import documents
-
-    return [
-        destination
-        for destination in destinations
-        if again or not documents.data_of(document, type="live", host=destination.name)
-    ]
-
-
-def why_not(document: Document, to: Sequence["Destination"], folders: Sequence[Path]) -> str | None:
-    """Return why a run is not copied (yet) to these destinations; None if it is.
-
-    Parameters
-    ----------
-    document
-        Run document.
-    to
-        Destinations where it lacks a copy.
-    folders
-        Folders that may be copied from.
-    """
-    from amstrax import rundoc
-    from amstrax.auto_processing import live_folder
-    from amstrax.rundb import documents
-
-    if not to:
-        return "it has all its copies"
-    try:
-        end = rundoc.end_time(document)
-        if documents.ABANDON in documents.tags_of(document):
-            return "it has the tag 'abandon': remove that to copy it"
-        if end is None:
-            return "it is still being taken: it is copied when it has ended"
-        run_dir = source_folder(document, folders) / live_folder.run_name(document)
-    except AmstraxError as error:
-        return str(error)
-    is_written = live_folder.is_closed(run_dir) or not run_dir.is_dir()
-    if not is_written and datetime.now(UTC) - end < LEFT_OPEN:
-        return f"the DAQ has not written all of it yet: there is no THE_END in {run_dir}"
-    return None
-
-
-def source_folder(document: Document, folders: Sequence[Path]) -> Path:
-    """Return the folder of live data on this machine that a run is in, without links.
-
-    Raises
-    ------
-    CopyFailed
-        When the document names none, or only others than `folders` and what is below these.
-    """
-    from amstrax import rundoc
-    from amstrax.rundb import documents
-
-    host = documents.this_host()
-    problem = ""
-    for entry in documents.data_of(document, type="live", host=host):
-        try:
-            folder = rundoc.check_location(entry.get("location")).resolve()
-        except (InvalidRunDocument, OSError, RuntimeError) as error:
-            problem = str(error)
-            continue
-        if any(folder.is_relative_to(allowed) for allowed in folders):
-            return folder
-        problem = (
-            f"its live data is in {folder}, which is not among the folders that may be copied from "
-            f"({', '.join(map(str, folders))}): see --live_data"
-        )
-    raise CopyFailed(
-        problem
-        or f"its document has no live data on host {host}: is that what run documents call this "
-        "machine? (setting AMSTRAX_HOST)"
-    )
-
-
 def handle_runs(
     rundocs: Sequence[dict[str, Any]], args: argparse.Namespace, stopped: Callable[[], bool] = bool
 ) -> "Copies":
@@ -347,7 +238,7 @@ def handle_runs(
     RunDatabaseError
         When the run database cannot be asked or told.
     """
-    from amstrax.auto_processing.copier import Copier
+    from amstrax.auto_processing.copying import Copier
     from amstrax.rundb import get_mongo_collection
 
     return Copier(get_mongo_collection(args.detector), args, stopped).handle(rundocs)

@@ -20,14 +20,13 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import arguments
+from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, DeletionRefused
+from amstrax.rundb.leases import Stop
 from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import tools
-    from amstrax.auto_processing.destinations import Destination
-
+    from amstrax.auto_processing.copying import Destination
 log = logging.getLogger("amstrax.delete_live")
 
 _FIELDS = (
@@ -63,19 +62,19 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_id",
         nargs="+",
         metavar="RUN_ID",
-        type=arguments.run_id,
+        type=base.run_id,
         help="these runs (default: all that are old enough, oldest first)",
     )
     parser.add_argument(
         "--min_age",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=30.0,
         metavar="DAYS",
         help="leave runs alone that ended after this (default: %(default)g)",
     )
-    arguments.add_live_data(parser, "deleted")
+    base.add_live_data(parser, "deleted")
     parser.add_argument(
-        "--max_runs", type=arguments.positive_integer, metavar="N", help="so many in a round"
+        "--max_runs", type=base.positive_integer, metavar="N", help="so many in a round"
     )
     parser.add_argument(
         "--production",
@@ -89,10 +88,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--dry_run", action="store_true", help="say what would be deleted, whatever else is given"
     )
-    arguments.add_rounds(parser, pause=3600)
-    arguments.add_log_folder(parser)
-    arguments.add_console(parser)
-    args = arguments.parse(parser, "delete_live", argv)
+    base.add_rounds(parser, pause=3600)
+    base.add_log_folder(parser)
+    base.add_console(parser)
+    args = base.parse(parser, "delete_live", argv)
     args.delete = args.production and args.we_are_really_sure and not args.dry_run
     if args.loop and not args.delete:
         parser.error(
@@ -101,12 +100,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-@arguments.main_of(parse_args)
+@base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Delete old live data, and return the exit status."""
-    from amstrax.auto_processing import tools
-
-    return tools.run_tool(
+    return base.run_tool(
         args,
         log,
         lambda stop: run(args, stop),
@@ -117,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
+def run(args: argparse.Namespace, stop: Stop) -> None:
     """Delete what there is to delete, once or again and again.
 
     Raises
@@ -125,9 +122,9 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
     AmstraxError
         When, without ``args.loop``, something could not be deleted.
     """
-    from amstrax.auto_processing import live_folder, rounds
-    from amstrax.auto_processing.deleter import Deleter
-    from amstrax.auto_processing.destinations import delete_after_copies
+    from amstrax.auto_processing import live_folder, loop
+    from amstrax.auto_processing.copying import delete_after_copies
+    from amstrax.auto_processing.deleting import Deleter
     from amstrax.rundb import get_mongo_collection
 
     stop.remark = "what was begun is settled at the next start"
@@ -149,7 +146,7 @@ def run(args: argparse.Namespace, stop: "tools.Stop") -> None:
         if problems and not args.loop:
             raise DeletionRefused(f"{problems} runs could not be deleted, see above")
 
-    rounds.repeat(one_round, args, stop, log)
+    loop.repeat(one_round, args, stop, log)
 
 
 def get_rundocs(
@@ -172,7 +169,7 @@ def get_rundocs(
         When a run in ``args.run_id`` is unknown.
     """
     from amstrax.auto_processing import live_folder
-    from amstrax.auto_processing.destinations import delete_after_copies
+    from amstrax.auto_processing.copying import delete_after_copies
     from amstrax.rundb import documents
 
     required = delete_after_copies(args.detector)
@@ -231,13 +228,13 @@ def why_not(
         Folders that may be deleted from.
     """
     from amstrax import rundoc
-    from amstrax.auto_processing import deleter, live_folder
+    from amstrax.auto_processing import deleting, live_folder
     from amstrax.rundb import documents
 
     try:
         live_folder.run_name(document)
         end = rundoc.end_time(document)
-        locations = deleter.locations(document, folders)
+        locations = deleting.locations(document, folders)
     except AmstraxError as error:
         return str(error)
     tags = documents.tags_of(document)

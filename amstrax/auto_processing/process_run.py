@@ -21,13 +21,13 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import arguments
+from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
 from amstrax.rundb import documents, leases
+from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import jobs
-    from amstrax.auto_processing.plan import Plan
+    from amstrax.auto_processing.submitting import Plan
 
 log = logging.getLogger("amstrax.process_run")
 
@@ -45,9 +45,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "status: what a job runs",
     )
     parser.add_argument(
-        "run_id", metavar="RUN_ID", type=arguments.run_id, help="run to process, as 006724"
+        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
     )
-    arguments.add_target(parser)
+    base.add_target(parser)
     parser.add_argument(
         "--any_length",
         action="store_true",
@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--claim_lifetime",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=leases.LIFETIME,
         metavar="SECONDS",
         help="time after which others may process the run when this process is gone (default: "
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--patience",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=1800,
         metavar="SECONDS",
         help="wait so long for a run database that is away, before the run is claimed; after that, "
@@ -76,30 +76,30 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     parser.add_argument(
         "--timeout",
-        type=arguments.positive_number,
+        type=base.positive_number,
         default=300,
         metavar="SECONDS",
         help="give up when live data that is still missing does not come for this long (default: "
         "%(default)s)",
     )
-    arguments.add_console(parser)
-    return arguments.parse(parser, "process_run", argv)
+    base.add_console(parser)
+    return base.parse(parser, "process_run", argv)
 
 
-@arguments.main_of(parse_args, ("0",))
+@base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.job import run_strax_tool
 
     left: list[str] = []
 
-    def work(stop: jobs.Stop) -> None:
+    def work(stop: Stop) -> None:
         try:
             process(args, stop)
         except AlreadyAtWork as error:
             left.append(str(error))
 
-    status = jobs.run_tool(
+    status = run_strax_tool(
         args,
         log,
         work,
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
     return status
 
 
-def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
+def process(args: argparse.Namespace, stop: Stop) -> None:
     """Process a run, and set its status.
 
     Parameters
@@ -134,11 +134,11 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     AmstraxError
         When the run cannot be processed; its document says why.
     """
-    from amstrax.auto_processing import plan
+    from amstrax.auto_processing import submitting
     from amstrax.rundb import get_mongo_collection
 
     began = time.monotonic()
-    found = plan.find(args.target, args.context, args.detector, args.config_kwargs)
+    found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
     collection = get_mongo_collection(found.detector)
     attempt = args.attempt or f"{args.run_id}-{uuid.uuid4().hex[:16]}"
     # Nobody sits before a job
@@ -149,7 +149,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
         claim.patience = args.patience
         document = claim.read()
         _check_ready(claim, document)
-        its_plan = plan.of_run(found, document)
+        its_plan = submitting.plan_of_run(found, document)
         if args.attempt and _is_done(document, its_plan):
             log.info("run %s was done before this job began: nothing is changed", args.run_id)
             return
@@ -173,10 +173,10 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
 
 def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
     """Check that the run may be processed; if it was submitted, it is pending again if not."""
-    from amstrax.auto_processing import plan
+    from amstrax.auto_processing import submitting
 
     try:
-        plan.check_ready(document)
+        submitting.check_ready(document)
     except RunNotReady as error:
         if documents.status_of(document).status in ("submitted", "running"):
             claim.set_status("pending", str(error))
@@ -210,17 +210,13 @@ def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") 
     }
 
 
-def _record(
-    claim: leases.RunClaim, error: Exception, args: argparse.Namespace, stop: "jobs.Stop"
-) -> None:
+def _record(claim: leases.RunClaim, error: Exception, args: argparse.Namespace, stop: Stop) -> None:
     """Record a failure, unless the claim is lost."""
-    from amstrax.auto_processing import console
-
     claim.check()
     reason = (
         stop.message()
         if stop.reason
-        else console.describe_failure(
+        else base.describe_failure(
             error,
             f"run {args.run_id}",
             args.output_folder or "the folder for data",
@@ -242,17 +238,17 @@ def _make_and_register(
     its_plan: "Plan",
     document: Mapping[str, Any],
     claim: leases.RunClaim,
-    stop: "jobs.Stop",
+    stop: Stop,
 ) -> None:
     """Make the data of a run, check it, and register what is not registered yet."""
-    from amstrax.auto_processing import checks
+    from amstrax.auto_processing.job import Written
     from amstrax.rundb.frontend import new_entry
 
     raw_folder, folder = folders(its_plan, args.output_folder)
     st = _context(args, its_plan, folder, document)
     for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
         _make(args, its_plan, step, document, stop)
-    written = checks.Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
+    written = Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
     raw_range = written.raw_range(args.any_length or args.allow_incomplete)
     for key, place in written.unregistered():
         metadata = written.check(place / str(key), raw_range, stop.check)
@@ -302,13 +298,13 @@ def _steps(
     st: Any, run_id: str, its_plan: "Plan", raw_folder: Path, folder: Path
 ) -> Iterator[Step]:
     """Yield what to make: with a folder for raw data, that first, if it is needed."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing.job import Source
 
     if raw_folder == folder:
         yield Step(folder, its_plan.targets)
         return
     missing = [target for target in its_plan.targets if not st.is_stored(run_id, target)]
-    if any(jobs.Source(st, run_id, target).needs_live_data for target in missing):
+    if any(Source(st, run_id, target).needs_live_data for target in missing):
         yield Step(raw_folder, its_plan.raw_types)
     others = tuple(target for target in its_plan.targets if target not in its_plan.raw_types)
     if others:
@@ -355,7 +351,7 @@ def _make(
     its_plan: "Plan",
     step: Step,
     document: Mapping[str, Any],
-    stop: "jobs.Stop",
+    stop: Stop,
 ) -> None:
     """Make the data of a step; wait until an orphan has ended that writes it too."""
     from amstrax.auto_processing import amstraxer

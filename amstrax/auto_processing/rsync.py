@@ -29,7 +29,7 @@ SILENCE, SILENCE_OF_CHECKSUMS = 300, 7200
 PARTIAL = ".amstrax-partial"
 #: Its name before amstrax 3.0.0, and that which rsync proposes to everybody
 OLD_PARTIAL = ".rsync-partial"
-#: File that says of which run a copy is, see `copy_marker`; no part of the run
+#: File that says of which run a copy is, see `live_folder`; no part of the run
 MARKER = ".amstrax-copy.json"
 #: rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[A-Za-z0-9]{6}", re.DOTALL)

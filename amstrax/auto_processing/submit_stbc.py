@@ -17,19 +17,18 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import strict_json
-from amstrax.auto_processing import arguments
+from amstrax.commands import base
 from amstrax.exceptions import (
     EngineUnreachable,
     RunDatabaseError,
     UsageError,
 )
 from amstrax.rundb import documents
+from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.auto_processing import jobs
     from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submission import Submission, Work
-
+    from amstrax.auto_processing.submitting import Submission, Work
 log = logging.getLogger("amstrax.submit_stbc")
 
 
@@ -57,11 +56,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     asked.add_argument("--tag", help="those with this tag")
     asked.add_argument("--mode", help="those of this mode")
     asked.add_argument(
-        "--query", type=arguments.json_object, metavar="JSON", help="those that match this filter"
+        "--query", type=base.json_object, metavar="JSON", help="those that match this filter"
     )
     parser.add_argument(
         "--max_runs",
-        type=arguments.positive_integer,
+        type=base.positive_integer,
         metavar="N",
         help="submit no more than so many (default: all)",
     )
@@ -75,17 +74,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="show exactly what would be submitted, and change nothing",
     )
-    arguments.add_work(parser)
-    return arguments.parse(parser, "submit_stbc", argv)
+    base.add_work(parser)
+    return base.parse(parser, "submit_stbc", argv)
 
 
-@arguments.main_of(parse_args)
+@base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Submit jobs, and return the exit status."""
-    from amstrax.auto_processing import jobs
+    from amstrax.auto_processing import job
 
     report = Report()
-    status = jobs.run_tool(
+    status = job.run_strax_tool(
         args,
         log,
         lambda stop: run(args, stop, report),
@@ -135,7 +134,7 @@ class Report:
         return "\n".join([*self.scripts, *lines])
 
 
-def run(args: argparse.Namespace, stop: "jobs.Stop", report: Report) -> None:
+def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
     """Submit what `args` ask for.
 
     Parameters
@@ -190,15 +189,15 @@ def _with_bar(run_ids: Sequence[str]) -> Any:
 
 def why_done(work: "Work", run_id: str, collection: Any) -> str:
     """Return why there is nothing to do for a run, or nothing."""
-    from amstrax.auto_processing import plan
+    from amstrax.auto_processing import submitting
 
-    fields = [*plan.FIELDS, "processing_status", "data"]
+    fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
     if documents.PROCESS in documents.tags_of(document):
         return ""
     if documents.status_of(document).status != "done":
         return ""
-    targets = plan.of_run(work.plan, document).targets
+    targets = submitting.plan_of_run(work.plan, document).targets
     here = {"host": documents.this_host()}
     if all(documents.data_of(document, type=target, **here) for target in targets):
         return "done already, --again submits it all the same"
@@ -284,8 +283,8 @@ def _range(text: str) -> list[str]:
     first, dash, last = text.partition("-")
     try:
         if not dash:
-            return [arguments.run_id(text)]
-        ends = [int(arguments.run_id(end)) for end in (first, last)]
+            return [base.run_id(text)]
+        ends = [int(base.run_id(end)) for end in (first, last)]
     except argparse.ArgumentTypeError as error:
         if not dash:
             raise UsageError(str(error)) from None
@@ -301,16 +300,16 @@ _LONGEST_RANGE = 100_000
 
 
 def find_work(args: argparse.Namespace) -> "Work":
-    """Return what `args`, of `arguments.add_work`, ask to be submitted for runs.
+    """Return what `args`, of `base.add_work`, ask to be submitted for runs.
 
     Raises
     ------
     UsageError
         When no context makes the targets, or takes the options.
     """
-    from amstrax.auto_processing import submission
+    from amstrax.auto_processing import submitting
 
-    return submission.make_work(
+    return submitting.make_work(
         args.target,
         args.context,
         args.detector,
@@ -331,10 +330,10 @@ def find_work(args: argparse.Namespace) -> "Work":
 def submit(
     work: "Work", run_id: str, collection: Any, engine: "Engine", afresh: bool = False
 ) -> "Submission":
-    """Submit the job for a run; see `amstrax.auto_processing.submission.submit`."""
-    from amstrax.auto_processing import submission
+    """Submit the job for a run; see `amstrax.auto_processing.submitting.submit`."""
+    from amstrax.auto_processing import submitting
 
-    return submission.submit(work, run_id, collection, engine, afresh)
+    return submitting.submit(work, run_id, collection, engine, afresh)
 
 
 def submit_job(
@@ -378,7 +377,7 @@ def submit_job(
 
     Returns
     -------
-    A `amstrax.auto_processing.submission.Submission`.
+    A `amstrax.auto_processing.submitting.Submission`.
 
     Raises
     ------
@@ -394,11 +393,11 @@ def submit_job(
         When the run database cannot be reached.
     """
     from amstrax import settings
-    from amstrax.auto_processing import engines, submission
+    from amstrax.auto_processing import engines, submitting
     from amstrax.rundb import get_mongo_collection
 
     targets = (target,) if isinstance(target, str) else tuple(target)
-    work = submission.make_work(
+    work = submitting.make_work(
         targets,
         context,
         detector,
@@ -411,7 +410,7 @@ def submit_job(
         engine = engines.get(engine or settings.engine())
     if collection is None:
         collection = get_mongo_collection(work.detector)
-    return submission.submit(work, arguments.run_id(run_id), collection, engine)
+    return submitting.submit(work, base.run_id(run_id), collection, engine)
 
 
 if __name__ == "__main__":

@@ -105,13 +105,13 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
 
     Runs that are done already are skipped, unless they are wanted again.
     """
-    from amstrax.auto_processing import submission, submit_stbc
+    from amstrax.auto_processing import submit_stbc, submitting
 
     site = page.site
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
     # Also a dry run, since it asks the batch system
     check(page, what)
-    work = submission.make_work(
+    work = submitting.make_work(
         order.targets or None,
         order.context,
         site.detector,
@@ -130,7 +130,7 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
         why = "" if order.again else submit_stbc.why_done(work, run_id, collection)
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
-        done = submission.submit(work, run_id, collection, engine, afresh=order.again)
+        done = submitting.submit(work, run_id, collection, engine, afresh=order.again)
         return Row(
             run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip()
         )
@@ -140,14 +140,14 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
 
 def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
     """End the jobs of runs, which automatic processing leaves alone then."""
-    from amstrax.auto_processing import scheduling
+    from amstrax.auto_processing import loop
 
     site = page.site
     check(page, "cancel")
     collection, engine = site.collection(), site.engine()
 
     def act(run_id: str) -> Row:
-        return Row(run_id, "cancelled", scheduling.cancel(collection, engine, run_id, page.user))
+        return Row(run_id, "cancelled", loop.cancel(collection, engine, run_id, page.user))
 
     return each(page, "cancel", run_ids, act)
 
@@ -173,9 +173,9 @@ def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -
 
 def switch(page: "Page", is_on: bool) -> None:
     """Switch automatic processing on or off."""
-    from amstrax.auto_processing import scheduling
+    from amstrax.auto_processing import loop
 
     what = f"switch automatic processing {'on' if is_on else 'off'}"
     check(page, what)
     log.info("ACTION user=%r from=%s: %s", page.user, page.peer, what)
-    scheduling.switch(page.site.switches(), is_on, page.user)
+    loop.switch(page.site.switches(), is_on, page.user)

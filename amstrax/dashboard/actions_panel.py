@@ -5,7 +5,7 @@ from typing import Any
 
 from bokeh.models import Button, Checkbox, Column, Select, TextInput
 
-from amstrax.auto_processing.arguments import CONTEXTS
+from amstrax.commands.base import CONTEXTS
 from amstrax.dashboard import actions, render
 from amstrax.dashboard.page import STYLE, Page, describe, wrapped
 from amstrax.exceptions import InvalidOption

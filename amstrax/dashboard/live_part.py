@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 from bokeh.models import Column, ColumnDataSource
 from bokeh.plotting import figure
 
-from amstrax.auto_processing import growth
-from amstrax.dashboard import render
+from amstrax.dashboard import live_progress, render
 from amstrax.dashboard.page import Page
 from amstrax.rundb import documents
 
@@ -19,8 +18,8 @@ _DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 class _Found(NamedTuple):
     is_growing: bool
-    live: growth.Live | None
-    types: list[growth.Growing]
+    live: live_progress.Live | None
+    types: list[live_progress.Growing]
     start: int
 
 
@@ -56,9 +55,9 @@ class LivePart:
         status = documents.status_of(document).status
         start, end = (documents.utc_time_of(document, field) for field in ("start", "end"))
         is_growing = end is None or status in ("submitted", "running")
-        types = growth.stored(site.context(site.context_for(document)), self._run_id)
+        types = live_progress.find_stored(site.context(site.context_for(document)), self._run_id)
         is_growing = is_growing or any(not each.is_complete for each in types)
-        live = growth.live(document, site.detector, site.live_data_dir)
+        live = live_progress.find_live(document, site.detector, site.live_data_dir)
         if start is None:
             starts = [each.chunks[0].start for each in types if each.chunks]
             return _Found(is_growing, live, types, min(starts, default=0))
@@ -121,7 +120,7 @@ class LivePart:
             self.model.children = [self._text, self._figure]
 
 
-def _steps(growing: growth.Growing, start: int) -> dict[str, list[float]]:
+def _steps(growing: live_progress.Growing, start: int) -> dict[str, list[float]]:
     """Return the corners of the rate of rows in each chunk [Hz], by time [s]."""
     times = [(chunk.start - start) / 1e9 for chunk in growing.chunks]
     rates = [

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from bokeh.models import Column
 
-from amstrax.auto_processing import job_logs
-from amstrax.dashboard import render
+from amstrax.dashboard import live_progress, render
 from amstrax.dashboard.page import Page
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb import documents
@@ -44,18 +43,18 @@ class LogPart:
             return
         site = self._page.site
 
-        def work() -> tuple[str, job_logs.Log | str]:
+        def work() -> tuple[str, live_progress.Log | str]:
             document = documents.find_run(
                 site.collection(), run_id, projection=["processing_job", "name", "number"]
             )
             try:
-                return run_id, job_logs.read(document, site.log_folder)
+                return run_id, live_progress.read_log(document, site.log_folder)
             except NotAvailable as error:
                 return run_id, str(error)
 
         self._page.load("the log", work, self._take, again)
 
-    def _take(self, found: tuple[str, job_logs.Log | str] | None) -> None:
+    def _take(self, found: tuple[str, live_progress.Log | str] | None) -> None:
         if found is None:
             text = "<p>Name a run to see the log of its job.</p>"
         elif isinstance(found[1], str):

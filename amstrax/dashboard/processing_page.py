@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from bokeh.models import Button, Select, TextInput
 
-from amstrax.auto_processing import scheduling, status_file
 from amstrax.auto_processing.engines.base import KnownJob
+from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.actions_panel import ActionsPanel
 from amstrax.dashboard.log_part import LogPart
@@ -186,14 +186,12 @@ class ProcessingPage(Page):
             switches = self.site.switches()
             path = self.site.log_folder / f"auto_processing_{self.site.detector}.json"
             said, age = None, None
-            found = status_file.read(path)
+            found = read_status(path)
             if found is not None:
                 said, written = found
                 age = (datetime.now(UTC) - written).total_seconds()
             switch = switches.find_one({"name": "auto_processing"}) or {}
-            return _Loop(
-                scheduling.is_switched_on(switches), run_overview.without_secrets(switch), said, age
-            )
+            return _Loop(is_switched_on(switches), run_overview.without_secrets(switch), said, age)
 
         def take(loop: _Loop) -> None:
             self._set(self._loop, render.html("loop.html", **loop._asdict()))

@@ -158,10 +158,10 @@ class Site:
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that a run is processed with."""
-        from amstrax.auto_processing import plan
+        from amstrax.auto_processing import submitting
 
-        usual = plan.Plan((), self.contexts()[0], self.detector, ())
-        return plan.of_run(usual, document).context
+        usual = submitting.Plan((), self.contexts()[0], self.detector, ())
+        return submitting.plan_of_run(usual, document).context
 
     def warm_up(self) -> None:
         """Import, in a thread, what takes seconds, and draw once, so that nobody waits for it."""

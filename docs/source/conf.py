@@ -108,7 +108,7 @@ def write_pages(app):
 
 def make_demo():
     """Make the run that notebooks share: they are executed at the same time."""
-    command = [sys.executable, "-m", "amstrax.auto_processing.demo", "--no-progress"]
+    command = [sys.executable, "-m", "amstrax.commands.demo", "--no-progress"]
     arguments = ["--output", str(SOURCE / "tutorials/amstrax_demo"), "--duration", "20"]
     done = subprocess.run(command + arguments, capture_output=True, text=True, check=False)
     if done.returncode != 0:

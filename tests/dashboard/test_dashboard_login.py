@@ -17,7 +17,7 @@ import pytest
 from dashboard_server import Lab, Server, expect, new_page, part
 from visitors import PASSWORDS, Visitor, add_users, handshake
 
-from amstrax.dashboard import command
+from amstrax.commands import dashboard
 from amstrax.dashboard.logins import PasswordFile
 from amstrax.exceptions import UsageError
 from amstrax.rundb import documents
@@ -360,9 +360,9 @@ def test_a_dashboard_for_others_needs_login_and_tls(lab, monkeypatch):
     from amstrax.dashboard import server
 
     def make(*options: str):
-        args = command.parse_args(["--port=0", "--address=0.0.0.0", *options])
+        args = dashboard.parse_args(["--port=0", "--address=0.0.0.0", *options])
         args.job_folder = args.log_folder = lab.folder
-        site = command.make_site(args)
+        site = dashboard.make_site(args)
         try:
             return server.make_server(site, args.address, args.port)
         finally:
@@ -383,7 +383,7 @@ def test_a_dashboard_for_others_needs_login_and_tls(lab, monkeypatch):
 def test_passwords_are_set_by_command(tmp_path, lab):
     file = tmp_path / "users"
     command_ = [
-        *(sys.executable, "-m", "amstrax.dashboard.command", "--set-password", "dora"),
+        *(sys.executable, "-m", "amstrax.commands.dashboard", "--set-password", "dora"),
         f"--users={file}",
     ]
 

@@ -22,7 +22,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, WriteError
 from rundb_stores import collection, count_up, numbered, real_document  # noqa: F401
 
-from amstrax.auto_processing import scheduling
+from amstrax.auto_processing import loop
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
 from amstrax.rundb import documents, embedded, embedded_query
 from amstrax.rundb.embedded import LocalClient
@@ -585,11 +585,11 @@ def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_p
         return decode(*arguments)
 
     monkeypatch.setattr(embedded_query, "decode_fields", decode_and_note)
-    wanted = scheduling.Wanted("xams", ("peaks",), ("raw_records",))
-    [found] = scheduling.find_runs(runs, wanted, 10)
+    wanted = loop.Wanted("xams", ("peaks",), ("raw_records",))
+    [found] = loop.find_runs(runs, wanted, 10)
     assert found["number"] == count
     assert runs.count_documents(wanted.filter(datetime.now(UTC))) == 1
-    assert scheduling.followed_runs(runs, "local") == []
+    assert loop.followed_runs(runs, "local") == []
     assert len(decoded) < 20
 
 

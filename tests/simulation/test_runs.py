@@ -13,7 +13,7 @@ import pytest
 import strax
 
 from amstrax import contexts, simulation
-from amstrax.auto_processing import simulate as tool
+from amstrax.commands.simulate import main
 from amstrax.exceptions import DataExists, InvalidOption, NotAvailable, Stopped
 from amstrax.simulation.detector import XAMS
 
@@ -364,7 +364,7 @@ def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
     with pytest.raises(NotAvailable):
         simulate(tmp_path, yields="nest", realtime=10)
     assert list(tmp_path.iterdir()) == []
-    assert tool.main([RUN, f"--output={tmp_path}", "--duration=1", "--yields=simple"]) == 0
+    assert main([RUN, f"--output={tmp_path}", "--duration=1", "--yields=simple"]) == 0
 
 
 def test_the_command_says_what_comes_next_and_that_works(tmp_path):
@@ -413,7 +413,7 @@ def test_wrong_use_of_the_command_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     try:
-        returned = tool.main([argument.format(folder=tmp_path) for argument in arguments])
+        returned = main([argument.format(folder=tmp_path) for argument in arguments])
     except SystemExit as error:
         returned = error.code
     assert returned == status
@@ -424,11 +424,11 @@ def test_wrong_use_of_the_command_is_one_line(
 
 
 def test_numbers_and_sources_are_listed(capsys):
-    assert tool.main(["--numbers", "--set", "radius=20"]) == 0
+    assert main(["--numbers", "--set", "radius=20"]) == 0
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["radius"] == 20 and numbers["processing_options"]["s1_max_width"] == 140
     with pytest.raises(SystemExit) as ended:
-        tool.main(["--sources"])
+        main(["--sources"])
     assert ended.value.code == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == list(simulation.SOURCES)

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,3 +221,32 @@ def script_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines.append(f"exec {shlex.join(command)}")
     return "\n".join(lines) + "\n"
+
+
+#: Signals -> what has most likely sent them
+_SENDERS = {
+    signal.SIGKILL: "often because memory was short",
+    signal.SIGTERM: "somebody, or the batch system, told it to stop",
+    signal.SIGSEGV: "a bug in compiled code",
+    signal.SIGBUS: "a bug in compiled code, or a disk that is full",
+    signal.SIGXCPU: "it used more CPU time than it may",
+}
+
+
+def exited(code: int) -> JobState:
+    """Return the state of a job that has ended by itself with an exit code."""
+    if code == 0:
+        return JobState(DONE, 0)
+    return JobState(FAILED, code, f"ended with exit code {code}: its log says why")
+
+
+def killed(number: int) -> JobState:
+    """Return the state of a job that a signal has ended."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = "unknown"
+    sender = _SENDERS.get(number)
+    return JobState(
+        FAILED, None, f"killed by signal {number} ({name})" + (f": {sender}" if sender else "")
+    )

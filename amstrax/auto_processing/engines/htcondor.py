@@ -23,8 +23,9 @@ from amstrax.auto_processing.engines.base import (
     JobState,
     KnownJob,
     check_files,
+    exited,
+    killed,
 )
-from amstrax.auto_processing.engines.endings import exited, killed
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
 
 #: Longest time that HTCondor may take for an answer [s]

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import files, settings
-from amstrax.auto_processing.engines import base, endings, local_runner
-from amstrax.auto_processing.engines.base import Engine, Job, JobState, KnownJob
+from amstrax.auto_processing.engines import base, local_runner
+from amstrax.auto_processing.engines.base import Engine, Job, JobState, KnownJob, exited, killed
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 
 log = logging.getLogger(__name__)
@@ -299,8 +299,8 @@ def _ended(end: dict[str, Any]) -> JobState:
     if code is None:
         return JobState(base.FAILED, reason=str(end.get("error", "")))
     if code >= 0:
-        return endings.exited(code)
-    state = endings.killed(-code)
+        return exited(code)
+    state = killed(-code)
     memory = f"it had used {end['memory']} MB" if end.get("memory") else ""
     return state._replace(reason=f"{state.reason}; {memory}") if memory else state
 

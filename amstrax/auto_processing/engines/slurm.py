@@ -26,8 +26,9 @@ from amstrax.auto_processing.engines.base import (
     JobState,
     KnownJob,
     check_files,
+    exited,
+    killed,
 )
-from amstrax.auto_processing.engines.endings import exited, killed
 from amstrax.exceptions import EngineUnreachable, JobRefused, NotAvailable
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,550 @@
+"""Deletes live data of runs, step by step, so that it may be broken off at any point.
+
+1. Every required copy is compared with the live data: names, sizes, checksums.
+2. The folder gets another name. If what is in it, or the list of a copy, is not what it was, it
+   gets its own name back: so when a "copy" was the folder itself, by another way.
+3. In the run document the entry is moved to deleted_data.
+4. The folder is removed.
+
+A folder under the other name at the start of a round was left by a process that died, or lost the
+run database. The document says then whether step 3 was done: if not the folder gets its name back.
+
+A folder is first given another name beside the old one: whatever was verified of it before can then
+be looked at again, while nobody finds it any more. Its own name can be given back.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amstrax import rundoc, settings
+from amstrax.auto_processing import copying, live_folder, rsync
+from amstrax.auto_processing.copying import Destination
+from amstrax.auto_processing.loop import Rests, describe_error
+from amstrax.exceptions import (
+    CopyDiffers,
+    DeletionRefused,
+    DestinationUnusable,
+    InvalidRunDocument,
+    RunDatabaseError,
+    RunNotFound,
+    Stopped,
+)
+from amstrax.rundb import documents, leases
+
+log = logging.getLogger("amstrax.delete_live")
+
+Document = Mapping[str, Any]
+
+
+@dataclass
+class Deletions:
+    """What came of some runs: those that were deleted, their size [bytes], how many were not."""
+
+    runs: list[str] = field(default_factory=list)
+    n_bytes: int = 0
+    problems: int = 0
+
+    def describe(self, delete: bool) -> str:
+        """Return a line."""
+        done = "deleted" if delete else "would be deleted"
+        return (
+            f"{len(self.runs)} runs {done}, {self.n_bytes / 1e6:.1f} MB; {self.problems} could not "
+            "be deleted"
+        )
+
+
+def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of a run's live data on this machine, without links.
+
+    Raises
+    ------
+    DeletionRefused
+        When one is none of the folders that may be deleted from.
+    """
+    found = []
+    for entry in documents.data_of(document, type="live", host=documents.this_host()):
+        try:
+            folder = rundoc.check_location(entry.get("location")).resolve()
+        except (InvalidRunDocument, OSError, RuntimeError) as error:
+            raise DeletionRefused(str(error)) from None
+        if folder not in folders:
+            raise DeletionRefused(
+                f"its live data is in {folder}, which is not among the folders that may be "
+                f"deleted from ({', '.join(map(str, folders))}): see --live_data"
+            )
+        found.append(folder)
+    return list(dict.fromkeys(found))
+
+
+def _folder_of(entry: Mapping[str, Any]) -> Path | None:
+    """Return the folder of an entry of data, without links; None for what is no folder."""
+    try:
+        return rundoc.check_location(entry.get("location")).resolve()
+    except (InvalidRunDocument, OSError, RuntimeError):
+        return None
+
+
+class Deleter:
+    """Deletes live data of runs.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    folders
+        Folders that may be deleted from, without links.
+    required
+        Copies that must be there.
+    delete
+        Do it; else verify the copies, and change nothing.
+    stopped
+        Asked now and then; once it returns True, deleting ends.
+    """
+
+    def __init__(
+        self,
+        collection: Any,
+        folders: Sequence[Path],
+        required: Sequence[Destination],
+        delete: bool,
+        stopped: Callable[[], bool] = bool,
+    ):
+        if not required:
+            raise DeletionRefused("no copies are required: nothing is deleted")
+        self._collection = collection
+        self._folders = folders
+        self._required = required
+        self._delete = delete
+        self._stopped = stopped
+        # Asked now, since a deletion that has begun must be recorded
+        self._deleted_by = f"{settings.login_name()} with delete_live"
+        self.rests = Rests()
+
+    def _locations(self, document: Document) -> list[Path]:
+        return locations(document, self._folders)
+
+    def _find(self, run_id: str) -> Document:
+        document = documents.find_run(self._collection, run_id)
+        if documents.name_of(document) != run_id:
+            raise RunNotFound(f"run {run_id} is called {documents.name_of(document)} by now")
+        return documents.merge_tags(self._collection, document)
+
+    def settle(self) -> int:
+        """Settle what was broken off before; return how many could not be settled."""
+        problems = 0
+        for folder in self._folders:
+            for run_dir in set_aside_in(folder):
+                try:
+                    self._settle(run_dir)
+                except (RunDatabaseError, Stopped):
+                    raise
+                except Exception as error:
+                    log.error("%s is left as it is: %s", aside(run_dir), describe_error(error))
+                    problems += 1
+        return problems
+
+    def _settle(self, run_dir: Path) -> None:
+        name = aside(run_dir)
+        if not self._delete:
+            log.info("dry run: would settle %s, which was left by another process", name)
+            return
+        document = self._find(run_dir.name)
+        with leases.held(self._collection, document) as claim:
+            if claim is None:
+                log.info("%s is another process's, which is at work on it", name)
+                return
+            if not name.exists():
+                return
+            if self._is_recorded(run_dir):
+                self._verify_rest(document, run_dir)
+                remove_folder(run_dir)
+                log.info("%s, whose deletion was broken off, is removed", name)
+            else:
+                put_back(run_dir)
+                log.info("%s, whose deletion was broken off, is back", run_dir)
+
+    def _verify_rest(self, document: Document, run_dir: Path) -> None:
+        """Check that the copies have all that is left of a folder whose removal was broken off.
+
+        Raises
+        ------
+        AmstraxError
+            When one does not, or cannot be looked at.
+        """
+        there = aside(run_dir)
+        rest = live_folder.inventory(there)
+        for place in self._places(document, run_dir.name).values():
+            of_copy = rsync.listing(place, self._stopped) or {}
+            wrong = [n for n, size in live_folder.sizes(rest).items() if of_copy.get(n) != size]
+            wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
+            if wrong:
+                raise CopyDiffers(
+                    f"its copy {place} lacks {live_folder.some(wrong)}, or has it otherwise: look "
+                    "which of the two is needed"
+                )
+        self._check_markers(document, there)
+
+    def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
+        """Check that the copies are of this run, and that no two are one folder, nor one `there`.
+
+        Parameters
+        ----------
+        document
+            Run document.
+        there
+            Folder of its live data, which may be set aside.
+        add
+            Write the marker of a copy that has none; it must have been verified.
+
+        Raises
+        ------
+        AmstraxError
+            When a copy is of another run, or the same as another copy or the live data.
+        """
+        of_run = live_folder.run_identity(self._collection, document)
+        known: dict[str, str] = {}
+        for name, place in self._places(document, live_folder.run_name(document)).items():
+            marker = live_folder.find_marker(place, of_run)
+            if marker is None and add:
+                marker = live_folder.add_marker(place, of_run)
+            live_folder.check_apart(there, place, marker)
+            same = known.setdefault(marker["copy"], name) if marker else name
+            if same != name:
+                raise DeletionRefused(
+                    f"its copies at {same} and {name} are one folder, {place}: that is one copy; "
+                    f"correct the settings, or remove a {rsync.MARKER} that was copied along"
+                )
+
+    def _is_recorded(self, run_dir: Path) -> bool:
+        """Return whether the run document says that live data has been deleted.
+
+        Raises
+        ------
+        DeletionRefused
+            When it knows nothing of that data.
+        """
+        document = self._find(run_dir.name)
+
+        def has(key: str) -> bool:
+            entries = documents.data_of(
+                {"data": document.get(key)}, type="live", host=documents.this_host()
+            )
+            return run_dir.parent in map(_folder_of, entries)
+
+        if has("data"):
+            return False
+        if has("deleted_data"):
+            return True
+        raise DeletionRefused(
+            f"the document of run {run_dir.name} knows neither of this live data nor that it was "
+            "deleted: look whether it is needed"
+        )
+
+    def handle(
+        self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
+    ) -> Deletions:
+        """Delete live data of runs; what goes wrong is logged, and the next run goes on.
+
+        Parameters
+        ----------
+        rundocs
+            Run documents.
+        why_not
+            Returns why a run is not to be deleted; asked again just before.
+        """
+        tally = Deletions()
+        for document in rundocs:
+            if self._stopped():
+                break
+            run_id = documents.name_of(document) or "?"
+            try:
+                live_folder.run_name(document)
+                n_bytes = self._handle_run(document, run_id, why_not)
+            except (RunDatabaseError, Stopped):
+                if self._stopped():
+                    break
+                raise
+            except Exception as error:
+                log.error("run %s is not deleted: %s", run_id, describe_error(error))
+                tally.problems += 1
+                self.rests.note(run_id, failed=not isinstance(error, DestinationUnusable))
+                continue
+            self.rests.note(run_id, failed=False)
+            if n_bytes is not None:
+                tally.runs.append(run_id)
+                tally.n_bytes += n_bytes
+        return tally
+
+    def _handle_run(
+        self, document: Document, run_id: str, why_not: Callable[[Document], str | None]
+    ) -> int | None:
+        """Delete a run, and return its size [bytes]; None when it is somebody else's."""
+        if not self._delete:
+            reason = why_not(documents.merge_tags(self._collection, document))
+            if reason is not None:
+                raise DeletionRefused(reason)
+            found = [folder / run_id for folder in self._locations(document)]
+            if any(aside(run_dir).exists() for run_dir in found):
+                return None  # To be settled first
+            return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
+        with leases.held(self._collection, document) as claim:
+            if claim is None:
+                log.info("run %s is being copied, or deleted, by another process", run_id)
+                return None
+
+            def stopped() -> bool:
+                return self._stopped() or claim.lost.is_set()
+
+            def check() -> Document:
+                fresh = self._find(run_id)
+                reason = why_not(fresh)
+                if reason is not None:
+                    raise DeletionRefused(reason)
+                return fresh
+
+            fresh = check()
+            n_bytes = 0
+            for folder in self._locations(fresh):
+                run_dir = folder / run_id
+                known, size = self._verify(fresh, run_dir, stopped)
+                # That took its time
+                check()
+                if not claim.check():
+                    raise DeletionRefused("another process has claimed it meanwhile")
+                self._set_aside(fresh, run_dir, known, stopped)
+                self._record(run_id, run_dir)
+                remove_folder(run_dir)
+                log.info("run %s: %s is deleted, %.1f MB", run_id, run_dir, size / 1e6)
+                n_bytes += size
+            return n_bytes
+
+    def _verify(
+        self, document: Document, run_dir: Path, stopped: Callable[[], bool]
+    ) -> tuple[live_folder.Inventory, int]:
+        """Compare all copies with live data; return what that is, and its size [bytes].
+
+        Raises
+        ------
+        AmstraxError
+            When a copy differs, or cannot be looked at.
+        """
+        check_removable(run_dir)
+        known = live_folder.inventory(run_dir)
+        n_files, n_bytes = live_folder.count(known)
+        if n_files == 0:
+            raise DeletionRefused(f"{run_dir} has no files: look what has become of it")
+        for place in self._places(document, run_dir.name).values():
+            wrong = copying.compare(run_dir, place, known, stopped)
+            if wrong:
+                raise CopyDiffers(
+                    f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
+                    f"copy_live --run_id {run_dir.name} --again"
+                )
+        self._check_markers(document, run_dir)
+        log.info(
+            "run %s: %d files, %.1f MB, verified at %s",
+            run_dir.name,
+            n_files,
+            n_bytes / 1e6,
+            ", ".join(destination.name for destination in self._required),
+        )
+        return known, n_bytes
+
+    def _places(self, document: Document, run_id: str) -> dict[str, rsync.Place]:
+        """Return where the required copies of a run are, as its document says, by their names.
+
+        Raises
+        ------
+        DeletionRefused
+            When it has none of one of them.
+        InvalidRunDocument
+            When it has one in what is no folder.
+        """
+        places = {}
+        for destination in self._required:
+            entries = documents.data_of(document, type="live", host=destination.name)
+            there = [str(rundoc.check_location(entry.get("location"))) for entry in entries]
+            if not there:
+                raise DeletionRefused(f"it has no copy at {destination.name}: copy_live makes one")
+            location = destination.folder if destination.folder in there else there[0]
+            places[destination.name] = rsync.Place(location, destination.ssh_host) / run_id
+        return places
+
+    def _set_aside(
+        self,
+        document: Document,
+        run_dir: Path,
+        known: live_folder.Inventory,
+        stopped: Callable[[], bool],
+    ) -> None:
+        """Give live data another name, and see that all is as it was; else put it back."""
+        there = set_aside(run_dir)
+        try:
+            if live_folder.inventory(there) != known:
+                raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
+            for place in self._places(document, run_dir.name).values():
+                if rsync.listing(place, stopped) != live_folder.sizes(known):
+                    raise DeletionRefused(
+                        f"with {run_dir} its copy {place} goes too: is that the same folder, by "
+                        "another way? Correct the setting for the destination"
+                    )
+            self._check_markers(document, there, add=True)
+        except BaseException:
+            put_back(run_dir)
+            raise
+
+    def _record(self, run_id: str, run_dir: Path) -> None:
+        """Move the entries of live data, however they call its folder, to deleted_data.
+
+        Raises
+        ------
+        RunDatabaseError
+            When the run database does not say that this is done; `settle` looks later.
+        DeletionRefused
+            When the document has no such entry any more.
+        """
+        live = {"type": "live", "host": documents.this_host()}
+        try:
+            for entry in documents.data_of(self._find(run_id), **live):
+                if _folder_of(entry) == run_dir.parent:
+                    one = {**live, "location": entry["location"]}
+                    documents.remove_data(self._collection, run_id, one, self._deleted_by)
+        except RunDatabaseError:
+            raise
+        except Exception:
+            # The document cannot take it
+            put_back(run_dir)
+            raise
+        if not self._is_recorded(run_dir):
+            put_back(run_dir)
+            raise DeletionRefused("the run document does not take note of the deletion")
+
+
+_SUFFIX = ".being_deleted"
+_SET_ASIDE = re.compile(rf"\.(?P<name>[^/]+){re.escape(_SUFFIX)}")
+
+
+def aside(run_dir: Path) -> Path:
+    """Return the name under which the folder of a run is set aside."""
+    return run_dir.with_name(f".{run_dir.name}{_SUFFIX}")
+
+
+def set_aside_in(parent: Path) -> list[Path]:
+    """Return the folders of runs, by their own names, that are set aside in a folder."""
+    matches = (_SET_ASIDE.fullmatch(name) for name in sorted(os.listdir(parent)))
+    return [parent / match["name"] for match in matches if match]
+
+
+def set_aside(run_dir: Path) -> Path:
+    """Give the folder of a run another name, and return that.
+
+    Raises
+    ------
+    DeletionRefused
+        When it is none, is in use as the place of another disk, or there is one set aside already.
+    """
+    new = aside(run_dir)
+    with _opened(run_dir.parent) as parent:
+        _check_removable(run_dir, parent)
+        if _exists(new.name, parent):
+            raise DeletionRefused(
+                f"{new} is there already, of the same run: look which of the two is needed, and "
+                "remove the other"
+            )
+        _rename(run_dir.name, new.name, parent)
+    return new
+
+
+def put_back(run_dir: Path) -> None:
+    """Give a folder that was set aside its own name again.
+
+    Raises
+    ------
+    DeletionRefused
+        When there is another one of that name.
+    """
+    with _opened(run_dir.parent) as parent:
+        if _exists(run_dir.name, parent):
+            raise DeletionRefused(
+                f"{aside(run_dir)} cannot be called {run_dir.name} again, which there is too: look "
+                "which of the two is needed, and remove the other"
+            )
+        _rename(aside(run_dir).name, run_dir.name, parent)
+
+
+def remove_folder(run_dir: Path) -> None:
+    """Remove a folder that was set aside, for good.
+
+    Raises
+    ------
+    DeletionRefused
+        As of `set_aside`.
+    """
+    old = aside(run_dir)
+    with _opened(run_dir.parent) as parent:
+        _check_removable(old, parent)
+        # Goes from folder to folder by open descriptors, so that it follows no link
+        shutil.rmtree(old.name, dir_fd=parent)
+        os.fsync(parent)
+
+
+def check_removable(run_dir: Path) -> None:
+    """Check that a folder may be removed, as far as its own name and disks tell.
+
+    Raises
+    ------
+    DeletionRefused
+        When it is no folder, a link, or another disk is mounted in it.
+    """
+    with _opened(run_dir.parent) as parent:
+        _check_removable(run_dir, parent)
+
+
+def _check_removable(path: Path, parent: int) -> None:
+    name = path.name
+    if not name or name in (".", "..") or "/" in name or not path.is_absolute():
+        raise DeletionRefused(f"{str(path)!r} is no folder of a run: nothing is deleted")
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        raise DeletionRefused(
+            f"{path} is no folder, or a link ({error.strerror}): nothing is deleted"
+        ) from None
+    try:
+        whole = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+    if mounted := live_folder.mounted_in(whole):
+        raise DeletionRefused(
+            f"something is mounted at {mounted}, which is of {path}: nothing is deleted"
+        )
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _exists(name: str, parent: int) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _rename(old: str, new: str, parent: int) -> None:
+    os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
+    # On disk, before the run database is told of anything
+    os.fsync(parent)

@@ -1,0 +1,645 @@
+"""What a job needs around strax: sources, locks, checks of its data, progress, tidying up."""
+
+import argparse
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import os
+import resource
+import shutil
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba.core.event
+import psutil
+import strax
+from tqdm.auto import tqdm
+
+from amstrax import redax, rundoc
+from amstrax.commands.base import run_tool
+from amstrax.contexts import raw_data_types
+from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidRunDocument
+from amstrax.rundb import documents
+from amstrax.rundb.frontend import identity
+from amstrax.rundb.leases import Stop
+from amstrax.strax_ext.storage import CheckedBackend, DataDirectory
+
+log = logging.getLogger(__name__)
+
+
+class LogStream(io.TextIOBase):
+    """A text stream that writes lines to a log, at level DEBUG: for what strax prints."""
+
+    def __init__(self, logger: logging.Logger):
+        self._logger = logger
+        self._line = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._logger.debug("%s", line)
+        return len(text)
+
+
+@contextlib.contextmanager
+def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
+    """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
+
+    The first of those exceptions comes to the main thread when the other threads have ended; so
+    `stop` is set, lest one goes on waiting for live data. It also says so when functions are
+    compiled.
+    """
+
+    def log_exception(args: threading.ExceptHookArgs) -> None:
+        stop.event.set()
+        if args.exc_value is not None:
+            logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
+
+    before, threading.excepthook = threading.excepthook, log_exception
+    notice = CompilationNotice(logger)
+    try:
+        with (
+            contextlib.redirect_stdout(LogStream(logger)),
+            numba.core.event.install_listener("numba:compile", notice),
+        ):
+            yield
+    finally:
+        threading.excepthook = before
+
+
+class CompilationNotice(numba.core.event.Listener):
+    """Says, once, that numba compiles: the first job on a machine is silent for long otherwise."""
+
+    def __init__(self, logger: logging.Logger):
+        self._logger = logger
+        self._said = False
+
+    def on_start(self, event: numba.core.event.Event) -> None:
+        if not self._said:
+            self._said = True
+            self._logger.info(
+                "compiling functions, which are kept for later: this takes up to a minute"
+            )
+
+    def on_end(self, event: numba.core.event.Event) -> None:
+        pass
+
+
+def run_strax_tool(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[Stop], str | None],
+    what: str,
+    folder: object,
+    option: str = "--output",
+    log_name: str | None = None,
+) -> int:
+    """Do the work of a command that runs strax, and return its exit status, as `base.run_tool`.
+
+    What strax prints goes to the log, at level DEBUG, see `output_to_log`.
+    """
+    return run_tool(
+        args,
+        logger,
+        work,
+        what,
+        folder,
+        option,
+        log_name,
+        around=lambda stop: output_to_log(logger, stop),
+    )
+
+
+class Source:
+    """What a target is made from: stored data, or live data, or some of each.
+
+    Parameters
+    ----------
+    st
+        Context.
+    run_id
+        Run to process.
+    target
+        Data type to make; not stored.
+    """
+
+    def __init__(self, st: strax.Context, run_id: str, target: str):
+        self._st = st
+        self._run_id = run_id
+        self._raw_types = raw_data_types(st)
+        self.stored: list[str] = []
+        self.needs_live_data = False
+        self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
+        self._look_at(target, set())
+        self._chunks = [
+            (chunk["end"], chunk["nbytes"])
+            for data_type in self.stored
+            for chunk in st.get_metadata(run_id, data_type)["chunks"]
+        ]
+        self._chunks.sort(reverse=True)
+
+    def _look_at(self, data_type: str, seen: set[str]) -> None:
+        if data_type in seen:
+            return
+        seen.add(data_type)
+        if self._st.is_stored(self._run_id, data_type):
+            self.stored.append(data_type)
+        elif data_type in self._raw_types:
+            self.needs_live_data = True
+        else:
+            plugin = self._st._plugin_class_registry[data_type]()
+            for dependency in plugin.depends_on:
+                self._look_at(dependency, seen)
+
+    def time_range(self) -> tuple[int, float | None]:
+        """Return the start of the run [ns since unix epoch], and its duration [s] where known."""
+        if not self.needs_live_data:
+            chunks = self._st.get_metadata(self._run_id, self.stored[0])["chunks"]
+            return chunks[0]["start"], (chunks[-1]["end"] - chunks[0]["start"]) / 1e9
+        config = self._st.config
+        start = int(config["run_start_time"]) * 1_000_000_000
+        run_dir = Path(config["daq_input_dir"])
+        if not redax.run_has_ended(run_dir, config["readout_threads"]):
+            return start, None
+        length, overlap = config["daq_chunk_duration"], config["daq_overlap_chunk_duration"]
+        return start, (redax.last_chunk(run_dir) + 1) * (length + overlap) / 1e9
+
+    def report_stored_until(self, end: int) -> None:
+        """Report to ``on_raw_data`` stored data of chunks that end at `end` [ns] or before."""
+        while self._chunks and self._chunks[-1][0] <= end:
+            self.on_raw_data(self._chunks.pop()[1])
+
+    def meter_reader(self, timeout: float, stop: Stop) -> None:
+        """Make the context's reader report what it reads, and give up when told, or after a time.
+
+        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.processor`).
+
+        Parameters
+        ----------
+        timeout
+            Wait for new live data this long [s].
+        stop
+            Wait and read no more when this is set.
+        """
+        source = self
+        base = self._st._plugin_class_registry[self._raw_types[0]]
+
+        class MeteredReader(base):  # type: ignore[valid-type, misc]
+            input_timeout = timeout
+            stop_waiting = stop.event
+
+            def is_ready(self, chunk_i):
+                threads = self.helper_threads
+                is_ahead = threads is not None and threads.is_ahead(chunk_i)
+                return is_ahead or super().is_ready(chunk_i)
+
+            def compute(self, chunk_i):
+                stop.check()
+                read, threads = super().compute, self.helper_threads
+                if threads is None:
+                    result = read(chunk_i)
+                else:
+                    result = threads.take(chunk_i, read)
+                    for next_i in range(chunk_i + 1, chunk_i + 1 + threads.n_ahead):
+                        # The last chunk of a run has no overlap behind it: it is not read ahead
+                        if not self.is_complete(next_i):
+                            break
+                        threads.read_ahead(next_i, read)
+                source.on_raw_data(sum(chunk.nbytes for chunk in result.values()))
+                return result
+
+        # Part of the lineage, and of messages
+        MeteredReader.__name__ = base.__name__
+        self._st.register(MeteredReader)
+
+
+@contextlib.contextmanager
+def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold, within it, the right to write data of a run into a folder.
+
+    The lock is the system's: it is gone with the process, however that ends.
+
+    Raises
+    ------
+    AlreadyAtWork
+        When another process holds it.
+    """
+    path = folder / ".amstraxer.lock"
+    is_new = not path.exists()
+    with path.open("a") as file:
+        if is_new:
+            os.fchmod(file.fileno(), 0o666)  # others may work in the folder too
+        try:
+            # A byte of the file, empty as it is, for each run
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(run_id.encode()))
+        except (BlockingIOError, PermissionError):
+            raise AlreadyAtWork(
+                f"another process is at work on run {run_id} in {folder}: wait until it has ended, "
+                "or set another --output_folder"
+            ) from None
+        except OSError as error:
+            log.warning("%s: this file system has no locks (%s)", folder, error)
+        yield
+
+
+def remove_incomplete(folder: Path, run_id: str) -> None:
+    """Remove data of a run that strax could not finish writing.
+
+    That is what it has marked so in the metadata, and folders with a temporary name. Complete data
+    is not touched.
+    """
+    for path in folder.glob(f"{run_id}-*-*"):
+        if not path.is_dir():
+            continue
+        if path.name.endswith("_temp") or _is_broken(path):
+            log.debug("removing incomplete %s", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_broken(path: Path) -> bool:
+    prefix = path.name.partition("-")[2]
+    try:
+        metadata = json.loads((path / f"{prefix}-metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return "exception" in metadata or "writing_ended" not in metadata
+
+
+log = logging.getLogger(__name__)
+
+#: Start and end of a run are known to the DAQ no better than this [ns]
+_CLOCKS = 1_000_000_000
+
+
+class DataIncomplete(AmstraxError):
+    """Data that has been written is not what it should be."""
+
+
+def check_data(
+    path: Path,
+    raw_range: tuple[int, int],
+    watch: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Load all of some data, compare it with what its metadata says, and return that.
+
+    Parameters
+    ----------
+    path
+        Folder of the data.
+    raw_range
+        Start and end of the run's raw data [ns since unix epoch], which it must have too.
+    watch
+        Called before each chunk; may raise.
+
+    Raises
+    ------
+    DataIncomplete
+        When it cannot be loaded, or is not what it should be.
+    """
+    backend = CheckedBackend()
+    try:
+        metadata = backend.get_metadata(str(path))
+        chunks = list(_chunks(backend, path, metadata, watch))
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        strax.DataCorrupted,
+        strax.DataNotAvailable,
+    ) as error:
+        raise DataIncomplete(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+    for (_, before), (after, _) in zip(chunks, chunks[1:], strict=False):
+        if before != after:
+            raise DataIncomplete(f"{path} has a gap, from {before} to {after} ns since 1970")
+    if (chunks[0][0], chunks[-1][1]) != tuple(raw_range):
+        raise DataIncomplete(
+            f"{path} is from {chunks[0][0]} to {chunks[-1][1]} ns since 1970, but the raw data of "
+            f"the run from {raw_range[0]} to {raw_range[1]}"
+        )
+    return metadata
+
+
+def _chunks(
+    backend: CheckedBackend, path: Path, metadata: Mapping[str, Any], watch: Callable[[], None]
+) -> Iterator[tuple[int, int]]:
+    """Load chunk by chunk, and yield start and end of each."""
+    n_rows = [chunk["n"] for chunk in metadata["chunks"]]
+    found = 0
+    for chunk in backend.loader(str(path)):
+        watch()
+        if len(chunk) != n_rows[found]:
+            raise DataIncomplete(
+                f"chunk {found} of {path} has {len(chunk)} rows, its metadata says {n_rows[found]}"
+            )
+        found += 1
+        yield chunk.start, chunk.end
+    if found != len(n_rows):
+        raise DataIncomplete(f"{path} has {found} chunks, its metadata says {len(n_rows)}")
+
+
+def check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], what: str) -> None:
+    """Check that raw data begins and ends where its run does.
+
+    The DAQ writes live data in chunks, so that may differ by one, with its overlap.
+
+    Parameters
+    ----------
+    raw_range
+        Start and end of the raw data [ns since unix epoch].
+    document
+        Document of the run.
+    what
+        What to call the data.
+
+    Raises
+    ------
+    DataIncomplete
+        When it does not.
+    """
+    start, end = rundoc.start_time(document), rundoc.end_time(document)
+    assert end is not None
+    tolerance = _CLOCKS + _chunk_length(document)
+    begins = raw_range[0] - start.timestamp() * 1e9
+    ends = raw_range[1] - end.timestamp() * 1e9
+    for word, difference in (("begins", begins), ("ends", ends)):
+        if abs(difference) > tolerance:
+            when = "after" if difference > 0 else "before"
+            raise DataIncomplete(
+                f"{what} {word} {abs(difference) / 1e9:.1f} s {when} the run does, as its document "
+                "says: is all of its live data there? --any_length takes it as it is"
+            )
+
+
+def _chunk_length(document: Mapping[str, Any]) -> int:
+    """Return the length of a chunk of live data with its overlap [ns]."""
+    try:
+        config = rundoc.reader_config(document)
+    except InvalidRunDocument:
+        # Raw data that is there already needs no settings of the DAQ
+        return round((rundoc.CHUNK_LENGTH_S + rundoc.CHUNK_OVERLAP_S) * 1e9)
+    return config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
+
+
+def set_aside(path: Path) -> Path:
+    """Rename the folder of data that is not what it should be, so that it is made again.
+
+    Return its new name, which has taken the place of an older such one.
+    """
+    aside = path.with_name(f".broken_{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    return aside
+
+
+class Written:
+    """What is stored of a run in the folders that it was written to.
+
+    Parameters
+    ----------
+    st
+        Context, which finds what is stored there.
+    run_id
+        Run.
+    raw_types
+        Data types that are raw data.
+    document
+        Document of the run, which says what is registered.
+    places
+        Folder for raw data, and folder for the rest.
+    """
+
+    def __init__(
+        self,
+        st: strax.Context,
+        run_id: str,
+        raw_types: Sequence[str],
+        document: Mapping[str, Any],
+        places: tuple[Path, Path],
+    ):
+        self._st, self._run_id, self._raw_types = st, run_id, raw_types
+        self._document, self._places = document, places
+
+    def unregistered(self) -> list[tuple[strax.DataKey, Path]]:
+        """Return key and place of what the run document does not have yet."""
+        found = []
+        for data_type in self._st._plugin_class_registry:
+            key = self._st.key_for(self._run_id, data_type)
+            place = self._places[data_type not in self._raw_types]
+            is_known = documents.data_of(self._document, **identity(key, place))
+            if (place / str(key)).is_dir() and not is_known:
+                found.append((key, place))
+        return found
+
+    def raw_range(self, any_length: bool = False) -> tuple[int, int]:
+        """Return start and end of the raw data [ns since unix epoch].
+
+        Parameters
+        ----------
+        any_length
+            Take it as it is.
+
+        Raises
+        ------
+        DataIncomplete
+            When there is none. Without `any_length`, also when raw data that is not registered yet
+            does not cover the run; all that is not registered has been set aside then.
+        """
+        stored = [d for d in self._raw_types if self._st.is_stored(self._run_id, d)]
+        if not stored:
+            raise DataIncomplete(
+                f"there is no raw data of run {self._run_id}, with which to compare what was made"
+            )
+        chunks = self._st.get_metadata(self._run_id, stored[0])["chunks"]
+        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
+        new = self.unregistered()
+        if not any_length and stored[0] in {key.data_type for key, _ in new}:
+            try:
+                check_covers_run(found, self._document, f"{stored[0]} of run {self._run_id}")
+            except DataIncomplete:
+                for key, place in new:
+                    set_aside(place / str(key))
+                raise
+        return found
+
+    def check(
+        self, path: Path, raw_range: tuple[int, int], watch: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Check data as `check_data` does; what is not what it should be is set aside."""
+        try:
+            return check_data(path, raw_range, watch)
+        except DataIncomplete as error:
+            aside = set_aside(path)
+            raise DataIncomplete(
+                f"{error}. It is now {aside.name}, and is made again when the run is processed "
+                "again"
+            ) from error
+
+
+log = logging.getLogger(__name__)
+
+
+class Scratch:
+    """Within it, what is stored of a run is not seen, and new data goes to a folder apart.
+
+    At the end, if all went well, each new piece takes the place of the old one in `output`; else
+    the new ones are removed, and the old ones are as they were.
+
+    Parameters
+    ----------
+    st
+        Context whose storage is changed meanwhile.
+    run_id
+        Run that is processed.
+    output
+        Folder of the context's storage that data is written to.
+    remake_raw
+        Do not see stored raw data either.
+    """
+
+    def __init__(self, st: strax.Context, run_id: str, output: Path, remake_raw: bool):
+        self._st = st
+        self._run_id = run_id
+        self._output = output
+        self._remake_raw = remake_raw
+        self._storage = list(st.storage)
+
+    def __enter__(self) -> "Scratch":
+        prefix = f".from_scratch_{self._run_id}_"
+        for left_behind in self._output.glob(f"{prefix}*"):
+            # By a process that was killed: this is the only one at work on the run
+            shutil.rmtree(left_behind, ignore_errors=True)
+        self._folder = Path(tempfile.mkdtemp(dir=self._output, prefix=prefix))
+        new = DataDirectory(str(self._folder))
+        raw_types = raw_data_types(self._st)
+        stored = [] if self._remake_raw else [_only(old, raw_types) for old in self._storage]
+        self._st.storage = [*stored, new]
+        return self
+
+    def __exit__(self, kind, _error, _traceback) -> None:
+        self._st.storage = self._storage
+        try:
+            if kind is None:
+                for path in sorted(self._folder.glob(f"{self._run_id}-*-*")):
+                    self._replace(path)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _replace(self, new: Path) -> None:
+        old = self._output / new.name
+        aside = self._folder / f"old_{new.name}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(old, aside)
+        os.rename(new, old)
+        log.debug("replaced %s", old)
+
+
+def _only(frontend: strax.StorageFrontend, data_types: tuple[str, ...]) -> strax.StorageFrontend:
+    """Return a frontend on the same folder that gives and takes only some data types."""
+    if not isinstance(frontend, strax.DataDirectory):
+        return frontend
+    return DataDirectory(frontend.path, readonly=True, take_only=data_types)
+
+
+log = logging.getLogger(__name__)
+
+_MIB = 2**20
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
+_BAR_WITHOUT_END = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
+
+
+class Progress:
+    """Tell how far the processing of a run has come.
+
+    Parameters
+    ----------
+    what
+        What is made of which run.
+    start
+        Start of the run [ns since unix epoch].
+    duration
+        Duration of the run [s]; None while that is not known.
+    show_bar
+        Show a bar, and no lines.
+    """
+
+    def __init__(self, what: str, start: int, duration: float | None, show_bar: bool):
+        self.what = what
+        self.start = start
+        self.duration = duration
+        self.raw_bytes = 0
+        self.rows = 0
+        self.n_chunks = 0
+        self.seconds = 0.0
+        self._began = time.monotonic()
+        self._bar = tqdm(
+            total=duration,
+            desc=what,
+            unit="s",
+            disable=not show_bar,
+            bar_format=_BAR if duration else _BAR_WITHOUT_END,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._bar.close()
+
+    def add_raw(self, n_bytes: int) -> None:
+        """Count raw data that has been read."""
+        self.raw_bytes += n_bytes
+
+    def add_chunk(self, end: int, rows: int) -> None:
+        """Count a chunk of the target: where it ends [ns since unix epoch], and its rows."""
+        self.n_chunks += 1
+        self.rows += rows
+        before, self.seconds = self.seconds, max(self.seconds, (end - self.start) / 1e9)
+        memory = psutil.Process().memory_info().rss // _MIB
+        if self._bar.disable:
+            log.info(
+                "%s: chunk %d, %.1f s into the run, %.1f MB/s, %d MiB%s",
+                self.what,
+                self.n_chunks - 1,
+                self.seconds,
+                self.rate(),
+                memory,
+                self._time_left(),
+            )
+            return
+        if self._bar.total:
+            self._bar.total = max(self._bar.total, self.seconds)
+        self._bar.set_postfix_str(f"{self.rate():.1f} MB/s, {memory} MiB", refresh=False)
+        self._bar.update(self.seconds - before)
+
+    def elapsed(self) -> float:
+        """Return seconds since the start of the work."""
+        return time.monotonic() - self._began
+
+    def rate(self) -> float:
+        """Return MB/s of raw data so far."""
+        return self.raw_bytes / 1e6 / max(self.elapsed(), 1e-9)
+
+    def totals(self) -> str:
+        """Return a line with the totals."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return (
+            f"{self.what}: {self.rows} rows in {self.n_chunks} chunks, {self.seconds:.1f} s of "
+            f"data in {self.elapsed():.1f} s, {self.raw_bytes / 1e6:.1f} MB of raw data at "
+            f"{self.rate():.1f} MB/s, at most {peak:.0f} MiB of memory"
+        )
+
+    def _time_left(self) -> str:
+        if not self.duration or self.seconds <= 0:
+            return ""
+        left = self.elapsed() * max(self.duration - self.seconds, 0) / self.seconds
+        return f", {left:.0f} s left"

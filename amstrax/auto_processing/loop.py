@@ -1,0 +1,683 @@
+"""What loops of tools share: runs to submit, jobs to follow, rounds, status file, old job files."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import amstrax
+from amstrax import files, rundoc, settings, strict_json
+from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
+from amstrax.exceptions import AmstraxError, InvalidOption, Stopped
+from amstrax.rundb import documents
+from amstrax.rundb.leases import Stop
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a job that leaves its run to another one (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
+
+#: The longest pause between two attempts at a run [s]
+LONGEST_PAUSE = 86400.0
+#: A job that only another machine knows, and that has never claimed its run, is given up after this
+SILENCE = 3600.0  # [s]
+
+#: Names of folders of live data that a run can have
+_RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
+
+_FIELDS = (
+    "name",
+    "number",
+    "mode",
+    "start",
+    "end",
+    "tags",
+    "data.type",
+    "data.host",
+    "data.location",
+    "daq_config.strax_output_path",
+    "processing_status",
+    "processing_failed",
+    "processing_job",
+    "processing_claim",
+)
+
+Document = Mapping[str, Any]
+Filter = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs to process.
+
+    Attributes
+    ----------
+    detector
+        Detector whose runs they are.
+    targets
+        Data types to make.
+    raw_types
+        Data types that are made from live data.
+    run_id
+        This run alone; None for all.
+    min_run_number
+        Runs from this number on.
+    max_failures
+        Leave runs alone that have failed so often.
+    retry_pause
+        Time between the first failure of a run and the next attempt [s]; twice as long after each
+        further failure.
+    """
+
+    detector: str
+    targets: tuple[str, ...]
+    raw_types: tuple[str, ...]
+    run_id: str | None = None
+    min_run_number: int = 0
+    max_failures: int = documents.MAX_FAILURES
+    retry_pause: float = 60.0
+
+    def filter(self, now: datetime) -> Filter:
+        """Return the filter for the runs to submit at a time of the database server's clock.
+
+        These have ended, have data on this machine to begin with, and are claimed by nobody. They
+        have the tag ``process``; or are pending, in so many words; or nothing is said of them and
+        there is none of the target's data here; or have failed, a while ago and not too often, and
+        not since somebody has cancelled the job; or were begun by one whose claim has expired.
+        Those with the tag ``abandon`` are left alone.
+        """
+        conditions: list[Filter] = [
+            {"end": {"$ne": None}},
+            documents.lacks_tag(documents.ABANDON),
+            documents.is_unclaimed(now),
+            # Of a run that copy_live is at work on, some files may not be here yet, or be wrong
+            documents.is_unclaimed(now, documents.COPY_CLAIM),
+            {
+                "$or": [
+                    documents.has_tag(documents.PROCESS),
+                    {"processing_status": "pending"},
+                    {"processing_status.status": "pending"},
+                    {
+                        "$and": [
+                            # Or something that says nothing, as a number
+                            documents.has_no_status(),
+                            self._has_none_of_the_data(),
+                        ]
+                    },
+                    {
+                        "$and": [
+                            documents.has_status("failed"),
+                            documents.is_not_cancelled(),
+                            self._is_due(now),
+                        ]
+                    },
+                    {
+                        "$and": [
+                            documents.has_status("submitted", "running"),
+                            {"processing_claim.expires": {"$lte": now}},
+                        ]
+                    },
+                ]
+            },
+            self._has_something_here(),
+        ]
+        if self.run_id is not None:
+            conditions.append({"$or": documents.run_filters(self.run_id)})
+        if self.min_run_number:
+            conditions.append({"number": {"$gte": self.min_run_number}})
+        return {"$and": conditions}
+
+    def _has_none_of_the_data(self) -> Filter:
+        made = {"type": self.targets[-1], "host": documents.this_host()}
+        return {"data": {"$not": {"$elemMatch": made}}}
+
+    def _has_something_here(self) -> Filter:
+        host = documents.this_host()
+        options = [documents.has_data(kind, host=host) for kind in ("live", *self.raw_types)]
+        folder = settings.live_data(self.detector)
+        if folder is not None:
+            names = sorted(name for name in os.listdir(folder) if _RUN_FOLDER.fullmatch(name))
+            numbers = [int(name) for name in names if name.isdigit() and len(name) < 19]
+            options += [{"number": {"$in": numbers}}, {"name": {"$in": names}}]
+        return {"$or": options}
+
+    def _is_due(self, now: datetime) -> Filter:
+        """Return a filter for failed runs whose pause is over."""
+        options: list[Filter] = []
+        for failures in range(1, self.max_failures):
+            # A run that is said to have failed has done so once at least
+            so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
+            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
+            before = now - timedelta(seconds=pause)
+            long_ago: list[Filter] = [
+                {"processing_status.time": {"$lte": before}},
+                {"processing_status.time": None},
+                # The older form, a word, has no time
+                {"processing_status": {"$regex": "^failed"}},
+            ]
+            options.append({"processing_failed": so_often, "$or": long_ago})
+        return {"$or": options} if options else {"_id": {"$in": []}}
+
+
+def find_runs(
+    collection: Any, wanted: Wanted, limit: int, skip: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the documents of runs to submit now, newest first, at most so many.
+
+    Runs whose data is not where the document says are left out; those of which that cannot be told
+    are not, so that submitting them says what is wrong.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    wanted
+        Which.
+    limit
+        How many at most.
+    skip
+        Names of runs to leave out, or `key_of` of their documents.
+    """
+    found: list[dict[str, Any]] = []
+    skipped = set(skip)
+    condition = wanted.filter(documents.server_time(collection))
+    seen = 0
+    while len(found) < limit:
+        step = 2 * limit + len(skipped)
+        batch = documents.read(
+            collection, condition, _FIELDS, sort=[("number", -1)], skip=seen, limit=step
+        )
+        seen += len(batch)
+        for document in batch:
+            if {documents.name_of(document), key_of(document)} & skipped:
+                continue
+            if not _may_have_source(document, wanted):
+                continue
+            found.append(document)
+            if len(found) == limit:
+                break
+        if len(batch) < step:
+            break
+    return found
+
+
+def key_of(document: Document) -> str:
+    """Return what tells a document from others, also from one of the same number or without one."""
+    return repr(document["_id"])
+
+
+def _may_have_source(document: Document, wanted: Wanted) -> bool:
+    try:
+        return has_source(document, wanted)
+    except (OSError, RuntimeError, ValueError) as error:
+        log.debug("where data of run %s is: %r", documents.name_of(document), error)
+        return True
+
+
+def has_source(document: Document, wanted: Wanted) -> bool:
+    """Return whether a run's live data, or its raw data, is on this machine.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        When a place that the document names cannot be looked at, or no path is made of its name.
+    """
+    name = rundoc.check_run_name(documents.name_of(document))
+    folder = settings.live_data(wanted.detector)
+    if folder is not None and (folder / name).is_dir():
+        return True
+    for entry in documents.data_of(document, host=documents.this_host()):
+        kind = entry.get("type")
+        if not entry.get("location") or kind not in ("live", *wanted.raw_types):
+            continue
+        location = rundoc.check_location(entry.get("location"))
+        if (location / name if kind == "live" else location).is_dir():
+            return True
+    return False
+
+
+# Jobs that have been submitted
+
+
+class Followed(NamedTuple):
+    """A run whose job is followed: its name, the field ``processing_job``, and its status."""
+
+    run_id: str
+    job: Document
+    status: str
+    document: Document
+
+    @property
+    def attempt(self) -> str:
+        """Name of the attempt."""
+        return str(self.job.get("attempt", ""))
+
+    def describe(self) -> str:
+        """Return the name of the job, for messages."""
+        return f"job {self.job.get('job_id')} ({self.job.get('engine')})"
+
+
+def followed_runs(collection: Any, engine: str) -> list[Followed]:
+    """Return the runs that are submitted or running in an engine, from this machine."""
+    condition = {
+        "$and": [
+            {"processing_job.engine": engine, "processing_job.host": documents.this_host()},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    found = documents.read(collection, condition, _FIELDS)
+    return [
+        Followed(
+            documents.name_of(document) or "?",
+            document["processing_job"],
+            documents.status_of(document).status,
+            document,
+        )
+        for document in found
+        if isinstance(document.get("processing_job"), Mapping)
+    ]
+
+
+def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
+    """Return the state of the job of each run, by the name of the attempt.
+
+    A batch system that has lost its last seconds, as Slurm has after ``kill -9``, gives the ids of
+    jobs that it has forgotten to others: so a job must also have the name that it was given, and
+    of two runs with one id the later has the job.
+    """
+    owners: dict[str, Followed] = {}
+    for run in sorted(runs, key=lambda run: str(run.job.get("time"))):
+        if run.job.get("job_id"):
+            owners[str(run.job["job_id"])] = run
+    states = engine.states(owners) if owners else {}
+    names = {job.job_id: job.name for job in engine.jobs()} if owners else {}
+    result = {}
+    for run in runs:
+        job_id = str(run.job.get("job_id"))
+        if job_id not in owners:
+            # Who submitted it was killed before it could say which job it is
+            state = JobState(GONE, None, "nobody knows which job it is")
+        elif owners[job_id] is not run or names.get(job_id) not in (None, run.job.get("name")):
+            state = JobState(GONE, None, "the batch system has given its id to another job")
+        else:
+            state = states[job_id]
+        result[run.attempt] = state
+    return result
+
+
+def settle(
+    collection: Any, engine: Engine, run: Followed, state: JobState, max_failures: int
+) -> str | None:
+    """Bring the document of a run up to date with the end of its job.
+
+    Does nothing when the job itself has said how it ended, which is the rule, or while a claim of
+    a job of which the engine knows nothing is still renewed. A job that only another machine knows
+    is gone when its claim has run out.
+
+    Returns
+    -------
+    A line about what has changed, or None.
+    """
+    if state.alive:
+        return None
+    now = documents.server_time(collection)
+    if state.state in (GONE, UNKNOWN) and documents.is_claimed(
+        run.document, attempt=run.attempt, now=now
+    ):
+        return None
+    if state.state == UNKNOWN and not _has_ended_elsewhere(run, now):
+        return None
+    if state.state == HELD:
+        engine.cancel(str(run.job.get("job_id")))
+    still_so = {
+        "$and": [
+            {"processing_job.attempt": run.attempt},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    if state.exit_code == LEFT_TO_ANOTHER:
+        # Whoever it was left to changes the status, or its claim expires
+        free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
+        pending = {"status": "pending", "time": now, "host": documents.this_host()}
+        change = {"$set": {"processing_status": pending | {"reason": "left by a second job"}}}
+        if collection.update_one(free, change).matched_count:
+            return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
+        return None
+    reason = describe_end(run, state)
+    failures = documents.record_failure(
+        collection, run.document, reason, run.attempt, condition=still_so
+    )
+    _release(collection, run)
+    if failures is None:
+        return None
+    if run.job.get("cancelled_by"):
+        return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
+    return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
+
+
+def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
+    """Return whether a job that only another machine knows, and that has no claim, has ended."""
+    claim = run.document.get(documents.PROCESSING_CLAIM)
+    if isinstance(claim, Mapping) and str(claim.get("owner")).startswith(f"{run.attempt}."):
+        return True
+    # It may wait there for its turn
+    times = (run.job.get("time"), documents.status_of(run.document).time)
+    known = [t.replace(tzinfo=t.tzinfo or UTC) for t in times if isinstance(t, datetime)]
+    return not known or now - max(known) > timedelta(seconds=SILENCE)
+
+
+def how_often(failures: int, max_failures: int) -> str:
+    """Return what follows from so many failures."""
+    if failures >= max_failures:
+        return (
+            f"failure {failures}: given up. Mend the reason, then tag the run "
+            f"'{documents.PROCESS}', or set it pending"
+        )
+    return f"failure {failures} of {max_failures}"
+
+
+def describe_end(run: Followed, state: JobState) -> str:
+    """Return, in a line, how a job has ended that did not say so itself."""
+    log_file = run.job.get("log")
+    see = f"; see {log_file}" if log_file else ""
+    if state.state == HELD:
+        return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
+    if state.state in (GONE, UNKNOWN):
+        why = state.reason or "the batch system knows nothing of it"
+        return f"{run.describe()} is gone: {why}{see}"
+    if state.state == DONE:
+        return f"{run.describe()} ended without a word about the run{see}"
+    why = state.reason or f"exit code {state.exit_code}"
+    return f"{run.describe()} failed: {why}{see}"
+
+
+def _release(collection: Any, run: Followed) -> None:
+    """Take the claim of a job that has ended away; an orphan of it then stops by itself."""
+    owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
+    collection.update_one(
+        {"_id": run.document["_id"], "processing_claim.owner": owner},
+        {"$unset": {"processing_claim": ""}},
+    )
+
+
+def is_switched_on(switches: Any) -> bool:
+    """Return whether automatic processing is on: collection ``processing`` of database ``daq``.
+
+    Where there is no such switch, it is on.
+    """
+    document = switches.find_one({"name": "auto_processing"}) or {}
+    return document.get("status") != "off"
+
+
+def switch(switches: Any, is_on: bool, user: str) -> None:
+    """Switch automatic processing on or off; it is noted who did so, and when.
+
+    Parameters
+    ----------
+    switches
+        Collection ``processing`` of database ``daq``.
+    is_on
+        Whether it is to be on.
+    user
+        Who switches it.
+    """
+    change = {"status": "on" if is_on else "off", "user": user, "time": datetime.now(UTC)}
+    switches.update_one({"name": "auto_processing"}, {"$set": change}, upsert=True)
+
+
+def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
+    """End the job of a run that is submitted or running, and say so in its document.
+
+    The run has failed then, cancelled by `user`, which does not count as a failure. The automatic
+    loop leaves it alone until somebody submits it, tags it ``process``, or sets it pending.
+
+    Returns
+    -------
+    What was done, for a person.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    InvalidOption
+        When it has no job that could be ended from here, or has ended meanwhile.
+    EngineUnreachable
+        When the engine does not answer.
+    """
+    document = documents.find_run(collection, run_id, None, _FIELDS)
+    name = documents.name_of(document) or run_id
+    status, job = documents.status_of(document).status, documents.job_of(document)
+    if status not in ("submitted", "running"):
+        raise InvalidOption(f"run {name} is {status}: there is no job to end")
+    if job.get("engine") != engine.name or job.get("host") != documents.this_host():
+        raise InvalidOption(
+            f"the job of run {name} is one of {job.get('engine')} from {job.get('host')}, not of "
+            f"{engine.name} from {documents.this_host()}: end it there"
+        )
+    run = Followed(name, job, status, document)
+    if not job.get("job_id"):
+        raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
+    # Before it ends, so that nobody takes that for a failure: neither the job, nor a loop
+    if not documents.set_cancelled(collection, name, run.attempt, user):
+        raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")
+    try:
+        engine.cancel(str(job["job_id"]))
+    except AmstraxError:
+        documents.set_cancelled(collection, name, run.attempt, None)
+        raise
+    still_so = {
+        "$and": [
+            {"processing_job.attempt": run.attempt},
+            documents.has_status("submitted", "running"),
+        ]
+    }
+    # The job says so itself, if it had begun
+    documents.record_failure(collection, name, "cancelled", run.attempt, condition=still_so)
+    _release(collection, run)
+    return run.describe()
+
+
+#: After a round that failed the next one waits, longer each time, up to this [s]
+LONGEST_WAIT = 600.0
+#: A run that failed rests for so long, and twice as long each further time, up to a day [s]
+FIRST_REST, LONGEST_REST = 60.0, 86400.0
+
+
+class Rests:
+    """Which runs have failed a short while ago, and are left alone for now."""
+
+    def __init__(self) -> None:
+        self._rests: dict[str, tuple[float, float]] = {}
+
+    def note(self, run_id: str, failed: bool) -> None:
+        """Take note that a run has failed, or that all went well."""
+        if not failed:
+            self._rests.pop(run_id, None)
+            return
+        _, last = self._rests.get(run_id, (0.0, FIRST_REST / 2))
+        rest = min(2 * last, LONGEST_REST)
+        self._rests[run_id] = (time.monotonic() + rest, rest)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of runs that rest."""
+        now = time.monotonic()
+        return frozenset(name for name, (until, _) in list(self._rests.items()) if until > now)
+
+
+def describe_error(error: Exception) -> str:
+    """Return an error as one line; one that nobody foresaw with its type."""
+    is_known = isinstance(error, (AmstraxError, OSError))
+    return " ".join(str(error).split()) if is_known else repr(error)
+
+
+def repeat(
+    one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
+) -> None:
+    """Do a round of work; with ``args.loop`` again after ``args.pause`` seconds, until told to end.
+
+    In a loop, what goes wrong is logged when it begins and when it is over, and the next round
+    tries again.
+
+    Parameters
+    ----------
+    one_round
+        Does it.
+    args
+        As from `base.add_rounds`.
+    stop
+        Ends the loop, and the round.
+    logger
+        The command's.
+    """
+    if not args.loop:
+        one_round()
+        stop.check()
+        return
+    trouble, wait = "", args.pause
+    while not stop.event.is_set():
+        try:
+            one_round()
+            if trouble:
+                logger.info("that is over: going on")
+            trouble, wait = "", args.pause
+        except Stopped:
+            break
+        except Exception as error:
+            known = isinstance(error, (AmstraxError, OSError))
+            text = describe_error(error)
+            if text != trouble:
+                logger.error("%s; trying again", text, exc_info=None if known else error)
+            trouble, wait = text, min(2 * wait, max(LONGEST_WAIT, args.pause))
+        stop.event.wait(wait)
+    logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
+
+
+log = logging.getLogger(__name__)
+
+# Files of which it has been said that they cannot be written, and why
+_unwritable: dict[Path, str] = {}
+
+
+def write_status(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what a tool says of itself, with time, host, process and version, into a JSON file.
+
+    It takes the place of the one before at once. Where it cannot be written a log line says so,
+    once, and the tool goes on.
+
+    Parameters
+    ----------
+    path
+        File; its folder is made.
+    content
+        What to say; times are written in ISO format.
+    """
+    own = {
+        "time": datetime.now(UTC),
+        "host": documents.this_host(),
+        "pid": os.getpid(),
+        "version": amstrax.__version__,
+    }
+    text = json.dumps({**own, **content}, indent=1, default=_to_json)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, text + "\n")
+        _unwritable.pop(path, None)
+    except OSError as error:
+        reason = str(error.strerror or error)
+        if _unwritable.get(path) != reason:
+            _unwritable[path] = reason
+            log.warning("the status file %s cannot be written: %s", path, reason)
+
+
+def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
+    """Return what a tool has said of itself, and when; None where it has not.
+
+    Parameters
+    ----------
+    path
+        File, as of `write`.
+
+    Raises
+    ------
+    OSError
+        When there is a file that cannot be read.
+    InvalidOption
+        When it is none that `write` has written.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = strict_json.parse(text, str(path), InvalidOption)
+        time = datetime.fromisoformat(content["time"])
+        return content, time if time.tzinfo else time.replace(tzinfo=UTC)
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError) as error:
+        raise InvalidOption(
+            f"{path} is no status file of a tool of amstrax ({error}): remove it"
+        ) from None
+
+
+def _to_json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+#: Names that `submitting` gives to the script and the logs of a job, after that of its run
+_JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
+
+
+def remove_old_job_files(
+    folders: Iterable[Path], keep: float, is_alive: Callable[[str], bool]
+) -> int:
+    """Remove scripts and logs of jobs that nothing was written to for a while; return how many.
+
+    Files of other names, and links, are left alone.
+
+    Parameters
+    ----------
+    folders
+        Folders for scripts and logs, each with a folder for each run.
+    keep
+        How old they become [s].
+    is_alive
+        Returns whether a run has a job that waits or runs: its files are left alone.
+    """
+    before, removed = time.time() - keep, 0
+    for path in (path for folder in folders for path in _entries(folder)):
+        try:
+            is_old = path.stat(follow_symlinks=False).st_mtime < before
+            if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
+                continue
+        except OSError:
+            continue  # Another loop has just removed it
+        for file in _entries(path):
+            match = _JOB_FILE.fullmatch(file.name)
+            if match is None or match["run"] != path.name:
+                continue
+            with contextlib.suppress(OSError):
+                state = file.stat(follow_symlinks=False)
+                if stat.S_ISREG(state.st_mode) and state.st_mtime < before:
+                    os.unlink(file)
+                    removed += 1
+        if is_old:
+            # One that is empty; a new one may be filled just now
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+    return removed
+
+
+def _entries(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

@@ -1,0 +1,529 @@
+"""Submit jobs: what to make of which run, and at most one job for a run at a time.
+
+Before the job is submitted, the run document says which attempt it will be, and after that which
+job it is. Whoever submits a run, or dies meanwhile, the next one asks the engine first and adopts
+the job that it finds.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amstrax import _legacy, rundoc, settings
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
+from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
+from amstrax.rundb import connection, documents, leases
+from amstrax.settings import CONTEXT_DETECTORS
+
+log = logging.getLogger(__name__)
+
+#: Variables of the environment that jobs get, besides settings that are no secrets
+_VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
+_FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
+
+# Whether it has been said which secrets jobs do not have
+_warned: set[str] = set()
+
+#: Part of the mode of a run -> the context and the targets that it is processed with
+LED_MODE, LED_CONTEXT = "ledcalibration", "xams_led"
+LED_TARGETS = ("raw_records", "records_led", "led_calibration")
+#: Part of the mode of runs with an external detector -> what is made of them besides
+NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
+
+#: Fields of a run document that `of_run` looks at
+PLAN_FIELDS = ("name", "number", "mode", "start", "end", "tags")
+
+
+class Plan(NamedTuple):
+    """What to make of a run, or of runs.
+
+    Attributes
+    ----------
+    targets
+        Data types to make, in this order.
+    context
+        Name of the context that makes them.
+    detector
+        Detector whose run documents know the runs.
+    raw_types
+        Data types that the context makes from live data.
+    """
+
+    targets: tuple[str, ...]
+    context: str
+    detector: str
+    raw_types: tuple[str, ...]
+
+
+def find_plan(
+    targets: Sequence[str] | None,
+    context: str | None = None,
+    detector: str | None = None,
+    config_kwargs: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return what to make, of runs that are not special: what is not given is found.
+
+    Parameters
+    ----------
+    targets
+        Data types; with None all raw data.
+    context
+        Name of a context; with None the first that makes the targets.
+    detector
+        ``"xams"`` or ``"xamsl"``; with None that of the context.
+    config_kwargs
+        Options for the plugins.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets or takes the options, or that of another detector.
+    """
+    from amstrax import contexts
+    from amstrax.auto_processing import amstraxer
+
+    if context is None and detector is not None:
+        of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
+        context = of_detector[0] if len(of_detector) == 1 else None
+    args = argparse.Namespace(
+        target=list(targets) if targets else None,
+        context=context,
+        # Nothing is stored, so no folder is made
+        context_kwargs={"init_rundb": False, "storage": []},
+        config_kwargs=dict(config_kwargs or {}),
+        output_folder=None,
+        live_data_dir=None,
+        allow_incomplete=False,
+        build_lowlevel=False,
+        corrections_version=None,
+    )
+    st, made = amstraxer.make_context(args)
+    own = CONTEXT_DETECTORS[args.context]
+    if detector not in (None, own):
+        raise UsageError(
+            f"--detector {detector}: context {args.context}, which makes {', '.join(made)}, is of "
+            f"{own}: leave --detector out, or take a context of {detector}"
+        )
+    return Plan(made, args.context, own, contexts.raw_data_types(st))
+
+
+def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
+    """Return the plan for a run: special runs, as their mode says, are not as others.
+
+    Runs of XAMS for the calibration with LEDs are processed in a context of their own; of those
+    with an external detector, its peaks are made too.
+    """
+    mode = str(document.get("mode") or "")
+    if LED_MODE in mode and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
+        return plan._replace(targets=LED_TARGETS, context=LED_CONTEXT)
+    if NAI_MODE in mode and plan.context == "xams":
+        more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
+        return plan._replace(targets=plan.targets + more)
+    return plan
+
+
+def check_ready(document: Mapping[str, Any]) -> None:
+    """Check that a run may be processed now.
+
+    Raises
+    ------
+    RunNotReady
+        When it is still being taken, or has the tag ``abandon``.
+    """
+    name = documents.name_of(document)
+    if documents.ABANDON in documents.tags_of(document):
+        raise RunNotReady(
+            f"run {name} has the tag '{documents.ABANDON}', so it is left alone: `amstrax rundb "
+            f"tag {name} {documents.ABANDON} --remove` takes that away"
+        )
+    if rundoc.end_time(document) is None:
+        raise RunNotReady(
+            f"run {name} is still being taken, its document has no end: wait until the DAQ has "
+            "ended it. amstraxer can follow a run that is being taken"
+        )
+
+
+class Submission(NamedTuple):
+    """What became of a run that was to be submitted.
+
+    Attributes
+    ----------
+    run_id
+        Name of the run.
+    name
+        Name of its job.
+    engine
+        Name of the engine.
+    job_id
+        Id of the job there; empty where there is none.
+    state
+        ``submitted``; ``alive already``, when there was a job, which is followed from now on;
+        ``busy``, when somebody else submits or processes the run; or ``dry run``.
+    attempt
+        Name of the attempt that the job is.
+    text
+        Where its log is, who is busy, or what would be submitted.
+    """
+
+    run_id: str
+    name: str
+    engine: str
+    job_id: str
+    state: str
+    attempt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to submit for runs.
+
+    Attributes
+    ----------
+    plan
+        What to make of runs that are not special.
+    job_folder, log_folder
+        Folders for scripts and logs.
+    script
+        Program, and its first arguments.
+    options
+        Options of process_run, besides those for the plan.
+    memory
+        Of a job [MB].
+    queue
+        Queue of the batch system, if one was asked for.
+    dry_run
+        Change nothing.
+    """
+
+    plan: Plan
+    job_folder: Path
+    log_folder: Path
+    script: tuple[str, ...]
+    options: tuple[str, ...]
+    memory: int
+    queue: str | None = None
+    dry_run: bool = False
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Data types to make."""
+        return self.plan.targets
+
+    @property
+    def detector(self) -> str:
+        """Detector whose runs they are."""
+        return self.plan.detector
+
+    @property
+    def raw_types(self) -> tuple[str, ...]:
+        """Data types that are made from live data."""
+        return self.plan.raw_types
+
+
+def make_work(
+    targets: Sequence[str] | None,
+    context: str | None = None,
+    detector: str | None = None,
+    *,
+    job_folder: Path,
+    log_folder: Path,
+    script: str | Path = "process_run",
+    memory: int | None = None,
+    queue: str | None = None,
+    dry_run: bool = False,
+    output_folder: Path | str | None = None,
+    live_data_dir: Path | str | None = None,
+    allow_incomplete: bool = False,
+    config_kwargs: Mapping[str, Any] | None = None,
+    corrections_version: str | None = None,
+    workers: int = 1,
+) -> Work:
+    """Return what to submit for runs; parameters are those of `submit_stbc.submit_job`.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets, or takes the options.
+    InvalidOption
+        When there is no such script, or a setting is odd.
+    """
+    found = find_plan(targets, context, detector, config_kwargs)
+    options = [f"--workers={workers}"]
+    if output_folder is not None:
+        options.append(f"--output_folder={settings.expanded(output_folder).absolute()}")
+    if live_data_dir is not None:
+        options.append(f"--live_data_dir={settings.expanded(live_data_dir).absolute()}")
+    if allow_incomplete:
+        options.append("--allow_incomplete")
+    if config_kwargs:
+        options.append(f"--config_kwargs={json.dumps(config_kwargs)}")
+    if corrections_version is not None:
+        options.append(f"--corrections_version={corrections_version}")
+    return Work(
+        plan=found,
+        job_folder=settings.expanded(job_folder).absolute(),
+        log_folder=settings.expanded(log_folder).absolute(),
+        script=_program(script),
+        options=tuple(options),
+        memory=settings.job_memory() if memory is None else memory,
+        queue=queue or settings.get("AMSTRAX_QUEUE"),
+        dry_run=dry_run,
+    )
+
+
+def _program(script: str | Path) -> tuple[str, ...]:
+    """Return the command for a script: a tool of this package, or a file."""
+    new = _legacy.SCRIPTS.get(str(script))
+    if new is not None:
+        _legacy.warn(f"script={str(script)!r} is now script={new!r}, the default")
+        script = new
+    for path in (Path(__file__).parent / f"{script}.py", settings.expanded(script).absolute()):
+        if path.is_file():
+            return (sys.executable, str(path)) if path.suffix == ".py" else (str(path),)
+    raise InvalidOption(
+        f"there is no script {str(script)!r}: name a tool of amstrax.auto_processing, as "
+        "'process_run', or a file"
+    )
+
+
+def submit(
+    work: Work, run_id: str, collection: Any, engine: Engine, afresh: bool = False
+) -> Submission:
+    """Submit the job for a run, unless there is one.
+
+    Parameters
+    ----------
+    work
+        What to submit.
+    run_id
+        Run.
+    collection
+        Collection of run documents.
+    engine
+        Engine that the job is for.
+    afresh
+        Forget earlier failures of the run.
+
+    Raises
+    ------
+    RunNotFound
+        When there is no such run.
+    InvalidRunDocument
+        When it has several documents, or one that makes no sense.
+    RunNotReady
+        When it is being taken, or to be left alone.
+    JobRefused
+        When the engine does not take the job; the run document is as it was before.
+    EngineUnreachable
+        When the engine does not answer; if it has got the job, the next submission finds that.
+    RunDatabaseError
+        When the run database cannot be reached.
+    """
+    document = documents.find_run(collection, run_id, None, PLAN_FIELDS)
+    check_ready(documents.merge_tags(collection, document))
+    document = documents.find_only(collection, run_id, PLAN_FIELDS)
+    name = rundoc.check_run_name(documents.name_of(document))
+    attempt = f"{name}-{uuid.uuid4().hex[:16]}"
+    submitter = _Submitter(work, name, plan_of_run(work.plan, document), attempt, engine)
+    return submitter.dry_run() if work.dry_run else submitter.submit(collection, afresh)
+
+
+class _Submitter:
+    """Submits one job."""
+
+    def __init__(self, work: Work, run_id: str, its_plan: Plan, attempt: str, engine: Engine):
+        self.run_id, self.attempt, self.engine = run_id, attempt, engine
+        file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{attempt[-6:]}"
+        self.job = Job(
+            run_id,
+            its_plan.targets,
+            its_plan.context,
+            its_plan.detector,
+            work.job_folder / run_id / f"{file_name}.sh",
+            work.log_folder / run_id / f"{file_name}.log",
+            work.memory,
+            work.queue,
+        )
+        self.command = [
+            *work.script,
+            run_id,
+            f"--context={its_plan.context}",
+            f"--detector={its_plan.detector}",
+            f"--attempt={attempt}",
+            *work.options,
+            "--target",
+            *its_plan.targets,
+        ]
+
+    def result(self, state: str, job_id: str = "", text: str = "") -> Submission:
+        """Return what became of it."""
+        return Submission(
+            self.run_id, self.job.name, self.engine.name, job_id, state, self.attempt, text
+        )
+
+    def dry_run(self) -> Submission:
+        """Return what would be submitted."""
+        for known in self.engine.find(self.job.name):
+            if known.state.alive:
+                return self.result("alive already", known.job_id, _how(known))
+        script = base.script_text(self.command, environment())
+        return self.result(
+            "dry run",
+            text=f"# {self.job.name}\n{self.engine.describe(self.job)}\n"
+            f"# where {self.job.script} is\n{script}",
+        )
+
+    def submit(self, collection: Any, afresh: bool) -> Submission:
+        """Submit the job, as the only one who does."""
+        lease = leases.Lease(
+            collection, self.run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
+        )
+        if not connection.resilient(lease.acquire):
+            return self.result("busy", text=_who(collection, self.run_id))
+        try:
+            return self._submit(collection, lease.owner, afresh)
+        finally:
+            # What became of the run is not to be lost when this fails
+            lease.release()
+
+    def _submit(self, collection: Any, owner: str, afresh: bool) -> Submission:
+        fields = ["processing_job", "processing_status"]
+        document = documents.find_run(collection, self.run_id, None, fields)
+        for known in self.engine.find(self.job.name):
+            if known.state.alive:
+                if _has_spoken(document, known):
+                    return self.result("busy", text="its last job is about to end")
+                return self._adopt(collection, owner, document, known)
+            log.info("run %s: job %s is %s: removed", self.run_id, known.job_id, _how(known))
+            self.engine.cancel(known.job_id)
+        self._write_files()
+        if afresh:
+            connection.resilient(
+                documents.set_status, collection, self.run_id, "pending", owner=owner
+            )
+        intended = self._description()
+        if not _set_job(collection, self.run_id, intended, owner):
+            return self.result("busy", text=_who(collection, self.run_id))
+        try:
+            job_id = self.engine.submit(self.job)
+        except JobRefused:
+            _set_job(collection, self.run_id, documents.job_of(document), owner)
+            self.job.script.unlink(missing_ok=True)
+            raise
+        # The job may have begun, and taken the claim
+        if not self._note(
+            collection, owner, intended | {"job_id": job_id}
+        ) and not connection.resilient(
+            documents.set_job_id, collection, self.run_id, self.attempt, job_id
+        ):
+            # It took so long that somebody else has begun
+            self.engine.cancel(job_id)
+            return self.result("busy", text=_who(collection, self.run_id))
+        return self.result("submitted", job_id, f"log {self.job.log}")
+
+    def _adopt(
+        self, collection: Any, owner: str, document: Mapping[str, Any], known: KnownJob
+    ) -> Submission:
+        """Follow a job that is there already."""
+        noted = documents.job_of(document)
+        is_noted = (noted.get("engine"), noted.get("name")) == (self.engine.name, known.name)
+        if is_noted and noted.get("job_id") in (known.job_id, None) and noted.get("attempt"):
+            self.attempt = noted["attempt"]
+        else:
+            # Of another run database, or of one who was thought dead
+            noted = self._description() | {"log": None, "attempt": f"{self.run_id}-{known.job_id}"}
+            self.attempt = noted["attempt"]
+        status = documents.status_of(document).status
+        if noted.get("job_id") != known.job_id or status == "pending":
+            self._note(collection, owner, noted | {"job_id": known.job_id})
+        return self.result("alive already", known.job_id, _how(known))
+
+    def _note(self, collection: Any, owner: str, job: Mapping[str, Any]) -> bool:
+        return connection.resilient(
+            documents.set_status, collection, self.run_id, "submitted", owner=owner, job=job
+        )
+
+    def _write_files(self) -> None:
+        if self.engine.name != "local":
+            _warn_of_secrets()
+        try:
+            for path in (self.job.script, self.job.log):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            base.write_script(self.job.script, self.command, environment())
+        except OSError as error:
+            raise JobRefused(
+                f"the script or the log of the job cannot be written ({error}): see --job_folder "
+                "and --log_folder"
+            ) from error
+
+    def _description(self) -> dict[str, Any]:
+        """Return what the run document says of the job, before it is one."""
+        return {
+            "attempt": self.attempt,
+            "engine": self.engine.name,
+            "job_id": None,
+            "name": self.job.name,
+            "host": documents.this_host(),
+            "targets": list(self.job.targets),
+            "context": self.job.context,
+            "log": str(self.job.log),
+            "time": datetime.now(UTC),
+        }
+
+
+def _has_spoken(document: Mapping[str, Any], known: KnownJob) -> bool:
+    """Return whether a job that is alive has said already how it ended."""
+    is_noted = documents.job_of(document).get("job_id") == known.job_id
+    return is_noted and documents.status_of(document).status in ("done", "failed")
+
+
+def _set_job(collection: Any, run_id: str, job: Mapping[str, Any], owner: str) -> bool:
+    return connection.resilient(documents.set_job, collection, run_id, job, owner)
+
+
+def _how(known: KnownJob) -> str:
+    state = known.state
+    return f"{state.state}: {state.reason}" if state.reason else state.state
+
+
+def _who(collection: Any, run_id: str) -> str:
+    """Return who works on a run."""
+    claim = documents.find_run(collection, run_id, None, ["processing_claim"]).get(
+        "processing_claim"
+    )
+    if not isinstance(claim, Mapping):
+        return "somebody else was at work on it just now"
+    does = "submits" if str(claim.get("owner")).startswith(leases.OWNER_PREFIX) else "processes"
+    return f"{claim.get('host')} {does} it, unless it is silent until {claim.get('expires')} UTC"
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that jobs get: no secrets, since others may read where they are kept."""
+    names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
+    names += settings.CONTEXTS
+    names += [*settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
+    names += [f"{d.upper()}_{kind}" for d in settings.DETECTORS for kind in _FOLDERS]
+    values = {name: os.environ.get(name) for name in names if name not in settings.SECRETS}
+    return {name: value for name, value in values.items() if value}
+
+
+def _warn_of_secrets() -> None:
+    """Say once which secrets jobs on a batch system do not have."""
+    missing = {name for name in settings.SECRETS if settings.find(name)[1] == "environment"}
+    if missing - _warned:
+        _warned.update(missing)
+        log.warning(
+            "%s in the environment, which jobs do not get: others could read it. Put it into %s",
+            f"{' and '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'}",
+            settings.config_path(),
+        )

@@ -1,0 +1,565 @@
+"""What all commands share: options and their types, ``main``, logging, signals, exit status.
+
+A type takes text, and raises `argparse.ArgumentTypeError` (exit status 2) for anything else.
+Nothing here imports anything slow, so that ``--help`` answers at once. Commands that run strax do
+so within `amstrax.auto_processing.job.run_strax_tool`.
+"""
+
+import argparse
+import atexit
+import contextlib
+import errno
+import functools
+import gc
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from amstrax import _legacy, rundoc, settings, strict_json
+from amstrax.auto_processing.engines.base import ENGINES
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidOption,
+    InvalidRunDocument,
+    UsageError,
+    did_you_mean,
+)
+from amstrax.rundb.leases import Stop
+from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
+
+CONTEXTS = tuple(CONTEXT_DETECTORS)
+
+_MAIN = """
+
+Parameters
+----------
+args
+    Options: as from `parse_args`, or a list of them; None for those of the command line.
+prog
+    Name of the command in its help.
+"""
+
+
+class Main(Protocol):
+    """What `main_of` makes, with the parameters of ``_MAIN``."""
+
+    def __call__(
+        self, args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
+    ) -> int: ...
+
+
+def main_of(
+    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+    required: Sequence[str] | None = None,
+) -> Callable[[Callable[[argparse.Namespace], int]], Main]:
+    """Return a decorator for the ``main`` of a command, which is given options as objects.
+
+    What it makes is called with these, with a list of words, or with nothing; and with the name of
+    the command, if that is another than the file's. With `required`, words for the arguments that
+    must be given, options that an object lacks get their defaults.
+    """
+
+    def decorate(main: Callable[[argparse.Namespace], int]) -> Main:
+        @functools.wraps(main, assigned=("__module__", "__name__", "__qualname__"))
+        def call(
+            args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
+        ) -> int:
+            if args is None or isinstance(args, Sequence):
+                args = parse_args(args, prog)
+            elif required is not None:
+                args = _completed(args, parse_args(required, prog))
+            try:
+                return main(args)
+            except RuntimeError as error:
+                # numba's, while modules are imported, before there is a log
+                if "no locator available" not in str(error):
+                    raise
+                print(
+                    "numba cannot keep compiled functions anywhere: set NUMBA_CACHE_DIR to a "
+                    "folder that can be written",
+                    file=sys.stderr,
+                )
+                return 1
+
+        call.__doc__ = (main.__doc__ or "") + _MAIN
+        # Sphinx would look for parameters there
+        del call.__wrapped__  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
+    """Return the attributes of `args`, with `defaults` for those that are missing or None."""
+    for name in vars(args) if isinstance(args, argparse.Namespace) else ():
+        if name not in defaults:
+            raise UsageError(f"no option {name!r}{did_you_mean(name, vars(defaults))}")
+    values = {name: getattr(args, name, None) for name in vars(defaults)}
+    given = {name: value for name, value in values.items() if value is not None}
+    return argparse.Namespace(**vars(defaults) | given)
+
+
+def parse(
+    parser: argparse.ArgumentParser, tool: str, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Return the options in `argv`, in which a tool may have been given those of amstrax 2."""
+    try:
+        return parser.parse_args(_legacy.options(tool, argv))
+    except _legacy.OldOption as error:
+        parser.error(str(error))
+
+
+def run_id(text: str) -> str:
+    """Return a run id: numbers get six digits."""
+    try:
+        return rundoc.check_run_name(text.strip()).zfill(6)
+    except InvalidRunDocument:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no run id: give a number, as 006724"
+        ) from None
+
+
+def context_name(text: str) -> str:
+    """Return the name of a context."""
+    if text not in CONTEXTS:
+        raise argparse.ArgumentTypeError(f"no context {text!r}{did_you_mean(text, CONTEXTS)}")
+    return text
+
+
+def run_document(text: str) -> dict[str, Any]:
+    """Return the run document in JSON, or in a file with that."""
+    try:
+        return rundoc.from_json(text)
+    except InvalidRunDocument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def options(text: str) -> dict[str, Any]:
+    """Return options in a JSON object, or in a file with one."""
+    if text.lstrip().startswith("{"):
+        return json_object(text)
+    try:
+        content = strict_json.read_text(text, InvalidOption)
+    except InvalidOption as error:
+        raise argparse.ArgumentTypeError(
+            f"no JSON object, as '{{\"elife\": 25000}}', and no file with one: {error}"
+        ) from None
+    return json_object(content, strict_json.place_of(text))
+
+
+def json_object(text: str, place: str = "") -> dict[str, Any]:
+    """Return what a JSON object holds; `place` is the file that it is from, if any."""
+    place = place or strict_json.short(text)
+    try:
+        value = strict_json.parse(text, place, InvalidOption)
+    except InvalidOption as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{place} is not a JSON object, as '{{\"elife\": 25000}}'")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Return a number above 0."""
+    with contextlib.suppress(ValueError):
+        if float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def positive_integer(text: str) -> int:
+    """Return a whole number above 0."""
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+def engine_name(text: str) -> str:
+    """Return the name of an engine."""
+    if text not in ENGINES:
+        raise argparse.ArgumentTypeError(f"no engine {text!r}{did_you_mean(text, ENGINES)}")
+    return text
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the options for where live data is, and for the plugins."""
+    parser.add_argument(
+        "--live_data_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the runs' folders of live data (default: from settings or run document)",
+    )
+    parser.add_argument(
+        "--config_kwargs",
+        type=options,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
+    )
+
+
+def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
+    """Add the option for runs that have ended without all of their live data."""
+    parser.add_argument(
+        "--allow_incomplete",
+        action="store_true",
+        help="process runs that have ended though live data is missing; the metadata of what is "
+        "made, and the run database, say what is missing",
+    )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what is made of runs."""
+    parser.add_argument(
+        "--target",
+        nargs="+",
+        metavar="TYPE",
+        help="data types to make (default: the raw data of the context)",
+    )
+    parser.add_argument(
+        "--context",
+        type=context_name,
+        help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        help="detector whose run database knows the runs (default: that of the context)",
+    )
+    add_data(parser)
+    add_allow_incomplete(parser)
+    parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
+    )
+    add_workers(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options for where data is, and with which options of plugins it is made."""
+    parser.add_argument(
+        "--output_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
+        "and XAMS_PROCESSED_DATA for the rest)",
+    )
+    add_input(parser)
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add the options for jobs: what they make of runs, and where they run."""
+    add_target(parser)
+    parser.add_argument(
+        "--engine",
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    )
+    parser.add_argument(
+        "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
+    )
+    parser.add_argument(
+        "--mem",
+        type=positive_integer,
+        metavar="MB",
+        help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
+    )
+    for what, name in (("scripts", "job"), ("logs", "log")):
+        parser.add_argument(
+            f"--{name}_folder",
+            type=Path,
+            default=_folder_setting(f"AMSTRAX_{name.upper()}_FOLDER"),
+            metavar="FOLDER",
+            help=f"folder for the {what} of jobs (default: the setting "
+            f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
+        )
+    add_console(parser)
+
+
+def _folder_setting(name: str) -> Path:
+    """Return a folder of the settings; if they cannot be read, what reads them next says so."""
+    with contextlib.suppress(InvalidOption):
+        return Path(settings.batch(name))
+    return Path(settings.BATCH[name][1])
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the number of cores."""
+    parser.add_argument(
+        "--workers",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    )
+
+
+def add_log_folder(parser: argparse.ArgumentParser) -> None:
+    """Add the option for where a command logs, beside the console."""
+    parser.add_argument(
+        "--log_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the log, with a folder for each day (default: setting "
+        "AMSTRAX_LOG_FOLDER, or ./logs)",
+    )
+
+
+def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
+    """Add the option for the folders of live data that runs are copied or deleted from."""
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
+    )
+
+
+def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
+    """Add the options for work that is done again and again."""
+    parser.add_argument(
+        "--loop",
+        "--loop_infinite",
+        action="store_true",
+        help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
+    )
+    parser.add_argument(
+        "--pause",
+        type=positive_number,
+        default=pause,
+        metavar="SECONDS",
+        help="time between two rounds (default: %(default)s)",
+    )
+
+
+def add_console(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what a command says while it works."""
+    parser.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a bar (default: in a terminal), or log lines",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: Stop) -> Iterator[None]:
+    """Set `stop` at SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT acts as without this.
+
+    SIGHUP only sets it: terminals send several, systemd one right after SIGTERM. It is ignored
+    where whoever started this process said so, as nohup does.
+
+    Does nothing outside the main thread, where signals cannot be handled. Log lines do not
+    disturb progress bars within.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def restore(*numbers: int) -> None:
+        for number in before.keys() & numbers:
+            signal.signal(number, before.pop(number))
+
+    def handle(number: int, _frame: Any) -> None:
+        if number != signal.SIGHUP:
+            restore(signal.SIGTERM, signal.SIGINT)
+        if number != signal.SIGHUP or not stop.reason:
+            stop.reason = signal.Signals(number).name
+        stop.event.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
+        before[number] = signal.signal(number, handle)
+    try:
+        with logging_redirect_tqdm():
+            yield
+    finally:
+        restore(*before)
+
+
+@functools.cache
+def _end_quickly() -> None:
+    """Spare the process, at its end, a search for garbage: 0.3 s where strax is imported."""
+    atexit.register(gc.freeze)
+
+
+def run_tool(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[Stop], str | None],
+    what: str,
+    folder: object,
+    option: str = "--output",
+    log_name: str | None = None,
+    around: Callable[[Stop], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> int:
+    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
+
+    What fails is one line in the log, with ``--debug`` more; signals set the `Stop` that the work
+    is given.
+
+    Parameters
+    ----------
+    args
+        Options of the command, of which ``debug`` is used.
+    logger
+        The command's.
+    work
+        Does it, and returns what to print at the end, if anything.
+    what, folder, option
+        As of `base.describe_failure`.
+    log_name
+        Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
+        see `base.log_to_folder`.
+    around
+        What the work is done within.
+    """
+    log_to_console(args.debug)
+    _end_quickly()
+    stop = Stop()
+    try:
+        if log_name is not None:
+            log_folder = args.log_folder or settings.batch("AMSTRAX_LOG_FOLDER")
+            log_to_folder(log_folder, log_name)
+        with stop_on_signals(stop), around(stop):
+            text = work(stop)
+        if text is not None:
+            print(text)
+    except Exception as error:
+        message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
+        logger.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+#: Loggers of strax that repeat, at length, what is reported here in one line
+_NOISY_LOGGERS = ("strax", "ThreadedMailboxProcessor", "SingleThreadProcessor")
+_FORMAT, _TIME_FORMAT = "%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"
+
+
+def log_to_console(debug: bool) -> None:
+    """Log lines with UTC times to the error stream; strax's own only with `debug`."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format=_FORMAT,
+        datefmt=_TIME_FORMAT,
+        stream=sys.stderr,
+        force=True,
+    )
+    for name in ("numba", "numexpr", "matplotlib", "pymongo", "paramiko"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL + 1)
+
+
+def log_to_folder(folder: str | Path, name: str) -> None:
+    """Log the lines of the console to ``FOLDER/YYYY-MM-DD/NAME.log`` too, after `log_to_console`.
+
+    The day is that of UTC, of each line. Any number of processes may log to one file.
+
+    Raises
+    ------
+    OSError
+        When nothing can be written there.
+    """
+    handler = DatedFileHandler(settings.expanded(folder).absolute(), name)
+    handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
+    handler.open(datetime.now(UTC)).close()
+    logging.getLogger().addHandler(handler)
+
+
+class DatedFileHandler(logging.Handler):
+    """Writes lines into the file of their day, which may be removed or moved away meanwhile.
+
+    When the disk is full, say, the console gets a line about that, and the work goes on.
+
+    Parameters
+    ----------
+    folder
+        Folder with a folder for each day; made where it is missing.
+    name
+        Name of the files, without ``.log``.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        super().__init__()
+        self._folder = folder
+        self._name = name
+        self._complained = ""
+
+    def open(self, time: datetime) -> BinaryIO:
+        """Open the file for a time; it is made where it is missing."""
+        day = self._folder / f"{time:%Y-%m-%d}"
+        day.mkdir(parents=True, exist_ok=True)
+        # Each line is one write to the end of the file, so that lines of several processes stay
+        # whole. Opened for each: lines are few, and files on a network come and go
+        return (day / f"{self._name}.log").open("ab", buffering=0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            with self.open(datetime.fromtimestamp(record.created, UTC)) as file:
+                file.write(line)
+            self._complained = ""
+        except OSError as error:
+            text = f"no log in {self._folder}: {error.strerror or error}"
+            if text != self._complained:
+                self._complained = text
+                sys.stderr.write(f"{text}\n")
+
+
+def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
+    """Return one line that says what failed, where, and what to do.
+
+    Parameters
+    ----------
+    error
+        What ended the work.
+    what
+        What the work was about, as ``run 006724``.
+    folder
+        Folder that was written to.
+    option
+        Option of the command that names that folder.
+    """
+    if isinstance(error, AmstraxError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{what}: {_describe_os_error(error, folder, option)}"
+    text = " ".join(str(error).split()) or "no message"
+    return (
+        f"{what} failed with {type(error).__name__}: {text} (--debug shows where; please report it "
+        "with that)"
+    )
+
+
+def _describe_os_error(error: OSError, folder: object, option: str) -> str:
+    where = error.filename or folder
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"no space left to write in {where}. Free some, or set another {option}, and start "
+            "again: nothing incomplete has been left"
+        )
+    if error.errno == errno.EFBIG:
+        return f"a file in {where} is too large for the limit set (ulimit -f)"
+    return (
+        f"{where}: {error.strerror or error}. If it cannot be written to, name another folder with "
+        f"{option}"
+    )

@@ -1,0 +1,198 @@
+"""The command ``amstrax corrections``: what options are for a run, and whether files are right.
+
+Exit status: 0 when all is well, 1 when a value is missing or a file is wrong, 2 on wrong use.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from amstrax.commands import base
+from amstrax.exceptions import AmstraxError, UsageError
+
+log = logging.getLogger("amstrax.corrections")
+
+#: Longest text of a value in a table [characters]
+_SHOWN = 60
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Show corrections, and check files of them"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.add_argument("--debug", action="store_true", help="log more, and errors in full")
+        return sub
+
+    show = command("show", "show the options that a version sets for a run")
+    show.add_argument("run_id", metavar="RUN", type=base.run_id, help="run, as 006724")
+    show.add_argument(
+        "--version",
+        default="ONLINE",
+        help="version, as v1 or v1@branch (default: %(default)s)",
+    )
+    show.add_argument(
+        "--full", action="store_true", help="show long values in full, and where files are"
+    )
+    check = command("check", "check the correction files in a folder")
+    check.add_argument("folder", type=Path, metavar="FOLDER", help="folder with NAME/FILE.json")
+    check.add_argument(
+        "--against",
+        type=Path,
+        metavar="OLD",
+        help="an older copy of the folder: values of runs that it covers must be as they are there",
+    )
+    check.add_argument(
+        "--gain_lengths",
+        type=base.positive_integer,
+        nargs="+",
+        default=(),
+        metavar="N",
+        help="how many gains there may be (default: 6 to 8, or as in the first range)",
+    )
+    coverage = command(
+        "coverage",
+        "show which runs have a value for every option of a version, and the gaps between",
+    )
+    coverage.add_argument(
+        "version",
+        metavar="VERSION",
+        nargs="?",
+        help="version, as v1 or v1@branch (default: all versions on this machine)",
+    )
+    return parser.parse_args(argv)
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
+    base.log_to_console(args.debug)
+    try:
+        status = _COMMANDS[args.command](args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has had enough, as `head`; nothing is to be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AmstraxError, OSError) as error:
+        log.error("%s", " ".join(str(error).split()), exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return status
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print each option of a version: file, range of runs, value."""
+    from amstrax.corrections import versions
+
+    rows: list[tuple[str, ...]] = [("option", "file", "runs", "value")]
+    places = []
+    failures = []
+    for option, value in _options(args.version).items():
+        if not versions.is_lookup(value):
+            rows.append((option, "-", "all", _text(value, args.full)))
+            continue
+        _, _, parameters = versions.split(value)
+        try:
+            found = versions.look_up(value, args.run_id)
+        except AmstraxError as error:
+            rows.append((option, parameters["filename"], "?", "none"))
+            failures.append(str(error))
+            continue
+        rows.append((option, found.file.name, found.range, _text(found.value, args.full)))
+        places.append(f"{found.file.name}: {found.file.place}")
+    _print_table(rows)
+    if args.full:
+        print("\n" + "\n".join(places))
+    return _report(failures)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Print what is wrong with a folder of files."""
+    for folder in (args.folder, args.against):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder} is no folder")
+    from amstrax.corrections.check import check_folder
+
+    report = check_folder(args.folder, args.against, args.gain_lengths)
+    if not report.files:
+        raise UsageError(
+            f"there is no correction file in {args.folder}: name the folder that has _global/, "
+            "elife/, and so on"
+        )
+    for problem in report.problems:
+        print(problem)
+    for note in report.notes:
+        log.warning("%s", note)
+    wrong = len(report.problems)
+    log.info("%d files checked, %d problem%s", report.files, wrong, "s" * (wrong != 1))
+    return 1 if wrong else 0
+
+
+def coverage(args: argparse.Namespace) -> int:
+    """Print the runs that versions cover and the gaps between; of one version, also each file's."""
+    from amstrax.corrections import applied, ranges
+
+    versions = applied.known_versions() if args.version is None else [args.version]
+    if not versions:
+        raise UsageError("no version of the corrections on this machine: name one")
+    summary: list[tuple[str, ...]] = [("version", "runs", "gaps")]
+    failures = []
+    for version in versions:
+        _options(version)
+        files = applied.coverage(version)
+        problems = [f"version {version}: {file.problem}" for file in files if file.problem]
+        everywhere, gaps = ("?", "?") if problems else map(ranges.as_text, applied.covered(files))
+        summary.append((version, everywhere, gaps))
+        failures += problems
+    if args.version is None:
+        _print_table(summary)
+        return _report(failures)
+    rows: list[tuple[str, ...]] = [("option", "file", "runs")]
+    rows += [(f.option, f.file, "?" if f.problem else ranges.as_text(f.runs)) for f in files]
+    _print_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)])
+    return _report(failures)
+
+
+_COMMANDS = {"show": show, "check": check, "coverage": coverage}
+
+
+def _options(version: str) -> dict[str, Any]:
+    from amstrax.corrections import versions
+    from amstrax.exceptions import InvalidOption
+
+    try:
+        versions.parse_version(version)
+    except InvalidOption as error:
+        raise UsageError(str(error)) from None
+    return versions.options(version)
+
+
+def _report(failures: list[str]) -> int:
+    for failure in failures:
+        log.error("%s", " ".join(failure.split()))
+    return 1 if failures else 0
+
+
+def _text(value: Any, full: bool) -> str:
+    text = json.dumps(value)
+    return text if full or len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

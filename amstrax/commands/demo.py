@@ -1,0 +1,334 @@
+#!/usr/bin/env python
+"""Simulate a run of XAMS, process it to events, plot them, and say what to do next.
+
+Usable as ``amstrax demo`` and, set-up included, as ``make demo``. It can be started again: what is
+there already stays, what is missing is made. Exit status: 0 when all is there, 1 on failure, 2 on
+wrong use.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amstrax import strict_json
+from amstrax.commands import base
+from amstrax.exceptions import DataExists
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import strax
+    from matplotlib.figure import Figure
+
+    from amstrax.commands.validate import SimulatedRun
+    from amstrax.rundb.embedded import LocalCollection
+
+log = logging.getLogger("amstrax.demo")
+
+RUN_ID = "100100"
+SOURCE, RATE, SEED = "am241", 20.0, 1
+TARGETS = ("event_info", "event_waveform", "event_area_per_channel", "records")
+#: What the demo has made, and whether it came to its end; lies in its folder
+NOTE = "demo.json"
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=f"Simulate a run of XAMS with {SOURCE}, process it to events, plot them, and "
+        "say what to do next",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("amstrax_demo"),
+        metavar="FOLDER",
+        help="folder for all that is made (default: ./%(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=base.positive_number,
+        default=60.0,
+        metavar="SECONDS",
+        help="duration of the run (default: %(default)s)",
+    )
+    base.add_workers(parser)
+    parser.add_argument(
+        "--force", action="store_true", help="make all of it again, in the place of what is there"
+    )
+    base.add_console(parser)
+    return parser.parse_args(argv)
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Run the demo, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    return job.run_strax_tool(
+        args, log, lambda stop: demonstrate(args, stop), "the demo", args.output
+    )
+
+
+def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
+    """Do all that the demo does, and return what to tell the user.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error; started again, it goes on.
+
+    Raises
+    ------
+    AmstraxError
+        When the folder holds something else, or the work fails.
+    """
+    from amstrax.rundb import documents
+
+    folder = args.output.absolute()
+    asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
+    is_complete = _look_at(folder, asked_for, args.force)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_note(folder, {"run": asked_for, "complete": is_complete})
+    run = _simulated_run(args, folder / "live_data", stop)
+    store = folder / "rundb.sqlite"
+    collection = run_documents(store)
+    processed = folder / "processed"
+    run.process(
+        processed,
+        TARGETS,
+        run.options(),
+        stop,
+        args.workers,
+        args.progress,
+        from_scratch=not is_complete and processed.exists(),
+        document=register(run.run_dir, collection),
+    )
+    st = run.context(processed, run.options())
+    plots = folder / "plots"
+    for name, figure in draw_plots(st, run.run_id):
+        stop.check()
+        _save(figure, plots / f"{name}.png")
+    _write_note(folder, {"run": asked_for, "complete": True})
+    documents.set_status(collection, run.run_id, "done")
+    steps = next_steps(run, processed, plots, store)
+    return "\n".join([table(st, run.run_id, processed), "", steps])
+
+
+def run_documents(store: Path) -> "LocalCollection":
+    """Return the run documents of the demo: in a file of its own, whatever the settings say."""
+    from amstrax.rundb.connection import COLLECTIONS, DATABASE
+    from amstrax.rundb.embedded import LocalClient
+
+    return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
+
+
+def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
+    """Enter the simulated run into the run database, and return its document from there.
+
+    Parameters
+    ----------
+    run_dir
+        Folder of its live data, with the run document beside it.
+    collection
+        Run documents; those of an earlier demo are removed.
+    """
+    from amstrax.rundb import documents, transfer
+
+    collection.drop()
+    log.info("%s", transfer.add_live(collection, run_dir))
+    return documents.find_run(collection, run_dir.name)
+
+
+def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
+    """Return whether all of the demo is there already.
+
+    Raises DataExists when the folder holds something else, that is not to be replaced.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        note = strict_json.load_object(folder / NOTE, DataExists)
+        was_asked_for, is_complete = note["run"], note["complete"]
+    except (DataExists, LookupError):
+        raise DataExists(
+            f"{folder} holds something else than this demo: name another folder with --output"
+        ) from None
+    if force:
+        return False
+    if was_asked_for != asked_for:
+        raise DataExists(
+            f"{folder} holds a demo with {was_asked_for}, not {asked_for}: name another folder "
+            "with --output, or have it replaced with --force"
+        )
+    return is_complete
+
+
+def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
+    """Return the run, which is simulated unless it is there."""
+    from amstrax.commands.validate import SimulatedRun
+
+    run_dir = folder / RUN_ID
+    # The last that a simulation writes
+    if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
+        log.info("run %s is there already: %s", RUN_ID, run_dir)
+        return SimulatedRun.at(run_dir)
+    from amstrax.simulation import simulate
+
+    simulate(
+        RUN_ID,
+        folder,
+        source=SOURCE,
+        rate=RATE,
+        duration=args.duration,
+        seed=SEED,
+        # What is left without a run document is of a demo that was stopped
+        force=True,
+        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        stop=stop.event.is_set,
+    )
+    return SimulatedRun.at(run_dir)
+
+
+def draw_plots(st: "strax.Context", run_id: str) -> Iterator[tuple[str, "Figure"]]:
+    """Yield name and figure of each plot of a run whose `TARGETS` are stored."""
+    import numpy as np
+
+    from amstrax import analyses
+    from amstrax.simulation import DETECTORS
+
+    def load(data_types, **kwargs):
+        return st.get_array(run_id, data_types, progress_bar=False, **kwargs)
+
+    detector = DETECTORS["xams"]
+    events = load("event_info")
+    yield "s1_s2", analyses.event_scatter(events, s1="cs1", s2="cs2")
+    yield (
+        "drift_time",
+        analyses.plot_drift_time(
+            events, gate=detector.drift_time_gate, cathode=detector.drift_time_cathode
+        ),
+    )
+    yield (
+        "positions",
+        analyses.plot_positions(
+            events, radius=detector.radius, depth=detector.gate_cathode_distance
+        ),
+    )
+    good = np.flatnonzero(np.isfinite(events["drift_time"]))
+    if not len(good):
+        log.warning("no event has S1 and S2: there is none to display")
+        return
+    # Typical: of all with S1 and S2 the one in the middle by size
+    chosen = events[good[np.argsort(events["cs2"][good])[len(good) // 2]]]
+    within = (int(chosen["time"]), int(chosen["endtime"]))
+    wide = load(
+        ("event_info", "event_waveform", "event_area_per_channel"),
+        time_range=within,
+        time_selection="fully_contained",
+    )
+    peaks, basics = (load(data_type, time_range=within) for data_type in ("peaks", "peak_basics"))
+    yield "event_display", analyses.event_display(wide[0], peaks, basics["type"])
+    yield "waveforms", _waveforms(chosen, peaks, basics["type"], load("records", time_range=within))
+
+
+def _waveforms(event, peaks, types, records) -> "Figure":
+    """Return a figure of the S1 of an event: its peak, and the records that it is made from."""
+    import strax
+
+    from amstrax import analyses
+    from amstrax.analyses.style import new_figure
+
+    figure = new_figure((9, 7))
+    above, below = figure.subplots(2, 1, sharex=True)
+    start, end = int(event["s1_time"]), int(event["s1_endtime"])
+    of_peak = (peaks["time"] < end) & (strax.endtime(peaks) > start)
+    of_record = (records["time"] < end) & (strax.endtime(records) > start)
+    analyses.plot_peaks(peaks[of_peak], types[of_peak], above, start=start)
+    analyses.plot_records(records[of_record], below, start=start)
+    above.set_title(f"S1 of event {event['event_number']}: peak above, records below", loc="left")
+    above.set_xlabel("")
+    return figure
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    """Write a figure; what is there is replaced once it is complete."""
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.name}")
+    figure.savefig(beside, format="png", dpi=110)
+    os.replace(beside, path)
+
+
+def _write_note(folder: Path, note: dict) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".demo_", delete=False) as file:
+        json.dump(note, file)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, folder / NOTE)
+
+
+class _Made(NamedTuple):
+    data_type: str
+    rows: int
+    megabytes: float
+    folder: str
+
+
+def table(st: "strax.Context", run_id: str, folder: Path) -> str:
+    """Return a table of the data that is stored of a run in a folder, with sizes on disk."""
+    made = []
+    for data_type in st._plugin_class_registry:
+        name = str(st.key_for(run_id, data_type))
+        if (folder / name).is_dir():
+            rows = sum(chunk["n"] for chunk in st.get_metadata(run_id, data_type)["chunks"])
+            size = sum(path.stat().st_size for path in (folder / name).iterdir())
+            made.append(_Made(data_type, rows, size / 1e6, name))
+    lines = [f"{'Data type':24s} {'rows':>9s} {'MB':>8s}  in {folder}"]
+    lines += [f"{m.data_type:24s} {m.rows:9d} {m.megabytes:8.2f}  {m.folder}" for m in made]
+    return "\n".join(lines)
+
+
+def next_steps(run: "SimulatedRun", processed: Path, plots: Path, store: Path) -> str:
+    """Return where the plots are, and what to type next."""
+    command = Path(sys.executable).parent / "amstrax"
+    options = run.run_dir.parent / f"config_{run.run_id}.json"
+    pictures = "\n".join(f"    {path}" for path in sorted(plots.glob("*.png")))
+    return f"""Plots:
+{pictures}
+
+Events in Python ({Path(sys.executable)}), and a plot of your own:
+
+    import amstrax
+
+    options = amstrax.simulation.load_options({str(options)!r})
+    st = amstrax.contexts.xams(
+        output_folder={str(processed)!r}, init_rundb=False, config=options
+    )
+    events = st.get_df({run.run_id!r}, "event_info")
+    print(events[["s1_area", "s2_area", "drift_time", "x", "y", "z"]].describe())
+    events.plot.scatter("drift_time", "s2_area").figure.savefig("mine.png")
+
+How well the true events were reconstructed:
+
+    {command} validate --live_data {run.run_dir}
+
+The run in the demo's run database (while no other one is set):
+
+    AMSTRAX_RUNDB_PATH={store} {command} rundb show {run.run_id}
+
+All of it in a browser, at http://127.0.0.1:5006/run?id={run.run_id}, as long as this command runs:
+
+    AMSTRAX_RUNDB_PATH={store} {command} dashboard --output_folder {processed} \\
+        --live_data_dir {run.run_dir.parent} --config_kwargs {options}
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

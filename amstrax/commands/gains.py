@@ -1,0 +1,363 @@
+#!/usr/bin/env python
+"""Gains from LED calibration runs, for each channel, as a table and as a correction file.
+
+Usable as ``amstrax gains`` and ``python -m amstrax.commands.gains``. Exit status: 0 when
+there are gains (and they are written), 1 on failure, 2 on wrong use.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amstrax.commands import base
+from amstrax.exceptions import AmstraxError, NoGain, UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from amstrax.analyses.gains import Gain
+
+    Gains = Mapping[int, Mapping[str, Gain | NoGain]]
+
+log = logging.getLogger("amstrax.gains")
+
+CONTEXT, DATA_TYPE, OPTION = "xams_led", "led_calibration", "gain_to_pe_array"
+#: Figures of a value in a correction file; the errors are some 1 %
+_FIGURES = 6
+#: The two methods, and the fit and the data, agree unless they are further off than this
+_ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Find the gain of each channel in LED calibration runs, in two ways, and "
+        "write them as an entry of a correction file",
+    )
+    parser.add_argument(
+        "run_ids",
+        nargs="+",
+        metavar="RUN_ID",
+        type=base.run_id,
+        help="LED runs of one setting, which are taken together, as 006724",
+    )
+    parser.add_argument(
+        "--led_off",
+        nargs="+",
+        default=[],
+        metavar="RUN_ID",
+        type=base.run_id,
+        help="runs with the LED off, for the noise (default: the noise window of the LED runs)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("mean", "fit"),
+        default="mean",
+        help="whose gain to write: that of means, or of a fit to the spectrum (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"correction file, {OPTION}_VERSION.json, to add the gains to; it may be there",
+    )
+    parser.add_argument(
+        "--range",
+        metavar="FIRST-LAST",
+        help="runs that the gains are for, as 006724-006725; goes with --output",
+    )
+    parser.add_argument(
+        "--channel",
+        dest="channels",
+        action="append",
+        default=[],
+        type=_channel_value,
+        metavar="N=VALUE",
+        help="value to write for a channel that the LED does not reach, as 5=0.0178 (default: "
+        "that of the range before). Can be given more than once",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the spectra and fits, as gains.png"
+    )
+    _add_processing(parser)
+    base.add_allow_incomplete(parser)
+    base.add_workers(parser)
+    base.add_console(parser)
+    args = parser.parse_args(argv)
+    if (args.output is None) != (args.range is None):
+        parser.error("--output and --range go together: a file, and the runs the gains are for")
+    n_runs = len(args.run_ids) + len(args.led_off)
+    if args.testing_rundoc and len(args.testing_rundoc) != n_runs:
+        parser.error(f"--testing_rundoc: {n_runs} runs need as many run documents")
+    return args
+
+
+def _add_processing(parser: argparse.ArgumentParser) -> None:
+    """Add the options for runs that are not processed yet; they go to `amstraxer`."""
+    parser.add_argument(
+        "--output_folder", type=Path, help="folder of processed data (default: ./strax_data)"
+    )
+    base.add_input(parser)
+    parser.add_argument(
+        "--testing_rundoc",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="run documents to use, one for each run, LED-off runs last, instead of the run "
+        "database's",
+    )
+    parser.add_argument(
+        "--context_kwargs",
+        type=base.json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
+    )
+
+
+def _channel_value(text: str) -> tuple[int, float]:
+    channel, _, value = text.partition("=")
+    try:
+        result = int(channel), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write N=VALUE, as 5=0.0178") from None
+    if not (0 <= result[0] < 1000 and 0 < result[1] < float("inf")):
+        raise argparse.ArgumentTypeError(f"{text!r}: channels count from 0, values are above 0")
+    return result
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Find gains, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output or args.output_folder or "the output folder"
+    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the gains", folder)
+
+
+def work(args: argparse.Namespace, stop: Stop) -> str:
+    """Find gains, write what is asked for, and return the table to print.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error.
+
+    Raises
+    ------
+    NoGain
+        When no channel has a gain, or one that is to be written has none.
+    InvalidCorrection
+        When the correction file is none, or has a value for runs of the range.
+    AmstraxError
+        When a run cannot be processed.
+    """
+    from amstrax.analyses.gains import channel_gains
+
+    entries = _entries(args)  # what is wrong with the file is said before the work
+    pulses, windows = load(args, args.run_ids, stop)
+    off = None
+    if args.led_off:
+        off, off_windows = load(args, args.led_off, stop)
+        if off_windows != windows:
+            raise UsageError(f"--led_off: made with windows {off_windows}, and not {windows}")
+    log.info("looking for gains in %d pulses of %s", len(pulses), ", ".join(args.run_ids))
+    gains = channel_gains(pulses, **windows, off=off)
+    text = table(gains, args.method)
+    if all(isinstance(methods["mean"], NoGain) for methods in gains.values()):
+        reasons = [f"; channel {channel}: {methods['mean']}" for channel, methods in gains.items()]
+        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{''.join(reasons[:1])}")
+    _warn(gains)
+    if args.plot:
+        _plot(pulses, gains, args.plot)
+    if args.output is not None:
+        text += "\n" + _write(args, gains, entries)
+    return text
+
+
+def load(
+    args: argparse.Namespace, run_ids: Sequence[str], stop: Stop
+) -> tuple["np.ndarray", dict[str, tuple[int, int]]]:
+    """Return led_calibration of runs, which is made where it is not stored, and its windows.
+
+    Raises
+    ------
+    UsageError
+        When the runs were made with different windows.
+    AmstraxError
+        When a run cannot be processed.
+    """
+    import numpy as np
+
+    from amstrax.auto_processing import amstraxer
+
+    parts, all_windows = [], []
+    for run_id in run_ids:
+        given = _amstraxer_options(args, run_id)
+        amstraxer.process(amstraxer.parse_args(given), stop)
+        st, _ = amstraxer.make_context(amstraxer.parse_args(given))
+        # Of the data itself, whatever the context would make now
+        options = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
+        all_windows.append({w: tuple(options[w]) for w in ("led_window", "noise_window")})
+        parts.append(st.get_array(run_id, DATA_TYPE, progress_bar=False))
+        stop.check()
+    for run_id, windows in zip(run_ids, all_windows, strict=True):
+        if windows != all_windows[0]:
+            raise UsageError(
+                f"run {run_id} was made with windows {windows}, and run {run_ids[0]} with "
+                f"{all_windows[0]}: such runs cannot be taken together"
+            )
+    return np.concatenate(parts), all_windows[0]
+
+
+def _amstraxer_options(args: argparse.Namespace, run_id: str) -> list[str]:
+    options = [run_id, f"--context={CONTEXT}", f"--target={DATA_TYPE}", f"--workers={args.workers}"]
+    if args.allow_incomplete:
+        options.append("--allow_incomplete")
+    for name in ("config_kwargs", "context_kwargs"):
+        options.append(f"--{name}={json.dumps(getattr(args, name))}")
+    for name in ("output_folder", "live_data_dir"):
+        if getattr(args, name) is not None:
+            options.append(f"--{name}={getattr(args, name)}")
+    if args.testing_rundoc:
+        which = [*args.run_ids, *args.led_off].index(run_id)
+        options.append(f"--testing_rundoc={args.testing_rundoc[which]}")
+    if args.progress is not None:
+        options.append("--progress" if args.progress else "--no-progress")
+    return options
+
+
+def table(gains: "Gains", method: str) -> str:
+    """Return gains as a table; errors are statistical and systematic ones together."""
+    lines = [
+        "gain: mean area of a photoelectron [ADC counts x samples]; error with what the method may "
+        "be off by",
+        f"{OPTION}: 1 / gain, of the {method} [photoelectrons per ADC count x sample]",
+        "",
+        f"{'channel':>7s} {'method':>6s} {'pulses':>9s} {'occupancy':>18s} {'gain':>16s} "
+        f"{'spread':>7s} {'chi2/free':>10s} {'p':>6s} {OPTION:>22s}",
+    ]
+    for channel, methods in gains.items():
+        for name, gain in methods.items():
+            start = f"{channel:7d} {name:>6s} "
+            if isinstance(gain, NoGain):
+                lines.append(f"{start} none: {gain}")
+                continue
+            chi2 = f"{gain.chi2:.0f}/{gain.n_free}" if gain.n_free else "-"
+            p_value = f"{gain.p_value:.3f}" if gain.n_free else "-"
+            to_pe = "" if name != method else f"{gain.to_pe.value:.3e} +- {gain.to_pe.error:.1e}"
+            occupancy = f"{gain.occupancy.value:.4f} +- {gain.occupancy.error:.4f}"
+            value = f"{gain.gain.value:.2f} +- {gain.error:.2f}"
+            lines.append(
+                f"{start}{gain.n_pulses:9d} {occupancy:>18s} {value:>16s} {gain.spread:7.3f} "
+                f"{chi2:>10s} {p_value:>6s} {to_pe:>22s}".rstrip()
+            )
+    return "\n".join(lines)
+
+
+def _warn(gains: "Gains") -> None:
+    """Log what looks odd."""
+    for channel, methods in gains.items():
+        mean, fit = methods["mean"], methods["fit"]
+        if isinstance(mean, NoGain) or isinstance(fit, NoGain):
+            continue
+        sigma = abs(mean.gain.value - fit.gain.value) / (mean.error**2 + fit.error**2) ** 0.5
+        if sigma > _ODD_SIGMA:
+            log.warning("channel %d: mean and fit differ by %.1f errors", channel, sigma)
+        if fit.p_value < _ODD_P_VALUE:
+            log.warning(
+                "channel %d: the fit does not describe the spectrum (p = %.1g); see --plot",
+                channel,
+                fit.p_value,
+            )
+
+
+def _plot(pulses: "np.ndarray", gains: "Gains", path: Path) -> None:
+    from amstrax.analyses.gain_plots import plot_gains
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".new_{path.name}")
+    try:
+        plot_gains(pulses, gains).savefig(beside)
+        os.replace(beside, path)
+    except ValueError as error:
+        raise UsageError(f"--plot {path}: {error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _entries(args: argparse.Namespace) -> list[Any]:
+    """Return what the correction file has, after a check that the new range fits in."""
+    if args.output is None:
+        return []
+    from amstrax.corrections import edit, lookup
+
+    if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
+        raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
+    try:
+        new = lookup.entry(args.range, None, lookup.is_development(args.output.name))
+    except AmstraxError as error:
+        raise UsageError(f"--range: {error}") from None
+    entries = edit.read_entries(args.output)
+    edit.with_entry(entries, new, args.output)
+    return entries
+
+
+def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
+    """Add the gains to the correction file, and return what to say of it."""
+    from amstrax.corrections import edit, lookup
+
+    new = lookup.entry(args.range, None)
+    before = edit.value_before(entries, new)
+    values = _values(gains, args.method, dict(args.channels), before if before else ())
+    new = new._replace(value=values)
+    edit.write_entries(edit.with_entry(entries, new, args.output), args.output)
+    return f'\nwritten to {args.output}:\n    "{new.text}": {values}'
+
+
+def _values(
+    gains: "Gains", method: str, given: Mapping[int, float], before: Sequence[float]
+) -> list[float]:
+    """Return the value of each channel: as given, else measured, else that of the range before."""
+    measured = {
+        channel: methods[method]
+        for channel, methods in gains.items()
+        if not isinstance(methods[method], NoGain)
+    }
+    failed = [c for c in gains if c not in measured and c not in given]
+    if failed:
+        raise NoGain(
+            f"channel {failed[0]} has no gain ({gains[failed[0]][method]}), and nothing was "
+            f"written: give it a value with --channel {failed[0]}=VALUE"
+        )
+    last = max(len(before) - 1, *gains, *given) if given else max(len(before) - 1, *gains)
+    values = []
+    for channel in range(last + 1):
+        if channel in given:
+            value = given[channel]
+        elif channel in measured:
+            value = measured[channel].to_pe.value  # type: ignore[union-attr]
+        elif channel < len(before):
+            value = before[channel]
+            log.info("channel %d is not in the LED runs: it keeps %s", channel, value)
+        else:
+            raise UsageError(
+                f"channel {channel} is not in the LED runs, and no range before has it: give it a "
+                f"value with --channel {channel}=VALUE"
+            )
+        values.append(float(f"{value:.{_FIGURES}g}"))
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

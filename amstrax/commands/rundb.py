@@ -1,0 +1,243 @@
+"""The command ``amstrax rundb``: look into the run database, and change what is in it."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amstrax import settings
+from amstrax.commands import base
+from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.rundb import documents, transfer
+from amstrax.settings import DETECTORS
+
+log = logging.getLogger("amstrax.rundb")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Look into the run database, and change it"
+    )
+    _add_common(parser, debug=False, detector="xams")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_: str, run_ids: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        _add_common(sub, debug=argparse.SUPPRESS, detector=argparse.SUPPRESS)
+        if run_ids is not None:
+            sub.add_argument(
+                "run_ids" if run_ids else "run_id",
+                metavar="RUN_ID",
+                type=base.run_id,
+                nargs=run_ids or None,
+                help="run, as 006724",
+            )
+        return sub
+
+    command("check", "show what is set, and try each step to the run database")
+    show = command("show", "show the document of a run", "")
+    show.add_argument("--fields", nargs="+", metavar="FIELD", help="show these alone")
+    list_ = command("list", "list runs", "*")
+    list_.add_argument("--status", choices=documents.STATUSES, help="those of this status")
+    list_.add_argument("--tag", help="those with this tag")
+    list_.add_argument("--type", help="those with data of this type")
+    list_.add_argument(
+        "--limit", type=base.positive_integer, help="the newest so many (default: all)"
+    )
+    import_ = command("import", "add run documents from files of JSON, one a line or in an array")
+    import_.add_argument("files", nargs="+", metavar="FILE", help="file, - for standard input")
+    import_.add_argument(
+        "--replace", action="store_true", help="put them in the place of those that are there"
+    )
+    export = command("export", "write run documents to a file of JSON, one a line", "*")
+    export.add_argument(
+        "--output", default=transfer.STDIO, metavar="FILE", help="default: standard output"
+    )
+    add = command("add", "add a run from its folder of live data")
+    add.add_argument("folder", type=Path, metavar="LIVE_FOLDER/RUN_ID", help="folder of the run")
+    add.add_argument(
+        "--rundoc",
+        type=Path,
+        metavar="FILE",
+        help="file with its document (default: rundoc_RUN_ID.json beside the folder)",
+    )
+    tag = command("tag", "give a run a tag, or take it away", "")
+    tag.add_argument("tag", metavar="TAG", help="tag, as process or abandon")
+    tag.add_argument("--remove", action="store_true", help="take it away")
+    status = command("status", "show or set the status of a run's processing", "")
+    status.add_argument("status", nargs="?", choices=documents.STATUSES, metavar="STATUS")
+    status.add_argument("--reason", help="why it is set")
+    remove = command("remove", "remove documents of runs; what is removed is printed", "+")
+    remove.add_argument("--yes", action="store_true", help="do it")
+    return parser.parse_args(argv)
+
+
+def _add_common(parser: argparse.ArgumentParser, debug: Any, detector: str) -> None:
+    """Add what may be given before and after the subcommand."""
+    parser.add_argument(
+        "--debug", action="store_true", default=debug, help="log more, and errors in full"
+    )
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default=detector, help="whose runs (default: xams)"
+    )
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
+    from pymongo.errors import PyMongoError
+
+    base.log_to_console(args.debug)
+    try:
+        if args.command == "check":
+            from amstrax.rundb.diagnose import check
+
+            return check(args.detector)
+        from amstrax.rundb import get_mongo_collection
+
+        _COMMANDS[args.command](get_mongo_collection(args.detector), args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has had enough, as `head`; nothing is to be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (AmstraxError, PyMongoError, OSError) as error:
+        log.error("%s", " ".join(str(error).split()), exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def show(collection: Any, args: argparse.Namespace) -> None:
+    """Print the document of a run."""
+    print(transfer.to_json(documents.find_run(collection, args.run_id, None, args.fields), 2))
+
+
+def list_runs(collection: Any, args: argparse.Namespace) -> None:
+    """Print a line a run."""
+    conditions: list[Mapping[str, Any]] = []
+    if args.status:
+        conditions.append(documents.has_status(args.status))
+    if args.tag:
+        conditions.append(documents.has_tag(args.tag))
+    if args.type:
+        conditions.append(documents.has_data(args.type))
+    if args.run_ids:
+        filters = [f for run_id in args.run_ids for f in documents.run_filters(run_id)]
+        conditions.append({"$or": filters})
+    found = documents.read(
+        collection,
+        {"$and": conditions} if conditions else {},
+        documents.SUMMARY_FIELDS,
+        sort=[("number", -1)],
+        limit=args.limit or 0,
+    )
+    rows: list[tuple[str, ...]] = [
+        ("run", "start (UTC)", "length", "status", "mode", "tags", "data")
+    ]
+    rows += [_row(document) for document in reversed(found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def import_files(collection: Any, args: argparse.Namespace) -> None:
+    """Import documents from files; nothing is changed when one of the files is wrong."""
+    from tqdm import tqdm
+
+    new = [document for path in args.files for document in transfer.documents_in(path)]
+    bar = tqdm(new, desc="importing", unit="run", disable=not sys.stderr.isatty())
+    added, present = transfer.import_documents(collection, bar, args.replace)
+    log.info("%d runs added, %d were there%s", added, present, " and are replaced" * args.replace)
+
+
+def export(collection: Any, args: argparse.Namespace) -> None:
+    """Export documents into a file."""
+    found: Iterator[dict[str, Any]]
+    if args.run_ids:
+        found = (documents.find_run(collection, run_id) for run_id in args.run_ids)
+    else:
+        found = iter(documents.read(collection, {}, sort=[("number", 1)]))
+    count = transfer.export_documents(found, args.output)
+    if args.output != transfer.STDIO:
+        log.info("%d runs written to %s", count, args.output)
+
+
+def add(collection: Any, args: argparse.Namespace) -> None:
+    """Add a run from its live data."""
+    log.info("%s", transfer.add_live(collection, args.folder, args.rundoc))
+
+
+def tag(collection: Any, args: argparse.Namespace) -> None:
+    """Add or remove a tag."""
+    if args.remove:
+        done = documents.remove_tag(collection, args.run_id, args.tag)
+    else:
+        done = documents.add_tag(collection, args.run_id, args.tag, settings.login_name())
+    if not done:
+        has = "does not have" if args.remove else "has"
+        log.info("run %s %s the tag %s already", args.run_id, has, args.tag)
+
+
+def status(collection: Any, args: argparse.Namespace) -> None:
+    """Set the status of a run, or print it."""
+    if args.status is not None:
+        documents.set_status(collection, args.run_id, args.status, args.reason)
+        return
+    if args.reason is not None:
+        raise UsageError("--reason says why a status is set: name that, too")
+    fields = ["processing_status", "processing_failed", "processing_claim"]
+    document = documents.find_run(collection, args.run_id, None, fields)
+    known = documents.status_of(document)
+    print(known.status)
+    for name in ("time", "host", "reason"):
+        if getattr(known, name) is not None:
+            print(f"{name:8s}{getattr(known, name)}")
+    if documents.failures_of(document):
+        print(f"failed  {documents.failures_of(document)} times")
+    claim = document.get("processing_claim")
+    if isinstance(claim, Mapping):
+        print(f"claimed by {claim.get('owner')} until {claim.get('expires')} UTC")
+
+
+def remove(collection: Any, args: argparse.Namespace) -> None:
+    """Remove documents; they are printed first, so that they can be imported again."""
+    found = [documents.find_run(collection, run_id) for run_id in args.run_ids]
+    if not args.yes:
+        raise UsageError(f"this removes {len(found)} documents from the run database: add --yes")
+    for document in found:
+        print(transfer.to_json(document), flush=True)
+        collection.delete_one({"_id": document["_id"]})
+    log.info("%d documents removed from the run database; no data is deleted", len(found))
+
+
+_COMMANDS = {
+    "show": show,
+    "list": list_runs,
+    "import": import_files,
+    "export": export,
+    "add": add,
+    "tag": tag,
+    "status": status,
+    "remove": remove,
+}
+
+
+def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
+    run = documents.summary(document)
+    return (
+        run.run_id,
+        "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}",
+        "" if run.length is None else f"{run.length:.0f} s",
+        run.status,
+        run.mode,
+        ",".join(run.tags),
+        ",".join(run.types),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

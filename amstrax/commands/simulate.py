@@ -1,0 +1,247 @@
+#!/usr/bin/env python
+"""Simulate a run: live data as the DAQ writes it, with its run document, and the truth beside it.
+
+Usable as ``amstrax simulate`` and ``python -m amstrax.commands.simulate``. Exit status: 0
+when the run is there, 1 on failure, 2 on wrong use.
+"""
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amstrax import strict_json
+from amstrax.commands import base
+from amstrax.exceptions import UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    from amstrax.simulation import Detector
+
+log = logging.getLogger("amstrax.simulate")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Simulate a run: live data, run document, truth, and the options to process "
+        "it with. The same options and seed give the same data.",
+    )
+    parser.add_argument(
+        "run_id",
+        nargs="?",
+        metavar="RUN_ID",
+        type=base.run_id,
+        help="number of the run, as 100001",
+    )
+    parser.add_argument("--detector", default="xams", help="xams or xamsl (default: %(default)s)")
+    parser.add_argument(
+        "--source",
+        default="kr83m",
+        help="what is in the detector, or led; --sources lists them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sources", action=_ListSources, nargs=0, help="list the sources, and exit"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=5.0, metavar="HZ", help="events in the xenon (default: 5)"
+    )
+    parser.add_argument(
+        "--duration", type=float, default=60.0, metavar="SECONDS", help="of the run (default: 60)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another one gives another run (default: 0)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("./simulated"),
+        metavar="FOLDER",
+        help="folder to write to (default: ./simulated)",
+    )
+    parser.add_argument(
+        "--energy",
+        type=float,
+        nargs=2,
+        metavar=("LOWEST", "HIGHEST"),
+        help="range of energies of the source flat [keV]",
+    )
+    parser.add_argument(
+        "--occupancy",
+        type=float,
+        default=0.1,
+        metavar="PE",
+        help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
+    )
+    parser.add_argument(
+        "--yields",
+        default="nest",
+        help="where numbers of photons and electrons come from: nest (nestpy), or simple, which "
+        "needs no nestpy (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value for a number of the detector, as electron_lifetime=20000; lists as "
+        "JSON. Can be given more than once; --numbers lists them",
+    )
+    parser.add_argument(
+        "--numbers", action="store_true", help="print the numbers of the detector as JSON, and exit"
+    )
+    parser.add_argument(
+        "--compressor", default="lz4", help="of the live data: lz4 or blosc (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hosts", type=int, default=1, metavar="N", help="readout processes (default: 1)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)"
+    )
+    parser.add_argument(
+        "--start",
+        type=_time,
+        metavar="TIME",
+        help="start of the run, UTC unless it says otherwise, as 2024-01-02T03:04:05 (default: "
+        "that time, or now with --realtime)",
+    )
+    parser.add_argument(
+        "--realtime",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="SPEED",
+        help="write the run as the DAQ would, chunk by chunk as time goes by, SPEED times as fast "
+        "(1 if left out); Ctrl-C ends the run",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="take the place of a run that is there already"
+    )
+    base.add_console(parser)
+    args = parser.parse_args(argv)
+    if args.run_id is None and not args.numbers:
+        parser.error("the number of the run is missing, as 100001")
+    return args
+
+
+class _ListSources(argparse.Action):
+    """Print the sources, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> None:
+        from amstrax.simulation import SOURCES
+
+        for name, source in SOURCES.items():
+            print(f"{name:8s}{source.summary}")
+        parser.exit()
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time: write it as 2024-01-02T03:04:05"
+        ) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Simulate a run and return the exit status."""
+    from amstrax.auto_processing import job
+
+    return job.run_strax_tool(
+        args, log, lambda stop: _work(args, stop), "the simulation", args.output
+    )
+
+
+def _work(args: argparse.Namespace, stop: Stop) -> str:
+    """Do what is asked for, and return what to print."""
+    detector = _detector(args)
+    if args.numbers:
+        return json.dumps(asdict(detector), indent=1, default=dict)
+    run_dir = _simulate(args, detector, stop)
+    return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
+
+
+def _simulate(args: argparse.Namespace, detector: "Detector", stop: Stop) -> Path:
+    from amstrax import simulation
+
+    return simulation.simulate(
+        args.run_id,
+        args.output,
+        detector,
+        args.source,
+        args.rate,
+        args.duration,
+        args.seed,
+        energy_range=args.energy and tuple(args.energy),
+        occupancy=args.occupancy,
+        yields=args.yields,
+        compressor=args.compressor,
+        n_hosts=args.hosts,
+        n_threads=args.threads,
+        start=args.start,
+        realtime=args.realtime,
+        force=args.force,
+        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        stop=stop.event.is_set,
+    )
+
+
+def _detector(args: argparse.Namespace) -> "Detector":
+    """Return the detector, with the values that `args` change."""
+    from amstrax.simulation import detector
+
+    values = {}
+    for text in args.values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: write NAME=VALUE, as electron_lifetime=20000")
+        try:
+            values[name.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
+        except UsageError as error:
+            raise UsageError(
+                f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
+                f"and no list of them ({error})"
+            ) from None
+    return detector.find(args.detector).with_values(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def next_step(run_dir: Path, context: str | None) -> str:
+    """Return what to type to process a simulated run."""
+    folder, run_id = run_dir.parent, run_dir.name
+    command = [
+        "amstraxer",
+        run_id,
+        "--context",
+        str(context),
+        "--live_data_dir",
+        str(folder),
+        "--testing_rundoc",
+        str(folder / f"rundoc_{run_id}.json"),
+        "--config_kwargs",
+        str(folder / f"config_{run_id}.json"),
+        "--target",
+        {"xams": "event_info", "xams_led": "led_calibration"}.get(
+            str(context), "radon_peak_basics"
+        ),
+    ]
+    return f"process it with\n  {shlex.join(command)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The command that judges the reconstruction, on simulated runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from amstrax import cli, simulation
+from amstrax.analyses import validation_text
+from amstrax.commands import validate
+from amstrax.commands.validate import SimulatedRun
+from amstrax.exceptions import LiveDataNotFound
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder with a report of a short run at a low rate, and its data."""
+    folder = tmp_path_factory.mktemp("validate") / "out"
+    arguments = ["--duration=30", "--rate=10", "--keep", "--no-progress", f"--output={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMSTRAX_CONFIG", os.devnull)
+        assert validate.main(arguments) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(made):
+    return validation_text.read_report(made / "validation.json")
+
+
+def number(report, name):
+    entry = report["numbers"][name]
+    return entry["value"], entry["error"]
+
+
+def test_files(made):
+    assert files(made) == ["data", "validation.json", "validation.pdf", "validation.png"]
+    assert (made / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert (made / "validation.pdf").read_bytes().startswith(b"%PDF")
+    assert SimulatedRun.at(made / "data/live_data" / validate.RUN_ID).duration() == 30
+    assert not list(made.glob(".*"))
+
+
+def test_how_well_events_are_reconstructed(report):
+    """What the project has set itself, at a low rate and with the ONLINE options."""
+    assert report["n_truth"] > 200
+    assert number(report, "s1_efficiency")[0] > 0.99
+    assert number(report, "s2_efficiency")[0] > 0.995
+    for kind in ("s1", "s2"):
+        assert abs(number(report, f"{kind}_area_bias")[0]) < 0.01
+    assert number(report, "drift_time_error")[0] < 50
+    merged, error = number(report, "events_merged")
+    assert abs(merged - number(report, "events_merged_expected")[0]) <= error
+    bias, error = number(report, "elife_per_electron_bias")
+    assert abs(bias) < 0.02 + 2 * error
+    assert error < 0.02
+
+
+def test_numbers_are_those_of_the_stored_data(made, report):
+    """The bias of S2 areas and the number of S1s, computed anew from what is stored."""
+    run = SimulatedRun.at(made / "data/live_data" / validate.RUN_ID)
+    st = run.context(made / "data/processed", run.options())
+    truth = np.load(run.truth)
+    events = st.get_array(run.run_id, "event_info", progress_bar=False)
+    peaks = st.get_array(run.run_id, "peak_basics", progress_bar=False)
+    assert report["n_truth"] == len(truth)
+    assert report["n_events"] == len(events)
+    assert report["n_peaks"] == len(peaks)
+    assert sum(row[0] for row in report["matrix"]["counts"]) == (peaks["type"] == 1).sum()
+    nearest = np.abs(events["s2_center_time"][:, np.newaxis] - truth["s2_center_time"]).argmin(1)
+    ratio = events["s2_area"] / truth["s2_pe"][nearest]
+    assert number(report, "s2_area_bias")[0] == pytest.approx(np.median(ratio) - 1, abs=2e-3)
+    assert report["made"]["lineage"] == st.key_for(run.run_id, "event_info").lineage_hash
+
+
+def test_a_worse_configuration_is_seen_in_the_comparison(made, tmp_path, capsys):
+    """On the same run: wide S1s do not count, and S2s get half their area."""
+    run_dir = made / "data/live_data" / validate.RUN_ID
+    options = json.loads((run_dir.parent / f"config_{validate.RUN_ID}.json").read_text())
+    worse = {
+        "s1_max_width": 32,
+        "gain_to_pe_array": [gain / 2 for gain in options["gain_to_pe_array"]],
+    }
+    arguments = [
+        f"--live_data={run_dir}",
+        f"--config_kwargs={json.dumps(worse)}",
+        f"--output={tmp_path / 'worse'}",
+        f"--compare={made / 'validation.json'}",
+        "--workers=2",
+    ]
+    assert validate.main(arguments) == 0
+    text = capsys.readouterr().out
+    report = validation_text.read_report(tmp_path / "worse/validation.json")
+    assert number(report, "s1_efficiency")[0] < 0.8
+    assert number(report, "s2_area_bias")[0] == pytest.approx(-0.5, abs=0.02)
+    _, comparison = text.split("Compared with")
+    row = next(line for line in comparison.splitlines() if line.endswith("largest peak is an S1"))
+    assert float(row.split()[3]) < -5  # sigma
+    # Read again, and compared the other way round, without a simulation
+    arguments = [f"--report={made}/validation.json", f"--compare={tmp_path}/worse/validation.json"]
+    assert validate.main(arguments) == 0
+    _, comparison = capsys.readouterr().out.split("Compared with")
+    row = next(line for line in comparison.splitlines() if line.endswith("largest peak is an S1"))
+    assert float(row.split()[3]) > 5
+
+
+def test_same_seed_gives_the_same_report(made, report, tmp_path):
+    """It replaces another one, when it is told to."""
+    (tmp_path / "validation.json").write_text("old")
+    arguments = ["--duration=30", "--rate=10", f"--output={tmp_path}", "--force"]
+    assert validate.main(arguments) == 0
+    again = validation_text.read_report(tmp_path / "validation.json")
+    again["made"].pop("time")
+    expected = {**report, "made": {k: v for k, v in report["made"].items() if k != "time"}}
+    np.testing.assert_equal(again, expected)
+    assert files(tmp_path) == ["validation.json", "validation.pdf", "validation.png"]
+
+
+def test_reports_are_not_replaced_unasked(made, capsys):
+    before = (made / "validation.json").stat().st_mtime_ns
+    assert validate.main([f"--output={made}"]) == 1
+    assert "--force" in capsys.readouterr().err
+    assert (made / "validation.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=kr83"], "kr83"),
+        (["--source=led"], "led"),
+        (["--live_data=nowhere/000001"], "nowhere/000001"),
+        (["--compare=nowhere.json"], "nowhere.json"),
+        (["--report=nowhere.json"], "nowhere.json"),
+        (['--config_kwargs={"s1_min_aera": 3}'], "s1_min_area"),
+        (['--config_kwargs={"s1_min_area": "three"}'], "--debug"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert validate.main(["--duration=1", "--output=out", *arguments]) in (1, 2)
+    text = capsys.readouterr().err
+    assert message in text
+    assert "Traceback" not in text
+    # Nothing is left
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rate=-1"],
+        ["--duration=0"],
+        ["--detector=xamsl"],
+        ["--truth=truth.npy"],
+        ["--config_kwargs=[1]"],
+        ["--workers=0"],
+    ],
+    ids=str,
+)
+def test_wrong_use(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        validate.parse_args(arguments)
+    assert error.value.code == 2
+    assert arguments[0].partition("=")[0] in capsys.readouterr().err
+
+
+def test_output_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert validate.main([f"--output={tmp_path}/file/out"]) == 1
+    assert "file" in capsys.readouterr().err
+
+
+def test_what_the_run_was_simulated_with_is_known(tmp_path, monkeypatch, capsys):
+    """Of a run that is there: other losses than usual, which are the truth then."""
+    monkeypatch.chdir(tmp_path)
+    detector = simulation.DETECTORS["xams"].with_values(electron_lifetime=15_000.0)
+    simulation.simulate("000077", ".", detector, "am241", rate=20, duration=10, seed=5)
+    assert validate.main(["--live_data=000077", "--output=out"]) == 0
+    assert "am241 in xams, 10 s, 20 Hz, seed 5" in capsys.readouterr().out
+    report = validation_text.read_report("out/validation.json")
+    value, error = number(report, "elife_per_electron")
+    assert abs(value - 15_000) < 4 * error
+    assert error < 500
+    assert number(report, "elife_per_electron_bias")[0] == pytest.approx(value / 15_000 - 1)
+    # Without that file the truth is not known
+    os.remove("simulation_000077.json")
+    assert validate.main(["--live_data=000077", "--output=other"]) == 0
+    report = validation_text.read_report("other/validation.json")
+    assert np.isnan(number(report, "elife_per_electron_bias")[0])
+    assert number(report, "elife_per_electron") == (value, error)
+
+
+def test_runs_of_xamsl_have_no_events(tmp_path, capsys):
+    run_dir = simulation.simulate("000078", tmp_path, "xamsl", "rn222", rate=1, duration=1)
+    assert validate.main([f"--live_data={run_dir}", f"--output={tmp_path}/out"]) == 1
+    assert "xams_little, which has no events" in capsys.readouterr().err
+
+
+def test_truth_of_another_place(made, tmp_path):
+    run_dir = made / "data/live_data" / validate.RUN_ID
+    elsewhere = tmp_path / "truth.npy"
+    elsewhere.write_bytes((run_dir.parent / f"truth_{validate.RUN_ID}.npy").read_bytes())
+    assert SimulatedRun.at(run_dir, elsewhere).truth == elsewhere
+    with pytest.raises(LiveDataNotFound, match="gone.npy"):
+        SimulatedRun.at(run_dir, tmp_path / "gone.npy")
+
+
+def test_stopped(tmp_path):
+    """SIGTERM: nothing is left, and no exception is shown."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "amstrax.cli", "validate", "--duration=3000", "--output=out"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    line = ""
+    while "simulating" not in line and process.poll() is None:
+        line = process.stderr.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "SIGTERM" in text
+    assert "Traceback" not in text
+    assert files(tmp_path / "out") == []
+
+
+def test_as_a_command(capsys):
+    for arguments in (["validate", "--help"], ["demo", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+        assert f"usage: amstrax {arguments[0]}" in capsys.readouterr().out
+    code = "import sys, amstrax.commands.{}; print(sorted(sys.modules))"
+    for module in ("validate", "demo"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
+        )
+        for slow in ("strax", "numpy", "numba", "matplotlib", "scipy"):
+            assert f"'{slow}'" not in done.stdout

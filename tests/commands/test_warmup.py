@@ -1,0 +1,246 @@
+"""Compilation: once, kept where it can be kept, and by `amstrax warmup` for all jobs."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import strax
+from make_runs import options, pulses, write_run
+
+import amstrax
+from amstrax.commands import warmup
+
+_COUNT_COMPILATIONS = """
+import sys
+from numba.core import event
+with event.install_recorder("numba:compile") as recorder:
+    {code}
+print(*(e.data["dispatcher"] for _, e in recorder.buffer if e.is_start), sep="\\n")
+"""
+
+_JOB = _COUNT_COMPILATIONS.format(
+    code="from amstrax.auto_processing import amstraxer; assert amstraxer.main(sys.argv[1:]) == 0"
+)
+#: A kernel that is compiled quickly, and where it is kept
+_KERNEL = (
+    _COUNT_COMPILATIONS.format(
+        code="from amstrax.processing import live_data; live_data._first_damaged.compile()"
+    )
+    + "print(live_data._first_damaged.cache_folder())"
+)
+
+
+def start(*arguments, folder=None, **environment):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | environment,
+    )
+
+
+def output_of(process) -> tuple[str, str]:
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out, err
+
+
+@pytest.mark.slow
+def test_after_warmup_no_job_compiles(tmp_path):
+    """In a cache of its own; whatever a context makes, strax's functions included."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    command = ["-m", "amstrax.cli", "warmup"]
+    out, err = output_of(start(*command, **cache))
+    assert "functions compiled" in out
+    assert str(tmp_path / "numba") in out
+    assert err.count("compiling functions") == 1
+    write_run(tmp_path, pulses(np.arange(1, 100) * 100_000_000, range(7)), 2)
+    write_run(tmp_path / "little", pulses([1_000_000, 2_000_000], (0, 1), dt=2))
+    cases = (
+        (
+            tmp_path,
+            "xams",
+            "event_info event_waveform event_area_per_channel peak_basics_ext hits lone_hits "
+            "peak_basics_sipm event_coincidences peak_coincidences records",
+        ),
+        (tmp_path / "little", "xams_little", "radon_peak_basics radon_hits radon_records"),
+        (tmp_path, "xams_led", "led_calibration"),
+    )
+    # At once, as jobs start
+    jobs = [
+        start(
+            "-c",
+            _JOB,
+            *options(folder, f"--context={name}", "--target", *targets.split()),
+            f"--output_folder={tmp_path / name}",
+            **cache,
+        )
+        for folder, name, targets in cases
+    ]
+    for job in jobs:
+        out, err = output_of(job)
+        assert out == "\n"
+        assert "compiling" not in err
+    out, err = output_of(start(*command, "--context", "xams_led", **cache))
+    assert out.startswith("all was compiled already")
+
+
+def test_processes_that_compile_at_once_keep_it(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for process in [start("-c", _KERNEL, **cache) for _ in range(3)]:
+        compiled, _, folder = output_of(process)[0].rstrip().rpartition("\n")
+        # The last may find what the first has kept
+        assert "_first_damaged" in compiled or not compiled
+        assert Path(folder).is_relative_to(tmp_path)
+    assert output_of(start("-c", _KERNEL, **cache))[0] == f"\n{folder}\n"
+
+
+def test_installation_that_cannot_be_written(tmp_path):
+    """It is kept in the user's cache folder, and found there."""
+    package = tmp_path / "installed/amstrax"
+    shutil.copytree(
+        Path(amstrax.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    # Nobody, not even root, can write into this folder
+    (package / "processing/__pycache__").touch()
+    environment = {
+        "PYTHONPATH": str(tmp_path / "installed"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "NUMBA_CACHE_DIR": "",
+    }
+    outputs = [
+        output_of(start("-c", _KERNEL, folder=tmp_path, **environment))[0].split("\n")
+        for _ in range(2)
+    ]
+    assert "_first_damaged" in outputs[0][0]
+    assert outputs[1][0] == ""
+    for *_, folder, _ in outputs:
+        assert Path(folder).is_relative_to(tmp_path / "cache")
+
+
+_STRAX_FUNCTION = "import numpy, strax; strax.diff(numpy.zeros(3, dtype=strax.time_fields)); "
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes({"empty": b"", "cut": content[:-1], "garbage": b"\x00garbage"}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "garbage", "folder"])
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_damaged_cache_of_a_kernel(tmp_path, how, suffix):
+    """It is compiled again, which one warning says, and kept if that is possible."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _KERNEL, **cache))
+    (path,) = tmp_path.glob(f"*/*{suffix}")
+    damage(path, how)
+    out, err = output_of(start("-c", _KERNEL, **cache))
+    assert "_first_damaged" in out
+    assert err.count("\n") == 1
+    assert str(path) in err
+    out, err = output_of(start("-c", _KERNEL, **cache))
+    assert ("_first_damaged" in out, str(path) in err) == (how == "folder", how == "folder")
+
+
+def test_index_of_another_version(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _KERNEL, **cache))
+    (path,) = tmp_path.glob("*/*.nbi")
+    path.write_bytes(pickle.dumps("0.1") + b"what that version had")
+    for is_compiled in (True, False):
+        out, err = output_of(start("-c", _KERNEL, **cache))
+        assert ("_first_damaged" in out, err) == (is_compiled, "")
+
+
+@pytest.mark.parametrize("how", ["empty", "garbage"])
+def test_job_repairs_the_cache(tmp_path, how):
+    """Also that of strax's functions, at which numba fails wherever strax calls them."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    write_run(tmp_path, pulses([1_000_000], range(7)), 2)
+    arguments = options(tmp_path, "--target", "raw_records")
+    job = "import sys; from amstrax.auto_processing import amstraxer; "
+    job += "status = amstraxer.main(sys.argv[1:]); assert status == 0; " + _STRAX_FUNCTION
+    output_of(start("-c", job, *arguments, **cache))
+    paths = sorted((tmp_path / "numba").glob("*/*.nb[ic]"))
+    assert {"general.diff", "live_data._put"} <= {path.name.partition("-")[0] for path in paths}
+    for path in paths:
+        damage(path, how)
+    shutil.rmtree(tmp_path / "out")
+    out, err = output_of(start("-c", job, *arguments, **cache))
+    (line,) = (line for line in err.splitlines() if "WARNING" in line)
+    assert f"{paths[0]} and {len(paths) - 1} more; the functions" in line
+    out, err = output_of(start("-c", job, *arguments, **cache))
+    assert "WARNING" not in err
+
+
+def test_damaged_cache_that_cannot_be_removed(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    write_run(tmp_path, pulses([1_000_000], range(7)), 2)
+    output_of(start("-c", _STRAX_FUNCTION, **cache))
+    (path,) = (tmp_path / "numba").glob("*/general.diff*.nbi")
+    damage(path, "folder")
+    process = start("-m", "amstrax.auto_processing.amstraxer", *options(tmp_path), **cache)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert f"{path} of numba's cache is damaged, and cannot be removed" in err
+    assert "NUMBA_CACHE_DIR" in err
+
+
+@pytest.mark.slow
+def test_warmup_repairs_the_cache(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    output_of(start("-c", _STRAX_FUNCTION, **cache))
+    output_of(start("-c", _KERNEL, **cache))
+    for path in tmp_path.glob("*/*.nbi"):
+        damage(path, "empty")
+    _, err = output_of(start("-m", "amstrax.cli", "warmup", "--context", "xams_led", **cache))
+    assert err.count("damaged in numba's cache") == 1
+    assert (
+        output_of(start("-c", _COUNT_COMPILATIONS.format(code=_STRAX_FUNCTION), **cache))[1] == ""
+    )
+
+
+def test_nowhere_to_keep_compiled_functions(tmp_path):
+    """numba fails then while strax is imported."""
+    packages = tmp_path / "installed"
+    for module in (amstrax, strax):
+        folder = Path(module.__file__).parent
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(folder, packages / folder.name, ignore=ignore)
+    (packages / "strax/processing/__pycache__").touch()
+    (tmp_path / "home").touch()
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), str(tmp_path / "home"))
+    process = start(
+        "-m",
+        "amstrax.auto_processing.amstraxer",
+        "1",
+        folder=tmp_path,
+        PYTHONPATH=str(packages),
+        NUMBA_CACHE_DIR="",
+        **nowhere,
+    )
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("numba cannot keep compiled functions anywhere")
+    assert "Traceback" not in err
+
+
+def test_wrong_use(capsys):
+    with pytest.raises(SystemExit) as error:
+        warmup.main(["--context", "xenon"])
+    assert error.value.code == 2
+    assert "xenon" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as error:
+        warmup.main(["--help"])
+    assert error.value.code == 0
