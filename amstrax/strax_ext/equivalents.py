@@ -62,9 +62,11 @@ DIFFERENCES = {
 }
 
 _READER = "raw_records"
-#: Fields of run documents that decide what the two readers make
+_GROUPS = ("bottom", "top", "external")
+#: Fields of run documents that decide what the two readers make. Groups one by one: run metadata in
+#: folders is flat
 _MAPS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
-_FIELDS = (*_MAPS, "daq_config.registers")
+_FIELDS = ("daq_config.registers", *(f"{name}.{group}" for name in _MAPS for group in _GROUPS))
 
 # Data types and releases of which use has been reported in this process
 _reported: set[tuple[str, str]] = set()
@@ -241,14 +243,14 @@ class EquivalentData(strax.StorageFrontend):
         every run. Without a document, a run is taken for one with the usual channels.
         """
         is_ext = any(name.endswith("_ext") for name in (key.data_type, *key.lineage))
-        groups = ("bottom", "top", "external") if is_ext else ("bottom", "top")
+        groups = _GROUPS if is_ext else _GROUPS[:2]
         document = self._document(key.run_id)
         for name in _MAPS:
-            channel_map = _field(document, name)
-            if not isinstance(channel_map, Mapping) or not channel_map:
+            channel_map = {group: _span(_field(document, f"{name}.{group}")) for group in _GROUPS}
+            if not any(channel_map.values()):
                 continue
             for group in groups:
-                its, usual = _span(channel_map.get(group)), _span(self._channel_map.get(group))
+                its, usual = channel_map[group], _span(self._channel_map.get(group))
                 if its != usual:
                     return f"{name} of its document has {group} {its}, the context {usual}"
             break
