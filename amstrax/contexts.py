@@ -31,7 +31,9 @@ from amstrax.plugins import (
     peak_processing,
     pulse_processing,
     radon,
+    release_2_2,
 )
+from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -45,13 +47,7 @@ __all__ = [
 
 XAMS_CONFIG = immutabledict(
     n_tpc_pmts=5,
-    channel_map=immutabledict(
-        bottom=(0, 0),
-        top=(1, 4),
-        external=(5, 5),
-        sipm=(6, 6),
-        aqmon=(40, 40),
-    ),
+    channel_map=DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP),
 )
 
 XAMSL_CONFIG = immutabledict(
@@ -106,6 +102,27 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
+
+def _in_release(
+    release: str, plugins: tuple[type[strax.Plugin], ...]
+) -> tuple[type[strax.Plugin], ...]:
+    """Return plugins of a release of the lab's package, from those of release 2.1."""
+    changed = {"2.1": None, "2.2": release_2_2}[release]
+    return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)
+
+
+#: What to write for a context -> its plugins
+_PLUGINS = immutabledict(
+    {
+        **{
+            f"{name}(release={release!r})": _in_release(release, plugins)
+            for release in settings.RELEASES
+            for name, plugins in (("xams", _XAMS_PLUGINS), ("xams_led", _LED_PLUGINS))
+        },
+        "xams_little()": _XAMSL_PLUGINS,
+    }
+)
+
 #: Where the run documents of each detector are, as `amstrax.rundb.RunDB` takes it
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
 _XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")
@@ -117,6 +134,7 @@ def xams(
     mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    release: str | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMS.
@@ -136,6 +154,9 @@ def xams(
         Version of the corrections, as ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``; None for the
         plugins' defaults. See `apply_global_correction_version`; options in ``config`` go before
         those of the version.
+    release
+        Release of the lab's package whose data types, numbers and lineage to have: ``'2.1'`` or
+        ``'2.2'``, see :doc:`releases`; None for that of the setting AMSTRAX_RELEASE.
     args, kwargs
         Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
         adds to the options of the detector, and ``storage`` takes the place of all folders and
@@ -144,13 +165,14 @@ def xams(
     Raises
     ------
     InvalidOption
-        (a ValueError) when `corrections_version` is no name of a version.
+        (a ValueError) when `corrections_version` is no name of a version, or `release` none of a
+        release.
     CorrectionError
         When the file of that version cannot be had, or is wrong.
     """
     return _context(
         "xams",
-        _XAMS_PLUGINS,
+        _in_release(settings.release(release), _XAMS_PLUGINS),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
@@ -183,19 +205,22 @@ def xams_little(
     )
 
 
-def xams_led(**kwargs: Any) -> strax.Context:
+def xams_led(release: str | None = None, **kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
+    plugins = _in_release(settings.release(release), _LED_PLUGINS)
+    # strax makes a tuple of `provides` when it registers a plugin
+    records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
-        "check_available": ("raw_records", "records_led", "led_calibration"),
+        "check_available": (*records, "records_led", "led_calibration"),
         # Set by the detector, and no plugin of this context takes it
         "free_options": ("live_data_dir", "n_tpc_pmts"),
     }
     as_in_xams = {
         name: parameter.default
         for name, parameter in signature(xams).parameters.items()
-        if parameter.default is not parameter.empty
+        if parameter.default is not parameter.empty and name != "release"
     }
-    return _context("xams", _LED_PLUGINS, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
+    return _context("xams", plugins, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
 
 
 def _context(
@@ -247,8 +272,10 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     """Set the options of a context to what a version of the corrections has, and return it.
 
     An option gets a plain value, or a string that says in which file its value is looked up for
-    each run (see `amstrax.XAMSConfig`). Options that no plugin of the context takes are left out,
-    which one warning says. Entries in the run database name the version from then on.
+    each run (see `amstrax.XAMSConfig`). Options that an earlier version has set, and this one does
+    not, are at their defaults again. Options of plugins for other data types than those of the
+    context are left out, which one warning says. Entries in the run database name the version from
+    then on.
 
     Parameters
     ----------
@@ -260,14 +287,23 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     Raises
     ------
     InvalidOption
-        (a ValueError) when `version` is no name of one, or has a file for an option that cannot
-        differ from run to run.
+        (a ValueError) when `version` is no name of one, has an option that no plugin of the context
+        takes though one for its data types does in another release, an unknown option, one that is
+        not in the lineage, or a file for an option that cannot differ from run to run.
     CorrectionError
         When the file of the version cannot be had, or is wrong. Those of the options are read
         when a run is processed.
     """
     plugins = context._plugin_class_registry.values()
-    context.set_config(corrections.options_for(plugins, version))
+    options = corrections.options_for(plugins, version, _PLUGINS)
+    before = getattr(context, "corrections", {})
+    kept = {
+        name: value
+        for name, value in context.config.items()
+        if name not in before or before[name] != value
+    }
+    context.set_config(kept | options, mode="replace")
+    context.corrections, context.corrections_version = options, version
     for frontend in context.storage:
         if hasattr(frontend, "corrections_version"):
             frontend.corrections_version = version
@@ -356,6 +392,12 @@ def context_for_daq_reader(
                 "set check_exists=False to make only what is missing"
             )
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
+    if isinstance(st, Context):
+        st.set_run_document(run_id, run_doc)
+        if isinstance(st.config.get("channel_map"), DefaultChannelMap):
+            default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
+            channel_map = st.run_values.channel_map(run_id, default)
+            config["channel_map"] = DefaultChannelMap(channel_map)
     st.set_config(config)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})

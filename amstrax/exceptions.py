@@ -51,6 +51,10 @@ class InvalidRunDocument(AmstraxError, ValueError):
     """A run document lacks what is needed to read the run, or holds something odd there."""
 
 
+class InvalidRegisters(InvalidRunDocument, TypeError):
+    """Digitizer registers are no list of entries."""
+
+
 class InvalidOption(AmstraxError, ValueError):
     """An option has a value that makes no sense."""
 
@@ -152,7 +156,15 @@ class NoSuchDataType(AmstraxError, KeyError):
 
 
 class CorrectionError(AmstraxError):
-    """Base of what can be wrong with corrections."""
+    """Base of what can be wrong with corrections.
+
+    Attributes
+    ----------
+    option
+        Option that the correction is for; empty where that is not known.
+    """
+
+    option = ""
 
     def __str__(self) -> str:
         return str(self.args[0])

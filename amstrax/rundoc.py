@@ -1,14 +1,20 @@
 """Run documents: reading one from JSON, and what the reader of live data needs of it."""
 
+import logging
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from immutabledict import immutabledict
+
 from amstrax import strict_json
-from amstrax.exceptions import InvalidRunDocument
+from amstrax.exceptions import InvalidOption, InvalidRegisters, InvalidRunDocument
 from amstrax.strict_json import short
+
+log = logging.getLogger(__name__)
 
 RunDocument = Mapping[str, Any]
 
@@ -27,9 +33,19 @@ _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UT
 #: Names of runs, and so of their folders, jobs, logs and lock files
 _RUN_NAME = re.compile(r"[0-9]{1,18}")
 
+#: More channels than any detector has
+_MOST_CHANNELS = 2**16
+
 #: Address of a digitizer's register 0x1n80, "DPP algorithm control" of channel n
 _POLARITY_REGISTER = re.compile(r"(?:0x)?1([0-9a-f])80", re.IGNORECASE)
 _POLARITIES = {"110000": -1, "1110000": -1, "100000": 1, "1100000": 1}
+
+#: First and last channel of each subdetector of XAMS, where a run document has no channel map
+XAMS_CHANNEL_MAP = immutabledict(
+    bottom=(0, 0), top=(1, 4), external=(5, 5), sipm=(6, 6), aqmon=(40, 40)
+)
+#: Fields that may hold the channel map of a run, the first that does counts
+CHANNEL_MAP_FIELDS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
 
 
 def from_json(text: str) -> dict[str, Any]:
@@ -211,6 +227,129 @@ def channels_polarity(registers: Any) -> dict[int, int]:
         if address and polarity:
             result[int(address[1], 16)] = polarity
     return result
+
+
+def extract_channel_polarity(registers: Any) -> dict[int, int]:
+    """Return the polarity of channels: 1 where pulses go up, -1 where they go down.
+
+    Values of polarity registers with another meaning are logged and left out.
+
+    Parameters
+    ----------
+    registers
+        Digitizer registers, ``daq_config.registers`` of a run document: a list of entries, a
+        dictionary with entries as values, or either as JSON.
+
+    Raises
+    ------
+    InvalidRegisters
+        (a TypeError and a ValueError) when it is none of these, or an entry is no dictionary.
+    """
+    if isinstance(registers, str):
+        registers = strict_json.parse(registers, "registers", InvalidRegisters)
+    if isinstance(registers, Mapping):
+        registers = list(registers.values())
+    if not isinstance(registers, Sequence) or isinstance(registers, (str, bytes)):
+        raise InvalidRegisters(
+            f"registers are {short(registers)}: give a list of entries, as "
+            '[{"reg": "1080", "val": "110000"}]'
+        )
+    for entry in registers:
+        if not isinstance(entry, Mapping):
+            raise InvalidRegisters(
+                f"an entry of registers is {short(entry)}: it must be a dictionary, as "
+                '{"reg": "1080", "val": "110000"}'
+            )
+        known = channels_polarity([entry])
+        if not known and _POLARITY_REGISTER.fullmatch(str(entry.get("reg")).strip()):
+            log.warning(
+                "register %s has the value %s, which says nothing of the polarity: it is ignored",
+                short(entry.get("reg"), str),
+                short(entry.get("val")),
+            )
+    return channels_polarity(registers)
+
+
+def value_at(document: object, path: str) -> Any:
+    """Return the value at a dotted path of a run document, None where it has none."""
+    for key in path.split("."):
+        if not isinstance(document, Mapping):
+            return None
+        document = document.get(key)
+    return document
+
+
+def pair(value: object) -> tuple[int, int] | None:
+    """Return a value as first and last channel, None where it is no pair of whole numbers."""
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
+        return None
+    whole = [
+        isinstance(item, numbers.Real) and not isinstance(item, bool) and item == item // 1
+        for item in value
+    ]
+    return (int(value[0]), int(value[1])) if all(whole) else None
+
+
+def with_pairs(table: Mapping[str, Any]) -> immutabledict[str, Any]:
+    """Return a table of a run document, pairs of whole numbers as tuples."""
+    return immutabledict({key: pair(value) or value for key, value in table.items()})
+
+
+def channel_map(document: RunDocument) -> immutabledict[str, tuple[int, int]] | None:
+    """Return the channel map of a run: name of a subdetector -> first and last channel.
+
+    It is the first of the fields `CHANNEL_MAP_FIELDS` that has at least one pair; None without
+    any. What is no pair is left out, with a warning.
+    """
+    for field in CHANNEL_MAP_FIELDS:
+        if pairs := usable_pairs(value_at(document, field), field, name(document)):
+            return pairs
+    return None
+
+
+def usable_pairs(value: object, field: str, run: str) -> immutabledict[str, tuple[int, int]]:
+    """Return the pairs of channels in a field of a run document; a warning names what is none."""
+    pairs = channel_pairs(value)
+    if value is not None and (not isinstance(value, Mapping) or len(pairs) < len(value)):
+        log.warning(
+            "%s of %s is %s: what is no pair of channels, as [1, 4], is ignored",
+            field,
+            run,
+            short(value),
+        )
+    return pairs
+
+
+def channel_pairs(value: object) -> immutabledict[str, tuple[int, int]]:
+    """Return the pairs of channels in a channel map; empty for what is none."""
+    table = value if isinstance(value, Mapping) else {}
+    pairs = {str(key): pair(item) for key, item in table.items()}
+    return immutabledict({key: item for key, item in pairs.items() if item is not None})
+
+
+def channels_in_map_group(channel_map: object, group: str) -> set[int]:
+    """Return the channels of a group of a channel map, empty where it has none, or an odd one."""
+    first, last = channel_pairs(channel_map).get(group, (0, -1))
+    # A wrong number must not fill the memory
+    return set(range(first, last + 1)) if last - first < _MOST_CHANNELS else set()
+
+
+def channel_range(channel_map: object, group: str) -> tuple[int, int]:
+    """Return the first and last channel of a group of a channel map.
+
+    Raises
+    ------
+    InvalidOption
+        When the map has no such group, or an odd one.
+    """
+    first, last = channel_pairs(channel_map).get(group, (0, -1))
+    if not 0 <= first <= last:
+        value = channel_map.get(group) if isinstance(channel_map, Mapping) else channel_map
+        raise InvalidOption(
+            f"channel_map has {short(value)} for {group}: give first and last channel, as [1, 4], "
+            "in xams_bookkeeping of the run document or in the context's config"
+        )
+    return first, last
 
 
 def _positive(

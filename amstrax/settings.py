@@ -115,6 +115,18 @@ COPY = MappingProxyType(
         "AMSTRAX_SSH_CONFIG": ("file with settings of ssh, as for ssh -F", "~/.ssh/config"),
     }
 )
+#: Settings of contexts
+CONTEXTS = MappingProxyType(
+    {
+        "AMSTRAX_RELEASE": (
+            "release of the lab's package whose data the contexts of XAMS make and load: 2.1 "
+            "(June 2025) or 2.2 (2026)",
+            "2.1",
+        ),
+    }
+)
+#: Releases of the lab's package that contexts of XAMS know
+RELEASES = ("2.1", "2.2")
 #: Settings of the dashboard
 DASHBOARD = MappingProxyType(
     {
@@ -143,7 +155,7 @@ FOLDERS = tuple(
     for kind in ("LIVE", "RAW", "PROCESSED")
 )
 #: All settings
-NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *DASHBOARD, *FOLDERS))
+NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *CONTEXTS, *DASHBOARD, *FOLDERS))
 #: A name this similar to a setting is taken for a misspelt one
 _SIMILAR = 0.87
 
@@ -345,6 +357,23 @@ def job_memory() -> int:
     """
     default = float(BATCH["AMSTRAX_JOB_MEMORY"][1])
     return int(number("AMSTRAX_JOB_MEMORY", default, low=1, high=1e7))
+
+
+def release(name: str | None = None) -> str:
+    """Return the release of the lab's package to follow: `name`, or that of AMSTRAX_RELEASE.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when there is no such release.
+    """
+    place = "release"
+    if name is None:
+        place = "AMSTRAX_RELEASE"
+        name = get(place, CONTEXTS[place][1])
+    if name not in RELEASES:
+        raise InvalidOption(f"{place}={name!r} is no release: write {' or '.join(RELEASES)}")
+    return name
 
 
 def keep_logs() -> float:

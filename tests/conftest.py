@@ -47,7 +47,7 @@ def no_settings(monkeypatch, tmp_path):
         for kind in ("LIVE", "RAW", "PROCESSED"):
             monkeypatch.delenv(f"{detector}_{kind}_DATA", raising=False)
     tables = (settings.RUN_DATABASE, settings.CORRECTIONS, settings.BATCH, settings.COPY)
-    tables += (settings.DASHBOARD,)
+    tables += (settings.CONTEXTS, settings.DASHBOARD)
     for name in (name for table in tables for name in table):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)

@@ -13,7 +13,7 @@ import pytest
 from make_jobs import LED, NAI, SHORT, add_run
 from make_runs import RUN_ID
 
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb.embedded import LocalClient
 
 CHROMIUM = "/usr/bin/chromium"
 BROWSER_ARGUMENTS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bson import json_util
 
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb.embedded import LocalClient
 
 
 @pytest.fixture(params=["embedded", "mongo"])

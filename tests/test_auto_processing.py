@@ -26,7 +26,7 @@ from amstrax.auto_processing import auto_processing, job_logs
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.jobs import Stop
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
-from amstrax.rundb import documents, finding, get_mongo_collection, transfer
+from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
@@ -227,7 +227,8 @@ def test_how_it_ended_is_in_the_status_file(lab, number):
 
 _SIGNALLED = """
 import signal, sys
-from amstrax.auto_processing.tools import Stop, stop_on_signals
+from amstrax.auto_processing.tools import stop_on_signals
+from amstrax.rundb.leases import Stop
 stop = Stop()
 with stop_on_signals(stop):
     for name in sys.argv[1:]:
@@ -372,7 +373,7 @@ def test_a_loop_whose_clock_is_wrong(offset, mongo_server, lab, simulated, monke
     use_server(mongo_server, monkeypatch)
     (lab / "live/000001").unlink()
     add_run(lab, simulated, 1)
-    documents.claim(runs(), 1, "somebody", 600)
+    leases.claim(runs(), 1, "somebody", 600)
     documents.set_status(runs(), 1, "running", owner="somebody")
     before = documents.find_run(runs(), 1)
     loop = start(lab, "--once", env=with_clock(offset))
@@ -670,7 +671,7 @@ def store(request, monkeypatch):
 @pytest.mark.slow
 def test_odd_runs_are_their_own_failures(store, lab, simulated, caplog, monkeypatch):
     caplog.set_level("INFO")
-    monkeypatch.setattr(finding, "_warned", set())
+    monkeypatch.setattr(documents, "_warned", set())
     runs().delete_many({})
     good = range(1, 6)
     for number in good:

@@ -10,8 +10,8 @@ from make_runs import RUN_ID, context, pulses, rundoc, write_run
 
 from amstrax import contexts
 from amstrax.auto_processing import growth, job_logs, status_file
+from amstrax.dashboard import run_overview
 from amstrax.exceptions import InvalidOption, NotAvailable
-from amstrax.rundb import availability
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_states(made, monkeypatch):
             {"type": "records", "host": "here", "location": "/gone", "lineage_hash": "abc"},
         ]
     }  # fmt: skip
-    states = availability.states(st, RUN_ID, document)
+    states = run_overview.states(st, RUN_ID, document)
     [raw] = of(states, "raw_records")
     assert raw.is_current and raw.loadable and raw.chunks == 2 and raw.rows > 0 and raw.n_bytes > 0
     assert (raw.amstrax_version, raw.corrections_version) == ("9", "v7")
@@ -62,11 +62,11 @@ def test_states(made, monkeypatch):
 
 def test_data_of_another_lineage_says_what_differs(made):
     st = reader(made, coincidence_level=3)
-    [state, *_] = availability.states(st, RUN_ID, rundoc())
+    [state, *_] = run_overview.states(st, RUN_ID, rundoc())
     assert state.loadable  # raw records do not know this option
     wanted = {"a": ["A", "1", {"x": 1, "y": (1, 2)}], "b": ["B", "2", {}]}
     there = {"a": ["A", "2", {"x": 3, "y": [1, 2], "z": 4}], "c": ["C", "1", {}]}
-    assert availability.differences(wanted, there) == [
+    assert run_overview.differences(wanted, there) == [
         "a of version 2, not 1",
         "x = 3, not 1",
         "z = 4, not (default)",
@@ -82,7 +82,7 @@ def test_data_of_another_lineage_is_found(made):
     file = other / "raw_records-zzzzzzzzzz-metadata.json"
 
     def found():
-        states = of(availability.states(st, RUN_ID, rundoc()), "raw_records")
+        states = of(run_overview.states(st, RUN_ID, rundoc()), "raw_records")
         [state] = [state for state in states if not state.is_current]
         assert not state.loadable and state.lineage_hash == "zzzzzzzzzz"
         return state

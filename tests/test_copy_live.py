@@ -897,12 +897,12 @@ def test_two_copiers_that_wait_for_a_destination(daq, sshd):  # noqa: F811
 def test_claim_of_another_machine(daq, caplog):  # noqa: F811
     caplog.set_level(logging.INFO)
     daq.add_run(1)
-    documents.claim(daq.runs, 1, "elsewhere/12/345/abc", 60, documents.COPY_CLAIM)
+    leases.claim(daq.runs, 1, "elsewhere/12/345/abc", 60, documents.COPY_CLAIM)
     args = copy_live.parse_args(["--production"])
     assert copy_live.handle_runs(copy_live.get_rundocs(daq.runs, args), args).all == 0
     assert "by another process" in caplog.text and daq.hosts(1) == ["daq"]
     # It is no claim on processing
-    assert documents.claim(daq.runs, 1, "me")
+    assert leases.claim(daq.runs, 1, "me")
 
 
 def test_claim_that_is_lost(daq):  # noqa: F811

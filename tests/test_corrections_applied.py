@@ -13,7 +13,7 @@ def folder(tmp_path, monkeypatch):
     """Corrections v1, which cover runs up to 20, and v2, without a file."""
     write_files(
         tmp_path,
-        _global_v1={"elife": "elife_v1.json", "drift_velocity": 0.0013},
+        _global_v1={"elife": "elife_v1.json", "electron_drift_velocity": 0.0013},
         _global_v2={"elife": "elife_v2.json"},
         elife_v1=ELIFE,
     )

@@ -38,10 +38,10 @@ def run(capsys):
     return run_
 
 
-def problems(tmp_path, gain_lengths=(), **files):
+def problems(tmp_path, **files):
     """Return what is wrong with files, without the folder."""
     folder = write_files(tmp_path / "new", **files)
-    report = check.check_folder(folder, gain_lengths=gain_lengths)
+    report = check.check_folder(folder)
     assert report.files == len(files) and not report.notes
     return [problem.removeprefix(f"{folder}/") for problem in report.problems]
 
@@ -89,12 +89,14 @@ def test_coverage(run, published):
     status, out, _ = run("coverage", "v0")
     assert status == 0
     runs = "000000-001109, 002000-006875, 007000-009999"
-    assert out.splitlines()[-1].endswith(f" {runs}")
+    everywhere, gaps = out.splitlines()[-2:]
+    assert everywhere.endswith(f" {runs}")
+    assert gaps.split() == ["gaps", "001110-001999,", "006876-006999"]
     status, out, _ = run("coverage", "ONLINE")
-    assert status == 0 and out.splitlines()[-1].endswith(" 000000-001109, 002000-999999")
+    assert status == 0 and out.splitlines()[-2].endswith(" 000000-001109, 002000-999999")
     status, out, err = run("coverage", "v1")
     assert status == 1 and "line 18, column 21" in err
-    assert out.splitlines()[-1].split() == ["all", "of", "these", "?"]
+    assert [line.split()[-1] for line in out.splitlines()[-2:]] == ["?", "?"]
     assert "006724-006877" in out
 
 
@@ -140,17 +142,20 @@ def test_check_of_good_files(run, tmp_path):
         ({"elife_v1": {"000001": [1], "000002": [[1]]}}, r"a list \(a list \(a number\)\)"),
         ({"elife_v1": {"000001": 1, "000002": None}}, "'000002' is a nothing"),
         ({"gain_to_pe_array_v1": {"000001": GAINS[:4]}}, "has 4 gains, .* 5 channels"),
-        ({"gain_to_pe_array_v1": {"000001": GAINS, "000002": GAINS[:5]}}, "5 gains, and not 6"),
+        (
+            {"gain_to_pe_array_v1": {"000001": GAINS, "000002": GAINS[:5]}},
+            "5 gains, and not 6 or 7 or 8",
+        ),
         ({"gain_to_pe_array_v1": {"000001": 1}}, "'000001' must be a list of numbers"),
         ({"gain_to_pe_array_v1": {"000001": [-1, *GAINS]}}, "not below 0"),
         ({"s1_map_v1": {"000001": MAP | {"z_edges": [0, -1]}}}, "z_edges of s1_map must"),
         ({"s1_map_v1": {"000001": {"a": 1}}}, "'000001': s1_map has no 'r_edges'"),
         ({"_global_v1": {"elife": "elife_v1.json"}}, "_global_v1.json, line 2, column 5: elife is"),
         ({"_global_v1": {"elife": "elife.json"}}, "no name of a correction file"),
-        ({"elife_v1": '{"000001": 1,\n"000002": NaN}'}, "line 2, column 1: .*'000002' has nan"),
-        ({"elife_v1": '{"000001": [1, [1e999]]}'}, "'000001' has inf"),
+        ({"elife_v1": '{"000001": 1,\n"000002": NaN}'}, "line 2, column 11: NaN is no finite"),
+        ({"elife_v1": '{"000001": [1, [1e999]]}'}, "line 1, column 17: 1e999 is no finite"),
         ({"elife_v1": {"000001": "nan"}}, "'000001' has 'nan'"),
-        ({"_global_v1": '{"s1_min_area": -Infinity}'}, "'s1_min_area' has -inf"),
+        ({"_global_v1": '{"s1_min_area": -Infinity}'}, "line 1, column 17: -Infinity is no finite"),
         ({"gain_to_pe_array_v1": {"000001": [True, *GAINS]}}, "numbers and other values"),
         ({"gain_to_pe_array_v1": {"000001": [True] * 6}}, "must be a list of numbers"),
         ({"s1_map_v1": {"000001": MAP | {"hist_ratio": [["1"]]}}}, "'1' is not one"),
@@ -169,7 +174,7 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, files, expected):
 
 def test_gains_of_several_lengths_where_that_is_said(run, tmp_path):
     folder = write_files(tmp_path, gain_to_pe_array_v1={"000001": GAINS, "000002": GAINS[:5]})
-    assert run("check", folder)[0] == 1
+    assert run("check", folder)[0] == run("check", folder, "--gain_lengths", 6)[0] == 1
     assert run("check", folder, "--gain_lengths", 5, 6)[0] == 0
     assert run("check", folder, "--gain_lengths", 5)[0] == 1
 

@@ -70,7 +70,7 @@ def test_numbers_that_nobody_could_read_are_not_written(tmp_path, value):
     path = tmp_path / FILE
     add(path, entry(100, 200))
     before = path.read_text()
-    with pytest.raises(InvalidCorrection, match=f"{FILE}: the value of '000300-000310' has"):
+    with pytest.raises(InvalidCorrection, match=f"{FILE}, the value of '000300-000310', line 1"):
         add(path, entry(300, 310, value))
     assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
 

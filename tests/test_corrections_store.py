@@ -161,7 +161,7 @@ def test_malformed_file_does_not_make_way_for_the_next_place(folder, package):
     with pytest.raises(InvalidCorrection, match=f"{folder}.*elife_v1.json, line 1, column 11"):
         amstrax.get_correction("elife_v1.json")
     (folder / "elife" / "elife_v1.json").write_bytes(b'{"000001": "\xe9"}')
-    with pytest.raises(InvalidCorrection, match="elife_v1.json, byte 13"):
+    with pytest.raises(InvalidCorrection, match="elife_v1.json cannot be read: byte 13"):
         amstrax.get_correction("elife_v1.json")
 
 
@@ -216,7 +216,7 @@ def test_look_up_by_file(folder):
     assert (found.value, found.range, found.file.name) == (2000.0, "000011-000020", "elife_v1.json")
     with pytest.raises(RunNotCovered) as info:
         versions.look_up(url, "000021")
-    for text in ("elife for run 000021", str(folder), "000011-000020"):
+    for text in ("elife for run 000021", str(folder), "000001-000020"):
         assert text in str(info.value)
 
 

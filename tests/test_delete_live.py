@@ -28,7 +28,7 @@ from servers import need
 from amstrax.auto_processing import copy_live, delete_live, deleter, removal, rsync
 from amstrax.auto_processing.destinations import delete_after_copies
 from amstrax.exceptions import DeletionRefused
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.rundb import documents, get_mongo_collection, leases
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 SURE = ("--production", "--we_are_really_sure")
@@ -648,7 +648,7 @@ def test_what_cannot_be_settled(local, capfd):
     assert delete(*SURE) == 1
     assert "knows neither of this live data nor that it was deleted" in errors(capfd)[0]
     # Somebody is at work on it
-    documents.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
+    leases.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
     assert delete(*SURE) == 0
     assert same(aside, local.dcache / "000001")
 

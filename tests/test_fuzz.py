@@ -33,10 +33,10 @@ from make_runs import rundoc as reader_document
 from amstrax import redax, rundoc, settings
 from amstrax.auto_processing import arguments, rundb, scheduling, submit_stbc
 from amstrax.corrections import lookup
-from amstrax.dashboard import processing_page, render, runs_page
+from amstrax.dashboard import processing_page, render, run_overview, runs_page
 from amstrax.exceptions import AmstraxError
-from amstrax.rundb import RunDB, documents, shown, transfer
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb import RunDB, documents, leases, transfer
+from amstrax.rundb.embedded import LocalClient
 
 #: Longest that one example may take [s]; most take milliseconds
 LONGEST = 20
@@ -262,22 +262,22 @@ def do_all(collection, document):
     name = documents.name_of(document)
     # What is read
     for read in (
-        shown.summary,
-        shown.timeline,
-        shown.without_secrets,
+        documents.summary,
+        run_overview.timeline,
+        run_overview.without_secrets,
         documents.status_of,
         documents.is_claimed,
         documents.failures_of,
         processing_page._run,
     ):
         assert outcome(read, document) is not None
-    assert runs_page._columns([shown.summary(document)])
-    about = shown.without_secrets(document)
+    assert runs_page._columns([documents.summary(document)])
+    about = run_overview.without_secrets(document)
     assert render.html(
         "about.html",
-        summary=shown.summary(about),
+        summary=documents.summary(about),
         status=documents.status_of(about),
-        timeline=shown.timeline(about),
+        timeline=run_overview.timeline(about),
         failures=documents.failures_of(about),
         job=documents.job_of(about),
     )
@@ -302,9 +302,9 @@ def do_all(collection, document):
         partial(documents.remove_tag, collection, name, "process"),
         partial(documents.add_data, collection, name, entry),
         partial(documents.remove_data, collection, name, entry, "me"),
-        partial(documents.claim, collection, name, "me.1"),
-        partial(documents.renew, collection, name, "me.1"),
-        partial(documents.release, collection, name, "me.1"),
+        partial(leases.claim, collection, name, "me.1"),
+        partial(leases.renew, collection, name, "me.1"),
+        partial(leases.release, collection, name, "me.1"),
         partial(documents.record_failure, collection, name, "no disk", "b"),
         partial(documents.set_status, collection, name, "pending"),
         partial(documents.find_only, collection, name, ["data"]),

@@ -24,7 +24,7 @@ from amstrax.auto_processing import (
 )
 from amstrax.exceptions import LiveDataCorrupted, LiveDataIncomplete, LiveDataTimeout
 from amstrax.rundb import documents
-from amstrax.rundb.entries import new_entry
+from amstrax.rundb.frontend import new_entry
 from amstrax.rundoc import MISSING_LIVE_DATA
 
 REAL = "999999"

@@ -31,8 +31,8 @@ from servers import need
 
 import amstrax
 from amstrax import contexts
-from amstrax.auto_processing import amstraxer, checks, process_run, run_claim
-from amstrax.rundb import RunDB, documents, get_mongo_collection
+from amstrax.auto_processing import amstraxer, checks, process_run
+from amstrax.rundb import RunDB, documents, get_mongo_collection, leases
 
 ROOT = Path(amstraxer.__file__).resolve().parents[2]
 TARGET = "--target=peak_basics"
@@ -425,23 +425,23 @@ def test_one_who_submits_is_waited_for(
     runs, live_runs, out, start_tool, expected, monkeypatch, tmp_path
 ):
     add_run(runs, live_runs)
-    owner = f"submit-{documents.new_owner()}"
-    assert documents.claim(runs, SHORT, owner, 600)
-    look = run_claim.RunClaim._wait_for_submitter
+    owner = f"submit-{leases.new_owner()}"
+    assert leases.claim(runs, SHORT, owner, 600)
+    look = leases.RunClaim._wait_for_submitter
 
     def look_and_note(claim):
         look(claim)
         with (tmp_path / "looks").open("a") as file:
             file.write("+")
 
-    monkeypatch.setattr(run_claim.RunClaim, "_wait_for_submitter", look_and_note)
+    monkeypatch.setattr(leases.RunClaim, "_wait_for_submitter", look_and_note)
     child = start_tool(process_run.main, SHORT, TARGET, f"--output_folder={out}", "--attempt=a1")
     looks = tmp_path / "looks"
     wait(lambda: looks.exists() and len(looks.read_text()) > 1, child.text)
     assert not child.ended() and status(runs).status == "pending"
     job = {"attempt": "a1", "engine": "local", "job_id": "1"}
     documents.set_status(runs, SHORT, "submitted", owner=owner, job=job)
-    documents.release(runs, SHORT, owner)
+    leases.release(runs, SHORT, owner)
     assert child.result() == 0, child.text()
     assert is_untouched_since_done(runs) and is_as_expected(runs, expected)
     assert documents.job_of(documents.find_run(runs, SHORT)) == job
@@ -452,8 +452,8 @@ def test_one_who_submits_this_very_job_is_not_waited_for(
 ):
     """Who submits it may have been killed before it could say so."""
     add_run(runs, live_runs)
-    owner = f"submit-{documents.new_owner()}"
-    assert documents.claim(runs, SHORT, owner, 600)
+    owner = f"submit-{leases.new_owner()}"
+    assert leases.claim(runs, SHORT, owner, 600)
     job = {"attempt": "a1", "engine": "local", "job_id": None}
     assert documents.set_job(runs, SHORT, job, owner)
     child = start_tool(process_run.main, SHORT, TARGET, f"--output_folder={out}", "--attempt=a1")
@@ -530,7 +530,7 @@ def test_run_database_away_at_the_end(
     monkeypatch,
 ):
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
-    monkeypatch.setattr(run_claim, "PAUSE", 0.2)
+    monkeypatch.setattr(leases, "PAUSE", 0.2)
     add_run(mongo_collection, live_runs)
     folder = copy_run(live_runs, tmp_path / "copy", end=False)
     # As a job, which has patience from the start: a second is soon over on a busy machine
@@ -554,7 +554,7 @@ def test_run_database_away_at_the_start(
 ):
     """Somebody who sits before it is told so at once; a job waits."""
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
-    monkeypatch.setattr(run_claim, "PAUSE", 0.2)
+    monkeypatch.setattr(leases, "PAUSE", 0.2)
     add_run(mongo_collection, live_runs, LED)
     mongo_server.kill()
     try:

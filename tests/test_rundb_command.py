@@ -16,7 +16,7 @@ from rundb_stores import collection, numbered, real_document  # noqa: F401
 
 from amstrax import cli
 from amstrax.auto_processing import rundb as command
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 AMSTRAX = str(Path(sys.executable).parent / "amstrax")
 
@@ -171,7 +171,7 @@ def test_tags_and_status(collection, lines, said):  # noqa: F811
     assert documents.tags_of(documents.find_run(collection, 2240)) == []
     assert rundb("status", "2240", "failed", "--reason", "no disk") == 0
     documents.record_failure(collection, 2240, "still no disk", "job")
-    documents.claim(collection, 2240, "me")
+    leases.claim(collection, 2240, "me")
     assert rundb("status", "2240") == 0
     out = said.out()
     assert out.startswith("failed\n") and "reason  still no disk" in out

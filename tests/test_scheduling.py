@@ -12,7 +12,7 @@ from amstrax.auto_processing.engines.base import JobState, KnownJob
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.scheduling import Wanted
 from amstrax.exceptions import EngineUnreachable, InvalidOption
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 RAW = ("raw_records", "raw_records_ext")
@@ -435,7 +435,7 @@ def test_a_job_is_cancelled(collection, job):  # noqa: F811
     engine, job_id = job
     told = {"attempt": "000007-x", "engine": "local", "host": "stbc", "job_id": job_id}
     add(collection, 7, processing_status={"status": "submitted"}, processing_job=told)
-    documents.claim(collection, 7, "000007-x.1")
+    leases.claim(collection, 7, "000007-x.1")
     assert scheduling.cancel(collection, engine, "7", "ann") == f"job {job_id} (local)"
     end = time.monotonic() + 60
     while engine.state(job_id).alive:
@@ -493,7 +493,7 @@ def test_a_job_that_cannot_be_cancelled_is_not_said_to_be(collection, monkeypatc
 def test_submission_forgets_that_a_job_was_cancelled(collection):  # noqa: F811
     told = {"attempt": "a", "cancelled_by": "ann"}
     add(collection, 7, processing_status={"status": "failed"}, processing_job=told)
-    assert documents.claim(collection, 7, "me")
+    assert leases.claim(collection, 7, "me")
     assert documents.set_job(collection, 7, {"attempt": "b"}, "me")
     assert documents.cancelled_by(documents.find_run(collection, 7)) is None
     assert not documents.set_cancelled(collection, 7, "b", "ann"), "its job is not at work"

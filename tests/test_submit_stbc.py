@@ -25,7 +25,7 @@ from amstrax.exceptions import (
     RunNotReady,
     UsageError,
 )
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.rundb import documents, get_mongo_collection, leases
 
 ROOT = Path(amstraxer.__file__).resolve().parents[2]
 NAME = f"amstrax-xams-{SHORT}-xams-peak_basics"
@@ -183,13 +183,13 @@ def test_a_run_with_a_job_is_not_submitted_again(runs, live_runs, submit, engine
 
 def test_a_run_that_somebody_works_on(runs, live_runs, submit, engine):
     add_run(runs, live_runs)
-    documents.claim(runs, SHORT, "a1.x", 600)
+    leases.claim(runs, SHORT, "a1.x", 600)
     before = documents.find_run(runs, SHORT)
     result = submit()
     assert result.state == "busy" and f"{documents.this_host()} processes it" in result.text
     assert documents.find_run(runs, SHORT) == before and not engine.jobs()
-    documents.release(runs, SHORT, "a1.x")
-    documents.claim(runs, SHORT, "submit-x", 600)
+    leases.release(runs, SHORT, "a1.x")
+    leases.claim(runs, SHORT, "submit-x", 600)
     assert "submits it" in submit().text
 
 
@@ -246,7 +246,7 @@ def test_one_who_was_too_slow_takes_its_job_back(runs, live_runs, submit, engine
         def submit(self, job):
             expired = {"processing_claim.expires": datetime(2020, 1, 1)}
             runs.update_one({"number": int(SHORT)}, {"$set": expired})
-            assert documents.claim(runs, SHORT, "somebody.else", 600)
+            assert leases.claim(runs, SHORT, "somebody.else", 600)
             documents.set_status(runs, SHORT, "running", owner="somebody.else")
             return super().submit(job)
 
@@ -439,7 +439,7 @@ def test_odd_options(option, capsys):
 def test_a_table_says_what_became_of_each(many, engine, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AMSTRAX_LOCAL_JOBS", "1")
-    documents.claim(many, 102, "a1.x", 600)
+    leases.claim(many, 102, "a1.x", 600)
     documents.add_tag(many, 103, "abandon", "me")
     documents.set_status(many, 104, "done")
     entry = {"type": "raw_records", "host": documents.this_host(), "location": "/x"}

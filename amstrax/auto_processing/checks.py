@@ -11,7 +11,7 @@ import strax
 from amstrax import rundoc
 from amstrax.exceptions import AmstraxError, InvalidRunDocument
 from amstrax.rundb import documents
-from amstrax.rundb.entries import identity
+from amstrax.rundb.frontend import identity
 from amstrax.strax_ext.storage import CheckedBackend
 
 log = logging.getLogger(__name__)

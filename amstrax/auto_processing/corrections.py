@@ -57,10 +57,18 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         nargs="+",
         default=(),
         metavar="N",
-        help="how many gains there may be (default: as many as in the first range of each file)",
+        help="how many gains there may be (default: 6 to 8, or as in the first range)",
     )
-    coverage = command("coverage", "show which runs have a value for every option of a version")
-    coverage.add_argument("version", metavar="VERSION", help="version, as v1 or v1@branch")
+    coverage = command(
+        "coverage",
+        "show which runs have a value for every option of a version, and the gaps between",
+    )
+    coverage.add_argument(
+        "version",
+        metavar="VERSION",
+        nargs="?",
+        help="version, as v1 or v1@branch (default: all versions on this machine)",
+    )
     return parser.parse_args(argv)
 
 
@@ -130,28 +138,27 @@ def check(args: argparse.Namespace) -> int:
 
 
 def coverage(args: argparse.Namespace) -> int:
-    """Print the runs that each option has a value for, and those that have all."""
-    from amstrax.corrections import lookup, ranges, versions
+    """Print the runs that versions cover and the gaps between; of one version, also each file's."""
+    from amstrax.corrections import applied, ranges
 
-    rows: list[tuple[str, ...]] = [("option", "file", "runs")]
-    everywhere: list[ranges.Range] = [(0, float("inf"))]
+    versions = applied.known_versions() if args.version is None else [args.version]
+    if not versions:
+        raise UsageError("no version of the corrections on this machine: name one")
+    summary: list[tuple[str, ...]] = [("version", "runs", "gaps")]
     failures = []
-    for option, value in _options(args.version).items():
-        if not versions.is_lookup(value):
-            continue
-        _, _, parameters = versions.split(value)
-        try:
-            file = versions.source_of(value).file
-            table = lookup.entries(file.content(), file.name, file.place)
-        except AmstraxError as error:
-            rows.append((option, parameters["filename"], "?"))
-            failures.append(f"option {option}: {error}")
-            continue
-        covered = ranges.merged(entry[:2] for entry in table)
-        rows.append((option, file.name, ranges.as_text(covered)))
-        everywhere = ranges.common(everywhere, covered)
-    rows.append(("all of these", "", "?" if failures else ranges.as_text(everywhere)))
-    _print_table(rows)
+    for version in versions:
+        _options(version)
+        files = applied.coverage(version)
+        problems = [f"version {version}: {file.problem}" for file in files if file.problem]
+        everywhere, gaps = ("?", "?") if problems else map(ranges.as_text, applied.covered(files))
+        summary.append((version, everywhere, gaps))
+        failures += problems
+    if args.version is None:
+        _print_table(summary)
+        return _report(failures)
+    rows: list[tuple[str, ...]] = [("option", "file", "runs")]
+    rows += [(f.option, f.file, "?" if f.problem else ranges.as_text(f.runs)) for f in files]
+    _print_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)])
     return _report(failures)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.simulated import SimulatedRun
-    from amstrax.rundb.local import LocalCollection
+    from amstrax.rundb.embedded import LocalCollection
 
 log = logging.getLogger("amstrax.demo")
 
@@ -124,7 +124,7 @@ def demonstrate(args: argparse.Namespace, stop: "jobs.Stop") -> str:
 def run_documents(store: Path) -> "LocalCollection":
     """Return the run documents of the demo: in a file of its own, whatever the settings say."""
     from amstrax.rundb.connection import COLLECTIONS, DATABASE
-    from amstrax.rundb.local import LocalClient
+    from amstrax.rundb.embedded import LocalClient
 
     return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
 

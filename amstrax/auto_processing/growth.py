@@ -11,13 +11,14 @@ import strax
 
 from amstrax import redax, rundoc, settings
 from amstrax.auto_processing import live_folder
+from amstrax.dashboard import run_overview
 from amstrax.exceptions import (
     AmstraxError,
     InvalidRunDocument,
     LiveDataCorrupted,
     LiveDataNotFound,
 )
-from amstrax.rundb import availability, documents
+from amstrax.rundb import documents
 
 
 class Live(NamedTuple):
@@ -97,8 +98,8 @@ def stored(st: strax.Context, run_id: str) -> list[Growing]:
     result = []
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
-        found = availability.find(st, key)
-        folder = found or availability.being_made(st, key)
+        found = run_overview.find(st, key)
+        folder = found or run_overview.being_made(st, key)
         if folder is None:
             continue
         chunks = _chunks(folder)

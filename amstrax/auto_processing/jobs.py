@@ -18,9 +18,10 @@ import strax
 
 from amstrax import redax
 from amstrax.auto_processing import tools
-from amstrax.auto_processing.tools import Stop, stop_on_signals
+from amstrax.auto_processing.tools import stop_on_signals
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork
+from amstrax.rundb.leases import Stop
 
 __all__ = ["Stop", "output_to_log", "run_tool", "sole_worker", "stop_on_signals"]
 

@@ -28,7 +28,6 @@ from amstrax.rundb import documents, leases
 if TYPE_CHECKING:
     from amstrax.auto_processing import jobs
     from amstrax.auto_processing.plan import Plan
-    from amstrax.auto_processing.run_claim import RunClaim
 
 log = logging.getLogger("amstrax.process_run")
 
@@ -136,7 +135,6 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
         When the run cannot be processed; its document says why.
     """
     from amstrax.auto_processing import plan
-    from amstrax.auto_processing.run_claim import RunClaim
     from amstrax.rundb import get_mongo_collection
 
     began = time.monotonic()
@@ -145,7 +143,8 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     attempt = args.attempt or f"{args.run_id}-{uuid.uuid4().hex[:16]}"
     # Nobody sits before a job
     patience = args.patience if args.attempt else 0.0
-    with RunClaim(collection, args.run_id, attempt, stop, args.claim_lifetime, patience) as claim:
+    lifetime = args.claim_lifetime
+    with leases.RunClaim(collection, args.run_id, attempt, stop, lifetime, patience) as claim:
         # What is made by now is worth waiting for
         claim.patience = args.patience
         document = claim.read()
@@ -172,7 +171,7 @@ def process(args: argparse.Namespace, stop: "jobs.Stop") -> None:
     )
 
 
-def _check_ready(claim: "RunClaim", document: Mapping[str, Any]) -> None:
+def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
     """Check that the run may be processed; if it was submitted, it is pending again if not."""
     from amstrax.auto_processing import plan
 
@@ -197,7 +196,7 @@ def _is_done(document: Mapping[str, Any], its_plan: "Plan") -> bool:
     )
 
 
-def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
+def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
     """Return what is known of a job that was not submitted; None for others."""
     if documents.job_of(document).get("attempt") == claim.attempt:
         return None
@@ -212,7 +211,7 @@ def _job(claim: "RunClaim", document: Mapping[str, Any], its_plan: "Plan") -> di
 
 
 def _record(
-    claim: "RunClaim", error: Exception, args: argparse.Namespace, stop: "jobs.Stop"
+    claim: leases.RunClaim, error: Exception, args: argparse.Namespace, stop: "jobs.Stop"
 ) -> None:
     """Record a failure, unless the claim is lost."""
     from amstrax.auto_processing import console
@@ -242,12 +241,12 @@ def _make_and_register(
     args: argparse.Namespace,
     its_plan: "Plan",
     document: Mapping[str, Any],
-    claim: "RunClaim",
+    claim: leases.RunClaim,
     stop: "jobs.Stop",
 ) -> None:
     """Make the data of a run, check it, and register what is not registered yet."""
     from amstrax.auto_processing import checks
-    from amstrax.rundb.entries import new_entry
+    from amstrax.rundb.frontend import new_entry
 
     raw_folder, folder = folders(its_plan, args.output_folder)
     st = _context(args, its_plan, folder, document)

@@ -5,8 +5,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from amstrax.auto_processing.tools import Stop
 from amstrax.exceptions import AmstraxError, Stopped
+from amstrax.rundb.leases import Stop
 
 #: After a round that failed the next one waits, longer each time, up to this [s]
 LONGEST_WAIT = 600.0

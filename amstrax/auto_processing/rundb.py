@@ -11,7 +11,7 @@ from typing import Any
 from amstrax import settings
 from amstrax.auto_processing import arguments, console
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import documents, shown, transfer
+from amstrax.rundb import documents, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
     console.log_to_console(args.debug)
     try:
         if args.command == "check":
-            from amstrax.rundb.check import check
+            from amstrax.rundb.diagnose import check
 
             return check(args.detector)
         from amstrax.rundb import get_mongo_collection
@@ -130,7 +130,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
     found = documents.read(
         collection,
         {"$and": conditions} if conditions else {},
-        shown.SUMMARY_FIELDS,
+        documents.SUMMARY_FIELDS,
         sort=[("number", -1)],
         limit=args.limit or 0,
     )
@@ -227,7 +227,7 @@ _COMMANDS = {
 
 
 def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
-    run = shown.summary(document)
+    run = documents.summary(document)
     return (
         run.run_id,
         "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}",

@@ -26,9 +26,6 @@ from amstrax.rundb import connection, documents, leases
 
 log = logging.getLogger(__name__)
 
-#: Beginning of the name of an owner who submits a job
-OWNER_PREFIX = "submit-"
-
 #: Variables of the environment that jobs get, besides settings that are no secrets
 _VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
 _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
@@ -270,7 +267,9 @@ class _Submitter:
 
     def submit(self, collection: Any, afresh: bool) -> Submission:
         """Submit the job, as the only one who does."""
-        lease = leases.Lease(collection, self.run_id, f"{OWNER_PREFIX}{documents.this_host()}")
+        lease = leases.Lease(
+            collection, self.run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
+        )
         if not connection.resilient(lease.acquire):
             return self.result("busy", text=_who(collection, self.run_id))
         try:
@@ -386,13 +385,14 @@ def _who(collection: Any, run_id: str) -> str:
     )
     if not isinstance(claim, Mapping):
         return "somebody else was at work on it just now"
-    does = "submits" if str(claim.get("owner")).startswith(OWNER_PREFIX) else "processes"
+    does = "submits" if str(claim.get("owner")).startswith(leases.OWNER_PREFIX) else "processes"
     return f"{claim.get('host')} {does} it, unless it is silent until {claim.get('expires')} UTC"
 
 
 def environment() -> dict[str, str]:
     """Return the variables that jobs get: no secrets, since others may read where they are kept."""
     names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
+    names += settings.CONTEXTS
     names += [*settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
     names += [f"{d.upper()}_{kind}" for d in settings.DETECTORS for kind in _FOLDERS]
     values = {name: os.environ.get(name) for name in names if name not in settings.SECRETS}

@@ -18,32 +18,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from amstrax import settings
 from amstrax.auto_processing import console
-from amstrax.exceptions import Stopped, UsageError
-
-
-class Stop:
-    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
-
-    Signals only set this; the work looks at it between chunks and while it waits, so that no
-    exception comes up where strax, or a log, cannot deal with one.
-    """
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.reason = ""
-        #: What a user is told of what is left
-        self.remark = "what was incomplete has been removed; start again to go on"
-
-    def check(self) -> None:
-        """Raise `Stopped` if the job is to stop."""
-        if self.event.is_set():
-            raise Stopped(self.message())
-
-    def message(self) -> str:
-        """Return what to tell the user."""
-        if not self.reason:
-            return "stopped, since another part of the job has failed"
-        return f"stopped by {self.reason}: {self.remark}"
+from amstrax.exceptions import UsageError
+from amstrax.rundb.leases import Stop
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """What corrections and other options would be for a run, and which versions cover it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import strax
 
-from amstrax.corrections import store, versions
+from amstrax.corrections import lookup, ranges, store, versions
 from amstrax.exceptions import AmstraxError
+from amstrax.run_values import DefaultChannelMap, RunValues, is_run_value
 
 
 class Option(NamedTuple):
@@ -21,7 +22,7 @@ class Option(NamedTuple):
     default
         What it is where nothing is set.
     source
-        Correction file that the value is from; empty for plain values.
+        Correction file, or run document, that the value is from; empty for plain values.
     runs
         Runs for which it is the value there, as the file says.
     is_set
@@ -45,33 +46,33 @@ class Option(NamedTuple):
 def options_of(st: strax.Context, run_id: str) -> list[Option]:
     """Return the options of all plugins of a context, by name, as they would be for a run.
 
-    Those that are looked up in correction files are.
+    Those that are looked up in correction files and run documents are.
     """
     taken: dict[str, tuple[strax.Option, list[str]]] = {}
     for data_type, plugin in st._plugin_class_registry.items():
         for option in plugin.takes_config.values():
             taken.setdefault(option.name, (option, []))[1].append(data_type)
-    return [
-        _option(st.config, option, run_id, types) for _, (option, types) in sorted(taken.items())
-    ]
+    return [_option(st, option, run_id, types) for _, (option, types) in sorted(taken.items())]
 
 
-def _option(
-    config: Mapping[str, Any], option: strax.Option, run_id: str, types: Iterable[str]
-) -> Option:
+def _option(st: strax.Context, option: strax.Option, run_id: str, types: Iterable[str]) -> Option:
     default = None if option.default is strax.OMITTED else option.default
-    value: Any = config.get(option.name, default)
-    is_set = option.name in config and strax.deterministic_hash(value) != (
+    value: Any = st.config.get(option.name, default)
+    is_set = option.name in st.config and strax.deterministic_hash(value) != (
         strax.deterministic_hash(default)
     )
     source = runs = problem = ""
-    if versions.is_lookup(value):
-        try:
+    try:
+        if isinstance(value, DefaultChannelMap) or is_run_value(value):
+            given, value = value, RunValues(st).resolve(value, run_id)
+            if value is not given:
+                source, runs = "run document", run_id
+        elif versions.is_lookup(value):
             found = versions.look_up(value, run_id, option.name)
             value, source, runs = found.value, found.file.name, found.range or "all"
-        except (AmstraxError, OSError) as error:
-            source, problem = str(value), " ".join(str(error).split())
-            value = None
+    except (AmstraxError, OSError) as error:
+        source, problem = str(value), " ".join(str(error).split())
+        value = None
     return Option(option.name, value, default, source, runs, is_set, problem, tuple(types))
 
 
@@ -82,6 +83,55 @@ def known_versions() -> list[str]:
     """
     names = store.names("_global_*.json")
     return sorted(name.removeprefix("_global_").removesuffix(".json") for name in names)
+
+
+class Coverage(NamedTuple):
+    """Runs for which a version of the corrections has a value of an option.
+
+    Attributes
+    ----------
+    option
+        Name of the option.
+    file
+        Correction file that it is looked up in.
+    runs
+        Ranges of runs, sorted; none with a `problem`.
+    problem
+        Why that is not known; empty if it is.
+    """
+
+    option: str
+    file: str
+    runs: list[ranges.Range]
+    problem: str = ""
+
+
+def coverage(version: str) -> list[Coverage]:
+    """Return the runs that each file of a version covers; errors are those of `missing`."""
+    found = []
+    for option, value in versions.options(version).items():
+        if versions.is_lookup(value):
+            _, _, parameters = versions.split(value)
+            try:
+                file = versions.source_of(value).file
+                table = lookup.entries(file.content(), file.name, file.place)
+            except AmstraxError as error:
+                problem = f"option {option}: {error}"
+                found.append(Coverage(option, parameters["filename"], [], problem))
+                continue
+            runs = ranges.merged(entry[:2] for entry in table)
+            found.append(Coverage(option, file.name, runs))
+    return found
+
+
+def covered(files: Iterable[Coverage]) -> tuple[list[ranges.Range], list[ranges.Range]]:
+    """Return the runs that all files cover, and the gaps between those."""
+    everywhere: list[ranges.Range] = [(0, float("inf"))]
+    for file in files:
+        everywhere = ranges.common(everywhere, file.runs)
+    if not everywhere:
+        return [], []
+    return everywhere, ranges.without([(everywhere[0][0], everywhere[-1][1])], everywhere)
 
 
 def missing(version: str, run_id: str) -> dict[str, str]:

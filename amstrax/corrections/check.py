@@ -7,17 +7,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from amstrax import strict_json
 from amstrax.common import n_tpc_pmts
-from amstrax.corrections import lookup, ranges, store, versions
+from amstrax.corrections import lookup, ranges, versions
+from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
-from amstrax.processing.events import s1_map_correction
 
 #: Folder of the files that name the options of a version
 VERSIONS = "_global"
-_GAINS = "gain_to_pe_array"
-_MAP = "s1_map"
+#: Numbers of channels: five of the TPC, the NaI detector, and none to two SiPMs
+_GAIN_LENGTHS = (6, 7, 8)
 
 
 class Report(NamedTuple):
@@ -37,8 +36,8 @@ def check_folder(
     """Check all correction files in a folder.
 
     Each must be JSON; its ranges must be sorted and must not overlap, and only files with ``_dev``
-    in their name may have open ones; its values must be of one kind, and gains must be equally
-    many, or as many as `gain_lengths` say. Versions must name files that are there.
+    in their name may have open ones; its values must be of one kind, gains as many as there are
+    channels, and maps complete. Versions must name files that are there.
 
     Against an older copy, no value of a covered run may have changed: only runs may have been
     added. What open ranges cover is free, and so are the versions ``dev`` and ``ONLINE``.
@@ -50,8 +49,8 @@ def check_folder(
     against
         Folder with an older copy.
     gain_lengths
-        Numbers of channels that ``gain_to_pe_array`` may have. By default it is that of the first
-        range of each file. Fewer than the TPC has channels are never right.
+        Numbers of channels that ``gain_to_pe_array`` may have. By default 6, 7, 8, and that of the
+        first range of each file. Fewer than the TPC has channels are never right.
     """
     paths = sorted(folder.glob("*/*.json"))
     problems = [problem for path in paths for problem in check_file(path, folder, gain_lengths)]
@@ -73,7 +72,7 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
         yield str(error)
         return
     if path.parent.name == VERSIONS:
-        for name, problem in _version_problems(content, folder):
+        for name, problem in _version_problems(content, folder, gain_lengths):
             yield f"{path}, {lookup.find_name(text, name)}: {problem}"
         return
     if not content:
@@ -92,11 +91,13 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
-    text = store.read_text(path)
+    text = strict_json.read_text(path, InvalidCorrection)
     return text, lookup.parse(text, str(path))
 
 
-def _version_problems(content: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+def _version_problems(
+    content: dict[str, Any], folder: Path, gain_lengths: Collection[int]
+) -> Iterator[tuple[str, str]]:
     for name, value in content.items():
         if versions.is_file(value):
             try:
@@ -106,6 +107,8 @@ def _version_problems(content: dict[str, Any], folder: Path) -> Iterator[tuple[s
                 continue
             if not there:
                 yield name, f"{name} is {value!r}, and there is no such file"
+        elif problem := _value_problem(name, value, value, gain_lengths):
+            yield name, f"the value of {name!r}{problem}"
         same = versions.OPTIONS.get(name)
         if same in content and content[same] != value:
             yield name, f"{name} and {same}, which is the same, differ: leave one of them out"
@@ -132,30 +135,35 @@ def _value_problems(
         first, this = lookup.full_kind(table[0].value), lookup.full_kind(entry.value)
         if this != first:
             yield entry, f"the value of {entry.text!r} is {this}, that of the first range {first}"
-        elif name == _GAINS:
-            problem = _gain_problem(entry.value, gain_lengths or [_length(table[0].value)])
-            if problem:
-                yield entry, f"the value of {entry.text!r} {problem}"
-        elif name == _MAP:
-            try:
-                s1_map_correction(np.empty(0), np.empty(0), entry.value)
-            except InvalidOption as error:
-                yield entry, f"the value of {entry.text!r}: {error}"
+        elif problem := _value_problem(name, entry.value, table[0].value, gain_lengths):
+            yield entry, f"the value of {entry.text!r}{problem}"
+
+
+def _value_problem(name: str, value: Any, first: Any, gain_lengths: Collection[int]) -> str:
+    """Return what is wrong with the value of an option, after its name; empty if nothing is.
+
+    `first` is the value of the first range.
+    """
+    try:
+        if name == "gain_to_pe_array":
+            length = len(first) if isinstance(first, list) else 0
+            return _gain_problem(value, gain_lengths or {*_GAIN_LENGTHS, length})
+        if name in MAP_CHECKS:
+            MAP_CHECKS[name](value)
+    except InvalidOption as error:
+        return f": {error}"
+    return ""
 
 
 def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
     numbers = isinstance(gains, list) and all(lookup.kind(gain) == "number" for gain in gains)
     if not numbers or not all(0 <= gain < math.inf for gain in gains):
-        return "must be a list of numbers that are not below 0"
+        return " must be a list of numbers that are not below 0"
     if len(gains) < n_tpc_pmts:
-        return f"has {len(gains)} gains, and the TPC alone has {n_tpc_pmts} channels"
+        return f" has {len(gains)} gains, and the TPC alone has {n_tpc_pmts} channels"
     if len(gains) not in lengths:
-        return f"has {len(gains)} gains, and not {' or '.join(map(str, sorted(lengths)))}"
+        return f" has {len(gains)} gains, and not {' or '.join(map(str, sorted(lengths)))}"
     return ""
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list) else 0
 
 
 def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:

@@ -11,18 +11,27 @@ lineage as they are:
 Both take ``run_id=RUN``, to look up the value of another run, and ``take=KEY``, for one item of a
 list (its index) or of a table (its name). Without OPTION it is the name of the option itself. A
 parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_id=plugin.run_id``.
+
+A string ``rundoc://?path=A.B&fallback=empty`` stands for a value of the run document, see
+`amstrax.run_values`.
 """
 
 import logging
 import numbers
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import strax
+from immutabledict import immutabledict
 
+from amstrax import run_values
 from amstrax.corrections import lookup, versions
 from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.processing.events import s1_map_correction
+from amstrax.processing.position_map import position_map
 from amstrax.strax_ext.plugin import Plugin
+from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +67,12 @@ class XAMSConfig(strax.Config):
         super().__init__(**kwargs)
         self.omit_default = omit_default
 
+    def __set_name__(self, owner: Any, name: str) -> None:
+        # strax refuses an option that a class inherits: a subclass may have another default
+        inherited = getattr(owner, "takes_config", {})
+        owner.takes_config = immutabledict({n: o for n, o in inherited.items() if n != name})
+        super().__set_name__(owner, name)
+
     def __get__(self, obj: Any, objtype: Any = None) -> Any:
         return self if obj is None else self.fetch(obj)
 
@@ -82,6 +97,8 @@ class XAMSConfig(strax.Config):
             option that is on or off is neither.
         """
         value = super().fetch(plugin)
+        if isinstance(value, run_values.DefaultChannelMap):
+            return _run_values(plugin).channel_map(plugin.run_id, value)
         if not versions.is_lookup(value):
             if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
                 raise InvalidOption(f"{self.name}={value!r}: give True or False")
@@ -90,9 +107,15 @@ class XAMSConfig(strax.Config):
         known = plugin.__dict__.setdefault("_looked_up", {})
         key = value, plugin.run_id
         if key not in known:
-            found = self._look_up(value, plugin)
-            known[key] = found.value
-            origin = f"{found.file.place}, the value of {found.range!r} for run {plugin.run_id}"
+            if run_values.is_run_value(value):
+                found = _run_values(plugin).get(value, plugin.run_id)
+                origin = f"{value} of run {plugin.run_id}"
+                _check_kind(self, found, f"{origin}: the value {short(found)}")
+                known[key] = found
+            else:
+                entry = self._look_up(value, plugin)
+                origin = f"{entry.file.place}, the value of {entry.range!r} for run {plugin.run_id}"
+                known[key] = entry.value
             plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
 
@@ -121,6 +144,11 @@ class XAMSConfig(strax.Config):
             f"the option {self.name} refers to plugin.{name}, which {problem}: write the value "
             "itself there"
         )
+
+
+def _run_values(plugin: strax.Plugin) -> run_values.RunValues:
+    """Return the values of run documents that the plugin's context has set, or new ones."""
+    return plugin.__dict__.setdefault("run_values", run_values.RunValues())
 
 
 #: Kind of a list in which everything is a number
@@ -154,27 +182,54 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
         )
 
 
+def _check_s1_map(s1_map: Any) -> None:
+    s1_map_correction(np.empty(0), np.empty(0), s1_map)
+
+
+#: Option that is a map -> function that raises InvalidOption for a malformed one
+MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
+    s1_map=_check_s1_map, pos_rec_map=position_map
+)
+
+
 class CorrectedPlugin(Plugin):
     """Base of plugins with options that are looked up: all are, before the work begins.
 
-    So a run without a value fails at once, and worker processes are given values, not addresses.
+    So a run without a value fails at once, a malformed map too, and worker processes are given
+    values, not addresses.
     """
 
     def setup(self):
         super().setup()
         for option in self.takes_config.values():
             if isinstance(option, XAMSConfig):
-                option.fetch(self)
+                value = option.fetch(self)
+                check = MAP_CHECKS.get(option.name)
+                if check is None or value is None:
+                    continue
+                try:
+                    check(value)
+                except InvalidOption as error:
+                    raise InvalidOption(f"{self.origin(option.name)}: {error}") from None
 
     def origin(self, name: str) -> str:
         """Return where the value of an option comes from, for messages about it."""
         return self.__dict__.get("_origins", {}).get(name, f"the option {name}")
 
 
-def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str, Any]:
+#: Options that the lab's versions have, and that no release of its plugins takes
+_TAKEN_BY_NONE = frozenset({"s1_map"})
+
+
+def options_for(
+    plugins: Iterable[type[strax.Plugin]],
+    version: str,
+    others: Mapping[str, Iterable[type[strax.Plugin]]] = immutabledict(),
+) -> dict[str, Any]:
     """Return the options that a version of the corrections sets for plugins.
 
-    One warning names those that no plugin takes; they are left out.
+    Options of plugins for data types that none of `plugins` makes are left out, which one warning
+    says.
 
     Parameters
     ----------
@@ -182,29 +237,41 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
         Classes of plugins.
     version
         As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+    others
+        Plugins of other contexts, by what to write for such a context.
 
     Raises
     ------
     InvalidOption
-        When `version` is no name of one, or has a file for an option that cannot differ from run
-        to run.
+        When `version` is no name of one, has an option that a data type of `plugins` lacks or that
+        no plugin takes, has one that is not in the lineage, or has a file for an option that cannot
+        differ from run to run.
     CorrectionError
         When the file of the version cannot be had, or is wrong, or a value is of another kind
         than the default of its option.
     """
+    plugins = list(dict.fromkeys(plugins))
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
     names = {option.name for option in taken}
     fixed = {option.name for option in taken if not isinstance(option, XAMSConfig)}
+    untracked = {option.name for option in taken if not option.track}
     options = versions.options(version)
-    unknown = sorted(set(options) - names)
-    if unknown:
+    left_out = sorted(set(options) - names)
+    for name in options.keys() - _TAKEN_BY_NONE:
+        _check_no_data_type_lacks(name, version, plugins, others)
+    if left_out:
         log.warning(
             "corrections_version=%r has options that no plugin of this context takes: %s",
             version,
-            ", ".join(unknown),
+            ", ".join(left_out),
         )
     options = {name: value for name, value in options.items() if name in names}
     for name, value in options.items():
+        if name in untracked:
+            raise InvalidOption(
+                f"corrections_version={version!r} sets {name}, which is not in the lineage, so "
+                "data would not show it: remove it from the version"
+            )
         if versions.is_lookup(value) and name in fixed:
             raise InvalidOption(
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
@@ -216,3 +283,44 @@ def options_for(plugins: Iterable[type[strax.Plugin]], version: str) -> dict[str
             what = f"corrections_version={version!r}: the value {value!r:.60}"
             _check_kind(option, value, what)
     return options
+
+
+def _check_no_data_type_lacks(
+    name: str,
+    version: str,
+    plugins: Iterable[type[strax.Plugin]],
+    others: Mapping[str, Iterable[type[strax.Plugin]]],
+) -> None:
+    """Raise InvalidOption for an option that would have to matter to `plugins`, and does not.
+
+    That is an option that plugins of others for the same data type take, or none at all. A user's
+    plugin need not take it if another one does: its own lineage tells it from ours.
+    """
+    ours = {plugin for known in others.values() for plugin in known}
+    made = {data_type: p for p in plugins for data_type in strax.to_str_tuple(p.provides)}
+    is_taken = any(name in plugin.takes_config for plugin in plugins)
+    is_known = is_taken
+    for context, known in others.items():
+        for taker in known:
+            if name not in taker.takes_config:
+                continue
+            is_known = True
+            for data_type in strax.to_str_tuple(taker.provides):
+                here = made.get(data_type, taker)
+                if name not in here.takes_config and (here in ours or not is_taken):
+                    what = f"{data_type} of this context does not take"
+                    raise _not_taken(name, version, what, f"use {context}")
+    if not is_known:
+        raise _not_taken(
+            name,
+            version,
+            "no plugin of this context takes",
+            "check the name, or use a newer amstrax",
+        )
+
+
+def _not_taken(name: str, version: str, what: str, remedy: str) -> InvalidOption:
+    return InvalidOption(
+        f"corrections_version={version!r} sets {name}, which {what}, so numbers would not be those "
+        f"of {version}: {remedy}, or take another version"
+    )

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from amstrax.corrections import lookup, store
+from amstrax import strict_json
+from amstrax.corrections import lookup
 from amstrax.exceptions import InvalidCorrection
 
 
@@ -20,7 +21,7 @@ def read_entries(path: Path) -> list[lookup.Entry]:
     lookup.folder_of(path.name)
     if not path.exists():
         return []
-    content = lookup.parse(store.read_text(path), str(path))
+    content = lookup.parse(strict_json.read_text(path, InvalidCorrection), str(path))
     entries = sorted(lookup.entries(content, path.name, str(path)), key=lambda e: e.first)
     for before, after in zip(entries, entries[1:], strict=False):
         if after.first <= before.last:
@@ -59,7 +60,8 @@ def write_entries(entries: list[lookup.Entry], path: Path) -> None:
         When it cannot be written.
     """
     for entry in entries:
-        lookup.check_value(entry.text, entry.value, f"{path}: ")
+        value = json.dumps({entry.text: entry.value})
+        lookup.parse(value, f"{path}, the value of {entry.text!r}")
     lines = [f"    {json.dumps(entry.text)}: {json.dumps(entry.value)}" for entry in entries]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.new")

@@ -15,21 +15,17 @@ import json
 import math
 import numbers
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from amstrax import strict_json
+from amstrax.corrections import ranges
 from amstrax.exceptions import InvalidCorrection, RunNotCovered
 
 _FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
 _RANGE = re.compile(r"(?P<first>\d{1,18}|\*)(-(?P<last>\d{1,18}|\*))?", re.ASCII)
 _STRING = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?', re.DOTALL)
-#: Deepest nesting of lists and tables in a value
-MAX_DEPTH = 32
-#: Integers are below this, as in 8 bytes
-_LARGEST = 2**63
 #: What JSON readers of other languages write in place of a number
 _NO_NUMBERS = ("nan", "inf", "infinity")
 
@@ -104,105 +100,34 @@ def parse(text: str, place: str) -> dict[str, Any]:
     Raises
     ------
     InvalidCorrection
-        As in `json_object`, and for lists with numbers that hold anything else.
+        When it is no JSON object as `amstrax.strict_json.parse` reads it, or has a list with
+        numbers and other values, or a text that stands for NaN or an infinity. The message names
+        place, line and column.
     """
-    content = json_object(text, place)
+    content = strict_json.parse(text, place, InvalidCorrection)
+    if not isinstance(content, dict):
+        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
     for name, value in content.items():
-        if _is_mixed(value):
+        if fault := _fault(value):
             raise InvalidCorrection(
-                f"{place}, {find_name(text, name)}: the value of {name!r} has a list with numbers "
-                "and other values: make all of them numbers"
+                f"{place}, {find_name(text, name)}: the value of {name!r} has {fault}"
             )
     return content
 
 
-def json_object(text: str, place: str) -> dict[str, Any]:
-    """Return a JSON object whose names are unique and whose numbers are finite.
-
-    Raises
-    ------
-    InvalidCorrection
-        When it is no such object, is nested more than `MAX_DEPTH` deep, or has an integer of more
-        than 8 bytes. The message names place, line and column.
-    """
-    # The innermost objects are complete first, so repeated names are reported at the end
-    repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            counts = Counter(name for name, _ in pairs)
-            repeated.append(next(name for name, count in counts.items() if count > 1))
-        return result
-
-    try:
-        content = json.loads(text, object_pairs_hook=unique, parse_int=_integer)
-    except json.JSONDecodeError as error:
-        raise InvalidCorrection(
-            f"{place}, line {error.lineno}, column {error.colno}: {error.msg}: this is not JSON"
-        ) from None
-    except RecursionError:
-        raise InvalidCorrection(
-            f"{place}: lists and tables are nested more than {MAX_DEPTH} deep: make it flatter"
-        ) from None
-    if not isinstance(content, dict):
-        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
-    for name in repeated[:1]:
-        where = _positions(text)[name][-1]
-        raise InvalidCorrection(f"{place}, {where}: {name!r} is there twice: leave one out")
-    for name, value in content.items():
-        check_value(name, value, f"{place}, ", text)
-    return content
-
-
-def check_value(name: str, value: Any, place: str = "", text: str = "") -> None:
-    """Raise InvalidCorrection for a value with NaN, an infinity, or a too large integer in it.
-
-    Parameters
-    ----------
-    name
-        Range of runs, or option.
-    value
-        What it has.
-    place, text
-        Path or address of the file, with a separator, and what it holds, for the message.
-    """
-    if fault := _fault(value):
-        where = f"{place}{find_name(text, name)}: " if text else place
-        raise InvalidCorrection(f"{where}the value of {name!r} {fault}")
-
-
-def _integer(digits: str) -> Any:
-    # Python refuses to convert very long ones; of more than 20 characters, all are too large
-    return int(digits) if len(digits) <= 20 else Decimal(digits)
-
-
-def _fault(value: Any, depth: int = 1) -> str:
-    """Return what is wrong with a value, after its name; empty if nothing is."""
-    if isinstance(value, (dict, list, tuple)):
-        if depth > MAX_DEPTH:
-            return f"is nested more than {MAX_DEPTH} deep: make it flatter"
-        items = value.values() if isinstance(value, dict) else value
-        return next(filter(None, (_fault(item, depth + 1) for item in items)), "")
+def _fault(value: Any) -> str:
+    """Return what is wrong in a value, with the remedy; empty if nothing is."""
     if isinstance(value, str):
-        if value.strip().lstrip("+-").lower() in _NO_NUMBERS:
-            return f"has {value!r}: give a finite number"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            return f"has {value}: give a finite number"
-    elif isinstance(value, (int, Decimal)) and not -_LARGEST <= value < _LARGEST:
-        return f"has {value:.6g}: integers have at most 8 bytes"
-    return ""
-
-
-def _is_mixed(value: Any) -> bool:
-    """Return whether a list in a value has numbers and anything else."""
-    if isinstance(value, dict):
-        return any(map(_is_mixed, value.values()))
-    if not isinstance(value, list):
-        return False
-    kinds = {kind(item) for item in value}
-    return ("number" in kinds and len(kinds) > 1) or any(map(_is_mixed, value))
+        is_number = value.strip().lstrip("+-").lower() in _NO_NUMBERS
+        return f"{value!r}: give a finite number" if is_number else ""
+    if not isinstance(value, (list, dict)):
+        return ""
+    kinds = set() if isinstance(value, dict) else set(map(kind_of_type, set(map(type, value))))
+    if kinds == {"number"}:
+        return ""  # maps have many thousand of them
+    items = value.values() if isinstance(value, dict) else value
+    mixed = "a list with numbers and other values: make all of them numbers"
+    return next(filter(None, map(_fault, items)), mixed if "number" in kinds else "")
 
 
 def find_name(text: str, name: str) -> str:
@@ -294,7 +219,7 @@ def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
     Raises
     ------
     RunNotCovered
-        When the run is in no range. The message has the ranges that are nearest to it.
+        When the run is in no range. The message has the covered runs that are nearest to it.
     InvalidCorrection
         When it is in more than one.
     """
@@ -304,23 +229,15 @@ def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
     if len(found) == 1:
         return found[0]
     if found:
-        ranges = " and ".join(repr(entry_.text) for entry_ in found)
+        texts = " and ".join(repr(entry_.text) for entry_ in found)
         raise InvalidCorrection(
-            f"{place}: run {run:06d} is in the ranges {ranges}, which overlap: change one of them"
+            f"{place}: run {run:06d} is in the ranges {texts}, which overlap: change one of them"
         )
+    covered = ranges.as_text(ranges.merged(entry_[:2] for entry_ in table), around=run)
     raise RunNotCovered(
-        f"{place}: run {run:06d} is in no range of runs{_nearest(table, run)}. Add one, or take "
-        "another version of the corrections"
+        f"{place}: run {run:06d} is in no range of runs; the file covers {covered}. Add a range, "
+        "or take another version of the corrections"
     )
-
-
-def _nearest(table: list[Entry], run: int) -> str:
-    if not table:
-        return ", since the file has none"
-    below = sorted((e for e in table if e.last < run), key=lambda e: e.last)[-1:]
-    above = sorted((e for e in table if e.first > run), key=lambda e: e.first)[:1]
-    near = [repr(e.text) for e in below + above]
-    return f"; nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
 
 
 def frozen(value: Any) -> Any:
@@ -328,7 +245,9 @@ def frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: frozen(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return tuple(frozen(item) for item in value)
+        # Maps have lists of many thousand numbers
+        has_inner = not {list, tuple, dict}.isdisjoint(map(type, value))
+        return tuple(map(frozen, value)) if has_inner else tuple(value)
     return value
 
 

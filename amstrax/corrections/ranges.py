@@ -52,9 +52,27 @@ def without(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
     return result
 
 
-def as_text(ranges: Iterable[Range]) -> str:
-    """Return ranges as correction files have them, with commas between; ``none`` without one."""
-    return ", ".join(map(_one_as_text, ranges)) or "none"
+#: Ranges on either side of a run that a shortened text has
+_NEAREST = 2
+
+
+def as_text(ranges: Iterable[Range], around: int | None = None) -> str:
+    """Return ranges as correction files have them, with commas between; ``none`` without one.
+
+    Parameters
+    ----------
+    ranges
+        Sorted, without overlaps.
+    around
+        A run: only ranges that are nearest to it are in the text, and ``...`` for the others.
+    """
+    texts = list(map(_one_as_text, ranges := list(ranges)))
+    if around is not None:
+        below = sum(last < around for _, last in ranges)
+        first, end = max(below - _NEAREST, 0), below + _NEAREST
+        left_out = ["..."] * (first > 0), ["..."] * (end < len(texts))
+        texts = [*left_out[0], *texts[first:end], *left_out[1]]
+    return ", ".join(texts) or "none"
 
 
 def _one_as_text(range_: Range) -> str:

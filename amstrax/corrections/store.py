@@ -12,11 +12,12 @@ In each of them FILE of the correction NAME is at ``NAME/FILE``.
 """
 
 import logging
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import settings
+from amstrax import settings, strict_json
 from amstrax.corrections import lookup, published
 from amstrax.exceptions import CorrectionNotFound, InvalidCorrection, InvalidOption
 from amstrax.settings import Corrections
@@ -40,8 +41,12 @@ class File(NamedTuple):
     place: str  #: path or address
 
     def content(self) -> dict[str, Any]:
-        """Return what is in it; `InvalidCorrection` when that is not JSON."""
-        return lookup.parse(self.text, self.place)
+        """Return what is in it, not to be changed; `InvalidCorrection` when that is not JSON."""
+        return _parsed(self.text, self.place)
+
+
+#: Maps take a second to read, and each run of a process looks its own up
+_parsed = lru_cache(maxsize=16)(lookup.parse)
 
 
 def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
@@ -63,7 +68,8 @@ def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
     CorrectionsUnreachable
         (a ConnectionError) when it cannot be had from where it is published, and no copy is kept.
     """
-    return find(file_name, branch).content()
+    file = find(file_name, branch)
+    return lookup.parse(file.text, file.place)
 
 
 def find(file_name: str, branch: str = MASTER) -> File:
@@ -74,7 +80,11 @@ def find(file_name: str, branch: str = MASTER) -> File:
     looked_in = []
     for folder in (*_folder(known.folder, branch), *_package(branch)):
         if _is_file(folder / path):
-            return File(file_name, read_text(folder / path), str(folder / path))
+            return File(
+                file_name,
+                strict_json.read_text(folder / path, InvalidCorrection),
+                str(folder / path),
+            )
         looked_in.append(str(folder))
     if known.url:
         text, address = published.fetch(path.as_posix(), branch, known)
@@ -124,20 +134,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except PermissionError:
         return True  # reading it tells what is wrong
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a correction file; InvalidCorrection when that cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidCorrection(
-            f"{path}, byte {error.start + 1}: this is not UTF-8, so not JSON"
-        ) from None
-    except OSError as error:
-        raise InvalidCorrection(
-            f"{path} cannot be read ({error.strerror or error}): check its permissions"
-        ) from None
 
 
 def _folder(setting: str, branch: str) -> list[Path]:

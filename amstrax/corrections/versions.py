@@ -283,7 +283,9 @@ def look_up(
         if "take" in parameters:
             value = _take(value, parameters["take"], file.place)
     except CorrectionError as error:
-        raise type(error)(f"option {name} for run {run_id}: {error}") from None
+        named = type(error)(f"option {name} for run {run_id}: {error}")
+        named.option = name
+        raise named from None
     return Found(lookup.frozen(value), file, runs)
 
 

@@ -11,7 +11,7 @@ from amstrax.dashboard import render, stored
 from amstrax.dashboard.page import STYLE, Page, wrapped
 from amstrax.dashboard.run_page import run_id_of
 from amstrax.exceptions import UsageError
-from amstrax.rundb import documents, shown
+from amstrax.rundb import documents
 
 # matplotlib's fonts and caches are those of the whole process
 _drawing = threading.Lock()
@@ -20,7 +20,7 @@ _NORMALIZE = [("rate", "rates"), ("counts", "numbers"), ("shape", "shapes")]
 
 
 class _Compared(NamedTuple):
-    runs: list[shown.Summary]
+    runs: list[documents.Summary]
     picture: str
 
 
@@ -75,7 +75,8 @@ class ComparePage(Page):
     def _find(self, names: list[str], normalize: str) -> _Compared:
         collection = self.site.collection()
         found = [
-            documents.find_run(collection, name, projection=shown.SUMMARY_FIELDS) for name in names
+            documents.find_run(collection, name, projection=documents.SUMMARY_FIELDS)
+            for name in names
         ]
         contexts = [self.site.context_for(document) for document in found]
         if contexts[0] != contexts[1]:
@@ -92,7 +93,7 @@ class ComparePage(Page):
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=100)
         picture = base64.b64encode(file.getvalue()).decode("ascii")
-        return _Compared([shown.summary(document) for document in found], picture)
+        return _Compared([documents.summary(document) for document in found], picture)
 
     def _take(self, compared: _Compared) -> None:
         self._result.text = render.html("compared.html", **compared._asdict())

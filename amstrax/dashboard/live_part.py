@@ -8,7 +8,7 @@ from bokeh.plotting import figure
 from amstrax.auto_processing import growth
 from amstrax.dashboard import render
 from amstrax.dashboard.page import Page
-from amstrax.rundb import documents, shown
+from amstrax.rundb import documents
 
 #: Time between two looks at a run that grows [s]
 EVERY = 2.0
@@ -54,7 +54,7 @@ class LivePart:
         site = self._page.site
         document = documents.find_run(site.collection(), self._run_id)
         status = documents.status_of(document).status
-        start, end = shown.time_of(document, "start"), shown.time_of(document, "end")
+        start, end = (documents.utc_time_of(document, field) for field in ("start", "end"))
         is_growing = end is None or status in ("submitted", "running")
         types = growth.stored(site.context(site.context_for(document)), self._run_id)
         is_growing = is_growing or any(not each.is_complete for each in types)

@@ -8,12 +8,12 @@ from bokeh.models import Button, Select, TextInput
 
 from amstrax.auto_processing import scheduling, status_file
 from amstrax.auto_processing.engines.base import KnownJob
-from amstrax.dashboard import actions, render
+from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.actions_panel import ActionsPanel
 from amstrax.dashboard.log_part import LogPart
 from amstrax.dashboard.page import STYLE, Page, describe, wrapped
 from amstrax.dashboard.run_page import run_id_of
-from amstrax.rundb import documents, listing, shown
+from amstrax.rundb import documents
 
 #: Runs shown of each status
 MOST = 50
@@ -156,11 +156,11 @@ class ProcessingPage(Page):
         def work() -> _Found:
             collection = self.site.collection()
             counts = {
-                each: collection.count_documents(listing.Search(statuses=(each,)).filter())
+                each: collection.count_documents(run_overview.Search(statuses=(each,)).filter())
                 for each in documents.STATUSES
             }
-            search = listing.Search(statuses=(status,))
-            page = listing.page(collection, search, _FIELDS, limit=MOST)
+            search = run_overview.Search(statuses=(status,))
+            page = run_overview.page(collection, search, _FIELDS, limit=MOST)
             return _Found(counts, [_run(document) for document in page.runs], status)
 
         def take(found: _Found) -> None:
@@ -192,7 +192,7 @@ class ProcessingPage(Page):
                 age = (datetime.now(UTC) - written).total_seconds()
             switch = switches.find_one({"name": "auto_processing"}) or {}
             return _Loop(
-                scheduling.is_switched_on(switches), shown.without_secrets(switch), said, age
+                scheduling.is_switched_on(switches), run_overview.without_secrets(switch), said, age
             )
 
         def take(loop: _Loop) -> None:

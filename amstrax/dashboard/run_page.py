@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 from bokeh.models import Select, TextInput
 
 from amstrax import rundoc
-from amstrax.dashboard import render
+from amstrax.dashboard import render, run_overview
 from amstrax.dashboard.actions_panel import ActionsPanel
 from amstrax.dashboard.live_part import LivePart
 from amstrax.dashboard.log_part import LogPart
 from amstrax.dashboard.page import STYLE, Page, wrapped
 from amstrax.exceptions import AmstraxError, InvalidRunDocument, UsageError
-from amstrax.rundb import availability, documents, shown
+from amstrax.rundb import documents
 
 
 class OfRun(Page):
@@ -34,7 +34,7 @@ class OfRun(Page):
     def document(self) -> dict[str, Any]:
         """Return the document of the run, without secrets."""
         found = documents.find_run(self.site.collection(), self.run_id)
-        return shown.without_secrets(found)
+        return run_overview.without_secrets(found)
 
     def context(self) -> Any:
         """Return the context that is asked for, or that the run is processed with."""
@@ -56,9 +56,9 @@ def run_id_of(text: str) -> str:
 class _About(NamedTuple):
     """What the run database says of a run."""
 
-    summary: shown.Summary
+    summary: documents.Summary
     status: documents.Status
-    timeline: list[shown.Moment]
+    timeline: list[run_overview.Moment]
     failures: int
     job: Mapping[str, Any]
     json: str
@@ -68,7 +68,7 @@ class _Data(NamedTuple):
     """What a context would do with a run."""
 
     context: str
-    states: list[availability.State]
+    states: list[run_overview.State]
     options: list[Any]
     versions: dict[str, str]
 
@@ -132,9 +132,9 @@ class RunPage(OfRun):
     def _ask(self) -> _About:
         document = self.document()
         return _About(
-            shown.summary(document),
+            documents.summary(document),
             documents.status_of(document),
-            shown.timeline(document),
+            run_overview.timeline(document),
             documents.failures_of(document),
             documents.job_of(document),
             render.pretty(document),
@@ -160,7 +160,7 @@ class RunPage(OfRun):
         st = self.site.context(context, version or None)
         return _Data(
             context,
-            availability.states(st, self.run_id, document),
+            run_overview.states(st, self.run_id, document),
             applied.options_of(st, self.run_id),
             _versions(self.run_id, version or self.site.corrections_version),
         )

@@ -16,10 +16,10 @@ from bokeh.models import (
     TextInput,
 )
 
-from amstrax.dashboard import render
+from amstrax.dashboard import render, run_overview
 from amstrax.dashboard.page import STYLE, Page, wrapped
 from amstrax.exceptions import InvalidOption
-from amstrax.rundb import documents, listing, shown
+from amstrax.rundb import documents
 
 #: Rows of the table
 ROWS = 50
@@ -115,8 +115,8 @@ class RunsPage(Page):
         self._order = Select(
             title="Sort by",
             name="order",
-            options=list(listing.ORDERS),
-            value=order if order in listing.ORDERS else "number",
+            options=list(run_overview.ORDERS),
+            value=order if order in run_overview.ORDERS else "number",
             width=130,
         )
         self._way = Select(
@@ -138,9 +138,9 @@ class RunsPage(Page):
 
     # What is asked for
 
-    def _search(self) -> listing.Search:
+    def _search(self) -> run_overview.Search:
         values = self._values()
-        return listing.Search(
+        return run_overview.Search(
             text=values["text"],
             statuses=_some(values["status"]),
             modes=_some(values["mode"]),
@@ -180,23 +180,23 @@ class RunsPage(Page):
         self.is_well("the filters")
         order, descending = self._order.value, self._way.value == "down"
 
-        def work() -> tuple[listing.Page, list[shown.Summary], bool]:
-            page = listing.page(
+        def work() -> tuple[run_overview.Page, list[documents.Summary], bool]:
+            page = run_overview.page(
                 self.site.collection(),
                 search,
-                shown.SUMMARY_FIELDS,
+                documents.SUMMARY_FIELDS,
                 order,
                 descending,
                 skip,
                 ROWS,
             )
-            return page, [shown.summary(run) for run in page.runs], bool(search.filter())
+            return page, [documents.summary(run) for run in page.runs], bool(search.filter())
 
         self.load("the list of runs", work, self._take, again)
 
     # What has come
 
-    def _take(self, found: tuple[listing.Page, list[shown.Summary], bool]) -> None:
+    def _take(self, found: tuple[run_overview.Page, list[documents.Summary], bool]) -> None:
         page, runs, filtered = found
         self._skip, self._total = page.skipped, page.total
         columns = _columns(runs)
@@ -225,7 +225,7 @@ class RunsPage(Page):
         )
 
     def _find_choices(self) -> tuple[list[str], list[str]]:
-        return listing.modes_and_tags(self.site.collection())
+        return run_overview.modes_and_tags(self.site.collection())
 
     def _take_choices(self, found: tuple[list[str], list[str]]) -> None:
         for name, options in zip(("mode", "tag"), found, strict=True):
@@ -241,8 +241,8 @@ class RunsPage(Page):
         self._selection.text = render.html("selection.html", runs=self.selected())
 
 
-def _columns(runs: list[shown.Summary]) -> dict[str, list[str]]:
-    def elsewhere(run: shown.Summary) -> str:
+def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
+    def elsewhere(run: documents.Summary) -> str:
         return ", ".join(kind for kind in run.types if kind not in run.here)
 
     rows: list[Mapping[str, str]] = [

@@ -82,7 +82,7 @@ class Site:
     def collection(self) -> Any:
         """Return the collection of run documents."""
         from amstrax.rundb import get_mongo_collection
-        from amstrax.rundb.local import LocalCollection
+        from amstrax.rundb.embedded import LocalCollection
 
         if self._embedded is not None:
             return self._embedded

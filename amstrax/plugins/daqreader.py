@@ -12,7 +12,8 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax import redax
+from amstrax import redax, rundoc
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import (
     InvalidOption,
     LiveDataCorrupted,
@@ -22,7 +23,13 @@ from amstrax.exceptions import (
 )
 from amstrax.processing import live_data
 from amstrax.processing.hits import sort_by_time
-from amstrax.strax_ext.plugin import Plugin, dependencies
+from amstrax.strax_ext.plugin import dependencies
+
+#: Help of the option `channel_map`
+CHANNEL_MAP_HELP = (
+    "First and last channel of each subdetector; contexts of XAMS take that of the run document, "
+    "if it has one"
+)
 
 __all__ = ["ArtificialDeadtimeInserted", "DAQReader", "LiveDataReader", "split_channel_ranges"]
 
@@ -120,14 +127,8 @@ class ArtificialDeadtimeInserted(UserWarning):
         help="Least gap between records at which two chunks may be broken [ns]; xams_little sets "
         "3000",
     ),
-    strax.Option(
-        "channel_map",
-        track=False,
-        type=immutabledict,
-        help="First and last channel of each subdetector",
-    ),
 )
-class LiveDataReader(Plugin):
+class LiveDataReader(CorrectedPlugin):
     """Base of the readers of XAMS and XAMSL, which differ in what they provide.
 
     A subclass sets ``provides`` and ``subdetectors``, the channels of each data type.
@@ -153,6 +154,7 @@ class LiveDataReader(Plugin):
         return np.dtype(strax.raw_record_dtype(self.config["record_length"]))
 
     def setup(self):
+        super().setup()
         self.threads = self.config["readout_threads"]
         # Whole seconds only: times of records count from the start of a second
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
@@ -188,7 +190,7 @@ class LiveDataReader(Plugin):
         return run_dir
 
     def subdetectors(self) -> dict[str, tuple[int, int]]:
-        """Return first and last channel of each data type in ``provides``."""
+        """Return first and last channel of the data types in ``provides`` that the run has."""
         raise NotImplementedError
 
     def intervals(self, chunk_i: int) -> redax.ChunkIntervals:
@@ -330,8 +332,14 @@ class LiveDataReader(Plugin):
         by_type = live_data.split_by_subdetector(
             parts, self.subdetectors(), self.t0, self.polarity()
         )
+        nothing = np.zeros(0, self.record_dtype)
         return {
-            d: self.chunk(start=self.t0 + start, end=self.t0 + end, data=by_type[d], data_type=d)
+            d: self.chunk(
+                start=self.t0 + start,
+                end=self.t0 + end,
+                data=by_type.get(d, nothing),
+                data_type=d,
+            )
             for d in self.provides
         }
 
@@ -587,6 +595,28 @@ def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
             )
 
 
+class XAMSReader(LiveDataReader):
+    """Base of the readers of XAMS, which sort raw records by subdetector.
+
+    - raw_records: the TPC's PMTs (bottom and top)
+    - raw_records_ext: the external (NaI) detector
+    - raw_records_sipm: the SiPMs
+    """
+
+    provides = ("raw_records_sipm", "raw_records_ext", "raw_records")
+    data_kind = immutabledict(zip(provides, provides, strict=True))
+    rechunk_on_save = immutabledict.fromkeys(provides, False)
+    compressor = "lz4"
+
+    def subdetectors(self):
+        tpc = [rundoc.channel_range(self.channel_map, group) for group in ("bottom", "top")]
+        ranges = {"raw_records": (min(first for first, _ in tpc), max(last for _, last in tpc))}
+        for data_type, group in (("raw_records_sipm", "sipm"), ("raw_records_ext", "external")):
+            if group in self.channel_map:
+                ranges[data_type] = rundoc.channel_range(self.channel_map, group)
+        return ranges
+
+
 @strax.takes_config(
     strax.Option(
         "channels_polarity",
@@ -596,31 +626,15 @@ def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
         help="+1 or -1 for channels whose pulses go up or down, from daq_config.registers",
     ),
 )
-class DAQReader(LiveDataReader):
-    """Read the live data of XAMS and sort it into raw records by subdetector.
+class DAQReader(XAMSReader):
+    """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
 
-    Nothing is done to the waveforms, except that those of channels with positive pulses are
-    turned over. Provides:
-
-    - raw_records: the TPC's PMTs (bottom and top)
-    - raw_records_ext: the external (NaI) detector
-    - raw_records_sipm: the SiPM
+    Waveforms are as digitised, but those of channels with positive pulses are inverted.
     """
 
-    __version__ = "0.0.0"
-    provides = ("raw_records_sipm", "raw_records_ext", "raw_records")
-    data_kind = immutabledict(zip(provides, provides, strict=True))
-    rechunk_on_save = immutabledict.fromkeys(provides, False)
-    compressor = "lz4"
+    channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
 
-    def subdetectors(self):
-        channels = self.config["channel_map"]
-        tpc = (*channels["bottom"], *channels["top"])
-        return {
-            "raw_records_sipm": tuple(channels["sipm"]),
-            "raw_records_ext": tuple(channels["external"]),
-            "raw_records": (min(tpc), max(tpc)),
-        }
+    __version__ = "0.0.0"
 
     def polarity(self):
         return self.config["channels_polarity"]

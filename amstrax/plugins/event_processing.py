@@ -205,12 +205,8 @@ class EventPositions(CorrectedPlugin):
 
     def compute(self, events):
         result = rows_for(events, self.dtype)
-        algorithm = self.default_reconstruction_algorithm
         for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
-            x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
-            result[f"{prefix}x"] = x
-            result[f"{prefix}y"] = y
-            result[f"{prefix}r"] = radius(x, y)
+            self.set_position(events, source, prefix, result)
         result["z"] = kernels.depth(
             events["drift_time"],
             self.gate_cathode_distance,
@@ -218,6 +214,16 @@ class EventPositions(CorrectedPlugin):
             self.drift_time_cathode,
         )
         return result
+
+    def set_position(
+        self, events: np.ndarray, source: str, prefix: str, result: np.ndarray
+    ) -> None:
+        """Fill the fields {prefix}x, {prefix}y, ... with the position of the S2s `source`."""
+        algorithm = self.default_reconstruction_algorithm
+        x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
+        result[f"{prefix}x"] = x
+        result[f"{prefix}y"] = y
+        result[f"{prefix}r"] = radius(x, y)
 
 
 class CorrectedAreas(CorrectedPlugin):
@@ -253,12 +259,6 @@ class CorrectedAreas(CorrectedPlugin):
         (("Corrected area of the alternative S1 [PE]", "alt_cs1"), np.float32),
         (("Corrected area of the alternative S2 [PE]", "alt_cs2"), np.float32),
     ]
-
-    def setup(self):
-        super().setup()
-        if self.s1_map is not None:
-            # Fails for what is no map, before any work is done
-            kernels.s1_map_correction(np.empty(0), np.empty(0), self.s1_map)
 
     def compute(self, events):
         result = rows_for(events, self.dtype)
@@ -332,19 +332,13 @@ class EventWaveform(PerPeakCopy):
         return result
 
 
-@strax.takes_config(
-    strax.Option(
-        "channel_map",
-        track=False,
-        type=immutabledict,
-        help="Not used",
-    ),
-)
 class EventAreaPerChannel(PerPeakCopy):
     """Areas per channel of the main and alternative S1 and S2 of each event.
 
     event_n_channel has only the number of channels that saw the main S1.
     """
+
+    channel_map = XAMSConfig(track=False, type=immutabledict, help="Not used")
 
     input_fields = immutabledict(peaks=("area_per_channel",))
     __version__ = "0.1.1"
@@ -374,7 +368,7 @@ class EventAreaPerChannel(PerPeakCopy):
 class EventCoincidences(CoincidencesBase):
     """Events whose main S1 an external 511 keV peak follows at once."""
 
-    __version__ = "1.1"
+    __version__ = "1.1-amstrax3"
     depends_on = ("event_basics", "peaks_ext")
     input_fields = immutabledict(event_basics=("s1_time",), peaks_ext=("area",))
     provides = "event_coincidences"

@@ -5,6 +5,8 @@ import logging
 import numpy as np
 import strax
 
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.exceptions import LiveDataIncomplete
 from amstrax.processing import led
 from amstrax.strax_ext.plugin import Plugin
 
@@ -35,15 +37,9 @@ __path__: list[str] = []
         help="Fragments in a pulse",
     ),
 )
-class RecordsLED(Plugin):
-    """Join the fragments of each pulse to one row, and subtract the baseline.
+class LEDPulses(CorrectedPlugin):
+    """Base of the plugins that join the fragments of each pulse to one row."""
 
-    A pulse that has lost a fragment has zeros there, and a ``length`` below ``pulse_length``;
-    without its first fragment it is left out.
-    """
-
-    __version__ = "1.1.0"
-    depends_on = ("raw_records",)
     provides = "records_led"
     data_kind = "records_led"
     compressor = "zstd"
@@ -56,11 +52,26 @@ class RecordsLED(Plugin):
         kept = strax.raw_record_dtype(self.config["record_length"])[:6]
         return [*kept, (("Waveform above baseline [ADC counts]", "data"), np.float32, n_samples)]
 
+
+class RecordsLED(LEDPulses):
+    """Join the fragments of each pulse to one row, and subtract the baseline."""
+
+    allow_incomplete_pulses = XAMSConfig(
+        default=False,
+        omit_default=True,
+        help="Fill missing fragments of a pulse with zeros; its length is below pulse_length then. "
+        "Without its first fragment a pulse is left out. By default a missing fragment is an "
+        "error. In the lineage only where it is set",
+    )
+
+    __version__ = "1.0.0"
+    depends_on = ("raw_records",)
+
     def compute(self, raw_records):
         begins, pulse = led.join_fragments(raw_records, self.config["n_records_per_pulse"])
-        lost = np.count_nonzero(pulse < 0)
-        if lost:
-            log.warning("%d fragments belong to no LED pulse, and are left out", lost)
+        lost = np.flatnonzero(pulse < 0)
+        if len(lost):
+            log.warning("%d fragments belong to no LED pulse, and are left out", len(lost))
         result = np.zeros(len(begins), dtype=self.dtype)
         for field in ("time", "dt", "channel", "pulse_length", "record_i"):
             result[field] = raw_records[field][begins]
@@ -70,7 +81,29 @@ class RecordsLED(Plugin):
         result["data"] = led.baselined_pulses(
             raw_records, pulse, len(begins), result["data"].shape[1], self.config["baseline_window"]
         )
+        if not self.allow_incomplete_pulses:
+            self.check_complete(raw_records[lost], result)
         return result
+
+    def check_complete(self, lost: np.ndarray, pulses: np.ndarray) -> None:
+        """Raise LiveDataIncomplete when pulses lack fragments.
+
+        Parameters
+        ----------
+        lost
+            Raw records that belong to no pulse.
+        pulses
+            Rows of records_led.
+        """
+        n_fragments = self.config["n_records_per_pulse"]
+        n_samples = np.minimum(pulses["pulse_length"], self.config["record_length"] * n_fragments)
+        for rows in (pulses[pulses["length"] < n_samples], lost[lost["record_i"] < n_fragments]):
+            if len(rows):
+                raise LiveDataIncomplete(
+                    f"run {self.run_id}: the LED pulse of channel {rows['channel'][0]} at "
+                    f"{rows['time'][0]} ns lacks a fragment (and {len(rows) - 1} more): copy the "
+                    "run again from the DAQ, or set the option allow_incomplete_pulses=True"
+                )
 
 
 @strax.takes_config(

@@ -7,9 +7,10 @@ import strax
 from immutabledict import immutabledict
 from numpy.typing import DTypeLike
 
+from amstrax import rundoc
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.daqreader import check_safe_break
+from amstrax.plugins.daqreader import CHANNEL_MAP_HELP, check_safe_break
 from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, live_data, splitting, waveforms
 from amstrax.processing import peaks as kernels
@@ -314,16 +315,14 @@ class PeakBasicsEXT(CorrectedPlugin):
         return result
 
 
-@strax.takes_config(
-    strax.Option(
-        "channel_map",
-        track=False,
-        type=immutabledict,
-        help="First and last channel of each subdetector. Not used by peak_basics_sipm",
-    ),
-)
 class PeakBasics(PeakBasicsEXT):
     """Basic properties of the TPC's peaks: times, area, widths, fraction seen above, type."""
+
+    channel_map = XAMSConfig(
+        track=False,
+        type=immutabledict,
+        help=f"{CHANNEL_MAP_HELP}. Not used by peak_basics_sipm",
+    )
 
     check_peak_sum_area_rtol = XAMSConfig(
         default=1e-4,
@@ -355,7 +354,7 @@ class PeakBasics(PeakBasicsEXT):
     def compute(self, peaks):
         result = peak_basics(peaks, self.dtype, self.check_peak_sum_area_rtol)
         aft = kernels.area_fraction_top(
-            peaks["area_per_channel"], self.config["channel_map"]["top"]
+            peaks["area_per_channel"], rundoc.channel_range(self.channel_map, "top")
         )
         result["area_fraction_top"] = aft
         area, width, n_channels = (result[f] for f in ("area", "range_50p_area", "n_channels"))
@@ -385,16 +384,10 @@ class PeakBasicsSiPM(PeakBasics):
         return self.basics(peaks_sipm)
 
 
-@strax.takes_config(
-    strax.Option(
-        "channel_map",
-        track=False,
-        type=immutabledict,
-        help="First and last channel of each subdetector",
-    ),
-)
 class PeakPositions(CorrectedPlugin):
     """Positions of peaks from how the four top channels share their light."""
+
+    channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
 
     pos_rec_params = XAMSConfig(
         default=(
@@ -434,7 +427,7 @@ class PeakPositions(CorrectedPlugin):
             peaks["area"],
             peaks["area_fraction_top"],
             peaks["area_per_channel"],
-            self.config["channel_map"]["top"][0],
+            rundoc.channel_range(self.channel_map, "top")[0],
             self.pos_rec_params,
         )
         for field, values in positions.items():
@@ -476,7 +469,7 @@ class CoincidencesBase(CorrectedPlugin):
 class PeakCoincidences(CoincidencesBase):
     """Peaks that an external 511 keV peak follows at once."""
 
-    __version__ = "1.1"
+    __version__ = "1.1-amstrax3"
     depends_on = ("peaks", "peaks_ext")
     input_fields = immutabledict(peaks=(), peaks_ext=("area",))
     provides = "peak_coincidences"

@@ -152,6 +152,9 @@ class PulseProcessingEXT(CorrectedPlugin):
     rechunk_on_save = False
     save_when = strax.SaveWhen.TARGET
 
+    #: Whether raw pulses go down, and are turned over
+    flip = True
+
     def infer_dtype(self):
         raw_records = self.deps[self.depends_on[0]].dtype_for(self.depends_on[0])
         return strax.record_dtype(strax.record_length_from_dtype(raw_records))
@@ -164,7 +167,7 @@ class PulseProcessingEXT(CorrectedPlugin):
         return pulses.raw_to_records(
             sort_by_time(raw_records),
             self.baseline_samples,
-            flip=True,
+            flip=self.flip,
             floor=self.correct_positive_polarity,
         )
 

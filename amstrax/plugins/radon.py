@@ -25,6 +25,14 @@ from amstrax.processing.hits import sort_by_time
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
 
 
+@strax.takes_config(
+    strax.Option(
+        "channel_map",
+        track=False,
+        type=immutabledict,
+        help="First and last channel of each digitizer",
+    ),
+)
 class DAQReader(LiveDataReader):
     """Read the live data of XAMSL and sort it into raw records by digitizer.
 

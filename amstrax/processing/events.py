@@ -48,7 +48,8 @@ def group_triggers(
     left, right
         An event extends this far [ns] before its first and beyond its last such S2; where two
         would touch they are one. Where S2s follow each other so closely for over a second, events
-        of a second are made, which overlap; a peak in two of them belongs to the first.
+        of a second are made, which overlap; a peak in two of them belongs to the first, and one
+        that extends beyond the end of the first to none.
     """
     is_trigger = (peaks["type"] == S2) & (peaks["area"] > min_area)
     begin, stop = find_groups(
@@ -114,7 +115,9 @@ def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, 
 
 
 def container_of(things: np.ndarray, containers: np.ndarray) -> np.ndarray:
-    """Return, for each of `things`, the first of `containers` that it lies fully in, or -1.
+    """Return, for each of `things`, which of `containers` it lies fully in, or -1.
+
+    Where containers overlap, only the first that ends after the start of the thing is looked at.
 
     Both are sorted by time and have ``endtime``, or ``length`` and ``dt``; shapes (n,) and (m,).
 
@@ -337,10 +340,13 @@ def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -
 def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray) -> None:
     """Fill the differences [ns] between centre times of chosen peaks in `result`.
 
+    All of them are absent, NaN or -1, in an event without main S1 or without main S2.
+
     `center_time` has shape (n,); `chosen` is as from `choose_peaks`. Raises IndexOutOfBounds (a
     ValueError) when a chosen peak does not exist.
     """
     _check_chosen(chosen, len(center_time))
+    has_main = (chosen[:, (MAIN_S1, MAIN_S2)] != NO_PEAK).all(axis=1)
     for name, late, early in (
         ("drift_time", MAIN_S2, MAIN_S1),
         ("alt_s1_interaction_drift_time", MAIN_S2, ALT_S1),
@@ -348,7 +354,7 @@ def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray)
         ("alt_s1_delay", ALT_S1, MAIN_S1),
         ("alt_s2_delay", ALT_S2, MAIN_S2),
     ):
-        both = (chosen[:, late] != NO_PEAK) & (chosen[:, early] != NO_PEAK)
+        both = has_main & (chosen[:, late] != NO_PEAK) & (chosen[:, early] != NO_PEAK)
         delay = center_time[chosen[both, late]] - center_time[chosen[both, early]]
         result[name] = NO_PEAK if name.endswith("delay") else np.nan
         result[name][both] = delay

@@ -72,6 +72,58 @@ def _join_fragments(time, dt, channel, record_i, n_fragments, record_length):
     return pulse
 
 
+def concatenate_fragments(
+    raw_records: np.ndarray, n_samples: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the fragments of each pulse one after another, in the order of ``record_i``.
+
+    Fragments of one channel are of one pulse when ``time - record_i x record_length x dt``, the
+    start of the pulse, is the same. A missing fragment leaves no gap. Pulses are sorted by start
+    and channel. Source: ../shared/spec/lab_2026.md, section 2.
+
+    Parameters
+    ----------
+    raw_records
+        Shape (n,), in any order.
+    n_samples
+        Length of a row [samples]; what is longer is cut.
+
+    Returns
+    -------
+    order
+        Indices of raw records by pulse and ``record_i``, shape (n,).
+    first
+        Index in `order` of the first fragment of each pulse, shape (p,).
+    data
+        Samples [ADC counts], float32, zero beyond those of the fragments, shape (p, n_samples).
+
+    Raises
+    ------
+    IndexOutOfBounds
+        (a ValueError) when a fragment's length is negative or beyond ``record_length``.
+    """
+    record_length = raw_records.dtype["data"].shape[0]
+    remedy = "the live data is not what redax writes; copy it again from the DAQ"
+    lengths = raw_records["length"]
+    check_bounds("length", lengths, 0, record_length + 1, remedy, raw_records["time"])
+    fragment = raw_records["record_i"].astype(np.int64)
+    start = raw_records["time"] - fragment * record_length * raw_records["dt"]
+    channel = raw_records["channel"]
+    order = np.lexsort((raw_records["time"], fragment, channel, start))
+    start, channel, lengths = start[order], channel[order], lengths[order].astype(np.int64)
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (start[1:] != start[:-1]) | (channel[1:] != channel[:-1])
+    first = np.flatnonzero(begins)
+    pulse = np.cumsum(begins) - 1
+    before = np.cumsum(lengths) - lengths
+    column = (before - before[first][pulse])[:, np.newaxis] + np.arange(record_length)
+    taken = (np.arange(record_length) < lengths[:, np.newaxis]) & (column < n_samples)
+    row = np.broadcast_to(pulse[:, np.newaxis], column.shape)
+    data = np.zeros((len(first), n_samples), dtype=np.float32)
+    data[row[taken], column[taken]] = raw_records["data"][order][taken]
+    return order, first, data
+
+
 def window_areas(data: np.ndarray, led_window: tuple[int, int]) -> np.ndarray:
     """Return the area of each pulse [ADC counts x samples]: a mean over six windows.
 

@@ -96,20 +96,21 @@ def find_peaks(
         raise InvalidOption(f"peak_min_pmts={min_channels}: a peak has at least 1 channel")
     if not len(hits):
         return np.zeros(0, dtype=dtype)
-    if hits["channel"].max() >= len(to_pe):
-        raise InvalidOption(
-            f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
-            "give gain_to_pe_array one for each"
-        )
     n_channels = np.dtype(dtype)["area_per_channel"].shape[0]
     check_bounds(
         "channel",
         hits["channel"],
         0,
         n_channels,
-        "peaks have no such channel; raise n_tpc_pmts, or leave its records out",
+        "peaks have no such channel; raise n_tpc_pmts, n_ext_pmts of peaks_ext, or n_sipms of "
+        "peaks_sipm",
         hits["time"],
     )
+    if hits["channel"].max() >= len(to_pe):
+        raise InvalidOption(
+            f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
+            "give gain_to_pe_array one for each"
+        )
     _check_dt(hits)
     time, length, dt, area, n_hits, max_gap, area_per_channel = _find_peaks(
         hits["time"],

@@ -1,4 +1,4 @@
-"""The run database: where it is, and its collections.
+"""The run database: where it is, its collections, and what goes wrong on the way to them.
 
 Settings say where it is (see `amstrax.settings`): a connection string in AMSTRAX_MONGO_URI, or else
 MongoDB on the host DAQ_HOST through an SSH tunnel, or else, with neither, the embedded store in a
@@ -6,30 +6,45 @@ file. There is one client and one tunnel per process and database.
 
 `get_mongo_collection` gives the collection of run documents, `get_collection` one of any database.
 To get one costs no network: the connection is made when it is first used, anew in a child process.
-What goes wrong, and what is tried again by itself, is in `amstrax.rundb.collection`.
+
+No call takes longer than AMSTRAX_RUNDB_TIMEOUT, and what goes wrong on the way is a
+`RunDatabaseError` that says what to do. While a connection that has worked is down, calls wait for
+it within that time. What was sent, but not answered, is sent again where that does no harm: reads,
+and those writes that say which document they are about, and in which twice is as good as once. What
+else may be repeated, only its caller can know: see `resilient`.
 """
 
+import atexit
+import functools
 import logging
+import os
+import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from amstrax import settings
-from amstrax.exceptions import RunDatabaseNotSet, RunDatabaseUnreachable, UnknownDetector
-from amstrax.rundb.collection import Collection
-from amstrax.rundb.line import close_all, open_line
+from amstrax.exceptions import (
+    RunDatabaseNotSet,
+    RunDatabaseRefused,
+    RunDatabaseUnreachable,
+    UnknownDetector,
+)
+from amstrax.rundb.tunnel import Tunnel
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
 
 log = logging.getLogger(__name__)
 
 #: Collection of run documents of each detector, in the database `run`
 COLLECTIONS = {"xams": "runs_gas", "xamsl": "runs_new"}
 DATABASE = "run"
-
 PAUSE = 0.3  # between two attempts [s]
 # The documented default, an empty dictionary, which stays empty
 _NOBODYS: dict[str, Any] = {}
@@ -38,6 +53,39 @@ T = TypeVar("T")
 
 # Stores of which it has been said that they are used
 _announced: set[Path] = set()
+#: Methods of `Collection`, which are those of pymongo's; a cursor is what the first group returns
+CURSORS = frozenset({"find", "aggregate", "list_indexes"})
+READS = CURSORS | {
+    "count_documents",
+    "distinct",
+    "estimated_document_count",
+    "find_one",
+    "index_information",
+}
+WRITES = frozenset(
+    {
+        "bulk_write",
+        "create_index",
+        "delete_many",
+        "delete_one",
+        "drop",
+        "drop_index",
+        "find_one_and_delete",
+        "find_one_and_replace",
+        "find_one_and_update",
+        "insert_many",
+        "insert_one",
+        "replace_one",
+        "update_many",
+        "update_one",
+    }
+)
+SERVER_TIME = "server_time"
+#: Changes that are the same once and twice, and fields that tell one document from all others
+REPEATABLE = frozenset({"$set", "$unset", "$addToSet", "$pull", "$pullAll", "$max", "$min"})
+IDENTITY = frozenset({"_id", "name", "number"})
+_AUTHENTICATION_FAILED = 18
+_UNAUTHORIZED = 13
 
 
 def get_mongo_client(
@@ -57,8 +105,8 @@ def get_mongo_client(
     Returns
     -------
     client
-        A pymongo.MongoClient; with no settings an `amstrax.rundb.local.LocalClient`, which has the
-        part of its interface that amstrax uses.
+        A pymongo.MongoClient; with no settings an `amstrax.rundb.embedded.LocalClient`, which has
+        the part of its interface that amstrax uses.
 
     Raises
     ------
@@ -180,7 +228,8 @@ def close() -> None:
 
 
 def _embedded(link: RunDatabase) -> Any:
-    from amstrax.rundb.local import LocalClient
+    # For those who use it: SQLite and bson take 0.1 s to import
+    from amstrax.rundb.embedded import LocalClient
 
     if link.path not in _announced:
         _announced.add(link.path)
@@ -190,3 +239,363 @@ def _embedded(link: RunDatabase) -> Any:
             link.path,
         )
     return LocalClient(link.path)
+
+
+class Line:
+    """A client of MongoDB, and the tunnel that it goes through, if there is one.
+
+    Parameters
+    ----------
+    link
+        Settings of the database.
+
+    Raises
+    ------
+    RunDatabaseError
+        When the settings make no sense. Nothing is connected yet.
+    """
+
+    def __init__(self, link: RunDatabase):
+        self.link = link
+        #: Whether anything has ever gone well
+        self.was_used = False
+        self.tunnel = None if link.uri else Tunnel(link)
+        try:
+            self.client = _make_client(link, self.tunnel)
+        except BaseException:
+            if self.tunnel is not None:
+                self.tunnel.close()
+            raise
+
+    @property
+    def place(self) -> str:
+        """Where the database is, in words, for messages."""
+        if self.link.uri:
+            return "MongoDB at AMSTRAX_MONGO_URI"
+        return f"MongoDB at {self.link.mongo_host}:{self.link.mongo_port} of {self.link.daq_host}"
+
+    def ensure(self) -> None:
+        """Make the tunnel where it is needed and down."""
+        if self.tunnel is not None:
+            self.tunnel.ensure()
+
+    def close(self) -> None:
+        """Close the client, and then the tunnel."""
+        import pymongo  # slow to import
+
+        # It says good-bye to the server, and the line may be down
+        with pymongo.timeout(1):
+            self.client.close()
+        if self.tunnel is not None:
+            self.tunnel.close()
+
+
+# Lines of this process, by their settings; those of a parent are kept, and left alone
+_lines: dict[RunDatabase, Line] = {}
+
+
+_inherited: list[dict[RunDatabase, Line]] = []
+
+
+_lock = threading.Lock()
+
+
+_hooks_are_set = False
+
+
+def open_line(link: RunDatabase) -> Line:
+    """Return the line of this process to a database; a new one is not connected yet."""
+    with _lock:
+        line = _lines.get(link)
+        if line is None:
+            line = _lines[link] = Line(link)
+            _set_hooks()
+        return line
+
+
+def close_all() -> None:
+    """Close all lines of this process."""
+    with _lock:
+        lines = list(_lines.values())
+        _lines.clear()
+    for line in lines:
+        line.close()
+
+
+def translated(
+    error: "PyMongoError", line: Line, method: str, collection: str, is_write: bool = False
+) -> Exception:
+    """Return the error to raise for one of pymongo: itself, unless it is about the way there."""
+    from pymongo import errors  # slow to import
+
+    link = line.link
+    user = link.mongo_user or "this user"
+    code = getattr(error, "code", None)
+    if code == _AUTHENTICATION_FAILED or "authentication failed" in str(error).lower():
+        what = "AMSTRAX_MONGO_URI" if link.uri else "MONGO_USER, MONGO_PASSWORD and MONGO_AUTH_DB"
+        # Else the client would go on trying, and say something else next time
+        _forget(line)
+        return RunDatabaseRefused(f"{line.place} refuses the log-in of {user}: check {what}")
+    if code == _UNAUTHORIZED:
+        if not link.uri and not link.mongo_user:
+            return RunDatabaseRefused(
+                f"{line.place} wants a log-in: set MONGO_USER and MONGO_PASSWORD"
+            )
+        return RunDatabaseRefused(
+            f"{user} may not call {method} on {collection} of {line.place}: ask who runs it for "
+            f"the role {'readWrite' if is_write else 'read'} there"
+        )
+    if isinstance(error, errors.ConfigurationError) and _is_of_dns(error.__cause__):
+        return RunDatabaseUnreachable(
+            f"{line.place} is not found ({error}): check its host, and whether this machine is "
+            "online"
+        )
+    if isinstance(error, errors.ConnectionFailure) or error.timeout:
+        tunnel_error = line.tunnel.error if line.tunnel is not None else None
+        if tunnel_error is not None:
+            return type(tunnel_error)(*tunnel_error.args)
+        reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
+        is_sent = not isinstance(error, errors.ServerSelectionTimeoutError)
+        again = "; whether it was written is not known" if is_write and is_sent else ""
+        return RunDatabaseUnreachable(
+            f"{line.place} does not answer {method} on {collection} within {link.timeout:g} s or "
+            f"the line dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
+        )
+    return error
+
+
+def _is_of_dns(cause: BaseException | None) -> bool:
+    """Return whether it is about the name server, which ``mongodb+srv://`` asks first."""
+    return type(cause).__module__.startswith("dns.")
+
+
+def _forget(line: Line) -> None:
+    with _lock:
+        if _lines.get(line.link) is not line:
+            return
+        del _lines[line.link]
+    line.close()
+
+
+def _set_hooks() -> None:
+    # After those of the tunnel, which is thus closed after its client
+    global _hooks_are_set
+    if not _hooks_are_set:
+        _hooks_are_set = True
+        atexit.register(close_all)
+        os.register_at_fork(after_in_child=_start_anew)
+
+
+def _start_anew() -> None:
+    global _lines, _lock
+    _inherited.append(_lines)
+    _lines = {}
+    _lock = threading.Lock()
+
+
+def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
+    from pymongo import MongoClient  # slow to import
+    from pymongo.errors import PyMongoError  # slow to import
+
+    milliseconds = round(link.timeout * 1000)
+    options: dict[str, Any] = {
+        "appname": "amstrax",
+        "timeoutMS": milliseconds,
+        "serverSelectionTimeoutMS": milliseconds,
+        "connectTimeoutMS": milliseconds,
+        # Not before it is used: the tunnel says what is wrong, and does so once
+        "connect": False,
+        # What Python or UTF-8 cannot hold in one document must not keep others from being read
+        "datetime_conversion": "DATETIME_AUTO",
+        "unicode_decode_error_handler": "replace",
+    }
+    if tunnel is not None:
+        if bool(link.mongo_user) != bool(link.mongo_password):
+            there, missing = ("USER", "PASSWORD") if link.mongo_user else ("PASSWORD", "USER")
+            raise RunDatabaseNotSet(f"MONGO_{there} is set, but not MONGO_{missing}: set both")
+        host, port = tunnel.address
+        # What MongoDB says of its own address holds on the DAQ host alone
+        options |= {"host": host, "port": port, "directConnection": True}
+        if link.mongo_user:
+            options |= {
+                "username": link.mongo_user,
+                "password": link.mongo_password,
+                "authSource": link.mongo_auth_db,
+            }
+        return MongoClient(**options)
+    set_there = {name.lower() for name in re.findall(r"[?&](\w+)=", link.uri)}
+    options = {name: value for name, value in options.items() if name.lower() not in set_there}
+    try:
+        return MongoClient(link.uri, **options)
+    except (PyMongoError, ValueError) as error:
+        # Their messages quote the string, and it may hold a password
+        raise RunDatabaseNotSet(
+            f"AMSTRAX_MONGO_URI is not a connection string of MongoDB ({type(error).__name__}): "
+            "write mongodb://USER:PASSWORD@HOST:PORT/?authSource=admin, with :/?#[]@% in user "
+            "and password percent-encoded"
+        ) from None
+
+
+class Collection:
+    """Collection of MongoDB: pymongo's, for as long as the process lives.
+
+    It has pymongo's methods `READS` and `WRITES`. Each is given up after the time-out of the
+    settings, raises a `RunDatabaseError` for what is wrong on the way to the database, and is
+    repeated where that is safe. Errors about the request itself are pymongo's.
+
+    Parameters
+    ----------
+    link
+        Settings of the database.
+    database, name
+        Names of the database and of the collection in it.
+    link_arguments
+        What was given of host and user beside the settings. A pickle holds these, and no settings.
+    """
+
+    def __init__(
+        self,
+        link: RunDatabase,
+        database: str,
+        name: str,
+        link_arguments: tuple[str, str] = ("", ""),
+    ):
+        self._link = link
+        self._link_arguments = link_arguments
+        self._database = database
+        self.name = name
+        self.full_name = f"{database}.{name}"
+
+    def __repr__(self) -> str:
+        link = self._link
+        where = link.daq_host and f"{link.mongo_host}:{link.mongo_port} of {link.daq_host}"
+        return f"Collection({self.full_name!r} at {where or 'AMSTRAX_MONGO_URI'})"
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return get_collection, (self._database, self.name, *self._link_arguments)
+
+    def __bool__(self) -> bool:
+        raise NotImplementedError("a collection is neither true nor false: compare it with None")
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method not in READS and method not in WRITES:
+            raise AttributeError(
+                f"a collection of the run database has no {method!r}: there are "
+                f"{', '.join(sorted(READS | WRITES))}"
+            )
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._call(method, args, kwargs)
+
+        call.__name__ = method
+        return call
+
+    def server_time(self) -> datetime:
+        """Return the time of the database server [UTC]."""
+        return self._call(SERVER_TIME, (), {})
+
+    def _call(self, method: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        import pymongo  # slow to import
+        from pymongo.errors import PyMongoError, ServerSelectionTimeoutError  # slow to import
+
+        repeatable = method in READS or method == SERVER_TIME or is_repeatable(method, args, kwargs)
+        end = time.monotonic() + self._link.timeout
+        while True:
+            line = open_line(self._link)
+            try:
+                line.ensure()
+                collection = line.client[self._database][self.name]
+                with pymongo.timeout(max(end - time.monotonic(), PAUSE)):
+                    if method == SERVER_TIME:
+                        answer = line.client.admin.command("hello")
+                        return answer["localTime"].replace(tzinfo=UTC)
+                    result = getattr(collection, method)(*args, **kwargs)
+                line.was_used = True
+                return Cursor(result, line, self.full_name) if method in CURSORS else result
+            except PyMongoError as error:
+                problem = translated(error, line, method, self.full_name, method in WRITES)
+                if not isinstance(problem, RunDatabaseUnreachable):
+                    raise problem from error
+                # Of the latter kind, nothing was sent
+                may_repeat = repeatable or isinstance(error, ServerSelectionTimeoutError)
+                if not may_repeat or time.monotonic() + PAUSE > end:
+                    raise problem from error
+            except RunDatabaseUnreachable:
+                # What was never up is not waited for: this machine may just be offline
+                if not line.was_used or time.monotonic() + PAUSE > end:
+                    raise
+            time.sleep(PAUSE)
+
+
+class Cursor:
+    """Cursor of pymongo whose errors are those of `Collection`."""
+
+    def __init__(self, cursor: Any, line: Line, collection: str):
+        self._cursor = cursor
+        self._line = line
+        self._collection = collection
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        # Most of the time of a long list goes into this: no more than it needs
+        try:
+            return next(self._cursor)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._raise(error)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._call(self._cursor.__getitem__, index)
+
+    def __enter__(self) -> "Cursor":
+        return self
+
+    def __exit__(self, *_exception: Any) -> None:
+        self._cursor.close()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._cursor, name)
+        return functools.partial(self._call, value) if callable(value) else value
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            result = method(*args, **kwargs)
+        except Exception as error:
+            self._raise(error)
+        return self if result is self._cursor else result
+
+    def _raise(self, error: Exception) -> NoReturn:
+        from pymongo.errors import PyMongoError  # slow to import
+
+        if isinstance(error, PyMongoError):
+            raise translated(error, self._line, "find", self._collection) from error
+        raise error
+
+
+def is_repeatable(method: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a write has the same effect, and the same answer, when it is sent twice.
+
+    That is so where the filter says which document is meant, and nothing else, and the update sets
+    things to values that do not depend on what was there.
+    """
+    if method == "create_index":
+        return True
+    names = {"update_one": ("filter", "update"), "replace_one": ("filter", "replacement")}
+    if method not in names or kwargs.get("upsert") or len(args) > 2:
+        return False
+    given = {**dict(zip(names[method], args, strict=False)), **kwargs}
+    condition, change = (given.get(name) for name in names[method])
+    if not isinstance(condition, Mapping) or not isinstance(change, Mapping):
+        return False
+    if not condition or not condition.keys() <= IDENTITY:
+        return False
+    if any(isinstance(value, Mapping | re.Pattern) for value in condition.values()):
+        return False
+    if method == "replace_one":
+        return all(change.get(key, value) == value for key, value in condition.items())
+    return change.keys() <= REPEATABLE and not any(
+        IDENTITY & set(fields) for fields in change.values()
+    )

@@ -1,104 +1,896 @@
 """Run documents in the run database: how tools ask for them, and how they change them.
 
-Every function takes a collection, of MongoDB or of the embedded store. Every change is one atomic
-update of one document, and may be repeated: done twice, as after a lost answer, it is done once.
-Times are in UTC.
+Documents of either form are read, the older and the newer, and odd ones as well as can be. Every
+change is one atomic update of one document, and may be repeated: done twice, as after a lost
+answer, it is done once. Times are in UTC.
 
-This is the module for whoever uses them. What reads a document is written in ``fields.py``, what
-asks for some in ``filters.py`` and ``finding.py``, what changes them in ``leases.py``,
-``statuses.py`` and ``registering.py``.
+Functions that take a collection work with that of MongoDB and of the embedded store. Those that
+take the name or number of a run raise `RunNotFound` when it is unknown.
 """
 
-from amstrax.rundb.fields import (
-    ABANDON,
-    COPY_CLAIM,
-    PROCESS,
-    PROCESSING_CLAIM,
-    STATUSES,
-    Status,
-    cancelled_by,
-    data_of,
-    failures_of,
-    is_claimed,
-    job_of,
-    name_of,
-    number_of,
-    status_of,
-    tags_of,
-    this_host,
+import hashlib
+import logging
+import math
+import re
+import socket
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeGuard
+
+from amstrax import rundoc, settings
+from amstrax.exceptions import (
+    InvalidOption,
+    InvalidRunDocument,
+    RunDatabaseUnreachable,
+    RunNotFound,
+    did_you_mean,
 )
-from amstrax.rundb.filters import (
-    Filter,
-    has_data,
-    has_no_status,
-    has_status,
-    has_tag,
-    is_not_cancelled,
-    is_unclaimed,
-    lacks_tag,
-    run_filters,
-)
-from amstrax.rundb.finding import duplicates, find_only, find_run, merge_tags, read
-from amstrax.rundb.leases import claim, new_owner, release, renew, server_time
-from amstrax.rundb.registering import (
-    add_data,
-    add_run,
-    add_tag,
-    new_document,
-    remove_data,
-    remove_tag,
-)
-from amstrax.rundb.statuses import record_failure, set_cancelled, set_job, set_job_id, set_status
+from amstrax.rundb import connection
+from amstrax.strict_json import one_line, short
+
+log = logging.getLogger(__name__)
 
 #: So often is a run tried that always fails
 MAX_FAILURES = 3
+#: States of a run's processing, from first to last; failed runs are tried again a few times
+STATUSES = ("pending", "submitted", "running", "done", "failed")
+#: Tag of runs to leave alone, and tag of runs to process whatever their state
+ABANDON, PROCESS = "abandon", "process"
+#: Fields of claims: of who processes a run, and of who copies or deletes its live data
+PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
+#: A count of failures that is beyond this is none
+_MOST_FAILURES = 1_000_000
+#: Numbers of runs are below this
+_MOST_RUNS = 10**18
+#: Older words for these states
+OLD_WORDS = {"processing": "running"}
+Filter = dict[str, Any]
+#: Others may change a document so often between reading and changing it
+_MOST_ATTEMPTS = 100
+# Documents of which it has been said that they are of one run
+_warned: set[tuple[str, ...]] = set()
+_DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
+#: Largest document that MongoDB stores [bytes]
+_MOST_BYTES = 2**24
+_LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
+_IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
-__all__ = [
-    "ABANDON",
-    "COPY_CLAIM",
-    "MAX_FAILURES",
-    "PROCESS",
-    "PROCESSING_CLAIM",
-    "STATUSES",
-    "Filter",
-    "Status",
-    "add_data",
-    "add_run",
-    "add_tag",
-    "cancelled_by",
-    "claim",
-    "data_of",
-    "duplicates",
-    "failures_of",
-    "find_only",
-    "find_run",
-    "has_data",
-    "has_no_status",
-    "has_status",
-    "has_tag",
-    "is_claimed",
-    "is_not_cancelled",
-    "is_unclaimed",
-    "job_of",
-    "lacks_tag",
-    "merge_tags",
-    "name_of",
-    "new_document",
-    "new_owner",
-    "number_of",
-    "read",
-    "record_failure",
-    "release",
-    "remove_data",
-    "remove_tag",
-    "renew",
-    "run_filters",
-    "server_time",
-    "set_cancelled",
-    "set_job",
-    "set_job_id",
-    "set_status",
-    "status_of",
-    "tags_of",
-    "this_host",
-]
+
+class Status(NamedTuple):
+    """State of a run's processing, as a document says it in either form."""
+
+    status: str
+    time: datetime | None = None
+    host: str | None = None
+    reason: str | None = None
+
+
+def this_host() -> str:
+    """Return the name of this machine in run documents: the setting AMSTRAX_HOST, or its own."""
+    return settings.get("AMSTRAX_HOST") or socket.gethostname()
+
+
+def number_of(document: Mapping[str, Any]) -> int | None:
+    """Return the number of a run, None where the document has none, or an odd one."""
+    for value in (document.get("number"), document.get("name")):
+        if is_text(value) and value.isascii() and value.isdigit() and len(value) < 19:
+            return int(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
+            return int(value) if 0 <= value < _MOST_RUNS else None
+    return None
+
+
+def name_of(document: Mapping[str, Any]) -> str | None:
+    """Return the name of a run: the document's, or its number with six digits; else None."""
+    name = document.get("name")
+    if isinstance(name, str) and name:
+        # BSON's JavaScript code is a str that cannot be hashed
+        return str(name)
+    number = number_of(document)
+    return None if number is None else f"{number:06d}"
+
+
+def status_of(document: Mapping[str, Any]) -> Status:
+    """Return the status of a run from the older form, a word, or the newer one, a document.
+
+    Where nothing is set, or something that is neither, it is pending.
+    """
+    value = document.get("processing_status")
+    if is_text(value) and value:
+        if value.startswith("failed"):
+            reason = value.removeprefix("failed").removeprefix(" due to ").strip()
+            return Status("failed", reason=reason or None)
+        return Status(_word(value))
+    word = value.get("status") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and isinstance(word, str):
+        said = (_said(value.get(field)) for field in ("host", "reason"))
+        return Status(_word(word), time_of(value, "time"), *said)
+    return Status("pending")
+
+
+def _word(value: str) -> str:
+    """Return today's word for a status."""
+    return OLD_WORDS.get(str(value), str(value))
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Return whether a value is a text, and none of code, which BSON has too."""
+    return type(value) is str
+
+
+def _said(value: object) -> str | None:
+    return value if value is None or is_text(value) else short(value)
+
+
+def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
+    """Return a time as the document has it or, of a time in JSON, in UTC; None if it is odd."""
+    value = document.get(field)
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        return rundoc.start_time({"start": value})
+    except InvalidRunDocument:
+        return None
+
+
+def cancelled_by(document: Mapping[str, Any]) -> str | None:
+    """Return who has cancelled the last job of a run that has failed; None where nobody has.
+
+    Such a run is not tried again by itself; whatever submits it forgets that.
+    """
+    who = job_of(document).get("cancelled_by")
+    return str(who) if who and status_of(document).status == "failed" else None
+
+
+def failures_of(document: Mapping[str, Any]) -> int:
+    """Return how often processing of a run has failed."""
+    value = document.get("processing_failed")
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = float(value)
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return min(max(int(value), 0), _MOST_FAILURES)
+    return 0
+
+
+def tags_of(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of a run's tags."""
+    tags = document.get("tags")
+    names = [
+        tag.get("name") if isinstance(tag, Mapping) else tag
+        # One that is in no list is found by the filter for tags as well
+        for tag in (tags if isinstance(tags, list) else [tags])
+    ]
+    return [str(name) for name in names if isinstance(name, str) and name]
+
+
+def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
+    """Return the entries of a run's data in which `fields`, as ``type="live"``, are as given."""
+    data = document.get("data")
+    return [
+        entry
+        for entry in (data if isinstance(data, list) else ())
+        if isinstance(entry, dict) and all(entry.get(k) == v for k, v in fields.items())
+    ]
+
+
+def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a run's last job: attempt, engine, job_id, name, ...; may be empty.
+
+    One without ``job_id`` was about to be submitted, or was no job of an engine.
+    """
+    job = document.get("processing_job")
+    return dict(job) if isinstance(job, Mapping) else {}
+
+
+def is_claimed(
+    document: Mapping[str, Any],
+    field: str = PROCESSING_CLAIM,
+    attempt: str | None = None,
+    now: datetime | None = None,
+) -> bool:
+    """Return whether somebody works on a run: what the filter `is_unclaimed` leaves out.
+
+    Parameters
+    ----------
+    document
+        Run document.
+    field
+        Field of the document that the claim is in.
+    attempt
+        Ask whether it is a job of this attempt that has the claim.
+    now
+        Time by the database server's clock; by default this machine's, which will do for a first
+        look.
+    """
+    claim = document.get(field)
+    if claim is None:
+        return False
+    if not isinstance(claim, Mapping):
+        return attempt is None
+    if attempt is not None and not str(claim.get("owner")).startswith(f"{attempt}."):
+        return False
+    expires = claim.get("expires")
+    # One that never expires is for whoever has written it to take away
+    return not isinstance(expires, datetime) or (
+        expires.replace(tzinfo=expires.tzinfo or UTC) > (now or datetime.now(UTC))
+    )
+
+
+def utc_time_of(document: Mapping[str, Any], field: str) -> datetime | None:
+    """Return a time in UTC, None where it is missing or odd."""
+    value = time_of(document, field)
+    if value is None:
+        return None
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Summary(NamedTuple):
+    """Summary of a run for lists: times in UTC, empty texts and None for what is missing or odd.
+
+    Attributes
+    ----------
+    run_id
+        Name of the run; ``"?"`` where it has none.
+    status
+        One of `STATUSES`.
+    tags
+        Names of the tags.
+    types, here
+        Data types that are registered, on any host and on this one, each once.
+    cancelled_by
+        Who has cancelled its last job, which is why it has failed.
+    """
+
+    run_id: str
+    start: datetime | None
+    end: datetime | None
+    status: str
+    mode: str
+    user: str
+    tags: list[str]
+    types: list[str]
+    here: list[str]
+    cancelled_by: str | None = None
+
+    @property
+    def length(self) -> float | None:
+        """Duration [s], None while the run is being taken."""
+        if self.start is None or self.end is None:
+            return None
+        return (self.end - self.start).total_seconds()
+
+
+#: Fields of a document that `summary` looks at
+SUMMARY_FIELDS = (
+    *("name", "number", "start", "end", "mode", "user", "tags"),
+    *("processing_status", "processing_job.cancelled_by", "data.type", "data.host"),
+)
+
+
+def summary(document: Mapping[str, Any]) -> Summary:
+    """Return what a list of runs says of one."""
+    entries = data_of(document)
+    here = data_of(document, host=this_host())
+    return Summary(
+        name_of(document) or "?",
+        utc_time_of(document, "start"),
+        utc_time_of(document, "end"),
+        status_of(document).status,
+        str(document.get("mode") or ""),
+        str(document.get("user") or ""),
+        tags_of(document),
+        list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
+        list(dict.fromkeys(str(entry.get("type")) for entry in here)),
+        cancelled_by(document),
+    )
+
+
+def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
+    """Return filters that find a run, the likeliest first.
+
+    Raises
+    ------
+    InvalidOption
+        For a `runid_field` that is neither ``"name"`` nor ``"number"``.
+    """
+    if runid_field not in (None, "name", "number"):
+        raise InvalidOption(f"runid_field is {runid_field!r}: it must be 'name' or 'number'")
+    text = str(run_id)
+    filters: list[Filter] = []
+    if runid_field != "name" and text.isascii() and text.isdigit() and len(text) < 19:
+        filters.append({"number": int(text)})
+    if runid_field != "number":
+        filters.append({"name": f"{run_id:06d}" if isinstance(run_id, int) else text})
+    return filters
+
+
+def has_status(*statuses: str) -> Filter:
+    """Return a filter for runs of these statuses, in either form."""
+    words = set(statuses) | {old for old, new in OLD_WORDS.items() if new in statuses}
+    options: list[Filter] = [
+        {"processing_status": {"$in": sorted(words)}},
+        {"processing_status.status": {"$in": sorted(words)}},
+    ]
+    if "pending" in statuses:
+        options.append({"processing_status": None})
+    if "failed" in statuses:
+        options.append({"processing_status": {"$regex": "^failed"}})
+    return {"$or": options}
+
+
+def has_no_status() -> Filter:
+    """Return a filter for runs whose document says nothing of a status, in neither form."""
+    return {
+        "$nor": [
+            {"processing_status": {"$type": "string"}},
+            {"processing_status.status": {"$type": "string"}},
+        ]
+    }
+
+
+def is_not_cancelled() -> Filter:
+    """Return a filter for runs whose last job nobody has cancelled."""
+    return {"processing_job.cancelled_by": None}
+
+
+def has_tag(name: str) -> Filter:
+    """Return a filter for runs with a tag."""
+    return {"$or": [{"tags.name": name}, {"tags": name}]}
+
+
+def lacks_tag(name: str) -> Filter:
+    """Return a filter for runs without a tag."""
+    return {"$and": [{"tags.name": {"$ne": name}}, {"tags": {"$ne": name}}]}
+
+
+def has_data(data_type: str, **fields: Any) -> Filter:
+    """Return a filter for runs with data of a type, as ``has_data("live", host="daq")``."""
+    return {"data": {"$elemMatch": {"type": data_type, **fields}}}
+
+
+def is_unclaimed(now: datetime, field: str = PROCESSING_CLAIM) -> Filter:
+    """Return a filter for runs that nobody works on.
+
+    Parameters
+    ----------
+    now
+        Time by the database server's clock, see `amstrax.rundb.leases.server_time`.
+    field
+        Field of the claim.
+    """
+    return {"$or": [{field: None}, {f"{field}.expires": {"$lte": now}}]}
+
+
+def find_run(
+    collection: Any,
+    run_id: str | int,
+    runid_field: str | None = None,
+    projection: Iterable[str] | Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the document of a run.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number, as ``"006724"`` or 6724.
+    runid_field
+        Look at this field alone, ``"name"`` or ``"number"``; by default at both.
+    projection
+        Fields to have, as for pymongo.
+    """
+    for condition in run_filters(run_id, runid_field):
+        document = collection.find_one(condition, projection)
+        if document is not None:
+            return document
+    raise RunNotFound(
+        f"run {run_id} is not in the run database ({place(collection)}): check its number, and "
+        "which detector's run it is"
+    )
+
+
+def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of a run with the tags of all documents of its number or name.
+
+    One run should have one document: where it has more, a warning says so, once.
+    """
+    number, name = number_of(document), name_of(document)
+    alike = [{"number": number}] * (number is not None) + [{"name": name}] * (name is not None)
+    if not alike:
+        return dict(document)
+    found = read(collection, {"$or": alike}, ["tags"])
+    ids = sorted(str(other["_id"]) for other in found)
+    if len(ids) > 1 and (place(collection), *ids) not in _warned:
+        _warned.add((place(collection), *ids))
+        log.warning(
+            "run %s has %d documents in %s (_id %s): remove all but one; a tag of one counts",
+            name,
+            len(ids),
+            place(collection),
+            ", ".join(ids[:3]),
+        )
+    tags = [{"name": tag} for other in found for tag in tags_of(other)]
+    return {**document, "tags": tags} if len(ids) > 1 else dict(document)
+
+
+def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of runs that have more than one of some documents."""
+    names = Counter(name_of({"number": number_of(d)}) or str(name_of(d)) for d in documents)
+    return [name for name, n in names.items() if n > 1]
+
+
+def read(
+    collection: Any,
+    condition: Mapping[str, Any],
+    projection: Iterable[str] | Mapping[str, Any] | None = None,
+    watch: Callable[[Iterable], Iterable] = iter,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Return all documents that match; read from the start again if the line drops meanwhile.
+
+    Parameters
+    ----------
+    collection, condition, projection
+        Collection, filter, and fields to have, as for pymongo.
+    watch
+        What the documents pass through while they come, as a progress bar.
+    **options
+        ``sort``, ``limit`` and ``skip``.
+    """
+    try:
+        return list(watch(collection.find(condition, projection, **options)))
+    except RunDatabaseUnreachable:
+        # A collection repeats reads of one document, once the line is there again
+        collection.find_one({"_id": None}, ["_id"])
+        return list(watch(collection.find(condition, projection, **options)))
+
+
+def id_of(collection: Any, run_id: str | int | Mapping[str, Any]) -> Any:
+    """Return the _id of the document of a run; raises as `find_run` does.
+
+    What takes the name or number of a run takes its document as well: it is the one that is meant,
+    also when it has neither, or is not the only one.
+    """
+    if isinstance(run_id, Mapping):
+        return run_id["_id"]
+    return find_run(collection, run_id, projection=["_id"])["_id"]
+
+
+def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> dict[str, Any]:
+    """Return the document of a run, which must be the only one.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When there are several.
+    """
+    found = read(collection, {"$or": run_filters(run_id)}, projection, limit=3)
+    if len(found) > 1:
+        ids = ", ".join(repr(document["_id"])[:40] for document in found)
+        raise InvalidRunDocument(
+            f"run {run_id} has several documents in {place(collection)} (_id {ids}): remove all "
+            "but one, or give them different numbers and names"
+        )
+    return found[0] if found else find_run(collection, run_id, None, projection)
+
+
+def make_list(collection: Any, _id: Any, field: str) -> None:
+    """Turn a null into a list, so that something can be added to it."""
+    value = (collection.find_one({"_id": _id}, [field]) or {}).get(field, [])
+    if value is None:
+        collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
+    elif not isinstance(value, list):
+        raise InvalidRunDocument(
+            f"{field} of the run with _id {short(_id)} in {place(collection)} is a "
+            f"{type(value).__name__}, not a list: correct the document"
+        )
+
+
+def attempts(collection: Any, run_id: Any, _id: Any) -> Iterator[int]:
+    """Yield the numbers of attempts to change a document that others change meanwhile.
+
+    Raises
+    ------
+    InvalidRunDocument
+        Instead of an attempt more than `_MOST_ATTEMPTS`.
+    """
+    yield from range(_MOST_ATTEMPTS)
+    name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
+    raise InvalidRunDocument(
+        f"the document of run {short(name, str)} with _id {short(_id)} in {place(collection)} "
+        f"cannot be changed in {_MOST_ATTEMPTS} attempts: correct what is odd in it"
+    )
+
+
+def place(collection: Any) -> str:
+    """Return the name of a collection, for messages."""
+    return getattr(collection, "full_name", "the run database")
+
+
+def server_time(collection: Any) -> datetime:
+    """Return the time of the database server [UTC]."""
+    if "server_time" in dir(type(collection)):
+        return collection.server_time()
+    # A collection of pymongo's
+    answer = collection.database.client.admin.command("hello")
+    return answer["localTime"].replace(tzinfo=UTC)
+
+
+def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
+    """Add an entry to a run's data, or bring the one there up to date.
+
+    Entries are the same when type, host, location and lineage_hash are.
+
+    Returns
+    -------
+    Whether it was not there yet.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When the entry has no type, host or location, or the run's data is no list.
+    """
+    missing = [key for key in ("type", "host", "location") if not entry.get(key)]
+    if missing:
+        raise InvalidRunDocument(
+            f"data of run {run_id} lacks {', '.join(missing)}: an entry is "
+            "{type, host, location, ...}"
+        )
+    _id = id_of(collection, run_id)
+    make_list(collection, _id, "data")
+    same = {"$elemMatch": _identity(entry)}
+    for _ in attempts(collection, run_id, _id):
+        done = collection.update_one(
+            {"_id": _id, "data": {"$not": same}}, {"$push": {"data": dict(entry)}}
+        )
+        if done.matched_count:
+            return True
+        done = collection.update_one({"_id": _id, "data": same}, {"$set": {"data.$": dict(entry)}})
+        if done.matched_count:
+            return False
+        id_of(collection, run_id)
+    raise AssertionError("attempts do not end without an error")
+
+
+def remove_data(
+    collection: Any,
+    run_id: str | int,
+    entry: Mapping[str, Any],
+    deleted_by: str,
+) -> int:
+    """Move entries of a run's data to deleted_data, and return how many.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run.
+    entry
+        What the entries have, as ``{"type": "live", "host": "daq"}``.
+    deleted_by
+        Who or what deletes them; the time is noted too.
+    """
+    document = find_run(collection, run_id, projection=["data"])
+    _id = document["_id"]
+    make_list(collection, _id, "deleted_data")
+    deletion = {"deleted_at": datetime.now(UTC), "deleted_by": deleted_by}
+    removed = 0
+    seen: list[Filter] = []
+    for found in data_of(document, **entry):
+        identity = _identity(found)
+        if identity in seen:
+            continue
+        seen.append(identity)
+        alike = [e for e in data_of(document) if _identity(e) == identity]
+        done = collection.update_one(
+            {"_id": _id, "data": {"$elemMatch": identity}},
+            {
+                "$pull": {"data": identity},
+                "$push": {"deleted_data": {"$each": [{**e, **deletion} for e in alike]}},
+            },
+        )
+        removed += len(alike) if done.matched_count else 0
+    return removed
+
+
+def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
+    """Give a run a tag, with user and date; return False when it had it already."""
+    _id = id_of(collection, run_id)
+    make_list(collection, _id, "tags")
+    done = collection.update_one(
+        {"$and": [{"_id": _id}, lacks_tag(tag)]},
+        {"$push": {"tags": {"name": tag, "user": user, "date": datetime.now(UTC)}}},
+    )
+    return done.matched_count == 1
+
+
+def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str) -> bool:
+    """Take a tag from a run; return False when it did not have it."""
+    _id = id_of(collection, run_id)
+    for field in ("tags.name", "tags"):
+        # What is in no list can be pulled from none
+        single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}
+        if collection.update_one(single, {"$unset": {"tags": ""}}).matched_count:
+            return True
+    as_document = collection.update_one(
+        {"_id": _id, "tags.name": tag}, {"$pull": {"tags": {"name": tag}}}
+    )
+    as_word = collection.update_one({"_id": _id, "tags": tag}, {"$pull": {"tags": tag}})
+    return bool(as_document.matched_count or as_word.matched_count)
+
+
+def _identity(entry: Mapping[str, Any]) -> Filter:
+    """Return what tells an entry of data from others; None is for what is missing."""
+    return {key: entry.get(key) for key in _DATA_IDENTITY}
+
+
+def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
+    """Add the document of a run, unless there is one already; return whether there was none.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When it has neither number nor name.
+    """
+    from pymongo.errors import DuplicateKeyError  # slow to import
+
+    new = new_document(document)
+    name, number = name_of(new), number_of(new)
+    filters = [*run_filters(name or ""), *([] if number is None else run_filters(number))]
+
+    def is_there() -> bool:
+        return any(collection.find_one(condition, ["_id"]) is not None for condition in filters)
+
+    if is_there():
+        return False
+    try:
+        connection.resilient(collection.insert_one, new)
+    except DuplicateKeyError:
+        # Somebody else has just added it, or we have and the answer was lost
+        if is_there():
+            return False
+        raise InvalidRunDocument(
+            f"the _id {new['_id']} of run {name} is that of another document in "
+            f"{place(collection)}: leave it out of the document"
+        ) from None
+    return True
+
+
+def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document as it is added: with _id, name and, if it can have one, number.
+
+    Raises
+    ------
+    InvalidRunDocument
+        When it has neither number nor name, or cannot be stored.
+    """
+    import bson  # slow to import
+
+    name, number = name_of(document), number_of(document)
+    if name is None:
+        raise InvalidRunDocument(
+            "the run document has neither number nor name: add the number of the run"
+        )
+    new = {"_id": document.get("_id", _run_object_id(name)), **document}
+    if new.get("name") is None:
+        new["name"] = name
+    if number is not None:
+        new.setdefault("number", number)
+    _id = new["_id"]
+    is_id = isinstance(_id, (str, int, bytes, datetime, bson.ObjectId, uuid.UUID))
+    if not is_id and not (isinstance(_id, float) and math.isfinite(_id)):
+        raise InvalidRunDocument(
+            f"the _id of run {short(name, str)} is {short(_id)}: take a number, a text or an "
+            "ObjectId, or leave it out"
+        )
+    try:
+        size = len(bson.encode(new))
+    except Exception as error:
+        # bson has errors of its own, of Python's and of other libraries
+        raise InvalidRunDocument(
+            f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
+        ) from None
+    if size > _MOST_BYTES:
+        raise InvalidRunDocument(
+            f"the document of run {short(name, str)} has {size / 1e6:.1f} MB; the run database "
+            f"takes {_MOST_BYTES / 1e6:.1f} MB: make it smaller"
+        )
+    return new
+
+
+def _run_object_id(name: str) -> Any:
+    """Return the _id that everyone gives to a new run of this name: so it is added once."""
+    from bson import ObjectId  # slow to import
+
+    return ObjectId(hashlib.sha256(f"amstrax run {name}".encode()).digest()[:12])
+
+
+def set_status(
+    collection: Any,
+    run_id: str | int | Mapping[str, Any],
+    status: str,
+    reason: str | None = None,
+    host: str | None = None,
+    owner: str | None = None,
+    job: Mapping[str, Any] | None = None,
+) -> bool:
+    """Set the status of a run, with time and host.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run, or its document.
+    status
+        One of `STATUSES`. With ``"pending"`` its failures are forgotten too.
+    reason
+        Why.
+    host
+        Where; by default this machine.
+    owner
+        Change the status only if this is who has claimed the run.
+    job
+        What is said of its job from now on, see `job_of`; None: what was said stays.
+
+    Returns
+    -------
+    False when `owner` has not claimed the run (any more), and nothing was changed.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown status.
+    """
+    if status not in STATUSES:
+        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, STATUSES)}")
+    changes: Filter = {"processing_status": _status(collection, status, reason, host)}
+    if status == "pending":
+        changes |= {"processing_failed": 0, "processing_failures": []}
+    if job is not None:
+        changes["processing_job"] = dict(job)
+    condition = {"_id": id_of(collection, run_id)}
+    if owner is not None:
+        condition["processing_claim.owner"] = owner
+    return collection.update_one(condition, {"$set": changes}).matched_count == 1
+
+
+def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
+    """Set what is said of a run's job, see `job_of`, and leave its status; empty: nothing is.
+
+    Return False when `owner` has not claimed the run (any more), and nothing was changed.
+    """
+    change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
+    condition = {"_id": id_of(collection, run_id), "processing_claim.owner": owner}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) -> bool:
+    """Say which job an attempt is that has begun; return False when the run has another by now."""
+    own_claim = {"processing_claim.owner": {"$regex": f"^{re.escape(attempt)}\\."}}
+    condition = {
+        "_id": id_of(collection, run_id),
+        "processing_job.attempt": attempt,
+        "$or": [{"processing_claim": None}, own_claim],
+    }
+    change = {"$set": {"processing_job.job_id": job_id}}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | None) -> bool:
+    """Say who cancels the job that an attempt is, before it ends; with None, that nobody does.
+
+    The end of that job is then no failure that counts, see `record_failure` and `cancelled_by`.
+    Return False, and change nothing, when the run has no such job at work (any more).
+    """
+    condition = {
+        "_id": id_of(collection, run_id),
+        "processing_job.attempt": attempt,
+        **_IS_AT_WORK,
+    }
+    change: Filter = {"$set": {"processing_job.cancelled_by": user}}
+    if user is None:
+        change = {"$unset": {"processing_job.cancelled_by": ""}}
+    return collection.update_one(condition, change).matched_count == 1
+
+
+def record_failure(
+    collection: Any,
+    run_id: str | int | Mapping[str, Any],
+    reason: str,
+    attempt: str,
+    host: str | None = None,
+    condition: Mapping[str, Any] | None = None,
+) -> int | None:
+    """Set a run's status to failed, count the failure, and return how many there are.
+
+    The end of a job that somebody has cancelled is not counted, and that is its reason.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run, or its document.
+    reason
+        Why it failed, in a line.
+    attempt
+        Name of the attempt that failed, as a job's or claim's: it is counted once.
+    host
+        Where it failed; by default this machine.
+    condition
+        Filter: do so only if the document matches it; else change nothing and return None.
+    """
+    _id = id_of(collection, run_id)
+    _mend_count(collection, _id)
+    status = _status(collection, "failed", reason, host)
+    failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
+    for _ in attempts(collection, run_id, _id):
+        wanted = {"$and": [{"_id": _id}, condition or {}]}
+        before = collection.find_one(wanted, _LOOKED_AT)
+        if before is None:
+            name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
+            if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
+                return None
+            raise RunNotFound(f"run {name} has been removed from {place(collection)}")
+        count = failures_of(before)
+        if (who := _canceller(before, attempt)) is not None:
+            so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
+            cancelled = _status(collection, "failed", f"cancelled by {who}", host)
+            change = {"$set": {"processing_status": cancelled}}
+            if collection.update_one({"$and": [wanted, so]}, change).matched_count:
+                return count
+            continue
+        known = before.get("processing_failures") or ()
+        if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
+            # Counted already, when it was thought to be dead; it may have said since that it is not
+            at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
+            collection.update_one(at_work, {"$set": {"processing_status": status}})
+            return count
+        done = collection.update_one(
+            {
+                "$and": [
+                    wanted,
+                    {"processing_failed": before.get("processing_failed")},
+                    {"processing_failures.attempt": {"$ne": attempt}},
+                ]
+            },
+            {
+                "$set": {"processing_status": status, "processing_failed": count + 1},
+                "$push": {"processing_failures": failure},
+            },
+        )
+        if done.matched_count:
+            return count + 1
+    raise AssertionError("attempts do not end without an error")
+
+
+def _mend_count(collection: Any, _id: Any) -> None:
+    """Make the count of failures a number, and their list a list, where they are neither."""
+    found = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"]) or {}
+    # Where they are still odd then, so that what others count meanwhile stays
+    kinds = {"processing_failed": ("int", "long"), "processing_failures": ("array",)}
+    values = {"processing_failed": failures_of(found), "processing_failures": []}
+    for field, types in kinds.items():
+        if field in found and found[field] != values[field] and not isinstance(found[field], list):
+            is_odd = {"$nor": [{field: {"$type": kind}} for kind in types]}
+            collection.update_one({"_id": _id, **is_odd}, {"$set": {field: values[field]}})
+
+
+def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
+    """Return who has cancelled an attempt that is a run's last one; None: nobody."""
+    job = job_of(document)
+    return job.get("cancelled_by") or None if job.get("attempt") == attempt else None
+
+
+def _status(collection: Any, status: str, reason: str | None, host: str | None) -> dict[str, Any]:
+    return {
+        "status": status,
+        "time": server_time(collection),
+        "host": host or this_host(),
+        "reason": reason,
+    }

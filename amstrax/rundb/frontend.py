@@ -3,31 +3,26 @@
 import logging
 import os
 import re
+import shutil
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import strax
 
+import amstrax
 from amstrax import settings
-from amstrax.exceptions import (
-    InvalidOption,
-    RunDatabaseUnreachable,
-    RunNotFound,
-)
+from amstrax.exceptions import InvalidOption, RunDatabaseUnreachable, RunNotFound
 from amstrax.rundb import connection, documents
-from amstrax.rundb.data_finder import DataFinder
-from amstrax.rundb.entries import identity, new_entry
-from amstrax.rundb.rows import no_nested, row_of, time_of
-from amstrax.rundb.saving import RegisteringBackend, RegisteringSaver
-
-__all__ = ["RegisteringBackend", "RegisteringSaver", "RunDB"]
+from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext.storage import CheckedBackend, CheckedSaver
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +31,47 @@ PAUSE = 60.0
 #: Up to so many runs are asked for by name; for more, all are read and sorted out here
 _MOST_ASKED_FOR = 50
 _ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
+_RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
+#: Texts on missing live data that an entry has
+_MOST_MISSING = 20
 
 
 class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
     """strax's error for unknown runs; as DataNotAvailable, a context asks its next frontend."""
 
 
-class RunDB(DataFinder):
+class RegisteringSaver(CheckedSaver):
+    """Saver that registers data once it is complete, and removes data that has failed."""
+
+    # What registers it holds a connection
+    allow_fork = False
+
+    def __init__(self, *args: Any, register: Callable[[dict], None], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._register = register
+
+    def close(self, wait_for: list | tuple = ()) -> None:
+        if self.closed:
+            # strax closes again what has failed to close
+            return
+        try:
+            super().close(wait_for)
+        except BaseException:
+            shutil.rmtree(self.tempdirname, ignore_errors=True)
+            raise
+        if "exception" in self.md or self.got_exception is not None:
+            shutil.rmtree(self.dirname, ignore_errors=True)
+        else:
+            self._register(self.md)
+
+
+class RegisteringBackend(CheckedBackend):
+    """Backend that saves with `RegisteringSaver`."""
+
+    saver_class = RegisteringSaver
+
+
+class RunDB(strax.StorageFrontend):
     """Frontend that searches the run database for runs and data.
 
     Nothing is asked of the run database before it is needed. While it cannot be reached, runs and
@@ -186,6 +215,17 @@ class RunDB(DataFinder):
                 if projection == field and metadata[field] is None:
                     del metadata[field]
         return metadata
+
+    def run_document(self, run_id: str, fields: Iterable[str] | None = None) -> dict | None:
+        """Return some fields of the document of a run, None for an unknown run.
+
+        Raises
+        ------
+        RunDatabaseUnreachable
+            When the run database cannot be reached.
+        """
+        with self._reading(RunDatabaseUnreachable):
+            return next(iter(self._documents(run_id, fields)), None)
 
     def remove(self, key: strax.DataKey) -> None:
         """Remove the registration of data in `new_data_path`; the files stay."""
@@ -384,6 +424,81 @@ class RunDB(DataFinder):
             return None
         return row_of(document, wanted, self.runid_field == "number", self.reader_ini_name_is_mode)
 
+    # Folders
+
+    def _first_there(
+        self,
+        key: strax.DataKey,
+        entries: Iterable[Mapping[str, Any]],
+        hosts: Sequence[str] | None,
+        fuzzy_for: tuple,
+        fuzzy_for_options: tuple,
+        gone: list[Path] | None = None,
+    ) -> Path | None:
+        """Return the first folder of those that entries name that is there and has the data."""
+        for entry in entries:
+            location = entry.get("location")
+            if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
+                continue
+            if hosts is not None and entry.get("host") not in hosts:
+                continue
+            path = folder_of(entry, key)
+            is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
+            if not is_fuzzy and has_other_hash(entry, key):
+                continue
+            if not path.is_dir():
+                if gone is None:
+                    log.info("%s of run %s is not at %s", key.data_type, key.run_id, path)
+                else:
+                    gone.append(path)
+                continue
+            # The hash is in the folder's name
+            is_sure = not is_fuzzy and path.name.endswith(f"-{key.data_type}-{key.lineage_hash}")
+            if is_sure or self._has_lineage(entry, key, path, fuzzy_for, fuzzy_for_options):
+                return path
+        return None
+
+    def _has_lineage(
+        self,
+        entry: Mapping[str, Any],
+        key: strax.DataKey,
+        path: Path,
+        fuzzy_for: tuple,
+        fuzzy_for_options: tuple,
+    ) -> bool:
+        """Return whether data has a lineage, as its entry or else its metadata says."""
+        lineage = lineage_of(entry)
+        try:
+            if lineage is None:
+                lineage = self.backends[0].get_metadata(str(path))["lineage"]
+            # Compared by hash, since lists and tuples are the same in JSON
+            asked, there = (
+                strax.deterministic_hash(self._filter_lineage(x, fuzzy_for, fuzzy_for_options))
+                for x in (key.lineage, lineage)
+            )
+        except (
+            strax.DataCorrupted,
+            AttributeError,
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as error:
+            log.info("%s is skipped, its lineage cannot be read: %s", path, error)
+            return False
+        return asked == there
+
+    def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
+        try:
+            metadata = self.backends[0].get_metadata(str(path))
+        except (strax.DataCorrupted, strax.DataNotAvailable):
+            return True
+        complete = "writing_ended" in metadata or allow_incomplete
+        return "exception" in metadata or not complete
+
+    def _backend_key(self, path: Path) -> tuple[str, str]:
+        return type(self.backends[0]).__name__, str(path)
+
     # Writing
 
     def _where_to_write(self, key: strax.DataKey) -> tuple[str, str]:
@@ -446,7 +561,7 @@ RunDB.__module__ = "amstrax.rundb"
 
 def _is_absence(error: Exception) -> bool:
     """Return whether an error says that the run database is away, and not that it is misused."""
-    from pymongo.errors import ConnectionFailure, PyMongoError
+    from pymongo.errors import ConnectionFailure, PyMongoError  # slow to import
 
     kinds = (RunDatabaseUnreachable, ConnectionFailure)
     return isinstance(error, kinds) or (isinstance(error, PyMongoError) and error.timeout)
@@ -457,6 +572,8 @@ def _is_host(pattern: str) -> bool:
 
 
 _full_names: dict[str, str] = {}
+
+
 _lock = threading.Lock()
 
 
@@ -485,3 +602,143 @@ def _any_of(filters: list[dict[str, Any]], field: str) -> dict[str, Any]:
     others = [f for f in filters if f.keys() != {field}]
     asked = {field: {"$in": plain}}
     return {"$or": [asked, *others]} if others else asked
+
+
+def row_of(
+    document: dict[str, Any],
+    wanted: Iterable[str],
+    is_called_by_number: bool,
+    reader_ini_name_is_mode: bool,
+) -> dict[str, Any]:
+    """Return a row of the table of runs; whatever is odd in the document is left out.
+
+    Parameters
+    ----------
+    document
+        Run document, with name or number.
+    wanted
+        Columns, besides name, number, mode and tags.
+    is_called_by_number
+        The run id is the number.
+    reader_ini_name_is_mode
+        The mode is in the field ``reader.ini.name``.
+    """
+    name = documents.name_of(document)
+    row = {key: value for key, value in document.items() if key not in _RUN_COLUMNS}
+    reader = row.pop("reader", None) if reader_ini_name_is_mode else None
+    mode = document.get("mode")
+    if isinstance(reader, Mapping) and isinstance(reader.get("ini"), Mapping):
+        mode = reader["ini"].get("name")
+    if is_called_by_number:
+        name = f"{documents.number_of(document):06d}"
+    start, end = time_of(document, "start"), time_of(document, "end")
+    number = documents.number_of(document)
+    columns = {
+        "name": name,
+        # strax needs one
+        "number": -1 if number is None else number,
+        "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
+        "start": start,
+        "end": end,
+        "tags": documents.tags_of(document),
+        "livetime": None if start is None or end is None else end - start,
+        "processing_status": None,
+    }
+    if document.get("processing_status") is not None:
+        columns["processing_status"] = documents.status_of(document).status
+    asked_for = {"name", "number", "mode", "tags", *wanted}
+    return {key: value for key, value in columns.items() if key in asked_for} | row
+
+
+def no_nested(fields: Iterable[str]) -> list[str]:
+    """Return fields without those that are in others, which MongoDB refuses in a projection."""
+    fields = set(fields)
+    return sorted(
+        f for f in fields if not any(f.startswith(f"{other}.") for other in fields if other != f)
+    )
+
+
+def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
+    """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
+    value = documents.time_of(document, field)
+    return value.astimezone(UTC).replace(tzinfo=None) if value and value.tzinfo else value
+
+
+def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
+    """Return what tells the entry of data on this machine from all others.
+
+    Parameters
+    ----------
+    key
+        Which data.
+    location
+        Folder that its folder is in.
+    """
+    return {
+        "type": key.data_type,
+        "host": documents.this_host(),
+        "location": str(location),
+        "lineage_hash": key.lineage_hash,
+    }
+
+
+def new_entry(
+    key: "strax.DataKey",
+    location: Path,
+    metadata: Mapping[str, Any],
+    corrections_version: str | None = None,
+) -> dict[str, Any]:
+    """Return the entry of data that is complete.
+
+    Parameters
+    ----------
+    key
+        Which data.
+    location
+        Folder that its folder is in.
+    metadata
+        Of the data.
+    corrections_version
+        Version of the corrections that it was made with, if any.
+
+    Raises
+    ------
+    OSError
+        When its files cannot be looked at.
+    """
+    size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
+    missing = list(metadata.get(MISSING_LIVE_DATA) or ())
+    if len(missing) > _MOST_MISSING:
+        missing[_MOST_MISSING:] = [f"and {len(missing) - _MOST_MISSING} more, see the metadata"]
+    return identity(key, location) | {
+        "n_chunks": len(metadata.get("chunks") or ()),
+        "size_mb": round(size / 1e6, 3),
+        "amstrax_version": amstrax.__version__,
+        "corrections_version": corrections_version,
+        "user": settings.login_name(),
+        "time": datetime.now(UTC),
+        **({MISSING_LIVE_DATA: missing} if missing else {}),
+    }
+
+
+def folder_of(entry: Mapping[str, Any], key: "strax.DataKey") -> Path:
+    """Return the data's own folder: the location in older entries, in newer ones a folder there."""
+    location = Path(entry["location"])
+    lineage_hash = entry.get("lineage_hash")
+    if not isinstance(lineage_hash, str):
+        return location
+    name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
+    return location if location.name == name else location / name
+
+
+def has_other_hash(entry: Mapping[str, Any], key: "strax.DataKey") -> bool:
+    """Return whether an entry is of data with another lineage, as its hash says."""
+    lineage_hash = entry.get("lineage_hash")
+    return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
+
+
+def lineage_of(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the lineage that an entry has, as older ones do; else None."""
+    meta = entry.get("meta")
+    lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
+    return lineage if isinstance(lineage, Mapping) and lineage else None

@@ -212,7 +212,7 @@ class Certificate:
     """Certificate of a host's key, see OpenSSH's PROTOCOL.certkeys."""
 
     def __init__(self, blob: bytes):
-        import paramiko
+        import paramiko  # slow to import
 
         message: Any = paramiko.Message(blob)
         kind = message.get_text().removesuffix(CERTIFICATE)
@@ -249,7 +249,7 @@ class Certificate:
         return "" if self._is_signed() else "not signed by its authority"
 
     def _is_signed(self) -> bool:
-        import paramiko
+        import paramiko  # slow to import
 
         kind = paramiko.Message(self.authority).get_text()
         algorithm = paramiko.Message(self._signature).get_text()
@@ -263,7 +263,7 @@ class Certificate:
 
 
 def _strings(data: bytes) -> list[str]:
-    import paramiko
+    import paramiko  # slow to import
 
     message = paramiko.Message(data)
     found = []

@@ -7,6 +7,8 @@ store is on one machine, whose clock it is.
 The rule: a lease ends `LIFETIME` after its last renewal, and a thread renews it. Whoever has not
 renewed it for `STOP_AFTER` of that time stops, and has the rest of it to do so. A lease that has
 ended may be taken, and so may one whose owner was a process of this machine that has ended.
+
+`RunClaim` is what a job writes into its run's document for as long as it has the lease of the run.
 """
 
 import contextlib
@@ -19,13 +21,19 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from amstrax.exceptions import InvalidRunDocument, RunDatabaseError, RunNotFound
-from amstrax.rundb import connection
-from amstrax.rundb.fields import COPY_CLAIM, PROCESSING_CLAIM, name_of, this_host
-from amstrax.rundb.filters import Filter, is_unclaimed
-from amstrax.rundb.finding import find_run, id_of
+from amstrax.exceptions import (
+    AlreadyAtWork,
+    InvalidRunDocument,
+    LocalDatabaseError,
+    RunDatabaseError,
+    RunDatabaseUnreachable,
+    RunNotFound,
+    Stopped,
+)
+from amstrax.rundb import connection, documents
+from amstrax.rundb.documents import COPY_CLAIM, PROCESSING_CLAIM, Filter
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +43,39 @@ LIFETIME = 900.0
 STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
-
 _SEPARATOR = "/"
+#: Beginning of the name of an owner who submits a job
+OWNER_PREFIX = "submit-"
+#: While the run database is away: time between two attempts, and between two lines about it [s]
+PAUSE, SAY_EVERY = 2.0, 60.0
+#: Time between two looks at a claim of one who submits [s]
+LOOK_EVERY = 0.2
+T = TypeVar("T")
 
 
-def server_time(collection: Any) -> datetime:
-    """Return the time of the database server [UTC].
+class Stop:
+    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
 
-    Raises
-    ------
-    RunDatabaseError
-        When it cannot be asked.
+    Signals only set this; the work looks at it between chunks and while it waits, so that no
+    exception comes up where strax, or a log, cannot deal with one.
     """
-    if "server_time" in dir(type(collection)):
-        return collection.server_time()
-    # A collection of pymongo's
-    answer = collection.database.client.admin.command("hello")
-    return answer["localTime"].replace(tzinfo=UTC)
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.reason = ""
+        #: What a user is told of what is left
+        self.remark = "what was incomplete has been removed; start again to go on"
+
+    def check(self) -> None:
+        """Raise `Stopped` if the job is to stop."""
+        if self.event.is_set():
+            raise Stopped(self.message())
+
+    def message(self) -> str:
+        """Return what to tell the user."""
+        if not self.reason:
+            return "stopped, since another part of the job has failed"
+        return f"stopped by {self.reason}: {self.remark}"
 
 
 def claim(
@@ -84,17 +108,17 @@ def claim(
     RunNotFound
         When there is no such run.
     """
-    from pymongo import ReturnDocument
+    from pymongo import ReturnDocument  # slow to import
 
-    document = find_run(collection, run_id, projection=[field])
-    now = server_time(collection)
+    document = documents.find_run(collection, run_id, projection=[field])
+    now = documents.server_time(collection)
     lease = {
         "owner": owner,
-        "host": this_host(),
+        "host": documents.this_host(),
         "time": now,
         "expires": now + timedelta(seconds=LIFETIME if lifetime is None else lifetime),
     }
-    may_take: list[Filter] = [is_unclaimed(now, field), {f"{field}.owner": owner}]
+    may_take: list[Filter] = [documents.is_unclaimed(now, field), {f"{field}.owner": owner}]
     held = document.get(field)
     holder = held.get("owner") if isinstance(held, Mapping) else None
     if isinstance(holder, str) and is_dead(holder):
@@ -118,8 +142,10 @@ def renew(
     field: str = PROCESSING_CLAIM,
 ) -> bool:
     """Renew the own lease; return False when it is not ours (any more)."""
-    _id = id_of(collection, run_id)
-    end = server_time(collection) + timedelta(seconds=LIFETIME if lifetime is None else lifetime)
+    _id = documents.id_of(collection, run_id)
+    end = documents.server_time(collection) + timedelta(
+        seconds=LIFETIME if lifetime is None else lifetime
+    )
     done = collection.update_one(
         {"_id": _id, f"{field}.owner": owner}, {"$set": {f"{field}.expires": end}}
     )
@@ -129,7 +155,7 @@ def renew(
 def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
     """Give the own lease up; return False when it was not ours (any more)."""
     done = collection.update_one(
-        {"_id": id_of(collection, run_id), f"{field}.owner": owner},
+        {"_id": documents.id_of(collection, run_id), f"{field}.owner": owner},
         {"$unset": {field: ""}},
     )
     return done.matched_count == 1
@@ -273,7 +299,7 @@ def held(
     RunDatabaseError
         When the run database cannot be asked.
     """
-    run_id = name_of(document)
+    run_id = documents.name_of(document)
     if run_id is None:
         raise InvalidRunDocument(
             f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
@@ -294,7 +320,13 @@ def new_owner(purpose: str = "") -> str:
 
     It begins with `purpose`, by default the name of this machine in run documents.
     """
-    parts = (purpose or this_host(), _machine(), os.getpid(), _start(os.getpid()), uuid.uuid4().hex)
+    parts = (
+        purpose or documents.this_host(),
+        _machine(),
+        os.getpid(),
+        _start(os.getpid()),
+        uuid.uuid4().hex,
+    )
     return _SEPARATOR.join(map(str, parts))
 
 
@@ -347,3 +379,183 @@ def _is_hidden(pid: int) -> bool:
 def _clock() -> float:
     """Return a time that goes on while the machine sleeps, and which nobody sets [s]."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class ClaimLost(AlreadyAtWork):
+    """Somebody else processes the run from now on, or may do so soon."""
+
+
+class RunClaim:
+    """The lease of a run to process, held within it, and what is written with it.
+
+    When it is lost `stop` is set, and nothing more is written.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Run.
+    attempt
+        Name of the attempt that this is.
+    stop
+        Set when the lease is lost; when it is set by a signal, nothing is waited for any more.
+    lifetime
+        How long the lease lasts when this process dies [s].
+    patience
+        So long is tried again what the run database does not answer to [s], unless the lease is
+        lost meanwhile.
+
+    Raises
+    ------
+    AlreadyAtWork
+        When somebody else works on the run.
+    RunNotFound
+        When there is no such run.
+    RunDatabaseError
+        When the run database cannot be reached.
+    """
+
+    def __init__(
+        self,
+        collection: Any,
+        run_id: str,
+        attempt: str,
+        stop: Stop,
+        lifetime: float | None = None,
+        patience: float = 0.0,
+    ):
+        self.attempt = attempt
+        self._collection, self._run_id = collection, run_id
+        self._stop, self.patience = stop, patience
+        self._lease = Lease(
+            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._tell
+        )
+        self.owner = self._lease.owner
+
+    def __enter__(self) -> "RunClaim":
+        # Who submits this very job need not be waited for: it may have been killed
+        own_submitter = {
+            "processing_job.attempt": self.attempt,
+            "processing_claim.owner": {"$regex": f"^{OWNER_PREFIX}"},
+        }
+        while not self._persist(self._lease.acquire, own_submitter):
+            self._stop.check()
+            self._wait_for_submitter()
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self._lease.release()
+
+    def _wait_for_submitter(self) -> None:
+        """Wait a moment for one who submits this run; raise when another one processes it."""
+        document = self._persist(
+            documents.find_run, self._collection, self._run_id, None, ["processing_claim"]
+        )
+        claim: Any = document.get("processing_claim")
+        owner = str(claim.get("owner")) if isinstance(claim, Mapping) else OWNER_PREFIX
+        if not owner.startswith(OWNER_PREFIX):
+            raise AlreadyAtWork(
+                f"run {self._run_id} is processed by {claim.get('host')} already, as {owner} (that "
+                f"is so unless it is silent until {claim.get('expires')} UTC): left to that"
+            )
+        self._stop.event.wait(LOOK_EVERY)
+
+    def _tell(self) -> None:
+        self._stop.reason = self._stop.reason or "the loss of its claim"
+        self._stop.event.set()
+
+    def read(self) -> dict[str, Any]:
+        """Return the run document, with the tags of all that the run has."""
+        document = self._persist(documents.find_run, self._collection, self._run_id)
+        return self._persist(documents.merge_tags, self._collection, document)
+
+    def check_only_document(self) -> None:
+        """Raise InvalidRunDocument when the run has several documents."""
+        self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
+
+    def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
+        """Set the status of the run, see `amstrax.rundb.documents.set_status`.
+
+        Raises
+        ------
+        ClaimLost
+            When somebody else works on the run now; nothing is changed then.
+        RunDatabaseError
+            When the run database cannot be reached for too long.
+        """
+        if not self._persist(
+            documents.set_status,
+            self._collection,
+            self._run_id,
+            status,
+            reason,
+            owner=self.owner,
+            **fields,
+        ):
+            self._lease.lose("it has been claimed by somebody else meanwhile")
+        self.check()
+
+    def record_failure(self, reason: str) -> int:
+        """Record that this attempt has failed, and return how many have.
+
+        Raises as `set_status` does.
+        """
+        failures = self._persist(
+            documents.record_failure,
+            self._collection,
+            self._run_id,
+            reason,
+            self.attempt,
+            condition={"processing_claim.owner": self.owner},
+        )
+        if failures is None:
+            self._lease.lose("it has been claimed by somebody else meanwhile")
+        self.check()
+        return failures or 0
+
+    def add_data(self, entry: Mapping[str, Any]) -> None:
+        """Register data of the run.
+
+        Raises as `set_status` does.
+        """
+        self.check()
+        self._persist(documents.add_data, self._collection, self._run_id, entry)
+
+    def remove_tag(self, tag: str) -> None:
+        """Take a tag from the run."""
+        self._persist(documents.remove_tag, self._collection, self._run_id, tag)
+
+    def check(self) -> None:
+        """Raise ClaimLost when the claim is lost."""
+        if self._lease.lost.is_set():
+            raise ClaimLost(f"run {self._run_id}: {self._lease.why_lost}: left to another process")
+
+    def _persist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what a function returns; try again while the run database is away.
+
+        All that is done here may be done twice.
+        """
+        began = time.monotonic()
+        said = -SAY_EVERY
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except (RunDatabaseUnreachable, LocalDatabaseError) as error:
+                self.check()
+                waited = time.monotonic() - began
+                if waited + PAUSE > self.patience or self._stop.event.is_set():
+                    raise
+                if waited - said >= SAY_EVERY:
+                    said = waited
+                    log.warning(
+                        "%s; trying again until %s UTC",
+                        error,
+                        _time_of_day(self.patience - waited),
+                    )
+                self._stop.event.wait(PAUSE)
+
+
+def _time_of_day(seconds: float) -> str:
+    """Return the time of day in so many seconds."""
+    return f"{datetime.fromtimestamp(time.time() + seconds, UTC):%Y-%m-%d %H:%M:%S}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import rundoc, settings, strict_json
-from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound
+from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _MOST_BYTES = 2**31
 
 def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
     """Return a document as relaxed extended JSON."""
-    from bson import json_util
+    from bson import json_util  # slow to import
 
     return json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS, indent=indent)
 
@@ -65,7 +65,7 @@ def documents_in(path: str) -> list[dict[str, Any]]:
 
 def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
     """Return each document, with where it is."""
-    from bson import json_util
+    from bson import json_util  # slow to import
 
     def parse(part: str, line: int = 1) -> Any:
         return strict_json.parse(part, place, InvalidRunDocument, json_util.object_hook, line)
@@ -123,9 +123,7 @@ def import_documents(
 
 def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
     """Insert documents; return how many."""
-    from pymongo.errors import BulkWriteError, DuplicateKeyError
-
-    from amstrax.exceptions import RunDatabaseUnreachable
+    from pymongo.errors import BulkWriteError, DuplicateKeyError  # slow to import
 
     if not batch:
         return 0

@@ -1,5 +1,6 @@
 """The class of amstrax's contexts."""
 
+import contextlib
 import copy
 import functools
 import io
@@ -18,7 +19,8 @@ import pandas as pd
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import NoSuchDataType, did_you_mean
+from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
+from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.equivalents import EQUIVALENT_PARENTS, EquivalentData, parents_metadata
 from amstrax.strax_ext.plugin import Plugin
@@ -142,8 +144,13 @@ class Context(strax.Context):
     """
 
     _is_snapshot = False
+    #: Version of the corrections that was applied last, and the options that it has set
+    corrections_version = ""
+    corrections: Mapping[str, Any] = immutabledict()
     #: Whether runs were listed while a run database was away
     _lacks_runs = False
+    #: Name of a run -> its document, in place of that in the run database
+    run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: What was made for the last state, if that is kept
     _made = _Made()
     #: Of a snapshot: data of the other release
@@ -162,6 +169,16 @@ class Context(strax.Context):
             processors = strax.PROCESSORS | {"default": Processor}
         super().__init__(storage, config, register, register_all, processors, **kwargs)
 
+    @property
+    def run_values(self) -> RunValues:
+        """Values of run documents, for the options of plugins."""
+        return self.__dict__.setdefault("_run_values", RunValues(self))
+
+    def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
+        """Take options of a run from a document, not from that in the run database."""
+        self.run_documents = {**self.run_documents, run_id: document}
+        self._run_values = RunValues(self)
+
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
     )
@@ -169,7 +186,6 @@ class Context(strax.Context):
 
     get_data_kinds = _on_snapshot("get_data_kinds")
     get_dependency_plugins = _on_snapshot("get_dependency_plugins")
-    get_single_plugin = _on_snapshot("get_single_plugin")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
@@ -202,7 +218,14 @@ class Context(strax.Context):
                 raise NoSuchDataType(
                     f"this context does not make {target!r}{did_you_mean(target, known)}"
                 )
-        return super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+        plugins = super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+        todo = list(plugins.values())
+        while todo:
+            plugin = todo.pop()
+            if vars(plugin).get("run_values") is not self.run_values:
+                vars(plugin)["run_values"] = self.run_values
+                todo += plugin.deps.values()
+        return plugins
 
     def get_components(
         self, run_id: str, targets: Any = (), *args: Any, **kwargs: Any
@@ -214,7 +237,10 @@ class Context(strax.Context):
         """
         snapshot = self._snapshot()
         try:
-            components = super(Context, snapshot).get_components(run_id, targets, *args, **kwargs)
+            with self._corrections_named():
+                components = super(Context, snapshot).get_components(
+                    run_id, targets, *args, **kwargs
+                )
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
             snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
@@ -223,6 +249,26 @@ class Context(strax.Context):
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
             snapshot._complete_metadata(run_id, components, **which)
         return components
+
+    def get_single_plugin(self, *args: Any, **kwargs: Any) -> strax.Plugin:
+        """Return a plugin that is set up for a run; parameters are as in strax."""
+        with self._corrections_named():
+            return super(Context, self._snapshot()).get_single_plugin(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _corrections_named(self) -> Iterator[None]:
+        """Name the version of the corrections in the error about a run that it does not cover."""
+        try:
+            yield
+        except RunNotCovered as error:
+            option, version = error.option, self.corrections_version
+            set_by_it = self.corrections.get(option)
+            if set_by_it is None or self.config.get(option) != set_by_it:
+                raise
+            raise RunNotCovered(
+                f"corrections_version={version!r}, {error}. Covered runs: amstrax corrections "
+                f"coverage {version}"
+            ) from None
 
     def _complete_metadata(
         self, run_id: str, components: strax.ProcessorComponents, **which: Any
@@ -472,6 +518,8 @@ class Context(strax.Context):
             for name in strax.Context.takes_config.keys() - snapshot.context_config.keys():
                 strax.Context.takes_config[name].validate(snapshot.context_config)
             snapshot._plugin_class_registry = dict(self._plugin_class_registry)
+            # Of the context itself, which keeps them for the next call
+            snapshot._run_values = self.run_values
         if not self._is_snapshot:
             made, state = self._made, _State.of(snapshot)
             if state is None or state != made.state:
@@ -507,8 +555,14 @@ class Context(strax.Context):
             self._made.plugins.update({d: copies[id(plugin)] for d, plugin in plugins.items()})
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"_made", "_is_snapshot", "_equivalents", "_fixed_plugin_cache"}
-        left_out.add("_fixed_level_cache")
+        left_out = (
+            "_made",
+            "_run_values",
+            "_is_snapshot",
+            "_equivalents",
+            "_fixed_plugin_cache",
+            "_fixed_level_cache",
+        )
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
 

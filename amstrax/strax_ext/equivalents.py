@@ -6,8 +6,11 @@ are the same. `EQUAL` lists these types.
 """
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import strax
@@ -98,6 +101,28 @@ def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | N
             return None
         result[name] = (plugin, equal.versions[1 - own], options)
     return result
+
+
+def stored_releases(folder: Path, most: int = 5000) -> dict[str, tuple[int, str]]:
+    """Return release -> number of raw data types in a folder that it has stored, and newest run.
+
+    The hash in a folder's name tells. At most `most` entries are looked at.
+    """
+    plugin, versions = EQUAL[_READER]
+    hashes = {
+        strax.deterministic_hash({_READER: (plugin, version, {})}): release
+        for release, version in zip(RELEASES, versions, strict=True)
+    }
+    found: dict[str, tuple[int, str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            run_id, _, rest = entry.name.partition("-")
+            data_type, _, lineage_hash = rest.partition("-")
+            release = hashes.get(lineage_hash)
+            if release is not None and data_type.startswith(_READER):
+                number, newest = found.get(release, (0, ""))
+                found[release] = (number + 1, max(newest, run_id))
+    return found
 
 
 class EquivalentData(strax.StorageFrontend):

@@ -30,7 +30,7 @@ from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 from amstrax import redax
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 pytestmark = pytest.mark.slow
 
@@ -273,9 +273,9 @@ def _submit_sleep(lab, run_id: str) -> str:
     job = base.Job(run_id, ("a",), "xams", "xams", script, lab.logs / "sleep.log", 100)
     job_id = engine.submit(job)
     told = {"attempt": f"{run_id}-x", "engine": "local", "host": engine.host, "job_id": job_id}
-    assert documents.claim(lab.runs, run_id, "submit-me")
+    assert leases.claim(lab.runs, run_id, "submit-me")
     assert documents.set_status(lab.runs, run_id, "submitted", owner="submit-me", job=told)
-    assert documents.release(lab.runs, run_id, "submit-me")
+    assert leases.release(lab.runs, run_id, "submit-me")
     return job_id
 
 

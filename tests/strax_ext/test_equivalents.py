@@ -9,6 +9,7 @@ import strax
 from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts
+from amstrax.rundb.diagnose import described_releases
 from amstrax.strax_ext import equivalents
 from amstrax.strax_ext.equivalents import EQUAL, EQUIVALENT_PARENTS, equivalent, release_of
 
@@ -196,3 +197,13 @@ def test_runs_that_the_readers_take_differently_are_refused(as_other, change):
     document["daq_config"] |= change
     frontend.write_run_metadata(RUN_ID, document)
     assert not st.is_stored(RUN_ID, "peaks")
+
+
+def test_check_tells_releases_by_hash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no raw data" in described_releases()
+    for name in ("000001-raw_records-c7zrd7k56r", "000002-raw_records-y5oixg6qla", "x-peaks-1"):
+        (tmp_path / "strax_data" / name).mkdir(parents=True)
+    text = described_releases()
+    assert "1 of release 2.1, newest run 000001" in text
+    assert "the newest is of release 2.2" in text

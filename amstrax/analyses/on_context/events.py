@@ -183,7 +183,7 @@ def event_display(
         wide[0],
         peaks,
         peaks["type"],
-        tuple(top_channels(part.context)),
+        tuple(top_channels(part)),
         radius,
         figure,
         part.area_unit("event_info"),

@@ -80,4 +80,4 @@ def plot_led_areas(
 
 
 def _channels(part: Part, channels: Sequence[int] | None) -> list[int]:
-    return channels_of(part.context, "raw_records") if channels is None else list(channels)
+    return channels_of(part, "raw_records") if channels is None else list(channels)

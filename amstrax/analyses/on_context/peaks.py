@@ -30,7 +30,7 @@ def plot_area_per_channel(part: Part, ax: "Axes | None" = None) -> "Figure":
     ax = new_axes() if ax is None else ax
     peaks = part.load("peaks", "peak_basics", columns=("time", "area_per_channel", "type"))
     # Arrays begin with the first channel of their part of the detector
-    channels = channels_of(part.context, part.names("peaks")[0])
+    channels = channels_of(part, part.names("peaks")[0])
     figure = plots.plot_area_per_channel(
         peaks, ax, channels, part.nothing("peaks"), part.area_unit("peaks")
     )

@@ -327,7 +327,7 @@ def _channels(part: Part, sort: str) -> list[int]:
     """Return the channels of data, by the config of the context."""
     from amstrax.analyses.on_context.channels import channels_of
 
-    return channels_of(part.context, part.names(sort)[0])
+    return channels_of(part, part.names(sort)[0])
 
 
 def _as_matrix(

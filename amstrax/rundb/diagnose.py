@@ -8,13 +8,16 @@ never shown.
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from bson import ObjectId
+from pymongo.errors import PyMongoError
 
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
-from amstrax.rundb import documents, known_hosts, session, ssh_config
-from amstrax.rundb.connection import COLLECTIONS, DATABASE, is_embedded
-from amstrax.rundb.line import Line, translated
+from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
+from amstrax.rundb.connection import COLLECTIONS, DATABASE, Line, is_embedded, translated
 from amstrax.settings import RunDatabase
 
 
@@ -40,6 +43,7 @@ def check(detector: str = "xams") -> int:
     """
     try:
         print(described_settings())
+        print(described_releases())
         link = settings.run_database()
         embedded = is_embedded(link)
     except AmstraxError as error:
@@ -81,6 +85,29 @@ def described_settings() -> str:
     return "\n".join(lines)
 
 
+def described_releases() -> str:
+    """Return which of the lab's releases has stored the raw data in the folders of the settings."""
+    from amstrax.strax_ext.equivalents import stored_releases  # strax takes seconds to import
+
+    folders = {settings.raw_data("xams"), settings.processed_data("xams"), Path("strax_data")}
+    lines: list[str] = []
+    newest = ("", "")
+    for folder in sorted(folder for folder in folders if folder is not None and folder.is_dir()):
+        try:
+            found = stored_releases(folder)
+        except OSError as error:
+            lines.append(f"  {folder} cannot be read: {error.strerror}")
+            continue
+        for release, (number, run_id) in sorted(found.items()):
+            lines.append(f"  {folder}: {number} of release {release}, newest run {run_id}")
+            newest = max(newest, (run_id, release))
+    if not lines:
+        return "Releases: no raw data of XAMS in the folders of the settings"
+    if newest[1]:
+        lines.append(f"  the newest is of release {newest[1]}: make that the default release")
+    return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
+
+
 def _take(steps: list[Step]) -> int:
     failed = False
     for step in steps:
@@ -104,13 +131,13 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         alias = "" if to.host == link.daq_host else f", by ssh's settings {to.host}"
         if to.proxy:
             return f"{link.daq_host}{alias}, through {' '.join(to.proxy)}"
-        made["addresses"] = session.resolve(to)
+        made["addresses"] = tunnel.resolve(to)
         return f"{link.daq_host} is {', '.join(made['addresses'])}{alias}"
 
     def port() -> str:
-        connection = session.dial(made["to"], made.get("addresses", ()))
+        connection = tunnel.dial(made["to"], made.get("addresses", ()))
         stack.callback(connection.close)
-        made["transport"] = transport = session.greet(made["to"], connection)
+        made["transport"] = transport = tunnel.greet(made["to"], connection)
         stack.callback(transport.close)
         return f"port {made['to'].port} answers, {transport.remote_version}"
 
@@ -120,12 +147,12 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         return f"{key.get_name()} {key.fingerprint}, as in known_hosts ({place})"
 
     def log_in() -> str:
-        made["transport"], how = session.log_in(made["to"], made["transport"])
+        made["transport"], how = tunnel.log_in(made["to"], made["transport"])
         stack.callback(made["transport"].close)
         return f"as {made['to'].user}, with {how}"
 
-    def tunnel() -> str:
-        session.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
+    def forwarding() -> str:
+        tunnel.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
         return f"leads to {link.mongo_host}:{link.mongo_port}, where something listens"
 
     return [
@@ -133,7 +160,7 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         Step("port", port),
         Step("host key", host_key),
         Step("log-in", log_in),
-        Step("tunnel", tunnel),
+        Step("tunnel", forwarding),
     ]
 
 
@@ -141,8 +168,6 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
     made: dict[str, Line] = {}
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
-        from pymongo.errors import PyMongoError
-
         line, name = made["line"], COLLECTIONS[detector]
         try:
             return function(line.client[DATABASE][name])
@@ -165,8 +190,6 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
         return described_documents(call, detector)
 
     def rights() -> str:
-        from bson import ObjectId
-
         # Of a document that does not exist: what may be changed is seen, and nothing is
         nothing = {"_id": ObjectId()}
         try:
@@ -189,9 +212,7 @@ def _local_steps(link: RunDatabase, detector: str) -> list[Step]:
         return f"{link.path}, {link.path.stat().st_size / 1e6:.1f} MB"
 
     def collection() -> str:
-        from amstrax.rundb.local import LocalClient
-
-        with LocalClient(link.path) as client:
+        with embedded.LocalClient(link.path) as client:
             found = client[DATABASE][COLLECTIONS[detector]]
             return described_documents(lambda function, _: function(found), detector)
 

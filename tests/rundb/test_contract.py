@@ -12,13 +12,9 @@ from hypothesis import strategies as st
 from pymongo.errors import PyMongoError, WriteError
 
 from amstrax.exceptions import NotAvailable
-from amstrax.rundb.local import LocalClient, LocalCollection
-from amstrax.rundb.queries import (
-    FILTER_OPERATORS,
-    UPDATE_OPERATORS,
-    checked_filter,
-    compiled,
-)
+from amstrax.rundb.embedded import LocalClient, LocalCollection
+from amstrax.rundb.embedded_query import FILTER_OPERATORS, checked_filter, compiled
+from amstrax.rundb.embedded_update import UPDATE_OPERATORS
 
 T = datetime(2026, 1, 1, 12, 0, 0, 123456)
 DOCUMENT = {
@@ -802,7 +798,7 @@ def operators_in(value):
 
 
 def test_documented_operators_are_those_that_are_tested():
-    path = Path(__file__).parents[1] / "docs/source/run_database_use.rst"
+    path = Path(__file__).parents[2] / "docs/source/run_database_use.rst"
     text = path.read_text(encoding="utf-8").partition("The embedded run database\n")[2]
     listed = dict(
         re.findall(r"^   \* - (Filters|Updates|Methods)\n     - (.*(?:\n       .*)*)", text, re.M)

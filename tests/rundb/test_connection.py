@@ -37,10 +37,15 @@ from amstrax.exceptions import (
     RunDatabaseRefused,
     RunDatabaseUnreachable,
 )
-from amstrax.rundb import connection, known_hosts, line, tunnel
-from amstrax.rundb.check import check
-from amstrax.rundb.collection import Collection, is_repeatable
-from amstrax.rundb.connection import get_mongo_client, get_mongo_collection, resilient
+from amstrax.rundb import connection, known_hosts, tunnel
+from amstrax.rundb.connection import (
+    Collection,
+    get_mongo_client,
+    get_mongo_collection,
+    is_repeatable,
+    resilient,
+)
+from amstrax.rundb.diagnose import check
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +91,9 @@ def own_mongo(tmp_path, set_all):
     mongo.kill()
 
 
-def only_line() -> line.Line:
+def only_line() -> connection.Line:
     """Return the line of this process."""
-    (found,) = line._lines.values()
+    (found,) = connection._lines.values()
     return found
 
 
@@ -179,7 +184,7 @@ def test_collections_of_the_detectors(run_database_settings):
     assert connection.get_collection("daq", "processing").full_name == "daq.processing"
     with pytest.raises(NameError, match="'xenonnt'.*take one of xams, xamsl"):
         get_mongo_collection("xenonnt")
-    assert not line._lines
+    assert not connection._lines
 
 
 def test_collection_has_methods_of_pymongo(mongo_collection):
@@ -255,7 +260,7 @@ def server_as_ssh(server: PasswordServer):
 def test_nothing_is_connected_before_it_is_used(set_all, caplog):
     set_all({"DAQ_HOST": "nowhere.invalid", "DAQ_PASSWORD": "x"})
     runs = get_mongo_collection()
-    assert not line._lines
+    assert not connection._lines
     with pytest.raises(RunDatabaseUnreachable, match="no host 'nowhere.invalid' .*DAQ_HOST"):
         runs.find_one()
 

@@ -31,7 +31,7 @@ from amstrax.exceptions import (
 )
 from amstrax.rundb import RunDB, connection, documents
 from amstrax.rundb import frontend as frontend_module
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb.embedded import LocalClient
 
 START, END = datetime(2024, 1, 2, 3, 4, 5), datetime(2024, 1, 2, 3, 5, 5, 500000)
 DOCUMENT = {"number": int(RUN_ID), "name": RUN_ID, "start": START, "end": END, "mode": "test"}

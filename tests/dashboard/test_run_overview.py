@@ -5,8 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from rundb_stores import collection  # noqa: F401
 
+from amstrax.dashboard import run_overview
 from amstrax.exceptions import InvalidOption
-from amstrax.rundb import documents, listing, shown
+from amstrax.rundb import documents
 
 BEGIN = datetime(2024, 1, 1, 23, 30, tzinfo=UTC)
 
@@ -60,24 +61,27 @@ def numbers(page):
     ids=str,
 )
 def test_search(runs, search, expected):
-    page = listing.page(runs, listing.Search(**search), descending=False)
+    page = run_overview.page(runs, run_overview.Search(**search), descending=False)
     assert numbers(page) == list(expected)
     assert page.total == len(page.runs)
 
 
 def test_pages_in_order(runs):
-    found = listing.page(runs, listing.Search(), ["number"], skip=10, limit=10)
+    found = run_overview.page(runs, run_overview.Search(), ["number"], skip=10, limit=10)
     assert (numbers(found), found.total, found.skipped) == (list(range(15, 5, -1)), 25, 10)
     assert set(found.runs[0]) == {"_id", "number"}
     # Beyond the end is the last page, before the beginning the first
-    assert numbers(listing.page(runs, listing.Search(), skip=999, limit=10)) == [5, 4, 3, 2, 1]
-    assert numbers(listing.page(runs, listing.Search(), skip=-5, limit=2)) == [25, 24]
-    odd = listing.Search(modes=("kr83m",))
-    found = listing.page(runs, odd, order="start", descending=False, skip=4, limit=4)
+    last = run_overview.page(runs, run_overview.Search(), skip=999, limit=10)
+    assert numbers(last) == [5, 4, 3, 2, 1]
+    assert numbers(run_overview.page(runs, run_overview.Search(), skip=-5, limit=2)) == [25, 24]
+    odd = run_overview.Search(modes=("kr83m",))
+    found = run_overview.page(runs, odd, order="start", descending=False, skip=4, limit=4)
     assert (numbers(found), found.total) == ([9, 11, 13, 15], 13)
-    by_mode = listing.page(runs, listing.Search(), order="mode", descending=False, limit=3)
+    by_mode = run_overview.page(
+        runs, run_overview.Search(), order="mode", descending=False, limit=3
+    )
     assert numbers(by_mode) == [2, 4, 6]
-    assert numbers(listing.page(runs, listing.Search(text="nothing"), skip=7)) == []
+    assert numbers(run_overview.page(runs, run_overview.Search(text="nothing"), skip=7)) == []
 
 
 def test_pages_of_odd_documents_are_as_with_any_filter(runs):
@@ -90,8 +94,8 @@ def test_pages_of_odd_documents_are_as_with_any_filter(runs):
         found = [
             run["_id"]
             for skip in range(0, 30, 7)
-            for run in listing.page(
-                runs, listing.Search(), ["_id"], descending=descending, skip=skip, limit=7
+            for run in run_overview.page(
+                runs, run_overview.Search(), ["_id"], descending=descending, skip=skip, limit=7
             ).runs
         ]
         # Those that are alike may come in any order
@@ -102,13 +106,13 @@ def test_pages_of_odd_documents_are_as_with_any_filter(runs):
 
 def test_wrong_order_and_status(runs):
     with pytest.raises(InvalidOption, match="order 'nmber' is unknown; did you mean number"):
-        listing.page(runs, listing.Search(), order="nmber")
+        run_overview.page(runs, run_overview.Search(), order="nmber")
     with pytest.raises(InvalidOption, match="status 'dne'"):
-        listing.page(runs, listing.Search(statuses=("dne",)))
+        run_overview.page(runs, run_overview.Search(statuses=("dne",)))
 
 
 def test_modes_and_tags(runs):
-    assert listing.modes_and_tags(runs) == (["Background.1", "kr83m"], ["good", "old"])
+    assert run_overview.modes_and_tags(runs) == (["Background.1", "kr83m"], ["good", "old"])
 
 
 def test_secrets_are_not_shown():
@@ -125,7 +129,7 @@ def test_secrets_are_not_shown():
         "password": None,
         "number": 5,
     }
-    told = shown.without_secrets(document)
+    told = run_overview.without_secrets(document)
     assert "psst" not in str(told) and "p@ss" not in str(told) and "word@" not in str(told)
     assert told["number"] == 5 and told["daq_config"]["author"] == "ann"
     assert told["daq_config"]["mongo_uri"] == "mongodb://(hidden)@host:27017/admin"
@@ -154,7 +158,7 @@ def test_timeline():
         "tags": [{"name": "good", "user": "ann", "date": BEGIN + timedelta(days=7)}, "old"],
         "comments": [{"user": "bob", "comment": "hm", "date": BEGIN + timedelta(days=8)}, 3],
     }  # fmt: skip
-    assert [(moment.what, moment.detail) for moment in shown.timeline(document)] == [
+    assert [(moment.what, moment.detail) for moment in run_overview.timeline(document)] == [
         ("begun", ""),
         ("ended", ""),
         ("copied", "live on stbc, /x"),
@@ -165,13 +169,13 @@ def test_timeline():
         ("comment", "hm (bob)"),
         ("data deleted", "live on daq, /z, by delete_live"),
     ]
-    assert shown.timeline({"start": 3, "data": None, "tags": "x"}) == []
+    assert run_overview.timeline({"start": 3, "data": None, "tags": "x"}) == []
 
 
 def test_summary(monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "here")
     data = [{"type": t, "host": h} for t, h in (("a", "here"), ("b", "there"), ("a", "there"))]
-    run = shown.summary({"number": 7, "start": BEGIN, "data": data, "mode": 3})
+    run = documents.summary({"number": 7, "start": BEGIN, "data": data, "mode": 3})
     assert (run.run_id, run.status, run.mode, run.length) == ("000007", "pending", "3", None)
     assert (run.types, run.here) == (["a", "b"], ["a"])
     assert documents.STATUSES[0] == "pending"

@@ -19,12 +19,12 @@ from amstrax.rundb import documents, get_mongo_collection, leases
 _CLAIM = """
 from datetime import UTC, datetime
 from amstrax.auto_processing.scheduling import Wanted
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.rundb import documents, get_mongo_collection, leases
 runs = get_mongo_collection("xams")
 print(datetime.now(UTC).timestamp())
-print(*[documents.claim(runs, number, "me") for number in (1, 2)])
+print(*[leases.claim(runs, number, "me") for number in (1, 2)])
 for number in (1, 2):
-    print(documents.renew(runs, number, "me"), documents.release(runs, number, "nobody"))
+    print(leases.renew(runs, number, "me"), leases.release(runs, number, "nobody"))
 now = documents.server_time(runs)
 print(*[run["number"] for run in runs.find(documents.is_unclaimed(now))])
 """
@@ -147,11 +147,11 @@ def test_the_lease_of_a_process_that_has_died_is_taken_over(collection):  # noqa
     assert leases.is_dead(dead)
     for owner in (mine, elsewhere, "", "a/b/c", "a/b/c/d/e"):
         assert not leases.is_dead(owner)
-        assert documents.claim(collection, 1, owner)
-        assert not documents.claim(collection, 1, "other")
-        documents.release(collection, 1, owner)
-    assert documents.claim(collection, 1, dead)
-    assert documents.claim(collection, 1, "other")
+        assert leases.claim(collection, 1, owner)
+        assert not leases.claim(collection, 1, "other")
+        leases.release(collection, 1, owner)
+    assert leases.claim(collection, 1, dead)
+    assert leases.claim(collection, 1, "other")
 
 
 def test_a_process_that_proc_does_not_show_is_alive(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 from bson import Decimal128, Int64, ObjectId, Regex
 
 from amstrax.exceptions import NotAvailable
-from amstrax.rundb.matching import (
+from amstrax.rundb.embedded_query import (
     LOGICAL,
     MISSING,
     Document,
@@ -369,6 +369,6 @@ def _no_array(operator: str, path: str, value: Any) -> Exception:
 
 
 def _error(text: str, code: int) -> Exception:
-    from pymongo.errors import WriteError
+    from pymongo.errors import WriteError  # slow to import
 
     return WriteError(text, code)

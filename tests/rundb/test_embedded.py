@@ -24,8 +24,8 @@ from rundb_stores import collection, count_up, numbered, real_document  # noqa: 
 
 from amstrax.auto_processing import scheduling
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
-from amstrax.rundb import documents, lookup, matching, queries
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb import documents, embedded, embedded_query
+from amstrax.rundb.embedded import LocalClient
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123000)
 RUNS = [
@@ -421,7 +421,7 @@ def test_processes(client, method):
 
 WRITER = """
 import sys
-from amstrax.rundb.local import LocalClient
+from amstrax.rundb.embedded import LocalClient
 runs = LocalClient(sys.argv[1])["run"]["runs_gas"]
 i = int(sys.argv[2])
 while True:
@@ -486,7 +486,7 @@ def test_some_fields_of_bson(document, data):
     encoded = bson.encode(document)
     whole = bson.decode(encoded)
     expected = {key: value for key, value in whole.items() if key in names}
-    assert queries.decode_fields(encoded, names) == expected
+    assert embedded_query.decode_fields(encoded, names) == expected
 
 
 # What the index says
@@ -545,7 +545,7 @@ def work_filters():
 
 
 def matches(document, condition):
-    return queries.compiled(queries.checked_filter(condition))(document)
+    return embedded_query.compiled(embedded_query.checked_filter(condition))(document)
 
 
 def test_the_index_leaves_nothing_out(client):
@@ -554,7 +554,7 @@ def test_the_index_leaves_nothing_out(client):
     everything = list(runs.find())
     used = 0
     for condition in work_filters():
-        used += lookup._sql(queries.checked_filter(condition)) is not None
+        used += embedded_query._sql(embedded_query.checked_filter(condition)) is not None
         expected = [d["_id"] for d in everything if matches(d, condition)]
         assert [d["_id"] for d in runs.find(condition)] == expected, condition
         assert runs.count_documents(condition) == len(expected)
@@ -578,13 +578,13 @@ def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_p
     (tmp_path / f"{count:06d}").mkdir()
     runs.insert_one({"number": count, **plain, "processing_status": {"status": "pending"}})
     decoded = []
-    decode = queries.decode_fields
+    decode = embedded_query.decode_fields
 
     def decode_and_note(*arguments):
         decoded.append(1)
         return decode(*arguments)
 
-    monkeypatch.setattr(queries, "decode_fields", decode_and_note)
+    monkeypatch.setattr(embedded_query, "decode_fields", decode_and_note)
     wanted = scheduling.Wanted("xams", ("peaks",), ("raw_records",))
     [found] = scheduling.find_runs(runs, wanted, 10)
     assert found["number"] == count
@@ -601,8 +601,8 @@ _OTHERS = (True, None, "5", "", Code("x"), Regex("5"), [5], {}, {"a": 5}, Decima
 @given(st.lists(st.sampled_from([*_NUMBERS, *_OTHERS])), st.sampled_from([*_NUMBERS, *_OTHERS]))
 def test_one_of_many_values(items, value):
     """The fast way to look among many gives what each of them gives."""
-    equal = any(matching._equality(item)(value) for item in items)
-    assert matching._membership(items)(value) == equal
+    equal = any(embedded_query._equality(item)(value) for item in items)
+    assert embedded_query._membership(items)(value) == equal
 
 
 _SCHEMA_1 = """
@@ -622,7 +622,7 @@ def test_a_file_of_an_earlier_version_gets_the_index(tmp_path):
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_SCHEMA_1)
         for document in before:
-            row = ("run.runs_gas", *lookup.row_of(document)[:5])
+            row = ("run.runs_gas", *embedded.row_of(document)[:5])
             marks = "collection, id, name, number, odd, body) VALUES (?, ?, ?, ?, ?, ?)"
             old.execute(f"INSERT INTO documents ({marks}", row)
         old.commit()

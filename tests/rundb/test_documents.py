@@ -12,7 +12,7 @@ import pytest
 from rundb_stores import collection, real_document  # noqa: F401
 
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound
-from amstrax.rundb import documents, finding
+from amstrax.rundb import documents, leases
 
 ENDED = {"end": datetime(2026, 1, 1)}
 
@@ -139,20 +139,20 @@ def test_has_data(run):
 
 
 def test_a_claim_is_one_owners_until_it_expires(run):
-    assert documents.claim(run, "002240", "one")
-    assert not documents.claim(run, "002240", "two")
-    assert documents.claim(run, "002240", "one")
-    assert not documents.renew(run, "002240", "two") and not documents.release(run, 2240, "two")
+    assert leases.claim(run, "002240", "one")
+    assert not leases.claim(run, "002240", "two")
+    assert leases.claim(run, "002240", "one")
+    assert not leases.renew(run, "002240", "two") and not leases.release(run, 2240, "two")
     before = documents.find_run(run, "002240")["processing_claim"]
     assert before["host"] == documents.this_host()
-    assert documents.renew(run, "002240", "one", lifetime=5000)
+    assert leases.renew(run, "002240", "one", lifetime=5000)
     after = documents.find_run(run, "002240")["processing_claim"]
     assert after["expires"] > before["expires"] + timedelta(hours=1)
-    assert documents.renew(run, "002240", "one", lifetime=-1)
-    assert documents.claim(run, "002240", "two")
-    assert not documents.renew(run, "002240", "one") and not documents.release(run, 2240, "one")
-    assert documents.release(run, "002240", "two")
-    assert not documents.release(run, "002240", "two")
+    assert leases.renew(run, "002240", "one", lifetime=-1)
+    assert leases.claim(run, "002240", "two")
+    assert not leases.renew(run, "002240", "one") and not leases.release(run, 2240, "one")
+    assert leases.release(run, "002240", "two")
+    assert not leases.release(run, "002240", "two")
     assert "processing_claim" not in documents.find_run(run, 2240)
 
 
@@ -168,13 +168,13 @@ def _claim_all(get_collection, arguments, owner, start, results):
         limit=12,
     ):
         number = chance.choice(free)["number"]
-        if documents.claim(collection, number, owner):
+        if leases.claim(collection, number, owner):
             mine.append(number)
     results.put((owner, mine))
 
 
 def _embedded_collection(path):
-    from amstrax.rundb.local import LocalClient
+    from amstrax.rundb.embedded import LocalClient
 
     return LocalClient(path)["run"]["runs_gas"]
 
@@ -217,7 +217,7 @@ def test_status_changes(run):
     assert status[0::2] == ("submitted", "stbc")
     now = datetime.now(UTC).replace(tzinfo=None)
     assert now - timedelta(minutes=10) < status.time <= now
-    documents.claim(run, "002240", "me")
+    leases.claim(run, "002240", "me")
     assert not documents.set_status(run, "002240", "running", owner="other")
     assert documents.set_status(run, "002240", "running", owner="me")
     assert documents.status_of(documents.find_run(run, 2240))[0] == "running"
@@ -253,7 +253,7 @@ def test_what_is_said_of_a_job(run):
     assert not documents.set_job(run, 2240, job, "me")
     assert not documents.set_status(run, 2240, "submitted", owner="me", job=job)
     assert documents.job_of(documents.find_run(run, 2240)) == {}
-    documents.claim(run, 2240, "me")
+    leases.claim(run, 2240, "me")
     assert documents.set_job(run, 2240, job, "me")
     found = documents.find_run(run, 2240)
     assert documents.job_of(found) == job
@@ -394,15 +394,15 @@ def test_import_is_cheap():
 def test_this_host(monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "stbc")
     assert documents.this_host() == "stbc"
-    assert documents.new_owner().startswith("stbc/")
-    assert documents.new_owner() != documents.new_owner()
+    assert leases.new_owner().startswith("stbc/")
+    assert leases.new_owner() != leases.new_owner()
 
 
 def test_it_goes_on_after_the_line_has_dropped(mongo_collection, ssh_server):
     """sshd is killed and started again; neither reads nor changes need to know."""
     mongo_collection.insert_many([{"number": i, **ENDED} for i in range(300)])
     changes = [
-        lambda: documents.claim(mongo_collection, 0, "me"),
+        lambda: leases.claim(mongo_collection, 0, "me"),
         lambda: documents.set_status(mongo_collection, 0, "running", owner="me"),
         lambda: len(documents.read(mongo_collection, {}, ["number"])) == 300,
     ]
@@ -427,18 +427,18 @@ def test_failure_of_a_job_that_was_thought_dead_and_was_not(run):
 
 def test_claims_of_others(run):
     """Kinds of work have claims of their own; one can be taken from somebody named."""
-    assert documents.claim(run, 2240, "submitter")
-    assert documents.claim(run, 2240, "copier", field=documents.COPY_CLAIM)
-    assert not documents.claim(run, 2240, "job", instead_of={"processing_claim.owner": "other"})
-    assert documents.claim(run, 2240, "job", instead_of={"processing_claim.owner": "submitter"})
-    assert not documents.release(run, 2240, "submitter")
-    assert documents.release(run, 2240, "job")
+    assert leases.claim(run, 2240, "submitter")
+    assert leases.claim(run, 2240, "copier", field=documents.COPY_CLAIM)
+    assert not leases.claim(run, 2240, "job", instead_of={"processing_claim.owner": "other"})
+    assert leases.claim(run, 2240, "job", instead_of={"processing_claim.owner": "submitter"})
+    assert not leases.release(run, 2240, "submitter")
+    assert leases.release(run, 2240, "job")
     assert documents.find_run(run, 2240)["copy_claim"]["owner"] == "copier"
 
 
 def test_two_documents_of_one_run(collection, caplog, monkeypatch):  # noqa: F811
     """Tags of either count, and a warning says once that there are two."""
-    monkeypatch.setattr(finding, "_warned", set())
+    monkeypatch.setattr(documents, "_warned", set())
     collection.insert_one({"_id": 1, "number": 5, "name": "000005", "tags": ["one"]})
     collection.insert_one({"_id": 2, "number": 6, "name": "000006", "tags": ["three"]})
     document = documents.find_run(collection, 5)

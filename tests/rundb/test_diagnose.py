@@ -6,7 +6,7 @@ import pytest
 from servers import LOCALHOST, MONGO_USERS, MongoServer, SSHServer, free_port, settings_of
 
 from amstrax import settings
-from amstrax.rundb.check import check
+from amstrax.rundb.diagnose import check
 
 STEPS = ("name", "port", "host key", "log-in", "tunnel", "MongoDB log-in", "collection", "rights")
 

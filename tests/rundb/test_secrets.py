@@ -58,9 +58,9 @@ import json, logging, os, sys, traceback
 logging.basicConfig(level=1, stream=sys.stdout, force=True)
 for name in ("pymongo", "paramiko", "amstrax"):
     logging.getLogger(name).setLevel(1)
-logging.getLogger("amstrax.rundb.session.paramiko").setLevel(1)
+logging.getLogger("amstrax.rundb.tunnel.paramiko").setLevel(1)
 from amstrax.rundb import connection
-from amstrax.rundb.check import check
+from amstrax.rundb.diagnose import check
 from amstrax import settings
 
 def use():
@@ -125,7 +125,7 @@ def test_nothing_is_said_of_secrets(values, mongo_server, tmp_path):
     said = "".join(lines)
     # It did go through all of that, and was asked to say all
     assert process.returncode == 0
-    assert "DEBUG:amstrax.rundb.session.paramiko:" in said
+    assert "DEBUG:amstrax.rundb.tunnel.paramiko:" in said
     assert "may read and write" in said
     for text in ("refuses the log-in", "is refused, with", "is wrong", "is not a known host"):
         assert text in said, text

@@ -1,0 +1,207 @@
+"""Plugins of release 2.2 of the lab's package (2026), where they differ from those of release 2.1.
+
+The name of a class is part of the lineage, so each has the name of that which it replaces.
+"""
+
+import numpy as np
+import strax
+from immutabledict import immutabledict
+
+from amstrax import rundoc
+from amstrax.corrections.config import XAMSConfig
+from amstrax.plugins import (
+    daqreader,
+    event_processing,
+    led_calibration,
+    peak_processing,
+    pulse_processing,
+)
+from amstrax.processing import led, position_map
+
+__all__ = [
+    "CorrectedAreas",
+    "DAQReader",
+    "EventAreaPerChannel",
+    "EventPositions",
+    "PeakBasics",
+    "PeakBasicsSiPM",
+    "PeakPositions",
+    "PulseProcessingSiPM",
+    "RecordsLED",
+]
+
+_CHANNEL_MAP = (
+    "rundoc://?path=xams_bookkeeping.channel_map,daq_config.channel_map&fallback=xams_default"
+)
+
+
+def _channel_map(
+    help: str = "First and last channel of each subdetector, by default of the run document",
+) -> XAMSConfig:
+    return XAMSConfig(default=_CHANNEL_MAP, track=False, type=immutabledict, help=help)
+
+
+class DAQReader(daqreader.XAMSReader):
+    """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
+
+    Waveforms are as digitised, so pulses of SiPMs go up.
+    """
+
+    channel_map = _channel_map()
+
+    __version__ = "0.1.0"
+
+    def polarity(self) -> dict[int, int]:
+        return {}
+
+
+class PeakBasics(peak_processing.PeakBasics):
+    __doc__ = peak_processing.PeakBasics.__doc__
+    channel_map = _channel_map()
+
+
+class PeakBasicsSiPM(peak_processing.PeakBasicsSiPM):
+    __doc__ = peak_processing.PeakBasicsSiPM.__doc__
+    channel_map = _channel_map("Not used")
+
+
+class PeakPositions(peak_processing.PeakPositions):
+    __doc__ = peak_processing.PeakPositions.__doc__
+    channel_map = _channel_map()
+
+
+class PulseProcessingSiPM(pulse_processing.PulseProcessingSiPM):
+    """Turn raw records of the SiPMs, whose pulses go up, into records: baseline and integral."""
+
+    __version__ = "0.0.2"
+    flip = False
+
+
+class EventPositions(event_processing.EventPositions):
+    """Position of each event: x and y of the main S2, z from the drift time."""
+
+    pos_rec_map = XAMSConfig(
+        default=None,
+        help="Table with uv_min, step, n, x and y, from which x and y [mm] are interpolated in u "
+        "and v; see amstrax.processing.position_map. None: x and y of the reconstruction algorithm",
+    )
+
+    __version__ = "1.2.0"
+    dtype = [
+        *(
+            ((f"{which} S2: reconstructed {title}", f"{prefix}{name}"), np.float32)
+            for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
+            for name, title in (
+                ("x", "x [mm]"),
+                ("y", "y [mm]"),
+                ("r", "distance from the axis [mm]"),
+                ("phi", "azimuth, from x towards y [rad]"),
+            )
+        ),
+        (("Main S2: light of the left less that of the right top channels [1]", "u"), np.float32),
+        (("Main S2: light of the upper less that of the lower top channels [1]", "v"), np.float32),
+        (("Depth below the gate, from the drift time, downwards negative [mm]", "z"), np.float32),
+        *strax.time_fields,
+    ]
+
+    def setup(self):
+        super().setup()
+        table = self.pos_rec_map
+        self.map = None if table is None else position_map.position_map(table)
+
+    def set_position(
+        self, events: np.ndarray, source: str, prefix: str, result: np.ndarray
+    ) -> None:
+        super().set_position(events, source, prefix, result)
+        x, y = (result[f"{prefix}{axis}"] for axis in "xy")
+        u, v = (2 * events[f"{source}_{axis}_cgr"].astype(np.float64) - 1 for axis in "yx")
+        if self.map is not None:
+            x, y = position_map.positions(self.map, u, v)
+            values = {"x": x, "y": y, "r": np.sqrt(x**2 + y**2)}
+            for name, value in values.items():
+                result[f"{prefix}{name}"] = value
+        result[f"{prefix}phi"] = np.arctan2(y, x)
+        if prefix == "":
+            result["u"], result["v"] = u, v
+
+
+class CorrectedAreas(event_processing.CorrectedAreas):
+    """Areas corrected for where the event was, and the parts that the top and bottom PMTs saw.
+
+    cS1 is corrected for depth, cS2 for lost electrons. Alternative S1s and S2s are corrected for
+    the position of the main ones.
+    """
+
+    __version__ = "0.7.0"
+    dtype = [
+        *strax.time_fields,
+        *(
+            ((f"Corrected area of the {which} {sx.upper()}{title} [PE]", f"{prefix}c{sx}{part}"),)
+            + (np.float32,)
+            for which, prefix in (("main", ""), ("alternative", "alt_"))
+            for sx, part, title in (
+                ("s1", "", ""),
+                ("s2", "", ""),
+                ("s1", "_top", ", seen by the top PMTs"),
+                ("s1", "_bottom", ", seen by the bottom PMT"),
+                ("s2", "_top", ", seen by the top PMTs"),
+                ("s2", "_bottom", ", seen by the bottom PMT"),
+            )
+        ),
+    ]
+
+    def compute(self, events):
+        result = super().compute(events)
+        for prefix in ("", "alt_"):
+            for sx in ("s1", "s2"):
+                area = result[f"{prefix}c{sx}"]
+                top = events[f"{prefix}{sx}_area_fraction_top"]
+                result[f"{prefix}c{sx}_top"] = area * top
+                result[f"{prefix}c{sx}_bottom"] = area * (1 - top)
+        return result
+
+
+class EventAreaPerChannel(event_processing.EventAreaPerChannel):
+    __doc__ = event_processing.EventAreaPerChannel.__doc__
+    channel_map = _channel_map("Not used")
+
+
+class RecordsLED(led_calibration.LEDPulses):
+    """Join the fragments of each pulse of TPC and SiPMs to one row, and subtract the baseline.
+
+    Pulses go up in all channels. A missing fragment leaves no gap: what follows comes too early,
+    and ``length`` is below ``pulse_length``.
+    """
+
+    daq_registers = XAMSConfig(
+        default="rundoc://?path=daq_config.registers&fallback=empty",
+        track=False,
+        help="Registers of the digitizers, which tell channels with positive pulses",
+    )
+
+    __version__ = "1.1.0"
+    depends_on = ("raw_records", "raw_records_sipm")
+
+    def compute(self, raw_records, raw_records_sipm):
+        raw = np.concatenate([raw_records, raw_records_sipm])
+        n_samples = self.config["record_length"] * self.config["n_records_per_pulse"]
+        order, first, data = led.concatenate_fragments(raw, n_samples)
+        raw = raw[order]
+        result = np.zeros(len(first), dtype=self.dtype)
+        if not len(first):
+            return result
+        for field in ("time", "dt", "channel"):
+            result[field] = raw[field][first]
+        result["pulse_length"] = np.maximum.reduceat(raw["pulse_length"], first)
+        result["length"] = np.minimum(np.add.reduceat(raw["length"], first), n_samples)
+        up = rundoc.extract_channel_polarity(self.daq_registers)
+        goes_up = [channel for channel, polarity in up.items() if polarity > 0]
+        sign = np.where(np.isin(result["channel"], goes_up), 1, -1).astype(np.float32)
+        begin, end = (min(max(0, int(i)), n_samples) for i in self.config["baseline_window"])
+        if end <= begin:
+            begin, end = 0, min(50, n_samples)
+        baseline = data[:, begin:end].mean(axis=1)
+        inside = np.arange(n_samples) < result["length"][:, np.newaxis]
+        above = sign[:, np.newaxis] * (data - baseline[:, np.newaxis])
+        result["data"] = np.where(inside, above, 0)
+        return result

@@ -1,0 +1,263 @@
+"""Values that options take from run documents.
+
+The value of an option may be ``rundoc://?path=A,B&detector=xams&fallback=F``: the value at the
+dotted path A of the run document, or else at B, ... Where the document has none of them, or the
+run database does not know the run, the fallback counts:
+
+- ``xams_default``: the channel map `amstrax.rundoc.XAMS_CHANNEL_MAP`. Values at the paths must be
+  channel maps then; what is no pair of channels is left out.
+- ``empty``: an empty list
+
+Without a fallback that is an error. So is always a run database that cannot be reached: a fallback
+would change numbers, and nobody would notice.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from immutabledict import immutabledict
+
+from amstrax import rundoc
+from amstrax.exceptions import (
+    InvalidOption,
+    InvalidRunDocument,
+    RunDatabaseUnreachable,
+    RunNotFound,
+)
+from amstrax.strict_json import short
+
+log = logging.getLogger(__name__)
+
+__all__ = ["DefaultChannelMap", "RunValues", "get_rundoc_value", "is_run_value"]
+
+_PREFIX = "rundoc://"
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_CHANNEL_MAP, _EMPTY = "xams_default", "empty"
+
+
+class DefaultChannelMap(immutabledict):
+    """Channel map of a context, which counts where the document of a run has none.
+
+    A plain dictionary as ``channel_map`` counts for every run.
+    """
+
+
+class Address(NamedTuple):
+    """What a string ``rundoc://...`` says."""
+
+    paths: tuple[str, ...]
+    #: Detector whose run database is asked; None for that of the context, or of XAMS
+    detector: str | None
+    #: None for none
+    fallback: str | None
+
+
+def is_run_value(value: object) -> bool:
+    """Return whether the value of an option says where it is in the run document."""
+    return isinstance(value, str) and value.startswith(_PREFIX)
+
+
+def parse(text: str) -> Address:
+    """Return what a string ``rundoc://...`` says.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when it has no path, an unknown parameter or an unknown fallback.
+    """
+    name, _, query = text.removeprefix(_PREFIX).partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")] if query else []
+    parameters = {key: value for key, _, value in pairs}
+    address = Address(
+        tuple(parameters.get("path", "").split(",")),
+        parameters.get("detector"),
+        parameters.get("fallback"),
+    )
+    good = (
+        not name
+        and set(parameters) <= {"path", "detector", "fallback"}
+        and len(parameters) == len(pairs)
+        and all(_PATH.fullmatch(path) for path in address.paths)
+        and address.detector != ""
+        and address.fallback in (None, _CHANNEL_MAP, _EMPTY)
+    )
+    if not good:
+        raise InvalidOption(
+            f"{short(text)} names no value of a run document: write "
+            f"'{_PREFIX}?path=A.B,C&detector=xams&fallback=F', F is {_CHANNEL_MAP} or {_EMPTY}"
+        )
+    return address
+
+
+def value_in(document: Mapping[str, Any] | None, address: Address, run_id: str) -> Any:
+    """Return the value of an address in a run document.
+
+    Parameters
+    ----------
+    document
+        Run document; None for a run that the run database does not know.
+    address
+        What to look for.
+    run_id
+        Name of the run, for messages.
+
+    Raises
+    ------
+    InvalidRunDocument
+        (a ValueError) when the document has none, and the address no fallback.
+    """
+    is_channel_map = address.fallback == _CHANNEL_MAP
+    for path in address.paths:
+        value = rundoc.value_at(document, path)
+        if value is not None and is_channel_map:
+            value = rundoc.usable_pairs(value, path, f"run {run_id}") or None
+        if value is not None:
+            return rundoc.with_pairs(value) if isinstance(value, Mapping) else value
+    if is_channel_map:
+        return rundoc.XAMS_CHANNEL_MAP
+    if address.fallback == _EMPTY:
+        return []
+    where = "has no" if document is not None else "is not in the run database, so it has no"
+    raise InvalidRunDocument(
+        f"run {run_id} {where} {' or '.join(address.paths)}: add it to the run document, or give "
+        "the option a value"
+    )
+
+
+def get_rundoc_value(
+    run_id: str | int, path: str, detector: str = "xams", default: Any = None
+) -> Any:
+    """Return a value of a run document in the run database.
+
+    Parameters
+    ----------
+    run_id
+        Name or number of the run.
+    path
+        Dotted path, as ``"xams_bookkeeping.run_class"``.
+    detector
+        Detector whose run database is asked.
+    default
+        What to return for an unknown run, and where the document has nothing, or null, there.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) when `path` is no path.
+    RunDatabaseError
+        When the run database cannot be asked.
+    """
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise InvalidOption(f"{short(path)} is no path in a run document: write it as 'A.B'")
+    value = rundoc.value_at(_fetch(run_id, [path], detector), path)
+    return default if value is None else value
+
+
+def _fetch(run_id: str | int, paths: Iterable[str], detector: str) -> dict[str, Any] | None:
+    """Return the document of a run with what is at some paths, None for an unknown run."""
+    from amstrax.rundb import documents, get_mongo_collection  # costs pymongo
+
+    collection = get_mongo_collection(detector)
+    try:
+        return documents.find_run(collection, run_id, projection=_fields(paths))
+    except RunNotFound:
+        return None
+
+
+def _fields(paths: Iterable[str]) -> list[str]:
+    """Return the fields of a document with the name of the run and what is at some paths."""
+    return list(dict.fromkeys(["name", "number", *(path.partition(".")[0] for path in paths)]))
+
+
+class RunValues:
+    """Values of run documents for the plugins of one context, each looked up once for a run.
+
+    Documents that the context was given count in place of those in the run database.
+
+    Parameters
+    ----------
+    context
+        Context; None for plugins without one, for which the run database of the settings is asked.
+    """
+
+    def __init__(self, context: Any = None):
+        self._context = context
+        self._known: dict[tuple[str, str], Any] = {}
+        #: Runs of which it has been said that the default channel map is used
+        self._warned: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes get values: a client is of one process
+        return {"_context": None, "_known": self._known, "_warned": self._warned}
+
+    def resolve(self, value: Any, run_id: str) -> Any:
+        """Return the value of an option for a run: as `get` or `channel_map`, or as it is."""
+        if isinstance(value, DefaultChannelMap):
+            return self.channel_map(run_id, value)
+        return self.get(value, run_id) if is_run_value(value) else value
+
+    def get(self, url: str, run_id: str) -> Any:
+        """Return the value that a string ``rundoc://...`` stands for.
+
+        Raises
+        ------
+        InvalidOption, InvalidRunDocument
+            As `parse` and `value_in`.
+        RunDatabaseError
+            When the run database cannot be asked.
+        """
+        if (url, run_id) not in self._known:
+            address = parse(url)
+            try:
+                document = self._document(run_id, address)
+            except RunDatabaseUnreachable as error:
+                raise RunDatabaseUnreachable(
+                    f"run {run_id}: {' or '.join(address.paths)} of its document is needed: "
+                    f"{error}; or give the option a value"
+                ) from error
+            self._known[url, run_id] = value_in(document, address, run_id)
+        return self._known[url, run_id]
+
+    def channel_map(self, run_id: str, default: DefaultChannelMap) -> Mapping[str, Any]:
+        """Return the channel map of a run, `default` where its document has none.
+
+        Only a context's own run database is asked. While it cannot be reached, `default` counts,
+        which one warning says.
+        """
+        if ("", run_id) in self._known:
+            return self._known["", run_id]
+        if not self._given(run_id) and self._frontend() is None:
+            return default
+        try:
+            address = Address(rundoc.CHANNEL_MAP_FIELDS, None, _CHANNEL_MAP)
+            found = rundoc.channel_map(self._document(run_id, address) or {})
+        except RunDatabaseUnreachable:
+            # The frontend has said why
+            if run_id not in self._warned:
+                self._warned.add(run_id)
+                log.warning(
+                    "run %s: its document cannot be read, so the default channel map is used: if "
+                    "the run has another, give the context config={'channel_map': {...}}",
+                    run_id,
+                )
+            return default
+        return self._known.setdefault(("", run_id), default if found is None else found)
+
+    def _document(self, run_id: str, address: Address) -> Mapping[str, Any] | None:
+        """Return the document of a run, None for an unknown run."""
+        if given := self._given(run_id):
+            return given
+        frontend = self._frontend() if address.detector is None else None
+        if frontend is None:
+            return _fetch(run_id, address.paths, address.detector or "xams")
+        return frontend.run_document(run_id, _fields(address.paths))
+
+    def _given(self, run_id: str) -> Mapping[str, Any] | None:
+        return None if self._context is None else self._context.run_documents.get(run_id)
+
+    def _frontend(self) -> Any:
+        """Return the frontend of the context's run database, None without one."""
+        frontends = () if self._context is None else self._context.storage
+        return next((f for f in frontends if hasattr(f, "run_document")), None)
