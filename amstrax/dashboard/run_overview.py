@@ -267,7 +267,13 @@ def _of_type(
     own = [entry for entry in entries if entry.get("lineage_hash") == key.lineage_hash]
     found = find(st, key)
     seen: set[Path] = set()
-    if found is not None:
+    if found is not None and not found.name.startswith(str(key)):
+        # Of the other release, and equal
+        seen.add(found.absolute())
+        lineage_hash = found.name.rpartition("-")[2]
+        entry = next((e for e in entries if e.get("lineage_hash") == lineage_hash), {})
+        yield _stored(found, data_type, lineage_hash, entry, is_current=True)
+    elif found is not None:
         seen.add(found.absolute())
         entry = next(
             (e for e in own if e.get("host") == documents.this_host()), own[0] if own else {}
@@ -295,7 +301,7 @@ def _of_type(
 
 def find(st: strax.Context, key: strax.DataKey) -> Path | None:
     """Return the folder from which a context loads data, None where it finds none."""
-    for frontend in st.storage:
+    for frontend in st._sorted_storage:
         with contextlib.suppress(strax.DataNotAvailable):
             _, place = frontend.find(key, **st._find_options)
             return Path(place)

@@ -8,6 +8,7 @@ never shown.
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bson import ObjectId
@@ -42,6 +43,7 @@ def check(detector: str = "xams") -> int:
     """
     try:
         print(described_settings())
+        print(described_releases())
         link = settings.run_database()
         embedded = is_embedded(link)
     except AmstraxError as error:
@@ -81,6 +83,29 @@ def described_settings() -> str:
             source = "default" if shown != "-" else ""
         lines.append(f"  {name:22s} {shown:26s} {source:12s} {meaning}")
     return "\n".join(lines)
+
+
+def described_releases() -> str:
+    """Return which of the lab's releases has stored the raw data in the folders of the settings."""
+    from amstrax.strax_ext.equivalents import stored_releases  # strax takes seconds to import
+
+    folders = {settings.raw_data("xams"), settings.processed_data("xams"), Path("strax_data")}
+    lines: list[str] = []
+    newest = ("", "")
+    for folder in sorted(folder for folder in folders if folder is not None and folder.is_dir()):
+        try:
+            found = stored_releases(folder)
+        except OSError as error:
+            lines.append(f"  {folder} cannot be read: {error.strerror}")
+            continue
+        for release, (number, run_id) in sorted(found.items()):
+            lines.append(f"  {folder}: {number} of release {release}, newest run {run_id}")
+            newest = max(newest, (run_id, release))
+    if not lines:
+        return "Releases: no raw data of XAMS in the folders of the settings"
+    if newest[1]:
+        lines.append(f"  the newest is of release {newest[1]}: make that the default release")
+    return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
 def _take(steps: list[Step]) -> int:

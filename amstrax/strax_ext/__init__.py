@@ -30,8 +30,11 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
     "Context._make_progress_bar": ("self", "run_id", "targets", "progress_bar"),
     "Context._plugins_are_cached": ("self", "targets"),
     "Context._plugins_to_cache": ("self", "plugins"),
+    "Context._sorted_storage": None,
     "Context.get_data_kinds": ("self",),
     "Context.get_dependency_plugins": ("self", "target", "run_id", "chunk_number"),
+    "Context.get_metadata": ("self", "run_id", "target", "chunk_number", "combining"),
+    "Context.get_source_sf": ("self", "run_id", "target", "should_exist", "chunk_number"),
     "Context.key_for": ("self", "run_id", "target", "chunk_number", "combining"),
     "Context.__init__": (
         *("self", "storage", "config", "register", "register_all", "processors", "kwargs"),

@@ -22,6 +22,7 @@ from immutabledict import immutabledict
 from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext.equivalents import EQUIVALENT_PARENTS, EquivalentData, parents_metadata
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
 
@@ -152,6 +153,8 @@ class Context(strax.Context):
     run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: What was made for the last state, if that is kept
     _made = _Made()
+    #: Of a snapshot: data of the other release
+    _equivalents: EquivalentData | None = None
 
     def __init__(
         self,
@@ -224,21 +227,27 @@ class Context(strax.Context):
                 todo += plugin.deps.values()
         return plugins
 
-    def get_components(self, run_id: str, *args: Any, **kwargs: Any) -> strax.ProcessorComponents:
+    def get_components(
+        self, run_id: str, targets: Any = (), *args: Any, **kwargs: Any
+    ) -> strax.ProcessorComponents:
         """Return what a processor needs; parameters are as in strax.
 
         Metadata of data made from incomplete live data, or from such data, says what is missing.
+        That of data made from data of the other release names this.
         """
         snapshot = self._snapshot()
-        with self._corrections_named():
-            components = super(Context, snapshot).get_components(run_id, *args, **kwargs)
-        missing = None
+        try:
+            with self._corrections_named():
+                components = super(Context, snapshot).get_components(
+                    run_id, targets, *args, **kwargs
+                )
+        except strax.DataNotAvailable as error:
+            names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
+            snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
+            raise
         if components.savers:
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
-            missing = snapshot._missing_live_data(run_id, components, **which)
-        if missing is not None:
-            for saver in (saver for savers in components.savers.values() for saver in savers):
-                saver.md[MISSING_LIVE_DATA] = missing
+            snapshot._complete_metadata(run_id, components, **which)
         return components
 
     def get_single_plugin(self, *args: Any, **kwargs: Any) -> strax.Plugin:
@@ -261,24 +270,82 @@ class Context(strax.Context):
                 f"coverage {version}"
             ) from None
 
-    def _missing_live_data(
+    def _complete_metadata(
         self, run_id: str, components: strax.ProcessorComponents, **which: Any
-    ) -> list[str] | None:
-        """Return what the run lacks, None for data of complete runs.
+    ) -> None:
+        """Add to the metadata of new data what it takes over from that of loaded data.
 
-        The reader adds to the list while it works. `which` are arguments of `get_metadata`.
+        `which` are arguments of `get_metadata`.
         """
-        for plugin in components.plugins.values():
-            missing = getattr(plugin, "missing_live_data", None)
-            if missing is not None:
-                return missing
-        if run_id.startswith("_"):
-            return None
-        for data_type in components.loaders:
-            missing = self.get_metadata(run_id, data_type, **which).get(MISSING_LIVE_DATA)
-            if missing is not None:
-                return missing
-        return None
+        is_superrun = run_id.startswith("_")
+        names = () if is_superrun else components.loaders
+        loaded = {name: self.get_metadata(run_id, name, **which) for name in names}
+        # The reader adds to its list while it works
+        plugins = components.plugins.values()
+        missing = [getattr(plugin, "missing_live_data", None) for plugin in plugins]
+        missing += [metadata.get(MISSING_LIVE_DATA) for metadata in loaded.values()]
+        used = [
+            (name, key)
+            for (run, name), key in self._equivalent_data.found.items()
+            if name in components.loaders and (run == run_id or is_superrun)
+        ]
+        parents = parents_metadata(loaded, used)
+        for saver in (saver for savers in components.savers.values() for saver in savers):
+            if (lacks := next((m for m in missing if m is not None), None)) is not None:
+                saver.md[MISSING_LIVE_DATA] = lacks
+            if parents:
+                saver.md[EQUIVALENT_PARENTS] = parents
+
+    def _explain(
+        self, run_id: str, data_types: Sequence[str], error: strax.DataNotAvailable
+    ) -> None:
+        """Raise an error that says more, where the other release has stored data that is missed."""
+        for data_type in dict.fromkeys(data_types):
+            reason = self._equivalent_data.why_not(self.key_for(run_id, data_type))
+            if reason:
+                raise strax.DataNotAvailable(reason) from error
+
+    # Data of the other release is looked for last
+
+    @property
+    def _equivalent_data(self) -> EquivalentData:
+        # A snapshot remembers what was found in the call that it is for
+        if self._equivalents is not None:
+            return self._equivalents
+        channel_map = self.config.get("channel_map")
+        found = EquivalentData(self.storage, self._plugin_class_registry, channel_map)
+        if self._is_snapshot:
+            self._equivalents = found
+        return found
+
+    @property
+    def _sorted_storage(self) -> list[strax.StorageFrontend]:
+        return [*super()._sorted_storage, self._equivalent_data]
+
+    def get_source_sf(
+        self, run_id: str, target: Any, should_exist: bool = False, chunk_number: Any = None
+    ) -> list[strax.StorageFrontend]:
+        """Return storage that has data; parameters are as in strax.
+
+        Data of the other release does not count: it keeps its own name where it is copied.
+        """
+        found = super().get_source_sf(run_id, target, False, chunk_number)
+        own = [frontend for frontend in found if not isinstance(frontend, EquivalentData)]
+        if should_exist and not own:
+            raise strax.DataNotAvailable(
+                f"{target} of run {run_id} is stored by the other release only: copy it with a "
+                'context of that release, as xams(release="2.2")'
+            )
+        return own
+
+    def get_metadata(self, run_id: str, target: str, *args: Any, **kwargs: Any) -> dict:
+        """Return the metadata of data; parameters are as in strax."""
+        snapshot = self._snapshot()
+        try:
+            return super(Context, snapshot).get_metadata(run_id, target, *args, **kwargs)
+        except strax.DataNotAvailable as error:
+            snapshot._explain(run_id, [target], error)
+            raise
 
     def register(self, plugin_class: Any) -> Any:
         """Register plugins; parameters are as in strax."""
@@ -329,9 +396,16 @@ class Context(strax.Context):
 
     def list_available(self, target: str, runs: Any = None, **kwargs: Any) -> list[str]:
         """Return the runs of which data is stored; parameters are as in strax."""
+        if kwargs:
+            return self.new_context(**kwargs).list_available(target, runs)
         if runs is None:
             self._complete_runs()
-        return super().list_available(target, runs, **kwargs)
+        found = super().list_available(target, runs)
+        asked = self.runs["name"].values if runs is None else strax.to_str_tuple(runs)
+        keys = self.keys_for_runs(target, sorted({*asked} - {*found}))
+        places = self._equivalent_data.find_several(keys, **self._find_options)
+        equal = [key.run_id for key, place in zip(keys, places, strict=True) if place]
+        return sorted([*found, *equal])
 
     def _complete_runs(self) -> None:
         """Make the table of runs again if a run database was away when it was made."""
@@ -485,6 +559,7 @@ class Context(strax.Context):
             "_made",
             "_run_values",
             "_is_snapshot",
+            "_equivalents",
             "_fixed_plugin_cache",
             "_fixed_level_cache",
         )

@@ -1,0 +1,333 @@
+"""Stored data of the lab's other release that equals what a context would make.
+
+The lab's package of 2026 ("2.2") has another version of the reader than that of June 2025 ("2.1"),
+and the reader is part of every lineage: each hash differs, while rows and fields of most data types
+are the same. `EQUAL` lists these types.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import strax
+
+from amstrax.rundoc import channels_polarity
+
+log = logging.getLogger(__name__)
+
+#: Metadata of data made from data of the other release: data type -> its hash and lineage
+EQUIVALENT_PARENTS = "equivalent_parents"
+
+RELEASES = ("2.1", "2.2")
+
+
+class Equal(NamedTuple):
+    """Plugin that makes equal data in both releases; its versions, in the order of `RELEASES`."""
+
+    plugin: str
+    versions: tuple[str, str]
+
+
+#: Data types whose rows and fields are equal, as are those of all that they are made from.
+#: tests/strax_ext/test_equivalents.py computes this table from the specifications of both releases
+#: and their reference arrays: add no line by hand
+EQUAL = {
+    "raw_records": Equal("DAQReader", ("0.0.0", "0.1.0")),
+    "raw_records_ext": Equal("DAQReader", ("0.0.0", "0.1.0")),
+    "records": Equal("PulseProcessing", ("0.3.0", "0.3.0")),
+    "pulse_counts": Equal("PulseProcessing", ("0.3.0", "0.3.0")),
+    "peaks": Equal("Peaks", ("0.1.50", "0.1.50")),
+    "peak_basics": Equal("PeakBasics", ("2.1", "2.1")),
+    "peak_positions": Equal("PeakPositions", ("1.2.26", "1.2.26")),
+    "events": Equal("Events", ("1.0.2", "1.0.2")),
+    "event_basics": Equal("EventBasics", ("1.6", "1.6")),
+    "event_coincidences": Equal("EventCoincidences", ("1.0", "1.0")),
+    "event_waveform": Equal("EventWaveform", ("0.0.1", "0.0.1")),
+    "event_area_per_channel": Equal("EventAreaPerChannel", ("0.1.1", "0.1.1")),
+    "event_n_channel": Equal("EventAreaPerChannel", ("0.1.1", "0.1.1")),
+    "records_ext": Equal("PulseProcessingEXT", ("0.0.1", "0.0.1")),
+    "peaks_ext": Equal("PeaksEXT", ("0.0.3", "0.0.3")),
+    "peak_basics_ext": Equal("PeakBasicsEXT", ("2.1", "2.1")),
+    "peak_coincidences": Equal("PeakCoincidences", ("1.0", "1.0")),
+}
+
+#: How data types differ that are not equal; others are not because they are made from these
+DIFFERENCES = {
+    "raw_records_sipm": "2.1 inverts positive pulses, 2.2 does not",
+    "records_sipm": "baseline and area differ",
+    "records_led": "2.2 adds SiPM channels, and joins fragments differently",
+    "event_positions": "2.2 adds u, v and phi, and takes maps",
+    "corrected_areas": "2.2 adds the areas of top and bottom",
+}
+
+_READER = "raw_records"
+_GROUPS = ("bottom", "top", "external")
+#: Fields of run documents that decide what the two readers make. Groups one by one: run metadata in
+#: folders is flat
+_MAPS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
+_FIELDS = ("daq_config.registers", *(f"{name}.{group}" for name in _MAPS for group in _GROUPS))
+
+# Data types and releases of which use has been reported in this process
+_reported: set[tuple[str, str]] = set()
+
+
+def release_of(lineage: Mapping[str, Any]) -> str | None:
+    """Return the release that makes data of a lineage, as its reader says; None for others."""
+    plugin, version, *_ = lineage.get(_READER) or (None, None)
+    reader = EQUAL[_READER]
+    if plugin != reader.plugin or version not in reader.versions:
+        return None
+    return RELEASES[reader.versions.index(version)]
+
+
+def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the lineage that equal data has in the other release, None where there is none.
+
+    Every plugin of the lineage must be one of `EQUAL`, with its version in the one release; it gets
+    that of the other. Options stay as they are.
+    """
+    release = release_of(lineage)
+    if release is None or data_type not in EQUAL:
+        return None
+    own = RELEASES.index(release)
+    result = {}
+    for name, (plugin, version, options) in lineage.items():
+        equal = EQUAL.get(name)
+        if equal is None or (plugin, version) != (equal.plugin, equal.versions[own]):
+            return None
+        result[name] = (plugin, equal.versions[1 - own], options)
+    return result
+
+
+def stored_releases(folder: Path, most: int = 5000) -> dict[str, tuple[int, str]]:
+    """Return release -> number of raw data types in a folder that it has stored, and newest run.
+
+    The hash in a folder's name tells. At most `most` entries are looked at.
+    """
+    plugin, versions = EQUAL[_READER]
+    hashes = {
+        strax.deterministic_hash({_READER: (plugin, version, {})}): release
+        for release, version in zip(RELEASES, versions, strict=True)
+    }
+    found: dict[str, tuple[int, str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, most):
+            run_id, _, rest = entry.name.partition("-")
+            data_type, _, lineage_hash = rest.partition("-")
+            release = hashes.get(lineage_hash)
+            if release is not None and data_type.startswith(_READER):
+                number, newest = found.get(release, (0, ""))
+                found[release] = (number + 1, max(newest, run_id))
+    return found
+
+
+class EquivalentData(strax.StorageFrontend):
+    """Data of the other release, in the folders and run database of a context, to read only.
+
+    A context asks it last, so that data of its own release goes first wherever it is.
+
+    Lists (`find_several`) are of what is stored: unlike `find`, they do not look into the
+    document of each run.
+
+    Parameters
+    ----------
+    frontends
+        Storage of the context.
+    registry
+        Its plugin classes, by data type. Where one is not amstrax's own, nothing is equivalent.
+    channel_map
+        Its channel map, which 2.1 takes for every run.
+    """
+
+    provide_superruns = True
+
+    def __init__(
+        self,
+        frontends: Sequence[strax.StorageFrontend],
+        registry: Mapping[str, type[strax.Plugin]],
+        channel_map: Any,
+    ):
+        super().__init__(readonly=True)
+        self._frontends = sorted(frontends, key=lambda frontend: frontend.storage_type)
+        self._registry = registry
+        self._channel_map = channel_map if isinstance(channel_map, Mapping) else {}
+        self._documents: dict[str, Mapping[str, Any]] = {}
+        #: Run and data type -> key under which it was found
+        self.found: dict[tuple[str, str], strax.DataKey] = {}
+
+    @property
+    def backends(self) -> list:
+        """Backends of all storage."""
+        return [backend for frontend in self._frontends for backend in frontend.backends]
+
+    def key_for(self, key: strax.DataKey) -> strax.DataKey | None:
+        """Return the key of equal data of the other release, None where there is none."""
+        lineage = equivalent(key.data_type, key.lineage)
+        if lineage is None or not all(self._is_own(name) for name in lineage):
+            return None
+        return strax.DataKey(key.run_id, key.data_type, lineage, key.subruns, key.combining)
+
+    def find(self, key: strax.DataKey, write: bool = False, **options: Any) -> tuple[str, str]:
+        """Return backend and place of equal data; parameters are as in strax."""
+        if write:
+            raise strax.DataNotAvailable(f"{self} is for reading")
+        return self._ask("find", key, **options)
+
+    def get_metadata(self, key: strax.DataKey, *args: Any, **options: Any) -> dict:
+        """Return the metadata of equal data, with its own lineage; parameters are as in strax."""
+        return self._ask("get_metadata", key, *args, **options)
+
+    def loader(self, key: strax.DataKey, *args: Any, **options: Any) -> Any:
+        """Return a loader of equal data; parameters are as in strax."""
+        loader = self._ask("loader", key, *args, **options)
+        other = self.found[key.run_id, key.data_type]
+        release = release_of(other.lineage)
+        if (key.data_type, str(release)) not in _reported:
+            _reported.add((key.data_type, str(release)))
+            log.warning(
+                "%s is loaded as release %s has stored it, which is equal to that of %s, as %s; "
+                "further runs are not reported",
+                key.data_type,
+                release,
+                release_of(key.lineage),
+                other,
+            )
+        return loader
+
+    def find_several(self, keys: Sequence[strax.DataKey], **options: Any) -> list:
+        """Return, for each of several keys, where equal data is, or False."""
+        result: list[Any] = [False] * len(keys)
+        others = {i: other for i, key in enumerate(keys) if (other := self.key_for(key))}
+        for frontend in self._frontends:
+            left = [i for i in others if not result[i]]
+            found = frontend.find_several([others[i] for i in left], **options) if left else ()
+            for i, place in zip(left, found, strict=True):
+                result[i] = place
+        return result
+
+    def why_not(self, key: strax.DataKey) -> str:
+        """Return why data is not found though the other release has stored it; else empty text."""
+        release = release_of(key.lineage)
+        if release is None:
+            return ""
+        other_release = RELEASES[1 - RELEASES.index(release)]
+        other = self.key_for(key)
+        if other is not None:
+            reason = self._objection(other)
+            if not reason or not self._is_there(other):
+                return ""
+        else:
+            # Of any options and versions, but that of the reader
+            lineage = dict(key.lineage)
+            plugin, _, options = lineage[_READER]
+            version = EQUAL[_READER].versions[RELEASES.index(other_release)]
+            lineage[_READER] = (plugin, version, options)
+            other = strax.DataKey(key.run_id, key.data_type, lineage, key.subruns, key.combining)
+            differing = [d for d in (key.data_type, *lineage) if d in DIFFERENCES]
+            fuzzy_for = tuple(d for d in lineage if d != _READER)
+            if not differing or not self._is_there(other, fuzzy_for):
+                return ""
+            reason = "; ".join(f"{d}: {DIFFERENCES[d]}" for d in dict.fromkeys(differing))
+        context = "xams_led" if "records_led" in self._registry else "xams"
+        return (
+            f"{key.data_type} of run {key.run_id} is stored by release {other_release} only, which "
+            f"is not the same as in {release} ({reason}): load it with "
+            f'{context}(release="{other_release}")'
+        )
+
+    def _ask(self, method: str, key: strax.DataKey, *args: Any, **options: Any) -> Any:
+        other = self.key_for(key)
+        for frontend in self._frontends if other is not None else ():
+            with suppress(strax.DataNotAvailable, strax.DataCorrupted):
+                result = getattr(frontend, method)(other, *args, **options)
+                if self._objection(other):
+                    break
+                self.found[key.run_id, key.data_type] = other
+                return result
+        raise strax.DataNotAvailable(f"no data is stored that equals {key}")
+
+    def _is_there(self, key: strax.DataKey, fuzzy_for: tuple[str, ...] = ()) -> bool:
+        for frontend in self._frontends:
+            with suppress(strax.DataNotAvailable, strax.DataCorrupted, OSError, ValueError):
+                frontend.find(key, fuzzy_for=fuzzy_for)
+                return True
+        return False
+
+    def _is_own(self, data_type: str) -> bool:
+        plugin = self._registry.get(data_type)
+        return plugin is not None and plugin.__module__.partition(".")[0] == "amstrax"
+
+    def _objection(self, key: strax.DataKey) -> str:
+        """Return why the two readers differ for a run, as its document says; else empty text.
+
+        That of 2.1 inverts channels with positive pulses, and takes the context's channel map for
+        every run. Without a document, a run is taken for one with the usual channels.
+        """
+        is_ext = any(name.endswith("_ext") for name in (key.data_type, *key.lineage))
+        groups = _GROUPS if is_ext else _GROUPS[:2]
+        document = self._document(key.run_id)
+        for name in _MAPS:
+            channel_map = {group: _span(_field(document, f"{name}.{group}")) for group in _GROUPS}
+            if not any(channel_map.values()):
+                continue
+            for group in groups:
+                its, usual = channel_map[group], _span(self._channel_map.get(group))
+                if its != usual:
+                    return f"{name} of its document has {group} {its}, the context {usual}"
+            break
+        polarity = channels_polarity(_field(document, "daq_config.registers") or ())
+        for group in groups:
+            first, last = self._channel_map.get(group) or (0, -1)
+            positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]
+            if positive:
+                return f"2.1 inverts channel {positive[0]} ({group}), whose pulses are positive"
+        return ""
+
+    def _document(self, run_id: str) -> Mapping[str, Any]:
+        missing = (strax.DataNotAvailable, strax.RunMetadataNotAvailable, NotImplementedError)
+        for frontend in self._frontends if run_id not in self._documents else ():
+            if frontend.provide_run_metadata:
+                with suppress(*missing):
+                    found = frontend.run_metadata(run_id, projection=list(_FIELDS))
+                    self._documents[run_id] = found
+                    break
+        return self._documents.get(run_id, {})
+
+
+def parents_metadata(
+    loaded: Mapping[str, Mapping[str, Any]], used: Iterable[tuple[str, strax.DataKey]]
+) -> dict[str, Any]:
+    """Return what the metadata of new data says of data of the other release that it is made from.
+
+    Parameters
+    ----------
+    loaded
+        Metadata of the data that is loaded to make it.
+    used
+        Data types that are loaded from the other release, and their keys there.
+    """
+    parents: dict[str, Any] = {}
+    for metadata in loaded.values():
+        parents.update(metadata.get(EQUIVALENT_PARENTS) or {})
+    for data_type, key in used:
+        parents[data_type] = {"lineage_hash": key.lineage_hash, "lineage": key.lineage}
+    return parents
+
+
+def _field(document: Mapping[str, Any], name: str) -> Any:
+    """Return a field of a document, nested or with dots in its name; None without it."""
+    if name in document:
+        return document[name]
+    part: Any = document
+    for word in name.split("."):
+        part = part.get(word) if isinstance(part, Mapping) else None
+    return part
+
+
+def _span(channels: Any) -> Any:
+    """Return first and last channel of a map's group in a form to compare."""
+    return list(channels) if isinstance(channels, (list, tuple)) else channels
