@@ -17,8 +17,9 @@ ARGS ?=
 # for `make bounds`: without tests that compile kernels of strax and straxen, too
 KERNEL_TESTS := tests/processing tests/test_quantities.py \
     -k "not equals_strax and not of_straxen and not interactive"
-# for `make fuzz`: examples of each test
+# for `make soak`: examples of each test of test_fuzz.py, runs of the day
 EXAMPLES ?= 5000
+RUNS ?= 30
 # for `make process`
 RUN ?= 999999
 CONTEXT ?= xams_little
@@ -71,9 +72,10 @@ bounds: install ## run the tests of kernels with bounds of arrays checked
 	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
 	    NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
-.PHONY: fuzz
-fuzz: install ## mutate run documents, live data and files at random, for EXAMPLES= each; ARGS for pytest
-	AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
+.PHONY: soak
+soak: install ## the long form of tests that CI has in short: a day of RUNS= runs, EXAMPLES= of mutated input
+	AMSTRAX_DAY_RUNS=$(RUNS) AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) \
+	    $(BIN)/python -m pytest --timeout=0 tests/test_day.py tests/test_fuzz.py $(ARGS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo

@@ -1,6 +1,6 @@
 """Mutated input, through all that reads it: typed errors of one line, no hang, no silent damage.
 
-`make test` runs the same examples each time. `make fuzz` runs as many of each test as
+`make test` runs the same examples each time. `make soak` runs as many of each test as
 AMSTRAX_FUZZ_EXAMPLES says, chosen at random, and keeps those that fail in .hypothesis. An example
 that has failed once is an `example` of its test.
 """
@@ -46,7 +46,7 @@ LONGEST_MESSAGE = 200
 
 
 def fuzz(n_examples):
-    """Return settings for so many examples, always the same, or for those of `make fuzz`."""
+    """Return settings for so many examples, always the same, or for those of `make soak`."""
     wanted = os.environ.get("AMSTRAX_FUZZ_EXAMPLES")
     return hypothesis.settings(
         max_examples=int(wanted or n_examples),

@@ -135,6 +135,16 @@ def _damaged_files(folder: str | None) -> list[Path]:
 
 def _is_whole(path: Path) -> bool:
     try:
+        state = path.stat()
+    except OSError:
+        return True  # another process has removed it
+    return _ends_as_it_should(path, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+# A process reads each file once: that takes a tenth of a second for all kernels
+@functools.cache
+def _ends_as_it_should(path: Path, *_state: int) -> bool:
+    try:
         with path.open("rb") as file:
             # numba ignores the rest of an index of another version
             if path.suffix == ".nbi" and pickle.load(file) != numba.__version__:

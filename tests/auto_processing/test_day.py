@@ -1,10 +1,13 @@
 """A day in fast motion: runs are taken, copied, processed, deleted, and everything is killed.
 
 What is killed when follows from the seed alone, see `plan`: AMSTRAX_DAY_SEED repeats a failure.
+`make test` has a short day, of AMSTRAX_DAY_RUNS runs, on which each victim is killed; `make soak` a
+long one.
 """
 
 import collections
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -26,11 +29,11 @@ from amstrax import contexts
 from amstrax.auto_processing import amstraxer
 from amstrax.rundb import documents
 
-N_RUNS = int(os.environ.get("AMSTRAX_DAY_RUNS", "30"))
+N_RUNS = int(os.environ.get("AMSTRAX_DAY_RUNS", "8"))
 SEED = int(os.environ.get("AMSTRAX_DAY_SEED", "20240102"))
 #: Runs are of a second, and taken so many times as fast
 SPEED = 2.0
-#: How often each of these is killed: nothing but the DAQ itself is spared
+#: How often each of these is killed on a day of 30 runs: nothing but the DAQ itself is spared
 KILLS = {
     "a job": 6,
     "auto_processing": 3,
@@ -59,10 +62,15 @@ class Kill(NamedTuple):
     down: float
 
 
+def n_kills(n_runs: int) -> dict[str, int]:
+    """Return how often each victim is killed on a day of so many runs."""
+    return {victim: max(1, round(n * n_runs / 30)) for victim, n in KILLS.items()}
+
+
 def plan(seed: int, n_runs: int = N_RUNS) -> list[Kill]:
     """Return what is to be killed on a day, as chosen by seed, run and step, and nothing else."""
     kills = []
-    for victim, times in KILLS.items():
+    for victim, times in n_kills(n_runs).items():
         steps = ("running",) if victim == "a job" else STEPS
         # Not at the very end, where nothing is left to be disturbed
         moments = [(run, step) for run in range(1, max(n_runs, 2)) for step in steps]
@@ -361,10 +369,13 @@ def test_choices_follow_from_the_seed():
     first = choices(5, 30, "1")
     assert first == choices(5, 30, "2") == f"{plan(5, 30)}\n"
     assert first not in (choices(6, 30, "1"), choices(5, 29, "1"))
-    for seed in range(20):
-        assert collections.Counter(kill.victim for kill in plan(seed, 30)) == KILLS
-        assert len({kill[:3] for kill in plan(seed, 30)}) == sum(KILLS.values())
-        assert all(1 <= kill.run < 30 and kill.step in STEPS for kill in plan(seed, 30))
+    assert n_kills(30) == KILLS
+    assert all(1 <= n <= KILLS[victim] for victim, n in n_kills(8).items())
+    for seed, n_runs in itertools.product(range(20), (8, 30)):
+        kills, times = plan(seed, n_runs), n_kills(n_runs)
+        assert collections.Counter(kill.victim for kill in kills) == times
+        assert len({kill[:3] for kill in kills}) == sum(times.values())
+        assert all(1 <= kill.run < n_runs and kill.step in STEPS for kill in kills)
 
 
 @pytest.mark.slow

@@ -137,12 +137,20 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes({"empty": b"", "cut": content[:-1], "garbage": b"\x00garbage"}[how])
 
 
+@pytest.fixture(scope="module")
+def compiled_kernel(tmp_path_factory):
+    """Cache of `_KERNEL`, to be copied."""
+    folder = tmp_path_factory.mktemp("kernel")
+    output_of(start("-c", _KERNEL, NUMBA_CACHE_DIR=str(folder)))
+    return folder
+
+
 @pytest.mark.parametrize("how", ["empty", "cut", "garbage", "folder"])
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-def test_damaged_cache_of_a_kernel(tmp_path, how, suffix):
+def test_damaged_cache_of_a_kernel(compiled_kernel, tmp_path, how, suffix):
     """It is compiled again, which one warning says, and kept if that is possible."""
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    output_of(start("-c", _KERNEL, **cache))
+    shutil.copytree(compiled_kernel, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob(f"*/*{suffix}")
     damage(path, how)
     out, err = output_of(start("-c", _KERNEL, **cache))
@@ -153,9 +161,9 @@ def test_damaged_cache_of_a_kernel(tmp_path, how, suffix):
     assert ("_first_damaged" in out, str(path) in err) == (how == "folder", how == "folder")
 
 
-def test_index_of_another_version(tmp_path):
+def test_index_of_another_version(compiled_kernel, tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    output_of(start("-c", _KERNEL, **cache))
+    shutil.copytree(compiled_kernel, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob("*/*.nbi")
     path.write_bytes(pickle.dumps("0.1") + b"what that version had")
     for is_compiled in (True, False):
