@@ -264,7 +264,14 @@ PROPERTY_OPTIONS = [
     {"event_s1_min_coincidence": 2, "tight_coincidence_window": 50},
     {"max_drift_length": 0.0008, "force_main_before_alt": True},
     {"max_drift_length": 0.0008, "allow_posts2_s1s": True},
-    {"s1_max_width": 700, "s1_max_area_fraction_top": 1, "s1_min_channels": 1, "s1_min_area": 1},
+    {
+        "s1_max_width": 700,
+        "s1_max_area_fraction_top": 1,
+        "s1_min_channels": 1,
+        "s1_min_area": 1,
+        "s2_min_area": 1,
+        "s2_min_channels": 1,
+    },
     {"s2_min_area_fraction_top": 0.5, "s2_min_channels": 2},
 ]
 
