@@ -17,7 +17,6 @@ OWN_DATA_KIND = {"radon_hits"}
 _POLARITY, _WINDOW = "correct_positive_polarity", "tight_coincidence_window"
 _RAW_RECORDS = ("", "_ext", "_sipm", "_v1724", "_v1730", "_aqmon")
 ADDED_OPTIONS = {
-    "corrected_areas": {"s1_map"},
     **dict.fromkeys(
         (f"raw_records{s}" for s in _RAW_RECORDS), {"allow_incomplete", "run_end_time"}
     ),
@@ -26,7 +25,10 @@ ADDED_OPTIONS = {
     **dict.fromkeys(("radon_peaks", "radon_lone_hits"), {_WINDOW}),
 }
 #: The same of release 2.1 alone
-ADDED_OPTIONS_21 = {"records_led": {"allow_incomplete_pulses"}}
+ADDED_OPTIONS_21 = {
+    "corrected_areas": {"s1_map"},
+    "records_led": {"allow_incomplete_pulses"},
+}
 #: Context, release, specification
 SPECIFICATIONS = [
     ("xams", "2.1", "xams"),

@@ -226,12 +226,8 @@ class EventPositions(CorrectedPlugin):
         result[f"{prefix}r"] = radius(x, y)
 
 
-class CorrectedAreas(CorrectedPlugin):
-    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
-
-    With an s1_map, cS1 is corrected for the distance from the axis, too. Alternative S1s and S2s
-    are corrected for the position of the main ones.
-    """
+class CorrectedAreasBase(CorrectedPlugin):
+    """Base of the plugins that correct areas for where the event was."""
 
     elife = XAMSConfig(default=30000, help="Electron lifetime [ns]")
     s1_naive_z_correction = XAMSConfig(
@@ -239,6 +235,33 @@ class CorrectedAreas(CorrectedPlugin):
         help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "
         "to its value at the middle of zmin and zmax",
     )
+
+    depends_on = ("event_basics", "event_positions")
+    provides = "corrected_areas"
+    data_kind = "events"
+    parallel = "process"
+
+    def compute(self, events):
+        result = rows_for(events, self.dtype)
+        s1_factor = self.s1_factor(events)
+        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.elife)
+        for prefix in ("", "alt_"):
+            result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
+            result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
+        return result
+
+    def s1_factor(self, events: np.ndarray) -> np.ndarray:
+        """Return the factor that corrects the S1s of each event, from its depth."""
+        return kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
+
+
+class CorrectedAreas(CorrectedAreasBase):
+    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
+
+    With an s1_map, cS1 is corrected for the distance from the axis, too. Alternative S1s and S2s
+    are corrected for the position of the main ones.
+    """
+
     s1_map = XAMSConfig(
         default=None,
         omit_default=True,
@@ -248,10 +271,6 @@ class CorrectedAreas(CorrectedPlugin):
     )
 
     __version__ = "0.6.0"
-    depends_on = ("event_basics", "event_positions")
-    provides = "corrected_areas"
-    data_kind = "events"
-    parallel = "process"
     dtype = [
         *strax.time_fields,
         (("Corrected area of the main S1 [PE]", "cs1"), np.float32),
@@ -260,17 +279,10 @@ class CorrectedAreas(CorrectedPlugin):
         (("Corrected area of the alternative S2 [PE]", "alt_cs2"), np.float32),
     ]
 
-    def compute(self, events):
-        result = rows_for(events, self.dtype)
+    def s1_factor(self, events):
         if self.s1_map is None:
-            s1_factor = kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
-        else:
-            s1_factor = kernels.s1_map_correction(events["r"], events["z"], self.s1_map)
-        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.elife)
-        for prefix in ("", "alt_"):
-            result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
-            result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
-        return result
+            return super().s1_factor(events)
+        return kernels.s1_map_correction(events["r"], events["z"], self.s1_map)
 
 
 class EventInfo(Plugin, strax.MergeOnlyPlugin):

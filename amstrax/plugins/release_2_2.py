@@ -120,12 +120,12 @@ class EventPositions(event_processing.EventPositions):
             values = {"x": x, "y": y, "r": np.sqrt(x**2 + y**2)}
             for name, value in values.items():
                 result[f"{prefix}{name}"] = value
-        result[f"{prefix}phi"] = np.arctan2(y, x)
+        result[f"{prefix}phi"] = position_map.azimuth(x, y)
         if prefix == "":
             result["u"], result["v"] = u, v
 
 
-class CorrectedAreas(event_processing.CorrectedAreas):
+class CorrectedAreas(event_processing.CorrectedAreasBase):
     """Areas corrected for where the event was, and the parts that the top and bottom PMTs saw.
 
     cS1 is corrected for depth, cS2 for lost electrons. Alternative S1s and S2s are corrected for

@@ -1,13 +1,16 @@
 """Maps from light fractions to positions, as the option pos_rec_map has them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.compiled import column, kernel, output
 
 _KEYS = ("uv_min", "step", "n", "x", "y")
 
@@ -135,3 +138,27 @@ def _grid(pos_rec_map: Mapping[str, Any], key: str) -> np.ndarray:
             f"{key} of pos_rec_map has other values than finite numbers: correct it"
         )
     return grid.astype(np.float64)
+
+
+def azimuth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the angle of (x, y) from the x axis towards y [rad], in the precision of x and y.
+
+    In single precision by the C library: where the processor has AVX-512, ``numpy.arctan2`` differs
+    from it in the last digits.
+
+    Parameters
+    ----------
+    x, y
+        float32 or float64, shape (n,).
+    """
+    if x.dtype != np.float32:
+        return np.arctan2(y, x)
+    result = np.empty(len(x), dtype=np.float32)
+    _azimuth(x, y, result)
+    return result
+
+
+@kernel(*[column(types.float32)] * 2, output(types.float32))
+def _azimuth(x, y, result):
+    for i in range(len(x)):
+        result[i] = math.atan2(y[i], x[i])
