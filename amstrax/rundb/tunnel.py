@@ -18,13 +18,15 @@ import functools
 import logging
 import os
 import socket
-import socketserver
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import paramiko
+import sshtunnel
 
 from amstrax.exceptions import (
     RunDatabaseError,
@@ -35,9 +37,6 @@ from amstrax.exceptions import (
 from amstrax.rundb import known_hosts
 from amstrax.rundb.ssh_config import ProxySocket, SSHHost, destination
 from amstrax.settings import RunDatabase
-
-if TYPE_CHECKING:
-    import paramiko
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,34 @@ STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
 
 
-class Tunnel:
+class _Server(sshtunnel._ThreadingForwardServer):
+    """Local end of a tunnel, which knows its connections."""
+
+    request_queue_size = 64
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.connections: set[socket.socket] = set()
+        super().__init__(*args, **kwargs)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, peer = super().get_request()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connections.add(connection)
+        return connection, peer
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a connection through the tunnel failed", exc_info=True)
+
+
+class Tunnel(sshtunnel.SSHTunnelForwarder):
     """Tunnel to MongoDB as `link` says; `address` is its local end.
+
+    sshtunnel listens and carries the bytes. Its sessions are replaced: by itself it verifies no
+    host key against known_hosts, tells no reason of a failure, and does not come back.
 
     Parameters
     ----------
@@ -76,31 +101,60 @@ class Tunnel:
         self._transport: Any = None
         # The session through which MongoDB was reached
         self._tried: Any = None
-        self._connections: set[socket.socket] = set()
         self._error: RunDatabaseError | None = None
         self._not_before = 0.0
         self._was_up = False
         self._closed = False
+        super().__init__(
+            (link.daq_host, link.daq_port),
+            local_bind_address=(LOOPBACK, 0),
+            remote_bind_address=(link.mongo_host, link.mongo_port),
+            logger=logging.getLogger(_quiet_logger("sshtunnel")),
+        )
         try:
-            self._listener = _Listener((LOOPBACK, 0), _Connection)
-        except OSError as error:
+            self._make_ssh_forward_server(self._remote_binds[0], self._local_binds[0])
+        except sshtunnel.BaseSSHTunnelForwarderError as error:
             raise RunDatabaseUnreachable(
                 f"no local port for the tunnel to {link.daq_host}: {error}"
             ) from error
-        self._listener.tunnel = self
+        [self._server] = self._server_list
         _set_hooks()
         _open_tunnels.add(self)
         threading.Thread(
-            target=self._listener.serve_forever,
-            kwargs={"poll_interval": 0.1},
+            target=self._serve_forever_wrapper,
+            args=(self._server,),
             name=f"tunnel to {link.daq_host}",
             daemon=True,
         ).start()
 
+    @staticmethod
+    def _read_ssh_config(ssh_host: str, *_given: Any) -> tuple[Any, ...]:
+        """Return what was given: ssh itself reads its settings, see `destination`."""
+        return ssh_host, "", None, _given[3], None, False
+
+    @staticmethod
+    def _consolidate_auth(**_given: Any) -> tuple[None, list]:
+        """Return no password and no keys: `log_in` has them, one at a time."""
+        return None, []
+
+    def _make_ssh_forward_handler_class(self, remote_address_: Any) -> Any:
+        # Each connection asks the tunnel for a channel, and thus for a session that is alive
+        handler = super()._make_ssh_forward_handler_class(remote_address_)
+        handler.ssh_transport = self
+        return handler
+
+    def _make_ssh_forward_server_class(self, remote_address_: Any) -> Any:
+        return _Server
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is a session that is taken for alive."""
+        return self._transport is not None and self._transport.is_active()
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the local end."""
-        host, port = self._listener.server_address[:2]
+        host, port = self._server.server_address[:2]
         return str(host), port
 
     @property
@@ -119,8 +173,12 @@ class Tunnel:
         if self._session() is not self._tried:
             self.open_channel().close()
 
-    def open_channel(self, peer: tuple[str, int] = (LOOPBACK, 0)) -> "paramiko.Channel":
+    def open_channel(
+        self, src_addr: tuple[str, int] = (LOOPBACK, 0), **_given: Any
+    ) -> paramiko.Channel:
         """Return a connection to MongoDB's port, as the DAQ host sees it.
+
+        sshtunnel calls it as it would call that of a session.
 
         Raises
         ------
@@ -128,10 +186,10 @@ class Tunnel:
             Of a kind that says why there is none.
         """
         try:
-            channel = self._open_channel(self._session(), peer)
+            channel = self._open_channel(self._session(), src_addr)
         except SessionDied:
             # It was dead or frozen, and is dropped now: a new one may do
-            channel = self._open_channel(self._session(), peer)
+            channel = self._open_channel(self._session(), src_addr)
         self._error = None
         self._tried = self._transport
         return channel
@@ -140,19 +198,14 @@ class Tunnel:
         """Close it, with all connections through it."""
         self._closed = True
         _open_tunnels.discard(self)
-        self._listener.shutdown()
-        self._listener.server_close()
+        # Not while a session is being made, which would be left open
         with self._lock:
-            transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
-        for connection in list(self._connections):
-            _shut(connection)
+            self.stop(force=True)
 
     def abandon(self) -> None:
         """Let go of it in a child process, without a word to the other side."""
         self._closed = True
-        sockets: list[Any] = [self._listener.socket, *self._connections]
+        sockets: list[Any] = [self._server.socket, *self._server.connections]
         if self._transport is not None:
             self._transport.active = False
             sockets.append(self._transport.sock)
@@ -160,7 +213,7 @@ class Tunnel:
             with contextlib.suppress(OSError):
                 each.close()
 
-    def _session(self) -> "paramiko.Transport":
+    def _session(self) -> paramiko.Transport:
         with self._lock:
             if self._closed:
                 raise RunDatabaseUnreachable(f"the tunnel to {self.link.daq_host} is closed")
@@ -183,9 +236,7 @@ class Tunnel:
             self._error = None
             return self._transport
 
-    def _open_channel(
-        self, session: "paramiko.Transport", peer: tuple[str, int]
-    ) -> "paramiko.Channel":
+    def _open_channel(self, session: paramiko.Transport, peer: tuple[str, int]) -> paramiko.Channel:
         try:
             channel = open_channel(self.link, session, peer)
         except SessionDied as error:
@@ -200,7 +251,7 @@ class Tunnel:
         channel.settimeout(self.link.timeout)
         return channel
 
-    def _lost(self, transport: "paramiko.Transport", why: str) -> None:
+    def _lost(self, transport: paramiko.Transport, why: str) -> None:
         # Under the lock. Another thread may have seen it first, and made a new one
         if self._transport is transport:
             log.warning("the tunnel to %s is down: %s", self.link.daq_host, why)
@@ -208,67 +259,8 @@ class Tunnel:
             transport.close()
 
 
-class _Listener(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    request_queue_size = 64
-    tunnel: Tunnel
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a connection through the tunnel failed", exc_info=True)
-
-
-class _Connection(socketserver.BaseRequestHandler):
-    """Carry bytes between a local connection and MongoDB until either side ends it."""
-
-    server: _Listener
-
-    def handle(self) -> None:
-        tunnel, local = self.server.tunnel, self.request
-        try:
-            channel = tunnel.open_channel(self.client_address)
-        except RunDatabaseError as error:
-            log.debug("%s", error)
-            return
-        local.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tunnel._connections.add(local)
-        try:
-            back = threading.Thread(target=_carry_back, args=(channel, local), daemon=True)
-            back.start()
-            _carry(local.recv, channel.sendall)
-            channel.close()
-            back.join()
-        finally:
-            tunnel._connections.discard(local)
-            channel.close()
-
-
-def _carry_back(channel: "paramiko.Channel", local: socket.socket) -> None:
-    def receive(size: int) -> bytes:
-        while True:
-            # The time-out is for what is sent; an idle connection is none that failed
-            with contextlib.suppress(TimeoutError):
-                return channel.recv(size)
-
-    _carry(receive, local.sendall)
-    _shut(local)
-
-
-def _carry(receive: Callable[[int], bytes], send: Callable[[bytes], Any]) -> None:
-    with contextlib.suppress(OSError, EOFError):
-        while data := receive(1 << 16):
-            send(data)
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
 def _set_hooks() -> None:
-    # It ends all sessions at exit; what was registered after it, as our hook is, is called before
-    import paramiko  # noqa: F401, slow to import
-
+    # paramiko ends all sessions at exit; what was registered after it, as this, is called before
     global _hooks_are_set
     if not _hooks_are_set:
         _hooks_are_set = True
@@ -294,7 +286,7 @@ def step_timeout(link: RunDatabase) -> float:
     return min(STEP_TIMEOUT, link.timeout / 4)
 
 
-def connect(link: RunDatabase) -> "paramiko.Transport":
+def connect(link: RunDatabase) -> paramiko.Transport:
     """Return a new SSH session with the DAQ host, logged in.
 
     Raises
@@ -314,7 +306,7 @@ def connect(link: RunDatabase) -> "paramiko.Transport":
     return transport
 
 
-def verified(to: SSHHost) -> "paramiko.Transport":
+def verified(to: SSHHost) -> paramiko.Transport:
     """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
 
     Raises
@@ -382,7 +374,7 @@ def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
         ) from error
 
 
-def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
+def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
     """Return the SSH session on a connection, encrypted, with nothing verified yet.
 
     Raises
@@ -390,8 +382,6 @@ def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
     RunDatabaseUnreachable
         When what listens there does not speak SSH, or not in time.
     """
-    import paramiko  # slow to import
-
     timeout = step_timeout(to.link)
     try:
         transport = paramiko.Transport(connection)
@@ -400,7 +390,7 @@ def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
     except BaseException:
         connection.close()
         raise
-    transport.set_log_channel(_quiet_logger())
+    transport.set_log_channel(_quiet_logger("paramiko"))
     transport.banner_timeout = transport.handshake_timeout = timeout
     # Hosts that ask elsewhere about their users are slow at it
     transport.auth_timeout = 2 * timeout
@@ -422,7 +412,7 @@ def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
     return transport
 
 
-def log_in(to: SSHHost, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
+def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transport, str]:
     """Log in on a verified session; return the session that is logged in, and with what.
 
     A key file that is set is tried first, and then the password; with neither, the keys of the SSH
@@ -437,8 +427,6 @@ def log_in(to: SSHHost, transport: "paramiko.Transport") -> tuple["paramiko.Tran
     RunDatabaseUnreachable
         When the line drops.
     """
-    import paramiko  # slow to import
-
     tried: list[str] = []
     try:
         for what, attempt in _credentials(to):
@@ -476,7 +464,7 @@ def log_in(to: SSHHost, transport: "paramiko.Transport") -> tuple["paramiko.Tran
 
 def _credentials(
     to: SSHHost,
-) -> Iterator[tuple[str, Callable[["paramiko.Transport"], Any]]]:
+) -> Iterator[tuple[str, Callable[[paramiko.Transport], Any]]]:
     link = to.link
     if not to.user:
         raise RunDatabaseNotSet(
@@ -494,17 +482,15 @@ def _credentials(
         yield "the password", functools.partial(_with_password, to)
 
 
-def _with_key(to: SSHHost, key: Any, transport: "paramiko.Transport") -> None:
+def _with_key(to: SSHHost, key: Any, transport: paramiko.Transport) -> None:
     transport.auth_publickey(to.user, key)
 
 
-def _with_password(to: SSHHost, transport: "paramiko.Transport") -> None:
+def _with_password(to: SSHHost, transport: paramiko.Transport) -> None:
     transport.auth_password(to.user, to.link.daq_password)
 
 
 def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
-    import paramiko  # slow to import
-
     wanted = {key for path in to.identities for key in _public_keys(path)}
     if to.has_agent:
         with contextlib.closing(paramiko.Agent()) as agent:
@@ -525,7 +511,7 @@ def _public_keys(path: Path) -> Iterator[bytes]:
             yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
 
 
-def read_key(path: Path, password: str | None) -> "paramiko.PKey":
+def read_key(path: Path, password: str | None) -> paramiko.PKey:
     """Return the private key in a file.
 
     Raises
@@ -533,8 +519,6 @@ def read_key(path: Path, password: str | None) -> "paramiko.PKey":
     RunDatabaseNotSet
         When it cannot be read.
     """
-    import paramiko  # slow to import
-
     problem = "holds no private key that paramiko can read, or DAQ_KEY_PASSWORD is wrong"
     for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
         try:
@@ -554,8 +538,8 @@ def read_key(path: Path, password: str | None) -> "paramiko.PKey":
 
 
 def open_channel(
-    link: RunDatabase, transport: "paramiko.Transport", peer: tuple[str, int]
-) -> "paramiko.Channel":
+    link: RunDatabase, transport: paramiko.Transport, peer: tuple[str, int]
+) -> paramiko.Channel:
     """Return a connection to MongoDB's port, as the DAQ host sees it.
 
     Raises
@@ -567,8 +551,6 @@ def open_channel(
     RunDatabaseRefused
         When the SSH server does not permit it.
     """
-    import paramiko  # slow to import
-
     goal = (link.mongo_host, link.mongo_port)
     place = f"{link.mongo_host}:{link.mongo_port}"
     try:
@@ -600,12 +582,12 @@ def _reason(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def _quiet_logger() -> str:
-    """Return the name of a logger for paramiko, which tells of each failure with a traceback.
+def _quiet_logger(package: str) -> str:
+    """Return the name of a logger for paramiko or sshtunnel, which tell of each failure.
 
     What of that matters is in our errors. Set a level for this logger to see it all.
     """
-    logger = logging.getLogger(f"{__name__}.paramiko")
+    logger = logging.getLogger(f"{__name__}.{package}")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
     return logger.name
