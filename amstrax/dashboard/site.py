@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,18 +163,23 @@ class Site:
         usual = submitting.Plan((), self.contexts()[0], self.detector, ())
         return submitting.plan_of_run(usual, document).context
 
-    def warm_up(self) -> None:
-        """Import, in a thread, what takes seconds, and draw once, so that nobody waits for it."""
+    def warm_up(self, draw: Callable[[], None]) -> None:
+        """Import slow packages and draw once, in a thread, before a page needs it.
+
+        Parameters
+        ----------
+        draw
+            Draws all kinds of figures, see `amstrax.dashboard.figures.warm_up`.
+        """
 
         def work() -> None:
             import matplotlib.figure  # noqa: F401
 
             from amstrax import contexts
-            from amstrax.dashboard import figures
 
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
-            figures.warm_up()
+            draw()
             # Else it is looked through whenever a page is closed, while all other pages wait
             memory.keep_what_is_there()
 
