@@ -200,7 +200,7 @@ class Loop:
 
     def __init__(self, args: argparse.Namespace):
         from amstrax.auto_processing import engines, submit_stbc
-        from amstrax.auto_processing.loop import Rests, Wanted
+        from amstrax.auto_processing.loop import RetryBackoff, RunSelection
         from amstrax.rundb import connection
 
         self.args = args
@@ -208,7 +208,7 @@ class Loop:
         self.work = submit_stbc.find_work(args)
         self.collection = connection.get_mongo_collection(self.work.detector)
         self.switches = connection.get_collection("daq", "processing")
-        self.wanted = Wanted(
+        self.wanted = RunSelection(
             self.work.detector,
             self.work.targets,
             self.work.raw_types,
@@ -220,7 +220,7 @@ class Loop:
         self.followed: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
-        self.rests = Rests()
+        self.backoff = RetryBackoff()
         self._refusals = 0
         self.texts: list[str] = []
         self.trouble = self.ended_by = ""
@@ -322,7 +322,7 @@ class Loop:
         """Submit up to `free` jobs."""
         from amstrax.auto_processing.loop import find_runs
 
-        skip = {*self.rests.names(), *self.followed}
+        skip = {*self.backoff.names(), *self.followed}
         for document in find_runs(self.collection, self.wanted, free, skip):
             self._submit_one(document)
 
@@ -338,7 +338,7 @@ class Loop:
             if run_id is None:
                 raise InvalidRunDocument("its document has neither number nor name: add the number")
             submission = submit_stbc.submit(
-                self.work, run_id, self.collection, self.engine, afresh=tagged
+                self.work, run_id, self.collection, self.engine, reset_failures=tagged
             )
         except (EngineUnreachable, RunDatabaseError):
             raise
@@ -350,7 +350,7 @@ class Loop:
             if self._refusals <= MOST_REFUSALS:
                 self._record(document, error, tagged)
             else:
-                self.rests.note(key_of(document), failed=True)
+                self.backoff.note(key_of(document), failed=True)
             if self._refusals >= MOST_REFUSALS:
                 # It is hardly the runs' fault; one is tried in each round, until one is taken
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
@@ -366,7 +366,7 @@ class Loop:
         if tagged:
             documents.remove_tag(self.collection, document, documents.PROCESS)
         self._refusals = 0
-        self.rests.note(key_of(document), failed=False)
+        self.backoff.note(key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
         self.followed[run_id] = submission.attempt
         self.states[run_id] = submission.state
@@ -395,7 +395,7 @@ class Loop:
             self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
             return
         self.counts["failed"] += 1
-        self.rests.note(key_of(document), failed=True)
+        self.backoff.note(key_of(document), failed=True)
         often = how_often(failures or 0, self.args.max_failures)
         log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
 
@@ -404,9 +404,9 @@ class Loop:
         from amstrax.auto_processing.loop import key_of
 
         key = key_of(document)
-        if key not in self.rests.names():
+        if key not in self.backoff.names():
             log.warning("run %s: %s", _name(document), why)
-            self.rests.note(key, failed=True)
+            self.backoff.note(key, failed=True)
 
     def _clean(self) -> None:
         """Remove scripts and logs of jobs that are old, now and then."""

@@ -138,7 +138,7 @@ def run(args: argparse.Namespace, stop: base.Stop) -> None:
     copier = Copier(collection, args, stop.event.is_set)
 
     def one_round() -> None:
-        tally = copier.handle(get_rundocs(collection, args, copier.rests.names()))
+        tally = copier.handle(get_rundocs(collection, args, copier.backoff.names()))
         if tally.copies or not args.loop:
             log.info("%s", tally.describe(args.production))
         if tally.problems and not args.loop:

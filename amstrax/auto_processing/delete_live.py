@@ -136,7 +136,7 @@ def run(args: argparse.Namespace, stop: base.Stop) -> None:
 
     def one_round() -> None:
         problems = deleter.settle()
-        found = get_rundocs(collection, args, deleter.rests.names())
+        found = get_rundocs(collection, args, deleter.backoff.names())
         tally = deleter.handle(found, lambda document: why_not(document, args, required, folders))
         problems += tally.problems
         if tally.runs or not args.loop:

@@ -56,7 +56,7 @@ Filter = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunSelection:
     """Which runs to process.
 
     Attributes
@@ -169,7 +169,7 @@ class Wanted:
 
 
 def find_runs(
-    collection: Any, wanted: Wanted, limit: int, skip: Iterable[str] = ()
+    collection: Any, wanted: RunSelection, limit: int, skip: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the documents of runs to submit now, newest first, at most so many.
 
@@ -215,7 +215,7 @@ def key_of(document: Document) -> str:
     return repr(document["_id"])
 
 
-def _may_have_source(document: Document, wanted: Wanted) -> bool:
+def _may_have_source(document: Document, wanted: RunSelection) -> bool:
     try:
         return has_source(document, wanted)
     except (OSError, RuntimeError, ValueError) as error:
@@ -223,7 +223,7 @@ def _may_have_source(document: Document, wanted: Wanted) -> bool:
         return True
 
 
-def has_source(document: Document, wanted: Wanted) -> bool:
+def has_source(document: Document, wanted: RunSelection) -> bool:
     """Return whether a run's live data, or its raw data, is on this machine.
 
     Raises
@@ -488,33 +488,33 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
 
 #: After a round that failed the next one waits, longer each time, up to this [s]
 LONGEST_WAIT = 600.0
-#: A run that failed rests for so long, and twice as long each further time, up to a day [s]
-FIRST_REST, LONGEST_REST = 60.0, 86400.0
+#: Back-off after the first failure of a run, and the longest one [s]
+FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 
 
-class Rests:
-    """Which runs have failed a short while ago, and are left alone for now."""
+class RetryBackoff:
+    """Back-off of runs that have failed: each further failure doubles the time until a retry."""
 
     def __init__(self) -> None:
-        self._rests: dict[str, tuple[float, float]] = {}
+        self._until: dict[str, tuple[float, float]] = {}
 
     def note(self, run_id: str, failed: bool) -> None:
-        """Take note that a run has failed, or that all went well."""
+        """Record a failure of a run, or clear its failures after a success."""
         if not failed:
-            self._rests.pop(run_id, None)
+            self._until.pop(run_id, None)
             return
-        _, last = self._rests.get(run_id, (0.0, FIRST_REST / 2))
-        rest = min(2 * last, LONGEST_REST)
-        self._rests[run_id] = (time.monotonic() + rest, rest)
+        _, last = self._until.get(run_id, (0.0, FIRST_BACKOFF / 2))
+        pause = min(2 * last, LONGEST_BACKOFF)
+        self._until[run_id] = (time.monotonic() + pause, pause)
 
     def names(self) -> frozenset[str]:
-        """Return the names of runs that rest."""
+        """Return the names of the runs that are not to be retried yet."""
         now = time.monotonic()
-        return frozenset(name for name, (until, _) in list(self._rests.items()) if until > now)
+        return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error as one line; one that nobody foresaw with its type."""
+    """Return an error as one line; an unexpected one with its type."""
     is_known = isinstance(error, (AmstraxError, OSError))
     return " ".join(str(error).split()) if is_known else repr(error)
 

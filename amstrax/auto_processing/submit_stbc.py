@@ -27,7 +27,7 @@ from amstrax.rundb import documents
 
 if TYPE_CHECKING:
     from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submitting import Submission, Work
+    from amstrax.auto_processing.submitting import JobTemplate, Submission
 log = logging.getLogger("amstrax.submit_stbc")
 
 
@@ -186,7 +186,7 @@ def _with_bar(run_ids: Sequence[str]) -> Any:
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
 
 
-def why_done(work: "Work", run_id: str, collection: Any) -> str:
+def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
     """Return why there is nothing to do for a run, or nothing."""
     from amstrax.auto_processing import submitting
 
@@ -298,7 +298,7 @@ def _range(text: str) -> list[str]:
 _LONGEST_RANGE = 100_000
 
 
-def find_work(args: argparse.Namespace) -> "Work":
+def find_work(args: argparse.Namespace) -> "JobTemplate":
     """Return what `args`, of `base.add_work`, ask to be submitted for runs.
 
     Raises
@@ -308,7 +308,7 @@ def find_work(args: argparse.Namespace) -> "Work":
     """
     from amstrax.auto_processing import submitting
 
-    return submitting.make_work(
+    return submitting.make_job_template(
         args.target,
         args.context,
         args.detector,
@@ -327,12 +327,16 @@ def find_work(args: argparse.Namespace) -> "Work":
 
 
 def submit(
-    work: "Work", run_id: str, collection: Any, engine: "Engine", afresh: bool = False
+    work: "JobTemplate",
+    run_id: str,
+    collection: Any,
+    engine: "Engine",
+    reset_failures: bool = False,
 ) -> "Submission":
     """Submit the job for a run; see `amstrax.auto_processing.submitting.submit`."""
     from amstrax.auto_processing import submitting
 
-    return submitting.submit(work, run_id, collection, engine, afresh)
+    return submitting.submit(work, run_id, collection, engine, reset_failures)
 
 
 def submit_job(
@@ -396,7 +400,7 @@ def submit_job(
     from amstrax.rundb import get_mongo_collection
 
     targets = (target,) if isinstance(target, str) else tuple(target)
-    work = submitting.make_work(
+    work = submitting.make_job_template(
         targets,
         context,
         detector,

@@ -40,7 +40,7 @@ class Row(NamedTuple):
     text: str = ""
 
 
-class Order(NamedTuple):
+class SubmitRequest(NamedTuple):
     """What to submit for runs, as it is asked for on a page."""
 
     targets: tuple[str, ...]
@@ -100,7 +100,7 @@ def each(page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], R
     return rows
 
 
-def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) -> list[Row]:
+def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: bool) -> list[Row]:
     """Submit jobs for runs, or with `dry_run` return what would be submitted.
 
     Runs that are done already are skipped, unless they are wanted again.
@@ -111,7 +111,7 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
     # Also a dry run, since it asks the batch system
     check(page, what)
-    work = submitting.make_work(
+    work = submitting.make_job_template(
         order.targets or None,
         order.context,
         site.detector,
@@ -130,7 +130,7 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
         why = "" if order.again else submit_stbc.why_done(work, run_id, collection)
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
-        done = submitting.submit(work, run_id, collection, engine, afresh=order.again)
+        done = submitting.submit(work, run_id, collection, engine, reset_failures=order.again)
         return Row(
             run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip()
         )
