@@ -15,13 +15,28 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
+from amstrax.auto_processing import engines, submit_stbc
+from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.loop import (
+    Document,
+    RetryBackoff,
+    RunSelection,
+    find_runs,
+    followed_runs,
+    how_often,
+    is_switched_on,
+    job_states,
+    key_of,
+    remove_old_job_files,
+    settle,
+    write_status,
+)
 from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
@@ -34,12 +49,8 @@ from amstrax.exceptions import (
     RunNotReady,
     UsageError,
 )
+from amstrax.rundb import connection, documents
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.loop import (
-        Document,
-    )
 log = logging.getLogger("amstrax.auto_processing")
 
 #: What is away is asked again after a round's pause, then after twice that, up to this [s]
@@ -184,8 +195,6 @@ def _text(error: BaseException) -> str:
 
 def _name(document: "Document") -> str:
     """Return what to call a run, which may have neither number nor name."""
-    from amstrax.rundb import documents
-
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
@@ -199,10 +208,6 @@ class Loop:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines, submit_stbc
-        from amstrax.auto_processing.loop import RetryBackoff, RunSelection
-        from amstrax.rundb import connection
-
         self.args = args
         self.engine: Engine = engines.get(args.engine or settings.engine())
         self.work = submit_stbc.find_work(args)
@@ -239,8 +244,6 @@ class Loop:
 
     def round(self) -> None:
         """Follow the jobs that there are, and submit new ones."""
-        from amstrax.auto_processing.loop import is_switched_on
-
         alive = self._follow()
         self._note_switch(is_switched_on(self.switches))
         free = self.args.max_jobs - alive
@@ -253,8 +256,6 @@ class Loop:
 
     def _count(self) -> None:
         """Count the runs that wait: when something has changed, or a minute later."""
-        from amstrax.rundb import documents
-
         now = (self.counts.copy(), len(self.followed))
         if now != self._counted or time.monotonic() > self._count_at:
             now_there = documents.server_time(self.collection)
@@ -263,8 +264,6 @@ class Loop:
 
     def _follow(self) -> int:
         """Settle jobs that have ended; return how many are alive."""
-        from amstrax.auto_processing.loop import followed_runs, job_states, settle
-
         runs = followed_runs(self.collection, self.engine.name)
         states = job_states(self.engine, runs)
         before, self.followed = self.followed, {}
@@ -296,9 +295,6 @@ class Loop:
 
     def _report_end(self, run_id: str) -> None:
         """Log how a job that was followed has ended, as it has said itself."""
-        from amstrax.auto_processing.loop import how_often
-        from amstrax.rundb import documents
-
         if self.states.pop(run_id, None) is None:
             return  # Settled, and reported, here
         fields = ["processing_status", "processing_failed", "processing_job"]
@@ -320,17 +316,11 @@ class Loop:
 
     def _submit(self, free: int) -> None:
         """Submit up to `free` jobs."""
-        from amstrax.auto_processing.loop import find_runs
-
         skip = {*self.backoff.names(), *self.followed}
         for document in find_runs(self.collection, self.wanted, free, skip):
             self._submit_one(document)
 
     def _submit_one(self, document: "Document") -> None:
-        from amstrax.auto_processing import submit_stbc
-        from amstrax.auto_processing.loop import key_of
-        from amstrax.rundb import documents
-
         # The tag is for one series of attempts; what has failed before does not count
         tagged = documents.PROCESS in documents.tags_of(document)
         try:
@@ -374,9 +364,6 @@ class Loop:
 
     def _record(self, document: "Document", error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted, as a failure of its own."""
-        from amstrax.auto_processing.loop import how_often, key_of
-        from amstrax.rundb import documents
-
         reason = _text(error)
         if self.args.dry_run:
             self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
@@ -401,8 +388,6 @@ class Loop:
 
     def _leave(self, document: "Document", why: str) -> None:
         """Leave a run alone for a while, longer each time, and say why when that begins."""
-        from amstrax.auto_processing.loop import key_of
-
         key = key_of(document)
         if key not in self.backoff.names():
             log.warning("run %s: %s", _name(document), why)
@@ -410,9 +395,6 @@ class Loop:
 
     def _clean(self) -> None:
         """Remove scripts and logs of jobs that are old, now and then."""
-        from amstrax.auto_processing.loop import remove_old_job_files
-        from amstrax.rundb import connection, documents
-
         if self.args.dry_run or time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + CLEAN_EVERY
@@ -442,8 +424,6 @@ class Loop:
         AmstraxError
             When it has been given up, or is to be left alone.
         """
-        from amstrax.rundb import documents
-
         run_id = self.args.run_id
         if run_id is None or self.trouble:
             return False
@@ -502,8 +482,6 @@ class Loop:
         """Write the file for a monitor."""
         if self.args.dry_run:
             return
-        from amstrax.auto_processing.loop import write_status
-
         path = self.args.status_file
         if path is None:
             path = self.args.log_folder / f"auto_processing_{self.work.detector}.json"

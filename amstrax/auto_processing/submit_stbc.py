@@ -10,24 +10,24 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import strict_json
+from amstrax import settings, strict_json
+from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.exceptions import (
     EngineUnreachable,
     RunDatabaseError,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, get_mongo_collection
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submitting import JobTemplate, Submission
 log = logging.getLogger("amstrax.submit_stbc")
 
 
@@ -152,10 +152,6 @@ def run(args: argparse.Namespace, stop: base.Stop, report: Report) -> None:
     AmstraxError
         When nothing (more) can be submitted at all.
     """
-    from amstrax import settings
-    from amstrax.auto_processing import engines
-    from amstrax.rundb import get_mongo_collection
-
     engine = engines.get(args.engine or settings.engine())
     work = find_work(args)
     collection = get_mongo_collection(work.detector)
@@ -180,7 +176,7 @@ def run(args: argparse.Namespace, stop: base.Stop, report: Report) -> None:
 
 
 def _with_bar(run_ids: Sequence[str]) -> Any:
-    from tqdm import tqdm
+    from tqdm import tqdm  # costs 0.1 s, which --help does not need
 
     is_short = len(run_ids) < 3
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
@@ -188,8 +184,6 @@ def _with_bar(run_ids: Sequence[str]) -> Any:
 
 def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
     """Return why there is nothing to do for a run, or nothing."""
-    from amstrax.auto_processing import submitting
-
     fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
     if documents.PROCESS in documents.tags_of(document):
@@ -306,8 +300,6 @@ def find_work(args: argparse.Namespace) -> "JobTemplate":
     UsageError
         When no context makes the targets, or takes the options.
     """
-    from amstrax.auto_processing import submitting
-
     return submitting.make_job_template(
         args.target,
         args.context,
@@ -334,8 +326,6 @@ def submit(
     reset_failures: bool = False,
 ) -> "Submission":
     """Submit the job for a run; see `amstrax.auto_processing.submitting.submit`."""
-    from amstrax.auto_processing import submitting
-
     return submitting.submit(work, run_id, collection, engine, reset_failures)
 
 
@@ -395,10 +385,6 @@ def submit_job(
     RunDatabaseError
         When the run database cannot be reached.
     """
-    from amstrax import settings
-    from amstrax.auto_processing import engines, submitting
-    from amstrax.rundb import get_mongo_collection
-
     targets = (target,) if isinstance(target, str) else tuple(target)
     work = submitting.make_job_template(
         targets,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax import _legacy, rundoc, settings
+from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
 from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
@@ -92,7 +93,6 @@ def find_plan(
         When no context makes the targets or takes the options, or that of another detector.
     """
     from amstrax import contexts
-    from amstrax.auto_processing import amstraxer
 
     if context is None and detector is not None:
         of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]

@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
 from amstrax.exceptions import (
@@ -410,6 +408,9 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, handle)
+    # Costs 0.1 s, which --help does not need
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     try:
         with logging_redirect_tqdm():
             yield

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.corrections import ranges
+from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 log = logging.getLogger("amstrax.corrections")
 
@@ -131,7 +132,7 @@ def check(args: argparse.Namespace) -> int:
 
 def coverage(args: argparse.Namespace) -> int:
     """Print the runs that each option has a value for, and those that have all."""
-    from amstrax.corrections import lookup, ranges, versions
+    from amstrax.corrections import lookup, versions
 
     rows: list[tuple[str, ...]] = [("option", "file", "runs")]
     everywhere: list[ranges.Range] = [(0, float("inf"))]
@@ -160,7 +161,6 @@ _COMMANDS = {"show": show, "check": check, "coverage": coverage}
 
 def _options(version: str) -> dict[str, Any]:
     from amstrax.corrections import versions
-    from amstrax.exceptions import InvalidOption
 
     try:
         versions.parse_version(version)

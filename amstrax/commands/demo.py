@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import strict_json
 from amstrax.commands import base
+from amstrax.commands.validate import SimulatedRun
 from amstrax.exceptions import DataExists
+from amstrax.rundb import documents, transfer
+from amstrax.rundb.connection import COLLECTIONS, DATABASE
 
 if TYPE_CHECKING:
     import strax
     from matplotlib.figure import Figure
 
-    from amstrax.commands.validate import SimulatedRun
     from amstrax.rundb.local import LocalCollection
 
 log = logging.getLogger("amstrax.demo")
@@ -90,8 +92,6 @@ def demonstrate(args: argparse.Namespace, stop: base.Stop) -> str:
     AmstraxError
         When the folder holds something else, or the work fails.
     """
-    from amstrax.rundb import documents
-
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
     is_complete = _look_at(folder, asked_for, args.force)
@@ -124,7 +124,6 @@ def demonstrate(args: argparse.Namespace, stop: base.Stop) -> str:
 
 def run_documents(store: Path) -> "LocalCollection":
     """Return the run documents of the demo: in a file of its own, whatever the settings say."""
-    from amstrax.rundb.connection import COLLECTIONS, DATABASE
     from amstrax.rundb.local import LocalClient
 
     return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
@@ -140,8 +139,6 @@ def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
     collection
         Run documents; those of an earlier demo are removed.
     """
-    from amstrax.rundb import documents, transfer
-
     collection.drop()
     log.info("%s", transfer.add_live(collection, run_dir))
     return documents.find_run(collection, run_dir.name)
@@ -173,8 +170,6 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
 
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: base.Stop) -> "SimulatedRun":
     """Return the run, which is simulated unless it is there."""
-    from amstrax.commands.validate import SimulatedRun
-
     run_dir = folder / RUN_ID
     # The last that a simulation writes
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from amstrax.auto_processing import loop, submit_stbc, submitting
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -105,8 +106,6 @@ def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: 
 
     Runs that are done already are skipped, unless they are wanted again.
     """
-    from amstrax.auto_processing import submit_stbc, submitting
-
     site = page.site
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
     # Also a dry run, since it asks the batch system
@@ -140,8 +139,6 @@ def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: 
 
 def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
     """End the jobs of runs, which automatic processing leaves alone then."""
-    from amstrax.auto_processing import loop
-
     site = page.site
     check(page, "cancel")
     collection, engine = site.collection(), site.engine()
@@ -173,8 +170,6 @@ def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -
 
 def switch(page: "Page", is_on: bool) -> None:
     """Switch automatic processing on or off."""
-    from amstrax.auto_processing import loop
-
     what = f"switch automatic processing {'on' if is_on else 'off'}"
     check(page, what)
     log.info("ACTION user=%r from=%s: %s", page.user, page.peer, what)

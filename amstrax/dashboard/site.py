@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tornado.ioloop import IOLoop
 
 from amstrax import settings
+from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing.amstraxer import to_dict_tuple
+from amstrax.auto_processing.engines.base import Engine
 from amstrax.dashboard.logins import Logins
+from amstrax.rundb import connection, get_mongo_collection
+from amstrax.rundb.connection import get_collection
 from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
-
-    from amstrax.auto_processing.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,6 @@ class Site:
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
-        from amstrax.rundb import get_mongo_collection
         from amstrax.rundb.local import LocalCollection
 
         if self._embedded is not None:
@@ -94,16 +96,12 @@ class Site:
 
     def switches(self) -> Any:
         """Return the collection with the switch of automatic processing."""
-        from amstrax.rundb.connection import get_collection
-
         if self._embedded is not None:
             return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
     def engine(self) -> "Engine":
         """Return the engine."""
-        from amstrax.auto_processing import engines
-
         return engines.get(self.engine_name)
 
     def context(
@@ -126,7 +124,6 @@ class Site:
             When there is no such version, or an option of the dashboard is wrong.
         """
         from amstrax import contexts
-        from amstrax.auto_processing.amstraxer import to_dict_tuple
 
         st = getattr(contexts, name)(
             output_folder=self._data_folder(),
@@ -158,8 +155,6 @@ class Site:
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that a run is processed with."""
-        from amstrax.auto_processing import submitting
-
         usual = submitting.Plan((), self.contexts()[0], self.detector, ())
         return submitting.plan_of_run(usual, document).context
 
@@ -204,8 +199,6 @@ class Site:
 
     def close(self) -> None:
         """Let go of threads and connections."""
-        from amstrax.rundb import connection
-
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()
