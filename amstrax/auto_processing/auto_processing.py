@@ -34,6 +34,7 @@ from amstrax.auto_processing.loop import (
     job_states,
     key_of,
     remove_old_job_files,
+    run_rounds,
     settle,
     write_status,
 )
@@ -163,19 +164,22 @@ def run(args: argparse.Namespace, stop: base.Stop) -> str | None:
     """
     stop.remark = "jobs go on"
     loop = Loop(args)
-    wait = args.pause
+    is_single = args.once or args.dry_run
+
+    def on_error(error: Exception) -> None:
+        if is_single or isinstance(error, UsageError):
+            raise error
+        loop.report_trouble(error)
+
     try:
-        while True:
-            try:
-                loop.round()
-                wait = args.pause
-            except Exception as error:
-                if args.once or args.dry_run or isinstance(error, UsageError):
-                    raise
-                loop.report_trouble(error)
-                wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
-            if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
-                break
+        run_rounds(
+            loop.round,
+            args.pause,
+            stop,
+            on_error,
+            lambda: is_single or loop.is_finished(),
+            LONGEST_WAIT,
+        )
     except BaseException as error:
         loop.end(_text(error))
         raise

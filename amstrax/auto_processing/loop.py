@@ -519,6 +519,45 @@ def describe_error(error: Exception) -> str:
     return " ".join(str(error).split()) if is_known else repr(error)
 
 
+def run_rounds(
+    one_round: Callable[[], None],
+    pause: float,
+    stop: Stop,
+    on_error: Callable[[Exception], None],
+    is_finished: Callable[[], bool] = bool,
+    longest_wait: float = LONGEST_WAIT,
+) -> None:
+    """Run rounds until told to end; after each failure the wait for the next one doubles.
+
+    Parameters
+    ----------
+    one_round
+        Does the work of a round.
+    pause
+        Time between two rounds [s].
+    stop
+        Ends the loop.
+    on_error
+        Gets the error of a round that failed; raises to end the loop.
+    is_finished
+        Asked after each round; True ends the loop.
+    longest_wait
+        The longest time between two rounds after failures, unless `pause` is longer [s].
+    """
+    wait = pause
+    while True:
+        try:
+            one_round()
+            wait = pause
+        except Stopped:
+            return
+        except Exception as error:
+            on_error(error)
+            wait = min(2 * wait, max(longest_wait, pause))
+        if is_finished() or stop.event.wait(wait):
+            return
+
+
 def repeat(
     one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
 ) -> None:
@@ -542,22 +581,25 @@ def repeat(
         one_round()
         stop.check()
         return
-    trouble, wait = "", args.pause
-    while not stop.event.is_set():
-        try:
-            one_round()
-            if trouble:
-                logger.info("that is over: going on")
-            trouble, wait = "", args.pause
-        except Stopped:
-            break
-        except Exception as error:
-            known = isinstance(error, (AmstraxError, OSError))
-            text = describe_error(error)
-            if text != trouble:
-                logger.error("%s; trying again", text, exc_info=None if known else error)
-            trouble, wait = text, min(2 * wait, max(LONGEST_WAIT, args.pause))
-        stop.event.wait(wait)
+    trouble = ""
+
+    def reporting_round() -> None:
+        nonlocal trouble
+        one_round()
+        if trouble:
+            logger.info("that is over: going on")
+        trouble = ""
+
+    def report(error: Exception) -> None:
+        nonlocal trouble
+        known = isinstance(error, (AmstraxError, OSError))
+        text = describe_error(error)
+        if text != trouble:
+            logger.error("%s; trying again", text, exc_info=None if known else error)
+        trouble = text
+
+    if not stop.event.is_set():
+        run_rounds(reporting_round, args.pause, stop, report)
     logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
 

@@ -125,12 +125,7 @@ class Report:
     def text(self) -> str:
         """Return a table, after what would be submitted in a dry run."""
         rows = [("run", "state", "job", ""), *self.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([*self.scripts, *lines])
+        return "\n".join([*self.scripts, base.format_table(rows)])
 
 
 def run(args: argparse.Namespace, stop: base.Stop, report: Report) -> None:

@@ -551,6 +551,16 @@ class DatedFileHandler(logging.Handler):
                 sys.stderr.write(f"{text}\n")
 
 
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text as a table with aligned columns, the header being the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
     """Return one line that says what failed, where, and what to do.
 

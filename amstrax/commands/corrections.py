@@ -102,7 +102,7 @@ def show(args: argparse.Namespace) -> int:
             continue
         rows.append((option, found.file.name, found.range, _text(found.value, args.full)))
         places.append(f"{found.file.name}: {found.file.place}")
-    _print_table(rows)
+    print(base.format_table(rows))
     if args.full:
         print("\n" + "\n".join(places))
     return _report(failures)
@@ -152,7 +152,7 @@ def coverage(args: argparse.Namespace) -> int:
         rows.append((option, file.name, ranges.as_text(covered)))
         everywhere = ranges.common(everywhere, covered)
     rows.append(("all of these", "", "?" if failures else ranges.as_text(everywhere)))
-    _print_table(rows)
+    print(base.format_table(rows))
     return _report(failures)
 
 
@@ -178,13 +178,6 @@ def _report(failures: list[str]) -> int:
 def _text(value: Any, full: bool) -> str:
     text = json.dumps(value)
     return text if full or len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":
