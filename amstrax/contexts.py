@@ -115,7 +115,7 @@ def _in_release(
 _PLUGINS = immutabledict(
     {
         **{
-            f"{name}(release={release!r})": _in_release(release, plugins)
+            f'{name}(release="{release}")': _in_release(release, plugins)
             for release in settings.RELEASES
             for name, plugins in (("xams", _XAMS_PLUGINS), ("xams_led", _LED_PLUGINS))
         },

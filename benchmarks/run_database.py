@@ -179,7 +179,7 @@ def loop_queries(runs: Any) -> dict[str, Callable[[], int]]:
     from amstrax.auto_processing import loop
     from amstrax.rundb import documents
 
-    wanted = loop.Wanted("xams", ("event_info",), ("raw_records",))
+    wanted = loop.RunSelection("xams", ("event_info",), ("raw_records",))
     return {
         "loop: runs to submit": lambda: len(loop.find_runs(runs, wanted, 10)),
         "loop: count of them": lambda: runs.count_documents(

@@ -287,7 +287,7 @@ def do_all(collection, document):
     run = processing_page._run(document)
     assert render.html("by_status.html", most=1, counts=counts, runs=[run], status="failed")
     assert transfer.to_json(document)
-    wanted = loop.Wanted("xams", ("event_info",), ("raw_records",))
+    wanted = loop.RunSelection("xams", ("event_info",), ("raw_records",))
     assert outcome(loop.find_runs, collection, wanted, 10) is not None
     assert outcome(loop.followed_runs, collection, "local") is not None
     frontend = RunDB(collection=collection)

@@ -542,10 +542,10 @@ def test_entries_are_short(tmp_path):
 
 def test_jobs_get_the_option(tmp_path):
     folders = {"job_folder": tmp_path, "log_folder": tmp_path}
-    work = submitting.make_work(["peaks"], allow_incomplete=True, **folders)
+    work = submitting.make_job_template(["peaks"], allow_incomplete=True, **folders)
     assert "--allow_incomplete" in work.options
     assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
-    work = submitting.make_work(["peaks"], **folders)
+    work = submitting.make_job_template(["peaks"], **folders)
     assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
     for tool in (submit_stbc, auto_processing):
         for options in ([], ["--allow_incomplete"]):

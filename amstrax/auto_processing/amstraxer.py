@@ -18,6 +18,8 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import tempfile
+
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError, did_you_mean
@@ -241,8 +243,6 @@ def _output_folder(st: "strax.Context") -> Path:
 
 def _check_writable(folder: Path) -> None:
     """Try to write, since strax leaves out what it cannot write without a word."""
-    import tempfile
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

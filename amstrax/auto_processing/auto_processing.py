@@ -15,13 +15,29 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
+from amstrax.auto_processing import engines, submit_stbc
+from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.loop import (
+    Document,
+    RetryBackoff,
+    RunSelection,
+    find_runs,
+    followed_runs,
+    how_often,
+    is_switched_on,
+    job_states,
+    key_of,
+    remove_old_job_files,
+    run_rounds,
+    settle,
+    write_status,
+)
 from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
@@ -34,13 +50,9 @@ from amstrax.exceptions import (
     RunNotReady,
     UsageError,
 )
+from amstrax.rundb import connection, documents
 from amstrax.rundb.leases import Stop
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.loop import (
-        Document,
-    )
 log = logging.getLogger("amstrax.auto_processing")
 
 #: What is away is asked again after a round's pause, then after twice that, up to this [s]
@@ -153,19 +165,22 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
     """
     stop.remark = "jobs go on"
     loop = Loop(args)
-    wait = args.pause
+    is_single = args.once or args.dry_run
+
+    def on_error(error: Exception) -> None:
+        if is_single or isinstance(error, UsageError):
+            raise error
+        loop.report_trouble(error)
+
     try:
-        while True:
-            try:
-                loop.round()
-                wait = args.pause
-            except Exception as error:
-                if args.once or args.dry_run or isinstance(error, UsageError):
-                    raise
-                loop.report_trouble(error)
-                wait = min(2 * wait, max(LONGEST_WAIT, args.pause))
-            if args.once or args.dry_run or loop.is_finished() or stop.event.wait(wait):
-                break
+        run_rounds(
+            loop.round,
+            args.pause,
+            stop,
+            on_error,
+            lambda: is_single or loop.is_finished(),
+            LONGEST_WAIT,
+        )
     except BaseException as error:
         loop.end(_text(error))
         raise
@@ -185,8 +200,6 @@ def _text(error: BaseException) -> str:
 
 def _name(document: "Document") -> str:
     """Return what to call a run, which may have neither number nor name."""
-    from amstrax.rundb import documents
-
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
@@ -200,16 +213,12 @@ class Loop:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines, submit_stbc
-        from amstrax.auto_processing.loop import Rests, Wanted
-        from amstrax.rundb import connection
-
         self.args = args
         self.engine: Engine = engines.get(args.engine or settings.engine())
         self.work = submit_stbc.find_work(args)
         self.collection = connection.get_mongo_collection(self.work.detector)
         self.switches = connection.get_collection("daq", "processing")
-        self.wanted = Wanted(
+        self.wanted = RunSelection(
             self.work.detector,
             self.work.targets,
             self.work.raw_types,
@@ -221,7 +230,7 @@ class Loop:
         self.followed: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
-        self.rests = Rests()
+        self.backoff = RetryBackoff()
         self._refusals = 0
         self.texts: list[str] = []
         self.trouble = self.ended_by = ""
@@ -240,8 +249,6 @@ class Loop:
 
     def round(self) -> None:
         """Follow the jobs that there are, and submit new ones."""
-        from amstrax.auto_processing.loop import is_switched_on
-
         alive = self._follow()
         self._note_switch(is_switched_on(self.switches))
         free = self.args.max_jobs - alive
@@ -254,8 +261,6 @@ class Loop:
 
     def _count(self) -> None:
         """Count the runs that wait: when something has changed, or a minute later."""
-        from amstrax.rundb import documents
-
         now = (self.counts.copy(), len(self.followed))
         if now != self._counted or time.monotonic() > self._count_at:
             now_there = documents.server_time(self.collection)
@@ -264,8 +269,6 @@ class Loop:
 
     def _follow(self) -> int:
         """Settle jobs that have ended; return how many are alive."""
-        from amstrax.auto_processing.loop import followed_runs, job_states, settle
-
         runs = followed_runs(self.collection, self.engine.name)
         states = job_states(self.engine, runs)
         before, self.followed = self.followed, {}
@@ -297,9 +300,6 @@ class Loop:
 
     def _report_end(self, run_id: str) -> None:
         """Log how a job that was followed has ended, as it has said itself."""
-        from amstrax.auto_processing.loop import how_often
-        from amstrax.rundb import documents
-
         if self.states.pop(run_id, None) is None:
             return  # Settled, and reported, here
         fields = ["processing_status", "processing_failed", "processing_job"]
@@ -321,17 +321,11 @@ class Loop:
 
     def _submit(self, free: int) -> None:
         """Submit up to `free` jobs."""
-        from amstrax.auto_processing.loop import find_runs
-
-        skip = {*self.rests.names(), *self.followed}
+        skip = {*self.backoff.names(), *self.followed}
         for document in find_runs(self.collection, self.wanted, free, skip):
             self._submit_one(document)
 
     def _submit_one(self, document: "Document") -> None:
-        from amstrax.auto_processing import submit_stbc
-        from amstrax.auto_processing.loop import key_of
-        from amstrax.rundb import documents
-
         # The tag is for one series of attempts; what has failed before does not count
         tagged = documents.PROCESS in documents.tags_of(document)
         try:
@@ -339,7 +333,7 @@ class Loop:
             if run_id is None:
                 raise InvalidRunDocument("its document has neither number nor name: add the number")
             submission = submit_stbc.submit(
-                self.work, run_id, self.collection, self.engine, afresh=tagged
+                self.work, run_id, self.collection, self.engine, reset_failures=tagged
             )
         except (EngineUnreachable, RunDatabaseError):
             raise
@@ -351,7 +345,7 @@ class Loop:
             if self._refusals <= MOST_REFUSALS:
                 self._record(document, error, tagged)
             else:
-                self.rests.note(key_of(document), failed=True)
+                self.backoff.note(key_of(document), failed=True)
             if self._refusals >= MOST_REFUSALS:
                 # It is hardly the runs' fault; one is tried in each round, until one is taken
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
@@ -367,7 +361,7 @@ class Loop:
         if tagged:
             documents.remove_tag(self.collection, document, documents.PROCESS)
         self._refusals = 0
-        self.rests.note(key_of(document), failed=False)
+        self.backoff.note(key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
         self.followed[run_id] = submission.attempt
         self.states[run_id] = submission.state
@@ -375,9 +369,6 @@ class Loop:
 
     def _record(self, document: "Document", error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted, as a failure of its own."""
-        from amstrax.auto_processing.loop import how_often, key_of
-        from amstrax.rundb import documents
-
         reason = _text(error)
         if self.args.dry_run:
             self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
@@ -396,24 +387,19 @@ class Loop:
             self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
             return
         self.counts["failed"] += 1
-        self.rests.note(key_of(document), failed=True)
+        self.backoff.note(key_of(document), failed=True)
         often = how_often(failures or 0, self.args.max_failures)
         log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
 
     def _leave(self, document: "Document", why: str) -> None:
         """Leave a run alone for a while, longer each time, and say why when that begins."""
-        from amstrax.auto_processing.loop import key_of
-
         key = key_of(document)
-        if key not in self.rests.names():
+        if key not in self.backoff.names():
             log.warning("run %s: %s", _name(document), why)
-            self.rests.note(key, failed=True)
+            self.backoff.note(key, failed=True)
 
     def _clean(self) -> None:
         """Remove scripts and logs of jobs that are old, now and then."""
-        from amstrax.auto_processing.loop import remove_old_job_files
-        from amstrax.rundb import connection, documents
-
         if self.args.dry_run or time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + CLEAN_EVERY
@@ -443,8 +429,6 @@ class Loop:
         AmstraxError
             When it has been given up, or is to be left alone.
         """
-        from amstrax.rundb import documents
-
         run_id = self.args.run_id
         if run_id is None or self.trouble:
             return False
@@ -503,8 +487,6 @@ class Loop:
         """Write the file for a monitor."""
         if self.args.dry_run:
             return
-        from amstrax.auto_processing.loop import write_status
-
         path = self.args.status_file
         if path is None:
             path = self.args.log_folder / f"auto_processing_{self.work.detector}.json"

@@ -12,13 +12,17 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax.auto_processing import live_folder, loop
 from amstrax.auto_processing.copying import (
+    Copier,
+    Copies,
+    Destination,
     copy_data,
     missing,
     wanted_destinations,
@@ -28,11 +32,10 @@ from amstrax.commands import base
 from amstrax.exceptions import (
     CopyFailed,
 )
+from amstrax.rundb import documents, get_mongo_collection
 from amstrax.rundb.leases import Stop
 from amstrax.settings import DETECTORS
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.copying import Copies, Destination
 __all__ = ["copy_data", "get_rundocs", "handle_runs", "main", "parse_args"]
 
 log = logging.getLogger("amstrax.copy_live")
@@ -129,17 +132,13 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
     AmstraxError
         When, without ``args.loop``, something could not be copied.
     """
-    from amstrax.auto_processing import loop
-    from amstrax.auto_processing.copying import Copier
-    from amstrax.rundb import get_mongo_collection
-
     stop.remark = "copies that are not complete are gone on with at the next start"
     collection = get_mongo_collection(args.detector)
     wanted_destinations(args)  # Wrong settings are no trouble that passes
     copier = Copier(collection, args, stop.event.is_set)
 
     def one_round() -> None:
-        tally = copier.handle(get_rundocs(collection, args, copier.rests.names()))
+        tally = copier.handle(get_rundocs(collection, args, copier.backoff.names()))
         if tally.copies or not args.loop:
             log.info("%s", tally.describe(args.production))
         if tally.problems and not args.loop:
@@ -168,9 +167,6 @@ def get_rundocs(
     RunNotFound
         When a run in ``args.run_id`` is unknown.
     """
-    from amstrax.auto_processing import live_folder
-    from amstrax.rundb import documents
-
     destinations = wanted_destinations(args)
     folders = live_folder.allowed_folders(args.detector, args.live_data)
     if args.run_id:
@@ -197,8 +193,6 @@ def get_rundocs(
 
 def _to_copy(args: argparse.Namespace, destinations: Sequence["Destination"]) -> dict[str, Any]:
     """Return a filter for runs that lack a copy."""
-    from amstrax.rundb import documents
-
     lacks = [
         {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
         for destination in destinations
@@ -238,9 +232,6 @@ def handle_runs(
     RunDatabaseError
         When the run database cannot be asked or told.
     """
-    from amstrax.auto_processing.copying import Copier
-    from amstrax.rundb import get_mongo_collection
-
     return Copier(get_mongo_collection(args.detector), args, stopped).handle(rundocs)
 
 

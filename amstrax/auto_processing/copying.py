@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import live_folder, rsync
-from amstrax.auto_processing.loop import Rests, describe_error
+from amstrax.auto_processing.loop import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -455,7 +455,7 @@ class Copier:
         self._lock = threading.Lock()
         self._unusable: set[str] = set()
         self._said: dict[str, str] = {}
-        self.rests = Rests()
+        self.backoff = RetryBackoff()
         show = getattr(args, "progress", None)
         self._show_bar = sys.stderr.isatty() if show is None else show
 
@@ -485,7 +485,7 @@ class Copier:
         except Exception as error:
             run_id = documents.name_of(document) or "?"
             log.error("run %s is not copied: %s", run_id, describe_error(error))
-            self.rests.note(run_id, failed=True)
+            self.backoff.note(run_id, failed=True)
             with self._lock:
                 tally.problems += max(len(self._missing(document)), 1)
 
@@ -570,7 +570,7 @@ class Copier:
                     tally.copies += 1
                     tally.n_bytes += n_bytes
                     tally.runs.add(run_id)
-        self.rests.note(run_id, failed)
+        self.backoff.note(run_id, failed)
 
     def _note(self, run_id: str, destination: Destination, error: Exception | None) -> None:
         """Log what went wrong: of a destination when it begins and when it is over."""

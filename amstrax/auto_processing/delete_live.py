@@ -14,19 +14,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax import rundoc
+from amstrax.auto_processing import deleting, live_folder, loop
+from amstrax.auto_processing.copying import Destination, delete_after_copies
+from amstrax.auto_processing.deleting import Deleter
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, DeletionRefused
+from amstrax.rundb import documents, get_mongo_collection
 from amstrax.rundb.leases import Stop
 from amstrax.settings import DETECTORS
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.copying import Destination
 log = logging.getLogger("amstrax.delete_live")
 
 _FIELDS = (
@@ -122,11 +125,6 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
     AmstraxError
         When, without ``args.loop``, something could not be deleted.
     """
-    from amstrax.auto_processing import live_folder, loop
-    from amstrax.auto_processing.copying import delete_after_copies
-    from amstrax.auto_processing.deleting import Deleter
-    from amstrax.rundb import get_mongo_collection
-
     stop.remark = "what was begun is settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")
@@ -137,7 +135,7 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
 
     def one_round() -> None:
         problems = deleter.settle()
-        found = get_rundocs(collection, args, deleter.rests.names())
+        found = get_rundocs(collection, args, deleter.backoff.names())
         tally = deleter.handle(found, lambda document: why_not(document, args, required, folders))
         problems += tally.problems
         if tally.runs or not args.loop:
@@ -168,10 +166,6 @@ def get_rundocs(
     RunNotFound
         When a run in ``args.run_id`` is unknown.
     """
-    from amstrax.auto_processing import live_folder
-    from amstrax.auto_processing.copying import delete_after_copies
-    from amstrax.rundb import documents
-
     required = delete_after_copies(args.detector)
     folders = live_folder.allowed_folders(args.detector, args.live_data)
     if args.run_id:
@@ -197,8 +191,6 @@ def get_rundocs(
 
 def _to_delete(args: argparse.Namespace, required: Sequence["Destination"]) -> dict[str, Any]:
     """Return a filter for runs that are old enough, and have all their copies registered."""
-    from amstrax.rundb import documents
-
     return {
         "$and": [
             documents.has_data("live", host=documents.this_host()),
@@ -227,10 +219,6 @@ def why_not(
     folders
         Folders that may be deleted from.
     """
-    from amstrax import rundoc
-    from amstrax.auto_processing import deleting, live_folder
-    from amstrax.rundb import documents
-
     try:
         live_folder.run_name(document)
         end = rundoc.end_time(document)

@@ -26,7 +26,7 @@ from typing import Any
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, live_folder, rsync
 from amstrax.auto_processing.copying import Destination
-from amstrax.auto_processing.loop import Rests, describe_error
+from amstrax.auto_processing.loop import RetryBackoff, describe_error
 from amstrax.exceptions import (
     CopyDiffers,
     DeletionRefused,
@@ -125,7 +125,7 @@ class Deleter:
         self._stopped = stopped
         # Asked now, since a deletion that has begun must be recorded
         self._deleted_by = f"{settings.login_name()} with delete_live"
-        self.rests = Rests()
+        self.backoff = RetryBackoff()
 
     def _locations(self, document: Document) -> list[Path]:
         return locations(document, self._folders)
@@ -274,9 +274,9 @@ class Deleter:
             except Exception as error:
                 log.error("run %s is not deleted: %s", run_id, describe_error(error))
                 tally.problems += 1
-                self.rests.note(run_id, failed=not isinstance(error, DestinationUnusable))
+                self.backoff.note(run_id, failed=not isinstance(error, DestinationUnusable))
                 continue
-            self.rests.note(run_id, failed=False)
+            self.backoff.note(run_id, failed=False)
             if n_bytes is not None:
                 tally.runs.append(run_id)
                 tally.n_bytes += n_bytes

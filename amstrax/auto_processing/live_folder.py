@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import redax, rundoc, settings
+from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
 from amstrax.auto_processing.rsync import Place
 from amstrax.exceptions import (
@@ -175,6 +175,8 @@ def some(names: Sequence[str]) -> str:
 
 def is_closed(run_dir: Path) -> bool:
     """Return whether the DAQ has written all of a run."""
+    from amstrax import redax  # imports numpy, which no tool that copies needs at its start
+
     return (run_dir / redax.THE_END).is_dir() and not any(run_dir.glob("*_TEMP"))
 
 

@@ -56,7 +56,7 @@ Filter = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunSelection:
     """Which runs to process.
 
     Attributes
@@ -169,7 +169,7 @@ class Wanted:
 
 
 def find_runs(
-    collection: Any, wanted: Wanted, limit: int, skip: Iterable[str] = ()
+    collection: Any, wanted: RunSelection, limit: int, skip: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the documents of runs to submit now, newest first, at most so many.
 
@@ -215,7 +215,7 @@ def key_of(document: Document) -> str:
     return repr(document["_id"])
 
 
-def _may_have_source(document: Document, wanted: Wanted) -> bool:
+def _may_have_source(document: Document, wanted: RunSelection) -> bool:
     try:
         return has_source(document, wanted)
     except (OSError, RuntimeError, ValueError) as error:
@@ -223,7 +223,7 @@ def _may_have_source(document: Document, wanted: Wanted) -> bool:
         return True
 
 
-def has_source(document: Document, wanted: Wanted) -> bool:
+def has_source(document: Document, wanted: RunSelection) -> bool:
     """Return whether a run's live data, or its raw data, is on this machine.
 
     Raises
@@ -488,35 +488,74 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
 
 #: After a round that failed the next one waits, longer each time, up to this [s]
 LONGEST_WAIT = 600.0
-#: A run that failed rests for so long, and twice as long each further time, up to a day [s]
-FIRST_REST, LONGEST_REST = 60.0, 86400.0
+#: Back-off after the first failure of a run, and the longest one [s]
+FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 
 
-class Rests:
-    """Which runs have failed a short while ago, and are left alone for now."""
+class RetryBackoff:
+    """Back-off of runs that have failed: each further failure doubles the time until a retry."""
 
     def __init__(self) -> None:
-        self._rests: dict[str, tuple[float, float]] = {}
+        self._until: dict[str, tuple[float, float]] = {}
 
     def note(self, run_id: str, failed: bool) -> None:
-        """Take note that a run has failed, or that all went well."""
+        """Record a failure of a run, or clear its failures after a success."""
         if not failed:
-            self._rests.pop(run_id, None)
+            self._until.pop(run_id, None)
             return
-        _, last = self._rests.get(run_id, (0.0, FIRST_REST / 2))
-        rest = min(2 * last, LONGEST_REST)
-        self._rests[run_id] = (time.monotonic() + rest, rest)
+        _, last = self._until.get(run_id, (0.0, FIRST_BACKOFF / 2))
+        pause = min(2 * last, LONGEST_BACKOFF)
+        self._until[run_id] = (time.monotonic() + pause, pause)
 
     def names(self) -> frozenset[str]:
-        """Return the names of runs that rest."""
+        """Return the names of the runs that are not to be retried yet."""
         now = time.monotonic()
-        return frozenset(name for name, (until, _) in list(self._rests.items()) if until > now)
+        return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error as one line; one that nobody foresaw with its type."""
+    """Return an error as one line; an unexpected one with its type."""
     is_known = isinstance(error, (AmstraxError, OSError))
     return " ".join(str(error).split()) if is_known else repr(error)
+
+
+def run_rounds(
+    one_round: Callable[[], None],
+    pause: float,
+    stop: Stop,
+    on_error: Callable[[Exception], None],
+    is_finished: Callable[[], bool] = bool,
+    longest_wait: float = LONGEST_WAIT,
+) -> None:
+    """Run rounds until told to end; after each failure the wait for the next one doubles.
+
+    Parameters
+    ----------
+    one_round
+        Does the work of a round.
+    pause
+        Time between two rounds [s].
+    stop
+        Ends the loop.
+    on_error
+        Gets the error of a round that failed; raises to end the loop.
+    is_finished
+        Asked after each round; True ends the loop.
+    longest_wait
+        The longest time between two rounds after failures, unless `pause` is longer [s].
+    """
+    wait = pause
+    while True:
+        try:
+            one_round()
+            wait = pause
+        except Stopped:
+            return
+        except Exception as error:
+            on_error(error)
+            wait = min(2 * wait, max(longest_wait, pause))
+        if is_finished() or stop.event.wait(wait):
+            return
 
 
 def repeat(
@@ -542,22 +581,25 @@ def repeat(
         one_round()
         stop.check()
         return
-    trouble, wait = "", args.pause
-    while not stop.event.is_set():
-        try:
-            one_round()
-            if trouble:
-                logger.info("that is over: going on")
-            trouble, wait = "", args.pause
-        except Stopped:
-            break
-        except Exception as error:
-            known = isinstance(error, (AmstraxError, OSError))
-            text = describe_error(error)
-            if text != trouble:
-                logger.error("%s; trying again", text, exc_info=None if known else error)
-            trouble, wait = text, min(2 * wait, max(LONGEST_WAIT, args.pause))
-        stop.event.wait(wait)
+    trouble = ""
+
+    def reporting_round() -> None:
+        nonlocal trouble
+        one_round()
+        if trouble:
+            logger.info("that is over: going on")
+        trouble = ""
+
+    def report(error: Exception) -> None:
+        nonlocal trouble
+        known = isinstance(error, (AmstraxError, OSError))
+        text = describe_error(error)
+        if text != trouble:
+            logger.error("%s; trying again", text, exc_info=None if known else error)
+        trouble = text
+
+    if not stop.event.is_set():
+        run_rounds(reporting_round, args.pause, stop, report)
     logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
 

@@ -14,20 +14,19 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
+from amstrax.auto_processing import amstraxer, submitting
+from amstrax.auto_processing.submitting import Plan
 from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
-from amstrax.rundb import documents, leases
+from amstrax.rundb import documents, get_mongo_collection, leases
 from amstrax.rundb.leases import Stop
-
-if TYPE_CHECKING:
-    from amstrax.auto_processing.submitting import Plan
 
 log = logging.getLogger("amstrax.process_run")
 
@@ -134,9 +133,6 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
     AmstraxError
         When the run cannot be processed; its document says why.
     """
-    from amstrax.auto_processing import submitting
-    from amstrax.rundb import get_mongo_collection
-
     began = time.monotonic()
     found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
     collection = get_mongo_collection(found.detector)
@@ -173,8 +169,6 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
 
 def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
     """Check that the run may be processed; if it was submitted, it is pending again if not."""
-    from amstrax.auto_processing import submitting
-
     try:
         submitting.check_ready(document)
     except RunNotReady as error:
@@ -339,8 +333,6 @@ def _arguments(
 def _context(
     args: argparse.Namespace, its_plan: "Plan", folder: Path, document: Mapping[str, Any]
 ) -> Any:
-    from amstrax.auto_processing import amstraxer
-
     return amstraxer.make_context(
         _arguments(args, its_plan, Step(folder, its_plan.targets), document)
     )[0]
@@ -354,8 +346,6 @@ def _make(
     stop: Stop,
 ) -> None:
     """Make the data of a step; wait until an orphan has ended that writes it too."""
-    from amstrax.auto_processing import amstraxer
-
     end = time.monotonic() + args.claim_lifetime
     while True:
         try:

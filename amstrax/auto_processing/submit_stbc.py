@@ -10,25 +10,25 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: take the amstrax that this file is part of
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import strict_json
+from amstrax import settings, strict_json
+from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.exceptions import (
     EngineUnreachable,
     RunDatabaseError,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, get_mongo_collection
 from amstrax.rundb.leases import Stop
 
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submitting import Submission, Work
 log = logging.getLogger("amstrax.submit_stbc")
 
 
@@ -126,12 +126,7 @@ class Report:
     def text(self) -> str:
         """Return a table, after what would be submitted in a dry run."""
         rows = [("run", "state", "job", ""), *self.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join([*self.scripts, *lines])
+        return "\n".join([*self.scripts, base.format_table(rows)])
 
 
 def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
@@ -153,10 +148,6 @@ def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
     AmstraxError
         When nothing (more) can be submitted at all.
     """
-    from amstrax import settings
-    from amstrax.auto_processing import engines
-    from amstrax.rundb import get_mongo_collection
-
     engine = engines.get(args.engine or settings.engine())
     work = find_work(args)
     collection = get_mongo_collection(work.detector)
@@ -181,16 +172,14 @@ def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
 
 
 def _with_bar(run_ids: Sequence[str]) -> Any:
-    from tqdm import tqdm
+    from tqdm import tqdm  # costs 0.1 s, which --help does not need
 
     is_short = len(run_ids) < 3
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
 
 
-def why_done(work: "Work", run_id: str, collection: Any) -> str:
+def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
     """Return why there is nothing to do for a run, or nothing."""
-    from amstrax.auto_processing import submitting
-
     fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
     if documents.PROCESS in documents.tags_of(document):
@@ -299,7 +288,7 @@ def _range(text: str) -> list[str]:
 _LONGEST_RANGE = 100_000
 
 
-def find_work(args: argparse.Namespace) -> "Work":
+def find_work(args: argparse.Namespace) -> "JobTemplate":
     """Return what `args`, of `base.add_work`, ask to be submitted for runs.
 
     Raises
@@ -307,9 +296,7 @@ def find_work(args: argparse.Namespace) -> "Work":
     UsageError
         When no context makes the targets, or takes the options.
     """
-    from amstrax.auto_processing import submitting
-
-    return submitting.make_work(
+    return submitting.make_job_template(
         args.target,
         args.context,
         args.detector,
@@ -328,12 +315,14 @@ def find_work(args: argparse.Namespace) -> "Work":
 
 
 def submit(
-    work: "Work", run_id: str, collection: Any, engine: "Engine", afresh: bool = False
+    work: "JobTemplate",
+    run_id: str,
+    collection: Any,
+    engine: "Engine",
+    reset_failures: bool = False,
 ) -> "Submission":
     """Submit the job for a run; see `amstrax.auto_processing.submitting.submit`."""
-    from amstrax.auto_processing import submitting
-
-    return submitting.submit(work, run_id, collection, engine, afresh)
+    return submitting.submit(work, run_id, collection, engine, reset_failures)
 
 
 def submit_job(
@@ -392,12 +381,8 @@ def submit_job(
     RunDatabaseError
         When the run database cannot be reached.
     """
-    from amstrax import settings
-    from amstrax.auto_processing import engines, submitting
-    from amstrax.rundb import get_mongo_collection
-
     targets = (target,) if isinstance(target, str) else tuple(target)
-    work = submitting.make_work(
+    work = submitting.make_job_template(
         targets,
         context,
         detector,

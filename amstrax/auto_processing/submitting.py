@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax import _legacy, rundoc, settings
+from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
 from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
@@ -89,7 +90,6 @@ def find_plan(
         When no context makes the targets or takes the options, or that of another detector.
     """
     from amstrax import contexts
-    from amstrax.auto_processing import amstraxer
 
     if context is None and detector is not None:
         of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
@@ -184,7 +184,7 @@ class Submission(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
+class JobTemplate:
     """What to submit for runs.
 
     Attributes
@@ -230,7 +230,7 @@ class Work:
         return self.plan.raw_types
 
 
-def make_work(
+def make_job_template(
     targets: Sequence[str] | None,
     context: str | None = None,
     detector: str | None = None,
@@ -247,7 +247,7 @@ def make_work(
     config_kwargs: Mapping[str, Any] | None = None,
     corrections_version: str | None = None,
     workers: int = 1,
-) -> Work:
+) -> JobTemplate:
     """Return what to submit for runs; parameters are those of `submit_stbc.submit_job`.
 
     Raises
@@ -269,7 +269,7 @@ def make_work(
         options.append(f"--config_kwargs={json.dumps(config_kwargs)}")
     if corrections_version is not None:
         options.append(f"--corrections_version={corrections_version}")
-    return Work(
+    return JobTemplate(
         plan=found,
         job_folder=settings.expanded(job_folder).absolute(),
         log_folder=settings.expanded(log_folder).absolute(),
@@ -297,7 +297,7 @@ def _program(script: str | Path) -> tuple[str, ...]:
 
 
 def submit(
-    work: Work, run_id: str, collection: Any, engine: Engine, afresh: bool = False
+    work: JobTemplate, run_id: str, collection: Any, engine: Engine, reset_failures: bool = False
 ) -> Submission:
     """Submit the job for a run, unless there is one.
 
@@ -311,7 +311,7 @@ def submit(
         Collection of run documents.
     engine
         Engine that the job is for.
-    afresh
+    reset_failures
         Forget earlier failures of the run.
 
     Raises
@@ -335,13 +335,15 @@ def submit(
     name = rundoc.check_run_name(documents.name_of(document))
     attempt = f"{name}-{uuid.uuid4().hex[:16]}"
     submitter = _Submitter(work, name, plan_of_run(work.plan, document), attempt, engine)
-    return submitter.dry_run() if work.dry_run else submitter.submit(collection, afresh)
+    return submitter.dry_run() if work.dry_run else submitter.submit(collection, reset_failures)
 
 
 class _Submitter:
     """Submits one job."""
 
-    def __init__(self, work: Work, run_id: str, its_plan: Plan, attempt: str, engine: Engine):
+    def __init__(
+        self, work: JobTemplate, run_id: str, its_plan: Plan, attempt: str, engine: Engine
+    ):
         self.run_id, self.attempt, self.engine = run_id, attempt, engine
         file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{attempt[-6:]}"
         self.job = Job(
@@ -383,7 +385,7 @@ class _Submitter:
             f"# where {self.job.script} is\n{script}",
         )
 
-    def submit(self, collection: Any, afresh: bool) -> Submission:
+    def submit(self, collection: Any, reset_failures: bool) -> Submission:
         """Submit the job, as the only one who does."""
         lease = leases.Lease(
             collection, self.run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
@@ -391,12 +393,12 @@ class _Submitter:
         if not connection.resilient(lease.acquire):
             return self.result("busy", text=_who(collection, self.run_id))
         try:
-            return self._submit(collection, lease.owner, afresh)
+            return self._submit(collection, lease.owner, reset_failures)
         finally:
             # What became of the run is not to be lost when this fails
             lease.release()
 
-    def _submit(self, collection: Any, owner: str, afresh: bool) -> Submission:
+    def _submit(self, collection: Any, owner: str, reset_failures: bool) -> Submission:
         fields = ["processing_job", "processing_status"]
         document = documents.find_run(collection, self.run_id, None, fields)
         for known in self.engine.find(self.job.name):
@@ -407,7 +409,7 @@ class _Submitter:
             log.info("run %s: job %s is %s: removed", self.run_id, known.job_id, _how(known))
             self.engine.cancel(known.job_id)
         self._write_files()
-        if afresh:
+        if reset_failures:
             connection.resilient(
                 documents.set_status, collection, self.run_id, "pending", owner=owner
             )

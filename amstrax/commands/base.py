@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
 from amstrax.exceptions import (
@@ -385,6 +383,9 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, handle)
+    # Costs 0.1 s, which --help does not need
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     try:
         with logging_redirect_tqdm():
             yield
@@ -523,6 +524,16 @@ class DatedFileHandler(logging.Handler):
             if text != self._complained:
                 self._complained = text
                 sys.stderr.write(f"{text}\n")
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of text as a table with aligned columns, the header being the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.corrections import ranges
+from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 log = logging.getLogger("amstrax.corrections")
 
@@ -109,7 +110,7 @@ def show(args: argparse.Namespace) -> int:
             continue
         rows.append((option, found.file.name, found.range, _text(found.value, args.full)))
         places.append(f"{found.file.name}: {found.file.place}")
-    _print_table(rows)
+    print(base.format_table(rows))
     if args.full:
         print("\n" + "\n".join(places))
     return _report(failures)
@@ -139,7 +140,7 @@ def check(args: argparse.Namespace) -> int:
 
 def coverage(args: argparse.Namespace) -> int:
     """Print the runs that versions cover and the gaps between; of one version, also each file's."""
-    from amstrax.corrections import applied, ranges
+    from amstrax.corrections import applied
 
     versions = applied.known_versions() if args.version is None else [args.version]
     if not versions:
@@ -154,11 +155,11 @@ def coverage(args: argparse.Namespace) -> int:
         summary.append((version, everywhere, gaps))
         failures += problems
     if args.version is None:
-        _print_table(summary)
+        print(base.format_table(summary))
         return _report(failures)
     rows: list[tuple[str, ...]] = [("option", "file", "runs")]
     rows += [(f.option, f.file, "?" if f.problem else ranges.as_text(f.runs)) for f in files]
-    _print_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)])
+    print(base.format_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)]))
     return _report(failures)
 
 
@@ -167,7 +168,6 @@ _COMMANDS = {"show": show, "check": check, "coverage": coverage}
 
 def _options(version: str) -> dict[str, Any]:
     from amstrax.corrections import versions
-    from amstrax.exceptions import InvalidOption
 
     try:
         versions.parse_version(version)
@@ -185,13 +185,6 @@ def _report(failures: list[str]) -> int:
 def _text(value: Any, full: bool) -> str:
     text = json.dumps(value)
     return text if full or len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":

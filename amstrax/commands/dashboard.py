@@ -220,6 +220,7 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         When it cannot listen.
     """
     site = make_site(args)
+    from amstrax.dashboard import figures
     from amstrax.dashboard.server import make_server
 
     stop.remark = "jobs go on"
@@ -255,7 +256,7 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
     watch = PeriodicCallback(look, 1000 * _LOOK)
     watch.start()
     server.start()
-    site.warm_up()
+    site.warm_up(figures.warm_up)
     checked: list[tuple[str, str]] = []
     if args.check:
         server.io_loop.add_callback(_check, address, checked)

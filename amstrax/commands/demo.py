@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import strict_json
 from amstrax.commands import base
+from amstrax.commands.validate import SimulatedRun
 from amstrax.exceptions import DataExists
+from amstrax.rundb import documents, transfer
+from amstrax.rundb.connection import COLLECTIONS, DATABASE
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
     import strax
     from matplotlib.figure import Figure
 
-    from amstrax.commands.validate import SimulatedRun
     from amstrax.rundb.embedded import LocalCollection
 
 log = logging.getLogger("amstrax.demo")
@@ -91,8 +93,6 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     AmstraxError
         When the folder holds something else, or the work fails.
     """
-    from amstrax.rundb import documents
-
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
     is_complete = _look_at(folder, asked_for, args.force)
@@ -125,7 +125,6 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
 
 def run_documents(store: Path) -> "LocalCollection":
     """Return the run documents of the demo: in a file of its own, whatever the settings say."""
-    from amstrax.rundb.connection import COLLECTIONS, DATABASE
     from amstrax.rundb.embedded import LocalClient
 
     return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
@@ -141,8 +140,6 @@ def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
     collection
         Run documents; those of an earlier demo are removed.
     """
-    from amstrax.rundb import documents, transfer
-
     collection.drop()
     log.info("%s", transfer.add_live(collection, run_dir))
     return documents.find_run(collection, run_dir.name)
@@ -174,8 +171,6 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
 
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
     """Return the run, which is simulated unless it is there."""
-    from amstrax.commands.validate import SimulatedRun
-
     run_dir = folder / RUN_ID
     # The last that a simulation writes
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amstrax.auto_processing import amstraxer
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NoGain, UsageError
 from amstrax.rundb.leases import Stop
@@ -198,8 +199,6 @@ def load(
         When a run cannot be processed.
     """
     import numpy as np
-
-    from amstrax.auto_processing import amstraxer
 
     parts, all_windows = [], []
     for run_id in run_ids:

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import documents, transfer
+from amstrax.rundb import documents, get_mongo_collection, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
@@ -97,8 +99,6 @@ def main(args: argparse.Namespace) -> int:
             from amstrax.rundb.diagnose import check
 
             return check(args.detector)
-        from amstrax.rundb import get_mongo_collection
-
         _COMMANDS[args.command](get_mongo_collection(args.detector), args)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -146,8 +146,6 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
 
 def import_files(collection: Any, args: argparse.Namespace) -> None:
     """Import documents from files; nothing is changed when one of the files is wrong."""
-    from tqdm import tqdm
-
     new = [document for path in args.files for document in transfer.documents_in(path)]
     bar = tqdm(new, desc="importing", unit="run", disable=not sys.stderr.isatty())
     added, present = transfer.import_documents(collection, bar, args.replace)

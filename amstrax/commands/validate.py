@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import rundoc, strict_json
+from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.commands import base
 from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound
+from amstrax.rundb import transfer
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
@@ -353,7 +356,6 @@ class SimulatedRun(NamedTuple):
     def context(self, folder: Path, options: Mapping[str, Any]) -> "strax.Context":
         """Return a context with the data that `process` made."""
         from amstrax import contexts
-        from amstrax.auto_processing.amstraxer import to_dict_tuple
 
         return contexts.xams(
             output_folder=folder, init_rundb=False, config=to_dict_tuple(dict(options))
@@ -396,9 +398,6 @@ class SimulatedRun(NamedTuple):
         AmstraxError
             When it cannot be processed.
         """
-        from amstrax.auto_processing import amstraxer
-        from amstrax.rundb import transfer
-
         given = self.document_path if document is None else transfer.to_json(document)
         bar = {None: [], True: ["--progress"], False: ["--no-progress"]}[progress]
         arguments = amstraxer.parse_args(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from amstrax.auto_processing import loop, submit_stbc, submitting
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -40,7 +41,7 @@ class Row(NamedTuple):
     text: str = ""
 
 
-class Order(NamedTuple):
+class SubmitRequest(NamedTuple):
     """What to submit for runs, as it is asked for on a page."""
 
     targets: tuple[str, ...]
@@ -100,18 +101,16 @@ def each(page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], R
     return rows
 
 
-def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) -> list[Row]:
+def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: bool) -> list[Row]:
     """Submit jobs for runs, or with `dry_run` return what would be submitted.
 
     Runs that are done already are skipped, unless they are wanted again.
     """
-    from amstrax.auto_processing import submit_stbc, submitting
-
     site = page.site
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
     # Also a dry run, since it asks the batch system
     check(page, what)
-    work = submitting.make_work(
+    work = submitting.make_job_template(
         order.targets or None,
         order.context,
         site.detector,
@@ -130,7 +129,7 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
         why = "" if order.again else submit_stbc.why_done(work, run_id, collection)
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
-        done = submitting.submit(work, run_id, collection, engine, afresh=order.again)
+        done = submitting.submit(work, run_id, collection, engine, reset_failures=order.again)
         return Row(
             run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip()
         )
@@ -140,8 +139,6 @@ def submit(page: "Page", run_ids: Sequence[str], order: Order, dry_run: bool) ->
 
 def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
     """End the jobs of runs, which automatic processing leaves alone then."""
-    from amstrax.auto_processing import loop
-
     site = page.site
     check(page, "cancel")
     collection, engine = site.collection(), site.engine()
@@ -173,8 +170,6 @@ def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -
 
 def switch(page: "Page", is_on: bool) -> None:
     """Switch automatic processing on or off."""
-    from amstrax.auto_processing import loop
-
     what = f"switch automatic processing {'on' if is_on else 'off'}"
     check(page, what)
     log.info("ACTION user=%r from=%s: %s", page.user, page.peer, what)

@@ -120,11 +120,11 @@ class ActionsPanel:
         self._is_sure = False
         self._set_buttons(False)
 
-    def _what(self) -> actions.Order:
+    def _what(self) -> actions.SubmitRequest:
         memory = self._memory.value.strip()
         if memory and not (memory.isascii() and memory.isdigit() and 0 < int(memory) < 10**7):
             raise InvalidOption(f"memory {memory!r} is no number of MB: write it as 4000")
-        return actions.Order(
+        return actions.SubmitRequest(
             tuple(self._targets.value.replace(",", " ").split()),
             None if self._context.value == _FIRST else self._context.value,
             self._version.value.strip() or None,

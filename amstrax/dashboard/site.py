@@ -4,7 +4,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tornado.ioloop import IOLoop
 
 from amstrax import settings
+from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing.amstraxer import to_dict_tuple
+from amstrax.auto_processing.engines.base import Engine
 from amstrax.dashboard.logins import Logins
+from amstrax.rundb import connection, get_mongo_collection
+from amstrax.rundb.connection import get_collection
 from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
-
-    from amstrax.auto_processing.engines.base import Engine
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +84,6 @@ class Site:
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
-        from amstrax.rundb import get_mongo_collection
         from amstrax.rundb.embedded import LocalCollection
 
         if self._embedded is not None:
@@ -94,16 +96,12 @@ class Site:
 
     def switches(self) -> Any:
         """Return the collection with the switch of automatic processing."""
-        from amstrax.rundb.connection import get_collection
-
         if self._embedded is not None:
             return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
     def engine(self) -> "Engine":
         """Return the engine."""
-        from amstrax.auto_processing import engines
-
         return engines.get(self.engine_name)
 
     def context(
@@ -126,7 +124,6 @@ class Site:
             When there is no such version, or an option of the dashboard is wrong.
         """
         from amstrax import contexts
-        from amstrax.auto_processing.amstraxer import to_dict_tuple
 
         st = getattr(contexts, name)(
             output_folder=self._data_folder(),
@@ -158,23 +155,26 @@ class Site:
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that a run is processed with."""
-        from amstrax.auto_processing import submitting
-
         usual = submitting.Plan((), self.contexts()[0], self.detector, ())
         return submitting.plan_of_run(usual, document).context
 
-    def warm_up(self) -> None:
-        """Import, in a thread, what takes seconds, and draw once, so that nobody waits for it."""
+    def warm_up(self, draw: Callable[[], None]) -> None:
+        """Import slow packages and draw once, in a thread, before a page needs it.
+
+        Parameters
+        ----------
+        draw
+            Draws all kinds of figures, see `amstrax.dashboard.figures.warm_up`.
+        """
 
         def work() -> None:
             import matplotlib.figure  # noqa: F401
 
             from amstrax import contexts
-            from amstrax.dashboard import figures
 
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
-            figures.warm_up()
+            draw()
             # Else it is looked through whenever a page is closed, while all other pages wait
             memory.keep_what_is_there()
 
@@ -199,8 +199,6 @@ class Site:
 
     def close(self) -> None:
         """Let go of threads and connections."""
-        from amstrax.rundb import connection
-
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()

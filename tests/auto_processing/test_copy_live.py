@@ -1022,8 +1022,8 @@ def test_log_goes_on_in_the_folder_of_the_next_day(tmp_path, capfd):
 
 def test_lines_of_several_processes_stay_whole(tmp_path):
     code = (
-        "import logging, sys; from amstrax.auto_processing import console\n"
-        "console.log_to_console(False); console.log_to_folder(sys.argv[1], 'tool')\n"
+        "import logging, sys; from amstrax.commands import base\n"
+        "base.log_to_console(False); base.log_to_folder(sys.argv[1], 'tool')\n"
         "for i in range(300): logging.info('%s %s', sys.argv[2] * 300, i)"
     )
     tools = [

@@ -85,7 +85,7 @@ def test_end_in_an_overlap(tmp_path, pre, workers, times):
     def follow(folder, n_before_end=-1):
         st = context(tmp_path, document=rundoc(TWO_HOSTS))
         st.storage = [strax.DataDirectory(str(folder))]
-        job.Source(st, RUN_ID, "raw_records").meter_reader(60, base.Stop())
+        job.Source(st, RUN_ID, "raw_records").meter_reader(60, Stop())
         chunks = []
         for chunk in st.get_iter(RUN_ID, "raw_records", max_workers=workers, progress_bar=False):
             chunks.append(chunk)
@@ -111,7 +111,7 @@ def test_crash_after_an_overlap(tmp_path, workers):
     records = pulses([1_000_000, *(LENGTH + OVERLAP - np.array(BEHIND))], range(5))
     write_run(tmp_path, records, end=False)
     st = context(tmp_path, allow_incomplete=True)
-    job.Source(st, RUN_ID, "raw_records").meter_reader(0.1, base.Stop())
+    job.Source(st, RUN_ID, "raw_records").meter_reader(0.1, Stop())
     found = st.get_array(RUN_ID, "raw_records", max_workers=workers, progress_bar=False)
     assert len(found) == len(records)
     [missing] = st.get_metadata(RUN_ID, "raw_records")[MISSING_LIVE_DATA]

@@ -10,7 +10,7 @@ from amstrax.auto_processing import loop
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import JobState, KnownJob
 from amstrax.auto_processing.engines.local import LocalEngine
-from amstrax.auto_processing.loop import Wanted
+from amstrax.auto_processing.loop import RunSelection
 from amstrax.exceptions import EngineUnreachable, InvalidOption
 from amstrax.rundb import documents, leases
 
@@ -39,7 +39,7 @@ def add(collection, number, folder=None, **fields):  # noqa: F811
 
 def found(collection, limit=100, skip=(), **options):  # noqa: F811
     """Return the numbers of the runs that are to be submitted."""
-    wanted = Wanted("xams", ("event_info",), RAW, **options)
+    wanted = RunSelection("xams", ("event_info",), RAW, **options)
     return [d["number"] for d in loop.find_runs(collection, wanted, limit, skip)]
 
 

@@ -338,7 +338,7 @@ def test_names_that_no_path_is_made_of(name, runs, live_runs, submit, tmp_path):
     with pytest.raises(InvalidRunDocument, match="a run is called .* give it digits"):
         submit()
     assert sorted(tmp_path.rglob("*")) == before
-    wanted = loop.Wanted("xams", ("peak_basics",), ("raw_records",))
+    wanted = loop.RunSelection("xams", ("peak_basics",), ("raw_records",))
     with pytest.raises(InvalidRunDocument, match="give it digits"):
         loop.has_source(documents.find_run(runs, SHORT), wanted)
 

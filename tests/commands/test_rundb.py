@@ -259,7 +259,7 @@ def test_as_a_command(tmp_path, lines):
 def test_help_is_quick_to_import():
     code = (
         "import sys, json\n"
-        "from amstrax.auto_processing import rundb as command\n"
+        "from amstrax.commands import rundb as command\n"
         "try:\n    command.main(['--help'])\nexcept SystemExit: pass\n"
         "print(json.dumps(list(sys.modules)))"
     )

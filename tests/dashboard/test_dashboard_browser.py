@@ -231,7 +231,9 @@ def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
     press(page, "dry_run")
     expect(result).to_contain_text("skipped")
     log = server.text()
-    assert re.search(rf"ACTION user='\w+' from=127.0.0.1: submit Order.*runs {SUBMITTED}", log)
+    assert re.search(
+        rf"ACTION user='\w+' from=127.0.0.1: submit SubmitRequest.*runs {SUBMITTED}", log
+    )
     other.context.close()
 
 

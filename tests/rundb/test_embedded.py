@@ -585,7 +585,7 @@ def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_p
         return decode(*arguments)
 
     monkeypatch.setattr(embedded_query, "decode_fields", decode_and_note)
-    wanted = loop.Wanted("xams", ("peaks",), ("raw_records",))
+    wanted = loop.RunSelection("xams", ("peaks",), ("raw_records",))
     [found] = loop.find_runs(runs, wanted, 10)
     assert found["number"] == count
     assert runs.count_documents(wanted.filter(datetime.now(UTC))) == 1

@@ -18,7 +18,7 @@ from amstrax.rundb import documents, get_mongo_collection, leases
 
 _CLAIM = """
 from datetime import UTC, datetime
-from amstrax.auto_processing.loop import Wanted
+from amstrax.auto_processing.loop import RunSelection
 from amstrax.rundb import documents, get_mongo_collection, leases
 runs = get_mongo_collection("xams")
 print(datetime.now(UTC).timestamp())
