@@ -263,7 +263,7 @@ ENDING = {
         "breaks off",
     ),
     "nothing": (at_once(b""), "breaks off"),
-    "NaN": (at_once(OK + b'Content-Length: 15\r\n\r\n{"000001": NaN}'), "'000001' has nan"),
+    "NaN": (at_once(OK + b'Content-Length: 15\r\n\r\n{"000001": NaN}'), "NaN is no finite number"),
     "deep": (
         at_once(OK + b"Content-Length: 200000\r\n\r\n", b'{"000001":' + b"[" * 199990),
         "nested",

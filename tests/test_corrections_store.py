@@ -290,7 +290,7 @@ def test_kinds_of_values():
 def test_file_that_cannot_be_read(folder, monkeypatch):
     path = folder / "elife" / "elife_v2.json"
     path.write_bytes(b'{"000001": "\xe9"}')
-    with pytest.raises(InvalidCorrection, match=r"elife_v2.json, byte 13.*UTF-8"):
+    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read: byte 13 is not UTF-8"):
         store.find("elife_v2.json")
     path.unlink()
     path.symlink_to(path)

@@ -24,8 +24,8 @@ from make_runs import (
 
 from amstrax import exceptions, redax
 from amstrax.auto_processing import job
-from amstrax.commands import base
 from amstrax.plugins.daqreader import ArtificialDeadtimeInserted
+from amstrax.rundb.leases import Stop
 from amstrax.rundoc import MISSING_LIVE_DATA
 
 TWO_HOSTS = {"host_a_reader_0": 2, "host_b_reader_0": 1}
