@@ -154,7 +154,7 @@ class OtherPositions(EventPositions):
 
 def test_options_that_another_release_of_a_data_type_takes():
     """Whatever the releases of amstrax are."""
-    others = {"here": [EventPositions], "there": [OtherPositions]}
+    others = {**contexts._PLUGINS, "there": [OtherPositions]}
     with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
         options_for([EventPositions], "v4", others)
     with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):

@@ -290,7 +290,7 @@ def test_kinds_of_values():
 def test_file_that_cannot_be_read(folder, monkeypatch):
     path = folder / "elife" / "elife_v2.json"
     path.write_bytes(b'{"000001": "\xe9"}')
-    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read: byte 13 is not UTF-8"):
+    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read: byte 13"):
         store.find("elife_v2.json")
     path.unlink()
     path.symlink_to(path)
@@ -303,7 +303,7 @@ def test_file_that_cannot_be_read(folder, monkeypatch):
     def refuse(self, *args, **kwargs):
         raise PermissionError(13, "Permission denied", str(self))
 
-    for name in ("is_file", "read_text"):
+    for name in ("is_file", "open", "read_bytes"):
         monkeypatch.setattr(type(path), name, refuse)
-    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read \(Permission"):
+    with pytest.raises(InvalidCorrection, match=r"elife_v2.json cannot be read.*Permission"):
         store.find("elife_v2.json")
