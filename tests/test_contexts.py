@@ -80,8 +80,8 @@ def test_signatures():
         return list(inspect.signature(function).parameters)
 
     expected = ["output_folder", "init_rundb", "mongo_kwargs", "corrections_version", "args"]
-    for function in (contexts.xams, contexts.xams_little):
-        assert parameters(function) == [*expected, "kwargs"]
+    assert parameters(contexts.xams) == [*expected, "release", "kwargs"]
+    assert parameters(contexts.xams_little) == [*expected, "kwargs"]
     assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"
     little = inspect.signature(contexts.xams_little).parameters
     assert little["output_folder"].default == "./amstrax_data"

@@ -69,11 +69,10 @@ def led_run(folder, lost=()):
 
 
 def led(folder, release, registers=SIPM_UP, **config):
-    """Return records_led by channel, times relative to the run's first."""
+    """Return records_led by channel."""
     st = context(folder, "xams_led", rundoc(registers=registers), release, **config)
     records = load(st, "records_led")
     assert len(load(st, "led_calibration")) == len(records)
-    assert (np.diff(records["time"]) >= 0).all()
     return {c: records[records["channel"] == c] for c in np.unique(records["channel"]).tolist()}
 
 
