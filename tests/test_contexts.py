@@ -85,7 +85,7 @@ def test_signatures():
     assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"
     little = inspect.signature(contexts.xams_little).parameters
     assert little["output_folder"].default == "./amstrax_data"
-    assert parameters(contexts.xams_led) == ["kwargs"]
+    assert parameters(contexts.xams_led) == ["release", "kwargs"]
     assert parameters(contexts.context_for_daq_reader) == [
         "st",
         "run_id",
