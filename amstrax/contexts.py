@@ -205,7 +205,7 @@ def xams_little(
     )
 
 
-def xams_led(release: str | None = None, **kwargs: Any) -> strax.Context:
+def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
     plugins = _in_release(settings.release(release), _LED_PLUGINS)
     # strax makes a tuple of `provides` when it registers a plugin

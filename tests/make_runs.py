@@ -7,6 +7,7 @@ import numpy as np
 import strax
 
 from amstrax import contexts, redax
+from amstrax.commands.base import CONTEXTS
 
 THREADS = {"xams-daq_reader_0": 1}
 LENGTH, OVERLAP = 5_000_000_000, 500_000_000
@@ -14,6 +15,9 @@ RUN_ID = "000123"
 START = 1_704_164_645
 
 RAW_DTYPE = np.dtype(strax.raw_record_dtype())
+
+#: Context and release, as `context` takes them
+RELEASED = [(name, None) for name in CONTEXTS] + [("xams", "2.2"), ("xams_led", "2.2")]
 
 
 def rundoc(threads=THREADS, **daq_config) -> dict:
@@ -78,12 +82,13 @@ def options(folder: Path, *more: str, document=None, run_id=RUN_ID) -> list[str]
     ]
 
 
-def context(folder: Path, name="xams", document=None, **config):
+def context(folder: Path, name="xams", document=None, release=None, **config):
     """Return a context that is set up to read run RUN_ID, live data in `folder`."""
     st = getattr(contexts, name)(
         output_folder=folder / "out",
         init_rundb=False,
         config={"live_data_dir": str(folder), **config},
+        **({} if release is None else {"release": release}),
     )
     return contexts.context_for_daq_reader(st, RUN_ID, run_doc=document or rundoc())
 

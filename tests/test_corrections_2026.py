@@ -1,6 +1,5 @@
 """Versions v3 and v4 of the corrections: hashes, coverage, the map of positions, wrong use."""
 
-import inspect
 import json
 import shutil
 import sys
@@ -15,8 +14,7 @@ from amstrax import cli, contexts
 from amstrax.corrections import check, store
 from amstrax.corrections.config import CorrectedPlugin, options_for
 from amstrax.exceptions import InvalidCorrection, InvalidOption, RunNotCovered
-from amstrax.plugins.daqreader import DAQReader
-from amstrax.plugins.event_processing import CorrectedAreas, EventPositions
+from amstrax.plugins.event_processing import EventPositions
 from amstrax.processing import peaks as kernels
 from amstrax.processing.position_map import position_map
 
@@ -47,7 +45,6 @@ HASHES["2.2", "v4"] = HASHES["2.2", "v3"] | {
     "corrected_areas": "2o35k5doap",
     "event_info": "jsz5vadsa5",
 }
-HAS_RELEASES = "release" in inspect.signature(contexts.xams).parameters
 
 
 @pytest.fixture(scope="module")
@@ -84,22 +81,9 @@ class Mapped(CorrectedPlugin):
         return np.zeros(0, self.dtype)
 
 
-def of_release_2_2():
-    """Return plugins with the lineage of release 2.2, where `xams` does not know releases."""
-    position_option = amstrax.XAMSConfig(default=None, help="Map of positions")
-    bases = {
-        DAQReader: {"__version__": "0.1.0"},
-        EventPositions: {"__version__": "1.2.0", "pos_rec_map": position_option},
-        CorrectedAreas: {"__version__": "0.7.0"},
-    }
-    return [type(base.__name__, (base,), attributes) for base, attributes in bases.items()]
-
-
 def context(release, version, name="xams", **kwargs):
-    if release != "2.1" and HAS_RELEASES:
+    if name != "xams_little":
         kwargs["release"] = release
-    elif release != "2.1":
-        kwargs["register"] = of_release_2_2()
     return getattr(contexts, name)(storage=[], corrections_version=version, **kwargs)
 
 
@@ -136,14 +120,11 @@ def test_the_string_of_the_map_is_in_the_lineage_and_its_numbers_are_not(small_m
 
 @pytest.mark.parametrize("plugins", [[], "Mapped"], ids=["amstrax", "with a user's"])
 def test_v4_needs_the_release_that_takes_its_map(plugins):
-    """A plugin of a user that takes the map does not mend event_positions, once that is known."""
-    if not HAS_RELEASES and plugins:
-        pytest.skip("xams() takes no release yet")
+    """A plugin of a user that takes the map does not mend event_positions."""
     with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which .* take") as info:
         context("2.1", "v4", register=[Mapped] if plugins else [])
-    if HAS_RELEASES:
-        assert "event_positions of this context" in str(info.value)
-        assert 'use xams(release="2.2")' in str(info.value)
+    assert "event_positions of this context" in str(info.value)
+    assert "use xams(release='2.2')" in str(info.value)
 
 
 class OtherPositions(EventPositions):
@@ -154,7 +135,8 @@ class OtherPositions(EventPositions):
 
 def test_options_that_another_release_of_a_data_type_takes():
     """Whatever the releases of amstrax are."""
-    others = {**contexts._PLUGINS, "there": [OtherPositions]}
+    others = {name: known for name, known in contexts._PLUGINS.items() if "2.2" not in name}
+    others["there"] = [OtherPositions]
     with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
         options_for([EventPositions], "v4", others)
     with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
@@ -170,13 +152,11 @@ def test_options_that_another_release_of_a_data_type_takes():
 
 @pytest.mark.parametrize("name", ["xams_led", "xams_little"])
 def test_options_of_other_data_types_do_not_matter(name, published, caplog):
-    # Without the map, which no plugin of release 2.1 takes
-    version = "v4" if HAS_RELEASES else "v3"
-    st = context("2.1", version, name)
+    st = context("2.1", "v4", name)
     plain = getattr(contexts, name)(storage=[])
     assert st.config == plain.config
     (record,) = caplog.records
-    assert repr(version) in record.getMessage() and "gate_cathode_distance" in record.getMessage()
+    assert "'v4'" in record.getMessage() and "gate_cathode_distance" in record.getMessage()
     data_type = {"xams_led": "led_calibration", "xams_little": "radon_peaks"}[name]
     assert st.key_for(RUN, data_type).lineage == plain.key_for(RUN, data_type).lineage
 

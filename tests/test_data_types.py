@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import strax
-from make_runs import RAW_DTYPE, RUN_ID, context, load, pulses, write_run
-
-from amstrax.commands.base import CONTEXTS
+from make_runs import RAW_DTYPE, RELEASED, RUN_ID, context, load, pulses, write_run
 
 #: Channels with data in each context: XAMSL's chain takes one digitizer
 CHANNELS = {"xams": range(7), "xams_led": range(5), "xams_little": (0, 1)}
@@ -21,8 +19,11 @@ def make_all(st, workers=1):
     return made
 
 
-def busy_run(folder, name, n_chunks=3):
-    """Write a run with an S1 and an S2 every 20 ms, or LED pulses, over all of its chunks."""
+def busy_run(folder, name, n_chunks=3, release=None):
+    """Write a run with an S1 and an S2 every 20 ms, or LED pulses, over all of its chunks.
+
+    For release 2.2, which inverts no raw data, pulses of the SiPM go up.
+    """
     dt = 2 if name == "xams_little" else 10
     step = 20_000_000
     starts = np.arange(step, n_chunks * 5_500_000_000 - step, step)
@@ -32,16 +33,19 @@ def busy_run(folder, name, n_chunks=3):
         s1 = pulses(starts, CHANNELS[name], dt=dt, height=300)
         s2 = pulses(starts + 20_000, CHANNELS[name], n_fragments=4, dt=dt, width=380)
         records = strax.sort_by_time(np.concatenate([s1, s2]))
+    if release == "2.2":
+        is_sipm = records["channel"] == 6
+        records["data"][is_sipm] = 16383 - records["data"][is_sipm]
     return write_run(folder, records, n_chunks)
 
 
-@pytest.mark.parametrize("name", CONTEXTS)
-def test_all_types_with_one_and_two_workers(tmp_path, name, online_config):
-    busy_run(tmp_path, name)
+@pytest.mark.parametrize(("name", "release"), RELEASED)
+def test_all_types_with_one_and_two_workers(tmp_path, name, release, online_config):
+    busy_run(tmp_path, name, release=release)
     results = []
     for workers in (1, 2):
         options = online_config if name == "xams" else {}
-        st = context(tmp_path, name, **options)
+        st = context(tmp_path, name, release=release, **options)
         st.storage = [strax.DataDirectory(str(tmp_path / f"out{workers}"))]
         results.append(make_all(st, workers))
     one, two = results
@@ -60,22 +64,23 @@ def test_all_types_with_one_and_two_workers(tmp_path, name, online_config):
         assert (np.diff(array["time"]) >= 0).all() or data_type == "radon_hits"
 
 
-@pytest.mark.parametrize("name", CONTEXTS)
+@pytest.mark.parametrize(("name", "release"), RELEASED)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_all_types_of_no_data(tmp_path, name, workers):
+def test_all_types_of_no_data(tmp_path, name, release, workers):
     write_run(tmp_path, np.zeros(0, dtype=RAW_DTYPE), n_chunks=2)
-    for data_type, array in make_all(context(tmp_path, name), workers).items():
+    st = context(tmp_path, name, release=release)
+    for data_type, array in make_all(st, workers).items():
         # One row a chunk, whatever is in it
         assert len(array) == (2 if data_type.endswith("pulse_counts") else 0), data_type
 
 
-@pytest.mark.parametrize("name", CONTEXTS)
-def test_empty_chunk_between_others(tmp_path, name):
+@pytest.mark.parametrize(("name", "release"), RELEASED)
+def test_empty_chunk_between_others(tmp_path, name, release):
     """A chunk without a single pulse is as good as any other, and so is a run with one chunk."""
     times = np.array([1_000_000_000, 12_000_000_000])
     records = pulses(times, CHANNELS[name], n_fragments=2 if name == "xams_led" else 1)
     write_run(tmp_path, records, n_chunks=3)
-    made = make_all(context(tmp_path, name))
+    made = make_all(context(tmp_path, name, release=release))
     raw = {"xams": "raw_records", "xams_led": "raw_records", "xams_little": "raw_records_v1730"}
     assert len(np.unique(made[raw[name]]["time"] // 1_000_000_000)) == 2
 

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import strax
-from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
+from make_runs import RELEASED, RUN_ID, context, load, pulses, rundoc, write_run
 
 import amstrax
 from amstrax import contexts
@@ -21,8 +21,9 @@ from amstrax.processing.hits import find_hits
 SIPM_REGISTERS = [{"reg": f"1{c}80", "val": "100000" if c == 6 else "110000"} for c in range(7)]
 
 
-def some_context(name, **config):
-    return getattr(contexts, name)(init_rundb=False, storage=[], config=config)
+def some_context(name, release=None, **config):
+    kwargs = {} if release is None else {"release": release}
+    return getattr(contexts, name)(init_rundb=False, storage=[], config=config, **kwargs)
 
 
 # ---- Options that change no number ----
@@ -83,9 +84,9 @@ def said_to_be_unused(option, cls):
     return not by or bool(set(by.split(", ")) & set(strax.to_str_tuple(cls.provides)))
 
 
-@pytest.mark.parametrize("name", CONTEXTS)
-def test_options_that_change_nothing_say_so_and_no_others(name):
-    for cls in dict.fromkeys(some_context(name)._plugin_class_registry.values()):
+@pytest.mark.parametrize(("name", "release"), RELEASED)
+def test_options_that_change_nothing_say_so_and_no_others(name, release):
+    for cls in dict.fromkeys(some_context(name, release)._plugin_class_registry.values()):
         used = options_in_use(cls)
         for option in cls.takes_config.values():
             assert said_to_be_unused(option, cls) == (option.name not in used), (

@@ -441,7 +441,7 @@ def test_settings_of_jobs(config, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", ["run_database", "corrections", "processing_on_the_cluster", "dashboard"]
+    "page", ["run_database", "corrections", "processing_on_the_cluster", "dashboard", "releases"]
 )
 def test_page_has_all_settings(page):
     text = (Path(__file__).parents[1] / f"docs/source/{page}.rst").read_text(encoding="utf-8")
@@ -451,6 +451,7 @@ def test_page_has_all_settings(page):
         "corrections": settings.CORRECTIONS,
         "processing_on_the_cluster": (*settings.BATCH, *settings.COPY),
         "dashboard": settings.DASHBOARD,
+        "releases": settings.CONTEXTS,
     }
     assert listed == list(named[page])
 

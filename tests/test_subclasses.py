@@ -16,6 +16,12 @@ PLUGINS = (
     *contexts._LED_PLUGINS,
 )
 NARROW = [plugin for plugin in PLUGINS if getattr(plugin, "input_fields", None)]
+#: Those that release 2.2 has of its own
+NARROW_2_2 = [
+    plugin
+    for plugin in contexts._in_release("2.2", contexts._XAMS_PLUGINS)
+    if getattr(plugin, "input_fields", None) and plugin not in NARROW
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,9 @@ def live(tmp_path_factory):
 
 
 @pytest.fixture
-def st(live, tmp_path, online_config):
-    """Context that processes this run into a folder of the test's."""
-    result = context(live, **online_config)
+def st(request, live, tmp_path, online_config):
+    """Context, of a release, that processes this run into a folder of the test's."""
+    result = context(live, release=getattr(request, "param", None), **online_config)
     result.storage = [strax.DataDirectory(str(tmp_path))]
     return result
 
@@ -53,12 +59,17 @@ def reads_all_fields(parent, seen):
 
 
 def test_seven_plugins_take_only_some_fields():
-    assert len(NARROW) == 7
+    assert len(NARROW) == 7 and len(NARROW_2_2) == 2
     for plugin in NARROW:
         assert {"input_fields", "compute"} <= vars(plugin).keys(), plugin
 
 
-@pytest.mark.parametrize("plugin", NARROW, ids=lambda plugin: plugin.__name__)
+@pytest.mark.parametrize(
+    ("st", "plugin"),
+    [("2.1", plugin) for plugin in NARROW] + [("2.2", plugin) for plugin in NARROW_2_2],
+    indirect=["st"],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_compute_of_a_subclass_reads_every_field(st, plugin):
     seen = {}
     expected = {d: load(st, d) for d in strax.to_str_tuple(plugin.provides)}

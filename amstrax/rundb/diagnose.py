@@ -104,7 +104,7 @@ def described_releases() -> str:
     if not lines:
         return "Releases: no raw data of XAMS in the folders of the settings"
     if newest[1]:
-        lines.append(f"  the newest is of release {newest[1]}: make that the default release")
+        lines.append(f"  the newest is of release {newest[1]}: set AMSTRAX_RELEASE to it")
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from amstrax.exceptions import IndexOutOfBounds
 from amstrax.processing import led
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -154,3 +155,108 @@ def test_window_areas_weigh_samples(data, start, length):
         # a sample counts as often as there are windows [start, stop + 2 i) that hold it
         times = [sum(start <= j < stop + 2 * i for i in range(6)) for j in range(40)]
         assert area == pytest.approx(np.dot(row, times) / 6)
+
+
+# ---- Fragments one after another, without gaps ----
+
+
+def concatenated(raw, n_samples):
+    """Return channel, start and samples of each pulse; a plain twin of concatenate_fragments."""
+    found = {}
+    for record in raw:
+        start = int(record["time"]) - int(record["record_i"]) * SAMPLES * int(record["dt"])
+        found.setdefault((start, int(record["channel"])), []).append(record)
+    result = []
+    for key, fragments in sorted(found.items()):
+        fragments.sort(key=lambda r: (r["record_i"], r["time"]))
+        samples = np.concatenate([r["data"][: r["length"]] for r in fragments])[:n_samples]
+        result.append((key, np.pad(samples, (0, n_samples - len(samples))).tolist()))
+    return result
+
+
+def concatenate(raw, n_samples=20):
+    """Return what concatenate_fragments does as its twin has it."""
+    order, first, data = led.concatenate_fragments(raw, n_samples)
+    assert sorted(order.tolist()) == list(range(len(raw)))
+    assert data.dtype == np.float32 and data.shape == (len(first), n_samples)
+    ahead = raw[order][first]
+    start = ahead["time"] - ahead["record_i"].astype(int) * SAMPLES * ahead["dt"]
+    keys = zip(start.tolist(), ahead["channel"].tolist(), strict=True)
+    return list(zip(keys, data.tolist(), strict=True))
+
+
+ONES, TWOS, THREES = ([float(i)] * SAMPLES for i in (1, 2, 3))
+NOTHING = [0.0] * SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([(100, 0, 0), (120, 0, 1)], [((100, 0), ONES + TWOS)], id="one pulse"),
+        pytest.param([(120, 0, 1), (100, 0, 0)], [((100, 0), TWOS + ONES)], id="out of order"),
+        pytest.param([(100, 0, 0)], [((100, 0), ONES + NOTHING)], id="second one missing"),
+        pytest.param([(120, 0, 1)], [((100, 0), ONES + NOTHING)], id="first one missing"),
+        pytest.param(
+            [(100, 0, 0), (120, 0, 1), (140, 0, 2)], [((100, 0), ONES + TWOS)], id="one too many"
+        ),
+        pytest.param(
+            [(100, 0, 0), (140, 0, 2)], [((100, 0), ONES + TWOS)], id="middle one missing"
+        ),
+        pytest.param(
+            [(100, 3, 0), (100, 1, 0), (90, 7, 0)],
+            [((90, 7), THREES + NOTHING), ((100, 1), TWOS + NOTHING), ((100, 3), ONES + NOTHING)],
+            id="by start and channel",
+        ),
+        pytest.param(
+            [(100, 0, 0), (118, 0, 1)],
+            [((98, 0), TWOS + NOTHING), ((100, 0), ONES + NOTHING)],
+            id="at another time",
+        ),
+    ],
+)  # fmt: skip
+def test_concatenate_fragments(rows, expected):
+    """Samples of the n-th row are n."""
+    raw = make_raw(rows, np.arange(1, len(rows) + 1)[:, np.newaxis])
+    assert concatenate(raw) == expected == concatenated(raw, 20)
+
+
+def test_concatenated_fragments_are_cut_to_their_lengths():
+    raw = make_raw([(100, 0, 0), (120, 0, 1), (140, 0, 2)], [[1], [2], [3]])
+    raw["length"] = 4, 0, 8
+    raw["data"][0, 4:] = 99
+    ((key, samples),) = concatenate(raw)
+    assert key == (100, 0) and samples == [1] * 4 + [3] * 8 + [0] * 8
+    ((_, samples),) = concatenate(raw, 6)
+    assert samples == [1] * 4 + [3] * 2
+
+
+@pytest.mark.parametrize("length", [-1, SAMPLES + 1])
+def test_fragments_of_impossible_length_are_refused(length):
+    raw = make_raw([(100, 0, 0), (120, 0, 1)])
+    raw["length"][1] = length
+    with pytest.raises(IndexOutOfBounds, match="length.*copy it again from the DAQ"):
+        led.concatenate_fragments(raw, 20)
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5),  # slot: pulses of a channel overlap
+            st.integers(0, 2),  # channel
+            st.integers(0, 4),  # record_i
+            st.integers(0, SAMPLES),  # length
+        ),
+        max_size=20,
+        unique_by=lambda row: row[:3],
+    ),
+    st.integers(1, 40),
+    st.randoms(use_true_random=False),
+)
+def test_concatenated_fragments_are_those_of_a_plain_loop(rows, n_samples, random):
+    random.shuffle(rows)
+    raw = make_raw([(30 * slot + i * FRAGMENT, channel, i) for slot, channel, i, _ in rows])
+    raw["length"] = [row[3] for row in rows]
+    raw["data"] = np.arange(1, raw["data"].size + 1).reshape(raw["data"].shape)
+    assert concatenate(raw, n_samples) == concatenated(raw, n_samples)
