@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from amstrax.auto_processing.loop import (
         Document,
     )
+    from amstrax.auto_processing.submitting import Work
 log = logging.getLogger("amstrax.auto_processing")
 
 #: What is away is asked again after a round's pause, then after twice that, up to this [s]
@@ -133,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: Stop) -> str | None:
+def run(args: argparse.Namespace, stop: Stop, work: "Work | None" = None) -> str | None:
     """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
@@ -142,6 +143,8 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         As from `parse_args`.
     stop
         The loop ends when this is set; its jobs go on.
+    work
+        What to submit for runs; None for what `args` ask for.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         something is away or a job is refused.
     """
     stop.remark = "jobs go on"
-    loop = Loop(args)
+    loop = Loop(args, work)
     wait = args.pause
     try:
         while True:
@@ -197,16 +200,18 @@ class Loop:
     ----------
     args
         As from `parse_args`.
+    work
+        What to submit for runs; None for what `args` ask for.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, work: "Work | None" = None):
         from amstrax.auto_processing import engines, submit_stbc
         from amstrax.auto_processing.loop import Rests, Wanted
         from amstrax.rundb import connection
 
         self.args = args
         self.engine: Engine = engines.get(args.engine or settings.engine())
-        self.work = submit_stbc.find_work(args)
+        self.work = submit_stbc.find_work(args) if work is None else work
         self.collection = connection.get_mongo_collection(self.work.detector)
         self.switches = connection.get_collection("daq", "processing")
         self.wanted = Wanted(
