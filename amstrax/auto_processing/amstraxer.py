@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,13 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def process(args: argparse.Namespace, stop: Stop) -> None:
+def _ignore(_target: str, _state: str) -> None:
+    pass
+
+
+def process(
+    args: argparse.Namespace, stop: Stop, tell: Callable[[str, str], None] = _ignore
+) -> None:
     """Make the targets that `args` ask for.
 
     Parameters
@@ -128,6 +134,9 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
         As from `parse_args`.
     stop
         When this is set, the work ends with an error.
+    tell
+        Called with each target and ``stored`` when it is stored already, else with ``running``
+        before it is made.
 
     Raises
     ------
@@ -149,9 +158,9 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
     with memory.old_objects_left_out(), job.sole_worker(output, args.run_id):
         if args.from_scratch:
             with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
-                _make(st, args, targets, output, stop)
+                _make(st, args, targets, output, stop, tell)
         else:
-            _make(st, args, targets, output, stop)
+            _make(st, args, targets, output, stop, tell)
     log.info("run %s done in %.1f s: %s", args.run_id, time.monotonic() - began, ", ".join(targets))
 
 
@@ -257,6 +266,7 @@ def _make(
     targets: Iterable[str],
     output: Path,
     stop: Stop,
+    tell: Callable[[str, str], None],
 ) -> None:
     """Make and store targets that are not stored."""
     from amstrax.auto_processing import job
@@ -265,7 +275,9 @@ def _make(
         stop.check()
         if st.is_stored(args.run_id, target):
             log.info("%s of run %s is there already", target, args.run_id)
+            tell(target, "stored")
             continue
+        tell(target, "running")
         try:
             _make_one(st, args, target, stop)
         except BaseException:

@@ -38,6 +38,7 @@ from amstrax.auto_processing.loop import (
     settle,
     write_status,
 )
+from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
@@ -145,7 +146,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: Stop) -> str | None:
+def run(args: argparse.Namespace, stop: Stop, work: JobTemplate | None = None) -> str | None:
     """Run the loop; with ``dry_run``, return what would be submitted.
 
     Parameters
@@ -154,6 +155,8 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         As from `parse_args`.
     stop
         The loop ends when this is set; its jobs go on.
+    work
+        What to submit for runs; None for what `args` ask for.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         something is away or a job is refused.
     """
     stop.remark = "jobs go on"
-    loop = Loop(args)
+    loop = Loop(args, work)
     is_single = args.once or args.dry_run
 
     def on_error(error: Exception) -> None:
@@ -210,12 +213,14 @@ class Loop:
     ----------
     args
         As from `parse_args`.
+    work
+        What to submit for runs; None for what `args` ask for.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, work: JobTemplate | None = None):
         self.args = args
         self.engine: Engine = engines.get(args.engine or settings.engine())
-        self.work = submit_stbc.find_work(args)
+        self.work = submit_stbc.find_work(args) if work is None else work
         self.collection = connection.get_mongo_collection(self.work.detector)
         self.switches = connection.get_collection("daq", "processing")
         self.wanted = RunSelection(

@@ -348,8 +348,8 @@ def settle(
         # Whoever it was left to changes the status, or its claim expires
         free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
         pending = {"status": "pending", "time": now, "host": documents.this_host()}
-        change = {"$set": {"processing_status": pending | {"reason": "left by a second job"}}}
-        if collection.update_one(free, change).matched_count:
+        pending["reason"] = "left by a second job"
+        if documents.update_status(collection, free, pending):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
     reason = describe_end(run, state)

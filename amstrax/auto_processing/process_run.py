@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +51,26 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--any_length",
         action="store_true",
         help="take raw data as it is, though the run document says that the run was longer",
+    )
+    parser.add_argument(
+        "--fix_targets",
+        action="store_true",
+        help="make just the targets, also of LED runs and of runs with the NaI detector",
+    )
+    parser.add_argument(
+        "--is_online",
+        action="store_true",
+        help="note in the run document that this is the processing that follows the DAQ",
+    )
+    parser.add_argument(
+        "--leave_status",
+        action="store_true",
+        help="leave the status of the run as it is; its history and that of its targets go on",
+    )
+    parser.add_argument(
+        "--amstrax_path",
+        metavar="FOLDER",
+        help="note this as the folder of amstrax in the run document (default: that of this one)",
     )
     parser.add_argument(
         "--attempt",
@@ -145,18 +165,29 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
         claim.patience = args.patience
         document = claim.read()
         _check_ready(claim, document)
-        its_plan = submitting.plan_of_run(found, document)
+        its_plan = found if args.fix_targets else submitting.plan_of_run(found, document)
         if args.attempt and _is_done(document, its_plan):
             log.info("run %s was done before this job began: nothing is changed", args.run_id)
             return
-        claim.set_status("running", job=_job(claim, document, its_plan))
+        if not args.leave_status:
+            claim.set_status("running", job=_job(claim, document, its_plan))
+        history = History(claim, its_plan, args)
         try:
             claim.check_only_document()
-            _make_and_register(args, its_plan, document, claim, stop)
+            history.begin()
+            _make_and_register(args, its_plan, document, claim, history, stop)
         except Exception as error:
-            _record(claim, error, args, stop)
+            claim.check()
+            reason = _reason(error, args, stop)
+            try:
+                history.fail(reason)
+            finally:
+                if not args.leave_status:
+                    claim.record_failure(reason)
             raise
-        claim.set_status("done")
+        history.end("done")
+        if not args.leave_status:
+            claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
             claim.remove_tag(documents.PROCESS)
     log.info(
@@ -165,6 +196,36 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
         time.monotonic() - began,
         ", ".join(its_plan.targets),
     )
+
+
+def make_only(args: argparse.Namespace, stop: Stop) -> None:
+    """Make the data of a run, and change nothing in the run database.
+
+    Parameters
+    ----------
+    args
+        As from `parse_args`.
+    stop
+        When this is set, the work ends with an error.
+
+    Raises
+    ------
+    UsageError
+        When an option makes no sense.
+    AmstraxError
+        When the run cannot be processed.
+    """
+    from amstrax.auto_processing import submitting
+    from amstrax.rundb import get_mongo_collection
+
+    found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
+    document = documents.find_run(get_mongo_collection(found.detector), args.run_id)
+    submitting.check_ready(document)
+    its_plan = found if args.fix_targets else submitting.plan_of_run(found, document)
+    raw_folder, folder = folders(its_plan, args.output_folder)
+    st = _context(args, its_plan, folder, document)
+    for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
+        _make(args, its_plan, step, document, stop, lambda _target, _state: None)
 
 
 def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
@@ -204,9 +265,8 @@ def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") 
     }
 
 
-def _record(claim: leases.RunClaim, error: Exception, args: argparse.Namespace, stop: Stop) -> None:
-    """Record a failure, unless the claim is lost."""
-    claim.check()
+def _reason(error: Exception, args: argparse.Namespace, stop: Stop) -> str:
+    """Return why the run has failed, in a line."""
     reason = (
         stop.message()
         if stop.reason
@@ -217,7 +277,85 @@ def _record(claim: leases.RunClaim, error: Exception, args: argparse.Namespace, 
             "--output_folder",
         )
     )
-    claim.record_failure(" ".join(reason.split()))
+    return " ".join(reason.split())
+
+
+class History:
+    """Writes the history of a run, and the status of each of its targets.
+
+    Parameters
+    ----------
+    claim
+        Claim of the run.
+    plan
+        What is made.
+    args
+        As from `parse_args`.
+    """
+
+    def __init__(self, claim: leases.RunClaim, plan: "Plan", args: argparse.Namespace):
+        self._claim, self._plan, self._args = claim, plan, args
+        self._is_online = args.is_online
+        #: Target -> its state, as far as it is known
+        self._states: dict[str, str] = {}
+
+    def _add(self, action: str, status: str, **fields: Any) -> None:
+        self._claim.add_history(action, status, self._is_online, **fields)
+
+    def _set(self, target: str, status: str, reason: str | None = None, **fields: Any) -> None:
+        self._states[target] = status
+        self._claim.set_target(target, status, self._is_online, reason, **fields)
+
+    def begin(self) -> None:
+        """Record the start."""
+        import amstrax
+
+        self._add(
+            "process_run_start",
+            "running",
+            targets=list(self._plan.targets),
+            corrections_version=self._args.corrections_version,
+            amstrax_path=self._args.amstrax_path or amstrax_path(),
+            amstrax_version=amstrax.__version__,
+            production=True,
+        )
+
+    def tell(self, target: str, state: str) -> None:
+        """Record that a target is about to be made, or is stored; see `amstraxer.process`."""
+        if target in self._plan.targets:
+            if state == "stored":
+                self._set(target, "skipped", "already stored")
+            else:
+                self._set(target, "running")
+
+    def registered(self, entry: Mapping[str, Any]) -> None:
+        """Record that data is complete and registered."""
+        if entry["type"] in self._plan.targets:
+            fields = {key: entry[key] for key in ("n_chunks", "size_mb", "lineage_hash")}
+            self._set(entry["type"], "done", **fields)
+
+    def fail(self, reason: str) -> None:
+        """Record a failure: of what was being made, and of what depends on that."""
+        failed = [target for target, state in self._states.items() if state == "running"]
+        for target in failed:
+            self._set(target, "failed", reason)
+        left = [target for target in self._plan.targets if target not in self._states]
+        raw_failed = any(target in self._plan.raw_types for target in failed)
+        why = "raw_records stage failed; derived targets skipped" if raw_failed else reason
+        for target in left:
+            self._set(target, "skipped", why)
+        if left and raw_failed:
+            self._add("derived_targets_skipped", "skipped", targets=left, reason=why)
+        self.end("failed", reason=reason)
+
+    def end(self, status: str, **fields: Any) -> None:
+        """Record the end."""
+        self._add("process_run_end", status, targets=list(self._plan.targets), **fields)
+
+
+def amstrax_path() -> str:
+    """Return the folder that this amstrax is in."""
+    return str(Path(__file__).resolve().parents[2])
 
 
 class Step(NamedTuple):
@@ -232,6 +370,7 @@ def _make_and_register(
     its_plan: "Plan",
     document: Mapping[str, Any],
     claim: leases.RunClaim,
+    history: History,
     stop: Stop,
 ) -> None:
     """Make the data of a run, check it, and register what is not registered yet."""
@@ -241,12 +380,16 @@ def _make_and_register(
     raw_folder, folder = folders(its_plan, args.output_folder)
     st = _context(args, its_plan, folder, document)
     for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
-        _make(args, its_plan, step, document, stop)
+        _make(args, its_plan, step, document, stop, history.tell)
     written = Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
     raw_range = written.raw_range(args.any_length or args.allow_incomplete)
     for key, place in written.unregistered():
         metadata = written.check(place / str(key), raw_range, stop.check)
-        claim.add_data(new_entry(key, place, metadata, args.corrections_version))
+        entry = new_entry(
+            key, place, metadata, args.corrections_version, args.is_online, args.amstrax_path
+        )
+        claim.add_data(entry)
+        history.registered(entry)
         log.info("%s is complete, and registered", place / str(key))
 
 
@@ -295,7 +438,10 @@ def _steps(
     from amstrax.auto_processing.job import Source
 
     if raw_folder == folder:
-        yield Step(folder, its_plan.targets)
+        # Raw data first; the order of others stays
+        yield Step(
+            folder, tuple(sorted(its_plan.targets, key=lambda t: t not in its_plan.raw_types))
+        )
         return
     missing = [target for target in its_plan.targets if not st.is_stored(run_id, target)]
     if any(Source(st, run_id, target).needs_live_data for target in missing):
@@ -344,12 +490,13 @@ def _make(
     step: Step,
     document: Mapping[str, Any],
     stop: Stop,
+    tell: Callable[[str, str], None],
 ) -> None:
     """Make the data of a step; wait until an orphan has ended that writes it too."""
     end = time.monotonic() + args.claim_lifetime
     while True:
         try:
-            amstraxer.process(_arguments(args, its_plan, step, document), stop)
+            amstraxer.process(_arguments(args, its_plan, step, document), stop, tell)
             return
         except AlreadyAtWork as error:
             stop.check()

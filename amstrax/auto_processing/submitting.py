@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import _legacy, rundoc, settings
+from amstrax import _legacy, run_metadata, rundoc, settings
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
@@ -34,14 +34,17 @@ _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
 # Whether it has been said which secrets jobs do not have
 _warned: set[str] = set()
 
-#: Part of the mode of a run -> the context and the targets that it is processed with
-LED_MODE, LED_CONTEXT = "ledcalibration", "xams_led"
+#: Context and targets of LED runs
+LED_CONTEXT = "xams_led"
 LED_TARGETS = ("raw_records", "records_led", "led_calibration")
-#: Part of the mode of runs with an external detector -> what is made of them besides
+#: Part of the mode of runs with the NaI detector, where nothing else tells; what is made besides
 NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
 
 #: Fields of a run document that `of_run` looks at
-PLAN_FIELDS = ("name", "number", "mode", "start", "end", "tags")
+PLAN_FIELDS = (
+    *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
+    *("daq_config.channels", "daq_config.registers"),
+)
 
 
 class Plan(NamedTuple):
@@ -117,15 +120,21 @@ def find_plan(
 
 
 def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
-    """Return the plan for a run: special runs, as their mode says, are not as others.
+    """Return the plan for a run, by what `amstrax.run_metadata` says of its document.
 
-    Runs of XAMS for the calibration with LEDs are processed in a context of their own; of those
-    with an external detector, its peaks are made too.
+    LED runs of XAMS are processed in a context of their own. Of runs with the NaI detector, its
+    peaks are made too; where neither digitizers nor ``xams_bookkeeping`` tell, the mode does.
     """
-    mode = str(document.get("mode") or "")
-    if LED_MODE in mode and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
+    if run_metadata.is_led_run(document) and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
         return plan._replace(targets=LED_TARGETS, context=LED_CONTEXT)
-    if NAI_MODE in mode and plan.context == "xams":
+    has_nai = run_metadata.nai_channel_enabled(document)
+    if has_nai is None:
+        # The default channel map has these channels, whether anything is connected or not
+        is_default = run_metadata.reader_channel_map(document) == run_metadata.DEFAULT_CHANNEL_MAP
+        has_nai = NAI_MODE in str(document.get("mode") or "") or (
+            not is_default and run_metadata.has_nai_detector(document)
+        )
+    if has_nai and plan.context == "xams":
         more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
         return plan._replace(targets=plan.targets + more)
     return plan
@@ -203,6 +212,9 @@ class JobTemplate:
         Queue of the batch system, if one was asked for.
     dry_run
         Change nothing.
+    flat
+        Put scripts and logs into the folders themselves, with logs named ``.out``, where the lab's
+        dashboard looks for them; else into a folder for each run.
     """
 
     plan: Plan
@@ -213,6 +225,7 @@ class JobTemplate:
     memory: int
     queue: str | None = None
     dry_run: bool = False
+    flat: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -247,8 +260,17 @@ def make_job_template(
     config_kwargs: Mapping[str, Any] | None = None,
     corrections_version: str | None = None,
     workers: int = 1,
+    more_options: Sequence[str] = (),
+    flat: bool = False,
 ) -> JobTemplate:
     """Return what to submit for runs; parameters are those of `submit_stbc.submit_job`.
+
+    Parameters
+    ----------
+    more_options
+        Other options of process_run.
+    flat
+        As of `JobTemplate`.
 
     Raises
     ------
@@ -274,10 +296,11 @@ def make_job_template(
         job_folder=settings.expanded(job_folder).absolute(),
         log_folder=settings.expanded(log_folder).absolute(),
         script=_program(script),
-        options=tuple(options),
+        options=(*options, *more_options),
         memory=settings.job_memory() if memory is None else memory,
         queue=queue or settings.get("AMSTRAX_QUEUE"),
         dry_run=dry_run,
+        flat=flat,
     )
 
 
@@ -345,14 +368,15 @@ class _Submitter:
         self, work: JobTemplate, run_id: str, its_plan: Plan, attempt: str, engine: Engine
     ):
         self.run_id, self.attempt, self.engine = run_id, attempt, engine
+        subfolder = "" if work.flat else run_id
         file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{attempt[-6:]}"
         self.job = Job(
             run_id,
             its_plan.targets,
             its_plan.context,
             its_plan.detector,
-            work.job_folder / run_id / f"{file_name}.sh",
-            work.log_folder / run_id / f"{file_name}.log",
+            work.job_folder / subfolder / f"{file_name}.sh",
+            work.log_folder / subfolder / f"{file_name}.{'out' if work.flat else 'log'}",
             work.memory,
             work.queue,
         )

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeGuard
 
+from immutabledict import immutabledict
+
 from amstrax import rundoc, settings
 from amstrax.exceptions import (
     InvalidOption,
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 #: States of a run's processing, from first to last; failed runs are tried again a few times
 STATUSES = ("pending", "submitted", "running", "done", "failed")
+#: States of one target of a run
+TARGET_STATUSES = ("running", "done", "failed", "skipped")
 #: Tag of runs to leave alone, and tag of runs to process whatever their state
 ABANDON, PROCESS = "abandon", "process"
 #: Fields of claims: of who processes a run, and of who copies or deletes its live data
@@ -55,6 +59,8 @@ _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 #: Largest document that MongoDB stores [bytes]
 _MOST_BYTES = 2**24
 _LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
+# A list of documents is of that type, too
+_DOCUMENT_FORM = {"$type": "object", "$not": {"$type": "array"}}
 _IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 
@@ -748,7 +754,7 @@ def set_status(
     """
     if status not in STATUSES:
         raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, STATUSES)}")
-    changes: Filter = {"processing_status": _status(collection, status, reason, host)}
+    changes: Filter = {}
     if status == "pending":
         changes |= {"processing_failed": 0, "processing_failures": []}
     if job is not None:
@@ -756,7 +762,137 @@ def set_status(
     condition = {"_id": id_of(collection, run_id)}
     if owner is not None:
         condition["processing_claim.owner"] = owner
-    return collection.update_one(condition, {"$set": changes}).matched_count == 1
+    new = _status(collection, status, reason, host)
+    return update_status(collection, condition, new, {"$set": changes})
+
+
+def update_status(
+    collection: Any,
+    condition: Mapping[str, Any],
+    status: Mapping[str, Any],
+    update: Mapping[str, Any] = immutabledict(),
+) -> bool:
+    """Set the status of a run and keep those of its targets; return whether a document matched.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    condition
+        Filter.
+    status
+        What the status is from now on.
+    update
+        Other changes, made at the same time.
+    """
+    is_document = {"processing_status": _DOCUMENT_FORM}
+    parts = {f"processing_status.{field}": value for field, value in status.items()}
+    forms = ((is_document, parts), ({"$nor": [is_document]}, {"processing_status": dict(status)}))
+    for form, change in forms:
+        changes = {**update, "$set": {**update.get("$set", {}), **change}}
+        if collection.update_one({"$and": [condition, form]}, changes).matched_count:
+            return True
+    return False
+
+
+def set_target_status(
+    collection: Any,
+    run_id: str | int | Mapping[str, Any],
+    target: str,
+    status: str,
+    is_online: bool,
+    reason: str | None = None,
+    owner: str | None = None,
+) -> bool:
+    """Set the status of one target of a run, in ``processing_status.targets``.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    run_id
+        Name or number of the run, or its document.
+    target
+        Data type.
+    status
+        One of `TARGET_STATUSES`.
+    is_online
+        Whether the run is processed by the loop that follows the DAQ.
+    reason
+        Why.
+    owner
+        Change the status only if this is who has claimed the run.
+
+    Returns
+    -------
+    False when `owner` has not claimed the run (any more), and nothing was changed.
+
+    Raises
+    ------
+    InvalidOption
+        For an unknown status, or a target that is no name.
+    """
+    if status not in TARGET_STATUSES:
+        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, TARGET_STATUSES)}")
+    if not re.fullmatch(r"[A-Za-z]\w*", target, re.ASCII):
+        raise InvalidOption(f"target {short(target)} is no data type: use letters, digits and _")
+    _id = id_of(collection, run_id)
+    new = _status(collection, status, reason, None) | {"is_online": is_online}
+    owned: Filter = {"_id": _id} | ({} if owner is None else {"processing_claim.owner": owner})
+    for _ in attempts(collection, run_id, _id):
+        before = collection.find_one(owned, ["processing_status"])
+        if before is None:
+            return False
+        seen = before.get("processing_status")
+        condition, change = {"processing_status": seen}, {}
+        if isinstance(seen, Mapping) and isinstance(seen.get("targets", {}), Mapping):
+            condition = {
+                "processing_status": _DOCUMENT_FORM,
+                "$or": [
+                    {"processing_status.targets": {"$exists": False}},
+                    {"processing_status.targets": _DOCUMENT_FORM},
+                ],
+            }
+            change = {f"processing_status.targets.{target}": new}
+        else:
+            # The older form, a word, has no place for targets
+            form = status_of(before)._asdict() if seen is not None else {}
+            change = {"processing_status": {**form, "targets": {target: new}}}
+        done = collection.update_one({"$and": [owned, condition]}, {"$set": change})
+        if done.matched_count:
+            return True
+    raise AssertionError("attempts do not end without an error")
+
+
+def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> dict[str, Any]:
+    """Return an entry of a run's ``processing_history``: what was done now, here, by this user."""
+    now = datetime.now(UTC)
+    return {
+        # As precise as BSON is, so that the entry is found again
+        "time": now.replace(microsecond=now.microsecond // 1000 * 1000),
+        "user": settings.login_name(),
+        "host": this_host(),
+        "action": action,
+        "status": status,
+        "is_online": is_online,
+        **fields,
+    }
+
+
+def add_history(
+    collection: Any,
+    run_id: str | int | Mapping[str, Any],
+    entry: Mapping[str, Any],
+) -> bool:
+    """Add an entry of `history_entry` to a run's history; return False when it was there."""
+    _id = id_of(collection, run_id)
+    make_list(collection, _id, "processing_history")
+    same = {key: entry[key] for key in ("time", "user", "host", "action")}
+    done = collection.update_one(
+        {"_id": _id, "processing_history": {"$not": {"$elemMatch": same}}},
+        {"$push": {"processing_history": dict(entry)}},
+    )
+    return done.matched_count == 1
 
 
 def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
@@ -841,17 +977,17 @@ def record_failure(
         if (who := _canceller(before, attempt)) is not None:
             so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
             cancelled = _status(collection, "failed", f"cancelled by {who}", host)
-            change = {"$set": {"processing_status": cancelled}}
-            if collection.update_one({"$and": [wanted, so]}, change).matched_count:
+            if update_status(collection, {"$and": [wanted, so]}, cancelled):
                 return count
             continue
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
             # Counted already, when it was thought to be dead; it may have said since that it is not
             at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
-            collection.update_one(at_work, {"$set": {"processing_status": status}})
+            update_status(collection, at_work, status)
             return count
-        done = collection.update_one(
+        done = update_status(
+            collection,
             {
                 "$and": [
                     wanted,
@@ -859,12 +995,13 @@ def record_failure(
                     {"processing_failures.attempt": {"$ne": attempt}},
                 ]
             },
+            status,
             {
-                "$set": {"processing_status": status, "processing_failed": count + 1},
+                "$set": {"processing_failed": count + 1},
                 "$push": {"processing_failures": failure},
             },
         )
-        if done.matched_count:
+        if done:
             return count + 1
     raise AssertionError("attempts do not end without an error")
 

@@ -687,6 +687,8 @@ def new_entry(
     location: Path,
     metadata: Mapping[str, Any],
     corrections_version: str | None = None,
+    is_online: bool = False,
+    amstrax_path: str | None = None,
 ) -> dict[str, Any]:
     """Return the entry of data that is complete.
 
@@ -700,6 +702,10 @@ def new_entry(
         Of the data.
     corrections_version
         Version of the corrections that it was made with, if any.
+    is_online
+        Whether it was made by the loop that follows the DAQ.
+    amstrax_path
+        Folder of the amstrax that made it; None for this one.
 
     Raises
     ------
@@ -710,13 +716,17 @@ def new_entry(
     missing = list(metadata.get(MISSING_LIVE_DATA) or ())
     if len(missing) > _MOST_MISSING:
         missing[_MOST_MISSING:] = [f"and {len(missing) - _MOST_MISSING} more, see the metadata"]
+    now = datetime.now(UTC)
     return identity(key, location) | {
         "n_chunks": len(metadata.get("chunks") or ()),
         "size_mb": round(size / 1e6, 3),
         "amstrax_version": amstrax.__version__,
         "corrections_version": corrections_version,
         "user": settings.login_name(),
-        "time": datetime.now(UTC),
+        "amstrax_path": amstrax_path or str(Path(amstrax.__file__).resolve().parents[1]),
+        "is_online": is_online,
+        "time": now,
+        "updated_at": now,
         **({MISSING_LIVE_DATA: missing} if missing else {}),
     }
 

@@ -514,6 +514,39 @@ class RunClaim:
         self.check()
         return failures or 0
 
+    def set_target(
+        self, target: str, status: str, is_online: bool, reason: str | None = None, **fields: Any
+    ) -> None:
+        """Set the status of a target, and add it with `fields` to the history unless it runs.
+
+        Raises as `set_status` does.
+        """
+        self.check()
+        if not self._persist(
+            documents.set_target_status,
+            self._collection,
+            self._run_id,
+            target,
+            status,
+            is_online,
+            reason,
+            owner=self.owner,
+        ):
+            self._lease.lose("it has been claimed by somebody else meanwhile")
+        self.check()
+        if status != "running":
+            more = fields if reason is None else {"reason": reason, **fields}
+            self.add_history(f"target_{target}", status, is_online, **more)
+
+    def add_history(self, action: str, status: str, is_online: bool, **fields: Any) -> None:
+        """Add to the history of the run, see `amstrax.rundb.documents.history_entry`.
+
+        Raises as `set_status` does.
+        """
+        self.check()
+        entry = documents.history_entry(action, status, is_online, **fields)
+        self._persist(documents.add_history, self._collection, self._run_id, entry)
+
     def add_data(self, entry: Mapping[str, Any]) -> None:
         """Register data of the run.
 

@@ -211,6 +211,51 @@ def test_racing_processes_get_different_runs(collection):  # noqa: F811
         assert run["number"] in claimed[owner]
 
 
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (None, "pending"),
+        ("failed due to rain", "failed"),
+        ({"status": "done", "host": "stbc"}, "done"),
+        ({"status": "done", "targets": 3}, "done"),
+        ([{"status": "done"}], "pending"),
+        (5, "pending"),
+    ],
+    ids=str,
+)
+def test_status_of_targets_stays(run, value, status):
+    run.update_one({}, {"$set": {"processing_status": value}})
+    for target in ("peaks", "events"):
+        assert documents.set_target_status(run, 2240, target, "running", True)
+    found = documents.find_run(run, 2240)
+    assert documents.status_of(found).status == status
+    assert found["processing_status"].get("host") in (None, "stbc")
+    documents.set_status(run, 2240, "running", reason="why")
+    assert documents.set_target_status(run, 2240, "peaks", "failed", False, "disk")
+    assert documents.record_failure(run, 2240, "disk", "a1") == 1
+    found = documents.find_run(run, 2240)["processing_status"]
+    assert (found["status"], found["reason"]) == ("failed", "disk")
+    targets = found["targets"]
+    assert targets["peaks"].keys() == {"status", "time", "host", "reason", "is_online"}
+    assert [targets[t]["status"] for t in ("peaks", "events")] == ["failed", "running"]
+    assert [targets[t]["is_online"] for t in ("peaks", "events")] == [False, True]
+    assert not documents.set_target_status(run, 2240, "peaks", "done", True, owner="other")
+    for target, word in (("a.b", "done"), ("$a", "done"), ("peaks", "doen")):
+        with pytest.raises(InvalidOption):
+            documents.set_target_status(run, 2240, target, word, True)
+
+
+def test_history_is_added_once(run):
+    run.update_one({}, {"$set": {"processing_history": None}})
+    entry = documents.history_entry("target_peaks", "done", False, n_chunks=3)
+    assert documents.add_history(run, 2240, entry)
+    assert not documents.add_history(run, 2240, entry)
+    assert documents.add_history(run, 2240, entry | {"action": "target_events"})
+    (first, second) = documents.find_run(run, 2240)["processing_history"]
+    assert first["n_chunks"] == 3 and first["status"] == "done" and first["host"] and first["user"]
+    assert second["action"] == "target_events"
+
+
 def test_status_changes(run):
     assert documents.set_status(run, "002240", "submitted", host="stbc")
     status = documents.status_of(documents.find_run(run, "002240"))

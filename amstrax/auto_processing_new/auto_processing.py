@@ -1,0 +1,334 @@
+#!/usr/bin/env python
+"""Submit jobs as the lab's dashboard and start scripts of 2026 do.
+
+With --run_id submit that run and end, else go on as ``auto_processing`` does. Nothing is submitted
+without --production. Exit status: 0 on success and on a dry run, 1 when no job was submitted, 2 on
+wrong use.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__" and not __package__:
+    # Run as a file: take the amstrax that this file is part of
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from amstrax import settings
+from amstrax.auto_processing import auto_processing
+from amstrax.commands import base
+from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    from amstrax.auto_processing.engines.base import Engine
+    from amstrax.auto_processing.submitting import JobTemplate
+
+log = logging.getLogger("amstrax.auto_processing_new")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what jobs make of runs, and where they run."""
+    add_data_options(parser)
+    parser.add_argument(
+        "--timeout",
+        type=base.positive_number,
+        default=20,
+        metavar="SECONDS",
+        help="time between two rounds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_jobs",
+        type=base.positive_integer,
+        default=5,
+        metavar="N",
+        help="jobs at the same time, running or waiting (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mem",
+        type=base.positive_integer,
+        default=8000,
+        metavar="MB",
+        help="memory of a job (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--logs_path",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for scripts and logs of jobs (default: the setting AMSTRAX_LOG_FOLDER, or "
+        "else ./logs)",
+    )
+    parser.add_argument(
+        "--queue", default="short", help="queue or job category (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--engine",
+        type=base.engine_name,
+        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is made of runs."""
+    parser.add_argument(
+        "--target",
+        "--targets",
+        nargs="+",
+        default=["raw_records"],
+        metavar="TYPE",
+        help="data types to make (default: raw_records)",
+    )
+    parser.add_argument(
+        "--output_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for all data (default: those of the settings)",
+    )
+    parser.add_argument(
+        "--corrections_version",
+        metavar="VERSION",
+        help="version of the corrections, as v4 (default: that of the context)",
+    )
+    parser.add_argument(
+        "--amstrax_path",
+        type=Path,
+        metavar="FOLDER",
+        help="clone of amstrax that processes (default: this one)",
+    )
+    parser.add_argument(
+        "--set_config_kwargs",
+        type=base.options,
+        default={},
+        metavar="JSON",
+        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
+    )
+    parser.add_argument(
+        "--set_context_kwargs",
+        type=base.json_object,
+        default={},
+        metavar="JSON",
+        help="only {}: use --output_folder, --set_config_kwargs and --corrections_version",
+    )
+    parser.add_argument(
+        "--production",
+        action="store_true",
+        help="change the run database (default: dry run)",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Check the options of `add_data_options`.
+
+    Raises
+    ------
+    UsageError
+        For arguments of the context, and a folder without amstrax.
+    """
+    if args.set_context_kwargs:
+        raise UsageError(
+            f"--set_context_kwargs names {', '.join(map(repr, args.set_context_kwargs))}: use "
+            "--output_folder, --set_config_kwargs and --corrections_version"
+        )
+    if args.amstrax_path is not None and not program(args.amstrax_path).is_file():
+        raise UsageError(
+            f"--amstrax_path {args.amstrax_path}: no amstrax 3 there ({program(args.amstrax_path)} "
+            "is missing): name the folder of a clone"
+        )
+
+
+def program(amstrax_path: Path | None) -> Path:
+    """Return the script that processes a run, of a clone of amstrax; None for this one."""
+    root = Path(__file__).resolve().parents[2] if amstrax_path is None else amstrax_path
+    return settings.expanded(root).absolute() / "amstrax/auto_processing_new/process.py"
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Submit jobs that process runs of XAMS as they come, or one run"
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--run_id", metavar="RUN_ID", type=base.run_id, help="submit this run, then end"
+    )
+    parser.add_argument(
+        "--n_failures_max",
+        type=base.positive_integer,
+        default=3,
+        metavar="N",
+        help="give a run up that has failed so often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min_run_number",
+        type=int,
+        default=6000,
+        metavar="N",
+        help="leave runs below this number alone, but that of --run_id (default: %(default)s)",
+    )
+    return parser.parse_args(argv)
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Submit jobs, and return the exit status."""
+    if args.run_id is not None:
+        return submit_runs(args, [args.run_id])
+
+    def work(stop: Stop) -> None:
+        check_options(args)
+        run_loop(args, stop)
+
+    log_name = "auto_processing" if args.production else None
+    args.log_folder = args.logs_path
+    return base.run_tool(
+        args, log, work, "automatic processing", args.logs_path, "--logs_path", log_name
+    )
+
+
+def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = False) -> int:
+    """Submit runs, and return the exit status; with `wait`, wait while too many jobs run."""
+    results: list[bool] = []
+
+    def work(stop: Stop) -> None:
+        try:
+            check_options(args)
+            submitter = Submitter(args)
+        except Exception as error:
+            say(f"Error submitting job: {_text(error)}")
+            raise
+        for run_id in run_ids:
+            results.append(submitter.submit(run_id, stop, wait))
+
+    status = base.run_tool(args, log, work, "the submission", args.logs_path, "--logs_path")
+    return status or not all(results)
+
+
+def say(line: str) -> None:
+    """Print a line that the lab's dashboard reads."""
+    print(line, flush=True)
+
+
+def _text(error: Exception) -> str:
+    """Return an error in one line."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (AmstraxError, OSError)) and text else repr(error)
+
+
+def make_work(args: argparse.Namespace, is_online: bool) -> "JobTemplate":
+    """Return what to submit for runs."""
+    from amstrax.auto_processing import submitting
+
+    folder = args.logs_path or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
+    options = ["--is_online"] if is_online else []
+    script = program(args.amstrax_path).parents[1] / "auto_processing/process_run.py"
+    if args.amstrax_path is not None:
+        options.append(f"--amstrax_path={program(args.amstrax_path).parents[2]}")
+    return submitting.make_job_template(
+        args.target,
+        detector="xams",
+        job_folder=folder,
+        log_folder=folder,
+        script=script,
+        memory=args.mem,
+        queue=args.queue,
+        dry_run=not args.production,
+        output_folder=args.output_folder,
+        config_kwargs=args.set_config_kwargs,
+        corrections_version=args.corrections_version,
+        more_options=options,
+        flat=True,
+    )
+
+
+class Submitter:
+    """Submits runs one by one, and says what became of each in the words of the lab's tools.
+
+    Parameters
+    ----------
+    args
+        Options of `add_options`.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from amstrax.auto_processing import engines
+        from amstrax.rundb import get_mongo_collection
+
+        self._args = args
+        self._engine: Engine = engines.get(args.engine or settings.engine())
+        self._work = make_work(args, is_online=False)
+        self._collection = get_mongo_collection(self._work.detector)
+
+    def submit(self, run_id: str, stop: Stop, wait: bool = False) -> bool:
+        """Submit a run; return whether it has a job now, or would have one.
+
+        Parameters
+        ----------
+        run_id
+            Run.
+        stop
+            Nothing is submitted when this is set.
+        wait
+            Wait while too many jobs run.
+        """
+        from amstrax.auto_processing import submitting
+
+        while self._args.production and (n_jobs := self._n_jobs()) >= self._args.max_jobs:
+            say(f"Too many jobs running ({n_jobs}/{self._args.max_jobs})")
+            if not wait:
+                return False
+            stop.event.wait(self._args.timeout)
+            stop.check()
+        stop.check()
+        try:
+            result = submitting.submit(
+                self._work, run_id, self._collection, self._engine, reset_failures=True
+            )
+        except Exception as error:
+            log.debug("run %s", run_id, exc_info=error)
+            say(f"Error submitting job: {_text(error)}")
+            return False
+        if result.state == "submitted":
+            say(f"Job {result.name} submitted successfully")
+        elif result.state == "dry run":
+            print(result.text)
+            say(f"Would have submitted job for run {run_id}")
+        else:
+            # A job that is alive may have other options than these
+            say(
+                f"Error submitting job: run {run_id} is {result.state} ({result.name} "
+                f"{result.job_id}: {result.text}): wait until that has ended"
+            )
+            return False
+        return True
+
+    def _n_jobs(self) -> int:
+        """Return how many jobs wait or run."""
+        from amstrax.auto_processing.loop import followed_runs, job_states
+
+        runs = followed_runs(self._collection, self._engine.name)
+        return sum(state.alive for state in job_states(self._engine, runs).values())
+
+
+def run_loop(args: argparse.Namespace, stop: Stop) -> None:
+    """Submit runs as they come; in a dry run, print once which these are."""
+    options = [
+        f"--max_jobs={args.max_jobs}",
+        f"--pause={args.timeout}",
+        f"--max_failures={args.n_failures_max}",
+        f"--min_run_number={args.min_run_number}",
+        *(["--dry_run"] if not args.production else []),
+        *([f"--engine={args.engine}"] if args.engine else []),
+        *([f"--log_folder={args.logs_path}"] if args.logs_path else []),
+    ]
+    work = make_work(args, is_online=True)
+    text = auto_processing.run(auto_processing.parse_args(options), stop, work)
+    if text is not None:
+        print(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
