@@ -243,7 +243,7 @@ def test_led_run_with_missing_fragments(tmp_path):
     for i in range(N_CHUNKS):
         redax.write_chunk(tmp_path / RUN_ID, i, records, THREADS, *CHUNKS)
     redax.write_end(tmp_path / RUN_ID, THREADS)
-    st = dense_context(tmp_path, "xams_led", {})
+    st = dense_context(tmp_path, "xams_led", {}, allow_incomplete_pulses=True)
     raw, pulses_of_led, calibration = (
         load(st, d) for d in ("raw_records", "records_led", "led_calibration")
     )
