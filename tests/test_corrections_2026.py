@@ -124,7 +124,7 @@ def test_v4_needs_the_release_that_takes_its_map(plugins):
     with pytest.raises(InvalidOption, match="'v4' sets pos_rec_map, which .* take") as info:
         context("2.1", "v4", register=[Mapped] if plugins else [])
     assert "event_positions of this context" in str(info.value)
-    assert "use xams(release='2.2')" in str(info.value)
+    assert 'use xams(release="2.2")' in str(info.value)
 
 
 class OtherPositions(EventPositions):

@@ -67,6 +67,9 @@ class PeakBasicsSiPM(peak_processing.PeakBasicsSiPM):
 
 class PeakPositions(peak_processing.PeakPositions):
     __doc__ = peak_processing.PeakPositions.__doc__
+    # Narrow input holds only for the class that has both
+    input_fields = peak_processing.PeakPositions.input_fields
+    compute = peak_processing.PeakPositions.compute
     channel_map = _channel_map()
 
 
@@ -163,6 +166,9 @@ class CorrectedAreas(event_processing.CorrectedAreasBase):
 
 class EventAreaPerChannel(event_processing.EventAreaPerChannel):
     __doc__ = event_processing.EventAreaPerChannel.__doc__
+    # Narrow input holds only for the class that has both
+    input_fields = event_processing.EventAreaPerChannel.input_fields
+    compute = event_processing.EventAreaPerChannel.compute
     channel_map = _channel_map("Not used")
 
 
