@@ -85,6 +85,8 @@ class _Made:
         self.plugins: dict[str, strax.Plugin] = {}
         #: Data type -> key, of any run
         self.keys: dict[str, strax.DataKey] = {}
+        #: Data type and lineage hash -> key of equal data of the other release, of any run
+        self.equal_keys: dict[tuple[str, str], strax.DataKey | None] = {}
 
     def without(self, data_type: str) -> "_Made":
         """Return an independent copy without one data type, which nothing depends on."""
@@ -191,6 +193,8 @@ class Context(strax.Context):
 
     get_data_kinds = _on_snapshot("get_data_kinds")
     get_dependency_plugins = _on_snapshot("get_dependency_plugins")
+    # One snapshot for all storage
+    is_stored = _on_snapshot("is_stored")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
@@ -317,7 +321,11 @@ class Context(strax.Context):
             return self._equivalents
         channel_map = self.config.get("channel_map")
         found = EquivalentData(
-            self.storage, self._plugin_class_registry, channel_map, self.run_documents
+            self.storage,
+            self._plugin_class_registry,
+            channel_map,
+            self.run_documents,
+            self._snapshot()._made.equal_keys,
         )
         if self._is_snapshot:
             self._equivalents = found

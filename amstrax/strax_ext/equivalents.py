@@ -5,6 +5,7 @@ and the reader is part of every lineage: each hash differs, while rows and field
 are the same. `EQUAL` lists these types.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -170,6 +171,8 @@ class EquivalentData(strax.StorageFrontend):
         Its channel map.
     documents
         Run documents that it was given, by run; others are asked of `frontends`.
+    keys
+        Cache of keys of equal data, for as long as `registry` stays the same.
     """
 
     provide_superruns = True
@@ -180,12 +183,14 @@ class EquivalentData(strax.StorageFrontend):
         registry: Mapping[str, type[strax.Plugin]],
         channel_map: Any,
         documents: Mapping[str, Mapping[str, Any]] = immutabledict(),
+        keys: dict[tuple[str, str], strax.DataKey | None] | None = None,
     ):
         super().__init__(readonly=True)
         self._frontends = sorted(frontends, key=lambda frontend: frontend.storage_type)
         self._registry = registry
         self._channel_map = channel_map
         self._documents = dict(documents)
+        self._keys = {} if keys is None else keys
         #: Run and data type -> key under which it was found
         self.found: dict[tuple[str, str], strax.DataKey] = {}
 
@@ -196,10 +201,18 @@ class EquivalentData(strax.StorageFrontend):
 
     def key_for(self, key: strax.DataKey) -> strax.DataKey | None:
         """Return the key of equal data of the other release, None where there is none."""
-        lineage = equivalent(key.data_type, key.lineage)
-        if lineage is None or not all(self._is_own(name) for name in lineage):
+        at = key.data_type, key.lineage_hash
+        if at not in self._keys:
+            lineage = equivalent(key.data_type, key.lineage)
+            is_own = lineage is not None and all(self._is_own(name) for name in lineage)
+            self._keys[at] = strax.DataKey("0", key.data_type, lineage) if is_own else None
+        known = self._keys[at]
+        if known is None:
             return None
-        return strax.DataKey(key.run_id, key.data_type, lineage, key.subruns, key.combining)
+        result = copy.copy(known)
+        result.run_id, result.subruns, result.combining = key.run_id, key.subruns, key.combining
+        result._lineage = known.lineage.copy()
+        return result
 
     def find(self, key: strax.DataKey, write: bool = False, **options: Any) -> tuple[str, str]:
         """Return backend and place of equal data; parameters are as in strax."""

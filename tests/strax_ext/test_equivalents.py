@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import socket
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,6 +219,15 @@ def test_unequal_types_differ(both):
             assert x.dtype != y.dtype or x.tobytes() != y.tobytes(), data_type
 
 
+def test_documentation_has_the_table():
+    page = Path(__file__).parents[2] / "docs/source/run_database_use.rst"
+    section = page.read_text().partition("other release\n---")[2].partition("\nData that is not")[0]
+    equal, unequal = section.partition("- Data types")[2].split("- equal: loaded")
+    assert set(re.findall(r"``(\w+)``", equal)) == EQUAL.keys()
+    makes = {d for n in CONTEXTS for d in in_release("2.2", n)._plugin_class_registry}
+    assert set(re.findall(r"``(\w+)``", unequal)) == makes - EQUAL.keys()
+
+
 def test_missing_data_is_no_data_of_the_other_release(tmp_path):
     st = in_release("2.2", storage=[strax.DataDirectory(str(tmp_path))])
     with pytest.raises(ValueError, match="should be stored") as error:
@@ -248,6 +259,9 @@ def test_data_registered_in_the_run_database_is_found(both, tmp_path, release):
             assert found.tobytes() == expected.tobytes()
             assert st.list_available(data_type) == [RUN]
             assert list(st.select_runs(available=data_type)["name"]) == [RUN]
+        led = in_release(release, "xams_led", [frontend])
+        found, expected = (c.get_array(RUN, "raw_records", progress_bar=False) for c in (led, own))
+        assert found.tobytes() == expected.tobytes()
         assert st.list_available("event_info") == []
         assert len(st.select_runs(available="event_info")) == 0
         with pytest.raises(strax.DataNotAvailable, match=rf'records_sipm.*release="{other}"'):
