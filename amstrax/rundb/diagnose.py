@@ -86,7 +86,11 @@ def described_settings() -> str:
 
 
 def described_releases() -> str:
-    """Return which of the lab's releases has stored the raw data in the folders of the settings."""
+    """Return which of the lab's releases has stored the raw data in the folders of the settings.
+
+    Where the newest run is of another release than the setting AMSTRAX_RELEASE has, the last line
+    says what to set.
+    """
     from amstrax.strax_ext.equivalents import stored_releases  # strax takes seconds to import
 
     folders = {settings.raw_data("xams"), settings.processed_data("xams"), Path("strax_data")}
@@ -94,17 +98,26 @@ def described_releases() -> str:
     newest = ("", "")
     for folder in sorted(folder for folder in folders if folder is not None and folder.is_dir()):
         try:
-            found = stored_releases(folder)
+            stored = stored_releases(folder)
         except OSError as error:
             lines.append(f"  {folder} cannot be read: {error.strerror}")
             continue
-        for release, (number, run_id) in sorted(found.items()):
-            lines.append(f"  {folder}: {number} of release {release}, newest run {run_id}")
+        part = "" if stored.is_all else f" (among {stored.n_entries} entries; others not looked at)"
+        if part and not stored.found:
+            lines.append(f"  {folder}: no raw data{part}")
+        for release, (number, run_id) in sorted(stored.found.items()):
+            lines.append(f"  {folder}: {number} of release {release}, newest run {run_id}{part}")
             newest = max(newest, (run_id, release))
     if not lines:
         return "Releases: no raw data of XAMS in the folders of the settings"
     if newest[1]:
-        lines.append(f"  the newest is of release {newest[1]}: set AMSTRAX_RELEASE to it")
+        is_set = settings.release()
+        advice = (
+            f"as AMSTRAX_RELEASE={is_set} has it"
+            if newest[1] == is_set
+            else f"and AMSTRAX_RELEASE is {is_set}: set AMSTRAX_RELEASE={newest[1]}"
+        )
+        lines.append(f"  the newest run, {newest[0]}, is of release {newest[1]}, {advice}")
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 

@@ -22,7 +22,12 @@ from immutabledict import immutabledict
 from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
-from amstrax.strax_ext.equivalents import EQUIVALENT_PARENTS, EquivalentData, parents_metadata
+from amstrax.strax_ext.equivalents import (
+    EQUIVALENT_PARENTS,
+    EquivalentData,
+    other_release,
+    parents_metadata,
+)
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strax_ext.processor import Processor
 
@@ -80,6 +85,8 @@ class _Made:
         self.plugins: dict[str, strax.Plugin] = {}
         #: Data type -> key, of any run
         self.keys: dict[str, strax.DataKey] = {}
+        #: Data type and lineage hash -> key of equal data of the other release, of any run
+        self.equal_keys: dict[tuple[str, str], strax.DataKey | None] = {}
 
     def without(self, data_type: str) -> "_Made":
         """Return an independent copy without one data type, which nothing depends on."""
@@ -186,6 +193,8 @@ class Context(strax.Context):
 
     get_data_kinds = _on_snapshot("get_data_kinds")
     get_dependency_plugins = _on_snapshot("get_dependency_plugins")
+    # One snapshot for all storage
+    is_stored = _on_snapshot("is_stored")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
@@ -305,21 +314,27 @@ class Context(strax.Context):
             if reason:
                 raise strax.DataNotAvailable(reason) from error
 
-    # Data of the other release is looked for last
-
     @property
     def _equivalent_data(self) -> EquivalentData:
         # A snapshot remembers what was found in the call that it is for
         if self._equivalents is not None:
             return self._equivalents
         channel_map = self.config.get("channel_map")
-        found = EquivalentData(self.storage, self._plugin_class_registry, channel_map)
+        found = EquivalentData(
+            self.storage,
+            self._plugin_class_registry,
+            channel_map,
+            self.run_documents,
+            self._snapshot()._made.equal_keys,
+        )
         if self._is_snapshot:
             self._equivalents = found
         return found
 
     @property
     def _sorted_storage(self) -> list[strax.StorageFrontend]:
+        # `storage` itself is sorted by type of storage, so a frontend there would be asked before
+        # a run database; it is also what users set, and what new data is written to
         return [*super()._sorted_storage, self._equivalent_data]
 
     def get_source_sf(
@@ -329,12 +344,14 @@ class Context(strax.Context):
 
         Data of the other release does not count: it keeps its own name where it is copied.
         """
-        found = super().get_source_sf(run_id, target, False, chunk_number)
+        snapshot = self._snapshot()
+        found = super(Context, snapshot).get_source_sf(run_id, target, should_exist, chunk_number)
         own = [frontend for frontend in found if not isinstance(frontend, EquivalentData)]
-        if should_exist and not own:
+        if should_exist and found and not own:
+            key = snapshot.key_for(run_id, target)
             raise strax.DataNotAvailable(
-                f"{target} of run {run_id} is stored by the other release only: copy it with a "
-                'context of that release, as xams(release="2.2")'
+                f"{target} of run {run_id} is stored by release {other_release(key.lineage)} only: "
+                f"copy it with {snapshot._equivalent_data.other_context(key)}"
             )
         return own
 

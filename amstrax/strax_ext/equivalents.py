@@ -5,6 +5,7 @@ and the reader is part of every lineage: each hash differs, while rows and field
 are the same. `EQUAL` lists these types.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import strax
+from immutabledict import immutabledict
 
-from amstrax.rundoc import channels_polarity
+from amstrax.rundoc import CHANNEL_MAP_FIELDS, XAMS_CHANNEL_MAP, channel_pairs, channels_polarity
+from amstrax.settings import RELEASES
 
 log = logging.getLogger(__name__)
 
 #: Metadata of data made from data of the other release: data type -> its hash and lineage
 EQUIVALENT_PARENTS = "equivalent_parents"
-
-RELEASES = ("2.1", "2.2")
 
 
 class Equal(NamedTuple):
@@ -33,8 +34,8 @@ class Equal(NamedTuple):
 
 
 #: Data types whose rows and fields are equal, as are those of all that they are made from.
-#: tests/strax_ext/test_equivalents.py computes this table from the specifications of both releases
-#: and their reference arrays: add no line by hand
+#: tests/strax_ext/test_equivalents.py computes this table from the specifications of both releases,
+#: their reference arrays and the versions of the plugins: add no line by hand
 EQUAL = {
     "raw_records": Equal("DAQReader", ("0.0.0", "0.1.0")),
     "raw_records_ext": Equal("DAQReader", ("0.0.0", "0.1.0")),
@@ -45,14 +46,16 @@ EQUAL = {
     "peak_positions": Equal("PeakPositions", ("1.2.26", "1.2.26")),
     "events": Equal("Events", ("1.0.2", "1.0.2")),
     "event_basics": Equal("EventBasics", ("1.6", "1.6")),
-    "event_coincidences": Equal("EventCoincidences", ("1.0", "1.0")),
+    "event_coincidences": Equal("EventCoincidences", ("1.1-amstrax3", "1.1-amstrax3")),
     "event_waveform": Equal("EventWaveform", ("0.0.1", "0.0.1")),
     "event_area_per_channel": Equal("EventAreaPerChannel", ("0.1.1", "0.1.1")),
     "event_n_channel": Equal("EventAreaPerChannel", ("0.1.1", "0.1.1")),
     "records_ext": Equal("PulseProcessingEXT", ("0.0.1", "0.0.1")),
     "peaks_ext": Equal("PeaksEXT", ("0.0.3", "0.0.3")),
     "peak_basics_ext": Equal("PeakBasicsEXT", ("2.1", "2.1")),
-    "peak_coincidences": Equal("PeakCoincidences", ("1.0", "1.0")),
+    "peak_coincidences": Equal("PeakCoincidences", ("1.1-amstrax3", "1.1-amstrax3")),
+    "hits": Equal("Hits", ("0.1.0", "0.1.0")),
+    "lone_hits": Equal("LoneHits", ("0.1.0", "0.1.0")),
 }
 
 #: How data types differ that are not equal; others are not because they are made from these
@@ -64,12 +67,17 @@ DIFFERENCES = {
     "corrected_areas": "2.2 adds the areas of top and bottom",
 }
 
+#: Number of entries of a folder that `stored_releases` looks at
+MOST_ENTRIES = 5000
+
 _READER = "raw_records"
 _GROUPS = ("bottom", "top", "external")
 #: Fields of run documents that decide what the two readers make. Groups one by one: run metadata in
 #: folders is flat
-_MAPS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
-_FIELDS = ("daq_config.registers", *(f"{name}.{group}" for name in _MAPS for group in _GROUPS))
+_FIELDS = (
+    "daq_config.registers",
+    *(f"{name}.{group}" for name in CHANNEL_MAP_FIELDS for group in XAMS_CHANNEL_MAP),
+)
 
 # Data types and releases of which use has been reported in this process
 _reported: set[tuple[str, str]] = set()
@@ -82,6 +90,12 @@ def release_of(lineage: Mapping[str, Any]) -> str | None:
     if plugin != reader.plugin or version not in reader.versions:
         return None
     return RELEASES[reader.versions.index(version)]
+
+
+def other_release(lineage: Mapping[str, Any]) -> str | None:
+    """Return the release that does not make data of a lineage; None where neither does."""
+    release = release_of(lineage)
+    return None if release is None else RELEASES[1 - RELEASES.index(release)]
 
 
 def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -103,10 +117,21 @@ def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | N
     return result
 
 
-def stored_releases(folder: Path, most: int = 5000) -> dict[str, tuple[int, str]]:
-    """Return release -> number of raw data types in a folder that it has stored, and newest run.
+class StoredReleases(NamedTuple):
+    """Raw data of XAMS in a folder, by the release that has stored it."""
 
-    The hash in a folder's name tells. At most `most` entries are looked at.
+    #: Release -> number of raw data types, and newest run
+    found: dict[str, tuple[int, str]]
+    #: Number of entries of the folder that were looked at
+    n_entries: int
+    #: Whether these are all
+    is_all: bool
+
+
+def stored_releases(folder: Path, most: int | None = None) -> StoredReleases:
+    """Return which release has stored the raw data in a folder, by the hashes in its entries.
+
+    At most `most` entries are looked at, by default `MOST_ENTRIES`.
     """
     plugin, versions = EQUAL[_READER]
     hashes = {
@@ -114,15 +139,18 @@ def stored_releases(folder: Path, most: int = 5000) -> dict[str, tuple[int, str]
         for release, version in zip(RELEASES, versions, strict=True)
     }
     found: dict[str, tuple[int, str]] = {}
+    n_entries = 0
     with os.scandir(folder) as entries:
-        for entry in islice(entries, most):
+        for entry in islice(entries, MOST_ENTRIES if most is None else most):
+            n_entries += 1
             run_id, _, rest = entry.name.partition("-")
             data_type, _, lineage_hash = rest.partition("-")
             release = hashes.get(lineage_hash)
             if release is not None and data_type.startswith(_READER):
                 number, newest = found.get(release, (0, ""))
                 found[release] = (number + 1, max(newest, run_id))
-    return found
+        is_all = next(entries, None) is None
+    return StoredReleases(found, n_entries, is_all)
 
 
 class EquivalentData(strax.StorageFrontend):
@@ -140,7 +168,11 @@ class EquivalentData(strax.StorageFrontend):
     registry
         Its plugin classes, by data type. Where one is not amstrax's own, nothing is equivalent.
     channel_map
-        Its channel map, which 2.1 takes for every run.
+        Its channel map.
+    documents
+        Run documents that it was given, by run; others are asked of `frontends`.
+    keys
+        Cache of keys of equal data, for as long as `registry` stays the same.
     """
 
     provide_superruns = True
@@ -150,12 +182,15 @@ class EquivalentData(strax.StorageFrontend):
         frontends: Sequence[strax.StorageFrontend],
         registry: Mapping[str, type[strax.Plugin]],
         channel_map: Any,
+        documents: Mapping[str, Mapping[str, Any]] = immutabledict(),
+        keys: dict[tuple[str, str], strax.DataKey | None] | None = None,
     ):
         super().__init__(readonly=True)
         self._frontends = sorted(frontends, key=lambda frontend: frontend.storage_type)
         self._registry = registry
-        self._channel_map = channel_map if isinstance(channel_map, Mapping) else {}
-        self._documents: dict[str, Mapping[str, Any]] = {}
+        self._channel_map = channel_map
+        self._documents = dict(documents)
+        self._keys = {} if keys is None else keys
         #: Run and data type -> key under which it was found
         self.found: dict[tuple[str, str], strax.DataKey] = {}
 
@@ -166,10 +201,18 @@ class EquivalentData(strax.StorageFrontend):
 
     def key_for(self, key: strax.DataKey) -> strax.DataKey | None:
         """Return the key of equal data of the other release, None where there is none."""
-        lineage = equivalent(key.data_type, key.lineage)
-        if lineage is None or not all(self._is_own(name) for name in lineage):
+        at = key.data_type, key.lineage_hash
+        if at not in self._keys:
+            lineage = equivalent(key.data_type, key.lineage)
+            is_own = lineage is not None and all(self._is_own(name) for name in lineage)
+            self._keys[at] = strax.DataKey("0", key.data_type, lineage) if is_own else None
+        known = self._keys[at]
+        if known is None:
             return None
-        return strax.DataKey(key.run_id, key.data_type, lineage, key.subruns, key.combining)
+        result = copy.copy(known)
+        result.run_id, result.subruns, result.combining = key.run_id, key.subruns, key.combining
+        result._lineage = known.lineage.copy()
+        return result
 
     def find(self, key: strax.DataKey, write: bool = False, **options: Any) -> tuple[str, str]:
         """Return backend and place of equal data; parameters are as in strax."""
@@ -211,10 +254,9 @@ class EquivalentData(strax.StorageFrontend):
 
     def why_not(self, key: strax.DataKey) -> str:
         """Return why data is not found though the other release has stored it; else empty text."""
-        release = release_of(key.lineage)
-        if release is None:
+        release, its = release_of(key.lineage), other_release(key.lineage)
+        if its is None:
             return ""
-        other_release = RELEASES[1 - RELEASES.index(release)]
         other = self.key_for(key)
         if other is not None:
             reason = self._objection(other)
@@ -224,7 +266,7 @@ class EquivalentData(strax.StorageFrontend):
             # Of any options and versions, but that of the reader
             lineage = dict(key.lineage)
             plugin, _, options = lineage[_READER]
-            version = EQUAL[_READER].versions[RELEASES.index(other_release)]
+            version = EQUAL[_READER].versions[RELEASES.index(its)]
             lineage[_READER] = (plugin, version, options)
             other = strax.DataKey(key.run_id, key.data_type, lineage, key.subruns, key.combining)
             differing = [d for d in (key.data_type, *lineage) if d in DIFFERENCES]
@@ -232,12 +274,15 @@ class EquivalentData(strax.StorageFrontend):
             if not differing or not self._is_there(other, fuzzy_for):
                 return ""
             reason = "; ".join(f"{d}: {DIFFERENCES[d]}" for d in dict.fromkeys(differing))
-        context = "xams_led" if "records_led" in self._registry else "xams"
         return (
-            f"{key.data_type} of run {key.run_id} is stored by release {other_release} only, which "
-            f"is not the same as in {release} ({reason}): load it with "
-            f'{context}(release="{other_release}")'
+            f"{key.data_type} of run {key.run_id} is stored by release {its} only, which is not "
+            f"the same as in {release} ({reason}): load it with {self.other_context(key)}"
         )
+
+    def other_context(self, key: strax.DataKey) -> str:
+        """Return what to write for the context of the other release that makes a data type."""
+        name = "xams_led" if "records_led" in self._registry else "xams"
+        return f'{name}(release="{other_release(key.lineage)}")'
 
     def _ask(self, method: str, key: strax.DataKey, *args: Any, **options: Any) -> Any:
         other = self.key_for(key)
@@ -264,24 +309,30 @@ class EquivalentData(strax.StorageFrontend):
     def _objection(self, key: strax.DataKey) -> str:
         """Return why the two readers differ for a run, as its document says; else empty text.
 
-        That of 2.1 inverts channels with positive pulses, and takes the context's channel map for
-        every run. Without a document, a run is taken for one with the usual channels.
+        That of 2.1 inverts channels with positive pulses, and the lab's takes the usual channel
+        map for every run. Without a document, a run is taken for one with the usual channels.
         """
         is_ext = any(name.endswith("_ext") for name in (key.data_type, *key.lineage))
         groups = _GROUPS if is_ext else _GROUPS[:2]
         document = self._document(key.run_id)
-        for name in _MAPS:
-            channel_map = {group: _span(_field(document, f"{name}.{group}")) for group in _GROUPS}
-            if not any(channel_map.values()):
-                continue
+        maps = {}
+        if isinstance(self._channel_map, Mapping):
+            # Of the document, where the context is set up for live data
+            maps["channel_map of the context"] = self._channel_map
+        for name in CHANNEL_MAP_FIELDS:
+            its = {group: _field(document, f"{name}.{group}") for group in XAMS_CHANNEL_MAP}
+            if channel_pairs(its):
+                maps[f"{name} of its document"] = its
+                break
+        for place, channel_map in maps.items():
+            pairs = channel_pairs(channel_map)
             for group in groups:
-                its, usual = channel_map[group], _span(self._channel_map.get(group))
-                if its != usual:
-                    return f"{name} of its document has {group} {its}, the context {usual}"
-            break
+                pair, usual = pairs.get(group), XAMS_CHANNEL_MAP[group]
+                if pair != usual:
+                    return f"{place} has {group} {pair and list(pair)}, 2.1 has {list(usual)}"
         polarity = channels_polarity(_field(document, "daq_config.registers") or ())
         for group in groups:
-            first, last = self._channel_map.get(group) or (0, -1)
+            first, last = XAMS_CHANNEL_MAP[group]
             positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]
             if positive:
                 return f"2.1 inverts channel {positive[0]} ({group}), whose pulses are positive"
@@ -326,8 +377,3 @@ def _field(document: Mapping[str, Any], name: str) -> Any:
     for word in name.split("."):
         part = part.get(word) if isinstance(part, Mapping) else None
     return part
-
-
-def _span(channels: Any) -> Any:
-    """Return first and last channel of a map's group in a form to compare."""
-    return list(channels) if isinstance(channels, (list, tuple)) else channels
