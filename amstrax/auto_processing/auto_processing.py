@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
@@ -67,7 +67,7 @@ MOST_REFUSALS = 3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process runs as they come: submit a job for each, and follow it",
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace, stop: Stop, work: JobTemplate | None = None) -
     Raises
     ------
     UsageError
-        When an option makes no sense.
+        When an option is invalid.
     AmstraxError
         When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when
         something is away or a job is refused.

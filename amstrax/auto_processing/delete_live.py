@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import rundoc
@@ -49,7 +49,7 @@ Document = Mapping[str, Any]
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Delete old live data from this machine, the DAQ's. A run is deleted when "

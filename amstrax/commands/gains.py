@@ -36,7 +36,7 @@ _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Find the gain of each channel in LED calibration runs, in two ways, and "

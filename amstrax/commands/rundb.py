@@ -20,7 +20,7 @@ log = logging.getLogger("amstrax.rundb")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Look into the run database, and change it"
     )

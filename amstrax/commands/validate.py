@@ -40,7 +40,7 @@ NAME = "validation"
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run, process it, and say how well the true events were "

@@ -31,7 +31,7 @@ _RUNS = {"xams": (range(7), 10), "xams_led": (range(5), 10), "xams_little": (ran
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Compile all that processing needs, so that no job has to, and say where that "

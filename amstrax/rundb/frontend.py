@@ -37,7 +37,7 @@ _MOST_MISSING = 20
 
 
 class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
-    """strax's error for unknown runs; as DataNotAvailable it makes a context try the next frontend."""
+    """strax's error for unknown runs; as DataNotAvailable, a context tries its next frontend."""
 
 
 class RegisteringSaver(CheckedSaver):

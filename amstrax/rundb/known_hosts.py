@@ -132,7 +132,7 @@ def preferred(to: SSHHost, algorithms: Iterable[str]) -> tuple[str, ...]:
 
 
 def matches(patterns: str, name: str) -> bool:
-    """Return whether the hosts field of a line of known_hosts matches a host, given in lower case."""
+    """Return whether the hosts of a line of known_hosts match a host, given in lower case."""
     found = False
     for pattern in patterns.split(","):
         if pattern.startswith("|1|"):
