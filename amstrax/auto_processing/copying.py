@@ -356,10 +356,10 @@ def copy_data(
     if wrong:
         raise CopyDiffers(
             f"the copy of {what} differs in {live_folder.some(wrong)}, twice: look at the disk "
-            "there, and whether somebody else writes into it"
+            "there, and for other programs that write to it"
         )
     if live_folder.find_marker(place, identity) != marker:
-        raise CopyFailed(f"somebody has changed {place} while {what} was copied: copy it again")
+        raise CopyFailed(f"{place} was changed by others while {what} was copied: copy it again")
     return copied._replace(copy_id=marker["copy"])
 
 

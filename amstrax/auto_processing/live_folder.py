@@ -118,7 +118,7 @@ def inventory(run_dir: Path) -> Inventory:
         return dict(_walk(run_dir, "", state.st_dev))
     except FileNotFoundError as error:
         raise LiveDataNotFound(
-            f"{error.filename} vanished while {run_dir} was looked at: somebody removes it"
+            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
         ) from None
 
 

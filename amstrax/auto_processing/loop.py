@@ -304,7 +304,7 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
         job_id = str(run.job.get("job_id"))
         if job_id not in owners:
             # The submitting process was killed before it could record the job
-            state = JobState(GONE, None, "nobody knows which job it is")
+            state = JobState(GONE, None, "its job was never recorded")
         elif owners[job_id] is not run or names.get(job_id) not in (None, run.job.get("name")):
             state = JobState(GONE, None, "the batch system has given its id to another job")
         else:

@@ -32,7 +32,7 @@ log = logging.getLogger("amstrax.process_run")
 
 #: Exit status if another process has the run (EX_TEMPFAIL of sysexits.h)
 LEFT_TO_ANOTHER = 75
-#: An orphaned job stops when it finds that it has lost its claim; interval between checks
+#: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
 
 

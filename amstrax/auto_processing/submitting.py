@@ -528,7 +528,7 @@ def _who(collection: Any, run_id: str) -> str:
         "processing_claim"
     )
     if not isinstance(claim, Mapping):
-        return "somebody else was at work on it just now"
+        return "another process has just worked on it"
     does = "submits" if str(claim.get("owner")).startswith(leases.OWNER_PREFIX) else "processes"
     return f"{claim.get('host')} {does} it, unless it is silent until {claim.get('expires')} UTC"
 
