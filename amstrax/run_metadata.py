@@ -1,6 +1,6 @@
-"""What a run is for, by its document: run class, source, and whether the NaI detector is read out.
+"""Run class, radioactive source and NaI read-out of a run, from its document.
 
-Functions take a run document, also an odd one, and never raise; strax is not imported.
+Functions accept any run document, also an invalid one, and never raise. strax is not imported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,14 +37,14 @@ _MASK_REGISTER = "8120"
 def get_run_class(document: Any) -> str:
     """Return the class of a run: ``science``, ``calibration``, ``led``, ``test``, ...
 
-    It is ``xams_bookkeeping.run_class`` in lower case. Without it the class is ``led`` for a
-    ``mode`` with "led" in it, and else ``science``.
+    The class is ``xams_bookkeeping.run_class`` in lower case. Without that field it is ``led`` if
+    ``mode`` contains "led", otherwise ``science``.
     """
     return _said(document, "run_class") or ("led" if "led" in _mode(document) else "science")
 
 
 def run_class_source(document: Any) -> str:
-    """Return where `get_run_class` has its answer from."""
+    """Return the source of the result of `get_run_class`."""
     return f"{_BOOKKEEPING}.run_class" if _said(document, "run_class") else _BY_MODE
 
 
@@ -54,10 +54,11 @@ def is_led_run(document: Any) -> bool:
 
 
 def get_source_type(document: Any) -> str:
-    """Return the radioactive source of a run, as ``na22``; ``none`` for none.
+    """Return the radioactive source of a run, such as ``na22``; ``none`` without source.
 
-    It is ``xams_bookkeeping.source_type`` in lower case, ``na22`` for ``nai22``. Without it, it is
-    ``na22`` for a ``mode`` with either in it. Nothing is decided by it.
+    The source is ``xams_bookkeeping.source_type`` in lower case, with ``nai22`` read as ``na22``.
+    Without that field it is ``na22`` if ``mode`` contains either, otherwise ``none``. It is for
+    information only: no processing depends on it.
     """
     source = _said(document, "source_type")
     if not source:
@@ -67,12 +68,12 @@ def get_source_type(document: Any) -> str:
 
 
 def source_type_source(document: Any) -> str:
-    """Return where `get_source_type` has its answer from."""
+    """Return the source of the result of `get_source_type`."""
     return f"{_BOOKKEEPING}.source_type" if _said(document, "source_type") else _BY_MODE
 
 
 def reader_channel_map(document: Any) -> Mapping[str, Any]:
-    """Return ``xams_bookkeeping.channel_map``, or `DEFAULT_CHANNEL_MAP` without one."""
+    """Return ``xams_bookkeeping.channel_map``, or `DEFAULT_CHANNEL_MAP` if it is missing."""
     value = rundoc.value_at(document, f"{_BOOKKEEPING}.channel_map")
     if not isinstance(value, Mapping) or not value:
         return DEFAULT_CHANNEL_MAP
@@ -80,9 +81,9 @@ def reader_channel_map(document: Any) -> Mapping[str, Any]:
 
 
 def nai_channel_enabled(document: Any) -> bool | None:
-    """Return whether the digitizers read a channel of the NaI detector out; None if unknown.
+    """Return whether the digitizers read out a channel of the NaI detector; None if unknown.
 
-    The last mask of channels of each board (register 8120) tells.
+    The result depends on the last channel mask of each board (register 8120).
     """
     channel_map = reader_channel_map(document)
     if _NAI not in channel_map:
@@ -104,7 +105,11 @@ def nai_channel_enabled(document: Any) -> bool | None:
 
 
 def has_nai_detector(document: Any) -> bool:
-    """Return whether a run has data of the NaI detector: `nai_channel_enabled`, or its channels."""
+    """Return whether a run has data of the NaI detector.
+
+    The result is that of `nai_channel_enabled`. If that is None, it is whether the channel map has
+    channels of the NaI detector.
+    """
     enabled = nai_channel_enabled(document)
     return _NAI in reader_channel_map(document) if enabled is None else enabled
 
@@ -114,7 +119,7 @@ has_nai_source = has_nai_detector
 
 
 def _channel_masks(document: Any) -> dict[str, int]:
-    """Return board -> mask of its channels, by the last register that sets it."""
+    """Return the channel mask of each board, from the last register entry that sets it."""
     registers = rundoc.value_at(document, "daq_config.registers")
     if isinstance(registers, Mapping):
         registers = list(registers.values())
@@ -129,7 +134,7 @@ def _channel_masks(document: Any) -> dict[str, int]:
 
 
 def _said(document: Any, field: str) -> str:
-    """Return a text of ``xams_bookkeeping`` in lower case, empty where it has none."""
+    """Return a text field of ``xams_bookkeeping`` in lower case; empty if it is missing."""
     value = rundoc.value_at(document, f"{_BOOKKEEPING}.{field}")
     return value.strip().lower() if isinstance(value, str) else ""
 

@@ -1,15 +1,15 @@
-"""Values that options take from run documents.
+"""Option values from run documents.
 
-The value of an option may be ``rundoc://?path=A,B&detector=xams&fallback=F``: the value at the
-dotted path A of the run document, or else at B, ... Where the document has none of them, or the
-run database does not know the run, the fallback counts:
+The option value ``rundoc://?path=A,B&detector=xams&fallback=F`` stands for the value at the dotted
+path A of the run document, or else at B, and so on. The fallback is used if the document has none
+of them, or if the run is not in the run database:
 
-- ``xams_default``: the channel map `amstrax.rundoc.XAMS_CHANNEL_MAP`. Values at the paths must be
-  channel maps then; what is no pair of channels is left out.
+- ``xams_default``: the channel map `amstrax.rundoc.XAMS_CHANNEL_MAP`. Values at the paths must then
+  be channel maps; entries that are not pairs of channels are dropped.
 - ``empty``: an empty list
 
-Without a fallback that is an error. So is always a run database that cannot be reached: a fallback
-would change numbers, and nobody would notice.
+Without a fallback a missing value is an error. A run database that cannot be reached is always an
+error, since the fallback would silently change numbers.
 """
 
 import logging
@@ -38,29 +38,29 @@ _CHANNEL_MAP, _EMPTY = "xams_default", "empty"
 
 
 class DefaultChannelMap(immutabledict):
-    """Channel map of a context, which counts where the document of a run has none.
+    """Channel map of a context for runs whose document has none.
 
-    A plain dictionary as ``channel_map`` counts for every run.
+    A plain dictionary as ``channel_map`` applies to every run.
     """
 
 
 class Address(NamedTuple):
-    """What a string ``rundoc://...`` says."""
+    """Parsed string ``rundoc://...``."""
 
     paths: tuple[str, ...]
-    #: Detector whose run database is asked; None for that of the context, or of XAMS
+    #: Detector whose run database is queried; None for that of the context, or of XAMS
     detector: str | None
-    #: None for none
+    #: ``xams_default`` or ``empty``; None without fallback
     fallback: str | None
 
 
 def is_run_value(value: object) -> bool:
-    """Return whether the value of an option says where it is in the run document."""
+    """Return whether the value of an option is a string ``rundoc://...``."""
     return isinstance(value, str) and value.startswith(_PREFIX)
 
 
 def parse(text: str) -> Address:
-    """Return what a string ``rundoc://...`` says.
+    """Parse a string ``rundoc://...``.
 
     Raises
     ------
@@ -97,16 +97,16 @@ def value_in(document: Mapping[str, Any] | None, address: Address, run_id: str) 
     Parameters
     ----------
     document
-        Run document; None for a run that the run database does not know.
+        Run document; None for a run that is not in the run database.
     address
-        What to look for.
+        Paths to look up, and the fallback.
     run_id
         Name of the run, for messages.
 
     Raises
     ------
     InvalidRunDocument
-        (a ValueError) when the document has none, and the address no fallback.
+        (a ValueError) when the document has no such value and the address no fallback.
     """
     is_channel_map = address.fallback == _CHANNEL_MAP
     for path in address.paths:
@@ -136,18 +136,18 @@ def get_rundoc_value(
     run_id
         Name or number of the run.
     path
-        Dotted path, as ``"xams_bookkeeping.run_class"``.
+        Dotted path, such as ``"xams_bookkeeping.run_class"``.
     detector
-        Detector whose run database is asked.
+        Detector whose run database is queried.
     default
-        What to return for an unknown run, and where the document has nothing, or null, there.
+        Returned for an unknown run, and if the value is missing or null.
 
     Raises
     ------
     InvalidOption
-        (a ValueError) when `path` is no path.
+        (a ValueError) when `path` is not a dotted path.
     RunDatabaseError
-        When the run database cannot be asked.
+        When the run database cannot be queried.
     """
     if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise InvalidOption(f"{short(path)} is no path in a run document: write it as 'A.B'")
@@ -156,8 +156,8 @@ def get_rundoc_value(
 
 
 def _fetch(run_id: str | int, paths: Iterable[str], detector: str) -> dict[str, Any] | None:
-    """Return the document of a run with what is at some paths, None for an unknown run."""
-    from amstrax.rundb import documents, get_mongo_collection  # costs pymongo
+    """Fetch the fields of a run document that hold some paths; None for an unknown run."""
+    from amstrax.rundb import documents, get_mongo_collection  # imports pymongo
 
     collection = get_mongo_collection(detector)
     try:
@@ -167,33 +167,33 @@ def _fetch(run_id: str | int, paths: Iterable[str], detector: str) -> dict[str, 
 
 
 def _fields(paths: Iterable[str]) -> list[str]:
-    """Return the fields of a document with the name of the run and what is at some paths."""
+    """Return the top-level fields of some paths, preceded by the fields that name the run."""
     return list(dict.fromkeys(["name", "number", *(path.partition(".")[0] for path in paths)]))
 
 
 class RunValues:
-    """Values of run documents for the plugins of one context, each looked up once for a run.
+    """Values of run documents for the plugins of one context, each looked up once per run.
 
-    Documents that the context was given count in place of those in the run database.
+    Documents given to the context replace those in the run database.
 
     Parameters
     ----------
     context
-        Context; None for plugins without one, for which the run database of the settings is asked.
+        Context; None for plugins without one, which use the run database of the settings.
     """
 
     def __init__(self, context: Any = None):
         self._context = context
         self._known: dict[tuple[str, str], Any] = {}
-        #: Runs of which it has been said that the default channel map is used
+        #: Runs already reported as using the default channel map
         self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes get values: a client is of one process
+        # Worker processes get values, since a client belongs to one process
         return {"_context": None, "_known": self._known, "_warned": self._warned}
 
     def resolve(self, value: Any, run_id: str) -> Any:
-        """Return the value of an option for a run: as `get` or `channel_map`, or as it is."""
+        """Return the value of an option for a run, resolved by `get` or `channel_map` if needed."""
         if isinstance(value, DefaultChannelMap):
             return self.channel_map(run_id, value)
         return self.get(value, run_id) if is_run_value(value) else value
@@ -204,9 +204,9 @@ class RunValues:
         Raises
         ------
         InvalidOption, InvalidRunDocument
-            As `parse` and `value_in`.
+            As raised by `parse` and `value_in`.
         RunDatabaseError
-            When the run database cannot be asked.
+            When the run database cannot be queried.
         """
         if (url, run_id) not in self._known:
             address = parse(url)
@@ -221,10 +221,10 @@ class RunValues:
         return self._known[url, run_id]
 
     def channel_map(self, run_id: str, default: DefaultChannelMap) -> Mapping[str, Any]:
-        """Return the channel map of a run, `default` where its document has none.
+        """Return the channel map of a run, or `default` if its document has none.
 
-        Only a context's own run database is asked. While it cannot be reached, `default` counts,
-        which one warning says.
+        Only the context's own run database is queried. If it cannot be reached, `default` is
+        returned with one warning per run.
         """
         if ("", run_id) in self._known:
             return self._known["", run_id]
@@ -234,7 +234,7 @@ class RunValues:
             address = Address(rundoc.CHANNEL_MAP_FIELDS, None, _CHANNEL_MAP)
             found = rundoc.channel_map(self._document(run_id, address) or {})
         except RunDatabaseUnreachable:
-            # The frontend has said why
+            # The frontend has reported the reason
             if run_id not in self._warned:
                 self._warned.add(run_id)
                 log.warning(
@@ -246,7 +246,7 @@ class RunValues:
         return self._known.setdefault(("", run_id), default if found is None else found)
 
     def _document(self, run_id: str, address: Address) -> Mapping[str, Any] | None:
-        """Return the document of a run, None for an unknown run."""
+        """Return the document of a run; None for an unknown run."""
         if given := self._given(run_id):
             return given
         frontend = self._frontend() if address.detector is None else None
@@ -258,6 +258,6 @@ class RunValues:
         return None if self._context is None else self._context.run_documents.get(run_id)
 
     def _frontend(self) -> Any:
-        """Return the frontend of the context's run database, None without one."""
+        """Return the frontend of the context's run database; None without one."""
         frontends = () if self._context is None else self._context.storage
         return next((f for f in frontends if hasattr(f, "run_document")), None)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import tempfile
@@ -34,7 +34,7 @@ log = logging.getLogger("amstrax.amstraxer")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process a single run with amstrax")
     parser.add_argument(
         "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
@@ -141,7 +141,7 @@ def process(
     Raises
     ------
     UsageError
-        When an option makes no sense.
+        When an option is invalid.
     AmstraxError
         When the run cannot be processed; what was written then is removed.
     """

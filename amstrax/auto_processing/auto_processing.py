@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Process runs as they come: submit a job for each, follow it, and try again what has failed.
+"""Process new runs: submit a job for each run, follow it, and retry failed runs.
 
 Usable as ``auto_processing``, ``amstrax auto``, ``python -m
 amstrax.auto_processing.auto_processing``, and as a file. Exit status: 0 when told to end (SIGTERM,
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
@@ -56,18 +56,18 @@ from amstrax.rundb.leases import Stop
 
 log = logging.getLogger("amstrax.auto_processing")
 
-#: What is away is asked again after a round's pause, then after twice that, up to this [s]
+#: Longest back-off for an unreachable service, which doubles from a round's pause [s]
 LONGEST_WAIT = 300.0
-#: Runs that wait are counted so often where nothing happens, which costs a look at all runs [s]
+#: Interval for counting waiting runs if nothing else happens, since it reads all runs [s]
 COUNT_EVERY = 60.0
-#: Old scripts and logs of jobs are looked for so often [s]
+#: Interval for removing old scripts and logs of jobs [s]
 CLEAN_EVERY = 3600.0
-#: So many refusals in a row are failures of the runs; with more, something else is wrong
+#: Up to this many refusals in a row count as failures of the runs; more have another cause
 MOST_REFUSALS = 3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process runs as they come: submit a job for each, and follow it",
@@ -133,7 +133,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run the loop until it is told to end, and return the exit status."""
+    """Run the loop until it is stopped, and return the exit status."""
     # Not that of `job`, which ends when a thread fails: here it may be one of a library
     return base.run_tool(
         args,
@@ -154,17 +154,17 @@ def run(args: argparse.Namespace, stop: Stop, work: JobTemplate | None = None) -
     args
         As from `parse_args`.
     stop
-        The loop ends when this is set; its jobs go on.
+        When this is set, the loop ends; its jobs continue.
     work
         What to submit for runs; None for what `args` ask for.
 
     Raises
     ------
     UsageError
-        When an option makes no sense.
+        When an option is invalid.
     AmstraxError
-        When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when
-        something is away or a job is refused.
+        When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when a
+        service is unreachable or a job is refused.
     """
     stop.remark = "jobs go on"
     loop = Loop(args, work)
@@ -194,7 +194,7 @@ def run(args: argparse.Namespace, stop: Stop, work: JobTemplate | None = None) -
 
 
 def _text(error: BaseException) -> str:
-    """Return what an error says, in a line."""
+    """Return an error as one line."""
     text = " ".join(str(error).split())
     if isinstance(error, (AmstraxError, OSError)) and text:
         return text
@@ -202,12 +202,12 @@ def _text(error: BaseException) -> str:
 
 
 def _name(document: "Document") -> str:
-    """Return what to call a run, which may have neither number nor name."""
+    """Return a label for a run, which may have neither number nor name."""
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
 class Loop:
-    """The loop's state between two rounds. All that matters is in the run database.
+    """State of the loop between two rounds; all persistent state is in the run database.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ class Loop:
         )
 
     def round(self) -> None:
-        """Follow the jobs that there are, and submit new ones."""
+        """Follow existing jobs and submit new ones."""
         alive = self._follow()
         self._note_switch(is_switched_on(self.switches))
         free = self.args.max_jobs - alive
@@ -265,7 +265,7 @@ class Loop:
         self._write_status("at work")
 
     def _count(self) -> None:
-        """Count the runs that wait: when something has changed, or a minute later."""
+        """Count the waiting runs, after a change or a minute later."""
         now = (self.counts.copy(), len(self.followed))
         if now != self._counted or time.monotonic() > self._count_at:
             now_there = documents.server_time(self.collection)
@@ -273,7 +273,7 @@ class Loop:
             self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
     def _follow(self) -> int:
-        """Settle jobs that have ended; return how many are alive."""
+        """Settle jobs that have ended; return the number of live jobs."""
         runs = followed_runs(self.collection, self.engine.name)
         states = job_states(self.engine, runs)
         before, self.followed = self.followed, {}
@@ -304,7 +304,7 @@ class Loop:
         return alive
 
     def _report_end(self, run_id: str) -> None:
-        """Log how a job that was followed has ended, as it has said itself."""
+        """Log the end that a followed job has recorded."""
         if self.states.pop(run_id, None) is None:
             return  # Settled, and reported, here
         fields = ["processing_status", "processing_failed", "processing_job"]
@@ -331,7 +331,7 @@ class Loop:
             self._submit_one(document)
 
     def _submit_one(self, document: "Document") -> None:
-        # The tag is for one series of attempts; what has failed before does not count
+        # The tag starts a new series of attempts; earlier failures do not count
         tagged = documents.PROCESS in documents.tags_of(document)
         try:
             run_id = documents.name_of(document)
@@ -352,7 +352,7 @@ class Loop:
             else:
                 self.backoff.note(key_of(document), failed=True)
             if self._refusals >= MOST_REFUSALS:
-                # It is hardly the runs' fault; one is tried in each round, until one is taken
+                # The cause is hardly the runs; try one per round until one is accepted
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
             return
         except Exception as error:
@@ -373,7 +373,7 @@ class Loop:
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
     def _record(self, document: "Document", error: Exception, tagged: bool) -> None:
-        """Record that a run cannot be submitted, as a failure of its own."""
+        """Record that a run cannot be submitted as a failure of the run."""
         reason = _text(error)
         if self.args.dry_run:
             self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
@@ -397,19 +397,19 @@ class Loop:
         log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
 
     def _leave(self, document: "Document", why: str) -> None:
-        """Leave a run alone for a while, longer each time, and say why when that begins."""
+        """Pause a run, longer each time, and log the reason at the beginning."""
         key = key_of(document)
         if key not in self.backoff.names():
             log.warning("run %s: %s", _name(document), why)
             self.backoff.note(key, failed=True)
 
     def _clean(self) -> None:
-        """Remove scripts and logs of jobs that are old, now and then."""
+        """Remove old scripts and logs of jobs at intervals."""
         if self.args.dry_run or time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + CLEAN_EVERY
         condition = documents.has_status("submitted", "running")
-        # The folders may be those of the other detector, too
+        # The other detector may use the same folders
         collections = map(connection.get_mongo_collection, settings.DETECTORS)
         try:
             found = [documents.read(c, condition, ["name", "number"]) for c in collections]
@@ -427,12 +427,12 @@ class Loop:
             log.info("%d scripts and logs older than AMSTRAX_KEEP_LOGS are removed", n_files)
 
     def is_finished(self) -> bool:
-        """Return whether the one run that was asked for has ended.
+        """Return whether the requested run has ended.
 
         Raises
         ------
         AmstraxError
-            When it has been given up, or is to be left alone.
+            When the run has been given up, or has the tag ``abandon``.
         """
         run_id = self.args.run_id
         if run_id is None or self.trouble:
@@ -455,11 +455,11 @@ class Loop:
         return status.status == "done"
 
     def report_trouble(self, error: Exception) -> None:
-        """Log what keeps the loop from its work: once, until that changes."""
+        """Log an error that blocks the loop, once until it changes."""
         if isinstance(error, (AmstraxError, OSError)):
             self._note_trouble(" ".join(str(error).split()))
         else:
-            # A bug: the loop goes on all the same, since it is watched by nobody
+            # A bug: continue all the same, since the loop runs unattended
             log.error("this round failed, please report it: %r", error, exc_info=error)
             self._note_trouble(repr(error))
         self._write_status("in trouble")
@@ -478,7 +478,7 @@ class Loop:
         self.switched_on = switched_on
 
     def end(self, reason: str) -> None:
-        """Say that the loop has ended, and by what: a signal, an error, or nothing but its end."""
+        """Log the end of the loop and its cause, a signal or an error if any."""
         self.ended_by = reason
         log.info(
             "ended%s: %d submitted, %d done, %d failed, %d jobs go on",

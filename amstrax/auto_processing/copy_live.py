@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Copy live data from the DAQ to where it is processed and kept, and register the copies.
+"""Copy live data from the DAQ to its destinations, and register the copies.
 
 Usable as ``copy_live``, ``amstrax copy-live``, ``python -m amstrax.auto_processing.copy_live``, and
-as a file. Nothing is copied without ``--production``. Exit status: 0 when all went well, or a loop
-was told to end; 1 when something could not be copied, 2 on wrong use.
+as a file. Nothing is copied without ``--production``. Exit status: 0 on success or when a loop was
+stopped, 1 if a run could not be copied, 2 on wrong use.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import live_folder, loop
@@ -47,7 +47,7 @@ Document = Mapping[str, Any]
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Copy live data from this machine, the DAQ's, to the places in the setting "
@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace, stop: Stop) -> None:
-    """Copy what there is, once or again and again.
+    """Copy all runs that lack copies, once or in a loop.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def get_rundocs(
     args
         As from `parse_args`.
     resting
-        Names of runs to leave out.
+        Names of runs to skip.
 
     Raises
     ------
@@ -179,8 +179,7 @@ def get_rundocs(
         name = documents.name_of(document)
         to = missing(document, destinations, args.again)
         reason = None
-        # Of a run that is asked for by name, whoever copies it says why that cannot be; so of one
-        # that nobody can tell of
+        # For a run requested by name, and for one that cannot be judged, copying reports the error
         if not (args.run_id and to):
             with contextlib.suppress(Exception):
                 reason = why_not(document, to, folders)
@@ -211,7 +210,7 @@ def _to_copy(args: argparse.Namespace, destinations: Sequence["Destination"]) ->
 def handle_runs(
     rundocs: Sequence[dict[str, Any]], args: argparse.Namespace, stopped: Callable[[], bool] = bool
 ) -> "Copies":
-    """Copy runs, and register the copies; what goes wrong is logged, and the next run goes on.
+    """Copy runs and register the copies; log errors and continue with the next run.
 
     Parameters
     ----------
@@ -220,17 +219,17 @@ def handle_runs(
     args
         As from `parse_args`; nothing is changed without ``args.production``.
     stopped
-        Asked now and then; once it returns True, copying ends.
+        Called at intervals; when it returns True, copying ends.
 
     Returns
     -------
     tally
-        How many copies were made, or would be, and how many could not be.
+        Numbers of copies made (or to be made in a dry run) and of failed ones.
 
     Raises
     ------
     RunDatabaseError
-        When the run database cannot be asked or told.
+        When the run database cannot be read or written.
     """
     return Copier(get_mongo_collection(args.detector), args, stopped).handle(rundocs)
 

@@ -1,4 +1,4 @@
-"""Copy live data of runs to where they lack a copy, verify each copy, and register it."""
+"""Copy live data of runs to destinations that lack it, verify and register each copy."""
 
 import argparse
 import concurrent.futures
@@ -41,24 +41,24 @@ log = logging.getLogger("amstrax.copy_live")
 
 Document = Mapping[str, Any]
 
-#: Without THE_END, a run counts as written so long after its end: the DAQ has died, then
+#: Time after its end when a run without THE_END counts as written, since the DAQ has died
 LEFT_OPEN = timedelta(hours=1)
-#: Time between two attempts to register a copy while the run database is away [s]
+#: Time between two attempts to register a copy while the run database is unreachable [s]
 REGISTER_PAUSE = 5.0
-#: Time between two lines on how far a copy has come [s]
+#: Time between two progress lines of a copy [s]
 LINE_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where copies of live data go.
+    """Destination of copies of live data.
 
     Attributes
     ----------
     name
         Name of the host in run documents.
     ssh_host
-        Host to reach by ssh, or ``user@host``; None: `folder` is one of this machine.
+        Host for ssh, or ``user@host``; None if `folder` is on this machine.
     folder
         Folder that holds RUN_ID/.
     """
@@ -74,13 +74,13 @@ _DESTINATION = re.compile(
 
 
 def copy_destinations(detector: str) -> tuple[Destination, ...]:
-    """Return where copies of live data of `detector` go: the setting XAMS_COPY_TO or XAMSL_COPY_TO.
+    """Return the destinations of live data of `detector`, from XAMS_COPY_TO or XAMSL_COPY_TO.
 
     Raises
     ------
     InvalidOption
-        When the setting makes no sense, or one folder serves twice: for two destinations, or for
-        another detector's copies or live data.
+        When the setting is invalid, or one folder serves two destinations, or another detector's
+        copies or live data.
     """
     found = _destinations(detector)
     for i, destination in enumerate(found):
@@ -90,7 +90,7 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
         if other_detector == detector:
             continue
         others: list[Destination] = []
-        # What is wrong with these is for the other detector's tools to say
+        # The other detector's tools report errors in these
         with contextlib.suppress(InvalidOption):
             others += _destinations(other_detector)
         live_data = settings.get(f"{other_detector.upper()}_LIVE_DATA")
@@ -116,7 +116,7 @@ def _check_apart(one: Destination, other: Destination, text: str) -> None:
 
 
 def _destinations(detector: str) -> tuple[Destination, ...]:
-    """Return what the setting of a detector says."""
+    """Return the destinations in the setting of a detector."""
 
     setting = f"{detector.upper()}_COPY_TO"
     found: dict[str, Destination] = {}
@@ -141,12 +141,12 @@ def _destinations(detector: str) -> tuple[Destination, ...]:
 
 
 def delete_after_copies(detector: str) -> tuple[Destination, ...]:
-    """Return the copies without which live data of `detector` is not deleted; never none.
+    """Return the copies required before live data of `detector` is deleted; never empty.
 
     Raises
     ------
     InvalidOption
-        When a setting makes no sense, or no copies are set.
+        When a setting is invalid, or no copies are set.
     """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
     copies = {destination.name: destination for destination in copy_destinations(detector)}
@@ -169,14 +169,14 @@ def _parts(setting: str) -> list[str]:
 
 
 def wanted_destinations(args: argparse.Namespace) -> tuple[Destination, ...]:
-    """Return where to copy to.
+    """Return the destinations to copy to.
 
     Raises
     ------
     UsageError
         For a name in ``args.to`` that the settings do not have.
     InvalidOption
-        When the settings make no sense, or have no destination.
+        When the settings are invalid, or have no destination.
     """
     found = {destination.name: destination for destination in copy_destinations(args.detector)}
     if not found:
@@ -210,7 +210,7 @@ def why_not(document: Document, to: Sequence[Destination], folders: Sequence[Pat
     document
         Run document.
     to
-        Destinations where it lacks a copy.
+        Destinations that lack a copy of the run.
     folders
         Folders that may be copied from.
     """
@@ -237,7 +237,7 @@ def source_folder(document: Document, folders: Sequence[Path]) -> Path:
     Raises
     ------
     CopyFailed
-        When the document names none, or only others than `folders` and what is below these.
+        When the document names no folder in or below `folders`.
     """
     host = documents.this_host()
     problem = ""
@@ -261,7 +261,7 @@ def source_folder(document: Document, folders: Sequence[Path]) -> Path:
 
 
 class Copied(NamedTuple):
-    """What a verified copy holds: number of files, their size [bytes], and the copy's own id."""
+    """Content of a verified copy: number of files, their size [bytes], and the id of the copy."""
 
     n_files: int
     n_bytes: int
@@ -284,8 +284,8 @@ def copy_data(
 
     Only a copy of this run is written to, see `amstrax.auto_processing.live_folder`.
 
-    What has come already, whole or in part, is not sent again. A copy that differs afterwards is
-    made once more, by checksum. Nothing is written into the run database here.
+    Files and parts of files that were transferred before are not sent again. A copy that then
+    differs is repeated once, by checksum. The run database is not changed.
 
     Parameters
     ----------
@@ -294,31 +294,29 @@ def copy_data(
     live_data_path
         Folder on this machine that holds RUN_ID/.
     location
-        Folder for it at the destination, which must be there.
+        Folder at the destination, which must exist.
     hostname
         Name of the destination, for the log.
     production
-        Do it; else log what would be done, and return None.
+        Copy; otherwise log what would be done, and return None.
     ssh_host
-        Host to reach by ssh, or ``user@host``; None for a folder of this machine.
+        Host for ssh, or ``user@host``; None for a folder on this machine.
     bandwidth, stopped, on_bytes
         As of `amstrax.auto_processing.rsync.copy`.
     identity
-        What tells the run from others, as from `live_folder.run_identity`; by default its name, and
-        where it is copied from.
+        Identity of the run, from `live_folder.run_identity`; by default its name and source folder.
 
     Returns
     -------
     copied
-        What the copy holds.
+        Content of the copy.
 
     Raises
     ------
     LiveDataNotFound, LiveDataCorrupted
-        When what is to be copied is not there, or holds more than files and folders.
+        When the live data does not exist, or contains something else than files and folders.
     CopyFailed
-        When it cannot be copied, of a kind that says more: DestinationUnusable, CopyDiffers,
-        CopyRefused.
+        When it cannot be copied; subclasses are DestinationUnusable, CopyDiffers and CopyRefused.
     Stopped
         When `stopped` said so.
     """
@@ -358,10 +356,10 @@ def copy_data(
     if wrong:
         raise CopyDiffers(
             f"the copy of {what} differs in {live_folder.some(wrong)}, twice: look at the disk "
-            "there, and whether somebody else writes into it"
+            "there, and for other programs that write to it"
         )
     if live_folder.find_marker(place, identity) != marker:
-        raise CopyFailed(f"somebody has changed {place} while {what} was copied: copy it again")
+        raise CopyFailed(f"{place} was changed by others while {what} was copied: copy it again")
     return copied._replace(copy_id=marker["copy"])
 
 
@@ -371,21 +369,21 @@ def compare(
     known: live_folder.Inventory,
     stopped: Callable[[], bool] = bool,
 ) -> list[str]:
-    """Return the names of what differs between live data and a copy: by list, and by checksum.
+    """Return the names of entries that differ between live data and a copy, by list and checksum.
 
     Parameters
     ----------
     run_dir, place
         Folder of the run, and of its copy.
     known
-        What is in the former.
+        Content of the folder of the run.
     stopped
         As of `amstrax.auto_processing.rsync.copy`.
 
     Raises
     ------
     CopyFailed, Stopped
-        When the copy cannot be looked at.
+        When the copy cannot be read, or `stopped` returned True.
     """
     here, there = live_folder.sizes(known), rsync.listing(place, stopped)
     if there is None:
@@ -396,18 +394,18 @@ def compare(
 
 @dataclass
 class Copies:
-    """What came of some runs: numbers of copies.
+    """Result of a round: numbers of copies.
 
     Attributes
     ----------
     copies
-        Those that were made, or would be.
+        Copies made, or to be made in a dry run.
     runs
-        Runs of which they are.
+        Runs with these copies.
     n_bytes
         Their size [bytes].
     problems
-        Those that could not be made.
+        Copies that failed.
     """
 
     copies: int = 0
@@ -417,7 +415,7 @@ class Copies:
 
     @property
     def all(self) -> int:
-        """Number of copies that were tried."""
+        """Number of attempted copies."""
         return self.copies + self.problems
 
     def describe(self, production: bool) -> str:
@@ -430,7 +428,7 @@ class Copies:
 
 
 class Copier:
-    """Copies runs; between rounds it knows what is to rest for a while.
+    """Copies runs, and keeps the back-off of failed ones between rounds.
 
     Parameters
     ----------
@@ -439,7 +437,7 @@ class Copier:
     args
         As from `copy_live.parse_args`.
     stopped
-        Asked now and then; once it returns True, copying ends.
+        Called at intervals; when it returns True, copying ends.
     """
 
     def __init__(
@@ -450,7 +448,7 @@ class Copier:
         self._stopped = stopped
         self._destinations = wanted_destinations(args)
         self._folders = live_folder.allowed_folders(args.detector, args.live_data)
-        # Asked now, since a copy that is made must be registered
+        # Check now, since a copy that is made must be registered
         self._user = settings.login_name()
         self._lock = threading.Lock()
         self._unusable: set[str] = set()
@@ -477,7 +475,7 @@ class Copier:
         return missing(document, self._destinations, self._args.again)
 
     def _handle_one(self, document: Mapping[str, Any], tally: Copies) -> None:
-        """Copy a run; what is wrong with it or its document is its own failure."""
+        """Copy a run; errors in it or its document count as its failure."""
         try:
             self._handle_run(document, tally)
         except (RunDatabaseError, Stopped):
@@ -506,7 +504,7 @@ class Copier:
             if claim is None:
                 log.info("run %s is being copied, or deleted, by another process", run_id)
                 return
-            # It may have changed since it was found
+            # The document may have changed since the query
             fresh = documents.merge_tags(
                 self._collection, documents.find_run(self._collection, run_id)
             )
@@ -524,7 +522,7 @@ class Copier:
             )
 
     def _is_refused(self, run_id: str, reason: str | None) -> bool:
-        """Return whether a run is left alone; raise CopyFailed if it was asked for by name."""
+        """Return whether a run is skipped; raise CopyFailed if it was requested by name."""
         if reason is not None and self._args.run_id:
             raise CopyFailed(reason)
         if reason is not None:
@@ -553,7 +551,7 @@ class Copier:
             try:
                 n_bytes = self._copy(document, run_id, destination, stopped, copies)
             except (RunDatabaseError, Stopped):
-                # Of which the next destination would fare no better
+                # The next destination would fail for the same reason
                 with self._lock:
                     tally.problems += 1
                 if stopped():
@@ -573,7 +571,7 @@ class Copier:
         self.backoff.note(run_id, failed)
 
     def _note(self, run_id: str, destination: Destination, error: Exception | None) -> None:
-        """Log what went wrong: of a destination when it begins and when it is over."""
+        """Log errors; those of a destination when they begin and when they are over."""
         with self._lock:
             if isinstance(error, DestinationUnusable):
                 self._unusable.add(destination.name)
@@ -601,7 +599,7 @@ class Copier:
     ) -> int:
         """Make a copy, verify and register it; return its size [bytes].
 
-        `copies` has the ids of those that are known, with their hosts.
+        `copies` has the ids of known copies with their hosts.
         """
         began = time.monotonic()
         entry: dict[str, Any] = {
@@ -650,7 +648,7 @@ class Copier:
         return copied.n_bytes
 
     def _register(self, run_id: str, entry: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
-        """Add an entry of data; while the run database is away, wait for as long as we may."""
+        """Add an entry of data; retry while the run database is unreachable, until stopped."""
         said = False
         while True:
             try:
@@ -666,7 +664,7 @@ class Copier:
 
     @contextmanager
     def _progress(self, run_id: str, destination: Destination) -> Iterator[Callable[[int], None]]:
-        """Show how much of a copy has been made, with a bar, or a line now and then."""
+        """Show the progress of a copy, with a bar or with lines at intervals."""
         what = f"run {run_id} to {destination.name}"
         last = time.monotonic()
         with tqdm(

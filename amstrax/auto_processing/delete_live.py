@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Delete old live data from the DAQ, of which every required copy is verified at that moment.
+"""Delete old live data from the DAQ after verifying every required copy.
 
 Usable as ``delete_live``, ``amstrax delete-live``, ``python -m
 amstrax.auto_processing.delete_live``, and as a file. Nothing is deleted without ``--production
---we_are_really_sure``. Exit status: 0 when all went well, or a loop was told to end; 1 when
-something could not be deleted, 2 on wrong use.
+--we_are_really_sure``. Exit status: 0 on success or when a loop was stopped, 1 if a run could not
+be deleted, 2 on wrong use.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import rundoc
@@ -49,7 +49,7 @@ Document = Mapping[str, Any]
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Delete old live data from this machine, the DAQ's. A run is deleted when "
@@ -118,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace, stop: Stop) -> None:
-    """Delete what there is to delete, once or again and again.
+    """Delete all live data that may be deleted, once or in a loop.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def get_rundocs(
     args
         As from `parse_args`.
     resting
-        Names of runs to leave out.
+        Names of runs to skip.
 
     Raises
     ------
@@ -177,8 +177,7 @@ def get_rundocs(
     for document in found:
         name = documents.name_of(document)
         reason = None
-        # Of a run that is asked for by name, whoever deletes it says why that cannot be; so of one
-        # that nobody can tell of
+        # For a run requested by name, and for one that cannot be judged, deleting reports the error
         if not args.run_id:
             with contextlib.suppress(Exception):
                 reason = why_not(document, args, required, folders)
@@ -190,7 +189,7 @@ def get_rundocs(
 
 
 def _to_delete(args: argparse.Namespace, required: Sequence["Destination"]) -> dict[str, Any]:
-    """Return a filter for runs that are old enough, and have all their copies registered."""
+    """Return a filter for runs that are old enough and have all required copies registered."""
     return {
         "$and": [
             documents.has_data("live", host=documents.this_host()),
@@ -206,7 +205,7 @@ def why_not(
     required: Sequence["Destination"],
     folders: Sequence[Path],
 ) -> str | None:
-    """Return why live data of a run is not deleted; None if it is, once its copies are verified.
+    """Return why live data of a run is not deleted; None if only verification remains.
 
     Parameters
     ----------
@@ -215,7 +214,7 @@ def why_not(
     args
         As from `parse_args`.
     required
-        Copies that must be there.
+        Required copies.
     folders
         Folders that may be deleted from.
     """

@@ -1,16 +1,16 @@
-"""Deletes live data of runs, step by step, so that it may be broken off at any point.
+"""Delete live data of runs in steps that may be interrupted at any point.
 
 1. Every required copy is compared with the live data: names, sizes, checksums.
-2. The folder gets another name. If what is in it, or the list of a copy, is not what it was, it
-   gets its own name back: so when a "copy" was the folder itself, by another way.
+2. The folder is renamed. If its content or the list of a copy has changed since step 1, it is
+   renamed back. This detects a "copy" that is the folder itself, reached by another path.
 3. In the run document the entry is moved to deleted_data.
 4. The folder is removed.
 
-A folder under the other name at the start of a round was left by a process that died, or lost the
-run database. The document says then whether step 3 was done: if not the folder gets its name back.
+A renamed folder at the start of a round was left by a process that died or lost the run database.
+The document then shows whether step 3 was done; if not, the folder is renamed back.
 
-A folder is first given another name beside the old one: whatever was verified of it before can then
-be looked at again, while nobody finds it any more. Its own name can be given back.
+A folder is first renamed within its parent folder, so that it can be checked again while no other
+program finds it. The renaming can be undone.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ Document = Mapping[str, Any]
 
 @dataclass
 class Deletions:
-    """What came of some runs: those that were deleted, their size [bytes], how many were not."""
+    """Result of a round: deleted runs, their size [bytes], number of failures."""
 
     runs: list[str] = field(default_factory=list)
     n_bytes: int = 0
@@ -66,7 +66,7 @@ def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
     Raises
     ------
     DeletionRefused
-        When one is none of the folders that may be deleted from.
+        When a folder is outside those that may be deleted from.
     """
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
@@ -84,7 +84,7 @@ def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
 
 
 def _folder_of(entry: Mapping[str, Any]) -> Path | None:
-    """Return the folder of an entry of data, without links; None for what is no folder."""
+    """Return the folder of an entry of data, without links; None if it names no folder."""
     try:
         return rundoc.check_location(entry.get("location")).resolve()
     except (InvalidRunDocument, OSError, RuntimeError):
@@ -101,11 +101,11 @@ class Deleter:
     folders
         Folders that may be deleted from, without links.
     required
-        Copies that must be there.
+        Required copies.
     delete
-        Do it; else verify the copies, and change nothing.
+        Delete; otherwise only verify the copies.
     stopped
-        Asked now and then; once it returns True, deleting ends.
+        Called at intervals; when it returns True, deleting ends.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Deleter:
         self._required = required
         self._delete = delete
         self._stopped = stopped
-        # Asked now, since a deletion that has begun must be recorded
+        # Check now, since a deletion that has begun must be recorded
         self._deleted_by = f"{settings.login_name()} with delete_live"
         self.backoff = RetryBackoff()
 
@@ -137,7 +137,7 @@ class Deleter:
         return documents.merge_tags(self._collection, document)
 
     def settle(self) -> int:
-        """Settle what was broken off before; return how many could not be settled."""
+        """Settle interrupted deletions; return the number that could not be settled."""
         problems = 0
         for folder in self._folders:
             for run_dir in set_aside_in(folder):
@@ -171,12 +171,12 @@ class Deleter:
                 log.info("%s, whose deletion was broken off, is back", run_dir)
 
     def _verify_rest(self, document: Document, run_dir: Path) -> None:
-        """Check that the copies have all that is left of a folder whose removal was broken off.
+        """Check that the copies have all remaining files of a folder whose removal was interrupted.
 
         Raises
         ------
         AmstraxError
-            When one does not, or cannot be looked at.
+            When a copy lacks a file, or cannot be read.
         """
         there = aside(run_dir)
         rest = live_folder.inventory(there)
@@ -192,7 +192,8 @@ class Deleter:
         self._check_markers(document, there)
 
     def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
-        """Check that the copies are of this run, and that no two are one folder, nor one `there`.
+        """Check that the copies are of this run, and are different folders from each other and
+        `there`.
 
         Parameters
         ----------
@@ -201,7 +202,7 @@ class Deleter:
         there
             Folder of its live data, which may be set aside.
         add
-            Write the marker of a copy that has none; it must have been verified.
+            Write the marker of a verified copy that has none.
 
         Raises
         ------
@@ -228,7 +229,7 @@ class Deleter:
         Raises
         ------
         DeletionRefused
-            When it knows nothing of that data.
+            When the document has no entry of that data.
         """
         document = self._find(run_dir.name)
 
@@ -250,14 +251,14 @@ class Deleter:
     def handle(
         self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
     ) -> Deletions:
-        """Delete live data of runs; what goes wrong is logged, and the next run goes on.
+        """Delete live data of runs; log errors and continue with the next run.
 
         Parameters
         ----------
         rundocs
             Run documents.
         why_not
-            Returns why a run is not to be deleted; asked again just before.
+            Returns why a run must not be deleted; called again just before deletion.
         """
         tally = Deletions()
         for document in rundocs:
@@ -285,7 +286,7 @@ class Deleter:
     def _handle_run(
         self, document: Document, run_id: str, why_not: Callable[[Document], str | None]
     ) -> int | None:
-        """Delete a run, and return its size [bytes]; None when it is somebody else's."""
+        """Delete a run and return its size [bytes]; None if another process has its lease."""
         if not self._delete:
             reason = why_not(documents.merge_tags(self._collection, document))
             if reason is not None:
@@ -314,7 +315,7 @@ class Deleter:
             for folder in self._locations(fresh):
                 run_dir = folder / run_id
                 known, size = self._verify(fresh, run_dir, stopped)
-                # That took its time
+                # Verification may have taken long
                 check()
                 if not claim.check():
                     raise DeletionRefused("another process has claimed it meanwhile")
@@ -328,12 +329,12 @@ class Deleter:
     def _verify(
         self, document: Document, run_dir: Path, stopped: Callable[[], bool]
     ) -> tuple[live_folder.Inventory, int]:
-        """Compare all copies with live data; return what that is, and its size [bytes].
+        """Compare all copies with live data; return its files and their size [bytes].
 
         Raises
         ------
         AmstraxError
-            When a copy differs, or cannot be looked at.
+            When a copy differs, or cannot be read.
         """
         check_removable(run_dir)
         known = live_folder.inventory(run_dir)
@@ -358,14 +359,14 @@ class Deleter:
         return known, n_bytes
 
     def _places(self, document: Document, run_id: str) -> dict[str, rsync.Place]:
-        """Return where the required copies of a run are, as its document says, by their names.
+        """Return the folders of the required copies of a run in its document, by name of the copy.
 
         Raises
         ------
         DeletionRefused
-            When it has none of one of them.
+            When a required copy is not registered.
         InvalidRunDocument
-            When it has one in what is no folder.
+            When the place of a copy is not a folder.
         """
         places = {}
         for destination in self._required:
@@ -384,7 +385,7 @@ class Deleter:
         known: live_folder.Inventory,
         stopped: Callable[[], bool],
     ) -> None:
-        """Give live data another name, and see that all is as it was; else put it back."""
+        """Rename live data and check that it is unchanged; otherwise rename it back."""
         there = set_aside(run_dir)
         try:
             if live_folder.inventory(there) != known:
@@ -401,12 +402,12 @@ class Deleter:
             raise
 
     def _record(self, run_id: str, run_dir: Path) -> None:
-        """Move the entries of live data, however they call its folder, to deleted_data.
+        """Move all entries of the live data, whatever the spelling of its folder, to deleted_data.
 
         Raises
         ------
         RunDatabaseError
-            When the run database does not say that this is done; `settle` looks later.
+            When the run database does not confirm the change; `settle` checks later.
         DeletionRefused
             When the document has no such entry any more.
         """
@@ -419,7 +420,7 @@ class Deleter:
         except RunDatabaseError:
             raise
         except Exception:
-            # The document cannot take it
+            # The document cannot hold the entry
             put_back(run_dir)
             raise
         if not self._is_recorded(run_dir):
@@ -437,18 +438,18 @@ def aside(run_dir: Path) -> Path:
 
 
 def set_aside_in(parent: Path) -> list[Path]:
-    """Return the folders of runs, by their own names, that are set aside in a folder."""
+    """Return the folders set aside in a folder, by the names of their runs."""
     matches = (_SET_ASIDE.fullmatch(name) for name in sorted(os.listdir(parent)))
     return [parent / match["name"] for match in matches if match]
 
 
 def set_aside(run_dir: Path) -> Path:
-    """Give the folder of a run another name, and return that.
+    """Rename the folder of a run to set it aside, and return its new path.
 
     Raises
     ------
     DeletionRefused
-        When it is none, is in use as the place of another disk, or there is one set aside already.
+        When it is not a folder, is a mount point, or another one is set aside already.
     """
     new = aside(run_dir)
     with _opened(run_dir.parent) as parent:
@@ -463,12 +464,12 @@ def set_aside(run_dir: Path) -> Path:
 
 
 def put_back(run_dir: Path) -> None:
-    """Give a folder that was set aside its own name again.
+    """Restore the name of a folder that was set aside.
 
     Raises
     ------
     DeletionRefused
-        When there is another one of that name.
+        When another folder has that name.
     """
     with _opened(run_dir.parent) as parent:
         if _exists(run_dir.name, parent):
@@ -480,7 +481,7 @@ def put_back(run_dir: Path) -> None:
 
 
 def remove_folder(run_dir: Path) -> None:
-    """Remove a folder that was set aside, for good.
+    """Remove a folder that was set aside permanently.
 
     Raises
     ------
@@ -490,18 +491,18 @@ def remove_folder(run_dir: Path) -> None:
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         _check_removable(old, parent)
-        # Goes from folder to folder by open descriptors, so that it follows no link
+        # Uses open directory descriptors, so that it follows no link
         shutil.rmtree(old.name, dir_fd=parent)
         os.fsync(parent)
 
 
 def check_removable(run_dir: Path) -> None:
-    """Check that a folder may be removed, as far as its own name and disks tell.
+    """Check that a folder is safe to remove by its type and its mounts.
 
     Raises
     ------
     DeletionRefused
-        When it is no folder, a link, or another disk is mounted in it.
+        When it is not a folder, is a link, or has another disk mounted in it.
     """
     with _opened(run_dir.parent) as parent:
         _check_removable(run_dir, parent)
@@ -546,5 +547,5 @@ def _exists(name: str, parent: int) -> bool:
 
 def _rename(old: str, new: str, parent: int) -> None:
     os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
-    # On disk, before the run database is told of anything
+    # Flush to disk before the run database is changed
     os.fsync(parent)

@@ -1,4 +1,4 @@
-"""What a job needs around strax: sources, locks, checks of its data, progress, tidying up."""
+"""Support of jobs that run strax: sources, locks, data checks, progress, clean-up."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class LogStream(io.TextIOBase):
-    """A text stream that writes lines to a log, at level DEBUG: for what strax prints."""
+    """Text stream that writes lines to a log at level DEBUG, for the output of strax."""
 
     def __init__(self, logger: logging.Logger):
         self._logger = logger
@@ -53,7 +53,7 @@ class LogStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
-    """Log, at level DEBUG, what strax prints, and exceptions that end its threads.
+    """Log the output of strax, and exceptions that end its threads, at level DEBUG.
 
     The first of those exceptions comes to the main thread when the other threads have ended; so
     `stop` is set, lest one goes on waiting for live data. It also says so when functions are
@@ -78,7 +78,7 @@ def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
 
 
 class CompilationNotice(numba.core.event.Listener):
-    """Says, once, that numba compiles: the first job on a machine is silent for long otherwise."""
+    """Reports once that numba compiles, since the first job on a machine is silent for long."""
 
     def __init__(self, logger: logging.Logger):
         self._logger = logger
@@ -106,7 +106,7 @@ def run_strax_tool(
 ) -> int:
     """Do the work of a command that runs strax, and return its exit status, as `base.run_tool`.
 
-    What strax prints goes to the log, at level DEBUG, see `output_to_log`.
+    The output of strax is logged at level DEBUG, see `output_to_log`.
     """
     return run_tool(
         args,
@@ -121,7 +121,7 @@ def run_strax_tool(
 
 
 class Source:
-    """What a target is made from: stored data, or live data, or some of each.
+    """Input of a target: stored data, live data, or both.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class Source:
         timeout
             Wait for new live data this long [s].
         stop
-            Wait and read no more when this is set.
+            When this is set, waiting and reading end.
         """
         source = self
         base = self._st._plugin_class_registry[self._raw_types[0]]
@@ -225,9 +225,9 @@ class Source:
 
 @contextlib.contextmanager
 def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
-    """Hold, within it, the right to write data of a run into a folder.
+    """Hold the lock for writing data of a run into a folder, in a with block.
 
-    The lock is the system's: it is gone with the process, however that ends.
+    The operating system releases the lock when the process ends, in whatever way.
 
     Raises
     ------
@@ -282,7 +282,7 @@ _CLOCKS = 1_000_000_000
 
 
 class DataIncomplete(AmstraxError):
-    """Data that has been written is not what it should be."""
+    """Written data is incomplete or damaged."""
 
 
 def check_data(
@@ -304,7 +304,7 @@ def check_data(
     Raises
     ------
     DataIncomplete
-        When it cannot be loaded, or is not what it should be.
+        When the data cannot be loaded, or is incomplete or damaged.
     """
     backend = CheckedBackend()
     try:
@@ -359,12 +359,12 @@ def check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], wh
     document
         Document of the run.
     what
-        What to call the data.
+        Name of the data in messages.
 
     Raises
     ------
     DataIncomplete
-        When it does not.
+        When it begins or ends at another time.
     """
     start, end = rundoc.start_time(document), rundoc.end_time(document)
     assert end is not None
@@ -385,7 +385,7 @@ def _chunk_length(document: Mapping[str, Any]) -> int:
     try:
         config = rundoc.reader_config(document)
     except InvalidRunDocument:
-        # Raw data that is there already needs no settings of the DAQ
+        # Existing raw data needs no settings of the DAQ
         return round((rundoc.CHUNK_LENGTH_S + rundoc.CHUNK_OVERLAP_S) * 1e9)
     return config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
 
@@ -402,7 +402,7 @@ def set_aside(path: Path) -> Path:
 
 
 class Written:
-    """What is stored of a run in the folders that it was written to.
+    """Stored data of a run in the folders that it was written to.
 
     Parameters
     ----------
@@ -430,7 +430,7 @@ class Written:
         self._document, self._places = document, places
 
     def unregistered(self) -> list[tuple[strax.DataKey, Path]]:
-        """Return key and place of what the run document does not have yet."""
+        """Return key and place of data that is not in the run document yet."""
         found = []
         for data_type in self._st._plugin_class_registry:
             key = self._st.key_for(self._run_id, data_type)
@@ -516,7 +516,7 @@ class Scratch:
     def __enter__(self) -> "Scratch":
         prefix = f".from_scratch_{self._run_id}_"
         for left_behind in self._output.glob(f"{prefix}*"):
-            # By a process that was killed: this is the only one at work on the run
+            # Left by a killed process: this is the only process working on the run
             shutil.rmtree(left_behind, ignore_errors=True)
         self._folder = Path(tempfile.mkdtemp(dir=self._output, prefix=prefix))
         new = DataDirectory(str(self._folder))
@@ -544,7 +544,7 @@ class Scratch:
 
 
 def _only(frontend: strax.StorageFrontend, data_types: tuple[str, ...]) -> strax.StorageFrontend:
-    """Return a frontend on the same folder that gives and takes only some data types."""
+    """Return a frontend on the same folder that is limited to some data types."""
     if not isinstance(frontend, strax.DataDirectory):
         return frontend
     return DataDirectory(frontend.path, readonly=True, take_only=data_types)
@@ -558,7 +558,7 @@ _BAR_WITHOUT_END = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
-    """Tell how far the processing of a run has come.
+    """Report the progress of processing a run.
 
     Parameters
     ----------
@@ -569,7 +569,7 @@ class Progress:
     duration
         Duration of the run [s]; None while that is not known.
     show_bar
-        Show a bar, and no lines.
+        Show a bar instead of lines.
     """
 
     def __init__(self, what: str, start: int, duration: float | None, show_bar: bool):

@@ -1,9 +1,8 @@
-"""Folders of live data and of their copies: what is in them, and which run they belong to.
+"""Folders of live data and their copies: content, and the run that they belong to.
 
-The marker of a copy is a file that says which run it is, written before all others. Readers of live
-data ignore its name. Without it, or with that of another run, nothing at a destination is
-overwritten, nor counted as a copy. Its random id tells two copies from one folder that is reached
-by two ways.
+The marker of a copy is a file that identifies its run, written before all other files. Readers of
+live data ignore it. Without it, or with that of another run, a destination is neither overwritten
+nor counted as a copy. Its random id distinguishes two copies from one folder reached by two paths.
 """
 
 import json
@@ -31,7 +30,7 @@ from amstrax.rundb import connection, documents
 
 
 class FileState(NamedTuple):
-    """What tells whether a file has changed; a folder has -1 as its size [bytes], and no time."""
+    """Properties that show whether a file has changed; a folder has size -1 [bytes] and no time."""
 
     size: int
     changed: int = 0
@@ -47,18 +46,18 @@ Inventory = dict[str, FileState]
 
 
 def run_name(document: Mapping) -> str:
-    """Return the name of a run, by which its folder is called.
+    """Return the name of a run, which is that of its folder.
 
     Raises
     ------
     InvalidRunDocument
-        When it has none, or one that a folder cannot have.
+        When the run has no name, or one that is invalid for a folder.
     """
     return rundoc.check_run_name(documents.name_of(document))
 
 
 def is_same(one: str | Path, other: str | Path) -> bool:
-    """Return whether two paths lead to one folder, by links or mounts too."""
+    """Return whether two paths lead to the same folder, also by links or mounts."""
     try:
         return os.path.samefile(one, other)
     except OSError:
@@ -81,12 +80,12 @@ def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple
     detector
         Whose live data.
     given
-        Folders to take instead of that of the settings.
+        Folders that replace that of the settings.
 
     Raises
     ------
     UsageError
-        When there is none, or one is not there.
+        When there is none, or one does not exist.
     """
     setting = f"{detector.upper()}_LIVE_DATA"
     wanted = [*given] if given else [Path(value) for value in [settings.get(setting)] if value]
@@ -105,9 +104,9 @@ def inventory(run_dir: Path) -> Inventory:
     Raises
     ------
     LiveDataNotFound
-        When there is no such folder, or it is a link.
+        When the folder does not exist, or is a link.
     LiveDataCorrupted
-        When there is something in it that is neither file nor folder, or on another disk.
+        When an entry is neither file nor folder, or is on another disk.
     """
     try:
         state = os.lstat(run_dir)
@@ -119,7 +118,7 @@ def inventory(run_dir: Path) -> Inventory:
         return dict(_walk(run_dir, "", state.st_dev))
     except FileNotFoundError as error:
         raise LiveDataNotFound(
-            f"{error.filename} vanished while {run_dir} was looked at: somebody removes it"
+            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
         ) from None
 
 
@@ -162,13 +161,13 @@ def sizes(found: Inventory) -> dict[str, int]:
 
 
 def count(found: Inventory) -> tuple[int, int]:
-    """Return how many files there are, and their size [bytes]."""
+    """Return the number of files and their size [bytes]."""
     files = [state.size for state in found.values() if state.size >= 0]
     return len(files), sum(files)
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first of many names."""
+    """Return the first names of a long list, for messages."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
@@ -187,7 +186,7 @@ Marker = dict[str, Any]
 
 
 def run_identity(collection: Any, document: Mapping[str, Any]) -> Marker:
-    """Return what tells a run from all others, of either detector.
+    """Return the identity of a run among the runs of both detectors.
 
     Parameters
     ----------
@@ -210,19 +209,19 @@ def run_identity(collection: Any, document: Mapping[str, Any]) -> Marker:
 
 
 def find_marker(place: Place, of_run: Mapping[str, Any]) -> Marker | None:
-    """Return the marker of a copy; None where it has none, or one that does not name this document.
+    """Return the marker of a copy; None if it is missing or does not name this document.
 
     Raises
     ------
     CopyRefused
-        When it is that of another run.
+        When the marker is that of another run.
     """
     marker = _read_marker(place)
     if marker is None:
         return None
     different = {key for key, value in of_run.items() if key in marker and marker[key] != value}
     # A document that was exported and imported may have another _id: then the files decide, as
-    # where there is no marker
+    # without marker
     if different - {"document"}:
         raise CopyRefused(
             f"{place} holds another run ({_describe_marker(marker)}; this is "
@@ -244,7 +243,7 @@ def _read_marker(place: Place) -> Marker | None:
 
 
 def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = None) -> None:
-    """Check that a copy is no live data itself, as by a mount: all files are the same then.
+    """Check that a copy is not the live data itself, as through a mount.
 
     Parameters
     ----------
@@ -258,7 +257,7 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
     Raises
     ------
     CopyRefused
-        When it is, or something is mounted in a copy on this machine.
+        When it is the live data, or something is mounted in a copy on this machine.
     """
     folder = Path(place.folder)
     if place.ssh_host is None and (mounted := mounted_in(folder.resolve())):
@@ -275,7 +274,7 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
 
 
 def add_marker(place: Place, of_run: Mapping[str, Any]) -> Marker:
-    """Write a marker, unless somebody else has just done so, and return the one that is there.
+    """Write a marker unless another process has just done so; return the marker in place.
 
     Raises
     ------
@@ -291,7 +290,7 @@ def add_marker(place: Place, of_run: Mapping[str, Any]) -> Marker:
         rsync.send(file, place)
         found = find_marker(place, of_run)
         if found is None:
-            # One that cannot be read, as after a power cut
+            # An unreadable marker, as after a power cut
             rsync.send(file, place, replace=True)
             found = find_marker(place, of_run)
     if found is None:
@@ -302,7 +301,7 @@ def add_marker(place: Place, of_run: Mapping[str, Any]) -> Marker:
 def check_copy_place(
     run_dir: Path, place: Place, known: Inventory, of_run: Mapping[str, Any]
 ) -> list[str]:
-    """Check that nothing at the place of a copy would be lost, and return what rsync left there.
+    """Check that copying loses nothing at the destination; return names of leftovers of rsync.
 
     Parameters
     ----------
@@ -311,14 +310,14 @@ def check_copy_place(
     place
         Folder of its copy.
     known
-        What is in `run_dir`.
+        Content of `run_dir`.
     of_run
         As from `identity`.
 
     Raises
     ------
     CopyRefused
-        When something else than a copy of this run, or a part of one, lies there.
+        When the destination has something else than a copy of this run or a part of one.
     """
     there = rsync.listing(place)
     if there is None:
@@ -345,14 +344,14 @@ def check_copy_place(
 
 
 def leftovers(known: Inventory, names: Mapping[str, int] | list[str]) -> list[str]:
-    """Return the names that only an rsync of ours, broken off, can have left at a copy.
+    """Return the names that only an interrupted rsync of amstrax can have left in a copy.
 
     Parameters
     ----------
     known
-        What is in the folder of the run.
+        Content of the folder of the run.
     names
-        Names of what is in the copy.
+        Names of the entries of the copy.
     """
     return [name for name in names if name not in known and _is_left(name, known)]
 

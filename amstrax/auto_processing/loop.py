@@ -1,4 +1,4 @@
-"""What loops of tools share: runs to submit, jobs to follow, rounds, status file, old job files."""
+"""Shared parts of tools: select runs, follow jobs, rounds, status file, old job files."""
 
 import argparse
 import contextlib
@@ -23,15 +23,15 @@ from amstrax.rundb.leases import Stop
 
 log = logging.getLogger(__name__)
 
-#: Exit status of a job that leaves its run to another one (EX_TEMPFAIL of sysexits.h)
+#: Exit status of a job that leaves its run to another job (EX_TEMPFAIL of sysexits.h)
 LEFT_TO_ANOTHER = 75
 
-#: The longest pause between two attempts at a run [s]
+#: Longest pause between two attempts at a run [s]
 LONGEST_PAUSE = 86400.0
-#: A job that only another machine knows, and that has never claimed its run, is given up after this
+#: A job that only another machine knows and that has never claimed its run is given up after this
 SILENCE = 3600.0  # [s]
 
-#: Names of folders of live data that a run can have
+#: Allowed names of folders of live data
 _RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
 
 _FIELDS = (
@@ -57,25 +57,25 @@ Filter = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunSelection:
-    """Which runs to process.
+    """Selection of runs to process.
 
     Attributes
     ----------
     detector
-        Detector whose runs they are.
+        Detector of the runs.
     targets
         Data types to make.
     raw_types
         Data types that are made from live data.
     run_id
-        This run alone; None for all.
+        Process only this run; None for all.
     min_run_number
-        Runs from this number on.
+        Smallest run number.
     max_failures
-        Leave runs alone that have failed so often.
+        Number of failures after which a run is not retried.
     retry_pause
-        Time between the first failure of a run and the next attempt [s]; twice as long after each
-        further failure.
+        Time between the first failure of a run and the next attempt [s]; doubled by each further
+        failure.
     """
 
     detector: str
@@ -87,19 +87,18 @@ class RunSelection:
     retry_pause: float = 60.0
 
     def filter(self, now: datetime) -> Filter:
-        """Return the filter for the runs to submit at a time of the database server's clock.
+        """Return the filter for the runs to submit at a time by the clock of the database server.
 
-        These have ended, have data on this machine to begin with, and are claimed by nobody. They
-        have the tag ``process``; or are pending, in so many words; or nothing is said of them and
-        there is none of the target's data here; or have failed, a while ago and not too often, and
-        not since somebody has cancelled the job; or were begun by one whose claim has expired.
-        Those with the tag ``abandon`` are left alone.
+        These runs have ended, have input data on this machine, are unclaimed, and lack the tag
+        ``abandon``. In addition they have the tag ``process``, or the status pending, or no status
+        and no data of the target on this machine, or they have failed (not too often, not by
+        cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
             documents.lacks_tag(documents.ABANDON),
             documents.is_unclaimed(now),
-            # Of a run that copy_live is at work on, some files may not be here yet, or be wrong
+            # While copy_live works on a run, files may be missing or incomplete
             documents.is_unclaimed(now, documents.COPY_CLAIM),
             {
                 "$or": [
@@ -108,7 +107,7 @@ class RunSelection:
                     {"processing_status.status": "pending"},
                     {
                         "$and": [
-                            # Or something that says nothing, as a number
+                            # Or an invalid value, such as a number
                             documents.has_no_status(),
                             self._has_none_of_the_data(),
                         ]
@@ -154,7 +153,7 @@ class RunSelection:
         """Return a filter for failed runs whose pause is over."""
         options: list[Filter] = []
         for failures in range(1, self.max_failures):
-            # A run that is said to have failed has done so once at least
+            # A failed run has at least one failure
             so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
             pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
             before = now - timedelta(seconds=pause)
@@ -171,10 +170,10 @@ class RunSelection:
 def find_runs(
     collection: Any, wanted: RunSelection, limit: int, skip: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return the documents of runs to submit now, newest first, at most so many.
+    """Find the documents of runs to submit now, newest first, at most `limit`.
 
-    Runs whose data is not where the document says are left out; those of which that cannot be told
-    are not, so that submitting them says what is wrong.
+    Runs whose data is not at its registered place are skipped. Runs for which that cannot be
+    checked are included, so that submitting them reports the error.
 
     Parameters
     ----------
@@ -183,9 +182,9 @@ def find_runs(
     wanted
         Which.
     limit
-        How many at most.
+        Largest number of runs.
     skip
-        Names of runs to leave out, or `key_of` of their documents.
+        Names of runs to skip, or `key_of` of their documents.
     """
     found: list[dict[str, Any]] = []
     skipped = set(skip)
@@ -211,7 +210,7 @@ def find_runs(
 
 
 def key_of(document: Document) -> str:
-    """Return what tells a document from others, also from one of the same number or without one."""
+    """Return a key that identifies a document, also among documents with the same or no number."""
     return repr(document["_id"])
 
 
@@ -229,7 +228,7 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
     Raises
     ------
     OSError, RuntimeError, ValueError
-        When a place that the document names cannot be looked at, or no path is made of its name.
+        When a place named by the document cannot be read, or its name gives no path.
     """
     name = rundoc.check_run_name(documents.name_of(document))
     folder = settings.live_data(wanted.detector)
@@ -249,7 +248,7 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
 
 
 class Followed(NamedTuple):
-    """A run whose job is followed: its name, the field ``processing_job``, and its status."""
+    """Run whose job is followed: its name, the field ``processing_job``, and its status."""
 
     run_id: str
     job: Document
@@ -290,9 +289,9 @@ def followed_runs(collection: Any, engine: str) -> list[Followed]:
 def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     """Return the state of the job of each run, by the name of the attempt.
 
-    A batch system that has lost its last seconds, as Slurm has after ``kill -9``, gives the ids of
-    jobs that it has forgotten to others: so a job must also have the name that it was given, and
-    of two runs with one id the later has the job.
+    A batch system that lost its latest state, such as Slurm after ``kill -9``, reuses the ids of
+    forgotten jobs. So the name of the job must match too, and of two runs with one id the later has
+    the job.
     """
     owners: dict[str, Followed] = {}
     for run in sorted(runs, key=lambda run: str(run.job.get("time"))):
@@ -304,8 +303,8 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     for run in runs:
         job_id = str(run.job.get("job_id"))
         if job_id not in owners:
-            # Who submitted it was killed before it could say which job it is
-            state = JobState(GONE, None, "nobody knows which job it is")
+            # The submitting process was killed before it could record the job
+            state = JobState(GONE, None, "its job was never recorded")
         elif owners[job_id] is not run or names.get(job_id) not in (None, run.job.get("name")):
             state = JobState(GONE, None, "the batch system has given its id to another job")
         else:
@@ -317,15 +316,15 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
 def settle(
     collection: Any, engine: Engine, run: Followed, state: JobState, max_failures: int
 ) -> str | None:
-    """Bring the document of a run up to date with the end of its job.
+    """Update the document of a run after the end of its job.
 
-    Does nothing when the job itself has said how it ended, which is the rule, or while a claim of
-    a job of which the engine knows nothing is still renewed. A job that only another machine knows
-    is gone when its claim has run out.
+    Nothing changes if the job itself has recorded its end, as usual, or while a job unknown to the
+    engine still renews its claim. A job that only another machine knows is gone when its claim has
+    expired.
 
     Returns
     -------
-    A line about what has changed, or None.
+    A line about the change, or None.
     """
     if state.alive:
         return None
@@ -345,7 +344,7 @@ def settle(
         ]
     }
     if state.exit_code == LEFT_TO_ANOTHER:
-        # Whoever it was left to changes the status, or its claim expires
+        # The other job changes the status, or its claim expires
         free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
         pending = {"status": "pending", "time": now, "host": documents.this_host()}
         pending["reason"] = "left by a second job"
@@ -365,18 +364,18 @@ def settle(
 
 
 def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
-    """Return whether a job that only another machine knows, and that has no claim, has ended."""
+    """Return whether an unclaimed job that only another machine knows has ended."""
     claim = run.document.get(documents.PROCESSING_CLAIM)
     if isinstance(claim, Mapping) and str(claim.get("owner")).startswith(f"{run.attempt}."):
         return True
-    # It may wait there for its turn
+    # It may be queued there
     times = (run.job.get("time"), documents.status_of(run.document).time)
     known = [t.replace(tzinfo=t.tzinfo or UTC) for t in times if isinstance(t, datetime)]
     return not known or now - max(known) > timedelta(seconds=SILENCE)
 
 
 def how_often(failures: int, max_failures: int) -> str:
-    """Return what follows from so many failures."""
+    """Return the consequence of a number of failures, for messages."""
     if failures >= max_failures:
         return (
             f"failure {failures}: given up. Mend the reason, then tag the run "
@@ -386,7 +385,7 @@ def how_often(failures: int, max_failures: int) -> str:
 
 
 def describe_end(run: Followed, state: JobState) -> str:
-    """Return, in a line, how a job has ended that did not say so itself."""
+    """Return how a job that did not record its end has ended, in one line."""
     log_file = run.job.get("log")
     see = f"; see {log_file}" if log_file else ""
     if state.state == HELD:
@@ -401,7 +400,7 @@ def describe_end(run: Followed, state: JobState) -> str:
 
 
 def _release(collection: Any, run: Followed) -> None:
-    """Take the claim of a job that has ended away; an orphan of it then stops by itself."""
+    """Remove the claim of a job that has ended; an orphan of the job then stops by itself."""
     owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
     collection.update_one(
         {"_id": run.document["_id"], "processing_claim.owner": owner},
@@ -410,46 +409,47 @@ def _release(collection: Any, run: Followed) -> None:
 
 
 def is_switched_on(switches: Any) -> bool:
-    """Return whether automatic processing is on: collection ``processing`` of database ``daq``.
+    """Return whether automatic processing is on, from collection ``processing`` of database
+    ``daq``.
 
-    Where there is no such switch, it is on.
+    Without such a switch it is on.
     """
     document = switches.find_one({"name": "auto_processing"}) or {}
     return document.get("status") != "off"
 
 
 def switch(switches: Any, is_on: bool, user: str) -> None:
-    """Switch automatic processing on or off; it is noted who did so, and when.
+    """Switch automatic processing on or off, and record user and time.
 
     Parameters
     ----------
     switches
         Collection ``processing`` of database ``daq``.
     is_on
-        Whether it is to be on.
+        True to switch it on.
     user
-        Who switches it.
+        User who switches it.
     """
     change = {"status": "on" if is_on else "off", "user": user, "time": datetime.now(UTC)}
     switches.update_one({"name": "auto_processing"}, {"$set": change}, upsert=True)
 
 
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
-    """End the job of a run that is submitted or running, and say so in its document.
+    """End the waiting or running job of a run, and record that in its document.
 
-    The run has failed then, cancelled by `user`, which does not count as a failure. The automatic
-    loop leaves it alone until somebody submits it, tags it ``process``, or sets it pending.
+    The run is then failed, cancelled by `user`, which does not count as a failure. The automatic
+    loop ignores it until it is submitted, tagged ``process`` or set pending.
 
     Returns
     -------
-    What was done, for a person.
+    Report for the user.
 
     Raises
     ------
     RunNotFound
         When there is no such run.
     InvalidOption
-        When it has no job that could be ended from here, or has ended meanwhile.
+        When it has no job that can be ended from this machine, or the job has ended meanwhile.
     EngineUnreachable
         When the engine does not answer.
     """
@@ -466,7 +466,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     run = Followed(name, job, status, document)
     if not job.get("job_id"):
         raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
-    # Before it ends, so that nobody takes that for a failure: neither the job, nor a loop
+    # Before it ends, so that neither the job nor a loop counts it as a failure
     if not documents.set_cancelled(collection, name, run.attempt, user):
         raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")
     try:
@@ -480,13 +480,13 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
             documents.has_status("submitted", "running"),
         ]
     }
-    # The job says so itself, if it had begun
+    # A job that had begun records it itself
     documents.record_failure(collection, name, "cancelled", run.attempt, condition=still_so)
     _release(collection, run)
     return run.describe()
 
 
-#: After a round that failed the next one waits, longer each time, up to this [s]
+#: Longest pause after failed rounds, which grows with each failure [s]
 LONGEST_WAIT = 600.0
 #: Back-off after the first failure of a run, and the longest one [s]
 FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
@@ -527,7 +527,7 @@ def run_rounds(
     is_finished: Callable[[], bool] = bool,
     longest_wait: float = LONGEST_WAIT,
 ) -> None:
-    """Run rounds until told to end; after each failure the wait for the next one doubles.
+    """Run rounds until stopped; each failure doubles the pause before the next round.
 
     Parameters
     ----------
@@ -538,9 +538,9 @@ def run_rounds(
     stop
         Ends the loop.
     on_error
-        Gets the error of a round that failed; raises to end the loop.
+        Called with the error of a failed round; raises to end the loop.
     is_finished
-        Asked after each round; True ends the loop.
+        Called after each round; True ends the loop.
     longest_wait
         The longest time between two rounds after failures, unless `pause` is longer [s].
     """
@@ -561,10 +561,11 @@ def run_rounds(
 def repeat(
     one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
 ) -> None:
-    """Do a round of work; with ``args.loop`` again after ``args.pause`` seconds, until told to end.
+    """Do one round of work or, with ``args.loop``, a round every ``args.pause`` seconds until
+    stopped.
 
-    In a loop, what goes wrong is logged when it begins and when it is over, and the next round
-    tries again.
+    In a loop, errors are logged when they begin and when they are over, and the next round tries
+    again.
 
     Parameters
     ----------
@@ -605,22 +606,22 @@ def repeat(
 
 log = logging.getLogger(__name__)
 
-# Files of which it has been said that they cannot be written, and why
+# Files already reported as not writable -> reason
 _unwritable: dict[Path, str] = {}
 
 
 def write_status(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what a tool says of itself, with time, host, process and version, into a JSON file.
+    """Write the status of a tool to a JSON file, with time, host, process and version.
 
-    It takes the place of the one before at once. Where it cannot be written a log line says so,
-    once, and the tool goes on.
+    The file is replaced atomically. If it cannot be written, this is logged once, and the tool
+    continues.
 
     Parameters
     ----------
     path
         File; its folder is made.
     content
-        What to say; times are written in ISO format.
+        Content of the file; times are written in ISO format.
     """
     own = {
         "time": datetime.now(UTC),
@@ -641,7 +642,7 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
-    """Return what a tool has said of itself, and when; None where it has not.
+    """Load the status of a tool and its time; None if there is none.
 
     Parameters
     ----------
@@ -651,9 +652,9 @@ def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
     Raises
     ------
     OSError
-        When there is a file that cannot be read.
+        When the file exists and cannot be read.
     InvalidOption
-        When it is none that `write` has written.
+        When the file was not written by `write`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -672,25 +673,25 @@ def _to_json(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-#: Names that `submitting` gives to the script and the logs of a job, after that of its run
+#: Names of the script and the logs of a job as given by `submitting`, after the name of the run
 _JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
 
 
 def remove_old_job_files(
     folders: Iterable[Path], keep: float, is_alive: Callable[[str], bool]
 ) -> int:
-    """Remove scripts and logs of jobs that nothing was written to for a while; return how many.
+    """Remove old scripts and logs of jobs; return their number.
 
-    Files of other names, and links, are left alone.
+    Files with other names, and links, are kept.
 
     Parameters
     ----------
     folders
         Folders for scripts and logs, each with a folder for each run.
     keep
-        How old they become [s].
+        Age at which files are removed, since the last write [s].
     is_alive
-        Returns whether a run has a job that waits or runs: its files are left alone.
+        Returns whether a run has a waiting or running job, whose files are kept.
     """
     before, removed = time.time() - keep, 0
     for path in (path for folder in folders for path in _entries(folder)):
@@ -710,14 +711,14 @@ def remove_old_job_files(
                     os.unlink(file)
                     removed += 1
         if is_old:
-            # One that is empty; a new one may be filled just now
+            # Only an empty folder; a new one may be in use
             with contextlib.suppress(OSError):
                 os.rmdir(path)
     return removed
 
 
 def _entries(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Return what is in a folder; nothing when it cannot be read."""
+    """Return the entries of a folder; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

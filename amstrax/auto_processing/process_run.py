@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Process a run of the run database: what a job runs.
+"""Process a run of the run database; jobs run this tool.
 
 It claims the run, makes the data, checks and registers it, and sets the status of the run. Usable
 as ``process_run``, ``amstrax process-run``, ``python -m amstrax.auto_processing.process_run``, and
-as a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 when somebody else
-processes the run, to whom it is left.
+as a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 if another process
+has the run.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
@@ -30,14 +30,14 @@ from amstrax.rundb.leases import Stop
 
 log = logging.getLogger("amstrax.process_run")
 
-#: Exit status when the run is left to somebody else (EX_TEMPFAIL of sysexits.h)
+#: Exit status if another process has the run (EX_TEMPFAIL of sysexits.h)
 LEFT_TO_ANOTHER = 75
-#: An orphan beside this process stops when it finds that it has lost its claim; looked for so often
+#: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process a run of the run database, check and register its data, and set its "
@@ -145,9 +145,9 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
     Raises
     ------
     AlreadyAtWork
-        When somebody else processes the run; its document is not changed then.
+        When another process has the run; its document is not changed then.
     UsageError
-        When an option makes no sense.
+        When an option is invalid.
     RunNotReady
         When the run is being taken, or to be left alone.
     AmstraxError
@@ -157,11 +157,11 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
     found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
     collection = get_mongo_collection(found.detector)
     attempt = args.attempt or f"{args.run_id}-{uuid.uuid4().hex[:16]}"
-    # Nobody sits before a job
+    # A job has no user at a terminal
     patience = args.patience if args.attempt else 0.0
     lifetime = args.claim_lifetime
     with leases.RunClaim(collection, args.run_id, attempt, stop, lifetime, patience) as claim:
-        # What is made by now is worth waiting for
+        # Data is made by now, so waiting is worthwhile
         claim.patience = args.patience
         document = claim.read()
         _check_ready(claim, document)
@@ -199,7 +199,7 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
 
 
 def make_only(args: argparse.Namespace, stop: Stop) -> None:
-    """Make the data of a run, and change nothing in the run database.
+    """Make the data of a run without changing the run database.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def make_only(args: argparse.Namespace, stop: Stop) -> None:
     Raises
     ------
     UsageError
-        When an option makes no sense.
+        When an option is invalid.
     AmstraxError
         When the run cannot be processed.
     """
@@ -229,7 +229,7 @@ def make_only(args: argparse.Namespace, stop: Stop) -> None:
 
 
 def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
-    """Check that the run may be processed; if it was submitted, it is pending again if not."""
+    """Check that the run may be processed; if not, set a submitted run to pending."""
     try:
         submitting.check_ready(document)
     except RunNotReady as error:
@@ -239,9 +239,9 @@ def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
 
 
 def _is_done(document: Mapping[str, Any], its_plan: "Plan") -> bool:
-    """Return whether a job has done all that a submitted one is to do: whoever submits says so.
+    """Return whether an earlier job has made all targets of this one.
 
-    A batch system that was out of reach may start a job twice, or one that was given up.
+    A batch system that was unreachable may start a job twice, or a job that was given up.
     """
     job = documents.job_of(document)
     return (
@@ -252,7 +252,7 @@ def _is_done(document: Mapping[str, Any], its_plan: "Plan") -> bool:
 
 
 def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
-    """Return what is known of a job that was not submitted; None for others."""
+    """Return the record of a job that was not submitted; None for a submitted job."""
     if documents.job_of(document).get("attempt") == claim.attempt:
         return None
     return {
@@ -266,7 +266,7 @@ def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") 
 
 
 def _reason(error: Exception, args: argparse.Namespace, stop: Stop) -> str:
-    """Return why the run has failed, in a line."""
+    """Return why the run has failed, in one line."""
     reason = (
         stop.message()
         if stop.reason
@@ -296,7 +296,7 @@ class History:
     def __init__(self, claim: leases.RunClaim, plan: "Plan", args: argparse.Namespace):
         self._claim, self._plan, self._args = claim, plan, args
         self._is_online = args.is_online
-        #: Target -> its state, as far as it is known
+        #: Target -> state, if known
         self._states: dict[str, str] = {}
 
     def _add(self, action: str, status: str, **fields: Any) -> None:
@@ -335,7 +335,7 @@ class History:
             self._set(entry["type"], "done", **fields)
 
     def fail(self, reason: str) -> None:
-        """Record a failure: of what was being made, and of what depends on that."""
+        """Record a failure of the running target and of the targets that depend on it."""
         failed = [target for target, state in self._states.items() if state == "running"]
         for target in failed:
             self._set(target, "failed", reason)
@@ -354,7 +354,7 @@ class History:
 
 
 def amstrax_path() -> str:
-    """Return the folder that this amstrax is in."""
+    """Return the folder of this amstrax."""
     return str(Path(__file__).resolve().parents[2])
 
 
@@ -373,7 +373,7 @@ def _make_and_register(
     history: History,
     stop: Stop,
 ) -> None:
-    """Make the data of a run, check it, and register what is not registered yet."""
+    """Make and check the data of a run, and register data that is not registered yet."""
     from amstrax.auto_processing.job import Written
     from amstrax.rundb.frontend import new_entry
 
@@ -401,12 +401,12 @@ def folders(its_plan: "Plan", output_folder: Path | None) -> tuple[Path, Path]:
     its_plan
         What is made.
     output_folder
-        Folder for all of it; None for those of the settings, or that of the context.
+        Folder for all data; None for those of the settings or the context.
 
     Raises
     ------
     InvalidOption
-        When a folder of the settings is not there.
+        When a folder of the settings does not exist.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()
@@ -434,11 +434,11 @@ def _lab_folder(name: str) -> Path | None:
 def _steps(
     st: Any, run_id: str, its_plan: "Plan", raw_folder: Path, folder: Path
 ) -> Iterator[Step]:
-    """Yield what to make: with a folder for raw data, that first, if it is needed."""
+    """Yield the steps: with a folder for raw data, first the raw data if it is needed."""
     from amstrax.auto_processing.job import Source
 
     if raw_folder == folder:
-        # Raw data first; the order of others stays
+        # Raw data first; others keep their order
         yield Step(
             folder, tuple(sorted(its_plan.targets, key=lambda t: t not in its_plan.raw_types))
         )
@@ -492,7 +492,7 @@ def _make(
     stop: Stop,
     tell: Callable[[str, str], None],
 ) -> None:
-    """Make the data of a step; wait until an orphan has ended that writes it too."""
+    """Make the data of a step; wait for the end of an orphaned job that writes it too."""
     end = time.monotonic() + args.claim_lifetime
     while True:
         try:

@@ -1,6 +1,6 @@
-"""Copies of folders with rsync, over ssh or on this machine: make one, compare one, list one.
+"""Make, compare and list copies of folders with rsync, over ssh or on this machine.
 
-Nothing here goes through a shell, on either side. Messages are one line: what, where, what to do.
+No shell is used on either side. Messages are one line: error, place, remedy.
 """
 
 import contextlib
@@ -20,20 +20,19 @@ from typing import NamedTuple
 from amstrax import settings
 from amstrax.exceptions import CopyFailed, CopyRefused, DestinationUnusable, InvalidOption, Stopped
 
-#: ssh gives up a host that does not answer after this time [s], and one that has fallen silent
-#: after as long
+#: Timeout of ssh for a host that does not answer, and for one that stops answering [s]
 CONNECT_TIMEOUT = 20
-#: rsync gives up when no data has come for so long [s]; longer where a file is read on both sides
+#: Timeout of rsync without data [s]; longer if a file is read on both sides
 SILENCE, SILENCE_OF_CHECKSUMS = 300, 7200
 #: Folder at the destination in which rsync keeps a file that was on its way when it was broken off
 PARTIAL = ".amstrax-partial"
-#: Its name before amstrax 3.0.0, and that which rsync proposes to everybody
+#: Its name before amstrax 3.0.0, and the name in rsync's manual
 OLD_PARTIAL = ".rsync-partial"
-#: File that says of which run a copy is, see `live_folder`; no part of the run
+#: Marker of a copy, see `live_folder`; not a part of the run
 MARKER = ".amstrax-copy.json"
 #: rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[A-Za-z0-9]{6}", re.DOTALL)
-#: In listings, instead of a size: folders; what is neither file nor folder, as a symbolic link
+#: In listings, in place of a size: folders; other entries, such as symbolic links
 FOLDER, ODD = -1, -2
 
 _ALL_BUT_MARKER = f"--exclude=/{MARKER}"
@@ -93,7 +92,7 @@ _PROBLEMS = (
 
 
 class Place(NamedTuple):
-    """A folder, on this machine or on a host that ssh leads to."""
+    """A folder on this machine or on a host reached by ssh."""
 
     folder: str
     ssh_host: str | None = None
@@ -105,7 +104,7 @@ class Place(NamedTuple):
         return Place(f"{self.folder.rstrip('/')}/{name}", self.ssh_host)
 
     def check(self) -> None:
-        """Raise InvalidOption unless rsync takes this for what it is."""
+        """Raise InvalidOption if rsync would misread the place."""
         if not self.folder.startswith("/") or "\n" in self.folder or "\0" in self.folder:
             raise InvalidOption(f"{self.folder!r} is no folder for copies: give its whole path")
         if self.ssh_host is not None and not _SSH_HOST.fullmatch(self.ssh_host):
@@ -121,31 +120,31 @@ def copy(
     on_bytes: Callable[[int], None] | None = None,
     remove: Sequence[str] = (),
 ) -> None:
-    """Bring a copy up to date. Other files in it stay.
+    """Update a copy; other files in it are kept.
 
     Parameters
     ----------
     source
         Folder to copy.
     place
-        Folder that becomes its copy; the folder above must be there.
+        Folder of the copy; its parent must exist.
     bandwidth
-        At most so much [kB/s].
+        Largest bandwidth [kB/s].
     by_checksum
-        Look into files of the same size and time too. Slow.
+        Also compare the content of files with equal size and time. Slow.
     stopped
-        Asked now and then; once it returns True, the copy is broken off.
+        Called at intervals; when it returns True, the copy is interrupted.
     on_bytes
-        Told how much has been copied [bytes].
+        Called with the amount copied [bytes].
     remove
-        Names of files and folders in the copy that are removed from it.
+        Names of files and folders to remove from the copy.
 
     Raises
     ------
     CopyFailed
-        When it is not complete; `DestinationUnusable` where the next folder would not fare better.
+        When the copy is incomplete; `DestinationUnusable` if other folders would fail too.
     Stopped
-        When it was broken off.
+        When it was interrupted.
     """
     # Files on this machine too, so that what has come of a file is made use of
     options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
@@ -166,10 +165,10 @@ def differences(
     stopped: Callable[[], bool] = bool,
     of_source_only: bool = False,
 ) -> list[str]:
-    """Return the names of what differs between a folder and its copy, or is in one alone.
+    """Return the names of entries that differ between a folder and its copy, or are in only one.
 
-    Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`, what
-    is in the copy alone is left out.
+    Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`,
+    entries only in the copy are ignored.
 
     Raises
     ------
@@ -186,7 +185,7 @@ def differences(
 
 
 def to_copy(source: Path, place: Place) -> int:
-    """Return how many files and folders `copy` would copy."""
+    """Return the number of files and folders that `copy` would copy."""
     options = ["-rtO", "--dry-run", _ALL_BUT_MARKER, f"--out-format={_DIFFERENCE}%n"]
     return _run(options, [f"{source}/"], place, SILENCE).count(_DIFFERENCE)
 
@@ -194,13 +193,13 @@ def to_copy(source: Path, place: Place) -> int:
 def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] | None:
     """Return the files in a folder and below, with their sizes [bytes]; folders have -1.
 
-    What is neither, as a symbolic link, has -2; the marker is left out. None: there is no such
-    folder.
+    Other entries, such as symbolic links, have -2; the marker is left out. None if the folder does
+    not exist.
 
     Raises
     ------
     CopyRefused
-        When it is no folder, but a symbolic link or a file.
+        When it is a symbolic link or a file.
     CopyFailed, Stopped
         As of `copy`.
     """
@@ -229,7 +228,7 @@ def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] 
 
 
 def fetch(place: Place, most: int) -> bytes:
-    """Return what is in a file; nothing when it is larger than `most` [bytes], or no plain file.
+    """Return the content of a file; empty if it is larger than `most` [bytes] or not a plain file.
 
     Raises
     ------
@@ -260,7 +259,7 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:
-    """Write a file into a folder, which is made if the one above is there; it is whole, or not.
+    """Write a file atomically into a folder, which is made if its parent exists.
 
     Parameters
     ----------
@@ -269,7 +268,7 @@ def send(file: Path, place: Place, replace: bool = False) -> None:
     place
         Folder for it.
     replace
-        Write it if there is one of its name, too.
+        Replace an existing file of that name.
 
     Raises
     ------
@@ -287,7 +286,7 @@ def send(file: Path, place: Place, replace: bool = False) -> None:
 
 
 def _pattern(name: str) -> str:
-    """Return rsync's pattern for a name; for a folder of partial files, also of all in it."""
+    """Return rsync's pattern for a name; for a folder of partial files, also for its content."""
     if re.search(r"[*?\[]", name):
         name = re.sub(r"[*?\[\\]", r"\\\g<0>", name)
     return f"{name}/***" if name.rpartition("/")[2] == PARTIAL else name
@@ -299,12 +298,12 @@ def _unescaped(text: str) -> str:
 
 
 def check_folder(place: Place) -> None:
-    """Check that a folder is there, as one that is not mounted is not.
+    """Check that a folder exists, which it does not if its disk is not mounted.
 
     Raises
     ------
     DestinationUnusable
-        When it is not, or cannot be reached.
+        When it does not exist, or cannot be reached.
     """
     try:
         _run(["--list-only"], [], place / ".", SILENCE)
@@ -317,7 +316,7 @@ def _no_folder(place: Place) -> DestinationUnusable:
 
 
 class _Missing(CopyFailed):
-    """The folder that was to be read is not there."""
+    """The folder to be read does not exist."""
 
 
 def _run(
@@ -330,7 +329,7 @@ def _run(
     tries: int = 3,
     into: str | None = None,
 ) -> str:
-    """Run rsync, and return what it says; without sources `place` is listed, or copied `into`."""
+    """Run rsync and return its output; without sources `place` is listed, or copied `into`."""
     place.check()
     command = [*_program(), *options, "--protect-args"]
     if place.ssh_host is not None:
@@ -363,7 +362,7 @@ def _run(
 
 
 def _program() -> list[str]:
-    """Return what starts rsync such that it is told to end when the thread that started it does."""
+    """Return the command prefix that ends rsync together with the thread that started it."""
     program, starter = shutil.which("rsync"), shutil.which("setpriv")
     if program is None:
         raise CopyFailed("there is no rsync on this machine: install it")
@@ -371,7 +370,7 @@ def _program() -> list[str]:
 
 
 def ssh_command() -> list[str]:
-    """Return ssh with options for work without a person: it asks nothing, and gives up in time."""
+    """Return the ssh command for unattended use: no questions, with timeouts."""
     config = settings.get("AMSTRAX_SSH_CONFIG")
     options = {
         "BatchMode": "yes",
@@ -388,7 +387,7 @@ def _follow(
     stopped: Callable[[], bool],
     on_bytes: Callable[[int], None] | None,
 ) -> tuple[str, str]:
-    """Return what a process writes to its output and error streams, up to its end."""
+    """Return the output and error text of a process after its end."""
     assert process.stdout is not None and process.stderr is not None
     parts: dict[int, bytearray] = {}
     with selectors.DefaultSelector() as selector:
@@ -396,7 +395,7 @@ def _follow(
             selector.register(stream, selectors.EVENT_READ)
             parts[stream.fileno()] = bytearray()
         while selector.get_map():
-            # What rsync has started may hold its streams open for longer, as a shared ssh does
+            # Children of rsync, such as a shared ssh, may keep its streams open for longer
             has_ended = process.poll() is not None
             ready = selector.select(0 if has_ended else 0.2)
             if has_ended and not ready:
@@ -424,7 +423,7 @@ def _report(data: bytes, on_bytes: Callable[[int], None]) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End rsync, which keeps what has come of a file if it is given the time."""
+    """End rsync gracefully, so that it keeps a partly transferred file."""
     process.terminate()
     try:
         process.wait(10)
@@ -436,10 +435,10 @@ def _end(process: subprocess.Popen) -> None:
 def _problem(
     status: int, complained: str, place: Place, is_written: bool
 ) -> tuple[CopyFailed, bool]:
-    """Return an error that says why rsync has failed, and whether that is more than a guess."""
+    """Return the error for a failed rsync, and whether its cause is certain."""
     lines = [line.strip() for line in complained.splitlines() if line.strip()]
     gone = r"(change_dir|link_stat) .* failed: No such file or directory"
-    # First, since the other end closes the line at that, which is reported too
+    # First, since the other end then closes the connection, which is reported too
     if not is_written and re.search(gone, complained):
         return _Missing(f"there is no folder {place}"), True
     if re.search(r"mkdir .* failed: No such file or directory", complained):
@@ -461,7 +460,7 @@ def _problem(
 
 
 def _is_inside(line: str, place: Place) -> bool:
-    """Return whether rsync refuses something in a place, so that others beside it may do.
+    """Return whether rsync refuses an entry of a place, so that other places may still work.
 
     A folder of copies is listed as its own part, see `check_folder`.
     """
@@ -471,5 +470,5 @@ def _is_inside(line: str, place: Place) -> bool:
     )
 
 
-#: What rsync says when the other end has gone, for whatever reason
+#: Messages of rsync when the other end has gone, for any reason
 _CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")

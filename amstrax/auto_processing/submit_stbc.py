@@ -2,7 +2,7 @@
 """Submit jobs that process runs: one run, several, a range, those in a file, or those of a query.
 
 Usable as ``submit_stbc``, ``amstrax submit``, ``python -m amstrax.auto_processing.submit_stbc``,
-and as a file. Exit status: 0 when there is a job for every run, 1 when not, 2 on wrong use.
+and as a file. Exit status: 0 if every run has a job, 1 otherwise, 2 on wrong use.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings, strict_json
@@ -33,7 +33,7 @@ log = logging.getLogger("amstrax.submit_stbc")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Submit jobs that process runs. Name the runs, or those of a file, or ask for "
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 class Report:
-    """What became of runs that were to be submitted, for a person."""
+    """Report of submitted runs for the user."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, ...]] = []
@@ -130,23 +130,23 @@ class Report:
 
 
 def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
-    """Submit what `args` ask for.
+    """Submit the runs selected by `args`.
 
     Parameters
     ----------
     args
         As from `parse_args`.
     stop
-        When this is set, nothing more is submitted.
+        When this is set, submission ends.
     report
-        Gets what became of each run.
+        Collects the result of each run.
 
     Raises
     ------
     UsageError
         When an option makes no sense, or no run is asked for.
     AmstraxError
-        When nothing (more) can be submitted at all.
+        When nothing (more) can be submitted.
     """
     engine = engines.get(args.engine or settings.engine())
     work = find_work(args)
@@ -163,10 +163,10 @@ def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
             else:
                 report.add(submit(work, run_id, collection, engine))
         except (EngineUnreachable, RunDatabaseError):
-            # It would be so for all others too
+            # All other runs would fail in the same way
             raise
         except Exception as error:
-            # Of this run alone, also where it is a bug
+            # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
             report.fail(run_id, error)
 
@@ -179,7 +179,7 @@ def _with_bar(run_ids: Sequence[str]) -> Any:
 
 
 def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
-    """Return why there is nothing to do for a run, or nothing."""
+    """Return why a run needs no job; empty if it needs one."""
     fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
     if documents.PROCESS in documents.tags_of(document):
@@ -194,7 +194,7 @@ def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
 
 
 def find_runs(collection: Any, args: argparse.Namespace) -> list[str]:
-    """Return the names of the runs that are asked for: named ones in that order, without doubles.
+    """Return the names of the selected runs: named ones in that order, without duplicates.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _query(query: Mapping[str, Any]) -> dict[str, Any]:
     try:
         bson.encode({"": found})
     except Exception as error:
-        # bson has errors of its own, of Python's and of other libraries
+        # bson raises its own errors, Python's and those of other libraries
         raise UsageError(
             f"--query {strict_json.short(query)} cannot be asked: "
             f"{strict_json.short(error, strict_json.one_line)}"

@@ -1,8 +1,8 @@
-"""Submit jobs: what to make of which run, and at most one job for a run at a time.
+"""Submit jobs that process runs, with at most one job per run at a time.
 
-Before the job is submitted, the run document says which attempt it will be, and after that which
-job it is. Whoever submits a run, or dies meanwhile, the next one asks the engine first and adopts
-the job that it finds.
+The name of the attempt is recorded in the run document before the job is submitted, and the id of
+the job afterwards. If a submitting process dies in between, the next one queries the engine first
+and adopts the job that it finds.
 """
 
 import argparse
@@ -27,20 +27,20 @@ from amstrax.settings import CONTEXT_DETECTORS
 
 log = logging.getLogger(__name__)
 
-#: Variables of the environment that jobs get, besides settings that are no secrets
+#: Environment variables that jobs get, in addition to settings that are not secret
 _VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
 _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
 
-# Whether it has been said which secrets jobs do not have
+# Whether the secrets that jobs do not get have been reported
 _warned: set[str] = set()
 
 #: Context and targets of LED runs
 LED_CONTEXT = "xams_led"
 LED_TARGETS = ("raw_records", "records_led", "led_calibration")
-#: Part of the mode of runs with the NaI detector, where nothing else tells; what is made besides
+#: Mode of runs with the NaI detector, if nothing else tells, and the additional target
 NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
 
-#: Fields of a run document that `of_run` looks at
+#: Fields of a run document that `of_run` reads
 PLAN_FIELDS = (
     *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
     *("daq_config.channels", "daq_config.registers"),
@@ -48,7 +48,7 @@ PLAN_FIELDS = (
 
 
 class Plan(NamedTuple):
-    """What to make of a run, or of runs.
+    """Data types to make for runs, and their context.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     context
         Name of the context that makes them.
     detector
-        Detector whose run documents know the runs.
+        Detector of the runs.
     raw_types
         Data types that the context makes from live data.
     """
@@ -74,23 +74,23 @@ def find_plan(
     detector: str | None = None,
     config_kwargs: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Return what to make, of runs that are not special: what is not given is found.
+    """Return the plan for ordinary runs; missing parameters are determined.
 
     Parameters
     ----------
     targets
-        Data types; with None all raw data.
+        Data types; None for all raw data.
     context
-        Name of a context; with None the first that makes the targets.
+        Name of a context; None for the first that makes the targets.
     detector
-        ``"xams"`` or ``"xamsl"``; with None that of the context.
+        ``"xams"`` or ``"xamsl"``; None for that of the context.
     config_kwargs
         Options for the plugins.
 
     Raises
     ------
     UsageError
-        When no context makes the targets or takes the options, or that of another detector.
+        When no context makes the targets or takes the options, or only one of another detector.
     """
     from amstrax import contexts
 
@@ -120,16 +120,16 @@ def find_plan(
 
 
 def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
-    """Return the plan for a run, by what `amstrax.run_metadata` says of its document.
+    """Return the plan for a run, by the result of `amstrax.run_metadata` for its document.
 
-    LED runs of XAMS are processed in a context of their own. Of runs with the NaI detector, its
-    peaks are made too; where neither digitizers nor ``xams_bookkeeping`` tell, the mode does.
+    LED runs of XAMS have their own context. Runs with the NaI detector also get its peaks; if
+    neither digitizers nor ``xams_bookkeeping`` tell about the detector, the mode decides.
     """
     if run_metadata.is_led_run(document) and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
         return plan._replace(targets=LED_TARGETS, context=LED_CONTEXT)
     has_nai = run_metadata.nai_channel_enabled(document)
     if has_nai is None:
-        # The default channel map has these channels, whether anything is connected or not
+        # The default channel map has these channels even if nothing is connected
         is_default = run_metadata.reader_channel_map(document) == run_metadata.DEFAULT_CHANNEL_MAP
         has_nai = NAI_MODE in str(document.get("mode") or "") or (
             not is_default and run_metadata.has_nai_detector(document)
@@ -146,7 +146,7 @@ def check_ready(document: Mapping[str, Any]) -> None:
     Raises
     ------
     RunNotReady
-        When it is still being taken, or has the tag ``abandon``.
+        When the run is still being taken, or has the tag ``abandon``.
     """
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
@@ -162,25 +162,25 @@ def check_ready(document: Mapping[str, Any]) -> None:
 
 
 class Submission(NamedTuple):
-    """What became of a run that was to be submitted.
+    """Result of submitting a run.
 
     Attributes
     ----------
     run_id
         Name of the run.
     name
-        Name of its job.
+        Name of the job.
     engine
         Name of the engine.
     job_id
-        Id of the job there; empty where there is none.
+        Id of the job in the engine; empty if it has none.
     state
-        ``submitted``; ``alive already``, when there was a job, which is followed from now on;
-        ``busy``, when somebody else submits or processes the run; or ``dry run``.
+        ``submitted``; ``alive already``, if the run had a job, which is followed from now on;
+        ``busy``, if another process submits or processes the run; or ``dry run``.
     attempt
-        Name of the attempt that the job is.
+        Name of the attempt.
     text
-        Where its log is, who is busy, or what would be submitted.
+        Path of the log, owner of the run if it is busy, or the script in a dry run.
     """
 
     run_id: str
@@ -199,22 +199,22 @@ class JobTemplate:
     Attributes
     ----------
     plan
-        What to make of runs that are not special.
+        Plan for ordinary runs.
     job_folder, log_folder
         Folders for scripts and logs.
     script
-        Program, and its first arguments.
+        Program with its first arguments.
     options
-        Options of process_run, besides those for the plan.
+        Options of process_run in addition to those of the plan.
     memory
-        Of a job [MB].
+        Memory of a job [MB].
     queue
-        Queue of the batch system, if one was asked for.
+        Queue of the batch system, if requested.
     dry_run
         Change nothing.
     flat
-        Put scripts and logs into the folders themselves, with logs named ``.out``, where the lab's
-        dashboard looks for them; else into a folder for each run.
+        Put scripts and logs directly into the folders, with logs named ``.out``, as the lab's
+        dashboard expects; otherwise into a subfolder for each run.
     """
 
     plan: Plan
@@ -263,7 +263,7 @@ def make_job_template(
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return what to submit for runs; parameters are those of `submit_stbc.submit_job`.
+    """Return the template of jobs; parameters are those of `submit_stbc.submit_job`.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def make_job_template(
     UsageError
         When no context makes the targets, or takes the options.
     InvalidOption
-        When there is no such script, or a setting is odd.
+        When the script does not exist, or a setting is invalid.
     """
     found = find_plan(targets, context, detector, config_kwargs)
     options = [f"--workers={workers}"]
@@ -322,7 +322,7 @@ def _program(script: str | Path) -> tuple[str, ...]:
 def submit(
     work: JobTemplate, run_id: str, collection: Any, engine: Engine, reset_failures: bool = False
 ) -> Submission:
-    """Submit the job for a run, unless there is one.
+    """Submit the job for a run unless it has one; return the result.
 
     Parameters
     ----------
@@ -335,20 +335,20 @@ def submit(
     engine
         Engine that the job is for.
     reset_failures
-        Forget earlier failures of the run.
+        Clear earlier failures of the run.
 
     Raises
     ------
     RunNotFound
         When there is no such run.
     InvalidRunDocument
-        When it has several documents, or one that makes no sense.
+        When the run has several documents, or an invalid one.
     RunNotReady
-        When it is being taken, or to be left alone.
+        When the run is being taken, or has the tag ``abandon``.
     JobRefused
-        When the engine does not take the job; the run document is as it was before.
+        When the engine refuses the job; the run document is unchanged.
     EngineUnreachable
-        When the engine does not answer; if it has got the job, the next submission finds that.
+        When the engine does not answer; if it has accepted the job, the next submission adopts it.
     RunDatabaseError
         When the run database cannot be reached.
     """
@@ -392,13 +392,13 @@ class _Submitter:
         ]
 
     def result(self, state: str, job_id: str = "", text: str = "") -> Submission:
-        """Return what became of it."""
+        """Return the result."""
         return Submission(
             self.run_id, self.job.name, self.engine.name, job_id, state, self.attempt, text
         )
 
     def dry_run(self) -> Submission:
-        """Return what would be submitted."""
+        """Return the job that would be submitted."""
         for known in self.engine.find(self.job.name):
             if known.state.alive:
                 return self.result("alive already", known.job_id, _how(known))
@@ -410,7 +410,7 @@ class _Submitter:
         )
 
     def submit(self, collection: Any, reset_failures: bool) -> Submission:
-        """Submit the job, as the only one who does."""
+        """Submit the job while holding the lease of the run."""
         lease = leases.Lease(
             collection, self.run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
         )
@@ -419,7 +419,7 @@ class _Submitter:
         try:
             return self._submit(collection, lease.owner, reset_failures)
         finally:
-            # What became of the run is not to be lost when this fails
+            # The result must not be lost if this fails
             lease.release()
 
     def _submit(self, collection: Any, owner: str, reset_failures: bool) -> Submission:
@@ -446,13 +446,13 @@ class _Submitter:
             _set_job(collection, self.run_id, documents.job_of(document), owner)
             self.job.script.unlink(missing_ok=True)
             raise
-        # The job may have begun, and taken the claim
+        # The job may have begun and taken the claim
         if not self._note(
             collection, owner, intended | {"job_id": job_id}
         ) and not connection.resilient(
             documents.set_job_id, collection, self.run_id, self.attempt, job_id
         ):
-            # It took so long that somebody else has begun
+            # Submission took so long that another process has begun
             self.engine.cancel(job_id)
             return self.result("busy", text=_who(collection, self.run_id))
         return self.result("submitted", job_id, f"log {self.job.log}")
@@ -460,13 +460,13 @@ class _Submitter:
     def _adopt(
         self, collection: Any, owner: str, document: Mapping[str, Any], known: KnownJob
     ) -> Submission:
-        """Follow a job that is there already."""
+        """Adopt an existing job and follow it."""
         noted = documents.job_of(document)
         is_noted = (noted.get("engine"), noted.get("name")) == (self.engine.name, known.name)
         if is_noted and noted.get("job_id") in (known.job_id, None) and noted.get("attempt"):
             self.attempt = noted["attempt"]
         else:
-            # Of another run database, or of one who was thought dead
+            # From another run database, or from a process taken for dead
             noted = self._description() | {"log": None, "attempt": f"{self.run_id}-{known.job_id}"}
             self.attempt = noted["attempt"]
         status = documents.status_of(document).status
@@ -493,7 +493,7 @@ class _Submitter:
             ) from error
 
     def _description(self) -> dict[str, Any]:
-        """Return what the run document says of the job, before it is one."""
+        """Return the record of the job in the run document before it is submitted."""
         return {
             "attempt": self.attempt,
             "engine": self.engine.name,
@@ -508,7 +508,7 @@ class _Submitter:
 
 
 def _has_spoken(document: Mapping[str, Any], known: KnownJob) -> bool:
-    """Return whether a job that is alive has said already how it ended."""
+    """Return whether a job that is still alive has already recorded its end."""
     is_noted = documents.job_of(document).get("job_id") == known.job_id
     return is_noted and documents.status_of(document).status in ("done", "failed")
 
@@ -528,13 +528,13 @@ def _who(collection: Any, run_id: str) -> str:
         "processing_claim"
     )
     if not isinstance(claim, Mapping):
-        return "somebody else was at work on it just now"
+        return "another process has just worked on it"
     does = "submits" if str(claim.get("owner")).startswith(leases.OWNER_PREFIX) else "processes"
     return f"{claim.get('host')} {does} it, unless it is silent until {claim.get('expires')} UTC"
 
 
 def environment() -> dict[str, str]:
-    """Return the variables that jobs get: no secrets, since others may read where they are kept."""
+    """Return the environment variables of jobs; no secrets, which others might read there."""
     names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
     names += settings.CONTEXTS
     names += [*settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
@@ -544,7 +544,7 @@ def environment() -> dict[str, str]:
 
 
 def _warn_of_secrets() -> None:
-    """Say once which secrets jobs on a batch system do not have."""
+    """Report once the secrets that jobs on a batch system do not get."""
     missing = {name for name in settings.SECRETS if settings.find(name)[1] == "environment"}
     if missing - _warned:
         _warned.update(missing)

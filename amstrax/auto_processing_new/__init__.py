@@ -1,1 +1,1 @@
-"""Scripts for the lab's dashboard and start scripts of 2026, on the tools of auto_processing."""
+"""Scripts for the lab's dashboard and start scripts of 2026, based on amstrax.auto_processing."""

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Submit jobs as the lab's dashboard and start scripts of 2026 do.
+"""Submit jobs for the lab's dashboard and start scripts of 2026.
 
-With --run_id submit that run and end, else go on as ``auto_processing`` does. Nothing is submitted
-without --production. Exit status: 0 on success and on a dry run, 1 when no job was submitted, 2 on
-wrong use.
+With --run_id it submits that run and ends, otherwise it loops as ``auto_processing`` does. Nothing
+is submitted without --production. Exit status: 0 on success and after a dry run, 1 if no job was
+submitted, 2 on wrong use.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
@@ -31,7 +31,7 @@ log = logging.getLogger("amstrax.auto_processing_new")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what jobs make of runs, and where they run."""
+    """Add the options for data, resources and batch system of jobs."""
     add_data_options(parser)
     parser.add_argument(
         "--timeout",
@@ -126,7 +126,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises
     ------
     UsageError
-        For arguments of the context, and a folder without amstrax.
+        When context arguments are given, or --amstrax_path has no amstrax 3.
     """
     if args.set_context_kwargs:
         raise UsageError(
@@ -141,7 +141,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def program(amstrax_path: Path | None) -> Path:
-    """Return the script that processes a run, of a clone of amstrax; None for this one."""
+    """Return the script of a clone of amstrax that processes a run; None means this clone."""
     root = Path(__file__).resolve().parents[2] if amstrax_path is None else amstrax_path
     return settings.expanded(root).absolute() / "amstrax/auto_processing_new/process.py"
 
@@ -190,7 +190,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = False) -> int:
-    """Submit runs, and return the exit status; with `wait`, wait while too many jobs run."""
+    """Submit runs and return the exit status; with `wait`, wait while too many jobs run."""
     results: list[bool] = []
 
     def work(stop: Stop) -> None:
@@ -213,13 +213,13 @@ def say(line: str) -> None:
 
 
 def _text(error: Exception) -> str:
-    """Return an error in one line."""
+    """Return an error as one line."""
     text = " ".join(str(error).split())
     return text if isinstance(error, (AmstraxError, OSError)) and text else repr(error)
 
 
 def make_work(args: argparse.Namespace, is_online: bool) -> "JobTemplate":
-    """Return what to submit for runs."""
+    """Return the template of the jobs to submit."""
     from amstrax.auto_processing import submitting
 
     folder = args.logs_path or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
@@ -245,7 +245,7 @@ def make_work(args: argparse.Namespace, is_online: bool) -> "JobTemplate":
 
 
 class Submitter:
-    """Submits runs one by one, and says what became of each in the words of the lab's tools.
+    """Submits runs one by one, and prints the results in the wording of the lab's tools.
 
     Parameters
     ----------
@@ -263,14 +263,14 @@ class Submitter:
         self._collection = get_mongo_collection(self._work.detector)
 
     def submit(self, run_id: str, stop: Stop, wait: bool = False) -> bool:
-        """Submit a run; return whether it has a job now, or would have one.
+        """Submit a run; return whether a job was submitted, or would have been in a dry run.
 
         Parameters
         ----------
         run_id
-            Run.
+            Name of the run.
         stop
-            Nothing is submitted when this is set.
+            When this is set, nothing is submitted.
         wait
             Wait while too many jobs run.
         """
@@ -297,7 +297,7 @@ class Submitter:
             print(result.text)
             say(f"Would have submitted job for run {run_id}")
         else:
-            # A job that is alive may have other options than these
+            # The existing job may have other options
             say(
                 f"Error submitting job: run {run_id} is {result.state} ({result.name} "
                 f"{result.job_id}: {result.text}): wait until that has ended"
@@ -306,7 +306,7 @@ class Submitter:
         return True
 
     def _n_jobs(self) -> int:
-        """Return how many jobs wait or run."""
+        """Return the number of waiting and running jobs."""
         from amstrax.auto_processing.loop import followed_runs, job_states
 
         runs = followed_runs(self._collection, self._engine.name)
@@ -314,7 +314,7 @@ class Submitter:
 
 
 def run_loop(args: argparse.Namespace, stop: Stop) -> None:
-    """Submit runs as they come; in a dry run, print once which these are."""
+    """Submit new runs until stopped; in a dry run, print once which runs would be submitted."""
     options = [
         f"--max_jobs={args.max_jobs}",
         f"--pause={args.timeout}",

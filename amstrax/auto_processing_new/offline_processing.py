@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Submit jobs for many runs, as the lab's start scripts of 2026 do.
+"""Submit jobs for a list of runs, for the lab's start scripts of 2026.
 
-Waits while --max_jobs jobs run. Nothing is submitted without --production. Exit status: 0 when
-every run has a job, 1 when not, 2 on wrong use.
+It waits while --max_jobs jobs run. Nothing is submitted without --production. Exit status: 0 if a
+job was submitted for every run and after a dry run, 1 otherwise, 2 on wrong use.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing_new import auto_processing
@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Submit jobs, and return the exit status."""
+    """Submit jobs and return the exit status."""
     return auto_processing.submit_runs(args, list(dict.fromkeys(args.run_id)), wait=True)
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Process a run, as the lab's scripts of 2026 do.
+"""Process a run on this machine, for the lab's scripts of 2026.
 
-Raw data first, then what is derived from it. Without --production the run database is not changed.
-The status of the run is set only with --production and --is_online. Exit status: as of
-``process_run``.
+Raw data is made first, then the data types derived from it. Without --production the run database
+is not changed. The status of the run is set only with --production and --is_online. The exit status
+is that of ``process_run``.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__" and not __package__:
-    # Run as a file: take the amstrax that this file is part of
+    # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import process_run
@@ -103,7 +103,7 @@ def _is_this(amstrax_path: Path) -> bool:
 
 
 def _refuse(args: argparse.Namespace) -> int:
-    """Record that raw_records may not be made, and return the exit status."""
+    """Record that --allow_raw_records is missing, and return the exit status."""
 
     def work(_stop: Stop) -> None:
         from amstrax.rundb import get_mongo_collection

@@ -1,4 +1,4 @@
-"""Subcommands of ``amstrax`` that process no run of the run database, and what all tools share."""
+"""Subcommands of ``amstrax`` other than batch processing, and code shared by all tools."""
 
 from amstrax._lazy import attributes_of
 

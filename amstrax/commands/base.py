@@ -1,8 +1,8 @@
-"""What all commands share: options and their types, ``main``, logging, signals, exit status.
+"""Shared code of all commands: options and their types, ``main``, logging, signals, exit status.
 
 A type takes text, and raises `argparse.ArgumentTypeError` (exit status 2) for anything else.
-Nothing here imports anything slow, so that ``--help`` answers at once. Commands that run strax do
-so within `amstrax.auto_processing.job.run_strax_tool`.
+This module imports nothing slow, so that ``--help`` answers at once. Commands run strax within
+`amstrax.auto_processing.job.run_strax_tool`.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def context_name(text: str) -> str:
 
 
 def run_document(text: str) -> dict[str, Any]:
-    """Return the run document in JSON, or in a file with that."""
+    """Return the run document from JSON or a JSON file."""
     try:
         return rundoc.from_json(text)
     except InvalidRunDocument as error:
@@ -141,7 +141,7 @@ def run_document(text: str) -> dict[str, Any]:
 
 
 def options(text: str) -> dict[str, Any]:
-    """Return options in a JSON object, or in a file with one."""
+    """Return options from a JSON object or a JSON file."""
     if text.lstrip().startswith("{"):
         return json_object(text)
     try:
@@ -154,7 +154,7 @@ def options(text: str) -> dict[str, Any]:
 
 
 def json_object(text: str, place: str = "") -> dict[str, Any]:
-    """Return what a JSON object holds; `place` is the file that it is from, if any."""
+    """Return the content of a JSON object; `place` is its file, if any."""
     place = place or strict_json.short(text)
     try:
         value = strict_json.parse(text, place, InvalidOption)
@@ -174,7 +174,7 @@ def positive_number(text: str) -> float:
 
 
 def positive_integer(text: str) -> int:
-    """Return a whole number above 0."""
+    """Return an integer above 0."""
     with contextlib.suppress(ValueError):
         if int(text) > 0:
             return int(text)
@@ -189,7 +189,7 @@ def engine_name(text: str) -> str:
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the options for where live data is, and for the plugins."""
+    """Add the options for the place of live data, and for the plugins."""
     parser.add_argument(
         "--live_data_dir",
         type=Path,
@@ -206,7 +206,7 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
-    """Add the option for runs that have ended without all of their live data."""
+    """Add the option for ended runs with incomplete live data."""
     parser.add_argument(
         "--allow_incomplete",
         action="store_true",
@@ -216,7 +216,7 @@ def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options for what is made of runs."""
+    """Add the options for the data types to make."""
     parser.add_argument(
         "--target",
         nargs="+",
@@ -244,7 +244,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options for where data is, and with which options of plugins it is made."""
+    """Add the options for the folders of data, and for plugin options."""
     parser.add_argument(
         "--output_folder",
         type=Path,
@@ -256,7 +256,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:
-    """Add the options for jobs: what they make of runs, and where they run."""
+    """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
     parser.add_argument(
         "--engine",
@@ -286,7 +286,7 @@ def add_work(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder_setting(name: str) -> Path:
-    """Return a folder of the settings; if they cannot be read, what reads them next says so."""
+    """Return a folder of the settings; errors in them are reported when they are next read."""
     with contextlib.suppress(InvalidOption):
         return Path(settings.batch(name))
     return Path(settings.BATCH[name][1])
@@ -304,7 +304,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_folder(parser: argparse.ArgumentParser) -> None:
-    """Add the option for where a command logs, beside the console."""
+    """Add the option for the log folder of a command."""
     parser.add_argument(
         "--log_folder",
         type=Path,
@@ -327,7 +327,7 @@ def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
 
 
 def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
-    """Add the options for work that is done again and again."""
+    """Add the options for repeated work."""
     parser.add_argument(
         "--loop",
         "--loop_infinite",
@@ -344,7 +344,7 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
 
 
 def add_console(parser: argparse.ArgumentParser) -> None:
-    """Add the options for what a command says while it works."""
+    """Add the options for the output of a command while it works."""
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
@@ -383,7 +383,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, handle)
-    # Costs 0.1 s, which --help does not need
+    # Takes 0.1 s, which --help does not need
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     try:
@@ -395,7 +395,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
 
 @functools.cache
 def _end_quickly() -> None:
-    """Spare the process, at its end, a search for garbage: 0.3 s where strax is imported."""
+    """Skip the garbage collection at the end of the process, which takes 0.3 s with strax."""
     atexit.register(gc.freeze)
 
 
@@ -411,8 +411,8 @@ def run_tool(
 ) -> int:
     """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
 
-    What fails is one line in the log, with ``--debug`` more; signals set the `Stop` that the work
-    is given.
+    A failure is logged as one line, with ``--debug`` in full. Signals set the `Stop` passed to the
+    work.
 
     Parameters
     ----------
@@ -421,14 +421,14 @@ def run_tool(
     logger
         The command's.
     work
-        Does it, and returns what to print at the end, if anything.
+        Does the work, and returns text to print at the end, if any.
     what, folder, option
         As of `base.describe_failure`.
     log_name
         Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
         see `base.log_to_folder`.
     around
-        What the work is done within.
+        Context manager around the work.
     """
     log_to_console(args.debug)
     _end_quickly()
@@ -448,7 +448,7 @@ def run_tool(
     return 0
 
 
-#: Loggers of strax that repeat, at length, what is reported here in one line
+#: Loggers of strax that repeat errors at length, which are reported here in one line
 _NOISY_LOGGERS = ("strax", "ThreadedMailboxProcessor", "SingleThreadProcessor")
 _FORMAT, _TIME_FORMAT = "%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"
 
@@ -486,9 +486,10 @@ def log_to_folder(folder: str | Path, name: str) -> None:
 
 
 class DatedFileHandler(logging.Handler):
-    """Writes lines into the file of their day, which may be removed or moved away meanwhile.
+    """Handler that writes each line to the file of its day, which may be removed or moved
+    meanwhile.
 
-    When the disk is full, say, the console gets a line about that, and the work goes on.
+    If writing fails, as on a full disk, the console gets a line and the work continues.
 
     Parameters
     ----------
@@ -537,14 +538,14 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
-    """Return one line that says what failed, where, and what to do.
+    """Return one line with failure, place and remedy.
 
     Parameters
     ----------
     error
-        What ended the work.
+        Error that ended the work.
     what
-        What the work was about, as ``run 006724``.
+        Subject of the work, such as ``run 006724``.
     folder
         Folder that was written to.
     option

@@ -1,6 +1,6 @@
-"""The command ``amstrax corrections``: what options are for a run, and whether files are right.
+"""The command ``amstrax corrections``: show options of a run, and check correction files.
 
-Exit status: 0 when all is well, 1 when a value is missing or a file is wrong, 2 on wrong use.
+Exit status: 0 on success, 1 if a value is missing or a file is invalid, 2 on wrong use.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _SHOWN = 60
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Show corrections, and check files of them"
     )
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         status = _COMMANDS[args.command](args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has had enough, as `head`; nothing is to be written at exit
+        # The reader closed the pipe, as `head` does; write nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (AmstraxError, OSError) as error:
@@ -117,7 +117,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Print what is wrong with a folder of files."""
+    """Print the errors in a folder of files."""
     for folder in (args.folder, args.against):
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is no folder")
@@ -139,7 +139,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def coverage(args: argparse.Namespace) -> int:
-    """Print the runs that versions cover and the gaps between; of one version, also each file's."""
+    """Print the runs covered by versions and the gaps; for one version, also those of each file."""
     from amstrax.corrections import applied
 
     versions = applied.known_versions() if args.version is None else [args.version]

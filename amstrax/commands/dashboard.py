@@ -1,4 +1,4 @@
-"""The command ``amstrax dashboard``: the lab in a browser."""
+"""The command ``amstrax dashboard``: serve the dashboard."""
 
 import argparse
 import getpass
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("amstrax.dashboard")
 
 PORT = 5006
-#: How often the server looks whether it is to end [s]
+#: Interval at which the server checks whether to stop [s]
 _LOOK = 0.25
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show runs, their data and their processing in a browser. Without options it "
@@ -115,7 +115,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 
 def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run the dashboard until it is told to end, and return the exit status."""
+    """Run the dashboard until it is stopped, and return the exit status."""
     if not isinstance(args, argparse.Namespace):
         args = parse_args(args, prog)
     args.job_folder = args.job_folder or Path(settings.batch("AMSTRAX_JOB_FOLDER"))
@@ -132,7 +132,7 @@ def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | Non
 
 
 def set_password(args: argparse.Namespace) -> str:
-    """Set a user's password, and return what to tell."""
+    """Set a user's password, and return the message."""
     from amstrax.dashboard.logins import PasswordFile, check_name
 
     path = users_file(args)
@@ -150,7 +150,7 @@ def set_password(args: argparse.Namespace) -> str:
 
 
 def users_file(args: argparse.Namespace) -> Path | None:
-    """Return the file of users, None where nobody has to log in."""
+    """Return the file of users; None if no log-in is required."""
     path = args.users or settings.get("AMSTRAX_DASHBOARD_USERS")
     return None if path is None else settings.expanded(path)
 
@@ -161,7 +161,7 @@ def make_site(args: argparse.Namespace) -> "Site":
     Raises
     ------
     UsageError
-        When the options make no sense together.
+        When the options conflict.
     InvalidOption
         When the file of users cannot be used.
     NotAvailable
@@ -210,7 +210,7 @@ def make_site(args: argparse.Namespace) -> "Site":
 
 
 def run(args: argparse.Namespace, stop: Stop) -> str | None:
-    """Serve pages until told to end.
+    """Serve pages until stopped.
 
     Raises
     ------

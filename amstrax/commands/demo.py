@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Simulate a run of XAMS, process it to events, plot them, and say what to do next.
+"""Simulate a run of XAMS, process it to events, plot them, and print next steps.
 
-Usable as ``amstrax demo`` and, set-up included, as ``make demo``. It can be started again: what is
-there already stays, what is missing is made. Exit status: 0 when all is there, 1 on failure, 2 on
-wrong use.
+Usable as ``amstrax demo`` and, set-up included, as ``make demo``. When started again it keeps
+existing parts and makes missing ones. Exit status: 0 if all parts exist, 1 on failure, 2 on wrong
+use.
 """
 
 import argparse
@@ -35,12 +35,12 @@ log = logging.getLogger("amstrax.demo")
 RUN_ID = "100100"
 SOURCE, RATE, SEED = "am241", 20.0, 1
 TARGETS = ("event_info", "event_waveform", "event_area_per_channel", "records")
-#: What the demo has made, and whether it came to its end; lies in its folder
+#: File in the demo's folder that records what the demo has made, and whether it is complete
 NOTE = "demo.json"
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"Simulate a run of XAMS with {SOURCE}, process it to events, plot them, and "
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
-    """Do all that the demo does, and return what to tell the user.
+    """Run all steps of the demo, and return the message for the user.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
 
 
 def run_documents(store: Path) -> "LocalCollection":
-    """Return the run documents of the demo: in a file of its own, whatever the settings say."""
+    """Return the run documents of the demo, from its own file, independent of the settings."""
     from amstrax.rundb.embedded import LocalClient
 
     return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
@@ -136,7 +136,7 @@ def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
     Parameters
     ----------
     run_dir
-        Folder of its live data, with the run document beside it.
+        Folder of its live data, with the run document next to it.
     collection
         Run documents; those of an earlier demo are removed.
     """
@@ -146,9 +146,9 @@ def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
 
 
 def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
-    """Return whether all of the demo is there already.
+    """Return whether the demo is complete.
 
-    Raises DataExists when the folder holds something else, that is not to be replaced.
+    Raises DataExists when the folder has other content, which must not be replaced.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -170,7 +170,7 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
 
 
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
-    """Return the run, which is simulated unless it is there."""
+    """Return the run; simulate it if it does not exist."""
     run_dir = folder / RUN_ID
     # The last that a simulation writes
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
@@ -255,7 +255,7 @@ def _waveforms(event, peaks, types, records) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Write a figure; what is there is replaced once it is complete."""
+    """Write a figure; replace an existing file atomically."""
     path.parent.mkdir(exist_ok=True)
     beside = path.with_name(f".{path.name}")
     figure.savefig(beside, format="png", dpi=110)
@@ -291,7 +291,7 @@ def table(st: "strax.Context", run_id: str, folder: Path) -> str:
 
 
 def next_steps(run: "SimulatedRun", processed: Path, plots: Path, store: Path) -> str:
-    """Return where the plots are, and what to type next."""
+    """Return the paths of the plots, and the next commands."""
     command = Path(sys.executable).parent / "amstrax"
     options = run.run_dir.parent / f"config_{run.run_id}.json"
     pictures = "\n".join(f"    {path}" for path in sorted(plots.glob("*.png")))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Gains from LED calibration runs, for each channel, as a table and as a correction file.
+"""Measure the gain of each channel in LED runs; print a table and write a correction file.
 
-Usable as ``amstrax gains`` and ``python -m amstrax.commands.gains``. Exit status: 0 when
-there are gains (and they are written), 1 on failure, 2 on wrong use.
+Usable as ``amstrax gains`` and ``python -m amstrax.commands.gains``. Exit status: 0 if gains were
+found (and written), 1 on failure, 2 on wrong use.
 """
 
 import argparse
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("amstrax.gains")
 
 CONTEXT, DATA_TYPE, OPTION = "xams_led", "led_calibration", "gain_to_pe_array"
-#: Figures of a value in a correction file; the errors are some 1 %
+#: Significant figures of a value in a correction file; errors are about 1 %
 _FIGURES = 6
-#: The two methods, and the fit and the data, agree unless they are further off than this
+#: Largest difference at which the two methods, or fit and data, count as consistent
 _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Find the gain of each channel in LED calibration runs, in two ways, and "
@@ -137,7 +137,7 @@ def _channel_value(text: str) -> tuple[int, float]:
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Find gains, and return the exit status."""
+    """Measure gains, and return the exit status."""
     from amstrax.auto_processing import job
 
     folder = args.output or args.output_folder or "the output folder"
@@ -145,7 +145,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Find gains, write what is asked for, and return the table to print.
+    """Measure gains, write the requested files, and return the table to print.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
 def load(
     args: argparse.Namespace, run_ids: Sequence[str], stop: Stop
 ) -> tuple["np.ndarray", dict[str, tuple[int, int]]]:
-    """Return led_calibration of runs, which is made where it is not stored, and its windows.
+    """Return led_calibration of runs, made if it is not stored, and its windows.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def load(
         given = _amstraxer_options(args, run_id)
         amstraxer.process(amstraxer.parse_args(given), stop)
         st, _ = amstraxer.make_context(amstraxer.parse_args(given))
-        # Of the data itself, whatever the context would make now
+        # From the stored data, whatever the context would make now
         options = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(options[w]) for w in ("led_window", "noise_window")})
         parts.append(st.get_array(run_id, DATA_TYPE, progress_bar=False))
@@ -237,7 +237,7 @@ def _amstraxer_options(args: argparse.Namespace, run_id: str) -> list[str]:
 
 
 def table(gains: "Gains", method: str) -> str:
-    """Return gains as a table; errors are statistical and systematic ones together."""
+    """Return gains as a table; errors combine statistical and systematic ones."""
     lines = [
         "gain: mean area of a photoelectron [ADC counts x samples]; error with what the method may "
         "be off by",
@@ -265,7 +265,7 @@ def table(gains: "Gains", method: str) -> str:
 
 
 def _warn(gains: "Gains") -> None:
-    """Log what looks odd."""
+    """Log suspicious results."""
     for channel, methods in gains.items():
         mean, fit = methods["mean"], methods["fit"]
         if isinstance(mean, NoGain) or isinstance(fit, NoGain):
@@ -296,7 +296,7 @@ def _plot(pulses: "np.ndarray", gains: "Gains", path: Path) -> None:
 
 
 def _entries(args: argparse.Namespace) -> list[Any]:
-    """Return what the correction file has, after a check that the new range fits in."""
+    """Return the entries of the correction file, after a check that the new range fits."""
     if args.output is None:
         return []
     from amstrax.corrections import edit, lookup
@@ -313,7 +313,7 @@ def _entries(args: argparse.Namespace) -> list[Any]:
 
 
 def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
-    """Add the gains to the correction file, and return what to say of it."""
+    """Add the gains to the correction file, and return the message."""
     from amstrax.corrections import edit, lookup
 
     new = lookup.entry(args.range, None)
@@ -327,7 +327,7 @@ def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
 def _values(
     gains: "Gains", method: str, given: Mapping[int, float], before: Sequence[float]
 ) -> list[float]:
-    """Return the value of each channel: as given, else measured, else that of the range before."""
+    """Return the gain of each channel: given, else measured, else from the range before."""
     measured = {
         channel: methods[method]
         for channel, methods in gains.items()

@@ -1,4 +1,4 @@
-"""The command ``amstrax rundb``: look into the run database, and change what is in it."""
+"""The command ``amstrax rundb``: show and change run documents."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger("amstrax.rundb")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Look into the run database, and change it"
     )
@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 
 def _add_common(parser: argparse.ArgumentParser, debug: Any, detector: str) -> None:
-    """Add what may be given before and after the subcommand."""
+    """Add the options allowed before and after the subcommand."""
     parser.add_argument(
         "--debug", action="store_true", default=debug, help="log more, and errors in full"
     )
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         _COMMANDS[args.command](get_mongo_collection(args.detector), args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has had enough, as `head`; nothing is to be written at exit
+        # The reader closed the pipe, as `head` does; write nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (AmstraxError, PyMongoError, OSError) as error:
         log.error("%s", " ".join(str(error).split()), exc_info=args.debug)
@@ -116,7 +116,7 @@ def show(collection: Any, args: argparse.Namespace) -> None:
 
 
 def list_runs(collection: Any, args: argparse.Namespace) -> None:
-    """Print a line a run."""
+    """Print one line per run."""
     conditions: list[Mapping[str, Any]] = []
     if args.status:
         conditions.append(documents.has_status(args.status))
@@ -145,7 +145,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
 
 
 def import_files(collection: Any, args: argparse.Namespace) -> None:
-    """Import documents from files; nothing is changed when one of the files is wrong."""
+    """Import documents from files; change nothing if one of the files is invalid."""
     new = [document for path in args.files for document in transfer.documents_in(path)]
     bar = tqdm(new, desc="importing", unit="run", disable=not sys.stderr.isatty())
     added, present = transfer.import_documents(collection, bar, args.replace)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Simulate a run: live data as the DAQ writes it, with its run document, and the truth beside it.
+"""Simulate a run: live data in the format of the DAQ, with run document and truth.
 
 Usable as ``amstrax simulate`` and ``python -m amstrax.commands.simulate``. Exit status: 0
 when the run is there, 1 on failure, 2 on wrong use.
@@ -28,7 +28,7 @@ log = logging.getLogger("amstrax.simulate")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run: live data, run document, truth, and the options to process "
@@ -165,7 +165,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace, stop: Stop) -> str:
-    """Do what is asked for, and return what to print."""
+    """Simulate the run, and return the text to print."""
     detector = _detector(args)
     if args.numbers:
         return json.dumps(asdict(detector), indent=1, default=dict)
@@ -222,7 +222,7 @@ def _tuples(value: Any) -> Any:
 
 
 def next_step(run_dir: Path, context: str | None) -> str:
-    """Return what to type to process a simulated run."""
+    """Return the command that processes a simulated run."""
     folder, run_id = run_dir.parent, run_dir.name
     command = [
         "amstraxer",

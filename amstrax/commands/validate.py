@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Simulate a run, process it, and say how well the true events were reconstructed.
+"""Simulate a run, process it, and report how well the true events were reconstructed.
 
-Usable as ``amstrax validate``. It is for judging a change of an algorithm: make a report before and
-after it, with the same seed, and compare them. Exit status: 0 when the report is made, 1 on
-failure, 2 on wrong use.
+Usable as ``amstrax validate``. To judge a change of an algorithm, make a report before and after it
+with the same seed, and compare them. Exit status: 0 if the report is made, 1 on failure, 2 on wrong
+use.
 """
 
 import argparse
@@ -40,7 +40,7 @@ NAME = "validation"
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run, process it, and say how well the true events were "
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace, stop: Stop) -> str:
-    """Return what to print: a report, and its differences to another one."""
+    """Return the text of a report, with its differences to another one."""
     from amstrax.analyses import validation_text
 
     older = validation_text.read_report(args.compare) if args.compare else None
@@ -156,7 +156,7 @@ def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     Raises
     ------
     AmstraxError
-        When that is not possible; nothing is left then.
+        When that fails; no files are left then.
     """
     from amstrax.analyses import validation, validation_plots, validation_text
 
@@ -286,7 +286,7 @@ class SimulatedRun(NamedTuple):
 
     @classmethod
     def at(cls, run_dir: Path, truth: Path | None = None) -> "SimulatedRun":
-        """Return the run whose live data is in `run_dir`; the truth is beside it unless given.
+        """Return the run whose live data is in `run_dir`; the truth is next to it unless given.
 
         Raises
         ------
@@ -322,14 +322,14 @@ class SimulatedRun(NamedTuple):
         return (end - rundoc.start_time(document)).total_seconds()
 
     def options(self) -> dict[str, Any]:
-        """Return the options to process it with, of the file beside it; none without that."""
+        """Return the options for processing from the file next to the run; empty without it."""
         from amstrax.simulation import load_options
 
         path = self.run_dir.parent / f"config_{self.run_id}.json"
         return load_options(path) if path.exists() else {}
 
     def settings(self) -> dict[str, Any]:
-        """Return what it was simulated with, of the file beside it; nothing without that.
+        """Return the parameters of the simulation from the file next to the run; empty without it.
 
         Raises
         ------
@@ -389,9 +389,9 @@ class SimulatedRun(NamedTuple):
         progress
             Show a bar; None: in a terminal.
         from_scratch
-            Make all data again, also what is there.
+            Make all data again, also existing data.
         document
-            Run document; None: that beside the run.
+            Run document; None for the one next to the run.
 
         Raises
         ------

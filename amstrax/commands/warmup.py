@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Compile all that processing needs, so that no job has to: once per installation and machine.
+"""Compile all functions for processing, once per installation and machine, so that jobs need not.
 
-Usable as ``amstrax warmup``. What is compiled is kept by numba: beside the code, where that can be
-written, else in the user's cache folder; in NUMBA_CACHE_DIR, if that is set. Exit status: 0 when
-all is compiled, 1 on failure, 2 on wrong use.
+Usable as ``amstrax warmup``. numba caches compiled functions in NUMBA_CACHE_DIR if it is set,
+otherwise next to the code if that is writable, otherwise in the user's cache folder. Exit status: 0
+if all is compiled, 1 on failure, 2 on wrong use.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _RUNS = {"xams": (range(7), 10), "xams_led": (range(5), 10), "xams_little": (ran
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Compile all that processing needs, so that no job has to, and say where that "
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def warm_up(contexts: Sequence[str], stop: Stop) -> str:
-    """Load or compile what processing in `contexts` needs, and return what was done.
+    """Load or compile all functions for processing in `contexts`, and return a report.
 
     A run of a few pulses is processed to every data type, since numba compiles what is called.
 

@@ -1,10 +1,10 @@
-"""Corrections: values that options have for ranges of runs, from files that are published.
+"""Corrections: option values for ranges of runs, from published files.
 
-- `amstrax.corrections.lookup`: from the text of a file and a run to a value
-- `amstrax.corrections.store`: where files are: a folder, a package, a server, a cache on disk
-- `amstrax.corrections.config`: options of plugins whose value is looked up for each run
-- `amstrax.corrections.versions`: which options a version of the corrections sets, and to what
-- `amstrax.corrections.check`: what is wrong with a folder of files
+- `amstrax.corrections.lookup`: parse a file and look up the value for a run
+- `amstrax.corrections.store`: find files in a folder, a package, a server or a cache on disk
+- `amstrax.corrections.config`: plugin options whose value is looked up for each run
+- `amstrax.corrections.versions`: options that a version of the corrections sets
+- `amstrax.corrections.check`: report errors in a folder of files
 """
 
 from amstrax._lazy import attributes_of

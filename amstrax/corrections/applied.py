@@ -1,4 +1,4 @@
-"""What corrections and other options would be for a run, and which versions cover it."""
+"""Values of corrections and other options for a run, and the versions that cover it."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,26 +11,26 @@ from amstrax.run_values import DefaultChannelMap, RunValues, is_run_value
 
 
 class Option(NamedTuple):
-    """An option, as it would be for a run.
+    """An option with its value for a run.
 
     Attributes
     ----------
     name
         Name of the option.
     value
-        Its value for the run; None with a `problem`.
+        Value for the run; None with a `problem`.
     default
-        What it is where nothing is set.
+        Value if nothing is set.
     source
-        Correction file, or run document, that the value is from; empty for plain values.
+        Correction file or run document that holds the value; empty for plain values.
     runs
-        Runs for which it is the value there, as the file says.
+        Range of runs with this value in the file.
     is_set
-        Whether it differs from the default.
+        Whether the value differs from the default.
     problem
-        Why it has no value for the run; empty if it has.
+        Reason why the run has no value; empty if it has one.
     types
-        Data types whose plugins take it.
+        Data types whose plugins take the option.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Option(NamedTuple):
 
 
 def options_of(st: strax.Context, run_id: str) -> list[Option]:
-    """Return the options of all plugins of a context, by name, as they would be for a run.
+    """Return the options of all plugins of a context, by name, with their values for a run.
 
-    Those that are looked up in correction files and run documents are.
+    Values in correction files and run documents are looked up.
     """
     taken: dict[str, tuple[strax.Option, list[str]]] = {}
     for data_type, plugin in st._plugin_class_registry.items():
@@ -77,9 +77,9 @@ def _option(st: strax.Context, option: strax.Option, run_id: str, types: Iterabl
 
 
 def known_versions() -> list[str]:
-    """Return the names of the versions that are in the folders of corrections of this machine.
+    """Return the names of the versions in the corrections folders of this machine.
 
-    Where they are published by HTTP there is no list of them.
+    Versions on a server are not included, since a server has no list of files.
     """
     names = store.names("_global_*.json")
     return sorted(name.removeprefix("_global_").removesuffix(".json") for name in names)
@@ -93,11 +93,11 @@ class Coverage(NamedTuple):
     option
         Name of the option.
     file
-        Correction file that it is looked up in.
+        Correction file with the values.
     runs
         Ranges of runs, sorted; none with a `problem`.
     problem
-        Why that is not known; empty if it is.
+        Reason why the ranges are unknown; empty if they are known.
     """
 
     option: str
@@ -125,7 +125,7 @@ def coverage(version: str) -> list[Coverage]:
 
 
 def covered(files: Iterable[Coverage]) -> tuple[list[ranges.Range], list[ranges.Range]]:
-    """Return the runs that all files cover, and the gaps between those."""
+    """Return the runs that all files cover, and the gaps between them."""
     everywhere: list[ranges.Range] = [(0, float("inf"))]
     for file in files:
         everywhere = ranges.common(everywhere, file.runs)
@@ -135,14 +135,15 @@ def covered(files: Iterable[Coverage]) -> tuple[list[ranges.Range], list[ranges.
 
 
 def missing(version: str, run_id: str) -> dict[str, str]:
-    """Return the options for which a version has no value for a run, and why; none: it covers it.
+    """Return the options for which a version has no value for a run, with reasons; empty if
+    covered.
 
     Raises
     ------
     InvalidOption
         When `version` is no name of a version.
     CorrectionError
-        When its file cannot be had, or is wrong.
+        When its file cannot be read or is invalid.
     """
     found = {}
     for option, value in versions.options(version).items():

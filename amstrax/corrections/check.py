@@ -1,4 +1,4 @@
-"""What is wrong with a folder of correction files, also against an older copy of it."""
+"""Check a folder of correction files, on its own and against an older copy."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -13,16 +13,16 @@ from amstrax.corrections import lookup, ranges, versions
 from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 
-#: Folder of the files that name the options of a version
+#: Folder of the files that list the options of a version
 VERSIONS = "_global"
 #: Numbers of channels: five of the TPC, the NaI detector, and none to two SiPMs
 _GAIN_LENGTHS = (6, 7, 8)
 
 
 class Report(NamedTuple):
-    """What came out of a check: problems, each with file, line and column, and what was not done.
+    """Result of a check: problems, each with file, line and column, and checks that were skipped.
 
-    Without problems the folder is good.
+    Without problems the folder is valid.
     """
 
     files: int
@@ -35,12 +35,12 @@ def check_folder(
 ) -> Report:
     """Check all correction files in a folder.
 
-    Each must be JSON; its ranges must be sorted and must not overlap, and only files with ``_dev``
-    in their name may have open ones; its values must be of one kind, gains as many as there are
-    channels, and maps complete. Versions must name files that are there.
+    Each file must be JSON. Its ranges must be sorted and must not overlap, and only files with
+    ``_dev`` in their name may have open ranges. Its values must be of one kind, with one gain per
+    channel and complete maps. Versions must name existing files.
 
-    Against an older copy, no value of a covered run may have changed: only runs may have been
-    added. What open ranges cover is free, and so are the versions ``dev`` and ``ONLINE``.
+    Compared with an older copy, values of covered runs must be unchanged: only runs may be added.
+    Open ranges and the versions ``dev`` and ``ONLINE`` may change.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def check_folder(
 
 
 def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> Iterator[str]:
-    """Yield what is wrong with a correction file in `folder`, as in `check_folder`."""
+    """Yield the errors of a correction file in `folder`, as in `check_folder`."""
     try:
         text, content = _read(path)
         if lookup.folder_of(path.name) != path.parent.name:
@@ -115,7 +115,7 @@ def _version_problems(
 
 
 def _order_problems(table: list[lookup.Entry]) -> Iterator[tuple[lookup.Entry, str]]:
-    """Yield ranges that are not in order, or overlap with one before."""
+    """Yield ranges that are out of order or overlap with an earlier one."""
     furthest: lookup.Entry | None = None
     for entry in table:
         if furthest is not None:
@@ -130,7 +130,7 @@ def _order_problems(table: list[lookup.Entry]) -> Iterator[tuple[lookup.Entry, s
 def _value_problems(
     table: list[lookup.Entry], name: str, gain_lengths: Collection[int]
 ) -> Iterator[tuple[lookup.Entry, str]]:
-    """Yield values that are not of the kind of the first, or not what the correction needs."""
+    """Yield values of another kind than the first, or unsuitable for the correction."""
     for entry in table:
         first, this = lookup.full_kind(table[0].value), lookup.full_kind(entry.value)
         if this != first:
@@ -140,7 +140,7 @@ def _value_problems(
 
 
 def _value_problem(name: str, value: Any, first: Any, gain_lengths: Collection[int]) -> str:
-    """Return what is wrong with the value of an option, after its name; empty if nothing is.
+    """Return the error in the value of an option, to follow its name; empty if it is valid.
 
     `first` is the value of the first range.
     """
@@ -167,7 +167,7 @@ def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
 
 
 def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
-    """Yield what has changed since an older copy of a file, and must not."""
+    """Yield forbidden changes since an older copy of a file."""
     try:
         _, old = _read(old_path)
         old_table = _closed(old, old_path)
@@ -202,7 +202,7 @@ def _is_version(path: Path) -> bool:
 
 
 def _is_frozen(path: Path) -> bool:
-    """Return whether the options of a version must stay as they are."""
+    """Return whether the options of a version must not change."""
     return not lookup.is_development(path.name) and path.stem != f"{VERSIONS}_ONLINE"
 
 
@@ -251,5 +251,5 @@ def _overlapping(
 
 
 def _same(one: Any, other: Any) -> bool:
-    # Numbers are the same with and without fraction, and no truth values
+    # Integers and floats compare as numbers, booleans do not
     return one == other and lookup.full_kind(one) == lookup.full_kind(other)

@@ -1,16 +1,17 @@
-"""Options of plugins whose value is looked up for each run.
+"""Plugin options whose value is looked up for each run.
 
-The value of such an option may be a plain one, or one of these strings, which become part of the
-lineage as they are:
+The value of such an option is a plain value or one of these strings, which enter the lineage
+unchanged:
 
 - ``file://OPTION?filename=FILE&github_branch=BRANCH``: the value for the run in the correction
   file FILE, by default of the branch master
-- ``cmt://OPTION?version=VERSION``: the same in the file OPTION_VERSION.json, or else what the
-  version has for the option; VERSION may name a branch, as ``v1@other``
+- ``cmt://OPTION?version=VERSION``: the value for the run in the file OPTION_VERSION.json, or else
+  the value that the version has for the option; VERSION may name a branch, such as ``v1@other``
 
-Both take ``run_id=RUN``, to look up the value of another run, and ``take=KEY``, for one item of a
-list (its index) or of a table (its name). Without OPTION it is the name of the option itself. A
-parameter ``plugin.NAME`` is replaced by that attribute of the plugin, as ``run_id=plugin.run_id``.
+Both accept ``run_id=RUN``, to look up the value of another run, and ``take=KEY``, for one item of a
+list (by index) or of a table (by name). OPTION is by default the name of the option itself. A
+parameter ``plugin.NAME`` is replaced by that attribute of the plugin, such as
+``run_id=plugin.run_id``.
 
 A string ``rundoc://?path=A.B&fallback=empty`` stands for a value of the run document, see
 `amstrax.run_values`.
@@ -39,9 +40,9 @@ __all__ = ["CorrectedPlugin", "XAMSConfig", "options_for"]
 
 
 class XAMSConfig(strax.Config):
-    """Option of a plugin whose value may be looked up for each run.
+    """Plugin option whose value may be looked up for each run.
 
-    It is an attribute of the plugin's class, and its value that of the plugin::
+    Define it as an attribute of the plugin class; the attribute of a plugin is its value::
 
         class Mine(strax.Plugin):
             elife = amstrax.XAMSConfig(default=30000, help="Electron lifetime [ns]")
@@ -49,13 +50,13 @@ class XAMSConfig(strax.Config):
             def compute(self, events):
                 ... self.elife ...
 
-    A plugin that is also a `CorrectedPlugin` looks its options up before it works.
+    A `CorrectedPlugin` looks up its options before it computes.
 
     Parameters
     ----------
     omit_default
-        The option is in the lineage only where it has another value than its default. So an option
-        can be added to a plugin whose data then still loads.
+        The option is in the lineage only if its value differs from the default. So an option can be
+        added to a plugin without making its stored data unloadable.
     kwargs
         Those of `strax.Option`.
     """
@@ -86,15 +87,15 @@ class XAMSConfig(strax.Config):
             del config[self.name]
 
     def fetch(self, plugin: strax.Plugin) -> Any:
-        """Return the value for the plugin's run.
+        """Return the value for the run of a plugin.
 
         Raises
         ------
         CorrectionError
-            When it is to be looked up, and cannot be.
+            When the look-up fails.
         InvalidOption
-            When it is a string like those that are looked up, but not one of them, or when an
-            option that is on or off is neither.
+            When a string resembles a look-up but is not a valid one, or when an on-off option has
+            another value.
         """
         value = super().fetch(plugin)
         if isinstance(value, run_values.DefaultChannelMap):
@@ -103,7 +104,7 @@ class XAMSConfig(strax.Config):
             if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
                 raise InvalidOption(f"{self.name}={value!r}: give True or False")
             return value
-        # Kept with the plugin, and so given to worker processes
+        # Stored in the plugin, so that worker processes get it
         known = plugin.__dict__.setdefault("_looked_up", {})
         key = value, plugin.run_id
         if key not in known:
@@ -127,7 +128,7 @@ class XAMSConfig(strax.Config):
         return found
 
     def _attribute(self, plugin: strax.Plugin, name: str) -> Any:
-        """Return an attribute that the value of this option refers to."""
+        """Return the plugin attribute that the value of this option refers to."""
         option = plugin.takes_config.get(name)
         if option is None:
             try:
@@ -147,16 +148,16 @@ class XAMSConfig(strax.Config):
 
 
 def _run_values(plugin: strax.Plugin) -> run_values.RunValues:
-    """Return the values of run documents that the plugin's context has set, or new ones."""
+    """Return the `RunValues` set by the context of a plugin, or new ones."""
     return plugin.__dict__.setdefault("run_values", run_values.RunValues())
 
 
-#: Kind of a list in which everything is a number
+#: Kind of a list that contains only numbers
 _NUMBERS = "a list (a number)"
 
 
 def _kinds(option: strax.Option) -> list[str]:
-    """Return the kinds of value that an option takes; none for all."""
+    """Return the kinds of value that an option takes; empty if it takes all."""
     if option.type is not strax.OMITTED:
         types = option.type if isinstance(option.type, tuple) else (option.type,)
         kinds = [lookup.kind_of_type(type_) for type_ in types]
@@ -170,7 +171,7 @@ def _kinds(option: strax.Option) -> list[str]:
 def _check_kind(option: strax.Option, value: Any, what: str) -> None:
     """Raise InvalidCorrection for a value of a kind that an option does not take.
 
-    A list of numbers must have numbers only.
+    A list of numbers must contain only numbers.
     """
     wanted, found = [f"a {kind}" for kind in _kinds(option)], f"a {lookup.kind(value)}"
     if wanted and lookup.full_kind(option.default) == _NUMBERS:
@@ -186,17 +187,17 @@ def _check_s1_map(s1_map: Any) -> None:
     s1_map_correction(np.empty(0), np.empty(0), s1_map)
 
 
-#: Option that is a map -> function that raises InvalidOption for a malformed one
+#: Option with a map -> function that raises InvalidOption for an invalid map
 MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
     s1_map=_check_s1_map, pos_rec_map=position_map
 )
 
 
 class CorrectedPlugin(Plugin):
-    """Base of plugins with options that are looked up: all are, before the work begins.
+    """Base class of plugins that look up all their options before they compute.
 
-    So a run without a value fails at once, a malformed map too, and worker processes are given
-    values, not addresses.
+    So a run without a value, or with an invalid map, fails at once, and worker processes get values
+    instead of strings to look up.
     """
 
     def setup(self):
@@ -213,11 +214,11 @@ class CorrectedPlugin(Plugin):
                     raise InvalidOption(f"{self.origin(option.name)}: {error}") from None
 
     def origin(self, name: str) -> str:
-        """Return where the value of an option comes from, for messages about it."""
+        """Return the origin of the value of an option, for messages."""
         return self.__dict__.get("_origins", {}).get(name, f"the option {name}")
 
 
-#: Options that the lab's versions have, and that no release of its plugins takes
+#: Options in the lab's versions that no release of its plugins takes
 _TAKEN_BY_NONE = frozenset({"s1_map"})
 
 
@@ -228,26 +229,25 @@ def options_for(
 ) -> dict[str, Any]:
     """Return the options that a version of the corrections sets for plugins.
 
-    Options of plugins for data types that none of `plugins` makes are left out, which one warning
-    says.
+    Options of plugins for data types that none of `plugins` makes are dropped with one warning.
 
     Parameters
     ----------
     plugins
         Classes of plugins.
     version
-        As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+        ``'v1'``, ``'ONLINE'`` or, with a branch, ``'v1@branch'``.
     others
-        Plugins of other contexts, by what to write for such a context.
+        Plugins of other contexts, by the Python code for such a context.
 
     Raises
     ------
     InvalidOption
-        When `version` is no name of one, has an option that a data type of `plugins` lacks or that
-        no plugin takes, has one that is not in the lineage, or has a file for an option that cannot
-        differ from run to run.
+        When `version` is not a valid name, has an option that a data type of `plugins` lacks, that
+        no plugin takes or that is not in the lineage, or has a file for an option that cannot
+        differ between runs.
     CorrectionError
-        When the file of the version cannot be had, or is wrong, or a value is of another kind
+        When the file of the version cannot be read or is invalid, or a value is of another kind
         than the default of its option.
     """
     plugins = list(dict.fromkeys(plugins))
@@ -291,10 +291,11 @@ def _check_no_data_type_lacks(
     plugins: Iterable[type[strax.Plugin]],
     others: Mapping[str, Iterable[type[strax.Plugin]]],
 ) -> None:
-    """Raise InvalidOption for an option that would have to matter to `plugins`, and does not.
+    """Raise InvalidOption for an option that should affect `plugins` but is not taken by them.
 
-    That is an option that plugins of others for the same data type take, or none at all. A user's
-    plugin need not take it if another one does: its own lineage tells it from ours.
+    Such an option is taken by plugins of other contexts for the same data type, or by no plugin. A
+    user's plugin may lack it if another plugin takes it, since its own lineage differs from that of
+    amstrax.
     """
     ours = {plugin for known in others.values() for plugin in known}
     made = {data_type: p for p in plugins for data_type in strax.to_str_tuple(p.provides)}

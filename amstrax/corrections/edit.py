@@ -1,4 +1,4 @@
-"""Adding ranges of runs to correction files."""
+"""Add ranges of runs to correction files."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from amstrax.exceptions import InvalidCorrection
 
 
 def read_entries(path: Path) -> list[lookup.Entry]:
-    """Return the entries of a correction file, sorted; none where there is no file.
+    """Load the sorted entries of a correction file; empty if the file does not exist.
 
     Raises
     ------
     InvalidCorrection
-        When it is no correction file, or its ranges overlap.
+        When the file is not a correction file, or its ranges overlap.
     """
     lookup.folder_of(path.name)
     if not path.exists():
@@ -32,12 +32,12 @@ def read_entries(path: Path) -> list[lookup.Entry]:
 
 
 def with_entry(entries: list[lookup.Entry], new: lookup.Entry, path: Path) -> list[lookup.Entry]:
-    """Return entries with a new one in its place.
+    """Return sorted entries with a new one added.
 
     Raises
     ------
     InvalidCorrection
-        When the new range overlaps with one that is there: values of runs do not change.
+        When the new range overlaps with an existing one: values of runs must not change.
     """
     for entry in entries:
         if entry.first <= new.last and new.first <= entry.last:
@@ -50,14 +50,14 @@ def with_entry(entries: list[lookup.Entry], new: lookup.Entry, path: Path) -> li
 
 
 def write_entries(entries: list[lookup.Entry], path: Path) -> None:
-    """Write a correction file, a line for each range; an older one is replaced once it is complete.
+    """Write a correction file, one line per range; replace an existing file atomically.
 
     Raises
     ------
     InvalidCorrection
-        When a value has NaN, an infinity, or a too large integer.
+        When a value contains NaN, an infinity or an integer of more than 8 bytes.
     OSError
-        When it cannot be written.
+        When the file cannot be written.
     """
     for entry in entries:
         value = json.dumps({entry.text: entry.value})
@@ -73,6 +73,6 @@ def write_entries(entries: list[lookup.Entry], path: Path) -> None:
 
 
 def value_before(entries: list[lookup.Entry], new: lookup.Entry) -> Any:
-    """Return the value of the last range before a new one; None where there is none."""
+    """Return the value of the last range before a new one; None without such a range."""
     before = [entry for entry in entries if entry.last < new.first]
     return max(before, key=lambda e: e.last).value if before else None

@@ -1,4 +1,4 @@
-"""From the text of a correction file to the value for a run. Nothing here reads a file.
+"""Parse the text of a correction file and find the value for a run; no file is read.
 
 A correction file is a JSON object that maps ranges of runs to values::
 
@@ -26,7 +26,7 @@ from amstrax.exceptions import InvalidCorrection, RunNotCovered
 _FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
 _RANGE = re.compile(r"(?P<first>\d{1,18}|\*)(-(?P<last>\d{1,18}|\*))?", re.ASCII)
 _STRING = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?', re.DOTALL)
-#: What JSON readers of other languages write in place of a number
+#: Texts that other languages write in JSON in place of a number
 _NO_NUMBERS = ("nan", "inf", "infinity")
 
 
@@ -54,7 +54,7 @@ def folder_of(file_name: str) -> str:
     Raises
     ------
     InvalidCorrection
-        When it is no such name.
+        When the name has another form.
     """
     match = _FILE_NAME.fullmatch(file_name)
     if match is None or ".." in file_name:
@@ -76,7 +76,7 @@ def run_number(run_id: str | int) -> int:
     Raises
     ------
     RunNotCovered
-        When it has none, as superruns: corrections are for numbers.
+        When the run has no number, as a superrun: corrections are for numbered runs.
     """
     text = str(run_id)
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
@@ -88,7 +88,7 @@ def run_number(run_id: str | int) -> int:
 
 
 def parse(text: str, place: str) -> dict[str, Any]:
-    """Return what a correction file or the file of a version holds.
+    """Return the content of a correction file or of the file of a version.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def parse(text: str, place: str) -> dict[str, Any]:
 
 
 def _fault(value: Any) -> str:
-    """Return what is wrong in a value, with the remedy; empty if nothing is."""
+    """Return the error in a value, with the remedy; empty if it is valid."""
     if isinstance(value, str):
         is_number = value.strip().lstrip("+-").lower() in _NO_NUMBERS
         return f"{value!r}: give a finite number" if is_number else ""
@@ -131,13 +131,13 @@ def _fault(value: Any) -> str:
 
 
 def find_name(text: str, name: str) -> str:
-    """Return line and column of a name in the text of a JSON object, as words."""
+    """Return line and column of a name in the text of a JSON object, for messages."""
     return _positions(text).get(name, ["line 1, column 1"])[0]
 
 
 @lru_cache(maxsize=1)
 def _positions(text: str) -> dict[str, list[str]]:
-    """Return line and column, as words, of all places where a name is in the text of an object."""
+    """Return line and column of all occurrences of a name in the text of a JSON object."""
     found: dict[str, list[str]] = {}
     line, begin, seen = 1, 0, 0
     for match in _STRING.finditer(text):
@@ -156,7 +156,7 @@ def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
     Raises
     ------
     InvalidCorrection
-        When that is no range; the message does not name the file.
+        When the text is not a range; the message does not name the file.
     """
     match = _RANGE.fullmatch(range_text)
     if match is None or range_text == "*":
@@ -178,7 +178,7 @@ def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
 
 
 def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[Entry]:
-    """Return the entries of a correction file, in the order of the file.
+    """Return the entries of a correction file in file order.
 
     Parameters
     ----------
@@ -241,18 +241,18 @@ def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
 
 
 def frozen(value: Any) -> Any:
-    """Return a value with lists turned into tuples, at every depth, as plugins expect them."""
+    """Return a value with all lists converted to tuples, also nested ones, as plugins expect."""
     if isinstance(value, dict):
         return {name: frozen(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        # Maps have lists of many thousand numbers
+        # Fast path: maps have lists of many thousand numbers
         has_inner = not {list, tuple, dict}.isdisjoint(map(type, value))
         return tuple(map(frozen, value)) if has_inner else tuple(value)
     return value
 
 
 NOTHING, OTHER = "nothing", "other"
-#: Types of values, and what each kind is called
+#: Types of values, and the name of each kind
 _KINDS = (
     (bool, "truth value"),
     (numbers.Real, "number"),
@@ -264,17 +264,17 @@ _KINDS = (
 
 
 def kind(value: Any) -> str:
-    """Return what kind of value it is, in words: a number is a number with or without fraction."""
+    """Return the kind of a value, for messages; integers and floats are both numbers."""
     return kind_of_type(type(value))
 
 
 def kind_of_type(type_: type) -> str:
-    """Return what kind of value those of a type are, in words."""
+    """Return the kind of the values of a type, for messages."""
     return next((name for types, name in _KINDS if issubclass(type_, types)), OTHER)
 
 
 def full_kind(value: Any) -> str:
-    """Return the kind of a value and of what is in it, in words."""
+    """Return the kind of a value and of its items, for messages."""
     if isinstance(value, (list, tuple)):
         inner = sorted({full_kind(item) for item in value})
         return f"a list ({' and '.join(inner)})" if inner else "an empty list"

@@ -1,9 +1,9 @@
-"""Correction files from a server, over HTTPS, with copies on disk that also serve without network.
+"""Fetch correction files over HTTPS and keep copies on disk, which also serve without network.
 
-A copy is one JSON file: address, text, checksum, and what the server gives to ask whether it has
-changed (ETag, Last-Modified). Its time of change is when that was last asked. It is written beside
-and renamed, so that no other process finds half of one. Copies younger than `FRESH` seconds are
-taken as they are, by all processes that share the folder.
+A copy is one JSON file with address, text, checksum and the server's validators (ETag,
+Last-Modified). Its modification time is the time of the last validation. It is written to a
+temporary file and renamed, so other processes never read a partial copy. All processes that share
+the folder use copies younger than `FRESH` seconds without validation.
 """
 
 import contextlib
@@ -30,30 +30,30 @@ from amstrax.settings import Corrections
 log = logging.getLogger(__name__)
 
 BRANCH = re.compile(r"[\w][\w./-]*", re.ASCII)
-#: A copy is not asked after for this long [s]
+#: A copy is used without validation for this time [s]
 FRESH = 300.0
-#: A server that could not be reached is left alone for this long [s]
+#: Pause before an unreachable server is tried again [s]
 LEFT_ALONE = 60.0
-#: Largest file that is taken [bytes]
+#: Largest file that is accepted [bytes]
 MAX_SIZE = 32 * 1024 * 1024
 _CONTENT_TYPES = ("application/json", "text/json", "text/plain", "application/octet-stream", "")
 _BROKEN_OFF = "the answer breaks off"
-#: Longest ETag or date of change that is kept, since it is sent back [characters]
+#: Longest ETag or Last-Modified that is kept, since it is sent back [characters]
 _MAX_TAG = 256
-#: Attempts, where the server is overloaded or has failed
+#: Number of attempts while the server is overloaded or fails
 _ATTEMPTS, _FAILED = 3, (500, 502, 503, 504)
 _THREAD = "amstrax_corrections"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
-# Server -> when it could not be reached, by `time.monotonic`
+# Server -> time of the last failure to reach it, by `time.monotonic`
 _unreachable: dict[str, tuple[float, str]] = {}
-# What it has been warned of
+# Servers and files already warned about
 _warned: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What is kept of a published file."""
+    """Copy of a published file."""
 
     url: str
     text: str
@@ -63,21 +63,21 @@ class Copy:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the text is that which was written."""
+        """Whether the checksum matches the text."""
         tags = self.etag, self.last_modified
         return self.sha256 == _checksum(self.text) and tags == tuple(map(_tag, tags))
 
 
 class _Fault(Exception):
-    """What is wrong with the answer of a server."""
+    """The answer of a server is unusable."""
 
 
 class _Unreachable(_Fault):
-    """There is no answer, or not within the time to wait."""
+    """The server did not answer within the timeout."""
 
 
 def fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
-    """Return the text of a published file, or None where there is none, and its address.
+    """Fetch a published file; return its text, or None if it does not exist, and its address.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
             _warn(url, _Fault("it is no longer there (status 404)"), kept)
         return (None if copy is None else copy.text), url
     if new is not copy and (wrong := _not_json(new.text)):
-        # An answer without a length may have been cut; a file may be wrong as it is published
+        # An answer without a length may be truncated; a file may be invalid as published
         if copy is None:
             return new.text, url
         _warn(url, _Fault(wrong), kept)
@@ -156,15 +156,16 @@ def _base(setting: str, branch: str) -> str:
 
 
 def _ask(url: str, copy: Copy | None, timeout: float) -> Copy | None:
-    """Ask a server for a file: return the copy if that is still good, or None if there is none.
+    """Fetch a file from a server; return the copy if it is still valid, None if no file exists.
 
-    All of it together takes at most `timeout`. Time-outs of sockets are for each wait, and looking
-    up a name has none, so a thread of its own does it, and its connections are shut at the end.
+    The whole request takes at most `timeout`. Socket timeouts apply to single waits, and name
+    look-ups have none, so the request runs in its own thread, whose connections are shut at the
+    end.
     """
-    # It takes a while, which is not the server's
+    # The import takes time that does not count for the server
     import requests  # noqa: F401
 
-    # urllib3 warns of headers that break off, with a traceback
+    # urllib3 warns about truncated headers with a traceback
     logging.getLogger("urllib3.connection").addFilter(_is_not_ours)
     server = urlsplit(url).netloc
     since, why = _unreachable.get(server, (-LEFT_ALONE, ""))
@@ -199,11 +200,11 @@ def _is_not_ours(record: logging.LogRecord) -> bool:
 
 
 class _Timeout(_Fault):
-    """A single wait has taken all the time there is."""
+    """A single wait has used up the timeout."""
 
 
 class _Sockets:
-    """Connections of a request, to be shut from another thread, whatever they wait for."""
+    """Connections of a request, which another thread can shut at any time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -211,9 +212,9 @@ class _Sockets:
         self._sockets: list[socket.socket] = []
 
     def add(self, sock: socket.socket) -> None:
-        """Take note of a connection."""
+        """Record a connection."""
         with self._lock:
-            # TLS takes the socket over, but not a duplicate
+            # TLS detaches the socket, but not a duplicate
             self._sockets.append(sock.dup())
         if self._are_shut:
             self.shut()
@@ -228,7 +229,7 @@ class _Sockets:
 
 
 def _session(sockets: _Sockets) -> Any:
-    """Return a session whose connections are noted in `sockets`."""
+    """Return a session that records its connections in `sockets`."""
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -247,7 +248,7 @@ def _session(sockets: _Sockets) -> Any:
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: Any) -> None:
-            """Return nothing: else the body of an answer that refers elsewhere would be read."""
+            """Return no target, so that the body of a redirect is not read."""
 
     session = Session()
     for scheme in ("https://", "http://"):
@@ -256,7 +257,7 @@ def _session(sockets: _Sockets) -> Any:
 
 
 def _as_fault(error: BaseException) -> _Fault:
-    """Return what is wrong, whatever it is that requests, urllib3 or http.client raise."""
+    """Return the fault that an exception of requests, urllib3 or http.client means."""
     import requests
     import urllib3
 
@@ -273,7 +274,7 @@ def _as_fault(error: BaseException) -> _Fault:
     if isinstance(error, requests.ConnectionError):
         if "aborted" not in str(error):
             return _Unreachable("no connection")
-        # It hung up before it had answered, or what it said is no answer
+        # It closed the connection before answering, or sent no valid answer
         cause = error.args[0].args[-1]
         is_http = not isinstance(cause, HTTPException) or isinstance(cause, RemoteDisconnected)
         return _Fault(_BROKEN_OFF if is_http else f"its answer is not HTTP ({_short(cause)})")
@@ -292,12 +293,12 @@ def _answer(
         headers["If-None-Match"] = copy.etag
     elif copy is not None and copy.last_modified:
         headers["If-Modified-Since"] = copy.last_modified
-    # To be led elsewhere might be to leave HTTPS
+    # A redirect might leave HTTPS
     ask = {"headers": headers, "timeout": timeout, "stream": True, "allow_redirects": False}
     with _session(sockets) as session:
         for attempt in range(1, _ATTEMPTS + 1):
             with session.get(url, **ask) as response:
-                # What comes with a failure is not read
+                # The body of an error is not read
                 if response.status_code not in _FAILED or attempt == _ATTEMPTS:
                     answered.set()
                     return _content(response, url, copy)
@@ -306,7 +307,7 @@ def _answer(
 
 
 def _content(response: Any, url: str, copy: Copy | None) -> Copy | None:
-    """Return what an answer holds, as `_ask` does."""
+    """Return the content of an answer, as `_ask` does."""
     if response.status_code == 304 and copy is not None:
         return copy
     if response.status_code == 404:
@@ -320,7 +321,7 @@ def _content(response: Any, url: str, copy: Copy | None) -> Copy | None:
     if content_type not in _CONTENT_TYPES:
         raise _Fault(f"the server answers with {content_type:.60}, not with JSON")
     body = bytearray()
-    # As it comes: other ways of reading wait until there is a certain amount
+    # Read as data arrives: other methods wait for a full block
     while part := response.raw.read1(64 * 1024, decode_content=True):
         body += part
         if len(body) > MAX_SIZE:
@@ -341,7 +342,7 @@ def _host(address: str) -> str | None:
 
 
 def _tag(value: str) -> str:
-    """Return a header's value if it can be sent back, else nothing."""
+    """Return a header's value if it can be sent back, otherwise an empty text."""
     return value if len(value) <= _MAX_TAG and value.isascii() and value.isprintable() else ""
 
 
@@ -369,7 +370,7 @@ def _read(path: Path, url: str) -> Copy | None:
 
 
 def _keep(copy: Copy, path: Path, is_known: bool) -> None:
-    """Keep a copy, or note that the one that is kept is still good."""
+    """Store a copy, or mark the stored copy as still valid."""
     temporary = None
     try:
         if is_known:
@@ -392,7 +393,7 @@ def _keep(copy: Copy, path: Path, is_known: bool) -> None:
 
 
 def _warn(url: str, fault: _Fault, kept: Path) -> None:
-    """Say, once, that a copy is used: once a server where that is unreachable, or once a file."""
+    """Warn once that a copy is used: per server if it is unreachable, otherwise per file."""
     what = urlsplit(url).netloc if isinstance(fault, _Unreachable) else url
     if what not in _warned:
         _warned.add(what)

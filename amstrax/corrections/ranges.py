@@ -1,4 +1,4 @@
-"""Sets of runs, as ranges from a first to a last run, both of which belong to it."""
+"""Sets of runs, as ranges that include both first and last run."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ Range = tuple[float, float]
 
 
 def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Return ranges sorted, with those that overlap or touch made one."""
+    """Return sorted ranges, with overlapping and adjacent ones merged."""
     result: list[Range] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1][1] + 1:
@@ -18,7 +18,7 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 
 def common(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
-    """Return the runs that are in both."""
+    """Return the runs that are in both sets."""
     one, other = merged(one), merged(other)
     result = []
     i = j = 0
@@ -52,12 +52,12 @@ def without(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
     return result
 
 
-#: Ranges on either side of a run that a shortened text has
+#: Ranges on either side of a run in a shortened text
 _NEAREST = 2
 
 
 def as_text(ranges: Iterable[Range], around: int | None = None) -> str:
-    """Return ranges as correction files have them, with commas between; ``none`` without one.
+    """Return ranges as in correction files, separated by commas; ``none`` for an empty set.
 
     Parameters
     ----------

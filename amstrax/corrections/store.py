@@ -1,10 +1,9 @@
-"""Where correction files are: the first of these that has a file is taken.
+"""Find correction files in these places; the first place that has a file is used.
 
-1. The folder in the setting AMSTRAX_CORRECTIONS_FOLDER. ``{branch}`` in it stands for the name of
-   the branch; a folder without that is taken for every branch.
-2. The package ``amstrax_files``, where it is installed: folders within it, and ``corrections``
-   beside it, where a clone that is installed with ``pip install -e`` has them. It is taken for the
-   branch master.
+1. The folder in the setting AMSTRAX_CORRECTIONS_FOLDER. ``{branch}`` in it is replaced by the name
+   of the branch; a folder without it serves every branch.
+2. The package ``amstrax_files``, if it is installed: folders within it, and ``corrections`` next to
+   it, as in a clone installed with ``pip install -e``. It serves the branch master.
 3. The address in the setting AMSTRAX_CORRECTIONS_URL, with ``{branch}`` likewise, over HTTPS (see
    `amstrax.corrections.published`).
 
@@ -26,10 +25,10 @@ log = logging.getLogger(__name__)
 
 MASTER = "master"
 _PACKAGE = "amstrax_files"
-#: Folders of the package that may hold those of the corrections
+#: Folders of the package that may hold the corrections folders
 _IN_PACKAGE = ("corrections", "data/corrections", "data", "")
 
-# Folders of which it has been said that they have no branches
+# Folders already reported as having no branches
 _warned: set[str] = set()
 
 
@@ -41,16 +40,16 @@ class File(NamedTuple):
     place: str  #: path or address
 
     def content(self) -> dict[str, Any]:
-        """Return what is in it, not to be changed; `InvalidCorrection` when that is not JSON."""
+        """Return the read-only content; raise `InvalidCorrection` if it is not JSON."""
         return _parsed(self.text, self.place)
 
 
-#: Maps take a second to read, and each run of a process looks its own up
+#: Parsing a map takes a second, and each run in a process looks up its own
 _parsed = lru_cache(maxsize=16)(lookup.parse)
 
 
 def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
-    """Return what a correction file holds: range of runs -> value.
+    """Return the content of a correction file: range of runs -> value.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
 
 
 def find(file_name: str, branch: str = MASTER) -> File:
-    """Return a correction file, as text; parameters and errors are those of `get_correction`."""
+    """Return the text of a correction file; parameters and errors are those of `get_correction`."""
     path = Path(lookup.folder_of(file_name), file_name)
     check_branch(branch)
     known = settings.corrections()
@@ -95,7 +94,7 @@ def find(file_name: str, branch: str = MASTER) -> File:
 
 
 def exists(file_name: str, branch: str = MASTER) -> bool:
-    """Return whether there is a correction file; what hinders to find out is raised."""
+    """Return whether a correction file exists; raise if that cannot be determined."""
     try:
         find(file_name, branch)
     except CorrectionNotFound:
@@ -104,7 +103,7 @@ def exists(file_name: str, branch: str = MASTER) -> bool:
 
 
 def names(pattern: str) -> list[str]:
-    """Return the names of the files of the folders on this machine, master, that match a pattern.
+    """Return the names of local files of branch master that match a pattern.
 
     Parameters
     ----------
@@ -122,7 +121,7 @@ def names(pattern: str) -> list[str]:
 
 
 def check_branch(branch: str) -> None:
-    """Raise InvalidCorrection for what is no name of a branch."""
+    """Raise InvalidCorrection for an invalid branch name."""
     if not published.BRANCH.fullmatch(branch) or ".." in branch:
         raise InvalidCorrection(
             f"{branch!r} is no name of a branch: it may have letters, digits and . _ / -"
@@ -157,7 +156,7 @@ def _folder(setting: str, branch: str) -> list[Path]:
 
 
 def _package(branch: str) -> list[Path]:
-    """Return the folders of the installed package, which is found but not imported."""
+    """Return the folders of the installed package without importing it."""
     if branch != MASTER:
         return []
     try:

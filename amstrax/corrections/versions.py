@@ -1,4 +1,4 @@
-"""Versions of the corrections: which options each sets, and where those are looked up."""
+"""Versions of the corrections: the options that each sets, and where their values are."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from amstrax.exceptions import (
     InvalidOption,
 )
 
-#: Name in a version -> the option of a plugin that it is for, where that is called otherwise
+#: Name in a version -> plugin option, where the names differ
 OPTIONS = {"electron_drift_time_gate": "drift_time_gate"}
 
 _VERSION = re.compile(r"[A-Za-z0-9.-]+", re.ASCII)
@@ -20,7 +20,7 @@ _NAME = re.compile(r"\w+", re.ASCII)
 
 
 class Version(NamedTuple):
-    """A version of the corrections, as ``v1`` of a branch of their repository."""
+    """A version of the corrections in a branch of their repository, such as ``v1`` of master."""
 
     name: str
     branch: str
@@ -32,7 +32,7 @@ class Version(NamedTuple):
 
 
 def parse_version(text: str) -> Version:
-    """Return the version that is called ``'NAME'`` or ``'NAME@BRANCH'``.
+    """Parse the name of a version, ``'NAME'`` or ``'NAME@BRANCH'``.
 
     Raises
     ------
@@ -52,14 +52,14 @@ def parse_version(text: str) -> Version:
 
 
 def contents(version: str) -> dict[str, Any]:
-    """Return what the file of a version says: name -> name of a file, or a plain value.
+    """Return the content of the file of a version: name -> file name or plain value.
 
     Raises
     ------
     InvalidOption
         When `version` is no name of a version.
     CorrectionError
-        When its file cannot be had, or is wrong.
+        When its file cannot be read or is invalid.
     """
     name, branch = wanted = parse_version(version)
     try:
@@ -79,7 +79,7 @@ def contents(version: str) -> dict[str, Any]:
 
 
 def options(version: str) -> dict[str, Any]:
-    """Return the options of plugins that a version sets: option -> plain value, or where it is.
+    """Return the plugin options that a version sets: option -> plain value or look-up string.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ def is_file(value: Any) -> bool:
 
 
 def file_url(option: str, file_name: str, branch: str = store.MASTER) -> str:
-    """Return the string that says in which file an option is looked up. It is for the lineage."""
+    """Return the look-up string of an option in a file, as it enters the lineage."""
     return f"file://{option}?filename={file_name}&github_branch={branch}"
 
 
 def split(text: str) -> tuple[str, str, dict[str, str]]:
-    """Return protocol, option and parameters of a string that says where an option is.
+    """Split a look-up string into protocol, option and parameters.
 
     Raises
     ------
@@ -138,18 +138,18 @@ def split(text: str) -> tuple[str, str, dict[str, str]]:
     return protocol, option, parameters
 
 
-#: Protocol -> (parameter that must be there, those that may be)
+#: Protocol -> (required parameter, optional parameters)
 _PARAMETERS = {
     "file": ("filename", ("filename", "github_branch", "run_id", "take")),
     "cmt": ("version", ("version", "run_id", "take")),
 }
 
-#: Begins a parameter that stands for an attribute of the plugin
+#: Prefix of a parameter that stands for an attribute of the plugin
 _REFERENCE = "plugin."
 
 
 def fill(text: str, attribute: Callable[[str], Any]) -> str:
-    """Return the string with ``attribute(NAME)`` for each parameter ``plugin.NAME``."""
+    """Replace each parameter ``plugin.NAME`` of a look-up string by ``attribute(NAME)``."""
     protocol, option, parameters = split(text)
     query = "&".join(
         f"{name}={attribute(value.removeprefix(_REFERENCE))}"
@@ -161,15 +161,15 @@ def fill(text: str, attribute: Callable[[str], Any]) -> str:
 
 
 class Source(NamedTuple):
-    """Where an option is looked up."""
+    """Place where an option is looked up."""
 
     file: store.File
-    #: Name that it has in the file of a version, for all runs; empty in a correction file
+    #: Name in the file of a version, for values of all runs; empty for a correction file
     name: str = ""
 
 
 def source_of(text: str, name: str = "") -> Source:
-    """Return where an option is looked up.
+    """Return the place where an option is looked up.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def source_of(text: str, name: str = "") -> Source:
 
 
 def _in_version(version: Version, option: str) -> tuple[store.File | None, str]:
-    """Return the file of a version and the name that an option has there; None without one."""
+    """Return the file of a version and the name of an option in it; None if it has none."""
     try:
         file = store.find(version.file_name, version.branch)
     except CorrectionNotFound:
@@ -219,7 +219,7 @@ def _in_version(version: Version, option: str) -> tuple[store.File | None, str]:
 
 
 class Found(NamedTuple):
-    """The value of an option for a run, and where it is from."""
+    """Value of an option for a run, with its origin."""
 
     value: Any
     file: store.File
@@ -227,7 +227,7 @@ class Found(NamedTuple):
 
 
 def is_lookup(value: Any) -> bool:
-    """Return whether the value of an option says where to look it up."""
+    """Return whether the value of an option is a look-up string."""
     return isinstance(value, str) and "://" in value
 
 
@@ -237,7 +237,7 @@ def look_up(
     option: str | None = None,
     attribute: Callable[[str], Any] | None = None,
 ) -> Found:
-    """Return what a string like those above stands for.
+    """Return the value that a look-up string stands for.
 
     Parameters
     ----------

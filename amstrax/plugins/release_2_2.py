@@ -1,6 +1,6 @@
-"""Plugins of release 2.2 of the lab's package (2026), where they differ from those of release 2.1.
+"""Plugins of release 2.2 of the lab's package (2026) that differ from those of release 2.1.
 
-The name of a class is part of the lineage, so each has the name of that which it replaces.
+The name of a class is part of the lineage, so each class has the name of the class it replaces.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def _channel_map(
 class DAQReader(daqreader.XAMSReader):
     """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
 
-    Waveforms are as digitised, so pulses of SiPMs go up.
+    Waveforms are as digitised, so pulses of SiPMs are positive.
     """
 
     channel_map = _channel_map()
@@ -67,14 +67,14 @@ class PeakBasicsSiPM(peak_processing.PeakBasicsSiPM):
 
 class PeakPositions(peak_processing.PeakPositions):
     __doc__ = peak_processing.PeakPositions.__doc__
-    # Narrow input holds only for the class that has both
+    # Input is narrowed only in a class that defines both attributes itself
     input_fields = peak_processing.PeakPositions.input_fields
     compute = peak_processing.PeakPositions.compute
     channel_map = _channel_map()
 
 
 class PulseProcessingSiPM(pulse_processing.PulseProcessingSiPM):
-    """Turn raw records of the SiPMs, whose pulses go up, into records: baseline and integral."""
+    """Compute baseline and integral of raw records of the SiPMs, whose pulses are positive."""
 
     __version__ = "0.0.2"
     flip = False
@@ -129,9 +129,9 @@ class EventPositions(event_processing.EventPositions):
 
 
 class CorrectedAreas(event_processing.CorrectedAreasBase):
-    """Areas corrected for where the event was, and the parts that the top and bottom PMTs saw.
+    """Areas corrected for the event position, in total and for the top and bottom PMTs.
 
-    cS1 is corrected for depth, cS2 for lost electrons. Alternative S1s and S2s are corrected for
+    cS1 is corrected for depth, cS2 for lost electrons. Alternative S1s and S2s are corrected with
     the position of the main ones.
     """
 
@@ -166,7 +166,7 @@ class CorrectedAreas(event_processing.CorrectedAreasBase):
 
 class EventAreaPerChannel(event_processing.EventAreaPerChannel):
     __doc__ = event_processing.EventAreaPerChannel.__doc__
-    # Narrow input holds only for the class that has both
+    # Input is narrowed only in a class that defines both attributes itself
     input_fields = event_processing.EventAreaPerChannel.input_fields
     compute = event_processing.EventAreaPerChannel.compute
     channel_map = _channel_map("Not used")
@@ -175,8 +175,8 @@ class EventAreaPerChannel(event_processing.EventAreaPerChannel):
 class RecordsLED(led_calibration.LEDPulses):
     """Join the fragments of each pulse of TPC and SiPMs to one row, and subtract the baseline.
 
-    Pulses go up in all channels. A missing fragment leaves no gap: what follows comes too early,
-    and ``length`` is below ``pulse_length``.
+    Pulses are positive in all channels. A missing fragment leaves no gap: later samples come too
+    early, and ``length`` is below ``pulse_length``.
     """
 
     daq_registers = XAMSConfig(

@@ -1,4 +1,4 @@
-"""Maps from light fractions to positions, as the option pos_rec_map has them."""
+"""Maps from light fractions to positions, in the format of the option pos_rec_map."""
 
 import math
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ class PositionMap:
     Attributes
     ----------
     uv_min
-        Lowest u and v [1]; the highest are its negative.
+        Lowest u and v [1]; the highest u and v are -uv_min.
     step
-        Distance of grid points in u and v [1].
+        Spacing of grid points in u and v [1].
     x, y
         Position at u = uv_min + i step, v = uv_min + j step [mm], shape (n, n).
     """
@@ -36,17 +36,17 @@ class PositionMap:
 
 
 def position_map(pos_rec_map: Any) -> PositionMap:
-    """Return a map after a check.
+    """Check the option pos_rec_map and return it as a map.
 
     Parameters
     ----------
     pos_rec_map
-        Table with uv_min, step, n (points along u and v), and x and y as lists of n lists.
+        Table with uv_min, step, n (points along u and v), and x and y as n lists of n numbers.
 
     Raises
     ------
     InvalidOption
-        When it is not like that. The message names the key and the remedy.
+        When the table is invalid. The message names the key and the remedy.
     """
     if not isinstance(pos_rec_map, Mapping):
         raise InvalidOption(
@@ -70,7 +70,7 @@ def position_map(pos_rec_map: Any) -> PositionMap:
             f"n of pos_rec_map is {n:g}, and x has {len(x)} rows: correct n, or add what is missing"
         )
     expected = -2 * uv_min / (len(x) - 1)
-    # Decimal fractions, as 0.005, are not exact
+    # Decimal fractions such as 0.005 are not exact
     if not abs(step - expected) <= 1e-6 * expected:
         raise InvalidOption(
             f"step of pos_rec_map is {step:g}: {len(x)} points from {uv_min:g} to {-uv_min:g} are "
@@ -94,7 +94,7 @@ def positions(map_: PositionMap, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
     map_
         Positions on a grid.
     u, v
-        Coordinates [1], float64, shape (n,). Values beyond the grid count as its edge.
+        Coordinates [1], float64, shape (n,). Values outside the grid are clipped to its edge.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def positions(map_: PositionMap, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
 
 
 def _cell(map_: PositionMap, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the grid point before each coordinate, and the rest [steps]."""
+    """Return the index of the grid point below each coordinate, and the remainder [steps]."""
     steps = (np.clip(w, map_.uv_min, -map_.uv_min) - map_.uv_min) / map_.step
     index = np.clip(np.floor(steps).astype(np.int64), 0, len(map_.x) - 2)
     return index, steps - index
@@ -143,8 +143,8 @@ def _grid(pos_rec_map: Mapping[str, Any], key: str) -> np.ndarray:
 def azimuth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the angle of (x, y) from the x axis towards y [rad], in the precision of x and y.
 
-    In single precision by the C library: where the processor has AVX-512, ``numpy.arctan2`` differs
-    from it in the last digits.
+    Single precision uses the C library, because ``numpy.arctan2`` differs from it in the last
+    digits on processors with AVX-512.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""The run database: MongoDB through an SSH tunnel, or a file for those who have none.
+"""The run database: MongoDB through an SSH tunnel or, without settings for it, a file.
 
 `RunDB` is the storage frontend with which strax finds runs and data; `get_mongo_client` and
-`get_mongo_collection` lead to the documents. What is imported here costs neither strax nor pymongo.
+`get_mongo_collection` give access to the documents. Importing this package imports neither strax
+nor pymongo.
 """
 
 from amstrax._lazy import attributes_of

@@ -1,17 +1,16 @@
-"""The run database: where it is, its collections, and what goes wrong on the way to them.
+"""Connect to the run database and get its collections, with errors that name a remedy.
 
-Settings say where it is (see `amstrax.settings`): a connection string in AMSTRAX_MONGO_URI, or else
-MongoDB on the host DAQ_HOST through an SSH tunnel, or else, with neither, the embedded store in a
-file. There is one client and one tunnel per process and database.
+The settings (see `amstrax.settings`) select the first of: a connection string in AMSTRAX_MONGO_URI,
+MongoDB on the host DAQ_HOST through an SSH tunnel, the embedded store in a file. Each process has
+one client and one tunnel per database.
 
-`get_mongo_collection` gives the collection of run documents, `get_collection` one of any database.
-To get one costs no network: the connection is made when it is first used, anew in a child process.
+`get_mongo_collection` returns the collection of run documents, `get_collection` any collection.
+Neither uses the network: a collection connects at its first use, and again in a child process.
 
-No call takes longer than AMSTRAX_RUNDB_TIMEOUT, and what goes wrong on the way is a
-`RunDatabaseError` that says what to do. While a connection that has worked is down, calls wait for
-it within that time. What was sent, but not answered, is sent again where that does no harm: reads,
-and those writes that say which document they are about, and in which twice is as good as once. What
-else may be repeated, only its caller can know: see `resilient`.
+Calls time out after AMSTRAX_RUNDB_TIMEOUT. Connection failures raise a `RunDatabaseError` with a
+remedy. While a connection that has worked is down, calls wait for it until the timeout. Unanswered
+requests are sent again if that is safe: reads, and idempotent writes that identify their document.
+Callers that know other writes to be idempotent use `resilient`.
 """
 
 import atexit
@@ -52,9 +51,9 @@ _NOBODYS: dict[str, Any] = {}
 
 T = TypeVar("T")
 
-# Stores of which it has been said that they are used
+# Embedded stores whose use has been reported
 _announced: set[Path] = set()
-#: Methods of `Collection`, which are those of pymongo's; a cursor is what the first group returns
+#: Methods of `Collection`, as in pymongo; the first group returns a cursor
 CURSORS = frozenset({"find", "aggregate", "list_indexes"})
 READS = CURSORS | {
     "count_documents",
@@ -82,7 +81,7 @@ WRITES = frozenset(
     }
 )
 SERVER_TIME = "server_time"
-#: Changes that are the same once and twice, and fields that tell one document from all others
+#: Idempotent update operators, and fields that identify a document
 REPEATABLE = frozenset({"$set", "$unset", "$addToSet", "$pull", "$pullAll", "$max", "$min"})
 IDENTITY = frozenset({"_id", "name", "number"})
 _AUTHENTICATION_FAILED = 18
@@ -94,26 +93,25 @@ def get_mongo_client(
     daq_user: str = "",
     secret_serving_port: dict[str, Any] = _NOBODYS,
 ) -> "MongoClient":
-    """Return a client of the run database, connected; the same one at each call in a process.
+    """Return the connected client of the run database; each process has one.
 
     Parameters
     ----------
     daq_host, daq_user
-        Host of the SSH tunnel and the user there, if not those of the settings.
+        Host and user of the SSH tunnel, by default those of the settings.
     secret_serving_port
-        A dictionary of your own gets the local port of the tunnel, as ``"rundb"``.
+        Dictionary that gets the local port of the tunnel, under ``"rundb"``.
 
     Returns
     -------
     client
-        A pymongo.MongoClient; with no settings an `amstrax.rundb.embedded.LocalClient`, which has
-        the part of its interface that amstrax uses.
+        A pymongo.MongoClient; without settings an `amstrax.rundb.embedded.LocalClient`, which has
+        the part of that interface that amstrax uses.
 
     Raises
     ------
     RunDatabaseError
-        Of a kind that says what is wrong: RunDatabaseNotSet, RunDatabaseUnreachable,
-        RunDatabaseRefused, HostKeyRefused.
+        One of RunDatabaseNotSet, RunDatabaseUnreachable, RunDatabaseRefused, HostKeyRefused.
     """
     link = settings.run_database(daq_host, daq_user)
     if is_embedded(link):
@@ -128,14 +126,14 @@ def get_mongo_client(
 def get_mongo_collection(
     detector: str = "xams", runcolname: str = DATABASE, **link_kwargs: Any
 ) -> Any:
-    """Return the collection of run documents of a detector. It connects when it is first used.
+    """Return the collection of run documents of a detector; it connects at its first use.
 
     Parameters
     ----------
     detector
         ``"xams"`` or ``"xamsl"``.
     runcolname
-        Database that the collection is in.
+        Database of the collection.
     **link_kwargs
         As of `get_mongo_client`.
 
@@ -181,18 +179,18 @@ def get_collection(
 
 
 def is_embedded(link: RunDatabase) -> bool:
-    """Return whether the embedded store is what is meant.
+    """Return whether the settings select the embedded store.
 
     Raises
     ------
     RunDatabaseNotSet
-        When anything is set for MongoDB or its tunnel, but not where it is.
+        When something is set for MongoDB or its tunnel, but not the address.
     """
     if link.uri or link.daq_host:
         return False
     given = [name for name in link.given if name.startswith(("DAQ_", "MONGO_"))]
     if given:
-        # A password tells most of what was meant
+        # A password shows best which address is missing
         first = min(given, key=lambda name: (name not in settings.SECRETS, name))
         more = f" (as are {len(given) - 1} more settings)" if len(given) > 1 else ""
         raise RunDatabaseNotSet(
@@ -203,15 +201,15 @@ def is_embedded(link: RunDatabase) -> bool:
 
 
 def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Return what a function returns, called again while the run database cannot be reached.
+    """Call a function, again while the run database cannot be reached, and return its result.
 
-    For writes that their caller knows to be idempotent, in effect and in what they return, such as
-    one that claims a run for an owner if nobody *or that owner* has it.
+    Use it for writes that are idempotent in effect and return value, such as one that claims a run
+    for an owner if it is free *or claimed by that owner*.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When it is not reached within AMSTRAX_RUNDB_TIMEOUT.
+        When the run database is not reached within AMSTRAX_RUNDB_TIMEOUT.
     """
     end = time.monotonic() + settings.run_database().timeout
     while True:
@@ -224,12 +222,12 @@ def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def close() -> None:
-    """Close all clients and tunnels of this process; whoever goes on gets new ones."""
+    """Close all clients and tunnels of this process; later calls make new ones."""
     close_all()
 
 
 def _embedded(link: RunDatabase) -> Any:
-    # For those who use it: SQLite and bson take 0.1 s to import
+    # Deferred: SQLite and bson take 0.1 s to import
     from amstrax.rundb.embedded import LocalClient
 
     if link.path not in _announced:
@@ -243,7 +241,7 @@ def _embedded(link: RunDatabase) -> Any:
 
 
 class Line:
-    """A client of MongoDB, and the tunnel that it goes through, if there is one.
+    """A client of MongoDB, with its tunnel if it needs one.
 
     Parameters
     ----------
@@ -253,12 +251,12 @@ class Line:
     Raises
     ------
     RunDatabaseError
-        When the settings make no sense. Nothing is connected yet.
+        When the settings are invalid. Nothing is connected yet.
     """
 
     def __init__(self, link: RunDatabase):
         self.link = link
-        #: Whether anything has ever gone well
+        #: Whether a request has ever succeeded
         self.was_used = False
         self.tunnel: Tunnel | None = None
         if not link.uri:
@@ -274,28 +272,28 @@ class Line:
 
     @property
     def place(self) -> str:
-        """Where the database is, in words, for messages."""
+        """Address of the database, for messages."""
         if self.link.uri:
             return "MongoDB at AMSTRAX_MONGO_URI"
         return f"MongoDB at {self.link.mongo_host}:{self.link.mongo_port} of {self.link.daq_host}"
 
     def ensure(self) -> None:
-        """Make the tunnel where it is needed and down."""
+        """Open the tunnel if it is needed and down."""
         if self.tunnel is not None:
             self.tunnel.ensure()
 
     def close(self) -> None:
-        """Close the client, and then the tunnel."""
+        """Close the client, then the tunnel."""
         import pymongo  # slow to import
 
-        # It says good-bye to the server, and the line may be down
+        # Closing sends a message to the server, and the connection may be down
         with pymongo.timeout(1):
             self.client.close()
         if self.tunnel is not None:
             self.tunnel.close()
 
 
-# Lines of this process, by their settings; those of a parent are kept, and left alone
+# Connections of this process, by settings; those of a parent process are kept but not used
 _lines: dict[RunDatabase, Line] = {}
 
 
@@ -309,7 +307,7 @@ _hooks_are_set = False
 
 
 def open_line(link: RunDatabase) -> Line:
-    """Return the line of this process to a database; a new one is not connected yet."""
+    """Return the connection of this process to a database; a new one is not yet open."""
     with _lock:
         line = _lines.get(link)
         if line is None:
@@ -319,7 +317,7 @@ def open_line(link: RunDatabase) -> Line:
 
 
 def close_all() -> None:
-    """Close all lines of this process."""
+    """Close all connections of this process."""
     with _lock:
         lines = list(_lines.values())
         _lines.clear()
@@ -330,7 +328,7 @@ def close_all() -> None:
 def translated(
     error: "PyMongoError", line: Line, method: str, collection: str, is_write: bool = False
 ) -> Exception:
-    """Return the error to raise for one of pymongo: itself, unless it is about the way there."""
+    """Return the error to raise for one of pymongo: the same, unless the connection failed."""
     from pymongo import errors  # slow to import
 
     link = line.link
@@ -338,7 +336,7 @@ def translated(
     code = getattr(error, "code", None)
     if code == _AUTHENTICATION_FAILED or "authentication failed" in str(error).lower():
         what = "AMSTRAX_MONGO_URI" if link.uri else "MONGO_USER, MONGO_PASSWORD and MONGO_AUTH_DB"
-        # Else the client would go on trying, and say something else next time
+        # Otherwise the client would keep trying, and report another error next time
         _forget(line)
         return RunDatabaseRefused(f"{line.place} refuses the log-in of {user}: check {what}")
     if code == _UNAUTHORIZED:
@@ -370,7 +368,7 @@ def translated(
 
 
 def _is_of_dns(cause: BaseException | None) -> bool:
-    """Return whether it is about the name server, which ``mongodb+srv://`` asks first."""
+    """Return whether an error is about the name server, which ``mongodb+srv://`` queries first."""
     return type(cause).__module__.startswith("dns.")
 
 
@@ -383,7 +381,7 @@ def _forget(line: Line) -> None:
 
 
 def _set_hooks() -> None:
-    # After those of the tunnel, which is thus closed after its client
+    # Registered after those of the tunnel, so that the client is closed first
     global _hooks_are_set
     if not _hooks_are_set:
         _hooks_are_set = True
@@ -408,9 +406,9 @@ def _make_client(link: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
         "timeoutMS": milliseconds,
         "serverSelectionTimeoutMS": milliseconds,
         "connectTimeoutMS": milliseconds,
-        # Not before it is used: the tunnel says what is wrong, and does so once
+        # Connects at first use: the tunnel reports errors, and only once
         "connect": False,
-        # What Python or UTF-8 cannot hold in one document must not keep others from being read
+        # Values that Python or UTF-8 cannot hold must not prevent reading other documents
         "datetime_conversion": "DATETIME_AUTO",
         "unicode_decode_error_handler": "replace",
     }
@@ -419,7 +417,7 @@ def _make_client(link: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
             there, missing = ("USER", "PASSWORD") if link.mongo_user else ("PASSWORD", "USER")
             raise RunDatabaseNotSet(f"MONGO_{there} is set, but not MONGO_{missing}: set both")
         host, port = tunnel.address
-        # What MongoDB says of its own address holds on the DAQ host alone
+        # The address that MongoDB announces is valid only on the DAQ host
         options |= {"host": host, "port": port, "directConnection": True}
         if link.mongo_user:
             options |= {
@@ -433,7 +431,7 @@ def _make_client(link: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
     try:
         return MongoClient(link.uri, **options)
     except (PyMongoError, ValueError) as error:
-        # Their messages quote the string, and it may hold a password
+        # Their messages quote the string, which may contain a password
         raise RunDatabaseNotSet(
             f"AMSTRAX_MONGO_URI is not a connection string of MongoDB ({type(error).__name__}): "
             "write mongodb://USER:PASSWORD@HOST:PORT/?authSource=admin, with :/?#[]@% in user "
@@ -442,11 +440,11 @@ def _make_client(link: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
 
 
 class Collection:
-    """Collection of MongoDB: pymongo's, for as long as the process lives.
+    """Collection of MongoDB that reconnects, with pymongo's interface.
 
-    It has pymongo's methods `READS` and `WRITES`. Each is given up after the time-out of the
-    settings, raises a `RunDatabaseError` for what is wrong on the way to the database, and is
-    repeated where that is safe. Errors about the request itself are pymongo's.
+    It has pymongo's methods `READS` and `WRITES`. Each times out as the settings say, raises a
+    `RunDatabaseError` if the connection fails, and is repeated if that is safe. Errors about the
+    request itself are pymongo's.
 
     Parameters
     ----------
@@ -455,7 +453,7 @@ class Collection:
     database, name
         Names of the database and of the collection in it.
     link_arguments
-        What was given of host and user beside the settings. A pickle holds these, and no settings.
+        Host and user given in addition to the settings. A pickle has these, and no settings.
     """
 
     def __init__(
@@ -521,19 +519,19 @@ class Collection:
                 problem = translated(error, line, method, self.full_name, method in WRITES)
                 if not isinstance(problem, RunDatabaseUnreachable):
                     raise problem from error
-                # Of the latter kind, nothing was sent
+                # In the latter case nothing was sent
                 may_repeat = repeatable or isinstance(error, ServerSelectionTimeoutError)
                 if not may_repeat or time.monotonic() + PAUSE > end:
                     raise problem from error
             except RunDatabaseUnreachable:
-                # What was never up is not waited for: this machine may just be offline
+                # Do not wait for a connection that was never up: this machine may be offline
                 if not line.was_used or time.monotonic() + PAUSE > end:
                     raise
             time.sleep(PAUSE)
 
 
 class Cursor:
-    """Cursor of pymongo whose errors are those of `Collection`."""
+    """Cursor of pymongo that raises the errors of `Collection`."""
 
     def __init__(self, cursor: Any, line: Line, collection: str):
         self._cursor = cursor
@@ -544,7 +542,7 @@ class Cursor:
         return self
 
     def __next__(self) -> Any:
-        # Most of the time of a long list goes into this: no more than it needs
+        # Hot loop: most of the time of a long list is spent here
         try:
             return next(self._cursor)
         except StopIteration:
@@ -581,10 +579,10 @@ class Cursor:
 
 
 def is_repeatable(method: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a write has the same effect, and the same answer, when it is sent twice.
+    """Return whether a write is idempotent, in effect and in answer.
 
-    That is so where the filter says which document is meant, and nothing else, and the update sets
-    things to values that do not depend on what was there.
+    It is if the filter only identifies the document, and the update sets values that do not depend
+    on the old ones.
     """
     if method == "create_index":
         return True

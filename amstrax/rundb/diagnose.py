@@ -1,8 +1,7 @@
-"""``amstrax rundb check``: what is set, and how far one gets with it.
+"""``amstrax rundb check``: print the settings and test each step to the run documents.
 
-Each step from here to the run documents is tried in turn: name, port, host key, log-in, tunnel,
-MongoDB's log-in, collection, rights. The first that fails says what to do. Values of secrets are
-never shown.
+The steps are tested in turn: name, port, host key, log-in, tunnel, MongoDB's log-in, collection,
+rights. The first step that fails prints a remedy. Values of secrets are never shown.
 """
 
 import contextlib
@@ -22,24 +21,24 @@ from amstrax.settings import RunDatabase
 
 
 class Step(NamedTuple):
-    """A step: its name, and a function that says how it went, or raises an error."""
+    """A step: its name, and a function that returns the result as text, or raises an error."""
 
     name: str
     take: Callable[[], str]
 
 
 def check(detector: str = "xams") -> int:
-    """Print the settings of the run database, and how each step to it goes.
+    """Print the settings of the run database and the result of each step to it.
 
     Parameters
     ----------
     detector
-        Whose run documents are looked for: ``"xams"`` or ``"xamsl"``.
+        Detector whose run documents are searched: ``"xams"`` or ``"xamsl"``.
 
     Returns
     -------
     status
-        0, or 1 when a step has failed.
+        0, or 1 if a step has failed.
     """
     try:
         print(described_settings())
@@ -66,7 +65,7 @@ def check(detector: str = "xams") -> int:
 
 
 def described_settings() -> str:
-    """Return a line for each setting: its value, unless that is secret, and where it is from."""
+    """Return a line for each setting, with its origin and, unless it is secret, its value."""
     defaults = {
         "AMSTRAX_RUNDB_PATH": str(settings.rundb_path()),
         "AMSTRAX_HOST": socket.gethostname(),
@@ -86,10 +85,10 @@ def described_settings() -> str:
 
 
 def described_releases() -> str:
-    """Return which of the lab's releases has stored the raw data in the folders of the settings.
+    """Return lines on the lab's releases that have stored raw data in the folders of the settings.
 
-    Where the newest run is of another release than the setting AMSTRAX_RELEASE has, the last line
-    says what to set.
+    If the newest run is of another release than that in AMSTRAX_RELEASE, the last line proposes a
+    value.
     """
     from amstrax.strax_ext.equivalents import stored_releases  # strax takes seconds to import
 
@@ -136,7 +135,7 @@ def _take(steps: list[Step]) -> int:
 
 
 def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
-    # What a step leaves to the next ones
+    # Results that later steps use
     made: dict[str, Any] = {}
 
     def name() -> str:
@@ -203,7 +202,7 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
         return described_documents(call, detector)
 
     def rights() -> str:
-        # Of a document that does not exist: what may be changed is seen, and nothing is
+        # Updates a document that does not exist: tests the rights and changes nothing
         nothing = {"_id": ObjectId()}
         try:
             call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
@@ -233,12 +232,12 @@ def _local_steps(link: RunDatabase, detector: str) -> list[Step]:
 
 
 def described_documents(call: Callable[..., Any], detector: str) -> str:
-    """Return how many run documents there are, and which run is the last.
+    """Return the number of run documents, and the last run.
 
     Parameters
     ----------
     call
-        Function of a function of the collection and of the method's name, that calls the former.
+        Takes a function of the collection and the name of a method, and calls the function.
     detector
         The detector.
     """

@@ -1,8 +1,8 @@
-"""Run documents in the run database: how tools ask for them, and how they change them.
+"""Queries and updates of run documents, for tools.
 
-Documents of either form are read, the older and the newer, and odd ones as well as can be. Every
-change is one atomic update of one document, and may be repeated: done twice, as after a lost
-answer, it is done once. Times are in UTC.
+Documents of the older and the newer form are read; invalid ones are read as far as possible. Every
+change is one atomic, idempotent update of one document, safe to repeat after a lost answer. Times
+are in UTC.
 
 Functions that take a collection work with that of MongoDB and of the embedded store. Those that
 take the name or number of a run raise `RunNotFound` when it is unknown.
@@ -34,26 +34,26 @@ from amstrax.strict_json import one_line, short
 
 log = logging.getLogger(__name__)
 
-#: So often is a run tried that always fails
+#: Number of attempts at a run that keeps failing
 MAX_FAILURES = 3
-#: States of a run's processing, from first to last; failed runs are tried again a few times
+#: States of a run's processing, from first to last; failed runs are retried a few times
 STATUSES = ("pending", "submitted", "running", "done", "failed")
 #: States of one target of a run
 TARGET_STATUSES = ("running", "done", "failed", "skipped")
 #: Tag of runs to leave alone, and tag of runs to process whatever their state
 ABANDON, PROCESS = "abandon", "process"
-#: Fields of claims: of who processes a run, and of who copies or deletes its live data
+#: Fields of claims: for processing a run, and for copying or deleting its live data
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
-#: A count of failures that is beyond this is none
+#: A count of failures above this is invalid
 _MOST_FAILURES = 1_000_000
 #: Numbers of runs are below this
 _MOST_RUNS = 10**18
 #: Older words for these states
 OLD_WORDS = {"processing": "running"}
 Filter = dict[str, Any]
-#: Others may change a document so often between reading and changing it
+#: Retries of a change while other processes change the document
 _MOST_ATTEMPTS = 100
-# Documents of which it has been said that they are of one run
+# Runs already reported as having several documents
 _warned: set[tuple[str, ...]] = set()
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 #: Largest document that MongoDB stores [bytes]
@@ -65,7 +65,7 @@ _IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 
 class Status(NamedTuple):
-    """State of a run's processing, as a document says it in either form."""
+    """State of a run's processing, from a document of either form."""
 
     status: str
     time: datetime | None = None
@@ -74,12 +74,12 @@ class Status(NamedTuple):
 
 
 def this_host() -> str:
-    """Return the name of this machine in run documents: the setting AMSTRAX_HOST, or its own."""
+    """Return the name of this machine in run documents: AMSTRAX_HOST, or the host name."""
     return settings.get("AMSTRAX_HOST") or socket.gethostname()
 
 
 def number_of(document: Mapping[str, Any]) -> int | None:
-    """Return the number of a run, None where the document has none, or an odd one."""
+    """Return the number of a run; None if it is missing or invalid."""
     for value in (document.get("number"), document.get("name")):
         if is_text(value) and value.isascii() and value.isdigit() and len(value) < 19:
             return int(value)
@@ -89,7 +89,7 @@ def number_of(document: Mapping[str, Any]) -> int | None:
 
 
 def name_of(document: Mapping[str, Any]) -> str | None:
-    """Return the name of a run: the document's, or its number with six digits; else None."""
+    """Return the name of a run, or its number with six digits; None if it has neither."""
     name = document.get("name")
     if isinstance(name, str) and name:
         # BSON's JavaScript code is a str that cannot be hashed
@@ -99,9 +99,9 @@ def name_of(document: Mapping[str, Any]) -> str | None:
 
 
 def status_of(document: Mapping[str, Any]) -> Status:
-    """Return the status of a run from the older form, a word, or the newer one, a document.
+    """Return the status of a run, from a word (older form) or a document (newer form).
 
-    Where nothing is set, or something that is neither, it is pending.
+    A missing or invalid status is pending.
     """
     value = document.get("processing_status")
     if is_text(value) and value:
@@ -117,12 +117,12 @@ def status_of(document: Mapping[str, Any]) -> Status:
 
 
 def _word(value: str) -> str:
-    """Return today's word for a status."""
+    """Return the current word for a status."""
     return OLD_WORDS.get(str(value), str(value))
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Return whether a value is a text, and none of code, which BSON has too."""
+    """Return whether a value is a text, excluding BSON's code."""
     return type(value) is str
 
 
@@ -131,7 +131,7 @@ def _said(value: object) -> str | None:
 
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
-    """Return a time as the document has it or, of a time in JSON, in UTC; None if it is odd."""
+    """Return a time of a document, converted to UTC if it is from JSON; None if it is invalid."""
     value = document.get(field)
     if value is None or isinstance(value, datetime):
         return value
@@ -142,16 +142,16 @@ def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
 
 
 def cancelled_by(document: Mapping[str, Any]) -> str | None:
-    """Return who has cancelled the last job of a run that has failed; None where nobody has.
+    """Return who has cancelled the last job of a failed run; None if it was not cancelled.
 
-    Such a run is not tried again by itself; whatever submits it forgets that.
+    The loop does not retry such a run; submitting it clears the mark.
     """
     who = job_of(document).get("cancelled_by")
     return str(who) if who and status_of(document).status == "failed" else None
 
 
 def failures_of(document: Mapping[str, Any]) -> int:
-    """Return how often processing of a run has failed."""
+    """Return the number of failures of a run's processing."""
     value = document.get("processing_failed")
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = float(value)
@@ -165,14 +165,14 @@ def tags_of(document: Mapping[str, Any]) -> list[str]:
     tags = document.get("tags")
     names = [
         tag.get("name") if isinstance(tag, Mapping) else tag
-        # One that is in no list is found by the filter for tags as well
+        # The filter for tags also finds a tag outside a list
         for tag in (tags if isinstance(tags, list) else [tags])
     ]
     return [str(name) for name in names if isinstance(name, str) and name]
 
 
 def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
-    """Return the entries of a run's data in which `fields`, as ``type="live"``, are as given."""
+    """Return the entries of a run's data whose `fields`, such as ``type="live"``, match."""
     data = document.get("data")
     return [
         entry
@@ -182,9 +182,9 @@ def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
 
 
 def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is said of a run's last job: attempt, engine, job_id, name, ...; may be empty.
+    """Return the record of a run's last job: attempt, engine, job_id, name, ...; may be empty.
 
-    One without ``job_id`` was about to be submitted, or was no job of an engine.
+    Without ``job_id`` the job was about to be submitted, or was not a job of an engine.
     """
     job = document.get("processing_job")
     return dict(job) if isinstance(job, Mapping) else {}
@@ -196,7 +196,7 @@ def is_claimed(
     attempt: str | None = None,
     now: datetime | None = None,
 ) -> bool:
-    """Return whether somebody works on a run: what the filter `is_unclaimed` leaves out.
+    """Return whether a run is claimed: the opposite of the filter `is_unclaimed`.
 
     Parameters
     ----------
@@ -205,10 +205,10 @@ def is_claimed(
     field
         Field of the document that the claim is in.
     attempt
-        Ask whether it is a job of this attempt that has the claim.
+        Return whether a job of this attempt holds the claim.
     now
-        Time by the database server's clock; by default this machine's, which will do for a first
-        look.
+        Time by the clock of the database server; by default that of this machine, good enough for a
+        first check.
     """
     claim = document.get(field)
     if claim is None:
@@ -218,14 +218,14 @@ def is_claimed(
     if attempt is not None and not str(claim.get("owner")).startswith(f"{attempt}."):
         return False
     expires = claim.get("expires")
-    # One that never expires is for whoever has written it to take away
+    # A claim that never expires must be removed by its writer
     return not isinstance(expires, datetime) or (
         expires.replace(tzinfo=expires.tzinfo or UTC) > (now or datetime.now(UTC))
     )
 
 
 def utc_time_of(document: Mapping[str, Any], field: str) -> datetime | None:
-    """Return a time in UTC, None where it is missing or odd."""
+    """Return a time in UTC; None if it is missing or invalid."""
     value = time_of(document, field)
     if value is None:
         return None
@@ -233,20 +233,20 @@ def utc_time_of(document: Mapping[str, Any], field: str) -> datetime | None:
 
 
 class Summary(NamedTuple):
-    """Summary of a run for lists: times in UTC, empty texts and None for what is missing or odd.
+    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None.
 
     Attributes
     ----------
     run_id
-        Name of the run; ``"?"`` where it has none.
+        Name of the run; ``"?"`` if it has none.
     status
         One of `STATUSES`.
     tags
         Names of the tags.
     types, here
-        Data types that are registered, on any host and on this one, each once.
+        Registered data types, on any host and on this one, without duplicates.
     cancelled_by
-        Who has cancelled its last job, which is why it has failed.
+        Who has cancelled the last job, if that made the run fail.
     """
 
     run_id: str
@@ -262,13 +262,13 @@ class Summary(NamedTuple):
 
     @property
     def length(self) -> float | None:
-        """Duration [s], None while the run is being taken."""
+        """Duration [s]; None while the run is being taken."""
         if self.start is None or self.end is None:
             return None
         return (self.end - self.start).total_seconds()
 
 
-#: Fields of a document that `summary` looks at
+#: Fields of a document that `summary` reads
 SUMMARY_FIELDS = (
     *("name", "number", "start", "end", "mode", "user", "tags"),
     *("processing_status", "processing_job.cancelled_by", "data.type", "data.host"),
@@ -276,7 +276,7 @@ SUMMARY_FIELDS = (
 
 
 def summary(document: Mapping[str, Any]) -> Summary:
-    """Return what a list of runs says of one."""
+    """Return the summary of a run for lists."""
     entries = data_of(document)
     here = data_of(document, host=this_host())
     return Summary(
@@ -294,7 +294,7 @@ def summary(document: Mapping[str, Any]) -> Summary:
 
 
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
-    """Return filters that find a run, the likeliest first.
+    """Return filters that find a run, the most likely first.
 
     Raises
     ------
@@ -313,7 +313,7 @@ def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filte
 
 
 def has_status(*statuses: str) -> Filter:
-    """Return a filter for runs of these statuses, in either form."""
+    """Return a filter for runs with these statuses, in either form."""
     words = set(statuses) | {old for old, new in OLD_WORDS.items() if new in statuses}
     options: list[Filter] = [
         {"processing_status": {"$in": sorted(words)}},
@@ -327,7 +327,7 @@ def has_status(*statuses: str) -> Filter:
 
 
 def has_no_status() -> Filter:
-    """Return a filter for runs whose document says nothing of a status, in neither form."""
+    """Return a filter for runs without status in either form."""
     return {
         "$nor": [
             {"processing_status": {"$type": "string"}},
@@ -337,7 +337,7 @@ def has_no_status() -> Filter:
 
 
 def is_not_cancelled() -> Filter:
-    """Return a filter for runs whose last job nobody has cancelled."""
+    """Return a filter for runs whose last job was not cancelled."""
     return {"processing_job.cancelled_by": None}
 
 
@@ -352,12 +352,12 @@ def lacks_tag(name: str) -> Filter:
 
 
 def has_data(data_type: str, **fields: Any) -> Filter:
-    """Return a filter for runs with data of a type, as ``has_data("live", host="daq")``."""
+    """Return a filter for runs with data of a type, such as ``has_data("live", host="daq")``."""
     return {"data": {"$elemMatch": {"type": data_type, **fields}}}
 
 
 def is_unclaimed(now: datetime, field: str = PROCESSING_CLAIM) -> Filter:
-    """Return a filter for runs that nobody works on.
+    """Return a filter for unclaimed runs.
 
     Parameters
     ----------
@@ -382,11 +382,11 @@ def find_run(
     collection
         Collection of run documents.
     run_id
-        Name or number, as ``"006724"`` or 6724.
+        Name or number, such as ``"006724"`` or 6724.
     runid_field
-        Look at this field alone, ``"name"`` or ``"number"``; by default at both.
+        Search only this field, ``"name"`` or ``"number"``; by default both.
     projection
-        Fields to have, as for pymongo.
+        Fields to return, as for pymongo.
     """
     for condition in run_filters(run_id, runid_field):
         document = collection.find_one(condition, projection)
@@ -399,9 +399,9 @@ def find_run(
 
 
 def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a run with the tags of all documents of its number or name.
+    """Fetch the document of a run, with the tags of all documents of its number or name.
 
-    One run should have one document: where it has more, a warning says so, once.
+    A run should have one document; several give one warning.
     """
     number, name = number_of(document), name_of(document)
     alike = [{"number": number}] * (number is not None) + [{"name": name}] * (name is not None)
@@ -423,7 +423,7 @@ def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of runs that have more than one of some documents."""
+    """Return the names of runs that have several of the given documents."""
     names = Counter(name_of({"number": number_of(d)}) or str(name_of(d)) for d in documents)
     return [name for name, n in names.items() if n > 1]
 
@@ -435,30 +435,30 @@ def read(
     watch: Callable[[Iterable], Iterable] = iter,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Return all documents that match; read from the start again if the line drops meanwhile.
+    """Fetch all matching documents; start again if the connection drops meanwhile.
 
     Parameters
     ----------
     collection, condition, projection
-        Collection, filter, and fields to have, as for pymongo.
+        Collection, filter, and fields to return, as for pymongo.
     watch
-        What the documents pass through while they come, as a progress bar.
+        Wraps the iterator of documents, for example with a progress bar.
     **options
         ``sort``, ``limit`` and ``skip``.
     """
     try:
         return list(watch(collection.find(condition, projection, **options)))
     except RunDatabaseUnreachable:
-        # A collection repeats reads of one document, once the line is there again
+        # A collection itself repeats reads of one document when the connection is back
         collection.find_one({"_id": None}, ["_id"])
         return list(watch(collection.find(condition, projection, **options)))
 
 
 def id_of(collection: Any, run_id: str | int | Mapping[str, Any]) -> Any:
-    """Return the _id of the document of a run; raises as `find_run` does.
+    """Return the _id of the document of a run; errors are those of `find_run`.
 
-    What takes the name or number of a run takes its document as well: it is the one that is meant,
-    also when it has neither, or is not the only one.
+    Functions that take the name or number of a run also take its document, which is then used even
+    if it has neither or is not the only one.
     """
     if isinstance(run_id, Mapping):
         return run_id["_id"]
@@ -466,7 +466,7 @@ def id_of(collection: Any, run_id: str | int | Mapping[str, Any]) -> Any:
 
 
 def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> dict[str, Any]:
-    """Return the document of a run, which must be the only one.
+    """Fetch the document of a run, which must be the only one.
 
     Raises
     ------
@@ -484,7 +484,7 @@ def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> 
 
 
 def make_list(collection: Any, _id: Any, field: str) -> None:
-    """Turn a null into a list, so that something can be added to it."""
+    """Replace a null by an empty list, so that entries can be added."""
     value = (collection.find_one({"_id": _id}, [field]) or {}).get(field, [])
     if value is None:
         collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
@@ -496,12 +496,12 @@ def make_list(collection: Any, _id: Any, field: str) -> None:
 
 
 def attempts(collection: Any, run_id: Any, _id: Any) -> Iterator[int]:
-    """Yield the numbers of attempts to change a document that others change meanwhile.
+    """Yield attempt numbers for changing a document that other processes may change meanwhile.
 
     Raises
     ------
     InvalidRunDocument
-        Instead of an attempt more than `_MOST_ATTEMPTS`.
+        After `_MOST_ATTEMPTS` attempts.
     """
     yield from range(_MOST_ATTEMPTS)
     name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
@@ -517,7 +517,7 @@ def place(collection: Any) -> str:
 
 
 def server_time(collection: Any) -> datetime:
-    """Return the time of the database server [UTC]."""
+    """Fetch the time of the database server [UTC]."""
     if "server_time" in dir(type(collection)):
         return collection.server_time()
     # A collection of pymongo's
@@ -526,18 +526,18 @@ def server_time(collection: Any) -> datetime:
 
 
 def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
-    """Add an entry to a run's data, or bring the one there up to date.
+    """Add an entry to a run's data, or update the existing one.
 
-    Entries are the same when type, host, location and lineage_hash are.
+    Entries are the same if type, host, location and lineage_hash are equal.
 
     Returns
     -------
-    Whether it was not there yet.
+    Whether the entry is new.
 
     Raises
     ------
     InvalidRunDocument
-        When the entry has no type, host or location, or the run's data is no list.
+        When the entry lacks type, host or location, or the run's data is not a list.
     """
     missing = [key for key in ("type", "host", "location") if not entry.get(key)]
     if missing:
@@ -567,7 +567,7 @@ def remove_data(
     entry: Mapping[str, Any],
     deleted_by: str,
 ) -> int:
-    """Move entries of a run's data to deleted_data, and return how many.
+    """Move entries of a run's data to deleted_data, and return their number.
 
     Parameters
     ----------
@@ -576,9 +576,9 @@ def remove_data(
     run_id
         Name or number of the run.
     entry
-        What the entries have, as ``{"type": "live", "host": "daq"}``.
+        Fields that the entries must have, such as ``{"type": "live", "host": "daq"}``.
     deleted_by
-        Who or what deletes them; the time is noted too.
+        Who or what deletes them; recorded with the time.
     """
     document = find_run(collection, run_id, projection=["data"])
     _id = document["_id"]
@@ -604,7 +604,7 @@ def remove_data(
 
 
 def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
-    """Give a run a tag, with user and date; return False when it had it already."""
+    """Add a tag to a run, with user and date; return False if it has the tag already."""
     _id = id_of(collection, run_id)
     make_list(collection, _id, "tags")
     done = collection.update_one(
@@ -615,10 +615,10 @@ def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
 
 
 def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str) -> bool:
-    """Take a tag from a run; return False when it did not have it."""
+    """Remove a tag from a run; return False if it does not have the tag."""
     _id = id_of(collection, run_id)
     for field in ("tags.name", "tags"):
-        # What is in no list can be pulled from none
+        # $pull needs a list
         single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}
         if collection.update_one(single, {"$unset": {"tags": ""}}).matched_count:
             return True
@@ -630,12 +630,12 @@ def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str)
 
 
 def _identity(entry: Mapping[str, Any]) -> Filter:
-    """Return what tells an entry of data from others; None is for what is missing."""
+    """Return the fields that identify an entry of data, with None for missing ones."""
     return {key: entry.get(key) for key in _DATA_IDENTITY}
 
 
 def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
-    """Add the document of a run, unless there is one already; return whether there was none.
+    """Add the document of a run unless it has one already; return whether it was added.
 
     Raises
     ------
@@ -656,7 +656,7 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
     try:
         connection.resilient(collection.insert_one, new)
     except DuplicateKeyError:
-        # Somebody else has just added it, or we have and the answer was lost
+        # Another process has just added it, or this one has and the answer was lost
         if is_there():
             return False
         raise InvalidRunDocument(
@@ -667,7 +667,7 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
 
 
 def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document as it is added: with _id, name and, if it can have one, number.
+    """Return a document ready to add: with _id, name and, if possible, number.
 
     Raises
     ------
@@ -696,7 +696,7 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     try:
         size = len(bson.encode(new))
     except Exception as error:
-        # bson has errors of its own, of Python's and of other libraries
+        # bson raises its own errors, Python's and those of other libraries
         raise InvalidRunDocument(
             f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
         ) from None
@@ -709,7 +709,7 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_object_id(name: str) -> Any:
-    """Return the _id that everyone gives to a new run of this name: so it is added once."""
+    """Return the _id of a new run, which depends only on its name: so the run is added once."""
     from bson import ObjectId  # slow to import
 
     return ObjectId(hashlib.sha256(f"amstrax run {name}".encode()).digest()[:12])
@@ -733,15 +733,15 @@ def set_status(
     run_id
         Name or number of the run, or its document.
     status
-        One of `STATUSES`. With ``"pending"`` its failures are forgotten too.
+        One of `STATUSES`; ``"pending"`` also clears the failures.
     reason
         Why.
     host
         Where; by default this machine.
     owner
-        Change the status only if this is who has claimed the run.
+        Change the status only if this owner has claimed the run.
     job
-        What is said of its job from now on, see `job_of`; None: what was said stays.
+        New record of its job, see `job_of`; None keeps the present one.
 
     Returns
     -------
@@ -772,7 +772,7 @@ def update_status(
     status: Mapping[str, Any],
     update: Mapping[str, Any] = immutabledict(),
 ) -> bool:
-    """Set the status of a run and keep those of its targets; return whether a document matched.
+    """Set the status of a run, keeping those of its targets; return whether a document matched.
 
     Parameters
     ----------
@@ -781,7 +781,7 @@ def update_status(
     condition
         Filter.
     status
-        What the status is from now on.
+        New status.
     update
         Other changes, made at the same time.
     """
@@ -821,7 +821,7 @@ def set_target_status(
     reason
         Why.
     owner
-        Change the status only if this is who has claimed the run.
+        Change the status only if this owner has claimed the run.
 
     Returns
     -------
@@ -855,7 +855,7 @@ def set_target_status(
             }
             change = {f"processing_status.targets.{target}": new}
         else:
-            # The older form, a word, has no place for targets
+            # The older form, a word, cannot hold targets
             form = status_of(before)._asdict() if seen is not None else {}
             change = {"processing_status": {**form, "targets": {target: new}}}
         done = collection.update_one({"$and": [owned, condition]}, {"$set": change})
@@ -865,10 +865,10 @@ def set_target_status(
 
 
 def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> dict[str, Any]:
-    """Return an entry of a run's ``processing_history``: what was done now, here, by this user."""
+    """Return an entry of a run's ``processing_history`` with the present time, host and user."""
     now = datetime.now(UTC)
     return {
-        # As precise as BSON is, so that the entry is found again
+        # In the precision of BSON, so that the entry is found again
         "time": now.replace(microsecond=now.microsecond // 1000 * 1000),
         "user": settings.login_name(),
         "host": this_host(),
@@ -884,7 +884,7 @@ def add_history(
     run_id: str | int | Mapping[str, Any],
     entry: Mapping[str, Any],
 ) -> bool:
-    """Add an entry of `history_entry` to a run's history; return False when it was there."""
+    """Add an entry of `history_entry` to a run's history; return False if it has it already."""
     _id = id_of(collection, run_id)
     make_list(collection, _id, "processing_history")
     same = {key: entry[key] for key in ("time", "user", "host", "action")}
@@ -896,7 +896,7 @@ def add_history(
 
 
 def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
-    """Set what is said of a run's job, see `job_of`, and leave its status; empty: nothing is.
+    """Set the record of a run's job, see `job_of`, and keep its status; empty removes the record.
 
     Return False when `owner` has not claimed the run (any more), and nothing was changed.
     """
@@ -906,7 +906,7 @@ def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: s
 
 
 def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) -> bool:
-    """Say which job an attempt is that has begun; return False when the run has another by now."""
+    """Record the job of an attempt that has begun; return False if the run has another job now."""
     own_claim = {"processing_claim.owner": {"$regex": f"^{re.escape(attempt)}\\."}}
     condition = {
         "_id": id_of(collection, run_id),
@@ -918,10 +918,10 @@ def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) ->
 
 
 def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | None) -> bool:
-    """Say who cancels the job that an attempt is, before it ends; with None, that nobody does.
+    """Record who cancels the job of an attempt, before it ends; None clears the record.
 
-    The end of that job is then no failure that counts, see `record_failure` and `cancelled_by`.
-    Return False, and change nothing, when the run has no such job at work (any more).
+    A cancelled job does not count as a failure, see `record_failure` and `cancelled_by`. If the run
+    has no such job at work (any more), nothing is changed and False is returned.
     """
     condition = {
         "_id": id_of(collection, run_id),
@@ -942,9 +942,9 @@ def record_failure(
     host: str | None = None,
     condition: Mapping[str, Any] | None = None,
 ) -> int | None:
-    """Set a run's status to failed, count the failure, and return how many there are.
+    """Set a run's status to failed, count the failure, and return the number of failures.
 
-    The end of a job that somebody has cancelled is not counted, and that is its reason.
+    A cancelled job does not count as a failure; the reason names who cancelled it.
 
     Parameters
     ----------
@@ -953,13 +953,13 @@ def record_failure(
     run_id
         Name or number of the run, or its document.
     reason
-        Why it failed, in a line.
+        Reason of the failure, in one line.
     attempt
-        Name of the attempt that failed, as a job's or claim's: it is counted once.
+        Name of the failed attempt, from a job or claim; each attempt is counted once.
     host
         Where it failed; by default this machine.
     condition
-        Filter: do so only if the document matches it; else change nothing and return None.
+        Filter: if the document does not match it, change nothing and return None.
     """
     _id = id_of(collection, run_id)
     _mend_count(collection, _id)
@@ -982,7 +982,7 @@ def record_failure(
             continue
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
-            # Counted already, when it was thought to be dead; it may have said since that it is not
+            # Already counted when it was taken for dead; it may have reported since
             at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
             update_status(collection, at_work, status)
             return count
@@ -1007,9 +1007,9 @@ def record_failure(
 
 
 def _mend_count(collection: Any, _id: Any) -> None:
-    """Make the count of failures a number, and their list a list, where they are neither."""
+    """Replace an invalid count of failures by a number, and an invalid list by a list."""
     found = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"]) or {}
-    # Where they are still odd then, so that what others count meanwhile stays
+    # Only if they are still invalid then, so that failures counted meanwhile are kept
     kinds = {"processing_failed": ("int", "long"), "processing_failures": ("array",)}
     values = {"processing_failed": failures_of(found), "processing_failures": []}
     for field, types in kinds.items():
@@ -1019,7 +1019,7 @@ def _mend_count(collection: Any, _id: Any) -> None:
 
 
 def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
-    """Return who has cancelled an attempt that is a run's last one; None: nobody."""
+    """Return who has cancelled an attempt, if it is the last of the run; None otherwise."""
     job = job_of(document)
     return job.get("cancelled_by") or None if job.get("attempt") == attempt else None
 

@@ -1,4 +1,4 @@
-"""`RunDB`: how strax finds runs and data with the run database, and registers what it makes."""
+"""`RunDB`: strax frontend that finds runs and data in the run database, and registers new data."""
 
 import logging
 import os
@@ -26,9 +26,9 @@ from amstrax.strax_ext.storage import CheckedBackend, CheckedSaver
 
 log = logging.getLogger(__name__)
 
-#: After a failure the run database is left alone for so long [s]
+#: Pause after a failure before the run database is tried again [s]
 PAUSE = 60.0
-#: Up to so many runs are asked for by name; for more, all are read and sorted out here
+#: Largest number of runs that are queried by name; beyond it all runs are read and filtered here
 _MOST_ASKED_FOR = 50
 _ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
 _RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
@@ -37,13 +37,13 @@ _MOST_MISSING = 20
 
 
 class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
-    """strax's error for unknown runs; as DataNotAvailable, a context asks its next frontend."""
+    """strax's error for unknown runs; as DataNotAvailable, a context tries its next frontend."""
 
 
 class RegisteringSaver(CheckedSaver):
-    """Saver that registers data once it is complete, and removes data that has failed."""
+    """Saver that registers complete data, and removes data that could not be completed."""
 
-    # What registers it holds a connection
+    # The registering object holds a connection
     allow_fork = False
 
     def __init__(self, *args: Any, register: Callable[[dict], None], **kwargs: Any):
@@ -52,7 +52,7 @@ class RegisteringSaver(CheckedSaver):
 
     def close(self, wait_for: list | tuple = ()) -> None:
         if self.closed:
-            # strax closes again what has failed to close
+            # strax calls close again after it failed
             return
         try:
             super().close(wait_for)
@@ -74,44 +74,42 @@ class RegisteringBackend(CheckedBackend):
 class RunDB(strax.StorageFrontend):
     """Frontend that searches the run database for runs and data.
 
-    Nothing is asked of the run database before it is needed. While it cannot be reached, runs and
-    data are not found with it, which a warning says once; it is tried again after `PAUSE`. Settings
-    that cannot be used, a log-in that is refused and an unknown host key are errors.
+    The run database is first queried when needed. While it cannot be reached, the frontend finds no
+    runs and data, with one warning, and tries again after `PAUSE`. Unusable settings, a refused
+    log-in and an unknown host key are errors.
 
     Parameters
     ----------
     mongo_dbname, mongo_collname
         Database and collection of the run documents.
     runid_field
-        Field of a document that is the run id: ``"name"``, or ``"number"``, of which the run id is
-        the digits.
+        Field of a document that is the run id: ``"name"``, or ``"number"`` converted to text.
     local_only
-        Find data only that is registered for this machine: for its host name, for the name in the
-        setting AMSTRAX_HOST, or for an alias in `hosts`. Otherwise data of other hosts is found
-        too, if it is where it is registered.
+        Find only data that is registered for this machine: for its host name, the name in the
+        setting AMSTRAX_HOST, or an alias in `hosts`. Otherwise find data registered for other hosts
+        too, if it exists at its registered place.
     new_data_path
-        Folder for new data; with None, none can be written.
+        Folder for new data; None if nothing is to be written.
     reader_ini_name_is_mode
-        The mode of a run is in the field ``reader.ini.name`` of its document.
+        Read the mode of a run from the field ``reader.ini.name`` of its document.
     readonly
         Write no data.
     args, kwargs
-        Go to `strax.StorageFrontend`, after its `readonly`.
+        Passed to `strax.StorageFrontend`, after its `readonly`.
     client
-        Client to use, as `amstrax.rundb.get_mongo_client` returns it, in place of that of the
-        settings.
+        Client in place of that of the settings, as returned by `amstrax.rundb.get_mongo_client`.
     collection
-        Collection to use, in place of `client`, `mongo_dbname` and `mongo_collname`.
+        Collection in place of `client`, `mongo_dbname` and `mongo_collname`.
 
     Raises
     ------
     InvalidOption
-        For an unknown `runid_field`, and when there is nowhere to write to.
+        For an unknown `runid_field`, and when data is to be written without a folder.
     """
 
     provide_run_metadata = True
-    #: Names of hosts in run documents, with a regular expression for the host names of the machines
-    #: that see their files
+    #: Names of hosts in run documents -> regular expression for the host names of machines with
+    #: access to their files
     hosts = {"dali": r"^dali.*rcc.*"}  # noqa: RUF012
 
     def __init__(
@@ -138,14 +136,14 @@ class RunDB(strax.StorageFrontend):
         self.local_only = local_only
         self.new_data_path = None if new_data_path is None else Path(new_data_path).absolute()
         self.reader_ini_name_is_mode = reader_ini_name_is_mode
-        #: Version of the corrections that entries of new data name; contexts set it
+        #: Version of the corrections, recorded in entries of new data; set by contexts
         self.corrections_version: str | None = None
         self.backends = [RegisteringBackend()]
         self._client, self._collection = client, collection
         self._not_before = 0.0
-        #: Whether the run database could not be reached when it was last tried
+        #: Whether the last attempt to reach the run database failed
         self.is_away = False
-        # Runs of which it has been said that their data is not registered
+        # Runs already reported as having unregistered data
         self._said: set[str] = set()
 
     @property
@@ -160,17 +158,17 @@ class RunDB(strax.StorageFrontend):
         return self._collection
 
     def host_names(self) -> list[str]:
-        """Return the names that this machine has in run documents."""
+        """Return the names of this machine in run documents."""
         names = [documents.this_host(), socket.gethostname(), socket.gethostname().split(".")[0]]
         names += [alias for alias, pattern in self.hosts.items() if _is_host(pattern)]
         return list(dict.fromkeys(names))
 
-    # What strax calls
+    # Methods that strax calls
 
     def find_several(self, keys: Sequence[strax.DataKey], **kwargs: Any) -> list:
-        """Return, for each of several keys, where the data is, or False.
+        """Find data for several keys; return its place for each key, or False.
 
-        There is one query for all keys of a data type. Options are as for `find`.
+        One query serves all keys of a data type. Options are those of `find`.
         """
         found: dict[int, Any] = {}
         groups: dict[tuple[str, str], list[strax.DataKey]] = {}
@@ -191,14 +189,14 @@ class RunDB(strax.StorageFrontend):
         run_id
             Run.
         projection
-            Name or names of the fields to have, or a projection as for pymongo; None for all.
+            Name or names of the fields to return, or a projection as for pymongo; None for all.
 
         Raises
         ------
         strax.RunMetadataNotAvailable
             For an unknown run, and when the run database cannot be reached.
         RunDatabaseError
-            When its settings cannot be used, or a log-in is refused.
+            When its settings are unusable, or a log-in is refused.
         """
         fields = [projection] if isinstance(projection, str) else projection
         with self._reading(_NoMetadata):
@@ -211,13 +209,13 @@ class RunDB(strax.StorageFrontend):
         for field in ("start", "end"):
             if field in metadata:
                 metadata[field] = time_of(metadata, field)
-                # A missing time is what strax is prepared for, where it asks for one
+                # strax handles a missing time, so drop an invalid one
                 if projection == field and metadata[field] is None:
                     del metadata[field]
         return metadata
 
     def run_document(self, run_id: str, fields: Iterable[str] | None = None) -> dict | None:
-        """Return some fields of the document of a run, None for an unknown run.
+        """Fetch some fields of the document of a run; None for an unknown run.
 
         Raises
         ------
@@ -240,7 +238,7 @@ class RunDB(strax.StorageFrontend):
         return super().saver(key, metadata, register=partial(self._register, key), **kwargs)
 
     def _scan_runs(self, store_fields: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """Yield a dictionary for each run, with those of the fields that its document has."""
+        """Yield a dictionary for each run, with the requested fields that its document has."""
         wanted = list(dict.fromkeys(["name", "number", *store_fields]))
         projection = {"_id": 0} | {field: 1 for field in no_nested(wanted)}
         if self.reader_ini_name_is_mode:
@@ -271,7 +269,7 @@ class RunDB(strax.StorageFrontend):
         fuzzy_for: tuple = (),
         fuzzy_for_options: tuple = (),
     ) -> list[str]:
-        """Return the ids of the runs of which data as `key` says is there."""
+        """Return the ids of the runs that have stored data of a key."""
         options = dict(
             allow_incomplete=allow_incomplete,
             fuzzy_for=fuzzy_for,
@@ -294,7 +292,7 @@ class RunDB(strax.StorageFrontend):
             return self._where_to_write(key)
         fields = [f"data.{field}" for field in (*_ENTRY_FIELDS, "meta.lineage")]
         found: list[dict[str, Any]] = []
-        # While it is away, new data may be in the folder
+        # While it is unreachable, new data may be in the folder
         with suppress(strax.DataNotAvailable), self._reading():
             found = self._documents(key.run_id, fields)
         entries = [entry for document in found for entry in documents.data_of(document)]
@@ -332,7 +330,7 @@ class RunDB(strax.StorageFrontend):
         run_id: str,
         fields: Iterable[str] | Mapping[str, Any] | None,
     ) -> list[dict[str, Any]]:
-        """Return the documents of a run: one, or more by mistake."""
+        """Fetch the documents of a run: one or, by mistake, several."""
         for run_filter in self._run_filters(run_id):
             found = documents.read(self.collection, run_filter, fields)
             if found:
@@ -342,7 +340,7 @@ class RunDB(strax.StorageFrontend):
     def _run_filters(self, run_id: str) -> list[dict[str, Any]]:
         filters = documents.run_filters(run_id, self.runid_field)
         if self.runid_field == "name":
-            # Documents without a name are called by their number
+            # Documents without a name are named by their number
             filters += [{**f, "name": None} for f in documents.run_filters(run_id, "number")]
         return filters
 
@@ -358,7 +356,7 @@ class RunDB(strax.StorageFrontend):
         check_broken: bool = True,
         **_unused: Any,
     ) -> dict[int, tuple[str, str]]:
-        """Return where the data of keys is, that differ in the run alone, by the keys' `id`."""
+        """Find data for keys that differ only in the run; return places by the `id` of the key."""
         is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
         entry: dict[str, Any] = {"type": keys[0].data_type}
         if not is_fuzzy:
@@ -435,7 +433,7 @@ class RunDB(strax.StorageFrontend):
         fuzzy_for_options: tuple,
         gone: list[Path] | None = None,
     ) -> Path | None:
-        """Return the first folder of those that entries name that is there and has the data."""
+        """Return the first folder named by entries that exists and has the data."""
         for entry in entries:
             location = entry.get("location")
             if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
@@ -466,12 +464,12 @@ class RunDB(strax.StorageFrontend):
         fuzzy_for: tuple,
         fuzzy_for_options: tuple,
     ) -> bool:
-        """Return whether data has a lineage, as its entry or else its metadata says."""
+        """Return whether data has a lineage, according to its entry or else its metadata."""
         lineage = lineage_of(entry)
         try:
             if lineage is None:
                 lineage = self.backends[0].get_metadata(str(path))["lineage"]
-            # Compared by hash, since lists and tuples are the same in JSON
+            # Compare hashes, since JSON does not distinguish lists and tuples
             asked, there = (
                 strax.deterministic_hash(self._filter_lineage(x, fuzzy_for, fuzzy_for_options))
                 for x in (key.lineage, lineage)
@@ -519,8 +517,8 @@ class RunDB(strax.StorageFrontend):
     def _register(self, key: strax.DataKey, metadata: Mapping[str, Any]) -> None:
         """Add complete data to the run document.
 
-        While the run database cannot be reached, or does not know the run, the data stays, a
-        warning tells the remedy, and it is registered when it is looked for again.
+        If the run database cannot be reached, or does not have the run, the data is kept with a
+        warning that names the remedy, and registered when it is next searched.
         """
         assert self.new_data_path is not None
         entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
@@ -543,7 +541,7 @@ class RunDB(strax.StorageFrontend):
         log.info("%s is registered in the run database", key)
 
     def _unregistered(self, key: strax.DataKey, allow_incomplete: bool) -> Path | None:
-        """Return the folder of data that was written here but not registered; register it now."""
+        """Register data that was written here but not registered, and return its folder."""
         if self.new_data_path is None:
             return None
         path = self.new_data_path / str(key)
@@ -555,12 +553,12 @@ class RunDB(strax.StorageFrontend):
         return being_written if allow_incomplete and being_written.is_dir() else None
 
 
-# As it is called and documented
+# Documented name of the class
 RunDB.__module__ = "amstrax.rundb"
 
 
 def _is_absence(error: Exception) -> bool:
-    """Return whether an error says that the run database is away, and not that it is misused."""
+    """Return whether an error means an unreachable run database, not a misuse."""
     from pymongo.errors import ConnectionFailure, PyMongoError  # slow to import
 
     kinds = (RunDatabaseUnreachable, ConnectionFailure)
@@ -578,7 +576,7 @@ _lock = threading.Lock()
 
 
 def _full_name() -> str:
-    """Return the full name of this host, asked of the name server once per process."""
+    """Return the full name of this host, queried from the name server once per process."""
     name = socket.gethostname()
     if name not in _full_names:
         with _lock:
@@ -588,7 +586,7 @@ def _full_name() -> str:
 
 
 def _renew_lock() -> None:
-    # A thread of the parent may have held it
+    # A thread of the parent process may have held it
     global _lock
     _lock = threading.Lock()
 
@@ -610,14 +608,14 @@ def row_of(
     is_called_by_number: bool,
     reader_ini_name_is_mode: bool,
 ) -> dict[str, Any]:
-    """Return a row of the table of runs; whatever is odd in the document is left out.
+    """Return a row of the table of runs, without invalid fields of the document.
 
     Parameters
     ----------
     document
         Run document, with name or number.
     wanted
-        Columns, besides name, number, mode and tags.
+        Columns in addition to name, number, mode and tags.
     is_called_by_number
         The run id is the number.
     reader_ini_name_is_mode
@@ -635,7 +633,7 @@ def row_of(
     number = documents.number_of(document)
     columns = {
         "name": name,
-        # strax needs one
+        # strax requires it
         "number": -1 if number is None else number,
         "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
         "start": start,
@@ -651,7 +649,7 @@ def row_of(
 
 
 def no_nested(fields: Iterable[str]) -> list[str]:
-    """Return fields without those that are in others, which MongoDB refuses in a projection."""
+    """Return fields without those contained in others, which MongoDB refuses in a projection."""
     fields = set(fields)
     return sorted(
         f for f in fields if not any(f.startswith(f"{other}.") for other in fields if other != f)
@@ -659,20 +657,20 @@ def no_nested(fields: Iterable[str]) -> list[str]:
 
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
-    """Return a time in UTC without time zone, as pymongo does; None where it is missing or odd."""
+    """Return a time in UTC without time zone, as pymongo does; None if it is missing or invalid."""
     value = documents.time_of(document, field)
     return value.astimezone(UTC).replace(tzinfo=None) if value and value.tzinfo else value
 
 
 def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
-    """Return what tells the entry of data on this machine from all others.
+    """Return the fields that identify the entry of data on this machine.
 
     Parameters
     ----------
     key
         Which data.
     location
-        Folder that its folder is in.
+        Folder that contains the folder of the data.
     """
     return {
         "type": key.data_type,
@@ -690,27 +688,27 @@ def new_entry(
     is_online: bool = False,
     amstrax_path: str | None = None,
 ) -> dict[str, Any]:
-    """Return the entry of data that is complete.
+    """Return the entry for complete data.
 
     Parameters
     ----------
     key
         Which data.
     location
-        Folder that its folder is in.
+        Folder that contains the folder of the data.
     metadata
         Of the data.
     corrections_version
-        Version of the corrections that it was made with, if any.
+        Version of the corrections that the data was made with, if any.
     is_online
-        Whether it was made by the loop that follows the DAQ.
+        Whether the data was made by the loop that follows the DAQ.
     amstrax_path
-        Folder of the amstrax that made it; None for this one.
+        Folder of the amstrax that made the data; None for this one.
 
     Raises
     ------
     OSError
-        When its files cannot be looked at.
+        When the files of the data cannot be read.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
     missing = list(metadata.get(MISSING_LIVE_DATA) or ())
@@ -732,7 +730,7 @@ def new_entry(
 
 
 def folder_of(entry: Mapping[str, Any], key: "strax.DataKey") -> Path:
-    """Return the data's own folder: the location in older entries, in newer ones a folder there."""
+    """Return the folder of the data: the location itself (older entries) or a folder in it."""
     location = Path(entry["location"])
     lineage_hash = entry.get("lineage_hash")
     if not isinstance(lineage_hash, str):
@@ -742,13 +740,13 @@ def folder_of(entry: Mapping[str, Any], key: "strax.DataKey") -> Path:
 
 
 def has_other_hash(entry: Mapping[str, Any], key: "strax.DataKey") -> bool:
-    """Return whether an entry is of data with another lineage, as its hash says."""
+    """Return whether the hash of an entry shows that its data has another lineage."""
     lineage_hash = entry.get("lineage_hash")
     return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
 
 
 def lineage_of(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the lineage that an entry has, as older ones do; else None."""
+    """Return the lineage stored in an entry, as in older ones; None without it."""
     meta = entry.get("meta")
     lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
     return lineage if isinstance(lineage, Mapping) and lineage else None

@@ -1,7 +1,7 @@
-"""Whether the key that a host shows is the one known of it, as ssh decides it (sshd(8)).
+"""Verify host keys against known_hosts by the rules of ssh (sshd(8)).
 
-Lines of known_hosts may name hosts by patterns with ``*``, ``?`` and ``!``, or hashed, and begin
-with ``@cert-authority`` (this key signs certificates of these hosts) or ``@revoked`` (this key is
+Lines of known_hosts name hosts by hashes or by patterns with ``*``, ``?`` and ``!``. They may begin
+with ``@cert-authority`` (the key signs certificates of these hosts) or ``@revoked`` (the key is
 never accepted).
 """
 
@@ -28,7 +28,7 @@ AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 CERTIFICATE = "-cert-v01@openssh.com"
 #: Number of fields of the public key in a certificate
 _KEY_FIELDS = {"ssh-ed25519": 1, "ecdsa-sha2-nistp": 2, "ssh-rsa": 2}
-#: How authorities may sign: not with SHA-1
+#: Signature algorithms accepted from authorities: not SHA-1
 _SIGNATURES = frozenset(
     ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
     + ("rsa-sha2-256", "rsa-sha2-512")
@@ -46,14 +46,14 @@ class KnownKey(NamedTuple):
 
 
 def known_keys(to: SSHHost) -> list[KnownKey]:
-    """Return the keys that known_hosts has for a host: its own, authorities', revoked ones.
+    """Load the keys for a host from known_hosts: its own, those of authorities, revoked ones.
 
-    Keys for the host without its port count where none are for this port.
+    Keys for the host without port are used if there are none for its port.
 
     Raises
     ------
     RunDatabaseNotSet
-        When a file is there and cannot be read: it may revoke keys.
+        When an existing file cannot be read, since it may revoke keys.
     """
     lines = [(hosts, key) for path in to.known_hosts for hosts, key in _entries(path)]
     found = [[key for hosts, key in lines if matches(hosts, name)] for name in to.key_names]
@@ -63,12 +63,13 @@ def known_keys(to: SSHHost) -> list[KnownKey]:
 
 
 def verify(to: SSHHost, key: "paramiko.PKey") -> str:
-    """Return the place of the line by which a host's key is known.
+    """Check a host's key and return the place of the line that vouches for it.
 
     Raises
     ------
     HostKeyRefused
-        When it is revoked, unknown (the message has the line to add) or another one.
+        When the key is revoked, unknown (the message has the line to add) or differs from the known
+        one.
     """
     known = known_keys(to)
     name, shown = to.key_names[0], key.asbytes()
@@ -118,7 +119,7 @@ def verify(to: SSHHost, key: "paramiko.PKey") -> str:
 
 
 def preferred(to: SSHHost, algorithms: Iterable[str]) -> tuple[str, ...]:
-    """Return algorithms of host keys in the order to ask for: those that can be verified first."""
+    """Return host key algorithms in order of preference: verifiable ones first."""
     algorithms = list(algorithms)
     keys = known_keys(to)
     kinds = {key.kind for key in keys if not key.marker}
@@ -131,7 +132,7 @@ def preferred(to: SSHHost, algorithms: Iterable[str]) -> tuple[str, ...]:
 
 
 def matches(patterns: str, name: str) -> bool:
-    """Return whether the first field of a line of known_hosts means a host, in lower case."""
+    """Return whether the hosts of a line of known_hosts match a host, given in lower case."""
     found = False
     for pattern in patterns.split(","):
         if pattern.startswith("|1|"):
@@ -154,7 +155,7 @@ def _is_hash_of(pattern: str, name: str) -> bool:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, KnownKey]]:
-    """Yield the hosts and the key of each line of a file; lines that are none are left out."""
+    """Yield hosts and key of each line of a file; skip invalid lines."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -178,7 +179,7 @@ def _entries(path: Path) -> Iterator[tuple[str, KnownKey]]:
 
 
 def _revoked_by(to: SSHHost, known: Iterable[KnownKey], data: bytes) -> str:
-    """Return the place that revokes a key, empty for none."""
+    """Return the place that revokes a key; empty if it is not revoked."""
     for each in known:
         if each.marker == REVOKED and each.data == data:
             return each.place
@@ -228,13 +229,13 @@ class Certificate:
         self._critical = message.get_string()
         message.get_string()  # extensions
         message.get_string()  # reserved
-        #: Key that has signed it
+        #: Key that has signed the certificate
         self.authority: bytes = message.get_string()
         self._signed = message.get_so_far()
         self._signature = message.get_string()
 
     def fault(self, host: str) -> str:
-        """Return why this does not vouch for a host, empty where it does."""
+        """Return why the certificate does not vouch for a host; empty if it does."""
         now = time.time()
         if self._type != _HOST_CERTIFICATE:
             return "not one of a host"

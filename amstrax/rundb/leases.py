@@ -1,14 +1,14 @@
-"""The right to work on a run: one class and one rule, to submit, process, copy or delete it.
+"""Leases: the exclusive right to submit, process, copy or delete a run.
 
-A lease is a field of the run document, one for each kind of work: owner, host, start and end. Its
-times are those of the database server's clock, so the clocks of hosts do not matter; the embedded
-store is on one machine, whose clock it is.
+A lease is a field of the run document, one for each kind of work: owner, host, start and end. Times
+are by the clock of the database server, so clocks of hosts do not matter; the embedded store uses
+the clock of its machine.
 
-The rule: a lease ends `LIFETIME` after its last renewal, and a thread renews it. Whoever has not
-renewed it for `STOP_AFTER` of that time stops, and has the rest of it to do so. A lease that has
-ended may be taken, and so may one whose owner was a process of this machine that has ended.
+A lease ends `LIFETIME` after its last renewal, and a thread renews it. An owner that has not
+renewed its lease for the fraction `STOP_AFTER` of that time stops, within the time left. A lease
+may be taken if it has ended, or if its owner was a process of this machine that has ended.
 
-`RunClaim` is what a job writes into its run's document for as long as it has the lease of the run.
+With `RunClaim` a job writes to its run document while it holds the lease of the run.
 """
 
 import contextlib
@@ -44,35 +44,35 @@ STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
 _SEPARATOR = "/"
-#: Beginning of the name of an owner who submits a job
+#: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = "submit-"
-#: While the run database is away: time between two attempts, and between two lines about it [s]
+#: While the run database is unreachable: time between two attempts, and between two log lines [s]
 PAUSE, SAY_EVERY = 2.0, 60.0
-#: Time between two looks at a claim of one who submits [s]
+#: Polling interval while another process submits the run [s]
 LOOK_EVERY = 0.2
 T = TypeVar("T")
 
 
 class Stop:
-    """Whether the job is to stop; ``reason`` is the signal that said so, if one did.
+    """Stop flag of a job; ``reason`` is the signal that set it, if any.
 
-    Signals only set this; the work looks at it between chunks and while it waits, so that no
-    exception comes up where strax, or a log, cannot deal with one.
+    Signals only set the flag. The work checks it between chunks and while it waits, so no exception
+    is raised where strax or a log cannot handle it.
     """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.reason = ""
-        #: What a user is told of what is left
+        #: Message to the user about remaining files
         self.remark = "what was incomplete has been removed; start again to go on"
 
     def check(self) -> None:
-        """Raise `Stopped` if the job is to stop."""
+        """Raise `Stopped` if the flag is set."""
         if self.event.is_set():
             raise Stopped(self.message())
 
     def message(self) -> str:
-        """Return what to tell the user."""
+        """Return the message for the user."""
         if not self.reason:
             return "stopped, since another part of the job has failed"
         return f"stopped by {self.reason}: {self.remark}"
@@ -86,7 +86,7 @@ def claim(
     field: str = PROCESSING_CLAIM,
     instead_of: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Take the lease of a run, or renew the own one; return False when it is somebody else's.
+    """Take or renew the lease of a run; return False if another owner has it.
 
     Parameters
     ----------
@@ -95,13 +95,13 @@ def claim(
     run_id
         Name or number of the run.
     owner
-        Name of the owner, as from `new_owner`.
+        Name of the owner, from `new_owner`.
     lifetime
-        Time after which others may take it, unless it is renewed [s]; by default `LIFETIME`.
+        Time until others may take the lease, unless it is renewed [s]; by default `LIFETIME`.
     field
         Field of the document that the lease is in.
     instead_of
-        Filter: take the lease of another owner if the document matches it.
+        Filter: if the document matches it, take the lease of another owner.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def renew(
     lifetime: float | None = None,
     field: str = PROCESSING_CLAIM,
 ) -> bool:
-    """Renew the own lease; return False when it is not ours (any more)."""
+    """Renew the lease of an owner; return False if it does not hold it (any more)."""
     _id = documents.id_of(collection, run_id)
     end = documents.server_time(collection) + timedelta(
         seconds=LIFETIME if lifetime is None else lifetime
@@ -153,7 +153,7 @@ def renew(
 
 
 def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
-    """Give the own lease up; return False when it was not ours (any more)."""
+    """Release the lease of an owner; return False if it did not hold it (any more)."""
     done = collection.update_one(
         {"_id": documents.id_of(collection, run_id), f"{field}.owner": owner},
         {"$unset": {field: ""}},
@@ -162,7 +162,7 @@ def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESS
 
 
 class Lease:
-    """A lease of a run; `lost` is set when its owner must stop, and ``why_lost`` says why.
+    """Lease of a run; when the owner must stop, `lost` is set and ``why_lost`` has the reason.
 
     Parameters
     ----------
@@ -171,13 +171,13 @@ class Lease:
     run_id
         Run.
     purpose
-        Beginning of the owner's name.
+        Prefix of the owner's name.
     field
         Field of the document that the lease is in.
     lifetime
-        Time after which others may take it when this process dies [s]; by default `LIFETIME`.
+        Time until others may take the lease after this process dies [s]; by default `LIFETIME`.
     on_loss
-        Called when it is lost, from another thread.
+        Called from another thread when the lease is lost.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Lease:
         self._ended = threading.Event()
 
     def acquire(self, instead_of: Mapping[str, Any] | None = None) -> bool:
-        """Take it, as `claim` does, and keep it until `release`; return False when it is taken."""
+        """Take the lease and renew it until `release`; return False if another owner has it."""
         began = _clock()
         if not claim(
             self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
@@ -211,19 +211,19 @@ class Lease:
         return True
 
     def check(self) -> bool:
-        """Renew it now, and return whether it is ours still.
+        """Renew the lease now, and return whether this owner still holds it.
 
         Raises
         ------
         RunDatabaseError
-            When the run database cannot be asked.
+            When the run database cannot be queried.
         """
         if not self.lost.is_set():
             self._renew()
         return not self.lost.is_set()
 
     def lose(self, why: str) -> None:
-        """Take note that the owner must stop, unless it has given the lease up itself."""
+        """Mark the lease as lost, unless the owner has released it."""
         if not (self.lost.is_set() or self._ended.is_set()):
             self.why_lost = why
             self.lost.set()
@@ -231,7 +231,7 @@ class Lease:
             self._on_loss()
 
     def release(self) -> None:
-        """Give it up; one that is lost is left to others."""
+        """Release the lease; do nothing if it is lost."""
         self._ended.set()
         if self.lost.is_set():
             return
@@ -248,7 +248,7 @@ class Lease:
             )
 
     def _renew(self) -> None:
-        # Its end counts from a later time than this, so this is on the safe side
+        # The server sets the end from a later time, so this is on the safe side
         began = _clock()
         try:
             is_ours = renew(self._collection, self._run_id, self.owner, self._lifetime, self._field)
@@ -266,15 +266,15 @@ class Lease:
                 self._renew()
                 said = ""
             except Exception as error:
-                # As one that is not renewed it is given up by the watch
+                # The watch marks a lease that is not renewed as lost
                 if str(error) != said:
                     said = str(error)
                     log.warning("the claim of run %s is not renewed: %s", self._run_id, error)
 
     def _watch(self) -> None:
-        """Lose it in time; apart from the renewals, since these may hang."""
+        """Mark the lease as lost in time; separate from the renewals, which may hang."""
         while (left := self._stop_at - _clock()) > 0:
-            # While a machine sleeps, the time that is waited for stands still
+            # Waiting does not advance while the machine sleeps
             if self._ended.wait(min(left, self._lifetime / 100)):
                 return
         if not self._ended.is_set():
@@ -290,14 +290,14 @@ def held(
     field: str = COPY_CLAIM,
     lifetime: float | None = None,
 ) -> Iterator[Lease | None]:
-    """Hold, within it, the lease of a run; it is None when it is somebody else's.
+    """Hold the lease of a run in a with block; yield None if another owner has it.
 
     Raises
     ------
     InvalidRunDocument
         When the document has neither number nor name.
     RunDatabaseError
-        When the run database cannot be asked.
+        When the run database cannot be queried.
     """
     run_id = documents.name_of(document)
     if run_id is None:
@@ -316,7 +316,7 @@ def held(
 
 
 def new_owner(purpose: str = "") -> str:
-    """Return a name for an owner of leases that nobody else has, by which `is_dead` knows it.
+    """Return a unique name for an owner of leases, which `is_dead` can check.
 
     It begins with `purpose`, by default the name of this machine in run documents.
     """
@@ -341,20 +341,20 @@ def is_dead(owner: str) -> bool:
 
 
 def _machine() -> str:
-    """Return what tells from others the machine, its start, and the container that this is in."""
+    """Return an identifier of this machine, its boot, and this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         processes = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
-        # Nobody is known to be dead, then
+        # Without it, no owner is known to be dead
         return uuid.uuid4().hex
     return f"{socket.gethostname()}:{boot}:{processes}"
 
 
 def _start(pid: int) -> str | None:
-    """Return when a process was started, in ticks since the machine was; empty for a zombie.
+    """Return the start of a process [ticks since boot]; empty for a zombie.
 
-    None where /proc does not show it.
+    None if /proc does not show it.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -366,7 +366,7 @@ def _start(pid: int) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Return whether a process lives that /proc does not show, as with the option hidepid."""
+    """Return whether a process that /proc does not show is alive, as with the option hidepid."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -377,18 +377,18 @@ def _is_hidden(pid: int) -> bool:
 
 
 def _clock() -> float:
-    """Return a time that goes on while the machine sleeps, and which nobody sets [s]."""
+    """Return a monotonic time that advances while the machine sleeps [s]."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ClaimLost(AlreadyAtWork):
-    """Somebody else processes the run from now on, or may do so soon."""
+    """Another process has taken over the run, or may do so soon."""
 
 
 class RunClaim:
-    """The lease of a run to process, held within it, and what is written with it.
+    """Lease for processing a run, held in a with block, and the writes that need it.
 
-    When it is lost `stop` is set, and nothing more is written.
+    When the lease is lost, `stop` is set and nothing more is written.
 
     Parameters
     ----------
@@ -397,19 +397,18 @@ class RunClaim:
     run_id
         Run.
     attempt
-        Name of the attempt that this is.
+        Name of this attempt.
     stop
-        Set when the lease is lost; when it is set by a signal, nothing is waited for any more.
+        Set when the lease is lost; when a signal sets it, waiting ends.
     lifetime
-        How long the lease lasts when this process dies [s].
+        Time until the lease ends after this process dies [s].
     patience
-        So long is tried again what the run database does not answer to [s], unless the lease is
-        lost meanwhile.
+        Time for retries while the run database does not answer [s], unless the lease is lost first.
 
     Raises
     ------
     AlreadyAtWork
-        When somebody else works on the run.
+        When another process works on the run.
     RunNotFound
         When there is no such run.
     RunDatabaseError
@@ -434,7 +433,7 @@ class RunClaim:
         self.owner = self._lease.owner
 
     def __enter__(self) -> "RunClaim":
-        # Who submits this very job need not be waited for: it may have been killed
+        # Do not wait for the process that submitted this job: it may have been killed
         own_submitter = {
             "processing_job.attempt": self.attempt,
             "processing_claim.owner": {"$regex": f"^{OWNER_PREFIX}"},
@@ -448,7 +447,7 @@ class RunClaim:
         self._lease.release()
 
     def _wait_for_submitter(self) -> None:
-        """Wait a moment for one who submits this run; raise when another one processes it."""
+        """Wait briefly while another process submits this run; raise if one processes it."""
         document = self._persist(
             documents.find_run, self._collection, self._run_id, None, ["processing_claim"]
         )
@@ -466,7 +465,7 @@ class RunClaim:
         self._stop.event.set()
 
     def read(self) -> dict[str, Any]:
-        """Return the run document, with the tags of all that the run has."""
+        """Return the run document, with the tags of all documents of the run."""
         document = self._persist(documents.find_run, self._collection, self._run_id)
         return self._persist(documents.merge_tags, self._collection, document)
 
@@ -480,7 +479,7 @@ class RunClaim:
         Raises
         ------
         ClaimLost
-            When somebody else works on the run now; nothing is changed then.
+            When another process works on the run now; nothing is changed then.
         RunDatabaseError
             When the run database cannot be reached for too long.
         """
@@ -497,9 +496,9 @@ class RunClaim:
         self.check()
 
     def record_failure(self, reason: str) -> int:
-        """Record that this attempt has failed, and return how many have.
+        """Record that this attempt has failed, and return the number of failures.
 
-        Raises as `set_status` does.
+        Errors are those of `set_status`.
         """
         failures = self._persist(
             documents.record_failure,
@@ -517,9 +516,9 @@ class RunClaim:
     def set_target(
         self, target: str, status: str, is_online: bool, reason: str | None = None, **fields: Any
     ) -> None:
-        """Set the status of a target, and add it with `fields` to the history unless it runs.
+        """Set the status of a target; unless it is running, add it with `fields` to the history.
 
-        Raises as `set_status` does.
+        Errors are those of `set_status`.
         """
         self.check()
         if not self._persist(
@@ -541,7 +540,7 @@ class RunClaim:
     def add_history(self, action: str, status: str, is_online: bool, **fields: Any) -> None:
         """Add to the history of the run, see `amstrax.rundb.documents.history_entry`.
 
-        Raises as `set_status` does.
+        Errors are those of `set_status`.
         """
         self.check()
         entry = documents.history_entry(action, status, is_online, **fields)
@@ -550,13 +549,13 @@ class RunClaim:
     def add_data(self, entry: Mapping[str, Any]) -> None:
         """Register data of the run.
 
-        Raises as `set_status` does.
+        Errors are those of `set_status`.
         """
         self.check()
         self._persist(documents.add_data, self._collection, self._run_id, entry)
 
     def remove_tag(self, tag: str) -> None:
-        """Take a tag from the run."""
+        """Remove a tag from the run."""
         self._persist(documents.remove_tag, self._collection, self._run_id, tag)
 
     def check(self) -> None:
@@ -565,9 +564,9 @@ class RunClaim:
             raise ClaimLost(f"run {self._run_id}: {self._lease.why_lost}: left to another process")
 
     def _persist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Return what a function returns; try again while the run database is away.
+        """Call a function, again while the run database is unreachable, and return its result.
 
-        All that is done here may be done twice.
+        All functions called here are idempotent.
         """
         began = time.monotonic()
         said = -SAY_EVERY
@@ -590,5 +589,5 @@ class RunClaim:
 
 
 def _time_of_day(seconds: float) -> str:
-    """Return the time of day in so many seconds."""
+    """Return the time of day after a number of seconds."""
     return f"{datetime.fromtimestamp(time.time() + seconds, UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,8 +1,8 @@
-"""Where and how to connect to the DAQ host: settings of amstrax, then those of ssh.
+"""Connection parameters of the DAQ host, from the settings of amstrax and of ssh.
 
-ssh itself says what its files of settings mean for a host (``ssh -G``), as it does for copies of
-live data: aliases, ``Match``, ``Include`` and tokens work alike. Settings of amstrax go first. The
-key of the host is verified always, whatever ``StrictHostKeyChecking`` says.
+ssh itself evaluates its configuration for a host (``ssh -G``), so aliases, ``Match``, ``Include``
+and tokens work as for copies of live data. Settings of amstrax override those of ssh. The host key
+is always verified, whatever the value of ``StrictHostKeyChecking``.
 """
 
 import logging
@@ -24,27 +24,27 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-#: ssh may take at least so long to read its settings [s]
+#: Shortest timeout for ssh to read its configuration [s]
 _SHORTEST = 10.0
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 @dataclass(frozen=True)
 class SSHHost:
-    """The DAQ host as ssh sees it.
+    """Connection parameters of the DAQ host.
 
     Attributes
     ----------
     link
         Settings of amstrax.
     host, port, user
-        Where to connect to, and as whom.
+        Address and user to connect with.
     known_hosts
-        Files with keys of hosts; the first is the user's own.
+        Files with host keys; the first is the user's own.
     revoked
         File with revoked keys, if any.
     key_alias
-        Name of the host in known_hosts, if another one.
+        Name of the host in known_hosts, if it differs.
     identities
         Private keys to log in with.
     identities_only
@@ -52,7 +52,7 @@ class SSHHost:
     has_agent
         Offer keys of the agent.
     proxy
-        Command whose input and output are the connection; empty for none.
+        Command that provides the connection by its input and output; empty for none.
     """
 
     link: RunDatabase
@@ -70,7 +70,7 @@ class SSHHost:
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """Names of the host in known_hosts: the second is for lines of whatever port."""
+        """Names of the host in known_hosts; the second is for entries of any port."""
         if self.key_alias:
             return (self.key_alias.lower(),)
         host = self.host.lower()
@@ -83,14 +83,14 @@ class SSHHost:
 
 
 def destination(link: RunDatabase) -> SSHHost:
-    """Return where the DAQ host is, by the settings of amstrax and of ssh.
+    """Return the connection parameters of the DAQ host, by the settings of amstrax and of ssh.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When ssh does not say so in time.
+        When ssh does not answer in time.
     RunDatabaseNotSet
-        When ssh cannot use its settings, or they need what the tunnel cannot do.
+        When ssh cannot use its configuration, or it requires a feature that the tunnel lacks.
     """
     said = _ask_ssh(link)
     if said is None:
@@ -148,7 +148,7 @@ def destination(link: RunDatabase) -> SSHHost:
 
 
 def _ask_ssh(link: RunDatabase) -> dict[str, list[str]] | None:
-    """Return ssh's settings for the DAQ host, by name; None where ssh cannot be asked."""
+    """Return ssh's settings for the DAQ host, by name; None if ssh is not available."""
     config = link.ssh_config
     ssh = shutil.which("ssh")
     if ssh is None:
@@ -235,7 +235,7 @@ def _expand(text: str, tokens: Mapping[str, str]) -> str:
 
 
 def _paths(text: str) -> Iterator[Path]:
-    """Yield the paths in a list without quotes; those with spaces are known by being there."""
+    """Yield the paths in an unquoted list; paths with spaces are recognised if they exist."""
     words = text.split()
     while words:
         for n in range(len(words), 0, -1):
@@ -247,7 +247,7 @@ def _paths(text: str) -> Iterator[Path]:
 
 
 class ProxySocket(socket.socket):
-    """Connection through a command, which ends with it."""
+    """Connection through a command that ends with the connection."""
 
     def __init__(self, command: tuple[str, ...]):
         ours, theirs = socket.socketpair()
@@ -260,20 +260,20 @@ class ProxySocket(socket.socket):
                 stdin=theirs,
                 stdout=theirs,
                 stderr=subprocess.PIPE,
-                # Ctrl-C in a terminal is not for it
+                # Keep Ctrl-C in a terminal from reaching it
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
     def reason(self) -> str:
-        """Return the last line that the command wrote to its errors, once it has ended."""
+        """Return the last line of the command's error output, once it has ended."""
         self._reader.join(1)
         lines = b"".join(self._said).decode(errors="replace").strip().splitlines()
         return lines[-1][:120] if lines else ""
 
     def close(self) -> None:
-        """Close it and end the command; a child process only lets go of it."""
+        """Close the connection and end the command; a child process only drops it."""
         super().close()
         if os.getpid() == self._owner and self._process.poll() is None:
             self._process.terminate()

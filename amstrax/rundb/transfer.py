@@ -1,7 +1,8 @@
-"""Run documents from and to files: JSON as MongoDB's own tools write it, and live-data folders.
+"""Import and export run documents as JSON of MongoDB's tools, and register live-data folders.
 
-Dates, ids and the like are as in MongoDB's extended JSON, ``{"$date": "2024-01-02T03:04:05Z"}``, in
-the relaxed form that ``mongoexport`` writes: one document a line, or all of them in an array.
+Dates, ids and similar values are in MongoDB's extended JSON, such as ``{"$date":
+"2024-01-02T03:04:05Z"}``, in the relaxed form of ``mongoexport``: one document per line, or all in
+an array.
 """
 
 import logging
@@ -18,9 +19,9 @@ from amstrax.rundb import documents
 log = logging.getLogger(__name__)
 
 STDIO = "-"
-#: Documents sent at a time
+#: Number of documents sent at once
 _BATCH = 200
-#: Largest file that is imported [bytes]: all of it is in memory
+#: Largest file that is imported [bytes], since it is held in memory
 _MOST_BYTES = 2**31
 
 
@@ -32,13 +33,13 @@ def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def documents_in(path: str) -> list[dict[str, Any]]:
-    """Return the documents in a file, ``"-"`` for standard input.
+    """Load the documents in a file, ``"-"`` for standard input.
 
     Raises
     ------
     InvalidRunDocument
-        When it cannot be read, or something in it is no document of a run; the message names the
-        line.
+        When the file cannot be read, or contains something else than run documents; the message
+        names the line.
     """
     place = "standard input" if path == STDIO else strict_json.place_of(path)
     if path == STDIO:
@@ -76,7 +77,7 @@ def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
     if lines[0][1].lstrip().startswith("["):
         return [(document, place) for document in parse(text)]
     if not lines[0][1].rstrip().endswith("}"):
-        # One document, over several lines
+        # One document over several lines
         return [(parse(text), place)]
     return [(parse(line, i), f"{place}, line {i}") for i, line in lines]
 
@@ -84,16 +85,16 @@ def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
 def import_documents(
     collection: Any, new: Iterable[dict[str, Any]], replace: bool = False
 ) -> tuple[int, int]:
-    """Add run documents, and return how many were added and how many were there already.
+    """Add run documents; return the number added and the number that existed already.
 
     Parameters
     ----------
     collection
         Collection of run documents.
     new
-        Documents; where a run is there already, they change nothing.
+        Documents; existing runs are not changed.
     replace
-        Put them in the place of those that are there.
+        Replace existing documents.
     """
     known = set()
     for there in documents.read(collection, {}, ["name", "number"]):
@@ -122,7 +123,7 @@ def import_documents(
 
 
 def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
-    """Insert documents; return how many."""
+    """Insert documents; return their number."""
     from pymongo.errors import BulkWriteError, DuplicateKeyError  # slow to import
 
     if not batch:
@@ -130,15 +131,15 @@ def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
     try:
         collection.insert_many(batch)
     except (BulkWriteError, DuplicateKeyError, RunDatabaseUnreachable):
-        # Somebody else adds runs too, or the line has dropped: one by one is safe to repeat
+        # Another process adds runs too, or the connection dropped: one by one is safe to repeat
         return sum(documents.add_run(collection, document) for document in batch)
     return len(batch)
 
 
 def export_documents(found: Iterable[Mapping[str, Any]], path: str) -> int:
-    """Write documents into a file, ``"-"`` for standard output, one a line; return how many.
+    """Write documents to a file, ``"-"`` for standard output, one per line; return their number.
 
-    The file is complete or, after a failure, as it was before.
+    The file is complete or, after a failure, unchanged.
     """
     if path == STDIO:
         return sum(1 for _ in _write(found, sys.stdout))
@@ -162,26 +163,26 @@ def _write(found: Iterable[Mapping[str, Any]], file: Any) -> Iterator[None]:
 
 
 def add_live(collection: Any, folder: Path, document_file: Path | None = None) -> str:
-    """Register a run from its folder of live data; return a line that says what was done.
+    """Register a run from its folder of live data; return a one-line report.
 
-    The run is called as the folder is. If the run database does not have it yet, its document comes
-    from a file; the live data is added to the document, for this host.
+    The name of the folder is the name of the run. If the run is not in the run database yet, its
+    document is loaded from a file. The live data is added to the document, for this host.
 
     Parameters
     ----------
     collection
         Collection of run documents.
     folder
-        Folder of the run, as ``live_data/006724``.
+        Folder of the run, such as ``live_data/006724``.
     document_file
-        File with the run's document; by default ``rundoc_RUN_ID.json`` beside the folder.
+        File with the run document; by default ``rundoc_RUN_ID.json`` next to the folder.
 
     Raises
     ------
     LiveDataNotFound
-        When there is no such folder.
+        When the folder does not exist.
     InvalidRunDocument
-        When a document is needed, and there is none, or an odd one.
+        When a document is needed, and is missing or invalid.
     """
     folder = settings.expanded(folder).absolute()
     if not folder.is_dir():
@@ -206,7 +207,7 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
 
 
 def _named(source: Path, run_id: str) -> dict[str, Any]:
-    """Return the document in a file, as that of a run of this name."""
+    """Load the document in a file as that of a run of this name."""
     found = documents_in(str(source))
     if len(found) != 1:
         raise InvalidRunDocument(f"{source} has {len(found)} documents: give one")

@@ -1,14 +1,13 @@
-"""SSH tunnel from a local port to MongoDB on the DAQ host, which mends itself.
+"""SSH tunnel from a local port to MongoDB on the DAQ host that reconnects by itself.
 
-The local end listens on loopback, on one port for as long as the tunnel lives, also while the SSH
-session is down: so one and the same MongoClient goes on when the session is back, and nobody else
-can take the port. Each new connection to the local end looks whether the session is alive, and
-makes a new one where it is not. A child after `os.fork` neither uses nor closes the tunnel of its
-parent.
+The local end listens on one loopback port for the lifetime of the tunnel, also while the SSH
+session is down. So the same MongoClient continues when the session is back, and no other process
+can take the port. Each new connection to the local end checks the session, and replaces a dead one.
+A child after `os.fork` neither uses nor closes the tunnel of its parent.
 
-Each step of a session is a function with an error of its own, which says what to do; `connect`
-takes them all. The key of the host is verified against known_hosts, always (see
-`amstrax.rundb.known_hosts`); where the host is, is in `amstrax.rundb.ssh_config`.
+Each step of a session is a function with its own error and remedy; `connect` runs all steps. The
+host key is always verified against known_hosts (see `amstrax.rundb.known_hosts`).
+`amstrax.rundb.ssh_config` provides the address of the host.
 """
 
 import atexit
@@ -41,22 +40,22 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-#: After a failure the tunnel is not tried again for so long [s]; the second is for a log-in that is
-#: refused, though it was accepted before: too many attempts could lock the account
+#: Pause after a failure before the next attempt [s]; the second is for a log-in that is refused
+#: after it was accepted before, since many attempts could lock the account
 PAUSE = 1.0
 PAUSE_AFTER_REFUSAL = 60.0
 _open_tunnels: "weakref.WeakSet[Tunnel]" = weakref.WeakSet()
-# Tunnels of the parent process: kept, since to collect them could wait for locks of its threads
+# Tunnels of the parent process: kept, since collecting them could wait for locks of its threads
 _abandoned: list["Tunnel"] = []
 _hooks_are_set = False
-#: Longest time of one step: to connect, to log in, to open a channel [s]. Hosts that look up the
-#: name of who comes, in a name server that does not answer, let one wait for so long
+#: Timeout of one step: connect, log in, open a channel [s]. sshd that resolves client names may
+#: stall this long if its name server does not answer
 STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
 
 
 class _Server(sshtunnel._ThreadingForwardServer):
-    """Local end of a tunnel, which knows its connections."""
+    """Local end of a tunnel that tracks its connections."""
 
     request_queue_size = 64
 
@@ -79,10 +78,10 @@ class _Server(sshtunnel._ThreadingForwardServer):
 
 
 class Tunnel(sshtunnel.SSHTunnelForwarder):
-    """Tunnel to MongoDB as `link` says; `address` is its local end.
+    """Tunnel to MongoDB with the settings `link`; `address` is its local end.
 
-    sshtunnel listens and carries the bytes. Its sessions are replaced: by itself it verifies no
-    host key against known_hosts, tells no reason of a failure, and does not come back.
+    sshtunnel listens and forwards the bytes. Its session handling is replaced, because sshtunnel
+    does not verify host keys against known_hosts, report reasons of failures, or reconnect.
 
     Parameters
     ----------
@@ -99,7 +98,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         self.link = link
         self._lock = threading.Lock()
         self._transport: Any = None
-        # The session through which MongoDB was reached
+        # Session through which MongoDB was reached
         self._tried: Any = None
         self._error: RunDatabaseError | None = None
         self._not_before = 0.0
@@ -129,16 +128,16 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
     @staticmethod
     def _read_ssh_config(ssh_host: str, *_given: Any) -> tuple[Any, ...]:
-        """Return what was given: ssh itself reads its settings, see `destination`."""
+        """Return the arguments unchanged: ssh itself reads its settings, see `destination`."""
         return ssh_host, "", None, _given[3], None, False
 
     @staticmethod
     def _consolidate_auth(**_given: Any) -> tuple[None, list]:
-        """Return no password and no keys: `log_in` has them, one at a time."""
+        """Return no password and no keys: `log_in` tries them one at a time."""
         return None, []
 
     def _make_ssh_forward_handler_class(self, remote_address_: Any) -> Any:
-        # Each connection asks the tunnel for a channel, and thus for a session that is alive
+        # Each connection requests a channel from the tunnel, which ensures a live session
         handler = super()._make_ssh_forward_handler_class(remote_address_)
         handler.ssh_transport = self
         return handler
@@ -148,7 +147,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
     @property
     def is_active(self) -> bool:
-        """Whether there is a session that is taken for alive."""
+        """Whether a session exists that is assumed to be alive."""
         return self._transport is not None and self._transport.is_active()
 
     @property
@@ -159,16 +158,16 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
     @property
     def error(self) -> RunDatabaseError | None:
-        """What went wrong last, if nothing went right since."""
+        """Last error, if no later attempt has succeeded."""
         return self._error
 
     def ensure(self) -> None:
-        """Make the SSH session where there is none, or none any more; see that it leads somewhere.
+        """Open the SSH session if it is missing or dead, and check that it reaches MongoDB's port.
 
         Raises
         ------
         RunDatabaseError
-            Of a kind that says why it cannot be made, or why MongoDB's port is not reached.
+            When the session cannot be opened, or MongoDB's port is not reached.
         """
         if self._session() is not self._tried:
             self.open_channel().close()
@@ -178,32 +177,32 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
     ) -> paramiko.Channel:
         """Return a connection to MongoDB's port, as the DAQ host sees it.
 
-        sshtunnel calls it as it would call that of a session.
+        sshtunnel calls it in place of the method of a session.
 
         Raises
         ------
         RunDatabaseError
-            Of a kind that says why there is none.
+            When the connection cannot be opened.
         """
         try:
             channel = self._open_channel(self._session(), src_addr)
         except SessionDied:
-            # It was dead or frozen, and is dropped now: a new one may do
+            # The session was dead or frozen, and is dropped now: a new one may work
             channel = self._open_channel(self._session(), src_addr)
         self._error = None
         self._tried = self._transport
         return channel
 
     def close(self) -> None:
-        """Close it, with all connections through it."""
+        """Close the tunnel, with all its connections."""
         self._closed = True
         _open_tunnels.discard(self)
-        # Not while a session is being made, which would be left open
+        # Not while a session is being opened, which would be left open
         with self._lock:
             self.stop(force=True)
 
     def abandon(self) -> None:
-        """Let go of it in a child process, without a word to the other side."""
+        """Drop the tunnel in a child process without notifying the server."""
         self._closed = True
         sockets: list[Any] = [self._server.socket, *self._server.connections]
         if self._transport is not None:
@@ -247,12 +246,12 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         except RunDatabaseError as error:
             self._error = error
             raise
-        # Else it would wait for ever to send into a frozen session
+        # Otherwise it would wait forever to send into a frozen session
         channel.settimeout(self.link.timeout)
         return channel
 
     def _lost(self, transport: paramiko.Transport, why: str) -> None:
-        # Under the lock. Another thread may have seen it first, and made a new one
+        # Under the lock: another thread may already have opened a new session
         if self._transport is transport:
             log.warning("the tunnel to %s is down: %s", self.link.daq_host, why)
             self._transport = None
@@ -260,7 +259,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
 
 def _set_hooks() -> None:
-    # paramiko ends all sessions at exit; what was registered after it, as this, is called before
+    # paramiko ends all sessions at exit; handlers registered later, as this one, run first
     global _hooks_are_set
     if not _hooks_are_set:
         _hooks_are_set = True
@@ -282,23 +281,23 @@ def _abandon_all() -> None:
 
 
 def step_timeout(link: RunDatabase) -> float:
-    """Return the longest time that one step may take [s]."""
+    """Return the timeout of one step [s]."""
     return min(STEP_TIMEOUT, link.timeout / 4)
 
 
 def connect(link: RunDatabase) -> paramiko.Transport:
-    """Return a new SSH session with the DAQ host, logged in.
+    """Open an SSH session with the DAQ host, logged in.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When there is no such host, or nothing that speaks SSH.
+        When the host does not exist, or does not speak SSH.
     HostKeyRefused
-        When its key is revoked, not in known_hosts, or another one.
+        When its key is revoked, not in known_hosts, or differs from the known one.
     RunDatabaseRefused
         When the log-in is refused.
     RunDatabaseNotSet
-        When there is nothing to log in with, or ssh's settings cannot be used.
+        When no password or key is available, or ssh's settings cannot be used.
     """
     to = destination(link)
     transport, _ = log_in(to, verified(to))
@@ -307,7 +306,7 @@ def connect(link: RunDatabase) -> paramiko.Transport:
 
 
 def verified(to: SSHHost) -> paramiko.Transport:
-    """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
+    """Open an SSH session with the DAQ host and verify its key, before any log-in.
 
     Raises
     ------
@@ -380,7 +379,7 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
     Raises
     ------
     RunDatabaseUnreachable
-        When what listens there does not speak SSH, or not in time.
+        When the server does not speak SSH, or does not answer in time.
     """
     timeout = step_timeout(to.link)
     try:
@@ -392,11 +391,11 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
         raise
     transport.set_log_channel(_quiet_logger("paramiko"))
     transport.banner_timeout = transport.handshake_timeout = timeout
-    # Hosts that ask elsewhere about their users are slow at it
+    # Hosts that look up users on another server are slow here
     transport.auth_timeout = 2 * timeout
     try:
         transport.start_client(timeout=timeout)
-        # It returns without a word when the time is over; this does not
+        # It returns silently on timeout; this does not
         transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
@@ -413,25 +412,25 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
 
 
 def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transport, str]:
-    """Log in on a verified session; return the session that is logged in, and with what.
+    """Log in on a verified session; return the logged-in session and the credential used.
 
-    A key file that is set is tried first, and then the password; with neither, the keys of the SSH
-    agent and those that ssh takes by itself. Each after the first gets a session of its own.
+    The key file of the settings is tried first, then the password; with neither, the keys of the
+    SSH agent and ssh's default keys. Each attempt after the first gets its own session.
 
     Raises
     ------
     RunDatabaseRefused
-        When nothing of that is accepted. The session is closed then, as after all errors.
+        When none is accepted. The session is closed then, as after all errors.
     RunDatabaseNotSet
-        When there is nothing to log in with, or the key file cannot be read.
+        When no password or key is available, or the key file cannot be read.
     RunDatabaseUnreachable
-        When the line drops.
+        When the connection drops.
     """
     tried: list[str] = []
     try:
         for what, attempt in _credentials(to):
             if tried:
-                # Some servers hang up at a second attempt, and some after a few
+                # Some servers close the connection at the second attempt, others after a few
                 transport.close()
                 transport = verified(to)
             try:
@@ -499,13 +498,13 @@ def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
                     yield f"the agent's key {key.fingerprint}", key
     for path in to.identities:
         if path.is_file():
-            # Those with a password are for an agent
+            # Keys with a passphrase are left to the agent
             with contextlib.suppress(RunDatabaseNotSet):
                 yield f"the key {path}", read_key(path, None)
 
 
 def _public_keys(path: Path) -> Iterator[bytes]:
-    """Yield the public key beside a private one, or the one that is there in its place."""
+    """Yield the public key next to a private key, or stored in its place."""
     for each in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError, IndexError):
             yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
@@ -545,7 +544,7 @@ def open_channel(
     Raises
     ------
     SessionDied
-        When there is no answer: the session is of no use any more.
+        When there is no answer, so the session is unusable.
     RunDatabaseUnreachable
         When nothing listens there.
     RunDatabaseRefused
@@ -573,7 +572,7 @@ def open_channel(
 
 
 class SessionDied(RunDatabaseUnreachable):
-    """An SSH session that was alive does not answer."""
+    """A live SSH session has stopped answering."""
 
 
 def _reason(error: BaseException) -> str:
@@ -583,9 +582,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_logger(package: str) -> str:
-    """Return the name of a logger for paramiko or sshtunnel, which tell of each failure.
+    """Return the name of a logger that silences paramiko or sshtunnel, which log each failure.
 
-    What of that matters is in our errors. Set a level for this logger to see it all.
+    Our errors have the relevant part. Set a level for this logger to see all messages.
     """
     logger = logging.getLogger(f"{__name__}.{package}")
     if logger.level == logging.NOTSET:

@@ -1,8 +1,8 @@
 """Stored data of the lab's other release that equals what a context would make.
 
-The lab's package of 2026 ("2.2") has another version of the reader than that of June 2025 ("2.1"),
-and the reader is part of every lineage: each hash differs, while rows and fields of most data types
-are the same. `EQUAL` lists these types.
+The lab's packages of 2026 ("2.2") and June 2025 ("2.1") have different versions of the reader,
+which is part of every lineage. So all hashes differ, although rows and fields of most data types
+are equal. `EQUAL` lists these types.
 """
 
 import copy
@@ -33,9 +33,9 @@ class Equal(NamedTuple):
     versions: tuple[str, str]
 
 
-#: Data types whose rows and fields are equal, as are those of all that they are made from.
+#: Data types with equal rows and fields, made only from data types with equal rows and fields.
 #: tests/strax_ext/test_equivalents.py computes this table from the specifications of both releases,
-#: their reference arrays and the versions of the plugins: add no line by hand
+#: their reference arrays and the versions of the plugins: add only entries that it computes
 EQUAL = {
     "raw_records": Equal("DAQReader", ("0.0.0", "0.1.0")),
     "raw_records_ext": Equal("DAQReader", ("0.0.0", "0.1.0")),
@@ -58,7 +58,7 @@ EQUAL = {
     "lone_hits": Equal("LoneHits", ("0.1.0", "0.1.0")),
 }
 
-#: How data types differ that are not equal; others are not because they are made from these
+#: Differences of unequal data types; other types are unequal because they are made from these
 DIFFERENCES = {
     "raw_records_sipm": "2.1 inverts positive pulses, 2.2 does not",
     "records_sipm": "baseline and area differ",
@@ -67,24 +67,24 @@ DIFFERENCES = {
     "corrected_areas": "2.2 adds the areas of top and bottom",
 }
 
-#: Number of entries of a folder that `stored_releases` looks at
+#: Largest number of entries of a folder that `stored_releases` reads
 MOST_ENTRIES = 5000
 
 _READER = "raw_records"
 _GROUPS = ("bottom", "top", "external")
-#: Fields of run documents that decide what the two readers make. Groups one by one: run metadata in
-#: folders is flat
+#: Fields of run documents on which the output of the two readers depends. Groups are listed one by
+#: one because run metadata in folders is flat
 _FIELDS = (
     "daq_config.registers",
     *(f"{name}.{group}" for name in CHANNEL_MAP_FIELDS for group in XAMS_CHANNEL_MAP),
 )
 
-# Data types and releases of which use has been reported in this process
+# Data types and releases whose use this process has reported
 _reported: set[tuple[str, str]] = set()
 
 
 def release_of(lineage: Mapping[str, Any]) -> str | None:
-    """Return the release that makes data of a lineage, as its reader says; None for others."""
+    """Return the release whose reader is in a lineage; None for any other reader."""
     plugin, version, *_ = lineage.get(_READER) or (None, None)
     reader = EQUAL[_READER]
     if plugin != reader.plugin or version not in reader.versions:
@@ -93,16 +93,16 @@ def release_of(lineage: Mapping[str, Any]) -> str | None:
 
 
 def other_release(lineage: Mapping[str, Any]) -> str | None:
-    """Return the release that does not make data of a lineage; None where neither does."""
+    """Return the release whose reader is not in a lineage; None if it has neither reader."""
     release = release_of(lineage)
     return None if release is None else RELEASES[1 - RELEASES.index(release)]
 
 
 def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the lineage that equal data has in the other release, None where there is none.
+    """Return the lineage of equal data in the other release; None if no equal data exists.
 
-    Every plugin of the lineage must be one of `EQUAL`, with its version in the one release; it gets
-    that of the other. Options stay as they are.
+    Every plugin of the lineage must be in `EQUAL`, with its version in one release. The result has
+    the versions of the other release and the same options.
     """
     release = release_of(lineage)
     if release is None or data_type not in EQUAL:
@@ -120,18 +120,18 @@ def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | N
 class StoredReleases(NamedTuple):
     """Raw data of XAMS in a folder, by the release that has stored it."""
 
-    #: Release -> number of raw data types, and newest run
+    #: Release -> number of stored raw data types, and newest run
     found: dict[str, tuple[int, str]]
-    #: Number of entries of the folder that were looked at
+    #: Number of entries of the folder that were read
     n_entries: int
-    #: Whether these are all
+    #: Whether all entries of the folder were read
     is_all: bool
 
 
 def stored_releases(folder: Path, most: int | None = None) -> StoredReleases:
-    """Return which release has stored the raw data in a folder, by the hashes in its entries.
+    """Return the releases that have stored raw data in a folder, by the hashes in its entries.
 
-    At most `most` entries are looked at, by default `MOST_ENTRIES`.
+    At most `most` entries are read, by default `MOST_ENTRIES`.
     """
     plugin, versions = EQUAL[_READER]
     hashes = {
@@ -154,23 +154,24 @@ def stored_releases(folder: Path, most: int | None = None) -> StoredReleases:
 
 
 class EquivalentData(strax.StorageFrontend):
-    """Data of the other release, in the folders and run database of a context, to read only.
+    """Read-only access to data of the other release in the folders and run database of a context.
 
-    A context asks it last, so that data of its own release goes first wherever it is.
+    A context asks it last, so data of its own release takes precedence in all storage.
 
-    Lists (`find_several`) are of what is stored: unlike `find`, they do not look into the
-    document of each run.
+    `find_several` checks only whether data is stored: unlike `find`, it does not read the document
+    of each run.
 
     Parameters
     ----------
     frontends
         Storage of the context.
     registry
-        Its plugin classes, by data type. Where one is not amstrax's own, nothing is equivalent.
+        Plugin classes of the context, by data type. Data made with a class from outside amstrax
+        has no equivalent.
     channel_map
-        Its channel map.
+        Channel map of the context.
     documents
-        Run documents that it was given, by run; others are asked of `frontends`.
+        Run documents given to the context, by run; others are fetched from `frontends`.
     keys
         Cache of keys of equal data, for as long as `registry` stays the same.
     """
@@ -200,7 +201,7 @@ class EquivalentData(strax.StorageFrontend):
         return [backend for frontend in self._frontends for backend in frontend.backends]
 
     def key_for(self, key: strax.DataKey) -> strax.DataKey | None:
-        """Return the key of equal data of the other release, None where there is none."""
+        """Return the key of equal data of the other release; None if no equal data exists."""
         at = key.data_type, key.lineage_hash
         if at not in self._keys:
             lineage = equivalent(key.data_type, key.lineage)
@@ -215,17 +216,17 @@ class EquivalentData(strax.StorageFrontend):
         return result
 
     def find(self, key: strax.DataKey, write: bool = False, **options: Any) -> tuple[str, str]:
-        """Return backend and place of equal data; parameters are as in strax."""
+        """Find equal data and return its backend and place; parameters are those of strax."""
         if write:
             raise strax.DataNotAvailable(f"{self} is for reading")
         return self._ask("find", key, **options)
 
     def get_metadata(self, key: strax.DataKey, *args: Any, **options: Any) -> dict:
-        """Return the metadata of equal data, with its own lineage; parameters are as in strax."""
+        """Return metadata of equal data, with its own lineage; parameters are those of strax."""
         return self._ask("get_metadata", key, *args, **options)
 
     def loader(self, key: strax.DataKey, *args: Any, **options: Any) -> Any:
-        """Return a loader of equal data; parameters are as in strax."""
+        """Return a loader of equal data; parameters are those of strax."""
         loader = self._ask("loader", key, *args, **options)
         other = self.found[key.run_id, key.data_type]
         release = release_of(other.lineage)
@@ -242,7 +243,7 @@ class EquivalentData(strax.StorageFrontend):
         return loader
 
     def find_several(self, keys: Sequence[strax.DataKey], **options: Any) -> list:
-        """Return, for each of several keys, where equal data is, or False."""
+        """Return the place of equal data for each key, False for keys without such data."""
         result: list[Any] = [False] * len(keys)
         others = {i: other for i, key in enumerate(keys) if (other := self.key_for(key))}
         for frontend in self._frontends:
@@ -253,7 +254,7 @@ class EquivalentData(strax.StorageFrontend):
         return result
 
     def why_not(self, key: strax.DataKey) -> str:
-        """Return why data is not found though the other release has stored it; else empty text."""
+        """Return why stored data of the other release is not used; empty if none is stored."""
         release, its = release_of(key.lineage), other_release(key.lineage)
         if its is None:
             return ""
@@ -263,7 +264,7 @@ class EquivalentData(strax.StorageFrontend):
             if not reason or not self._is_there(other):
                 return ""
         else:
-            # Of any options and versions, but that of the reader
+            # Options and versions may differ, except the version of the reader
             lineage = dict(key.lineage)
             plugin, _, options = lineage[_READER]
             version = EQUAL[_READER].versions[RELEASES.index(its)]
@@ -280,7 +281,7 @@ class EquivalentData(strax.StorageFrontend):
         )
 
     def other_context(self, key: strax.DataKey) -> str:
-        """Return what to write for the context of the other release that makes a data type."""
+        """Return the Python code for the context of the other release that makes a data type."""
         name = "xams_led" if "records_led" in self._registry else "xams"
         return f'{name}(release="{other_release(key.lineage)}")'
 
@@ -307,17 +308,18 @@ class EquivalentData(strax.StorageFrontend):
         return plugin is not None and plugin.__module__.partition(".")[0] == "amstrax"
 
     def _objection(self, key: strax.DataKey) -> str:
-        """Return why the two readers differ for a run, as its document says; else empty text.
+        """Return why the readers of both releases differ for a run; empty if they do not.
 
-        That of 2.1 inverts channels with positive pulses, and the lab's takes the usual channel
-        map for every run. Without a document, a run is taken for one with the usual channels.
+        The reader of 2.1 inverts channels with positive pulses, and the lab's version of it uses
+        the default channel map for every run. Runs without document are assumed to have the default
+        channels.
         """
         is_ext = any(name.endswith("_ext") for name in (key.data_type, *key.lineage))
         groups = _GROUPS if is_ext else _GROUPS[:2]
         document = self._document(key.run_id)
         maps = {}
         if isinstance(self._channel_map, Mapping):
-            # Of the document, where the context is set up for live data
+            # In a context for live data this is the map of the document
             maps["channel_map of the context"] = self._channel_map
         for name in CHANNEL_MAP_FIELDS:
             its = {group: _field(document, f"{name}.{group}") for group in XAMS_CHANNEL_MAP}
@@ -352,14 +354,14 @@ class EquivalentData(strax.StorageFrontend):
 def parents_metadata(
     loaded: Mapping[str, Mapping[str, Any]], used: Iterable[tuple[str, strax.DataKey]]
 ) -> dict[str, Any]:
-    """Return what the metadata of new data says of data of the other release that it is made from.
+    """Return the metadata field that lists data of the other release that new data is made from.
 
     Parameters
     ----------
     loaded
-        Metadata of the data that is loaded to make it.
+        Metadata of the loaded data that the new data is made from.
     used
-        Data types that are loaded from the other release, and their keys there.
+        Data types loaded from the other release, with their keys in that release.
     """
     parents: dict[str, Any] = {}
     for metadata in loaded.values():
@@ -370,7 +372,7 @@ def parents_metadata(
 
 
 def _field(document: Mapping[str, Any], name: str) -> Any:
-    """Return a field of a document, nested or with dots in its name; None without it."""
+    """Return a field of a document, nested or with a dotted name; None if it is missing."""
     if name in document:
         return document[name]
     part: Any = document
