@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import strax
 from immutabledict import immutabledict
 
-from amstrax.rundoc import CHANNEL_MAP_FIELDS, XAMS_CHANNEL_MAP, channel_pairs, channels_polarity
+from amstrax.exceptions import InvalidRegisters
+from amstrax.rundoc import (
+    CHANNEL_MAP_FIELDS,
+    XAMS_CHANNEL_MAP,
+    channel_pairs,
+    channels_polarity,
+    register_entries,
+)
 from amstrax.settings import RELEASES
 
 log = logging.getLogger(__name__)
@@ -330,7 +337,11 @@ class EquivalentData(strax.StorageFrontend):
                 pair, usual = pairs.get(group), XAMS_CHANNEL_MAP[group]
                 if pair != usual:
                     return f"{place} has {group} {pair and list(pair)}, 2.1 has {list(usual)}"
-        polarity = channels_polarity(_field(document, "daq_config.registers") or ())
+        registers = _field(document, "daq_config.registers")
+        try:
+            polarity = channels_polarity(register_entries(() if registers is None else registers))
+        except InvalidRegisters as error:
+            return f"its document does not tell which channels 2.1 inverts: {error}"
         for group in groups:
             first, last = XAMS_CHANNEL_MAP[group]
             positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]

@@ -379,6 +379,9 @@ def test_a_miss_says_what_to_ask_for(as_other):
     "change",
     [
         {"registers": [{"reg": "1280", "val": "100000"}]},
+        {"registers": '[{"reg": "1280", "val": "100000"}]'},
+        {"registers": "not JSON"},
+        {"registers": 5},
         {"channel_map": {"bottom": [0, 0], "top": [1, 3]}},
     ],
 )
