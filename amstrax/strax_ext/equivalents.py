@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import InvalidRegisters
+from amstrax.exceptions import InvalidRegisters, InvalidRunDocument, RunDatabaseError
+from amstrax.run_values import RunValues, is_run_value
 from amstrax.rundoc import (
     CHANNEL_MAP_FIELDS,
     XAMS_CHANNEL_MAP,
@@ -175,7 +176,9 @@ class EquivalentData(strax.StorageFrontend):
     registry
         Its plugin classes, by data type. Where one is not amstrax's own, nothing is equivalent.
     channel_map
-        Its channel map.
+        Its channel map, or the string that says where that is in run documents.
+    run_values
+        Values of run documents, for such a string.
     documents
         Run documents that it was given, by run; others are asked of `frontends`.
     keys
@@ -189,6 +192,7 @@ class EquivalentData(strax.StorageFrontend):
         frontends: Sequence[strax.StorageFrontend],
         registry: Mapping[str, type[strax.Plugin]],
         channel_map: Any,
+        run_values: RunValues,
         documents: Mapping[str, Mapping[str, Any]] = immutabledict(),
         keys: dict[tuple[str, str], strax.DataKey | None] | None = None,
     ):
@@ -196,6 +200,7 @@ class EquivalentData(strax.StorageFrontend):
         self._frontends = sorted(frontends, key=lambda frontend: frontend.storage_type)
         self._registry = registry
         self._channel_map = channel_map
+        self._run_values = run_values
         self._documents = dict(documents)
         self._keys = {} if keys is None else keys
         #: Run and data type -> key under which it was found
@@ -323,9 +328,15 @@ class EquivalentData(strax.StorageFrontend):
         groups = _GROUPS if is_ext else _GROUPS[:2]
         document = self._document(key.run_id)
         maps = {}
-        if isinstance(self._channel_map, Mapping):
+        channel_map = self._channel_map
+        if is_run_value(channel_map):
+            try:
+                channel_map = self._run_values.get(channel_map, key.run_id)
+            except (InvalidRunDocument, RunDatabaseError) as error:
+                return f"its channel_map is not known: {error}"
+        if isinstance(channel_map, Mapping):
             # Of the document, where the context is set up for live data
-            maps["channel_map of the context"] = self._channel_map
+            maps["channel_map of the context"] = channel_map
         for name in CHANNEL_MAP_FIELDS:
             its = {group: _field(document, f"{name}.{group}") for group in XAMS_CHANNEL_MAP}
             if channel_pairs(its):

@@ -397,6 +397,15 @@ def test_runs_that_the_readers_take_differently_are_refused(as_other, change):
     assert not st.is_stored(RUN_ID, "peaks")
 
 
+def test_a_channel_map_that_is_looked_up_is_compared(as_other):
+    channel_map = "rundoc://?path=daq_config.mine&fallback=xams_default"
+    st = plain(as_other, config={"channel_map": channel_map})
+    st.set_run_document(RUN_ID, rundoc())
+    assert st.is_stored(RUN_ID, "peaks")
+    st.set_run_document(RUN_ID, rundoc(mine={"bottom": [0, 0], "top": [1, 3]}))
+    assert not st.is_stored(RUN_ID, "peaks")
+
+
 def test_check_tells_releases_by_hash(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no raw data" in described_releases()
