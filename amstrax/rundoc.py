@@ -245,15 +245,7 @@ def extract_channel_polarity(registers: Any) -> dict[int, int]:
     InvalidRegisters
         (a TypeError and a ValueError) when it is none of these, or an entry is no dictionary.
     """
-    if isinstance(registers, str):
-        registers = strict_json.parse(registers, "registers", InvalidRegisters)
-    if isinstance(registers, Mapping):
-        registers = list(registers.values())
-    if not isinstance(registers, Sequence) or isinstance(registers, (str, bytes)):
-        raise InvalidRegisters(
-            f"registers are {short(registers)}: give a list of entries, as "
-            '[{"reg": "1080", "val": "110000"}]'
-        )
+    registers = register_entries(registers)
     for entry in registers:
         if not isinstance(entry, Mapping):
             raise InvalidRegisters(
@@ -268,6 +260,26 @@ def extract_channel_polarity(registers: Any) -> dict[int, int]:
                 short(entry.get("val")),
             )
     return channels_polarity(registers)
+
+
+def register_entries(registers: Any) -> Sequence[Any]:
+    """Return the entries of digitizer registers, which are as in `extract_channel_polarity`.
+
+    Raises
+    ------
+    InvalidRegisters
+        (a TypeError and a ValueError) when they have none.
+    """
+    if isinstance(registers, str):
+        registers = strict_json.parse(registers, "registers", InvalidRegisters)
+    if isinstance(registers, Mapping):
+        registers = list(registers.values())
+    if not isinstance(registers, Sequence) or isinstance(registers, (str, bytes)):
+        raise InvalidRegisters(
+            f"registers are {short(registers)}: give a list of entries, as "
+            '[{"reg": "1080", "val": "110000"}]'
+        )
+    return registers
 
 
 def value_at(document: object, path: str) -> Any:

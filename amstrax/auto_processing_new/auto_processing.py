@@ -276,7 +276,13 @@ class Submitter:
         """
         from amstrax.auto_processing import submitting
 
-        while self._args.production and (n_jobs := self._n_jobs()) >= self._args.max_jobs:
+        while self._args.production:
+            try:
+                n_jobs = self._n_jobs()
+            except Exception as error:
+                return self._failed(run_id, error)
+            if n_jobs < self._args.max_jobs:
+                break
             say(f"Too many jobs running ({n_jobs}/{self._args.max_jobs})")
             if not wait:
                 return False
@@ -288,22 +294,27 @@ class Submitter:
                 self._work, run_id, self._collection, self._engine, reset_failures=True
             )
         except Exception as error:
-            log.debug("run %s", run_id, exc_info=error)
-            say(f"Error submitting job: {_text(error)}")
-            return False
+            return self._failed(run_id, error)
         if result.state == "submitted":
             say(f"Job {result.name} submitted successfully")
         elif result.state == "dry run":
             print(result.text)
             say(f"Would have submitted job for run {run_id}")
         else:
-            # The existing job may have other options
+            # The existing job may have other options. A run that is being processed has no job id here
+            job = f"{result.name} {result.job_id}: " if result.job_id else ""
             say(
-                f"Error submitting job: run {run_id} is {result.state} ({result.name} "
-                f"{result.job_id}: {result.text}): wait until that has ended"
+                f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "
+                "until that has ended"
             )
             return False
         return True
+
+    def _failed(self, run_id: str, error: Exception) -> bool:
+        """Say why a run has no job, and return that it has none."""
+        log.debug("run %s", run_id, exc_info=error)
+        say(f"Error submitting job: {_text(error)}")
+        return False
 
     def _n_jobs(self) -> int:
         """Return the number of waiting and running jobs."""

@@ -324,6 +324,7 @@ class Context(strax.Context):
             self.storage,
             self._plugin_class_registry,
             channel_map,
+            self.run_values,
             self.run_documents,
             self._snapshot()._made.equal_keys,
         )

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 import strax
 from immutabledict import immutabledict
 
-from amstrax.rundoc import CHANNEL_MAP_FIELDS, XAMS_CHANNEL_MAP, channel_pairs, channels_polarity
+from amstrax.exceptions import InvalidRegisters, InvalidRunDocument, RunDatabaseError
+from amstrax.run_values import RunValues, is_run_value
+from amstrax.rundoc import (
+    CHANNEL_MAP_FIELDS,
+    XAMS_CHANNEL_MAP,
+    channel_pairs,
+    channels_polarity,
+    register_entries,
+)
 from amstrax.settings import RELEASES
 
 log = logging.getLogger(__name__)
@@ -169,7 +177,9 @@ class EquivalentData(strax.StorageFrontend):
         Plugin classes of the context, by data type. Data made with a class from outside amstrax
         has no equivalent.
     channel_map
-        Channel map of the context.
+        Channel map of the context, or the string that names it in run documents.
+    run_values
+        Values of run documents, for such a string.
     documents
         Run documents given to the context, by run; others are fetched from `frontends`.
     keys
@@ -183,6 +193,7 @@ class EquivalentData(strax.StorageFrontend):
         frontends: Sequence[strax.StorageFrontend],
         registry: Mapping[str, type[strax.Plugin]],
         channel_map: Any,
+        run_values: RunValues,
         documents: Mapping[str, Mapping[str, Any]] = immutabledict(),
         keys: dict[tuple[str, str], strax.DataKey | None] | None = None,
     ):
@@ -190,6 +201,7 @@ class EquivalentData(strax.StorageFrontend):
         self._frontends = sorted(frontends, key=lambda frontend: frontend.storage_type)
         self._registry = registry
         self._channel_map = channel_map
+        self._run_values = run_values
         self._documents = dict(documents)
         self._keys = {} if keys is None else keys
         #: Run and data type -> key under which it was found
@@ -318,9 +330,15 @@ class EquivalentData(strax.StorageFrontend):
         groups = _GROUPS if is_ext else _GROUPS[:2]
         document = self._document(key.run_id)
         maps = {}
-        if isinstance(self._channel_map, Mapping):
+        channel_map = self._channel_map
+        if is_run_value(channel_map):
+            try:
+                channel_map = self._run_values.get(channel_map, key.run_id)
+            except (InvalidRunDocument, RunDatabaseError) as error:
+                return f"its channel_map is not known: {error}"
+        if isinstance(channel_map, Mapping):
             # In a context for live data this is the map of the document
-            maps["channel_map of the context"] = self._channel_map
+            maps["channel_map of the context"] = channel_map
         for name in CHANNEL_MAP_FIELDS:
             its = {group: _field(document, f"{name}.{group}") for group in XAMS_CHANNEL_MAP}
             if channel_pairs(its):
@@ -332,7 +350,11 @@ class EquivalentData(strax.StorageFrontend):
                 pair, usual = pairs.get(group), XAMS_CHANNEL_MAP[group]
                 if pair != usual:
                     return f"{place} has {group} {pair and list(pair)}, 2.1 has {list(usual)}"
-        polarity = channels_polarity(_field(document, "daq_config.registers") or ())
+        registers = _field(document, "daq_config.registers")
+        try:
+            polarity = channels_polarity(register_entries(() if registers is None else registers))
+        except InvalidRegisters as error:
+            return f"its document does not tell which channels 2.1 inverts: {error}"
         for group in groups:
             first, last = XAMS_CHANNEL_MAP[group]
             positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]

@@ -12,6 +12,7 @@ from amstrax import contexts
 from amstrax.auto_processing import engines, process_run, submitting
 from amstrax.auto_processing_new import auto_processing as entry
 from amstrax.auto_processing_new import offline_processing, process
+from amstrax.exceptions import RunDatabaseUnreachable
 from amstrax.rundb import documents, leases
 
 SCRIPTS = Path(entry.__file__).parent
@@ -102,7 +103,15 @@ def test_what_the_dashboard_tries_again_or_reports(runs, live_runs, tmp_path, ca
     assert status == 2 and "no amstrax 3 there" in text
     with leases.RunClaim(runs, SHORT, "somebody", leases.Stop()):
         status, text = said("--production")
-    assert status == 1 and text.startswith(f"Error submitting job: run {SHORT} is busy")
+    assert status == 1 and text.startswith(f"Error submitting job: run {SHORT} is busy (")
+    # Another job may be the one that is at work
+    assert "amstrax-xams" not in text
+
+    def unreachable(_self):
+        raise RunDatabaseUnreachable("no answer\nfrom mongo")
+
+    monkeypatch.setattr(entry.Submitter, "_n_jobs", unreachable)
+    assert said("--production") == (1, "Error submitting job: no answer from mongo")
 
 
 def test_many_runs_offline(runs, live_runs, tmp_path, capsys):

@@ -379,6 +379,9 @@ def test_a_miss_says_what_to_ask_for(as_other):
     "change",
     [
         {"registers": [{"reg": "1280", "val": "100000"}]},
+        {"registers": '[{"reg": "1280", "val": "100000"}]'},
+        {"registers": "not JSON"},
+        {"registers": 5},
         {"channel_map": {"bottom": [0, 0], "top": [1, 3]}},
     ],
 )
@@ -391,6 +394,15 @@ def test_runs_that_the_readers_take_differently_are_refused(as_other, change):
     document = rundoc()
     document["daq_config"] |= change
     frontend.write_run_metadata(RUN_ID, document)
+    assert not st.is_stored(RUN_ID, "peaks")
+
+
+def test_a_channel_map_that_is_looked_up_is_compared(as_other):
+    channel_map = "rundoc://?path=daq_config.mine&fallback=xams_default"
+    st = plain(as_other, config={"channel_map": channel_map})
+    st.set_run_document(RUN_ID, rundoc())
+    assert st.is_stored(RUN_ID, "peaks")
+    st.set_run_document(RUN_ID, rundoc(mine={"bottom": [0, 0], "top": [1, 3]}))
     assert not st.is_stored(RUN_ID, "peaks")
 
 
