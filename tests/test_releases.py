@@ -7,6 +7,7 @@ from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts
 from amstrax.exceptions import InvalidOption, LiveDataIncomplete
+from amstrax.plugins import daqreader, event_processing, led_calibration, release_2_2
 
 #: Hashes of raw_records and records_led of the lab, by release
 HASHES = {"2.1": ("c7zrd7k56r", "ljkgctchzw"), "2.2": ("y5oixg6qla", "tfxymovrur")}
@@ -136,3 +137,19 @@ def test_incomplete_pulses_are_in_the_lineage_only_where_they_are_allowed():
     assert hashes(config={"allow_incomplete_pulses": False}) == HASHES["2.1"]
     raw, records = hashes(config={"allow_incomplete_pulses": True})
     assert raw == HASHES["2.1"][0] and records != HASHES["2.1"][1]
+
+
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+def test_all_plugins_of_a_module_are_registered(release):
+    """Bases in a module take the place of no plugin."""
+    modules = [daqreader, event_processing, led_calibration]
+    if release == "2.2":
+        modules = [release_2_2]
+    for make in (contexts.xams, contexts.xams_led):
+        st = make(init_rundb=False, release=release)
+        before = dict(st._plugin_class_registry)
+        for module in modules:
+            st.register_all(module)
+        after = st._plugin_class_registry
+        assert {d: after[d].__name__ for d in before} == {d: c.__name__ for d, c in before.items()}
+        assert all(after[d].__version__ == c.__version__ for d, c in before.items())

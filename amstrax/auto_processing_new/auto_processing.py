@@ -301,7 +301,7 @@ class Submitter:
             print(result.text)
             say(f"Would have submitted job for run {run_id}")
         else:
-            # The existing job may have other options. A run that is being processed has no job id here
+            # The existing job may have other options. Without an id the run is being processed
             job = f"{result.name} {result.job_id}: " if result.job_id else ""
             say(
                 f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "

@@ -603,9 +603,10 @@ class XAMSReader(LiveDataReader):
     - raw_records_sipm: the SiPMs
     """
 
-    provides = ("raw_records_sipm", "raw_records_ext", "raw_records")
-    data_kind = immutabledict(zip(provides, provides, strict=True))
-    rechunk_on_save = immutabledict.fromkeys(provides, False)
+    # `register_all` of this module must find `provides` in the readers alone
+    raw_types = ("raw_records_sipm", "raw_records_ext", "raw_records")
+    data_kind = immutabledict(zip(raw_types, raw_types, strict=True))
+    rechunk_on_save = immutabledict.fromkeys(raw_types, False)
     compressor = "lz4"
 
     def subdetectors(self):
@@ -635,6 +636,7 @@ class DAQReader(XAMSReader):
     channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
 
     __version__ = "0.0.0"
+    provides = XAMSReader.raw_types
 
     def polarity(self):
         return self.config["channels_polarity"]

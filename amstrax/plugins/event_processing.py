@@ -237,7 +237,6 @@ class CorrectedAreasBase(CorrectedPlugin):
     )
 
     depends_on = ("event_basics", "event_positions")
-    provides = "corrected_areas"
     data_kind = "events"
     parallel = "process"
 
@@ -271,6 +270,7 @@ class CorrectedAreas(CorrectedAreasBase):
     )
 
     __version__ = "0.6.0"
+    provides = "corrected_areas"
     dtype = [
         *strax.time_fields,
         (("Corrected area of the main S1 [PE]", "cs1"), np.float32),

@@ -40,7 +40,6 @@ __path__: list[str] = []
 class LEDPulses(CorrectedPlugin):
     """Base of the plugins that join the fragments of each pulse to one row."""
 
-    provides = "records_led"
     data_kind = "records_led"
     compressor = "zstd"
     parallel = "process"
@@ -66,6 +65,7 @@ class RecordsLED(LEDPulses):
 
     __version__ = "1.0.0"
     depends_on = ("raw_records",)
+    provides = "records_led"
 
     def compute(self, raw_records):
         begins, pulse = led.join_fragments(raw_records, self.config["n_records_per_pulse"])

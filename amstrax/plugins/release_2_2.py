@@ -50,6 +50,7 @@ class DAQReader(daqreader.XAMSReader):
     channel_map = _channel_map()
 
     __version__ = "0.1.0"
+    provides = daqreader.XAMSReader.raw_types
 
     def polarity(self) -> dict[int, int]:
         return {}
@@ -136,6 +137,7 @@ class CorrectedAreas(event_processing.CorrectedAreasBase):
     """
 
     __version__ = "0.7.0"
+    provides = "corrected_areas"
     dtype = [
         *strax.time_fields,
         *(
@@ -187,6 +189,7 @@ class RecordsLED(led_calibration.LEDPulses):
 
     __version__ = "1.1.0"
     depends_on = ("raw_records", "raw_records_sipm")
+    provides = "records_led"
 
     def compute(self, raw_records, raw_records_sipm):
         raw = np.concatenate([raw_records, raw_records_sipm])
