@@ -1,13 +1,14 @@
-"""SSH tunnel from a local port to MongoDB on the DAQ host that reconnects by itself.
+"""SSH tunnel from a local port to MongoDB on the DAQ host, which mends itself.
 
-The local end listens on one loopback port for the lifetime of the tunnel, also while the SSH
-session is down. So the same MongoClient continues when the session is back, and no other process
-can take the port. Each new connection to the local end checks the session, and replaces a dead one.
-A child after `os.fork` neither uses nor closes the tunnel of its parent.
+The local end listens on loopback, on one port for as long as the tunnel lives, also while the SSH
+session is down: so one and the same MongoClient goes on when the session is back, and nobody else
+can take the port. Each new connection to the local end looks whether the session is alive, and
+makes a new one where it is not. A child after `os.fork` neither uses nor closes the tunnel of its
+parent.
 
-Each step of a session is a function with its own error and remedy; `connect` runs all steps. The
-host key is always verified against known_hosts (see `amstrax.rundb.known_hosts`).
-`amstrax.rundb.ssh_config` provides the address of the host.
+Each step of a session is a function with an error of its own, which says what to do; `connect`
+takes them all. The key of the host is verified against known_hosts, always (see
+`amstrax.rundb.known_hosts`); where the host is, is in `amstrax.rundb.ssh_config`.
 """
 
 import atexit
@@ -17,15 +18,13 @@ import functools
 import logging
 import os
 import socket
+import socketserver
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import paramiko
-import sshtunnel
+from typing import TYPE_CHECKING, Any
 
 from amstrax.exceptions import (
     RunDatabaseError,
@@ -37,51 +36,28 @@ from amstrax.rundb import known_hosts
 from amstrax.rundb.ssh_config import ProxySocket, SSHHost, destination
 from amstrax.settings import RunDatabase
 
+if TYPE_CHECKING:
+    import paramiko
+
 log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-#: Pause after a failure before the next attempt [s]; the second is for a log-in that is refused
-#: after it was accepted before, since many attempts could lock the account
+#: After a failure the tunnel is not tried again for so long [s]; the second is for a log-in that is
+#: refused, though it was accepted before: too many attempts could lock the account
 PAUSE = 1.0
 PAUSE_AFTER_REFUSAL = 60.0
 _open_tunnels: "weakref.WeakSet[Tunnel]" = weakref.WeakSet()
-# Tunnels of the parent process: kept, since collecting them could wait for locks of its threads
+# Tunnels of the parent process: kept, since to collect them could wait for locks of its threads
 _abandoned: list["Tunnel"] = []
 _hooks_are_set = False
-#: Timeout of one step: connect, log in, open a channel [s]. sshd that resolves client names may
-#: stall this long if its name server does not answer
+#: Longest time of one step: to connect, to log in, to open a channel [s]. Hosts that look up the
+#: name of who comes, in a name server that does not answer, let one wait for so long
 STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
 
 
-class _Server(sshtunnel._ThreadingForwardServer):
-    """Local end of a tunnel that tracks its connections."""
-
-    request_queue_size = 64
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.connections: set[socket.socket] = set()
-        super().__init__(*args, **kwargs)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, peer = super().get_request()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connections.add(connection)
-        return connection, peer
-
-    def shutdown_request(self, request: Any) -> None:
-        self.connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a connection through the tunnel failed", exc_info=True)
-
-
-class Tunnel(sshtunnel.SSHTunnelForwarder):
-    """Tunnel to MongoDB with the settings `link`; `address` is its local end.
-
-    sshtunnel listens and forwards the bytes. Its session handling is replaced, because sshtunnel
-    does not verify host keys against known_hosts, report reasons of failures, or reconnect.
+class Tunnel:
+    """Tunnel to MongoDB as `link` says; `address` is its local end.
 
     Parameters
     ----------
@@ -98,113 +74,85 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         self.link = link
         self._lock = threading.Lock()
         self._transport: Any = None
-        # Session through which MongoDB was reached
+        # The session through which MongoDB was reached
         self._tried: Any = None
+        self._connections: set[socket.socket] = set()
         self._error: RunDatabaseError | None = None
         self._not_before = 0.0
         self._was_up = False
         self._closed = False
-        super().__init__(
-            (link.daq_host, link.daq_port),
-            local_bind_address=(LOOPBACK, 0),
-            remote_bind_address=(link.mongo_host, link.mongo_port),
-            logger=logging.getLogger(_quiet_logger("sshtunnel")),
-        )
         try:
-            self._make_ssh_forward_server(self._remote_binds[0], self._local_binds[0])
-        except sshtunnel.BaseSSHTunnelForwarderError as error:
+            self._listener = _Listener((LOOPBACK, 0), _Connection)
+        except OSError as error:
             raise RunDatabaseUnreachable(
                 f"no local port for the tunnel to {link.daq_host}: {error}"
             ) from error
-        [self._server] = self._server_list
+        self._listener.tunnel = self
         _set_hooks()
         _open_tunnels.add(self)
         threading.Thread(
-            target=self._serve_forever_wrapper,
-            args=(self._server,),
+            target=self._listener.serve_forever,
+            kwargs={"poll_interval": 0.1},
             name=f"tunnel to {link.daq_host}",
             daemon=True,
         ).start()
 
-    @staticmethod
-    def _read_ssh_config(ssh_host: str, *_given: Any) -> tuple[Any, ...]:
-        """Return the arguments unchanged: ssh itself reads its settings, see `destination`."""
-        return ssh_host, "", None, _given[3], None, False
-
-    @staticmethod
-    def _consolidate_auth(**_given: Any) -> tuple[None, list]:
-        """Return no password and no keys: `log_in` tries them one at a time."""
-        return None, []
-
-    def _make_ssh_forward_handler_class(self, remote_address_: Any) -> Any:
-        # Each connection requests a channel from the tunnel, which ensures a live session
-        handler = super()._make_ssh_forward_handler_class(remote_address_)
-        handler.ssh_transport = self
-        return handler
-
-    def _make_ssh_forward_server_class(self, remote_address_: Any) -> Any:
-        return _Server
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a session exists that is assumed to be alive."""
-        return self._transport is not None and self._transport.is_active()
-
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the local end."""
-        host, port = self._server.server_address[:2]
+        host, port = self._listener.server_address[:2]
         return str(host), port
 
     @property
     def error(self) -> RunDatabaseError | None:
-        """Last error, if no later attempt has succeeded."""
+        """What went wrong last, if nothing went right since."""
         return self._error
 
     def ensure(self) -> None:
-        """Open the SSH session if it is missing or dead, and check that it reaches MongoDB's port.
+        """Make the SSH session where there is none, or none any more; see that it leads somewhere.
 
         Raises
         ------
         RunDatabaseError
-            When the session cannot be opened, or MongoDB's port is not reached.
+            Of a kind that says why it cannot be made, or why MongoDB's port is not reached.
         """
         if self._session() is not self._tried:
             self.open_channel().close()
 
-    def open_channel(
-        self, src_addr: tuple[str, int] = (LOOPBACK, 0), **_given: Any
-    ) -> paramiko.Channel:
+    def open_channel(self, peer: tuple[str, int] = (LOOPBACK, 0)) -> "paramiko.Channel":
         """Return a connection to MongoDB's port, as the DAQ host sees it.
-
-        sshtunnel calls it in place of the method of a session.
 
         Raises
         ------
         RunDatabaseError
-            When the connection cannot be opened.
+            Of a kind that says why there is none.
         """
         try:
-            channel = self._open_channel(self._session(), src_addr)
+            channel = self._open_channel(self._session(), peer)
         except SessionDied:
-            # The session was dead or frozen, and is dropped now: a new one may work
-            channel = self._open_channel(self._session(), src_addr)
+            # It was dead or frozen, and is dropped now: a new one may do
+            channel = self._open_channel(self._session(), peer)
         self._error = None
         self._tried = self._transport
         return channel
 
     def close(self) -> None:
-        """Close the tunnel, with all its connections."""
+        """Close it, with all connections through it."""
         self._closed = True
         _open_tunnels.discard(self)
-        # Not while a session is being opened, which would be left open
+        self._listener.shutdown()
+        self._listener.server_close()
         with self._lock:
-            self.stop(force=True)
+            transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+        for connection in list(self._connections):
+            _shut(connection)
 
     def abandon(self) -> None:
-        """Drop the tunnel in a child process without notifying the server."""
+        """Let go of it in a child process, without a word to the other side."""
         self._closed = True
-        sockets: list[Any] = [self._server.socket, *self._server.connections]
+        sockets: list[Any] = [self._listener.socket, *self._connections]
         if self._transport is not None:
             self._transport.active = False
             sockets.append(self._transport.sock)
@@ -212,7 +160,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
             with contextlib.suppress(OSError):
                 each.close()
 
-    def _session(self) -> paramiko.Transport:
+    def _session(self) -> "paramiko.Transport":
         with self._lock:
             if self._closed:
                 raise RunDatabaseUnreachable(f"the tunnel to {self.link.daq_host} is closed")
@@ -235,7 +183,9 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
             self._error = None
             return self._transport
 
-    def _open_channel(self, session: paramiko.Transport, peer: tuple[str, int]) -> paramiko.Channel:
+    def _open_channel(
+        self, session: "paramiko.Transport", peer: tuple[str, int]
+    ) -> "paramiko.Channel":
         try:
             channel = open_channel(self.link, session, peer)
         except SessionDied as error:
@@ -246,20 +196,79 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         except RunDatabaseError as error:
             self._error = error
             raise
-        # Otherwise it would wait forever to send into a frozen session
+        # Else it would wait for ever to send into a frozen session
         channel.settimeout(self.link.timeout)
         return channel
 
-    def _lost(self, transport: paramiko.Transport, why: str) -> None:
-        # Under the lock: another thread may already have opened a new session
+    def _lost(self, transport: "paramiko.Transport", why: str) -> None:
+        # Under the lock. Another thread may have seen it first, and made a new one
         if self._transport is transport:
             log.warning("the tunnel to %s is down: %s", self.link.daq_host, why)
             self._transport = None
             transport.close()
 
 
+class _Listener(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+    tunnel: Tunnel
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a connection through the tunnel failed", exc_info=True)
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    """Carry bytes between a local connection and MongoDB until either side ends it."""
+
+    server: _Listener
+
+    def handle(self) -> None:
+        tunnel, local = self.server.tunnel, self.request
+        try:
+            channel = tunnel.open_channel(self.client_address)
+        except RunDatabaseError as error:
+            log.debug("%s", error)
+            return
+        local.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tunnel._connections.add(local)
+        try:
+            back = threading.Thread(target=_carry_back, args=(channel, local), daemon=True)
+            back.start()
+            _carry(local.recv, channel.sendall)
+            channel.close()
+            back.join()
+        finally:
+            tunnel._connections.discard(local)
+            channel.close()
+
+
+def _carry_back(channel: "paramiko.Channel", local: socket.socket) -> None:
+    def receive(size: int) -> bytes:
+        while True:
+            # The time-out is for what is sent; an idle connection is none that failed
+            with contextlib.suppress(TimeoutError):
+                return channel.recv(size)
+
+    _carry(receive, local.sendall)
+    _shut(local)
+
+
+def _carry(receive: Callable[[int], bytes], send: Callable[[bytes], Any]) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := receive(1 << 16):
+            send(data)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
 def _set_hooks() -> None:
-    # paramiko ends all sessions at exit; handlers registered later, as this one, run first
+    # It ends all sessions at exit; what was registered after it, as our hook is, is called before
+    import paramiko  # noqa: F401, slow to import
+
     global _hooks_are_set
     if not _hooks_are_set:
         _hooks_are_set = True
@@ -281,23 +290,23 @@ def _abandon_all() -> None:
 
 
 def step_timeout(link: RunDatabase) -> float:
-    """Return the timeout of one step [s]."""
+    """Return the longest time that one step may take [s]."""
     return min(STEP_TIMEOUT, link.timeout / 4)
 
 
-def connect(link: RunDatabase) -> paramiko.Transport:
-    """Open an SSH session with the DAQ host, logged in.
+def connect(link: RunDatabase) -> "paramiko.Transport":
+    """Return a new SSH session with the DAQ host, logged in.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When the host does not exist, or does not speak SSH.
+        When there is no such host, or nothing that speaks SSH.
     HostKeyRefused
-        When its key is revoked, not in known_hosts, or differs from the known one.
+        When its key is revoked, not in known_hosts, or another one.
     RunDatabaseRefused
         When the log-in is refused.
     RunDatabaseNotSet
-        When no password or key is available, or ssh's settings cannot be used.
+        When there is nothing to log in with, or ssh's settings cannot be used.
     """
     to = destination(link)
     transport, _ = log_in(to, verified(to))
@@ -305,8 +314,8 @@ def connect(link: RunDatabase) -> paramiko.Transport:
     return transport
 
 
-def verified(to: SSHHost) -> paramiko.Transport:
-    """Open an SSH session with the DAQ host and verify its key, before any log-in.
+def verified(to: SSHHost) -> "paramiko.Transport":
+    """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
 
     Raises
     ------
@@ -373,14 +382,16 @@ def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
         ) from error
 
 
-def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
+def greet(to: SSHHost, connection: socket.socket) -> "paramiko.Transport":
     """Return the SSH session on a connection, encrypted, with nothing verified yet.
 
     Raises
     ------
     RunDatabaseUnreachable
-        When the server does not speak SSH, or does not answer in time.
+        When what listens there does not speak SSH, or not in time.
     """
+    import paramiko  # slow to import
+
     timeout = step_timeout(to.link)
     try:
         transport = paramiko.Transport(connection)
@@ -389,13 +400,13 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
     except BaseException:
         connection.close()
         raise
-    transport.set_log_channel(_quiet_logger("paramiko"))
+    transport.set_log_channel(_quiet_logger())
     transport.banner_timeout = transport.handshake_timeout = timeout
-    # Hosts that look up users on another server are slow here
+    # Hosts that ask elsewhere about their users are slow at it
     transport.auth_timeout = 2 * timeout
     try:
         transport.start_client(timeout=timeout)
-        # It returns silently on timeout; this does not
+        # It returns without a word when the time is over; this does not
         transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
@@ -411,26 +422,28 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
     return transport
 
 
-def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transport, str]:
-    """Log in on a verified session; return the logged-in session and the credential used.
+def log_in(to: SSHHost, transport: "paramiko.Transport") -> tuple["paramiko.Transport", str]:
+    """Log in on a verified session; return the session that is logged in, and with what.
 
-    The key file of the settings is tried first, then the password; with neither, the keys of the
-    SSH agent and ssh's default keys. Each attempt after the first gets its own session.
+    A key file that is set is tried first, and then the password; with neither, the keys of the SSH
+    agent and those that ssh takes by itself. Each after the first gets a session of its own.
 
     Raises
     ------
     RunDatabaseRefused
-        When none is accepted. The session is closed then, as after all errors.
+        When nothing of that is accepted. The session is closed then, as after all errors.
     RunDatabaseNotSet
-        When no password or key is available, or the key file cannot be read.
+        When there is nothing to log in with, or the key file cannot be read.
     RunDatabaseUnreachable
-        When the connection drops.
+        When the line drops.
     """
+    import paramiko  # slow to import
+
     tried: list[str] = []
     try:
         for what, attempt in _credentials(to):
             if tried:
-                # Some servers close the connection at the second attempt, others after a few
+                # Some servers hang up at a second attempt, and some after a few
                 transport.close()
                 transport = verified(to)
             try:
@@ -463,7 +476,7 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
 
 def _credentials(
     to: SSHHost,
-) -> Iterator[tuple[str, Callable[[paramiko.Transport], Any]]]:
+) -> Iterator[tuple[str, Callable[["paramiko.Transport"], Any]]]:
     link = to.link
     if not to.user:
         raise RunDatabaseNotSet(
@@ -481,15 +494,17 @@ def _credentials(
         yield "the password", functools.partial(_with_password, to)
 
 
-def _with_key(to: SSHHost, key: Any, transport: paramiko.Transport) -> None:
+def _with_key(to: SSHHost, key: Any, transport: "paramiko.Transport") -> None:
     transport.auth_publickey(to.user, key)
 
 
-def _with_password(to: SSHHost, transport: paramiko.Transport) -> None:
+def _with_password(to: SSHHost, transport: "paramiko.Transport") -> None:
     transport.auth_password(to.user, to.link.daq_password)
 
 
 def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
+    import paramiko  # slow to import
+
     wanted = {key for path in to.identities for key in _public_keys(path)}
     if to.has_agent:
         with contextlib.closing(paramiko.Agent()) as agent:
@@ -498,19 +513,19 @@ def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
                     yield f"the agent's key {key.fingerprint}", key
     for path in to.identities:
         if path.is_file():
-            # Keys with a passphrase are left to the agent
+            # Those with a password are for an agent
             with contextlib.suppress(RunDatabaseNotSet):
                 yield f"the key {path}", read_key(path, None)
 
 
 def _public_keys(path: Path) -> Iterator[bytes]:
-    """Yield the public key next to a private key, or stored in its place."""
+    """Yield the public key beside a private one, or the one that is there in its place."""
     for each in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError, IndexError):
             yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
 
 
-def read_key(path: Path, password: str | None) -> paramiko.PKey:
+def read_key(path: Path, password: str | None) -> "paramiko.PKey":
     """Return the private key in a file.
 
     Raises
@@ -518,6 +533,8 @@ def read_key(path: Path, password: str | None) -> paramiko.PKey:
     RunDatabaseNotSet
         When it cannot be read.
     """
+    import paramiko  # slow to import
+
     problem = "holds no private key that paramiko can read, or DAQ_KEY_PASSWORD is wrong"
     for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
         try:
@@ -537,19 +554,21 @@ def read_key(path: Path, password: str | None) -> paramiko.PKey:
 
 
 def open_channel(
-    link: RunDatabase, transport: paramiko.Transport, peer: tuple[str, int]
-) -> paramiko.Channel:
+    link: RunDatabase, transport: "paramiko.Transport", peer: tuple[str, int]
+) -> "paramiko.Channel":
     """Return a connection to MongoDB's port, as the DAQ host sees it.
 
     Raises
     ------
     SessionDied
-        When there is no answer, so the session is unusable.
+        When there is no answer: the session is of no use any more.
     RunDatabaseUnreachable
         When nothing listens there.
     RunDatabaseRefused
         When the SSH server does not permit it.
     """
+    import paramiko  # slow to import
+
     goal = (link.mongo_host, link.mongo_port)
     place = f"{link.mongo_host}:{link.mongo_port}"
     try:
@@ -572,7 +591,7 @@ def open_channel(
 
 
 class SessionDied(RunDatabaseUnreachable):
-    """A live SSH session has stopped answering."""
+    """An SSH session that was alive does not answer."""
 
 
 def _reason(error: BaseException) -> str:
@@ -581,12 +600,12 @@ def _reason(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def _quiet_logger(package: str) -> str:
-    """Return the name of a logger that silences paramiko or sshtunnel, which log each failure.
+def _quiet_logger() -> str:
+    """Return the name of a logger for paramiko, which tells of each failure with a traceback.
 
-    Our errors have the relevant part. Set a level for this logger to see all messages.
+    What of that matters is in our errors. Set a level for this logger to see it all.
     """
-    logger = logging.getLogger(f"{__name__}.{package}")
+    logger = logging.getLogger(f"{__name__}.paramiko")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)
     return logger.name
