@@ -156,7 +156,7 @@ def xams(
         those of the version.
     release
         Release of the lab's package whose data types, numbers and lineage to have: ``'2.1'`` or
-        ``'2.2'``, see :doc:`releases`; None for that of the setting AMSTRAX_RELEASE.
+        ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE.
     args, kwargs
         Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
         adds to the options of the detector, and ``storage`` takes the place of all folders and
