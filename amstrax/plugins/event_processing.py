@@ -206,7 +206,7 @@ class EventPositions(CorrectedPlugin):
     def compute(self, events):
         result = rows_for(events, self.dtype)
         for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
-            self.set_position(events, source, prefix, result)
+            self.set_position(result, prefix, *self.coordinates(events, source))
         result["z"] = kernels.depth(
             events["drift_time"],
             self.gate_cathode_distance,
@@ -215,12 +215,13 @@ class EventPositions(CorrectedPlugin):
         )
         return result
 
-    def set_position(
-        self, events: np.ndarray, source: str, prefix: str, result: np.ndarray
-    ) -> None:
-        """Fill the fields {prefix}x, {prefix}y, ... with the position of the S2s `source`."""
+    def coordinates(self, events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y [mm] of the S2s `source`."""
         algorithm = self.default_reconstruction_algorithm
-        x, y = (events[f"{source}_{axis}_{algorithm}"] for axis in "xy")
+        return events[f"{source}_x_{algorithm}"], events[f"{source}_y_{algorithm}"]
+
+    def set_position(self, result: np.ndarray, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
+        """Fill the fields {prefix}x, {prefix}y, ... of `result`."""
         result[f"{prefix}x"] = x
         result[f"{prefix}y"] = y
         result[f"{prefix}r"] = radius(x, y)

@@ -113,20 +113,25 @@ class EventPositions(event_processing.EventPositions):
         table = self.pos_rec_map
         self.map = None if table is None else position_map.position_map(table)
 
-    def set_position(
-        self, events: np.ndarray, source: str, prefix: str, result: np.ndarray
-    ) -> None:
-        super().set_position(events, source, prefix, result)
-        x, y = (result[f"{prefix}{axis}"] for axis in "xy")
+    def compute(self, events):
+        result = super().compute(events)
+        result["u"], result["v"] = self.light_fractions(events, "s2")
+        return result
+
+    @staticmethod
+    def light_fractions(events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return u and v [1] of the S2s `source`, float64."""
         u, v = (2 * events[f"{source}_{axis}_cgr"].astype(np.float64) - 1 for axis in "yx")
-        if self.map is not None:
-            x, y = position_map.positions(self.map, u, v)
-            values = {"x": x, "y": y, "r": np.sqrt(x**2 + y**2)}
-            for name, value in values.items():
-                result[f"{prefix}{name}"] = value
+        return u, v
+
+    def coordinates(self, events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
+        if self.map is None:
+            return super().coordinates(events, source)
+        return position_map.positions(self.map, *self.light_fractions(events, source))
+
+    def set_position(self, result: np.ndarray, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
+        super().set_position(result, prefix, x, y)
         result[f"{prefix}phi"] = position_map.azimuth(x, y)
-        if prefix == "":
-            result["u"], result["v"] = u, v
 
 
 class CorrectedAreas(event_processing.CorrectedAreasBase):
