@@ -589,6 +589,11 @@ def rundb_path() -> Path:
     return in_home(data) / "amstrax" / "rundb.sqlite"
 
 
+def amstrax_path() -> str:
+    """Return the folder that this package is in."""
+    return str(Path(__file__).resolve().parents[1])
+
+
 def login_name() -> str:
     """Return the name of this machine's user; for a user id without a name, its number."""
     try:

@@ -315,7 +315,7 @@ class History:
             "running",
             targets=list(self._plan.targets),
             corrections_version=self._args.corrections_version,
-            amstrax_path=self._args.amstrax_path or amstrax_path(),
+            amstrax_path=self._args.amstrax_path or settings.amstrax_path(),
             amstrax_version=amstrax.__version__,
             production=True,
         )
@@ -351,11 +351,6 @@ class History:
     def end(self, status: str, **fields: Any) -> None:
         """Record the end."""
         self._add("process_run_end", status, targets=list(self._plan.targets), **fields)
-
-
-def amstrax_path() -> str:
-    """Return the folder of this amstrax."""
-    return str(Path(__file__).resolve().parents[2])
 
 
 class Step(NamedTuple):

@@ -721,7 +721,7 @@ def new_entry(
         "amstrax_version": amstrax.__version__,
         "corrections_version": corrections_version,
         "user": settings.login_name(),
-        "amstrax_path": amstrax_path or str(Path(amstrax.__file__).resolve().parents[1]),
+        "amstrax_path": amstrax_path or settings.amstrax_path(),
         "is_online": is_online,
         "time": now,
         "updated_at": now,
