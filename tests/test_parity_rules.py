@@ -297,7 +297,7 @@ def plugins(request, tmp_path_factory):
 
 @st.composite
 def peaks_without_waveform(draw):
-    """Draw peaks of few areas, so that there are ties, as rows of type, area, gap, coincidence."""
+    """Draw peaks as rows of type, area, gap and coincidence; some areas are equal."""
     row = st.tuples(
         st.sampled_from([0, plain_rules.S1, plain_rules.S1, plain_rules.S2, plain_rules.S2]),
         st.integers(0, 5),

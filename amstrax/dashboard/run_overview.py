@@ -189,7 +189,7 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
 
 
 def _has_word(word: str) -> Filter:
-    """Return a filter for runs with a text in what is said of them."""
+    """Return a filter for runs with a text in their name, mode, user, tags or comments."""
     pattern = {"$regex": re.escape(word), "$options": "i"}
     options: list[Mapping[str, Any]] = [{field: pattern} for field in _TEXTS]
     if word.isascii() and word.isdigit() and len(word) < 19:
@@ -281,7 +281,7 @@ def _of_type(
         yield _stored(found, data_type, key.lineage_hash, entry, is_current=True)
     else:
         yield State(data_type, key.lineage_hash, True, False, reason=_why_not(st, run_id, own, key))
-    # Of others, which this context does not load, what is here, and what is said to be elsewhere
+    # Data of other lineages: first the folders on this host, then the entries for other places
     for folder in _others(st, run_id, data_type):
         if folder.absolute() not in seen:
             seen.add(folder.absolute())
