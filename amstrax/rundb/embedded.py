@@ -383,7 +383,8 @@ class LocalCursor:
         self.collection = collection
         self._condition = queries.checked_filter(filter)
         self._fields, self._project = queries.projection(projection)
-        self._options = {"skip": skip, "limit": abs(limit), "order": queries.sort_order(sort or ())}
+        self._options: dict[str, Any] = {"order": queries.sort_order(sort or ())}
+        self._options |= {"skip": skip, "limit": abs(limit)}
         self._results: Iterator[Document] | None = None
 
     def sort(self, key_or_list: Any, direction: int | None = None) -> "LocalCursor":

@@ -522,7 +522,7 @@ def sort_order(key: Any, direction: int | None = None) -> list[tuple[str, int]]:
 
 def sort_key(document: Document, field: str, way: int) -> tuple:
     """Return the key of a document for a sort: of an array, its least or greatest element."""
-    keys = []
+    keys: list[tuple] = []
     for value, is_whole in leaves(document, parts_of(field)):
         if type(value) is list and not is_whole:
             keys += map(order_key, value or [MISSING])
