@@ -188,18 +188,10 @@ def is_claimed(
     attempt: str | None = None,
     now: datetime | None = None,
 ) -> bool:
-    """Return whether a run is claimed: the opposite of the filter `is_unclaimed`.
+    """Return whether a run is claimed, in a field: the opposite of the filter `is_unclaimed`.
 
-    Parameters
-    ----------
-    document
-        Run document.
-    field
-        Field of the claim.
-    attempt
-        Return whether a job of this attempt holds the claim.
-    now
-        Time of the database server; by default that of this machine, enough for a first check.
+    With `attempt`, return whether a job of this attempt holds the claim. `now` is the time of the
+    database server; that of this machine, the default, is enough for a first check.
     """
     claim = document.get(field)
     if claim is None:
@@ -346,8 +338,6 @@ def find_run(
 
     Parameters
     ----------
-    collection, run_id
-        See the module.
     runid_field
         Search only this field, ``"name"`` or ``"number"``; by default both.
     projection
@@ -630,8 +620,6 @@ def set_status(
 
     Parameters
     ----------
-    collection, run_id, owner
-        See the module.
     status
         One of `STATUSES`; ``"pending"`` also clears the failures.
     reason
@@ -694,10 +682,10 @@ def set_target_status(
 ) -> bool:
     """Set the status of one target of a run, in ``processing_status.targets``.
 
+    `run_id` may be its document.
+
     Parameters
     ----------
-    collection, run_id, owner
-        See the module; `run_id` may be a document.
     target
         Data type.
     status
@@ -813,12 +801,11 @@ def record_failure(
 ) -> int | None:
     """Set a run's status to failed, count the failure, and return the number of failures.
 
-    A cancelled job does not count as a failure; the reason names who cancelled it.
+    `run_id` may be its document. A cancelled job does not count as a failure; the reason names who
+    cancelled it.
 
     Parameters
     ----------
-    collection, run_id
-        See the module; `run_id` may be a document.
     reason
         Reason of the failure, in one line.
     attempt

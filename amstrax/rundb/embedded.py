@@ -112,7 +112,7 @@ class LocalCollection:
         batch_size: int = 0,
     ) -> "LocalCursor":
         """Return a cursor over the documents that match, in the order of insertion or `sort`."""
-        return LocalCursor(self, filter, projection, skip, limit, sort)
+        return LocalCursor(self, filter, projection).sort(sort or ()).skip(skip).limit(limit)
 
     def find_one(
         self, filter: Any = None, projection: _Projection = None, skip: int = 0, sort: Any = None
@@ -372,19 +372,12 @@ class LocalCursor:
     """Documents that match, read in batches while they are iterated over; once."""
 
     def __init__(
-        self,
-        collection: LocalCollection,
-        filter: _Filter | None,
-        projection: _Projection,
-        skip: int,
-        limit: int,
-        sort: Any,
+        self, collection: LocalCollection, filter: _Filter | None, projection: _Projection
     ):
         self.collection = collection
         self._condition = queries.checked_filter(filter)
         self._fields, self._project = queries.projection(projection)
-        self._options: dict[str, Any] = {"order": queries.sort_order(sort or ())}
-        self._options |= {"skip": skip, "limit": abs(limit)}
+        self._options: dict[str, Any] = {}
         self._results: Iterator[Document] | None = None
 
     def sort(self, key_or_list: Any, direction: int | None = None) -> "LocalCursor":

@@ -288,36 +288,10 @@ class RunDB(strax.StorageFrontend):
         asked_for = {"name", "number", "mode", "tags", *wanted}
         return {key: value for key, value in columns.items() if key in asked_for} | row
 
-    def _list_available(
-        self,
-        key: strax.DataKey,
-        allow_incomplete: bool = False,
-        fuzzy_for: tuple = (),
-        fuzzy_for_options: tuple = (),
-    ) -> list[str]:
-        """Return the ids of the runs that have stored data of a key."""
-        names = [row["name"] for row in self._scan_runs(("name",))]
-        where = self.find_several(
-            [strax.DataKey(name, key.data_type, key.lineage) for name in names],
-            allow_incomplete=allow_incomplete,
-            fuzzy_for=fuzzy_for,
-            fuzzy_for_options=fuzzy_for_options,
-        )
-        return sorted(name for name, at in zip(names, where, strict=True) if at)
-
-    def _find(
-        self,
-        key: strax.DataKey,
-        write: bool,
-        allow_incomplete: bool,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
-    ) -> tuple[str, str]:
+    def _find(self, key: strax.DataKey, write: bool, **options: Any) -> tuple[str, str]:
         if write:
             return self._where_to_write(key)
-        found = self._find_group(
-            [key], allow_incomplete, fuzzy_for, fuzzy_for_options, check_broken=False
-        )
+        found = self._find_group([key], check_broken=False, **options)
         if not found:
             raise strax.DataNotAvailable
         return found[id(key)]
@@ -401,7 +375,8 @@ class RunDB(strax.StorageFrontend):
         result: dict[int, tuple[str, str]] = {}
         gone: list[Path] = []
         for key in keys:
-            path = self._first_there(key, entries.get(self._asked(key.run_id), ()), fuzzy, gone)
+            asked = self._called({"name": key.run_id, "number": key.run_id})
+            path = self._first_there(key, entries.get(asked, ()), fuzzy, gone)
             if path is None:
                 path = self._unregistered(key, allow_incomplete)
             if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
@@ -426,15 +401,11 @@ class RunDB(strax.StorageFrontend):
         asked = {self.runid_field: {"$in": alone}}
         return {"$or": [asked, *others]} if others else asked
 
-    def _called(self, document: Mapping[str, Any]) -> Any:
+    def _called(self, document: Mapping[str, Any]) -> str | int | None:
+        """Return the run id of a document, as name or number."""
         if self.runid_field == "number":
             return documents.number_of({"number": document.get("number")})
         return documents.name_of(document)
-
-    def _asked(self, run_id: str) -> Any:
-        if self.runid_field == "number":
-            return documents.number_of({"number": run_id})
-        return run_id
 
     def _place(self) -> str:
         return f"{self.mongo_dbname}.{self.mongo_collname}"
@@ -469,11 +440,7 @@ class RunDB(strax.StorageFrontend):
         return None
 
     def _has_lineage(
-        self,
-        entry: Mapping[str, Any],
-        key: strax.DataKey,
-        path: Path,
-        fuzzy: tuple[tuple, tuple],
+        self, entry: Mapping[str, Any], key: strax.DataKey, path: Path, fuzzy: tuple[tuple, tuple]
     ) -> bool:
         """Return whether data has a lineage, according to its entry or else its metadata."""
         meta = entry.get("meta")
@@ -482,20 +449,11 @@ class RunDB(strax.StorageFrontend):
             if not isinstance(lineage, Mapping) or not lineage:
                 lineage = self.backends[0].get_metadata(str(path))["lineage"]
             # Compare hashes, since JSON does not distinguish lists and tuples
-            asked, there = (
-                strax.deterministic_hash(self._filter_lineage(x, *fuzzy))
-                for x in (key.lineage, lineage)
-            )
-        except (
-            strax.DataCorrupted,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+            compared = [self._filter_lineage(x, *fuzzy) for x in (key.lineage, lineage)]
+            return len({strax.deterministic_hash(x) for x in compared}) == 1
+        except (strax.DataCorrupted, AttributeError, LookupError, TypeError, ValueError) as error:
             log.info("%s is skipped, its lineage cannot be read: %s", path, error)
             return False
-        return asked == there
 
     def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
         try:
@@ -608,8 +566,8 @@ def _no_nested(fields: Iterable[str]) -> list[str]:
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
     """Return a time in UTC without time zone, as pymongo does; None if it is missing or invalid."""
-    value = documents.time_of(document, field)
-    return value.astimezone(UTC).replace(tzinfo=None) if value and value.tzinfo else value
+    value = documents.utc_time_of(document, field)
+    return value and value.replace(tzinfo=None)
 
 
 def identity(key: strax.DataKey, location: Path) -> dict[str, Any]:
