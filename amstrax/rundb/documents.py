@@ -700,27 +700,26 @@ def set_target_status(
         raise InvalidOption(f"target {short(target)} is no data type: use letters, digits and _")
     owned = _owned(collection, run_id, owner)
     new = _status(collection, status, reason, None) | {"is_online": is_online}
+    can_hold_it = {
+        "processing_status": _DOCUMENT_FORM,
+        "$or": [
+            {"processing_status.targets": {"$exists": False}},
+            {"processing_status.targets": _DOCUMENT_FORM},
+        ],
+    }
+    change = {f"processing_status.targets.{target}": new}
     for _ in range(_MOST_ATTEMPTS):
+        if collection.update_one({"$and": [owned, can_hold_it]}, {"$set": change}).matched_count:
+            return True
         before = collection.find_one(owned, ["processing_status"])
         if before is None:
             return False
+        # The older form, a word, cannot hold targets
         seen = before.get("processing_status")
-        condition: Filter = {"processing_status": seen}
-        if isinstance(seen, Mapping) and isinstance(seen.get("targets", {}), Mapping):
-            condition = {
-                "processing_status": _DOCUMENT_FORM,
-                "$or": [
-                    {"processing_status.targets": {"$exists": False}},
-                    {"processing_status.targets": _DOCUMENT_FORM},
-                ],
-            }
-            change = {f"processing_status.targets.{target}": new}
-        else:
-            # The older form, a word, cannot hold targets
-            form = status_of(before)._asdict() if seen is not None else {}
-            change = {"processing_status": {**form, "targets": {target: new}}}
-        done = collection.update_one({"$and": [owned, condition]}, {"$set": change})
-        if done.matched_count:
+        form = status_of(before)._asdict() if seen is not None else {}
+        whole = {"processing_status": {**form, "targets": {target: new}}}
+        is_as_seen = {"$and": [owned, {"processing_status": seen}, {"$nor": [can_hold_it]}]}
+        if collection.update_one(is_as_seen, {"$set": whole}).matched_count:
             return True
     raise _is_unchangeable(collection, run_id, owned["_id"])
 

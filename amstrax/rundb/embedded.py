@@ -109,7 +109,6 @@ class LocalCollection:
         skip: int = 0,
         limit: int = 0,
         sort: Any = None,
-        batch_size: int = 0,
     ) -> "LocalCursor":
         """Return a cursor over the documents that match, in the order of insertion or `sort`."""
         return LocalCursor(self, filter, projection).sort(sort or ()).skip(skip).limit(limit)
@@ -322,19 +321,19 @@ class LocalCollection:
         limit: int = 0,
     ) -> Iterator[tuple[int, bytes]]:
         """Return place and BSON of the documents that match a checked filter, in an order."""
-        if not condition and limit and len(order) == 1 and order[0][0] in ("name", "number"):
-            odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd & {_ODD_NAME} LIMIT 1"
+        by, end = "seq", skip + limit if limit else None
+        if len(order) == 1 and order[0][0] in ("name", "number"):
+            odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd AND odd & {_ODD_NAME}"
             if not read(odd, [self.full_name]):
                 # SQLite's order of null, numbers and texts is MongoDB's
-                return iter(
-                    read(
-                        "SELECT seq, body FROM documents WHERE collection = ? ORDER BY "
-                        f"{order[0][0]} {'ASC' if order[0][1] > 0 else 'DESC'}, seq "
-                        "LIMIT ? OFFSET ?",
-                        [self.full_name, limit, skip],
-                    )
-                )
-        found = self._matching(read, condition, is_first_only=not order and skip + limit == 1)
+                by = f"{order[0][0]} {'ASC' if order[0][1] > 0 else 'DESC'}, seq"
+                order = ()
+        statement, parameters = _candidates(self.full_name, condition)
+        places = [seq for seq, *_ in read(f"{statement} ORDER BY {by}", parameters)]
+        if not condition and not order:
+            places, skip, end = places[skip:end], 0, None
+        batch = _BATCH if order or end is None else min(_BATCH, 2 * end)
+        found = self._matching(read, condition, places, batch)
         if order:
             fields = {name.partition(".")[0] for name, _ in order}
             keyed = [(queries.decode_fields(item[1], fields), item) for item in found]
@@ -345,26 +344,27 @@ class LocalCollection:
 
                 keyed.sort(key=key, reverse=way < 0)
             found = iter([item for _, item in keyed])
-        return islice(found, skip, skip + limit if limit else None)
+        return islice(found, skip, end)
 
     def _matching(
-        self, read: _Read, condition: Document, is_first_only: bool
+        self, read: _Read, condition: Document, places: list[int], batch: int
     ) -> Iterator[tuple[int, bytes]]:
-        """Yield what matches, of the documents that the index leaves, by comparing all of them."""
+        """Yield place and BSON of the documents that match; read `batch` of them first."""
         fields, texts = queries.top_level_fields(condition), queries.needed_bytes(condition)
         matches = queries.compiled(condition)
-        statement, parameters = _candidates(self.full_name, condition)
-        places = [seq for (seq,) in read(statement, parameters)]
-        start, batch = 0, 2 if is_first_only else _BATCH
+        start = 0
         while start < len(places):
             part = places[start : start + batch]
             start, batch = start + batch, _BATCH
-            for seq, body in read(
-                f"SELECT seq, body FROM documents WHERE seq IN ({_marks(part)}) ORDER BY seq", part
-            ):
-                if all(text in body for text in texts) and (
-                    not fields or matches(queries.decode_fields(body, fields))
-                ):
+            bodies = dict(
+                read(f"SELECT seq, body FROM documents WHERE seq IN ({_marks(part)})", part)
+            )
+            for seq in part:
+                # Another process may have deleted it
+                body = bodies.get(seq)
+                if body is None or not all(text in body for text in texts):
+                    continue
+                if not fields or matches(queries.decode_fields(body, fields)):
                     yield seq, body
 
 
@@ -391,14 +391,6 @@ class LocalCursor:
     def limit(self, limit: int) -> "LocalCursor":
         """Set the largest number of documents, 0 for all."""
         return self._with(limit=abs(limit))
-
-    def batch_size(self, batch_size: int) -> "LocalCursor":
-        """Do nothing; exists for compatibility with pymongo."""
-        return self
-
-    def to_list(self, length: int | None = None) -> list[Document]:
-        """Return the documents, or the next `length` of them."""
-        return list(islice(self, length))
 
     def close(self) -> None:
         """End the iteration."""
@@ -454,10 +446,6 @@ class LocalClient:
 
     def __getitem__(self, name: str) -> "LocalDatabase":
         return LocalDatabase(self, name)
-
-    def get_database(self, name: str) -> "LocalDatabase":
-        """Return a database; it need not exist."""
-        return self[name]
 
     def list_database_names(self) -> list[str]:
         """Return the names of the databases with documents."""
@@ -595,10 +583,6 @@ class LocalDatabase:
     def __getitem__(self, name: str) -> LocalCollection:
         return LocalCollection(self, name)
 
-    def get_collection(self, name: str) -> LocalCollection:
-        """Return a collection; it need not exist."""
-        return self[name]
-
     def list_collection_names(self) -> list[str]:
         """Return the names of the collections with documents."""
         names = (name.split(".", 1) for name in self.client._collections())
@@ -713,27 +697,27 @@ def _lines(texts: Iterable[str]) -> str | None:
 
 
 def _candidates(collection: str, condition: Document) -> _Condition:
-    """Return the statement that selects the places of all documents that can match a filter.
+    """Return a statement that selects place, name and number of all that can match a filter.
 
     Odd documents are always among them, unless the filter is on ``_id``.
     """
-    statement = "SELECT seq FROM documents {} WHERE collection = ?{} "
+    statement = "SELECT seq, name, number FROM documents {} WHERE collection = ?{}"
     for key, value in _conjuncts(condition):
         ids = _one_of(value, (str, bson.ObjectId)) if key == "_id" else None
         if ids is not None and len(ids) <= _MOST_VALUES:
             found = statement.format("", f" AND id IN ({_marks(ids)})")
-            return f"{found} ORDER BY seq", [collection, *map(id_bytes, ids)]
+            return found, [collection, *map(id_bytes, ids)]
     for key, value in _conjuncts(condition):
         values = _one_of(value) if key in ("name", "number") else None
         if values is not None and len(values) <= _MOST_VALUES:
             found = statement.format("", f" AND {key} IN ({_marks(values)})")
             odd = statement.format("", " AND odd")
-            return f"{found} UNION {odd} ORDER BY 1", [collection, *values, collection]
+            return f"{found} UNION {odd}", [collection, *values, collection]
     said = _sql(condition)
     if said is None:
-        return statement.format("", "") + "ORDER BY seq", [collection]
+        return statement.format("", ""), [collection]
     found = statement.format("INDEXED BY by_work", f" AND (odd OR {said[0]})")
-    return f"{found} ORDER BY seq", [collection, *said[1]]
+    return found, [collection, *said[1]]
 
 
 def _conjuncts(condition: Document) -> Iterator[tuple[str, Any]]:
