@@ -111,8 +111,8 @@ def status_of(document: Mapping[str, Any]) -> Status:
     value = document.get("processing_status")
     if type(value) is str and value:
         if value.startswith("failed"):
-            reason = value.removeprefix("failed").removeprefix(" due to ").strip()
-            return Status("failed", reason=reason or None)
+            why = value.removeprefix("failed").removeprefix(" due to ").strip()
+            return Status("failed", reason=why or None)
         return Status(OLD_WORDS.get(value, value))
     word = value.get("status") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(word, str):

@@ -321,17 +321,23 @@ class LocalCollection:
         limit: int = 0,
     ) -> Iterator[tuple[int, bytes]]:
         """Return place and BSON of the documents that match a checked filter, in an order."""
-        by, end = "seq", skip + limit if limit else None
+        columns, by, end = "seq", "seq", skip + limit if limit else None
         if len(order) == 1 and order[0][0] in ("name", "number"):
             odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd AND odd & {_ODD_NAME}"
             if not read(odd, [self.full_name]):
                 # SQLite's order of null, numbers and texts is MongoDB's
+                columns = f"seq, {order[0][0]}"
                 by = f"{order[0][0]} {'ASC' if order[0][1] > 0 else 'DESC'}, seq"
                 order = ()
-        statement, parameters = _candidates(self.full_name, condition)
-        places = [seq for seq, *_ in read(f"{statement} ORDER BY {by}", parameters)]
+        statement, parameters = _candidates(self.full_name, condition, columns)
+        statement += f" ORDER BY {by}"
         if not condition and not order:
-            places, skip, end = places[skip:end], 0, None
+            statement, parameters = (
+                f"{statement} LIMIT ? OFFSET ?",
+                [*parameters, limit or -1, skip],
+            )
+            skip, end = 0, None
+        places = [seq for seq, *_ in read(statement, parameters)]
         batch = _BATCH if order or end is None else min(_BATCH, 2 * end)
         found = self._matching(read, condition, places, batch)
         if order:
@@ -696,12 +702,12 @@ def _lines(texts: Iterable[str]) -> str | None:
     return f"\n{text}\n" if text else None
 
 
-def _candidates(collection: str, condition: Document) -> _Condition:
-    """Return a statement that selects place, name and number of all that can match a filter.
+def _candidates(collection: str, condition: Document, columns: str) -> _Condition:
+    """Return a statement that selects columns of all documents that can match a filter.
 
     Odd documents are always among them, unless the filter is on ``_id``.
     """
-    statement = "SELECT seq, name, number FROM documents {} WHERE collection = ?{}"
+    statement = f"SELECT {columns} FROM documents {{}} WHERE collection = ?{{}}"
     for key, value in _conjuncts(condition):
         ids = _one_of(value, (str, bson.ObjectId)) if key == "_id" else None
         if ids is not None and len(ids) <= _MOST_VALUES:
