@@ -52,7 +52,7 @@ _AS_WORD, _AS_DOCUMENT = "w:", "d:"
 _STATUS_FORMS = {"processing_status": _AS_WORD, "processing_status.status": _AS_DOCUMENT}
 # Connections of a process that this one was forked from: using or closing them here would harm it
 _inherited: list[sqlite3.Connection] = []
-#: Tables and indexes of the file
+#: Table and indexes of version 1 of the file
 SCHEMA = """
 CREATE TABLE documents (
     seq INTEGER PRIMARY KEY,
@@ -62,17 +62,13 @@ CREATE TABLE documents (
     number,
     odd INTEGER NOT NULL,
     body BLOB NOT NULL,
-    status TEXT,
-    tags TEXT,
-    made TEXT,
     UNIQUE (collection, id)
 );
 CREATE INDEX by_name ON documents (collection, name);
 CREATE INDEX by_number ON documents (collection, number);
-CREATE INDEX by_odd ON documents (collection, odd) WHERE odd;
-CREATE INDEX by_work ON documents (collection, status, tags, made, name, number, odd);
+CREATE INDEX by_odd ON documents (collection, odd) WHERE odd
 """
-#: What a file of version 1 lacks
+#: What version 2 adds
 SCHEMA_2 = """
 ALTER TABLE documents ADD COLUMN status TEXT;
 ALTER TABLE documents ADD COLUMN tags TEXT;
@@ -535,7 +531,7 @@ class LocalClient:
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            elif version == 1:
+            if version < _SCHEMA_VERSION:
                 _update_file(connection)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
@@ -626,7 +622,7 @@ def _write_lock(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _update_file(connection: sqlite3.Connection) -> None:
-    """Give a file of version 1 the columns and the index that it lacks."""
+    """Add to a file of version 1 what version 2 has."""
     for statement in SCHEMA_2.split(";"):
         connection.execute(statement)
     last = -1
