@@ -293,7 +293,7 @@ def _make(
 def _make_one(st: "strax.Context", args: argparse.Namespace, target: str, stop: Stop) -> None:
     from amstrax.auto_processing import job
     from amstrax.auto_processing.job import Progress
-    from amstrax.strax_ext.processor import Processor
+    from amstrax.strax_ext.plugin import Processor
 
     source = job.Source(st, args.run_id, target)
     if source.needs_live_data:

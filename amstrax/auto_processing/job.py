@@ -182,7 +182,7 @@ class Source:
     def meter_reader(self, timeout: float, stop: Stop) -> None:
         """Make the context's reader report what it reads, and give up when told, or after a time.
 
-        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.processor`).
+        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.plugin`).
 
         Parameters
         ----------

@@ -61,6 +61,7 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
     "Plugin._check_dtype": ("self", "x", "d"),
     "Plugin._fetch_chunk": ("self", "d", "iters", "check_end_not_before"),
     "Plugin.chunk": ("self", "start", "end", "data", "data_type", "run_id"),
+    "Plugin.fix_dtype": ("self",),
     "Plugin.iter": ("self", "iters", "executor"),
     "ProcessorComponents._replace": ("self", "kwds"),
     "Rechunker.flush": ("self",),

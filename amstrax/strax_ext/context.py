@@ -28,8 +28,7 @@ from amstrax.strax_ext.equivalents import (
     other_release,
     parents_metadata,
 )
-from amstrax.strax_ext.plugin import Plugin
-from amstrax.strax_ext.processor import Processor
+from amstrax.strax_ext.plugin import Plugin, Processor
 
 #: Analysis -> the module below `amstrax.analyses.on_context` that has it
 ANALYSES = {
@@ -179,7 +178,9 @@ class Context(strax.Context):
     @property
     def run_values(self) -> RunValues:
         """Values of run documents, for the options of plugins."""
-        return self.__dict__.setdefault("_run_values", RunValues(self))
+        if "_run_values" not in self.__dict__:
+            self._run_values = RunValues(self)
+        return self._run_values
 
     def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
         """Take options of a run from a document, not from that in the run database."""
@@ -333,10 +334,11 @@ class Context(strax.Context):
         return found
 
     @property
-    def _sorted_storage(self) -> list[strax.StorageFrontend]:
-        # `storage` itself is sorted by type of storage, so a frontend there would be asked before
-        # a run database; it is also what users set, and what new data is written to
-        return [*super()._sorted_storage, self._equivalent_data]
+    def _sorted_storage(self) -> Iterator[strax.StorageFrontend]:
+        # Not in `storage`, which is sorted by type: a frontend there would be asked before a run
+        # database. `storage` is also what users set, and what new data is written to
+        yield from super()._sorted_storage
+        yield self._equivalent_data
 
     def get_source_sf(
         self, run_id: str, target: Any, should_exist: bool = False, chunk_number: Any = None
