@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import amstrax
-from amstrax import files, rundoc, settings, strict_json
+from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
 from amstrax.exceptions import AmstraxError, InvalidOption, Stopped
 from amstrax.rundb import documents
@@ -632,7 +632,7 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps({**own, **content}, indent=1, default=_to_json)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, text + "\n")
+        strict_json.write_text(path, text + "\n")
         _unwritable.pop(path, None)
     except OSError as error:
         reason = str(error.strerror or error)
