@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from amstrax import strict_json
 from amstrax.common import n_tpc_pmts
-from amstrax.corrections import lookup, ranges, versions
+from amstrax.corrections import lookup, versions
 from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 
@@ -226,12 +226,12 @@ def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterato
         kept = _overlapping(other for other in covered if _same(entry.value, other.value))
         for other in covered:
             same = [each[:2] for each in kept(other)]
-            changed = ranges.without(ranges.common([entry[:2]], [other[:2]]), same)
+            changed = lookup.without(lookup.common([entry[:2]], [other[:2]]), same)
             if changed:
-                yield other.text, f"the value of the runs {ranges.as_text(changed)} has changed"
-        lost = ranges.without([entry[:2]], [other[:2] for other in covered])
+                yield other.text, f"the value of the runs {lookup.as_text(changed)} has changed"
+        lost = lookup.without([entry[:2]], [other[:2] for other in covered])
         if lost:
-            yield entry.text, f"the runs {ranges.as_text(lost)} had a value, and have none"
+            yield entry.text, f"the runs {lookup.as_text(lost)} had a value, and have none"
 
 
 def _overlapping(
