@@ -1,10 +1,10 @@
-"""SiPMs on a plane or a cylinder: what they see of a point of light, and where it was.
+"""SiPMs on a plane or a cylinder: expected light of a point source, and its position.
 
-All names are those of `amstrax.sipm`, imported when they are first used:
+All names are those of `amstrax.sipm`:
 
 - geometry: `SiPMArray`, `on_plane`, `on_cylinder`, `solid_angle_rectangle`, `solid_angle_disc`
-- what is seen: `expected_photons`, `emulate`
-- where it was: `centre_of_gravity`, `fit_chi_square`, `fit_poisson` (with iminuit), `PositionFit`
+- light: `expected_photons`, `emulate`
+- position: `centre_of_gravity`, `fit_chi_square`, `fit_poisson` (with iminuit), `PositionFit`
 - `event_display`
 """
 

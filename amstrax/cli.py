@@ -1,4 +1,4 @@
-"""The command ``amstrax``: each of its subcommands is a tool with a file of its own."""
+"""The command ``amstrax``, whose subcommands are tools in their own modules."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Tool(NamedTuple):
-    """A subcommand: the module with its ``main(argv, prog)``, and what it does."""
+    """Module with the ``main(argv, prog)`` of a subcommand, and its summary."""
 
     module: str
     summary: str
@@ -48,20 +48,17 @@ TOOLS = {
 def usage() -> str:
     """Return the help text."""
     lines = [f"  {name:12s} {tool.summary}" for name, tool in sorted(TOOLS.items())]
-    return "\n".join(
-        [
-            "usage: amstrax COMMAND ...",
-            "",
-            "Process data of XAMS and XAMSL. `amstrax COMMAND --help` explains a command.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "options:",
-            "  -h, --help    show this text",
-            "  --version     show the version",
-        ]
-    )
+    commands = "\n".join(lines)
+    return f"""usage: amstrax COMMAND ...
+
+Process data of XAMS and XAMSL. `amstrax COMMAND --help` explains a command.
+
+commands:
+{commands}
+
+options:
+  -h, --help    show this text
+  --version     show the version"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

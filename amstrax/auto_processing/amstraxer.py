@@ -150,12 +150,12 @@ def process(
     from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
-    memory.keep_freed()
+    memory.retain_freed_memory()
     st, targets = make_context(args)
     remove_damaged_cache()
     output = _output_folder(st)
     _check_writable(output)
-    with memory.old_objects_left_out(), job.sole_worker(output, args.run_id):
+    with memory.existing_objects_frozen(), job.sole_worker(output, args.run_id):
         if args.from_scratch:
             with Scratch(st, args.run_id, output, remake_raw=args.build_lowlevel):
                 _make(st, args, targets, output, stop, tell)

@@ -1,7 +1,6 @@
-"""Parts that amstrax adds to strax: subclasses and hooks, nothing of strax is replaced.
+"""Subclasses of strax; nothing of strax itself is replaced.
 
-`HOOKS` lists what these rely on beyond strax's documented interface; importing them checks that the
-installed strax has it.
+They rely on the undocumented names in `HOOKS`, which are checked in the installed strax at import.
 """
 
 import inspect
@@ -78,12 +77,9 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
 
 
 def check_strax() -> None:
-    """Check the installed strax, and warn about a version that amstrax is not tested with.
+    """Check the installed strax, and warn about an untested version.
 
-    Raises
-    ------
-    UnsupportedStrax
-        (an ImportError) when it lacks one of `HOOKS`, or a hook has other parameters.
+    Raises UnsupportedStrax (an ImportError) when a hook is missing or has other parameters.
     """
     import strax
 
