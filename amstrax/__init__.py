@@ -1,8 +1,7 @@
 """Processing of data from XAMS and XAMSL, the dual-phase xenon TPCs at Nikhef, with strax.
 
-Everything that users call is an attribute of this module: ``amstrax.contexts``,
-``amstrax.get_elife``, and every plugin class. Each is imported when it is first used, so that
-command-line tools answer at once.
+All public names are attributes of this module: ``amstrax.contexts``, ``amstrax.get_elife``, and
+every plugin class. Each is imported at its first use, so command-line tools start quickly.
 """
 
 import sys
@@ -33,7 +32,7 @@ _MODULES = (
     "strax_ext",
 )
 
-# Public name -> the module that defines it (and the name that it has there, where it differs).
+# Public name -> its module, with ``:NAME`` if it has another name there
 _MEMBERS = {
     **dict.fromkeys(
         (

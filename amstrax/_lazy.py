@@ -1,4 +1,4 @@
-"""Modules and names as attributes of their package, imported when they are first used."""
+"""Attributes of packages that are imported at their first use."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -8,15 +8,9 @@ from typing import Any
 
 
 def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for `package`: its modules, and the names in `members`.
+    """Return a ``__getattr__`` for a package, which finds its modules and the names in `members`.
 
-    Parameters
-    ----------
-    package
-        Full name of the package.
-    members
-        Public name -> the module below the package that defines it, with ``:NAME`` behind it where
-        it is called otherwise there.
+    `members` maps public names to modules of the package, or to ``MODULE:NAME``.
     """
     members = members or {}
 
@@ -41,11 +35,11 @@ def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Cal
 
 
 class OldModules:
-    """Finder of modules of amstrax 2, which Python asks when it has not found one."""
+    """Finder of modules of amstrax 2, which Python calls last."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return how to import an old module; None for other names."""
+        """Return the spec of an old module; None for other names."""
         if not name.startswith("amstrax."):
             return None
         from amstrax import _legacy
