@@ -14,6 +14,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,7 +221,7 @@ def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndar
         raise LiveDataCorrupted(
             f"{path} holds {len(data)} bytes, which is not a whole number of fragments of "
             f"{itemsize} bytes: it is damaged, or strax_fragment_payload_bytes in daq_config is "
-            f"not {itemsize - _fragment_header_bytes(dtype)}"
+            f"not {np.dtype(dtype)['data'].itemsize}"
         )
     return np.frombuffer(data, dtype=dtype)
 
@@ -300,14 +301,6 @@ def _file_names(threads: Mapping[str, int]) -> list[str]:
     return [f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)]
 
 
-def _fragment_header_bytes(dtype: np.dtype) -> int:
-    return np.dtype(dtype).itemsize - np.dtype(dtype)["data"].itemsize
-
-
-def _blosc_compress(data: bytes) -> bytes:
-    return blosc.compress(data, shuffle=blosc.NOSHUFFLE)
-
-
 def _blosc_decompress(blob: bytes) -> bytearray:
     # The library trusts the header, so check that the blob is complete
     if len(blob) < _BLOSC_HEADER_BYTES:
@@ -335,7 +328,7 @@ class _Codec(NamedTuple):
 
 _CODECS = {
     "lz4": _Codec(lz4.frame.compress, _lz4_decompress),
-    "blosc": _Codec(_blosc_compress, _blosc_decompress),
+    "blosc": _Codec(partial(blosc.compress, shuffle=blosc.NOSHUFFLE), _blosc_decompress),
 }
 
 #: Exceptions of the libraries for a blob of another format

@@ -147,7 +147,12 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
             "live data cannot be read. Take the document from the run database"
         )
     threads = daq_config.get("processing_threads")
-    if not isinstance(threads, Mapping) or not threads or not all(map(_is_count, threads.values())):
+    if (
+        not isinstance(threads, Mapping)
+        or not threads
+        # True is an integer, and so is an Int64 of MongoDB
+        or not all(isinstance(n, int) and n is not True and n > 0 for n in threads.values())
+    ):
         raise InvalidRunDocument(
             f"daq_config.processing_threads of {name(document)} is {short(threads)}: it must name "
             'the readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
@@ -337,10 +342,6 @@ def _positive(
             f"up to {most}"
         )
     return value
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _list(document: RunDocument, part: RunDocument, key: str, of: str = "") -> Sequence[Any]:

@@ -181,7 +181,9 @@ def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
         notes.append(f"{new_path}: not compared with the older one, since it is wrong: {error}")
         return
     if not is_version:
-        changed = _changed_values([entry for entry in old_table if not entry.is_open], new_table)
+        changed = _changed_values(
+            [entry for entry in old_table if "*" not in entry.text], new_table
+        )
     elif lookup.is_development(new_path.name) or new_path.stem == f"{VERSIONS}_ONLINE":
         return
     else:

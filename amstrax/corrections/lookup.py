@@ -41,15 +41,6 @@ class Entry(NamedTuple):
     text: str  #: range in the file
     value: Any
 
-    @property
-    def is_open(self) -> bool:
-        """Whether an end is open."""
-        return "*" in self.text
-
-    def holds(self, run: int) -> bool:
-        """Return whether a run is in the range."""
-        return self.first <= run <= self.last
-
 
 def folder_of(file_name: str) -> str:
     """Return the folder of a correction file: NAME of NAME_VERSION.json.
@@ -207,7 +198,7 @@ def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
     """
     run = run_number(run_id)
     table = list(table)
-    found = [entry_ for entry_ in table if entry_.holds(run)]
+    found = [entry_ for entry_ in table if entry_.first <= run <= entry_.last]
     if len(found) == 1:
         return found[0]
     if found:
@@ -384,15 +375,11 @@ def as_text(ranges: Iterable[Range], around: int | None = None) -> str:
     With `around`, a run, only the ranges nearest to it are named, and ``...`` stands for others.
     """
     ranges = list(ranges)
-    texts = [_one_as_text(*range_) for range_ in ranges]
+    names = [[f"{run:06.0f}" if run < math.inf else "*" for run in range_] for range_ in ranges]
+    texts = [first if first == last else f"{first}-{last}" for first, last in names]
     if around is not None:
         below = sum(last < around for _, last in ranges)
         first, end = max(below - _NEAREST, 0), below + _NEAREST
         left_out = ["..."] * (first > 0), ["..."] * (end < len(texts))
         texts = [*left_out[0], *texts[first:end], *left_out[1]]
     return ", ".join(texts) or "none"
-
-
-def _one_as_text(*range_: float) -> str:
-    first, last = (f"{run:06.0f}" if run < float("inf") else "*" for run in range_)
-    return first if first == last else f"{first}-{last}"

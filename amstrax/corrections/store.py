@@ -239,6 +239,10 @@ class _Unreachable(_Fault):
     """The server did not answer within the timeout."""
 
 
+class _Timeout(_Fault):
+    """A single wait has used up the timeout."""
+
+
 def _fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
     """Fetch a published file; return its text, or None if it does not exist, and its address.
 
@@ -310,7 +314,7 @@ def _ask(url: str, copy: _Copy | None, timeout: float) -> _Copy | None:
     import requests  # noqa: F401
 
     # urllib3 warns about truncated headers with a traceback
-    logging.getLogger("urllib3.connection").addFilter(_is_not_ours)
+    logging.getLogger("urllib3.connection").addFilter(_is_of_others)
     server = urlsplit(url).netloc
     since, why = _unreachable.get(server, (-LEFT_ALONE, ""))
     if time.monotonic() - since < LEFT_ALONE:
@@ -339,12 +343,8 @@ def _ask(url: str, copy: _Copy | None, timeout: float) -> _Copy | None:
         sockets.shut()
 
 
-def _is_not_ours(record: logging.LogRecord) -> bool:
+def _is_of_others(record: logging.LogRecord) -> bool:
     return record.threadName != _THREAD
-
-
-class _Timeout(_Fault):
-    """A single wait has used up the timeout."""
 
 
 class _Sockets:

@@ -51,13 +51,13 @@ def parse_version(text: str) -> Version:
     return Version(name, branch or store.MASTER)
 
 
-def contents(version: str) -> dict[str, Any]:
-    """Return the content of the file of a version: name -> file name or plain value.
+def options(version: str) -> dict[str, Any]:
+    """Return the plugin options that a version sets: option -> plain value or look-up string.
 
     Raises
     ------
     InvalidOption
-        When `version` is no name of a version.
+        When `version` is not a valid name.
     CorrectionError
         When its file cannot be read or is invalid.
     """
@@ -75,20 +75,11 @@ def contents(version: str) -> dict[str, Any]:
                 f"{file.place}: {given} is {content[given]!r}, and {option}, which is the same, is "
                 f"{content[option]!r}: leave one of them out"
             )
-    return content
-
-
-def options(version: str) -> dict[str, Any]:
-    """Return the plugin options that a version sets: option -> plain value or look-up string.
-
-    Errors are those of `contents`.
-    """
-    branch = parse_version(version).branch
     return {
-        OPTIONS.get(name, name): file_url(name, value, branch)
+        OPTIONS.get(given, given): file_url(given, value, branch)
         if is_file(value)
         else lookup.frozen(value)
-        for name, value in contents(version).items()
+        for given, value in content.items()
     }
 
 
@@ -376,7 +367,7 @@ def covered(files: Iterable[Coverage]) -> tuple[list[lookup.Range], list[lookup.
 def missing(version: str, run_id: str) -> dict[str, str]:
     """Return the options of a version without a value for a run, with reasons.
 
-    Errors are those of `contents`.
+    Errors are those of `options`.
     """
     found = {}
     for option, value in options(version).items():
