@@ -4,7 +4,7 @@ The context has most of them as methods that load what they draw: ``st.plot_peak
 `amstrax.analyses.mini_analysis`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

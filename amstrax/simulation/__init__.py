@@ -6,7 +6,7 @@ photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` (pu
 `writer` (files). All numbers are those of a `Detector`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

@@ -1,6 +1,6 @@
 """SiPMs on a plane or a cylinder: what they see of a point of light, and where it was."""
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 MEMBERS = {

@@ -7,7 +7,7 @@ import inspect
 import warnings
 from operator import attrgetter
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 from amstrax.exceptions import UnsupportedStrax
 
 __getattr__ = attributes_of(__name__)

@@ -5,7 +5,7 @@ histograms the part that is selected, as a second histogram. The latter, and sel
 histogram, is JavaScript in the browser; nothing is fetched, and no server is asked.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

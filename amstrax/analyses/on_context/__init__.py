@@ -4,6 +4,6 @@
 they share.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 __getattr__ = attributes_of(__name__)
