@@ -8,7 +8,6 @@ Live data is processed only in a context that `context_for_daq_reader` has set u
 """
 
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -206,22 +205,17 @@ def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
         # Set for the detector, but no plugin of this context takes them
         "free_options": ("live_data_dir", "n_tpc_pmts"),
     }
-    as_in_xams = {
-        name: parameter.default
-        for name, parameter in signature(xams).parameters.items()
-        if parameter.default is not parameter.empty and name != "release"
-    }
-    return _context("xams", plugins, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
+    return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
 
 def _context(
     detector: str,
     plugins: tuple[type[strax.Plugin], ...],
     detector_config: Mapping[str, Any],
-    output_folder: str | Path,
-    init_rundb: bool,
-    mongo_kwargs: Mapping[str, Any],
-    corrections_version: str | None,
+    output_folder: str | Path = "./strax_data",
+    init_rundb: bool = True,
+    mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
+    corrections_version: str | None = None,
     *args: Any,
     **kwargs: Any,
 ) -> strax.Context:
@@ -416,7 +410,7 @@ def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) 
     folders = [configured] if configured else rundoc.live_folders(run_doc)
     if not folders:
         raise LiveDataNotFound(
-            f"nothing says where the live data of run {run_id} is: set XAMS_LIVE_DATA or "
+            f"the folder of live data of run {run_id} is unknown: set XAMS_LIVE_DATA or "
             "XAMSL_LIVE_DATA, --live_data_dir, or live_data_dir in the context's config"
         )
     candidates = [settings.expanded(folder) / rundoc.check_run_name(run_id) for folder in folders]

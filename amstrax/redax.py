@@ -317,7 +317,7 @@ def _lz4_decompress(blob: bytes) -> bytearray:
     if not decompressor.eof:
         raise ValueError("the end is missing")
     if decompressor.unused_data:
-        raise ValueError(f"{len(decompressor.unused_data)} bytes lie behind its end")
+        raise ValueError(f"{len(decompressor.unused_data)} bytes follow its end")
     return data
 
 

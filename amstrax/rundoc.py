@@ -234,7 +234,7 @@ def extract_channel_polarity(registers: Any) -> dict[int, int]:
         known = channels_polarity([entry])
         if not known and _POLARITY_REGISTER.fullmatch(str(entry.get("reg")).strip()):
             log.warning(
-                "register %s has the value %s, which says nothing of the polarity: it is ignored",
+                "register %s has the value %s, which is no known polarity: it is ignored",
                 short(entry.get("reg"), str),
                 short(entry.get("val")),
             )
@@ -297,7 +297,7 @@ def usable_pairs(value: object, field: str, run: str) -> immutabledict[str, tupl
     pairs = channel_pairs(value)
     if value is not None and (not isinstance(value, Mapping) or len(pairs) < len(value)):
         log.warning(
-            "%s of %s is %s: what is no pair of channels, as [1, 4], is ignored",
+            "%s of %s is %s: entries other than pairs, as [1, 4], are ignored",
             field,
             run,
             short(value),

@@ -86,7 +86,7 @@ def parse(
         if len(found) < len(pairs):
             counts = Counter(name for name, _ in pairs)
             twice = next(name for name, count in counts.items() if count > 1)
-            raise _Fault(f"{short(twice)} is there twice: leave one out", json.dumps(twice))
+            raise _Fault(f"{short(twice)} occurs twice: remove one", json.dumps(twice))
         if hook is None:
             return found
         try:
@@ -199,7 +199,7 @@ def _check(value: Any) -> None:
             elif (
                 isinstance(each, str) and not each.isascii() and re.search("[\ud800-\udfff]", each)
             ):
-                raise _Fault(f"{short(each)} has half of a character: write it as UTF-8")
+                raise _Fault(f"{short(each)} has half of a surrogate pair: write it as UTF-8")
         level = below
         if not level:
             return

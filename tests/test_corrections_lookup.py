@@ -153,7 +153,7 @@ def test_deep_values(depth, begin, end):
 
 def test_names_that_are_written_in_other_ways():
     text = '{"a": "\\"000001\\": ",\n "00000\\u0031": 1,\n\n  "000001": 2}'
-    with pytest.raises(InvalidCorrection, match="line 4, column 3: '000001' is there twice"):
+    with pytest.raises(InvalidCorrection, match="line 4, column 3: '000001' occurs twice"):
         lookup.parse(text, "here")
     assert lookup.find_name(text, "000001") == "line 2, column 2"
     assert lookup.find_name(text, "000002") == "line 1, column 1"

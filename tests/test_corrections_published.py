@@ -134,7 +134,7 @@ def test_fault_with_a_copy(server, cache, monkeypatch, caplog, fault):
     for _ in range(2):
         assert get() == ELIFE
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert server.address in warning and "copies that are kept are used" in warning
+    assert server.address in warning and "cached copies are used" in warning
     assert FAULTS.get(fault, "") in warning
     assert copy.read_bytes() == kept
     # When all is well again, so is the file
@@ -304,7 +304,7 @@ def test_whatever_a_server_says(what, monkeypatch, cache, caplog):
         for _ in range(2):
             assert get() == ELIFE
         (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-        assert re.search(words, warning) and "this one was good 2.5 h ago" in warning
+        assert re.search(words, warning) and "this one was validated 2.5 h ago" in warning
         no_threads_left()
 
 

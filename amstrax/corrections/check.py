@@ -59,7 +59,7 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
     try:
         text, content = _read(path)
         if lookup.folder_of(path.name) != path.parent.name:
-            yield f"{path}: a file of this name belongs into {lookup.folder_of(path.name)}/"
+            yield f"{path}: a file of this name belongs in {lookup.folder_of(path.name)}/"
             return
     except InvalidCorrection as error:
         yield str(error)

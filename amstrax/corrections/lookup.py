@@ -151,7 +151,7 @@ def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
         0 if first == "*" else int(first), math.inf if last == "*" else int(last), range_text, value
     )
     if result.first > result.last:
-        raise InvalidCorrection(f"the range {range_text!r} ends before it begins: turn it round")
+        raise InvalidCorrection(f"the range {range_text!r} ends before it begins: swap its ends")
     return result
 
 

@@ -201,12 +201,12 @@ def _package(branch: str) -> list[Path]:
 
 
 def _not_found(file_name: str, branch: str, looked_in: list[str], known: Corrections) -> str:
-    where = ", ".join(looked_in) if looked_in else "nowhere, since nothing says where they are"
+    where = ", ".join(looked_in) if looked_in else "nowhere, since no place is set"
     unset = ["AMSTRAX_CORRECTIONS_FOLDER"] * (not known.folder)
     unset += ["AMSTRAX_CORRECTIONS_URL"] * (not known.url)
     remedy = ["check its name"] * bool(looked_in) + [f"set {' or '.join(unset)}"] * bool(unset)
     return (
-        f"no correction file {file_name} of branch {branch}. Looked in: {where}. To mend it, "
+        f"no correction file {file_name} of branch {branch}. Searched: {where}. Remedy: "
         f"{', or '.join(remedy)}"
     )
 
@@ -297,8 +297,8 @@ def _base(setting: str, branch: str) -> str:
         )
     if "{branch}" not in setting and branch != MASTER:
         raise InvalidOption(
-            f"the setting AMSTRAX_CORRECTIONS_URL is {setting!r}, without {{branch}}: there is no "
-            f"telling where branch {branch!r} is"
+            f"the setting AMSTRAX_CORRECTIONS_URL is {setting!r}, without {{branch}}, so "
+            f"branch {branch!r} has no address: add {{branch}}"
         )
     return setting.replace("{branch}", quote(branch)).rstrip("/")
 
@@ -534,4 +534,4 @@ def _warn(url: str, fault: _Fault, kept: Path) -> None:
         _warned.add(what)
         age = _age(kept)
         when = f"{age / 3600:.1f} h ago" if age < float("inf") else "at an unknown time"
-        log.warning("%s: %s; copies that are kept are used, this one was good %s", url, fault, when)
+        log.warning("%s: %s; cached copies are used; this one was validated %s", url, fault, when)

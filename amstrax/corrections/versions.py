@@ -233,9 +233,7 @@ def look_up(
         if name == "run_id":
             return run_id
         if attribute is None:
-            raise InvalidOption(
-                f"{url!r} needs plugin.{name}: only the plugin itself can tell that"
-            )
+            raise InvalidOption(f"{url!r} needs plugin.{name}: only a plugin has its value")
         return attribute(name)
 
     text = fill(url, value_of)

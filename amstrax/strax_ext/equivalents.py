@@ -240,7 +240,7 @@ class EquivalentData(strax.StorageFrontend):
         if (key.data_type, str(release)) not in _reported:
             _reported.add((key.data_type, str(release)))
             log.warning(
-                "%s is loaded as release %s has stored it, which is equal to that of %s, as %s; "
+                "%s is loaded from release %s, whose data equals that of release %s: %s; "
                 "further runs are not reported",
                 key.data_type,
                 release,
@@ -301,7 +301,7 @@ class EquivalentData(strax.StorageFrontend):
                     break
                 self.found[key.run_id, key.data_type] = other
                 return result
-        raise strax.DataNotAvailable(f"no data is stored that equals {key}")
+        raise strax.DataNotAvailable(f"no equal data is stored for {key}")
 
     def _is_there(self, key: strax.DataKey, fuzzy_for: tuple[str, ...] = ()) -> bool:
         for frontend in self._frontends:
