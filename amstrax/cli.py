@@ -14,10 +14,10 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "simulate": Tool("amstrax.commands.simulate", "simulate a run, with the truth beside it"),
+    "simulate": Tool("amstrax.commands.simulate", "simulate a run and its truth"),
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
     "validate": Tool(
-        "amstrax.commands.validate", "simulate, process, and judge the reconstruction"
+        "amstrax.commands.validate", "simulate, process, and validate the reconstruction"
     ),
     "demo": Tool("amstrax.commands.demo", "simulate, process and plot a run of XAMS"),
     "gains": Tool("amstrax.commands.gains", "find the gains of channels in LED runs"),
@@ -25,7 +25,7 @@ TOOLS = {
         "amstrax.commands.corrections", "show corrections, and check files of them"
     ),
     "process-run": Tool(
-        "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
+        "amstrax.auto_processing.process_run", "process a run as a job, and set its status"
     ),
     "submit": Tool("amstrax.auto_processing.submit_stbc", "submit jobs that process runs"),
     "auto": Tool(
@@ -38,10 +38,8 @@ TOOLS = {
     "delete-live": Tool(
         "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
     ),
-    "warmup": Tool(
-        "amstrax.commands.warmup", "compile all that processing needs, once per installation"
-    ),
-    "rundb": Tool("amstrax.commands.rundb", "look into the run database, and change it"),
+    "warmup": Tool("amstrax.commands.warmup", "compile all kernels, once per installation"),
+    "rundb": Tool("amstrax.commands.rundb", "query and change the run database"),
 }
 
 

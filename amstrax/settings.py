@@ -48,9 +48,9 @@ SECTION = "default"
 RUN_DATABASE = MappingProxyType(
     {
         "AMSTRAX_MONGO_URI": ("connection string of MongoDB, for a database without tunnel", ""),
-        "DAQ_HOST": ("host that MongoDB is reached through, by SSH", ""),
+        "DAQ_HOST": ("host of the SSH tunnel to MongoDB", ""),
         "DAQ_PORT": ("port of its SSH server", "22"),
-        "DAQ_USER": ("user there", "your login name"),
+        "DAQ_USER": ("user on that host", "your login name"),
         "DAQ_KEY_FILE": ("private key to log in with", ""),
         "DAQ_KEY_PASSWORD": ("password of that key", ""),
         "DAQ_PASSWORD": ("password to log in with", ""),
@@ -68,11 +68,11 @@ RUN_DATABASE = MappingProxyType(
 #: Settings of the corrections, in the same form
 CORRECTIONS = MappingProxyType(
     {
-        "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files; goes before all else", ""),
-        "AMSTRAX_CORRECTIONS_URL": ("where they are published, with {branch} in it", ""),
-        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time for one of those, in all [s]", "10"),
+        "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files, searched first", ""),
+        "AMSTRAX_CORRECTIONS_URL": ("address of published files, with {branch} in it", ""),
+        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time to fetch a published file [s]", "10"),
         "AMSTRAX_CORRECTIONS_CACHE": (
-            "folder in which those are kept",
+            "folder for copies of published files",
             "$XDG_CACHE_HOME/amstrax/corrections",
         ),
     }
@@ -88,7 +88,7 @@ BATCH = MappingProxyType(
         "AMSTRAX_KEEP_LOGS": ("age at which scripts and logs of jobs are removed [days]", "90"),
         "AMSTRAX_LOCAL_JOBS": ("jobs at once on this machine", "the number of its cores"),
         "AMSTRAX_LOCAL_FOLDER": (
-            "where jobs on this machine are kept track of",
+            "folder for the state of local jobs",
             "~/.local/state/amstrax/jobs",
         ),
         "AMSTRAX_CONDOR_ATTRIBUTES": (
