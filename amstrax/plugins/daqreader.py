@@ -22,7 +22,7 @@ from amstrax.exceptions import (
     Stopped,
 )
 from amstrax.processing import live_data
-from amstrax.processing.hits import sort_by_time
+from amstrax.processing.rows import sort_by_time
 from amstrax.strax_ext.plugin import dependencies
 
 #: Help of the option `channel_map`

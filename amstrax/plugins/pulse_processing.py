@@ -6,7 +6,6 @@ from immutabledict import immutabledict
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.processing import pulses
-from amstrax.processing.hits import sort_by_time
 from amstrax.processing.pulses import (
     baseline_per_channel,
     channel_split,
@@ -14,6 +13,7 @@ from amstrax.processing.pulses import (
     mask_and_not,
     pulse_count_dtype,
 )
+from amstrax.processing.rows import sort_by_time
 
 #: Help of the option `correct_positive_polarity` of plugins that make records
 CORRECT_POLARITY = (

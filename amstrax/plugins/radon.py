@@ -18,9 +18,9 @@ from amstrax.plugins.peak_processing import (
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
-from amstrax.processing.events import container_of
+from amstrax.processing.events import index_of_container
 from amstrax.processing.hits import find_hits as hits_above
-from amstrax.processing.hits import sort_by_time
+from amstrax.processing.rows import sort_by_time
 
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
 
@@ -236,7 +236,7 @@ class RadonPeaks(CorrectedPlugin):
         """Return lone hits, integrated, and the others, widened to what is integrated of them."""
         n_channels = self.config["n_tpc_pmts"]
         extensions = (self.peak_left_extension, self.peak_right_extension)
-        is_lone = container_of(hits, peaks) == -1
+        is_lone = index_of_container(hits, peaks) == -1
         lone_hits = hits[is_lone]
         strax.integrate_lone_hits(lone_hits, records, peaks, extensions, n_channels)
         hitlets = hits[~is_lone]

@@ -10,7 +10,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.processing.compiled import I64, column, kernel
-from amstrax.processing.rows import plain
+from amstrax.processing.rows import as_void
 from amstrax.strax_ext import check_strax
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Chunk(strax.Chunk):
         if len(filled) == 1:
             (result.data,) = filled
         else:
-            result.data = np.concatenate([plain(data) for data in filled]).view(filled[0].dtype)
+            result.data = np.concatenate([as_void(data) for data in filled]).view(filled[0].dtype)
         return result
 
 
