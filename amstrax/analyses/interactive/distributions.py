@@ -1,4 +1,7 @@
-"""Interactive histograms that follow selections, and rates."""
+"""Interactive scatter plots and histograms of sources, and rates.
+
+Sources hold peaks, events or LED pulses.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -7,8 +10,14 @@ from typing import Any
 import numpy as np
 
 from amstrax.analyses.interactive import _bokeh
-from amstrax.analyses.interactive.sources import counted_title, label_of
-from amstrax.analyses.quantities import Rates, histogram
+from amstrax.analyses.quantities import (
+    ADC_COUNTS,
+    PE,
+    Rates,
+    histogram,
+    histogram_2d,
+    random_subset,
+)
 from amstrax.analyses.style import (
     BLACK,
     BLUE,
@@ -20,6 +29,49 @@ from amstrax.analyses.style import (
 )
 from amstrax.exceptions import InvalidOption, did_you_mean
 
+#: Default number of rows of a source: so many points move smoothly
+MOST = 20_000
+#: Columns of an event source: name, field of event_info, factor
+_EVENT_COLUMNS = (
+    ("event_number", "event_number", 1),
+    ("s1_area", "s1_area", 1),
+    ("s2_area", "s2_area", 1),
+    ("cs1", "cs1", 1),
+    ("cs2", "cs2", 1),
+    ("drift_us", "drift_time", 1e-3),
+    ("x", "x", 1),
+    ("y", "y", 1),
+    ("z", "z", 1),
+    ("r", "r", 1),
+    ("s1_width", "s1_range_50p_area", 1),
+    ("s2_width", "s2_range_50p_area", 1),
+    ("s1_aft", "s1_area_fraction_top", 1),
+    ("s2_aft", "s2_area_fraction_top", 1),
+    ("n_peaks", "n_peaks", 1),
+)
+_PEAK_COLUMNS = (
+    ("area", "area", 1),
+    ("width", "range_50p_area", 1),
+    ("aft", "area_fraction_top", 1),
+    ("rise_time", "rise_time", 1),
+    ("n_channels", "n_channels", 1),
+)
+#: Of axes, by column; {unit} is that of areas
+_LABELS = {
+    "s1_area": "S1 [{unit}]",
+    "s2_area": "S2 [{unit}]",
+    "cs1": "cS1 [{unit}]",
+    "cs2": "cS2 [{unit}]",
+    "drift_us": "Drift time [µs]",
+    "x": "x [mm]",
+    "y": "y [mm]",
+    "z": "z [mm]",
+    "r": "r [mm]",
+    "area": "Area [{unit}]",
+    "width": "Width of the central 50 % [ns]",
+    "aft": "Area fraction top",
+    "time_s": "Time since the start of the run [s]",
+}
 #: Counts the selected rows in the bins of a histogram
 _COUNT_SELECTED = """
 const values = source.data[column], left = bins.data["left"], right = bins.data["right"]
@@ -48,6 +100,239 @@ source.selected.indices = rows
 """
 
 
+def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST, unit: str = PE) -> Any:
+    """Return a source of peaks for the figures below, a ColumnDataSource.
+
+    Its columns are ``index`` (the row in `peaks`), ``time_s``, ``area``, ``width`` [ns], ``aft``,
+    ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and ``color`` (RGBA, a byte each),
+    its ``tags`` ``[{"shown": rows, "of": n, "unit": unit}]``.
+
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,).
+    start
+        Start of the run [ns since unix epoch].
+    most
+        Most rows; of more peaks a random subset, the same each time.
+    """
+    rows = random_subset(len(peaks), most)
+    peaks_shown = peaks[rows]
+    types = np.clip(peaks_shown["type"], 0, len(TYPE_NAMES) - 1)
+    data = _columns(peaks_shown, _PEAK_COLUMNS, start)
+    data["type"] = types.astype(np.int32)
+    data["type_name"] = np.array(TYPE_NAMES)[types]
+    data["color"] = _rgba(TYPE_COLORS)[types]
+    return _source(data, rows, len(peaks), unit)
+
+
+def event_source(events: np.ndarray, start: int = 0, most: int = MOST, unit: str = PE) -> Any:
+    """Return a source of events as of event_info; see `peak_source`.
+
+    Its columns are ``index``, ``event_number``, ``time_s``, ``s1_area``, ``s2_area``, ``cs1``,
+    ``cs2``, ``drift_us`` [µs], ``x``, ``y``, ``z``, ``r`` [mm], ``s1_width``, ``s2_width`` [ns],
+    ``s1_aft``, ``s2_aft``, ``n_peaks`` and ``color``.
+    """
+    rows = random_subset(len(events), most)
+    data = _columns(events[rows], _EVENT_COLUMNS, start)
+    data["color"] = np.full(len(rows), _rgba((BLUE,)))
+    return _source(data, rows, len(events), unit)
+
+
+def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
+    """Return a source of pulses as of led_calibration; see `peak_source`.
+
+    Its columns are ``index``, ``channel``, ``area`` [ADC counts x samples], ``amplitude_led``
+    [ADC counts] and ``color``.
+    """
+    rows = random_subset(len(pulses), most)
+    shown = pulses[rows]
+    data = {name: np.asarray(shown[name]) for name in ("channel", "area", "amplitude_led")}
+    colors = _rgba(CHANNEL_COLORS)
+    data["color"] = colors[shown["channel"] % len(colors)]
+    return _source(data, rows, len(pulses), ADC_COUNTS)
+
+
+def _columns(
+    rows: np.ndarray, columns: Sequence[tuple[str, str, float]], start: int
+) -> dict[str, np.ndarray]:
+    fields = rows.dtype.names or ()
+    data = {"time_s": (rows["time"] - start) / 1e9}
+    for name, field, factor in columns:
+        if field not in fields:
+            data[name] = np.full(len(rows), np.nan)
+        elif factor != 1:
+            data[name] = rows[field] * factor
+        else:
+            # JavaScript has no 64-bit integers
+            whole = rows.dtype[field].kind in "iub"
+            data[name] = rows[field].astype(np.int32 if whole else np.float64)
+    return data
+
+
+def _rgba(colors: Sequence[str]) -> np.ndarray:
+    """Return opaque colours as RGBA numbers, which Bokeh sends ten times faster than texts."""
+    return np.array([int(f"{color[1:]}ff", 16) for color in colors], dtype=np.uint32)
+
+
+def _source(data: dict[str, np.ndarray], rows: np.ndarray, of: int, unit: str) -> Any:
+    data["index"] = rows.astype(np.int32)
+    tags = [{"shown": len(rows), "of": of, "unit": unit}]
+    return _bokeh.bokeh().models.ColumnDataSource(data, tags=tags)
+
+
+def _tags(source: Any) -> dict[str, Any]:
+    return next((tag for tag in source.tags if isinstance(tag, dict) and "shown" in tag), {})
+
+
+def _label(column: str, source: Any) -> str:
+    """Return the label of an axis with a column of a source."""
+    return _LABELS.get(column, column).replace("{unit}", _tags(source).get("unit", PE))
+
+
+def _counted_title(title: str, source: Any) -> str:
+    """Return a title with the number of shown rows, unless all are."""
+    tags = _tags(source)
+    if not tags or tags["shown"] == tags["of"]:
+        return title
+    return f"{title}: {tags['shown']:,} of {tags['of']:,}, at random"
+
+
+def scatter(
+    source: Any,
+    x: str,
+    y: str,
+    title: str,
+    log: tuple[bool, bool] = (False, False),
+    hover: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """Return a scatter plot of two columns of a source.
+
+    Parameters
+    ----------
+    source
+        As of `event_source` or `peak_source`.
+    x, y
+        Columns.
+    title
+        The figure adds the number of rows of a random subset.
+    log
+        Logarithmic scales, of x and y, which show only values above 0.
+    hover
+        Columns that are shown under the mouse, besides x and y.
+    """
+    figure = _bokeh.new_figure(
+        _counted_title(title, source), _label(x, source), _label(y, source), log, **options
+    )
+    points = figure.scatter(
+        x, y, source=source, size=4, color="color", alpha=0.6, nonselection_alpha=0.08,
+        selection_alpha=0.9,
+    )  # fmt: skip
+    columns = dict.fromkeys((*hover, x, y))
+    _bokeh.add_hover(figure, points, *((name, f"@{{{name}}}") for name in columns))
+    if not len(source.data["index"]):
+        _bokeh.note(figure, "nothing to show")
+    return figure
+
+
+def s1_s2(source: Any, s1: str = "cs1", s2: str = "cs2", log: bool = True, **options: Any) -> Any:
+    """Return S2 against S1 of an event source."""
+    return scatter(source, s1, s2, "S1 and S2", (log, log), ("event_number",), **options)
+
+
+def positions(source: Any, radius: float | None = None, **options: Any) -> Any:
+    """Return x and y of an event source, with a circle of `radius` [mm] unless None."""
+    figure = scatter(
+        source, "x", "y", "Position", (False, False), ("event_number",), match_aspect=True,
+        **options,
+    )  # fmt: skip
+    if radius is not None:
+        angle = np.linspace(0, 2 * np.pi, 100)
+        figure.line(radius * np.cos(angle), radius * np.sin(angle), color=BLACK, line_dash="dashed")
+    return figure
+
+
+def depth(
+    source: Any, radius: float | None = None, depth: float | None = None, **options: Any
+) -> Any:
+    """Return z against r of an event source, with lines at `radius`, 0 and -`depth` [mm]."""
+    figure = scatter(source, "r", "z", "Depth", (False, False), ("event_number",), **options)
+    span = _bokeh.bokeh().models.Span
+    lines = [(radius, "height")] if radius is not None else []
+    lines += [(0.0, "width"), (-depth, "width")] if depth is not None else []
+    for location, dimension in lines:
+        figure.add_layout(
+            span(location=location, dimension=dimension, line_dash="dashed", line_color=BLACK)
+        )
+    return figure
+
+
+def area_width(source: Any, log: bool = True, **options: Any) -> Any:
+    """Return width against area of a peak source."""
+    return scatter(
+        source, "area", "width", "Area and width", (log, log), ("type_name", "time_s"), **options
+    )
+
+
+def area_aft(source: Any, log: bool = True, **options: Any) -> Any:
+    """Return the area fraction top against area of a peak source; `log` is of the area."""
+    return scatter(
+        source, "area", "aft", "Area and fraction in the top PMTs", (log, False),
+        ("type_name", "time_s"), **options,
+    )  # fmt: skip
+
+
+def density(
+    x: np.ndarray,
+    y: np.ndarray,
+    n_bins: int = 150,
+    log: tuple[bool, bool] = (True, True),
+    labels: tuple[str, str] = ("Area [PE]", "Width of the central 50 % [ns]"),
+    title: str = "",
+    **options: Any,
+) -> Any:
+    """Return a histogram in two dimensions as an image, of any number of rows.
+
+    Points of a random subset can be put above it, as ``figure.scatter(..., source=source)``.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,). Values that are not finite, or not above 0 on a logarithmic scale, are left out.
+    n_bins
+        Number of bins in each direction.
+    log
+        Logarithmic scales, of x and y.
+    labels
+        Of the axes.
+    """
+    models = _bokeh.bokeh().models
+    counts = histogram_2d(x, y, n_bins, log=log)
+    (left, right), (bottom, top) = counts.x_edges[[0, -1]], counts.y_edges[[0, -1]]
+    figure = _bokeh.new_figure(
+        title or f"{counts.counts.sum():,} in {n_bins} x {n_bins} bins",
+        *labels,
+        log,
+        x_range=_bokeh.range_over(left, right, log[0]),
+        y_range=_bokeh.range_over(bottom, top, log[1]),
+        **options,
+    )
+    if not counts.counts.any():
+        _bokeh.note(figure, "nothing to show")
+        return figure
+    mapper = models.LogColorMapper(
+        "Viridis256", low=1, high=max(int(counts.counts.max()), 2), low_color="rgba(0, 0, 0, 0)"
+    )
+    # Bokeh stretches an image between its corners on the screen, on logarithmic scales, too
+    figure.image(
+        image=[counts.counts.T.astype(np.int32)], x=left, y=bottom, dw=right - left,
+        dh=top - bottom, color_mapper=mapper,
+    )  # fmt: skip
+    figure.add_layout(models.ColorBar(color_mapper=mapper, width=8, title="n"), "right")
+    return figure
+
+
 def value_histogram(
     source: Any,
     column: str,
@@ -67,7 +352,7 @@ def value_histogram(
     source
         As of `event_source`, `peak_source` or `led_source`.
     column
-        Of it.
+        Column to count.
     label
         Of the axis; None: that of the column.
     n_bins
@@ -76,21 +361,17 @@ def value_histogram(
         Logarithmic scales.
     linked
         Show the selected rows as a second histogram, and select a range with the tool x-box
-        select. This is JavaScript that the browser compiles, for which a content security policy
-        has to allow ``unsafe-eval``.
+        select. The browser compiles JavaScript for this: its content security policy has to allow
+        ``unsafe-eval``.
     limits
         First and last edge; None: all finite values.
-    title
-        Of the figure.
-    options
-        Of `bokeh.plotting.figure`.
 
     Raises
     ------
     InvalidOption
         (a ValueError) when the source has no such column.
     """
-    label = label_of(column, source) if label is None else label
+    label = _label(column, source) if label is None else label
     if column not in source.data:
         raise InvalidOption(
             f"the source has no column {column!r}" + did_you_mean(column, source.data)
@@ -114,16 +395,10 @@ def drift_time(
     linked: bool = True,
     **options: Any,
 ) -> Any:
-    """Return a histogram of drift times of an event source.
+    """Return a histogram of drift times of an event source; see `value_histogram`.
 
-    Parameters
-    ----------
-    source
-        As of `event_source`.
-    gate, cathode
-        Drift times from there [ns], drawn as lines unless None.
-    n_bins, log, linked, options
-        As of `value_histogram`; `log` is of the counts.
+    Drift times from `gate` and `cathode` [ns] are drawn as lines unless None; `log` is the scale of
+    the counts.
     """
     figure = value_histogram(
         source, "drift_us", n_bins=n_bins, log_y=log, linked=linked, title="Drift time", **options
@@ -148,18 +423,10 @@ def led_spectrum(
     linked: bool = True,
     **options: Any,
 ) -> Any:
-    """Return the spectrum of areas of an LED source, a line a channel.
+    """Return the spectrum of areas of an LED source, a line a channel; see `value_histogram`.
 
-    A click in the legend hides a channel. Bins span the central 99.8 % of areas.
-
-    Parameters
-    ----------
-    source
-        As of `led_source`.
-    channels
-        Show these; None: all that have pulses.
-    n_bins, log, linked, options
-        As of `value_histogram`; `log` is of the counts.
+    A click in the legend hides a channel. Bins span the central 99.8 % of areas, `channels` None
+    are all with pulses, and `log` is the scale of the counts.
     """
     area, channel = np.asarray(source.data["area"]), np.asarray(source.data["channel"])
     numbers = np.unique(channel).tolist() if channels is None else list(channels)
@@ -177,8 +444,7 @@ def led_spectrum(
             only=("channel", number),
         )  # fmt: skip
     if figure.legend:
-        figure.legend.click_policy = "hide"
-        figure.legend.label_text_font_size = "8pt"
+        _bokeh.set_legend(figure)
     return figure
 
 
@@ -186,7 +452,7 @@ def _histogram_figure(
     title: str, label: str, log_x: bool, log_y: bool, source: Any, options: dict[str, Any]
 ) -> Any:
     return _bokeh.new_figure(
-        counted_title(title or label, source),
+        _counted_title(title or label, source),
         label,
         "Number per bin",
         (log_x, log_y),
@@ -212,7 +478,7 @@ def _add_histogram(
     """Add a histogram, and that of the selected rows, to a figure."""
     models = _bokeh.bokeh().models
     counts = histogram(values, n_bins, limits, log_x)
-    # On a logarithmic scale, what is zero has to begin somewhere
+    # A logarithmic scale has no zero
     floor = 0.5 if log_y else 0.0
     bins = models.ColumnDataSource(
         {
@@ -230,33 +496,24 @@ def _add_histogram(
         left="left", right="right", bottom=floor, top="n", source=bins, fill_color=color,
         fill_alpha=0.15, line_color=None, nonselection_fill_alpha=0.15, **label,
     )  # fmt: skip
-    figure.add_tools(
-        models.HoverTool(
-            renderers=[all_bins],
-            tooltips=[("bin", "@left to @right"), ("number", "@n"), ("selected", "@selected")],
-        )
+    _bokeh.add_hover(
+        figure, all_bins, ("bin", "@left to @right"), ("number", "@n"), ("selected", "@selected")
     )
     if not linked:
         return
     figure.quad(
         left="left", right="right", bottom=floor, top="selected", source=bins,
-        fill_color=VERMILLION,
-        fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6,
+        fill_color=VERMILLION, fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6,
     )  # fmt: skip
     # Only rows of one kind, as a channel, are in this histogram
     of_kind = f"source.data[{only[0]!r}][row] == {int(only[1])}" if only else "true"
     filter_ = f"const filter = (row) => {of_kind}\n"
-    arguments = {"source": source, "bins": bins, "column": column}
-    source.selected.js_on_change(
-        "indices", models.CustomJS(args=arguments, code=filter_ + _COUNT_SELECTED)
-    )
+    arguments = {"source": source, "column": column}
+    count = models.CustomJS(args=arguments | {"bins": bins}, code=filter_ + _COUNT_SELECTED)
+    source.selected.js_on_change("indices", count)
     if only is None:
-        figure.js_on_event(
-            "selectiongeometry",
-            models.CustomJS(
-                args={"source": source, "column": column}, code=filter_ + _SELECT_RANGE
-            ),
-        )
+        select = models.CustomJS(args=arguments, code=filter_ + _SELECT_RANGE)
+        figure.js_on_event("selectiongeometry", select)
 
 
 def rates(
@@ -273,13 +530,9 @@ def rates(
     series
         Name -> rates, as of `amstrax.analyses.quantities.rates`.
     log
-        Rates on a logarithmic scale; bins without anything are not shown then.
+        Rates on a logarithmic scale, without empty bins.
     colors
-        Of lines, by name; None: S1, S2 and unknown as everywhere, others one each.
-    title
-        Of the figure.
-    options
-        Of `bokeh.plotting.figure`.
+        Of lines, by name; others have the color of their type of peak, or one each.
     """
     figure = _bokeh.new_figure(
         title,
@@ -314,15 +567,10 @@ def rates(
             source=_bokeh.bokeh().models.ColumnDataSource(band),
         )  # fmt: skip
         figure.step(middle, height, mode="center", color=color, line_width=1.5, legend_label=name)
-        figure.add_tools(
-            _bokeh.bokeh().models.HoverTool(
-                renderers=[bars],
-                tooltips=[(name, "@rate ± @error Hz"), ("from", "@left s"), ("to", "@right s")],
-            )
+        _bokeh.add_hover(
+            figure, bars, (name, "@rate ± @error Hz"), ("from", "@left s"), ("to", "@right s")
         )
-    figure.legend.click_policy = "hide"
-    figure.legend.label_text_font_size = "8pt"
-    figure.legend.background_fill_alpha = 0.7
+    _bokeh.set_legend(figure)
     if not log:
         figure.y_range.start = 0
     return figure
