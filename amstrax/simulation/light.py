@@ -79,9 +79,9 @@ def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector
     it; the share of the top PMTs rises linearly towards them.
     """
     mean = detector.s1_light(-detector.gate_cathode_distance / 2)
-    total = detector.photon_detection * detector.s1_light(z) / mean
+    total = detector.g1 * detector.s1_light(z) / mean
     depth = -z / detector.gate_cathode_distance
-    gate, cathode = detector.s1_share_top_gate, detector.s1_share_top_cathode
+    gate, cathode = detector.s1_area_fraction_top_gate, detector.s1_area_fraction_top_cathode
     top = gate + (cathode - gate) * depth
     n_top = len(detector.top_channels)
     contrast = detector.s1_position_contrast
@@ -92,7 +92,7 @@ def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector
 
 def s2_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the share of S2 light of each PMT, shape (n, PMTs), bottom first."""
-    top = detector.s2_share_top
+    top = detector.s2_area_fraction_top
     bottom = np.full((len(x), 1), 1 - top)
     return np.concatenate([bottom, top * top_shares(x, y, detector)], axis=1)
 
@@ -102,12 +102,12 @@ def s1_photoelectrons(
 ) -> Light:
     """Return the photoelectrons of scintillation light.
 
-    A detected photon gives two with the probability `Detector.double_photoelectron`;
-    `Detector.photon_detection` counts both.
+    A detected photon gives two with the probability `Detector.dpe_probability`;
+    `Detector.g1` counts both.
     """
-    # Of photons: those that give two photoelectrons are counted twice in photon_detection
+    # Of photons: those that give two photoelectrons are counted twice in g1
     probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
-    probability /= 1 + detector.double_photoelectron
+    probability /= 1 + detector.dpe_probability
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     if detector.sipm_channel is not None:
         share = detector.sipm_share * probability.sum(axis=1, keepdims=True)
@@ -136,7 +136,7 @@ def scintillation_times(
 
 def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -> np.ndarray:
     """Return how many of the detected photons, one each, give a second photoelectron: 0 or 1."""
-    second = rng.random(len(channel)) < detector.double_photoelectron
+    second = rng.random(len(channel)) < detector.dpe_probability
     if detector.sipm_channel is not None:
         second &= channel != detector.sipm_channel
     return second.astype(np.int64)
@@ -166,9 +166,7 @@ def s2_photoelectrons(
     detector
         Its numbers.
     """
-    photons_per_electron = detector.photoelectrons_per_electron / (
-        1 + detector.double_photoelectron
-    )
+    photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
     per_channel = photons_per_electron * s2_shares(x, y, detector)
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     if detector.sipm_channel is not None:
@@ -183,7 +181,7 @@ def s2_photoelectrons(
     second = np.where(
         channel == detector.sipm_channel if detector.sipm_channel is not None else False,
         0,
-        rng.binomial(photons, detector.double_photoelectron),
+        rng.binomial(photons, detector.dpe_probability),
     )
     return Light(time, channel, photons + second, event[deposit])
 
