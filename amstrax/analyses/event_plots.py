@@ -124,8 +124,8 @@ def plot_drift_time(
     axes = new_axes() if axes is None else axes
     drift_time = events["drift_time"][np.isfinite(events["drift_time"])] / 1000
     axes.set(xlabel="Drift time [µs]")
-    lines = {"gate": gate, "cathode": cathode}
-    lines = {name: time / 1000 for name, time in lines.items() if time is not None}
+    given = {"gate": gate, "cathode": cathode}
+    lines = {name: time / 1000 for name, time in given.items() if time is not None}
     if len(drift_time):
         low = min(0.0, float(drift_time.min()))
         high = max(float(drift_time.max()), *(1.05 * time for time in lines.values()), low + 1e-3)
@@ -136,10 +136,10 @@ def plot_drift_time(
     else:
         axes.set_ylabel("Events")
         note(axes, empty)
-    above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
     for name, time in lines.items():
         axes.axvline(time, color=BLACK, ls="--", lw=1)
-        axes.text(time, 1.01, name, **above)
+        where = axes.get_xaxis_transform()
+        axes.text(time, 1.01, name, transform=where, ha="center", va="bottom")
     return figure_of(axes)
 
 

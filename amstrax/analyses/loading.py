@@ -88,6 +88,8 @@ class Part:
                 f"the range from {self.time_range[0]} to {self.time_range[1]} ns is empty: give "
                 "the earlier time first"
             )
+        self.start: int
+        self.end: int
         self.start, self.end = self.time_range or (0, 0)
 
     def names(self, sort: str) -> tuple[str, ...]:

@@ -128,9 +128,10 @@ def histogram_2d(
     x_edges = bin_edges(x, n_x, limits[0], log[0])
     y_edges = bin_edges(y, n_y, limits[1], log[1])
     # Bins of the logarithms have equal width
-    x, x_range = (np.log(v) if log[0] else v for v in (x, x_edges[[0, -1]]))
-    y, y_range = (np.log(v) if log[1] else v for v in (y, y_edges[[0, -1]]))
-    return Histogram2d(x_edges, y_edges, _count_pairs(x, y, *x_range, *y_range, n_x, n_y))
+    x, (x_low, x_high) = (np.log(v) if log[0] else v for v in (x, x_edges[[0, -1]]))
+    y, (y_low, y_high) = (np.log(v) if log[1] else v for v in (y, y_edges[[0, -1]]))
+    counts = _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y)
+    return Histogram2d(x_edges, y_edges, counts)
 
 
 @numba.njit(cache=True)

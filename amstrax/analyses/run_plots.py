@@ -75,7 +75,7 @@ def plot_comparison(
         Unit of the histograms.
     """
     figure, all_axes = panels_of(figure, len(panels))
-    handles, labels = [], []
+    handles: list = []
     for axes, (label, runs, log) in zip(all_axes, panels, strict=True):
         axes.set(xlabel=label, ylabel=ylabel)
         if log:

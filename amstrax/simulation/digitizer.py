@@ -133,8 +133,8 @@ class Digitizer:
             self.detector.readout_rate * self.detector.dt,
         )
         self.lost_pulses += int(np.count_nonzero(~kept))
-        *columns, samples = pulses
-        return Pulses(*(column[order[kept]] for column in columns), samples)
+        columns = (column[order[kept]] for column in pulses[:-1])
+        return Pulses(*columns, samples=pulses.samples)  # type: ignore[misc]
 
 
 def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:

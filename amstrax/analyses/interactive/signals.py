@@ -219,8 +219,12 @@ def event(
         start, end = int(event_row["time"]), int(event_row["endtime"])
         inside = (peaks["time"] >= start) & (peaks["time"] < end)
         title = f"Event {event_row['event_number']}"
-        look = {"title": title, "area_unit": area_unit, "width": width, "height": 230}
-        rows.append(waveforms(peaks[inside], types[inside], start, **look))
+        rows.append(
+            waveforms(
+                peaks[inside], types[inside], start, title=title, area_unit=area_unit, width=width,
+                height=230,
+            )
+        )  # fmt: skip
     half = width // 3 * 3 // 2
     signals = [_signal(event_row, prefix, half, area_unit) for prefix in ("s1", "s2")]
     per_channel = _area_per_channel(event_row, half, area_unit)
