@@ -9,21 +9,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Wedge
 
+from amstrax.analyses import style
 from amstrax.analyses.quantities import ADC_COUNTS, PE, bin_edges, random_subset, short_unit
-from amstrax.analyses.style import (
-    BLACK,
-    BLUE,
-    COLOR_MAP,
-    GREY,
-    QUADRANTS,
-    TYPE_COLORS,
-    VERMILLION,
-    figure_of,
-    new_axes,
-    new_figure,
-    note,
-    tidy_log_axes,
-)
 from amstrax.analyses.waveform_plots import plot_peaks, plot_waveform
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, did_you_mean
@@ -71,7 +58,7 @@ def event_scatter(
     InvalidOption
         (a ValueError) when events have no such column.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     for field in (s1, s2, color):
         if field is not None and field not in (events.dtype.names or ()):
             raise InvalidOption(
@@ -83,23 +70,23 @@ def event_scatter(
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
     axes.set_title(f"{shown.sum()} of {len(events)} events have S1 and S2")
     if not shown.any():
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     if color is None:
         edges = [bin_edges(values, 100, log=True) for values in (x[shown], y[shown])]
         _draw_points(axes, x[shown], y[shown], edges)
-        tidy_log_axes(axes)
-        return figure_of(axes)
+        style.tidy_log_axes(axes)
+        return style.figure_of(axes)
     rows = np.flatnonzero(shown)
     rows = rows[random_subset(len(rows), _MOST_POINTS)]
     label, factor = _COLOR_LABELS.get(color, (color, 1.0))
     values = events[color][rows] * factor
-    points = axes.scatter(x[rows], y[rows], 6, c=values, cmap=COLOR_MAP, rasterized=True)
-    tidy_log_axes(axes)
-    figure_of(axes).colorbar(points, ax=axes, label=label)
+    points = axes.scatter(x[rows], y[rows], 6, c=values, cmap=style.COLOR_MAP, rasterized=True)
+    style.tidy_log_axes(axes)
+    style.figure_of(axes).colorbar(points, ax=axes, label=label)
     if len(rows) < shown.sum():
         axes.set_title(f"{axes.get_title()}, {len(rows)} of them are drawn")
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_drift_time(
@@ -121,7 +108,7 @@ def plot_drift_time(
     n_bins
         Number of bins.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     drift_time = events["drift_time"][np.isfinite(events["drift_time"])] / 1000
     axes.set(xlabel="Drift time [µs]")
     given = {"gate": gate, "cathode": cathode}
@@ -130,17 +117,17 @@ def plot_drift_time(
         low = min(0.0, float(drift_time.min()))
         high = max(float(drift_time.max()), *(1.05 * time for time in lines.values()), low + 1e-3)
         edges = np.linspace(low, high, n_bins + 1).tolist()
-        axes.hist(drift_time, edges, histtype="stepfilled", color=BLUE, alpha=0.5)
-        axes.hist(drift_time, edges, histtype="step", color=BLUE)
+        axes.hist(drift_time, edges, histtype="stepfilled", color=style.BLUE, alpha=0.5)
+        axes.hist(drift_time, edges, histtype="step", color=style.BLUE)
         axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} µs")
     else:
         axes.set_ylabel("Events")
-        note(axes, empty)
+        style.note(axes, empty)
     for name, time in lines.items():
-        axes.axvline(time, color=BLACK, ls="--", lw=1)
+        axes.axvline(time, color=style.BLACK, ls="--", lw=1)
         where = axes.get_xaxis_transform()
         axes.text(time, 1.01, name, transform=where, ha="center", va="bottom")
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_positions(
@@ -161,7 +148,7 @@ def plot_positions(
     radius, depth
         Size of the drift volume [mm], drawn as lines unless None.
     """
-    figure = new_figure((11, 5)) if figure is None else figure
+    figure = style.new_figure((11, 5)) if figure is None else figure
     from_above, from_side = figure.subplots(1, 2)
     x, y, z = (events[field] for field in ("x", "y", "z"))
     r = np.sqrt(x.astype(np.float64) ** 2 + y.astype(np.float64) ** 2)
@@ -181,7 +168,7 @@ def plot_positions(
         if shown.any():
             _draw_points(axes, horizontal[shown], vertical[shown], edges)
         else:
-            note(axes, empty)
+            style.note(axes, empty)
     from_above.set(xlim=(-reach, reach), ylim=(-reach, reach))
     from_side.set(xlim=(0, reach), ylim=(bottom, top))
     outside = int((has_all & ((r > reach) | (z < bottom) | (z > top))).sum())
@@ -189,10 +176,10 @@ def plot_positions(
         from_side.set_title(f"{outside} of {has_all.sum()} events are out of range")
     if radius is not None:
         from_above.add_patch(Circle((0, 0), radius, fill=False, ls="--"))
-        from_side.axvline(radius, color=BLACK, ls="--", lw=1)
+        from_side.axvline(radius, color=style.BLACK, ls="--", lw=1)
     if depth is not None:
         for position, name in ((0.0, "gate"), (-depth, "cathode")):
-            from_side.axhline(position, color=BLACK, ls="--", lw=1)
+            from_side.axhline(position, color=style.BLACK, ls="--", lw=1)
             from_side.text(0.02 * reach, position, name, va="bottom")
     return figure
 
@@ -200,10 +187,10 @@ def plot_positions(
 def _draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, edges: list[np.ndarray]) -> None:
     """Draw points; many of them as a histogram."""
     if len(x) <= _MOST_POINTS:
-        axes.plot(x, y, ".", ms=3, alpha=0.5, color=BLUE, rasterized=True)
+        axes.plot(x, y, ".", ms=3, alpha=0.5, color=style.BLUE, rasterized=True)
         return
-    *_, image = axes.hist2d(x, y, bins=edges, norm=LogNorm(), cmap=COLOR_MAP)
-    figure_of(axes).colorbar(image, ax=axes, label="Events")
+    *_, image = axes.hist2d(x, y, bins=edges, norm=LogNorm(), cmap=style.COLOR_MAP)
+    style.figure_of(axes).colorbar(image, ax=axes, label="Events")
 
 
 def _label(field: str) -> str:
@@ -238,7 +225,7 @@ def event_display(
     radius
         Of the hit pattern [mm].
     """
-    figure = new_figure((13, 10)) if figure is None else figure
+    figure = style.new_figure((13, 10)) if figure is None else figure
     rows: list[Any] = [["overview"] * 12] if peaks is not None else []
     rows.append([prefix for prefix, _ in _SIGNALS for _ in range(3)])
     rows.append(["channels"] * 5 + ["pattern"] * 4 + ["text"] * 3)
@@ -254,7 +241,7 @@ def event_display(
         axes[prefix].set_title(name, loc="left")
         if not _has(event, prefix):
             axes[prefix].set(xticks=[], yticks=[])
-            note(axes[prefix], "none")
+            style.note(axes[prefix], "none")
             continue
         data, length, dt = (event[f"{prefix}_{field}"] for field in ("data", "length", "dt"))
         plot_waveform(data, int(length), int(dt), axes[prefix], _color(prefix), unit)
@@ -274,7 +261,7 @@ def _has(event: np.void, prefix: str) -> bool:
 
 
 def _color(prefix: str) -> str:
-    return TYPE_COLORS[1 if prefix.endswith("s1") else 2]
+    return style.TYPE_COLORS[1 if prefix.endswith("s1") else 2]
 
 
 def _draw_channels(event: np.void, axes: Axes, unit: str) -> None:
@@ -284,7 +271,7 @@ def _draw_channels(event: np.void, axes: Axes, unit: str) -> None:
     axes.set(xlabel="Channel", ylabel=f"Area [{unit}]", xticks=range(n))
     axes.set_title("Area per channel", loc="left")
     if not shown:
-        return note(axes, "none")
+        return style.note(axes, "none")
     width = 0.8 / len(shown)
     for i, (prefix, name) in enumerate(shown):
         is_alternative = prefix.startswith("alt_")
@@ -316,14 +303,14 @@ def draw_hit_pattern(
     reach = 1.15 * radius
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     if not _has(event, "s2"):
-        return note(axes, "no S2")
+        return style.note(axes, "no S2")
     area = np.array([event["s2_area_per_channel"][channel] for channel in top_channels])
     norm = Normalize(0, max(float(area.max()), 1.0))
     span = 90 if len(top_channels) > 1 else 360
     distance = 0.62 * radius if len(top_channels) > 1 else 0
-    for channel, value, angle in zip(top_channels, area, QUADRANTS, strict=False):
-        color = colormaps[COLOR_MAP](norm(value))
-        axes.add_patch(Wedge((0, 0), radius, angle, angle + span, fc=color, ec=GREY))
+    for channel, value, angle in zip(top_channels, area, style.QUADRANTS, strict=False):
+        color = colormaps[style.COLOR_MAP](norm(value))
+        axes.add_patch(Wedge((0, 0), radius, angle, angle + span, fc=color, ec=style.GREY))
         middle = np.deg2rad(angle + span / 2)
         axes.text(
             distance * np.cos(middle),
@@ -336,7 +323,7 @@ def draw_hit_pattern(
         )
     x, y = float(event["x"]), float(event["y"])
     if np.isfinite(x) and np.isfinite(y):
-        axes.plot(x, y, "X", color=VERMILLION, mec="white", ms=11, clip_on=False)
+        axes.plot(x, y, "X", color=style.VERMILLION, mec="white", ms=11, clip_on=False)
     return None
 
 

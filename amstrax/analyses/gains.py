@@ -187,11 +187,7 @@ def _error(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> floa
 
 
 def _missed(
-    amplitude: np.ndarray,
-    reference: np.ndarray,
-    ratio: float,
-    threshold: float,
-    occupancy: float,
+    amplitude: np.ndarray, reference: np.ndarray, ratio: float, threshold: float, occupancy: float
 ) -> float:
     """Return the share of photoelectrons below the threshold, assumed to be that just above it."""
 

@@ -7,18 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from amstrax.analyses import style
 from amstrax.analyses.gains import Gain, area_bins
 from amstrax.analyses.photoelectron_spectrum import bin_shares
 from amstrax.analyses.quantities import bin_edges, histogram, random_subset
-from amstrax.analyses.style import (
-    BLACK,
-    BLUE,
-    CHANNEL_COLORS,
-    GREY,
-    VERMILLION,
-    note,
-    panels_of,
-)
 from amstrax.exceptions import NoGain
 
 
@@ -43,24 +35,26 @@ def plot_led_pulses(
     windows
         Names and first and last (excluded) samples of shaded ranges, as of the light.
     """
-    figure, panels = panels_of(figure, len(channels))
+    figure, panels = style.panels_of(figure, len(channels))
     for axes, channel in zip(panels, channels, strict=False):
         of_channel = records[records["channel"] == channel]
         axes.set_title(f"Channel {channel}", loc="left")
         axes.set(xlabel="Time [ns]", ylabel="Height [ADC counts]")
         if not len(of_channel):
-            note(axes, empty)
+            style.note(axes, empty)
             continue
         dt = int(of_channel["dt"][0])
         length = int(of_channel["length"].max())
         times = np.arange(length) * dt
         shown = of_channel[random_subset(len(of_channel), show_most)]
         lines = [np.column_stack([times, pulse["data"][:length]]) for pulse in shown]
-        axes.add_collection(LineCollection(lines, colors=GREY, lw=0.4, alpha=0.5, rasterized=True))
+        axes.add_collection(
+            LineCollection(lines, colors=style.GREY, lw=0.4, alpha=0.5, rasterized=True)
+        )
         mean = of_channel["data"][:, :length].mean(axis=0, dtype=np.float64)
-        axes.plot(times, mean, color=BLUE, lw=1.5, label="mean")
+        axes.plot(times, mean, color=style.BLUE, lw=1.5, label="mean")
         for (name, (first, last)), color in zip(
-            (windows or {}).items(), (VERMILLION, BLACK), strict=False
+            (windows or {}).items(), (style.VERMILLION, style.BLACK), strict=False
         ):
             axes.axvspan(first * dt, last * dt, color=color, alpha=0.12, lw=0, label=name)
         axes.autoscale_view()
@@ -93,19 +87,19 @@ def plot_led_spectra(
     log
         Numbers of pulses on a logarithmic scale.
     """
-    figure, panels = panels_of(figure, len(channels))
+    figure, panels = style.panels_of(figure, len(channels))
     for axes, channel in zip(panels, channels, strict=False):
         area = pulses["area"][pulses["channel"] == channel]
         axes.set_title(f"Channel {channel}", loc="left")
         axes.set(xlabel="Area [ADC counts x samples]", ylabel="Pulses per bin")
         if not len(area):
-            note(axes, empty)
+            style.note(axes, empty)
             continue
         edges = bin_edges(area, n_bins, tuple(np.percentile(area, (0.1, 99.9))))
         counts = histogram(np.clip(area, edges[0], edges[-1]), n_bins, (edges[0], edges[-1]))
-        axes.stairs(counts.counts, edges, color=BLUE, fill=True, alpha=0.3)
-        axes.stairs(counts.counts, edges, color=BLUE)
-        axes.axvline(0, color=BLACK, lw=0.6)
+        axes.stairs(counts.counts, edges, color=style.BLUE, fill=True, alpha=0.3)
+        axes.stairs(counts.counts, edges, color=style.BLUE)
+        axes.axvline(0, color=style.BLACK, lw=0.6)
         if log:
             axes.set_yscale("log")
             axes.set_ylim(bottom=0.6)
@@ -127,9 +121,9 @@ def plot_gains(
     gains
         As of `amstrax.analyses.gains.channel_gains`, of these pulses.
     """
-    figure, panels = panels_of(figure, len(gains), (5, 3.8))
+    figure, panels = style.panels_of(figure, len(gains), (5, 3.8))
     if not gains:
-        note(panels[0], "no channels")
+        style.note(panels[0], "no channels")
     for axes, (channel, methods) in zip(panels, gains.items(), strict=False):
         _draw_gain(axes, pulses["area"][pulses["channel"] == channel], methods)
         axes.set_title(f"Channel {channel}")
@@ -140,20 +134,20 @@ def _draw_gain(axes: Axes, area: np.ndarray, methods: Mapping[str, Gain | NoGain
     axes.set(xlabel="Area [ADC counts x samples]", ylabel="Pulses per bin", yscale="log")
     first, fitted = methods["mean"], methods["fit"]
     if isinstance(first, NoGain):
-        note(axes, "no gain")
+        style.note(axes, "no gain")
         return
     edges = area_bins(area, first)
     counts = np.histogram(area, edges)[0]
-    axes.stairs(counts, edges, color=BLACK, label="pulses")
+    axes.stairs(counts, edges, color=style.BLACK, label="pulses")
     label = f"mean: {first.gain.value:.1f} ± {first.error:.1f}"
-    axes.axvline(first.pedestal + first.gain.value, color=BLACK, ls=":", label=label)
+    axes.axvline(first.pedestal + first.gain.value, color=style.BLACK, ls=":", label=label)
     if not isinstance(fitted, NoGain) and fitted.shape is not None:
         middles = (edges[1:] + edges[:-1]) / 2
         shares = bin_shares(edges, fitted.shape)
         norm = counts.sum() / shares.sum()
         label = f"fit: {fitted.gain.value:.1f} ± {fitted.error:.1f}, p = {fitted.p_value:.2g}"
-        axes.plot(middles, norm * shares, color=BLUE, label=label)
-        for n, color in enumerate(CHANNEL_COLORS[2:6]):
+        axes.plot(middles, norm * shares, color=style.BLUE, label=label)
+        for n, color in enumerate(style.CHANNEL_COLORS[2:6]):
             part = norm * bin_shares(edges, fitted.shape, n)
             axes.plot(middles, part, color=color, lw=1, ls="--", label=f"{n} PE")
     axes.set_ylim(0.5, 2 * counts.max())

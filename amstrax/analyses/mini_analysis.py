@@ -128,7 +128,7 @@ def on_context(
                     inspect.Parameter(name, keyword, default=defaults.get(name))
                     for name in common_names
                 ),
-            ],
+            ]
         )
         runs = "run_ids\n    Names of the runs." if several else "run_id\n    Name of the run."
         sections = _sections(analysis)

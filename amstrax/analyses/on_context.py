@@ -19,20 +19,11 @@ from amstrax.analyses import (
     peak_plots,
     quantities,
     run_plots,
+    style,
     waveform_plots,
 )
 from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
-from amstrax.analyses.style import (
-    BLACK,
-    TYPE_COLORS,
-    TYPE_NAMES,
-    TYPE_STYLES,
-    channel_color,
-    new_axes,
-    new_figure,
-    note,
-)
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
@@ -53,11 +44,7 @@ def _with_title(figure: Figure, part: Part) -> Figure:
 
 @on_context("event_info", draws=event_plots.event_scatter)
 def event_scatter(
-    part: Part,
-    s1: str = "cs1",
-    s2: str = "cs2",
-    color: str | None = None,
-    ax: Axes | None = None,
+    part: Part, s1: str = "cs1", s2: str = "cs2", color: str | None = None, ax: Axes | None = None
 ) -> Figure:
     """Draw S2 against S1 of events, on logarithmic scales.
 
@@ -68,7 +55,7 @@ def event_scatter(
     InvalidOption
         (a ValueError) when events have no such column.
     """
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     data = part.load("event_info")
     figure = event_plots.event_scatter(
         data, ax, s1, s2, color, part.nothing("events with S1 and S2"), part.area_unit("event_info")
@@ -86,7 +73,7 @@ def plot_drift_time(
     ax: Axes | None = None,
 ) -> Figure:
     """Draw a histogram of drift times."""
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     data = part.load("event_info", columns=("time", "drift_time"))
     empty = part.nothing("drift times")
     figure = event_plots.plot_drift_time(data, ax, gate, cathode, n_bins, empty)
@@ -146,10 +133,10 @@ def event_display(
             )
         event = chosen[0]
     elif not len(data):
-        figure = new_figure((13, 10)) if figure is None else figure
+        figure = style.new_figure((13, 10)) if figure is None else figure
         axes = figure.subplots()
         axes.set_axis_off()
-        note(axes, part.nothing("events"))
+        style.note(axes, part.nothing("events"))
         return figure
     else:
         good = np.flatnonzero(np.isfinite(data["drift_time"]))
@@ -177,7 +164,7 @@ def event_display(
 @on_context("peaks", "peak_basics", draws=peak_plots.plot_area_per_channel)
 def plot_area_per_channel(part: Part, ax: Axes | None = None) -> Figure:
     """Draw the mean area in each channel of S1s, S2s and other peaks, with its standard error."""
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     peaks = part.load("peaks", "peak_basics", columns=("time", "area_per_channel", "type"))
     # Arrays begin with the first channel of their part of the detector
     channels = part.channels(part.names("peaks")[0])
@@ -189,13 +176,10 @@ def plot_area_per_channel(part: Part, ax: Axes | None = None) -> Figure:
 
 @on_context("peak_basics", draws=peak_plots.plot_aft_histogram)
 def plot_peaks_aft_histogram(
-    part: Part,
-    types: Sequence[int] = (0, 1, 2),
-    n_bins: int = 50,
-    ax: Axes | None = None,
+    part: Part, types: Sequence[int] = (0, 1, 2), n_bins: int = 50, ax: Axes | None = None
 ) -> Figure:
     """Draw the distribution of the area fraction top (AFT) of peaks, a line a type."""
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     peaks = part.load("peak_basics", columns=("time", "area_fraction_top", "type"))
     figure = peak_plots.plot_aft_histogram(peaks, ax, types, n_bins, part.nothing("peaks"))
     ax.set_title(f"Run {part.run_id}", loc="left")
@@ -205,7 +189,7 @@ def plot_peaks_aft_histogram(
 @on_context("peak_basics", draws=peak_plots.plot_area_aft)
 def plot_peaks_area_aft_histogram(part: Part, n_bins: int = 100, ax: Axes | None = None) -> Figure:
     """Draw the area fraction top (AFT) against the area of peaks, as a histogram."""
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     peaks = part.load("peak_basics", columns=("time", "area", "area_fraction_top"))
     empty, unit = part.nothing("peaks"), part.area_unit("peak_basics")
     figure = peak_plots.plot_area_aft(peaks, ax, n_bins, empty, unit)
@@ -218,7 +202,7 @@ def plot_peaks_area_width_histogram(
     part: Part, n_bins: int = 100, ax: Axes | None = None
 ) -> Figure:
     """Draw the width of the central 50 % of the area against the area of peaks, as a histogram."""
-    ax = new_axes() if ax is None else ax
+    ax = style.new_axes() if ax is None else ax
     peaks = part.load("peak_basics", columns=("time", "area", "range_50p_area"))
     empty, unit = part.nothing("peaks"), part.area_unit("peak_basics")
     figure = peak_plots.plot_area_width(peaks, ax, n_bins, empty, unit)
@@ -328,13 +312,13 @@ def plot_rates(part: Part, bin_seconds: float | None = None, ax: Axes | None = N
     bin_seconds
         Width of a bin [s]; None: such that the run has between 10 and 120 bins.
     """
-    ax = new_axes((9, 4)) if ax is None else ax
+    ax = style.new_axes((9, 4)) if ax is None else ax
     times: dict[str, np.ndarray] = {}
     if part.has("peak_basics"):
         peaks = part.load("peak_basics", columns=("time", "type"))
         start, end = part.start, part.taken_until(peaks)
         for kind in (1, 2, 0):
-            times[TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
+            times[style.TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
         if part.has_given("events") or (
             part.has("event_info") and part.context.is_stored(part.run_id, "event_info")
         ):
@@ -352,8 +336,9 @@ def plot_rates(part: Part, bin_seconds: float | None = None, ax: Axes | None = N
         for name, time in times.items():
             rates = quantities.rates(time, start, end, n_bins, bin_seconds)
             series[name] = rates._replace(edges=rates.edges + since)
-    colors = dict(zip((*TYPE_NAMES, "events"), (*TYPE_COLORS, BLACK), strict=True))
-    styles = dict(zip((*TYPE_NAMES, "events"), (*TYPE_STYLES, "-"), strict=True))
+    names = (*style.TYPE_NAMES, "events")
+    colors = dict(zip(names, (*style.TYPE_COLORS, style.BLACK), strict=True))
+    styles = dict(zip(names, (*style.TYPE_STYLES, "-"), strict=True))
     figure = run_plots.plot_rates(series, ax, colors, styles, part.nothing("data"))
     ax.set_title(part.title, loc="left", fontsize="medium")
     return figure
@@ -470,10 +455,7 @@ def _histograms(
 
 @on_context("records", warn_beyond_sec=1)
 def plot_records(
-    part: Part,
-    channels: Sequence[int] | None = None,
-    show_most: int = 200,
-    ax: Axes | None = None,
+    part: Part, channels: Sequence[int] | None = None, show_most: int = 200, ax: Axes | None = None
 ) -> Figure:
     """Draw records against time, a colour a channel.
 
@@ -484,7 +466,7 @@ def plot_records(
     show_most
         Draw at most so many, the first ones; the title says of how many.
     """
-    ax = new_axes((9, 4)) if ax is None else ax
+    ax = style.new_axes((9, 4)) if ax is None else ax
     records = part.load("records")
     if channels is not None:
         records = records[np.isin(records["channel"], list(channels))]
@@ -506,7 +488,7 @@ def plot_peaks(part: Part, show_most: int = 200, ax: Axes | None = None) -> Figu
     show_most
         Draw at most so many, the largest ones; the title says of how many.
     """
-    ax = new_axes((9, 4)) if ax is None else ax
+    ax = style.new_axes((9, 4)) if ax is None else ax
     peaks = part.load("peaks", "peak_basics")
     shown = peaks
     if len(peaks) > show_most:
@@ -545,10 +527,10 @@ def plot_peak_records(
     numbers = part.channels(part.names("records")[0])
     area = part.area_unit("peaks")
     if peak is None:
-        figure = new_figure((9, 3)) if figure is None else figure
+        figure = style.new_figure((9, 3)) if figure is None else figure
         axes = figure.subplots()
         axes.set(xlabel="Time [ns]", ylabel=f"Light [{quantities.light_unit(area)}]")
-        note(axes, part.nothing("peaks"))
+        style.note(axes, part.nothing("peaks"))
         return figure
     start, end = part.time_range = int(peak["time"]), int(strax.endtime(peak))
     records = part.load("records")
@@ -556,7 +538,7 @@ def plot_peak_records(
     numbers = [channel for channel in numbers if (records["channel"] == channel).any()]
     n_rows = 1 + max(len(numbers), 1)
     if figure is None:
-        figure = new_figure((9, 2.6 + 1.3 * (n_rows - 1)))
+        figure = style.new_figure((9, 2.6 + 1.3 * (n_rows - 1)))
     above, *below = figure.subplots(
         n_rows, 1, sharex=True, gridspec_kw={"height_ratios": [2, *[1] * (n_rows - 1)]}
     )
@@ -567,16 +549,16 @@ def plot_peak_records(
     for channel, axes in zip(numbers, below, strict=False):
         for record in records[records["channel"] == channel]:
             times, heights = quantities.record_waveform(record, start)
-            axes.plot(times / unit, heights, color=channel_color(channel), lw=0.9)
+            axes.plot(times / unit, heights, color=style.channel_color(channel), lw=0.9)
         axes.set_ylabel(f"ch {channel}")
         axes.margins(y=0.1)
     if not numbers:
-        note(below[0], "no records")
+        style.note(below[0], "no records")
     figure.supylabel("ADC counts", fontsize="medium", y=0.3)
     below[-1].set_xlabel(f"Time [{name}]")
     width = (end - start) / unit
     above.set_xlim(-0.1 * width, 1.1 * width)
-    kind = f"{TYPE_NAMES[peak['type']]} of " if peak["type"] in (1, 2) else "Peak of "
+    kind = f"{style.TYPE_NAMES[peak['type']]} of " if peak["type"] in (1, 2) else "Peak of "
     since = (start - part.run_start) / 1e9
     above.set_title(
         f"{kind}{peak['area']:.4g} {area}, at {since:.6f} s of run {part.run_id}", loc="left"
@@ -647,7 +629,7 @@ def plot_records_matrix(
     max_samples, channels
         As of ``records_matrix``.
     """
-    ax = new_axes((9, 3.5)) if ax is None else ax
+    ax = style.new_axes((9, 3.5)) if ax is None else ax
     records = _baselined(part) if raw else part.load("records")
     matrix, times, numbers = _as_matrix(part, records, max_samples, channels)
     unit, empty = quantities.light_unit(part.area_unit("peaks")), part.nothing("records")

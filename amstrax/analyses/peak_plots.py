@@ -7,17 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from amstrax.analyses import style
 from amstrax.analyses.quantities import PE, Histogram2d, histogram, histogram_2d
-from amstrax.analyses.style import (
-    COLOR_MAP,
-    TYPE_COLORS,
-    TYPE_NAMES,
-    TYPE_STYLES,
-    figure_of,
-    new_axes,
-    note,
-    tidy_log_axes,
-)
 
 #: Area fractions top: noise makes some negative, and some larger than 1
 _AFT_LIMITS = (-0.05, 1.05)
@@ -39,11 +30,11 @@ def plot_area_per_channel(
     channels
         Numbers of the channels; None: from 0 on.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(xlabel="Channel", ylabel=f"Mean area per peak [{unit}]")
     if not len(peaks):
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     area = peaks["area_per_channel"].astype(np.float64)
     numbers = np.arange(area.shape[1]) if channels is None else np.asarray(channels)
     types = [kind for kind in (1, 2, 0) if (peaks["type"] == kind).any()]
@@ -55,8 +46,8 @@ def plot_area_per_channel(
             of_type.mean(axis=0),
             width,
             yerr=of_type.std(axis=0) / np.sqrt(len(of_type)),
-            color=TYPE_COLORS[kind],
-            label=f"{TYPE_NAMES[kind]} ({len(of_type):,})",
+            color=style.TYPE_COLORS[kind],
+            label=f"{style.TYPE_NAMES[kind]} ({len(of_type):,})",
             error_kw={"lw": 1},
         )
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
@@ -64,7 +55,7 @@ def plot_area_per_channel(
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(top=1.6 * axes.get_ylim()[1])
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_aft_histogram(
@@ -85,7 +76,7 @@ def plot_aft_histogram(
     n_bins
         Number of bins; fractions below -0.05 and above 1.05 are in the outer ones.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     width = (_AFT_LIMITS[1] - _AFT_LIMITS[0]) / n_bins
     axes.set(xlabel="Area fraction top", ylabel=f"Peaks per {width:.3g}", xlim=_AFT_LIMITS)
     drawn = False
@@ -99,17 +90,17 @@ def plot_aft_histogram(
         axes.stairs(
             counts.counts,
             counts.edges,
-            color=TYPE_COLORS[kind],
-            ls=TYPE_STYLES[kind],
+            color=style.TYPE_COLORS[kind],
+            ls=style.TYPE_STYLES[kind],
             lw=1.8,
-            label=f"{TYPE_NAMES[kind]} ({len(fraction):,})",
+            label=f"{style.TYPE_NAMES[kind]} ({len(fraction):,})",
         )
     if not drawn:
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     axes.set_yscale("log")
     axes.legend()
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_area_aft(
@@ -129,7 +120,7 @@ def plot_area_aft(
         Number of bins in each direction; fractions below -0.05 and above 1.05 are in the outer
         ones.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(xlabel=f"Area [{unit}]", ylabel="Area fraction top", xscale="log", ylim=_AFT_LIMITS)
     fraction = np.clip(peaks["area_fraction_top"], *_AFT_LIMITS)
     counts = histogram_2d(peaks["area"], fraction, n_bins, (None, _AFT_LIMITS), (True, False))
@@ -152,7 +143,7 @@ def plot_area_width(
     n_bins
         Number of bins in each direction.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(
         xlabel=f"Area [{unit}]", ylabel="Width of the central 50 % [ns]", xscale="log", yscale="log"
     )
@@ -162,19 +153,19 @@ def plot_area_width(
 
 def _draw_counts(counts: Histogram2d, axes: Axes, empty: str) -> Figure:
     """Draw a histogram of peaks in two dimensions with a colour bar, and return its figure."""
-    figure = figure_of(axes)
+    figure = style.figure_of(axes)
     if not counts.counts.any():
-        note(axes, empty)
+        style.note(axes, empty)
         return figure
     image = axes.pcolormesh(
         counts.x_edges,
         counts.y_edges,
         np.ma.masked_equal(counts.counts.T, 0),
         norm=LogNorm(1, max(int(counts.counts.max()), 2)),
-        cmap=COLOR_MAP,
+        cmap=style.COLOR_MAP,
         rasterized=True,
     )
-    tidy_log_axes(axes)
+    style.tidy_log_axes(axes)
     figure.colorbar(image, ax=axes, label="Peaks per bin")
     axes.set_title(f"{counts.counts.sum():,} peaks", loc="right")
     return figure

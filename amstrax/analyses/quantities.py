@@ -149,11 +149,7 @@ def _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y):
 
 
 def rates(
-    time: np.ndarray,
-    start: int,
-    end: int,
-    n_bins: int | None = None,
-    width: float | None = None,
+    time: np.ndarray, start: int, end: int, n_bins: int | None = None, width: float | None = None
 ) -> Rates:
     """Return rates in bins of time.
 

@@ -6,15 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amstrax.analyses import style
 from amstrax.analyses.quantities import Histogram, Rates
-from amstrax.analyses.style import (
-    CHANNEL_COLORS,
-    figure_of,
-    new_axes,
-    note,
-    panels_of,
-    tidy_log_axes,
-)
 
 #: Styles of lines, for those who do not see colours
 _LINE_STYLES = ("-", "--", "-.", ":")
@@ -36,18 +29,18 @@ def plot_rates(
     colors, styles
         Of lines, by name; other names get one each.
     """
-    axes = new_axes((9, 4)) if axes is None else axes
+    axes = style.new_axes((9, 4)) if axes is None else axes
     axes.set(xlabel="Time since the start of the run [s]", ylabel="Rate [Hz]")
     shown = {name: rates for name, rates in series.items() if rates.counts.any()}
     if not shown:
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     for i, (name, rates) in enumerate(shown.items()):
-        color = (colors or {}).get(name, CHANNEL_COLORS[i % len(CHANNEL_COLORS)])
-        style = (styles or {}).get(name, _LINE_STYLES[i // len(CHANNEL_COLORS) % len(_LINE_STYLES)])
+        color = (colors or {}).get(name, style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)])
+        line = (styles or {}).get(name, _LINE_STYLES[i // len(style.CHANNEL_COLORS) % 4])
         total = rates.counts.sum() / (rates.edges[-1] - rates.edges[0])
         axes.stairs(
-            rates.rate, rates.edges, baseline=None, color=color, ls=style, lw=1.5,
+            rates.rate, rates.edges, baseline=None, color=color, ls=line, lw=1.5,
             label=f"{name}: {total:.3g} Hz",
         )  # fmt: skip
         low, high = np.maximum(rates.rate - rates.error, 0), rates.rate + rates.error
@@ -57,7 +50,7 @@ def plot_rates(
     highest = max(float((rates.rate + rates.error).max()) for rates in shown.values())
     axes.set_ylim(0, highest * (1.15 + 0.08 * -(-len(shown) // 4)))
     axes.legend(loc="upper right", ncols=4, frameon=False, fontsize="small")
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_comparison(
@@ -74,27 +67,27 @@ def plot_comparison(
     ylabel
         Unit of the histograms.
     """
-    figure, all_axes = panels_of(figure, len(panels))
+    figure, all_axes = style.panels_of(figure, len(panels))
     handles: list = []
     for axes, (label, runs, log) in zip(all_axes, panels, strict=True):
         axes.set(xlabel=label, ylabel=ylabel)
         if log:
             axes.set_xscale("log")
         if not any(histogram.counts.any() for histogram in runs.values()):
-            note(axes, "none in any run")
+            style.note(axes, "none in any run")
             continue
         for i, (name, counts) in enumerate(runs.items()):
             axes.stairs(
                 counts.counts,
                 counts.edges,
-                color=CHANNEL_COLORS[i % len(CHANNEL_COLORS)],
+                color=style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)],
                 ls=_LINE_STYLES[i % len(_LINE_STYLES)],
                 lw=1.5,
                 label=name,
             )
         handles, labels = axes.get_legend_handles_labels()
     for axes in all_axes:
-        tidy_log_axes(axes)
+        style.tidy_log_axes(axes)
     if handles:
         figure.legend(handles, labels, loc="outside upper right", ncols=6, frameon=False)
     return figure

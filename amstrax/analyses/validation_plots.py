@@ -6,21 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amstrax.analyses import statistics
-from amstrax.analyses.style import (
-    BLACK,
-    BLUE,
-    COLOR_MAP,
-    GREY,
-    TYPE_COLORS,
-    VERMILLION,
-    new_figure,
-    note,
-)
+from amstrax.analyses import statistics, style
 from amstrax.analyses.validation import THRESHOLDS, Matched, lifetime_points
 from amstrax.simulation.matching import KINDS
 
-_COLORS = {kind: TYPE_COLORS[i + 1] for i, kind in enumerate(KINDS)}
+_COLORS = {kind: style.TYPE_COLORS[i + 1] for i, kind in enumerate(KINDS)}
 _MARKERS = {"s1": "o", "s2": "s"}
 #: Bins with fewer entries are left out
 _LEAST_IN_BIN = 5
@@ -32,7 +22,7 @@ def plot_validation(matched: Matched, report: dict[str, Any]) -> Figure:
     `matched` and `report` are those of `amstrax.analyses.validation.match` and
     ``validation_report``; ``made`` in the report gives the title.
     """
-    figure = new_figure((15, 12.5))
+    figure = style.new_figure((15, 12.5))
     axes = figure.subplots(3, 3)
     made = report.get("made", {})
     if made:
@@ -61,7 +51,7 @@ def plot_efficiency(report: dict[str, Any], axes: Axes) -> None:
         low, high = statistics.fraction_interval(found, n)
         value = found / np.maximum(n, 1)
         _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
-    axes.axhline(100, color=GREY, lw=0.8, zorder=0)
+    axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
     _label_size(axes)
     axes.set(ylim=(-3, 108), ylabel="found as the right type [%]", title="Efficiency")
 
@@ -76,7 +66,7 @@ def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
         )
     _label_size(axes)
     if what == "bias":
-        axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+        axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
         axes.set(ylabel="median of found/true - 1 [%]", title="Bias of the area")
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, -2), max(high, 2))
@@ -116,7 +106,7 @@ def _label_size(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     else:
-        note(axes, "no signals")
+        style.note(axes, "no signals")
 
 
 def plot_drift_time_error(matched: Matched, axes: Axes) -> None:
@@ -126,15 +116,15 @@ def plot_drift_time_error(matched: Matched, axes: Axes) -> None:
     off = off[np.isfinite(off)]
     axes.set(xlabel="drift time, found - true [ns]", ylabel="events", title="Drift time")
     if not len(off):
-        return note(axes, "no events")
+        return style.note(axes, "no events")
     middle, width = statistics.median(off).value, statistics.spread(off).value
     # Center times are whole ns: other widths of bins would show a comb
     width_of_bin = max(1, round(np.nan_to_num(width) / 5))
     edges = np.floor(middle) + 0.5 + width_of_bin * np.arange(-30, 31)
     axes.hist(
-        np.clip(off, edges[0], edges[-1]), edges, color=BLUE, histtype="stepfilled", alpha=0.8
+        np.clip(off, edges[0], edges[-1]), edges, color=style.BLUE, histtype="stepfilled", alpha=0.8
     )
-    axes.axvline(0, color=GREY, lw=0.8)
+    axes.axvline(0, color=style.GREY, lw=0.8)
     text = f"median {middle:.1f} ns\nspread {width:.1f} ns\noff scale: in\nthe outer bins"
     axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top")
     return None
@@ -146,13 +136,13 @@ def plot_depth_error(matched: Matched, axes: Axes) -> None:
     off = events["z"] - truth["z"]
     axes.set(xlabel="true z [mm]", ylabel="z, found - true [mm]", title="Depth")
     if not len(off):
-        return note(axes, "no events")
-    axes.plot(truth["z"], off, ".", ms=3, color=BLUE, alpha=0.4, rasterized=True)
+        return style.note(axes, "no events")
+    axes.plot(truth["z"], off, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True)
     width = statistics.spread(off[np.isfinite(off)]).value
     middle = float(np.nanmedian(off))
     reach = max(8 * np.nan_to_num(width), 0.1)
     axes.set_ylim(min(middle - reach, -reach / 4), max(middle + reach, reach / 4))
-    axes.axhline(0, color=GREY, lw=0.8)
+    axes.axhline(0, color=style.GREY, lw=0.8)
     return None
 
 
@@ -161,14 +151,14 @@ def plot_position_error(matched: Matched, axes: Axes) -> None:
     truth, events = _clean(matched)
     axes.set(xlabel="true x or y [mm]", ylabel="found x or y [mm]", title="Position")
     if not len(truth):
-        return note(axes, "no events")
-    for field, color in (("x", BLUE), ("y", VERMILLION)):
+        return style.note(axes, "no events")
+    for field, color in (("x", style.BLUE), ("y", style.VERMILLION)):
         axes.plot(
             truth[field], events[field], ".", ms=3, alpha=0.4, color=color, label=field,
             rasterized=True,
         )  # fmt: skip
     reach = 1.05 * max(np.abs(truth["x"]).max(), np.abs(truth["y"]).max())
-    axes.plot([-reach, reach], [-reach, reach], color=BLACK, lw=0.8)
+    axes.plot([-reach, reach], [-reach, reach], color=style.BLACK, lw=0.8)
     axes.set(xlim=(-reach, reach), ylim=(-1.3 * reach, 1.3 * reach))
     axes.legend(markerscale=3)
     return None
@@ -179,11 +169,11 @@ def plot_matrix(report: dict[str, Any], axes: Axes) -> None:
     matrix = report["matrix"]
     counts = np.array(matrix["counts"])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap=COLOR_MAP, vmin=0, vmax=1, aspect="auto")
+    axes.imshow(share, cmap=style.COLOR_MAP, vmin=0, vmax=1, aspect="auto")
     for (i, j), n in np.ndenumerate(counts):
         if i == 2 and j == 3:
             continue
-        color = BLACK if share[i, j] > 0.5 else "white"
+        color = style.BLACK if share[i, j] > 0.5 else "white"
         text = f"{n}\n{100 * share[i, j]:.1f} %"
         axes.text(j, i, text, ha="center", va="center", color=color)
     axes.set_xticks(range(len(matrix["columns"])), matrix["columns"])
@@ -221,12 +211,14 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
         xlabel="drift time [µs]", ylabel="cS2 / true electrons [PE]", title="Electron lifetime"
     )
     if not len(drift_time):
-        return note(axes, "no events")
-    axes.plot(drift_time / 1000, per_electron, ".", ms=3, color=BLUE, alpha=0.4, rasterized=True)
+        return style.note(axes, "no events")
+    axes.plot(
+        drift_time / 1000, per_electron, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True
+    )
     line = statistics.fit_line(drift_time, np.log(per_electron))
     x = np.linspace(drift_time.min(), drift_time.max(), 50)
     y = np.exp(line.intercept.value + line.slope.value * x)
-    axes.plot(x / 1000, y, color=VERMILLION, lw=2)
+    axes.plot(x / 1000, y, color=style.VERMILLION, lw=2)
     low, high = np.percentile(per_electron, (2, 98))
     axes.set_ylim(max(0, low - (high - low)), high + 1.2 * (high - low))
     lines = []

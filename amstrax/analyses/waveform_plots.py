@@ -10,22 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from amstrax.analyses.quantities import (
-    PE,
-    light_unit,
-    peak_waveforms,
-    record_waveform,
-    time_unit,
-)
-from amstrax.analyses.style import (
-    COLOR_MAP,
-    TYPE_COLORS,
-    TYPE_NAMES,
-    channel_color,
-    figure_of,
-    new_axes,
-    note,
-)
+from amstrax.analyses import style
+from amstrax.analyses.quantities import PE, light_unit, peak_waveforms, record_waveform, time_unit
 
 
 def plot_peaks(
@@ -52,28 +38,31 @@ def plot_peaks(
     ValueError
         When `types` has another length than `peaks`.
     """
-    axes = new_axes((9, 4)) if axes is None else axes
+    axes = style.new_axes((9, 4)) if axes is None else axes
     types = peaks["type"] if types is None else np.asarray(types)
     if len(types) != len(peaks):
         raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
     axes.set(xlabel="Time [µs]", ylabel=f"Light [{light_unit(unit)}]")
     if not len(peaks):
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     start = int(peaks["time"].min()) if start is None else start
     time, name = time_unit(int(strax.endtime(peaks).max()) - start)
     for kind in np.unique(types):
         waveforms = zip(*peak_waveforms(peaks[types == kind], start), strict=True)
         polygons = [np.column_stack([times / time, heights]) for times, heights in waveforms]
-        color = TYPE_COLORS[kind]
+        color = style.TYPE_COLORS[kind]
         axes.add_collection(PolyCollection(polygons, facecolors=color, alpha=0.4, lw=0))
         axes.add_collection(LineCollection(polygons, colors=color, lw=1))
     axes.autoscale_view()
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
     axes.set_xlabel(f"Time [{name}]")
-    handles = [Patch(color=TYPE_COLORS[kind], label=TYPE_NAMES[kind]) for kind in np.unique(types)]
+    handles = [
+        Patch(color=style.TYPE_COLORS[kind], label=style.TYPE_NAMES[kind])
+        for kind in np.unique(types)
+    ]
     axes.legend(handles=handles)
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_waveform(
@@ -81,7 +70,7 @@ def plot_waveform(
     length: int,
     dt: int,
     axes: Axes,
-    color: str = TYPE_COLORS[0],
+    color: str = style.TYPE_COLORS[0],
     unit: str = PE,
 ) -> None:
     """Draw one sum waveform, `length` samples of `dt` ns, against the time since its start."""
@@ -108,11 +97,11 @@ def plot_records(
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first record.
     """
-    axes = new_axes((9, 4)) if axes is None else axes
+    axes = style.new_axes((9, 4)) if axes is None else axes
     axes.set(xlabel="Time [µs]", ylabel="Height [ADC counts]")
     if not len(records):
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     start = int(records["time"].min()) if start is None else start
     unit, name = time_unit(int(strax.endtime(records).max()) - start)
     for channel in np.unique(records["channel"]):
@@ -121,12 +110,14 @@ def plot_records(
             times, heights = record_waveform(record, start)
             lines.append(np.column_stack([times / unit, heights]))
         axes.add_collection(
-            LineCollection(lines, colors=channel_color(channel), lw=0.8, label=f"channel {channel}")
+            LineCollection(
+                lines, colors=style.channel_color(channel), lw=0.8, label=f"channel {channel}"
+            )
         )
     axes.autoscale_view()
     axes.set_xlabel(f"Time [{name}]")
     axes.legend()
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_matrix(
@@ -148,23 +139,23 @@ def plot_matrix(
     channels
         Channel of each column.
     """
-    axes = new_axes((9, 3.5)) if axes is None else axes
+    axes = style.new_axes((9, 3.5)) if axes is None else axes
     unit_ns, name = time_unit(int((times[-1] - times[0]) * 1e9))
     axes.set(xlabel=f"Time since {times[0]:.9g} s [{name}]", ylabel="Channel")
     axes.set_yticks(np.arange(len(channels)), [str(channel) for channel in channels])
     if not np.any(matrix):
         axes.set_ylim(-0.5, max(len(channels), 1) - 0.5)
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     largest = float(np.abs(matrix).max())
     image = axes.pcolormesh(
         (times - times[0]) * (1e9 / unit_ns),
         np.arange(len(channels) + 1) - 0.5,
         np.ma.masked_equal(matrix.T, 0),  # white where nothing was recorded
         norm=LogNorm(largest / 1000, largest, clip=True),
-        cmap=COLOR_MAP,
+        cmap=style.COLOR_MAP,
         rasterized=True,
     )
-    figure = figure_of(axes)
+    figure = style.figure_of(axes)
     figure.colorbar(image, ax=axes, label=f"Light [{unit}]")
     return figure

@@ -51,20 +51,28 @@ class Digitizer:
 
     def digitize(self, known_until: float) -> Pulses:
         """Return the pulses that signals from `known_until` [ns] on cannot change."""
-        parts, kept = [], []
+        detector, parts, kept = self.detector, [], []
         self.complete_until = math.inf
-        for channel in self.detector.channels:
-            own = self._waiting.channel == channel
-            order = np.argsort(self._waiting.time[own], kind="stable")
-            signals = Signals(*(column[own][order] for column in self._waiting))
-            n_done, pulses = self._digitize_channel(channel, signals, known_until)
-            parts.append(pulses)
+        for channel in detector.channels:
+            signals, inputs = self._of_channel(self._waiting, channel)
+            n_done, *columns, self._free[channel] = _digitize(
+                self._rng,
+                *inputs,
+                known_until / detector.dt,
+                self._free[channel],
+                *self._analogue(channel),
+                detector.threshold,
+                detector.pre_trigger,
+                detector.post_trigger,
+                detector.length_multiple,
+                detector.dead_samples,
+            )
+            channels = np.full(len(columns[0]), channel, dtype=np.int16)
+            parts.append(Pulses(channels, *columns))
             kept.append(Signals(*(column[n_done:] for column in signals)))
             # A pulse starts this many samples before its first signal at the most
-            _, first = pulse_shapes(self.detector, channel)
-            lead = self.detector.pre_trigger + self.detector.length_multiple - first + 1
-            next_signal = min([known_until, *kept[-1].time[:1]])
-            complete = next_signal - lead * self.detector.dt
+            lead = detector.pre_trigger + detector.length_multiple - inputs[-1] + 1
+            complete = min([known_until, *kept[-1].time[:1]]) - lead * detector.dt
             self.complete_until = min(self.complete_until, complete)
         self._waiting = join(*kept)
         return self._read_out(_join(parts))
@@ -72,55 +80,30 @@ class Digitizer:
     def windows(self, starts: np.ndarray, length: int, signals: Signals) -> Pulses:
         """Return pulses of `length` samples from each of `starts` on, in every PMT of the TPC."""
         parts = []
-        lengths = np.full(len(starts), length)
+        lengths, offsets = np.full(len(starts), length), np.arange(len(starts)) * length
         for channel in self.detector.tpc_channels:
-            own = signals.channel == channel
-            order = np.argsort(signals.time[own], kind="stable")
-            shapes, first = pulse_shapes(self.detector, channel)
-            samples = _windows(
-                self._rng,
-                signals.time[own][order] / self.detector.dt,
-                signals.charge[own][order] * self.detector.unit_area(channel),
-                shapes,
-                first,
-                starts,
-                length,
-                *self._analogue(channel),
-            )
+            _, inputs = self._of_channel(signals, channel)
+            samples = _windows(self._rng, *inputs, starts, length, *self._analogue(channel))
             channels = np.full(len(starts), channel, dtype=np.int16)
-            offsets = np.arange(len(starts)) * length
             parts.append(Pulses(channels, starts, lengths, offsets, samples))
         return _join(parts)
+
+    def _of_channel(
+        self, signals: Signals, channel: int
+    ) -> tuple[Signals, tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+        """Return sorted signals of a channel, and their positions, areas, and pulse shapes."""
+        own = signals.channel == channel
+        order = np.argsort(signals.time[own], kind="stable")
+        signals = Signals(*(column[own][order] for column in signals))
+        position = signals.time / self.detector.dt
+        area = signals.charge * self.detector.unit_area(channel)
+        return signals, (position, area, *pulse_shapes(self.detector, channel))
 
     def _analogue(self, channel: int) -> tuple[float, float, int, int]:
         """Return baseline, noise, sign of the signal and largest count of a channel."""
         sign = 1 if channel == self.detector.sipm_channel else -1
         largest = 2**self.detector.adc_bits - 1
         return self.detector.baselines[channel], self.detector.noise, sign, largest
-
-    def _digitize_channel(
-        self, channel: int, signals: Signals, known_until: float
-    ) -> tuple[int, Pulses]:
-        detector = self.detector
-        shapes, first = pulse_shapes(detector, channel)
-        n_done, start, length, offset, samples, free = _digitize(
-            self._rng,
-            signals.time / detector.dt,
-            signals.charge * detector.unit_area(channel),
-            shapes,
-            first,
-            known_until / detector.dt,
-            self._free[channel],
-            *self._analogue(channel),
-            detector.threshold,
-            detector.pre_trigger,
-            detector.post_trigger,
-            detector.length_multiple,
-            detector.dead_samples,
-        )
-        self._free[channel] = free
-        channels = np.full(len(start), channel, dtype=np.int16)
-        return n_done, Pulses(channels, start, length, offset, samples)
 
     def _read_out(self, pulses: Pulses) -> Pulses:
         """Return the pulses for which the board has memory left; the others are lost."""

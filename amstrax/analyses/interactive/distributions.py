@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from amstrax.analyses import style
 from amstrax.analyses.interactive import _bokeh
 from amstrax.analyses.quantities import (
     ADC_COUNTS,
@@ -18,45 +19,26 @@ from amstrax.analyses.quantities import (
     histogram_2d,
     random_subset,
 )
-from amstrax.analyses.style import (
-    BLACK,
-    BLUE,
-    CHANNEL_COLORS,
-    TYPE_COLORS,
-    TYPE_NAMES,
-    VERMILLION,
-    channel_color,
-)
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 #: Default number of rows of a source: so many points move smoothly
 MOST = 20_000
-#: Columns of an event source: name, field of event_info, factor
-_EVENT_COLUMNS = (
-    ("event_number", "event_number", 1),
-    ("s1_area", "s1_area", 1),
-    ("s2_area", "s2_area", 1),
-    ("cs1", "cs1", 1),
-    ("cs2", "cs2", 1),
-    ("drift_us", "drift_time", 1e-3),
-    ("x", "x", 1),
-    ("y", "y", 1),
-    ("z", "z", 1),
-    ("r", "r", 1),
-    ("s1_width", "s1_range_50p_area", 1),
-    ("s2_width", "s2_range_50p_area", 1),
-    ("s1_aft", "s1_area_fraction_top", 1),
-    ("s2_aft", "s2_area_fraction_top", 1),
-    ("n_peaks", "n_peaks", 1),
-)
-_PEAK_COLUMNS = (
-    ("area", "area", 1),
-    ("width", "range_50p_area", 1),
-    ("aft", "area_fraction_top", 1),
-    ("rise_time", "rise_time", 1),
-    ("n_channels", "n_channels", 1),
-)
-#: Of axes, by column; {unit} is that of areas
+#: Columns of an event source, and their fields where these have another name
+_EVENT_COLUMNS: Mapping[str, str | None] = {
+    **dict.fromkeys(("event_number", "s1_area", "s2_area", "cs1", "cs2", "x", "y", "z", "r")),
+    "n_peaks": None,
+    "drift_us": "drift_time",
+    "s1_width": "s1_range_50p_area",
+    "s2_width": "s2_range_50p_area",
+    "s1_aft": "s1_area_fraction_top",
+    "s2_aft": "s2_area_fraction_top",
+}
+_PEAK_COLUMNS: Mapping[str, str | None] = {
+    **dict.fromkeys(("area", "rise_time", "n_channels")),
+    "width": "range_50p_area",
+    "aft": "area_fraction_top",
+}
+#: Labels of axes by column; {unit} is that of areas
 _LABELS = {
     "s1_area": "S1 [{unit}]",
     "s2_area": "S2 [{unit}]",
@@ -118,11 +100,11 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST, unit: str =
     """
     rows = random_subset(len(peaks), most)
     peaks_shown = peaks[rows]
-    types = np.clip(peaks_shown["type"], 0, len(TYPE_NAMES) - 1)
+    types = np.clip(peaks_shown["type"], 0, len(style.TYPE_NAMES) - 1)
     data = _columns(peaks_shown, _PEAK_COLUMNS, start)
     data["type"] = types.astype(np.int32)
-    data["type_name"] = np.array(TYPE_NAMES)[types]
-    data["color"] = _rgba(TYPE_COLORS)[types]
+    data["type_name"] = np.array(style.TYPE_NAMES)[types]
+    data["color"] = _rgba(style.TYPE_COLORS)[types]
     return _source(data, rows, len(peaks), unit)
 
 
@@ -135,7 +117,7 @@ def event_source(events: np.ndarray, start: int = 0, most: int = MOST, unit: str
     """
     rows = random_subset(len(events), most)
     data = _columns(events[rows], _EVENT_COLUMNS, start)
-    data["color"] = np.full(len(rows), _rgba((BLUE,)))
+    data["color"] = np.full(len(rows), _rgba((style.BLUE,)))
     return _source(data, rows, len(events), unit)
 
 
@@ -148,21 +130,21 @@ def led_source(pulses: np.ndarray, most: int = 50_000) -> Any:
     rows = random_subset(len(pulses), most)
     shown = pulses[rows]
     data = {name: np.asarray(shown[name]) for name in ("channel", "area", "amplitude_led")}
-    colors = _rgba(CHANNEL_COLORS)
+    colors = _rgba(style.CHANNEL_COLORS)
     data["color"] = colors[shown["channel"] % len(colors)]
     return _source(data, rows, len(pulses), ADC_COUNTS)
 
 
 def _columns(
-    rows: np.ndarray, columns: Sequence[tuple[str, str, float]], start: int
+    rows: np.ndarray, columns: Mapping[str, str | None], start: int
 ) -> dict[str, np.ndarray]:
-    fields = rows.dtype.names or ()
     data = {"time_s": (rows["time"] - start) / 1e9}
-    for name, field, factor in columns:
-        if field not in fields:
+    for name in columns:
+        field = columns[name] or name
+        if field not in (rows.dtype.names or ()):
             data[name] = np.full(len(rows), np.nan)
-        elif factor != 1:
-            data[name] = rows[field] * factor
+        elif name == "drift_us":
+            data[name] = rows[field] * 1e-3
         else:
             # JavaScript has no 64-bit integers
             whole = rows.dtype[field].kind in "iub"
@@ -249,7 +231,9 @@ def positions(source: Any, radius: float | None = None, **options: Any) -> Any:
     )  # fmt: skip
     if radius is not None:
         angle = np.linspace(0, 2 * np.pi, 100)
-        figure.line(radius * np.cos(angle), radius * np.sin(angle), color=BLACK, line_dash="dashed")
+        figure.line(
+            radius * np.cos(angle), radius * np.sin(angle), color=style.BLACK, line_dash="dashed"
+        )
     return figure
 
 
@@ -263,7 +247,7 @@ def depth(
     lines += [(0.0, "width"), (-depth, "width")] if depth is not None else []
     for location, dimension in lines:
         figure.add_layout(
-            span(location=location, dimension=dimension, line_dash="dashed", line_color=BLACK)
+            span(location=location, dimension=dimension, line_dash="dashed", line_color=style.BLACK)
         )
     return figure
 
@@ -379,7 +363,7 @@ def value_histogram(
     figure = _histogram_figure(title, label, log_x, log_y, source, options)
     values = np.asarray(source.data[column])
     _add_histogram(
-        figure, source, column, values, n_bins, limits, log_x, log_y, BLUE, linked=linked
+        figure, source, column, values, n_bins, limits, log_x, log_y, style.BLUE, linked=linked
     )
     if not np.isfinite(values.astype(float)).any():
         _bokeh.note(figure, "nothing to show")
@@ -409,7 +393,7 @@ def drift_time(
             figure.add_layout(
                 models.Span(
                     location=time / 1e3, dimension="height", line_dash="dashed", name=name,
-                    line_color=BLACK,
+                    line_color=style.BLACK,
                 )
             )  # fmt: skip
     return figure
@@ -440,7 +424,7 @@ def led_spectrum(
     for number in numbers:
         _add_histogram(
             figure, source, "area", area[channel == number], n_bins, (low, high), False, log,
-            channel_color(number), linked=linked, name=f"channel {number}",
+            style.channel_color(number), linked=linked, name=f"channel {number}",
             only=("channel", number),
         )  # fmt: skip
     if figure.legend:
@@ -503,7 +487,7 @@ def _add_histogram(
         return
     figure.quad(
         left="left", right="right", bottom=floor, top="selected", source=bins,
-        fill_color=VERMILLION, fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6,
+        fill_color=style.VERMILLION, fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6,
     )  # fmt: skip
     # Only rows of one kind, as a channel, are in this histogram
     of_kind = f"source.data[{only[0]!r}][row] == {int(only[1])}" if only else "true"
@@ -546,8 +530,10 @@ def rates(
     if not shown:
         _bokeh.note(figure, "nothing to show")
         return figure
-    by_type = dict(zip(TYPE_NAMES, TYPE_COLORS, strict=True))
-    spare = itertools.cycle(color for color in CHANNEL_COLORS if color not in TYPE_COLORS)
+    by_type = dict(zip(style.TYPE_NAMES, style.TYPE_COLORS, strict=True))
+    spare = itertools.cycle(
+        color for color in style.CHANNEL_COLORS if color not in style.TYPE_COLORS
+    )
     for name, rate in shown.items():
         color = (colors or {}).get(name) or by_type.get(name) or next(spare)
         middle = (rate.edges[1:] + rate.edges[:-1]) / 2
