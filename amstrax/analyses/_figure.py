@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A figure that a notebook shows when it is the last thing in a cell.
+    """A figure that a notebook shows when it is the last value in a cell.
 
     IPython shows figures of matplotlib only after ``%matplotlib inline`` or an import of pyplot;
     its own formatter then takes precedence over this one.

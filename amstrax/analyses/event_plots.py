@@ -44,6 +44,8 @@ def event_scatter(
 
     More than 3,000 events are drawn as a histogram.
 
+    Raises InvalidOption (a ValueError) when events have no such column.
+
     Parameters
     ----------
     events
@@ -52,11 +54,6 @@ def event_scatter(
         Columns to draw, as ``s1_area`` and ``s2_area``.
     color
         Column by which points are coloured, as ``drift_time``: a random subset of 3,000 events.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when events have no such column.
     """
     axes = style.new_axes() if axes is None else axes
     for field in (s1, s2, color):

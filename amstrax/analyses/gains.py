@@ -79,6 +79,8 @@ def mean_gain(
     The share of photoelectrons below the threshold is assumed to be that between the threshold and
     twice the threshold; half of this correction is the systematic error.
 
+    Raises NoGain (a ValueError) for too few pulses, too little light, or too much.
+
     Parameters
     ----------
     pulses
@@ -87,11 +89,6 @@ def mean_gain(
         Options of led_calibration that the pulses were made with [samples].
     off
         As `pulses`, of a run with the LED off; None: take the noise window.
-
-    Raises
-    ------
-    NoGain
-        (a ValueError) for too few pulses, too little light, or too much.
     """
     pulses = _usable(pulses)
     n_led, n_noise = np.diff(led_window)[0], np.diff(noise_window)[0]
@@ -209,18 +206,15 @@ def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     mean size for them; half the difference of the gains for a small and a large one is the
     systematic error.
 
+    Raises NoGain (a ValueError) for too few pulses, too little light, too much, or a spectrum of
+    another shape, where no minimum is found.
+
     Parameters
     ----------
     pulses
         As of led_calibration, of one channel, shape (n,).
     start
         Start values; None: those of `mean_gain`.
-
-    Raises
-    ------
-    NoGain
-        (a ValueError) for too few pulses, too little light, too much, or a spectrum of another
-        shape, where no minimum is found.
     """
     pulses = _usable(pulses)
     start = mean_gain(pulses) if start is None else start

@@ -185,6 +185,9 @@ class Part:
     ) -> np.ndarray:
         """Return the data of the part: given by the caller, or loaded.
 
+        Raises NoSuchDataType without such data in the context, InvalidOption for a wrong selection,
+        and strax.DataNotAvailable without data of the run.
+
         Parameters
         ----------
         sorts
@@ -193,15 +196,6 @@ class Part:
             Keep only these, of those that exist.
         margin
             Begin this long before the range [ns], and leave out the selection.
-
-        Raises
-        ------
-        NoSuchDataType
-            When the context has no such data.
-        InvalidOption
-            When the selection is wrong.
-        strax.DataNotAvailable
-            When there is no data of the run.
         """
         is_main = self.main in sorts or self.has_given(argument_of(sorts[0]))
         selection = self._selection if is_main and not margin else None

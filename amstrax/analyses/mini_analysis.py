@@ -114,22 +114,13 @@ def on_context(
 
         # Sphinx would take the arguments of `analysis` for those of the method
         del method.__wrapped__  # type: ignore[attr-defined]
-        keyword, positional = (
-            inspect.Parameter.KEYWORD_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
+        new = inspect.Parameter
         defaults = {"time_selection": "touching", "ignore_time_warning": False}
-        method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter("self", positional),
-                inspect.Parameter(run_name, positional),
-                *(parameter.replace(kind=keyword) for parameter in own),
-                *(
-                    inspect.Parameter(name, keyword, default=defaults.get(name))
-                    for name in common_names
-                ),
-            ]
-        )
+        parameters = [new(name, new.POSITIONAL_OR_KEYWORD) for name in ("self", run_name)]
+        parameters += [parameter.replace(kind=new.KEYWORD_ONLY) for parameter in own]
+        for name in common_names:
+            parameters.append(new(name, new.KEYWORD_ONLY, default=defaults.get(name)))
+        method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         runs = "run_ids\n    Names of the runs." if several else "run_id\n    Name of the run."
         sections = _sections(analysis)
         described = _ARGUMENTS | _entries(_sections(draws)) | _entries(sections)
@@ -143,13 +134,12 @@ def on_context(
                 f"    Allow parts of a run longer than {warn_beyond_sec:g} s, too."
             )
         names = dict.fromkeys(name for sort in sorts for name in SORTS.get(sort, (sort,)))
-        summary = f"{sections['']}\n\nLoads, of what the context has: {', '.join(names)}.\n"
+        summary = f"{sections['']}\n\nLoads, of those in the context: {', '.join(names)}.\n"
         sections = {"Returns": "The figure."} | sections
         sections["Parameters"] = "\n".join(dict.fromkeys(entries))
         method.__doc__ = summary + "".join(
             f"\n{title}\n{'-' * len(title)}\n{sections[title]}\n"
-            for title in ("Parameters", "Returns", "Raises")
-            if title in sections
+            for title in ("Parameters", "Returns")
         )
         return method
 

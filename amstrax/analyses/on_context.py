@@ -50,10 +50,7 @@ def event_scatter(
 
     More than 3,000 events are drawn as a histogram.
 
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when events have no such column.
+    Raises InvalidOption (a ValueError) when events have no such column.
     """
     ax = style.new_axes() if ax is None else ax
     data = part.load("event_info")
@@ -106,16 +103,13 @@ def event_display(
 ) -> Figure:
     """Draw one event: main and alternative S1 and S2, channels, hit pattern, time and position.
 
+    Raises InvalidOption (a ValueError) when the part of the run has no event of that number.
+
     Parameters
     ----------
     event_number
         Column ``event_number`` of the event; None: the one with the median S2 area of those with
         S1 and S2, or the first one without any.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when the part of the run has no event of that number.
     """
     columns = ("time", "endtime", "event_number", "s1_area", "s2_area", "drift_time")
     data = part.load("event_info", columns=columns)
@@ -354,6 +348,8 @@ def compare_runs(
 ) -> Figure:
     """Draw distributions of several runs over each other, a panel a column, a line a run.
 
+    Raises InvalidOption (a ValueError) for no runs, an unknown column, or another `normalize`.
+
     Parameters
     ----------
     fields
@@ -363,11 +359,6 @@ def compare_runs(
         ``rate`` for rates per bin, ``counts`` for numbers, ``shape`` for shares of each run's.
     n_bins
         Number of bins in each panel.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for no runs, an unknown column, or another `normalize`.
     """
     if not parts:
         raise InvalidOption("no runs to compare: give their names, as ['999999']")
@@ -506,15 +497,12 @@ def plot_peak_records(
 ) -> Figure:
     """Draw a peak: its sum waveform, and the records of each channel that it is made from.
 
+    Raises InvalidOption (a ValueError) when `peak` has no waveform.
+
     Parameters
     ----------
     peak
         A row of peaks; None: the largest one in the part of the run.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when `peak` has no waveform.
     """
     if peak is None:
         peaks = part.load("peaks", "peak_basics")
@@ -597,7 +585,7 @@ def raw_records_matrix(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the waveforms of raw records as a matrix, with a row a sample and a column a channel.
 
-    The baseline of each pulse is subtracted, and nothing else done.
+    The baseline of each pulse is subtracted.
 
     Parameters
     ----------
@@ -645,6 +633,8 @@ def waveform_display(part: Part, raw: bool = False, show_most: int = 500, width:
     Both move together in time; a click in the legend hides a type or a channel. It works without
     a network: ``bokeh.plotting.output_notebook()`` and ``show(layout)``, or ``save(layout, file)``.
 
+    Raises NotAvailable when Bokeh is not installed.
+
     Parameters
     ----------
     raw
@@ -658,11 +648,6 @@ def waveform_display(part: Part, raw: bool = False, show_most: int = 500, width:
     Returns
     -------
     A Bokeh layout.
-
-    Raises
-    ------
-    NotAvailable
-        When Bokeh is not installed.
     """
     records = _baselined(part) if raw else part.load("records")
     peaks = part.load("peaks", "peak_basics") if part.has("peaks") else None
@@ -678,13 +663,13 @@ def _start(part: Part, shown: np.ndarray) -> int:
     return int(shown["time"].min()) if len(shown) else part.start
 
 
-def _label(ax: Axes, part: Part, start: int, n: int, total: int, what: str) -> None:
+def _label(ax: Axes, part: Part, start: int, n: int, total: int, which: str) -> None:
     """Name run, start and, unless all rows are drawn, their number."""
     since = (start - part.run_start) / 1e9
     ax.set_xlabel(ax.get_xlabel().replace("Time", f"Time since {since:.9g} s of the run"))
     ax.set_title(part.title, loc="left", fontsize="medium")
     if n < total:
-        ax.set_title(f"{n:,} of {total:,} {what}", loc="right", fontsize="small")
+        ax.set_title(f"{n:,} of {total:,} {which}", loc="right", fontsize="small")
 
 
 def _as_matrix(

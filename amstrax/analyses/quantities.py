@@ -153,6 +153,9 @@ def rates(
 ) -> Rates:
     """Return rates in bins of time.
 
+    Raises InvalidOption (a ValueError) when `end` is not after `start`, or the number or the width
+    of bins is not above 0.
+
     Parameters
     ----------
     time
@@ -164,12 +167,6 @@ def rates(
         with about 20 entries a bin.
     width
         Of a bin [s]. The last one is up to half of that shorter or longer where it does not fit.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when `end` is not after `start`, or the number or the width of bins is not
-        above 0.
     """
     if not start < end:
         raise InvalidOption(f"rates from {start} to {end} ns: the end has to be after the start")
@@ -227,6 +224,9 @@ def records_to_matrix(
 
     The sum of a column times dt is the area of the channel in this time.
 
+    Raises InvalidOption (a ValueError) when the range is empty, `max_samples` is not above 0, or
+    `to_pe` lacks a channel.
+
     Parameters
     ----------
     records
@@ -240,12 +240,6 @@ def records_to_matrix(
         Photoelectrons per ADC count x sample by channel number, from 0 on; None for ones.
     max_samples
         Most rows. Where this is less than the number of samples, they are added up in groups.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when the range is empty, `max_samples` is not above 0, or `to_pe` lacks a
-        channel.
     """
     channels = np.asarray(channels, dtype=np.int64)
     if not start < end:
@@ -255,7 +249,7 @@ def records_to_matrix(
     gains = np.ones(channels.max(initial=-1) + 1) if to_pe is None else np.asarray(to_pe)
     if channels.max(initial=-1) >= len(gains):
         raise InvalidOption(
-            f"there are gains of {len(gains)} channels, and none for channel {channels.max()}"
+            f"to_pe has {len(gains)} gains, none for channel {channels.max()}: give one for each"
         )
     # Digitizers may sample differently: no sample may lie in two rows
     dt = int(np.lcm.reduce(np.unique(records["dt"]).astype(np.int64))) if len(records) else 10

@@ -183,41 +183,23 @@ def _event_numbers(matched: Matched, conditions: Conditions):
     truth, match_ = matched.truth, matched.of_events
     large = (truth["s1_pe"] > THRESHOLDS["s1"]) & (truth["s2_pe"] > THRESHOLDS["s2"])
     both = match_["s1_is_main"] & match_["s2_is_main"]
+    efficiency = statistics.fraction(int((large & both).sum()), int(large.sum()))
     name = f"events with S1 above {THRESHOLDS['s1']} PE and S2 above {THRESHOLDS['s2']} PE"
-    yield (
-        "event_efficiency",
-        statistics.fraction(int((large & both).sum()), int(large.sum())),
-        "1",
-        f"{name} that are main S1 and main S2 of an event",
-    )
-    in_event = match_["event"] != matching.NO_MATCH
-    merged, n = int((match_["n_truth"] > 1).sum()), int(in_event.sum())
-    yield (
-        "events_merged",
-        _of_pairs(merged, n),
-        "1",
-        "true events that share their reconstructed event",
-    )
-    expected = merged_by_window(matched, conditions)
-    yield (
-        "events_merged_expected",
-        _of_pairs(int(expected.sum()), len(expected)),
-        "1",
-        "that the event window predicts, from the true times of the S2s that were found",
-    )
-    yield (
-        "events_merged_poisson",
-        Number(_poisson_merging(matched, conditions), 0.0),
-        "1",
-        "that the event window predicts from their rate, if every S2 makes an event",
-    )
-    stray = int((matched.labels["kind"] == 0).sum())
-    yield (
-        "stray_peaks",
-        Number(stray / conditions.duration, np.sqrt(max(stray, 1)) / conditions.duration),
-        "Hz",
-        "peaks that hold no true S1 or S2: after-pulses, dark counts, noise",
-    )
+    yield "event_efficiency", efficiency, "1", f"{name} that are main S1 and main S2 of an event"
+    n_in_event = int((match_["event"] != matching.NO_MATCH).sum())
+    merged = _of_pairs(int((match_["n_truth"] > 1).sum()), n_in_event)
+    yield "events_merged", merged, "1", "true events that share their reconstructed event"
+    by_window = merged_by_window(matched, conditions)
+    expected = _of_pairs(int(by_window.sum()), len(by_window))
+    text = "that the event window predicts, from the true times of the S2s that were found"
+    yield "events_merged_expected", expected, "1", text
+    poisson = Number(_poisson_merging(matched, conditions), 0.0)
+    text = "that the event window predicts from their rate, if every S2 makes an event"
+    yield "events_merged_poisson", poisson, "1", text
+    n_stray = int((matched.labels["kind"] == 0).sum())
+    rate = Number(n_stray / conditions.duration, np.sqrt(max(n_stray, 1)) / conditions.duration)
+    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
+    yield "stray_peaks", rate, "Hz", text
 
 
 def _of_pairs(n: int, total: int) -> Number:
@@ -264,12 +246,8 @@ def _position_numbers(matched: Matched):
     """Yield name, number, unit and text for drift time and position."""
     rows = np.flatnonzero(matched.clean)
     truth, events = matched.truth[rows], matched.event_of(rows)
-    for field, unit, text in (
-        ("drift_time", "ns", "drift time"),
-        ("z", "mm", "z"),
-        ("x", "mm", "x"),
-        ("y", "mm", "y"),
-    ):
+    for field, unit in (("drift_time", "ns"), ("z", "mm"), ("x", "mm"), ("y", "mm")):
+        text = field.replace("_", " ")
         off = events[field].astype(np.float64) - truth[field]
         off = off[np.isfinite(off)]
         middle, size = statistics.median(off), statistics.median(np.abs(off))
@@ -319,7 +297,5 @@ def _lifetime_numbers(matched: Matched, conditions: Conditions):
         found = electron_lifetime(drift_time, values, conditions.elife)
         yield name, found, "ns", f"electron lifetime {text}"
         bias = Number(found.value / true - 1, found.error / true)
-        known = (
-            f"the true one is {true:.6g} ns" if np.isfinite(true) else "the true one is not known"
-        )
-        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; {known}"
+        known = f"{true:.6g} ns" if np.isfinite(true) else "not known"
+        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; the true one is {known}"

@@ -24,6 +24,8 @@ def plot_peaks(
 ) -> Figure:
     """Draw sum waveforms of peaks against time, coloured by their type.
 
+    Raises ValueError when `types` has another length than `peaks`.
+
     Parameters
     ----------
     peaks
@@ -32,11 +34,6 @@ def plot_peaks(
         Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
-
-    Raises
-    ------
-    ValueError
-        When `types` has another length than `peaks`.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     types = peaks["type"] if types is None else np.asarray(types)

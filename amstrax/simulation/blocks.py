@@ -120,8 +120,8 @@ def _signals(
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
     times = sources.event_times(rng, settings.rate, start, min(stop, last))
-    what = sources.source(settings.source, settings.energy_range)
-    deposits, external = sources.deposits(rng, what, times, detector)
+    source = sources.source(settings.source, settings.energy_range)
+    deposits, external = sources.deposits(rng, source, times, detector)
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
     in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)

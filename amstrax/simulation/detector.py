@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Bound(NamedTuple):
-    """What a number, or each of a list of numbers, has to be."""
+    """Bound of a number, or of each of a list of numbers."""
 
     text: str
     holds: Callable[[float], bool]
@@ -112,7 +112,7 @@ class Detector:
     )
     dark_rate: NotNegative[float] = 30.0  # [Hz] per PMT, cold; assumed
 
-    # --- NaI detector beside the TPC; None: there is none
+    # --- NaI detector next to the TPC; None: without
     external_channel: int | None = 5
     external_area_per_kev: Positive[float] = 56.2  # 1 / published gain of channel 5
     # standard deviation / mean at 511 keV: usual for NaI
@@ -127,7 +127,7 @@ class Detector:
     # end of that background, flat from 30 keV; assumed
     external_max_energy: Positive[float] = 1_500.0
 
-    # --- SiPM in the TPC, of positive polarity; None: there is none
+    # --- SiPM in the TPC, of positive polarity; None: without
     sipm_channel: int | None = 6
     sipm_share: Share[float] = 0.01  # of the light that the PMTs see; assumed
     sipm_area: Positive[float] = 60.0  # mean area of a photoelectron; assumed

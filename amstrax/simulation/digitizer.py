@@ -236,7 +236,7 @@ def _digitize(
         counts = np.empty(len(buffer), dtype=np.int16)
         _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
         level = int(np.floor(baseline + 0.5))
-        # What comes before is there to be read out, unless the pulse before has just ended
+        # Samples before a pulse are read out, unless the pulse before has just ended
         k = pre if buffer_start > free else 0
         while k < len(counts):
             if sign * (counts[k] - level) < threshold:

@@ -151,6 +151,18 @@ def s2_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
     return np.concatenate([bottom, top * top_shares(x, y, detector)], axis=1)
 
 
+def _with_sipm(
+    pmts: np.ndarray, sipm: np.ndarray, detector: Detector
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return light of PMTs and, in a detector with one, SiPM; and their channels."""
+    channels = np.array(detector.tpc_channels, dtype=np.int16)
+    if detector.sipm_channel is None:
+        return pmts, channels
+    return np.concatenate([pmts, sipm], axis=1), np.append(
+        channels, np.int16(detector.sipm_channel)
+    )
+
+
 def s1_photoelectrons(
     rng: np.random.Generator, deposits: Deposits, photons: np.ndarray, detector: Detector
 ) -> Light:
@@ -160,11 +172,8 @@ def s1_photoelectrons(
     """
     probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
     probability /= 1 + detector.dpe_probability
-    channels = np.array(detector.tpc_channels, dtype=np.int16)
-    if detector.sipm_channel is not None:
-        share = detector.sipm_share * probability.sum(axis=1, keepdims=True)
-        probability = np.concatenate([probability, share], axis=1)
-        channels = np.append(channels, np.int16(detector.sipm_channel))
+    sipm = detector.sipm_share * probability.sum(axis=1, keepdims=True)
+    probability, channels = _with_sipm(probability, sipm, detector)
     total = np.maximum(probability.sum(axis=1, keepdims=True), 1.0)
     lost = 1 - np.minimum(probability.sum(axis=1, keepdims=True), 1.0)
     shares = np.concatenate([probability / total, lost], axis=1)
@@ -210,11 +219,8 @@ def s2_photoelectrons(
     """
     photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
     per_channel = photons_per_electron * s2_shares(x, y, detector)
-    channels = np.array(detector.tpc_channels, dtype=np.int16)
-    if detector.sipm_channel is not None:
-        seen = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
-        per_channel = np.concatenate([per_channel, seen], axis=1)
-        channels = np.append(channels, np.int16(detector.sipm_channel))
+    sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
+    per_channel, channels = _with_sipm(per_channel, sipm, detector)
     ends = np.cumsum(electrons)
     time, column, photons, deposit = _electroluminescence(
         rng, arrivals, ends - electrons, ends, per_channel, detector.gas_transit_time

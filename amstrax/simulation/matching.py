@@ -45,7 +45,7 @@ PEAK_MATCH_DTYPE = np.dtype(
         ((f"True {kind.upper()}: {title}", f"{kind}_{name}"), dtype)
         for kind in KINDS
         for name, title, dtype in (
-            ("outcome", "what became of it, see Outcome", np.int8),
+            ("outcome", "Outcome", np.int8),
             ("peak", "largest peak that holds it, or -1", np.int64),
             ("type", "type of that peak, -1 without one", np.int8),
             ("n_peaks", "number of peaks that hold it", np.int32),
@@ -96,6 +96,8 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
     events that share an event are merged: all have the same ``event``, and only one is the main
     one. A true event without S2 has none.
 
+    Raises ValueError when a table is not sorted by time.
+
     Parameters
     ----------
     truth
@@ -103,11 +105,6 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
     events
         Shape (e,), sorted by time: time, endtime, and ``PREFIX_time``, ``PREFIX_endtime`` for the
         prefixes s1, alt_s1, s2, alt_s2, as of event_basics.
-
-    Raises
-    ------
-    ValueError
-        When a table is not sorted by time.
     """
     _check_sorted(truth, "truth")
     _check_sorted(events, "events")
@@ -141,17 +138,14 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
 def match_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     """Return the `Outcome` and the peaks of S1 and S2 of true events: `PEAK_MATCH_DTYPE`, (n,).
 
+    Raises ValueError when a table is not sorted by time, or peaks overlap.
+
     Parameters
     ----------
     truth
         As of `amstrax.simulation.load_truth`, shape (n,), sorted by time.
     peaks
         Shape (p,), sorted by time and disjoint: time, endtime (or length and dt), area, type.
-
-    Raises
-    ------
-    ValueError
-        When a table is not sorted by time, or peaks overlap.
     """
     first, beyond = _peak_ranges(truth, peaks)
     n_signals = _count_covering(first.ravel(), beyond.ravel(), len(peaks))

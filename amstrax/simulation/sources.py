@@ -154,7 +154,7 @@ class Source(NamedTuple):
 # Energies and intensities per decay: ENSDF
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "flat": Source("1 to 100 keV, or what --energy says, equally often", Flat(*FLAT_RANGE)),
+        "flat": Source("1 to 100 keV, or the range of --energy, uniform", Flat(*FLAT_RANGE)),
         "kr83m": Source("32.1 keV and 9.4 keV, 154 ns half-life apart", Kr83m(KR83M_HALF_LIFE)),
         "am241": Source("photons of 59.5 keV", Photons((59.54,), (1.0,))),
         "co57": Source("photons of 122 and 136 keV", Photons((122.06, 136.47), (85.6, 10.7))),
@@ -194,10 +194,10 @@ def source(name: str, energy_range: tuple[float, float] | None = None) -> Source
 
 
 def deposits(
-    rng: np.random.Generator, what: Source, times: np.ndarray, detector: Detector
+    rng: np.random.Generator, source_: Source, times: np.ndarray, detector: Detector
 ) -> tuple[Deposits, External]:
     """Return the deposits of events at `times`, and those that go with them in the NaI detector."""
-    model = what.model
+    model = source_.model
     n = len(times)
     events = np.arange(n)
     xyz = positions(rng, n, detector)

@@ -45,7 +45,7 @@ def load_truth(path: str | Path) -> np.ndarray:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidOption(
             f"truth cannot be read from {path} ({error}): name the file truth_RUN.npy that "
-            "`amstrax simulate` writes beside the run"
+            "`amstrax simulate` writes next to the run"
         ) from None
     if not isinstance(truth, np.ndarray) or truth.dtype != TRUTH_DTYPE:
         raise InvalidOption(

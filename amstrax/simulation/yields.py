@@ -1,7 +1,6 @@
 """Photons and electrons of energy deposits: from nestpy, or from a simple model."""
 
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
@@ -12,25 +11,6 @@ MODELS = ("nest", "simple")
 
 #: Mean energy for an excited or ionised atom [keV]; C. Dahl, thesis, Princeton 2009
 WORK_FUNCTION = 13.7e-3
-
-
-class Yields(Protocol):
-    """A model of the yields of liquid xenon."""
-
-    def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
-
-
-def model(name: str, density: float, drift_field: float) -> Yields:
-    """Return a model of `MODELS` for a density [g/cm^3] and an electric field [V/cm].
-
-    Raises InvalidOption for another name, and NotAvailable for ``nest`` without nestpy.
-    """
-    if name == "nest":
-        return NestYields(density, drift_field)
-    if name == "simple":
-        return SimpleYields()
-    raise InvalidOption(f"yields cannot come from {name!r}: take one of {', '.join(MODELS)}")
 
 
 class NestYields:
@@ -59,7 +39,10 @@ class NestYields:
         return self._calculator.GetYields(self._nest.gammaRay, energy, self._density, self._field)
 
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """See `Yields.quanta`; NEST's own random numbers are seeded from `rng`."""
+        """Return numbers of photons and of electrons of deposits, both of shape (n,).
+
+        NEST's random numbers are seeded from `rng`.
+        """
         self._nest.RandomGen.rndm().set_seed(int(rng.integers(2**31)))
         photons = np.zeros(len(deposits.energy), dtype=np.int64)
         electrons = np.zeros_like(photons)
@@ -92,7 +75,7 @@ class SimpleYields:
     _ALPHA_QUENCHING = 0.92  # share of an alpha's energy that gives quanta, as of NEST
 
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """See `Yields.quanta`."""
+        """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
         alpha = deposits.kind == ALPHA
         mean = deposits.energy / WORK_FUNCTION * np.where(alpha, self._ALPHA_QUENCHING, 1.0)
         total = np.rint(rng.normal(mean, np.sqrt(self._FANO * mean)))
@@ -103,3 +86,18 @@ class SimpleYields:
         )
         photons = rng.binomial(total, np.clip(share, 0, 1))
         return photons, total - photons
+
+
+Yields = NestYields | SimpleYields
+
+
+def model(name: str, density: float, drift_field: float) -> Yields:
+    """Return a model of `MODELS` for a density [g/cm^3] and an electric field [V/cm].
+
+    Raises InvalidOption for another name, and NotAvailable for ``nest`` without nestpy.
+    """
+    if name == "nest":
+        return NestYields(density, drift_field)
+    if name == "simple":
+        return SimpleYields()
+    raise InvalidOption(f"yields cannot come from {name!r}: take one of {', '.join(MODELS)}")

@@ -67,6 +67,12 @@ def add_hover(figure: Any, glyph: Any, *tooltips: tuple[str, str]) -> None:
     figure.add_tools(bokeh().models.HoverTool(renderers=[glyph], tooltips=list(tooltips)))
 
 
+def add_line(figure: Any, location: float, dimension: str, name: str | None = None) -> None:
+    """Add a dashed line over the whole ``height`` or ``width`` of a figure."""
+    look = {"line_dash": "dashed", "line_color": "#000000", "name": name}
+    figure.add_layout(bokeh().models.Span(location=location, dimension=dimension, **look))
+
+
 def set_legend(figure: Any) -> None:
     """Make a click in the legend hide its line, and the legend small."""
     figure.legend.click_policy = "hide"

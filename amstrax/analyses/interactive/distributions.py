@@ -242,13 +242,10 @@ def depth(
 ) -> Any:
     """Return z against r of an event source, with lines at `radius`, 0 and -`depth` [mm]."""
     figure = scatter(source, "r", "z", "Depth", (False, False), ("event_number",), **options)
-    span = _bokeh.bokeh().models.Span
     lines = [(radius, "height")] if radius is not None else []
     lines += [(0.0, "width"), (-depth, "width")] if depth is not None else []
     for location, dimension in lines:
-        figure.add_layout(
-            span(location=location, dimension=dimension, line_dash="dashed", line_color=style.BLACK)
-        )
+        _bokeh.add_line(figure, location, dimension)
     return figure
 
 
@@ -331,6 +328,8 @@ def value_histogram(
 ) -> Any:
     """Return a histogram of a column of a source.
 
+    Raises InvalidOption (a ValueError) when the source has no such column.
+
     Parameters
     ----------
     source
@@ -349,11 +348,6 @@ def value_histogram(
         ``unsafe-eval``.
     limits
         First and last edge; None: all finite values.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when the source has no such column.
     """
     label = _label(column, source) if label is None else label
     if column not in source.data:
@@ -362,9 +356,7 @@ def value_histogram(
         )
     figure = _histogram_figure(title, label, log_x, log_y, source, options)
     values = np.asarray(source.data[column])
-    _add_histogram(
-        figure, source, column, values, n_bins, limits, log_x, log_y, style.BLUE, linked=linked
-    )
+    _add_histogram(figure, source, column, n_bins, limits, log_x, log_y, style.BLUE, linked)
     if not np.isfinite(values.astype(float)).any():
         _bokeh.note(figure, "nothing to show")
     return figure
@@ -387,15 +379,9 @@ def drift_time(
     figure = value_histogram(
         source, "drift_us", n_bins=n_bins, log_y=log, linked=linked, title="Drift time", **options
     )
-    models = _bokeh.bokeh().models
     for name, time in (("gate", gate), ("cathode", cathode)):
         if time is not None:
-            figure.add_layout(
-                models.Span(
-                    location=time / 1e3, dimension="height", line_dash="dashed", name=name,
-                    line_color=style.BLACK,
-                )
-            )  # fmt: skip
+            _bokeh.add_line(figure, time / 1e3, "height", name)
     return figure
 
 
@@ -412,8 +398,7 @@ def led_spectrum(
     A click in the legend hides a channel. Bins span the central 99.8 % of areas, `channels` None
     are all with pulses, and `log` is the scale of the counts.
     """
-    area, channel = np.asarray(source.data["area"]), np.asarray(source.data["channel"])
-    numbers = np.unique(channel).tolist() if channels is None else list(channels)
+    area, numbers = np.asarray(source.data["area"]), np.unique(source.data["channel"]).tolist()
     figure = _histogram_figure(
         "LED spectrum", "Area [ADC counts x samples]", False, log, source, options
     )
@@ -421,12 +406,9 @@ def led_spectrum(
         _bokeh.note(figure, "nothing to show")
         return figure
     low, high = np.percentile(area, (0.1, 99.9))
-    for number in numbers:
-        _add_histogram(
-            figure, source, "area", area[channel == number], n_bins, (low, high), False, log,
-            style.channel_color(number), linked=linked, name=f"channel {number}",
-            only=("channel", number),
-        )  # fmt: skip
+    for number in numbers if channels is None else channels:
+        color, only = style.channel_color(number), ("channel", int(number))
+        _add_histogram(figure, source, "area", n_bins, (low, high), False, log, color, linked, only)
     if figure.legend:
         _bokeh.set_legend(figure)
     return figure
@@ -449,18 +431,22 @@ def _add_histogram(
     figure: Any,
     source: Any,
     column: str,
-    values: np.ndarray,
     n_bins: int,
     limits: tuple[float, float] | None,
     log_x: bool,
     log_y: bool,
     color: str,
     linked: bool,
-    name: str | None = None,
     only: tuple[str, int] | None = None,
 ) -> None:
-    """Add a histogram, and that of the selected rows, to a figure."""
+    """Add a histogram, and that of the selected rows, with this value of a column, to a figure."""
     models = _bokeh.bokeh().models
+    values = np.asarray(source.data[column])
+    label, of_kind = {}, "true"
+    if only is not None:
+        values = values[np.asarray(source.data[only[0]]) == only[1]]
+        label = {"legend_label": f"{only[0]} {only[1]}"}
+        of_kind = f"source.data[{only[0]!r}][row] == {only[1]}"
     counts = histogram(values, n_bins, limits, log_x)
     # A logarithmic scale has no zero
     floor = 0.5 if log_y else 0.0
@@ -472,7 +458,6 @@ def _add_histogram(
             "selected": np.zeros(n_bins),
         }
     )
-    label = {"legend_label": name} if name else {}
     edges = np.repeat(counts.edges, 2)
     heights = np.concatenate([[floor], np.repeat(np.maximum(counts.counts, floor), 2), [floor]])
     figure.line(edges, heights, color=color, line_width=1.5, **label)
@@ -489,8 +474,6 @@ def _add_histogram(
         left="left", right="right", bottom=floor, top="selected", source=bins,
         fill_color=style.VERMILLION, fill_alpha=0.6, line_color=None, nonselection_fill_alpha=0.6,
     )  # fmt: skip
-    # Only rows of one kind, as a channel, are in this histogram
-    of_kind = f"source.data[{only[0]!r}][row] == {int(only[1])}" if only else "true"
     filter_ = f"const filter = (row) => {of_kind}\n"
     arguments = {"source": source, "column": column}
     count = models.CustomJS(args=arguments | {"bins": bins}, code=filter_ + _COUNT_SELECTED)

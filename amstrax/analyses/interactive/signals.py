@@ -319,5 +319,5 @@ def _hit_pattern(
     return figure
 
 
-def _counted(what: str, shown: int, there: int, which: str) -> str:
-    return what if shown == there else f"{what}: {shown:,} of {there:,}, {which}"
+def _counted(title: str, shown: int, total: int, which: str) -> str:
+    return title if shown == total else f"{title}: {shown:,} of {total:,}, {which}"
