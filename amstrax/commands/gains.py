@@ -282,7 +282,7 @@ def _warn(gains: "Gains") -> None:
 
 
 def _plot(pulses: "np.ndarray", gains: "Gains", path: Path) -> None:
-    from amstrax.analyses.gain_plots import plot_gains
+    from amstrax.analyses.led_plots import plot_gains
 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".new_{path.name}")
