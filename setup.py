@@ -29,7 +29,8 @@ install_requires = [
     # published corrections; what it waits for and tries again is set with urllib3
     "requests>=2.32,<3",
     "urllib3>=2,<3",
-    # the SSH tunnel to the run database
+    # the SSH tunnel to the run database, and its sessions
+    "sshtunnel>=0.5.1,<0.6",
     "paramiko>=4,<6",
     "immutabledict>=4.2,<5",
     # fits of LED spectra and of positions in SiPMs

@@ -32,12 +32,13 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
     UnknownDetector,
 )
-from amstrax.rundb.tunnel import Tunnel
 from amstrax.settings import RunDatabase
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
+
+    from amstrax.rundb.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +258,11 @@ class Line:
         self.link = link
         #: Whether a request has ever succeeded
         self.was_used = False
-        self.tunnel = None if link.uri else Tunnel(link)
+        self.tunnel: Tunnel | None = None
+        if not link.uri:
+            from amstrax.rundb import tunnel  # slow to import, as paramiko is
+
+            self.tunnel = tunnel.Tunnel(link)
         try:
             self.client = _make_client(link, self.tunnel)
         except BaseException:
@@ -391,7 +396,7 @@ def _start_anew() -> None:
     _lock = threading.Lock()
 
 
-def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
+def _make_client(link: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
     from pymongo import MongoClient  # slow to import
     from pymongo.errors import PyMongoError  # slow to import
 

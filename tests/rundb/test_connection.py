@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import paramiko
 import psutil
 import pymongo
 import pytest
@@ -76,6 +77,19 @@ def own_ssh(tmp_path, mongo_server, set_all):
     set_all(settings_of(mongo_server, server))
     yield server
     server.kill()
+
+
+@pytest.fixture
+def own_ssh_to(tmp_path, mongo_server, set_all):
+    """Function that starts an sshd that leads to a port, as the settings do."""
+    servers = []
+
+    def start(port: int) -> None:
+        servers.append(SSHServer(tmp_path, port))
+        set_all(settings_of(mongo_server, servers[0]) | {"MONGO_PORT": str(port)})
+
+    yield start
+    servers[0].kill()
 
 
 @pytest.fixture
@@ -1282,6 +1296,152 @@ def test_closed_at_exit(own_ssh, how, status):
     wait_for(lambda: len(own_ssh._processes()) == 1)
     sessions = 2 if how == "fork" else 1
     assert own_ssh.said("Accepted publickey", sessions) == sessions
+
+
+_MANY_FILES = """
+import os, resource, sys, threading
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+files = [open(os.devnull) for _ in range(1100)]
+from amstrax.rundb import connection
+runs = connection.get_mongo_collection()
+big = "x" * 2_000_000
+runs.insert_one({"_id": 1, "big": big})
+
+def work(number):
+    runs.insert_one({"_id": f"thread {number}"})
+    good.append(runs.find_one({"_id": 1})["big"] == big)
+
+good = []
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert good == [True] * 4, good
+(line,) = connection._lines.values()
+assert line.tunnel._transport.sock.fileno() > 1024
+connection.close()
+"""
+
+
+def test_process_with_many_open_files(mongo_collection, ssh_server):
+    """`select` fails for file descriptors from 1024 on."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_FILES], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert mongo_collection.count_documents({}) == 5
+
+
+def test_concurrent_connections_with_large_replies(mongo_collection):
+    """All get their own bytes, none is reset; each request has a new connection."""
+    sizes = [2**n * 1000 + n for n in range(13)]
+    mongo_collection.insert_many(
+        [{"_id": n, "big": f"{n:x}" * size} for n, size in enumerate(sizes)]
+    )
+    address, problems = get_mongo_client().address, []
+    barrier = threading.Barrier(12)
+
+    def work(number):
+        login = {"username": "writer", "password": MONGO_USERS["writer"][0]}
+        try:
+            barrier.wait()
+            for n in range(number, number + 6):
+                with pymongo.MongoClient(*address, directConnection=True, **login) as client:
+                    found = client["run"]["runs_gas"].find_one({"_id": n % 13})
+                assert found["big"] == f"{n % 13:x}" * sizes[n % 13]
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    # This process's own client has one for requests and two to watch the server
+    wait_for(lambda: len(only_line().tunnel._connections) <= 3, 20)
+
+
+def test_connections_closed_in_the_middle_of_a_reply(own_ssh_to, monkeypatch):
+    """They leave the session and the other connections alone.
+
+    paramiko's pipe for a channel, which `select` needs, is closed while the session's thread writes
+    to it: that fails and ends the session, or writes into a file that was opened meanwhile.
+    """
+    monkeypatch.setattr(paramiko.Channel, "fileno", lambda _channel: pytest.fail("makes a pipe"))
+
+    def serve(server):
+        with server, contextlib.suppress(OSError):
+            while True:
+                server.sendall(b"x" * 100)
+
+    def listen():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server((LOCALHOST, 0), backlog=64) as listener:
+        own_ssh_to(listener.getsockname()[1])
+        threading.Thread(target=listen, daemon=True).start()
+        tunnel_ = tunnel.Tunnel(settings.run_database())
+        try:
+            tunnel_.ensure()
+            session, received = tunnel_._transport, []
+
+            def work():
+                for _ in range(20):
+                    with socket.create_connection(tunnel_.address) as client:
+                        received.append(client.recv(100))
+
+            threads = [threading.Thread(target=work) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(received) == 120 and all(received)
+            assert tunnel_._transport is session and session.is_active()
+        finally:
+            tunnel_.close()
+            # Wakes the thread that waits for a connection
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("first_to_end", ["client", "server"])
+def test_half_closed_connection_keeps_its_last_bytes(own_ssh_to, first_to_end):
+    """The other side may still be sending when one has ended."""
+    answer = os.urandom(3_000_000)
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        own_ssh_to(listener.getsockname()[1])
+        found = []
+
+        def serve():
+            server, _ = listener.accept()
+            with server:
+                if first_to_end == "server":
+                    server.shutdown(socket.SHUT_WR)
+                found.append(b"".join(iter(lambda: server.recv(1 << 16), b"")))
+                if first_to_end == "client":
+                    time.sleep(0.2)
+                    server.sendall(answer)
+
+        tunnel_ = tunnel.Tunnel(settings.run_database())
+        try:
+            with socket.create_connection(tunnel_.address) as client:
+                thread = threading.Thread(target=serve, daemon=True)
+                thread.start()
+                if first_to_end == "server":
+                    assert client.recv(1) == b""
+                client.sendall(answer)
+                client.shutdown(socket.SHUT_WR)
+                if first_to_end == "client":
+                    assert b"".join(iter(lambda: client.recv(1 << 16), b"")) == answer
+                thread.join(120)
+            assert found == [answer]
+            wait_for(lambda: not tunnel_._connections)
+        finally:
+            tunnel_.close()
 
 
 def test_closed_tunnel_leaves_nothing(own_ssh):
