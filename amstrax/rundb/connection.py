@@ -200,8 +200,46 @@ def is_embedded(link: RunDatabase) -> bool:
     return True
 
 
+def retry(
+    function: Callable[[], T],
+    patience: float,
+    errors: tuple[type[Exception], ...] = (RunDatabaseUnreachable,),
+    pause: float = PAUSE,
+    wait: Callable[[float], Any] | None = None,
+    on_error: Callable[[Any, float], Any] = lambda _error, _left: None,
+) -> T:
+    """Call a function, again while it raises one of `errors`, and return its result.
+
+    Parameters
+    ----------
+    function
+        Is to be idempotent, in effect and return value.
+    patience
+        Time after which the error is raised [s].
+    errors
+        Errors after which to try again.
+    pause
+        Time between two attempts [s].
+    wait
+        Called with `pause`; by default `time.sleep`.
+    on_error
+        Called with each error and the time left for retries [s]; 0 if none follows. It may log, or
+        raise to give up.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return function()
+        except errors as error:
+            left = end - time.monotonic()
+            on_error(error, left if left >= pause else 0.0)
+            if left < pause:
+                raise
+        (wait or time.sleep)(pause)
+
+
 def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a function, again while the run database cannot be reached, and return its result.
+    """Call a function, again while the run database is unreachable, and return its result.
 
     Use it for writes that are idempotent in effect and return value, such as one that claims a run
     for an owner if it is free *or claimed by that owner*.
@@ -211,14 +249,7 @@ def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     RunDatabaseUnreachable
         When the run database is not reached within AMSTRAX_RUNDB_TIMEOUT.
     """
-    end = time.monotonic() + settings.run_database().timeout
-    while True:
-        try:
-            return function(*args, **kwargs)
-        except RunDatabaseUnreachable:
-            if time.monotonic() + PAUSE > end:
-                raise
-            time.sleep(PAUSE)
+    return retry(lambda: function(*args, **kwargs), settings.run_database().timeout)
 
 
 def close() -> None:
@@ -503,31 +534,34 @@ class Collection:
 
         repeatable = method in READS or method == SERVER_TIME or is_repeatable(method, args, kwargs)
         end = time.monotonic() + self._link.timeout
-        while True:
+
+        def attempt() -> Any:
             line = open_line(self._link)
+            line.ensure()
+            collection = line.client[self._database][self.name]
             try:
-                line.ensure()
-                collection = line.client[self._database][self.name]
                 with pymongo.timeout(max(end - time.monotonic(), PAUSE)):
                     if method == SERVER_TIME:
                         answer = line.client.admin.command("hello")
                         return answer["localTime"].replace(tzinfo=UTC)
                     result = getattr(collection, method)(*args, **kwargs)
-                line.was_used = True
-                return Cursor(result, line, self.full_name) if method in CURSORS else result
             except PyMongoError as error:
-                problem = translated(error, line, method, self.full_name, method in WRITES)
-                if not isinstance(problem, RunDatabaseUnreachable):
-                    raise problem from error
-                # In the latter case nothing was sent
-                may_repeat = repeatable or isinstance(error, ServerSelectionTimeoutError)
-                if not may_repeat or time.monotonic() + PAUSE > end:
-                    raise problem from error
-            except RunDatabaseUnreachable:
+                raise translated(error, line, method, self.full_name, method in WRITES) from error
+            line.was_used = True
+            return Cursor(result, line, self.full_name) if method in CURSORS else result
+
+        def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
+            cause = error.__cause__
+            if isinstance(cause, PyMongoError):
+                # Without a server nothing was sent
+                may_repeat = repeatable or isinstance(cause, ServerSelectionTimeoutError)
+            else:
                 # Do not wait for a connection that was never up: this machine may be offline
-                if not line.was_used or time.monotonic() + PAUSE > end:
-                    raise
-            time.sleep(PAUSE)
+                may_repeat = open_line(self._link).was_used
+            if not may_repeat:
+                raise error
+
+        return retry(attempt, self._link.timeout, on_error=on_error)
 
 
 class Cursor:
