@@ -576,6 +576,30 @@ def test_certificate_of_an_unknown_or_revoked_authority(own_ssh):
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "forged", "reason"),
+    [
+        ("rsa-sha2-256", b"daq", ""),
+        ("rsa-sha2-512", b"daq", ""),
+        ("ssh-rsa", b"daq", "signed with SHA-1"),
+        ("rsa-sha2-512", b"dac", "not signed by its authority"),
+    ],
+)
+def test_signature_of_a_certificate(tmp_path, algorithm, forged, reason):
+    make_key(tmp_path / "authority", "rsa")
+    make_key(tmp_path / "key")
+    command = ["ssh-keygen", "-q", "-s", tmp_path / "authority", "-t", algorithm, "-I", "test"]
+    subprocess.run([*command, "-h", "-n", "daq", tmp_path / "key.pub"], check=True)
+    public = paramiko.pkey.PublicBlob.from_file(str(tmp_path / "key-cert.pub"))
+    public.key_blob = public.key_blob.replace(b"daq", forged)
+    certificate, authority = known_hosts._certificate("daq", public)
+    assert authority.get_base64() == (tmp_path / "authority.pub").read_text().split()[1]
+    assert known_hosts._fault(certificate, public.key_blob, forged.decode()) == reason
+    with pytest.raises(HostKeyRefused, match="daq shows a certificate that cannot be read"):
+        public.key_blob = public.key_blob[:100]
+        known_hosts._certificate("daq", public)
+
+
+@pytest.mark.parametrize(
     ("patterns", "name", "expected"),
     [
         ("host", "host", True),
