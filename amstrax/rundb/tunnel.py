@@ -6,17 +6,14 @@ against known_hosts (`amstrax.rundb.known_hosts`) and follows ssh's configuratio
 (`amstrax.rundb.ssh_config`). A forked child neither uses nor closes the tunnel of its parent.
 """
 
-import atexit
 import base64
 import contextlib
-import functools
 import logging
-import os
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +41,6 @@ PAUSE, PAUSE_AFTER_REFUSAL = 1.0, 60.0
 STEP_TIMEOUT = 30.0
 KEEPALIVE = 15  # [s]
 _CHUNK = 1 << 16  # [bytes]
-_open_tunnels: "weakref.WeakSet[Tunnel]" = weakref.WeakSet()
-# Tunnels of the parent process. Collecting them could wait for locks that its threads held
-_abandoned: list["Tunnel"] = []
-_hooks_are_set = False
 
 
 class _Server(sshtunnel._ThreadingForwardServer):
@@ -56,7 +49,7 @@ class _Server(sshtunnel._ThreadingForwardServer):
 
 
 class Tunnel(sshtunnel.SSHTunnelForwarder):
-    """Tunnel to MongoDB by the settings `link`, listening at `address`.
+    """Tunnel to MongoDB by the settings `config`, listening at `address`.
 
     Raises
     ------
@@ -64,8 +57,8 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         When no local port is free.
     """
 
-    def __init__(self, link: RunDatabase):
-        self.link = link
+    def __init__(self, config: RunDatabase):
+        self.config = config
         #: The last error, if nothing has succeeded since
         self.error: RunDatabaseError | None = None
         self._lock = threading.Lock()
@@ -77,36 +70,33 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         self._was_up = False
         self._closed = False
         super().__init__(
-            (link.daq_host, link.daq_port),
+            (config.daq_host, config.daq_port),
+            # Sessions are those of `connect`: none of this is used
+            ssh_config_file=None,
+            ssh_username="-",
+            ssh_password="-",
+            allow_agent=False,
+            host_pkey_directories=[],
             local_bind_address=(LOOPBACK, 0),
-            remote_bind_address=(link.mongo_host, link.mongo_port),
+            remote_bind_address=(config.mongo_host, config.mongo_port),
             logger=logging.getLogger(_quiet_logger("sshtunnel")),
         )
         try:
             self._make_ssh_forward_server(self._remote_binds[0], self._local_binds[0])
         except sshtunnel.BaseSSHTunnelForwarderError as error:
             raise RunDatabaseUnreachable(
-                f"no local port for the tunnel to {link.daq_host}: {error}"
+                f"no local port for the tunnel to {config.daq_host}: {error}"
             ) from error
         [self._server] = self._server_list
-        _set_hooks()
-        _open_tunnels.add(self)
         threading.Thread(
             target=self._serve_forever_wrapper,
             args=(self._server,),
-            name=f"tunnel to {link.daq_host}",
+            name=f"tunnel to {config.daq_host}",
             daemon=True,
         ).start()
 
-    @staticmethod
-    def _read_ssh_config(ssh_host: str, *given: Any) -> tuple[Any, ...]:
-        """Return the arguments: ssh itself evaluates its configuration, see `destination`."""
-        return ssh_host, "", None, given[3], None, False
-
-    @staticmethod
-    def _consolidate_auth(**_given: Any) -> tuple[None, list]:
-        """Return no password and no keys: `log_in` has them."""
-        return None, []
+    def _connect_to_gateway(self) -> None:
+        self._session()
 
     def _make_ssh_forward_handler_class(self, remote_address_: Any) -> Any:
         handler = super()._make_ssh_forward_handler_class(remote_address_)
@@ -140,28 +130,39 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
             self.open_channel().close()
 
     def open_channel(
-        self, src_addr: tuple[str, int] = (LOOPBACK, 0), **_given: Any
+        self, src_addr: tuple[str, int] = (LOOPBACK, 0), is_first: bool = True, **_given: Any
     ) -> paramiko.Channel:
-        """Return a channel to MongoDB's port, connecting if needed; sshtunnel calls it too.
+        """Return a channel to MongoDB's port; sshtunnel calls it as it would that of a session.
+
+        A session that does not answer is replaced, if `is_first`.
 
         Raises
         ------
         RunDatabaseError
             Of a kind that tells which step has failed.
         """
+        session = self._session()
         try:
-            channel = self._open_channel(self._session(), src_addr)
-        except SessionDied:
-            # It is dropped now: a new one may work
-            channel = self._open_channel(self._session(), src_addr)
+            channel = open_channel(self.config, session, src_addr)
+        except SessionDied as error:
+            with self._lock:
+                self.error = error
+                self._drop(session, str(error))
+            if not is_first:
+                raise
+            return self.open_channel(src_addr, is_first=False)
+        except RunDatabaseError as error:
+            self.error = error
+            raise
+        # Sending into a frozen session would wait for ever
+        channel.settimeout(self.config.timeout)
         self.error = None
-        self._tried = self._transport
+        self._tried = session
         return channel
 
     def close(self) -> None:
         """Close the tunnel, with all connections through it."""
         self._closed = True
-        _open_tunnels.discard(self)
         # Under the lock: a session that is being made would stay open
         with self._lock:
             self.stop(force=True)
@@ -182,7 +183,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
     def _session(self) -> paramiko.Transport:
         with self._lock:
             if self._closed:
-                raise RunDatabaseUnreachable(f"the tunnel to {self.link.daq_host} is closed")
+                raise RunDatabaseUnreachable(f"the tunnel to {self.config.daq_host} is closed")
             if self.is_active:
                 return self._transport
             if self._transport is not None:
@@ -190,37 +191,22 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
             if self.error is not None and time.monotonic() < self._not_before:
                 raise type(self.error)(*self.error.args)
             try:
-                self._transport = connect(self.link)
+                self._transport = connect(self.config)
             except RunDatabaseError as error:
                 is_refused = self._was_up and isinstance(error, RunDatabaseRefused)
                 pause = PAUSE_AFTER_REFUSAL if is_refused else PAUSE
                 self.error, self._not_before = error, time.monotonic() + pause
                 raise
             if self._was_up:
-                log.warning("the tunnel to %s is up again", self.link.daq_host)
+                log.warning("the tunnel to %s is up again", self.config.daq_host)
             self._was_up = True
             self.error = None
             return self._transport
 
-    def _open_channel(self, session: paramiko.Transport, peer: tuple[str, int]) -> paramiko.Channel:
-        try:
-            channel = open_channel(self.link, session, peer)
-        except SessionDied as error:
-            with self._lock:
-                self.error = error
-                self._drop(session, str(error))
-            raise
-        except RunDatabaseError as error:
-            self.error = error
-            raise
-        # Sending into a frozen session would wait for ever
-        channel.settimeout(self.link.timeout)
-        return channel
-
     def _drop(self, transport: paramiko.Transport, why: str) -> None:
         # Under the lock: another thread may have replaced the session already
         if self._transport is transport:
-            log.warning("the tunnel to %s is down: %s", self.link.daq_host, why)
+            log.warning("the tunnel to %s is down: %s", self.config.daq_host, why)
             self._transport = None
             transport.close()
 
@@ -270,61 +256,25 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _set_hooks() -> None:
-    # paramiko ends all sessions at exit. This hook is registered after it, so it is called before
-    global _hooks_are_set
-    if not _hooks_are_set:
-        _hooks_are_set = True
-        atexit.register(close_all)
-        os.register_at_fork(after_in_child=_abandon_all)
-
-
-def close_all() -> None:
-    """Close all tunnels of this process."""
-    for tunnel in list(_open_tunnels):
-        tunnel.close()
-
-
-def _abandon_all() -> None:
-    for tunnel in list(_open_tunnels):
-        tunnel.abandon()
-        _abandoned.append(tunnel)
-    _open_tunnels.clear()
-
-
-def step_timeout(link: RunDatabase) -> float:
+def step_timeout(config: RunDatabase) -> float:
     """Return the longest time that one step may take [s]."""
-    return min(STEP_TIMEOUT, link.timeout / 4)
+    return min(STEP_TIMEOUT, config.timeout / 4)
 
 
-def connect(link: RunDatabase) -> paramiko.Transport:
+def connect(config: RunDatabase) -> paramiko.Transport:
     """Return a new SSH session with the DAQ host, logged in.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When there is no such host, or nothing that speaks SSH.
-    HostKeyRefused
-        When its key is revoked, not in known_hosts, or another one.
-    RunDatabaseRefused
-        When the log-in is refused.
-    RunDatabaseNotSet
-        When there is nothing to log in with, or ssh's settings cannot be used.
+    Raises the errors of `destination`, `dial`, `greet`, `amstrax.rundb.known_hosts.verify` and
+    `log_in`, which are its steps.
     """
-    to = destination(link)
+    to = destination(config)
     transport, _ = log_in(to, verified(to))
     transport.set_keepalive(KEEPALIVE)
     return transport
 
 
 def verified(to: SSHHost) -> paramiko.Transport:
-    """Return a new SSH session with the DAQ host, whose key is verified, before any log-in.
-
-    Raises
-    ------
-    RunDatabaseUnreachable, HostKeyRefused
-        As `connect` does.
-    """
+    """Return a new SSH session with the DAQ host, whose key is verified, before any log-in."""
     transport = greet(to, dial(to))
     try:
         known_hosts.verify(to, transport.get_remote_server_key())
@@ -335,13 +285,7 @@ def verified(to: SSHHost) -> paramiko.Transport:
 
 
 def resolve(to: SSHHost) -> list[str]:
-    """Return the addresses of the DAQ host.
-
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When there is no host of that name.
-    """
+    """Return the addresses of the DAQ host, or raise RunDatabaseUnreachable."""
     try:
         found = socket.getaddrinfo(to.host, to.port, to.family, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
@@ -355,30 +299,20 @@ def resolve(to: SSHHost) -> list[str]:
 def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
     """Return a connection to the SSH port of the DAQ host, or the one of its proxy.
 
-    Parameters
-    ----------
-    to
-        Where to connect to.
-    addresses
-        Addresses of the host, where they are known.
-
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When there is no host of that name, nothing listens there, or no proxy starts.
+    Without `addresses` the host is resolved. Raises RunDatabaseUnreachable when nothing answers.
     """
     try:
         if to.proxy:
             return ProxySocket(to.proxy)
         for address in addresses or resolve(to):
             try:
-                return socket.create_connection((address, to.port), step_timeout(to.link))
+                return socket.create_connection((address, to.port), step_timeout(to.config))
             except OSError as error:
                 failure = error
         raise failure
+    except RunDatabaseUnreachable:
+        raise
     except OSError as error:
-        if isinstance(error, RunDatabaseUnreachable):
-            raise
         raise RunDatabaseUnreachable(
             f"{to.host} does not answer on port {to.port} ({_reason(error)}): check "
             "DAQ_HOST and DAQ_PORT, and whether this machine can reach it"
@@ -388,12 +322,9 @@ def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
 def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
     """Return the SSH session on a connection, encrypted, with nothing verified yet.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When what listens there does not speak SSH, or not in time.
+    Raises RunDatabaseUnreachable when the server does not speak SSH, or is too slow.
     """
-    timeout = step_timeout(to.link)
+    timeout = step_timeout(to.config)
     try:
         transport = paramiko.Transport(connection)
         options = transport.get_security_options()
@@ -403,11 +334,11 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
         raise
     transport.set_log_channel(_quiet_logger("paramiko"))
     transport.banner_timeout = transport.handshake_timeout = timeout
-    # Hosts that ask elsewhere about their users are slow at it
+    # Hosts with remote user databases are slow at it
     transport.auth_timeout = 2 * timeout
     try:
         transport.start_client(timeout=timeout)
-        # It returns without a word when the time is over; this does not
+        # start_client returns silently after its timeout; this raises then
         transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         transport.close()
@@ -417,32 +348,33 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
                 f"({connection.reason() or _reason(error)}): check ssh's settings for it"
             ) from error
         raise RunDatabaseUnreachable(
-            f"what listens on port {to.port} of {to.host} does not answer as an SSH "
-            f"server ({_reason(error)}): check DAQ_PORT, or try again later"
+            f"the server on port {to.port} of {to.host} does not answer as an SSH server "
+            f"({_reason(error)}): check DAQ_PORT, or try again later"
         ) from error
     return transport
 
 
 def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transport, str]:
-    """Log in on a verified session; return the session that is logged in, and with what.
+    """Log in on a verified session; return the session that is logged in, and by which means.
 
-    A key file that is set is tried first, and then the password; with neither, the keys of the SSH
-    agent and those that ssh takes by itself. Each after the first gets a session of its own.
+    The key file of the settings is tried first, then the password. Without both, the keys of the
+    SSH agent and the default keys of ssh are tried. Each attempt after the first has its own
+    session. After an error the session is closed.
 
     Raises
     ------
     RunDatabaseRefused
-        When nothing of that is accepted. The session is closed then, as after all errors.
+        When nothing is accepted.
     RunDatabaseNotSet
-        When there is nothing to log in with, or the key file cannot be read.
+        When no key, password or user is set, or the key file cannot be read.
     RunDatabaseUnreachable
-        When the line drops.
+        When the connection drops.
     """
     tried: list[str] = []
     try:
         for what, attempt in _credentials(to):
             if tried:
-                # Some servers hang up at a second attempt, and some after a few
+                # Some servers hang up at a second attempt
                 transport.close()
                 transport = verified(to)
             try:
@@ -473,35 +405,26 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
         raise
 
 
-def _credentials(
-    to: SSHHost,
-) -> Iterator[tuple[str, Callable[[paramiko.Transport], Any]]]:
-    link = to.link
+def _credentials(to: SSHHost) -> Iterator[tuple[str, Callable[[paramiko.Transport], Any]]]:
+    config = to.config
     if not to.user:
         raise RunDatabaseNotSet(
             f"no user to log in to {to.host} as, and this user id has no name: set DAQ_USER"
         )
     keys: Iterable[tuple[str, Any]] = ()
-    if link.daq_key_file is not None:
-        path = link.daq_key_file
-        keys = [(f"the key {path}", read_key(path, link.daq_key_password))]
-    elif link.daq_password is None:
-        keys = _usual_keys(to)
+    if config.daq_key_file is not None:
+        path = config.daq_key_file
+        keys = [(f"the key {path}", read_key(path, config.daq_key_password))]
+    elif config.daq_password is None:
+        keys = _default_keys(to)
     for what, key in keys:
-        yield what, functools.partial(_with_key, to, key)
-    if link.daq_password is not None:
-        yield "the password", functools.partial(_with_password, to)
+        yield what, methodcaller("auth_publickey", to.user, key)
+    if config.daq_password is not None:
+        yield "the password", methodcaller("auth_password", to.user, config.daq_password)
 
 
-def _with_key(to: SSHHost, key: Any, transport: paramiko.Transport) -> None:
-    transport.auth_publickey(to.user, key)
-
-
-def _with_password(to: SSHHost, transport: paramiko.Transport) -> None:
-    transport.auth_password(to.user, to.link.daq_password)
-
-
-def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
+def _default_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of the agent and those that ssh tries by default."""
     wanted = {key for path in to.identities for key in _public_keys(path)}
     if to.has_agent:
         with contextlib.closing(paramiko.Agent()) as agent:
@@ -510,26 +433,20 @@ def _usual_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
                     yield f"the agent's key {key.fingerprint}", key
     for path in to.identities:
         if path.is_file():
-            # Those with a password are for an agent
+            # Keys with a password are left to the agent
             with contextlib.suppress(RunDatabaseNotSet):
                 yield f"the key {path}", read_key(path, None)
 
 
 def _public_keys(path: Path) -> Iterator[bytes]:
-    """Yield the public key beside a private one, or the one that is there in its place."""
+    """Yield the public key of a private key file, or the one in its place."""
     for each in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError, IndexError):
             yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
 
 
 def read_key(path: Path, password: str | None) -> paramiko.PKey:
-    """Return the private key in a file.
-
-    Raises
-    ------
-    RunDatabaseNotSet
-        When it cannot be read.
-    """
+    """Load the private key in a file, or raise RunDatabaseNotSet."""
     problem = "holds no private key that paramiko can read, or DAQ_KEY_PASSWORD is wrong"
     for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
         try:
@@ -540,7 +457,7 @@ def read_key(path: Path, password: str | None) -> paramiko.PKey:
             ) from error
         except paramiko.PasswordRequiredException:
             problem = "needs a password"
-        except Exception as error:  # each parser has its own for what it does not know
+        except Exception as error:  # each parser raises others for unknown formats
             log.debug("%s as %s: %r", path, kind.__name__, error)
     raise RunDatabaseNotSet(
         f"the key file {path} {problem}: set DAQ_KEY_PASSWORD, or load the key into an SSH agent "
@@ -549,37 +466,37 @@ def read_key(path: Path, password: str | None) -> paramiko.PKey:
 
 
 def open_channel(
-    link: RunDatabase, transport: paramiko.Transport, peer: tuple[str, int]
+    config: RunDatabase, transport: paramiko.Transport, peer: tuple[str, int] = (LOOPBACK, 0)
 ) -> paramiko.Channel:
-    """Return a connection to MongoDB's port, as the DAQ host sees it.
+    """Return a channel to MongoDB's port, as the DAQ host sees it, for a local client at `peer`.
 
     Raises
     ------
     SessionDied
-        When there is no answer: the session is of no use any more.
+        When the session does not answer: a new one is needed.
     RunDatabaseUnreachable
         When nothing listens there.
     RunDatabaseRefused
         When the SSH server does not permit it.
     """
-    goal = (link.mongo_host, link.mongo_port)
-    place = f"{link.mongo_host}:{link.mongo_port}"
+    goal = (config.mongo_host, config.mongo_port)
+    place = f"{config.mongo_host}:{config.mongo_port}"
     try:
-        return transport.open_channel("direct-tcpip", goal, peer, timeout=step_timeout(link))
+        return transport.open_channel("direct-tcpip", goal, peer, timeout=step_timeout(config))
     except paramiko.ChannelException as error:
         if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
             raise RunDatabaseRefused(
-                f"the SSH server of {link.daq_host} forwards nothing to {place}: check MONGO_HOST "
-                "and MONGO_PORT, or ask who runs the host to permit it (AllowTcpForwarding, "
-                "PermitOpen)"
+                f"the SSH server of {config.daq_host} forwards nothing to {place}: check "
+                "MONGO_HOST and MONGO_PORT, or ask who runs the host to permit it "
+                "(AllowTcpForwarding, PermitOpen)"
             ) from error
         raise RunDatabaseUnreachable(
-            f"nothing listens at {place} as seen from {link.daq_host}: does MongoDB run there? "
+            f"nothing listens at {place} as seen from {config.daq_host}: does MongoDB run there? "
             "Else check MONGO_HOST and MONGO_PORT"
         ) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise SessionDied(
-            f"{link.daq_host} does not answer any more ({_reason(error)}): try again later"
+            f"{config.daq_host} does not answer any more ({_reason(error)}): try again later"
         ) from error
 
 
@@ -594,7 +511,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_logger(package: str) -> str:
-    """Return the name of a logger for a package that logs each failure; our errors tell of it.
+    """Return the name of a logger for a package that logs what our errors tell.
 
     Set a level for this logger to see its messages.
     """

@@ -50,7 +50,7 @@ from amstrax.rundb.diagnose import check
 
 
 @pytest.fixture(autouse=True)
-def no_lines():
+def no_connections():
     """Each test starts, and ends, without a connection."""
     connection.close()
     yield
@@ -105,16 +105,15 @@ def own_mongo(tmp_path, set_all):
     mongo.kill()
 
 
-def only_line() -> connection.Line:
-    """Return the line of this process."""
-    (found,) = connection._lines.values()
+def only_connection() -> connection.Connection:
+    """Return the connection of this process."""
+    (found,) = connection._connections.values()
     return found
 
 
-def is_up(line_tunnel: tunnel.Tunnel) -> bool:
+def is_up(its_tunnel: tunnel.Tunnel) -> bool:
     """Return whether a tunnel has a session that it takes for alive."""
-    session = line_tunnel._transport
-    return session is not None and session.is_active()
+    return its_tunnel.is_active
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -150,8 +149,8 @@ def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_ser
     with mongo_server.client() as client:
         assert client["run"]["runs_gas"].count_documents({}) == 1
     # The way is the tunnel: sshd has the one connection of this process, and the client a local one
-    assert get_mongo_client().address == only_line().tunnel.address
-    host, port = only_line().tunnel.address
+    assert get_mongo_client().address == only_connection().tunnel.address
+    host, port = only_connection().tunnel.address
     assert host == LOCALHOST != port
 
     def remotes():
@@ -168,7 +167,7 @@ def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_ser
 def test_the_local_end_is_on_loopback_alone(mongo_collection):
     mongo_collection.find_one()
     listening = [c for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
-    ports = [c.laddr for c in listening if c.laddr.port == only_line().tunnel.address[1]]
+    ports = [c.laddr for c in listening if c.laddr.port == only_connection().tunnel.address[1]]
     assert [address.ip for address in ports] == [LOCALHOST]
 
 
@@ -188,7 +187,7 @@ def test_host_and_user_as_arguments(run_database_settings, monkeypatch):
     monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://nowhere.invalid/")
     runs = get_mongo_collection("xams", daq_host=LOCALHOST, daq_user=user)
     assert runs.count_documents({}) >= 0
-    assert get_mongo_client(daq_host=LOCALHOST, daq_user=user) is only_line().client
+    assert get_mongo_client(daq_host=LOCALHOST, daq_user=user) is only_connection().client
 
 
 def test_collections_of_the_detectors(run_database_settings):
@@ -198,7 +197,7 @@ def test_collections_of_the_detectors(run_database_settings):
     assert connection.get_collection("daq", "processing").full_name == "daq.processing"
     with pytest.raises(NameError, match="'xenonnt'.*take one of xams, xamsl"):
         get_mongo_collection("xenonnt")
-    assert not connection._lines
+    assert not connection._connections
 
 
 def test_collection_has_methods_of_pymongo(mongo_collection):
@@ -241,9 +240,9 @@ def test_connection_string_needs_no_tunnel(mongo_server, mongo_collection, set_a
     runs = get_mongo_collection("xams")
     runs.insert_one({"_id": 7})
     assert runs.find_one() == {"_id": 7}
-    assert only_line().tunnel is None
-    assert only_line().client.options.timeout == 95
-    assert only_line().client.options.pool_options.appname == "me"
+    assert only_connection().tunnel is None
+    assert only_connection().client.options.timeout == 95
+    assert only_connection().client.options.pool_options.appname == "me"
 
 
 def test_password_of_ssh(tmp_path, mongo_server, set_all):
@@ -274,7 +273,7 @@ def server_as_ssh(server: PasswordServer):
 def test_nothing_is_connected_before_it_is_used(set_all, caplog):
     set_all({"DAQ_HOST": "nowhere.invalid", "DAQ_PASSWORD": "x"})
     runs = get_mongo_collection()
-    assert not connection._lines
+    assert not connection._connections
     with pytest.raises(RunDatabaseUnreachable, match="no host 'nowhere.invalid' .*DAQ_HOST"):
         runs.find_one()
 
@@ -741,7 +740,7 @@ def test_jump_host(jump, own_ssh, ssh_config, caplog):
     assert jump.said("Accepted publickey", 1) == 1 == own_ssh.said("Accepted publickey", 1)
     # It mends itself through the jump host too
     jump.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     jump.start()
     assert runs.count_documents({}) >= 0
     # Children let go of it, and do not end it
@@ -894,7 +893,7 @@ def test_a_call_waits_for_sshd_to_come_back(own_ssh):
     runs = get_mongo_collection()
     runs.find_one()
     own_ssh.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     later = threading.Timer(1.5, own_ssh.start)
     later.start()
     try:
@@ -910,7 +909,7 @@ def test_sshd_stays_away(own_ssh, monkeypatch):
     runs = get_mongo_collection()
     until_reached(runs.find_one)
     own_ssh.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     with (
         AwakeTime() as time_taken,
         pytest.raises(RunDatabaseUnreachable, match="does not answer on port"),
@@ -1343,8 +1342,8 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert good == [True] * 4, good
-(line,) = connection._lines.values()
-assert line.tunnel._transport.sock.fileno() > 1024
+(only,) = connection._connections.values()
+assert only.tunnel._transport.sock.fileno() > 1024
 connection.close()
 """
 
@@ -1385,7 +1384,7 @@ def test_concurrent_connections_with_large_replies(mongo_collection):
         thread.join()
     assert not problems
     # This process's own client has one for requests and two to watch the server
-    wait_for(lambda: len(only_line().tunnel._connections) <= 3, 20)
+    wait_for(lambda: len(only_connection().tunnel._connections) <= 3, 20)
 
 
 def test_connections_closed_in_the_middle_of_a_reply(own_ssh_to, monkeypatch):
@@ -1476,7 +1475,7 @@ def test_closed_tunnel_leaves_nothing(own_ssh):
         connection.close()
     wait_for(lambda: not set(threading.enumerate()) - before)
     wait_for(lambda: psutil.Process().num_fds() <= open_before + 2)
-    assert not tunnel._open_tunnels
+    assert not connection._connections
 
 
 # ------------------------------------------------------------------------ without any server
