@@ -29,7 +29,7 @@ from live_runs import (  # noqa: F401
 from servers import SSHServer, need
 
 from amstrax import redax, settings
-from amstrax.auto_processing import copy_live, copying, delete_live, live_folder, rsync
+from amstrax.auto_processing import copy_live, copying, delete_live, rsync
 from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
@@ -280,9 +280,7 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
     copy_to(daq, host="dcache")
     place = daq.dcache / "000001"
     assert redax.list_files(place) == []
-    assert live_folder.sizes(live_folder.inventory(place)) == live_folder.sizes(
-        live_folder.inventory(folder)
-    )
+    assert copying.sizes(copying.inventory(place)) == copying.sizes(copying.inventory(folder))
     marker = (place / rsync.MARKER).read_bytes()
     copied = copy_live.copy_data("000001", daq.dcache, str(daq.stbc), "stbc", True, "login")
     assert copied.n_files == 5 and same(folder, daq.stbc / "000001")
@@ -638,7 +636,9 @@ def test_sshd_killed_midway(daq, sshd, capfd):  # noqa: F811
         if n > 4_000_000 and not killed:
             killed.append(sshd.kill())
 
-    with pytest.raises(DestinationUnusable, match="login cannot be reached, or the line has drop"):
+    with pytest.raises(
+        DestinationUnusable, match="login cannot be reached, or the line has drop"
+    ):
         copy_to(daq, bandwidth=10_000, on_bytes=on_bytes)
     assert killed
     capfd.readouterr()

@@ -212,8 +212,7 @@ def test_runs_that_are_left_alone(local, fields, reason):
     assert delete(*SURE) == 0
     document = local.runs.find_one({})
     required = delete_after_copies("xams")
-    args = delete_live.parse_args([*SURE])
-    assert reason in delete_live.why_not(document, args, required, [local.live])
+    assert reason in delete_live.why_not(document, 30.0, required, [local.live])
     assert (folder / FILE).exists() and not document.get("deleted_data")
 
 
