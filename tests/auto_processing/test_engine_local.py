@@ -299,7 +299,7 @@ def test_after_the_machine_was_started_anew(engine, tmp_path):
     path = engine.folder / "jobs" / job_id.partition("@")[0] / "job.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another"}))
     state = ended(engine, job_id)
-    assert state.state == "gone" and "started anew" in state.reason
+    assert state.state == "gone" and "restarted meanwhile" in state.reason
 
 
 def test_a_number_that_is_another_process_now_is_let_alone(engine, tmp_path):
