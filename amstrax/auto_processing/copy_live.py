@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--again",
         action="store_true",
-        help="look at copies that are registered, too, and repair them: with --run_id",
+        help="verify and repair registered copies too: with --run_id",
     )
     parser.add_argument(
         "--workers",
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, stop: Stop) -> None:
     """Copy all runs that lack copies, once or in a loop."""
-    stop.remark = "copies that are not complete are gone on with at the next start"
+    stop.remark = "incomplete copies are continued at the next start"
     copier = Copier(get_mongo_collection(args.detector), _options(args), stop.event.is_set)
 
     def one_round() -> None:
@@ -139,6 +139,8 @@ def handle_runs(
 ) -> Copies:
     """Copy runs and register the copies; log errors and continue with the next run.
 
+    Raises RunDatabaseError when the run database cannot be read or written.
+
     Parameters
     ----------
     rundocs
@@ -147,16 +149,6 @@ def handle_runs(
         As from `parse_args`; nothing is changed without ``args.production``.
     stopped
         Called at intervals; when it returns True, copying ends.
-
-    Returns
-    -------
-    tally
-        Numbers of copies made (or to be made in a dry run) and of failed ones.
-
-    Raises
-    ------
-    RunDatabaseError
-        When the run database cannot be read or written.
     """
     return Copier(get_mongo_collection(args.detector), _options(args), stopped).handle(rundocs)
 

@@ -7,6 +7,7 @@ nor counted as a copy. Its random id distinguishes two copies from one folder re
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -94,9 +95,8 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
             f"the setting {detector.upper()}_COPY_TO is empty, and without copies nothing is "
             "deleted: say where copies of live data go, as NAME=USER@HOST:/FOLDER"
         )
-    for i, destination in enumerate(found):
-        for other in found[:i]:
-            _check_apart(destination, other, f"{other.name}: two names of one folder are one copy")
+    for other, destination in itertools.combinations(found, 2):
+        _check_folders(destination, other, f"{other.name}: two names of one folder are one copy")
     for other_detector in settings.DETECTORS:
         if other_detector == detector:
             continue
@@ -110,13 +110,13 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
         for destination in found:
             for other in others:
                 what = f"{other.name} of {other_detector}"
-                _check_apart(destination, other, f"{what}: give each detector its own folder")
+                _check_folders(destination, other, f"{what}: give each detector its own folder")
     return found
 
 
-def _check_apart(one: Destination, other: Destination, text: str) -> None:
+def _check_folders(one: Destination, other: Destination, text: str) -> None:
     if (one.ssh_host is None) != (other.ssh_host is None):
-        return  # Their markers tell
+        return  # The markers of their copies show whether they are the same
     if one.ssh_host is None or other.ssh_host is None:
         are_same = _is_same(one.folder, other.folder)
     else:
@@ -160,15 +160,7 @@ def delete_after_copies(detector: str) -> tuple[Destination, ...]:
     Raises InvalidOption when the setting has another name, and as `copy_destinations`.
     """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
-    copies = {destination.name: destination for destination in copy_destinations(detector)}
-    names = _parts(setting) or list(copies)
-    for name in names:
-        if name not in copies:
-            raise InvalidOption(
-                f"the setting {setting} has {name!r}, which {detector.upper()}_COPY_TO has not"
-                f"{did_you_mean(name, copies)}"
-            )
-    return tuple(copies[name] for name in dict.fromkeys(names))
+    return _named(detector, _parts(setting), InvalidOption, f"the setting {setting} has")
 
 
 def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Destination, ...]:
@@ -177,10 +169,17 @@ def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Desti
     Raises UsageError for a name that the settings do not have; InvalidOption as
     `copy_destinations`.
     """
+    return _named(detector, names, UsageError, "--to has")
+
+
+def _named(
+    detector: str, names: Sequence[str], error: type[AmstraxError], text: str
+) -> tuple[Destination, ...]:
     found = {destination.name: destination for destination in copy_destinations(detector)}
     for name in names:
         if name not in found:
-            raise UsageError(f"--to {name}: no such destination{did_you_mean(name, found)}")
+            setting = f"{detector.upper()}_COPY_TO"
+            raise error(f"{text} {name!r}, which {setting} lacks{did_you_mean(name, found)}")
     return tuple(found[name] for name in dict.fromkeys(names or found))
 
 
@@ -221,7 +220,7 @@ def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple
     setting = f"{detector.upper()}_LIVE_DATA"
     wanted = [*given] if given else [Path(value) for value in [settings.get(setting)] if value]
     if not wanted:
-        raise UsageError(f"where is live data? Name its folder in {setting}, or with --live_data")
+        raise UsageError(f"no folder of live data is set: name it in {setting} or --live_data")
     folders = [settings.expanded(folder).resolve() for folder in wanted]
     for folder in folders:
         if not folder.is_dir() or folder.parent == folder:
@@ -250,11 +249,11 @@ def inventory(run_dir: Path) -> Inventory:
         state = os.lstat(run_dir)
     except FileNotFoundError:
         raise LiveDataNotFound(
-            f"there is no {run_dir}: has the run's live data been moved? Correct its entry in the "
-            "run document"
+            f"{run_dir} does not exist: if the live data was moved, correct its entry in the run "
+            "document"
         ) from None
     if not stat.S_ISDIR(state.st_mode):
-        raise LiveDataNotFound(f"{run_dir} is no folder, but {_kind(state)}: it is left alone")
+        raise LiveDataNotFound(f"{run_dir} is {_kind(state)}, not a folder: the run is left alone")
     try:
         return dict(_walk(run_dir, "", state.st_dev))
     except FileNotFoundError as error:
@@ -395,16 +394,15 @@ def add_marker(place: Place, identity: Mapping[str, Any]) -> Marker:
             rsync.send(file, place, replace=True)
             found = find_marker(place, identity)
     if found is None:
-        raise CopyRefused(f"no marker can be written to {place / rsync.MARKER}: look at that")
+        raise CopyRefused(f"{place / rsync.MARKER} cannot be replaced: check who owns it")
     return found
 
 
 def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = None) -> None:
     """Check that a copy is not the live data itself, as through a mount.
 
-    The `marker` of the copy, which was written there, is found in `run_dir` if both are the same.
-
-    Raises CopyRefused when it is the live data, or something is mounted in a copy on this machine.
+    The live data has the `marker` of the copy too if both are the same folder. Raises CopyRefused
+    then, and when something is mounted in a copy on this machine.
     """
     folder = Path(place.folder)
     if place.ssh_host is None and (mounted := mounted_in(folder.resolve())):
@@ -415,8 +413,8 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
     own = _read_marker(Place(str(run_dir))) if marker else None
     if marker and own and own.get("copy") == marker["copy"]:
         raise CopyRefused(
-            f"{place} is {run_dir} itself, by another way: correct the destination, or remove a "
-            f"{rsync.MARKER} that was copied into the latter"
+            f"{place} is {run_dir} itself, by another path: correct the destination, or remove a "
+            f"{rsync.MARKER} that was copied into it"
         )
 
 
@@ -532,7 +530,7 @@ def copy_data(
     copied = Copied(*count(before))
     if ssh_host is None:
         if _is_same(location, live_data_path):
-            raise InvalidOption(f"{what}: that is where it is: correct the destination")
+            raise InvalidOption(f"{what}: that is the live data itself: correct the destination")
         folders = [Path(location).resolve(), *Path(location).resolve().parents]
         if any(f.name.isdigit() and _is_same(f.parent, live_data_path) for f in folders):
             raise InvalidOption(
@@ -561,8 +559,8 @@ def copy_data(
         raise CopyFailed(f"{run_dir} has changed while it was copied to {hostname}: try again")
     if wrong:
         raise CopyDiffers(
-            f"the copy of {what} differs in {some(wrong)}, twice: look at the disk there, and for "
-            "other programs that write to it"
+            f"the copy of {what} differs in {some(wrong)}, twice: check the disk there, and other "
+            "programs that write to it"
         )
     if find_marker(place, identity) != marker:
         raise CopyFailed(f"{place} was changed by others while {what} was copied: copy it again")
@@ -580,7 +578,7 @@ def compare(
     """
     here, there = sizes(known), rsync.listing(place, stopped)
     if there is None:
-        return ["all of it, which is not there"]
+        return ["all files, since it does not exist"]
     by_list = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
     return by_list or rsync.differences(run_dir, place, stopped)
 
@@ -617,8 +615,8 @@ def source_folder(document: Document, folders: Sequence[Path]) -> Path:
     """
     host = documents.this_host()
     problem = (
-        f"its document has no live data on host {host}: is that what run documents call this "
-        "machine? (setting AMSTRAX_HOST)"
+        f"its document has no live data on host {host}: check its data, and the setting "
+        "AMSTRAX_HOST, which names this machine"
     )
     for entry in documents.data_of(document, type="live", host=host):
         try:
@@ -945,7 +943,7 @@ class Copier:
                 if stopped():
                     raise
                 if not is_reported:
-                    log.warning("run %s is copied; to register it, waiting: %s", run_id, error)
+                    log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
                     is_reported = True
             time.sleep(REGISTER_PAUSE)
 

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
 
     Raises AmstraxError when, without ``args.loop``, something could not be deleted.
     """
-    stop.remark = "what was begun is settled at the next start"
+    stop.remark = "interrupted deletions are settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")
     folders = copying.allowed_folders(args.detector, args.live_data)
@@ -120,19 +120,8 @@ def get_rundocs(
 ) -> list[dict[str, Any]]:
     """Find the documents of runs whose live data on this machine may be deleted, oldest first.
 
-    Parameters
-    ----------
-    runsdb
-        Collection of run documents.
-    args
-        As from `parse_args`.
-    resting
-        Names of runs to skip.
-
-    Raises
-    ------
-    RunNotFound
-        When a run in ``args.run_id`` is unknown.
+    `args` as from `parse_args`; runs named in `resting` are skipped. Raises RunNotFound when a run
+    in ``args.run_id`` is unknown.
     """
     required = delete_after_copies(args.detector)
     folders = copying.allowed_folders(args.detector, args.live_data)
@@ -163,16 +152,8 @@ def why_not(
 ) -> str | None:
     """Return why live data of a run is not deleted; None if only verification remains.
 
-    Parameters
-    ----------
-    document
-        Run document.
-    min_age
-        Time since the end of the run [days].
-    required
-        Required copies.
-    folders
-        Folders that may be deleted from, without links.
+    `min_age` is the time since the end of the run [days], `required` the required copies; `folders`
+    may be deleted from, given without links.
     """
     try:
         copying.run_name(document)
@@ -193,8 +174,8 @@ def why_not(
         return "it is being processed"
     if not locations:
         return (
-            f"its document has no live data on host {documents.this_host()}: is that what run "
-            "documents call this machine? (setting AMSTRAX_HOST)"
+            f"its document has no live data on host {documents.this_host()}: check its data, and "
+            "the setting AMSTRAX_HOST, which names this machine"
         )
     for destination in required:
         if not documents.data_of(document, type="live", host=destination.name):

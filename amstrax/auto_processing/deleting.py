@@ -75,20 +75,10 @@ def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
 
 
 class Deleter:
-    """Deletes live data of runs.
+    """Deletes live data of runs, or only verifies the copies without `delete`.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    folders
-        Folders that may be deleted from, without links.
-    required
-        Required copies.
-    delete
-        Delete; otherwise only verify the copies.
-    stopped
-        Called at intervals; when it returns True, deleting ends.
+    `folders` may be deleted from, given without links; `required` are the required copies.
+    `stopped` is called at intervals; when it returns True, deleting ends.
     """
 
     def __init__(
@@ -130,17 +120,17 @@ class Deleter:
         document = copying.find_again(self._collection, run_dir.name)
         with leases.held(self._collection, document) as claim:
             if claim is None:
-                log.info("%s is another process's, which is at work on it", name)
+                log.info("%s is left to another process, which works on it", name)
                 return
             if not name.exists():
                 return
             if self._is_recorded(run_dir):
                 self._verify_rest(document, run_dir)
                 remove_folder(run_dir)
-                log.info("%s, whose deletion was broken off, is removed", name)
+                log.info("%s, left by an interrupted deletion, is removed", name)
             else:
                 put_back(run_dir)
-                log.info("%s, whose deletion was broken off, is back", run_dir)
+                log.info("%s is restored after an interrupted deletion", run_dir)
 
     def _verify_rest(self, document: Document, run_dir: Path) -> None:
         """Check that the copies have all that is left of a folder whose removal was interrupted."""
@@ -152,8 +142,8 @@ class Deleter:
             wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} lacks {copying.some(wrong)}, or has it otherwise: look "
-                    "which of the two is needed"
+                    f"its copy {place} lacks {copying.some(wrong)}, or has other content: "
+                    "check which of the two is needed"
                 )
         self._check_markers(document, there)
 
@@ -184,8 +174,8 @@ class Deleter:
         if _entries(document.get("deleted_data"), run_dir):
             return True
         raise DeletionRefused(
-            f"the document of run {run_dir.name} knows neither of this live data nor that it was "
-            "deleted: look whether it is needed"
+            f"the document of run {run_dir.name} has neither this live data nor its "
+            "deletion: check whether it is needed"
         )
 
     def handle(
@@ -270,7 +260,7 @@ class Deleter:
         known = copying.inventory(run_dir)
         n_files, n_bytes = copying.count(known)
         if n_files == 0:
-            raise DeletionRefused(f"{run_dir} has no files: look what has become of it")
+            raise DeletionRefused(f"{run_dir} has no files: find out what removed them")
         for place in self._places(document, run_dir.name).values():
             wrong = copying.compare(run_dir, place, known, stopped)
             if wrong:
@@ -315,8 +305,8 @@ class Deleter:
             for place in self._places(document, run_dir.name).values():
                 if rsync.listing(place, stopped) != copying.sizes(known):
                     raise DeletionRefused(
-                        f"with {run_dir} its copy {place} goes too: is that the same folder, by "
-                        "another way? Correct the setting for the destination"
+                        f"its copy {place} changes when {run_dir} is renamed, so both may be one "
+                        "folder: correct the setting for the destination"
                     )
             self._check_markers(document, there, add=True)
         except BaseException:
@@ -343,7 +333,7 @@ class Deleter:
             raise
         if not self._is_recorded(run_dir):
             put_back(run_dir)
-            raise DeletionRefused("the run document does not take note of the deletion")
+            raise DeletionRefused("the run document does not record the deletion")
 
 
 def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:
@@ -382,7 +372,7 @@ def set_aside(run_dir: Path) -> Path:
         _check_removable(run_dir, parent)
         if _exists(new.name, parent):
             raise DeletionRefused(
-                f"{new} is there already, of the same run: look which of the two is needed, and "
+                f"{new} exists already, of the same run: check which of the two is needed, and "
                 "remove the other"
             )
         _rename(run_dir.name, new.name, parent)
@@ -397,7 +387,7 @@ def put_back(run_dir: Path) -> None:
     with _opened(run_dir.parent) as parent:
         if _exists(run_dir.name, parent):
             raise DeletionRefused(
-                f"{aside(run_dir)} cannot be called {run_dir.name} again, which there is too: look "
+                f"{aside(run_dir)} cannot be renamed back, since {run_dir} exists too: check "
                 "which of the two is needed, and remove the other"
             )
         _rename(aside(run_dir).name, run_dir.name, parent)
@@ -432,9 +422,7 @@ def _check_removable(path: Path, parent: int) -> None:
     finally:
         os.close(descriptor)
     if mounted := copying.mounted_in(whole):
-        raise DeletionRefused(
-            f"something is mounted at {mounted}, which is of {path}: nothing is deleted"
-        )
+        raise DeletionRefused(f"something is mounted at {mounted}, in {path}: nothing is deleted")
 
 
 @contextlib.contextmanager

@@ -337,7 +337,9 @@ def add_live_data(parser: argparse.ArgumentParser, done: str, default: str, paus
         help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
         "XAMSL_LIVE_DATA)",
     )
-    parser.add_argument("--max_runs", type=positive_integer, metavar="N", help="so many in a round")
+    parser.add_argument(
+        "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
+    )
     parser.add_argument(
         "--dry_run",
         action="store_true",

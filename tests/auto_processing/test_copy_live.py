@@ -557,7 +557,7 @@ def test_where_live_data_is_must_be_said(daq, capfd):  # noqa: F811
     daq.add_run(1)
     daq.set(XAMS_LIVE_DATA="")
     assert copy("--production") == 2
-    assert "Name its folder in XAMS_LIVE_DATA" in capfd.readouterr().err
+    assert "name it in XAMS_LIVE_DATA" in capfd.readouterr().err
     assert copy("--production", "--live_data", daq.live) == 0
     assert daq.hosts(1) == ["daq", "dcache", "stbc"]
 
@@ -637,7 +637,7 @@ def test_sshd_killed_midway(daq, sshd, capfd):  # noqa: F811
             killed.append(sshd.kill())
 
     with pytest.raises(
-        DestinationUnusable, match="login cannot be reached, or the line has drop"
+        DestinationUnusable, match="login cannot be reached, or the connection has drop"
     ):
         copy_to(daq, bandwidth=10_000, on_bytes=on_bytes)
     assert killed
@@ -763,7 +763,7 @@ def test_destination_that_is_the_source(daq):  # noqa: F811
     daq.add_run(1)
     other = daq.folder / "other"
     other.symlink_to(daq.live)
-    with pytest.raises(InvalidOption, match="that is where it is"):
+    with pytest.raises(InvalidOption, match="that is the live data itself"):
         copy_live.copy_data("000001", daq.live, str(other), "dcache", True)
 
 
@@ -840,7 +840,7 @@ def test_source_that_is_gone(daq, capfd):  # noqa: F811
     folder = daq.add_run(1)
     assert copy("--production", "--to", "dcache") == 1
     said = capfd.readouterr().err
-    assert f"run 000002 is not copied to dcache: there is no {daq.live}/000002" in said
+    assert f"run 000002 is not copied to dcache: {daq.live}/000002 does not exist" in said
     assert daq.hosts(2) == ["daq"] and same(folder, daq.dcache / "000001")
 
 
@@ -861,7 +861,7 @@ def test_sigterm(daq):  # noqa: F811
     tool.send_signal(signal.SIGTERM)
     said, _ = tool.communicate(timeout=60)
     assert tool.returncode == 0, said
-    assert "ended by SIGTERM: copies that are not complete are gone on with" in said
+    assert "ended by SIGTERM: incomplete copies are continued" in said
     assert not psutil.wait_procs(children, timeout=20)[1]
     assert "copy_claim" not in documents.find_run(daq.runs, 1)
     assert "ERROR" not in said and "Traceback" not in said

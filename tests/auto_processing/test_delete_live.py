@@ -170,7 +170,7 @@ def test_which_copies_are_required(daq, capfd):  # noqa: F811
     entry = {"type": "live", "host": "stbc", "location": str(daq.stbc)}
     documents.add_data(daq.runs, 1, entry)
     assert delete(*SURE) == 1
-    assert "which is not there" in errors(capfd)[0]
+    assert "since it does not exist" in errors(capfd)[0]
     assert_untouched(daq, folder)
     daq.set(XAMS_DELETE_AFTER_COPIES="nowhere")
     assert delete(*SURE) == 1 and "XAMS_DELETE_AFTER_COPIES has 'nowhere'" in errors(capfd)[0]
@@ -325,7 +325,7 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
     documents.add_data(daq.runs, 1, entry)
     before = sorted(daq.live.rglob("*"))
     assert delete(*SURE) == 1
-    reason = "is a symbolic link" if way == "link_to_run" else "goes too: is that the same folder"
+    reason = "is a symbolic link" if way == "link_to_run" else "so both may be one folder"
     assert reason in errors(capfd)[0]
     assert_untouched(daq, folder)
     assert sorted(daq.live.rglob("*")) == before
@@ -348,7 +348,7 @@ def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F81
         entry = {"type": "live", "host": host, "location": str(getattr(daq, host))}
         documents.add_data(daq.runs, 1, entry)
         assert delete(*SURE) == 1
-        reason = "itself, by another way" if host == "stbc" else "something is mounted at"
+        reason = "itself, by another path" if host == "stbc" else "something is mounted at"
         assert all(reason in line for line in errors(capfd)[::2])
         assert_untouched(daq, folder)
     finally:
@@ -634,7 +634,7 @@ def test_what_cannot_be_settled(local, capfd):
     # Both are there
     shutil.copytree(folder, aside)
     assert delete(*SURE) == 1
-    assert f"{aside} cannot be called 000001 again, which there is too" in errors(capfd)[0]
+    assert f"{aside} cannot be renamed back, since {folder} exists too" in errors(capfd)[0]
     assert same(folder, aside)
     # Nobody knows of it
     shutil.rmtree(folder)
@@ -645,7 +645,7 @@ def test_what_cannot_be_settled(local, capfd):
     deleting.aside(local.live / "000777").rename(aside)
     local.runs.update_one({"number": 1}, {"$set": {"data": []}})
     assert delete(*SURE) == 1
-    assert "knows neither of this live data nor that it was deleted" in errors(capfd)[0]
+    assert "has neither this live data nor its deletion" in errors(capfd)[0]
     # Somebody is at work on it
     leases.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
     assert delete(*SURE) == 0
