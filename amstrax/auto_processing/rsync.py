@@ -4,13 +4,11 @@ No shell is used on either side.
 """
 
 import contextlib
-import errno
 import os
 import re
 import selectors
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -199,27 +197,11 @@ def fetch(place: Place, most: int) -> bytes:
 
     Raises CopyFailed when the host or the file cannot be reached.
     """
-    if place.ssh_host is None:
-        return _read(Path(place.folder), most)
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(_Missing):
             _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
-        return _read(Path(folder, place.folder.rpartition("/")[2]), most)
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return b""
-        raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
-        os.close(descriptor)
-        return b""
-    with open(descriptor, "rb") as file:
-        return file.read(most)
+        file = Path(folder, place.folder.rpartition("/")[2])
+        return file.read_bytes() if file.is_file() else b""
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:

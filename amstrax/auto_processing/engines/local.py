@@ -135,7 +135,7 @@ class LocalEngine(base.Engine):
         """Return the state of one job."""
         number, at, host = job_id.partition("@")
         if not _NUMBER.fullmatch(number) or not at:
-            return JobState(base.GONE, reason="the local engine gives no such ids")
+            return JobState(base.GONE, reason="it is no id of the local engine")
         if host != self.host:
             return JobState(base.UNKNOWN, reason=f"it was submitted on {host}")
         try:

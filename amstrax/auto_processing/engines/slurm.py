@@ -15,16 +15,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 
 from amstrax.auto_processing.engines import base
-from amstrax.auto_processing.engines.base import (
-    DONE,
-    FAILED,
-    HELD,
-    PENDING,
-    RUNNING,
-    Job,
-    JobState,
-    KnownJob,
-)
+from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, JobRefused, NotAvailable
 
 log = logging.getLogger(__name__)
@@ -45,10 +36,10 @@ _COLUMNS = {"jobarrayid": 40, "state": 40, "name": 1100, "reason": 400}
 
 #: States of Slurm -> state of a job that has not ended
 _ALIVE = {
-    **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED"), PENDING),
-    **dict.fromkeys(("RESV_DEL_HOLD", "REQUEUE_HOLD", "SPECIAL_EXIT"), HELD),
-    **dict.fromkeys(("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT"), RUNNING),
-    **dict.fromkeys(("STOPPED", "SUSPENDED"), RUNNING),
+    **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED"), base.PENDING),
+    **dict.fromkeys(("RESV_DEL_HOLD", "REQUEUE_HOLD", "SPECIAL_EXIT"), base.HELD),
+    **dict.fromkeys(("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT"), base.RUNNING),
+    **dict.fromkeys(("STOPPED", "SUSPENDED"), base.RUNNING),
 }
 #: Reasons for which a pending job will not start by itself -> message
 _HELD = {
@@ -234,13 +225,13 @@ def _squeue(*options: str) -> list[dict[str, str]]:
 def _alive(state: str, reason: str) -> JobState:
     """Return the state of a job that has not ended."""
     ours = _ALIVE[state]
-    if ours == PENDING and reason in _HELD:
-        ours = HELD
-    if ours == HELD:
-        return JobState(HELD, None, _HELD.get(reason, f"held by Slurm: {reason}"))
-    if ours == PENDING:
-        return JobState(PENDING, None, _PENDING.get(reason, reason))
-    return JobState(RUNNING, None, "suspended" if state in ("STOPPED", "SUSPENDED") else "")
+    if ours == base.PENDING and reason in _HELD:
+        ours = base.HELD
+    if ours == base.HELD:
+        return JobState(base.HELD, None, _HELD.get(reason, f"held by Slurm: {reason}"))
+    if ours == base.PENDING:
+        return JobState(base.PENDING, None, _PENDING.get(reason, reason))
+    return JobState(base.RUNNING, None, "suspended" if state in ("STOPPED", "SUSPENDED") else "")
 
 
 def _exit_code(job_id: str, state: str) -> str:
@@ -257,9 +248,9 @@ def _ended(state: str, exit_code: str, reason: str = "") -> JobState:
     word, _, by = state.partition(" ")
     code, number = (int(part) for part in (exit_code or "0:0").split(":"))
     if word == "COMPLETED":
-        return JobState(DONE, 0)
+        return JobState(base.DONE, 0)
     if reason in _HELD:
-        return JobState(FAILED, None, _HELD[reason])
+        return JobState(base.FAILED, None, _HELD[reason])
     if word == "FAILED" and number:
         return base.killed(number)
     if word == "FAILED" and code:
@@ -269,7 +260,7 @@ def _ended(state: str, exit_code: str, reason: str = "") -> JobState:
         with contextlib.suppress(ValueError, KeyError):
             by = f"by {pwd.getpwuid(int(by.removeprefix('by '))).pw_name}"
         text += f" {by}"
-    return JobState(FAILED, None, text if reason in ("", "None") else f"{text} ({reason})")
+    return JobState(base.FAILED, None, text if reason in ("", "None") else f"{text} ({reason})")
 
 
 def _accounting(job_ids: Iterable[str]) -> dict[str, JobState]:
