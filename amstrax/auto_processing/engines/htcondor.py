@@ -81,7 +81,6 @@ class HTCondorEngine(base.Engine):
             ) from None
 
     def describe(self, job: Job) -> str:
-        """Return the submit description of a job."""
         try:
             return _call("describe", **_description(job)).strip()
         except _Refused as error:
@@ -127,7 +126,6 @@ class HTCondorEngine(base.Engine):
         return states
 
     def cancel(self, job_id: str) -> None:
-        """End a job, as `base.Engine.cancel`."""
         if _ID.fullmatch(job_id):
             cluster, _, schedd = job_id.partition("@")
             _call("remove", constraint=_any_of([cluster]), schedd=schedd)

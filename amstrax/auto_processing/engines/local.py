@@ -106,7 +106,6 @@ class LocalEngine(base.Engine):
         return f"{number}@{self.host}"
 
     def describe(self, job: Job) -> str:
-        """Describe what `submit` would do."""
         return (
             f"{job.script} >> {job.log} 2>&1\n"
             f"on {self.host}, as a separate process; at most {self.slots} such jobs at once, "
@@ -132,7 +131,6 @@ class LocalEngine(base.Engine):
         return {job_id: self.state(job_id) for job_id in job_ids}
 
     def state(self, job_id: str) -> JobState:
-        """Return the state of one job."""
         number, at, host = job_id.partition("@")
         if not _NUMBER.fullmatch(number) or not at:
             return JobState(base.GONE, reason="it is no id of the local engine")

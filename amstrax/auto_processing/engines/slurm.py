@@ -98,7 +98,6 @@ class SlurmEngine(base.Engine):
             )
 
     def submit(self, job: Job) -> str:
-        """Submit a job and return its id, as `base.Engine.submit`."""
         base.check_files(job)
         done = _run(_sbatch(job))
         # The id, or id;cluster
@@ -115,11 +114,9 @@ class SlurmEngine(base.Engine):
         )
 
     def describe(self, job: Job) -> str:
-        """Return the command that submits a job."""
         return shlex.join(_sbatch(job))
 
     def jobs(self) -> list[KnownJob]:
-        """Return jobs, as `base.Engine.jobs`."""
         known = [
             KnownJob(row["jobarrayid"], row["name"], _alive(row["state"], row["reason"]))
             for row in _squeue()
@@ -146,7 +143,6 @@ class SlurmEngine(base.Engine):
         return states | _accounting(states.keys() - rows.keys())
 
     def cancel(self, job_id: str) -> None:
-        """End a job, as `base.Engine.cancel`."""
         if not _is_id(job_id):
             return
         done = _run(["scancel", job_id])
