@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "XAMS_COPY_TO or XAMSL_COPY_TO, and register each copy once it is verified by checksum",
         epilog="Runs that are being taken, and those with the tag 'abandon', are left alone.",
     )
-    base.add_live_data(parser, "copied", "all that lack a copy, newest first", pause=60)
+    base.add_live_runs(parser, "copied", "all that lack a copy, newest first", pause=60)
     parser.add_argument(
         "--min_run_number", type=int, default=0, metavar="N", help="leave older runs alone"
     )

@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         epilog="Runs that are being taken or processed, and those with the tag 'abandon', are left "
         "alone.",
     )
-    base.add_live_data(parser, "deleted", "all that are old enough, oldest first", pause=3600)
+    base.add_live_runs(parser, "deleted", "all that are old enough, oldest first", pause=3600)
     parser.add_argument(
         "--min_age",
         type=base.positive_number,

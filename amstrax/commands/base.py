@@ -314,10 +314,23 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_live_data(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
+def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
+    """Add the option for the folders of live data that runs are copied or deleted from."""
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
+    )
+
+
+def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
     """Add the common options of the commands by which live data is copied or deleted.
 
-    `default` tells which runs that are without ``--run_id``, `pause` is the default pause [s].
+    `done` is ``copied`` or ``deleted``, `default` tells which runs that are without ``--run_id``,
+    `pause` is the default pause [s].
     """
     parser.add_argument(
         "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
@@ -329,21 +342,12 @@ def add_live_data(parser: argparse.ArgumentParser, done: str, default: str, paus
         type=run_id,
         help=f"these runs (default: {default})",
     )
-    parser.add_argument(
-        "--live_data",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
-        "XAMSL_LIVE_DATA)",
-    )
+    add_live_data(parser, done)
     parser.add_argument(
         "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
     )
     parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help=f"say what would be {done}, whatever else is given",
+        "--dry_run", action="store_true", help=f"say what would be {done}, whatever else is given"
     )
     add_rounds(parser, pause)
     add_log_folder(parser)
