@@ -21,7 +21,7 @@ ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
-    """An sshd that permits commands."""
+    """An sshd that lets commands in."""
     need(shutil.which("rsync") is not None, "needs rsync: apt-get install rsync")
     server = SSHServer(tmp_path_factory.mktemp("login"), 1)
     yield server
@@ -110,7 +110,7 @@ def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess
     """Run a command as a user id without a name, and without HOME, as containers do."""
     need(os.getuid() == 0, "needs root, to be somebody else")
     need(shutil.which("setpriv") is not None, "needs setpriv")
-    # Python may be in a folder that only root can read
+    # Python itself may be in a folder that only root may look into
     setpriv = "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=+dac_read_search"
     words = [*setpriv.split(), "--ambient-caps=+dac_read_search", *map(str, command)]
     kept = {k: v for k, v in os.environ.items() if k.startswith(("AMSTRAX", "XAMS", "PATH"))}
@@ -152,7 +152,7 @@ def recently() -> datetime:
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str, options: str = ""):
-    """Mount a disk of a given size; needs root."""
+    """Mount a disk of a size, which only root can."""
     need(os.getuid() == 0, "needs root, to mount a small disk")
     path.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(path)]

@@ -85,18 +85,7 @@ class LocalEngine(base.Engine):
             folder = self._jobs / f".{number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            description = {
-                "name": job.name,
-                "run_id": job.run_id,
-                "script": str(job.script.absolute()),
-                "log": str(job.log.absolute()),
-                "slots": self.slots,
-                "grace": self.grace,
-                "memory": job.memory,
-                "boot_id": _boot_id(),
-                "time": time.time(),
-            }
-            files.write(folder / "job.json", json.dumps(description))
+            files.write(folder / "job.json", json.dumps(self._description(job)))
             locked = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
             for file in locked:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -176,6 +165,19 @@ class LocalEngine(base.Engine):
             return []
         except OSError as error:
             raise EngineUnreachable(f"{self._jobs} cannot be read: {error.strerror}") from None
+
+    def _description(self, job: Job) -> dict[str, Any]:
+        return {
+            "name": job.name,
+            "run_id": job.run_id,
+            "script": str(job.script.absolute()),
+            "log": str(job.log.absolute()),
+            "slots": self.slots,
+            "grace": self.grace,
+            "memory": job.memory,
+            "boot_id": _boot_id(),
+            "time": time.time(),
+        }
 
     @contextlib.contextmanager
     def _numbering(self) -> Iterator[int]:
