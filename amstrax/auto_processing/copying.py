@@ -7,7 +7,6 @@ nor counted as a copy. Its random id distinguishes two copies from one folder re
 
 import concurrent.futures
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -21,7 +20,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,8 +93,7 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
             f"the setting {detector.upper()}_COPY_TO is empty, and without copies nothing is "
             "deleted: say where copies of live data go, as NAME=USER@HOST:/FOLDER"
         )
-    for other, destination in itertools.combinations(found, 2):
-        _check_folders(destination, other, f"{other.name}: two names of one folder are one copy")
+    taken: dict[object, str] = {}
     for other_detector in settings.DETECTORS:
         if other_detector == detector:
             continue
@@ -107,23 +104,33 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
         live_data = settings.get(f"{other_detector.upper()}_LIVE_DATA")
         if live_data:
             others.append(Destination("its live data", None, live_data))
-        for destination in found:
-            for other in others:
-                what = f"{other.name} of {other_detector}"
-                _check_folders(destination, other, f"{what}: give each detector its own folder")
+        for other in others:
+            key = _folder_key(other.folder, other.ssh_host)
+            taken[key] = f"{other.name} of {other_detector}: give each detector its own folder"
+    for destination in found:
+        key = _folder_key(destination.folder, destination.ssh_host)
+        if key in taken:
+            raise InvalidOption(
+                f"the folder {destination.folder} of destination {destination.name} is that of "
+                f"{taken[key]}"
+            )
+        taken[key] = f"{destination.name}: two names of one folder are one copy"
     return found
 
 
-def _check_folders(one: Destination, other: Destination, text: str) -> None:
-    if (one.ssh_host is None) != (other.ssh_host is None):
-        return  # The markers of their copies show whether they are the same
-    if one.ssh_host is None or other.ssh_host is None:
-        are_same = _is_same(one.folder, other.folder)
-    else:
-        hosts = {host.rpartition("@")[2].lower() for host in (one.ssh_host, other.ssh_host)}
-        are_same = len(hosts) == 1 and normpath(one.folder) == normpath(other.folder)
-    if are_same:
-        raise InvalidOption(f"the folder {one.folder} of destination {one.name} is that of {text}")
+def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
+    """Return a key that is the same for two paths of a folder, also by links or mounts.
+
+    Paths by ssh are compared as written, since only the markers of copies show more.
+    """
+    if ssh_host is not None:
+        return ssh_host.rpartition("@")[2].lower(), os.path.normpath(folder)
+    real = os.path.realpath(folder)
+    try:
+        state = os.stat(real)
+    except OSError:
+        return real
+    return state.st_dev, state.st_ino
 
 
 def _destinations(detector: str) -> tuple[Destination, ...]:
@@ -200,14 +207,6 @@ Inventory = dict[str, FileState]
 def run_name(document: Document) -> str:
     """Return the name of a run, which is that of its folder; check that it is valid for one."""
     return rundoc.check_run_name(documents.name_of(document))
-
-
-def _is_same(one: str | Path, other: str | Path) -> bool:
-    """Return whether two paths lead to the same folder, also by links or mounts."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
@@ -529,16 +528,17 @@ def copy_data(
     before = inventory(run_dir)
     copied = Copied(*count(before))
     if ssh_host is None:
-        if _is_same(location, live_data_path):
+        source = _folder_key(live_data_path)
+        if _folder_key(location) == source:
             raise InvalidOption(f"{what}: that is the live data itself: correct the destination")
         folders = [Path(location).resolve(), *Path(location).resolve().parents]
-        if any(f.name.isdigit() and _is_same(f.parent, live_data_path) for f in folders):
+        if any(f.name.isdigit() and _folder_key(f.parent) == source for f in folders):
             raise InvalidOption(
                 f"{what}: that is in the live data of a run: correct the destination"
             )
     if identity is None:
-        source = f"{documents.this_host()}:{Path(live_data_path).resolve()}"
-        identity = {"name": run_id, "source": source}
+        folder_name = f"{documents.this_host()}:{Path(live_data_path).resolve()}"
+        identity = {"name": run_id, "source": folder_name}
     left = _check_copy_place(run_dir, place, before, identity)
     if not production:
         rsync.check_folder(folder)
