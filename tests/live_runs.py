@@ -1,4 +1,4 @@
-"""Live data on a DAQ, places for its copies, and what leads there: a real sshd, a real rsync."""
+"""Live data on a DAQ and destinations of copies, with a real sshd and rsync."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def daq(tmp_path, monkeypatch, sshd):
 
 
 class Daq:
-    """Folders ``live``, ``stbc`` and ``dcache``; settings that say so; and the run database."""
+    """Folders ``live``, ``stbc`` and ``dcache`` with their settings, and the run database."""
 
     def __init__(self, folder: Path, monkeypatch, sshd: SSHServer):
         self.folder, self._monkeypatch = folder, monkeypatch
@@ -88,7 +88,7 @@ class Daq:
 
 
 def start(tool: str, *arguments: object) -> subprocess.Popen:
-    """Start a tool as a process of its own."""
+    """Start a tool as a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", f"amstrax.auto_processing.{tool}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -98,7 +98,7 @@ def start(tool: str, *arguments: object) -> subprocess.Popen:
 
 
 def wait_for(condition, what: str, timeout: float = 180):
-    """Wait until a condition holds, and return what it says."""
+    """Wait until a condition holds, and return its value."""
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {timeout} s for {what}"
@@ -121,7 +121,7 @@ def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess
 
 
 def contents(folder: Path) -> dict[str, tuple]:
-    """Return what is in a folder: by name inode, time of change, and bytes."""
+    """Return inode, time of change and bytes of each entry of a folder, by name."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
         + ((path.read_bytes(),) if path.is_file() else ())
@@ -137,7 +137,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def flip(path: Path) -> None:
-    """Change a byte of a file, and leave its size and time."""
+    """Change a byte of a file, but not its size and time."""
     state = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

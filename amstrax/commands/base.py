@@ -326,6 +326,34 @@ def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
     )
 
 
+def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
+    """Add the common options of the commands by which live data is copied or deleted.
+
+    `done` is ``copied`` or ``deleted``, `default` tells which runs that are without ``--run_id``,
+    `pause` is the default pause [s].
+    """
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+    )
+    parser.add_argument(
+        "--run_id",
+        nargs="+",
+        metavar="RUN_ID",
+        type=run_id,
+        help=f"these runs (default: {default})",
+    )
+    add_live_data(parser, done)
+    parser.add_argument(
+        "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help=f"say what would be {done}, whatever else is given"
+    )
+    add_rounds(parser, pause)
+    add_log_folder(parser)
+    add_console(parser)
+
+
 def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
     """Add the options for repeated work."""
     parser.add_argument(
