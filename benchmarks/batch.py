@@ -189,9 +189,8 @@ def rounds(store: str, work: Path, n_pending: int, repeat: int) -> None:
     from amstrax.auto_processing import auto_processing
 
     add_runs(work, range(n_pending))
-    loop = auto_processing.Loop(
-        auto_processing.parse_args(["--target=raw_records", "--max_jobs=10", "--dry_run"])
-    )
+    args = auto_processing.parse_args(["--target=raw_records", "--max_jobs=10", "--dry_run"])
+    loop = auto_processing.Loop(auto_processing.LoopOptions.of(args))
     took = []
     for _ in range(repeat):
         began = time.perf_counter()

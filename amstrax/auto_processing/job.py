@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -390,109 +390,88 @@ def _chunk_length(document: Mapping[str, Any]) -> int:
     return config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
 
 
-def set_aside(path: Path) -> Path:
-    """Rename the folder of data that is not what it should be, so that it is made again.
-
-    Return its new name, which has taken the place of an older such one.
-    """
+def _set_aside(path: Path) -> Path:
+    """Rename the folder of invalid data, replacing an older such folder; return its new path."""
     aside = path.with_name(f".broken_{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     return aside
 
 
-class Written:
-    """Stored data of a run in the folders that it was written to.
+def check_written(
+    st: strax.Context,
+    run_id: str,
+    document: Mapping[str, Any],
+    places: tuple[Path, Path],
+    any_length: bool = False,
+    watch: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[strax.DataKey, Path, dict[str, Any]]]:
+    """Check stored data that is not in the run document; yield key, folder and metadata of each.
+
+    Invalid data is set aside, so that it is made again when the run is processed again.
 
     Parameters
     ----------
     st
-        Context, which finds what is stored there.
+        Context that finds the data.
     run_id
         Run.
-    raw_types
-        Data types that are raw data.
     document
-        Document of the run, which says what is registered.
+        Run document.
     places
-        Folder for raw data, and folder for the rest.
+        Folder for raw data, and folder for all other data.
+    any_length
+        Accept raw data that does not cover the run.
+    watch
+        As of `check_data`.
+
+    Raises
+    ------
+    DataIncomplete
+        When data is incomplete or damaged, or new raw data does not cover the run.
     """
-
-    def __init__(
-        self,
-        st: strax.Context,
-        run_id: str,
-        raw_types: Sequence[str],
-        document: Mapping[str, Any],
-        places: tuple[Path, Path],
-    ):
-        self._st, self._run_id, self._raw_types = st, run_id, raw_types
-        self._document, self._places = document, places
-
-    def unregistered(self) -> list[tuple[strax.DataKey, Path]]:
-        """Return key and place of data that is not in the run document yet."""
-        found = []
-        for data_type in self._st._plugin_class_registry:
-            key = self._st.key_for(self._run_id, data_type)
-            place = self._places[data_type not in self._raw_types]
-            is_known = documents.data_of(self._document, **identity(key, place))
-            if (place / str(key)).is_dir() and not is_known:
-                found.append((key, place))
-        return found
-
-    def raw_range(self, any_length: bool = False) -> tuple[int, int]:
-        """Return start and end of the raw data [ns since unix epoch].
-
-        Parameters
-        ----------
-        any_length
-            Take it as it is.
-
-        Raises
-        ------
-        DataIncomplete
-            When there is none. Without `any_length`, also when raw data that is not registered yet
-            does not cover the run; all that is not registered has been set aside then.
-        """
-        stored = [d for d in self._raw_types if self._st.is_stored(self._run_id, d)]
-        if not stored:
-            raise DataIncomplete(
-                f"there is no raw data of run {self._run_id}, with which to compare what was made"
-            )
-        chunks = self._st.get_metadata(self._run_id, stored[0])["chunks"]
-        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
-        new = self.unregistered()
-        if not any_length and stored[0] in {key.data_type for key, _ in new}:
-            try:
-                check_covers_run(found, self._document, f"{stored[0]} of run {self._run_id}")
-            except DataIncomplete:
-                for key, place in new:
-                    set_aside(place / str(key))
-                raise
-        return found
-
-    def check(
-        self, path: Path, raw_range: tuple[int, int], watch: Callable[[], None]
-    ) -> dict[str, Any]:
-        """Check data as `check_data` does; what is not what it should be is set aside."""
+    raw_types = raw_data_types(st)
+    new = []
+    for data_type in st._plugin_class_registry:
+        key, place = st.key_for(run_id, data_type), places[data_type not in raw_types]
+        is_known = documents.data_of(document, **identity(key, place))
+        if (place / str(key)).is_dir() and not is_known:
+            new.append((key, place))
+    stored = [d for d in raw_types if st.is_stored(run_id, d)]
+    if not stored:
+        raise DataIncomplete(f"run {run_id} has no raw data to compare its other data with")
+    chunks = st.get_metadata(run_id, stored[0])["chunks"]
+    raw_range = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
+    if not any_length and stored[0] in {key.data_type for key, _ in new}:
         try:
-            return check_data(path, raw_range, watch)
+            check_covers_run(raw_range, document, f"{stored[0]} of run {run_id}")
+        except DataIncomplete:
+            for key, place in new:
+                _set_aside(place / str(key))
+            raise
+    for key, place in new:
+        path = place / str(key)
+        try:
+            metadata = check_data(path, raw_range, watch)
         except DataIncomplete as error:
-            aside = set_aside(path)
             raise DataIncomplete(
-                f"{error}. It is now {aside.name}, and is made again when the run is processed "
+                f"{error}. It is now {_set_aside(path).name}; process the run again to make it "
                 "again"
             ) from error
+        yield key, place, metadata
 
 
 log = logging.getLogger(__name__)
 
 
-class Scratch:
-    """Within it, what is stored of a run is not seen, and new data goes to a folder apart.
+@contextlib.contextmanager
+def from_scratch(
+    st: strax.Context, run_id: str, output: Path, remake_raw: bool = False
+) -> Iterator[None]:
+    """Hide stored data of a run, and replace it by new data at the end of a with block.
 
-    At the end, if all went well, each new piece takes the place of the old one in `output`; else
-    the new ones are removed, and the old ones are as they were.
+    New data is written to a temporary folder. After an error it is removed, and stored data is
+    unchanged.
 
     Parameters
     ----------
@@ -503,44 +482,26 @@ class Scratch:
     output
         Folder of the context's storage that data is written to.
     remake_raw
-        Do not see stored raw data either.
+        Hide stored raw data too.
     """
-
-    def __init__(self, st: strax.Context, run_id: str, output: Path, remake_raw: bool):
-        self._st = st
-        self._run_id = run_id
-        self._output = output
-        self._remake_raw = remake_raw
-        self._storage = list(st.storage)
-
-    def __enter__(self) -> "Scratch":
-        prefix = f".from_scratch_{self._run_id}_"
-        for left_behind in self._output.glob(f"{prefix}*"):
-            # Left by a killed process: this is the only process working on the run
-            shutil.rmtree(left_behind, ignore_errors=True)
-        self._folder = Path(tempfile.mkdtemp(dir=self._output, prefix=prefix))
-        new = DataDirectory(str(self._folder))
-        raw_types = raw_data_types(self._st)
-        stored = [] if self._remake_raw else [_only(old, raw_types) for old in self._storage]
-        self._st.storage = [*stored, new]
-        return self
-
-    def __exit__(self, kind, _error, _traceback) -> None:
-        self._st.storage = self._storage
-        try:
-            if kind is None:
-                for path in sorted(self._folder.glob(f"{self._run_id}-*-*")):
-                    self._replace(path)
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _replace(self, new: Path) -> None:
-        old = self._output / new.name
-        aside = self._folder / f"old_{new.name}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(old, aside)
-        os.rename(new, old)
-        log.debug("replaced %s", old)
+    prefix = f".from_scratch_{run_id}_"
+    for left_behind in output.glob(f"{prefix}*"):
+        # Left by a killed process: this is the only process working on the run
+        shutil.rmtree(left_behind, ignore_errors=True)
+    folder, storage = Path(tempfile.mkdtemp(dir=output, prefix=prefix)), st.storage
+    raw_types = raw_data_types(st)
+    stored = [] if remake_raw else [_only(frontend, raw_types) for frontend in storage]
+    st.storage = [*stored, DataDirectory(str(folder))]
+    try:
+        yield
+        for new in sorted(folder.glob(f"{run_id}-*-*")):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(output / new.name, folder / f"old_{new.name}")
+            os.rename(new, output / new.name)
+            log.debug("replaced %s", output / new.name)
+    finally:
+        st.storage = storage
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _only(frontend: strax.StorageFrontend, data_types: tuple[str, ...]) -> strax.StorageFrontend:

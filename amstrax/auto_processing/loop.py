@@ -1,4 +1,4 @@
-"""Shared parts of tools: select runs, follow jobs, rounds, status file, old job files."""
+"""Parts of the automatic loop: select runs, follow jobs, rounds, status file, old job files."""
 
 import argparse
 import contextlib
@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 import amstrax
 from amstrax import files, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
+from amstrax.commands.base import LEFT_TO_ANOTHER
 from amstrax.exceptions import AmstraxError, InvalidOption, Stopped
 from amstrax.rundb import documents
 from amstrax.rundb.leases import Stop
 
 log = logging.getLogger(__name__)
-
-#: Exit status of a job that leaves its run to another job (EX_TEMPFAIL of sysexits.h)
-LEFT_TO_ANOTHER = 75
 
 #: Longest pause between two attempts at a run [s]
 LONGEST_PAUSE = 86400.0
@@ -35,20 +33,9 @@ SILENCE = 3600.0  # [s]
 _RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
 
 _FIELDS = (
-    "name",
-    "number",
-    "mode",
-    "start",
-    "end",
-    "tags",
-    "data.type",
-    "data.host",
-    "data.location",
-    "daq_config.strax_output_path",
-    "processing_status",
-    "processing_failed",
-    "processing_job",
-    "processing_claim",
+    *("name", "number", "mode", "start", "end", "tags", "daq_config.strax_output_path"),
+    *("data.type", "data.host", "data.location"),
+    *("processing_status", "processing_failed", "processing_job", "processing_claim"),
 )
 
 Document = Mapping[str, Any]
@@ -94,40 +81,35 @@ class RunSelection:
         and no data of the target on this machine, or they have failed (not too often, not by
         cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
+        made = {"type": self.targets[-1], "host": documents.this_host()}
+        is_due = [
+            documents.has_tag(documents.PROCESS),
+            {"processing_status": "pending"},
+            {"processing_status.status": "pending"},
+            # No status, or an invalid value, such as a number
+            {"$and": [documents.has_no_status(), {"data": {"$not": {"$elemMatch": made}}}]},
+            {
+                "$and": [
+                    documents.has_status("failed"),
+                    documents.is_not_cancelled(),
+                    self._pause_is_over(now),
+                ]
+            },
+            {
+                "$and": [
+                    documents.has_status("submitted", "running"),
+                    {"processing_claim.expires": {"$lte": now}},
+                ]
+            },
+        ]
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
             documents.lacks_tag(documents.ABANDON),
             documents.is_unclaimed(now),
             # While copy_live works on a run, files may be missing or incomplete
             documents.is_unclaimed(now, documents.COPY_CLAIM),
-            {
-                "$or": [
-                    documents.has_tag(documents.PROCESS),
-                    {"processing_status": "pending"},
-                    {"processing_status.status": "pending"},
-                    {
-                        "$and": [
-                            # Or an invalid value, such as a number
-                            documents.has_no_status(),
-                            self._has_none_of_the_data(),
-                        ]
-                    },
-                    {
-                        "$and": [
-                            documents.has_status("failed"),
-                            documents.is_not_cancelled(),
-                            self._is_due(now),
-                        ]
-                    },
-                    {
-                        "$and": [
-                            documents.has_status("submitted", "running"),
-                            {"processing_claim.expires": {"$lte": now}},
-                        ]
-                    },
-                ]
-            },
-            self._has_something_here(),
+            {"$or": is_due},
+            self._has_input_here(),
         ]
         if self.run_id is not None:
             conditions.append({"$or": documents.run_filters(self.run_id)})
@@ -135,11 +117,7 @@ class RunSelection:
             conditions.append({"number": {"$gte": self.min_run_number}})
         return {"$and": conditions}
 
-    def _has_none_of_the_data(self) -> Filter:
-        made = {"type": self.targets[-1], "host": documents.this_host()}
-        return {"data": {"$not": {"$elemMatch": made}}}
-
-    def _has_something_here(self) -> Filter:
+    def _has_input_here(self) -> Filter:
         host = documents.this_host()
         options = [documents.has_data(kind, host=host) for kind in ("live", *self.raw_types)]
         folder = settings.live_data(self.detector)
@@ -149,16 +127,15 @@ class RunSelection:
             options += [{"number": {"$in": numbers}}, {"name": {"$in": names}}]
         return {"$or": options}
 
-    def _is_due(self, now: datetime) -> Filter:
+    def _pause_is_over(self, now: datetime) -> Filter:
         """Return a filter for failed runs whose pause is over."""
         options: list[Filter] = []
         for failures in range(1, self.max_failures):
             # A failed run has at least one failure
             so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
             pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
-            before = now - timedelta(seconds=pause)
             long_ago: list[Filter] = [
-                {"processing_status.time": {"$lte": before}},
+                {"processing_status.time": {"$lte": now - timedelta(seconds=pause)}},
                 {"processing_status.time": None},
                 # The older form, a word, has no time
                 {"processing_status": {"$regex": "^failed"}},
@@ -170,28 +147,17 @@ class RunSelection:
 def find_runs(
     collection: Any, wanted: RunSelection, limit: int, skip: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Find the documents of runs to submit now, newest first, at most `limit`.
+    """Find the documents of at most `limit` runs to submit now, newest first.
 
-    Runs whose data is not at its registered place are skipped. Runs for which that cannot be
-    checked are included, so that submitting them reports the error.
-
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    wanted
-        Which.
-    limit
-        Largest number of runs.
-    skip
-        Names of runs to skip, or `key_of` of their documents.
+    Runs whose data is not at its registered place are skipped, and runs whose name, or `key_of`
+    their document, is in `skip`. Runs whose place cannot be checked are included, so that
+    submitting them reports the error.
     """
     found: list[dict[str, Any]] = []
     skipped = set(skip)
     condition = wanted.filter(documents.server_time(collection))
-    seen = 0
+    step, seen = 2 * limit + len(skipped), 0
     while len(found) < limit:
-        step = 2 * limit + len(skipped)
         batch = documents.read(
             collection, condition, _FIELDS, sort=[("number", -1)], skip=seen, limit=step
         )
@@ -199,11 +165,15 @@ def find_runs(
         for document in batch:
             if {documents.name_of(document), key_of(document)} & skipped:
                 continue
-            if not _may_have_source(document, wanted):
-                continue
-            found.append(document)
+            try:
+                may_have_source = has_source(document, wanted)
+            except (OSError, RuntimeError, ValueError) as error:
+                log.debug("where data of run %s is: %r", documents.name_of(document), error)
+                may_have_source = True
+            if may_have_source:
+                found.append(document)
             if len(found) == limit:
-                break
+                return found
         if len(batch) < step:
             break
     return found
@@ -212,14 +182,6 @@ def find_runs(
 def key_of(document: Document) -> str:
     """Return a key that identifies a document, also among documents with the same or no number."""
     return repr(document["_id"])
-
-
-def _may_have_source(document: Document, wanted: RunSelection) -> bool:
-    try:
-        return has_source(document, wanted)
-    except (OSError, RuntimeError, ValueError) as error:
-        log.debug("where data of run %s is: %r", documents.name_of(document), error)
-        return True
 
 
 def has_source(document: Document, wanted: RunSelection) -> bool:
@@ -244,9 +206,6 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
     return False
 
 
-# Jobs that have been submitted
-
-
 class Followed(NamedTuple):
     """Run whose job is followed: its name, the field ``processing_job``, and its status."""
 
@@ -263,6 +222,11 @@ class Followed(NamedTuple):
     def describe(self) -> str:
         """Return the name of the job, for messages."""
         return f"job {self.job.get('job_id')} ({self.job.get('engine')})"
+
+    def filter(self) -> Filter:
+        """Return the filter for the run while it has this job and no end is recorded."""
+        is_at_work = documents.has_status("submitted", "running")
+        return {"$and": [{"processing_job.attempt": self.attempt}, is_at_work]}
 
 
 def followed_runs(collection: Any, engine: str) -> list[Followed]:
@@ -337,30 +301,21 @@ def settle(
         return None
     if state.state == HELD:
         engine.cancel(str(run.job.get("job_id")))
-    still_so = {
-        "$and": [
-            {"processing_job.attempt": run.attempt},
-            documents.has_status("submitted", "running"),
-        ]
-    }
     if state.exit_code == LEFT_TO_ANOTHER:
         # The other job changes the status, or its claim expires
-        free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
+        free = {"$and": [run.filter(), documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
         pending = {"status": "pending", "time": now, "host": documents.this_host()}
         pending["reason"] = "left by a second job"
         if documents.update_status(collection, free, pending):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
     reason = describe_end(run, state)
-    failures = documents.record_failure(
-        collection, run.document, reason, run.attempt, condition=still_so
-    )
-    _release(collection, run)
+    failures = _record_end(collection, run, reason)
     if failures is None:
         return None
     if run.job.get("cancelled_by"):
         return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
-    return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
+    return f"run {run.run_id}: {reason} ({consequence(failures, max_failures)})"
 
 
 def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
@@ -374,7 +329,7 @@ def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
     return not known or now - max(known) > timedelta(seconds=SILENCE)
 
 
-def how_often(failures: int, max_failures: int) -> str:
+def consequence(failures: int, max_failures: int) -> str:
     """Return the consequence of a number of failures, for messages."""
     if failures >= max_failures:
         return (
@@ -399,50 +354,42 @@ def describe_end(run: Followed, state: JobState) -> str:
     return f"{run.describe()} failed: {why}{see}"
 
 
-def _release(collection: Any, run: Followed) -> None:
-    """Remove the claim of a job that has ended; an orphan of the job then stops by itself."""
+def _record_end(collection: Any, run: Followed, reason: str) -> int | None:
+    """Record that a job has failed and remove its claim; return the number of failures.
+
+    Return None if the job has recorded its end itself. An orphan of the job stops by itself without
+    its claim.
+    """
+    failures = documents.record_failure(
+        collection, run.document, reason, run.attempt, condition=run.filter()
+    )
     owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
     collection.update_one(
         {"_id": run.document["_id"], "processing_claim.owner": owner},
         {"$unset": {"processing_claim": ""}},
     )
+    return failures
 
 
 def is_switched_on(switches: Any) -> bool:
-    """Return whether automatic processing is on, from collection ``processing`` of database
+    """Return whether automatic processing is on, the default, by ``processing`` of database
     ``daq``.
-
-    Without such a switch it is on.
     """
     document = switches.find_one({"name": "auto_processing"}) or {}
     return document.get("status") != "off"
 
 
 def switch(switches: Any, is_on: bool, user: str) -> None:
-    """Switch automatic processing on or off, and record user and time.
-
-    Parameters
-    ----------
-    switches
-        Collection ``processing`` of database ``daq``.
-    is_on
-        True to switch it on.
-    user
-        User who switches it.
-    """
+    """Switch automatic processing on or off, and record user and time; see `is_switched_on`."""
     change = {"status": "on" if is_on else "off", "user": user, "time": datetime.now(UTC)}
     switches.update_one({"name": "auto_processing"}, {"$set": change}, upsert=True)
 
 
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
-    """End the waiting or running job of a run, and record that in its document.
+    """End the waiting or running job of a run, record that, and return the name of the job.
 
     The run is then failed, cancelled by `user`, which does not count as a failure. The automatic
     loop ignores it until it is submitted, tagged ``process`` or set pending.
-
-    Returns
-    -------
-    Report for the user.
 
     Raises
     ------
@@ -474,15 +421,8 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     except AmstraxError:
         documents.set_cancelled(collection, name, run.attempt, None)
         raise
-    still_so = {
-        "$and": [
-            {"processing_job.attempt": run.attempt},
-            documents.has_status("submitted", "running"),
-        ]
-    }
     # A job that had begun records it itself
-    documents.record_failure(collection, name, "cancelled", run.attempt, condition=still_so)
-    _release(collection, run)
+    _record_end(collection, run, "cancelled")
     return run.describe()
 
 
@@ -523,11 +463,17 @@ def run_rounds(
     one_round: Callable[[], None],
     pause: float,
     stop: Stop,
-    on_error: Callable[[Exception], None],
+    logger: logging.Logger,
+    *,
+    remark: str = "",
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
+    after: Callable[[str], None] = lambda trouble: None,
     is_finished: Callable[[], bool] = bool,
     longest_wait: float = LONGEST_WAIT,
 ) -> None:
     """Run rounds until stopped; each failure doubles the pause before the next round.
+
+    Errors are logged when they begin, and again when they are over.
 
     Parameters
     ----------
@@ -537,23 +483,40 @@ def run_rounds(
         Time between two rounds [s].
     stop
         Ends the loop.
-    on_error
-        Called with the error of a failed round; raises to end the loop.
+    logger
+        The command's.
+    remark
+        Added to the line about an error.
+    is_fatal
+        Returns whether an error is raised, which ends the loop.
+    after
+        Called after each round with its error; empty after a success.
     is_finished
         Called after each round; True ends the loop.
     longest_wait
         The longest time between two rounds after failures, unless `pause` is longer [s].
     """
-    wait = pause
+    trouble, wait = "", pause
     while True:
+        before, trouble = trouble, ""
         try:
             one_round()
-            wait = pause
         except Stopped:
             return
         except Exception as error:
-            on_error(error)
-            wait = min(2 * wait, max(longest_wait, pause))
+            if is_fatal(error):
+                raise
+            trouble = describe_error(error)
+            is_known = isinstance(error, (AmstraxError, OSError))
+            what = trouble if is_known else f"this round failed, please report it: {trouble}"
+            if trouble != before:
+                logger.error(
+                    "%s; trying again%s", what, remark, exc_info=None if is_known else error
+                )
+        if before and not trouble:
+            logger.info("that is over: going on")
+        wait = min(2 * wait, max(longest_wait, pause)) if trouble else pause
+        after(trouble)
         if is_finished() or stop.event.wait(wait):
             return
 
@@ -561,50 +524,18 @@ def run_rounds(
 def repeat(
     one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
 ) -> None:
-    """Do one round of work or, with ``args.loop``, a round every ``args.pause`` seconds until
-    stopped.
+    """Run one round or, with ``args.loop``, a round every ``args.pause`` seconds until stopped.
 
-    In a loop, errors are logged when they begin and when they are over, and the next round tries
-    again.
-
-    Parameters
-    ----------
-    one_round
-        Does it.
-    args
-        As from `base.add_rounds`.
-    stop
-        Ends the loop, and the round.
-    logger
-        The command's.
+    `args` has the options of `base.add_rounds`; for the other parameters see `run_rounds`.
     """
     if not args.loop:
         one_round()
         stop.check()
         return
-    trouble = ""
-
-    def reporting_round() -> None:
-        nonlocal trouble
-        one_round()
-        if trouble:
-            logger.info("that is over: going on")
-        trouble = ""
-
-    def report(error: Exception) -> None:
-        nonlocal trouble
-        known = isinstance(error, (AmstraxError, OSError))
-        text = describe_error(error)
-        if text != trouble:
-            logger.error("%s; trying again", text, exc_info=None if known else error)
-        trouble = text
-
     if not stop.event.is_set():
-        run_rounds(reporting_round, args.pause, stop, report)
+        run_rounds(one_round, args.pause, stop, logger)
     logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
-
-log = logging.getLogger(__name__)
 
 # Files already reported as not writable -> reason
 _unwritable: dict[Path, str] = {}
@@ -613,15 +544,8 @@ _unwritable: dict[Path, str] = {}
 def write_status(path: Path, content: Mapping[str, Any]) -> None:
     """Write the status of a tool to a JSON file, with time, host, process and version.
 
-    The file is replaced atomically. If it cannot be written, this is logged once, and the tool
-    continues.
-
-    Parameters
-    ----------
-    path
-        File; its folder is made.
-    content
-        Content of the file; times are written in ISO format.
+    The file is replaced atomically, and its folder is made. If it cannot be written, this is logged
+    once, and the tool continues.
     """
     own = {
         "time": datetime.now(UTC),
@@ -629,7 +553,11 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
         "pid": os.getpid(),
         "version": amstrax.__version__,
     }
-    text = json.dumps({**own, **content}, indent=1, default=_to_json)
+
+    def encoded(value: Any) -> str:
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+
+    text = json.dumps({**own, **content}, indent=1, default=encoded)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, text + "\n")
@@ -642,19 +570,14 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
-    """Load the status of a tool and its time; None if there is none.
-
-    Parameters
-    ----------
-    path
-        File, as of `write`.
+    """Load a file of `write_status`, and return its content and time; None without the file.
 
     Raises
     ------
     OSError
         When the file exists and cannot be read.
     InvalidOption
-        When the file was not written by `write`.
+        When the file is no status file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -669,10 +592,6 @@ def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
         ) from None
 
 
-def _to_json(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
 #: Names of the script and the logs of a job as given by `submitting`, after the name of the run
 _JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
 
@@ -682,7 +601,7 @@ def remove_old_job_files(
 ) -> int:
     """Remove old scripts and logs of jobs; return their number.
 
-    Files with other names, and links, are kept.
+    Links and files with other names are kept.
 
     Parameters
     ----------

@@ -11,21 +11,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing import auto_processing, engines, submitting
+from amstrax.auto_processing.auto_processing import LoopOptions
+from amstrax.auto_processing.loop import RunSelection, followed_runs, job_states
+from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import AmstraxError, Stopped, UsageError
+from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
-
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submitting import JobTemplate
 
 log = logging.getLogger("amstrax.auto_processing_new")
 
@@ -72,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is made of runs."""
+    """Add the options for the data to make."""
     parser.add_argument(
         "--target",
         "--targets",
@@ -147,7 +146,7 @@ def program(amstrax_path: Path | None) -> Path:
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Submit jobs that process runs of XAMS as they come, or one run"
     )
@@ -178,9 +177,18 @@ def main(args: argparse.Namespace) -> int:
     if args.run_id is not None:
         return submit_runs(args, [args.run_id])
 
-    def work(stop: Stop) -> None:
+    def work(stop: Stop) -> str | None:
         check_options(args)
-        run_loop(args, stop)
+        template = make_template(args, is_online=True)
+        selection = RunSelection(
+            template.plan.detector,
+            template.plan.targets,
+            template.plan.raw_types,
+            min_run_number=args.min_run_number,
+            max_failures=args.n_failures_max,
+        )
+        options = LoopOptions(template, selection, args.engine, args.max_jobs, args.timeout)
+        return auto_processing.run(options, stop)
 
     log_name = "auto_processing" if args.production else None
     args.log_folder = args.logs_path
@@ -196,9 +204,11 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
     def work(stop: Stop) -> None:
         try:
             check_options(args)
-            submitter = Submitter(args)
+            submitter = Submitter(
+                make_template(args, is_online=False), args.engine, args.max_jobs, args.timeout
+            )
         except Exception as error:
-            say(f"Error submitting job: {_text(error)}")
+            say_error(error)
             raise
         for run_id in run_ids:
             results.append(submitter.submit(run_id, stop, wait))
@@ -212,16 +222,15 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _text(error: Exception) -> str:
-    """Return an error as one line."""
+def say_error(error: Exception) -> None:
+    """Print the reason why a run cannot be submitted."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, (AmstraxError, OSError)) and text else repr(error)
+    known = isinstance(error, (AmstraxError, OSError)) and text
+    say(f"Error submitting job: {text if known else repr(error)}")
 
 
-def make_work(args: argparse.Namespace, is_online: bool) -> "JobTemplate":
+def make_template(args: argparse.Namespace, is_online: bool) -> JobTemplate:
     """Return the template of the jobs to submit."""
-    from amstrax.auto_processing import submitting
-
     folder = args.logs_path or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
     options = ["--is_online"] if is_online else []
     script = program(args.amstrax_path).parents[1] / "auto_processing/process_run.py"
@@ -249,52 +258,46 @@ class Submitter:
 
     Parameters
     ----------
-    args
-        Options of `add_options`.
+    template
+        Jobs to submit.
+    engine
+        Name of the engine; None for that of the settings.
+    max_jobs
+        Largest number of waiting and running jobs.
+    pause
+        Time between two checks of that number [s].
     """
 
-    def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines
-        from amstrax.rundb import get_mongo_collection
-
-        self._args = args
-        self._engine: Engine = engines.get(args.engine or settings.engine())
-        self._work = make_work(args, is_online=False)
-        self._collection = get_mongo_collection(self._work.detector)
+    def __init__(self, template: JobTemplate, engine: str | None, max_jobs: int, pause: float):
+        self._template, self._max_jobs, self._pause = template, max_jobs, pause
+        self._engine = engines.get(engine or settings.engine())
+        self._collection = get_mongo_collection(template.plan.detector)
 
     def submit(self, run_id: str, stop: Stop, wait: bool = False) -> bool:
         """Submit a run; return whether a job was submitted, or would have been in a dry run.
 
-        Parameters
-        ----------
-        run_id
-            Name of the run.
-        stop
-            When this is set, nothing is submitted.
-        wait
-            Wait while too many jobs run.
+        With `wait`, wait while too many jobs run. Nothing is submitted when `stop` is set.
         """
-        from amstrax.auto_processing import submitting
-
-        while self._args.production:
-            try:
-                n_jobs = self._n_jobs()
-            except Exception as error:
-                return self._failed(run_id, error)
-            if n_jobs < self._args.max_jobs:
-                break
-            say(f"Too many jobs running ({n_jobs}/{self._args.max_jobs})")
-            if not wait:
-                return False
-            stop.event.wait(self._args.timeout)
-            stop.check()
-        stop.check()
         try:
+            while not self._template.dry_run:
+                n_jobs = self._n_jobs()
+                if n_jobs < self._max_jobs:
+                    break
+                say(f"Too many jobs running ({n_jobs}/{self._max_jobs})")
+                if not wait:
+                    return False
+                stop.event.wait(self._pause)
+                stop.check()
+            stop.check()
             result = submitting.submit(
-                self._work, run_id, self._collection, self._engine, reset_failures=True
+                self._template, run_id, self._collection, self._engine, reset_failures=True
             )
+        except Stopped:
+            raise
         except Exception as error:
-            return self._failed(run_id, error)
+            log.debug("run %s", run_id, exc_info=error)
+            say_error(error)
+            return False
         if result.state == "submitted":
             say(f"Job {result.name} submitted successfully")
         elif result.state == "dry run":
@@ -310,35 +313,10 @@ class Submitter:
             return False
         return True
 
-    def _failed(self, run_id: str, error: Exception) -> bool:
-        """Say why a run has no job, and return that it has none."""
-        log.debug("run %s", run_id, exc_info=error)
-        say(f"Error submitting job: {_text(error)}")
-        return False
-
     def _n_jobs(self) -> int:
         """Return the number of waiting and running jobs."""
-        from amstrax.auto_processing.loop import followed_runs, job_states
-
         runs = followed_runs(self._collection, self._engine.name)
         return sum(state.alive for state in job_states(self._engine, runs).values())
-
-
-def run_loop(args: argparse.Namespace, stop: Stop) -> None:
-    """Submit new runs until stopped; in a dry run, print once which runs would be submitted."""
-    options = [
-        f"--max_jobs={args.max_jobs}",
-        f"--pause={args.timeout}",
-        f"--max_failures={args.n_failures_max}",
-        f"--min_run_number={args.min_run_number}",
-        *(["--dry_run"] if not args.production else []),
-        *([f"--engine={args.engine}"] if args.engine else []),
-        *([f"--log_folder={args.logs_path}"] if args.logs_path else []),
-    ]
-    work = make_work(args, is_online=True)
-    text = auto_processing.run(auto_processing.parse_args(options), stop, work)
-    if text is not None:
-        print(text)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
+#: Exit status of a job that leaves its run to another process (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
 
 _MAIN = """
 
@@ -215,8 +217,15 @@ def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data types to make."""
+#: Help on the folder for data of a run of the run database
+_LAB_FOLDERS = (
+    "folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data and "
+    "XAMS_PROCESSED_DATA for the rest)"
+)
+
+
+def add_target(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> None:
+    """Add the options for the data types to make; `output` is the help on the output folder."""
     parser.add_argument(
         "--target",
         nargs="+",
@@ -233,7 +242,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
-    add_data(parser)
+    add_data(parser, output)
     add_allow_incomplete(parser)
     parser.add_argument(
         "--corrections_version",
@@ -243,15 +252,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     add_workers(parser)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> None:
     """Add the options for the folders of data, and for plugin options."""
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
-        "and XAMS_PROCESSED_DATA for the rest)",
-    )
+    parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=output)
     add_input(parser)
 
 

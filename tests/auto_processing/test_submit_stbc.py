@@ -404,7 +404,9 @@ def test_which_runs(arguments, found, many, tmp_path):
     file.write_text("# the good ones\n107\n\n101-103  # a range\n")
     arguments = [str(file) if word == "FILE" else word for word in arguments]
     args = submit_stbc.parse_args(arguments)
-    assert submit_stbc.find_runs(many, args) == [f"{number:06d}" for number in found]
+    assert submit_stbc.find_runs(many, submit_stbc.RunQuery.of(args)) == [
+        f"{number:06d}" for number in found
+    ]
 
 
 @pytest.mark.parametrize(
@@ -534,8 +536,8 @@ def test_settings(runs, live_runs, script, engine, tmp_path, monkeypatch):
     args = submit_stbc.parse_args([SHORT, "--target", "events"])
     work = submit_stbc.find_work(args)
     assert (work.job_folder, work.log_folder) == (tmp_path / "j", tmp_path / "l")
-    assert (work.memory, work.queue, work.targets) == (321, "short", ("events",))
-    assert work.raw_types and work.detector == "xams"
+    assert (work.memory, work.queue, work.plan.targets) == (321, "short", ("events",))
+    assert work.plan.raw_types and work.plan.detector == "xams"
     args = submit_stbc.parse_args([SHORT, "--mem", "5", "--queue", "long"])
     work = submit_stbc.find_work(args)
     assert (work.memory, work.queue) == (5, "long")
