@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError
@@ -33,66 +34,6 @@ if TYPE_CHECKING:
 # Functions import strax, and what imports it, since that takes seconds and --help needs none of it
 
 log = logging.getLogger("amstrax.amstraxer")
-
-
-@dataclass(frozen=True)
-class ProcessingOptions:
-    """Data to make of a run, and how to make it.
-
-    Attributes
-    ----------
-    targets
-        Data types to make, in this order; none for all raw data.
-    context
-        Name of the context; None for the first that makes the targets.
-    detector
-        Detector whose run database knows the run; None for that of the context.
-    output_folder
-        Folder to write to; None for that of the context.
-    live_data_dir
-        Folder with the runs' folders of live data; None for settings or run document.
-    allow_incomplete
-        Process runs that have ended though live data is missing.
-    config_kwargs, context_kwargs
-        Options for the plugins, and arguments for the context.
-    corrections_version
-        Version of the corrections; None for that of the context.
-    run_document
-        Run document to use; None for that of the run database.
-    from_scratch
-        Replace stored data above raw data; with `build_lowlevel` also raw data.
-    build_lowlevel
-        Make data that the context forbids to make.
-    timeout
-        Time without new live data after which a run that has not ended is given up [s].
-    workers
-        Number of cores.
-    progress
-        Show a bar instead of lines; None to do so in a terminal.
-    """
-
-    targets: tuple[str, ...] = ()
-    context: str | None = None
-    detector: str | None = None
-    output_folder: Path | None = None
-    live_data_dir: Path | None = None
-    allow_incomplete: bool = False
-    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    context_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    corrections_version: str | None = None
-    run_document: Mapping[str, Any] | None = None
-    from_scratch: bool = False
-    build_lowlevel: bool = False
-    timeout: float = 300
-    workers: int = 1
-    progress: bool | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "ProcessingOptions":
-        """Return the options of a command that has some of those of `parse_args`."""
-        given = vars(args) | {"targets": tuple(args.target or ())}
-        given["run_document"] = given.get("testing_rundoc")
-        return cls(**{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -120,21 +61,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--from_scratch",
         action="store_true",
-        help="make everything above raw data again, whatever is stored of it; what is stored is "
-        "replaced once the new data is complete. With --build_lowlevel: the raw data too",
+        help="make everything above raw data again; stored data is replaced once the new data is "
+        "complete. With --build_lowlevel: the raw data too",
     )
     parser.add_argument(
-        "--build_lowlevel",
-        action="store_true",
-        help="make data that the context forbids to make",
+        "--build_lowlevel", action="store_true", help="make data that the context forbids to make"
     )
-    parser.add_argument(
+    base.add_seconds(
+        parser,
         "--timeout",
-        type=base.positive_number,
-        default=300,
-        metavar="SECONDS",
-        help="give up when a run that has not ended gets no new live data for this long "
-        "(default: %(default)s)",
+        300,
+        "give up when a run that has not ended gets no new live data for this long",
     )
     base.add_console(parser)
     return base.parse(parser, "amstraxer", argv)

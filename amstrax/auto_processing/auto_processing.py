@@ -28,6 +28,7 @@ from amstrax.auto_processing.loop import (
     RetryBackoff,
     RunSelection,
     consequence,
+    describe_error,
     find_runs,
     followed_runs,
     is_switched_on,
@@ -66,26 +67,16 @@ CLEAN_EVERY = 3600.0
 MOST_REFUSALS = 3
 
 
+MAX_JOBS_HELP = "jobs at the same time, running or waiting"
+MAX_FAILURES_HELP = "give up a run that has failed this often"
+PAUSE_HELP = "time between two rounds"
+
+
 @dataclass(frozen=True)
 class LoopOptions:
-    """What the loop does.
+    """Jobs to submit, runs to submit them for, and the options of `parse_args`.
 
-    Attributes
-    ----------
-    template
-        Jobs to submit; with its ``dry_run``, nothing is changed.
-    selection
-        Runs to submit.
-    engine
-        Name of the engine; None for that of the settings.
-    max_jobs
-        Largest number of waiting and running jobs.
-    pause
-        Time between two rounds [s].
-    once
-        End after one round.
-    status_file
-        File for a monitor; by default ``auto_processing_DETECTOR.json`` in the folder for logs.
+    With the ``dry_run`` of the template, nothing is changed.
     """
 
     template: JobTemplate
@@ -97,33 +88,17 @@ class LoopOptions:
     status_file: Path | None = None
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> "LoopOptions":
-        """Return the options from those of `parse_args`.
-
-        Raises
-        ------
-        UsageError
-            When no context makes the targets, or takes the options.
-        """
-        template = submitting.find_work(args)
-        selection = RunSelection(
-            template.plan.detector,
-            template.plan.targets,
-            template.plan.raw_types,
-            run_id=args.run_id,
-            min_run_number=args.min_run_number,
-            max_failures=args.max_failures,
-            retry_pause=args.retry_pause,
+    def of(cls, args: argparse.Namespace, template: JobTemplate) -> "LoopOptions":
+        """Return the options in `args`, which has at least some of those of `parse_args`."""
+        plan = template.plan
+        selection = base.filled(
+            RunSelection,
+            args,
+            detector=plan.detector,
+            targets=plan.targets,
+            raw_types=plan.raw_types,
         )
-        return cls(
-            template,
-            selection,
-            args.engine,
-            args.max_jobs,
-            args.pause,
-            args.once,
-            args.status_file,
-        )
+        return base.filled(cls, args, template=template, selection=selection)
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -131,9 +106,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process runs as they come: submit a job for each, and follow it",
-        epilog="Switched off with status 'off' of auto_processing in daq.processing; jobs that "
-        "have been submitted go on. A run is left alone with the tag 'abandon', and processed "
-        "whatever its state with the tag 'process'.",
+        epilog="Status 'off' of auto_processing in daq.processing switches it off; submitted jobs "
+        "go on. Runs with the tag 'abandon' are skipped, those with the tag 'process' are "
+        "processed whatever their state.",
     )
     base.add_work(parser)
     parser.add_argument(
@@ -146,38 +121,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="N",
         help="leave runs below this number alone",
     )
-    parser.add_argument(
-        "--max_jobs",
-        type=base.positive_integer,
-        default=10,
-        metavar="N",
-        help="jobs at the same time, running or waiting (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_failures",
-        type=base.positive_integer,
-        default=3,
-        metavar="N",
-        help="give a run up that has failed so often (default: %(default)s)",
-    )
-    parser.add_argument(
+    base.add_count(parser, "--max_jobs", 10, MAX_JOBS_HELP)
+    base.add_count(parser, "--max_failures", 3, MAX_FAILURES_HELP)
+    base.add_seconds(
+        parser,
         "--retry_pause",
-        type=base.positive_number,
-        default=60,
-        metavar="SECONDS",
-        help="time from a first failure to the next attempt, twice as long after each further one "
-        "(default: %(default)s)",
+        60,
+        "time from a first failure to the next attempt, twice as long after each further one",
     )
-    parser.add_argument(
-        "--pause",
-        type=base.positive_number,
-        default=10,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--once", action="store_true", help="one round: submit what there is, and end"
-    )
+    base.add_seconds(parser, "--pause", 10, PAUSE_HELP)
+    parser.add_argument("--once", action="store_true", help="run one round, and end")
     parser.add_argument(
         "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
@@ -185,8 +138,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--status_file",
         type=Path,
         metavar="FILE",
-        help="file that says, as JSON, how things are, for a monitor (default: "
-        "auto_processing_DETECTOR.json in the log folder)",
+        help="JSON file with the status, for a monitor (default: auto_processing_DETECTOR.json in "
+        "the log folder)",
     )
     return base.parse(parser, "auto_processing", argv)
 
@@ -198,7 +151,7 @@ def main(args: argparse.Namespace) -> int:
     return base.run_tool(
         args,
         log,
-        lambda stop: run(LoopOptions.of(args), stop),
+        lambda stop: run(LoopOptions.of(args, submitting.find_work(args)), stop),
         "automatic processing",
         args.log_folder,
         "--log_folder",
@@ -233,20 +186,12 @@ def run(options: LoopOptions, stop: Stop) -> str | None:
             longest_wait=LONGEST_WAIT,
         )
     except BaseException as error:
-        loop.end(_text(error))
+        loop.end(describe_error(error))
         raise
     if loop.dry_run:
         return "\n".join(loop.texts) or "nothing would be submitted"
     loop.end(stop.reason)
     return None
-
-
-def _text(error: BaseException) -> str:
-    """Return an error as one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (AmstraxError, OSError)) and text:
-        return text
-    return f"{type(error).__name__}: {text[:150]} (please report it)"
 
 
 def _name(document: Document) -> str:
@@ -322,7 +267,9 @@ class Loop:
                     raise
                 except Exception as error:
                     line = None
-                    self._leave(run_.document, f"its job cannot be followed: {_text(error)}")
+                    self._leave(
+                        run_.document, f"its job cannot be followed: {describe_error(error)}"
+                    )
                 if line is not None:
                     self.counts["failed"] += 1
                     log.warning("%s", line)
@@ -401,7 +348,7 @@ class Loop:
 
     def _record(self, document: Document, error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
-        reason = _text(error)
+        reason = describe_error(error)
         if self.dry_run:
             self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
             return
@@ -416,7 +363,9 @@ class Loop:
         except RunDatabaseError:
             raise
         except Exception as second:
-            self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
+            self._leave(
+                document, f"cannot be submitted: {reason}; not recorded: {describe_error(second)}"
+            )
             return
         self.counts["failed"] += 1
         self.backoff.note(key_of(document), failed=True)

@@ -44,16 +44,10 @@ Filter = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunSelection:
-    """Selection of runs to process.
+    """Selection of runs to process, by detector, data types to make, and raw data types.
 
     Attributes
     ----------
-    detector
-        Detector of the runs.
-    targets
-        Data types to make.
-    raw_types
-        Data types that are made from live data.
     run_id
         Process only this run; None for all.
     min_run_number
@@ -180,7 +174,7 @@ def find_runs(
 
 
 def key_of(document: Document) -> str:
-    """Return a key that identifies a document, also among documents with the same or no number."""
+    """Return a key of a document that is unique even if several have the same or no number."""
     return repr(document["_id"])
 
 
@@ -282,13 +276,9 @@ def settle(
 ) -> str | None:
     """Update the document of a run after the end of its job.
 
-    Nothing changes if the job itself has recorded its end, as usual, or while a job unknown to the
-    engine still renews its claim. A job that only another machine knows is gone when its claim has
-    expired.
-
-    Returns
-    -------
-    A line about the change, or None.
+    Return a line about the change, or None. Nothing changes if the job itself has recorded its end,
+    as usual, or while a job unknown to the engine still renews its claim. A job that only another
+    machine knows is gone when its claim has expired.
     """
     if state.alive:
         return None
@@ -341,17 +331,15 @@ def consequence(failures: int, max_failures: int) -> str:
 
 def describe_end(run: Followed, state: JobState) -> str:
     """Return how a job that did not record its end has ended, in one line."""
-    log_file = run.job.get("log")
-    see = f"; see {log_file}" if log_file else ""
     if state.state == HELD:
         return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
-    if state.state in (GONE, UNKNOWN):
-        why = state.reason or "the batch system knows nothing of it"
-        return f"{run.describe()} is gone: {why}{see}"
+    see = f"; see {run.job['log']}" if run.job.get("log") else ""
     if state.state == DONE:
         return f"{run.describe()} ended without a word about the run{see}"
-    why = state.reason or f"exit code {state.exit_code}"
-    return f"{run.describe()} failed: {why}{see}"
+    word, why = "failed", f"exit code {state.exit_code}"
+    if state.state in (GONE, UNKNOWN):
+        word, why = "is gone", "the batch system knows nothing of it"
+    return f"{run.describe()} {word}: {state.reason or why}{see}"
 
 
 def _record_end(collection: Any, run: Followed, reason: str) -> int | None:
@@ -393,12 +381,10 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
 
     Raises
     ------
-    RunNotFound
-        When there is no such run.
+    RunNotFound, EngineUnreachable
+        When the run does not exist, or the engine does not answer.
     InvalidOption
         When it has no job that can be ended from this machine, or the job has ended meanwhile.
-    EngineUnreachable
-        When the engine does not answer.
     """
     document = documents.find_run(collection, run_id, None, _FIELDS)
     name = documents.name_of(document) or run_id
@@ -453,10 +439,12 @@ class RetryBackoff:
         return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
 
 
-def describe_error(error: Exception) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error as one line; an unexpected one with its type."""
-    is_known = isinstance(error, (AmstraxError, OSError))
-    return " ".join(str(error).split()) if is_known else repr(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, (AmstraxError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text[:150]} (please report it)"
 
 
 def run_rounds(
@@ -479,12 +467,10 @@ def run_rounds(
     ----------
     one_round
         Does the work of a round.
-    pause
-        Time between two rounds [s].
-    stop
-        Ends the loop.
-    logger
-        The command's.
+    pause, longest_wait
+        Time between two rounds, and the longest such time after failures [s].
+    stop, logger
+        Stop flag and logger of the command.
     remark
         Added to the line about an error.
     is_fatal
@@ -493,8 +479,6 @@ def run_rounds(
         Called after each round with its error; empty after a success.
     is_finished
         Called after each round; True ends the loop.
-    longest_wait
-        The longest time between two rounds after failures, unless `pause` is longer [s].
     """
     trouble, wait = "", pause
     while True:
@@ -507,12 +491,10 @@ def run_rounds(
             if is_fatal(error):
                 raise
             trouble = describe_error(error)
-            is_known = isinstance(error, (AmstraxError, OSError))
-            what = trouble if is_known else f"this round failed, please report it: {trouble}"
             if trouble != before:
-                logger.error(
-                    "%s; trying again%s", what, remark, exc_info=None if is_known else error
-                )
+                is_known = isinstance(error, (AmstraxError, OSError))
+                details = None if is_known else error
+                logger.error("%s; trying again%s", trouble, remark, exc_info=details)
         if before and not trouble:
             logger.info("that is over: going on")
         wait = min(2 * wait, max(longest_wait, pause)) if trouble else pause
@@ -593,7 +575,7 @@ def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
 
 
 #: Names of the script and the logs of a job as given by `submitting`, after the name of the run
-_JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
+_JOB_FILE = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
 
 
 def remove_old_job_files(
@@ -601,45 +583,30 @@ def remove_old_job_files(
 ) -> int:
     """Remove old scripts and logs of jobs; return their number.
 
-    Links and files with other names are kept.
+    Links, files with other names, and files of runs for which `is_alive` is true are kept.
 
     Parameters
     ----------
     folders
         Folders for scripts and logs, each with a folder for each run.
     keep
-        Age at which files are removed, since the last write [s].
-    is_alive
-        Returns whether a run has a waiting or running job, whose files are kept.
+        Time since the last write after which files are removed [s].
     """
     before, removed = time.time() - keep, 0
-    for path in (path for folder in folders for path in _entries(folder)):
-        try:
-            is_old = path.stat(follow_symlinks=False).st_mtime < before
-            if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
+    for path in (path for folder in folders for path in folder.glob("*")):
+        # Another loop may remove the same files and folders
+        with contextlib.suppress(OSError):
+            of_folder = path.lstat()
+            if not stat.S_ISDIR(of_folder.st_mode) or is_alive(path.name):
                 continue
-        except OSError:
-            continue  # Another loop has just removed it
-        for file in _entries(path):
-            match = _JOB_FILE.fullmatch(file.name)
-            if match is None or match["run"] != path.name:
-                continue
-            with contextlib.suppress(OSError):
-                state = file.stat(follow_symlinks=False)
-                if stat.S_ISREG(state.st_mode) and state.st_mtime < before:
-                    os.unlink(file)
-                    removed += 1
-        if is_old:
-            # Only an empty folder; a new one may be in use
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+            for file in path.glob("*"):
+                with contextlib.suppress(OSError):
+                    of_file = file.lstat()
+                    is_old = stat.S_ISREG(of_file.st_mode) and of_file.st_mtime < before
+                    if is_old and _JOB_FILE.fullmatch(file.name.removeprefix(path.name)):
+                        file.unlink()
+                        removed += 1
+            if of_folder.st_mtime < before:
+                # Only an empty folder; a new one may be in use
+                path.rmdir()
     return removed
-
-
-def _entries(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder; empty if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []

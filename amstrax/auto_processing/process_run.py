@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,7 @@ if __name__ == "__main__" and not __package__:
 import amstrax
 from amstrax import settings
 from amstrax.auto_processing import amstraxer, submitting
-from amstrax.auto_processing.amstraxer import ProcessingOptions
-from amstrax.auto_processing.submitting import Plan
+from amstrax.auto_processing.submitting import Plan, ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
 from amstrax.rundb import documents, leases
@@ -41,28 +40,8 @@ _ORPHAN_PAUSE = 2.0
 
 
 @dataclass(frozen=True)
-class JobOptions:
-    """How a run is claimed and recorded in the run database.
-
-    Attributes
-    ----------
-    any_length
-        Accept raw data that does not cover the run.
-    fix_targets
-        Make just the targets, also of LED runs and of runs with the NaI detector.
-    is_online
-        Whether this is the processing that follows the DAQ.
-    leave_status
-        Set the status of targets only, not that of the run.
-    amstrax_path
-        Folder of amstrax to record; None for that of this one.
-    attempt
-        Name of the attempt of a submitted job; None for a user at a terminal.
-    claim_lifetime
-        Time after which others may process the run when this process is gone [s].
-    patience
-        Time to wait for the run database [s].
-    """
+class JobOptions(ProcessingOptions):
+    """Data to make of a run, and how to claim and record it: the options of `parse_args`."""
 
     any_length: bool = False
     fix_targets: bool = False
@@ -73,76 +52,57 @@ class JobOptions:
     claim_lifetime: float = leases.LIFETIME
     patience: float = 1800
 
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "JobOptions":
-        """Return the options from those of `parse_args`."""
-        return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
-
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process a run of the run database, check and register its data, and set its "
-        "status: what a job runs",
+        "status, as jobs do",
     )
     parser.add_argument(
         "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
     )
     base.add_target(parser)
     parser.add_argument(
-        "--any_length",
-        action="store_true",
-        help="take raw data as it is, though the run document says that the run was longer",
+        "--any_length", action="store_true", help="accept raw data that does not cover the run"
     )
     parser.add_argument(
-        "--fix_targets",
-        action="store_true",
-        help="make just the targets, also of LED runs and of runs with the NaI detector",
+        "--fix_targets", action="store_true", help="make only the targets, also of LED and NaI runs"
     )
     parser.add_argument(
         "--is_online",
         action="store_true",
-        help="note in the run document that this is the processing that follows the DAQ",
+        help="record that this is the processing that follows the DAQ",
     )
     parser.add_argument(
         "--leave_status",
         action="store_true",
-        help="leave the status of the run as it is; its history and that of its targets go on",
+        help="set the status and the history of the targets, but not the status of the run",
     )
     parser.add_argument(
         "--amstrax_path",
         metavar="FOLDER",
-        help="note this as the folder of amstrax in the run document (default: that of this one)",
+        help="folder of amstrax to record in the run document (default: that of this one)",
     )
     parser.add_argument(
-        "--attempt",
-        metavar="NAME",
-        help="name of this attempt, by which its job is known (default: a new one)",
+        "--attempt", metavar="NAME", help="name of the attempt of a job (default: a new one)"
     )
-    parser.add_argument(
+    base.add_seconds(
+        parser,
         "--claim_lifetime",
-        type=base.positive_number,
-        default=leases.LIFETIME,
-        metavar="SECONDS",
-        help="time after which others may process the run when this process is gone (default: "
-        "%(default)s)",
+        leases.LIFETIME,
+        "time after which others may process the run when this process is gone",
     )
-    parser.add_argument(
+    base.add_seconds(
+        parser,
         "--patience",
-        type=base.positive_number,
-        default=1800,
-        metavar="SECONDS",
-        help="wait so long for a run database that is away, before the run is claimed; after that, "
-        "for two thirds of --claim_lifetime at most (default: %(default)s)",
+        1800,
+        "time to wait for the run database before the run is claimed; later at most two thirds of "
+        "--claim_lifetime",
     )
-    parser.add_argument(
-        "--timeout",
-        type=base.positive_number,
-        default=300,
-        metavar="SECONDS",
-        help="give up when live data that is still missing does not come for this long (default: "
-        "%(default)s)",
+    base.add_seconds(
+        parser, "--timeout", 300, "give up after this time without new live data that is missing"
     )
     base.add_console(parser)
     return base.parse(parser, "process_run", argv)
@@ -151,8 +111,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    options, job_options = ProcessingOptions.of(args), JobOptions.of(args)
-    return run(args, lambda stop: process(args.run_id, options, job_options, stop))
+    return run(args, lambda stop: process(args.run_id, JobOptions.of(args), stop))
 
 
 def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
@@ -177,22 +136,13 @@ def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
     return status
 
 
-def _place(output_folder: Path | None) -> object:
+def _place(output_folder: str | Path | None) -> object:
     """Return the name of the folder for data in messages."""
     return output_folder or "the folder for data"
 
 
-def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, stop: Stop) -> None:
-    """Process a run, and set its status.
-
-    Parameters
-    ----------
-    run_id
-        Run.
-    options, job_options
-        What to make, and how to record it.
-    stop
-        When this is set, the work ends with an error.
+def process(run_id: str, options: JobOptions, stop: Stop) -> None:
+    """Process a run, and set its status; end with an error when `stop` is set.
 
     Raises
     ------
@@ -209,15 +159,15 @@ def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, st
     from amstrax.rundb.frontend import new_entry
 
     began = time.monotonic()
-    plan = _find_plan(options)
+    plan = submitting.find_plan(options)
     collection = get_mongo_collection(plan.detector)
-    lifetime, attempt = job_options.claim_lifetime, job_options.attempt
+    attempt = options.attempt or f"{run_id}-{uuid.uuid4().hex[:16]}"
     # A job has no user at a terminal who waits
-    patience = job_options.patience if attempt else 0.0
-    name = attempt or f"{run_id}-{uuid.uuid4().hex[:16]}"
-    with leases.RunClaim(collection, run_id, name, stop, lifetime, patience) as claim:
+    patience = options.patience if options.attempt else 0.0
+    lifetime = options.claim_lifetime
+    with leases.RunClaim(collection, run_id, attempt, stop, lifetime, patience) as claim:
         # From here on data is made, so waiting is worthwhile
-        claim.patience = job_options.patience
+        claim.patience = options.patience
         document = claim.read()
         try:
             submitting.check_ready(document)
@@ -225,26 +175,26 @@ def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, st
             if documents.status_of(document).status in ("submitted", "running"):
                 claim.set_status("pending", str(error))
             raise
-        if not job_options.fix_targets:
+        if not options.fix_targets:
             plan = submitting.plan_of_run(plan, document)
-        if attempt and _is_done(document, plan):
+        if options.attempt and _is_done(document, plan):
             log.info("run %s was done before this job began: nothing is changed", run_id)
             return
-        if not job_options.leave_status:
+        if not options.leave_status:
             claim.set_status("running", job=_job_record(claim, document, plan))
-        history = History(claim, plan, job_options.is_online)
+        history = History(claim, plan, options.is_online)
         try:
             claim.check_only_document()
             history.add(
                 "process_run_start",
                 "running",
                 corrections_version=options.corrections_version,
-                amstrax_path=job_options.amstrax_path or settings.amstrax_path(),
+                amstrax_path=options.amstrax_path or settings.amstrax_path(),
                 amstrax_version=amstrax.__version__,
                 production=True,
             )
-            st, places = _make(run_id, plan, options, document, stop, lifetime, history.tell)
-            any_length = job_options.any_length or options.allow_incomplete
+            st, places = _make(run_id, plan, options, document, stop, history.tell)
+            any_length = options.any_length or options.allow_incomplete
             new = job.check_written(st, run_id, document, places, any_length, stop.check)
             for key, place, metadata in new:
                 entry = new_entry(
@@ -252,8 +202,8 @@ def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, st
                     place,
                     metadata,
                     options.corrections_version,
-                    job_options.is_online,
-                    job_options.amstrax_path,
+                    options.is_online,
+                    options.amstrax_path,
                 )
                 claim.add_data(entry)
                 history.registered(entry)
@@ -268,11 +218,11 @@ def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, st
             try:
                 history.fail(reason)
             finally:
-                if not job_options.leave_status:
+                if not options.leave_status:
                     claim.record_failure(reason)
             raise
         history.add("process_run_end", "done")
-        if not job_options.leave_status:
+        if not options.leave_status:
             claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
             claim.remove_tag(documents.PROCESS)
@@ -280,25 +230,17 @@ def process(run_id: str, options: ProcessingOptions, job_options: JobOptions, st
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(plan.targets))
 
 
-def make_only(
-    run_id: str, options: ProcessingOptions, stop: Stop, fix_targets: bool = False
-) -> None:
+def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
     """Make the data of a run without changing the run database.
 
     Parameters and errors are those of `process`, without AlreadyAtWork.
     """
-    plan = _find_plan(options)
+    plan = submitting.find_plan(options)
     document = documents.find_run(get_mongo_collection(plan.detector), run_id)
     submitting.check_ready(document)
-    if not fix_targets:
+    if not options.fix_targets:
         plan = submitting.plan_of_run(plan, document)
-    _make(run_id, plan, options, document, stop)
-
-
-def _find_plan(options: ProcessingOptions) -> Plan:
-    return submitting.find_plan(
-        options.targets, options.context, options.detector, options.config_kwargs
-    )
+    _make(run_id, plan, options, document, stop, lambda target, state: None)
 
 
 def _is_done(document: Mapping[str, Any], plan: Plan) -> bool:
@@ -385,7 +327,7 @@ class Step(NamedTuple):
     targets: tuple[str, ...]
 
 
-def folders(its_plan: Plan, output_folder: Path | None) -> tuple[Path, Path]:
+def folders(its_plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
     Parameters
@@ -423,11 +365,10 @@ def folders(its_plan: Plan, output_folder: Path | None) -> tuple[Path, Path]:
 def _make(
     run_id: str,
     plan: Plan,
-    options: ProcessingOptions,
+    options: JobOptions,
     document: Mapping[str, Any],
     stop: Stop,
-    lifetime: float = leases.LIFETIME,
-    tell: Callable[[str, str], None] = lambda target, state: None,
+    tell: Callable[[str, str], None],
 ) -> tuple[Any, tuple[Path, Path]]:
     """Make the data of a run; return the context and the folders for raw and all other data."""
     places = folders(plan, options.output_folder)
@@ -443,7 +384,7 @@ def _make(
     for step in _steps(st, run_id, plan, places):
         of_step = replace(options, targets=step.targets, output_folder=step.folder)
         # An orphaned job may write the data too, and ends when it finds its claim lost
-        end = time.monotonic() + lifetime
+        end = time.monotonic() + options.claim_lifetime
         while True:
             try:
                 amstraxer.process(run_id, of_step, stop, tell)

@@ -20,7 +20,13 @@ if __name__ == "__main__" and not __package__:
 from amstrax import settings, strict_json
 from amstrax.auto_processing import engines, submitting
 from amstrax.auto_processing.engines.base import Engine
-from amstrax.auto_processing.submitting import JobTemplate, Submission, find_work, submit
+from amstrax.auto_processing.submitting import (
+    JobTemplate,
+    ProcessingOptions,
+    Submission,
+    find_work,
+    submit,
+)
 from amstrax.commands import base
 from amstrax.exceptions import EngineUnreachable, RunDatabaseError, UsageError
 from amstrax.rundb import documents
@@ -35,22 +41,15 @@ __all__ = [
 log = logging.getLogger("amstrax.submit_stbc")
 
 _LONGEST_RANGE = 100_000
+#: State of a run that cannot be submitted
+NOT_SUBMITTED = "not submitted"
 
 
 @dataclass(frozen=True)
 class RunQuery:
-    """Runs to submit: named ones, or those of the run database that meet all conditions, or both.
+    """Runs to submit: named runs and ranges, also in a file, and conditions that all must meet.
 
-    Attributes
-    ----------
-    names
-        Names and ranges of runs, such as ``006724-006730``.
-    file
-        File with such names and ranges.
-    status, tag, mode
-        Status, tag and mode of the runs.
-    query
-        Filter for the run database; dates, ids and the like may be extended JSON.
+    These are the options of `parse_args`; without names all runs that meet the conditions.
     """
 
     names: tuple[str, ...] = ()
@@ -63,8 +62,7 @@ class RunQuery:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "RunQuery":
         """Return the runs that the options of `parse_args` name."""
-        names = (*args.runs, *args.run_id)
-        return cls(names, args.run_file, args.status, args.tag, args.mode, args.query)
+        return base.filled(cls, args, names=(*args.runs, *args.run_id), file=args.run_file)
 
     def named(self) -> list[str]:
         """Return the names of the named runs, with ranges expanded."""
@@ -106,10 +104,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_id", nargs="+", default=[], metavar="RUN_ID", help="the same, as an option"
     )
     parser.add_argument(
-        "--run_file",
-        type=Path,
-        metavar="FILE",
-        help="file of runs: one a line, # starts a comment",
+        "--run_file", type=Path, metavar="FILE", help="file of runs: one a line, # starts a comment"
     )
     asked = parser.add_argument_group("runs asked of the run database")
     asked.add_argument("--status", choices=documents.STATUSES, help="those of this status")
@@ -122,17 +117,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--max_runs",
         type=base.positive_integer,
         metavar="N",
-        help="submit no more than so many (default: all)",
+        help="largest number of jobs to submit (default: no limit)",
     )
     parser.add_argument(
-        "--again",
-        action="store_true",
-        help="submit runs too that are done, with data of the target",
+        "--again", action="store_true", help="submit also runs that are done and have the data"
     )
     parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="show exactly what would be submitted, and change nothing",
+        "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
     base.add_work(parser)
     return base.parse(parser, "submit_stbc", argv)
@@ -153,34 +144,23 @@ def main(args: argparse.Namespace) -> int:
     status = job.run_strax_tool(args, log, work, "the submission", args.job_folder, "--job_folder")
     if report.rows:
         print(report.text())
-    return status or report.n_failed > 0
+    return status or report.count(NOT_SUBMITTED) > 0
 
 
 class Report:
-    """Report of submitted runs for the user."""
+    """Table of runs for the user: name, state, id of the job, and a text."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, ...]] = []
+        self.rows: list[tuple[str, str, str, str]] = []
         self.scripts: list[str] = []
-        self.n_submitted = self.n_failed = 0
 
-    def add(self, submission: Submission) -> None:
-        """Add a run with a job, or one that is busy."""
-        self.n_submitted += submission.state in ("submitted", "dry run")
-        text = submission.text
-        if submission.state == "dry run":
-            self.scripts.append(text)
-            text = submission.name
-        self.rows.append((submission.run_id, submission.state, submission.job_id, text))
+    def add(self, run_id: str, state: str, job_id: str = "", text: str = "") -> None:
+        """Add a run."""
+        self.rows.append((run_id, state, job_id, text))
 
-    def leave(self, run_id: str, why: str) -> None:
-        """Add a run that needs no job now."""
-        self.rows.append((run_id, "skipped", "", why))
-
-    def fail(self, run_id: str, error: Exception) -> None:
-        """Add a run that cannot be submitted."""
-        self.n_failed += 1
-        self.rows.append((run_id, "not submitted", "", " ".join(str(error).split())))
+    def count(self, *states: str) -> int:
+        """Return the number of runs in any of these states."""
+        return sum(row[1] in states for row in self.rows)
 
     def text(self) -> str:
         """Return a table, after the jobs of a dry run."""
@@ -197,22 +177,9 @@ def run(
     max_runs: int | None = None,
     again: bool = False,
 ) -> None:
-    """Submit runs.
+    """Submit jobs for the runs of a query until `stop` is set, and add the results to a report.
 
-    Parameters
-    ----------
-    query, template
-        Runs, and jobs for them.
-    stop
-        When this is set, submission ends.
-    report
-        Collects the result of each run.
-    engine_name
-        Name of the engine; None for that of the settings.
-    max_runs
-        Largest number of jobs; None for no limit.
-    again
-        Submit also runs that are done.
+    With `again`, also runs that are done are submitted; `max_runs` limits the number of jobs.
 
     Raises
     ------
@@ -225,22 +192,28 @@ def run(
     collection = get_mongo_collection(template.plan.detector)
     for run_id in _with_bar(find_runs(collection, query)):
         stop.check()
-        if max_runs is not None and report.n_submitted >= max_runs:
-            report.leave(run_id, f"beyond --max_runs {max_runs}")
+        if max_runs is not None and report.count("submitted", "dry run") >= max_runs:
+            report.add(run_id, "skipped", text=f"beyond --max_runs {max_runs}")
             continue
         try:
             why = "" if again else why_done(template, run_id, collection)
             if why:
-                report.leave(run_id, why)
-            else:
-                report.add(submit(template, run_id, collection, engine))
+                report.add(run_id, "skipped", text=why)
+                continue
+            done = submit(template, run_id, collection, engine)
         except (EngineUnreachable, RunDatabaseError):
             # All other runs would fail in the same way
             raise
         except Exception as error:
             # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
-            report.fail(run_id, error)
+            report.add(run_id, NOT_SUBMITTED, text=" ".join(str(error).split()))
+        else:
+            if done.state == "dry run":
+                report.scripts.append(done.text)
+                report.add(run_id, done.state, text=done.name)
+            else:
+                report.add(run_id, done.state, done.job_id, done.text)
 
 
 def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:
@@ -347,44 +320,34 @@ def submit_job(
     target
         Data type to make, or several.
     context, detector
-        As of `amstrax.auto_processing.amstraxer.ProcessingOptions`.
+        Names; None for the first context that makes the target, and for its detector.
     job_folder, log_folder
         Folders for the job's script and for its log, each with a folder for each run.
     script
         Program of the job: the name of a tool of this package, or a file; it gets the options of
         `process_run`.
-    engine
-        Engine, or its name; None for that of the settings.
-    collection
-        Collection of run documents; None for that of the settings.
+    engine, collection
+        Engine or its name, and collection of run documents; None for those of the settings.
     **options
         ``memory`` [MB], ``queue``, ``dry_run`` (change nothing; ``text`` of the result is what
-        would be submitted), and ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
-        ``config_kwargs``, ``corrections_version``, ``workers`` of `ProcessingOptions`.
+        would be submitted), ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
+        ``config_kwargs``, ``corrections_version``, ``workers``.
 
     Raises
     ------
     UsageError
         When no context makes the target.
-    RunNotFound
-        When the run does not exist.
-    RunNotReady
-        When the run is being taken, or has the tag ``abandon``.
+    RunNotFound, RunNotReady
+        When the run does not exist, is being taken, or has the tag ``abandon``.
     UnknownEngine, NotAvailable, JobRefused, EngineUnreachable
         When the engine does not accept the job.
     RunDatabaseError
         When the run database cannot be reached.
     """
     targets = (target,) if isinstance(target, str) else tuple(target)
-    work = submitting.make_job_template(
-        targets,
-        context,
-        detector,
-        job_folder=Path(job_folder),
-        log_folder=Path(log_folder),
-        script=script,
-        **options,
-    )
+    for_jobs = {key: options.pop(key) for key in ("memory", "queue", "dry_run") if key in options}
+    processing = ProcessingOptions(targets, context, detector, **options)
+    work = submitting.make_job_template(processing, job_folder, log_folder, script, **for_jobs)
     if engine is None or isinstance(engine, str):
         engine = engines.get(engine or settings.engine())
     if collection is None:

@@ -1,4 +1,4 @@
-"""Submit jobs that process runs, with at most one job per run at a time.
+"""Decide what to make of runs, and submit jobs for them, at most one per run at a time.
 
 The name of the attempt is recorded in the run document before the job is submitted, and the id of
 the job afterwards. If a submitting process dies in between, the next one adopts the job, which it
@@ -12,14 +12,15 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from amstrax import _legacy, run_metadata, rundoc, settings
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
+from amstrax.commands.base import filled
 from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
 from amstrax.rundb import connection, documents, leases
 from amstrax.settings import CONTEXT_DETECTORS
@@ -46,6 +47,37 @@ PLAN_FIELDS = (
 )
 
 
+@dataclass(frozen=True)
+class ProcessingOptions:
+    """Data to make of a run, and how: the options of `amstraxer`, see the help there.
+
+    Without targets all raw data is made. ``run_document`` is the option ``--testing_rundoc``.
+    """
+
+    targets: tuple[str, ...] = ()
+    context: str | None = None
+    detector: str | None = None
+    output_folder: str | Path | None = None
+    live_data_dir: str | Path | None = None
+    allow_incomplete: bool = False
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    context_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    corrections_version: str | None = None
+    run_document: Mapping[str, Any] | None = None
+    from_scratch: bool = False
+    build_lowlevel: bool = False
+    timeout: float = 300
+    workers: int = 1
+    progress: bool | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Return the options from those of a command; missing ones have their defaults."""
+        targets = (args.target,) if isinstance(args.target, str) else tuple(args.target or ())
+        document = getattr(args, "testing_rundoc", None)
+        return filled(cls, args, targets=targets, run_document=document)
+
+
 class Plan(NamedTuple):
     """Data types to make for runs of a detector, their context, and its raw data types."""
 
@@ -55,21 +87,11 @@ class Plan(NamedTuple):
     raw_types: tuple[str, ...]
 
 
-def find_plan(
-    targets: Sequence[str] | None,
-    context: str | None = None,
-    detector: str | None = None,
-    config_kwargs: Mapping[str, Any] | None = None,
-    corrections_version: str | None = None,
-) -> Plan:
+def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
     """Return the plan for ordinary runs.
 
-    Parameters
-    ----------
-    targets, context, detector, config_kwargs
-        As of `amstrax.auto_processing.amstraxer.ProcessingOptions`.
-    corrections_version
-        Version of the corrections to check, unless its file cannot be reached now.
+    The version of the corrections is checked with `check_corrections`, unless its file cannot be
+    reached now.
 
     Raises
     ------
@@ -80,14 +102,18 @@ def find_plan(
     """
     from amstrax import contexts  # imports strax, which --help does not need
 
-    if context is None and detector is not None:
-        of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
-        context = of_detector[0] if len(of_detector) == 1 else None
+    detector = options.detector
+    of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
+    names = tuple(CONTEXT_DETECTORS)
+    if options.context is not None:
+        names = (options.context,)
+    elif len(of_detector) == 1:
+        names = tuple(of_detector)
     name, made, raw_types = contexts.find_context(
-        targets or (),
-        (context,) if context else tuple(CONTEXT_DETECTORS),
-        config_kwargs or (),
-        corrections_version=corrections_version,
+        options.targets,
+        names,
+        options.config_kwargs,
+        corrections_version=options.corrections_version if check_corrections else None,
     )
     own = CONTEXT_DETECTORS[name]
     if detector not in (None, own):
@@ -141,25 +167,11 @@ def check_ready(document: Mapping[str, Any]) -> None:
 
 
 class Submission(NamedTuple):
-    """Result of submitting a run.
+    """Result of submitting a run: names of run, job, engine and attempt, id of the job, and state.
 
-    Attributes
-    ----------
-    run_id
-        Name of the run.
-    name
-        Name of the job.
-    engine
-        Name of the engine.
-    job_id
-        Id of the job in the engine; empty if it has none.
-    state
-        ``submitted``; ``alive already``, if the run had a job, which is followed from now on;
-        ``busy``, if another process submits or processes the run; or ``dry run``.
-    attempt
-        Name of the attempt.
-    text
-        Path of the log, owner of the run if it is busy, or the script in a dry run.
+    The state is ``submitted``; ``alive already``, if the run had a job, which is followed from now
+    on; ``busy``, if another process submits or processes the run; or ``dry run``. The text is the
+    path of the log, the owner of a busy run, or the script in a dry run.
     """
 
     run_id: str
@@ -185,10 +197,8 @@ class JobTemplate:
         Program with its first arguments.
     options
         Options of process_run in addition to those of the plan.
-    memory
-        Memory of a job [MB].
-    queue
-        Queue of the batch system, if requested.
+    memory, queue
+        Memory of a job [MB], and queue of the batch system.
     dry_run
         Change nothing.
     flat
@@ -208,33 +218,28 @@ class JobTemplate:
 
 
 def make_job_template(
-    targets: Sequence[str] | None,
-    context: str | None = None,
-    detector: str | None = None,
-    *,
-    job_folder: Path,
-    log_folder: Path,
+    options: ProcessingOptions,
+    job_folder: str | Path,
+    log_folder: str | Path,
     script: str | Path = "process_run",
     memory: int | None = None,
     queue: str | None = None,
     dry_run: bool = False,
-    output_folder: Path | str | None = None,
-    live_data_dir: Path | str | None = None,
-    allow_incomplete: bool = False,
-    config_kwargs: Mapping[str, Any] | None = None,
-    corrections_version: str | None = None,
-    workers: int = 1,
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return the template of jobs; parameters are those of `submit_stbc.submit_job`.
+    """Return the template of jobs; missing parameters are those of the settings.
 
     Parameters
     ----------
+    options
+        Data to make; jobs get those options that `submit_stbc` has.
+    job_folder, log_folder, memory, queue, dry_run, flat
+        As of `JobTemplate`.
+    script
+        Name of a tool of this package, or a file.
     more_options
         Other options of process_run.
-    flat
-        As of `JobTemplate`.
 
     Raises
     ------
@@ -243,24 +248,24 @@ def make_job_template(
     InvalidOption
         When the script does not exist, or a setting is invalid.
     """
-    found = find_plan(targets, context, detector, config_kwargs, corrections_version)
-    options = [f"--workers={workers}"]
-    if output_folder is not None:
-        options.append(f"--output_folder={settings.expanded(output_folder).absolute()}")
-    if live_data_dir is not None:
-        options.append(f"--live_data_dir={settings.expanded(live_data_dir).absolute()}")
-    if allow_incomplete:
-        options.append("--allow_incomplete")
-    if config_kwargs:
-        options.append(f"--config_kwargs={json.dumps(config_kwargs)}")
-    if corrections_version is not None:
-        options.append(f"--corrections_version={corrections_version}")
+    plan = find_plan(options, check_corrections=True)
+    words = [f"--workers={options.workers}"]
+    for name in ("output_folder", "live_data_dir"):
+        folder = getattr(options, name)
+        if folder is not None:
+            words.append(f"--{name}={settings.expanded(folder).absolute()}")
+    if options.allow_incomplete:
+        words.append("--allow_incomplete")
+    if options.config_kwargs:
+        words.append(f"--config_kwargs={json.dumps(options.config_kwargs)}")
+    if options.corrections_version is not None:
+        words.append(f"--corrections_version={options.corrections_version}")
     return JobTemplate(
-        plan=found,
+        plan=plan,
         job_folder=settings.expanded(job_folder).absolute(),
         log_folder=settings.expanded(log_folder).absolute(),
         script=_program(script),
-        options=(*options, *more_options),
+        options=(*words, *more_options),
         memory=settings.job_memory() if memory is None else memory,
         queue=queue or settings.get("AMSTRAX_QUEUE"),
         dry_run=dry_run,
@@ -274,20 +279,12 @@ def find_work(args: argparse.Namespace) -> JobTemplate:
     Errors are those of `make_job_template`.
     """
     return make_job_template(
-        args.target,
-        args.context,
-        args.detector,
-        job_folder=args.job_folder,
-        log_folder=args.log_folder,
+        ProcessingOptions.of(args),
+        args.job_folder,
+        args.log_folder,
         memory=args.mem,
         queue=args.queue,
         dry_run=args.dry_run,
-        output_folder=args.output_folder,
-        live_data_dir=args.live_data_dir,
-        allow_incomplete=args.allow_incomplete,
-        config_kwargs=args.config_kwargs,
-        corrections_version=args.corrections_version,
-        workers=args.workers,
     )
 
 

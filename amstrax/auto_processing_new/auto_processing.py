@@ -19,10 +19,10 @@ if __name__ == "__main__" and not __package__:
 from amstrax import settings
 from amstrax.auto_processing import auto_processing, engines, submitting
 from amstrax.auto_processing.auto_processing import LoopOptions
-from amstrax.auto_processing.loop import RunSelection, followed_runs, job_states
-from amstrax.auto_processing.submitting import JobTemplate
+from amstrax.auto_processing.loop import describe_error, followed_runs, job_states
+from amstrax.auto_processing.submitting import JobTemplate, ProcessingOptions
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, Stopped, UsageError
+from amstrax.exceptions import Stopped, UsageError
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
 
@@ -32,20 +32,8 @@ log = logging.getLogger("amstrax.auto_processing_new")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for data, resources and batch system of jobs."""
     add_data_options(parser)
-    parser.add_argument(
-        "--timeout",
-        type=base.positive_number,
-        default=20,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_jobs",
-        type=base.positive_integer,
-        default=5,
-        metavar="N",
-        help="jobs at the same time, running or waiting (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--timeout", 20, auto_processing.PAUSE_HELP, dest="pause")
+    base.add_count(parser, "--max_jobs", 5, auto_processing.MAX_JOBS_HELP)
     parser.add_argument(
         "--mem",
         type=base.positive_integer,
@@ -63,11 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", default="short", help="queue or job category (default: %(default)s)"
     )
-    parser.add_argument(
-        "--engine",
-        type=base.engine_name,
-        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
-    )
+    base.add_engine(parser)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -80,12 +64,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="data types to make (default: raw_records)",
     )
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings)",
-    )
+    parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=base.LAB_FOLDERS)
     parser.add_argument(
         "--corrections_version",
         metavar="VERSION",
@@ -112,9 +91,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="only {}: use --output_folder, --set_config_kwargs and --corrections_version",
     )
     parser.add_argument(
-        "--production",
-        action="store_true",
-        help="change the run database (default: dry run)",
+        "--production", action="store_true", help="change the run database (default: dry run)"
     )
     parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
 
@@ -154,12 +131,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="submit this run, then end"
     )
-    parser.add_argument(
-        "--n_failures_max",
-        type=base.positive_integer,
-        default=3,
-        metavar="N",
-        help="give a run up that has failed so often (default: %(default)s)",
+    base.add_count(
+        parser, "--n_failures_max", 3, auto_processing.MAX_FAILURES_HELP, dest="max_failures"
     )
     parser.add_argument(
         "--min_run_number",
@@ -179,15 +152,7 @@ def main(args: argparse.Namespace) -> int:
 
     def work(stop: Stop) -> str | None:
         check_options(args)
-        template = make_template(args, is_online=True)
-        selection = RunSelection(
-            template.plan.detector,
-            template.plan.targets,
-            template.plan.raw_types,
-            min_run_number=args.min_run_number,
-            max_failures=args.n_failures_max,
-        )
-        options = LoopOptions(template, selection, args.engine, args.max_jobs, args.timeout)
+        options = LoopOptions.of(args, make_template(args, is_online=True))
         return auto_processing.run(options, stop)
 
     log_name = "auto_processing" if args.production else None
@@ -205,10 +170,10 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
         try:
             check_options(args)
             submitter = Submitter(
-                make_template(args, is_online=False), args.engine, args.max_jobs, args.timeout
+                make_template(args, is_online=False), args.engine, args.max_jobs, args.pause
             )
         except Exception as error:
-            say_error(error)
+            say(f"Error submitting job: {describe_error(error)}")
             raise
         for run_id in run_ids:
             results.append(submitter.submit(run_id, stop, wait))
@@ -222,13 +187,6 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def say_error(error: Exception) -> None:
-    """Print the reason why a run cannot be submitted."""
-    text = " ".join(str(error).split())
-    known = isinstance(error, (AmstraxError, OSError)) and text
-    say(f"Error submitting job: {text if known else repr(error)}")
-
-
 def make_template(args: argparse.Namespace, is_online: bool) -> JobTemplate:
     """Return the template of the jobs to submit."""
     folder = args.logs_path or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
@@ -236,18 +194,18 @@ def make_template(args: argparse.Namespace, is_online: bool) -> JobTemplate:
     script = program(args.amstrax_path).parents[1] / "auto_processing/process_run.py"
     if args.amstrax_path is not None:
         options.append(f"--amstrax_path={program(args.amstrax_path).parents[2]}")
+    config, targets = args.set_config_kwargs, tuple(args.target)
+    processing = base.filled(
+        ProcessingOptions, args, detector="xams", targets=targets, config_kwargs=config
+    )
     return submitting.make_job_template(
-        args.target,
-        detector="xams",
-        job_folder=folder,
-        log_folder=folder,
+        processing,
+        folder,
+        folder,
         script=script,
         memory=args.mem,
         queue=args.queue,
         dry_run=not args.production,
-        output_folder=args.output_folder,
-        config_kwargs=args.set_config_kwargs,
-        corrections_version=args.corrections_version,
         more_options=options,
         flat=True,
     )
@@ -296,7 +254,7 @@ class Submitter:
             raise
         except Exception as error:
             log.debug("run %s", run_id, exc_info=error)
-            say_error(error)
+            say(f"Error submitting job: {describe_error(error)}")
             return False
         if result.state == "submitted":
             say(f"Job {result.name} submitted successfully")

@@ -18,7 +18,6 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import process_run
-from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.process_run import JobOptions
 from amstrax.auto_processing_new import auto_processing
 from amstrax.commands import base
@@ -43,39 +42,27 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="with --production, set the status of the run, as processing that follows the DAQ",
     )
     parser.add_argument(
-        "--fix_targets",
-        action="store_true",
-        help="make just the targets, also of LED runs and of runs with the NaI detector",
+        "--fix_targets", action="store_true", help="make only the targets, also of LED and NaI runs"
     )
     parser.add_argument(
         "--allow_raw_records",
         action="store_true",
         help="make raw_records, when it is among the targets",
     )
-    parser.add_argument(
-        "--live_data_dir",
-        type=Path,
-        metavar="FOLDER",
-        help="folder with the runs' folders of live data (default: from settings or run document)",
-    )
+    base.add_live_data_dir(parser)
     return parser.parse_args(argv)
 
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    options = ProcessingOptions(
+    options = base.filled(
+        JobOptions,
+        args,
         targets=tuple(args.target),
         detector="xams",
-        output_folder=args.output_folder,
-        live_data_dir=args.live_data_dir,
         config_kwargs=args.set_config_kwargs,
-        corrections_version=args.corrections_version,
         progress=False,
-    )
-    job_options = JobOptions(
-        fix_targets=args.fix_targets,
-        is_online=args.is_online,
         leave_status=not args.is_online,
         amstrax_path=None if args.amstrax_path is None else str(args.amstrax_path),
     )
@@ -91,10 +78,8 @@ def main(args: argparse.Namespace) -> int:
             if args.production:
                 _record_refusal(args.run_id, args.is_online, stop)
             raise UsageError(f"run {args.run_id}: {NO_RAW_RECORDS}: give that option")
-        if args.production:
-            process_run.process(args.run_id, options, job_options, stop)
-        else:
-            process_run.make_only(args.run_id, options, stop, args.fix_targets)
+        process = process_run.process if args.production else process_run.make_only
+        process(args.run_id, options, stop)
 
     return process_run.run(args, work)
 

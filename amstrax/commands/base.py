@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
@@ -36,6 +37,8 @@ from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 CONTEXTS = tuple(CONTEXT_DETECTORS)
 #: Exit status of a job that leaves its run to another process (EX_TEMPFAIL of sysexits.h)
 LEFT_TO_ANOTHER = 75
+
+T = TypeVar("T")
 
 _MAIN = """
 
@@ -105,6 +108,12 @@ def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     values = {name: getattr(args, name, None) for name in vars(defaults)}
     given = {name: value for name, value in values.items() if value is not None}
     return argparse.Namespace(**vars(defaults) | given)
+
+
+def filled(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
+    """Return a dataclass with `values`, the options in `args` of its fields, and defaults."""
+    given = {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args}  # type: ignore
+    return cls(**given | values)
 
 
 def parse(
@@ -190,14 +199,39 @@ def engine_name(text: str) -> str:
     return text
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the place of live data, and for the plugins."""
+def add_seconds(
+    parser: argparse.ArgumentParser, name: str, default: float, text: str, **more: Any
+) -> None:
+    """Add an option for a time in seconds, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_number, default=default, metavar="SECONDS", help=text, **more
+    )
+
+
+def add_count(
+    parser: argparse.ArgumentParser, name: str, default: int, text: str, **more: Any
+) -> None:
+    """Add an option for a number of things, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_integer, default=default, metavar="N", help=text, **more
+    )
+
+
+def add_live_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the place of live data."""
     parser.add_argument(
         "--live_data_dir",
         type=Path,
         metavar="FOLDER",
         help="folder with the runs' folders of live data (default: from settings or run document)",
     )
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the place of live data, and for the plugins."""
+    add_live_data_dir(parser)
     parser.add_argument(
         "--config_kwargs",
         type=options,
@@ -218,13 +252,13 @@ def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
 
 
 #: Help on the folder for data of a run of the run database
-_LAB_FOLDERS = (
+LAB_FOLDERS = (
     "folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data and "
     "XAMS_PROCESSED_DATA for the rest)"
 )
 
 
-def add_target(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> None:
+def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
     """Add the options for the data types to make; `output` is the help on the output folder."""
     parser.add_argument(
         "--target",
@@ -252,7 +286,7 @@ def add_target(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> N
     add_workers(parser)
 
 
-def add_data(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> None:
+def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
     """Add the options for the folders of data, and for plugin options."""
     parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=output)
     add_input(parser)
@@ -261,12 +295,7 @@ def add_data(parser: argparse.ArgumentParser, output: str = _LAB_FOLDERS) -> Non
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
-    parser.add_argument(
-        "--engine",
-        type=engine_name,
-        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
-        "or else local)",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
     )
@@ -288,6 +317,16 @@ def add_work(parser: argparse.ArgumentParser) -> None:
     add_console(parser)
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the engine."""
+    parser.add_argument(
+        "--engine",
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    )
+
+
 def _folder_setting(name: str) -> Path:
     """Return a folder of the settings; errors in them are reported when they are next read."""
     with contextlib.suppress(InvalidOption):
@@ -297,13 +336,7 @@ def _folder_setting(name: str) -> Path:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
-    parser.add_argument(
-        "--workers",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
+    add_count(parser, "--workers", 1, "number of cores to use")
 
 
 def add_log_folder(parser: argparse.ArgumentParser) -> None:
@@ -337,13 +370,7 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         action="store_true",
         help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
     )
-    parser.add_argument(
-        "--pause",
-        type=positive_number,
-        default=pause,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
+    add_seconds(parser, "--pause", pause, "time between two rounds")
 
 
 def add_console(parser: argparse.ArgumentParser) -> None:
