@@ -98,19 +98,10 @@ def process(
     stop: Stop,
     tell: Callable[[str, str], None] = lambda target, state: None,
 ) -> None:
-    """Make and store the targets of a run.
+    """Make and store the targets of a run; end with an error when `stop` is set.
 
-    Parameters
-    ----------
-    run_id
-        Run.
-    options
-        What to make.
-    stop
-        When this is set, the work ends with an error.
-    tell
-        Called with each target and ``stored`` when it is stored already, else with ``running``
-        before it is made.
+    `tell` is called with each target and ``stored`` when it is stored already, else with
+    ``running`` before it is made.
 
     Raises
     ------

@@ -270,9 +270,18 @@ def check_data(
         When the data cannot be loaded, or is incomplete or damaged.
     """
     backend = CheckedBackend()
+    chunks: list[tuple[int, int]] = []
     try:
         metadata = backend.get_metadata(str(path))
-        chunks = list(_chunks(backend, path, metadata, watch))
+        n_rows = [chunk["n"] for chunk in metadata["chunks"]]
+        for chunk in backend.loader(str(path)):
+            watch()
+            n = n_rows[len(chunks)]
+            if len(chunk) != n:
+                raise DataIncomplete(
+                    f"chunk {len(chunks)} of {path} has {len(chunk)} rows, its metadata says {n}"
+                )
+            chunks.append((chunk.start, chunk.end))
     except (
         OSError,
         ValueError,
@@ -281,6 +290,8 @@ def check_data(
         strax.DataNotAvailable,
     ) as error:
         raise DataIncomplete(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+    if len(chunks) != len(n_rows):
+        raise DataIncomplete(f"{path} has {len(chunks)} chunks, its metadata says {len(n_rows)}")
     for (_, before), (after, _) in zip(chunks, chunks[1:], strict=False):
         if before != after:
             raise DataIncomplete(f"{path} has a gap, from {before} to {after} ns since 1970")
@@ -290,24 +301,6 @@ def check_data(
             f"the run from {raw_range[0]} to {raw_range[1]}"
         )
     return metadata
-
-
-def _chunks(
-    backend: CheckedBackend, path: Path, metadata: Mapping[str, Any], watch: Callable[[], None]
-) -> Iterator[tuple[int, int]]:
-    """Load each chunk, and yield its start and end."""
-    n_rows = [chunk["n"] for chunk in metadata["chunks"]]
-    found = 0
-    for chunk in backend.loader(str(path)):
-        watch()
-        if len(chunk) != n_rows[found]:
-            raise DataIncomplete(
-                f"chunk {found} of {path} has {len(chunk)} rows, its metadata says {n_rows[found]}"
-            )
-        found += 1
-        yield chunk.start, chunk.end
-    if found != len(n_rows):
-        raise DataIncomplete(f"{path} has {found} chunks, its metadata says {len(n_rows)}")
 
 
 def _check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], what: str) -> None:

@@ -231,10 +231,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
 
 
 def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
-    """Make the data of a run without changing the run database.
-
-    Parameters and errors are those of `process`, without AlreadyAtWork.
-    """
+    """Make the data of a run as `process`, without claim or change of the run database."""
     plan = submitting.find_plan(options)
     document = documents.find_run(get_mongo_collection(plan.detector), run_id)
     submitting.check_ready(document)
@@ -304,9 +301,7 @@ class History:
             self._set(entry["type"], "done", **fields)
 
     def fail(self, reason: str) -> None:
-        """Record a failure of the running target and of the targets that depend on it, and the
-        end.
-        """
+        """Record the end, and the failure of the running target and all that depends on it."""
         failed = [target for target, state in self._states.items() if state == "running"]
         for target in failed:
             self._set(target, "failed", reason)
@@ -327,15 +322,10 @@ class Step(NamedTuple):
     targets: tuple[str, ...]
 
 
-def folders(its_plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
+def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Parameters
-    ----------
-    its_plan
-        What is made.
-    output_folder
-        Folder for all data; None for those of the settings or the context.
+    Without `output_folder`, they are those of the settings or the context.
 
     Raises
     ------
@@ -347,7 +337,7 @@ def folders(its_plan: Plan, output_folder: str | Path | None) -> tuple[Path, Pat
         return folder, folder
     found: list[Path | None] = []
     for kind in ("RAW", "PROCESSED"):
-        name = f"{its_plan.detector.upper()}_{kind}_DATA"
+        name = f"{plan.detector.upper()}_{kind}_DATA"
         value = settings.get(name)
         path = settings.expanded(value).absolute() if value else None
         if path is not None and not path.is_dir():
@@ -357,7 +347,7 @@ def folders(its_plan: Plan, output_folder: str | Path | None) -> tuple[Path, Pat
             )
         found.append(path)
     raw, processed = found
-    default = Path("amstrax_data" if its_plan.context == "xams_little" else "strax_data")
+    default = Path("amstrax_data" if plan.context == "xams_little" else "strax_data")
     folder = processed or default.absolute()
     return raw or folder, folder
 

@@ -223,7 +223,7 @@ def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
 
 
-def why_done(work: JobTemplate, run_id: str, collection: Any) -> str:
+def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
     """Return why a run needs no job; empty if it needs one."""
     fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
@@ -231,7 +231,7 @@ def why_done(work: JobTemplate, run_id: str, collection: Any) -> str:
         return ""
     if documents.status_of(document).status != "done":
         return ""
-    targets = submitting.plan_of_run(work.plan, document).targets
+    targets = submitting.plan_of_run(template.plan, document).targets
     here = {"host": documents.this_host()}
     if all(documents.data_of(document, type=target, **here) for target in targets):
         return "done already, --again submits it all the same"
@@ -347,12 +347,12 @@ def submit_job(
     targets = (target,) if isinstance(target, str) else tuple(target)
     for_jobs = {key: options.pop(key) for key in ("memory", "queue", "dry_run") if key in options}
     processing = ProcessingOptions(targets, context, detector, **options)
-    work = submitting.make_job_template(processing, job_folder, log_folder, script, **for_jobs)
+    template = submitting.make_job_template(processing, job_folder, log_folder, script, **for_jobs)
     if engine is None or isinstance(engine, str):
         engine = engines.get(engine or settings.engine())
     if collection is None:
-        collection = get_mongo_collection(work.plan.detector)
-    return submit(work, base.run_id(run_id), collection, engine)
+        collection = get_mongo_collection(template.plan.detector)
+    return submit(template, base.run_id(run_id), collection, engine)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ LED_TARGETS = ("raw_records", "records_led", "led_calibration")
 #: Mode of runs with the NaI detector, if nothing else tells, and the additional target
 NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
 
-#: Fields of a run document that `of_run` reads
+#: Fields of a run document that `plan_of_run` and `check_ready` read
 PLAN_FIELDS = (
     *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
     *("daq_config.channels", "daq_config.registers"),
@@ -228,14 +228,15 @@ def make_job_template(
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return the template of jobs; missing parameters are those of the settings.
+    """Return the template of jobs that make data.
+
+    Other parameters are those of `JobTemplate`; memory and queue are by default those of the
+    settings.
 
     Parameters
     ----------
     options
         Data to make; jobs get those options that `submit_stbc` has.
-    job_folder, log_folder, memory, queue, dry_run, flat
-        As of `JobTemplate`.
     script
         Name of a tool of this package, or a file.
     more_options
@@ -304,7 +305,11 @@ def _program(script: str | Path) -> tuple[str, ...]:
 
 
 def submit(
-    work: JobTemplate, run_id: str, collection: Any, engine: Engine, reset_failures: bool = False
+    template: JobTemplate,
+    run_id: str,
+    collection: Any,
+    engine: Engine,
+    reset_failures: bool = False,
 ) -> Submission:
     """Submit the job for a run unless it has one, and return the result.
 
@@ -329,42 +334,47 @@ def submit(
     check_ready(documents.merge_tags(collection, document))
     document = documents.find_only(collection, run_id, PLAN_FIELDS)
     name = rundoc.check_run_name(documents.name_of(document))
-    submitter = _Submitter(work, name, plan_of_run(work.plan, document), collection, engine)
-    return submitter.dry_run() if work.dry_run else submitter.submit(reset_failures)
+    submitter = _Submitter(template, name, plan_of_run(template.plan, document), collection, engine)
+    return submitter.dry_run() if template.dry_run else submitter.submit(reset_failures)
 
 
 class _Submitter:
     """Submits one job."""
 
     def __init__(
-        self, work: JobTemplate, run_id: str, its_plan: Plan, collection: Any, engine: Engine
+        self, template: JobTemplate, run_id: str, plan: Plan, collection: Any, engine: Engine
     ):
-        self.run_id, self.collection, self.engine, self.flat = run_id, collection, engine, work.flat
+        self.run_id, self.collection, self.engine, self.flat = (
+            run_id,
+            collection,
+            engine,
+            template.flat,
+        )
         self.attempt = f"{run_id}-{uuid.uuid4().hex[:16]}"
         self.lease = leases.Lease(
             collection, run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
         )
-        subfolder = "" if work.flat else run_id
+        subfolder = "" if template.flat else run_id
         file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.attempt[-6:]}"
         self.job = Job(
             run_id,
-            its_plan.targets,
-            its_plan.context,
-            its_plan.detector,
-            work.job_folder / subfolder / f"{file_name}.sh",
-            work.log_folder / subfolder / f"{file_name}.{'out' if work.flat else 'log'}",
-            work.memory,
-            work.queue,
+            plan.targets,
+            plan.context,
+            plan.detector,
+            template.job_folder / subfolder / f"{file_name}.sh",
+            template.log_folder / subfolder / f"{file_name}.{'out' if template.flat else 'log'}",
+            template.memory,
+            template.queue,
         )
         self.command = [
-            *work.script,
+            *template.script,
             run_id,
-            f"--context={its_plan.context}",
-            f"--detector={its_plan.detector}",
+            f"--context={plan.context}",
+            f"--detector={plan.detector}",
             f"--attempt={self.attempt}",
-            *work.options,
+            *template.options,
             "--target",
-            *its_plan.targets,
+            *plan.targets,
         ]
 
     def result(self, state: str, job_id: str = "", text: str = "") -> Submission:

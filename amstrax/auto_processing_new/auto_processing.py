@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
@@ -19,6 +20,7 @@ if __name__ == "__main__" and not __package__:
 from amstrax import settings
 from amstrax.auto_processing import auto_processing, engines, submitting
 from amstrax.auto_processing.auto_processing import LoopOptions
+from amstrax.auto_processing.engines.base import Engine
 from amstrax.auto_processing.loop import describe_error, followed_runs, job_states
 from amstrax.auto_processing.submitting import JobTemplate, ProcessingOptions
 from amstrax.commands import base
@@ -34,13 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     base.add_seconds(parser, "--timeout", 20, auto_processing.PAUSE_HELP, dest="pause")
     base.add_count(parser, "--max_jobs", 5, auto_processing.MAX_JOBS_HELP)
-    parser.add_argument(
-        "--mem",
-        type=base.positive_integer,
-        default=8000,
-        metavar="MB",
-        help="memory of a job (default: %(default)s)",
-    )
+    base.add_count(parser, "--mem", 8000, "memory of a job", metavar="MB")
     parser.add_argument(
         "--logs_path",
         type=Path,
@@ -51,7 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", default="short", help="queue or job category (default: %(default)s)"
     )
-    base.add_engine(parser)
+    parser.add_argument(
+        "--engine",
+        type=base.engine_name,
+        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
+    )
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -165,21 +165,76 @@ def main(args: argparse.Namespace) -> int:
 def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = False) -> int:
     """Submit runs and return the exit status; with `wait`, wait while too many jobs run."""
     results: list[bool] = []
+    pause = args.pause if wait else None
 
     def work(stop: Stop) -> None:
         try:
             check_options(args)
-            submitter = Submitter(
-                make_template(args, is_online=False), args.engine, args.max_jobs, args.pause
-            )
+            template = make_template(args, is_online=False)
+            engine = engines.get(args.engine or settings.engine())
+            collection = get_mongo_collection(template.plan.detector)
         except Exception as error:
             say(f"Error submitting job: {describe_error(error)}")
             raise
         for run_id in run_ids:
-            results.append(submitter.submit(run_id, stop, wait))
+            try:
+                is_free = template.dry_run or _has_slot(
+                    collection, engine, args.max_jobs, pause, stop
+                )
+                stop.check()
+                results.append(is_free and submit(template, run_id, collection, engine))
+            except Stopped:
+                raise
+            except Exception as error:
+                log.debug("run %s", run_id, exc_info=error)
+                say(f"Error submitting job: {describe_error(error)}")
+                results.append(False)
 
     status = base.run_tool(args, log, work, "the submission", args.logs_path, "--logs_path")
     return status or not all(results)
+
+
+def _has_slot(
+    collection: Any, engine: Engine, max_jobs: int, pause: float | None, stop: Stop
+) -> bool:
+    """Return whether fewer than `max_jobs` jobs wait and run; wait for that unless `pause` is None.
+
+    `pause` is the time between two checks [s].
+    """
+    while (n_jobs := count_jobs(collection, engine)) >= max_jobs:
+        say(f"Too many jobs running ({n_jobs}/{max_jobs})")
+        if pause is None:
+            return False
+        stop.event.wait(pause)
+        stop.check()
+    return True
+
+
+def count_jobs(collection: Any, engine: Engine) -> int:
+    """Return the number of waiting and running jobs."""
+    states = job_states(engine, followed_runs(collection, engine.name))
+    return sum(state.alive for state in states.values())
+
+
+def submit(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> bool:
+    """Submit a run and print the result in the wording of the lab's tools.
+
+    Return whether a job was submitted, or would have been in a dry run.
+    """
+    result = submitting.submit(template, run_id, collection, engine, reset_failures=True)
+    if result.state == "submitted":
+        say(f"Job {result.name} submitted successfully")
+    elif result.state == "dry run":
+        print(result.text)
+        say(f"Would have submitted job for run {run_id}")
+    else:
+        # The existing job may have other options. Without an id the run is being processed
+        job = f"{result.name} {result.job_id}: " if result.job_id else ""
+        say(
+            f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "
+            "until that has ended"
+        )
+    return result.state in ("submitted", "dry run")
 
 
 def say(line: str) -> None:
@@ -209,72 +264,6 @@ def make_template(args: argparse.Namespace, is_online: bool) -> JobTemplate:
         more_options=options,
         flat=True,
     )
-
-
-class Submitter:
-    """Submits runs one by one, and prints the results in the wording of the lab's tools.
-
-    Parameters
-    ----------
-    template
-        Jobs to submit.
-    engine
-        Name of the engine; None for that of the settings.
-    max_jobs
-        Largest number of waiting and running jobs.
-    pause
-        Time between two checks of that number [s].
-    """
-
-    def __init__(self, template: JobTemplate, engine: str | None, max_jobs: int, pause: float):
-        self._template, self._max_jobs, self._pause = template, max_jobs, pause
-        self._engine = engines.get(engine or settings.engine())
-        self._collection = get_mongo_collection(template.plan.detector)
-
-    def submit(self, run_id: str, stop: Stop, wait: bool = False) -> bool:
-        """Submit a run; return whether a job was submitted, or would have been in a dry run.
-
-        With `wait`, wait while too many jobs run. Nothing is submitted when `stop` is set.
-        """
-        try:
-            while not self._template.dry_run:
-                n_jobs = self._n_jobs()
-                if n_jobs < self._max_jobs:
-                    break
-                say(f"Too many jobs running ({n_jobs}/{self._max_jobs})")
-                if not wait:
-                    return False
-                stop.event.wait(self._pause)
-                stop.check()
-            stop.check()
-            result = submitting.submit(
-                self._template, run_id, self._collection, self._engine, reset_failures=True
-            )
-        except Stopped:
-            raise
-        except Exception as error:
-            log.debug("run %s", run_id, exc_info=error)
-            say(f"Error submitting job: {describe_error(error)}")
-            return False
-        if result.state == "submitted":
-            say(f"Job {result.name} submitted successfully")
-        elif result.state == "dry run":
-            print(result.text)
-            say(f"Would have submitted job for run {run_id}")
-        else:
-            # The existing job may have other options. Without an id the run is being processed
-            job = f"{result.name} {result.job_id}: " if result.job_id else ""
-            say(
-                f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "
-                "until that has ended"
-            )
-            return False
-        return True
-
-    def _n_jobs(self) -> int:
-        """Return the number of waiting and running jobs."""
-        runs = followed_runs(self._collection, self._engine.name)
-        return sum(state.alive for state in job_states(self._engine, runs).values())
 
 
 if __name__ == "__main__":

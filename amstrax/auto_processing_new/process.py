@@ -49,7 +49,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="make raw_records, when it is among the targets",
     )
-    base.add_live_data_dir(parser)
+    parser.add_argument(
+        "--live_data_dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the runs' folders of live data (default: from settings or run document)",
+    )
     return parser.parse_args(argv)
 
 

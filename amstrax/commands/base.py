@@ -210,28 +210,28 @@ def add_seconds(
 
 
 def add_count(
-    parser: argparse.ArgumentParser, name: str, default: int, text: str, **more: Any
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int,
+    text: str,
+    metavar: str = "N",
+    **more: Any,
 ) -> None:
-    """Add an option for a number of things, with its default in the help."""
+    """Add an option for a positive integer, with its default in the help."""
     text = f"{text} (default: %(default)s)"
     parser.add_argument(
-        name, type=positive_integer, default=default, metavar="N", help=text, **more
+        name, type=positive_integer, default=default, metavar=metavar, help=text, **more
     )
 
 
-def add_live_data_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the place of live data."""
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the place of live data, and for the plugins."""
     parser.add_argument(
         "--live_data_dir",
         type=Path,
         metavar="FOLDER",
         help="folder with the runs' folders of live data (default: from settings or run document)",
     )
-
-
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the place of live data, and for the plugins."""
-    add_live_data_dir(parser)
     parser.add_argument(
         "--config_kwargs",
         type=options,
@@ -295,7 +295,12 @@ def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
-    add_engine(parser)
+    parser.add_argument(
+        "--engine",
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    )
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
     )
@@ -317,16 +322,6 @@ def add_work(parser: argparse.ArgumentParser) -> None:
     add_console(parser)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the engine."""
-    parser.add_argument(
-        "--engine",
-        type=engine_name,
-        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
-        "or else local)",
-    )
-
-
 def _folder_setting(name: str) -> Path:
     """Return a folder of the settings; errors in them are reported when they are next read."""
     with contextlib.suppress(InvalidOption):
@@ -336,7 +331,13 @@ def _folder_setting(name: str) -> Path:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
-    add_count(parser, "--workers", 1, "number of cores to use")
+    parser.add_argument(
+        "--workers",
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    )
 
 
 def add_log_folder(parser: argparse.ArgumentParser) -> None:
@@ -370,7 +371,13 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         action="store_true",
         help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
     )
-    add_seconds(parser, "--pause", pause, "time between two rounds")
+    parser.add_argument(
+        "--pause",
+        type=positive_number,
+        default=pause,
+        metavar="SECONDS",
+        help="time between two rounds (default: %(default)s)",
+    )
 
 
 def add_console(parser: argparse.ArgumentParser) -> None:

@@ -94,7 +94,7 @@ def test_what_the_dashboard_tries_again_or_reports(runs, live_runs, tmp_path, ca
     add_run(runs, live_runs)
     status, text = said(run_id="000999")
     assert status == 1 and text.startswith("Error submitting job: run 000999 is not in the run")
-    monkeypatch.setattr(entry.Submitter, "_n_jobs", lambda _self: 3)
+    monkeypatch.setattr(entry, "count_jobs", lambda *_: 3)
     assert said("--max_jobs=3", "--production") == (1, "Too many jobs running (3/3)")
     status, text = said('--set_context_kwargs={"storage": []}')
     assert status == 2 and text.startswith("Error submitting job: --set_context_kwargs names")
@@ -107,10 +107,10 @@ def test_what_the_dashboard_tries_again_or_reports(runs, live_runs, tmp_path, ca
     # Another job may be the one that is at work
     assert "amstrax-xams" not in text
 
-    def unreachable(_self):
+    def unreachable(*_):
         raise RunDatabaseUnreachable("no answer\nfrom mongo")
 
-    monkeypatch.setattr(entry.Submitter, "_n_jobs", unreachable)
+    monkeypatch.setattr(entry, "count_jobs", unreachable)
     assert said("--production") == (1, "Error submitting job: no answer from mongo")
 
 
