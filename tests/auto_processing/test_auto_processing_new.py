@@ -101,6 +101,10 @@ def test_what_the_dashboard_tries_again_or_reports(runs, live_runs, tmp_path, ca
     assert "--set_config_kwargs" in text
     status, text = said(f"--amstrax_path={tmp_path}")
     assert status == 2 and "no amstrax 3 there" in text
+    (tmp_path / "file").touch()
+    status, text = said("--production", f"--logs_path={tmp_path}/file")
+    assert status == 1 and text.startswith("Error submitting job: the script or the log")
+    assert text.endswith("see --logs_path")
     with leases.RunClaim(runs, SHORT, "somebody", leases.Stop()):
         status, text = said("--production")
     assert status == 1 and text.startswith(f"Error submitting job: run {SHORT} is busy (")
@@ -146,6 +150,9 @@ def test_process(runs, live_runs, tmp_path):
     assert processed("--target", "peak_basics") == 0
     assert documents.find_run(runs, SHORT) == before
 
+    with leases.RunClaim(runs, SHORT, "somebody", leases.Stop()):
+        assert processed(*target, "--production") == 2
+    assert documents.find_run(runs, SHORT) == before
     assert processed(*target, "--production") == 2
     document = documents.find_run(runs, SHORT)
     assert targets_of(document) == {"raw_records": ("failed", process.NO_RAW_RECORDS)}
