@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_seconds(
         parser,
         "--timeout",
-        300,
+        ProcessingOptions.timeout,
         "give up when a run that has not ended gets no new live data for this long",
     )
     base.add_console(parser)

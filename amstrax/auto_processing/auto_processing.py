@@ -115,21 +115,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_id", metavar="RUN_ID", type=base.run_id, help="process this run, then end"
     )
     parser.add_argument(
-        "--min_run_number",
-        type=int,
-        default=0,
-        metavar="N",
-        help="leave runs below this number alone",
+        "--min_run_number", type=int, default=0, metavar="N", help="skip runs below this number"
     )
-    base.add_count(parser, "--max_jobs", 10, MAX_JOBS_HELP)
-    base.add_count(parser, "--max_failures", 3, MAX_FAILURES_HELP)
+    base.add_count(parser, "--max_jobs", LoopOptions.max_jobs, MAX_JOBS_HELP)
+    base.add_count(parser, "--max_failures", RunSelection.max_failures, MAX_FAILURES_HELP)
     base.add_seconds(
         parser,
         "--retry_pause",
-        60,
+        RunSelection.retry_pause,
         "time from a first failure to the next attempt, twice as long after each further one",
     )
-    base.add_seconds(parser, "--pause", 10, PAUSE_HELP)
+    base.add_seconds(parser, "--pause", LoopOptions.pause, PAUSE_HELP)
     parser.add_argument("--once", action="store_true", help="run one round, and end")
     parser.add_argument(
         "--dry_run", action="store_true", help="show what would be submitted, and change nothing"

@@ -24,8 +24,8 @@ from amstrax.rundb.leases import Stop
 
 log = logging.getLogger(__name__)
 
-#: Longest pause between two attempts at a run [s]
-LONGEST_PAUSE = 86400.0
+#: Back-off after the first failure of a run, and the longest one [s]
+FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 #: A job that only another machine knows and that has never claimed its run is given up after this
 SILENCE = 3600.0  # [s]
 
@@ -65,7 +65,7 @@ class RunSelection:
     run_id: str | None = None
     min_run_number: int = 0
     max_failures: int = documents.MAX_FAILURES
-    retry_pause: float = 60.0
+    retry_pause: float = FIRST_BACKOFF
 
     def filter(self, now: datetime) -> Filter:
         """Return the filter for the runs to submit at a time by the clock of the database server.
@@ -127,7 +127,7 @@ class RunSelection:
         for failures in range(1, self.max_failures):
             # A failed run has at least one failure
             so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
-            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
+            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_BACKOFF)
             long_ago: list[Filter] = [
                 {"processing_status.time": {"$lte": now - timedelta(seconds=pause)}},
                 {"processing_status.time": None},
@@ -201,11 +201,10 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
 
 
 class Followed(NamedTuple):
-    """Run whose job is followed: its name, the field ``processing_job``, and its status."""
+    """Run whose job is followed: its name, the field ``processing_job``, and the document."""
 
     run_id: str
     job: Document
-    status: str
     document: Document
 
     @property
@@ -233,12 +232,7 @@ def followed_runs(collection: Any, engine: str) -> list[Followed]:
     }
     found = documents.read(collection, condition, _FIELDS)
     return [
-        Followed(
-            documents.name_of(document) or "?",
-            document["processing_job"],
-            documents.status_of(document).status,
-            document,
-        )
+        Followed(documents.name_of(document) or "?", document["processing_job"], document)
         for document in found
         if isinstance(document.get("processing_job"), Mapping)
     ]
@@ -396,7 +390,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
             f"the job of run {name} is one of {job.get('engine')} from {job.get('host')}, not of "
             f"{engine.name} from {documents.this_host()}: end it there"
         )
-    run = Followed(name, job, status, document)
+    run = Followed(name, job, document)
     if not job.get("job_id"):
         raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
     # Before it ends, so that neither the job nor a loop counts it as a failure
@@ -414,8 +408,6 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
 
 #: Longest pause after failed rounds, which grows with each failure [s]
 LONGEST_WAIT = 600.0
-#: Back-off after the first failure of a run, and the longest one [s]
-FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 
 
 class RetryBackoff:

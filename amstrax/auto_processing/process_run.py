@@ -91,18 +91,18 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_seconds(
         parser,
         "--claim_lifetime",
-        leases.LIFETIME,
+        JobOptions.claim_lifetime,
         "time after which others may process the run when this process is gone",
     )
     base.add_seconds(
         parser,
         "--patience",
-        1800,
+        JobOptions.patience,
         "time to wait for the run database before the run is claimed; later at most two thirds of "
         "--claim_lifetime",
     )
     base.add_seconds(
-        parser, "--timeout", 300, "give up after this time without new live data that is missing"
+        parser, "--timeout", JobOptions.timeout, "time to wait for live data that is missing"
     )
     base.add_console(parser)
     return base.parse(parser, "process_run", argv)

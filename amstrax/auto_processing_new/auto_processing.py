@@ -131,15 +131,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="submit this run, then end"
     )
-    base.add_count(
-        parser, "--n_failures_max", 3, auto_processing.MAX_FAILURES_HELP, dest="max_failures"
-    )
+    text = auto_processing.MAX_FAILURES_HELP
+    base.add_count(parser, "--n_failures_max", 3, text, dest="max_failures")
     parser.add_argument(
         "--min_run_number",
         type=int,
         default=6000,
         metavar="N",
-        help="leave runs below this number alone, but that of --run_id (default: %(default)s)",
+        help="skip runs below this number, but not that of --run_id (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
