@@ -75,7 +75,7 @@ bounds: install ## run the tests of kernels with bounds of arrays checked
 .PHONY: soak
 soak: install ## the long form of tests that CI has in short: a day of RUNS= runs, EXAMPLES= of mutated input
 	AMSTRAX_DAY_RUNS=$(RUNS) AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) \
-	    $(BIN)/python -m pytest --timeout=0 tests/test_day.py tests/test_fuzz.py $(ARGS)
+	    $(BIN)/python -m pytest --timeout=0 tests/auto_processing/test_day.py tests/test_fuzz.py $(ARGS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo
