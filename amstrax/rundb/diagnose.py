@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
 from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
-from amstrax.rundb.connection import COLLECTIONS, DATABASE, Line, is_embedded, translated
+from amstrax.rundb.connection import COLLECTIONS, DATABASE, Connection, is_embedded, translated
 from amstrax.settings import RunDatabase
 
 #: Name of a step, and a function that returns the result as text, or raises an error
@@ -39,24 +39,24 @@ def check(detector: str = "xams") -> int:
     try:
         print(described_settings())
         print(described_releases())
-        link = settings.run_database()
-        has_file = is_embedded(link)
+        config = settings.run_database()
+        has_file = is_embedded(config)
     except AmstraxError as error:
         print(f"FAILED   {'settings':15s}{error}")
         return 1
     with contextlib.ExitStack() as stack:
         if has_file:
-            print(f"\nNo host is set: the run database is the file {link.path}\n")
-            steps = _local_steps(link, detector)
-        elif link.uri:
+            print(f"\nNo host is set: the run database is the file {config.path}\n")
+            steps = _local_steps(config, detector)
+        elif config.uri:
             print("\nThe run database is MongoDB as AMSTRAX_MONGO_URI says\n")
-            steps = _mongo_steps(link, detector, stack)
+            steps = _mongo_steps(config, detector, stack)
         else:
             print(
-                f"\nThe run database is MongoDB at {link.mongo_host}:{link.mongo_port} of "
-                f"{link.daq_host}, through an SSH tunnel\n"
+                f"\nThe run database is MongoDB at {config.mongo_host}:{config.mongo_port} of "
+                f"{config.daq_host}, through an SSH tunnel\n"
             )
-            steps = [*_tunnel_steps(link, stack), *_mongo_steps(link, detector, stack)]
+            steps = [*_tunnel_steps(config, stack), *_mongo_steps(config, detector, stack)]
         failed = False
         for name, take in steps:
             if failed:
@@ -126,17 +126,17 @@ def described_releases() -> str:
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
-def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
+def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
     # Results that later steps use
     made: dict[str, Any] = {}
 
     def name() -> str:
-        made["to"] = to = ssh_config.destination(link)
-        alias = "" if to.host == link.daq_host else f", by ssh's settings {to.host}"
+        made["to"] = to = ssh_config.destination(config)
+        alias = "" if to.host == config.daq_host else f", by ssh's settings {to.host}"
         if to.proxy:
-            return f"{link.daq_host}{alias}, through {' '.join(to.proxy)}"
+            return f"{config.daq_host}{alias}, through {' '.join(to.proxy)}"
         made["addresses"] = tunnel.resolve(to)
-        return f"{link.daq_host} is {', '.join(made['addresses'])}{alias}"
+        return f"{config.daq_host} is {', '.join(made['addresses'])}{alias}"
 
     def port() -> str:
         connection = tunnel.dial(made["to"], made.get("addresses", ()))
@@ -156,8 +156,8 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]
         return f"as {made['to'].user}, with {how}"
 
     def forwarding() -> str:
-        tunnel.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
-        return f"leads to {link.mongo_host}:{link.mongo_port}, where something listens"
+        tunnel.open_channel(config, made["transport"]).close()
+        return f"leads to {config.mongo_host}:{config.mongo_port}, where something listens"
 
     return [
         ("name", name),
@@ -168,27 +168,27 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]
     ]
 
 
-def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[_Step]:
-    made: dict[str, Line] = {}
+def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[_Step]:
+    made: dict[str, Connection] = {}
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
-        line, name = made["line"], COLLECTIONS[detector]
+        connection, name = made["connection"], COLLECTIONS[detector]
         try:
-            return function(line.client[DATABASE][name])
+            return function(connection.client[DATABASE][name])
         except PyMongoError as error:
-            problem = translated(error, line, method, f"{DATABASE}.{name}", is_write)
+            problem = translated(error, connection, method, f"{DATABASE}.{name}", is_write)
             if isinstance(problem, AmstraxError):
                 raise problem from error
-            raise RunDatabaseRefused(f"{line.place} does not do {method}: {error}") from error
+            raise RunDatabaseRefused(f"{connection.place} does not do {method}: {error}") from error
 
     def mongo_log_in() -> str:
-        made["line"] = line = Line(link)
-        stack.callback(line.close)
-        line.ensure()
+        made["connection"] = connection = Connection(config)
+        stack.callback(connection.close)
+        connection.ensure()
         version = call(lambda c: c.database.client.server_info(), "server_info")["version"]
         call(lambda c: c.database.client["admin"].command("ping"), "ping")
-        who = f"as {link.mongo_user}" if link.mongo_user else "without a user"
-        return f"{'as AMSTRAX_MONGO_URI says' if link.uri else who}; version {version}"
+        who = f"as {config.mongo_user}" if config.mongo_user else "without a user"
+        return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
 
     def rights() -> str:
         # An update of a document that does not exist needs the rights and changes nothing
@@ -206,14 +206,14 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
     ]
 
 
-def _local_steps(link: RunDatabase, detector: str) -> list[_Step]:
+def _local_steps(config: RunDatabase, detector: str) -> list[_Step]:
     def file() -> str:
-        if not link.path.exists():
-            return f"{link.path} does not exist yet; the first document makes it"
-        return f"{link.path}, {link.path.stat().st_size / 1e6:.1f} MB"
+        if not config.path.exists():
+            return f"{config.path} does not exist yet; the first document makes it"
+        return f"{config.path}, {config.path.stat().st_size / 1e6:.1f} MB"
 
     def collection() -> str:
-        with embedded.LocalClient(link.path) as client:
+        with embedded.LocalClient(config.path) as client:
             found = client[DATABASE][COLLECTIONS[detector]]
             return described_documents(lambda function, _: function(found), detector)
 

@@ -111,14 +111,14 @@ def status_of(document: Mapping[str, Any]) -> Status:
     value = document.get("processing_status")
     if type(value) is str and value:
         if value.startswith("failed"):
-            why = value.removeprefix("failed").removeprefix(" due to ").strip()
-            return Status("failed", reason=why or None)
+            cause = value.removeprefix("failed").removeprefix(" due to ").strip()
+            return Status("failed", reason=cause or None)
         return Status(OLD_WORDS.get(value, value))
     word = value.get("status") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(word, str):
         return Status("pending")
-    told = (value.get(field) for field in ("host", "reason"))
-    host, reason = (v if v is None or type(v) is str else short(v) for v in told)
+    given = (value.get(field) for field in ("host", "reason"))
+    host, reason = (v if v is None or type(v) is str else short(v) for v in given)
     return Status(OLD_WORDS.get(str(word), str(word)), time_of(value, "time"), host, reason)
 
 
