@@ -41,11 +41,6 @@ from amstrax.rundb import documents, leases
 
 log = logging.getLogger("amstrax.delete_live")
 
-_FIELDS = (
-    *("name", "number", "start", "end", "tags", "data", "deleted_data", "copy_claim"),
-    *("processing_status", "processing_claim"),
-)
-
 
 @dataclass
 class Deletions:
@@ -140,28 +135,20 @@ class Deleter:
         self._backoff = RetryBackoff()
 
     def find(self) -> list[dict[str, Any]]:
-        """Find the documents of the runs to delete, oldest first, without runs in back-off.
-
-        Raises RunNotFound when a run requested by name is unknown.
-        """
+        """Find the documents of the runs to delete, oldest first, as `copying.find_runs`."""
         options = self._options
-        if options.run_ids:
-            found = [
-                documents.find_run(self._collection, run_id, None, _FIELDS)
-                for run_id in options.run_ids
-            ]
-        else:
-            before = datetime.now(UTC) - timedelta(days=options.min_age)
-            hosts = [documents.this_host(), *(copy.name for copy in options.required)]
-            has_data = [documents.has_data("live", host=host) for host in hosts]
-            condition = {"$and": [*has_data, {"end": {"$lte": before}}]}
-            found = documents.read(self._collection, condition, _FIELDS, sort=[("number", 1)])
+        hosts = [documents.this_host(), *(copy.name for copy in options.required)]
+        has_data = [documents.has_data("live", host=host) for host in hosts]
+        before = datetime.now(UTC) - timedelta(days=options.min_age)
+        condition = {"$and": [*has_data, {"end": {"$lte": before}}]}
 
         def reason(document: Document) -> str | None:
             # For a run requested by name, deleting reports the reason
             return None if options.run_ids else why_not(document, options)
 
-        return copying.select(found, reason, self._backoff.names(), options.max_runs)
+        resting = self._backoff.names()
+        found = copying.find_runs(self._collection, options.run_ids, condition, 1, reason, resting)
+        return found[: options.max_runs]
 
     def settle(self) -> int:
         """Settle interrupted deletions; return the number that could not be settled."""
