@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from servers import SSHServer, need
+from needs import need, need_all
+from servers import SSHServer
 
 from amstrax.auto_processing import rsync
 from amstrax.rundb import documents, get_mongo_collection
@@ -22,7 +23,7 @@ ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
     """An sshd that lets commands in."""
-    need(shutil.which("rsync") is not None, "needs rsync: apt-get install rsync")
+    need_all("rsync")
     server = SSHServer(tmp_path_factory.mktemp("login"), 1)
     yield server
     server.kill()
@@ -108,7 +109,7 @@ def wait_for(condition, what: str, timeout: float = 180):
 
 def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess:
     """Run a command as a user id without a name, and without HOME, as containers do."""
-    need(os.getuid() == 0, "needs root, to be somebody else")
+    need_all("root")
     need(shutil.which("setpriv") is not None, "needs setpriv")
     # Python itself may be in a folder that only root may look into
     setpriv = "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=+dac_read_search"
@@ -153,7 +154,7 @@ def recently() -> datetime:
 @contextlib.contextmanager
 def small_disk(path: Path, size: str, options: str = ""):
     """Mount a disk of a size, which only root can."""
-    need(os.getuid() == 0, "needs root, to mount a small disk")
+    need_all("root")
     path.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(path)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)

@@ -26,7 +26,8 @@ from live_runs import (  # noqa: F401
     start,
     wait_for,
 )
-from servers import SSHServer, need
+from needs import need
+from servers import SSHServer
 
 from amstrax import redax, settings
 from amstrax.auto_processing import copy_live, copying, delete_live, rsync

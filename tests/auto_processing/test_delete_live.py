@@ -23,7 +23,7 @@ from live_runs import (  # noqa: F401
     start,
     wait_for,
 )
-from servers import need
+from needs import need
 
 from amstrax.auto_processing import copy_live, delete_live, deleting, rsync
 from amstrax.auto_processing.copying import delete_after_copies

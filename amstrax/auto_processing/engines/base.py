@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from amstrax import files
+from amstrax import strict_json
 from amstrax.exceptions import InvalidOption, JobRefused, UnknownEngine, did_you_mean
 
 #: Name of each engine, of its module in this package -> class in that module
@@ -171,7 +171,7 @@ def write_script(path: Path, command: Sequence[str], environment: Mapping[str, s
 
     `environment` has variables to set before; no secrets, since others may read the file.
     """
-    files.write(path, script_text(command, environment), mode=0o755)
+    strict_json.write_text(path, script_text(command, environment), mode=0o755)
 
 
 def script_text(command: Sequence[str], environment: Mapping[str, str]) -> str:

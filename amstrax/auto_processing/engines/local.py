@@ -31,7 +31,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from amstrax import files, settings
+from amstrax import settings, strict_json
 from amstrax.auto_processing.engines import base, local_runner
 from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
@@ -85,7 +85,7 @@ class LocalEngine(base.Engine):
             folder = self._jobs / f".{number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            files.write(folder / "job.json", json.dumps(self._description(job)))
+            strict_json.write_text(folder / "job.json", json.dumps(self._description(job)))
             locked = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
             for file in locked:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -187,7 +187,7 @@ class LocalEngine(base.Engine):
             with (self.folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 number = max(self._last(), *self._numbers(), 0) + 1
-                files.write(self.folder / "last", str(number))
+                strict_json.write_text(self.folder / "last", str(number))
                 self._clean()
                 yield number
         except OSError as error:
