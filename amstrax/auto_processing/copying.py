@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -939,18 +940,21 @@ class Copier:
 
     def _register(self, run_id: str, entry: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
         """Add an entry of data; retry while the run database is unreachable, until stopped."""
-        is_reported = False
-        while True:
-            try:
-                documents.add_data(self._collection, run_id, entry)
-                return
-            except RunDatabaseUnreachable as error:
-                if stopped():
-                    raise
-                if not is_reported:
-                    log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
-                    is_reported = True
-            time.sleep(REGISTER_PAUSE)
+        reported: list[Exception] = []
+
+        def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
+            if stopped():
+                raise error
+            if not reported:
+                log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
+                reported.append(error)
+
+        connection.retry(
+            lambda: documents.add_data(self._collection, run_id, entry),
+            math.inf,
+            pause=REGISTER_PAUSE,
+            on_error=on_error,
+        )
 
     @contextlib.contextmanager
     def _progress(self, what: str) -> Iterator[Callable[[int], None]]:
