@@ -112,17 +112,12 @@ def _run(args: argparse.Namespace, stop: Stop) -> None:
 
 
 def _options(args: argparse.Namespace) -> CopyOptions:
-    return CopyOptions(
+    return base.filled(
+        CopyOptions,
+        args,
         destinations=wanted_destinations(args.detector, args.to or ()),
         folders=allowed_folders(args.detector, args.live_data),
         run_ids=args.run_id or (),
-        min_run_number=args.min_run_number,
-        max_runs=args.max_runs,
-        again=args.again,
-        production=args.production,
-        workers=args.workers,
-        bandwidth=args.bandwidth,
-        progress=args.progress,
     )
 
 

@@ -105,13 +105,12 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
 
 
 def _options(args: argparse.Namespace) -> DeleteOptions:
-    return DeleteOptions(
+    return base.filled(
+        DeleteOptions,
+        args,
         folders=allowed_folders(args.detector, args.live_data),
         required=delete_after_copies(args.detector),
         run_ids=args.run_id or (),
-        min_age=args.min_age,
-        max_runs=args.max_runs,
-        delete=args.delete,
     )
 
 
