@@ -17,7 +17,6 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import loop
 from amstrax.auto_processing.copying import (
     Copier,
     Copies,
@@ -108,7 +107,7 @@ def _run(args: argparse.Namespace, stop: Stop) -> None:
             stop.check()
             raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
 
-    loop.repeat(one_round, args, stop, log)
+    base.repeat(one_round, args, stop, log)
 
 
 def _options(args: argparse.Namespace) -> CopyOptions:

@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
 from amstrax.auto_processing.rsync import Place
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,

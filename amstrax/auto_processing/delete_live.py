@@ -18,7 +18,6 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import loop
 from amstrax.auto_processing.copying import allowed_folders, delete_after_copies
 from amstrax.auto_processing.deleting import DeleteOptions, Deleter, why_not
 from amstrax.commands import base
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
         if problems and not args.loop:
             raise DeletionRefused(f"{problems} runs could not be deleted, see above")
 
-    loop.repeat(one_round, args, stop, log)
+    base.repeat(one_round, args, stop, log)
 
 
 def _options(args: argparse.Namespace) -> DeleteOptions:

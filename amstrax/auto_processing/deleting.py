@@ -27,7 +27,7 @@ from typing import Any
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, rsync
 from amstrax.auto_processing.copying import Destination, Document, Inventory
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
