@@ -459,61 +459,6 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         restore(*before)
 
 
-@functools.cache
-def _end_quickly() -> None:
-    """Skip the garbage collection at the end of the process, which takes 0.3 s with strax."""
-    atexit.register(gc.freeze)
-
-
-def run_tool(
-    args: argparse.Namespace,
-    logger: logging.Logger,
-    work: Callable[[Stop], str | None],
-    what: str,
-    folder: object,
-    option: str = "--output",
-    log_name: str | None = None,
-    around: Callable[[Stop], contextlib.AbstractContextManager] = contextlib.nullcontext,
-) -> int:
-    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
-
-    A failure is logged as one line, with ``--debug`` in full. Signals set the `Stop` passed to the
-    work.
-
-    Parameters
-    ----------
-    args
-        Options of the command, of which ``debug`` is used.
-    logger
-        The command's.
-    work
-        Does the work, and returns text to print at the end, if any.
-    what, folder, option
-        As of `base.describe_failure`.
-    log_name
-        Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
-        see `base.log_to_folder`.
-    around
-        Context manager around the work.
-    """
-    log_to_console(args.debug)
-    _end_quickly()
-    stop = Stop()
-    try:
-        if log_name is not None:
-            log_folder = args.log_folder or settings.batch("AMSTRAX_LOG_FOLDER")
-            log_to_folder(log_folder, log_name)
-        with stop_on_signals(stop), around(stop):
-            text = work(stop)
-        if text is not None:
-            print(text)
-    except Exception as error:
-        message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
-        logger.error("%s", message, exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
-
-
 #: Back-off after the first failure of a run, and the longest one [s]
 FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 #: Longest pause after failed rounds, which grows with each failure [s]
@@ -619,6 +564,61 @@ def repeat(
     if not stop.event.is_set():
         run_rounds(one_round, args.pause, stop, logger)
     logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
+
+
+@functools.cache
+def _end_quickly() -> None:
+    """Skip the garbage collection at the end of the process, which takes 0.3 s with strax."""
+    atexit.register(gc.freeze)
+
+
+def run_tool(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[Stop], str | None],
+    what: str,
+    folder: object,
+    option: str = "--output",
+    log_name: str | None = None,
+    around: Callable[[Stop], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> int:
+    """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
+
+    A failure is logged as one line, with ``--debug`` in full. Signals set the `Stop` passed to the
+    work.
+
+    Parameters
+    ----------
+    args
+        Options of the command, of which ``debug`` is used.
+    logger
+        The command's.
+    work
+        Does the work, and returns text to print at the end, if any.
+    what, folder, option
+        As of `base.describe_failure`.
+    log_name
+        Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
+        see `base.log_to_folder`.
+    around
+        Context manager around the work.
+    """
+    log_to_console(args.debug)
+    _end_quickly()
+    stop = Stop()
+    try:
+        if log_name is not None:
+            log_folder = args.log_folder or settings.batch("AMSTRAX_LOG_FOLDER")
+            log_to_folder(log_folder, log_name)
+        with stop_on_signals(stop), around(stop):
+            text = work(stop)
+        if text is not None:
+            print(text)
+    except Exception as error:
+        message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
+        logger.error("%s", message, exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
 
 
 #: Loggers of strax that repeat errors at length, which are reported here in one line
