@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -27,8 +28,8 @@ from tqdm.auto import tqdm
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
 from amstrax.auto_processing.rsync import Place
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -61,7 +62,11 @@ LINE_PAUSE = 60.0
 #: A larger file is no marker [bytes]
 _LARGEST_MARKER = 100_000
 
-_FIELDS = ("name", "number", "start", "end", "tags", "data", "copy_claim")
+#: Fields of run documents by which runs are selected
+_FIELDS = (
+    *("name", "number", "start", "end", "tags", "data", "deleted_data", "copy_claim"),
+    *("processing_status", "processing_claim"),
+)
 _DESTINATION = re.compile(
     r"(?P<name>[\w.+-]+)\s*=\s*(?:(?P<ssh_host>[\w@.+][\w@.+-]*):)?(?P<folder>/[^,\n]*)", re.ASCII
 )
@@ -633,17 +638,26 @@ def source_folder(document: Document, folders: Sequence[Path]) -> Path:
     raise CopyFailed(problem)
 
 
-def select(
-    found: Iterable[dict[str, Any]],
+def find_runs(
+    collection: Any,
+    run_ids: Sequence[str],
+    condition: Mapping[str, Any],
+    order: int,
     why_not: Callable[[Document], str | None],
     resting: frozenset[str],
-    most: int | None,
 ) -> list[dict[str, Any]]:
-    """Return the first documents of runs that are ready, without those named in `resting`.
+    """Find the documents of runs that are ready, without those named in `resting`.
 
-    `why_not` returns why a run is not ready. A run that it cannot judge is selected: the work on it
-    reports the error.
+    These are the runs `run_ids`, or if that is empty those that meet `condition`, by increasing
+    (`order` 1) or decreasing (-1) number. `why_not` returns why a run is not ready. A run that it
+    cannot judge is included: the work on it reports the error.
+
+    Raises RunNotFound when a run of `run_ids` is unknown.
     """
+    if run_ids:
+        found = [documents.find_run(collection, run_id, None, _FIELDS) for run_id in run_ids]
+    else:
+        found = documents.read(collection, condition, _FIELDS, sort=[("number", order)])
     wanted = []
     for document in found:
         name, reason = documents.name_of(document), None
@@ -653,7 +667,7 @@ def select(
             log.debug("run %s is left alone: %s", name, reason)
         elif name not in resting:
             wanted.append(document)
-    return wanted[:most]
+    return wanted
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
@@ -740,38 +754,30 @@ class Copier:
         self._show_bar = sys.stderr.isatty() if options.progress is None else options.progress
 
     def find(self) -> list[dict[str, Any]]:
-        """Find the documents of the runs to copy, newest first, without runs in back-off.
-
-        Raises RunNotFound when a run requested by name is unknown.
-        """
+        """Find the documents of the runs to copy, newest first, as `find_runs`."""
         options = self._options
-        if options.run_ids:
-            found = [
-                documents.find_run(self._collection, run_id, None, _FIELDS)
-                for run_id in options.run_ids
+        lacks = [
+            {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
+            for destination in options.destinations
+        ]
+        condition = {
+            "$and": [
+                documents.has_data("live", host=documents.this_host()),
+                {"end": {"$ne": None}},
+                documents.lacks_tag(documents.ABANDON),
+                {"number": {"$gte": options.min_run_number}} if options.min_run_number else {},
+                {"$or": lacks},
             ]
-        else:
-            lacks = [
-                {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
-                for destination in options.destinations
-            ]
-            condition = {
-                "$and": [
-                    documents.has_data("live", host=documents.this_host()),
-                    {"end": {"$ne": None}},
-                    documents.lacks_tag(documents.ABANDON),
-                    {"number": {"$gte": options.min_run_number}} if options.min_run_number else {},
-                    {"$or": lacks},
-                ]
-            }
-            found = documents.read(self._collection, condition, _FIELDS, sort=[("number", -1)])
+        }
 
         def reason(document: Document) -> str | None:
             to = self._missing(document)
             # For a run requested by name, copying reports the reason
             return None if options.run_ids and to else why_not(document, to, options.folders)
 
-        return select(found, reason, self._backoff.names(), options.max_runs)
+        resting = self._backoff.names()
+        found = find_runs(self._collection, options.run_ids, condition, -1, reason, resting)
+        return found[: options.max_runs]
 
     def handle(self, rundocs: Sequence[Document]) -> Copies:
         """Copy runs, as `amstrax.auto_processing.copy_live.handle_runs` says."""
@@ -934,18 +940,21 @@ class Copier:
 
     def _register(self, run_id: str, entry: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
         """Add an entry of data; retry while the run database is unreachable, until stopped."""
-        is_reported = False
-        while True:
-            try:
-                documents.add_data(self._collection, run_id, entry)
-                return
-            except RunDatabaseUnreachable as error:
-                if stopped():
-                    raise
-                if not is_reported:
-                    log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
-                    is_reported = True
-            time.sleep(REGISTER_PAUSE)
+        reported: list[Exception] = []
+
+        def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
+            if stopped():
+                raise error
+            if not reported:
+                log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
+                reported.append(error)
+
+        connection.retry(
+            lambda: documents.add_data(self._collection, run_id, entry),
+            math.inf,
+            pause=REGISTER_PAUSE,
+            on_error=on_error,
+        )
 
     @contextlib.contextmanager
     def _progress(self, what: str) -> Iterator[Callable[[int], None]]:

@@ -41,6 +41,7 @@ from amstrax.exceptions import (
     InvalidOption,
     LiveDataCorrupted,
     LiveDataNotFound,
+    RunDatabaseUnreachable,
     RunNotFound,
 )
 from amstrax.rundb import documents, get_mongo_collection, leases
@@ -908,6 +909,24 @@ def test_claim_that_is_lost(daq):  # noqa: F811
         wait_for(claim.lost.is_set, "the loss")
         assert not claim.check()
     assert documents.find_run(daq.runs, 1)["copy_claim"]["owner"] == "other"
+
+
+def test_database_away_when_a_copy_is_registered(daq, monkeypatch, capfd):  # noqa: F811
+    """Registering is retried until the run database answers, and reported once."""
+    daq.add_run(1)
+    add_data, calls = documents.add_data, []
+
+    def fails_twice(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise RunDatabaseUnreachable("no answer")
+        return add_data(*args)
+
+    monkeypatch.setattr(documents, "add_data", fails_twice)
+    monkeypatch.setattr(copying, "REGISTER_PAUSE", 0.01)
+    assert copy("--production", "--to", "dcache") == 0
+    assert len(calls) == 3 and daq.hosts(1) == ["daq", "dcache"]
+    assert capfd.readouterr().err.count("is copied, not registered; trying again: no answer") == 1
 
 
 # Settings and command line
