@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import stat
 import sys
 import tempfile
 import threading
@@ -38,8 +37,6 @@ from amstrax.exceptions import (
     DestinationUnusable,
     InvalidOption,
     InvalidRunDocument,
-    LiveDataCorrupted,
-    LiveDataNotFound,
     RunDatabaseError,
     RunDatabaseUnreachable,
     Stopped,
@@ -198,17 +195,6 @@ def _named(
 # Folders of runs
 
 
-class FileState(NamedTuple):
-    """Properties that show whether a file has changed; a folder has size -1 [bytes] and no time."""
-
-    size: int
-    changed: int = 0
-    inode: int = 0
-
-
-Inventory = dict[str, FileState]
-
-
 def run_name(document: Document) -> str:
     """Return the name of a run, which is that of its folder; check that it is valid for one."""
     return rundoc.check_run_name(documents.name_of(document))
@@ -241,66 +227,6 @@ def folder_of(entry: Mapping[str, Any]) -> Path:
         return rundoc.check_location(entry.get("location")).resolve()
     except (OSError, RuntimeError) as error:
         raise InvalidRunDocument(str(error)) from None
-
-
-def inventory(run_dir: Path) -> Inventory:
-    """Return the files and folders in the folder of a run, by their names within it.
-
-    Raises LiveDataNotFound when the folder does not exist, or is a link; LiveDataCorrupted when an
-    entry is neither file nor folder, or is on another disk.
-    """
-    try:
-        state = os.lstat(run_dir)
-    except FileNotFoundError:
-        raise LiveDataNotFound(
-            f"{run_dir} does not exist: if the live data was moved, correct its entry in the run "
-            "document"
-        ) from None
-    if not stat.S_ISDIR(state.st_mode):
-        raise LiveDataNotFound(f"{run_dir} is {_kind(state)}, not a folder: the run is left alone")
-    try:
-        return dict(_walk(run_dir, "", state.st_dev))
-    except FileNotFoundError as error:
-        raise LiveDataNotFound(
-            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
-        ) from None
-
-
-def _walk(folder: Path, prefix: str, device: int) -> Iterator[tuple[str, FileState]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not prefix and entry.name == rsync.MARKER:
-                continue  # This is a copy itself
-            state = entry.stat(follow_symlinks=False)
-            name = f"{prefix}{entry.name}"
-            if state.st_dev != device:
-                raise LiveDataCorrupted(f"{entry.path} is on another disk: the run is left alone")
-            if stat.S_ISDIR(state.st_mode):
-                yield name, FileState(rsync.FOLDER)
-                yield from _walk(Path(entry.path), f"{name}/", device)
-            elif stat.S_ISREG(state.st_mode):
-                yield name, FileState(state.st_size, state.st_mtime_ns, state.st_ino)
-            else:
-                raise LiveDataCorrupted(
-                    f"{entry.path} is {_kind(state)}, which is no live data: the run is left alone"
-                )
-
-
-def _kind(state: os.stat_result) -> str:
-    if stat.S_ISLNK(state.st_mode):
-        return "a symbolic link"
-    return "a file" if stat.S_ISREG(state.st_mode) else "a device, pipe or socket"
-
-
-def sizes(found: Inventory) -> dict[str, int]:
-    """Return the sizes [bytes] of files, -1 for folders, as `rsync.listing` does of a copy."""
-    return {name: state.size for name, state in found.items()}
-
-
-def count(found: Inventory) -> tuple[int, int]:
-    """Return the number of files and their size [bytes]."""
-    files = [state.size for state in found.values() if state.size >= 0]
-    return len(files), sum(files)
 
 
 def some(names: Iterable[str]) -> str:
@@ -423,7 +349,7 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
 
 
 def _check_copy_place(
-    run_dir: Path, place: Place, known: Inventory, identity: Mapping[str, Any]
+    run_dir: Path, place: Place, known: rsync.Inventory, identity: Mapping[str, Any]
 ) -> list[str]:
     """Check that copying loses nothing at the destination; return names of leftovers of rsync."""
     there = rsync.listing(place)
@@ -451,12 +377,12 @@ def _check_copy_place(
     return left
 
 
-def _leftovers(known: Inventory, names: Iterable[str]) -> list[str]:
+def _leftovers(known: rsync.Inventory, names: Iterable[str]) -> list[str]:
     """Return the names that only an interrupted rsync of amstrax can have left in a copy."""
     return [name for name in names if name not in known and _is_left(name, known)]
 
 
-def _is_left(name: str, known: Inventory) -> bool:
+def _is_left(name: str, known: rsync.Inventory) -> bool:
     *folders, last = name.split("/")
     if rsync.PARTIAL in (*folders, last) or last == rsync.OLD_PARTIAL:
         return True
@@ -466,7 +392,7 @@ def _is_left(name: str, known: Inventory) -> bool:
         folders.pop()
     else:
         return False
-    return known.get("/".join([*folders, last]), FileState(rsync.FOLDER)).size >= 0
+    return known.get("/".join([*folders, last]), rsync.FileState(rsync.FOLDER)).size >= 0
 
 
 # One copy
@@ -530,8 +456,8 @@ def copy_data(
     folder = Place(location, ssh_host)
     place = folder / run_dir.name
     what = f"run {run_id} to {hostname} ({place})"
-    before = inventory(run_dir)
-    copied = Copied(*count(before))
+    before = rsync.inventory(run_dir)
+    copied = Copied(*rsync.count(before))
     if ssh_host is None:
         source = _folder_key(live_data_path)
         if _folder_key(location) == source:
@@ -560,7 +486,7 @@ def copy_data(
         left = _leftovers(before, wrong)
         rsync.copy(run_dir, place, bandwidth, True, stopped, on_bytes, left)
         wrong = compare(run_dir, place, before, stopped)
-    if inventory(run_dir) != before:
+    if rsync.inventory(run_dir) != before:
         raise CopyFailed(f"{run_dir} has changed while it was copied to {hostname}: try again")
     if wrong:
         raise CopyDiffers(
@@ -573,7 +499,7 @@ def copy_data(
 
 
 def compare(
-    run_dir: Path, place: Place, known: Inventory, stopped: Callable[[], bool] = bool
+    run_dir: Path, place: Place, known: rsync.Inventory, stopped: Callable[[], bool] = bool
 ) -> list[str]:
     """Return the names of entries that differ between live data and a copy, by list and checksum.
 
@@ -581,7 +507,7 @@ def compare(
 
     Raises CopyFailed or Stopped when the copy cannot be read, or `stopped` returned True.
     """
-    here, there = sizes(known), rsync.listing(place, stopped)
+    here, there = rsync.sizes(known), rsync.listing(place, stopped)
     if there is None:
         return ["all files, since it does not exist"]
     by_list = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]

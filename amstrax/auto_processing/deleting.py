@@ -26,7 +26,7 @@ from typing import Any
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, rsync
-from amstrax.auto_processing.copying import Destination, Document, Inventory
+from amstrax.auto_processing.copying import Destination, Document
 from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
@@ -187,10 +187,10 @@ class Deleter:
     def _verify_rest(self, document: Document, run_dir: Path) -> None:
         """Check that the copies have all that is left of a folder whose removal was interrupted."""
         there = aside(run_dir)
-        rest = copying.inventory(there)
+        rest = rsync.inventory(there)
         for place in self._places(document, run_dir.name).values():
             of_copy = rsync.listing(place, self._stopped) or {}
-            wrong = [n for n, size in copying.sizes(rest).items() if of_copy.get(n) != size]
+            wrong = [n for n, size in rsync.sizes(rest).items() if of_copy.get(n) != size]
             wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
             if wrong:
                 raise CopyDiffers(
@@ -298,12 +298,12 @@ class Deleter:
 
     def _verify(
         self, document: Document, run_dir: Path, stopped: Callable[[], bool]
-    ) -> tuple[Inventory, int]:
+    ) -> tuple[rsync.Inventory, int]:
         """Compare all copies with live data; return its files and their size [bytes]."""
         with _opened(run_dir.parent) as parent:
             _check_removable(run_dir, parent)
-        known = copying.inventory(run_dir)
-        n_files, n_bytes = copying.count(known)
+        known = rsync.inventory(run_dir)
+        n_files, n_bytes = rsync.count(known)
         if n_files == 0:
             raise DeletionRefused(f"{run_dir} has no files: find out what removed them")
         for place in self._places(document, run_dir.name).values():
@@ -339,16 +339,16 @@ class Deleter:
         self,
         document: Document,
         run_dir: Path,
-        known: Inventory,
+        known: rsync.Inventory,
         stopped: Callable[[], bool],
     ) -> None:
         """Rename live data and check that it is unchanged; otherwise rename it back."""
         there = set_aside(run_dir)
         try:
-            if copying.inventory(there) != known:
+            if rsync.inventory(there) != known:
                 raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
             for place in self._places(document, run_dir.name).values():
-                if rsync.listing(place, stopped) != copying.sizes(known):
+                if rsync.listing(place, stopped) != rsync.sizes(known):
                     raise DeletionRefused(
                         f"its copy {place} changes when {run_dir} is renamed, so both may be one "
                         "folder: correct the setting for the destination"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import strax
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import copying
+from amstrax.auto_processing import copying, rsync
 from amstrax.dashboard import run_overview
 from amstrax.exceptions import (
     AmstraxError,
@@ -85,7 +85,7 @@ def find_live(
             continue
         try:
             chunks = redax.last_chunk(run_dir) + 1
-            _, n_bytes = copying.count(copying.inventory(run_dir))
+            _, n_bytes = rsync.count(rsync.inventory(run_dir))
         except (OSError, LiveDataNotFound, LiveDataCorrupted):
             continue
         return Live(run_dir, chunks, n_bytes, copying.is_closed(run_dir))

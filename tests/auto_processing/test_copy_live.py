@@ -282,7 +282,7 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
     copy_to(daq, host="dcache")
     place = daq.dcache / "000001"
     assert redax.list_files(place) == []
-    assert copying.sizes(copying.inventory(place)) == copying.sizes(copying.inventory(folder))
+    assert rsync.sizes(rsync.inventory(place)) == rsync.sizes(rsync.inventory(folder))
     marker = (place / rsync.MARKER).read_bytes()
     copied = copy_live.copy_data("000001", daq.dcache, str(daq.stbc), "stbc", True, "login")
     assert copied.n_files == 5 and same(folder, daq.stbc / "000001")
