@@ -23,8 +23,7 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-#: Shortest timeout for ssh to read its configuration [s]
-_SHORTEST = 10.0
+_SHORTEST = 10.0  # timeout for ssh to read its configuration, at least [s]
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 

@@ -51,10 +51,7 @@ class _Server(sshtunnel._ThreadingForwardServer):
 class Tunnel(sshtunnel.SSHTunnelForwarder):
     """Tunnel to MongoDB by the settings `config`, listening at `address`.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When no local port is free.
+    Raises RunDatabaseUnreachable when no local port is free.
     """
 
     def __init__(self, config: RunDatabase):
@@ -119,27 +116,17 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         return self._server.server_address
 
     def ensure(self) -> None:
-        """Connect if there is no live session, and check that MongoDB's port is reached.
-
-        Raises
-        ------
-        RunDatabaseError
-            Of a kind that tells which step has failed.
-        """
+        """Connect if no session is alive, and check that MongoDB's port is reached."""
         if self._session() is not self._tried:
             self.open_channel().close()
 
     def open_channel(
         self, src_addr: tuple[str, int] = (LOOPBACK, 0), is_first: bool = True, **_given: Any
     ) -> paramiko.Channel:
-        """Return a channel to MongoDB's port; sshtunnel calls it as it would that of a session.
+        """Return a channel to MongoDB's port, or raise a RunDatabaseError that tells the reason.
 
-        A session that does not answer is replaced, if `is_first`.
-
-        Raises
-        ------
-        RunDatabaseError
-            Of a kind that tells which step has failed.
+        sshtunnel calls it as it would that of a session. A session that does not answer is
+        replaced, if `is_first`.
         """
         session = self._session()
         try:
