@@ -43,11 +43,6 @@ KEEPALIVE = 15  # [s]
 _CHUNK = 1 << 16  # [bytes]
 
 
-class _Server(sshtunnel._ThreadingForwardServer):
-    # A full queue resets connections: pymongo opens many at once
-    request_queue_size = 64
-
-
 class Tunnel(sshtunnel.SSHTunnelForwarder):
     """Tunnel to MongoDB by the settings `config`, listening at `address`.
 
@@ -85,6 +80,8 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
                 f"no local port for the tunnel to {config.daq_host}: {error}"
             ) from error
         [self._server] = self._server_list
+        # sshtunnel queues 5 connections; pymongo may open more at once
+        self._server.socket.listen(64)
         threading.Thread(
             target=self._serve_forever_wrapper,
             args=(self._server,),
@@ -101,9 +98,6 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         handler.ssh_transport = self
         handler._redirect = _forward
         return handler
-
-    def _make_ssh_forward_server_class(self, remote_address_: Any) -> Any:
-        return _Server
 
     @property
     def is_active(self) -> bool:
@@ -348,14 +342,8 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
     SSH agent and the default keys of ssh are tried. Each attempt after the first has its own
     session. After an error the session is closed.
 
-    Raises
-    ------
-    RunDatabaseRefused
-        When nothing is accepted.
-    RunDatabaseNotSet
-        When no key, password or user is set, or the key file cannot be read.
-    RunDatabaseUnreachable
-        When the connection drops.
+    Raises RunDatabaseRefused when nothing is accepted, RunDatabaseNotSet when nothing can be tried,
+    RunDatabaseUnreachable when the connection drops.
     """
     tried: list[str] = []
     try:
@@ -457,14 +445,8 @@ def open_channel(
 ) -> paramiko.Channel:
     """Return a channel to MongoDB's port, as the DAQ host sees it, for a local client at `peer`.
 
-    Raises
-    ------
-    SessionDied
-        When the session does not answer: a new one is needed.
-    RunDatabaseUnreachable
-        When nothing listens there.
-    RunDatabaseRefused
-        When the SSH server does not permit it.
+    Raises SessionDied when the session does not answer, RunDatabaseUnreachable when nothing listens
+    there, RunDatabaseRefused when the SSH server does not permit it.
     """
     goal = (config.mongo_host, config.mongo_port)
     place = f"{config.mongo_host}:{config.mongo_port}"

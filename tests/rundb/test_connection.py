@@ -45,6 +45,7 @@ from amstrax.rundb.connection import (
     get_mongo_collection,
     is_repeatable,
     resilient,
+    retry,
 )
 from amstrax.rundb.diagnose import check
 
@@ -1530,3 +1531,28 @@ def test_resilient_gives_up(monkeypatch):
     with pytest.raises(RunDatabaseUnreachable, match="away"):
         resilient(fail)
     assert len(calls) == 4 and 1 - connection.PAUSE < now[0] <= 1
+
+
+def test_retry_tells_of_each_error_and_may_be_ended():
+    told, waits = [], []
+
+    def fail():
+        raise KeyError(len(waits))
+
+    def on_error(error, left):
+        told.append((error.args[0], left > 0))
+
+    with pytest.raises(KeyError):
+        retry(fail, 0.0, (KeyError,), wait=waits.append, on_error=on_error)
+    assert told == [(0, False)] and not waits
+
+    def give_up(error, _left):
+        if len(waits) == 3:
+            raise ValueError from error
+
+    with pytest.raises(ValueError):
+        retry(fail, 1e9, (KeyError,), pause=7.0, wait=waits.append, on_error=give_up)
+    assert waits == [7.0] * 3
+    with pytest.raises(KeyError):
+        retry(fail, 1e9)
+    assert retry(lambda: 1 / len(waits), 0.0) == 1 / 3
