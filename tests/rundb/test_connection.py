@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import paramiko
 import psutil
@@ -48,6 +49,7 @@ from amstrax.rundb.connection import (
     retry,
 )
 from amstrax.rundb.diagnose import check
+from amstrax.rundb.ssh_config import destination
 
 
 @pytest.fixture(autouse=True)
@@ -830,6 +832,23 @@ def test_machine_without_ssh(own_ssh, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert get_mongo_collection().count_documents({}) >= 0
     assert "ssh is not installed: its settings for 127.0.0.1 are not used" in caplog.text
+
+
+def test_user_without_a_home_folder(own_ssh, monkeypatch, tmp_path):
+    """As in a container whose user id has no name: ssh does not start there."""
+    config = settings.run_database()
+
+    def expanduser(path):
+        if path.parts[0] == "~":
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = destination(config)
+    assert (found.host, found.port, found.user) == (LOCALHOST, own_ssh.port, own_ssh.user)
+    assert found.known_hosts == (own_ssh.known_hosts,)
+    assert found.identities[0] == Path("/nonexistent/.ssh/id_ed25519")
 
 
 @pytest.mark.parametrize("user", ["reader", "nobody"])
