@@ -6,9 +6,9 @@ rights. The first step that fails prints a remedy. Values of secrets are never s
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import PyMongoError
@@ -19,12 +19,8 @@ from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
 from amstrax.rundb.connection import COLLECTIONS, DATABASE, Connection, is_embedded, translated
 from amstrax.settings import RunDatabase
 
-
-class Step(NamedTuple):
-    """A step: its name, and a function that returns the result as text, or raises an error."""
-
-    name: str
-    take: Callable[[], str]
+#: Name of a step, and a function that returns the result as text, or raises an error
+_Step = tuple[str, Callable[[], str]]
 
 
 def check(detector: str = "xams") -> int:
@@ -44,12 +40,12 @@ def check(detector: str = "xams") -> int:
         print(described_settings())
         print(described_releases())
         config = settings.run_database()
-        embedded = is_embedded(config)
+        has_file = is_embedded(config)
     except AmstraxError as error:
         print(f"FAILED   {'settings':15s}{error}")
         return 1
     with contextlib.ExitStack() as stack:
-        if embedded:
+        if has_file:
             print(f"\nNo host is set: the run database is the file {config.path}\n")
             steps = _local_steps(config, detector)
         elif config.uri:
@@ -61,7 +57,17 @@ def check(detector: str = "xams") -> int:
                 f"{config.daq_host}, through an SSH tunnel\n"
             )
             steps = [*_tunnel_steps(config, stack), *_mongo_steps(config, detector, stack)]
-        return _take(steps)
+        failed = False
+        for name, take in steps:
+            if failed:
+                print(f"-        {name:15s}not tried")
+                continue
+            try:
+                print(f"ok       {name:15s}{take()}", flush=True)
+            except AmstraxError as error:
+                failed = True
+                print(f"FAILED   {name:15s}{error}", flush=True)
+    return int(failed)
 
 
 def described_settings() -> str:
@@ -120,21 +126,7 @@ def described_releases() -> str:
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
-def _take(steps: list[Step]) -> int:
-    failed = False
-    for step in steps:
-        if failed:
-            print(f"-        {step.name:15s}not tried")
-            continue
-        try:
-            print(f"ok       {step.name:15s}{step.take()}", flush=True)
-        except AmstraxError as error:
-            failed = True
-            print(f"FAILED   {step.name:15s}{error}", flush=True)
-    return int(failed)
-
-
-def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
+def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
     # Results that later steps use
     made: dict[str, Any] = {}
 
@@ -168,15 +160,15 @@ def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[Step
         return f"leads to {config.mongo_host}:{config.mongo_port}, where something listens"
 
     return [
-        Step("name", name),
-        Step("port", port),
-        Step("host key", host_key),
-        Step("log-in", log_in),
-        Step("tunnel", forwarding),
+        ("name", name),
+        ("port", port),
+        ("host key", host_key),
+        ("log-in", log_in),
+        ("tunnel", forwarding),
     ]
 
 
-def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[Step]:
+def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[_Step]:
     made: dict[str, Connection] = {}
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
@@ -198,9 +190,6 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
         who = f"as {config.mongo_user}" if config.mongo_user else "without a user"
         return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
 
-    def collection() -> str:
-        return described_documents(call, detector)
-
     def rights() -> str:
         # Updates a document that does not exist: tests the rights and changes nothing
         nothing = {"_id": ObjectId()}
@@ -211,13 +200,13 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
         return "may read and write"
 
     return [
-        Step("MongoDB log-in", mongo_log_in),
-        Step("collection", collection),
-        Step("rights", rights),
+        ("MongoDB log-in", mongo_log_in),
+        ("collection", lambda: described_documents(call, detector)),
+        ("rights", rights),
     ]
 
 
-def _local_steps(config: RunDatabase, detector: str) -> list[Step]:
+def _local_steps(config: RunDatabase, detector: str) -> list[_Step]:
     def file() -> str:
         if not config.path.exists():
             return f"{config.path} does not exist yet; the first document makes it"
@@ -228,28 +217,20 @@ def _local_steps(config: RunDatabase, detector: str) -> list[Step]:
             found = client[DATABASE][COLLECTIONS[detector]]
             return described_documents(lambda function, _: function(found), detector)
 
-    return [Step("file", file), Step("collection", collection)]
+    return [("file", file), ("collection", collection)]
 
 
 def described_documents(call: Callable[..., Any], detector: str) -> str:
-    """Return the number of run documents, and the last run.
+    """Return the number of run documents of a detector, and the last run.
 
-    Parameters
-    ----------
-    call
-        Takes a function of the collection and the name of a method, and calls the function.
-    detector
-        The detector.
+    `call` takes a function of the collection and the name of a method, and calls the function.
     """
     name = f"{DATABASE}.{COLLECTIONS[detector]}"
     number = call(lambda c: c.count_documents({}), "count_documents")
     if not number:
         return f"{name} has no documents"
-    newest: Iterator[dict] = call(
-        lambda c: list(c.find({}, {"number": 1}).sort("number", -1).limit(1)), "find"
-    )
-    last = [document.get("number") for document in newest]
-    text = f"{name} has {number} run documents, the last of run {last[0] if last else '?'}"
+    newest = call(lambda c: c.find_one({}, {"number": 1}, sort=[("number", -1)]), "find") or {}
+    text = f"{name} has {number} run documents, the last of run {newest.get('number', '?')}"
     found = call(lambda c: list(c.find({}, {"number": 1, "name": 1})), "find")
     twice = documents.duplicates(found)
     if not twice:
