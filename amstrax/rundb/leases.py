@@ -266,12 +266,9 @@ class Lease:
 
 @contextlib.contextmanager
 def held(
-    collection: Any,
-    document: Mapping[str, Any],
-    field: str = COPY_CLAIM,
-    lifetime: float = LIFETIME,
+    collection: Any, document: Mapping[str, Any], lifetime: float = LIFETIME
 ) -> Iterator[Lease | None]:
-    """Hold the lease of a run in a with block; yield None if another owner has it.
+    """Hold the lease for copying or deleting a run; yield None if another owner has it.
 
     Raises InvalidRunDocument when the document has neither number nor name.
     """
@@ -281,7 +278,7 @@ def held(
             f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
             "number of its run"
         )
-    lease = Lease(collection, run_id, field=field, lifetime=lifetime)
+    lease = Lease(collection, run_id, field=COPY_CLAIM, lifetime=lifetime)
     if not lease.acquire():
         yield None
         return
