@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace, stop: Stop) -> None:
             stop.check()
             raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
 
-    loop.repeat(one_round, args.pause if args.loop else None, stop, log)
+    loop.repeat(one_round, args, stop, log)
 
 
 def _options(args: argparse.Namespace) -> CopyOptions:

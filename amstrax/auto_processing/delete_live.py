@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
         if problems and not args.loop:
             raise DeletionRefused(f"{problems} runs could not be deleted, see above")
 
-    loop.repeat(one_round, args.pause if args.loop else None, stop, log)
+    loop.repeat(one_round, args, stop, log)
 
 
 def get_rundocs(

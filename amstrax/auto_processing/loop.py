@@ -1,5 +1,6 @@
 """Parts of the automatic loop: select runs, follow jobs, rounds, status file, old job files."""
 
+import argparse
 import contextlib
 import json
 import logging
@@ -495,15 +496,18 @@ def run_rounds(
 
 
 def repeat(
-    one_round: Callable[[], None], pause: float | None, stop: Stop, logger: logging.Logger
+    one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
 ) -> None:
-    """Run a round every `pause` seconds until stopped, see `run_rounds`; None means one round."""
-    if pause is None:
+    """Run one round or, with ``args.loop``, a round every ``args.pause`` seconds until stopped.
+
+    `args` has the options of `base.add_rounds`; for the other parameters see `run_rounds`.
+    """
+    if not args.loop:
         one_round()
         stop.check()
         return
     if not stop.event.is_set():
-        run_rounds(one_round, pause, stop, logger)
+        run_rounds(one_round, args.pause, stop, logger)
     logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
 
