@@ -636,7 +636,7 @@ def log_to_console(debug: bool) -> None:
         stream=sys.stderr,
         force=True,
     )
-    for name in ("numba", "numexpr", "matplotlib", "pymongo", "paramiko"):
+    for name in ("numba", "numexpr", "matplotlib", "pymongo", "paramiko", "sshtunnel"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL + 1)
