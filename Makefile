@@ -63,8 +63,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	@printf '%s' '$(CURDIR)' > $(STAMP)
 
 .PHONY: test
-test: install ## run the tests on two cores; options for pytest in ARGS="..."
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: install ## run the tests with four workers, most of which wait; options for pytest in ARGS="..."
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 # Kernels with checks of all indices are not to be cached as, or taken from, those without
 .PHONY: bounds
