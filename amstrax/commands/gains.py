@@ -154,8 +154,8 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     gains = channel_gains(pulses, **windows, off=off)
     text = table(gains, args.method)
     if all(isinstance(methods["mean"], NoGain) for methods in gains.values()):
-        reasons = [f"; channel {channel}: {methods['mean']}" for channel, methods in gains.items()]
-        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{''.join(reasons[:1])}")
+        why = "".join(f"; channel {c}: {methods['mean']}" for c, methods in list(gains.items())[:1])
+        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
     if args.plot:
         from amstrax.analyses.gain_plots import plot_gains
@@ -288,24 +288,18 @@ def _values(
     gains: "Gains", method: str, given: Mapping[int, float], before: Sequence[float]
 ) -> list[float]:
     """Return the gain of each channel: given, else measured, else from the range before."""
-    measured = {
-        channel: methods[method]
-        for channel, methods in gains.items()
-        if not isinstance(methods[method], NoGain)
-    }
-    failed = [c for c in gains if c not in measured and c not in given]
-    if failed:
-        raise NoGain(
-            f"channel {failed[0]} has no gain ({gains[failed[0]][method]}), and nothing was "
-            f"written: give it a value with --channel {failed[0]}=VALUE"
-        )
-    last = max(len(before) - 1, *gains, *given) if given else max(len(before) - 1, *gains)
     values = []
-    for channel in range(last + 1):
+    for channel in range(max(len(before) - 1, *gains, *given) + 1):
+        gain = gains.get(channel, {}).get(method)
         if channel in given:
             value = given[channel]
-        elif channel in measured:
-            value = measured[channel].to_pe.value  # type: ignore[union-attr]
+        elif isinstance(gain, NoGain):
+            raise NoGain(
+                f"channel {channel} has no gain ({gain}), and nothing was written: give it a value "
+                f"with --channel {channel}=VALUE"
+            )
+        elif gain is not None:
+            value = gain.to_pe.value
         elif channel < len(before):
             value = before[channel]
             log.info("channel %d is not in the LED runs: it keeps %s", channel, value)

@@ -138,6 +138,7 @@ def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
 
     A failure, or `stop`, raises and leaves no files.
     """
+    import amstrax
     from amstrax.analyses import validation, validation_plots, validation_text
 
     _check_output(args)
@@ -145,7 +146,17 @@ def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
         run = _run(args, work, stop)
         matched, conditions, lineage = process_and_match(args, run, work / "processed", stop)
         report = validation.validation_report(matched, conditions)
-        report["made"] = _how_it_was_made(args, run, conditions) | {"lineage": lineage}
+        settings = run.settings()
+        report["made"] = {
+            "amstrax": amstrax.__version__,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run_id": run.run_id,
+            "duration": conditions.duration,
+            "detector": settings.get("detector", {}).get("name"),
+            **{name: settings.get(name) for name in ("source", "rate", "seed")},
+            "options": run.options() | args.config_kwargs,
+            "lineage": lineage,
+        }
         figure = validation_plots.plot_validation(matched, report)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # once is enough
@@ -209,23 +220,6 @@ def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
     return SimulatedRun.at(run_dir)
 
 
-def _how_it_was_made(
-    args: argparse.Namespace, run: "SimulatedRun", conditions: "Conditions"
-) -> dict[str, Any]:
-    import amstrax
-
-    settings = run.settings()
-    return {
-        "amstrax": amstrax.__version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run_id": run.run_id,
-        "duration": conditions.duration,
-        "detector": settings.get("detector", {}).get("name"),
-        **{name: settings.get(name) for name in ("source", "rate", "seed")},
-        "options": run.options() | args.config_kwargs,
-    }
-
-
 def _check_output(args: argparse.Namespace) -> None:
     if args.source == "led" and args.live_data is None:
         raise InvalidOption("source led makes no events to judge: name another source")
@@ -266,13 +260,14 @@ class SimulatedRun(NamedTuple):
 
         Raises LiveDataNotFound (a FileNotFoundError) if a part is missing.
         """
-        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / _truth_name(run_dir))
+        truth_name = f"truth_{run_dir.name}.npy"
+        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / truth_name)
         for path in (run.run_dir, run.document_path, run.truth):
             if not path.exists():
                 raise LiveDataNotFound(
                     f"{path} is missing: name the folder of a run's live data, with "
-                    f"rundoc_{run.run_id}.json and {_truth_name(run_dir)} next to it, as `amstrax "
-                    "simulate` writes them"
+                    f"rundoc_{run.run_id}.json and {truth_name} next to it, as `amstrax simulate` "
+                    "writes them"
                 )
         return run
 
@@ -378,10 +373,6 @@ class SimulatedRun(NamedTuple):
             build_lowlevel=from_scratch,
         )
         amstraxer.process(base.complete(given, amstraxer.parse_args([self.run_id])), stop)
-
-
-def _truth_name(run_dir: Path) -> str:
-    return f"truth_{run_dir.name}.npy"
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
     try:
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise NotAvailable(f"there is no log yet: {name}") from None
+        raise NotAvailable(f"the log does not exist yet: {name}") from None
     with open(descriptor, "rb") as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):

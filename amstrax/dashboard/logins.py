@@ -79,10 +79,7 @@ class PasswordFile:
     def read(self) -> dict[str, bytes]:
         """Return the hash of each user's password.
 
-        Raises
-        ------
-        InvalidOption
-            If the file cannot be read, is no such file, or others can read it.
+        Raises InvalidOption if the file is unreadable or malformed, or if others can read it.
         """
         try:
             mode = self.path.stat().st_mode
@@ -110,12 +107,7 @@ class PasswordFile:
     def set(self, name: str, password: str) -> None:
         """Set the password of an old or new user.
 
-        Raises
-        ------
-        InvalidOption
-            For an invalid name or password.
-        OSError
-            If the file cannot be written.
+        Raises InvalidOption for an invalid name or password, OSError if writing fails.
         """
         import bcrypt
 
@@ -206,10 +198,7 @@ class Limit:
 
     def add(self, key: Hashable, now: float) -> None:
         """Count an attempt."""
-        self._counts[key] = self._count(key, now)[0] + 1, now
-        self._counts.move_to_end(key)
-        if len(self._counts) > MOST_KEYS:
-            self._counts.popitem(last=False)
+        _put_last(self._counts, key, (self._count(key, now)[0] + 1, now))
 
     def take_back(self, key: Hashable) -> None:
         """Undo the counting of an attempt."""
@@ -226,6 +215,14 @@ class Limit:
     def _count(self, key: Hashable, now: float) -> tuple[int, float]:
         count, last = self._counts.get(key, (0, now))
         return (count, last) if last + self.memory > now else (0, now)
+
+
+def _put_last(entries: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Set the newest entry; drop the oldest one above `MOST_KEYS`."""
+    entries[key] = value
+    entries.move_to_end(key)
+    if len(entries) > MOST_KEYS:
+        entries.popitem(last=False)
 
 
 class Logins:
@@ -247,8 +244,7 @@ class Logins:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
         self._queued = 0
         self._key = secrets.token_bytes(32)
-        day = 86400.0
-        self._strict = Limit(free=5, pause=60.0, longest=900.0, memory=day)
+        self._strict = Limit(free=5, pause=60.0, longest=900.0, memory=86400.0)
         self._by_name = Limit(free=20, pause=10.0, longest=10.0, memory=3600.0)
         self._by_address = Limit(free=50, pause=10.0, longest=10.0, memory=3600.0)
         # Names and addresses of successful log-ins, the newest last
@@ -306,6 +302,7 @@ class Logins:
         try:
             is_wrong = not self.passwords.is_right(name, password)
         finally:
+            # An attempt that could not be checked does not count either
             with self._lock:
                 self._queued -= 1
                 if not is_wrong:
@@ -316,11 +313,7 @@ class Logins:
         with self._lock:
             strict, key = limits[0]
             strict.forget(key)
-            pair = name, network(address)
-            self._succeeded[pair] = None
-            self._succeeded.move_to_end(pair)
-            if len(self._succeeded) > MOST_KEYS:
-                self._succeeded.popitem(last=False)
+            _put_last(self._succeeded, (name, network(address)), None)
             now = self._clock()
             for old in [old for old, login in self._by_secret.items() if login.until <= now]:
                 del self._by_secret[old]
@@ -451,7 +444,7 @@ class LoginHandler(RequestHandler):
             log.error("nobody can log in: %s", error)
             self._refuse(
                 503,
-                "Nobody can log in now: whoever runs the dashboard finds the reason in its log.",
+                "Nobody can log in now: the reason is in the log of the dashboard.",
             )
             return
         if granted is None:

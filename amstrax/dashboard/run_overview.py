@@ -450,7 +450,7 @@ def timeline(document: Mapping[str, Any]) -> list[Moment]:
     for entry in documents.data_of(document):
         add(entry, "time", "copied" if entry.get("type") == "live" else "made", _data(entry))
     for entry in documents.data_of({"data": document.get("deleted_data")}):
-        who = entry.get("deleted_by") or "nobody knows whom"
+        who = entry.get("deleted_by") or "an unknown user"
         add(entry, "deleted_at", "data deleted", f"{_data(entry)}, by {who}")
     job = documents.job_of(document)
     name = f"job {job.get('job_id') or '(not known)'} ({job.get('engine')})"

@@ -1,4 +1,4 @@
-"""Pages of one run: what is known of it, plots of its data, and its events one by one."""
+"""Pages of one run: overview, plots of its data, and single events."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -239,7 +239,7 @@ class DataPage(OfRun):
         """Show an error; if the plots failed, also in their place."""
         super().report(what, error)
         if what == "the plots":
-            self._text.text = "<p>There is nothing to plot.</p>"
+            self._text.text = "<p>No data to plot.</p>"
             self._figures.children = []
 
     def _take(self, drawn: Drawn) -> None:
@@ -464,9 +464,9 @@ class EventsPage(OfRun):
     def _waveforms(
         self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str
     ) -> list[Any]:
-        """Return figures of peaks and records; append to `notes` what is missing."""
+        """Return figures of peaks and records; append missing data to `notes`."""
         if not figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
-            notes.append("peaks are not stored, so there are no waveforms")
+            notes.append("peaks are not stored, so no waveforms are shown")
             return []
         start, end = time_range
         peaks = figures.load(st, self.run_id, "peaks", time_range=time_range)

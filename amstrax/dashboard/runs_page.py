@@ -304,7 +304,7 @@ class ComparePage(Page):
     def report(self, what: str, error: Exception) -> None:
         """Show an error, also in place of the plot."""
         super().report(what, error)
-        self._result.text = "<p>There is nothing to show.</p>"
+        self._result.text = "<p>No plot.</p>"
 
     def _find(self, names: list[str], normalize: str) -> str:
         """Return a picture of both runs, as HTML."""

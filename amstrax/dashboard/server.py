@@ -180,7 +180,7 @@ def make_server(
         if site.logins is None:
             raise UsageError(
                 f"--address {address} can be reached by others: name a file of users with --users, "
-                "or the setting AMSTRAX_DASHBOARD_USERS, so that they have to log in"
+                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in"
             )
         if certificate is None and not behind_proxy:
             raise UsageError(
