@@ -249,23 +249,19 @@ class LivePart:
             elif len(source.data["time"]) != len(data["time"]):
                 source.data = data
 
-    def _make_figure(self) -> Any:
-        made = figure(
-            height=280,
-            sizing_mode="stretch_width",
-            x_axis_label="Time since the start of the run [s]",
-            y_axis_label="Rows per second",
-            y_axis_type="log",
-            tools="pan,box_zoom,reset,save",
-            name="live_progress_figure",
-        )
-        made.toolbar.logo = None
-        return made
-
     def _add(self, data_type: str, data: dict[str, Any]) -> None:
         is_first = self._figure is None
         if is_first:
-            self._figure = self._make_figure()
+            self._figure = figure(
+                height=280,
+                sizing_mode="stretch_width",
+                x_axis_label="Time since the start of the run [s]",
+                y_axis_label="Rows per second",
+                y_axis_type="log",
+                tools="pan,box_zoom,reset,save",
+                name="live_progress_figure",
+            )
+            self._figure.toolbar.logo = None
         number = len(self._sources)
         source = self._sources[data_type] = ColumnDataSource(data)
         self._figure.step(

@@ -80,15 +80,6 @@ class OfRun(Page):
         self.set_address(id=self.run_id, **arguments, **kept)
 
 
-class _Data(NamedTuple):
-    """State of a run's data in a context; versions of the corrections, with their problems."""
-
-    context: str
-    states: list[run_overview.State]
-    options: list[Any]
-    versions: dict[str, str]
-
-
 class RunPage(OfRun):
     """Status, timeline, data, options, corrections, log and document of a run."""
 
@@ -137,10 +128,15 @@ class RunPage(OfRun):
         live_part.start()
 
     def _refresh(self) -> None:
-        self.load("the run", self._find_about, self._take_about, again=False)
+        def take(found: tuple[str, str]) -> None:
+            set_text(self._about, found[0])
+            set_text(self._json, found[1])
+
+        self.load("the run", self._find_about, take, again=False)
         self._load_data()
 
     def _find_about(self) -> tuple[str, str]:
+        """Return summary and document of the run, as HTML."""
         document = self.document()
         about = render.html(
             "about.html",
@@ -152,10 +148,6 @@ class RunPage(OfRun):
         )
         return about, render.html("document.html", json=render.pretty(document))
 
-    def _take_about(self, found: tuple[str, str]) -> None:
-        set_text(self._about, found[0])
-        set_text(self._json, found[1])
-
     def _change_context(self) -> None:
         self._load_data(again=True)
 
@@ -164,28 +156,26 @@ class RunPage(OfRun):
 
     def _load_data(self, again: bool = False) -> None:
         context, version = self._chosen_context(), self._version.value.strip()
-        self.load("its data", lambda: self._find_data(context, version), self._take_data, again)
 
-    def _find_data(self, context: str, version: str) -> _Data:
+        def take(found: tuple[str, str]) -> None:
+            set_text(self._data, found[0])
+            set_text(self._options, found[1])
+            self.set_address(id=self.run_id, context=context, version=version)
+
+        self.load("its data", lambda: self._find_data(context, version), take, again)
+
+    def _find_data(self, context: str, version: str) -> tuple[str, str]:
+        """Return the data of a context, and its options and corrections, as HTML."""
         document = self.document()
         context = context or self.site.context_for(document)
         st = self.site.context(context, version or None)
-        return _Data(
-            context,
-            run_overview.states(st, self.run_id, document),
-            applied.options_of(st, self.run_id),
-            _versions(self.run_id, version or self.site.corrections_version),
+        states = run_overview.states(st, self.run_id, document)
+        options = applied.options_of(st, self.run_id)
+        versions = _versions(self.run_id, version or self.site.corrections_version)
+        return (
+            render.html("data.html", states=states, context=context),
+            render.html("options.html", options=options, versions=versions),
         )
-
-    def _take_data(self, data: _Data) -> None:
-        text = render.html(
-            "data.html", states=data.states, context=data.context, run_id=self.run_id
-        )
-        set_text(self._data, text)
-        text = render.html("options.html", options=data.options, versions=data.versions)
-        set_text(self._options, text)
-        version = self._version.value.strip()
-        self.set_address(id=self.run_id, context=self._chosen_context(), version=version)
 
 
 def _versions(run_id: str, asked: str | None) -> dict[str, str]:

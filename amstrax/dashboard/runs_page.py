@@ -218,21 +218,20 @@ class RunsPage(Page):
 
 
 def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
-    rows = [
-        {
-            "run": run.run_id,
-            "status": "cancelled" if run.cancelled_by else run.status,
-            "start": render.time(run.start),
-            "length": render.length(run.length) if run.end or not run.start else "being taken",
-            "mode": run.mode,
-            "tags": ", ".join(run.tags),
-            "user": run.user,
-            "here": ", ".join(run.here),
-            "elsewhere": ", ".join(kind for kind in run.types if kind not in run.here),
-        }
-        for run in runs
-    ]
-    return {field: [row[field] for row in rows] for field, _, _ in _COLUMNS}
+    def length(run: documents.Summary) -> str:
+        return render.length(run.length) if run.end or not run.start else "being taken"
+
+    return {
+        "run": [run.run_id for run in runs],
+        "status": ["cancelled" if run.cancelled_by else run.status for run in runs],
+        "start": [render.time(run.start) for run in runs],
+        "length": [length(run) for run in runs],
+        "mode": [run.mode for run in runs],
+        "tags": [", ".join(run.tags) for run in runs],
+        "user": [run.user for run in runs],
+        "here": [", ".join(run.here) for run in runs],
+        "elsewhere": [", ".join(t for t in run.types if t not in run.here) for run in runs],
+    }
 
 
 def _formatter(field: str) -> Any:

@@ -121,8 +121,13 @@ class Site:
         """
         from amstrax import contexts
 
+        # That of jobs, see `process_run.folders`
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        # The context would make a missing folder
+        output_folder = str(folder.absolute()) if folder.is_dir() else self._empty.name
         st = getattr(contexts, name)(
-            output_folder=self._data_folder(),
+            output_folder=output_folder,
             corrections_version=corrections_version or self.corrections_version,
         )
         known = {o for p in st._plugin_class_registry.values() for o in p.takes_config}
@@ -132,13 +137,6 @@ class Site:
         for frontend in st.storage:
             frontend.readonly = True
         return st
-
-    def _data_folder(self) -> str:
-        """Return the folder of processed data, see `process_run.folders`; it is not made."""
-        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
-        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
-        # The context would make a missing one
-        return str(folder.absolute()) if folder.is_dir() else self._empty.name
 
     def contexts(self) -> list[str]:
         """Return the names of the contexts of the detector, the default first."""
