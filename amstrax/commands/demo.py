@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amstrax import files, strict_json
 from amstrax.commands import base
@@ -160,65 +160,29 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
     return SimulatedRun.at(run_dir)
 
 
-def draw_plots(st: "strax.Context", run_id: str) -> Iterator[tuple[str, "Figure"]]:
+def draw_plots(st: Any, run_id: str) -> Iterator[tuple[str, "Figure"]]:
     """Yield name and figure of each plot of a run whose `TARGETS` are stored."""
     import numpy as np
 
-    from amstrax import analyses
     from amstrax.simulation import DETECTORS
 
-    def load(data_types, **kwargs):
-        return st.get_array(run_id, data_types, progress_bar=False, **kwargs)
-
-    detector = DETECTORS["xams"]
-    events = load("event_info")
-    yield "s1_s2", analyses.event_scatter(events, s1="cs1", s2="cs2")
-    yield (
-        "drift_time",
-        analyses.plot_drift_time(
-            events, gate=detector.drift_time_gate, cathode=detector.drift_time_cathode
-        ),
-    )
-    yield (
-        "positions",
-        analyses.plot_positions(
-            events, radius=detector.radius, depth=detector.gate_cathode_distance
-        ),
-    )
-    good = np.flatnonzero(np.isfinite(events["drift_time"]))
-    if not len(good):
+    detector, quiet = DETECTORS["xams"], {"progress_bar": False}
+    yield "s1_s2", st.event_scatter(run_id, **quiet)
+    gate, cathode = detector.drift_time_gate, detector.drift_time_cathode
+    yield "drift_time", st.plot_drift_time(run_id, gate=gate, cathode=cathode, **quiet)
+    radius, depth = detector.radius, detector.gate_cathode_distance
+    yield "positions", st.plot_positions(run_id, radius=radius, depth=depth, **quiet)
+    events = st.get_array(run_id, "event_info", **quiet)
+    events = events[np.isfinite(events["drift_time"])]
+    if not len(events):
         log.warning("no event has S1 and S2: no event display is made")
         return
-    # A typical event: the median of those with S1 and S2, by cS2
-    chosen = events[good[np.argsort(events["cs2"][good])[len(good) // 2]]]
-    within = (int(chosen["time"]), int(chosen["endtime"]))
-    wide = load(
-        ("event_info", "event_waveform", "event_area_per_channel"),
-        time_range=within,
-        time_selection="fully_contained",
-    )
-    peaks, basics = (load(data_type, time_range=within) for data_type in ("peaks", "peak_basics"))
-    yield "event_display", analyses.event_display(wide[0], peaks, basics["type"])
-    yield "waveforms", _waveforms(chosen, peaks, basics["type"], load("records", time_range=within))
-
-
-def _waveforms(event, peaks, types, records) -> "Figure":
-    """Return a figure of the S1 of an event: its peak, and its records."""
-    import strax
-
-    from amstrax import analyses
-    from amstrax.analyses.style import new_figure
-
-    figure = new_figure((9, 7))
-    above, below = figure.subplots(2, 1, sharex=True)
-    start, end = int(event["s1_time"]), int(event["s1_endtime"])
-    of_peak = (peaks["time"] < end) & (strax.endtime(peaks) > start)
-    of_record = (records["time"] < end) & (strax.endtime(records) > start)
-    analyses.plot_peaks(peaks[of_peak], types[of_peak], above, start=start)
-    analyses.plot_records(records[of_record], below, start=start)
-    above.set_title(f"S1 of event {event['event_number']}: peak above, records below", loc="left")
-    above.set_xlabel("")
-    return figure
+    # A typical event: the median by S2
+    event = events[np.argsort(events["s2_area"])[len(events) // 2]]
+    number = int(event["event_number"])
+    yield "event_display", st.event_display(run_id, event_number=number, **quiet)
+    s1 = int(event["s1_time"]), int(event["s1_endtime"])
+    yield "waveforms", st.plot_peak_records(run_id, time_range=s1, **quiet)
 
 
 def table(st: "strax.Context", run_id: str, folder: Path) -> str:
