@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amstrax import files, strict_json
+from amstrax import strict_json
 from amstrax.commands import base
 from amstrax.commands.validate import SimulatedRun
 from amstrax.exceptions import DataExists
@@ -86,7 +86,7 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     is_complete = _is_complete(folder, asked_for, args.force)
     folder.mkdir(parents=True, exist_ok=True)
     note = {"run": asked_for, "complete": is_complete}
-    files.write(folder / NOTE, json.dumps(note))
+    strict_json.write_text(folder / NOTE, json.dumps(note))
     run = _simulated_run(args, folder / "live_data", stop)
     store = folder / "rundb.sqlite"
     # Independent of the settings
@@ -109,7 +109,7 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     for name, figure in draw_plots(st, run.run_id):
         stop.check()
         base.save_figure(figure, plots / f"{name}.png", dpi=110)
-    files.write(folder / NOTE, json.dumps(note | {"complete": True}))
+    strict_json.write_text(folder / NOTE, json.dumps(note | {"complete": True}))
     documents.set_status(collection, run.run_id, "done")
     steps = next_steps(run, processed, plots, store)
     return "\n".join([table(st, run.run_id, processed), "", steps])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax import rundoc
 from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NoGain, UsageError
 from amstrax.rundb.leases import Stop
@@ -158,7 +159,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
     if args.plot:
-        from amstrax.analyses.gain_plots import plot_gains
+        from amstrax.analyses.led_plots import plot_gains
 
         try:
             base.save_figure(plot_gains(pulses, gains), args.plot)
@@ -180,8 +181,8 @@ def load(
 
     parts, all_windows = [], []
     for run_id in run_ids:
-        options = amstraxer_options(args, run_id)
-        amstraxer.process(options, stop)
+        options = processing_options(args, run_id)
+        amstraxer.process(run_id, options, stop)
         st, _ = amstraxer.make_context(options)
         # Of the stored data; the context may have others now
         made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
@@ -197,16 +198,14 @@ def load(
     return np.concatenate(parts), all_windows[0]
 
 
-def amstraxer_options(args: argparse.Namespace, run_id: str) -> argparse.Namespace:
-    """Return the options of `amstraxer` to process a run."""
-    names = ("output_folder", "live_data_dir", "config_kwargs", "context_kwargs", "workers")
-    given = {name: getattr(args, name) for name in (*names, "progress", "allow_incomplete")}
+def processing_options(args: argparse.Namespace, run_id: str) -> ProcessingOptions:
+    """Return the options to process a run."""
+    document = None
     if args.testing_rundoc:
         path = args.testing_rundoc[[*args.run_ids, *args.led_off].index(run_id)]
-        given["testing_rundoc"] = rundoc.from_json(path)
-    return base.complete(
-        argparse.Namespace(run_id=run_id, context=CONTEXT, target=[DATA_TYPE], **given),
-        amstraxer.parse_args([run_id]),
+        document = rundoc.from_json(path)
+    return base.filled(
+        ProcessingOptions, args, targets=(DATA_TYPE,), context=CONTEXT, run_document=document
     )
 
 
@@ -259,7 +258,7 @@ def _entries(args: argparse.Namespace) -> list[Any]:
     """Return the entries of the correction file, after a check that the new range fits."""
     if args.output is None:
         return []
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
@@ -267,20 +266,20 @@ def _entries(args: argparse.Namespace) -> list[Any]:
         new = lookup.entry(args.range, None, lookup.is_development(args.output.name))
     except AmstraxError as error:
         raise UsageError(f"--range: {error}") from None
-    entries = edit.read_entries(args.output)
-    edit.with_entry(entries, new, args.output)
+    entries = lookup.read_entries(args.output)
+    lookup.with_entry(entries, new, args.output)
     return entries
 
 
 def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
     """Add the gains to the correction file, and return the message."""
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     new = lookup.entry(args.range, None)
-    before = edit.value_before(entries, new)
+    before = lookup.value_before(entries, new)
     values = _values(gains, args.method, dict(args.channels), before if before else ())
     new = new._replace(value=values)
-    edit.write_entries(edit.with_entry(entries, new, args.output), args.output)
+    lookup.write_entries(lookup.with_entry(entries, new, args.output), args.output)
     return f'\nwritten to {args.output}:\n    "{new.text}": {values}'
 
 

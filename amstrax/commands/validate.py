@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amstrax import rundoc, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import to_dict_tuple
+from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound
 from amstrax.rundb.leases import Stop
@@ -358,21 +359,20 @@ class SimulatedRun(NamedTuple):
         """
         if document is None:
             document = rundoc.from_json(str(self.document_path))
-        given = argparse.Namespace(
-            run_id=self.run_id,
+        processing = ProcessingOptions(
+            targets=tuple(targets),
             context="xams",
-            target=list(targets),
             output_folder=folder,
             live_data_dir=self.run_dir.parent,
-            testing_rundoc=document,
-            config_kwargs=dict(options),
+            config_kwargs=options,
             context_kwargs={"init_rundb": False},
-            workers=workers,
-            progress=progress,
+            run_document=document,
             from_scratch=from_scratch,
             build_lowlevel=from_scratch,
+            workers=workers,
+            progress=progress,
         )
-        amstraxer.process(base.complete(given, amstraxer.parse_args([self.run_id])), stop)
+        amstraxer.process(self.run_id, processing, stop)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def warm_up(contexts: Sequence[str], stop: Stop) -> str:
     """
     import numba.core.event
 
-    from amstrax.processing import events, led, running_baseline  # noqa: F401
+    from amstrax.processing import live_data, running_baseline, splitting  # noqa: F401
     from amstrax.processing.compiled import Kernel, remove_damaged_cache
     from amstrax.strax_ext import storage
 

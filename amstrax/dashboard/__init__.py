@@ -3,6 +3,6 @@
 Each page is a class with an instance for each browser tab; slow work runs in threads.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 __getattr__ = attributes_of(__name__)

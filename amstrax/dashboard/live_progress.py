@@ -16,7 +16,7 @@ from bokeh.models import Column, ColumnDataSource
 from bokeh.plotting import figure
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import live_folder
+from amstrax.auto_processing import copying
 from amstrax.dashboard import render, run_overview
 from amstrax.dashboard.page import Page, set_text
 from amstrax.exceptions import (
@@ -90,7 +90,7 @@ def find_live(
         Folder that is searched instead of that of the settings.
     """
     try:
-        name = live_folder.run_name(document)
+        name = copying.run_name(document)
     except AmstraxError:
         return None
     usual = live_data_dir or settings.live_data(detector)
@@ -106,8 +106,8 @@ def find_live(
             continue
         with contextlib.suppress(OSError, LiveDataNotFound, LiveDataCorrupted):
             chunks = redax.last_chunk(run_dir) + 1
-            _, n_bytes = live_folder.count(live_folder.inventory(run_dir))
-            return Live(run_dir, chunks, n_bytes, live_folder.is_closed(run_dir))
+            _, n_bytes = copying.count(copying.inventory(run_dir))
+            return Live(run_dir, chunks, n_bytes, copying.is_closed(run_dir))
     return None
 
 

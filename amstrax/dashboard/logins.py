@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from bokeh.server.auth_provider import AuthProvider, NullAuth
 from tornado.web import HTTPError, RequestHandler
 
-from amstrax import files
+from amstrax import strict_json
 from amstrax.dashboard import render
 from amstrax.exceptions import AmstraxError, InvalidOption
 
@@ -120,7 +120,7 @@ class PasswordFile:
         users[name] = bcrypt.hashpw(password.encode(), bcrypt.gensalt())
         text = "".join(f"{user}:{hashed.decode()}\n" for user, hashed in sorted(users.items()))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(self.path, text, mode=0o600)
+        strict_json.write_text(self.path, text, mode=0o600)
 
     def is_right(self, name: str, password: str) -> bool:
         """Return whether this is the password of a user; raises as `read` does.
