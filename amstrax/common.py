@@ -82,8 +82,8 @@ def get_elife(run_id: str) -> float:
     A warning names the way to get the electron lifetime of a run: amstrax 2 returned 642000 ns.
     """
     warnings.warn(
-        f"get_elife returns {DEFAULT_ELIFE} ns, the default, for every run (amstrax 2: 642000 ns): write "
-        "st.get_single_plugin(run_id, 'corrected_areas').elife",
+        f"get_elife returns {DEFAULT_ELIFE} ns, the default, for every run (amstrax 2: 642000 ns): "
+        "write st.get_single_plugin(run_id, 'corrected_areas').elife",
         FutureWarning,
         stacklevel=2,
     )

@@ -489,7 +489,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     code = "".join(
         (ROOT / "amstrax" / f"{name}.py").read_text(encoding="utf-8")
         for name in (
-            *("auto_processing/auto_processing", "auto_processing/loop"),
+            *("auto_processing/auto_processing", "auto_processing/loop", "commands/base"),
             *("auto_processing/submitting", "auto_processing/engines/local", "rundb/leases"),
         )
     )
@@ -498,7 +498,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     rows = re.findall(r"^   \* - ``(.+)``$", table, re.M)
     assert len(rows) > 10
     for row in rows:
-        for piece in re.split(r"\.\.\.|[()]", row):
+        for piece in re.split(r"\.\.\.|[(),]", row):
             words = piece.strip(" :;,.")
             assert len(words) < 4 or words in code, f"{row}: {words!r}"
 

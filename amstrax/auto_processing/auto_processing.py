@@ -25,22 +25,20 @@ from amstrax import settings
 from amstrax.auto_processing import engines, submitting
 from amstrax.auto_processing.loop import (
     Document,
-    RetryBackoff,
     RunSelection,
     consequence,
-    describe_error,
     find_runs,
     followed_runs,
     is_switched_on,
     job_states,
     key_of,
     remove_old_job_files,
-    run_rounds,
     settle,
     write_status,
 )
 from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -170,7 +168,7 @@ def run(options: LoopOptions, stop: Stop) -> str | None:
     loop = Loop(options)
     is_single = options.once or loop.dry_run
     try:
-        run_rounds(
+        base.run_rounds(
             loop.round,
             options.pause,
             stop,

@@ -17,7 +17,6 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing import loop
 from amstrax.auto_processing.copying import (
     Copier,
     Copies,
@@ -108,21 +107,16 @@ def _run(args: argparse.Namespace, stop: Stop) -> None:
             stop.check()
             raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
 
-    loop.repeat(one_round, args, stop, log)
+    base.repeat(one_round, args, stop, log)
 
 
 def _options(args: argparse.Namespace) -> CopyOptions:
-    return CopyOptions(
+    return base.filled(
+        CopyOptions,
+        args,
         destinations=wanted_destinations(args.detector, args.to or ()),
         folders=allowed_folders(args.detector, args.live_data),
         run_ids=args.run_id or (),
-        min_run_number=args.min_run_number,
-        max_runs=args.max_runs,
-        again=args.again,
-        production=args.production,
-        workers=args.workers,
-        bandwidth=args.bandwidth,
-        progress=args.progress,
     )
 
 

@@ -9,9 +9,9 @@ import concurrent.futures
 import contextlib
 import json
 import logging
+import math
 import os
 import re
-import stat
 import sys
 import tempfile
 import threading
@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
 from amstrax.auto_processing.rsync import Place
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -37,8 +37,6 @@ from amstrax.exceptions import (
     DestinationUnusable,
     InvalidOption,
     InvalidRunDocument,
-    LiveDataCorrupted,
-    LiveDataNotFound,
     RunDatabaseError,
     RunDatabaseUnreachable,
     Stopped,
@@ -61,7 +59,11 @@ LINE_PAUSE = 60.0
 #: A larger file is no marker [bytes]
 _LARGEST_MARKER = 100_000
 
-_FIELDS = ("name", "number", "start", "end", "tags", "data", "copy_claim")
+#: Fields of run documents by which runs are selected
+_FIELDS = (
+    *("name", "number", "start", "end", "tags", "data", "deleted_data", "copy_claim"),
+    *("processing_status", "processing_claim"),
+)
 _DESTINATION = re.compile(
     r"(?P<name>[\w.+-]+)\s*=\s*(?:(?P<ssh_host>[\w@.+][\w@.+-]*):)?(?P<folder>/[^,\n]*)", re.ASCII
 )
@@ -193,17 +195,6 @@ def _named(
 # Folders of runs
 
 
-class FileState(NamedTuple):
-    """Properties that show whether a file has changed; a folder has size -1 [bytes] and no time."""
-
-    size: int
-    changed: int = 0
-    inode: int = 0
-
-
-Inventory = dict[str, FileState]
-
-
 def run_name(document: Document) -> str:
     """Return the name of a run, which is that of its folder; check that it is valid for one."""
     return rundoc.check_run_name(documents.name_of(document))
@@ -236,66 +227,6 @@ def folder_of(entry: Mapping[str, Any]) -> Path:
         return rundoc.check_location(entry.get("location")).resolve()
     except (OSError, RuntimeError) as error:
         raise InvalidRunDocument(str(error)) from None
-
-
-def inventory(run_dir: Path) -> Inventory:
-    """Return the files and folders in the folder of a run, by their names within it.
-
-    Raises LiveDataNotFound when the folder does not exist, or is a link; LiveDataCorrupted when an
-    entry is neither file nor folder, or is on another disk.
-    """
-    try:
-        state = os.lstat(run_dir)
-    except FileNotFoundError:
-        raise LiveDataNotFound(
-            f"{run_dir} does not exist: if the live data was moved, correct its entry in the run "
-            "document"
-        ) from None
-    if not stat.S_ISDIR(state.st_mode):
-        raise LiveDataNotFound(f"{run_dir} is {_kind(state)}, not a folder: the run is left alone")
-    try:
-        return dict(_walk(run_dir, "", state.st_dev))
-    except FileNotFoundError as error:
-        raise LiveDataNotFound(
-            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
-        ) from None
-
-
-def _walk(folder: Path, prefix: str, device: int) -> Iterator[tuple[str, FileState]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not prefix and entry.name == rsync.MARKER:
-                continue  # This is a copy itself
-            state = entry.stat(follow_symlinks=False)
-            name = f"{prefix}{entry.name}"
-            if state.st_dev != device:
-                raise LiveDataCorrupted(f"{entry.path} is on another disk: the run is left alone")
-            if stat.S_ISDIR(state.st_mode):
-                yield name, FileState(rsync.FOLDER)
-                yield from _walk(Path(entry.path), f"{name}/", device)
-            elif stat.S_ISREG(state.st_mode):
-                yield name, FileState(state.st_size, state.st_mtime_ns, state.st_ino)
-            else:
-                raise LiveDataCorrupted(
-                    f"{entry.path} is {_kind(state)}, which is no live data: the run is left alone"
-                )
-
-
-def _kind(state: os.stat_result) -> str:
-    if stat.S_ISLNK(state.st_mode):
-        return "a symbolic link"
-    return "a file" if stat.S_ISREG(state.st_mode) else "a device, pipe or socket"
-
-
-def sizes(found: Inventory) -> dict[str, int]:
-    """Return the sizes [bytes] of files, -1 for folders, as `rsync.listing` does of a copy."""
-    return {name: state.size for name, state in found.items()}
-
-
-def count(found: Inventory) -> tuple[int, int]:
-    """Return the number of files and their size [bytes]."""
-    files = [state.size for state in found.values() if state.size >= 0]
-    return len(files), sum(files)
 
 
 def some(names: Iterable[str]) -> str:
@@ -418,7 +349,7 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
 
 
 def _check_copy_place(
-    run_dir: Path, place: Place, known: Inventory, identity: Mapping[str, Any]
+    run_dir: Path, place: Place, known: rsync.Inventory, identity: Mapping[str, Any]
 ) -> list[str]:
     """Check that copying loses nothing at the destination; return names of leftovers of rsync."""
     there = rsync.listing(place)
@@ -446,12 +377,12 @@ def _check_copy_place(
     return left
 
 
-def _leftovers(known: Inventory, names: Iterable[str]) -> list[str]:
+def _leftovers(known: rsync.Inventory, names: Iterable[str]) -> list[str]:
     """Return the names that only an interrupted rsync of amstrax can have left in a copy."""
     return [name for name in names if name not in known and _is_left(name, known)]
 
 
-def _is_left(name: str, known: Inventory) -> bool:
+def _is_left(name: str, known: rsync.Inventory) -> bool:
     *folders, last = name.split("/")
     if rsync.PARTIAL in (*folders, last) or last == rsync.OLD_PARTIAL:
         return True
@@ -461,7 +392,7 @@ def _is_left(name: str, known: Inventory) -> bool:
         folders.pop()
     else:
         return False
-    return known.get("/".join([*folders, last]), FileState(rsync.FOLDER)).size >= 0
+    return known.get("/".join([*folders, last]), rsync.FileState(rsync.FOLDER)).size >= 0
 
 
 # One copy
@@ -525,8 +456,8 @@ def copy_data(
     folder = Place(location, ssh_host)
     place = folder / run_dir.name
     what = f"run {run_id} to {hostname} ({place})"
-    before = inventory(run_dir)
-    copied = Copied(*count(before))
+    before = rsync.inventory(run_dir)
+    copied = Copied(*rsync.count(before))
     if ssh_host is None:
         source = _folder_key(live_data_path)
         if _folder_key(location) == source:
@@ -555,7 +486,7 @@ def copy_data(
         left = _leftovers(before, wrong)
         rsync.copy(run_dir, place, bandwidth, True, stopped, on_bytes, left)
         wrong = compare(run_dir, place, before, stopped)
-    if inventory(run_dir) != before:
+    if rsync.inventory(run_dir) != before:
         raise CopyFailed(f"{run_dir} has changed while it was copied to {hostname}: try again")
     if wrong:
         raise CopyDiffers(
@@ -568,7 +499,7 @@ def copy_data(
 
 
 def compare(
-    run_dir: Path, place: Place, known: Inventory, stopped: Callable[[], bool] = bool
+    run_dir: Path, place: Place, known: rsync.Inventory, stopped: Callable[[], bool] = bool
 ) -> list[str]:
     """Return the names of entries that differ between live data and a copy, by list and checksum.
 
@@ -576,7 +507,7 @@ def compare(
 
     Raises CopyFailed or Stopped when the copy cannot be read, or `stopped` returned True.
     """
-    here, there = sizes(known), rsync.listing(place, stopped)
+    here, there = rsync.sizes(known), rsync.listing(place, stopped)
     if there is None:
         return ["all files, since it does not exist"]
     by_list = [name for name in here.keys() | there.keys() if here.get(name) != there.get(name)]
@@ -633,17 +564,26 @@ def source_folder(document: Document, folders: Sequence[Path]) -> Path:
     raise CopyFailed(problem)
 
 
-def select(
-    found: Iterable[dict[str, Any]],
+def find_runs(
+    collection: Any,
+    run_ids: Sequence[str],
+    condition: Mapping[str, Any],
+    order: int,
     why_not: Callable[[Document], str | None],
     resting: frozenset[str],
-    most: int | None,
 ) -> list[dict[str, Any]]:
-    """Return the first documents of runs that are ready, without those named in `resting`.
+    """Find the documents of runs that are ready, without those named in `resting`.
 
-    `why_not` returns why a run is not ready. A run that it cannot judge is selected: the work on it
-    reports the error.
+    These are the runs `run_ids`, or if that is empty those that meet `condition`, by increasing
+    (`order` 1) or decreasing (-1) number. `why_not` returns why a run is not ready. A run that it
+    cannot judge is included: the work on it reports the error.
+
+    Raises RunNotFound when a run of `run_ids` is unknown.
     """
+    if run_ids:
+        found = [documents.find_run(collection, run_id, None, _FIELDS) for run_id in run_ids]
+    else:
+        found = documents.read(collection, condition, _FIELDS, sort=[("number", order)])
     wanted = []
     for document in found:
         name, reason = documents.name_of(document), None
@@ -653,7 +593,7 @@ def select(
             log.debug("run %s is left alone: %s", name, reason)
         elif name not in resting:
             wanted.append(document)
-    return wanted[:most]
+    return wanted
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
@@ -740,38 +680,30 @@ class Copier:
         self._show_bar = sys.stderr.isatty() if options.progress is None else options.progress
 
     def find(self) -> list[dict[str, Any]]:
-        """Find the documents of the runs to copy, newest first, without runs in back-off.
-
-        Raises RunNotFound when a run requested by name is unknown.
-        """
+        """Find the documents of the runs to copy, newest first, as `find_runs`."""
         options = self._options
-        if options.run_ids:
-            found = [
-                documents.find_run(self._collection, run_id, None, _FIELDS)
-                for run_id in options.run_ids
+        lacks = [
+            {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
+            for destination in options.destinations
+        ]
+        condition = {
+            "$and": [
+                documents.has_data("live", host=documents.this_host()),
+                {"end": {"$ne": None}},
+                documents.lacks_tag(documents.ABANDON),
+                {"number": {"$gte": options.min_run_number}} if options.min_run_number else {},
+                {"$or": lacks},
             ]
-        else:
-            lacks = [
-                {"data": {"$not": {"$elemMatch": {"type": "live", "host": destination.name}}}}
-                for destination in options.destinations
-            ]
-            condition = {
-                "$and": [
-                    documents.has_data("live", host=documents.this_host()),
-                    {"end": {"$ne": None}},
-                    documents.lacks_tag(documents.ABANDON),
-                    {"number": {"$gte": options.min_run_number}} if options.min_run_number else {},
-                    {"$or": lacks},
-                ]
-            }
-            found = documents.read(self._collection, condition, _FIELDS, sort=[("number", -1)])
+        }
 
         def reason(document: Document) -> str | None:
             to = self._missing(document)
             # For a run requested by name, copying reports the reason
             return None if options.run_ids and to else why_not(document, to, options.folders)
 
-        return select(found, reason, self._backoff.names(), options.max_runs)
+        resting = self._backoff.names()
+        found = find_runs(self._collection, options.run_ids, condition, -1, reason, resting)
+        return found[: options.max_runs]
 
     def handle(self, rundocs: Sequence[Document]) -> Copies:
         """Copy runs, as `amstrax.auto_processing.copy_live.handle_runs` says."""
@@ -934,18 +866,21 @@ class Copier:
 
     def _register(self, run_id: str, entry: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
         """Add an entry of data; retry while the run database is unreachable, until stopped."""
-        is_reported = False
-        while True:
-            try:
-                documents.add_data(self._collection, run_id, entry)
-                return
-            except RunDatabaseUnreachable as error:
-                if stopped():
-                    raise
-                if not is_reported:
-                    log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
-                    is_reported = True
-            time.sleep(REGISTER_PAUSE)
+        reported: list[Exception] = []
+
+        def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
+            if stopped():
+                raise error
+            if not reported:
+                log.warning("run %s is copied, not registered; trying again: %s", run_id, error)
+                reported.append(error)
+
+        connection.retry(
+            lambda: documents.add_data(self._collection, run_id, entry),
+            math.inf,
+            pause=REGISTER_PAUSE,
+            on_error=on_error,
+        )
 
     @contextlib.contextmanager
     def _progress(self, what: str) -> Iterator[Callable[[int], None]]:

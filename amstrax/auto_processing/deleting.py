@@ -20,14 +20,16 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, rsync
-from amstrax.auto_processing.copying import Destination, Document, Inventory
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
+from amstrax.auto_processing.copying import Destination, Document
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
+    AmstraxError,
     CopyDiffers,
     DeletionRefused,
     DestinationUnusable,
@@ -57,11 +59,55 @@ class Deletions:
         )
 
 
-def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
-    """Return the folders of a run's live data on this machine, without links.
+@dataclass(frozen=True)
+class DeleteOptions:
+    """What a `Deleter` deletes, and when."""
 
-    Raises DeletionRefused when a folder is not one of `folders`.
-    """
+    #: Folders that may be deleted from, without links
+    folders: Sequence[Path]
+    #: Required copies
+    required: Sequence[Destination]
+    #: Delete these runs; if empty, all that may be deleted
+    run_ids: Sequence[str] = ()
+    #: Time since the end of a run [days], and largest number of runs at a time
+    min_age: float = 30.0
+    max_runs: int | None = None
+    #: Delete; otherwise only verify the copies
+    delete: bool = False
+
+
+def why_not(document: Document, options: DeleteOptions) -> str | None:
+    """Return why live data of a run is not deleted; None if only verification remains."""
+    try:
+        copying.run_name(document)
+        end = rundoc.end_time(document)
+        folders = _locations(document, options.folders)
+    except AmstraxError as error:
+        return str(error)
+    tags = documents.tags_of(document)
+    for tag in (documents.ABANDON, documents.PROCESS):
+        if tag in tags:
+            return f"it has the tag {tag!r}"
+    if end is None:
+        return "it is still being taken"
+    if datetime.now(UTC) - end < timedelta(days=options.min_age):
+        return f"it ended less than {options.min_age:g} days ago (--min_age)"
+    status = documents.status_of(document).status
+    if status in ("submitted", "running") or documents.is_claimed(document):
+        return "it is being processed"
+    if not folders:
+        return (
+            f"its document has no live data on host {documents.this_host()}: check its data, and "
+            "the setting AMSTRAX_HOST, which names this machine"
+        )
+    for destination in options.required:
+        if not documents.data_of(document, type="live", host=destination.name):
+            return f"it has no copy at {destination.name}: copy_live makes one"
+    return None
+
+
+def _locations(document: Document, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of a run's live data on this machine, all of which are in `folders`."""
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
         folder = copying.folder_of(entry)
@@ -75,33 +121,39 @@ def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
 
 
 class Deleter:
-    """Deletes live data of runs, or only verifies the copies without `delete`.
+    """Deletes live data of runs, and keeps the back-off of failed ones between rounds.
 
-    `folders` may be deleted from, given without links; `required` are the required copies.
     `stopped` is called at intervals; when it returns True, deleting ends.
     """
 
-    def __init__(
-        self,
-        collection: Any,
-        folders: Sequence[Path],
-        required: Sequence[Destination],
-        delete: bool,
-        stopped: Callable[[], bool] = bool,
-    ):
-        if not required:
+    def __init__(self, collection: Any, options: DeleteOptions, stopped: Callable[[], bool] = bool):
+        if not options.required:
             raise DeletionRefused("no copies are required: nothing is deleted")
         self._collection = collection
-        self._folders = folders
-        self._required = required
-        self._delete = delete
+        self._options = options
         self._stopped = stopped
-        self.backoff = RetryBackoff()
+        self._backoff = RetryBackoff()
+
+    def find(self) -> list[dict[str, Any]]:
+        """Find the documents of the runs to delete, oldest first, as `copying.find_runs`."""
+        options = self._options
+        hosts = [documents.this_host(), *(copy.name for copy in options.required)]
+        has_data = [documents.has_data("live", host=host) for host in hosts]
+        before = datetime.now(UTC) - timedelta(days=options.min_age)
+        condition = {"$and": [*has_data, {"end": {"$lte": before}}]}
+
+        def reason(document: Document) -> str | None:
+            # For a run requested by name, deleting reports the reason
+            return None if options.run_ids else why_not(document, options)
+
+        resting = self._backoff.names()
+        found = copying.find_runs(self._collection, options.run_ids, condition, 1, reason, resting)
+        return found[: options.max_runs]
 
     def settle(self) -> int:
         """Settle interrupted deletions; return the number that could not be settled."""
         problems = 0
-        for folder in self._folders:
+        for folder in self._options.folders:
             for run_dir in set_aside_in(folder):
                 try:
                     self._settle(run_dir)
@@ -114,7 +166,7 @@ class Deleter:
 
     def _settle(self, run_dir: Path) -> None:
         name = aside(run_dir)
-        if not self._delete:
+        if not self._options.delete:
             log.info("dry run: would settle %s, which was left by another process", name)
             return
         document = copying.find_again(self._collection, run_dir.name)
@@ -135,10 +187,10 @@ class Deleter:
     def _verify_rest(self, document: Document, run_dir: Path) -> None:
         """Check that the copies have all that is left of a folder whose removal was interrupted."""
         there = aside(run_dir)
-        rest = copying.inventory(there)
+        rest = rsync.inventory(there)
         for place in self._places(document, run_dir.name).values():
             of_copy = rsync.listing(place, self._stopped) or {}
-            wrong = [n for n, size in copying.sizes(rest).items() if of_copy.get(n) != size]
+            wrong = [n for n, size in rsync.sizes(rest).items() if of_copy.get(n) != size]
             wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
             if wrong:
                 raise CopyDiffers(
@@ -178,13 +230,8 @@ class Deleter:
             "deletion: check whether it is needed"
         )
 
-    def handle(
-        self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
-    ) -> Deletions:
-        """Delete live data of runs; log errors and continue with the next run.
-
-        `why_not` returns why a run must not be deleted; called again just before deletion.
-        """
+    def handle(self, rundocs: Sequence[Document]) -> Deletions:
+        """Delete live data of runs; log errors and continue with the next run."""
         tally = Deletions()
         for document in rundocs:
             if self._stopped():
@@ -192,7 +239,7 @@ class Deleter:
             run_id = documents.name_of(document) or "?"
             try:
                 copying.run_name(document)
-                n_bytes = self._handle_run(document, run_id, why_not)
+                n_bytes = self._handle_run(document, run_id)
             except (RunDatabaseError, Stopped):
                 if self._stopped():
                     break
@@ -200,23 +247,21 @@ class Deleter:
             except Exception as error:
                 log.error("run %s is not deleted: %s", run_id, describe_error(error))
                 tally.problems += 1
-                self.backoff.note(run_id, failed=not isinstance(error, DestinationUnusable))
+                self._backoff.note(run_id, failed=not isinstance(error, DestinationUnusable))
                 continue
-            self.backoff.note(run_id, failed=False)
+            self._backoff.note(run_id, failed=False)
             if n_bytes is not None:
                 tally.runs.append(run_id)
                 tally.n_bytes += n_bytes
         return tally
 
-    def _handle_run(
-        self, document: Document, run_id: str, why_not: Callable[[Document], str | None]
-    ) -> int | None:
+    def _handle_run(self, document: Document, run_id: str) -> int | None:
         """Delete a run and return its size [bytes]; None if another process has its lease."""
-        if not self._delete:
-            reason = why_not(documents.merge_tags(self._collection, document))
+        if not self._options.delete:
+            reason = why_not(documents.merge_tags(self._collection, document), self._options)
             if reason is not None:
                 raise DeletionRefused(reason)
-            found = [folder / run_id for folder in locations(document, self._folders)]
+            found = [folder / run_id for folder in _locations(document, self._options.folders)]
             if any(aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
             return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
@@ -230,14 +275,14 @@ class Deleter:
 
             def check() -> Document:
                 fresh = copying.find_again(self._collection, run_id)
-                reason = why_not(fresh)
+                reason = why_not(fresh, self._options)
                 if reason is not None:
                     raise DeletionRefused(reason)
                 return fresh
 
             fresh = check()
             n_bytes = 0
-            for folder in locations(fresh, self._folders):
+            for folder in _locations(fresh, self._options.folders):
                 run_dir = folder / run_id
                 known, size = self._verify(fresh, run_dir, stopped)
                 # Verification may have taken long
@@ -253,12 +298,12 @@ class Deleter:
 
     def _verify(
         self, document: Document, run_dir: Path, stopped: Callable[[], bool]
-    ) -> tuple[Inventory, int]:
+    ) -> tuple[rsync.Inventory, int]:
         """Compare all copies with live data; return its files and their size [bytes]."""
         with _opened(run_dir.parent) as parent:
             _check_removable(run_dir, parent)
-        known = copying.inventory(run_dir)
-        n_files, n_bytes = copying.count(known)
+        known = rsync.inventory(run_dir)
+        n_files, n_bytes = rsync.count(known)
         if n_files == 0:
             raise DeletionRefused(f"{run_dir} has no files: find out what removed them")
         for place in self._places(document, run_dir.name).values():
@@ -274,14 +319,14 @@ class Deleter:
             run_dir.name,
             n_files,
             n_bytes / 1e6,
-            ", ".join(destination.name for destination in self._required),
+            ", ".join(destination.name for destination in self._options.required),
         )
         return known, n_bytes
 
     def _places(self, document: Document, run_id: str) -> dict[str, rsync.Place]:
         """Return the folders of the required copies of a run, by name of the copy."""
         places = {}
-        for destination in self._required:
+        for destination in self._options.required:
             entries = documents.data_of(document, type="live", host=destination.name)
             there = [str(rundoc.check_location(entry.get("location"))) for entry in entries]
             if not there:
@@ -294,16 +339,16 @@ class Deleter:
         self,
         document: Document,
         run_dir: Path,
-        known: Inventory,
+        known: rsync.Inventory,
         stopped: Callable[[], bool],
     ) -> None:
         """Rename live data and check that it is unchanged; otherwise rename it back."""
         there = set_aside(run_dir)
         try:
-            if copying.inventory(there) != known:
+            if rsync.inventory(there) != known:
                 raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
             for place in self._places(document, run_dir.name).values():
-                if rsync.listing(place, stopped) != copying.sizes(known):
+                if rsync.listing(place, stopped) != rsync.sizes(known):
                     raise DeletionRefused(
                         f"its copy {place} changes when {run_dir} is renamed, so both may be one "
                         "folder: correct the setting for the destination"

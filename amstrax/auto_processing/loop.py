@@ -1,6 +1,5 @@
-"""Parts of the automatic loop: select runs, follow jobs, rounds, status file, old job files."""
+"""Parts of the automatic loop: select runs, follow jobs, status file, old job files."""
 
-import argparse
 import contextlib
 import json
 import logging
@@ -17,15 +16,12 @@ from typing import Any, NamedTuple
 import amstrax
 from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
-from amstrax.commands.base import LEFT_TO_ANOTHER
-from amstrax.exceptions import AmstraxError, InvalidOption, Stopped
+from amstrax.commands.base import FIRST_BACKOFF, LEFT_TO_ANOTHER, LONGEST_BACKOFF
+from amstrax.exceptions import AmstraxError, InvalidOption
 from amstrax.rundb import documents
-from amstrax.rundb.leases import Stop
 
 log = logging.getLogger(__name__)
 
-#: Back-off after the first failure of a run, and the longest one [s]
-FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
 #: A job that only another machine knows and that has never claimed its run is given up after this
 SILENCE = 3600.0  # [s]
 
@@ -404,111 +400,6 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     # A job that had begun records it itself
     _record_end(collection, run, "cancelled")
     return run.describe()
-
-
-#: Longest pause after failed rounds, which grows with each failure [s]
-LONGEST_WAIT = 600.0
-
-
-class RetryBackoff:
-    """Back-off of runs that have failed: each further failure doubles the time until a retry."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, tuple[float, float]] = {}
-
-    def note(self, run_id: str, failed: bool) -> None:
-        """Record a failure of a run, or clear its failures after a success."""
-        if not failed:
-            self._until.pop(run_id, None)
-            return
-        _, last = self._until.get(run_id, (0.0, FIRST_BACKOFF / 2))
-        pause = min(2 * last, LONGEST_BACKOFF)
-        self._until[run_id] = (time.monotonic() + pause, pause)
-
-    def names(self) -> frozenset[str]:
-        """Return the names of the runs that are not to be retried yet."""
-        now = time.monotonic()
-        return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an error as one line; an unexpected one with its type."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (AmstraxError, OSError)) and text:
-        return text
-    return f"{type(error).__name__}: {text[:150]} (please report it)"
-
-
-def run_rounds(
-    one_round: Callable[[], None],
-    pause: float,
-    stop: Stop,
-    logger: logging.Logger,
-    *,
-    remark: str = "",
-    is_fatal: Callable[[Exception], bool] = lambda error: False,
-    after: Callable[[str], None] = lambda trouble: None,
-    is_finished: Callable[[], bool] = bool,
-    longest_wait: float = LONGEST_WAIT,
-) -> None:
-    """Run rounds until stopped; each failure doubles the pause before the next round.
-
-    Errors are logged when they begin, and again when they are over.
-
-    Parameters
-    ----------
-    one_round
-        Does the work of a round.
-    pause, longest_wait
-        Time between two rounds, and the longest such time after failures [s].
-    stop, logger
-        Stop flag and logger of the command.
-    remark
-        Added to the line about an error.
-    is_fatal
-        Returns whether an error is raised, which ends the loop.
-    after
-        Called after each round with its error; empty after a success.
-    is_finished
-        Called after each round; True ends the loop.
-    """
-    trouble, wait = "", pause
-    while True:
-        before, trouble = trouble, ""
-        try:
-            one_round()
-        except Stopped:
-            return
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            trouble = describe_error(error)
-            if trouble != before:
-                is_known = isinstance(error, (AmstraxError, OSError))
-                details = None if is_known else error
-                logger.error("%s; trying again%s", trouble, remark, exc_info=details)
-        if before and not trouble:
-            logger.info("that is over: going on")
-        wait = min(2 * wait, max(longest_wait, pause)) if trouble else pause
-        after(trouble)
-        if is_finished() or stop.event.wait(wait):
-            return
-
-
-def repeat(
-    one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
-) -> None:
-    """Run one round or, with ``args.loop``, a round every ``args.pause`` seconds until stopped.
-
-    `args` has the options of `base.add_rounds`; for the other parameters see `run_rounds`.
-    """
-    if not args.loop:
-        one_round()
-        stop.check()
-        return
-    if not stop.event.is_set():
-        run_rounds(one_round, args.pause, stop, logger)
-    logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
 
 # Files already reported as not writable -> reason

@@ -8,6 +8,7 @@ the run.
 """
 
 import argparse
+import functools
 import logging
 import sys
 import time
@@ -27,7 +28,7 @@ from amstrax.auto_processing import amstraxer, submitting
 from amstrax.auto_processing.submitting import Plan, ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
-from amstrax.rundb import documents, leases
+from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
 
@@ -371,21 +372,25 @@ def _make(
         run_document=document,
     )
     st, _ = amstraxer.make_context(options)
+
+    def on_error(error: AlreadyAtWork, left: float) -> None:
+        stop.check()
+        if not left:
+            # Not for lack of a claim: this run has failed
+            raise AmstraxError(str(error)) from error
+        log.info("%s; it is to end soon, since this process has the claim", error)
+
     for step in _steps(st, run_id, plan, places):
         of_step = replace(options, targets=step.targets, output_folder=step.folder)
         # An orphaned job may write the data too, and ends when it finds its claim lost
-        end = time.monotonic() + options.claim_lifetime
-        while True:
-            try:
-                amstraxer.process(run_id, of_step, stop, tell)
-                break
-            except AlreadyAtWork as error:
-                stop.check()
-                if time.monotonic() > end:
-                    # Not for lack of a claim: this run has failed
-                    raise AmstraxError(str(error)) from error
-                log.info("%s; it is to end soon, since this process has the claim", error)
-                stop.event.wait(_ORPHAN_PAUSE)
+        connection.retry(
+            functools.partial(amstraxer.process, run_id, of_step, stop, tell),
+            options.claim_lifetime,
+            (AlreadyAtWork,),
+            _ORPHAN_PAUSE,
+            stop.event.wait,
+            on_error,
+        )
     return st, places
 
 

@@ -9,14 +9,23 @@ import re
 import selectors
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from amstrax import settings
-from amstrax.exceptions import CopyFailed, CopyRefused, DestinationUnusable, InvalidOption, Stopped
+from amstrax.exceptions import (
+    CopyFailed,
+    CopyRefused,
+    DestinationUnusable,
+    InvalidOption,
+    LiveDataCorrupted,
+    LiveDataNotFound,
+    Stopped,
+)
 
 #: Timeout of ssh for a host that does not answer, and for one that stops answering [s]
 CONNECT_TIMEOUT = 20
@@ -69,6 +78,17 @@ _PROBLEMS = {
         "{host} cannot be reached, or the connection has dropped ({line}): try again later"
     ),
 }
+
+
+class FileState(NamedTuple):
+    """Properties that show whether a file has changed; a folder has size -1 [bytes] and no time."""
+
+    size: int
+    changed: int = 0
+    inode: int = 0
+
+
+Inventory = dict[str, FileState]
 
 
 class Place(NamedTuple):
@@ -158,6 +178,66 @@ def to_copy(source: Path, place: Place) -> int:
     """Return the number of files and folders that `copy` would copy."""
     options = ["-rtO", "--dry-run", _ALL_BUT_MARKER, f"--out-format={_DIFFERENCE}%n"]
     return _run(options, [f"{source}/"], place, SILENCE).count(_DIFFERENCE)
+
+
+def inventory(run_dir: Path) -> Inventory:
+    """Return the files and folders in the folder of a run, by their names within it.
+
+    Raises LiveDataNotFound when the folder does not exist, or is a link; LiveDataCorrupted when an
+    entry is neither file nor folder, or is on another disk.
+    """
+    try:
+        state = os.lstat(run_dir)
+    except FileNotFoundError:
+        raise LiveDataNotFound(
+            f"{run_dir} does not exist: if the live data was moved, correct its entry in the run "
+            "document"
+        ) from None
+    if not stat.S_ISDIR(state.st_mode):
+        raise LiveDataNotFound(f"{run_dir} is {_kind(state)}, not a folder: the run is left alone")
+    try:
+        return dict(_walk(run_dir, "", state.st_dev))
+    except FileNotFoundError as error:
+        raise LiveDataNotFound(
+            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
+        ) from None
+
+
+def _walk(folder: Path, prefix: str, device: int) -> Iterator[tuple[str, FileState]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not prefix and entry.name == MARKER:
+                continue  # This is a copy itself
+            state = entry.stat(follow_symlinks=False)
+            name = f"{prefix}{entry.name}"
+            if state.st_dev != device:
+                raise LiveDataCorrupted(f"{entry.path} is on another disk: the run is left alone")
+            if stat.S_ISDIR(state.st_mode):
+                yield name, FileState(FOLDER)
+                yield from _walk(Path(entry.path), f"{name}/", device)
+            elif stat.S_ISREG(state.st_mode):
+                yield name, FileState(state.st_size, state.st_mtime_ns, state.st_ino)
+            else:
+                raise LiveDataCorrupted(
+                    f"{entry.path} is {_kind(state)}, which is no live data: the run is left alone"
+                )
+
+
+def _kind(state: os.stat_result) -> str:
+    if stat.S_ISLNK(state.st_mode):
+        return "a symbolic link"
+    return "a file" if stat.S_ISREG(state.st_mode) else "a device, pipe or socket"
+
+
+def sizes(found: Inventory) -> dict[str, int]:
+    """Return the sizes [bytes] of files, -1 for folders, as `listing` does of a copy."""
+    return {name: state.size for name, state in found.items()}
+
+
+def count(found: Inventory) -> tuple[int, int]:
+    """Return the number of files and their size [bytes]."""
+    files = [state.size for state in found.values() if state.size >= 0]
+    return len(files), sum(files)
 
 
 def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] | None:

@@ -21,7 +21,7 @@ from amstrax import settings
 from amstrax.auto_processing import auto_processing, engines, submitting
 from amstrax.auto_processing.auto_processing import LoopOptions
 from amstrax.auto_processing.engines.base import Engine
-from amstrax.auto_processing.loop import describe_error, followed_runs, job_states
+from amstrax.auto_processing.loop import followed_runs, job_states
 from amstrax.auto_processing.submitting import JobTemplate, ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import Stopped, UsageError
@@ -173,7 +173,7 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
             engine = engines.get(args.engine or settings.engine())
             collection = get_mongo_collection(template.plan.detector)
         except Exception as error:
-            say(f"Error submitting job: {describe_error(error)}")
+            say(f"Error submitting job: {base.describe_error(error)}")
             raise
         for run_id in run_ids:
             try:
@@ -186,7 +186,7 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
                 raise
             except Exception as error:
                 log.debug("run %s", run_id, exc_info=error)
-                say(f"Error submitting job: {describe_error(error)}")
+                say(f"Error submitting job: {base.describe_error(error)}")
                 results.append(False)
 
     status = base.run_tool(args, log, work, "the submission", args.logs_path, "--logs_path")

@@ -16,7 +16,7 @@ from bokeh.models import Column, ColumnDataSource
 from bokeh.plotting import figure
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import copying
+from amstrax.auto_processing import copying, rsync
 from amstrax.dashboard import render, run_overview
 from amstrax.dashboard.page import Page, set_text
 from amstrax.exceptions import (
@@ -106,7 +106,7 @@ def find_live(
             continue
         with contextlib.suppress(OSError, LiveDataNotFound, LiveDataCorrupted):
             chunks = redax.last_chunk(run_dir) + 1
-            _, n_bytes = copying.count(copying.inventory(run_dir))
+            _, n_bytes = rsync.count(rsync.inventory(run_dir))
             return Live(run_dir, chunks, n_bytes, copying.is_closed(run_dir))
     return None
 

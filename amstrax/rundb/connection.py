@@ -167,10 +167,7 @@ def get_collection(
 def is_embedded(config: RunDatabase) -> bool:
     """Return whether the settings select the embedded store.
 
-    Raises
-    ------
-    RunDatabaseNotSet
-        When something is set for MongoDB or its tunnel, but not the address.
+    Raises RunDatabaseNotSet when something is set for MongoDB or its tunnel, but not the address.
     """
     if config.uri or config.daq_host:
         return False
@@ -194,16 +191,12 @@ def retry(
     wait: Callable[[float], Any] | None = None,
     on_error: Callable[[Any, float], Any] = lambda _error, _left: None,
 ) -> T:
-    """Call a function, again while it raises one of `errors`, and return its result.
+    """Call an idempotent function, again while it raises one of `errors`, and return its result.
 
     Parameters
     ----------
-    function
-        Is to be idempotent, in effect and return value.
     patience
         Time after which the error is raised [s].
-    errors
-        Errors after which to try again.
     pause
         Time between two attempts [s].
     wait
@@ -228,12 +221,8 @@ def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a function, again while the run database is unreachable, and return its result.
 
     Use it for writes that are idempotent in effect and return value, such as one that claims a run
-    for an owner if it is free *or claimed by that owner*.
-
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When the run database is not reached within AMSTRAX_RUNDB_TIMEOUT.
+    for an owner if it is free *or claimed by that owner*. RunDatabaseUnreachable is raised after
+    AMSTRAX_RUNDB_TIMEOUT.
     """
     return retry(lambda: function(*args, **kwargs), settings.run_database().timeout)
 
@@ -277,9 +266,9 @@ class Connection:
     @property
     def place(self) -> str:
         """Address of the database, for messages."""
-        if self.config.uri:
-            return "MongoDB at AMSTRAX_MONGO_URI"
         config = self.config
+        if config.uri:
+            return "MongoDB at AMSTRAX_MONGO_URI"
         return f"MongoDB at {config.mongo_host}:{config.mongo_port} of {config.daq_host}"
 
     def ensure(self) -> None:

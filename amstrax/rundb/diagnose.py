@@ -1,7 +1,7 @@
 """``amstrax rundb check``: print the settings and test each step to the run documents.
 
-The steps are tested in turn: name, port, host key, log-in, tunnel, MongoDB's log-in, collection,
-rights. The first step that fails prints a remedy. Values of secrets are never shown.
+The steps are name, port, host key, log-in, tunnel, MongoDB's log-in, collection and rights. The
+first step that fails prints a remedy. Values of secrets are never shown.
 """
 
 import contextlib
@@ -191,7 +191,7 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
         return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
 
     def rights() -> str:
-        # Updates a document that does not exist: tests the rights and changes nothing
+        # An update of a document that does not exist needs the rights and changes nothing
         nothing = {"_id": ObjectId()}
         try:
             call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
@@ -226,12 +226,12 @@ def described_documents(call: Callable[..., Any], detector: str) -> str:
     `call` takes a function of the collection and the name of a method, and calls the function.
     """
     name = f"{DATABASE}.{COLLECTIONS[detector]}"
-    number = call(lambda c: c.count_documents({}), "count_documents")
-    if not number:
-        return f"{name} has no documents"
-    newest = call(lambda c: c.find_one({}, {"number": 1}, sort=[("number", -1)]), "find") or {}
-    text = f"{name} has {number} run documents, the last of run {newest.get('number', '?')}"
     found = call(lambda c: list(c.find({}, {"number": 1, "name": 1})), "find")
+    if not found:
+        return f"{name} has no documents"
+    numbers = [n for document in found if (n := documents.number_of(document)) is not None]
+    last = max(numbers, default="?")
+    text = f"{name} has {len(found)} run documents, the last of run {last}"
     twice = documents.duplicates(found)
     if not twice:
         return text

@@ -52,7 +52,7 @@ _AS_WORD, _AS_DOCUMENT = "w:", "d:"
 _STATUS_FORMS = {"processing_status": _AS_WORD, "processing_status.status": _AS_DOCUMENT}
 # Connections of a process that this one was forked from: using or closing them here would harm it
 _inherited: list[sqlite3.Connection] = []
-#: Tables and indexes of the file
+#: Table and indexes of version 1 of the file
 SCHEMA = """
 CREATE TABLE documents (
     seq INTEGER PRIMARY KEY,
@@ -62,17 +62,13 @@ CREATE TABLE documents (
     number,
     odd INTEGER NOT NULL,
     body BLOB NOT NULL,
-    status TEXT,
-    tags TEXT,
-    made TEXT,
     UNIQUE (collection, id)
 );
 CREATE INDEX by_name ON documents (collection, name);
 CREATE INDEX by_number ON documents (collection, number);
-CREATE INDEX by_odd ON documents (collection, odd) WHERE odd;
-CREATE INDEX by_work ON documents (collection, status, tags, made, name, number, odd);
+CREATE INDEX by_odd ON documents (collection, odd) WHERE odd
 """
-#: What a file of version 1 lacks
+#: What version 2 adds
 SCHEMA_2 = """
 ALTER TABLE documents ADD COLUMN status TEXT;
 ALTER TABLE documents ADD COLUMN tags TEXT;
@@ -321,17 +317,23 @@ class LocalCollection:
         limit: int = 0,
     ) -> Iterator[tuple[int, bytes]]:
         """Return place and BSON of the documents that match a checked filter, in an order."""
-        by, end = "seq", skip + limit if limit else None
+        columns, by, end = "seq", "seq", skip + limit if limit else None
         if len(order) == 1 and order[0][0] in ("name", "number"):
             odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd AND odd & {_ODD_NAME}"
             if not read(odd, [self.full_name]):
                 # SQLite's order of null, numbers and texts is MongoDB's
+                columns = f"seq, {order[0][0]}"
                 by = f"{order[0][0]} {'ASC' if order[0][1] > 0 else 'DESC'}, seq"
                 order = ()
-        statement, parameters = _candidates(self.full_name, condition)
-        places = [seq for seq, *_ in read(f"{statement} ORDER BY {by}", parameters)]
+        statement, parameters = _candidates(self.full_name, condition, columns)
+        statement += f" ORDER BY {by}"
         if not condition and not order:
-            places, skip, end = places[skip:end], 0, None
+            statement, parameters = (
+                f"{statement} LIMIT ? OFFSET ?",
+                [*parameters, limit or -1, skip],
+            )
+            skip, end = 0, None
+        places = [seq for seq, *_ in read(statement, parameters)]
         batch = _BATCH if order or end is None else min(_BATCH, 2 * end)
         found = self._matching(read, condition, places, batch)
         if order:
@@ -529,7 +531,7 @@ class LocalClient:
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            elif version == 1:
+            if version < _SCHEMA_VERSION:
                 _update_file(connection)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
@@ -620,7 +622,7 @@ def _write_lock(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _update_file(connection: sqlite3.Connection) -> None:
-    """Give a file of version 1 the columns and the index that it lacks."""
+    """Add to a file of version 1 what version 2 has."""
     for statement in SCHEMA_2.split(";"):
         connection.execute(statement)
     last = -1
@@ -696,12 +698,12 @@ def _lines(texts: Iterable[str]) -> str | None:
     return f"\n{text}\n" if text else None
 
 
-def _candidates(collection: str, condition: Document) -> _Condition:
-    """Return a statement that selects place, name and number of all that can match a filter.
+def _candidates(collection: str, condition: Document, columns: str) -> _Condition:
+    """Return a statement that selects columns of all documents that can match a filter.
 
     Odd documents are always among them, unless the filter is on ``_id``.
     """
-    statement = "SELECT seq, name, number FROM documents {} WHERE collection = ?{}"
+    statement = f"SELECT {columns} FROM documents {{}} WHERE collection = ?{{}}"
     for key, value in _conjuncts(condition):
         ids = _one_of(value, (str, bson.ObjectId)) if key == "_id" else None
         if ids is not None and len(ids) <= _MOST_VALUES:

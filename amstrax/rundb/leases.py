@@ -181,8 +181,7 @@ class Lease:
         self.lost = threading.Event()
         self.why_lost = ""
         self._collection, self._run_id, self._field = collection, run_id, field
-        self._lifetime = lifetime
-        self._on_loss = on_loss
+        self._lifetime, self._on_loss = lifetime, on_loss
         self._stop_at = 0.0
         self._ended = threading.Event()
 
@@ -199,13 +198,7 @@ class Lease:
         return True
 
     def check(self) -> bool:
-        """Renew the lease now, and return whether this owner still holds it.
-
-        Raises
-        ------
-        RunDatabaseError
-            When the run database cannot be queried.
-        """
+        """Renew the lease now, and return whether this owner still holds it."""
         if not self.lost.is_set():
             self._renew()
         return not self.lost.is_set()
@@ -273,19 +266,11 @@ class Lease:
 
 @contextlib.contextmanager
 def held(
-    collection: Any,
-    document: Mapping[str, Any],
-    field: str = COPY_CLAIM,
-    lifetime: float = LIFETIME,
+    collection: Any, document: Mapping[str, Any], lifetime: float = LIFETIME
 ) -> Iterator[Lease | None]:
-    """Hold the lease of a run in a with block; yield None if another owner has it.
+    """Hold the lease for copying or deleting a run; yield None if another owner has it.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When the document has neither number nor name.
-    RunDatabaseError
-        When the run database cannot be queried.
+    Raises InvalidRunDocument when the document has neither number nor name.
     """
     run_id = documents.name_of(document)
     if run_id is None:
@@ -293,7 +278,7 @@ def held(
             f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
             "number of its run"
         )
-    lease = Lease(collection, run_id, field=field, lifetime=lifetime)
+    lease = Lease(collection, run_id, field=COPY_CLAIM, lifetime=lifetime)
     if not lease.acquire():
         yield None
         return
@@ -308,14 +293,9 @@ def new_owner(purpose: str = "") -> str:
 
     It begins with `purpose`, by default the name of this machine in run documents.
     """
-    parts = (
-        purpose or documents.this_host(),
-        _machine(),
-        os.getpid(),
-        _start(os.getpid()),
-        uuid.uuid4().hex,
-    )
-    return _SEPARATOR.join(map(str, parts))
+    pid = os.getpid()
+    process = (purpose or documents.this_host(), _machine(), str(pid), str(_start(pid)))
+    return _SEPARATOR.join((*process, uuid.uuid4().hex))
 
 
 def is_dead(owner: str) -> bool:
@@ -340,10 +320,7 @@ def _machine() -> str:
 
 
 def _start(pid: int) -> str | None:
-    """Return the start of a process [ticks since boot]; empty for a zombie.
-
-    None if /proc does not show it.
-    """
+    """Return the start of a process [ticks since boot]; empty for a zombie, None if hidden."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -376,21 +353,17 @@ class ClaimLost(AlreadyAtWork):
 class RunClaim:
     """Lease for processing a run, held in a with block, and the writes that need it.
 
-    When the lease is lost, `stop` is set and nothing more is written. All methods raise ClaimLost
-    then, and RunDatabaseError when the run database stays unreachable.
+    When the lease is lost, `stop` is set and nothing more is written. Methods raise ClaimLost then,
+    and RunDatabaseError when the run database stays unreachable for `patience` [s].
 
     Parameters
     ----------
-    collection, run_id
-        Collection of run documents, and run.
+    collection, run_id, lifetime
+        As of `claim`.
     attempt
         Name of this attempt.
     stop
         Set when the lease is lost; when a signal sets it, waiting ends.
-    lifetime
-        Time until the lease ends after this process dies [s].
-    patience
-        Time for retries while the run database does not answer [s], unless the lease is lost first.
 
     Raises
     ------

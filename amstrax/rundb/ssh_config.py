@@ -23,8 +23,7 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-#: Shortest timeout for ssh to read its configuration [s]
-_SHORTEST = 10.0
+_SHORTEST = 10.0  # timeout for ssh to read its configuration, at least [s]
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -68,29 +67,16 @@ class SSHHost:
 def destination(config: RunDatabase) -> SSHHost:
     """Return the connection parameters of the DAQ host, by the settings of amstrax and of ssh.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When ssh does not answer in time.
-    RunDatabaseNotSet
-        When ssh cannot use its configuration, or it requires a feature that the tunnel lacks.
+    Raises RunDatabaseUnreachable when ssh does not answer in time, RunDatabaseNotSet when ssh
+    cannot use its configuration, or it requires a feature that the tunnel lacks.
     """
     said = _ask_ssh(config)
-    if said is None:
-        return SSHHost(
-            config,
-            config.daq_host,
-            config.daq_port,
-            config.daq_user,
-            config.known_hosts,
-            identities=tuple(settings.in_home(key) for key in DEFAULT_KEYS),
-        )
 
     def first(name: str) -> str:
         value = said.get(name, [""])[0]
         return "" if value == "none" else value
 
-    host, port = first("hostname"), int(first("port") or 22)
+    host, port = first("hostname"), int(first("port"))
     user = config.daq_user if "DAQ_USER" in config.given else first("user")
     tokens = {
         "%": "%",
@@ -124,13 +110,19 @@ def destination(config: RunDatabase) -> SSHHost:
     )
 
 
-def _ask_ssh(config: RunDatabase) -> dict[str, list[str]] | None:
-    """Return ssh's settings for the DAQ host, by name; None if ssh is not available."""
+def _ask_ssh(config: RunDatabase) -> dict[str, list[str]]:
+    """Return ssh's settings for the DAQ host, by name; those of amstrax if ssh is not available."""
+    own = {
+        "hostname": [config.daq_host],
+        "port": [str(config.daq_port)],
+        "user": [config.daq_user],
+        "identityfile": [str(settings.in_home(key)) for key in DEFAULT_KEYS],
+    }
     ssh = shutil.which("ssh")
     if ssh is None:
         if (config.ssh_config or settings.in_home("~/.ssh/config")).exists():
             log.warning("ssh is not installed: its settings for %s are not used", config.daq_host)
-        return None
+        return own
     command = [ssh, "-G", *_config_option(config)]
     if "DAQ_PORT" in config.given:
         command += ["-p", str(config.daq_port)]
@@ -157,7 +149,7 @@ def _ask_ssh(config: RunDatabase) -> dict[str, list[str]] | None:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         if "No user exists for uid" in reason:
             log.warning("ssh cannot be asked for its settings (%s): they are not used", reason)
-            return None
+            return own
         raise RunDatabaseNotSet(
             f"ssh cannot use its settings for {config.daq_host!r} ({reason[:100]}): check DAQ_HOST "
             f"and {where}"
@@ -229,7 +221,7 @@ class ProxySocket(socket.socket):
         ours, theirs = socket.socketpair()
         super().__init__(fileno=ours.detach())
         self._owner = os.getpid()
-        self._said: list[bytes] = []
+        self._last_line = b""
         with theirs:
             self._process = subprocess.Popen(
                 command,
@@ -245,8 +237,7 @@ class ProxySocket(socket.socket):
     def reason(self) -> str:
         """Return the last line of the command's error output, once it has ended."""
         self._reader.join(1)
-        lines = b"".join(self._said).decode(errors="replace").strip().splitlines()
-        return lines[-1][:120] if lines else ""
+        return self._last_line.decode(errors="replace").strip()[:120]
 
     def close(self) -> None:
         """Close the connection and end the command; a child process only drops it."""
@@ -258,5 +249,5 @@ class ProxySocket(socket.socket):
         assert self._process.stderr is not None
         with self._process.stderr as errors:
             for line in errors:
-                self._said = [*self._said[-9:], line]
+                self._last_line = line if line.strip() else self._last_line
         self._process.wait()

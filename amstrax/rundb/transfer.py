@@ -195,7 +195,7 @@ def _named(source: Path, run_id: str) -> dict[str, Any]:
     [document] = found
     if documents.name_of(document) != run_id:
         log.warning(
-            "the document in %s is of run %s: it is added as that of run %s, after its folder",
+            "the document in %s is of run %s: it is added as run %s, the name of its folder",
             source,
             documents.name_of(document),
             run_id,

@@ -43,18 +43,10 @@ KEEPALIVE = 15  # [s]
 _CHUNK = 1 << 16  # [bytes]
 
 
-class _Server(sshtunnel._ThreadingForwardServer):
-    # A full queue resets connections: pymongo opens many at once
-    request_queue_size = 64
-
-
 class Tunnel(sshtunnel.SSHTunnelForwarder):
     """Tunnel to MongoDB by the settings `config`, listening at `address`.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When no local port is free.
+    Raises RunDatabaseUnreachable when no local port is free.
     """
 
     def __init__(self, config: RunDatabase):
@@ -88,6 +80,8 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
                 f"no local port for the tunnel to {config.daq_host}: {error}"
             ) from error
         [self._server] = self._server_list
+        # sshtunnel queues 5 connections; pymongo may open more at once
+        self._server.socket.listen(64)
         threading.Thread(
             target=self._serve_forever_wrapper,
             args=(self._server,),
@@ -105,9 +99,6 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         handler._redirect = _forward
         return handler
 
-    def _make_ssh_forward_server_class(self, remote_address_: Any) -> Any:
-        return _Server
-
     @property
     def is_active(self) -> bool:
         """Whether the SSH session is alive, as far as known."""
@@ -119,27 +110,17 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         return self._server.server_address
 
     def ensure(self) -> None:
-        """Connect if there is no live session, and check that MongoDB's port is reached.
-
-        Raises
-        ------
-        RunDatabaseError
-            Of a kind that tells which step has failed.
-        """
+        """Connect if no session is alive, and check that MongoDB's port is reached."""
         if self._session() is not self._tried:
             self.open_channel().close()
 
     def open_channel(
         self, src_addr: tuple[str, int] = (LOOPBACK, 0), is_first: bool = True, **_given: Any
     ) -> paramiko.Channel:
-        """Return a channel to MongoDB's port; sshtunnel calls it as it would that of a session.
+        """Return a channel to MongoDB's port, or raise a RunDatabaseError that tells the reason.
 
-        A session that does not answer is replaced, if `is_first`.
-
-        Raises
-        ------
-        RunDatabaseError
-            Of a kind that tells which step has failed.
+        sshtunnel calls it as it would that of a session. A session that does not answer is
+        replaced, if `is_first`.
         """
         session = self._session()
         try:
@@ -361,14 +342,8 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
     SSH agent and the default keys of ssh are tried. Each attempt after the first has its own
     session. After an error the session is closed.
 
-    Raises
-    ------
-    RunDatabaseRefused
-        When nothing is accepted.
-    RunDatabaseNotSet
-        When no key, password or user is set, or the key file cannot be read.
-    RunDatabaseUnreachable
-        When the connection drops.
+    Raises RunDatabaseRefused when nothing is accepted, RunDatabaseNotSet when nothing can be tried,
+    RunDatabaseUnreachable when the connection drops.
     """
     tried: list[str] = []
     try:
@@ -470,14 +445,8 @@ def open_channel(
 ) -> paramiko.Channel:
     """Return a channel to MongoDB's port, as the DAQ host sees it, for a local client at `peer`.
 
-    Raises
-    ------
-    SessionDied
-        When the session does not answer: a new one is needed.
-    RunDatabaseUnreachable
-        When nothing listens there.
-    RunDatabaseRefused
-        When the SSH server does not permit it.
+    Raises SessionDied when the session does not answer, RunDatabaseUnreachable when nothing listens
+    there, RunDatabaseRefused when the SSH server does not permit it.
     """
     goal = (config.mongo_host, config.mongo_port)
     place = f"{config.mongo_host}:{config.mongo_port}"

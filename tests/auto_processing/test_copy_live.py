@@ -41,6 +41,7 @@ from amstrax.exceptions import (
     InvalidOption,
     LiveDataCorrupted,
     LiveDataNotFound,
+    RunDatabaseUnreachable,
     RunNotFound,
 )
 from amstrax.rundb import documents, get_mongo_collection, leases
@@ -281,7 +282,7 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
     copy_to(daq, host="dcache")
     place = daq.dcache / "000001"
     assert redax.list_files(place) == []
-    assert copying.sizes(copying.inventory(place)) == copying.sizes(copying.inventory(folder))
+    assert rsync.sizes(rsync.inventory(place)) == rsync.sizes(rsync.inventory(folder))
     marker = (place / rsync.MARKER).read_bytes()
     copied = copy_live.copy_data("000001", daq.dcache, str(daq.stbc), "stbc", True, "login")
     assert copied.n_files == 5 and same(folder, daq.stbc / "000001")
@@ -908,6 +909,24 @@ def test_claim_that_is_lost(daq):  # noqa: F811
         wait_for(claim.lost.is_set, "the loss")
         assert not claim.check()
     assert documents.find_run(daq.runs, 1)["copy_claim"]["owner"] == "other"
+
+
+def test_database_away_when_a_copy_is_registered(daq, monkeypatch, capfd):  # noqa: F811
+    """Registering is retried until the run database answers, and reported once."""
+    daq.add_run(1)
+    add_data, calls = documents.add_data, []
+
+    def fails_twice(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise RunDatabaseUnreachable("no answer")
+        return add_data(*args)
+
+    monkeypatch.setattr(documents, "add_data", fails_twice)
+    monkeypatch.setattr(copying, "REGISTER_PAUSE", 0.01)
+    assert copy("--production", "--to", "dcache") == 0
+    assert len(calls) == 3 and daq.hosts(1) == ["daq", "dcache"]
+    assert capfd.readouterr().err.count("is copied, not registered; trying again: no answer") == 1
 
 
 # Settings and command line

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import paramiko
 import psutil
@@ -45,8 +46,10 @@ from amstrax.rundb.connection import (
     get_mongo_collection,
     is_repeatable,
     resilient,
+    retry,
 )
 from amstrax.rundb.diagnose import check
+from amstrax.rundb.ssh_config import destination
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +145,13 @@ def until_reached(function, *args):
 
 @pytest.mark.smoke
 def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_server):
+    def connected(port):
+        connections = psutil.Process().net_connections("tcp")
+        established = [c for c in connections if c.status == "ESTABLISHED"]
+        return {c.laddr for c in established if c.raddr == (LOCALHOST, port)}
+
+    # An SSH server of an earlier test may have some, in a thread of this process
+    before = connected(mongo_server.port)
     document = {"number": 1, "name": "000001", "daq_config": {"big": "x" * 2_000_000}}
     mongo_collection.insert_one(dict(document, _id=1))
     assert mongo_collection.find_one({"number": 1}) == dict(document, _id=1)
@@ -153,15 +163,11 @@ def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_ser
     host, port = only_connection().tunnel.address
     assert host == LOCALHOST != port
 
-    def remotes():
-        connections = psutil.Process().net_connections("tcp")
-        return {c.raddr for c in connections if c.status == "ESTABLISHED"}
-
     # The server's own client closes its connections when it comes to it
-    wait_for(lambda: (LOCALHOST, mongo_server.port) not in remotes())
+    wait_for(lambda: not connected(mongo_server.port) - before)
     assert mongo_collection.find_one({"number": 1})
-    assert (LOCALHOST, ssh_server.port) in remotes()
-    assert (LOCALHOST, mongo_server.port) not in remotes()
+    assert connected(ssh_server.port)
+    assert not connected(mongo_server.port) - before
 
 
 def test_the_local_end_is_on_loopback_alone(mongo_collection):
@@ -826,6 +832,23 @@ def test_machine_without_ssh(own_ssh, monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert get_mongo_collection().count_documents({}) >= 0
     assert "ssh is not installed: its settings for 127.0.0.1 are not used" in caplog.text
+
+
+def test_user_without_a_home_folder(own_ssh, monkeypatch, tmp_path):
+    """As in a container whose user id has no name: ssh does not start there."""
+    config = settings.run_database()
+
+    def expanduser(path):
+        if path.parts[0] == "~":
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = destination(config)
+    assert (found.host, found.port, found.user) == (LOCALHOST, own_ssh.port, own_ssh.user)
+    assert found.known_hosts == (own_ssh.known_hosts,)
+    assert found.identities[0] == Path("/nonexistent/.ssh/id_ed25519")
 
 
 @pytest.mark.parametrize("user", ["reader", "nobody"])
@@ -1527,3 +1550,28 @@ def test_resilient_gives_up(monkeypatch):
     with pytest.raises(RunDatabaseUnreachable, match="away"):
         resilient(fail)
     assert len(calls) == 4 and 1 - connection.PAUSE < now[0] <= 1
+
+
+def test_retry_tells_of_each_error_and_may_be_ended():
+    told, waits = [], []
+
+    def fail():
+        raise KeyError(len(waits))
+
+    def on_error(error, left):
+        told.append((error.args[0], left > 0))
+
+    with pytest.raises(KeyError):
+        retry(fail, 0.0, (KeyError,), wait=waits.append, on_error=on_error)
+    assert told == [(0, False)] and not waits
+
+    def give_up(error, _left):
+        if len(waits) == 3:
+            raise ValueError from error
+
+    with pytest.raises(ValueError):
+        retry(fail, 1e9, (KeyError,), pause=7.0, wait=waits.append, on_error=give_up)
+    assert waits == [7.0] * 3
+    with pytest.raises(KeyError):
+        retry(fail, 1e9)
+    assert retry(lambda: 1 / len(waits), 0.0) == 1 / 3

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import settings, strict_json
-from amstrax.auto_processing.engines import base, local_runner
+from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 
@@ -43,6 +43,8 @@ KEEP = 14 * 86400.0
 _CLEAN_EVERY = 3600.0
 #: Time that a job has between SIGTERM and SIGKILL [s]
 GRACE = 10.0
+#: Program that runs a job and watches it; it imports nothing but Python's own modules
+_RUNNER = Path(__file__).with_name("local_runner.py")
 #: Files of a job with locks; `local_runner.main` takes their descriptors in this order
 _LOCKS = ("lock", "runner", "waiting")
 #: Numbers of jobs; longer ones are not of this engine
@@ -226,7 +228,7 @@ class LocalEngine(base.Engine):
 def _start_runner(folder: Path, descriptors: list[int], log: int) -> None:
     done = subprocess.run(
         # Isolated from the user's packages and environment variables
-        [sys.executable, "-I", "-S", local_runner.__file__, str(folder), *map(str, descriptors)],
+        [sys.executable, "-I", "-S", str(_RUNNER), str(folder), *map(str, descriptors)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
