@@ -328,13 +328,7 @@ def _folder_setting(name: str) -> Path:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
-    parser.add_argument(
-        "--workers",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
+    add_count(parser, "--workers", 1, "number of cores to use")
 
 
 def add_log_folder(parser: argparse.ArgumentParser) -> None:
@@ -396,13 +390,7 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         action="store_true",
         help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
     )
-    parser.add_argument(
-        "--pause",
-        type=positive_number,
-        default=pause,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
+    add_seconds(parser, "--pause", pause, "time between two rounds")
 
 
 def add_console(parser: argparse.ArgumentParser) -> None:

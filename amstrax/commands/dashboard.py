@@ -80,13 +80,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_engine(parser)
     base.add_data(parser)
     base.add_corrections_version(parser, "none, unless a page asks for one")
-    add(
-        "--refresh",
-        type=base.positive_number,
-        default=5.0,
-        metavar="SECONDS",
-        help="interval between two refreshes of a page (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
     add("--check", action="store_true", help="start, ask for each page once, and end")
     base.add_debug(parser)
     return parser.parse_args(argv)

@@ -48,13 +48,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="FOLDER",
         help="output folder (default: ./%(default)s)",
     )
-    parser.add_argument(
-        "--duration",
-        type=base.positive_number,
-        default=60.0,
-        metavar="SECONDS",
-        help="duration of the run (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--duration", 60.0, "duration of the run")
     base.add_workers(parser)
     parser.add_argument(
         "--force", action="store_true", help="make all parts again, and replace existing ones"

@@ -57,13 +57,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="HZ",
         help="events per second (default: %(default)s)",
     )
-    add(
-        "--duration",
-        type=base.positive_number,
-        default=300.0,
-        metavar="SECONDS",
-        help="duration of the run (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--duration", 300.0, "duration of the run")
     add("--seed", type=int, default=0, help="of the simulation (default: 0)")
     add(
         "--live_data",
