@@ -21,8 +21,6 @@ KNOWN = {
     ("amstrax._legacy", "amstrax.analyses.style"),
     # The package holds the check of strax's version
     ("amstrax.strax_ext.storage", "amstrax.strax_ext"),
-    # Names of engines; to go
-    ("amstrax.commands.base", "amstrax.auto_processing.engines.base"),
 }
 #: Packages that cost seconds, or have no part in what a command's help says
 SLOW = ("strax", "straxen", "numba", "pandas", "pymongo", "matplotlib", "scipy", "bokeh")

@@ -22,6 +22,7 @@ ROOMS = {
     "contexts": "xams, xams_led, xams_little",
     "analyses": "Plots and figures of merit",
     "SiPMdata": "Positions from light in SiPMs",
+    "auto_processing.engines": "Batch systems",
     "commands.base": "Options, logging, signals, exit status and tables of all commands",
     "auto_processing": "Tools for jobs, copying, deleting and the automatic loop",
     "auto_processing_new": "Entries for the lab's dashboard of 2026",
