@@ -173,9 +173,8 @@ class Context(strax.Context):
     @property
     def run_values(self) -> RunValues:
         """Values of run documents, for the options of plugins."""
-        if "_run_values" not in self.__dict__:
-            self._run_values = RunValues(self)
-        return self._run_values
+        known = self.__dict__.get("_run_values")
+        return known or self.__dict__.setdefault("_run_values", RunValues(self))
 
     def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
         """Take options of a run from a document instead of the run database."""
