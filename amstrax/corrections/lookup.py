@@ -116,13 +116,13 @@ def _fault(value: Any) -> str:
 
 def find_name(text: str, name: str) -> str:
     """Return line and column of a name in the text of a JSON object, for messages."""
-    return _positions(text).get(name, ["line 1, column 1"])[0]
+    return _positions(text).get(name, "line 1, column 1")
 
 
 @lru_cache(maxsize=1)
-def _positions(text: str) -> dict[str, list[str]]:
-    """Return line and column of all occurrences of a name in the text of a JSON object."""
-    found: dict[str, list[str]] = {}
+def _positions(text: str) -> dict[str, str]:
+    """Return line and column of the first occurrence of each name in a JSON object."""
+    found: dict[str, str] = {}
     line, begin, seen = 1, 0, 0
     for match in _STRING.finditer(text):
         line += text.count("\n", seen, match.start())
@@ -130,7 +130,7 @@ def _positions(text: str) -> dict[str, list[str]]:
         seen = match.start()
         if match["colon"]:
             name = json.loads(match["string"], strict=False)
-            found.setdefault(name, []).append(f"line {line}, column {seen - begin + 1}")
+            found.setdefault(name, f"line {line}, column {seen - begin + 1}")
     return found
 
 
@@ -295,12 +295,7 @@ def with_entry(table: list[Entry], new: Entry, path: Path) -> list[Entry]:
 def write_entries(table: list[Entry], path: Path) -> None:
     """Write a correction file, one line per range; replace an existing file atomically.
 
-    Raises
-    ------
-    InvalidCorrection
-        When a value contains NaN, an infinity or an integer of more than 8 bytes.
-    OSError
-        When the file cannot be written.
+    A value with NaN, an infinity or an integer of more than 8 bytes raises InvalidCorrection.
     """
     for entry_ in table:
         value = json.dumps({entry_.text: entry_.value})

@@ -32,25 +32,17 @@ from amstrax.strax_ext.plugin import Plugin, Processor
 
 #: Analysis -> its module in `amstrax.analyses.on_context`
 ANALYSES = {
-    "compare_runs": "runs",
-    "event_display": "events",
-    "event_scatter": "events",
-    "plot_area_per_channel": "peaks",
-    "plot_drift_time": "events",
-    "plot_led_areas": "led",
-    "plot_led_records": "led",
-    "plot_peak_records": "waveforms",
-    "plot_peaks": "waveforms",
-    "plot_peaks_aft_histogram": "peaks",
-    "plot_peaks_area_aft_histogram": "peaks",
-    "plot_peaks_area_width_histogram": "peaks",
-    "plot_positions": "events",
-    "plot_rates": "runs",
-    "plot_records": "waveforms",
-    "plot_records_matrix": "waveforms",
-    "raw_records_matrix": "waveforms",
-    "records_matrix": "waveforms",
-    "waveform_display": "waveforms",
+    name: module
+    for module, names in {
+        "events": "event_display event_scatter plot_drift_time plot_positions",
+        "led": "plot_led_areas plot_led_records",
+        "peaks": "plot_area_per_channel plot_peaks_aft_histogram plot_peaks_area_aft_histogram "
+        "plot_peaks_area_width_histogram",
+        "runs": "compare_runs plot_rates",
+        "waveforms": "plot_peak_records plot_peaks plot_records plot_records_matrix "
+        "raw_records_matrix records_matrix waveform_display",
+    }.items()
+    for name in names.split()
 }
 
 
