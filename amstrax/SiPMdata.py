@@ -8,19 +8,12 @@ All names are those of `amstrax.sipm`:
 - `event_display`
 """
 
-from typing import Any
-
+from amstrax import attributes_of
 from amstrax.sipm import MEMBERS
 
 __all__ = list(MEMBERS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in MEMBERS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from amstrax import sipm
-
-    return getattr(sipm, name)
+__getattr__ = attributes_of("amstrax.sipm", MEMBERS)
 
 
 def __dir__() -> list[str]:
