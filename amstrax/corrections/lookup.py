@@ -9,6 +9,8 @@ A correction file is a JSON object that maps ranges of runs to values::
 
 Both ends belong to a range; a single number is a range of one run. ``*`` instead of a number leaves
 that end open, which only files with ``_dev`` in their name may do.
+
+The parameter `place` is the path or address of a file, for messages.
 """
 
 import json
@@ -75,18 +77,9 @@ def run_number(run_id: str | int) -> int:
 def parse(text: str, place: str) -> dict[str, Any]:
     """Return the content of a correction file or of the file of a version.
 
-    Parameters
-    ----------
-    text
-        Text of the file: a JSON object as in `amstrax.strict_json.parse`, in which lists with
-        numbers have nothing else, and no text stands for NaN or an infinity.
-    place
-        Path or address of the file, for messages.
-
-    Raises
-    ------
-    InvalidCorrection
-        For any other text. The message names place, line and column.
+    The text must be a JSON object as in `amstrax.strict_json.parse`, in which lists with numbers
+    have nothing else, and no text stands for NaN or an infinity. Otherwise InvalidCorrection names
+    place, line and column.
     """
     content = strict_json.parse(text, place, InvalidCorrection)
     if not isinstance(content, dict):
@@ -156,16 +149,10 @@ def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
 
 
 def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[Entry]:
-    """Return the entries of a correction file in file order.
+    """Return the entries of a correction file, as parsed, in file order.
 
-    Parameters
-    ----------
-    content
-        Range -> value, as from `parse`. Invalid ranges raise InvalidCorrection.
-    file_name
-        Name of the file, which determines whether ranges may be open.
-    place
-        Path or address of the file, for messages; by default its name.
+    `file_name` determines whether ranges may be open; it is also the default of `place`. Invalid
+    ranges raise InvalidCorrection.
     """
     may_be_open = is_development(file_name)
     result = []
@@ -178,16 +165,7 @@ def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[En
 
 
 def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
-    """Return the entry of a run.
-
-    Parameters
-    ----------
-    table
-        Entries, in any order.
-    run_id
-        Run, as ``'006724'`` or its number.
-    place
-        Path or address of the file, for messages.
+    """Return the entry of a run, ``'006724'`` or its number.
 
     Raises
     ------

@@ -88,14 +88,9 @@ _parsed = lru_cache(maxsize=16)(lookup.parse)
 
 
 def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
-    """Return the content of a correction file: range of runs -> value.
+    """Return the content of a correction file, as ``'elife_v1.json'``: range of runs -> value.
 
-    Parameters
-    ----------
-    file_name
-        Name of the file, as ``'elife_v1.json'``.
-    branch
-        Branch of the repository in which corrections are published.
+    `branch` is that of the repository in which corrections are published.
 
     Raises
     ------
