@@ -302,6 +302,26 @@ def _figure_keyword(name: str, value: Any, known: Collection[str]) -> dict[str, 
     return {}
 
 
+# Simulation
+
+#: Old number of a simulated detector -> its new name
+DETECTOR_NUMBERS: Mapping[str, str] = {
+    "photon_detection": "g1",
+    "photoelectrons_per_electron": "se_gain",
+    "double_photoelectron": "dpe_probability",
+    "s2_share_top": "s2_area_fraction_top",
+    "s1_share_top_gate": "s1_area_fraction_top_gate",
+    "s1_share_top_cathode": "s1_area_fraction_top_cathode",
+}
+
+
+def detector_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers of a simulated detector with old names replaced."""
+    for name in DETECTOR_NUMBERS.keys() & values.keys():
+        warn(f"{name} of a simulated detector is now {DETECTOR_NUMBERS[name]}")
+    return {DETECTOR_NUMBERS.get(name, name): value for name, value in values.items()}
+
+
 # Tools
 
 #: Old script of jobs -> new one

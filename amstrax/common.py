@@ -72,21 +72,22 @@ XAMSL_VOLUME = DriftVolume(
 )
 
 
+#: Default of the option ``elife`` [ns]
+DEFAULT_ELIFE = 30_000
+
+
 def get_elife(run_id: str) -> float:
     """Return the default of the option ``elife`` of `amstrax.CorrectedAreas` [ns].
 
     A warning names the way to get the electron lifetime of a run: amstrax 2 returned 642000 ns.
     """
-    from amstrax.plugins.event_processing import CorrectedAreas
-
-    value = CorrectedAreas.takes_config["elife"].get_default(run_id)
     warnings.warn(
-        f"get_elife returns {value} ns, the default, for every run (amstrax 2: 642000 ns): write "
-        "st.get_single_plugin(run_id, 'corrected_areas').elife",
+        f"get_elife returns {DEFAULT_ELIFE} ns, the default, for every run (amstrax 2: 642000 ns): "
+        "write st.get_single_plugin(run_id, 'corrected_areas').elife",
         FutureWarning,
         stacklevel=2,
     )
-    return value
+    return DEFAULT_ELIFE
 
 
 def select_channels(arr: np.ndarray, channel_list: int | Iterable[int]) -> np.ndarray:

@@ -7,7 +7,8 @@
 Live data is processed only in a context that `context_for_daq_reader` has set up for one run.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from immutabledict import immutabledict
 from amstrax import rundoc, settings
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
+    CorrectionsUnreachable,
     DataExists,
     InvalidOption,
     LiveDataNotFound,
     RunNotFound,
+    UsageError,
+    did_you_mean,
 )
 from amstrax.plugins import (
     daqreader,
@@ -58,6 +62,9 @@ XAMSL_CONFIG = immutabledict(
     # As long as peak_gap_threshold, and three times the extensions of peaks
     safe_break_in_pulses=3000,
 )
+
+#: Options that are set for a detector, whether a plugin takes them or not
+_DETECTOR_OPTIONS = ("live_data_dir", "n_tpc_pmts")
 
 _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")
 
@@ -202,8 +209,8 @@ def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
         "check_available": (*records, "records_led", "led_calibration"),
-        # Set for the detector, but no plugin of this context takes them
-        "free_options": ("live_data_dir", "n_tpc_pmts"),
+        # No plugin of this context takes n_tpc_pmts
+        "free_options": _DETECTOR_OPTIONS,
     }
     return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
@@ -397,12 +404,77 @@ def context_for_daq_reader(
 
 def raw_data_types(st: strax.Context) -> tuple[str, ...]:
     """Return the data types that a context makes from live data."""
-    readers = {
-        plugin
-        for plugin in st._plugin_class_registry.values()
-        if issubclass(plugin, daqreader.LiveDataReader)
-    }
+    return _raw_data_types(st._plugin_class_registry.values())
+
+
+def _raw_data_types(plugins: Iterable[type[strax.Plugin]]) -> tuple[str, ...]:
+    readers = {plugin for plugin in plugins if issubclass(plugin, daqreader.LiveDataReader)}
     return tuple(data_type for reader in readers for data_type in reader.provides)
+
+
+def find_context(
+    targets: Sequence[str],
+    names: Sequence[str],
+    options: Iterable[str] = (),
+    release: str | None = None,
+    corrections_version: str | None = None,
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the first context that makes all targets: its name, the targets, its raw data types.
+
+    No context is made.
+
+    Parameters
+    ----------
+    targets
+        Data types; none for all raw data.
+    names
+        Names of the contexts to choose from.
+    options
+        Names of options for the plugins, to check.
+    release
+        As of `xams`.
+    corrections_version
+        Version of the corrections to check, unless its file cannot be reached now.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets, or none of its plugins takes an option.
+    InvalidOption, CorrectionError
+        As of `xams`.
+    """
+    lacking: list[list[str]] = []
+    known: list[str] = []
+    for name in names:
+        plugins: tuple[type[strax.Plugin], ...] = _XAMSL_PLUGINS
+        if name != "xams_little":
+            of_xams = _XAMS_PLUGINS if name == "xams" else _LED_PLUGINS
+            plugins = _in_release(settings.release(release), of_xams)
+        data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
+        missing = [target for target in targets if target not in data_types]
+        if not missing:
+            break
+        lacking.append(missing)
+        known += data_types
+    else:
+        wrong = min(lacking, key=len)[0]
+        what = f"all of {', '.join(targets)}" if len(targets) > 1 else "it"
+        problem = f"no context makes {what}"
+        if len(names) == 1:
+            problem = f"context {name} does not make it"
+        raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
+    taken = {option for plugin in plugins for option in plugin.takes_config}
+    for option in options:
+        if option not in {*taken, *_DETECTOR_OPTIONS}:
+            raise UsageError(
+                f"--config_kwargs: no plugin takes the option {option!r}"
+                f"{did_you_mean(option, taken)}"
+            )
+    if corrections_version is not None:
+        with contextlib.suppress(CorrectionsUnreachable):
+            corrections.options_for(plugins, corrections_version, _PLUGINS)
+    raw_types = _raw_data_types(plugins)
+    return name, tuple(targets) or raw_types, raw_types
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:

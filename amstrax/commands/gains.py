@@ -202,9 +202,10 @@ def load(
 
     parts, all_windows = [], []
     for run_id in run_ids:
-        given = _amstraxer_options(args, run_id)
-        amstraxer.process(amstraxer.parse_args(given), stop)
-        st, _ = amstraxer.make_context(amstraxer.parse_args(given))
+        given = amstraxer.parse_args(_amstraxer_options(args, run_id))
+        processing = amstraxer.ProcessingOptions.of(given)
+        amstraxer.process(run_id, processing, stop)
+        st, _ = amstraxer.make_context(processing)
         # From the stored data, whatever the context would make now
         options = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(options[w]) for w in ("led_window", "noise_window")})
@@ -282,7 +283,7 @@ def _warn(gains: "Gains") -> None:
 
 
 def _plot(pulses: "np.ndarray", gains: "Gains", path: Path) -> None:
-    from amstrax.analyses.gain_plots import plot_gains
+    from amstrax.analyses.led_plots import plot_gains
 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".new_{path.name}")

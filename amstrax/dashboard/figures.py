@@ -7,9 +7,8 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
-from amstrax.analyses.links import Links, within
 from amstrax.analyses.loading import area_unit
-from amstrax.analyses.quantities import PE, rates, thin
+from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard import stored
 from amstrax.dashboard.page import wrapped
@@ -164,7 +163,7 @@ def marks(st: "strax.Context", run_id: str, start: np.ndarray, end: np.ndarray) 
     """
     peaks = stored.load(st, run_id, "peak_basics", ("time", *_MARKED.values()))
     rows = within(peaks["time"], start, end).inside(np.arange(len(start)))
-    shown = peaks[rows[thin(len(rows), MOST_MARKED)]]
+    shown = peaks[rows[random_subset(len(rows), MOST_MARKED)]]
     return Marks({name: shown[field].copy() for name, field in _MARKED.items()}, len(rows))
 
 

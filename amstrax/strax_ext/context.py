@@ -31,20 +31,14 @@ from amstrax.strax_ext.equivalents import (
 )
 from amstrax.strax_ext.plugin import Plugin, Processor
 
-#: Analysis -> its module in `amstrax.analyses.on_context`
-ANALYSES = {
-    name: module
-    for module, names in {
-        "events": "event_display event_scatter plot_drift_time plot_positions",
-        "led": "plot_led_areas plot_led_records",
-        "peaks": "plot_area_per_channel plot_peaks_aft_histogram plot_peaks_area_aft_histogram "
-        "plot_peaks_area_width_histogram",
-        "runs": "compare_runs plot_rates",
-        "waveforms": "plot_peak_records plot_peaks plot_records plot_records_matrix "
-        "raw_records_matrix records_matrix waveform_display",
-    }.items()
-    for name in names.split()
-}
+#: Methods of `amstrax.analyses.on_context`
+ANALYSES = (
+    *("compare_runs", "event_display", "event_scatter", "plot_area_per_channel"),
+    *("plot_drift_time", "plot_led_areas", "plot_led_records", "plot_peak_records", "plot_peaks"),
+    *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),
+    *("plot_peaks_area_width_histogram", "plot_positions", "plot_rates", "plot_records"),
+    *("plot_records_matrix", "raw_records_matrix", "records_matrix", "waveform_display"),
+)
 
 
 class _Analysis:
@@ -645,8 +639,8 @@ _CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 _CONTAINERS = (list, tuple, set, dict, immutabledict, np.ndarray)
 
 
-for _name, _module in ANALYSES.items():
-    setattr(Context, _name, _Analysis(_name, f"amstrax.analyses.on_context.{_module}"))
+for _name in ANALYSES:
+    setattr(Context, _name, _Analysis(_name, "amstrax.analyses.on_context"))
 # Methods of amstrax 2, which would otherwise be those of straxen with the same names
 for _name in ("energy_spectrum", "hit_pattern", "peak_classification", "waveform"):
     setattr(Context, f"plot_{_name}", _Analysis(f"plot_{_name}", "amstrax._legacy"))

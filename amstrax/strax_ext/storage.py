@@ -20,7 +20,7 @@ import numpy as np
 import strax
 
 from amstrax.processing.compiled import I64, column, kernel
-from amstrax.processing.rows import plain
+from amstrax.processing.rows import as_void
 from amstrax.strax_ext import check_strax
 
 check_strax()
@@ -94,7 +94,7 @@ class Chunk(strax.Chunk):
         if len(filled) == 1:
             (result.data,) = filled
         else:
-            result.data = np.concatenate([plain(data) for data in filled]).view(filled[0].dtype)
+            result.data = np.concatenate([as_void(data) for data in filled]).view(filled[0].dtype)
         return result
 
 

@@ -1,21 +1,17 @@
 """Plots of waveforms: of peaks, and of the records that they are made from."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import strax
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from amstrax.analyses.quantities import PE, light_unit, outline, record_waveform, time_unit
-from amstrax.analyses.style import (
-    TYPE_COLORS,
-    TYPE_NAMES,
-    channel_color,
-    figure_of,
-    new_axes,
-    note,
-)
+from amstrax.analyses import style
+from amstrax.analyses.quantities import PE, light_unit, peak_waveforms, record_waveform, time_unit
 
 
 def plot_peaks(
@@ -28,52 +24,42 @@ def plot_peaks(
 ) -> Figure:
     """Draw sum waveforms of peaks against time, coloured by their type.
 
+    Raises ValueError when `types` has another length than `peaks`.
+
     Parameters
     ----------
     peaks
         As of the data type peaks, shape (n,): a few hundred at most can be told apart.
     types
         Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
-    axes
-        Draw into these; None: into those of a new figure.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
-    empty
-        What to write where there are none.
-    unit
-        Of areas, as of `amstrax.analyses.loading.area_unit`.
-
-    Returns
-    -------
-    The figure.
-
-    Raises
-    ------
-    ValueError
-        When `types` has another length than `peaks`.
     """
-    axes = new_axes((9, 4)) if axes is None else axes
+    axes = style.new_axes((9, 4)) if axes is None else axes
     types = peaks["type"] if types is None else np.asarray(types)
     if len(types) != len(peaks):
         raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
-    axes.set_ylabel(f"Light [{light_unit(unit)}]")
+    axes.set(xlabel="Time [µs]", ylabel=f"Light [{light_unit(unit)}]")
     if not len(peaks):
-        axes.set_xlabel("Time [µs]")
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     start = int(peaks["time"].min()) if start is None else start
     time, name = time_unit(int(strax.endtime(peaks).max()) - start)
     for kind in np.unique(types):
-        polygons = [_corners(peak, start, time) for peak in peaks[types == kind]]
-        color = TYPE_COLORS[kind]
+        waveforms = zip(*peak_waveforms(peaks[types == kind], start), strict=True)
+        polygons = [np.column_stack([times / time, heights]) for times, heights in waveforms]
+        color = style.TYPE_COLORS[kind]
         axes.add_collection(PolyCollection(polygons, facecolors=color, alpha=0.4, lw=0))
         axes.add_collection(LineCollection(polygons, colors=color, lw=1))
     axes.autoscale_view()
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
     axes.set_xlabel(f"Time [{name}]")
-    handles = [Patch(color=TYPE_COLORS[kind], label=TYPE_NAMES[kind]) for kind in np.unique(types)]
+    handles = [
+        Patch(color=style.TYPE_COLORS[kind], label=style.TYPE_NAMES[kind])
+        for kind in np.unique(types)
+    ]
     axes.legend(handles=handles)
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_waveform(
@@ -81,24 +67,10 @@ def plot_waveform(
     length: int,
     dt: int,
     axes: Axes,
-    color: str = TYPE_COLORS[0],
+    color: str = style.TYPE_COLORS[0],
     unit: str = PE,
 ) -> None:
-    """Draw one sum waveform against the time since its start.
-
-    Parameters
-    ----------
-    data
-        Samples, those behind `length` are not used.
-    length, dt
-        Number of samples, and width of one [ns].
-    axes
-        Draw into these.
-    color
-        Of the line.
-    unit
-        Of areas, as of `amstrax.analyses.loading.area_unit`.
-    """
+    """Draw one sum waveform, `length` samples of `dt` ns, against the time since its start."""
     time, name = time_unit(length * dt)
     edges = np.arange(length + 1) * dt / time
     axes.stairs(data[:length] / dt, edges, fill=True, color=color, alpha=0.4)
@@ -119,23 +91,14 @@ def plot_records(
     ----------
     records
         As of the data type records, shape (n,): a few hundred at most can be told apart.
-    axes
-        Draw into these; None: into those of a new figure.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first record.
-    empty
-        What to write where there are none.
-
-    Returns
-    -------
-    The figure.
     """
-    axes = new_axes((9, 4)) if axes is None else axes
-    axes.set_ylabel("Height [ADC counts]")
+    axes = style.new_axes((9, 4)) if axes is None else axes
+    axes.set(xlabel="Time [µs]", ylabel="Height [ADC counts]")
     if not len(records):
-        axes.set_xlabel("Time [µs]")
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     start = int(records["time"].min()) if start is None else start
     unit, name = time_unit(int(strax.endtime(records).max()) - start)
     for channel in np.unique(records["channel"]):
@@ -144,16 +107,52 @@ def plot_records(
             times, heights = record_waveform(record, start)
             lines.append(np.column_stack([times / unit, heights]))
         axes.add_collection(
-            LineCollection(lines, colors=channel_color(channel), lw=0.8, label=f"channel {channel}")
+            LineCollection(
+                lines, colors=style.channel_color(channel), lw=0.8, label=f"channel {channel}"
+            )
         )
     axes.autoscale_view()
     axes.set_xlabel(f"Time [{name}]")
     axes.legend()
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
-def _corners(peak: np.void, start: int, unit: int) -> np.ndarray:
-    """Return the corners of a peak's waveform in steps, shape (2 length + 2, 2)."""
-    length, dt = int(peak["length"]), int(peak["dt"])
-    times, heights = outline(peak["data"], length, dt, int(peak["time"]) - start)
-    return np.column_stack([times / unit, heights])
+def plot_matrix(
+    matrix: np.ndarray,
+    times: np.ndarray,
+    channels: Sequence[int],
+    axes: Axes | None = None,
+    unit: str = "PE/ns",
+    empty: str = "no records",
+) -> Figure:
+    """Draw a matrix of waveforms: time to the right, channels upward, light as colour.
+
+    Parameters
+    ----------
+    matrix
+        Shape (n_samples, n_channels), as of ``st.records_matrix``, in `unit`.
+    times
+        Edges of the samples [s since the start of the run], shape (n_samples + 1,).
+    channels
+        Channel of each column.
+    """
+    axes = style.new_axes((9, 3.5)) if axes is None else axes
+    unit_ns, name = time_unit(int((times[-1] - times[0]) * 1e9))
+    axes.set(xlabel=f"Time since {times[0]:.9g} s [{name}]", ylabel="Channel")
+    axes.set_yticks(np.arange(len(channels)), [str(channel) for channel in channels])
+    if not np.any(matrix):
+        axes.set_ylim(-0.5, max(len(channels), 1) - 0.5)
+        style.note(axes, empty)
+        return style.figure_of(axes)
+    largest = float(np.abs(matrix).max())
+    image = axes.pcolormesh(
+        (times - times[0]) * (1e9 / unit_ns),
+        np.arange(len(channels) + 1) - 0.5,
+        np.ma.masked_equal(matrix.T, 0),  # white where nothing was recorded
+        norm=LogNorm(largest / 1000, largest, clip=True),
+        cmap=style.COLOR_MAP,
+        rasterized=True,
+    )
+    figure = style.figure_of(axes)
+    figure.colorbar(image, ax=axes, label=f"Light [{unit}]")
+    return figure
