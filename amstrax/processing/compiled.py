@@ -25,6 +25,7 @@ from numba.core.errors import NumbaError
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
+from numpy.typing import DTypeLike
 
 from amstrax.exceptions import CacheDamaged
 
@@ -60,21 +61,29 @@ class _Columns(types.NamedTuple):
 register_model(_Columns)(models.TupleModel)
 
 
-def columns(module: str, name: str, **fields: types.Array) -> Any:
+def columns(
+    module: str, name: str, dtype: DTypeLike, access: Callable[..., types.Array], *fields: str
+) -> Any:
     """Return a class of named tuples of arrays, which stands for its type in `kernel`.
 
     Parameters
     ----------
     module, name
         Where the class is found: numba's cache refers to it.
-    fields
-        Type of each array; ``class.of(array)`` takes these fields of a structured array.
+    dtype, fields
+        Structured dtype, and its fields to use; by default all. ``class.of(array)`` takes them.
+    access
+        `column` or `output`.
     """
+    dtype = np.dtype(dtype)
+    fields = fields or dtype.names or ()
     members = {
         "__module__": module,
         "__qualname__": name,
         "__slots__": (),
-        "types": tuple(fields.values()),
+        "types": tuple(
+            access(numba.from_dtype(dtype[field].base), 1 + dtype[field].ndim) for field in fields
+        ),
         "of": classmethod(lambda cls, array: cls(*(array[field] for field in fields))),
     }
     # numba tells classes of the same array types apart by ``__name__``
