@@ -1,4 +1,4 @@
-"""The command ``amstrax``: each of its subcommands is a tool with a file of its own."""
+"""The command ``amstrax``, whose subcommands are tools in their own modules."""
 
 import sys
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 
 class Tool(NamedTuple):
-    """A subcommand: the module with its ``main(argv, prog)``, and what it does."""
+    """Module with the ``main(argv, prog)`` of a subcommand, and its summary."""
 
     module: str
     summary: str
 
 
 TOOLS = {
-    "simulate": Tool("amstrax.commands.simulate", "simulate a run, with the truth beside it"),
+    "simulate": Tool("amstrax.commands.simulate", "simulate a run and its truth"),
     "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
     "validate": Tool(
-        "amstrax.commands.validate", "simulate, process, and judge the reconstruction"
+        "amstrax.commands.validate", "simulate, process, and validate the reconstruction"
     ),
     "demo": Tool("amstrax.commands.demo", "simulate, process and plot a run of XAMS"),
     "gains": Tool("amstrax.commands.gains", "find the gains of channels in LED runs"),
@@ -25,7 +25,7 @@ TOOLS = {
         "amstrax.commands.corrections", "show corrections, and check files of them"
     ),
     "process-run": Tool(
-        "amstrax.auto_processing.process_run", "what a job runs: process a run, set its status"
+        "amstrax.auto_processing.process_run", "process a run as a job, and set its status"
     ),
     "submit": Tool("amstrax.auto_processing.submit_stbc", "submit jobs that process runs"),
     "auto": Tool(
@@ -38,30 +38,25 @@ TOOLS = {
     "delete-live": Tool(
         "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
     ),
-    "warmup": Tool(
-        "amstrax.commands.warmup", "compile all that processing needs, once per installation"
-    ),
-    "rundb": Tool("amstrax.commands.rundb", "look into the run database, and change it"),
+    "warmup": Tool("amstrax.commands.warmup", "compile all kernels, once per installation"),
+    "rundb": Tool("amstrax.commands.rundb", "query and change the run database"),
 }
 
 
 def usage() -> str:
     """Return the help text."""
     lines = [f"  {name:12s} {tool.summary}" for name, tool in sorted(TOOLS.items())]
-    return "\n".join(
-        [
-            "usage: amstrax COMMAND ...",
-            "",
-            "Process data of XAMS and XAMSL. `amstrax COMMAND --help` explains a command.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "options:",
-            "  -h, --help    show this text",
-            "  --version     show the version",
-        ]
-    )
+    commands = "\n".join(lines)
+    return f"""usage: amstrax COMMAND ...
+
+Process data of XAMS and XAMSL. `amstrax COMMAND --help` explains a command.
+
+commands:
+{commands}
+
+options:
+  -h, --help    show this text
+  --version     show the version"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

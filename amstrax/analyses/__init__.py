@@ -5,7 +5,7 @@ to draw. Areas are in `unit`, as of `amstrax.analyses.loading.area_unit`. The co
 them as methods that load their data: ``st.plot_peaks(run_id)``, see `amstrax.analyses.on_context`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

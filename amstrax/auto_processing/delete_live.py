@@ -8,10 +8,9 @@ be deleted, 2 on wrong use.
 """
 
 import argparse
-import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,31 +20,20 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import rundoc
-from amstrax.auto_processing import deleting, live_folder, loop
-from amstrax.auto_processing.copying import Destination, delete_after_copies
+from amstrax.auto_processing import copying, deleting, loop
+from amstrax.auto_processing.copying import Destination, Document, delete_after_copies
 from amstrax.auto_processing.deleting import Deleter
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, DeletionRefused
 from amstrax.rundb import documents, get_mongo_collection
 from amstrax.rundb.leases import Stop
-from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.delete_live")
 
 _FIELDS = (
-    "name",
-    "number",
-    "start",
-    "end",
-    "tags",
-    "data",
-    "deleted_data",
-    "copy_claim",
-    "processing_status",
-    "processing_claim",
+    *("name", "number", "start", "end", "tags", "data", "deleted_data", "copy_claim"),
+    *("processing_status", "processing_claim"),
 )
-
-Document = Mapping[str, Any]
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -58,26 +46,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         epilog="Runs that are being taken or processed, and those with the tag 'abandon', are left "
         "alone.",
     )
-    parser.add_argument(
-        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
-    )
-    parser.add_argument(
-        "--run_id",
-        nargs="+",
-        metavar="RUN_ID",
-        type=base.run_id,
-        help="these runs (default: all that are old enough, oldest first)",
-    )
+    base.add_live_runs(parser, "deleted", "all that are old enough, oldest first", pause=3600)
     parser.add_argument(
         "--min_age",
         type=base.positive_number,
         default=30.0,
         metavar="DAYS",
         help="leave runs alone that ended after this (default: %(default)g)",
-    )
-    base.add_live_data(parser, "deleted")
-    parser.add_argument(
-        "--max_runs", type=base.positive_integer, metavar="N", help="so many in a round"
     )
     parser.add_argument(
         "--production",
@@ -88,12 +63,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--we_are_really_sure", action="store_true", help="do it, together with --production"
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="say what would be deleted, whatever else is given"
-    )
-    base.add_rounds(parser, pause=3600)
-    base.add_log_folder(parser)
-    base.add_console(parser)
     args = base.parse(parser, "delete_live", argv)
     args.delete = args.production and args.we_are_really_sure and not args.dry_run
     if args.loop and not args.delete:
@@ -120,15 +89,12 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace, stop: Stop) -> None:
     """Delete all live data that may be deleted, once or in a loop.
 
-    Raises
-    ------
-    AmstraxError
-        When, without ``args.loop``, something could not be deleted.
+    Raises AmstraxError when, without ``args.loop``, something could not be deleted.
     """
-    stop.remark = "what was begun is settled at the next start"
+    stop.remark = "interrupted deletions are settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")
-    folders = live_folder.allowed_folders(args.detector, args.live_data)
+    folders = copying.allowed_folders(args.detector, args.live_data)
     required = delete_after_copies(args.detector)
     collection = get_mongo_collection(args.detector)
     deleter = Deleter(collection, folders, required, args.delete, stop.event.is_set)
@@ -136,7 +102,9 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
     def one_round() -> None:
         problems = deleter.settle()
         found = get_rundocs(collection, args, deleter.backoff.names())
-        tally = deleter.handle(found, lambda document: why_not(document, args, required, folders))
+        tally = deleter.handle(
+            found, lambda document: why_not(document, args.min_age, required, folders)
+        )
         problems += tally.problems
         if tally.runs or not args.loop:
             log.info("%s", tally.describe(args.delete))
@@ -150,76 +118,45 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
 def get_rundocs(
     runsdb: Any, args: argparse.Namespace, resting: frozenset[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Return the documents of runs whose live data on this machine may be deleted, oldest first.
+    """Find the documents of runs whose live data on this machine may be deleted, oldest first.
 
-    Parameters
-    ----------
-    runsdb
-        Collection of run documents.
-    args
-        As from `parse_args`.
-    resting
-        Names of runs to skip.
-
-    Raises
-    ------
-    RunNotFound
-        When a run in ``args.run_id`` is unknown.
+    `args` as from `parse_args`; runs named in `resting` are skipped. Raises RunNotFound when a run
+    in ``args.run_id`` is unknown.
     """
     required = delete_after_copies(args.detector)
-    folders = live_folder.allowed_folders(args.detector, args.live_data)
+    folders = copying.allowed_folders(args.detector, args.live_data)
     if args.run_id:
         found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
     else:
-        condition = _to_delete(args, required)
+        condition = {
+            "$and": [
+                documents.has_data("live", host=documents.this_host()),
+                *(documents.has_data("live", host=destination.name) for destination in required),
+                {"end": {"$lte": datetime.now(UTC) - timedelta(days=args.min_age)}},
+            ]
+        }
         found = documents.read(runsdb, condition, _FIELDS, sort=[("number", 1)])
-    wanted = []
-    for document in found:
-        name = documents.name_of(document)
-        reason = None
-        # For a run requested by name, and for one that cannot be judged, deleting reports the error
-        if not args.run_id:
-            with contextlib.suppress(Exception):
-                reason = why_not(document, args, required, folders)
-        if reason is not None:
-            log.debug("run %s is not deleted: %s", name, reason)
-        elif name not in resting:
-            wanted.append(document)
-    return wanted[: args.max_runs]
 
+    def reason(document: Document) -> str | None:
+        # For a run requested by name, deleting reports the reason
+        return None if args.run_id else why_not(document, args.min_age, required, folders)
 
-def _to_delete(args: argparse.Namespace, required: Sequence["Destination"]) -> dict[str, Any]:
-    """Return a filter for runs that are old enough and have all required copies registered."""
-    return {
-        "$and": [
-            documents.has_data("live", host=documents.this_host()),
-            *(documents.has_data("live", host=destination.name) for destination in required),
-            {"end": {"$lte": datetime.now(UTC) - timedelta(days=args.min_age)}},
-        ]
-    }
+    return copying.select(found, reason, resting, args.max_runs)
 
 
 def why_not(
     document: Document,
-    args: argparse.Namespace,
-    required: Sequence["Destination"],
+    min_age: float,
+    required: Sequence[Destination],
     folders: Sequence[Path],
 ) -> str | None:
     """Return why live data of a run is not deleted; None if only verification remains.
 
-    Parameters
-    ----------
-    document
-        Run document.
-    args
-        As from `parse_args`.
-    required
-        Required copies.
-    folders
-        Folders that may be deleted from.
+    `min_age` is the time since the end of the run [days], `required` the required copies; `folders`
+    may be deleted from, given without links.
     """
     try:
-        live_folder.run_name(document)
+        copying.run_name(document)
         end = rundoc.end_time(document)
         locations = deleting.locations(document, folders)
     except AmstraxError as error:
@@ -230,16 +167,15 @@ def why_not(
             return f"it has the tag {tag!r}"
     if end is None:
         return "it is still being taken"
-    if datetime.now(UTC) - end < timedelta(days=args.min_age):
-        return f"it ended less than {args.min_age:g} days ago (--min_age)"
-    if documents.status_of(document).status in ("submitted", "running"):
-        return "it is being processed"
-    if documents.is_claimed(document):
+    if datetime.now(UTC) - end < timedelta(days=min_age):
+        return f"it ended less than {min_age:g} days ago (--min_age)"
+    status = documents.status_of(document).status
+    if status in ("submitted", "running") or documents.is_claimed(document):
         return "it is being processed"
     if not locations:
         return (
-            f"its document has no live data on host {documents.this_host()}: is that what run "
-            "documents call this machine? (setting AMSTRAX_HOST)"
+            f"its document has no live data on host {documents.this_host()}: check its data, and "
+            "the setting AMSTRAX_HOST, which names this machine"
         )
     for destination in required:
         if not documents.data_of(document, type="live", host=destination.name):

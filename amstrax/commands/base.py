@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
@@ -34,6 +35,10 @@ from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
+#: Exit status of a job that leaves its run to another process (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
+
+T = TypeVar("T")
 
 _MAIN = """
 
@@ -103,6 +108,12 @@ def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     values = {name: getattr(args, name, None) for name in vars(defaults)}
     given = {name: value for name, value in values.items() if value is not None}
     return argparse.Namespace(**vars(defaults) | given)
+
+
+def filled(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
+    """Return a dataclass with `values`, the options in `args` of its fields, and defaults."""
+    given = {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args}  # type: ignore
+    return cls(**given | values)
 
 
 def parse(
@@ -188,6 +199,31 @@ def engine_name(text: str) -> str:
     return text
 
 
+def add_seconds(
+    parser: argparse.ArgumentParser, name: str, default: float, text: str, **more: Any
+) -> None:
+    """Add an option for a time in seconds, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_number, default=default, metavar="SECONDS", help=text, **more
+    )
+
+
+def add_count(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int,
+    text: str,
+    metavar: str = "N",
+    **more: Any,
+) -> None:
+    """Add an option for a positive integer, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_integer, default=default, metavar=metavar, help=text, **more
+    )
+
+
 def add_input(parser: argparse.ArgumentParser) -> None:
     """Add the options for the place of live data, and for the plugins."""
     parser.add_argument(
@@ -215,8 +251,15 @@ def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data types to make."""
+#: Help on the folder for data of a run of the run database
+LAB_FOLDERS = (
+    "folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data and "
+    "XAMS_PROCESSED_DATA for the rest)"
+)
+
+
+def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
+    """Add the options for the data types to make; `output` is the help on the output folder."""
     parser.add_argument(
         "--target",
         nargs="+",
@@ -233,7 +276,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
-    add_data(parser)
+    add_data(parser, output)
     add_allow_incomplete(parser)
     parser.add_argument(
         "--corrections_version",
@@ -243,15 +286,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     add_workers(parser)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
     """Add the options for the folders of data, and for plugin options."""
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
-        "and XAMS_PROCESSED_DATA for the rest)",
-    )
+    parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=output)
     add_input(parser)
 
 
@@ -324,6 +361,34 @@ def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
         help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
         "XAMSL_LIVE_DATA)",
     )
+
+
+def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
+    """Add the common options of the commands by which live data is copied or deleted.
+
+    `done` is ``copied`` or ``deleted``, `default` tells which runs that are without ``--run_id``,
+    `pause` is the default pause [s].
+    """
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+    )
+    parser.add_argument(
+        "--run_id",
+        nargs="+",
+        metavar="RUN_ID",
+        type=run_id,
+        help=f"these runs (default: {default})",
+    )
+    add_live_data(parser, done)
+    parser.add_argument(
+        "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help=f"say what would be {done}, whatever else is given"
+    )
+    add_rounds(parser, pause)
+    add_log_folder(parser)
+    add_console(parser)
 
 
 def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax.commands import base
-from amstrax.corrections import ranges
+from amstrax.corrections import lookup, versions
 from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 log = logging.getLogger("amstrax.corrections")
@@ -92,8 +92,6 @@ def main(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Print each option of a version: file, range of runs, value."""
-    from amstrax.corrections import versions
-
     rows: list[tuple[str, ...]] = [("option", "file", "runs", "value")]
     places = []
     failures = []
@@ -140,25 +138,23 @@ def check(args: argparse.Namespace) -> int:
 
 def coverage(args: argparse.Namespace) -> int:
     """Print the runs covered by versions and the gaps; for one version, also those of each file."""
-    from amstrax.corrections import applied
-
-    versions = applied.known_versions() if args.version is None else [args.version]
-    if not versions:
+    names = versions.known_versions() if args.version is None else [args.version]
+    if not names:
         raise UsageError("no version of the corrections on this machine: name one")
     summary: list[tuple[str, ...]] = [("version", "runs", "gaps")]
     failures = []
-    for version in versions:
+    for version in names:
         _options(version)
-        files = applied.coverage(version)
+        files = versions.coverage(version)
         problems = [f"version {version}: {file.problem}" for file in files if file.problem]
-        everywhere, gaps = ("?", "?") if problems else map(ranges.as_text, applied.covered(files))
+        everywhere, gaps = ("?", "?") if problems else map(lookup.as_text, versions.covered(files))
         summary.append((version, everywhere, gaps))
         failures += problems
     if args.version is None:
         print(base.format_table(summary))
         return _report(failures)
     rows: list[tuple[str, ...]] = [("option", "file", "runs")]
-    rows += [(f.option, f.file, "?" if f.problem else ranges.as_text(f.runs)) for f in files]
+    rows += [(f.option, f.file, "?" if f.problem else lookup.as_text(f.runs)) for f in files]
     print(base.format_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)]))
     return _report(failures)
 
@@ -167,8 +163,6 @@ _COMMANDS = {"show": show, "check": check, "coverage": coverage}
 
 
 def _options(version: str) -> dict[str, Any]:
-    from amstrax.corrections import versions
-
     try:
         versions.parse_version(version)
     except InvalidOption as error:

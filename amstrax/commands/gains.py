@@ -202,9 +202,10 @@ def load(
 
     parts, all_windows = [], []
     for run_id in run_ids:
-        given = _amstraxer_options(args, run_id)
-        amstraxer.process(amstraxer.parse_args(given), stop)
-        st, _ = amstraxer.make_context(amstraxer.parse_args(given))
+        given = amstraxer.parse_args(_amstraxer_options(args, run_id))
+        processing = amstraxer.ProcessingOptions.of(given)
+        amstraxer.process(run_id, processing, stop)
+        st, _ = amstraxer.make_context(processing)
         # From the stored data, whatever the context would make now
         options = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(options[w]) for w in ("led_window", "noise_window")})
@@ -299,7 +300,7 @@ def _entries(args: argparse.Namespace) -> list[Any]:
     """Return the entries of the correction file, after a check that the new range fits."""
     if args.output is None:
         return []
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
@@ -307,20 +308,20 @@ def _entries(args: argparse.Namespace) -> list[Any]:
         new = lookup.entry(args.range, None, lookup.is_development(args.output.name))
     except AmstraxError as error:
         raise UsageError(f"--range: {error}") from None
-    entries = edit.read_entries(args.output)
-    edit.with_entry(entries, new, args.output)
+    entries = lookup.read_entries(args.output)
+    lookup.with_entry(entries, new, args.output)
     return entries
 
 
 def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
     """Add the gains to the correction file, and return the message."""
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     new = lookup.entry(args.range, None)
-    before = edit.value_before(entries, new)
+    before = lookup.value_before(entries, new)
     values = _values(gains, args.method, dict(args.channels), before if before else ())
     new = new._replace(value=values)
-    edit.write_entries(edit.with_entry(entries, new, args.output), args.output)
+    lookup.write_entries(lookup.with_entry(entries, new, args.output), args.output)
     return f'\nwritten to {args.output}:\n    "{new.text}": {values}'
 
 

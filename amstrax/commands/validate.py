@@ -416,7 +416,7 @@ class SimulatedRun(NamedTuple):
                 *targets,
             ]
         )
-        amstraxer.process(arguments, stop)
+        amstraxer.process(self.run_id, amstraxer.ProcessingOptions.of(arguments), stop)
 
 
 def _truth_name(run_dir: Path) -> str:

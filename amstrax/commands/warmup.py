@@ -72,7 +72,7 @@ def warm_up(contexts: Sequence[str], stop: Stop) -> str:
     """
     import numba.core.event
 
-    from amstrax.processing import events, led, running_baseline  # noqa: F401
+    from amstrax.processing import live_data, running_baseline, splitting  # noqa: F401
     from amstrax.processing.compiled import Kernel, remove_damaged_cache
 
     began = time.monotonic()
@@ -80,7 +80,7 @@ def warm_up(contexts: Sequence[str], stop: Stop) -> str:
     with numba.core.event.install_recorder("numba:compile") as recorder:
         for name in contexts:
             _process_all(name, stop)
-        from amstrax.processing import events, led, running_baseline  # noqa: F401
+        from amstrax.processing import live_data, running_baseline, splitting  # noqa: F401
         from amstrax.strax_ext import storage
 
         storage.warm_up()

@@ -7,7 +7,7 @@
 - `amstrax.corrections.check`: report errors in a folder of files
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

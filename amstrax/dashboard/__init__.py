@@ -5,6 +5,6 @@ engines say. Each page is a class with one instance for each browser tab that sh
 time is done in threads (`page.Page.load`), and comes back to the page between two events.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 __getattr__ = attributes_of(__name__)

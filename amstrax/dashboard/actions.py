@@ -110,18 +110,17 @@ def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: 
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
     # Also a dry run, since it asks the batch system
     check(page, what)
-    work = submitting.make_job_template(
-        order.targets or None,
-        order.context,
-        site.detector,
-        job_folder=site.job_folder,
-        log_folder=site.log_folder,
-        memory=order.memory,
-        dry_run=dry_run,
+    processing = submitting.ProcessingOptions(
+        targets=order.targets,
+        context=order.context,
+        detector=site.detector,
         output_folder=site.output_folder,
         live_data_dir=site.live_data_dir,
         config_kwargs=site.config_kwargs,
         corrections_version=order.corrections_version or site.corrections_version,
+    )
+    work = submitting.make_job_template(
+        processing, site.job_folder, site.log_folder, memory=order.memory, dry_run=dry_run
     )
     collection, engine = site.collection(), site.engine()
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import strax
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import live_folder
+from amstrax.auto_processing import copying
 from amstrax.dashboard import run_overview
 from amstrax.exceptions import (
     AmstraxError,
@@ -69,7 +69,7 @@ def find_live(
         Folder with the runs' folders, before that of the settings.
     """
     try:
-        name = live_folder.run_name(document)
+        name = copying.run_name(document)
     except AmstraxError:
         return None
     usual = live_data_dir or settings.live_data(detector)
@@ -85,10 +85,10 @@ def find_live(
             continue
         try:
             chunks = redax.last_chunk(run_dir) + 1
-            _, n_bytes = live_folder.count(live_folder.inventory(run_dir))
+            _, n_bytes = copying.count(copying.inventory(run_dir))
         except (OSError, LiveDataNotFound, LiveDataCorrupted):
             continue
-        return Live(run_dir, chunks, n_bytes, live_folder.is_closed(run_dir))
+        return Live(run_dir, chunks, n_bytes, copying.is_closed(run_dir))
     return None
 
 

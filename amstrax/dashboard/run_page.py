@@ -153,7 +153,7 @@ class RunPage(OfRun):
         self.load("its data", work, self._take_data, again)
 
     def _find_data(self, context: str, version: str) -> _Data:
-        from amstrax.corrections import applied
+        from amstrax.corrections import versions
 
         document = self.document()
         context = context or self.site.context_for(document)
@@ -161,7 +161,7 @@ class RunPage(OfRun):
         return _Data(
             context,
             run_overview.states(st, self.run_id, document),
-            applied.options_of(st, self.run_id),
+            versions.options_of(st, self.run_id),
             _versions(self.run_id, version or self.site.corrections_version),
         )
 
@@ -186,12 +186,12 @@ class RunPage(OfRun):
 
 def _versions(run_id: str, asked: str | None) -> dict[str, str]:
     """Return the versions of the corrections, and of each what keeps it from covering a run."""
-    from amstrax.corrections import applied
+    from amstrax.corrections import versions
 
     result = {}
-    for version in dict.fromkeys([*applied.known_versions(), *([asked] if asked else [])]):
+    for version in dict.fromkeys([*versions.known_versions(), *([asked] if asked else [])]):
         try:
-            missing = applied.missing(version, run_id)
+            missing = versions.missing(version, run_id)
             result[version] = f"no value for {', '.join(missing)}" if missing else ""
         except (AmstraxError, OSError) as error:
             result[version] = " ".join(str(error).split())

@@ -176,9 +176,9 @@ class Site:
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
             # Else it is looked through whenever a page is closed, while all other pages wait
-            memory.keep_what_is_there()
+            memory.freeze_existing_objects()
 
-        memory.keep_little()
+        memory.return_large_arrays()
         self.pool.submit(work)
 
     def tidy(self) -> None:
@@ -195,7 +195,7 @@ class Site:
     def _tidy(self) -> None:
         self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(memory.give_back)
+            self.pool.submit(memory.trim_heap)
 
     def close(self) -> None:
         """Let go of threads and connections."""

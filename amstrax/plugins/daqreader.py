@@ -22,7 +22,7 @@ from amstrax.exceptions import (
     Stopped,
 )
 from amstrax.processing import live_data
-from amstrax.processing.hits import sort_by_time
+from amstrax.processing.rows import sort_by_time
 from amstrax.strax_ext.plugin import dependencies
 
 #: Help of the option `channel_map`
@@ -39,9 +39,9 @@ _POLL_SECONDS = 0.2
 _SECONDS_BETWEEN_LINES = 10
 #: Accuracy of the start and end of a run in its document [ns]
 _CLOCK_ACCURACY = 1_000_000_000
-#: An overlap without data is suspicious if no gap in the data around it has this share of it
+#: An overlap without data is suspicious if no gap in adjacent data is as long as this share of it
 _GAP_SHARE = 0.1
-#: A file of 0 bytes, or an overlap of which no copy has more
+#: Stands for the records of a file of 0 bytes
 _NO_BYTES = None
 
 #: Name of the file of a readout thread -> its records, or `_NO_BYTES`
@@ -49,17 +49,11 @@ Files = dict[str, np.ndarray | None]
 
 
 class ArtificialDeadtimeInserted(UserWarning):
-    """Data had to be dropped, since there was no gap between two chunks to break them at."""
+    """Data was dropped, since no gap between two chunks was long enough to break them at."""
 
 
 @strax.takes_config(
-    strax.Option(
-        "record_length",
-        default=110,
-        track=False,
-        type=int,
-        help="Samples in a fragment",
-    ),
+    strax.Option("record_length", default=110, track=False, type=int, help="Samples in a fragment"),
     strax.Option(
         "max_digitizer_sampling_time",
         default=10,
@@ -98,7 +92,7 @@ class ArtificialDeadtimeInserted(UserWarning):
         default=False,
         track=False,
         type=bool,
-        help="Process a run that has ended without the files that are missing",
+        help="Process an ended run without its missing files",
     ),
     strax.Option(
         "daq_compressor",
@@ -113,12 +107,7 @@ class ArtificialDeadtimeInserted(UserWarning):
         type=dict,
         help="Number of threads of each readout process (daq_config.processing_threads)",
     ),
-    strax.Option(
-        "daq_input_dir",
-        track=False,
-        type=str,
-        help="Folder of the run's live data",
-    ),
+    strax.Option("daq_input_dir", track=False, type=str, help="Folder of the run's live data"),
     strax.Option(
         "safe_break_in_pulses",
         default=1000,
@@ -129,7 +118,7 @@ class ArtificialDeadtimeInserted(UserWarning):
     ),
 )
 class LiveDataReader(CorrectedPlugin):
-    """Base of the readers of XAMS and XAMSL, which differ in what they provide.
+    """Base of the readers of XAMS and XAMSL.
 
     A subclass sets ``provides`` and ``subdetectors``, the channels of each data type.
     """
@@ -140,9 +129,9 @@ class LiveDataReader(CorrectedPlugin):
     chunk_target_size_mb = 50
     #: Seconds to wait for new live data
     input_timeout = 300
-    #: Set to end the wait for live data early, with an error
+    #: Set to end the wait for live data with an error
     stop_waiting: threading.Event | None = None
-    #: Channel of the records that mark artificial dead time; None where no data type holds it
+    #: Channel of the records that mark artificial dead time; None if no data type has it
     dead_time_channel: int | None = None
 
     def infer_dtype(self):
@@ -176,9 +165,9 @@ class LiveDataReader(CorrectedPlugin):
 
     @functools.cached_property
     def run_dir(self) -> Path:
-        """Folder of the run's live data.
+        """Folder of the run's live data, checked at its first use.
 
-        It is checked at its first use: `setup` also runs where somebody only looks at the plugin.
+        `setup` also runs where a plugin is only inspected.
         """
         run_dir = Path(self.config["daq_input_dir"]).absolute()
         if run_dir.name != self.run_id:
@@ -190,11 +179,11 @@ class LiveDataReader(CorrectedPlugin):
         return run_dir
 
     def subdetectors(self) -> dict[str, tuple[int, int]]:
-        """Return first and last channel of the data types in ``provides`` that the run has."""
+        """Return the first and last channel of the data types that the run has."""
         raise NotImplementedError
 
     def intervals(self, chunk_i: int) -> redax.ChunkIntervals:
-        """Return where the live data of a chunk is."""
+        """Return the directories and times of a chunk and its overlaps."""
         return redax.chunk_intervals(
             self.run_dir,
             chunk_i,
@@ -205,18 +194,13 @@ class LiveDataReader(CorrectedPlugin):
     def is_ready(self, chunk_i):
         """Wait until a chunk is complete; return False if the run has ended before it.
 
-        The chunk after the last exists where the last overlap has records behind its cut.
-
-        Raises
-        ------
-        LiveDataTimeout
-            When the DAQ writes nothing for ``input_timeout`` seconds.
-        LiveDataIncomplete
-            When the run has ended, and any of its files is missing.
+        A last chunk exists only if the last overlap has records after its cut. Raises
+        LiveDataTimeout when the DAQ writes nothing for ``input_timeout`` seconds, and
+        LiveDataIncomplete when the run has ended with missing files.
         """
         ready = self._wait_for(chunk_i)
         if ready and self.config["allow_incomplete"] and chunk_i != self.n_chunks:
-            # `compute` may run in another process, whose `missing` is lost
+            # `compute` may run in another process, whose `missing_live_data` is lost
             folders = [part.path for part in self.intervals(chunk_i) if part is not None]
             folders += [self._copy(chunk_i - 1, "post"), self._copy(chunk_i + 1, "pre")]
             files = (path for folder in folders for path in redax.list_files(folder))
@@ -225,7 +209,7 @@ class LiveDataReader(CorrectedPlugin):
         return ready
 
     def _wait_for(self, chunk_i: int) -> bool:
-        """Return what `is_ready` does; `missing` lacks files of 0 bytes then."""
+        """Do the same as `is_ready`, without noting files of 0 bytes."""
         started = said = time.monotonic()
         while True:
             if self.source_finished():
@@ -250,18 +234,18 @@ class LiveDataReader(CorrectedPlugin):
                 raise Stopped(f"stopped while waiting for chunk {chunk_i} in {self.run_dir}")
 
     def is_complete(self, chunk_i: int) -> bool:
-        """Return whether all of a chunk has been written, with the overlaps at both sides."""
+        """Return whether a chunk and the overlaps on both sides are written."""
         parts = self.intervals(chunk_i)
         if not all(
             redax.is_complete(part.path, self.threads) for part in parts if part is not None
         ):
             return False
-        # The copy tells whether a file of 0 bytes is right
+        # The copy tells whether a file of 0 bytes is correct
         is_filled = all(path.stat().st_size for path in redax.list_files(parts.post.path))
         return is_filled or redax.is_complete(self._copy(chunk_i + 1, "pre"), self.threads)
 
     def _give_up(self, chunk_i: int) -> None:
-        """Take the run for ended where incomplete runs are allowed, else raise LiveDataTimeout."""
+        """Treat the run as ended if incomplete runs are allowed, else raise LiveDataTimeout."""
         the_end = self.run_dir / redax.THE_END
         known = {path.name for path in redax.list_files(self.run_dir / "000000")}
         lacks = redax.lacking_files([the_end], self.threads, known)
@@ -281,7 +265,7 @@ class LiveDataReader(CorrectedPlugin):
             )
 
     def _count_chunks(self) -> int:
-        """Return the number of chunks of a run that has ended, after a check of all folders."""
+        """Return the number of chunks of an ended run, after a check of all folders."""
         n_chunks = redax.last_begun_chunk(self.run_dir) + 1
         if not n_chunks:
             raise LiveDataIncomplete(
@@ -290,7 +274,8 @@ class LiveDataReader(CorrectedPlugin):
             )
         missing = []
         period = self.config["daq_chunk_duration"] + self.config["daq_overlap_chunk_duration"]
-        duration = self._duration_in_document()
+        end = self.config["run_end_time"]
+        duration = 0 if end is None else (end - self.config["run_start_time"]) * 1e9
         if duration > (n_chunks + 1) * period + _CLOCK_ACCURACY:
             if self._copy(n_chunks, "pre").is_dir():
                 n_chunks += 1
@@ -310,13 +295,8 @@ class LiveDataReader(CorrectedPlugin):
             self._note_missing(text)
         return n_chunks
 
-    def _duration_in_document(self) -> float:
-        """Return how long the run took [ns], as its document says; 0 if unknown."""
-        end = self.config["run_end_time"]
-        return 0 if end is None else (end - self.config["run_start_time"]) * 1e9
-
     def _note_missing(self, text: str) -> None:
-        """Log and keep what the run lacks; raise LiveDataIncomplete where that is not allowed."""
+        """Log and keep what the run lacks; raise LiveDataIncomplete unless that is allowed."""
         if self.missing_live_data is None:
             raise _incomplete(text)
         if text not in self.missing_live_data:
@@ -344,7 +324,7 @@ class LiveDataReader(CorrectedPlugin):
         }
 
     def _between_cuts(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
-        """Return start and end [ns since start of run] of a chunk, and arrays of its records."""
+        """Return start and end [ns since start of run] and records of a chunk."""
         pre, central, post = self.intervals(chunk_i)
         left, files, right = self._read_chunk(chunk_i)
         parts = self._records(files)
@@ -361,7 +341,7 @@ class LiveDataReader(CorrectedPlugin):
         return start, _last_end(parts, end), parts
 
     def _read_chunk(self, chunk_i: int) -> tuple[Files, Files, Files]:
-        """Return the files of the overlap before a chunk, of the chunk, and of that after it."""
+        """Return the files of the overlap before a chunk, the chunk, and the overlap after it."""
         pre, central, post = self.intervals(chunk_i)
         files = self._read(central)
         left = self._read_overlap(pre, self._copy(chunk_i - 1, "post")) if pre else {}
@@ -370,13 +350,13 @@ class LiveDataReader(CorrectedPlugin):
         return left, files, right
 
     def _end_of_run(self, chunk_i: int) -> tuple[int, int, list[np.ndarray]]:
-        """Return what `_between_cuts` does, of the last overlap behind its cut.
+        """Return start, end and records of the last overlap after its cut.
 
-        While a run is followed, the chunk before is delivered before it is known to be the last.
+        In a live run the previous chunk is delivered before it is known to be the last.
         """
         interval, files = self._last_overlap(chunk_i)
         cut = self._break(interval, files, is_post=False)
-        # The end is as far from records as cuts are, since peaks extend beyond records
+        # The end keeps the distance of cuts, since peaks extend beyond records
         margin = live_data.margin(self.config["safe_break_in_pulses"])
         end = _last_end([cut.kept], interval.end - margin) + margin
         return cut.time, end, [*self._dead_time(cut), cut.kept]
@@ -387,11 +367,11 @@ class LiveDataReader(CorrectedPlugin):
         return interval, self._read_overlap(interval, self._copy(n_chunks, "pre"))
 
     def polarity(self) -> dict[int, int]:
-        """Return +1 or -1 for channels whose pulses are known to go up or down."""
+        """Return +1 or -1 for channels whose pulses are known to be positive or negative."""
         return {}
 
     def _copy(self, chunk_i: int, kind: str) -> Path:
-        """Return the directory of one copy of an overlap; `kind` is ``pre`` or ``post``."""
+        """Return the directory of a copy of an overlap; `kind` is ``pre`` or ``post``."""
         return self.run_dir / f"{chunk_i:06d}_{kind}"
 
     def _read(self, interval: redax.Interval) -> Files:
@@ -412,12 +392,9 @@ class LiveDataReader(CorrectedPlugin):
         return found
 
     def _read_overlap(self, interval: redax.Interval, copy: Path) -> Files:
-        """Return the records of each file of an overlap, from whichever copy is right.
+        """Return the records of each file of an overlap, from either copy.
 
-        Raises
-        ------
-        LiveDataCorrupted
-            When neither copy of a file can be read, or both can and they differ.
+        Raises LiveDataCorrupted when no copy of a file can be read, or both can and differ.
         """
         names = {path.name for folder in (interval.path, copy) for path in redax.list_files(folder)}
         redax.check_threads([interval.path / name for name in sorted(names)], self.threads)
@@ -427,11 +404,11 @@ class LiveDataReader(CorrectedPlugin):
         }
 
     def _read_copies(self, path: Path, copy: Path, interval: redax.Interval) -> np.ndarray | None:
-        """Return the records of a file of an overlap that two directories should hold."""
+        """Return the records of a file of an overlap from the copies in two directories."""
         blobs = {p: p.read_bytes() for p in (path, copy) if p.exists()}
         used, blob = next(iter(blobs.items()))
         if all(each == blob for each in blobs.values()):
-            # If `copy` is missing, the chunk on its side of the overlap logs that
+            # A missing `copy` is logged by the chunk on its side of the overlap
             if used == copy:
                 self._log_copy(used, f"{path} is missing")
             return self._load(used, blob, interval)
@@ -478,10 +455,10 @@ class LiveDataReader(CorrectedPlugin):
         return parts or [np.zeros(0, dtype=self.record_dtype)]
 
     def _check_empty_files(self, chunk_i: int, left: Files, files: Files, right: Files) -> None:
-        """Check that files of 0 bytes are those of threads that had no data.
+        """Check that files of 0 bytes are those of threads without data.
 
-        redax creates such files for a thread without data, and a crash or a full disk leaves such
-        files. The same thread's other files of the chunk, and other threads, tell which it is.
+        redax creates such files for a thread without data, but crashes and full disks leave them
+        as well. The same thread's other files of the chunk, and other threads, tell the difference.
         """
         _, central, post = self.intervals(chunk_i)
         nothing = all(records is _NO_BYTES for records in files.values())
@@ -530,7 +507,7 @@ class LiveDataReader(CorrectedPlugin):
         )
 
     def _break(self, interval: redax.Interval, files: Files, is_post: bool) -> live_data.Break:
-        """Return where to cut an overlap; warn where records are dropped for it."""
+        """Return where to cut an overlap; warn if records are dropped."""
         cut = self._find_break(interval, files, is_post)
         if cut.is_artificial:
             message = (
@@ -542,7 +519,7 @@ class LiveDataReader(CorrectedPlugin):
         return cut
 
     def _dead_time(self, cut: live_data.Break) -> list[np.ndarray]:
-        """Return the record that marks a region of dead time, if it is to be stored."""
+        """Return the record that marks a region of dead time, if it is stored."""
         channel = self.dead_time_channel
         if not cut.is_artificial or channel is None:
             return []
@@ -558,29 +535,20 @@ def _incomplete(text: str, n_more: int = 0) -> LiveDataIncomplete:
 
 
 def _last_end(parts: list[np.ndarray], end: int) -> int:
-    """Return the last end of fragments, which may be beyond `end`, the end of their interval."""
+    """Return the last end of fragments, or `end`, the end of their interval, if that is later."""
     return max([end, *(int(strax.endtime(part).max()) for part in parts if len(part))])
 
 
 def _same_records(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether two arrays hold the same records, in any order."""
+    """Return whether two arrays hold the same records in any order."""
     return len(one) == len(other) and sorted(map(bytes, one)) == sorted(map(bytes, other))
 
 
 def check_safe_break(plugin: strax.Plugin, **needed: int) -> None:
-    """Check that chunks of live data are cut far enough from what a plugin joins.
+    """Raise InvalidOption if chunks may be cut in gaps too short for what a plugin joins.
 
-    Parameters
-    ----------
-    plugin
-        Plugin that makes data from raw records, directly or not.
-    needed
-        Option of the plugin -> the `safe_break_in_pulses` that its value needs [ns].
-
-    Raises
-    ------
-    InvalidOption
-        When the reader may cut chunks in shorter gaps: data would depend on where chunks end.
+    Results would then depend on where chunks end. `needed` maps options of the plugin to the
+    `safe_break_in_pulses` [ns] that their values need.
     """
     option = max(needed, key=lambda name: needed[name])
     for reader in dependencies(plugin):
@@ -624,13 +592,13 @@ class XAMSReader(LiveDataReader):
         default={},
         track=False,
         type=dict,
-        help="+1 or -1 for channels whose pulses go up or down, from daq_config.registers",
+        help="+1 or -1 for channels with positive or negative pulses, from daq_config.registers",
     ),
 )
 class DAQReader(XAMSReader):
     """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
 
-    Waveforms are as digitised, but those of channels with positive pulses are inverted.
+    Waveforms are as digitised, except that positive pulses are inverted.
     """
 
     channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
@@ -647,17 +615,8 @@ def split_channel_ranges(
 ) -> "numba.typed.List":
     """Return a numba list with the records of each range of channels.
 
-    Parameters
-    ----------
-    records
-        Array with a field ``channel``, shape (n,).
-    channel_ranges
-        First and last channel of each range; they do not overlap.
-
-    Raises
-    ------
-    UnknownChannel
-        (a ValueError) naming channels in none of the ranges.
+    `channel_ranges` are the first and last channel of each range, without overlaps. Raises
+    UnknownChannel (a ValueError) for channels in none of them.
     """
     split = live_data.split_by_channel(records, dict(enumerate(channel_ranges)))
     result = numba.typed.List()

@@ -1,4 +1,4 @@
-"""Types of the rows of peak_basics and event_basics; every field's title names its unit."""
+"""Dtypes of peak_basics and event_basics, with units in titles, and columns that stay empty."""
 
 import numpy as np
 import strax
@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 _SX = ("s1", "s2")
 _DIFFERENCES = ("max_diff", "min_diff")
 
-#: How positions are reconstructed: suffix of the fields, unit, description
+#: Position reconstruction algorithms: suffix of the fields, unit, description
 ALGORITHMS = (
     ("cgr", "1", "share of the light among top channels"),
     ("corr", "mm", "polynomial of that share"),
@@ -39,7 +39,7 @@ _EVENTS = {
     **{f"{prefix}s2_{axis}": "always NaN" for prefix in ("", "alt_") for axis in "xy"},
 }
 
-#: Columns without information, by default or ever: data type -> column -> what it holds
+#: Columns without information, always or by default: data type -> column -> content
 EMPTY_COLUMNS: dict[str, dict[str, str]] = {
     "records": _RECORDS,
     "records_ext": _RECORDS,
@@ -62,11 +62,11 @@ EMPTY_COLUMNS: dict[str, dict[str, str]] = {
 }
 
 
-def rows_for(things: np.ndarray, dtype: DTypeLike) -> np.ndarray:
-    """Return a row of `dtype` for each of `things`: its ``time`` and ``endtime``, else zeros."""
-    result = np.zeros(len(things), dtype=dtype)
-    result["time"] = things["time"]
-    result["endtime"] = strax.endtime(things)
+def rows_for(intervals: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Return rows of `dtype` with ``time`` and ``endtime`` of intervals, and zeros else."""
+    result = np.zeros(len(intervals), dtype=dtype)
+    result["time"] = intervals["time"]
+    result["endtime"] = strax.endtime(intervals)
     return result
 
 
@@ -75,14 +75,8 @@ def peak_basics_dtype(
 ) -> list:
     """Return the dtype of basic properties of peaks.
 
-    Parameters
-    ----------
-    with_hits
-        Have the fields n_hits and tight_coincidence.
-    type_dtype
-        Type of the field ``type``.
-    data_type
-        Whose empty columns say so.
+    `with_hits` adds n_hits and tight_coincidence; `type_dtype` is the type of the field ``type``;
+    titles name the empty columns of `data_type`.
     """
     n_hits = [(("Number of hits at least partly inside the peak", "n_hits"), np.int32)]
     coincidence = [
@@ -115,7 +109,7 @@ def peak_basics_dtype(
 
 
 def basics_of_sx() -> dict[str, tuple[str, type]]:
-    """Return description and type of the properties that events take from their S1s and S2s."""
+    """Return title and type of the properties of S1s and S2s in event_basics."""
     wanted = {
         "n_channels": np.int16,
         "n_hits": np.int16,

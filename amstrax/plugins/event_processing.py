@@ -4,7 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax.common import XAMS_VOLUME
+from amstrax.common import DEFAULT_ELIFE, XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Events(CorrectedPlugin, OverlapWindowPlugin):
-    """Times around S2s; where they would touch they are one event."""
+    """Time intervals around S2s; intervals that would touch are merged."""
 
     trigger_min_area = XAMSConfig(default=10, help="S2s of a larger area make an event [PE]")
     left_event_extension = XAMSConfig(
@@ -68,7 +68,7 @@ class Events(CorrectedPlugin, OverlapWindowPlugin):
         return result
 
     def iter(self, iters, executor=None):
-        # Events in the overlap are made twice and sent once: so count those that are sent
+        # Events in the overlap are made twice and sent once, so they are numbered when sent
         for chunk in super().iter(iters, executor=executor):
             n = len(chunk)
             chunk.data["event_number"] = np.arange(self.events_seen, self.events_seen + n)
@@ -77,24 +77,24 @@ class Events(CorrectedPlugin, OverlapWindowPlugin):
 
 
 class EventBasics(CorrectedPlugin):
-    """Main and alternative S1 and S2 of each event, and what is known of them.
+    """Main and alternative S1 and S2 of each event, with their properties.
 
     The main S2 is the largest; main and alternative S1 are the two largest before it; the
     alternative S2 is the largest other one within the longest drift time after the main S1.
-    Where there is no such peak, its fields are -1 (integers) or NaN.
+    Fields of an absent peak are -1 (integers) or NaN.
     """
 
     electron_drift_velocity = XAMSConfig(
         default=1.6e-6,
-        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]; used for "
-        "nothing but max_drift_length / electron_drift_velocity",
+        help="Drift velocity of electrons in the liquid [(unit of max_drift_length)/ns]; used "
+        "only in max_drift_length / electron_drift_velocity",
     )
-    allow_posts2_s1s = XAMSConfig(default=False, help="Let S1s count that come after the main S2")
+    allow_posts2_s1s = XAMSConfig(default=False, help="Accept S1s after the main S2")
     force_main_before_alt = XAMSConfig(
-        default=False, help="Make the earlier of main and alternative S1 (S2) the main one"
+        default=False, help="Use the earlier of main and alternative S1 (S2) as the main one"
     )
     force_alt_s2_in_max_drift_time = XAMSConfig(
-        default=True, help="Let only S2s be alternative that are within a drift time of the main S1"
+        default=True, help="Accept alternative S2s only within a drift time after the main S1"
     )
     event_s1_min_coincidence = XAMSConfig(
         default=0,
@@ -122,7 +122,7 @@ class EventBasics(CorrectedPlugin):
         self.max_drift_time = int(self.max_drift_length / self.electron_drift_velocity)
 
     def check_coincidence(self) -> None:
-        """Raise InvalidOption when peaks are made without tight_coincidence."""
+        """Raise InvalidOption if peaks do not have tight_coincidence."""
         name = "tight_coincidence_window"
         for plugin in dependencies(self):
             option = plugin.takes_config.get(name)
@@ -149,7 +149,7 @@ class EventBasics(CorrectedPlugin):
             result[field] = events[field]
         result["n_peaks"] = n_peaks
         chosen = kernels.choose_peaks(peaks, first, self.selection())
-        # s2_x, s2_y and those of the alternative S2 have always been NaN: see EventPositions
+        # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
         copied = ["time", "center_time", "endtime", "area", *basics_of_sx()]
         copied += [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
         kernels.copy_properties(peaks, chosen, result, copied)
@@ -162,7 +162,7 @@ class EventBasics(CorrectedPlugin):
         return result
 
     def selection(self) -> kernels.Selection:
-        """Return which peaks may be main or alternative ones."""
+        """Return the conditions on main and alternative peaks."""
         return kernels.Selection(
             allow_posts2_s1s=self.allow_posts2_s1s,
             s1_min_coincidence=self.event_s1_min_coincidence,
@@ -228,13 +228,13 @@ class EventPositions(CorrectedPlugin):
 
 
 class CorrectedAreasBase(CorrectedPlugin):
-    """Base of the plugins that correct areas for where the event was."""
+    """Base of the plugins that correct areas for the position of the event."""
 
-    elife = XAMSConfig(default=30000, help="Electron lifetime [ns]")
+    elife = XAMSConfig(default=DEFAULT_ELIFE, help="Electron lifetime [ns]")
     s1_naive_z_correction = XAMSConfig(
         default=(-52, 0, 700, -7.69),
         help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "
-        "to its value at the middle of zmin and zmax",
+        "relative to its value midway between zmin and zmax",
     )
 
     depends_on = ("event_basics", "event_positions")
@@ -251,14 +251,14 @@ class CorrectedAreasBase(CorrectedPlugin):
         return result
 
     def s1_factor(self, events: np.ndarray) -> np.ndarray:
-        """Return the factor that corrects the S1s of each event, from its depth."""
+        """Return the correction factor for S1s from the depth of each event."""
         return kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
 
 
 class CorrectedAreas(CorrectedAreasBase):
-    """Areas corrected for where the event was: cS1 for depth, cS2 for lost electrons.
+    """Areas corrected for the position of the event: cS1 for depth, cS2 for lost electrons.
 
-    With an s1_map, cS1 is corrected for the distance from the axis, too. Alternative S1s and S2s
+    With an s1_map, cS1 is also corrected for the distance from the axis. Alternative S1s and S2s
     are corrected for the position of the main ones.
     """
 
@@ -287,7 +287,7 @@ class CorrectedAreas(CorrectedAreasBase):
 
 
 class EventInfo(Plugin, strax.MergeOnlyPlugin):
-    """All that is known of each event in one table."""
+    """All properties of each event in one table."""
 
     __version__ = "0.0.3"
     depends_on = ("event_basics", "corrected_areas", "event_positions")
@@ -305,12 +305,12 @@ class PerPeakCopy(Plugin):
 
     def copied_dtype(self, field: str, title: str) -> list:
         """Return fields for a copy of `field`, length and dt of each kind of peak."""
-        shape = self.deps["peaks"].dtype_for("peaks")[field]
+        dtype = self.deps["peaks"].dtype_for("peaks")[field]
         return [
             entry
             for prefix in ("s1_", "s2_", "alt_s1_", "alt_s2_")
             for entry in (
-                ((f"{title} of {prefix[:-1]}", f"{prefix}{field}"), *_type_and_shape(shape)),
+                ((f"{title} of {prefix[:-1]}", f"{prefix}{field}"), dtype.base, dtype.shape),
                 ((f"Length of {prefix[:-1]} [samples]", f"{prefix}length"), np.int32),
                 ((f"Width of a sample of {prefix[:-1]} [ns]", f"{prefix}dt"), np.int32),
             )
@@ -321,10 +321,6 @@ class PerPeakCopy(Plugin):
         inside, first = kernels.contained_peaks(peaks, events)
         chosen = kernels.peaks_of_events(events, inside, first)
         kernels.copy_properties(peaks, chosen, result, (field, "length", "dt"))
-
-
-def _type_and_shape(dtype: np.dtype) -> tuple:
-    return (dtype.base, dtype.shape) if dtype.shape else (dtype,)
 
 
 class EventWaveform(PerPeakCopy):
@@ -348,7 +344,7 @@ class EventWaveform(PerPeakCopy):
 class EventAreaPerChannel(PerPeakCopy):
     """Areas per channel of the main and alternative S1 and S2 of each event.
 
-    event_n_channel has only the number of channels that saw the main S1.
+    event_n_channel holds only the number of channels that saw the main S1.
     """
 
     channel_map = XAMSConfig(track=False, type=immutabledict, help="Not used")
@@ -379,7 +375,7 @@ class EventAreaPerChannel(PerPeakCopy):
 
 
 class EventCoincidences(CoincidencesBase):
-    """Events whose main S1 an external 511 keV peak follows at once."""
+    """Events whose main S1 is in coincidence with an external 511 keV peak."""
 
     __version__ = "1.1-amstrax3"
     depends_on = ("event_basics", "peaks_ext")

@@ -1,4 +1,4 @@
-"""LED calibration: pulses of single photoelectrons, at a known time after the LED's trigger."""
+"""LED calibration: single photoelectrons at a known time after the trigger of the LED."""
 
 import logging
 
@@ -19,23 +19,13 @@ __path__: list[str] = []
 
 
 @strax.takes_config(
-    strax.Option(
-        "record_length",
-        default=110,
-        track=False,
-        type=int,
-        help="Samples in a fragment",
-    ),
+    strax.Option("record_length", default=110, track=False, type=int, help="Samples in a fragment"),
     strax.Option(
         "baseline_window",
         default=(0, 50),
         help="First and last (excluded) sample of the pulse to take the baseline from",
     ),
-    strax.Option(
-        "n_records_per_pulse",
-        default=2,
-        help="Fragments in a pulse",
-    ),
+    strax.Option("n_records_per_pulse", default=2, help="Fragments in a pulse"),
 )
 class LEDPulses(CorrectedPlugin):
     """Base of the plugins that join the fragments of each pulse to one row."""
@@ -86,14 +76,9 @@ class RecordsLED(LEDPulses):
         return result
 
     def check_complete(self, lost: np.ndarray, pulses: np.ndarray) -> None:
-        """Raise LiveDataIncomplete when pulses lack fragments.
+        """Raise LiveDataIncomplete if `pulses`, rows of records_led, lack fragments.
 
-        Parameters
-        ----------
-        lost
-            Raw records that belong to no pulse.
-        pulses
-            Rows of records_led.
+        `lost` are raw records that belong to no pulse.
         """
         n_fragments = self.config["n_records_per_pulse"]
         n_samples = np.minimum(pulses["pulse_length"], self.config["record_length"] * n_fragments)
@@ -110,12 +95,12 @@ class RecordsLED(LEDPulses):
     strax.Option(
         "led_window",
         default=(80, 110),
-        help="First and last (excluded) sample in which the LED's light comes",
+        help="First and last (excluded) sample of the LED's light",
     ),
     strax.Option(
         "noise_window",
         default=(0, 10),
-        help="First and last (excluded) sample to look for noise in",
+        help="First and last (excluded) sample of the noise window",
     ),
 )
 class LEDCalibration(Plugin):

@@ -1,9 +1,9 @@
 """Raw records from events of pax, the processor before strax.
 
-pax itself is needed only where a file of it is read. Anything with the same event interface is
-taken as well: an event has ``start_time``, ``stop_time`` [ns since unix epoch], ``sample_duration``
-[ns] and ``pulses``; a pulse has ``channel``, ``left`` (its first sample, counted from the event's
-start) and ``raw_data`` (ADC counts).
+pax itself is needed only to read its files. Any object with the same interface works: an event has
+``start_time``, ``stop_time`` [ns since unix epoch], ``sample_duration`` [ns] and ``pulses``; a
+pulse has ``channel``, ``left`` (first sample, relative to the start of the event) and ``raw_data``
+[ADC counts].
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Chunk(NamedTuple):
-    """Raw records of some events, and the time that these take [ns since unix epoch]."""
+    """Raw records of some events, and start and end of these [ns since unix epoch]."""
 
     start: int
     end: int
@@ -41,33 +41,29 @@ def pax_to_records(
     dt: int = 10,
     pax_config: str = "XAMS",
 ) -> Iterator[np.ndarray]:
-    """Yield raw records of pax's events, sorted by time, some events at a time.
+    """Yield raw records (`strax.raw_record_dtype`) of pax's events, sorted by time.
 
     Parameters
     ----------
     source
-        File or folder that pax reads; or events themselves.
+        File or folder for pax, or an iterable of events.
     samples_per_record
-        Pulses are cut into fragments of so many samples.
+        Samples in a fragment.
     events_per_chunk
-        Events in what is yielded at a time; the last may have fewer.
+        Number of events in each yielded array; the last may have fewer.
     dt
-        Width of a sample [ns], for events that do not say.
+        Sample width [ns] of events without ``sample_duration``.
     pax_config
-        Name of pax's configuration, for reading files.
-
-    Yields
-    ------
-    Arrays of `strax.raw_record_dtype`, shape (n,).
+        Name of pax's configuration for reading files.
 
     Raises
     ------
     NotAvailable
         For a file, without pax.
     LiveDataNotFound
-        (a FileNotFoundError) when there is no such file.
+        (a FileNotFoundError) when the file does not exist.
     LiveDataCorrupted
-        (a ValueError) for an event that lacks something, or holds what records cannot.
+        (a ValueError) for an event without a needed attribute, or with values outside of records.
     InvalidOption
         (a ValueError) for less than one sample, event or ns.
     """
@@ -148,14 +144,9 @@ def _pulse_to_records(event: Any, pulse: Any, dt: int, dtype: Any) -> np.ndarray
 
 
 def pax_events(path: str | Path, pax_config: str = "XAMS") -> Iterator[Any]:
-    """Yield the events of a file, or folder of files, as pax reads them.
+    """Yield the events that pax reads from a file or folder.
 
-    Raises
-    ------
-    LiveDataNotFound
-        (a FileNotFoundError) when it is not there.
-    NotAvailable
-        Without pax.
+    Raises LiveDataNotFound (a FileNotFoundError) for a missing one, and NotAvailable without pax.
     """
     if not Path(path).exists():
         raise LiveDataNotFound(
@@ -188,7 +179,7 @@ def pax_events(path: str | Path, pax_config: str = "XAMS") -> Iterator[Any]:
         "pax_raw_dir",
         default="./pax_raw",
         track=False,
-        help="Folder with a file or folder of pax's raw data for each run, called as the run",
+        help="Folder with a file or folder of pax's raw data for each run, named by run",
     ),
     strax.Option(
         "pax_config",
@@ -199,26 +190,19 @@ def pax_events(path: str | Path, pax_config: str = "XAMS") -> Iterator[Any]:
     strax.Option(
         "pax_sample_duration",
         default=10,
-        help="Width of a sample [ns], for events that do not say",
+        help="Sample width [ns] of events without one",
     ),
+    strax.Option("events_per_chunk", default=50, track=False, help="Events of pax in a chunk"),
     strax.Option(
-        "events_per_chunk",
-        default=50,
-        track=False,
-        help="Events of pax in a chunk",
-    ),
-    strax.Option(
-        "samples_per_record",
-        default=strax.DEFAULT_RECORD_LENGTH,
-        help="Samples in a fragment",
+        "samples_per_record", default=strax.DEFAULT_RECORD_LENGTH, help="Samples in a fragment"
     ),
 )
 class RecordsFromPax(Plugin):
-    """Make raw records from events of pax, in place of the DAQ's live data.
+    """Make raw records from events of pax, instead of the DAQ's live data.
 
-    Register it in a context that may make raw records (``forbid_creation_of=()``), where it takes
-    the place of the DAQ's reader. The events must be in order, and must not overlap in time. A
-    subclass with another `events` takes them from elsewhere.
+    Register it in a context that may make raw records (``forbid_creation_of=()``), where it
+    replaces the DAQ's reader. Events must be sorted and must not overlap in time. A subclass can
+    override `events` for another source.
     """
 
     __version__ = "0.1.0"
@@ -233,13 +217,13 @@ class RecordsFromPax(Plugin):
         return strax.raw_record_dtype(self.config["samples_per_record"])
 
     def setup(self):
-        # Opened at the first chunk: plugins are also made to be looked at
+        # Opened at the first chunk: plugins are also made for inspection
         self._chunks: Iterator[Chunk] | None = None
         self._next: Chunk | None = None
         self._end = 0
 
     def events(self, run_id: str) -> Iterable[Any] | str | Path:
-        """Return the events of a run, or the file or folder that pax reads them from."""
+        """Return the events of a run, or the file or folder for pax."""
         return Path(self.config["pax_raw_dir"]) / run_id
 
     def _open(self) -> None:
@@ -256,7 +240,7 @@ class RecordsFromPax(Plugin):
         self._end = self._next.start
 
     def is_ready(self, chunk_i):
-        """Return whether there is a chunk of this number."""
+        """Return whether the chunk exists."""
         if self._chunks is None or (chunk_i == 0 and self._next is None):
             self._open()
         return self._next is not None

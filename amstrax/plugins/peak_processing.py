@@ -43,10 +43,7 @@ __all__ = [
 
 
 class Hits(Plugin):
-    """Intervals of records in which samples are 15 ADC counts or more above the baseline.
-
-    They are sorted by time. No option changes the threshold.
-    """
+    """Intervals of records at least 15 ADC counts (fixed) above the baseline, sorted by time."""
 
     __version__ = "0.1.0"
     depends_on = ("records",)
@@ -77,7 +74,7 @@ class LoneHits(Plugin):
 
 
 def check_safe_break_for_peaks(plugin: strax.Plugin) -> None:
-    """Check that no cut between two chunks can part a peak, or come into its extensions."""
+    """Check that no cut between two chunks can be within a peak and its extensions."""
     check_safe_break(
         plugin,
         peak_gap_threshold=plugin.peak_gap_threshold,
@@ -87,21 +84,18 @@ def check_safe_break_for_peaks(plugin: strax.Plugin) -> None:
 
 
 @strax.takes_config(
-    strax.Option(
-        "n_tpc_pmts",
-        default=False,
-        track=False,
-        help="Number of channels of the TPC",
-    ),
+    strax.Option("n_tpc_pmts", default=False, track=False, help="Number of channels of the TPC"),
 )
 class PeaksBase(CorrectedPlugin):
-    """Base of the plugins that find peaks; a subclass sets which records, and how many channels."""
+    """Base of the plugins that find peaks; a subclass sets records and number of channels."""
 
     gain_to_pe_array = XAMSConfig(
         default=None,
         help="Photoelectrons per ADC count x sample, a number a channel; None for ones",
     )
-    peak_gap_threshold = XAMSConfig(default=300, help="No hits for this long end a peak [ns]")
+    peak_gap_threshold = XAMSConfig(
+        default=300, help="An interval this long without hits ends a peak [ns]"
+    )
     peak_left_extension = XAMSConfig(
         default=10, help="Peaks begin this long before their first hit [ns]"
     )
@@ -135,7 +129,7 @@ class PeaksBase(CorrectedPlugin):
 
     @property
     def n_channels(self) -> int:
-        """Length of the arrays with an entry for each channel."""
+        """Length of arrays with an entry per channel."""
         return self.config["n_tpc_pmts"]
 
     @property
@@ -147,9 +141,10 @@ class PeaksBase(CorrectedPlugin):
         return strax.peak_dtype(n_channels=self.n_channels)
 
     def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Return the peaks in records of a chunk from start to end."""
-        given = self.gain_to_pe_array
-        to_pe = kernels.gains(given, self.n_channels, self.origin("gain_to_pe_array"))
+        """Return the peaks in records of a chunk [start, end)."""
+        to_pe = kernels.gains(
+            self.gain_to_pe_array, self.n_channels, self.origin("gain_to_pe_array")
+        )
         hits = find_hits(records, by_time=True)
         peaks = kernels.find_peaks(
             hits,
@@ -182,7 +177,7 @@ class PeaksBase(CorrectedPlugin):
 
 
 def check_window(window: float | None) -> None:
-    """Raise InvalidOption when `window` is no option tight_coincidence_window."""
+    """Raise InvalidOption for an invalid value of tight_coincidence_window."""
     if window is None:
         return
     if isinstance(window, bool) or not isinstance(window, Real) or not 0 <= window < np.inf:
@@ -194,8 +189,8 @@ def check_window(window: float | None) -> None:
 class Peaks(PeaksBase):
     """Find peaks: groups of hits in the TPC's channels, with their sum waveform and widths.
 
-    Peaks are split at deep local minima of the waveform. Hits are those of the data type hits,
-    whose threshold of 15 ADC counts no option changes.
+    Peaks are split at deep local minima of the waveform. Hits are those of the data type hits, with
+    a fixed threshold of 15 ADC counts.
     """
 
     peak_min_pmts = XAMSConfig(default=1, help="Least number of channels with hits in a peak")
@@ -214,14 +209,10 @@ class Peaks(PeaksBase):
 
 
 @strax.takes_config(
-    strax.Option(
-        "n_ext_pmts",
-        default=1,
-        help="Number of channels of the external detector",
-    ),
+    strax.Option("n_ext_pmts", default=1, help="Number of channels of the external detector"),
 )
 class PeaksEXT(PeaksBase):
-    """Find peaks in the external detector, as those of the TPC are found."""
+    """Find peaks in the external detector, in the same way as in the TPC."""
 
     __version__ = "0.0.3"
     depends_on = ("records_ext",)
@@ -237,14 +228,10 @@ class PeaksEXT(PeaksBase):
 
 
 @strax.takes_config(
-    strax.Option(
-        "n_sipms",
-        default=1,
-        help="Number of SiPM channels",
-    ),
+    strax.Option("n_sipms", default=1, help="Number of SiPM channels"),
 )
 class PeaksSiPM(PeaksEXT):
-    """Find peaks in the SiPM, as those of the TPC are found."""
+    """Find peaks in the SiPM, in the same way as in the TPC."""
 
     __version__ = "0.0.2"
     depends_on = ("records_sipm",)
@@ -262,10 +249,10 @@ class PeaksSiPM(PeaksEXT):
 def peak_basics(
     peaks: np.ndarray, dtype: DTypeLike, sum_area_rtol: float | None = None
 ) -> np.ndarray:
-    """Return the basic properties of peaks that need no other option.
+    """Return basic properties of peaks, without area_fraction_top and type (left at 0).
 
-    That is all but area_fraction_top and type, which are left at 0. With `sum_area_rtol`, areas
-    per channel are checked as by `amstrax.processing.peaks.check_sum_area`.
+    With `sum_area_rtol`, areas per channel are checked by
+    `amstrax.processing.peaks.check_sum_area`.
     """
     areas = peaks["area_per_channel"]
     if sum_area_rtol is not None:
@@ -316,7 +303,7 @@ class PeakBasicsEXT(CorrectedPlugin):
 
 
 class PeakBasics(PeakBasicsEXT):
-    """Basic properties of the TPC's peaks: times, area, widths, fraction seen above, type."""
+    """Basic properties of the TPC's peaks: times, area, widths, area fraction top, type."""
 
     channel_map = XAMSConfig(
         track=False,
@@ -326,7 +313,7 @@ class PeakBasics(PeakBasicsEXT):
 
     check_peak_sum_area_rtol = XAMSConfig(
         default=1e-4,
-        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
+        help="Fail if channels do not add up to a peak's area within this fraction [1]; "
         f"None not to check. {_NOT_SIPM}",
     )
     s1_min_area = XAMSConfig(default=10, help=f"S1s have at least this area [PE]. {_NOT_SIPM}")
@@ -385,7 +372,7 @@ class PeakBasicsSiPM(PeakBasics):
 
 
 class PeakPositions(CorrectedPlugin):
-    """Positions of peaks from how the four top channels share their light."""
+    """Positions of peaks from the shares of light in the four top channels."""
 
     channel_map = XAMSConfig(track=False, type=immutabledict, help=CHANNEL_MAP_HELP)
 
@@ -438,7 +425,7 @@ class PeakPositions(CorrectedPlugin):
 
 
 class CoincidencesBase(CorrectedPlugin):
-    """Base of the plugins that look for annihilation photons in the external detector."""
+    """Base of the plugins that find annihilation photons in the external detector."""
 
     max_delay = XAMSConfig(
         default=100, help="An external peak coincides if it starts at most this long after [ns]"
@@ -455,10 +442,10 @@ class CoincidencesBase(CorrectedPlugin):
         ]
 
     def coincidences(
-        self, things: np.ndarray, times: np.ndarray, peaks_ext: np.ndarray
+        self, intervals: np.ndarray, times: np.ndarray, peaks_ext: np.ndarray
     ) -> np.ndarray:
-        """Return a row for each of `things`, that has its signal at the same row of `times`."""
-        result = rows_for(things, self.dtype)
+        """Return a row for each interval, with a signal at the same row of `times`."""
+        result = rows_for(intervals, self.dtype)
         candidates = peaks_ext[
             coincidences.absorption_peaks(peaks_ext["area"], self.absorption_peak_delta)
         ]
@@ -467,7 +454,7 @@ class CoincidencesBase(CorrectedPlugin):
 
 
 class PeakCoincidences(CoincidencesBase):
-    """Peaks that an external 511 keV peak follows at once."""
+    """Peaks in coincidence with an external 511 keV peak."""
 
     __version__ = "1.1-amstrax3"
     depends_on = ("peaks", "peaks_ext")
@@ -477,7 +464,7 @@ class PeakCoincidences(CoincidencesBase):
 
     def setup(self):
         super().setup()
-        # An external peak begins before its record by no more than this
+        # The longest time from the start of an external peak to that of its record
         extension = getattr(self.deps["peaks_ext"], "peak_left_extension", 0)
         check_safe_break(self, max_delay=self.max_delay + extension)
 

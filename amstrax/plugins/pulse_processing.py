@@ -6,7 +6,6 @@ from immutabledict import immutabledict
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.processing import pulses
-from amstrax.processing.hits import sort_by_time
 from amstrax.processing.pulses import (
     baseline_per_channel,
     channel_split,
@@ -14,6 +13,7 @@ from amstrax.processing.pulses import (
     mask_and_not,
     pulse_count_dtype,
 )
+from amstrax.processing.rows import sort_by_time
 
 #: Help of the option `correct_positive_polarity` of plugins that make records
 CORRECT_POLARITY = (
@@ -36,11 +36,7 @@ __all__ = [
 
 
 @strax.takes_config(
-    strax.Option(
-        "n_tpc_pmts",
-        type=int,
-        help="Number of channels of the TPC",
-    ),
+    strax.Option("n_tpc_pmts", type=int, help="Number of channels of the TPC"),
     strax.Option(
         "check_raw_record_overlaps",
         default=True,
@@ -55,11 +51,7 @@ __all__ = [
     ),
 )
 class PulseProcessingBase(CorrectedPlugin):
-    """Base of the plugins that make records and pulse counts.
-
-    A subclass sets ``provides`` (records first, pulse counts second), ``depends_on``, options
-    whose defaults differ, and a ``compute``.
-    """
+    """Base of the plugins that make records and pulse counts, ``provides`` in this order."""
 
     pmt_pulse_filter = XAMSConfig(
         default=None,
@@ -86,7 +78,7 @@ class PulseProcessingBase(CorrectedPlugin):
     def records_and_counts(
         self, raw_records: np.ndarray, start: int, end: int, flip: bool, floor: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return baselined records, and pulse counts, of the chunk from start to end."""
+        """Return baselined records and pulse counts of the chunk [start, end)."""
         n_channels = self.config["n_tpc_pmts"]
         if self.config["check_raw_record_overlaps"]:
             check_overlaps(raw_records, n_channels)
@@ -103,12 +95,12 @@ class PulseProcessingBase(CorrectedPlugin):
 class PulseProcessing(PulseProcessingBase):
     """Turn the TPC's raw records into records, and count pulses.
 
-    1. Blank what lies beyond the length of each fragment
-    2. Subtract the baseline and turn pulses over, so that they go up
+    1. Blank samples beyond the length of each fragment
+    2. Subtract the baseline and invert pulses, which become positive
     3. Integrate
-    4. Count pulses and lone pulses per channel: pulse_counts has a row for each chunk
+    4. Count pulses and lone pulses per channel: pulse_counts has a row per chunk
 
-    No hits are looked for, and nothing is cut.
+    Records are stored whole, without a search for hits.
     """
 
     baseline_samples = XAMSConfig(
@@ -152,7 +144,7 @@ class PulseProcessingEXT(CorrectedPlugin):
     rechunk_on_save = False
     save_when = strax.SaveWhen.TARGET
 
-    #: Whether raw pulses go down, and are turned over
+    #: Whether raw pulses are negative, and are inverted
     flip = True
 
     def infer_dtype(self):
@@ -163,7 +155,7 @@ class PulseProcessingEXT(CorrectedPlugin):
         return self.records(raw_records_ext)
 
     def records(self, raw_records: np.ndarray) -> np.ndarray:
-        """Return records with baseline subtracted, turned over and integrated."""
+        """Return records with baseline subtracted, inverted if `flip`, and integrated."""
         return pulses.raw_to_records(
             sort_by_time(raw_records),
             self.baseline_samples,

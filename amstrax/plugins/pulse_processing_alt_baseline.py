@@ -1,9 +1,8 @@
-"""Records with another baseline: a running mean, and hits by standard deviations.
+"""Records with a running-mean baseline, and hits by standard deviations.
 
-No context has this plugin; register it beside `PulseProcessing`, whose data types are others.
+No context has this plugin; register it in addition to `PulseProcessing`.
 """
 
-import numpy as np
 import strax
 from immutabledict import immutabledict
 
@@ -27,18 +26,16 @@ __all__ = ["PulseProcessingAltBaseline"]
         "of the baseline]",
     ),
     strax.Option(
-        "save_outside_hits",
-        default=(3, 20),
-        help="Samples to keep before and behind each hit",
+        "save_outside_hits", default=(3, 20), help="Samples to keep before and behind each hit"
     ),
 )
 class PulseProcessingAltBaseline(Plugin):
-    """Turn the TPC's raw records into records, with a running mean for the baseline.
+    """Turn the TPC's raw records into records, with a running mean as baseline.
 
-    1. Blank what lies beyond the length of each fragment
-    2. Subtract the running mean of samples without signal, and turn pulses over
-    3. Find hits: samples over the baseline by some standard deviations of it
-    4. Blank what is in no hit, and integrate
+    1. Blank samples beyond the length of each fragment
+    2. Subtract the running mean of samples without signal, and invert pulses
+    3. Find hits above a number of standard deviations of the baseline
+    4. Blank samples outside hits, and integrate
     """
 
     __version__ = "0.1.0"
@@ -60,14 +57,9 @@ class PulseProcessingAltBaseline(Plugin):
         )
 
     def compute(self, raw_records):
-        records, hits = self.records_and_hits(raw_records)
-        return dict(records_alt_bl=records, hits_alt_bl=hits)
-
-    def records_and_hits(self, raw_records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return records, blanked outside hits, and the hits."""
         threshold = self.config["alt_hit_threshold"]
         records = running_baseline.subtract_running_mean(
             raw_records, self.config["alt_baseline_samples"], threshold
         )
         hits = running_baseline.keep_hits(records, threshold, *self.config["save_outside_hits"])
-        return records, hits
+        return dict(records_alt_bl=records, hits_alt_bl=hits)

@@ -1,4 +1,4 @@
-"""The chain of XAMSL: plugins named ``radon_*``, of the shared logic of XAMS's."""
+"""The chain of XAMSL, with data types ``radon_*``; class names are part of the lineage."""
 
 import numpy as np
 import strax
@@ -18,9 +18,9 @@ from amstrax.plugins.peak_processing import (
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
-from amstrax.processing.events import container_of
+from amstrax.processing.events import index_of_container
 from amstrax.processing.hits import find_hits as hits_above
-from amstrax.processing.hits import sort_by_time
+from amstrax.processing.rows import sort_by_time
 
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
 
@@ -34,13 +34,11 @@ __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPuls
     ),
 )
 class DAQReader(LiveDataReader):
-    """Read the live data of XAMSL and sort it into raw records by digitizer.
-
-    Nothing is done to the waveforms. Provides:
+    """Read the live data of XAMSL and sort it into raw records by digitizer, as digitised.
 
     - raw_records_v1724: the V1724 digitizer, a sample every 10 ns
     - raw_records_v1730: the V1730 digitizer, a sample every 2 ns
-    - raw_records_aqmon: regions of artificial dead time, most often empty
+    - raw_records_aqmon: regions of artificial dead time, mostly empty
     """
 
     __version__ = "0.0.0"
@@ -58,12 +56,12 @@ class DAQReader(LiveDataReader):
 
 
 class RadonPulseProcessing(PulseProcessingBase):
-    """Turn XAMSL's raw records, of whichever digitizer has data, into records; count pulses.
+    """Turn XAMSL's raw records, of the digitizer with data, into records; count pulses.
 
-    1. Blank what lies beyond the length of each fragment
-    2. Subtract the baseline and turn pulses over, so that they go up
+    1. Blank samples beyond the length of each fragment
+    2. Subtract the baseline and invert pulses, which become positive
     3. Integrate, and count pulses per channel
-    4. Find hits; filter, if a filter is set; blank what is far from any hit
+    4. Find hits; apply the filter, if set; blank samples far from hits
     """
 
     baseline_samples = XAMSConfig(
@@ -134,20 +132,17 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
         help="Check that the data is sorted and peaks do not overlap",
     ),
     strax.Option("n_tpc_pmts", type=int, help="Number of channels of the TPC"),
-    strax.Option(
-        "channel_map",
-        track=False,
-        type=immutabledict,
-        help="Not used",
-    ),
+    strax.Option("channel_map", track=False, type=immutabledict, help="Not used"),
 )
 class RadonPeaks(CorrectedPlugin):
     """Find peaks: groups of hits, with sum waveform and widths, split at natural breaks.
 
-    radon_lone_hits are hits that belong to no peak.
+    radon_lone_hits are hits outside peaks.
     """
 
-    peak_gap_threshold = XAMSConfig(default=3000, help="No hits for this long end a peak [ns]")
+    peak_gap_threshold = XAMSConfig(
+        default=3000, help="An interval this long without hits ends a peak [ns]"
+    )
     peak_left_extension = XAMSConfig(
         default=1000, help="Peaks begin this long before their first hit [ns]"
     )
@@ -164,7 +159,9 @@ class RadonPeaks(CorrectedPlugin):
         default=70, help="Wing of the moving average over the waveform before it is split [ns]"
     )
     peak_split_min_area = XAMSConfig(default=40.0, help="Least area of a peak to split [PE]")
-    peak_split_iterations = XAMSConfig(default=20, help="How often parts are split again")
+    peak_split_iterations = XAMSConfig(
+        default=20, help="Largest number of times that parts are split again"
+    )
     saturation_correction_on = XAMSConfig(default=True, help="Not used; part of the lineage")
     saturation_reference_length = XAMSConfig(default=100, help="Not used; part of the lineage")
     saturation_min_reference_length = XAMSConfig(default=20, help="Not used; part of the lineage")
@@ -215,7 +212,7 @@ class RadonPeaks(CorrectedPlugin):
         return dict(radon_peaks=peaks, radon_lone_hits=lone_hits)
 
     def group(self, hits: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Return peaks, without waveforms, around groups of hits in a chunk."""
+        """Return peaks without waveforms around groups of hits in a chunk."""
         peaks = kernels.find_peaks(
             hits,
             np.ones(self.config["n_tpc_pmts"]),
@@ -233,10 +230,10 @@ class RadonPeaks(CorrectedPlugin):
     def integrate_hits(
         self, hits: np.ndarray, peaks: np.ndarray, records: np.ndarray, start: int, end: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return lone hits, integrated, and the others, widened to what is integrated of them."""
+        """Return lone hits, integrated, and other hits, widened to their integration bounds."""
         n_channels = self.config["n_tpc_pmts"]
         extensions = (self.peak_left_extension, self.peak_right_extension)
-        is_lone = container_of(hits, peaks) == -1
+        is_lone = index_of_container(hits, peaks) == -1
         lone_hits = hits[is_lone]
         strax.integrate_lone_hits(lone_hits, records, peaks, extensions, n_channels)
         hitlets = hits[~is_lone]
@@ -247,7 +244,7 @@ class RadonPeaks(CorrectedPlugin):
         return lone_hits, sort_by_time(kernels.widen_hits(hitlets))
 
     def shape(self, peaks: np.ndarray, hitlets: np.ndarray, records: np.ndarray) -> np.ndarray:
-        """Return peaks with waveforms and widths, split where they have natural breaks."""
+        """Return peaks with waveforms and widths, split at natural breaks."""
         to_pe = np.ones(self.config["n_tpc_pmts"])
         links = waveforms.record_links(records)
         waveforms.sum_waveform(peaks, hitlets, records, links, to_pe)
@@ -272,7 +269,7 @@ class RadonPeaks(CorrectedPlugin):
         "check_peak_sum_area_rtol",
         default=None,
         track=False,
-        help="Fail where channels do not add up to a peak's area within this fraction [1]; "
+        help="Fail if channels do not add up to a peak's area within this fraction [1]; "
         "None not to check",
     ),
 )

@@ -1,6 +1,6 @@
 """Plugins of release 2.2 of the lab's package (2026) that differ from those of release 2.1.
 
-The name of a class is part of the lineage, so each class has the name of the class it replaces.
+Class names are part of the lineage, so each class has the name of the class it replaces.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def _channel_map(
 class DAQReader(daqreader.XAMSReader):
     """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
 
-    Waveforms are as digitised, so pulses of SiPMs are positive.
+    Waveforms are as digitised: pulses of SiPMs are positive.
     """
 
     channel_map = _channel_map()
@@ -182,14 +182,14 @@ class EventAreaPerChannel(event_processing.EventAreaPerChannel):
 class RecordsLED(led_calibration.LEDPulses):
     """Join the fragments of each pulse of TPC and SiPMs to one row, and subtract the baseline.
 
-    Pulses are positive in all channels. A missing fragment leaves no gap: later samples come too
-    early, and ``length`` is below ``pulse_length``.
+    Pulses become positive in all channels. A missing fragment leaves no gap: later samples move
+    forward, and ``length`` is below ``pulse_length``.
     """
 
     daq_registers = XAMSConfig(
         default="rundoc://?path=daq_config.registers&fallback=empty",
         track=False,
-        help="Registers of the digitizers, which tell channels with positive pulses",
+        help="Registers of the digitizers, for the polarity of channels",
     )
 
     __version__ = "1.1.0"

@@ -1,9 +1,8 @@
-"""Compilation of kernels: each for one signature, when it is first called, kept on disk.
+"""Kernels: numba functions that are compiled for one signature and cached on disk.
 
-numba compiles a function for every combination of types that it is called with, and arrays that
-differ only in how they lie in memory, or in the names of their fields, are of different types. A
-`kernel` takes columns, and says of which types; arrays of any layout then fit the same code. So
-there is one of each on disk, and processes that compile at the same time write the same.
+numba compiles a function for each combination of argument types, and arrays that differ only in
+memory layout or field names have different types. The types that a `kernel` declares fit arrays of
+any layout. Each kernel thus has one compiled form, and concurrent processes write the same files.
 """
 
 import functools
@@ -12,6 +11,7 @@ import pickle
 import pickletools
 import sys
 import threading
+from collections import namedtuple
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numba.core import cgutils
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from numba.core.imputils import impl_ret_borrowed
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
 
 from amstrax.exceptions import CacheDamaged
@@ -31,7 +31,8 @@ from amstrax.exceptions import CacheDamaged
 log = logging.getLogger(__name__)
 
 #: Scalars
-BOOL, I64, F64 = types.boolean, types.int64, types.float64
+BOOL, I16, I32, I64 = types.boolean, types.int16, types.int32, types.int64
+F32, F64 = types.float32, types.float64
 
 _lock = threading.RLock()
 
@@ -46,23 +47,57 @@ def output(dtype: types.Type, ndim: int = 1) -> types.Array:
     return types.Array(dtype, ndim, "A", readonly=False, aligned=False)
 
 
-class Kernel:
-    """A function that is compiled for one signature; ``py_func`` is as it is written."""
+class _Columns(types.NamedTuple):
+    """Type of a named tuple of arrays, each of which converts as it does alone."""
 
-    #: All that there are, in modules that have been imported
+    def can_convert_from(self, typingctx, other):
+        if getattr(other, "instance_class", None) is not self.instance_class:
+            return None
+        found = [typingctx.can_convert(*pair) for pair in zip(other, self, strict=True)]
+        return None if None in found else max(found)
+
+
+register_model(_Columns)(models.TupleModel)
+
+
+def columns(module: str, name: str, **fields: types.Array) -> Any:
+    """Return a class of named tuples of arrays, which stands for its type in `kernel`.
+
+    Parameters
+    ----------
+    module, name
+        Where the class is found: numba's cache refers to it.
+    fields
+        Type of each array; ``class.of(array)`` takes these fields of a structured array.
+    """
+    members = {
+        "__module__": module,
+        "__slots__": (),
+        "types": tuple(fields.values()),
+        "of": classmethod(lambda cls, array: cls(*(array[field] for field in fields))),
+    }
+    return type(name, (namedtuple(name, fields),), members)  # type: ignore[misc]
+
+
+class Kernel:
+    """A function that is compiled for one signature; ``py_func`` is its plain Python."""
+
+    #: Kernels of all imported modules
     known: list["Kernel"] = []
 
-    def __init__(self, function: Callable, signature: Iterable[types.Type]):
+    def __init__(self, function: Callable, signature: Iterable[Any]):
         functools.update_wrapper(self, function)
         self.py_func = function
-        self._signature = tuple(signature)
+        self._signature = tuple(
+            _Columns(each.types, each) if hasattr(each, "of") else each for each in signature
+        )
         self._compiled = numba.njit(nogil=True, cache=True)(function)
-        # With NUMBA_DISABLE_JIT there is nothing to compile
+        # With NUMBA_DISABLE_JIT the function stays plain
         self._is_ready = not hasattr(self._compiled, "compile")
         self.known.append(self)
 
     def compile(self) -> None:
-        """Load the function from the cache; where it is not there, compile and keep it."""
+        """Load the function from the cache, or else compile and cache it."""
         with _lock:
             if self._is_ready:
                 return
@@ -71,32 +106,29 @@ class Kernel:
             except NumbaError:
                 raise
             except Exception as error:
-                # Reading the cache, or writing to it, can fail in any way
+                # Reading or writing the cache can fail in any way
                 log.debug("numba's cache", exc_info=True)
                 self._compile_again(error)
             self._compiled.disable_compile()
             self._is_ready = True
 
     def _compile_again(self, error: Exception) -> None:
-        """Compile the function after an error of the cache, without a cache if need be."""
+        """Compile the function after an error of the cache, if need be without a cache."""
+        name = self.py_func.__name__
         if self._compiled.signatures:
-            log.warning("%s is compiled, but cannot be kept: %s", self.py_func.__name__, error)
+            log.warning("%s is compiled, but cannot be kept: %s", name, error)
             return
+        folder = self.cache_folder() or ""
+        prefix = f"{Path(self.py_func.__code__.co_filename).stem}.{self.py_func.__qualname__}-"
+        prefix = prefix.replace("<", "").replace(">", "")
+        own = [p for p in Path(folder).glob("*.nb[ic]") if p.name.startswith(prefix)]
         try:
-            _remove([*_damaged_files(self.cache_folder()), *self._cache_files()])
+            _remove([*_damaged_files(folder), *own])
             self._compiled.compile(self._signature)
         except (CacheDamaged, OSError) as unusable:
-            log.warning("%s; %s is not kept", unusable, self.py_func.__name__)
+            log.warning("%s; %s is not kept", unusable, name)
             self._compiled = numba.njit(nogil=True)(self.py_func)
             self._compiled.compile(self._signature)
-
-    def _cache_files(self) -> list[Path]:
-        """Return numba's files of this function."""
-        code = self.py_func.__code__
-        name = f"{Path(code.co_filename).stem}.{self.py_func.__qualname__}-{code.co_firstlineno}."
-        name = name.replace("<", "").replace(">", "")
-        folder = Path(self.cache_folder() or "")
-        return [path for path in folder.glob("*.nb[ic]") if path.name.startswith(name)]
 
     def cache_folder(self) -> str | None:
         """Return where numba keeps the compiled function; None if it is not compiled."""
@@ -108,16 +140,17 @@ class Kernel:
         return self._compiled(*args)
 
 
+def kernel(*signature: Any) -> Callable[[Callable], Kernel]:
+    """Return a decorator for functions of these types: scalars, `column`, `output`, `columns`."""
+    return functools.partial(Kernel, signature=signature)
+
+
 def remove_damaged_cache() -> None:
-    """Remove damaged files from numba's cache: functions in them are compiled again when called.
+    """Remove damaged files from numba's cache; their functions are compiled again when called.
 
-    Looks into the folders that functions of strax, straxen and this package are kept in, of modules
-    that have been imported. numba itself fails at such files (``EOFError``), in each process.
-
-    Raises
-    ------
-    CacheDamaged
-        When a file cannot be removed.
+    Covers the functions of strax, straxen and this package in modules that have been imported.
+    numba itself fails at such files (``EOFError``), in each process. Raises CacheDamaged when a
+    file cannot be removed.
     """
     folders = {kernel.cache_folder() for kernel in Kernel.known}
     for name, module in list(sys.modules.items()):
@@ -127,23 +160,22 @@ def remove_damaged_cache() -> None:
     _remove(path for folder in sorted(filter(None, folders)) for path in _damaged_files(folder))
 
 
-def _damaged_files(folder: str | None) -> list[Path]:
-    """Return indices and data in a folder of numba's cache that do not end as they should."""
-    paths = Path(folder).glob("*.nb[ic]") if folder else ()
-    return [path for path in sorted(paths) if not _is_whole(path)]
+def _damaged_files(folder: str) -> list[Path]:
+    """Return the files in a folder of numba's cache that are incomplete."""
+    damaged = []
+    for path in sorted(Path(folder).glob("*.nb[ic]")):
+        try:
+            state = path.stat()
+            if not _is_whole(path, state.st_ino, state.st_size, state.st_mtime_ns):
+                damaged.append(path)
+        except FileNotFoundError:
+            pass  # another process has removed it
+    return damaged
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        state = path.stat()
-    except OSError:
-        return True  # another process has removed it
-    return _ends_as_it_should(path, state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-# A process reads each file once: that takes a tenth of a second for all kernels
+# Each process reads each file once: a tenth of a second for all kernels
 @functools.cache
-def _ends_as_it_should(path: Path, *_state: int) -> bool:
+def _is_whole(path: Path, *_state: int) -> bool:
     try:
         with path.open("rb") as file:
             # numba ignores the rest of an index of another version
@@ -153,13 +185,13 @@ def _ends_as_it_should(path: Path, *_state: int) -> bool:
                 pass
             return not file.read(1)
     except FileNotFoundError:
-        return True  # another process has removed it
+        raise
     except Exception:
-        return False  # there is no end to what unpickling can raise
+        return False  # unpickling can raise anything
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Remove files of numba's cache, and say so in one warning."""
+    """Remove files of numba's cache and log one warning."""
     removed = list(dict.fromkeys(paths))
     for path in removed:
         try:
@@ -178,17 +210,12 @@ def _remove(paths: Iterable[Path]) -> None:
         )
 
 
-def kernel(*signature: types.Type) -> Callable[[Callable], Kernel]:
-    """Return a decorator for functions that take arguments of these types."""
-    return functools.partial(Kernel, signature=signature)
-
-
 def row(array: np.ndarray, i: int) -> np.ndarray:
     """Return row `i` of a two-dimensional array, for use in kernels.
 
-    There the compiler is told that the row lies side by side, as one of a field of a structured
-    array does, and loops over it are vectorised. Unchecked: contiguity, and bounds of `i` unless
-    NUMBA_BOUNDSCHECK is set.
+    The compiler then takes the row as contiguous, as in a field of a structured array, and
+    vectorises loops over it. Unchecked: contiguity, and bounds of `i` unless NUMBA_BOUNDSCHECK is
+    set.
     """
     return array[i]
 

@@ -1,6 +1,6 @@
 """Events: the choice of main and alternative S1 and S2, drift times, positions, corrections.
 
-In all functions ``e`` is the number of events and ``n`` that of peaks. Both are sorted by time.
+``e`` is the number of events, ``n`` that of peaks. Both are sorted by time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import strax
-from numba import types
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
-from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output
 from amstrax.processing.peaks import S1, S2
 from amstrax.processing.rows import check_bounds
 
@@ -25,7 +23,7 @@ _REMEDY = "events and peaks are not of the same processing; remove both and make
 
 
 class Selection(NamedTuple):
-    """What may be a main or alternative S1 or S2; see the options of EventBasics."""
+    """Conditions on main and alternative S1s and S2s; see the options of EventBasics."""
 
     allow_posts2_s1s: bool
     s1_min_coincidence: int
@@ -44,12 +42,12 @@ def group_triggers(
     peaks
         Shape (n,), with ``time``, ``endtime`` (or ``length`` and ``dt``), ``type`` and ``area``.
     min_area
-        S2s of a larger area [PE] make an event.
+        Triggers are S2s of a larger area [PE].
     left, right
-        An event extends this far [ns] before its first and beyond its last such S2; where two
-        would touch they are one. Where S2s follow each other so closely for over a second, events
-        of a second are made, which overlap; a peak in two of them belongs to the first, and one
-        that extends beyond the end of the first to none.
+        Time before the first and after the last trigger of an event [ns]; events that would touch
+        are one. Triggers that follow each other this closely for over a second make overlapping
+        events of a second; a peak in two of them belongs to the first, and one that extends beyond
+        the end of the first to none.
     """
     is_trigger = (peaks["type"] == S2) & (peaks["area"] > min_area)
     begin, stop = find_groups(
@@ -61,106 +59,70 @@ def group_triggers(
 def find_groups(
     start: np.ndarray, end: np.ndarray, left: int, right: int, max_duration: int = 1_000_000_000
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return starts and ends of groups of intervals, extended to the left and right.
+    """Return starts and ends [ns] of groups of intervals, extended to the left and right.
 
-    Intervals are in one group if they are no more than `left` + `right` apart, so that extended
-    groups do not touch. A group ends early where the next interval would make it longer than
-    `max_duration`. It is what `strax.find_peak_groups` returns, without its buffers of peaks.
-
-    Parameters
-    ----------
-    start, end
-        Intervals [ns], sorted by start, shape (n,).
-    left, right, max_duration
-        ns.
+    Intervals up to `left` + `right` apart are in one group, so extended groups do not touch. A
+    group ends before the interval that would make it longer than `max_duration`. The result is that
+    of `strax.find_peak_groups`. `start` and `end`, shape (n,), are sorted by start.
     """
-    groups = np.zeros((len(start), 2), dtype=np.int64)
-    n = _find_groups(start, end, left, right, max_duration, groups)
-    return groups[:n, 0], groups[:n, 1]
-
-
-@kernel(column(I64), column(I64), I64, I64, I64, output(I64, 2))
-def _find_groups(start, end, left, right, max_duration, groups):
-    n = 0
-    latest_end = np.int64(0)
-    for i in range(len(start)):
-        is_first = i == 0
-        if not is_first:
-            is_first = start[i] - latest_end > left + right or (
-                end[i] - groups[n - 1, 0] + left + right > max_duration
-            )
-        if is_first:
-            groups[n, 0] = start[i] - left
-            latest_end = end[i]
-            n += 1
-        latest_end = max(latest_end, end[i])
-        groups[n - 1, 1] = latest_end + right
-    return n
+    groups: list[list[int]] = []
+    latest_end = 0
+    for first, last in zip(start.tolist(), end.tolist(), strict=True):
+        if (
+            not groups
+            or first - latest_end > left + right
+            or last - groups[-1][0] + left + right > max_duration
+        ):
+            groups.append([first - left, 0])
+            latest_end = last
+        latest_end = max(latest_end, last)
+        groups[-1][1] = latest_end + right
+    starts, ends = np.array(groups, dtype=np.int64).reshape(-1, 2).T
+    return starts, ends
 
 
 def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which peaks lie fully in an event, and the first of them for each event.
+    """Return the indices of peaks that lie fully in an event, and the first of each event.
 
-    Returns
-    -------
-    inside
-        Indices of these peaks, in order, shape (m,).
-    first
-        Shape (e + 1,): event i has the peaks ``inside[first[i]:first[i + 1]]``.
+    Event i has the peaks ``inside[first[i]:first[i + 1]]``; `first` has shape (e + 1,).
     """
-    event_of_peak = container_of(peaks, events)
+    event_of_peak = index_of_container(peaks, events)
     inside = np.flatnonzero(event_of_peak >= 0)
     first = np.searchsorted(event_of_peak[inside], np.arange(len(events) + 1))
     return inside, first
 
 
-def container_of(things: np.ndarray, containers: np.ndarray) -> np.ndarray:
-    """Return, for each of `things`, which of `containers` it lies fully in, or -1.
+def index_of_container(intervals: np.ndarray, containers: np.ndarray) -> np.ndarray:
+    """Return the index of the container that each interval lies fully in, or -1, shape (n,).
 
-    Where containers overlap, only the first that ends after the start of the thing is looked at.
-
-    Both are sorted by time and have ``endtime``, or ``length`` and ``dt``; shapes (n,) and (m,).
-
-    Raises
-    ------
-    ValueError
-        When they are not sorted.
+    Of overlapping containers, only the first that ends after the start of the interval counts. Both
+    have ``endtime``, or ``length`` and ``dt``. Raises ValueError when they are not sorted by time.
     """
-    for name, array in (("things", things), ("containers", containers)):
+    for name, array in (("intervals", intervals), ("containers", containers)):
         if (array["time"][1:] < array["time"][:-1]).any():
             raise ValueError(f"{name} must be sorted by time")
-    result = np.full(len(things), NO_PEAK, dtype=np.int32)
-    _container_of(
-        things["time"],
-        strax.endtime(things),
-        containers["time"],
-        strax.endtime(containers),
-        result,
+    if not len(containers):
+        return np.full(len(intervals), NO_PEAK, dtype=np.int32)
+    end = strax.endtime(containers)
+    index = np.searchsorted(np.maximum.accumulate(end), intervals["time"], side="right")
+    candidate = np.minimum(index, len(containers) - 1)
+    is_inside = (
+        (index < len(containers))
+        & (containers["time"][candidate] <= intervals["time"])
+        & (strax.endtime(intervals) <= end[candidate])
     )
-    return result
-
-
-@kernel(*[column(I64)] * 4, output(types.int32))
-def _container_of(start, end, container_start, container_end, result):
-    c = 0
-    for i in range(len(start)):
-        while c < len(container_end) and container_end[c] <= start[i]:
-            c += 1
-        if c == len(container_end):
-            break
-        if container_start[c] <= start[i] and end[i] <= container_end[c]:
-            result[i] = c
+    return np.where(is_inside, index, NO_PEAK).astype(np.int32)
 
 
 def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> np.ndarray:
     """Return indices of the main and alternative S1 and S2 of each event.
 
-    The main S2 is the largest; S1s count only when they start before it (unless
-    ``allow_posts2_s1s``) and are seen by ``s1_min_coincidence`` channels at once; main and
+    The main S2 is the largest. S1s count only if they start before it (unless
+    ``allow_posts2_s1s``) and have a tight coincidence of ``s1_min_coincidence`` channels; main and
     alternative S1 are the two largest. The alternative S2 is the largest other one; with
-    ``force_alt_s2_in_max_drift_time`` only one whose centre comes after that of the main S1, and
-    within 1.01 times the maximum drift time of it. With ``force_main_before_alt`` the earlier of
-    a main and an alternative peak is the main one. Of equal areas the later peak is the larger.
+    ``force_alt_s2_in_max_drift_time`` only one whose centre is after that of the main S1, by less
+    than 1.01 times the maximum drift time. With ``force_main_before_alt`` the earlier of a main and
+    an alternative peak is the main one. Of equal areas the later peak counts as larger.
 
     Parameters
     ----------
@@ -176,23 +138,26 @@ def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> 
     Raises
     ------
     IndexOutOfBounds
-        (a ValueError) when `first` is beyond `peaks`, or falls.
+        (a ValueError) when `first` exceeds `peaks` or decreases.
     """
     _check_first(first, len(peaks))
     chosen = np.full((len(first) - 1, 4), NO_PEAK, dtype=np.int64)
-    _choose_peaks(
-        peaks["type"],
-        peaks["area"],
-        peaks["time"],
-        peaks["center_time"],
-        peaks["tight_coincidence"],
-        first,
-        selection.allow_posts2_s1s,
-        selection.s1_min_coincidence,
-        selection.force_alt_s2_in_max_drift_time,
-        1.01 * selection.max_drift_time,
-        chosen,
-    )
+    peaks, event = _peaks_in_events(peaks, first)
+    is_s2 = peaks["type"] == S2
+    chosen[:, MAIN_S2], _ = _two_largest(peaks["area"], event, is_s2, len(chosen))
+    main_s2 = chosen[event, MAIN_S2]
+    is_s1 = (peaks["type"] == S1) & (peaks["tight_coincidence"] >= selection.s1_min_coincidence)
+    if not selection.allow_posts2_s1s:
+        is_s1 &= (main_s2 == NO_PEAK) | (peaks["time"] < peaks["time"][main_s2])
+    chosen[:, MAIN_S1], chosen[:, ALT_S1] = _two_largest(peaks["area"], event, is_s1, len(chosen))
+    is_s2 &= main_s2 != np.arange(len(peaks))
+    if selection.force_alt_s2_in_max_drift_time:
+        main_s1 = chosen[event, MAIN_S1]
+        delay = peaks["center_time"] - peaks["center_time"][main_s1]
+        in_time = (delay > 0) & (delay < 1.01 * selection.max_drift_time)
+        is_s2 &= (main_s1 == NO_PEAK) | in_time
+    chosen[:, ALT_S2], _ = _two_largest(peaks["area"], event, is_s2, len(chosen))
+    chosen[chosen != NO_PEAK] += first[0]
     if selection.force_main_before_alt:
         for main, alt in ((MAIN_S1, ALT_S1), (MAIN_S2, ALT_S2)):
             both = chosen[:, alt] != NO_PEAK
@@ -201,64 +166,25 @@ def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> 
     return chosen
 
 
-@kernel(
-    column(types.int16),
-    column(types.float32),
-    column(I64),
-    column(I64),
-    column(types.int16),
-    column(I64),
-    BOOL,
-    I64,
-    BOOL,
-    F64,
-    output(I64, 2),
-)
-def _choose_peaks(
-    types,
-    area,
-    time,
-    center_time,
-    coincidence,
-    first,
-    allow_posts2_s1s,
-    s1_min_coincidence,
-    limit_alt_s2,
-    max_alt_delay,
-    chosen,
-):
-    for e in range(len(first) - 1):
-        start, stop = first[e], first[e + 1]
-        s1 = alt_s1 = s2 = alt_s2 = NO_PEAK
-        for i in range(start, stop):
-            if types[i] == S2 and (s2 == NO_PEAK or area[i] >= area[s2]):
-                s2 = i
-        for i in range(start, stop):
-            if types[i] != S1 or coincidence[i] < s1_min_coincidence:
-                continue
-            if s2 != NO_PEAK and not allow_posts2_s1s and time[i] >= time[s2]:
-                continue
-            if s1 == NO_PEAK or area[i] >= area[s1]:
-                s1, alt_s1 = i, s1
-            elif alt_s1 == NO_PEAK or area[i] >= area[alt_s1]:
-                alt_s1 = i
-        for i in range(start, stop):
-            if types[i] != S2 or i == s2:
-                continue
-            if limit_alt_s2 and s1 != NO_PEAK:
-                delay = center_time[i] - center_time[s1]
-                if delay <= 0 or delay >= max_alt_delay:
-                    continue
-            if alt_s2 == NO_PEAK or area[i] >= area[alt_s2]:
-                alt_s2 = i
-        chosen[e, MAIN_S1] = s1
-        chosen[e, ALT_S1] = alt_s1
-        chosen[e, MAIN_S2] = s2
-        chosen[e, ALT_S2] = alt_s2
+def _peaks_in_events(peaks: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the peaks from ``first[0]`` to ``first[-1]``, and the event of each."""
+    return peaks[first[0] : first[-1]], np.repeat(np.arange(len(first) - 1), np.diff(first))
+
+
+def _two_largest(
+    area: np.ndarray, event: np.ndarray, is_candidate: np.ndarray, n_events: int
+) -> np.ndarray:
+    """Return the candidates with the largest and second largest area of each event, (2, e)."""
+    candidates = np.flatnonzero(is_candidate)
+    order = candidates[np.lexsort((area[candidates], event[candidates]))]
+    begin = np.searchsorted(event[order], np.arange(n_events))
+    end = np.searchsorted(event[order], np.arange(n_events), side="right")
+    order = np.append(order, NO_PEAK)
+    return np.stack([order[np.where(end - begin >= k, end - k, -1)] for k in (1, 2)])
 
 
 def _check_first(first: np.ndarray, n_peaks: int) -> None:
-    """Check that events have peaks ``first[i]`` to ``first[i + 1]`` of `n_peaks`."""
+    """Check that `first` rises from 0 or more to `n_peaks` at most."""
     if not len(first):
         raise IndexOutOfBounds(f"no bounds of events in {n_peaks} peaks: {_REMEDY}")
     check_bounds("first peak", first, 0, n_peaks + 1, _REMEDY)
@@ -271,7 +197,7 @@ def _check_first(first: np.ndarray, n_peaks: int) -> None:
 
 
 def _check_chosen(chosen: np.ndarray, n_peaks: int) -> None:
-    """Check that chosen peaks, shape (e,) or (e, 4), are among `n_peaks`, or none."""
+    """Check that chosen peaks, shape (e,) or (e, 4), are below `n_peaks` or NO_PEAK."""
     for index in np.atleast_2d(chosen.T):
         check_bounds("peak", index, NO_PEAK, n_peaks, _REMEDY)
 
@@ -281,23 +207,9 @@ def copy_properties(
 ) -> None:
     """Fill ``s1_FIELD``, ``alt_s1_FIELD``, ``s2_FIELD``, ``alt_s2_FIELD`` of `result` from peaks.
 
-    Rows without such a peak stay as they are; fields that `result` does not have are passed over.
-
-    Parameters
-    ----------
-    peaks
-        Shape (n,).
-    chosen
-        Shape (e, 4), as from `choose_peaks`.
-    result
-        Shape (e,).
-    fields
-        Fields of `peaks`.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when a chosen peak does not exist.
+    `chosen`, shape (e, 4), is from `choose_peaks`. Rows without such a peak stay unchanged; fields
+    that `result` does not have are ignored. Raises IndexOutOfBounds (a ValueError) when a chosen
+    peak does not exist.
     """
     _check_chosen(chosen, len(peaks))
     names = result.dtype.names or ()
@@ -310,15 +222,15 @@ def copy_properties(
 
 
 def index_in_event(index: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return indices of peaks counted from the first peak of their event; NO_PEAK stays."""
+    """Return indices of peaks relative to the first peak of their event; NO_PEAK stays."""
     return np.where(index == NO_PEAK, NO_PEAK, index - first[:-1])
 
 
 def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return indices of the chosen peaks, as from `choose_peaks`, from the fields of event_basics.
+    """Return the result of `choose_peaks`, as indices into all peaks, from rows of event_basics.
 
-    `inside` and `first` are as from `contained_peaks`; the result counts in all peaks. Raises
-    IndexOutOfBounds (a ValueError) when an event has fewer peaks than that.
+    `inside` and `first` are from `contained_peaks`. Raises IndexOutOfBounds (a ValueError) for an
+    index beyond the peaks of its event.
     """
     _check_first(first, len(inside))
     n_peaks = np.diff(first)
@@ -340,10 +252,8 @@ def peaks_of_events(events: np.ndarray, inside: np.ndarray, first: np.ndarray) -
 def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray) -> None:
     """Fill the differences [ns] between centre times of chosen peaks in `result`.
 
-    All of them are absent, NaN or -1, in an event without main S1 or without main S2.
-
-    `center_time` has shape (n,); `chosen` is as from `choose_peaks`. Raises IndexOutOfBounds (a
-    ValueError) when a chosen peak does not exist.
+    All are absent, NaN or -1, in an event without main S1 or without main S2. Raises
+    IndexOutOfBounds (a ValueError) when a chosen peak does not exist.
     """
     _check_chosen(chosen, len(center_time))
     has_main = (chosen[:, (MAIN_S1, MAIN_S2)] != NO_PEAK).all(axis=1)
@@ -363,65 +273,32 @@ def drift_times(center_time: np.ndarray, chosen: np.ndarray, result: np.ndarray)
 def areas_before_main_s2(
     peaks: np.ndarray, first: np.ndarray, main_s2: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each event the area [PE] of peaks that start before the main S2.
+    """Return the area [PE] of peaks before the main S2 of each event: sum, and largest S2.
 
-    Parameters
-    ----------
-    peaks, first
-        As in `choose_peaks`.
-    main_s2
-        Shape (e,), indices of main S2s or NO_PEAK.
-
-    Returns
-    -------
-    Summed area, and area of the largest S2 among these peaks (0 without one), shape (e,); NaN
-    where there is no main S2.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when `first` is beyond `peaks` or falls, or a main S2 does not exist.
+    Both have shape (e,), and are NaN without a main S2; the largest S2 is 0 where none is before.
+    `peaks` and `first` are as in `choose_peaks`; `main_s2`, shape (e,), has indices or NO_PEAK.
+    Raises IndexOutOfBounds (a ValueError) when `first` exceeds `peaks` or decreases, or a main S2
+    does not exist.
     """
     _check_first(first, len(peaks))
     _check_chosen(main_s2, len(peaks))
     if len(main_s2) != len(first) - 1:
         raise IndexOutOfBounds(f"{len(main_s2)} main S2s of {len(first) - 1} events: {_REMEDY}")
-    total = np.full(len(main_s2), np.nan, dtype=np.float32)
-    largest = np.full(len(main_s2), np.nan, dtype=np.float32)
-    _areas_before(peaks["type"], peaks["area"], peaks["time"], first, main_s2, total, largest)
+    total, largest = np.where(main_s2 == NO_PEAK, np.float32(np.nan), np.zeros((2, 1), np.float32))
+    time_of_s2 = peaks["time"][main_s2] if len(peaks) else main_s2
+    peaks, event = _peaks_in_events(peaks, first)
+    is_before = (main_s2[event] != NO_PEAK) & (peaks["time"] < time_of_s2[event])
+    # Unlike np.add.reduceat, this adds peaks one by one in single precision
+    np.add.at(total, event[is_before], peaks["area"][is_before])
+    is_before &= peaks["type"] == S2
+    np.maximum.at(largest, event[is_before], peaks["area"][is_before])
     return total, largest
-
-
-@kernel(
-    column(types.int16),
-    column(types.float32),
-    column(I64),
-    column(I64),
-    column(I64),
-    output(types.float32),
-    output(types.float32),
-)
-def _areas_before(types, area, time, first, main_s2, total, largest):
-    for e in range(len(main_s2)):
-        s2 = main_s2[e]
-        if s2 == NO_PEAK:
-            continue
-        total[e] = largest[e] = 0
-        for i in range(first[e], first[e + 1]):
-            if time[i] >= time[s2]:
-                break
-            total[e] += area[i]
-            if types[i] == S2:
-                largest[e] = max(largest[e], area[i])
 
 
 def depth(
     drift_time: np.ndarray, gate_cathode_distance: float, gate_time: float, cathode_time: float
 ) -> np.ndarray:
-    """Return z [mm] below the gate for drift times [ns], shape (e,).
-
-    Linear between the drift times of the gate (0) and of the cathode (-gate_cathode_distance).
-    """
+    """Return z [mm], from 0 at the gate to -gate_cathode_distance, linear in drift times [ns]."""
     speed = gate_cathode_distance / (cathode_time - gate_time)
     return -speed * (drift_time - gate_time)
 
@@ -436,20 +313,19 @@ def s1_z_correction(z: np.ndarray, parameters: tuple[float, float, float, float]
 
 
 def s1_map_correction(r: np.ndarray, z: np.ndarray, s1_map: Mapping[str, Any]) -> np.ndarray:
-    """Return the factor <h>/h(r, z) for S1 areas, with h the light seen from a place.
+    """Return the factor <h>/h(r, z) for S1 areas, with h the light seen from a position.
 
-    h is that of the bin. <h> is its mean over the volume of the bins, so that areas stay in PE: for
-    an h that falls linearly with z the factor is that of `s1_z_correction`, but for the bins. A
-    place outside the bins has the h of the nearest one. Bins without a positive number are empty:
-    the factor there is NaN, and they do not count in the mean. Where `r` or `z` is NaN, so is the
-    factor.
+    h is the value of the bin, or of the nearest bin outside of all, and <h> its mean over the
+    volume of the bins. Areas stay in PE: for an h linear in z the factor is that of
+    `s1_z_correction`, up to the binning. Bins without a positive number are empty: they do not
+    count in the mean, and the factor there is NaN, as for NaN in `r` or `z`.
 
     Parameters
     ----------
     r, z
         Distance from the axis and depth [mm], shape (e,).
     s1_map
-        ``r_edges`` and ``z_edges``, which rise [mm], shapes (n + 1,) and (m + 1,), and
+        ``r_edges`` and ``z_edges``, increasing [mm], shapes (n + 1,) and (m + 1,), and
         ``hist_ratio``, h for each bin of r and z, shape (n, m) [any unit].
 
     Raises

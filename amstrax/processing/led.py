@@ -1,35 +1,27 @@
 """LED calibration: pulses joined from their fragments, amplitudes and areas in windows."""
 
 import numpy as np
-from numba import types
 
-from amstrax.processing.compiled import I64, column, kernel
-from amstrax.processing.rows import check_bounds
+from amstrax.processing.rows import check_bounds, latest_in_channel
 
-#: The area is a mean over this many windows, each this many samples longer than the last
+_REMEDY = "the live data is not what redax writes; copy it again from the DAQ"
+#: The area is a mean over this many windows, each this many samples longer than the previous one
 N_WINDOWS, WINDOW_STEP = 6, 2
 
 
 def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which records begin a pulse, and to which of these each record belongs.
+    """Return the indices of records that begin a pulse, and each record's index among these.
 
-    A pulse is known by its channel and the time at which it starts, so a missing fragment spoils
-    no other pulse. Of pulses whose fragment 0 is missing, or that have a fragment beyond
-    `n_fragments`, these fragments are left out.
+    A pulse is identified by its channel and start time, so a missing fragment affects no other
+    pulse. The second index is -1 for fragments of pulses without fragment 0, and for fragments from
+    `n_fragments` on.
 
     Parameters
     ----------
     raw_records
         Shape (n,), sorted by time.
     n_fragments
-        Fragments in a pulse.
-
-    Returns
-    -------
-    begins
-        Indices of the records that begin a pulse, in order, shape (p,).
-    pulse
-        Shape (n,): index into `begins`, or -1.
+        Number of fragments of a pulse.
 
     Raises
     ------
@@ -37,45 +29,21 @@ def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarra
         (a ValueError) when a channel or the number of a fragment is negative.
     """
     for field in ("channel", "record_i"):
-        remedy = "the live data is not what redax writes; copy it again from the DAQ"
-        check_bounds(field, raw_records[field], 0, 2**15, remedy, raw_records["time"])
+        check_bounds(field, raw_records[field], 0, 2**15, _REMEDY, raw_records["time"])
+    time, record_i = raw_records["time"], raw_records["record_i"]
     record_length = raw_records.dtype["data"].shape[0]
-    begins = np.flatnonzero(raw_records["record_i"] == 0)
-    pulse = _join_fragments(
-        raw_records["time"],
-        raw_records["dt"],
-        raw_records["channel"],
-        raw_records["record_i"],
-        n_fragments,
-        record_length,
-    )
-    return begins, pulse
-
-
-@kernel(column(I64), *[column(types.int16)] * 3, I64, I64)
-def _join_fragments(time, dt, channel, record_i, n_fragments, record_length):
-    pulse = np.full(len(time), -1, dtype=np.int64)
-    if not len(time):
-        return pulse
-    last_pulse = np.full(channel.max() + 1, -1, dtype=np.int64)
-    last_start = np.zeros(channel.max() + 1, dtype=np.int64)
-    n_pulses = 0
-    for i in range(len(time)):
-        c = channel[i]
-        if record_i[i] == 0:
-            last_pulse[c] = n_pulses
-            last_start[c] = time[i]
-            n_pulses += 1
-        start = time[i] - np.int64(record_i[i]) * record_length * dt[i]
-        if record_i[i] < n_fragments and last_pulse[c] >= 0 and start == last_start[c]:
-            pulse[i] = last_pulse[c]
-    return pulse
+    is_first = record_i == 0
+    beginning = latest_in_channel(raw_records["channel"], is_first)
+    start = time - np.int64(record_i) * record_length * raw_records["dt"]
+    is_joined = (beginning >= 0) & (record_i < n_fragments) & (start == time[beginning])
+    pulse = np.where(is_joined, (np.cumsum(is_first) - 1)[beginning], -1)
+    return np.flatnonzero(is_first), pulse
 
 
 def concatenate_fragments(
     raw_records: np.ndarray, n_samples: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the fragments of each pulse one after another, in the order of ``record_i``.
+    """Return the fragments of each pulse concatenated, in the order of ``record_i``.
 
     Fragments of one channel are of one pulse when ``time - record_i x record_length x dt``, the
     start of the pulse, is the same. A missing fragment leaves no gap. Pulses are sorted by start
@@ -86,7 +54,7 @@ def concatenate_fragments(
     raw_records
         Shape (n,), in any order.
     n_samples
-        Length of a row [samples]; what is longer is cut.
+        Length of a row [samples]; longer pulses are cut.
 
     Returns
     -------
@@ -95,17 +63,16 @@ def concatenate_fragments(
     first
         Index in `order` of the first fragment of each pulse, shape (p,).
     data
-        Samples [ADC counts], float32, zero beyond those of the fragments, shape (p, n_samples).
+        Samples [ADC counts], float32, then zeros, shape (p, n_samples).
 
     Raises
     ------
     IndexOutOfBounds
-        (a ValueError) when a fragment's length is negative or beyond ``record_length``.
+        (a ValueError) when a fragment's length is negative or exceeds ``record_length``.
     """
     record_length = raw_records.dtype["data"].shape[0]
-    remedy = "the live data is not what redax writes; copy it again from the DAQ"
     lengths = raw_records["length"]
-    check_bounds("length", lengths, 0, record_length + 1, remedy, raw_records["time"])
+    check_bounds("length", lengths, 0, record_length + 1, _REMEDY, raw_records["time"])
     fragment = raw_records["record_i"].astype(np.int64)
     start = raw_records["time"] - fragment * record_length * raw_records["dt"]
     channel = raw_records["channel"]
@@ -127,14 +94,8 @@ def concatenate_fragments(
 def window_areas(data: np.ndarray, led_window: tuple[int, int]) -> np.ndarray:
     """Return the area of each pulse [ADC counts x samples]: a mean over six windows.
 
-    The windows are [led_window[0], led_window[1] + 2 i) samples, i = 0 to 5.
-
-    Parameters
-    ----------
-    data
-        Baselined pulses, shape (p, samples).
-    led_window
-        First and last (excluded) sample of the shortest window.
+    The windows are [led_window[0], led_window[1] + 2 i) samples, i = 0 to 5, of `data`, baselined
+    pulses of shape (p, samples).
     """
     start, stop = led_window
     windows = (data[:, start : stop + WINDOW_STEP * i] for i in range(N_WINDOWS))
@@ -150,19 +111,17 @@ def baselined_pulses(
 ) -> np.ndarray:
     """Return pulses as -(data - baseline) [ADC counts], float32, shape (p, samples).
 
+    They are zero where a fragment is missing and beyond the length of one; such samples do not
+    count in the baseline. Pulses without samples in the window are NaN.
+
     Parameters
     ----------
     raw_records, pulse
-        As in and from `join_fragments`.
+        See `join_fragments`.
     n_pulses, n_samples
         Number of pulses and their length [samples].
     baseline_window
-        First and last (excluded) sample of the pulse whose mean is the baseline.
-
-    Returns
-    -------
-    Zeros where a fragment is missing, and beyond the length of one; such samples do not count in
-    the baseline. NaN where no sample of the window is left.
+        First and last (excluded) sample of the window whose mean is the baseline.
     """
     record_length = raw_records.dtype["data"].shape[0]
     shape = (n_pulses, n_samples // record_length, record_length)

@@ -1,16 +1,25 @@
-"""Peaks: gains, clipping, widths, centre times, classification and positions.
+"""Peaks: finding, clipping, properties from hits, classification and positions.
 
-Functions take the columns that they need of arrays of `strax.peak_dtype`; ``n`` is the number of
-peaks, ``c`` that of channels.
+Arrays are of `strax.peak_dtype`, or columns of it; ``n`` is the number of peaks, ``c`` that of
+channels.
 """
 
 import numpy as np
 import strax
-from numba import types
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import F64, I64, column, kernel, output
+from amstrax.processing.compiled import F32, F64, I16, I32, I64, column, columns, kernel
 from amstrax.processing.rows import check_bounds
+
+_Hits = columns(
+    __name__,
+    "_Hits",
+    time=column(I64),
+    length=column(I32),
+    dt=column(I16),
+    channel=column(I16),
+    area=column(F32),
+)
 
 UNKNOWN, S1, S2 = 0, 1, 2
 #: Stored as the channel of a peak
@@ -25,10 +34,10 @@ DECILE_10P = 1
 def gains(
     gain_to_pe_array, n_channels: int, origin: str = "the option gain_to_pe_array"
 ) -> np.ndarray:
-    """Return factors from ADC counts x samples to photoelectrons: those given, or ones.
+    """Return `gain_to_pe_array` [PE per ADC count x sample], or ones for None.
 
-    Raises InvalidOption when `gain_to_pe_array` has fewer entries than there are channels, or
-    others than finite numbers; it names `origin`, where they come from.
+    Raises InvalidOption, naming `origin`, for fewer than `n_channels` entries or values that are
+    not finite numbers.
     """
     if gain_to_pe_array is None:
         return np.ones(n_channels)
@@ -61,31 +70,30 @@ def find_peaks(
     Parameters
     ----------
     hits
-        Sorted by time, all with samples of the same width, shape (m,).
+        Sorted by time, all with the same sample width, shape (m,).
     to_pe
         PE per ADC count x sample of each channel.
     dtype
         Type of the result, as of `strax.peak_dtype`.
     gap_threshold
-        No hits for this long end a peak [ns].
+        An interval this long without hits ends a peak [ns].
     left_extension, right_extension
-        A peak begins this long before its first hit, and ends this long after the last [ns].
+        Time added before the first and after the last hit of a peak [ns].
     min_area
         Least area of the hits of a peak [PE].
     min_channels
-        Least number of channels with an area that is not 0.
+        Least number of channels with an area other than 0.
     max_duration
-        A peak ends where the next hit would make it longer than this [ns].
+        A peak ends before the hit that would make it longer than this [ns].
 
     Raises
     ------
     InvalidOption
-        When peaks with such options would overlap, or need no channel, or `to_pe` has too few
-        channels.
+        When peaks with such options would overlap or need no channel, or for missing gains.
     IndexOutOfBounds
-        (a ValueError) when `dtype` has no place for the channel of a hit.
+        (a ValueError) when `dtype` has no entry for the channel of a hit.
     ValueError
-        When hits differ in ``dt``, or have none, or a peak would have no length.
+        For hits that differ in ``dt`` or have none, or a peak without length.
     """
     if gap_threshold <= left_extension + right_extension:
         raise InvalidOption(
@@ -111,13 +119,15 @@ def find_peaks(
             f"hits in channel {hits['channel'].max()}, but gains for {len(to_pe)} channels: "
             "give gain_to_pe_array one for each"
         )
-    _check_dt(hits)
-    time, length, dt, area, n_hits, max_gap, area_per_channel = _find_peaks(
-        hits["time"],
-        hits["length"],
-        hits["dt"],
-        hits["channel"],
-        hits["area"],
+    hit_dt = hits["dt"]
+    if hit_dt[0] <= 0 or hit_dt.min() != hit_dt.max():
+        i = int(np.argmax((hit_dt <= 0) | (hit_dt != hit_dt[0])))
+        raise ValueError(
+            f"the hit in row {i} at {hits['time'][i]} ns has samples of {hit_dt[i]} ns, the first "
+            f"one of {hit_dt[0]} ns: find peaks in records of one digitizer at a time"
+        )
+    time, length, n_hits, max_gap, area, area_per_channel = _find_peaks(
+        _Hits.of(hits),
         np.asarray(to_pe, dtype=np.float64),
         n_channels,
         int(gap_threshold),
@@ -133,41 +143,16 @@ def find_peaks(
             f"the peak at {time[bad]} ns has {length[bad]} samples: are its hits sorted?"
         )
     peaks = np.zeros(len(time), dtype=dtype)
-    peaks["time"], peaks["length"], peaks["dt"] = time, length, dt
+    peaks["time"], peaks["length"], peaks["dt"] = time, length, hit_dt[0]
     peaks["channel"] = SUM_OF_CHANNELS
     peaks["area"], peaks["area_per_channel"] = area, area_per_channel
     peaks["n_hits"], peaks["max_gap"] = n_hits, max_gap
     return peaks
 
 
-def _check_dt(hits: np.ndarray) -> None:
-    dt = hits["dt"]
-    if dt[0] > 0 and dt.min() == dt.max():
-        return
-    i = int(np.argmax((dt <= 0) | (dt != dt[0])))
-    raise ValueError(
-        f"the hit in row {i} at {hits['time'][i]} ns has samples of {dt[i]} ns, the first one of "
-        f"{dt[0]} ns: find peaks in records of one digitizer at a time"
-    )
-
-
-@kernel(
-    column(I64),
-    column(types.int32),
-    column(types.int16),
-    column(types.int16),
-    column(types.float32),
-    column(F64),
-    *[I64] * 4,
-    F64,
-    *[I64] * 2,
-)
+@kernel(_Hits, column(F64), I64, I64, I64, I64, F64, I64, I64)
 def _find_peaks(
-    hit_time,
-    hit_length,
-    hit_dt,
-    hit_channel,
-    hit_area,
+    hits,
     to_pe,
     n_channels,
     gap_threshold,
@@ -177,36 +162,37 @@ def _find_peaks(
     min_channels,
     max_duration,
 ):
-    """Return columns of peaks: time, length, dt, area, n_hits, max_gap, area_per_channel."""
-    room = len(hit_time)
+    """Return columns of peaks: time, length, n_hits, max_gap, area, area_per_channel."""
+    room = len(hits.time)
     times = np.empty(room, dtype=np.int64)
-    integers = np.empty((room, 4), dtype=np.int32)
+    lengths = np.empty(room, dtype=np.int32)
+    n_hits = np.empty(room, dtype=np.int32)
+    max_gaps = np.empty(room, dtype=np.int32)
     area = np.empty(room, dtype=np.float32)
     areas = np.empty((room, n_channels), dtype=np.float32)
     n = 0
     in_peak = False
     end = np.int64(0)
-    for h in range(len(hit_time)):
-        t0 = hit_time[h]
-        t1 = t0 + np.int64(hit_length[h]) * hit_dt[h]
+    for h in range(len(hits.time)):
+        hit_end = hits.time[h] + np.int64(hits.length[h]) * hits.dt[h]
         if in_peak:
-            integers[n, 3] = max(np.int64(integers[n, 3]), t0 - end)
+            max_gaps[n] = max(np.int64(max_gaps[n]), hits.time[h] - end)
         else:
-            times[n] = t0 - left_extension
-            integers[n, 1] = hit_dt[h]
-            integers[n, 2] = integers[n, 3] = 0
+            times[n] = hits.time[h] - left_extension
+            n_hits[n] = max_gaps[n] = 0
             area[n] = 0
             areas[n] = 0
-            end = t1
+            end = hit_end
             in_peak = True
-        integers[n, 2] += 1
-        end = max(end, t1)
-        in_pe = hit_area[h] * to_pe[hit_channel[h]]
-        areas[n, hit_channel[h]] += in_pe
+        n_hits[n] += 1
+        end = max(end, hit_end)
+        in_pe = hits.area[h] * to_pe[hits.channel[h]]
+        areas[n, hits.channel[h]] += in_pe
         area[n] += in_pe
-        if h + 1 < len(hit_time):
-            duration = hit_time[h + 1] - times[n] + np.int64(hit_length[h + 1]) * hit_dt[h + 1]
-            if hit_time[h + 1] - end < gap_threshold and (
+        if h + 1 < len(hits.time):
+            next_time = hits.time[h + 1]
+            duration = next_time - times[n] + np.int64(hits.length[h + 1]) * hits.dt[h + 1]
+            if next_time - end < gap_threshold and (
                 duration + left_extension + right_extension <= max_duration
             ):
                 continue
@@ -215,41 +201,28 @@ def _find_peaks(
         for c in range(n_channels):
             seen += areas[n, c] != 0
         if area[n] >= min_area and seen >= min_channels:
-            integers[n, 0] = np.int32((end - times[n] + right_extension) / hit_dt[h])
+            lengths[n] = np.int32((end - times[n] + right_extension) / hits.dt[h])
             n += 1
-    return (
-        times[:n],
-        integers[:n, 0],
-        integers[:n, 1],
-        area[:n],
-        integers[:n, 2],
-        integers[:n, 3],
-        areas[:n],
-    )
+    return times[:n], lengths[:n], n_hits[:n], max_gaps[:n], area[:n], areas[:n]
 
 
 def clip_peaks(peaks: np.ndarray, start: int, end: int) -> None:
-    """Shorten, in place, peaks that stick out of their chunk [start, end) (ns since unix epoch)."""
-    _clip_peaks(peaks["time"], peaks["length"], peaks["dt"], start, end)
+    """Shorten, in place, peaks that stick out of their chunk [start, end) [ns since unix epoch].
 
-
-@kernel(output(I64), output(types.int32), column(types.int32), I64, I64)
-def _clip_peaks(time, length, dt, start, end):
-    for i in range(len(time)):
-        # Whole samples only, so that a peak's samples stay those of its records
-        before = -((time[i] - start) // dt[i])
-        if before > 0:
-            time[i] += before * dt[i]
-            length[i] -= before
-        beyond = -((end - time[i] - np.int64(length[i]) * dt[i]) // dt[i])
-        if beyond > 0:
-            length[i] -= beyond
+    Only whole samples are cut, since the samples of peaks stay aligned with those of records.
+    """
+    dt = peaks["dt"].astype(np.int64)
+    before = np.maximum(-((peaks["time"] - start) // dt), 0)
+    peaks["time"] += before * dt
+    peaks["length"] -= before
+    beyond = -((end - strax.endtime(peaks)) // dt)
+    peaks["length"] -= np.maximum(beyond, 0)
 
 
 def between_peaks(peaks: np.ndarray, start: int, end: int) -> np.ndarray:
-    """Return the intervals between peaks, and before and behind them, of a chunk [start, end).
+    """Return the intervals between, before and after the peaks of a chunk [start, end) [ns].
 
-    `peaks` are sorted and do not overlap, shape (n,). The result has ``time`` and ``endtime`` [ns],
+    `peaks` are sorted and do not overlap, shape (n,). The result has ``time`` and ``endtime``,
     shape (n + 1,).
     """
     result = np.zeros(len(peaks) + 1, dtype=strax.time_fields)
@@ -270,29 +243,19 @@ def widen_hits(hits: np.ndarray) -> np.ndarray:
 def count_touching(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     """Return how many hits lie between the first and the last that overlap with each peak.
 
-    Both are sorted by start time; shapes (m,) and (n,). Hits in between that end before the peak,
-    as one that starts with a longer one, are counted too.
+    Both are sorted by start time; shapes (m,) and (n,). The count includes hits in between that end
+    before the peak, as after a longer hit.
     """
-    return _count_touching(hits["time"], strax.endtime(hits), peaks["time"], strax.endtime(peaks))
-
-
-@kernel(*[column(I64)] * 4)
-def _count_touching(hit_start, hit_end, peak_start, peak_end):
-    result = np.zeros(len(peak_start), dtype=np.int32)
-    first = beyond = 0
-    for i in range(len(peak_start)):
-        while first < len(hit_start) and hit_end[first] <= peak_start[i]:
-            first += 1
-        while beyond < len(hit_start) and hit_start[beyond] < peak_end[i]:
-            beyond += 1
-        result[i] = beyond - first
-    return result
+    latest_end = np.maximum.accumulate(strax.endtime(hits))
+    first = np.searchsorted(latest_end, peaks["time"], side="right")
+    beyond = np.searchsorted(hits["time"], strax.endtime(peaks))
+    return (beyond - first).astype(np.int32)
 
 
 def in_no_peak(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     """Return which hits overlap with no peak, shape (m,), bool.
 
-    A hit across the border of two peaks that were split is in both. `peaks` are sorted and do not
+    A hit across the border of two parts of a split peak is in both. `peaks` are sorted and do not
     overlap, shape (n,).
     """
     if not len(peaks):
@@ -302,15 +265,15 @@ def in_no_peak(hits: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 
 
 def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None:
-    """Fill, in place, what hits say of peaks; a part of a split peak also gets n_hits and max_gap.
+    """Fill, in place, the properties of peaks that come from hits.
 
-    - tight_coincidence: number of channels with a hit whose largest sample is at most `window`
+    - tight_coincidence: number of channels with a hit whose largest sample is at most `window` [ns]
       from that of the sum waveform. Hits outside the peak count, as in straxen.
     - first_channel, last_channel: channels of the first and the last hit whose largest sample is in
       the peak; -1 without one
-    - min_diff, max_diff: least and longest time between the largest samples of two successive hits
+    - min_diff, max_diff: shortest and longest time between the largest samples of successive hits
       [ns]; -1 for less than two hits
-    - n_hits, where it is 0: number of hits that overlap with the peak
+    - n_hits, where it is 0 (parts of split peaks): number of hits that overlap with the peak
     - max_gap, where it is -1: longest time without any of these hits [ns]; -1 without a hit
 
     Parameters
@@ -319,8 +282,6 @@ def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None
         With sum waveforms, sorted, not overlapping, shape (n,).
     hits
         Sorted by start, with ``max_time``, shape (m,).
-    window
-        [ns], included.
     """
     for field in ("first_channel", "last_channel", "min_diff", "max_diff"):
         peaks[field] = -1
@@ -349,13 +310,13 @@ def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None
 
 
 def _set_hits_of_parts(peaks: np.ndarray, hit_start: np.ndarray, hit_end: np.ndarray) -> None:
-    """Fill n_hits and max_gap of peaks that do not have them."""
+    """Fill n_hits and max_gap of peaks without them."""
     start, end = peaks["time"], strax.endtime(peaks)
     started = np.searchsorted(hit_start, end)
     n_hits = started - np.searchsorted(np.sort(hit_end), start, side="right")
     is_part = peaks["max_gap"] == -1
     np.copyto(peaks["n_hits"], n_hits, where=peaks["n_hits"] == 0)
-    # Since peaks do not overlap with hits that end before, the latest end so far is of a peak's own
+    # Peaks do not overlap with earlier hits, so the latest end so far is that of an own hit
     latest_end = np.maximum.accumulate(hit_end)
     first = np.searchsorted(latest_end, start, side="right")
     np.copyto(peaks["max_gap"], 0, where=is_part & (n_hits > 0))
@@ -367,11 +328,11 @@ def _set_hits_of_parts(peaks: np.ndarray, hit_start: np.ndarray, hit_end: np.nda
 def _over_ranges(
     function: np.ufunc, values: np.ndarray, first: np.ndarray, beyond: np.ndarray
 ) -> np.ndarray:
-    """Return ``function.reduce(values[first:beyond])`` for ranges that are not empty."""
+    """Return ``function.reduce(values[first:beyond])`` of non-empty ranges."""
     if not len(first):
         return values[:0]
     bounds = np.stack([first, beyond], axis=1).ravel()
-    # A last value, in no range, so that a range may end behind all others
+    # One more value, in no range, lets a range end at the last
     return function.reduceat(np.append(values, values[-1:]), bounds)[::2]
 
 
@@ -385,22 +346,17 @@ def check_disjoint(peaks: np.ndarray) -> None:
 def center_times(
     time: np.ndarray, dt: np.ndarray, area: np.ndarray, data: np.ndarray
 ) -> np.ndarray:
-    """Return the centre time of each peak [ns since unix epoch].
+    """Return the centre time of each peak [ns since unix epoch], shape (n,).
 
-    That is the start plus the mean time of the samples, weighted with the waveform, cut to whole
-    ns; the start where the area is not positive.
-
-    Parameters
-    ----------
-    time, dt, area
-        Start [ns], sample width [ns] and area [PE], each shape (n,).
-    data
-        Sum waveforms [PE/sample], shape (n, samples).
+    It is the start plus the mean time of the samples, weighted with the waveform and truncated to
+    whole ns; the start where the area is not positive. `time` and `dt` are in ns, `area` in PE and
+    `data` [PE/sample] has shape (n, samples).
     """
     return _center_times(time, dt, area, data)
 
 
-@kernel(column(I64), column(types.int32), column(types.float32), column(types.float32, 2))
+# numpy, which must add samples one by one for the same rounding, takes three times as long
+@kernel(column(I64), column(I32), column(F32), column(F32, 2))
 def _center_times(time, dt, area, data):
     result = np.zeros(len(time), dtype=np.int64)
     for i in range(len(time)):
@@ -420,14 +376,10 @@ def set_center_times(peaks: np.ndarray) -> None:
 
 
 def area_fraction_top(area_per_channel: np.ndarray, top: tuple[int, int]) -> np.ndarray:
-    """Return the fraction of the area that the top channels saw; NaN for areas <= 0.
+    """Return the fraction of the area seen by the top channels; NaN for areas <= 0.
 
-    Parameters
-    ----------
-    area_per_channel
-        Of all channels of the TPC, shape (n, c) [PE].
-    top
-        First and last channel of the top array.
+    `area_per_channel` [PE] covers all channels of the TPC, shape (n, c); `top` are the first and
+    the last channel of the top array.
     """
     is_top = np.zeros(area_per_channel.shape[1], dtype=bool)
     is_top[top[0] : top[1] + 1] = True
@@ -439,7 +391,7 @@ def area_fraction_top(area_per_channel: np.ndarray, top: tuple[int, int]) -> np.
 
 
 def classify(is_s1: np.ndarray, is_s2: np.ndarray) -> np.ndarray:
-    """Return types of peaks: 1 for S1, 2 for S2, 0 for neither and for both at once."""
+    """Return types of peaks: 1 for S1, 2 for S2, 0 for neither or both."""
     result = np.zeros(len(is_s1), dtype=np.int16)
     result[is_s1 & ~is_s2] = S1
     result[is_s2 & ~is_s1] = S2
@@ -449,13 +401,12 @@ def classify(is_s1: np.ndarray, is_s2: np.ndarray) -> np.ndarray:
 def check_sum_area(
     time: np.ndarray, area: np.ndarray, area_per_channel: np.ndarray, rtol: float
 ) -> None:
-    """Raise ValueError when areas per channel do not add up to the area within `rtol`.
+    """Raise ValueError when areas per channel, shape (n, c), do not add up to `area`.
 
-    `time` and `area` have shape (n,), `area_per_channel` (n, c); peaks of area <= 0 pass.
+    The tolerance is `rtol` x area; peaks of area <= 0 pass.
     """
-    positive = area > 0
     total = area_per_channel.sum(axis=1)
-    bad = positive & (np.abs(total - area) > rtol * np.abs(area))
+    bad = (area > 0) & (np.abs(total - area) > rtol * area)
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(
@@ -466,10 +417,7 @@ def check_sum_area(
 
 
 def radius(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the distance of (x, y) from the axis.
-
-    As the root of the sum of squares: `numpy.hypot` differs from it in the last digit.
-    """
+    """Return the distance of (x, y) from the axis; `numpy.hypot` differs in the last digit."""
     return np.sqrt(x**2 + y**2)
 
 
@@ -480,10 +428,10 @@ def reconstruct_positions(
     first_top_channel: int,
     polynomials,
 ) -> dict[str, np.ndarray]:
-    """Return positions of peaks from how their light is shared among the four top channels.
+    """Return positions of peaks from the light of the four top channels a, b, c, d.
 
-    With top channels a, b, c, d: x_cgr = (A_a + A_b)/A_top and y_cgr = (A_a + A_c)/A_top are
-    fractions; x_corr and y_corr, polynomials of them (in single precision), are in mm.
+    x_cgr = (A_a + A_b)/A_top and y_cgr = (A_a + A_c)/A_top are fractions; x_corr and y_corr, in mm,
+    are polynomials of them in single precision.
 
     Parameters
     ----------
@@ -494,7 +442,7 @@ def reconstruct_positions(
     first_top_channel
         Number of channel a.
     polynomials
-        For x and y: coefficients, highest power first (as `numpy.poly1d` takes them).
+        Coefficients for x and y, highest power first (as in `numpy.poly1d`).
 
     Returns
     -------

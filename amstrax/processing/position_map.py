@@ -7,46 +7,28 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import column, kernel, output
+from amstrax.processing.compiled import F32, column, kernel, output
 
 _KEYS = ("uv_min", "step", "n", "x", "y")
 
 
 @dataclass(frozen=True)
 class PositionMap:
-    """Positions on a square grid of u and v.
+    """Positions on a square grid of u and v."""
 
-    Attributes
-    ----------
-    uv_min
-        Lowest u and v [1]; the highest u and v are -uv_min.
-    step
-        Spacing of grid points in u and v [1].
-    x, y
-        Position at u = uv_min + i step, v = uv_min + j step [mm], shape (n, n).
-    """
-
-    uv_min: float
-    step: float
-    x: np.ndarray
+    uv_min: float  #: lowest u and v [1]; the highest are -uv_min
+    step: float  #: spacing of grid points [1]
+    x: np.ndarray  #: position [mm] at u = uv_min + i step, v = uv_min + j step, shape (n, n)
     y: np.ndarray
 
 
 def position_map(pos_rec_map: Any) -> PositionMap:
-    """Check the option pos_rec_map and return it as a map.
+    """Return the option pos_rec_map as a map, after a check.
 
-    Parameters
-    ----------
-    pos_rec_map
-        Table with uv_min, step, n (points along u and v), and x and y as n lists of n numbers.
-
-    Raises
-    ------
-    InvalidOption
-        When the table is invalid. The message names the key and the remedy.
+    `pos_rec_map` is a table with uv_min, step, n (points along u and v), and x and y as n lists of
+    n numbers. Raises InvalidOption for an invalid table.
     """
     if not isinstance(pos_rec_map, Mapping):
         raise InvalidOption(
@@ -87,19 +69,8 @@ def positions(map_: PositionMap, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
         x = (1 - s) (1 - t) x[i, j] + s (1 - t) x[i + 1, j]
           + (1 - s) t x[i, j + 1] + s t x[i + 1, j + 1]
 
-    Source: ../shared/spec/lab_2026.md, section 2.
-
-    Parameters
-    ----------
-    map_
-        Positions on a grid.
-    u, v
-        Coordinates [1], float64, shape (n,). Values outside the grid are clipped to its edge.
-
-    Returns
-    -------
-    x, y
-        float64, shape (n,); NaN where u or v is not finite.
+    Source: ../shared/spec/lab_2026.md, section 2. `u` and `v` [1] are float64, shape (n,), and are
+    clipped to the grid. Where one is not finite, x and y are NaN.
     """
     finite = np.isfinite(u) & np.isfinite(v)
     (i, s), (j, t) = (_cell(map_, np.where(finite, w, 0.0)) for w in (u, v))
@@ -143,13 +114,8 @@ def _grid(pos_rec_map: Mapping[str, Any], key: str) -> np.ndarray:
 def azimuth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the angle of (x, y) from the x axis towards y [rad], in the precision of x and y.
 
-    Single precision uses the C library, because ``numpy.arctan2`` differs from it in the last
-    digits on processors with AVX-512.
-
-    Parameters
-    ----------
-    x, y
-        float32 or float64, shape (n,).
+    Single precision uses the C library: ``numpy.arctan2`` differs from it in the last digits on
+    processors with AVX-512.
     """
     if x.dtype != np.float32:
         return np.arctan2(y, x)
@@ -158,7 +124,7 @@ def azimuth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return result
 
 
-@kernel(*[column(types.float32)] * 2, output(types.float32))
+@kernel(column(F32), column(F32), output(F32))
 def _azimuth(x, y, result):
     for i in range(len(x)):
         result[i] = math.atan2(y[i], x[i])

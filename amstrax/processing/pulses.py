@@ -1,8 +1,8 @@
 """Pulses: baselines, integrals, counts and checks of records.
 
-A pulse is what a digitizer channel wrote after one trigger; it lies in one or more records
-(fragments) of equal size, of which fragment 0 is the first. All functions take arrays of
-`strax.raw_record_dtype` or `strax.record_dtype`, shape (n,), sorted by time.
+A pulse is the data of a digitizer channel after one trigger, in one or more records (fragments) of
+equal size, the first of which is fragment 0. All functions take arrays of `strax.raw_record_dtype`
+or `strax.record_dtype`, shape (n,), sorted by time.
 """
 
 import warnings
@@ -12,33 +12,65 @@ import strax
 from numba import types
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, PulsesOverlap
-from amstrax.processing.compiled import BOOL, F64, I64, column, kernel, output, row
+from amstrax.processing.compiled import (
+    BOOL,
+    F32,
+    F64,
+    I16,
+    I32,
+    I64,
+    column,
+    columns,
+    kernel,
+    output,
+    row,
+)
 
 #: Largest count of a digitizer of 14 bits
 ADC_MAX = 2**14 - 1
 
-#: Stored as mean baseline of a channel that has no pulses
+#: Stored as mean baseline of a channel without pulses
 NO_BASELINE = -9999
 
-_COPIED: dict[str, types.Type] = {
+_HEADER: dict[str, types.Type] = {
     "time": I64,
-    "length": types.int32,
-    "dt": types.int16,
-    "channel": types.int16,
-    "pulse_length": types.int32,
-    "record_i": types.int16,
+    "length": I32,
+    "dt": I16,
+    "channel": I16,
+    "pulse_length": I32,
+    "record_i": I16,
 }
-_ZEROED_FIELDS = ("reduction_level", "amplitude_bit_shift")
-_COUNTED_FIELDS = (
-    "time",
-    "dt",
-    "channel",
-    "record_i",
-    "pulse_length",
-    "area",
-    "baseline",
-    "baseline_rms",
+_Raw = columns(
+    __name__,
+    "_Raw",
+    **{field: column(dtype) for field, dtype in _HEADER.items()},
+    data=column(I16, 2),
 )
+_Records = columns(
+    __name__,
+    "_Records",
+    **{field: output(dtype) for field, dtype in _HEADER.items()},
+    reduction_level=output(types.uint8),
+    amplitude_bit_shift=output(I16),
+    data=output(I16, 2),
+    baseline=output(F32),
+    baseline_rms=output(F32),
+    area=output(I32),
+)
+_Counted = columns(
+    __name__,
+    "_Counted",
+    time=column(I64),
+    dt=column(I16),
+    channel=column(I16),
+    record_i=column(I16),
+    pulse_length=column(I32),
+    area=column(I32),
+    baseline=column(F32),
+    baseline_rms=column(F32),
+)
+_COUNTS = ("pulse_count", "lone_pulse_count", "pulse_area", "lone_pulse_area")
+_Counts = columns(__name__, "_Counts", **dict.fromkeys(_COUNTS, output(I64)))
 
 
 def raw_to_records(
@@ -51,17 +83,14 @@ def raw_to_records(
 ) -> np.ndarray:
     """Return baselined and integrated records of `raw_records`.
 
-    Samples beyond a fragment's length are set to zero. The other parameters, and the baseline,
-    are as in `baseline_per_channel`; the integral ``area`` is in ADC counts x samples, and holds
-    the part of the baseline behind the point, times the length, rounded.
+    Samples beyond a fragment's length are set to zero. The baseline and its parameters are those of
+    `baseline_per_channel`. ``area`` [ADC counts x samples] includes the fractional part of the
+    baseline times the length, rounded.
 
-    Parameters
-    ----------
-    floor
-        Round negative baselines, those of positive pulses that the reader has turned over, down.
-        Without it they are rounded towards zero, while their part behind the point counts from
-        the integer below: waveforms and integrals are up to 1 ADC count a sample too high. Also,
-        take `fallback_baseline` - `ADC_MAX` where samples are negative.
+    With `floor`, negative baselines (of positive pulses that the reader has inverted) are rounded
+    down, and `fallback_baseline` - `ADC_MAX` is used where samples are negative. Without it they
+    are rounded towards zero, while their fractional part counts from the integer below: waveforms
+    and integrals are up to 1 ADC count per sample too high.
     """
     record_length = raw_records.dtype["data"].shape[0]
     records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
@@ -86,31 +115,28 @@ def baseline_per_channel(
 ) -> None:
     """Subtract from each pulse, in place, the mean of its first samples.
 
-    The baseline is that of fragment 0, with which all samples count, also those beyond its
-    length; later fragments take that of the pulse before them in their channel. The whole part of
-    the baseline is subtracted from the ``length`` samples of a record; ``baseline`` and
-    ``baseline_rms`` are stored.
+    The baseline is that of fragment 0, including samples beyond its length; later fragments take
+    that of the latest fragment 0 in their channel. Its integer part is subtracted from the
+    ``length`` samples of a record; ``baseline`` and ``baseline_rms`` are filled.
 
     Parameters
     ----------
     records
-        Shape (n,), `strax.record_dtype`, sorted by time; ``record_i`` must be right.
+        `strax.record_dtype`, shape (n,), sorted by time, with correct ``record_i``.
     baseline_samples
-        Number of samples at the start of a pulse to take the mean and standard deviation of.
+        Number of samples at the start of a pulse for the mean and standard deviation.
     flip
-        Turn the sign of the data (for pulses that go down). Without it the baseline is subtracted
-        as well, of which a warning tells: amstrax 2 left the data as it was.
+        Invert the data (for negative pulses). Without it the baseline is subtracted as well, with a
+        FutureWarning: amstrax 2 left the data unchanged.
     allow_sloppy_chunking
-        Take `fallback_baseline`, with an rms of NaN, for a fragment whose channel has had no
-        fragment 0 yet.
-    fallback_baseline
-        ADC counts.
+        Use `fallback_baseline` [ADC counts], with an rms of NaN, for a fragment without an earlier
+        fragment 0 in its channel.
 
     Raises
     ------
     LiveDataCorrupted
-        When a fragment comes before any fragment 0 of its channel, unless
-        `allow_sloppy_chunking`; or for a negative channel number.
+        For a fragment without an earlier fragment 0 in its channel, unless `allow_sloppy_chunking`,
+        and for a negative channel number.
     """
     if not flip:
         warnings.warn(
@@ -133,10 +159,7 @@ def baseline_per_channel(
 def _baseline(
     raw, records, baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, floor
 ):
-    """Check `raw`, and fill `records` from it; the rest is as in `_subtract_baseline`.
-
-    If both are the same, only data and baselines are filled.
-    """
+    """Check `raw` and fill `records` from it; only data and baselines if both are the same."""
     if baseline_samples < 1:
         raise InvalidOption(f"baseline_samples={baseline_samples}: a mean is over 1 sample or more")
     if not len(raw):
@@ -148,20 +171,15 @@ def _baseline(
             "is not what redax writes"
         )
     missing = _subtract_baseline(
-        *(raw[field] for field in _COPIED),
-        raw["data"],
+        _Raw.of(raw),
+        _Records.of(records),
+        raw is not records,
+        int(raw["channel"].max()) + 1,
         int(baseline_samples),
         -1 if flip else 1,
         bool(allow_sloppy_chunking),
         int(fallback_baseline),
         bool(floor),
-        raw is not records,
-        *(records[field] for field in _COPIED),
-        *(records[field] for field in _ZEROED_FIELDS),
-        records["data"],
-        records["baseline"],
-        records["baseline_rms"],
-        records["area"],
     )
     if missing >= 0:
         bad = raw[missing]
@@ -172,137 +190,87 @@ def _baseline(
         )
 
 
-@kernel(
-    *map(column, _COPIED.values()),
-    column(types.int16, 2),
-    I64,
-    I64,
-    BOOL,
-    I64,
-    BOOL,
-    BOOL,
-    *map(output, _COPIED.values()),
-    output(types.uint8),
-    output(types.int16),
-    output(types.int16, 2),
-    output(types.float32),
-    output(types.float32),
-    output(types.int32),
-)
+@kernel(_Raw, _Records, BOOL, I64, I64, I64, BOOL, I64, BOOL)
 def _subtract_baseline(
-    time,
-    length,
-    dt,
-    channel,
-    pulse_length,
-    record_i,
-    data,
-    baseline_samples,
-    sign,
-    sloppy,
-    fallback,
-    floor,
-    make_new,
-    new_time,
-    new_length,
-    new_dt,
-    new_channel,
-    new_pulse_length,
-    new_record_i,
-    reduction_level,
-    bit_shift,
-    result,
-    baseline,
-    baseline_rms,
-    area,
+    raw, records, make_new, n_channels, baseline_samples, sign, sloppy, fallback, floor
 ):
-    """Fill `result`, which may be `data`, with that above the baseline, and the two baselines.
+    """Fill the baselines and the data above them; return a record without baseline, or -1.
 
-    To `make_new` records all other fields are filled, too, and what lies beyond the length of a
-    record is blanked, before anything else is done. Returns the index of a record whose pulse has
-    no beginning, or -1.
+    For `make_new` records, samples beyond the length of a record count as zeros, and all other
+    fields are filled. Otherwise `records` are `raw`.
     """
-    n_samples = data.shape[1]
-    n_channels = 0
-    for i in range(len(channel)):
-        n_channels = max(n_channels, channel[i] + 1)
+    n_samples = raw.data.shape[1]
     means = np.zeros(n_channels, dtype=np.float32)
     rmss = np.zeros(n_channels, dtype=np.float32)
     seen = np.zeros(n_channels, dtype=np.bool_)
-    for i in range(len(channel)):
-        c = channel[i]
-        n = max(np.int64(0), min(np.int64(length[i]), n_samples))
-        raw = row(data, i)
-        whole = np.int64(0)
-        if record_i[i] == 0:
+    for i in range(len(raw.channel)):
+        c = raw.channel[i]
+        n = max(np.int64(0), min(np.int64(raw.length[i]), n_samples))
+        samples = row(raw.data, i)
+        if raw.record_i[i] == 0:
             n_mean = min(baseline_samples, n_samples)
-            # Blanked samples count, as zeros
             n_filled = max(np.int64(0), min(n_mean, n) if make_new else n_mean)
             total = np.int64(0)
             for j in range(np.uint64(n_filled)):
-                total += raw[j]
+                total += samples[j]
             mean = total / n_mean
             squares = 0.0
             for j in range(np.uint64(n_filled)):
-                squares += (raw[j] - mean) ** 2
+                squares += (samples[j] - mean) ** 2
             for _ in range(n_filled, n_mean):
                 squares += mean**2
             seen[c] = True
             means[c] = mean
             rmss[c] = np.sqrt(squares / n_mean)
+            # Before the mean is rounded to single precision
             whole = np.int64(mean)
         else:
             if not seen[c]:
                 if not sloppy:
                     return i
-                is_turned = floor and n > 0 and raw[0] < 0
-                means[c] = fallback - ADC_MAX if is_turned else fallback
+                is_inverted = floor and n > 0 and samples[0] < 0
+                means[c] = fallback - ADC_MAX if is_inverted else fallback
                 rmss[c] = np.nan
             whole = np.int64(means[c])
         if floor:
             whole = np.int64(np.floor(means[c]))
-        baseline[i] = means[c]
-        baseline_rms[i] = rmss[c]
-        above = row(result, i)
+        records.baseline[i] = means[c]
+        records.baseline_rms[i] = rmss[c]
+        above = row(records.data, i)
         total = np.int64(0)
         for j in range(np.uint64(n)):
-            x = np.int16(sign * (raw[j] - whole))
+            x = np.int16(sign * (samples[j] - whole))
             above[j] = x
             total += x
         if make_new:
             for j in range(np.uint64(n), np.uint64(n_samples)):
                 above[j] = 0
-            area[i] = total + round((np.float64(means[c]) % 1) * n)
-            new_time[i] = time[i]
-            new_length[i] = length[i]
-            new_dt[i] = dt[i]
-            new_channel[i] = c
-            new_pulse_length[i] = pulse_length[i]
-            new_record_i[i] = record_i[i]
-            reduction_level[i] = 0
-            bit_shift[i] = 0
+            records.area[i] = total + round((np.float64(means[c]) % 1) * n)
+            records.time[i] = raw.time[i]
+            records.length[i] = raw.length[i]
+            records.dt[i] = raw.dt[i]
+            records.channel[i] = c
+            records.pulse_length[i] = raw.pulse_length[i]
+            records.record_i[i] = raw.record_i[i]
+            records.reduction_level[i] = 0
+            records.amplitude_bit_shift[i] = 0
     return -1
 
 
 def pulse_count_dtype(n_channels: int) -> list:
-    """Return the dtype of pulse_counts: one row a chunk, an entry a channel."""
+    """Return the dtype of pulse_counts: one row per chunk, one entry per channel."""
+    per_channel = [
+        ("Number of pulses", "pulse_count", np.int64),
+        ("Number of lone pulses", "lone_pulse_count", np.int64),
+        ("Integral of all pulses [ADC counts x samples]", "pulse_area", np.int64),
+        ("Integral of lone pulses [ADC counts x samples]", "lone_pulse_area", np.int64),
+        ("Mean baseline [ADC counts], -9999 without pulses", "baseline_mean", np.int16),
+        ("Mean baseline rms [ADC counts]", "baseline_rms_mean", np.float32),
+    ]
     return [
         (("Start time since unix epoch [ns]", "time"), np.int64),
         (("Exclusive end time since unix epoch [ns]", "endtime"), np.int64),
-        (("Number of pulses", "pulse_count"), np.int64, n_channels),
-        (("Number of lone pulses", "lone_pulse_count"), np.int64, n_channels),
-        (("Integral of all pulses [ADC counts x samples]", "pulse_area"), np.int64, n_channels),
-        (
-            ("Integral of lone pulses [ADC counts x samples]", "lone_pulse_area"),
-            np.int64,
-            n_channels,
-        ),
-        (
-            ("Mean baseline [ADC counts], -9999 without pulses", "baseline_mean"),
-            np.int16,
-            n_channels,
-        ),
-        (("Mean baseline rms [ADC counts]", "baseline_rms_mean"), np.float32, n_channels),
+        *(((title, name), dtype, n_channels) for title, name, dtype in per_channel),
     ]
 
 
@@ -311,36 +279,27 @@ def count_pulses(
 ) -> np.ndarray:
     """Return pulse counts, integrals and mean baselines per channel.
 
-    A pulse is lone when it starts after the end of every pulse before it, in any channel, and
-    ends before the next record starts; the last record of a chunk is none.
+    A pulse is lone when it starts after the end of every earlier pulse of any channel, and ends
+    before the next record starts; the last record of a chunk is not lone.
 
     Parameters
     ----------
     records
         Baselined and integrated records of the chunk, sorted by time.
-    n_channels
-        Number of channels to count for.
     start, end
         Bounds of the chunk [ns since unix epoch].
     floor
-        Round negative mean baselines down, as `raw_to_records` does, not towards zero.
+        Round negative mean baselines down, as `raw_to_records` does, instead of towards zero.
 
     Returns
     -------
     Array of `pulse_count_dtype`, shape (1,).
     """
     result = np.zeros(1, dtype=pulse_count_dtype(n_channels))
-    result["time"] = start
-    result["endtime"] = end
+    result["time"], result["endtime"] = start, end
     sums = np.zeros((n_channels, 2))
     unknown = _count_pulses(
-        *(records[field] for field in _COUNTED_FIELDS),
-        records["data"].shape[1],
-        result["pulse_count"][0],
-        result["lone_pulse_count"][0],
-        result["pulse_area"][0],
-        result["lone_pulse_area"][0],
-        sums,
+        _Counted.of(records), records["data"].shape[1], _Counts.of(result[0]), sums
     )
     if unknown >= 0:
         raise _unknown_channel(records, unknown, n_channels)
@@ -355,59 +314,40 @@ def count_pulses(
     return result
 
 
+@kernel(_Counted, I64, _Counts, output(F64, 2))
+def _count_pulses(records, record_length, counts, baseline_sums):
+    """Fill the counts and sums; return the index of a record of an unknown channel, or -1."""
+    n_channels = len(baseline_sums)
+    is_lone = np.zeros(n_channels, dtype=np.bool_)
+    latest_end = np.int64(0)
+    n = len(records.time)
+    for i in range(n):
+        c, time = records.channel[i], records.time[i]
+        if not 0 <= c < n_channels:
+            return i
+        samples_left = (
+            np.int64(records.pulse_length[i]) - np.int64(records.record_i[i]) * record_length
+        )
+        end = time + samples_left * records.dt[i]
+        counts.pulse_area[c] += records.area[i]
+        if records.record_i[i] == 0:
+            counts.pulse_count[c] += 1
+            baseline_sums[c, 0] += records.baseline[i]
+            baseline_sums[c, 1] += records.baseline_rms[i]
+            is_lone[c] = time > latest_end and i + 1 < n and end < records.time[i + 1]
+            counts.lone_pulse_count[c] += is_lone[c]
+        if is_lone[c]:
+            counts.lone_pulse_area[c] += records.area[i]
+        latest_end = max(latest_end, end)
+    return -1
+
+
 def _unknown_channel(records: np.ndarray, i: int, n_channels: int) -> LiveDataCorrupted:
     channel, time = records["channel"][i], records["time"][i]
     return LiveDataCorrupted(
         f"records of channel {channel}, but n_tpc_pmts is {n_channels} (row {i}, at {time} ns): is "
         "this run of another detector? Otherwise raise n_tpc_pmts"
     )
-
-
-@kernel(
-    column(I64),
-    *[column(types.int16)] * 3,
-    *[column(types.int32)] * 2,
-    *[column(types.float32)] * 2,
-    I64,
-    *[output(I64)] * 4,
-    output(F64, 2),
-)
-def _count_pulses(
-    time,
-    dt,
-    channel,
-    record_i,
-    pulse_length,
-    area,
-    baseline,
-    baseline_rms,
-    record_length,
-    count,
-    lone_count,
-    area_sum,
-    lone_area_sum,
-    baseline_sums,
-):
-    """Fill the counts and sums; return the index of a record whose channel has none, or -1."""
-    is_lone = np.zeros(len(count), dtype=np.bool_)
-    latest_end = np.int64(0)
-    for i in range(len(time)):
-        c = channel[i]
-        if not 0 <= c < len(count):
-            return i
-        samples_left = np.int64(pulse_length[i]) - np.int64(record_i[i]) * record_length
-        end = time[i] + samples_left * dt[i]
-        area_sum[c] += area[i]
-        if record_i[i] == 0:
-            count[c] += 1
-            baseline_sums[c, 0] += baseline[i]
-            baseline_sums[c, 1] += baseline_rms[i]
-            is_lone[c] = time[i] > latest_end and i + 1 < len(time) and end < time[i + 1]
-            lone_count[c] += is_lone[c]
-        if is_lone[c]:
-            lone_area_sum[c] += area[i]
-        latest_end = max(latest_end, end)
-    return -1
 
 
 def check_overlaps(records: np.ndarray, n_channels: int) -> None:
@@ -422,9 +362,10 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
 
     Raises
     ------
+    LiveDataCorrupted
+        For a channel number out of bounds.
     PulsesOverlap
-        (a ValueError) with the channel and the time of the first overlap, or of the first record
-        that starts before the one in front of it.
+        (a ValueError) with channel and time of the first overlap or unsorted record.
     """
     time, channel = records["time"], records["channel"]
     i = _first_overlap(time, records["length"], records["dt"], channel, n_channels)
@@ -444,9 +385,10 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
     )
 
 
-@kernel(column(I64), column(types.int32), column(types.int16), column(types.int16), I64)
+# numpy reads each column of the wide rows from memory: 33 instead of 6 ms for 347,000 records
+@kernel(column(I64), column(I32), column(I16), column(I16), I64)
 def _first_overlap(time, length, dt, channel, n_channels):
-    """Return the index of the first record that is out of order, overlaps or is unknown, or -1."""
+    """Return the index of the first record that is unsorted, overlaps or is unknown, or -1."""
     last_end = np.zeros(n_channels, dtype=np.int64)
     for i in range(len(time)):
         c = channel[i]

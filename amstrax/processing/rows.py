@@ -1,48 +1,70 @@
-"""Rows of structured arrays: as plain bytes, and checks of the indices that they hold."""
+"""Rows of structured arrays: views as raw bytes, order, and checks of the indices they hold."""
 
 import numpy as np
 
 from amstrax.exceptions import IndexOutOfBounds
 
 
-def plain(data: np.ndarray) -> np.ndarray:
-    """Return a view of rows, or a copy of it if they do not lie side by side, as numpy's ``void``.
+def as_void(data: np.ndarray) -> np.ndarray:
+    """Return a view of contiguous rows, or a copy of other rows, as numpy's ``void``.
 
     numpy copies structured rows field by field, which takes up to seven times as long.
     """
     return np.ascontiguousarray(data).view(np.dtype((np.void, data.dtype.itemsize)))
 
 
-def as_bytes(data: np.ndarray) -> np.ndarray:
-    """Return rows that lie side by side, shape (n,), as an array of their bytes, shape (n, bytes).
+def sort_by_time(intervals: np.ndarray) -> np.ndarray:
+    """Return rows sorted by time, then by channel if they have one; the same array if they are.
 
-    It is a view, for kernels to read and to write to.
+    The order is that of `strax.sort_by_time`: equal rows keep their order.
     """
-    return data.view(np.uint8).reshape(len(data), data.dtype.itemsize)
+    channel = intervals["channel"] if "channel" in (intervals.dtype.names or ()) else None
+    order = time_order(intervals["time"], channel)
+    if order is None:
+        return intervals
+    return as_void(intervals)[order].view(intervals.dtype)
+
+
+def time_order(time: np.ndarray, channel: np.ndarray | None = None) -> np.ndarray | None:
+    """Return indices that sort by time [ns], then by channel; None for sorted rows.
+
+    Equal rows keep their order. Shapes (n,).
+    """
+    if len(time) < 2:
+        return None
+    if channel is None:
+        key = time
+    else:
+        channel = channel.astype(np.int64)
+        channel -= min(channel.min(), 0)
+        n_channels = int(channel.max()) + 1
+        first, last = time.min(), time.max()
+        if int(last) - int(first) >= np.iinfo(np.int64).max // n_channels:
+            return np.lexsort((channel, time))  # years apart: the key exceeds 64 bits
+        key = (time - first) * n_channels + channel
+    if (key[1:] >= key[:-1]).all():
+        return None
+    return np.argsort(key, kind="stable")
+
+
+def latest_in_channel(channel: np.ndarray, is_wanted: np.ndarray) -> np.ndarray:
+    """Return the index of the latest wanted row of the same channel, up to each row, or -1."""
+    order = np.argsort(channel, kind="stable")
+    place = np.maximum.accumulate(np.where(is_wanted[order], np.arange(len(order)), -1))
+    found = order[place]
+    is_same = (place >= 0) & (channel[found] == channel[order])
+    latest = np.full(len(channel), -1)
+    latest[order[is_same]] = found[is_same]
+    return latest
 
 
 def check_bounds(
     name: str, values: np.ndarray, low: int, high: int, remedy: str, time: np.ndarray | None = None
 ) -> None:
-    """Check that all values are in [low, high), before a kernel takes them for indices.
+    """Check that all integers in `values` are in [low, high), before a kernel uses them as indices.
 
-    Parameters
-    ----------
-    name
-        What a value is, for the message.
-    values
-        Integers, shape (n,).
-    low, high
-        Lowest value, and the first above the highest.
-    remedy
-        What to do about others.
-    time
-        When each row is [ns], shape (n,); None for rows without a time.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) with the first value out of bounds, its row and time.
+    Raises IndexOutOfBounds (a ValueError) with `name`, the first value out of bounds, its row, its
+    time [ns] where `time` is given, and `remedy`.
     """
     # Rows are wide: each is fetched from memory once
     values = np.ascontiguousarray(values)
@@ -58,8 +80,7 @@ def check_bounds(
 def check_records(records: np.ndarray) -> None:
     """Check that channels are not negative, and that lengths are those of a fragment.
 
-    `records` are of `strax.raw_record_dtype` or `strax.record_dtype`, shape (n,). Raises
-    IndexOutOfBounds (a ValueError).
+    Raises IndexOutOfBounds (a ValueError).
     """
     remedy = "not what redax writes; copy the run again from the DAQ"
     n_samples = records["data"].shape[1]

@@ -1,4 +1,4 @@
-"""Another baseline of pulses: a running mean, which follows a baseline that drifts.
+"""Running-mean baseline of pulses, which follows a drifting baseline.
 
 Arrays are of `strax.raw_record_dtype` or `strax.record_dtype`, shape (n,), sorted by time.
 """
@@ -11,7 +11,7 @@ from amstrax.exceptions import InvalidOption
 from amstrax.processing.pulses import raw_to_records
 from amstrax.processing.rows import check_records
 
-#: Standard deviation of what rounding to whole ADC counts does to a sample: 1 / sqrt(12)
+#: Standard deviation of rounding to whole ADC counts: 1 / sqrt(12)
 QUANTISATION_NOISE = 12**-0.5
 
 
@@ -21,34 +21,34 @@ def subtract_running_mean(
     """Return records whose baseline is, at each sample, the mean of `n_samples` before it.
 
     The first `n_samples` of a pulse have their own mean and standard deviation (at least that of
-    rounding). From there on each sample is compared with the mean of the last `n_samples` that
-    were baseline. One that is over it by `n_sigma` standard deviations or more is signal: it is no
-    part of the mean, which stands still meanwhile. A pulse's later fragments go on where the one
-    before has ended; one that has lost the fragment before it begins anew.
+    rounding). Each later sample is compared with the mean of the last `n_samples` baseline samples.
+    A sample above it by `n_sigma` standard deviations or more is signal, and leaves the mean
+    unchanged. Later fragments continue the mean of the previous one, or start anew without it.
 
     Parameters
     ----------
     raw_records
-        Sorted by time; ``record_i`` must be right.
+        Sorted by time, with correct ``record_i``.
     n_samples
-        In the mean; at most a fragment has. They should be free of signal at a pulse's start.
+        Samples in the mean, at most those of a fragment. A pulse must start with as many without
+        signal.
     n_sigma
-        Standard deviations.
+        Threshold of signal [standard deviations].
     flip
-        Do pulses go down?
+        Whether pulses are negative.
 
     Returns
     -------
-    Array of `strax.record_dtype`. ``data`` is rounded to whole ADC counts and goes up;
-    ``baseline`` is the mean over the record, rounded, so that nothing is added for a part behind
-    the point; ``baseline_rms`` is the standard deviation above; ``area`` is the sum of the data.
+    Array of `strax.record_dtype`. ``data`` is positive and rounded to ADC counts; ``baseline`` is
+    the mean over the record, rounded, without fractional part; ``baseline_rms`` is the standard
+    deviation above; ``area`` is the sum of the data.
 
     Raises
     ------
     InvalidOption
-        (a ValueError) for values that make no sense.
+        (a ValueError) for `n_samples` or `n_sigma` out of range.
     IndexOutOfBounds
-        (a ValueError) when a length is negative, or above that of a fragment.
+        (a ValueError) for a length that is negative or above that of a fragment.
     """
     record_length = raw_records.dtype["data"].shape[0]
     if not 1 < n_samples <= record_length:
@@ -58,7 +58,7 @@ def subtract_running_mean(
         )
     if not 0 < n_sigma < np.inf:
         raise InvalidOption(f"signal cannot be {n_sigma} standard deviations up: take more than 0")
-    # Copies fields and blanks what lies beyond lengths; its baseline is not used
+    # For copied fields and blanked samples; its baseline is not used
     records = raw_to_records(raw_records, n_samples, flip=False, allow_sloppy_chunking=True)
     check_records(records)
     if len(records):
@@ -69,7 +69,7 @@ def subtract_running_mean(
 @numba.njit(nogil=True, cache=True)
 def _running_mean(records, raw, n_samples, n_sigma, sign):
     n_channels = records["channel"].max() + 1
-    # Of each channel: the samples in the mean, as a ring, their sum, and where the next one goes
+    # Per channel: ring buffer of the samples in the mean, their sum, place of the next one
     ring = np.zeros((n_channels, n_samples))
     total = np.zeros(n_channels)
     place = np.zeros(n_channels, dtype=np.int64)
@@ -110,16 +110,16 @@ def _running_mean(records, raw, n_samples, n_sigma, sign):
 
 
 def keep_hits(records: np.ndarray, n_sigma: float, left: int, right: int) -> np.ndarray:
-    """Blank, in place, what is in no hit, and return the hits, sorted by time.
+    """Blank, in place, samples outside hits, and return the hits, sorted by time.
 
     Parameters
     ----------
     records
-        As from `subtract_running_mean`; their areas become those of what is left.
+        From `subtract_running_mean`; areas become those of the remaining samples.
     n_sigma
-        Threshold of hits, in standard deviations of the baseline.
+        Threshold of hits [standard deviations of the baseline].
     left, right
-        Samples to keep before and behind each hit.
+        Samples to keep before and after each hit.
     """
     check_records(records)
     hits = strax.find_hits(records, min_amplitude=0, min_height_over_noise=n_sigma)

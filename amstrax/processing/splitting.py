@@ -1,19 +1,16 @@
-"""Splitting of peaks: local minima and natural breaks.
+"""Splitting of peaks at local minima and natural breaks.
 
-The criteria are those of `strax.split_peaks`, and so are the numbers; what differs is that all
-kernels here take plain columns and are kept compiled on disk, where strax compiles its splitter
-anew in every process.
+Criteria and numbers are those of `strax.split_peaks`, which compiles its splitter anew in every
+process.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-from numba import types
 from strax.processing.peak_splitting import natural_breaks_gof
 
-from amstrax.processing.compiled import F64, I64, column, kernel, output
-from amstrax.processing.hits import time_order
-from amstrax.processing.rows import check_bounds, plain
+from amstrax.processing.compiled import F32, F64, I32, I64, column, kernel, output
+from amstrax.processing.rows import as_void, check_bounds, time_order
 from amstrax.processing.waveforms import set_widths, sum_waveform
 
 #: Above any real waveform [PE/sample]
@@ -30,20 +27,19 @@ def split_peaks(
     iterations: int = 1,
     adc_max: int = 0,
 ) -> np.ndarray:
-    """Return peaks split where `find_splits` says, with waveforms and widths of the new ones.
+    """Return peaks split where `find_splits` says, with waveforms and widths of the parts.
 
     Parameters
     ----------
     peaks
         Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
     hits, records, links, to_pe, adc_max
-        As `amstrax.processing.waveforms.sum_waveform` takes them.
+        See `amstrax.processing.waveforms.sum_waveform`.
     find_splits
-        Takes peaks; returns for every part of every peak that is to be split the index of the
-        peak and the sample at which the part ends, in order. Peaks that are not to be split do
-        not appear.
+        Takes peaks; returns the index of the peak and the last sample (excluded) of every part of
+        the peaks to split, in order.
     iterations
-        The parts are split again, this many times in all at most.
+        Largest number of times that parts are split again.
     """
     if not len(peaks) or not len(records) or iterations <= 0:
         return peaks
@@ -65,13 +61,13 @@ def _replace(peaks: np.ndarray, index: np.ndarray, parts: np.ndarray) -> np.ndar
     order = time_order(
         *(np.concatenate([peaks[field][whole], parts[field]]) for field in ("time", "channel"))
     )
-    # Peaks are wide: each is copied once, parts over one that is there in their place
+    # Peaks are wide, so each is copied once: rows of parts first get a copy of the first peak
     origin = np.concatenate([whole, np.zeros(len(parts), dtype=np.int64)])
     if order is None:
         order = np.arange(len(origin))
-    result = plain(peaks)[origin[order]]
+    result = as_void(peaks)[origin[order]]
     is_part = order >= len(whole)
-    result[is_part] = plain(parts)[order[is_part] - len(whole)]
+    result[is_part] = as_void(parts)[order[is_part] - len(whole)]
     return result.view(peaks.dtype)
 
 
@@ -102,8 +98,8 @@ def _check_lengths(peaks: np.ndarray) -> None:
 def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """Return a finder of local minima for `split_peaks`.
 
-    A minimum splits when the maxima on both sides are larger than the minimum plus `min_height`
-    [PE/sample] and larger than the minimum times `min_ratio`.
+    A minimum splits when the maxima on both sides exceed both the minimum plus `min_height`
+    [PE/sample] and the minimum times `min_ratio`.
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +111,7 @@ def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     return find_splits
 
 
-@kernel(column(types.float32, 2), column(types.int32), column(types.float32), F64, F64)
+@kernel(column(F32, 2), column(I32), column(F32), F64, F64)
 def _local_minima(data, length, area, min_height, min_ratio):
     index = [0][:0]
     part_end = [0][:0]
@@ -153,11 +149,10 @@ def natural_breaks_splits(
 ) -> Callable:
     """Return a finder of natural breaks for `split_peaks`.
 
-    Peaks of an area [PE] of at least `min_area` split where the goodness of split is largest, if
-    it is above `threshold(peaks)`; see `strax.processing.peak_splitting.natural_breaks_gof`, here
-    with ``split_low``. It is filtered with a moving average of `wing_width` ns to each side.
-
-    The largest goodness of split is stored in ``max_goodness_of_split`` of all peaks looked at.
+    Peaks of at least `min_area` [PE] split where the goodness of split is largest, if that exceeds
+    `threshold(peaks)`. It is `strax.processing.peak_splitting.natural_breaks_gof` with
+    ``split_low``, filtered with a moving average of `wing_width` ns to each side. Its largest value
+    is stored in ``max_goodness_of_split``.
     """
 
     def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,16 +174,7 @@ def natural_breaks_splits(
     return find_splits
 
 
-@kernel(
-    column(types.float32, 2),
-    column(types.int32),
-    column(types.int32),
-    column(types.float32),
-    column(F64),
-    I64,
-    F64,
-    output(types.float32),
-)
+@kernel(column(F32, 2), column(I32), column(I32), column(F32), column(F64), I64, F64, output(F32))
 def _natural_breaks(data, length, dt, area, threshold, wing_width, min_area, best):
     index = [0][:0]
     part_end = [0][:0]
@@ -207,14 +193,11 @@ def _natural_breaks(data, length, dt, area, threshold, wing_width, min_area, bes
 
 
 def natural_breaks_threshold(log10_area_to_gof: tuple) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the least goodness of split that splits a peak, as a function of peaks.
+    """Return a function of peaks that gives the least goodness of split that splits them.
 
-    Parameters
-    ----------
-    log10_area_to_gof
-        (None, S1 curve, S2 curve), each curve points (log10 area [PE], goodness).
-        Peaks are S2-like by a fraction 1/(1 + exp(-8 log10(rise_time/100 ns))), with rise times
-        limited to [1 ns, 0.1 ms] and areas to [1, 1e7] PE, and get that mix of the curves.
+    `log10_area_to_gof` is (None, S1 curve, S2 curve), each curve points (log10 area [PE],
+    goodness). Peaks are S2-like by the fraction 1/(1 + exp(-8 log10(rise_time/100 ns))), by which
+    the curves are mixed, with rise times limited to [1 ns, 0.1 ms] and areas to [1, 1e7] PE.
     """
     _, s1_points, s2_points = log10_area_to_gof
 

@@ -1,54 +1,69 @@
-"""Sum waveforms of peaks, from the records in which their hits are, and their widths.
+"""Sum waveforms of peaks, from the records of their hits, and their widths.
 
-All numbers are those of the functions of strax with these names, in single precision where strax
-has it. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of records.
+All numbers are those of the functions of strax with these names, including where strax uses single
+precision. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of records.
 """
 
 import numpy as np
 from numba import types
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
-from amstrax.processing.compiled import F64, I64, column, kernel, output, row
+from amstrax.processing.compiled import (
+    F32,
+    F64,
+    I16,
+    I32,
+    I64,
+    column,
+    columns,
+    kernel,
+    output,
+    row,
+)
 from amstrax.processing.rows import check_bounds
 
-#: Stands for a record that is not there
+#: Index that stands for no record
 NO_RECORD = -1
 
-#: What `_sum_waveform` takes
-_PEAK_FIELDS = (
-    "time",
-    "length",
-    "dt",
-    "area",
-    "area_per_channel",
-    "data",
-    "saturated_channel",
-    "n_saturated_channels",
+_Peaks = columns(
+    __name__,
+    "_Peaks",
+    time=column(I64),
+    length=output(I32),
+    dt=output(I32),
+    area=output(F32),
+    area_per_channel=output(F32, 2),
+    data=output(F32, 2),
+    saturated_channel=output(types.int8, 2),
+    n_saturated_channels=output(I16),
 )
-_HIT_FIELDS = (
-    "time",
-    "length",
-    "dt",
-    "channel",
-    "record_i",
-    "left_integration",
-    "right_integration",
+_Hits = columns(
+    __name__,
+    "_Hits",
+    time=column(I64),
+    length=column(I32),
+    dt=column(I16),
+    channel=column(I16),
+    record_i=column(I32),
+    left_integration=column(I16),
+    right_integration=column(I16),
 )
-_RECORD_FIELDS = ("time", "length", "baseline", "amplitude_bit_shift", "data")
+_Records = columns(
+    __name__,
+    "_Records",
+    time=column(I64),
+    length=column(I32),
+    baseline=column(F32),
+    amplitude_bit_shift=column(I16),
+    data=column(I16, 2),
+)
 
 
 def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices of the record before, and behind, each record in its pulse, or NO_RECORD.
+    """Return indices of the previous and the next record of each record's pulse, or NO_RECORD.
 
-    Parameters
-    ----------
-    records
-        Sorted by time, shape (r,).
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when a channel is negative.
+    `records`, shape (r,), are sorted by time. Raises IndexOutOfBounds (a ValueError) for a negative
+    channel.
     """
     if not len(records):
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32)
@@ -64,7 +79,7 @@ def record_links(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@kernel(column(I64), column(types.int16), column(types.int16), column(types.int16), I64, I64)
+@kernel(column(I64), column(I16), column(I16), column(I16), I64, I64)
 def _record_links(time, dt, channel, record_i, n_channels, n_samples):
     before = np.empty(len(time), dtype=np.int32)
     behind = np.empty(len(time), dtype=np.int32)
@@ -92,34 +107,33 @@ def sum_waveform(
     to_pe: np.ndarray,
     adc_max: int = 0,
 ) -> None:
-    """Fill, in place, waveforms and areas of peaks with the sum of all that hits have in them.
+    """Fill, in place, waveforms and areas of peaks with the sum of the samples in hits.
 
-    Only samples in hits count. A waveform that is longer than there is room for is downsampled:
-    samples are added up in groups, what is left over at the end is lost, and ``dt`` and
-    ``length`` are those of the groups.
+    A waveform longer than its field is downsampled: samples are added up in groups, the rest at the
+    end is dropped, and ``dt`` and ``length`` become those of the groups.
 
     Parameters
     ----------
     peaks
-        `strax.peak_dtype`, sorted by time, shape (n,), without waveforms; samples as in records.
+        `strax.peak_dtype`, sorted by time, shape (n,), without waveforms; ``dt`` as in records.
     hits
         `strax.hit_dtype`, sorted by time, shape (m,).
     records
-        Records that the hits are of, shape (r,).
+        Records of the hits, shape (r,).
     links
-        As from `record_links`, for hits that are wider than their record.
+        From `record_links`, for hits that are wider than their record.
     to_pe
         PE per ADC count x sample of each channel.
     adc_max
-        Largest count of the digitizer: samples of positive pulses, whose baseline is negative
-        (the reader turns them over), are saturated there, and others at count 0. With 0, all
-        are saturated where they reach the baseline: positive pulses always.
+        Largest count of the digitizer: samples of positive pulses, with negative baselines since
+        the reader inverts them, are saturated there, others at count 0. With 0, samples are
+        saturated where they reach the baseline, so positive pulses always are.
 
     Raises
     ------
     IndexOutOfBounds
-        (a ValueError) when hits are of channels or records that do not exist, links lead to
-        records that do not exist, or a length is negative.
+        (a ValueError) for hits of unknown channels or records, links to unknown records, or a
+        negative length.
     InvalidOption
         When `to_pe` has too few channels.
     ValueError
@@ -150,9 +164,9 @@ def sum_waveform(
             )
         check_bounds("link", np.asarray(link), NO_RECORD, len(records), mixed, records["time"])
     bad = _sum_waveform(
-        *(peaks[field] for field in _PEAK_FIELDS),
-        *(hits[field] for field in _HIT_FIELDS),
-        *(records[field] for field in _RECORD_FIELDS),
+        _Peaks.of(peaks),
+        _Hits.of(hits),
+        _Records.of(records),
         *(np.asarray(link, dtype=np.int32) for link in links),
         np.asarray(to_pe, dtype=np.float64),
         int(records["dt"][0]),
@@ -165,133 +179,82 @@ def sum_waveform(
         )
 
 
-@kernel(
-    column(I64),
-    output(types.int32),
-    output(types.int32),
-    output(types.float32),
-    output(types.float32, 2),
-    output(types.float32, 2),
-    output(types.int8, 2),
-    output(types.int16),
-    column(I64),
-    column(types.int32),
-    column(types.int16),
-    column(types.int16),
-    column(types.int32),
-    column(types.int16),
-    column(types.int16),
-    column(I64),
-    column(types.int32),
-    column(types.float32),
-    column(types.int16),
-    column(types.int16, 2),
-    column(types.int32),
-    column(types.int32),
-    column(F64),
-    I64,
-    I64,
-)
-def _sum_waveform(
-    time,
-    length,
-    dt,
-    area,
-    area_per_channel,
-    data,
-    saturated,
-    n_saturated,
-    hit_time,
-    hit_length,
-    hit_dt,
-    hit_channel,
-    hit_record,
-    hit_left,
-    hit_right,
-    record_time,
-    record_length,
-    baseline,
-    bit_shift,
-    record_data,
-    before,
-    behind,
-    to_pe,
-    record_dt,
-    adc_max,
-):
+@kernel(_Peaks, _Hits, _Records, column(I32), column(I32), column(F64), I64, I64)
+def _sum_waveform(peaks, hits, records, before, behind, to_pe, record_dt, adc_max):
     """Return the index of a peak whose dt is not that of its hits, or -1."""
-    n_channels = area_per_channel.shape[1]
-    n_samples, n_record_samples = data.shape[1], record_data.shape[1]
+    n_channels = peaks.area_per_channel.shape[1]
+    n_samples, n_record_samples = peaks.data.shape[1], records.data.shape[1]
     longest = 0
-    for p in range(len(time)):
-        longest = max(longest, length[p])
+    for p in range(len(peaks.time)):
+        longest = max(longest, peaks.length[p])
     waveform = np.empty(longest, dtype=np.float32)
     in_pe = np.empty(n_record_samples, dtype=np.float32)
     areas = np.empty(n_channels, dtype=np.float32)
     segments = np.empty(3, dtype=np.int64)
     first = 0
-    for p in range(len(time)):
-        n = length[p]
-        area[p] = 0
+    for p in range(len(peaks.time)):
+        n = peaks.length[p]
+        peaks.area[p] = 0
         waveform[:n] = 0
         areas[:] = 0
         # The first hit that reaches into the peak
-        while first < len(hit_time) and (
-            time[p] >= hit_time[first] + np.int64(hit_length[first]) * record_dt
+        while first < len(hits.time) and (
+            peaks.time[p] >= hits.time[first] + np.int64(hits.length[first]) * record_dt
         ):
             first += 1
-        if first == len(hit_time):
+        if first == len(hits.time):
             break
-        peak_start = time[p] // record_dt
-        for h in range(first, len(hit_time)):
-            if dt[p] != hit_dt[h] or dt[p] != record_dt:
+        peak_start = peaks.time[p] // record_dt
+        for h in range(first, len(hits.time)):
+            if peaks.dt[p] != hits.dt[h] or peaks.dt[p] != record_dt:
                 return p
-            shift = (time[p] - hit_time[h]) // record_dt
+            shift = (peaks.time[p] - hits.time[h]) // record_dt
             if shift <= -n:
                 break
-            if hit_length[h] <= shift:
+            if hits.length[h] <= shift:
                 continue
-            channel = hit_channel[h]
-            hit_start = hit_time[h] // record_dt
+            channel = hits.channel[h]
+            hit_start = hits.time[h] // record_dt
             # Samples in hit and peak, from the start of the hit
             low = max(np.int64(0), peak_start - hit_start)
-            high = min(np.int64(hit_length[h]), peak_start - hit_start + n)
+            high = min(np.int64(hits.length[h]), peak_start - hit_start + n)
             segments[0] = segments[2] = NO_RECORD
-            segments[1] = hit_record[h]
-            if hit_left[h] < 0:
-                segments[0] = before[hit_record[h]]
-            if hit_right[h] > n_record_samples:
-                segments[2] = behind[hit_record[h]]
+            segments[1] = hits.record_i[h]
+            if hits.left_integration[h] < 0:
+                segments[0] = before[hits.record_i[h]]
+            if hits.right_integration[h] > n_record_samples:
+                segments[2] = behind[hits.record_i[h]]
             in_hit = np.float32(0)
             for k in range(3):
                 r = segments[k]
                 if r == NO_RECORD:
                     continue
                 # Sample of the record at the start of the hit
-                offset = hit_start - record_time[r] // record_dt
+                offset = hit_start - records.time[r] // record_dt
                 start = max(np.int64(0), -offset)
-                n_filled = min(np.int64(record_length[r]), n_record_samples)
-                stop = min(np.int64(hit_length[h]), n_filled - offset)
+                n_filled = min(np.int64(records.length[r]), n_record_samples)
+                stop = min(np.int64(hits.length[h]), n_filled - offset)
                 if start >= stop:
                     continue
-                samples = row(record_data, r)
-                multiplier = np.int64(1) << np.int64(bit_shift[r])
+                samples = row(records.data, r)
+                multiplier = np.int64(1) << np.int64(records.amplitude_bit_shift[r])
                 highest = np.int16(-(2**15))
                 for j in range(np.uint64(start + offset), np.uint64(stop + offset)):
                     highest = max(highest, samples[j])
-                limit = np.int64(np.int16(baseline[r]))
-                if adc_max > 0 and baseline[r] < 0:
-                    limit = np.int64(np.floor(baseline[r])) + adc_max
+                limit = np.int64(np.int16(records.baseline[r]))
+                if adc_max > 0 and records.baseline[r] < 0:
+                    limit = np.int64(np.floor(records.baseline[r])) + adc_max
                 if highest * multiplier >= limit:
-                    saturated[p, channel] = 1
+                    peaks.saturated_channel[p, channel] = 1
                 start, stop = max(start, low), min(stop, high)
                 if start >= stop:
                     continue
                 scale, gain = np.float64(multiplier), to_pe[channel]
-                fraction = np.float64(baseline[r]) - np.floor(np.float64(baseline[r]))
+                baseline = np.float64(records.baseline[r])
+                fraction = baseline - np.floor(baseline)
                 of_record = np.uint64(start + offset)
                 of_peak = np.uint64(start + hit_start - peak_start)
-                # Many samples at a time; their sum is one by one, since its rounding counts
+                # Vectorised; the sum is separate, since its rounding depends on the order
                 for j in range(np.uint64(stop - start)):
                     x = np.float32(scale * samples[of_record + j] + fraction)
                     x = np.float32(x * gain)
@@ -300,7 +263,7 @@ def _sum_waveform(
                 for j in range(np.uint64(stop - start)):
                     in_hit += in_pe[j]
             areas[channel] += in_hit
-            area[p] += in_hit
+            peaks.area[p] += in_hit
         factor = np.int64(np.ceil(n / n_samples))
         if factor > 1:
             n = n // factor
@@ -308,17 +271,17 @@ def _sum_waveform(
                 total = np.float32(0)
                 for j in range(i * factor, (i + 1) * factor):
                     total += waveform[j]
-                data[p, i] = total
-            length[p] = n
-            dt[p] *= factor
+                peaks.data[p, i] = total
+            peaks.length[p] = n
+            peaks.dt[p] *= factor
         else:
             for i in range(n):
-                data[p, i] = waveform[i]
+                peaks.data[p, i] = waveform[i]
         count = 0
         for c in range(n_channels):
-            area_per_channel[p, c] = areas[c]
-            count += saturated[p, c]
-        n_saturated[p] = count
+            peaks.area_per_channel[p, c] = areas[c]
+            count += peaks.saturated_channel[p, c]
+        peaks.n_saturated_channels[p] = count
     return -1
 
 
@@ -326,8 +289,7 @@ def set_widths(peaks: np.ndarray) -> None:
     """Fill width, area_decile_from_midpoint and median_time [ns] of peaks with sum waveforms.
 
     ``width`` is the range of the central 0, 10, ... 100 % of the area, and
-    ``area_decile_from_midpoint`` the time from the median to the point with 0, 10, ... 100 % of
-    the area before it.
+    ``area_decile_from_midpoint`` the time from the median to 0, 10, ... 100 % of the area.
     """
     if not len(peaks):
         return
@@ -342,13 +304,7 @@ def set_widths(peaks: np.ndarray) -> None:
     peaks["area_decile_from_midpoint"] = times[:, ::2] - times[:, middle][:, np.newaxis]
 
 
-@kernel(
-    column(types.float32),
-    column(types.int32),
-    column(types.float32, 2),
-    column(F64),
-    output(types.float32, 2),
-)
+@kernel(column(F32), column(I32), column(F32, 2), column(F64), output(F32, 2))
 def _fraction_indices(area, length, data, fractions, result):
     """Fill `result`, (n, f), with the samples at which peaks reach fractions of their area."""
     n_fractions = len(fractions)

@@ -5,7 +5,7 @@ S2 photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` 
 fragments) and `writer` (files). All numbers are those of a `Detector`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {

@@ -1,14 +1,13 @@
-"""Parts that amstrax adds to strax: subclasses and hooks, nothing of strax is replaced.
+"""Subclasses of strax; nothing of strax itself is replaced.
 
-`HOOKS` lists what these rely on beyond strax's documented interface; importing them checks that the
-installed strax has it.
+They rely on the undocumented names in `HOOKS`, which are checked in the installed strax at import.
 """
 
 import inspect
 import warnings
 from operator import attrgetter
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 from amstrax.exceptions import UnsupportedStrax
 
 __getattr__ = attributes_of(__name__)
@@ -61,6 +60,7 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
     "Plugin._check_dtype": ("self", "x", "d"),
     "Plugin._fetch_chunk": ("self", "d", "iters", "check_end_not_before"),
     "Plugin.chunk": ("self", "start", "end", "data", "data_type", "run_id"),
+    "Plugin.fix_dtype": ("self",),
     "Plugin.iter": ("self", "iters", "executor"),
     "ProcessorComponents._replace": ("self", "kwds"),
     "Rechunker.flush": ("self",),
@@ -77,12 +77,9 @@ HOOKS: dict[str, tuple[str, ...] | None] = {
 
 
 def check_strax() -> None:
-    """Check the installed strax, and warn about a version that amstrax is not tested with.
+    """Check the installed strax, and warn about an untested version.
 
-    Raises
-    ------
-    UnsupportedStrax
-        (an ImportError) when it lacks one of `HOOKS`, or a hook has other parameters.
+    Raises UnsupportedStrax (an ImportError) when a hook is missing or has other parameters.
     """
     import strax
 

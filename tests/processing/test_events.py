@@ -112,9 +112,6 @@ def test_find_groups_equals_strax(rows, left, right, max_duration):
     found = kernels.find_groups(start, end, left, right, max_duration)
     expected = strax.find_peak_groups(intervals, left + right + 1, left, right, max_duration)
     np.testing.assert_array_equal(found, expected)
-    groups = np.zeros((len(rows), 2), dtype=np.int64)
-    n = kernels._find_groups.py_func(start, end, left, right, max_duration, groups)
-    np.testing.assert_array_equal(found, groups[:n].T)
 
 
 def test_contained_peaks():
@@ -210,21 +207,21 @@ def test_choice_follows_the_contract(events_of_rows, selection):
 
 @PROPERTY
 @given(st.lists(rows_of_an_event, max_size=4), selections)
-def test_kernels_equal_plain_python(events_of_rows, selection):
+def test_areas_before_are_summed_one_by_one(events_of_rows, selection):
     peaks, first = make_run(events_of_rows)
-    types, area, time, center_time, coincidence = (
-        peaks[f] for f in ("type", "area", "time", "center_time", "tight_coincidence")
-    )
-    fast, slow = np.zeros((2, len(events_of_rows), 4), dtype=np.int64)
-    options = selection[0], selection[1], selection[2], 1.01 * selection[4]
-    for kernel, result in ((kernels._choose_peaks, fast), (kernels._choose_peaks.py_func, slow)):
-        kernel(types, area, time, center_time, coincidence, first, *options, result)
-    np.testing.assert_array_equal(fast, slow)
-    sums = np.full((4, len(fast)), np.nan, dtype=np.float32)
-    main_s2 = np.ascontiguousarray(fast[:, kernels.MAIN_S2])
-    kernels._areas_before(types, area, time, first, main_s2, sums[0], sums[1])
-    kernels._areas_before.py_func(types, area, time, first, main_s2, sums[2], sums[3])
-    np.testing.assert_array_equal(sums[:2], sums[2:])
+    peaks["area"] += np.float32(0.1)
+    main_s2 = kernels.choose_peaks(peaks, first, selection)[:, kernels.MAIN_S2]
+    total, largest = kernels.areas_before_main_s2(peaks, first, main_s2)
+    assert total.dtype == largest.dtype == np.float32
+    for e, s2 in enumerate(main_s2):
+        if s2 == kernels.NO_PEAK:
+            assert np.isnan(total[e]) and np.isnan(largest[e])
+            continue
+        expected = of_s2s = np.float32(0)
+        for i in range(first[e], s2):
+            expected += peaks["area"][i]
+            of_s2s = max(of_s2s, peaks["area"][i] if peaks["type"][i] == S2 else of_s2s)
+        assert (total[e], largest[e]) == (expected, of_s2s)
 
 
 intervals = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 30)), max_size=12)
@@ -243,24 +240,19 @@ def as_intervals(rows):
 def test_container_of_equals_strax(things, containers):
     """Also of containers that overlap, as events of a second do."""
     things, containers = as_intervals(things), as_intervals(containers)
-    found = kernels.container_of(things, containers)
+    found = kernels.index_of_container(things, containers)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, strax.fully_contained_in(things, containers))
-    slow = np.full(len(things), -1, dtype=np.int32)
-    kernels._container_of.py_func(
-        things["time"], things["endtime"], containers["time"], containers["endtime"], slow
-    )
-    np.testing.assert_array_equal(found, slow)
     by_container = plain_rules.peaks_by_event(things, containers)
     assert by_container == [np.flatnonzero(found == i).tolist() for i in range(len(containers))]
 
 
 def test_containers_must_be_sorted():
     unsorted = np.array([(5, 6), (1, 2)], dtype=strax.time_fields)
-    with pytest.raises(ValueError, match="things must be sorted"):
-        kernels.container_of(unsorted, unsorted[:1])
+    with pytest.raises(ValueError, match="intervals must be sorted"):
+        kernels.index_of_container(unsorted, unsorted[:1])
     with pytest.raises(ValueError, match="containers must be sorted"):
-        kernels.container_of(unsorted[:1], unsorted)
+        kernels.index_of_container(unsorted[:1], unsorted)
 
 
 def test_copy_properties():

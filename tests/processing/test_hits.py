@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.processing import hits as kernels
+from amstrax.processing.rows import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 SAMPLES = 12
@@ -87,33 +88,22 @@ def test_more_hits_than_there_was_room_for():
 
 @PROPERTY
 @given(waveforms, st.booleans(), st.sampled_from([(15, 0), (0, 2), (np.nan, 1), (-(10**6), 0)]))
-def test_kernels_equal_plain_python(waveforms, per_channel, thresholds):
+def test_kernel_equals_plain_python(waveforms, per_channel, thresholds):
     n = len(waveforms)
     records = make_records(
         waveforms, channel=np.arange(n) % 3, length=SAMPLES - np.arange(n) % 2, baseline=0.25
     )
     thresholds = [np.full(3 if per_channel else 1, x, dtype=float) for x in thresholds]
-    data = (records["data"], *thresholds, per_channel)
-    columns = [records[field] for field in kernels._SEARCHED]
-    fast, slow = (
-        find(*columns, *data) for find in (kernels._find_edges, kernels._find_edges.py_func)
-    )
-    for a, b in zip(fast, slow, strict=True):
-        np.testing.assert_array_equal(a, b)
-    order = np.arange(len(fast[0]))[::-1]
-    columns = [records[field] for field in kernels._MEASURED]
-    filled = []
-    for fill in (kernels._fill_hits, kernels._fill_hits.py_func):
-        hits = np.empty(len(order), dtype=strax.hit_dtype)
-        fill(
-            order,
-            *fast[:-1],
-            *columns,
-            records["data"],
-            *(hits[field] for field in kernels._FILLED),
-        )
-        filled.append(hits)
-    np.testing.assert_array_equal(*filled)
+    arguments = kernels._Records.of(records), *thresholds, per_channel
+    results = []
+    for find in (kernels._find_hits, kernels._find_hits.py_func):
+        hits = np.zeros(6 * n, dtype=strax.hit_dtype)
+        results.append((find(*arguments, kernels._Hits.of(hits)), hits))
+    (n_fast, fast), (n_slow, slow) = results
+    assert n_fast == n_slow
+    np.testing.assert_array_equal(fast, slow)
+    # Without room they are only counted
+    assert kernels._find_hits(*arguments, kernels._Hits.of(fast[:0])) == n_fast
 
 
 def test_no_hits():
@@ -140,18 +130,18 @@ def test_sort_by_time_equals_strax(rows, scale):
     for hit, (time, channel) in zip(hits, rows, strict=True):
         hit["time"], hit["channel"] = time % 2 * scale + time, channel
     hits["length"] = np.arange(len(rows))  # to tell equal ones apart
-    ours = kernels.sort_by_time(hits)
+    ours = sort_by_time(hits)
     if scale == 1:
         np.testing.assert_array_equal(ours, strax.sort_by_time(hits))
     keys = [(h["time"], h["channel"], h["length"]) for h in hits]
     assert [(h["time"], h["channel"], h["length"]) for h in ours] == sorted(keys)
     if scale == 1:
-        assert kernels.sort_by_time(ours) is ours
+        assert sort_by_time(ours) is ours
 
 
 def test_sort_by_time_without_channels():
     things = np.array([(3, 4), (1, 5), (3, 1), (2, 2)], dtype=strax.time_fields)
     expected = [(1, 5), (2, 2), (3, 4), (3, 1)]
-    assert kernels.sort_by_time(things).tolist() == expected
-    assert kernels.sort_by_time(things[::-1][::-1]).tolist() == expected
-    assert len(kernels.sort_by_time(things[:0])) == 0
+    assert sort_by_time(things).tolist() == expected
+    assert sort_by_time(things[::-1][::-1]).tolist() == expected
+    assert len(sort_by_time(things[:0])) == 0

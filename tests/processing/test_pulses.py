@@ -185,10 +185,9 @@ def test_fallback_baseline_of_positive_pulses():
 def subtract_baseline(kernel, raw, sign, sloppy, make_new, floor=False):
     """Return what a kernel returns, and the records that it makes of raw ones."""
     records = strax.raw_to_records(raw)
-    inputs = (raw[field] for field in (*pulses._COPIED, "data"))
-    outputs = (*pulses._COPIED, *pulses._ZEROED_FIELDS)
-    outputs = (records[f] for f in (*outputs, "data", "baseline", "baseline_rms", "area"))
-    return kernel(*inputs, 4, sign, sloppy, 90, floor, make_new, *outputs), records
+    columns = pulses._Raw.of(raw), pulses._Records.of(records)
+    n_channels = int(raw["channel"].max()) + 1
+    return kernel(*columns, make_new, n_channels, 4, sign, sloppy, 90, floor), records
 
 
 # Small numbers: plain Python adds int16 up in int16
@@ -276,12 +275,11 @@ def test_counts_follow_the_contract(rows):
 def test_count_pulses_equals_plain_python(rows):
     results = []
     records = make_records(rows)
-    inputs = [records[field] for field in pulses._COUNTED_FIELDS]
     for kernel in (pulses._count_pulses, pulses._count_pulses.py_func):
-        columns = [np.zeros(4, dtype=np.int64) for _ in range(4)]
+        counts = pulses._Counts(*(np.zeros(4, dtype=np.int64) for _ in range(4)))
         sums = np.zeros((4, 2))
-        kernel(*inputs, SAMPLES, *columns, sums)
-        results.append((*columns, sums))
+        kernel(pulses._Counted.of(records), SAMPLES, counts, sums)
+        results.append((*counts, sums))
     for fast, slow in zip(*results, strict=True):
         np.testing.assert_array_equal(fast, slow)
 

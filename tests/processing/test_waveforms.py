@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.processing import waveforms
-from amstrax.processing.hits import find_hits, sort_by_time
+from amstrax.processing.hits import find_hits
+from amstrax.processing.rows import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 SAMPLES, DT = 10, 10
@@ -99,16 +100,12 @@ def test_kernels_equal_plain_python(records):
         return
     fast, slow = peaks.copy(), peaks.copy()
     waveforms.sum_waveform(fast, hits, records, links, TO_PE)
-    inputs = [
-        *(hits[field] for field in waveforms._HIT_FIELDS),
-        *(records[field] for field in waveforms._RECORD_FIELDS),
-        *links,
-        TO_PE,
-        DT,
-        0,
-    ]
-    columns = [slow[field] for field in waveforms._PEAK_FIELDS]
-    assert waveforms._sum_waveform.py_func(*columns, *inputs) == -1
+    columns = (
+        waveforms._Peaks.of(slow),
+        waveforms._Hits.of(hits),
+        waveforms._Records.of(records),
+    )
+    assert waveforms._sum_waveform.py_func(*columns, *links, TO_PE, DT, 0) == -1
     np.testing.assert_array_equal(fast, slow)
     fractions = np.array([0.1, 0.5, 1.0])
     columns = [fast[field] for field in ("area", "length", "data")]

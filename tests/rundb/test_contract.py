@@ -13,8 +13,12 @@ from pymongo.errors import PyMongoError, WriteError
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb.embedded import LocalClient, LocalCollection
-from amstrax.rundb.embedded_query import FILTER_OPERATORS, checked_filter, compiled
-from amstrax.rundb.embedded_update import UPDATE_OPERATORS
+from amstrax.rundb.embedded_query import (
+    FILTER_OPERATORS,
+    UPDATE_OPERATORS,
+    checked_filter,
+    compiled,
+)
 
 T = datetime(2026, 1, 1, 12, 0, 0, 123456)
 DOCUMENT = {

@@ -554,7 +554,7 @@ def test_the_index_leaves_nothing_out(client):
     everything = list(runs.find())
     used = 0
     for condition in work_filters():
-        used += embedded_query._sql(embedded_query.checked_filter(condition)) is not None
+        used += embedded._sql(embedded_query.checked_filter(condition)) is not None
         expected = [d["_id"] for d in everything if matches(d, condition)]
         assert [d["_id"] for d in runs.find(condition)] == expected, condition
         assert runs.count_documents(condition) == len(expected)

@@ -108,7 +108,7 @@ def test_the_list_of_hooks_is_complete():
         if name.startswith("_") and not name.startswith("__")
     }
     listed = {name.rpartition(".")[2] for name in strax_ext.HOOKS}
-    for name in ("context", "plugin", "processor", "storage"):
+    for name in ("context", "plugin", "storage"):
         module = getattr(strax_ext, name)
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__:

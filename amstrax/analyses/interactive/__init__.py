@@ -6,7 +6,7 @@ second histogram of the selected rows. The browser does this in JavaScript, with
 `area_unit` are the unit of areas, as of `amstrax.analyses.loading.area_unit`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
