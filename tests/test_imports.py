@@ -89,6 +89,17 @@ def test_files_on_the_page_of_the_architecture_exist():
         assert any(PACKAGE.rglob(name)) or (ROOT / name).exists(), name
 
 
+def test_package_is_found_in_the_folder_above_a_clone(tmp_path):
+    """Python takes a folder without __init__.py for a package if it finds no other."""
+    (tmp_path / "amstrax").symlink_to(ROOT)
+    script = tmp_path / "script.py"
+    script.write_text("import amstrax\nprint(amstrax.__version__)\n")
+    for arguments in ([script.name], ["-c", script.read_text()]):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.stdout == f"{amstrax.__version__}\n", done.stderr
+
+
 @pytest.mark.parametrize("command", ["", *sorted(cli.TOOLS)])
 def test_help_imports_nothing_slow(command):
     code = (

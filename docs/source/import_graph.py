@@ -78,10 +78,12 @@ def graph(package: Path) -> dict[str, set[str]]:
 
 
 def rooms(graph: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Return the rooms that each room imports from."""
+    """Return the rooms above it that each room imports from."""
+    order = list(ROOMS)
     found: dict[str, set[str]] = {room: set() for room in ROOMS}
     for name, imported in graph.items():
-        found[room_of(name)] |= {room_of(other) for other in imported} - {room_of(name)}
+        room = room_of(name)
+        found[room] |= {room_of(other) for other in imported} & set(order[: order.index(room)])
     return found
 
 
