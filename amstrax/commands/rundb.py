@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--rundoc",
         type=Path,
         metavar="FILE",
-        help="file with its document (default: rundoc_RUN_ID.json beside the folder)",
+        help="file with its document (default: rundoc_RUN_ID.json next to the folder)",
     )
     tag = command("tag", "give a run a tag, or take it away", "")
     tag.add_argument("tag", metavar="TAG", help="tag, as process or abandon")
