@@ -105,8 +105,8 @@ setup(
     },
     license_expression="BSD-3-Clause",
     license_files=["LICENSE"],
-    # Named, so that an editable install adds this folder to sys.path. Its import hook would come after
-    # the path: in the folder above a clone called amstrax, Python would import the clone as the package.
+    # With this, an editable install adds this folder to sys.path. Its import hook would come after
+    # the path: above a clone called amstrax, Python would import the folder of the clone.
     package_dir={"": "."},
     packages=find_packages(include=["amstrax", "amstrax.*"]),
     include_package_data=True,

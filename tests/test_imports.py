@@ -74,6 +74,8 @@ def test_rooms_import_from_rooms_above_them(graph):
     rank = {module: order.index(import_graph.room_of(module)) for module in graph}
     back = {(module, x) for module in graph for x in graph[module] if rank[x] > rank[module]}
     assert back == KNOWN
+    drawn = import_graph.direct(import_graph.rooms(graph))
+    assert drawn["plugins"] and set(drawn) == set(order)
 
 
 def test_figure_leaves_out_rooms_that_others_lead_to():
