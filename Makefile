@@ -63,8 +63,8 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	@printf '%s' '$(CURDIR)' > $(STAMP)
 
 .PHONY: test
-test: install ## run the tests on two cores; options for pytest in ARGS="..."
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: install ## run the tests with four workers, most of which wait; options for pytest in ARGS="..."
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 # Kernels with checks of all indices are not to be cached as, or taken from, those without
 .PHONY: bounds
@@ -75,7 +75,7 @@ bounds: install ## run the tests of kernels with bounds of arrays checked
 .PHONY: soak
 soak: install ## the long form of tests that CI has in short: a day of RUNS= runs, EXAMPLES= of mutated input
 	AMSTRAX_DAY_RUNS=$(RUNS) AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) \
-	    $(BIN)/python -m pytest --timeout=0 tests/test_day.py tests/test_fuzz.py $(ARGS)
+	    $(BIN)/python -m pytest --timeout=0 tests/auto_processing/test_day.py tests/test_fuzz.py $(ARGS)
 
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo
@@ -122,7 +122,7 @@ constraints: ## resolve setup.py afresh on Python 3.11 and 3.12 and rewrite cons
 .PHONY: clean
 clean: ## remove what was built and cached; keeps .venv and processed data
 	rm -rf build dist docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
+	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/architecture.inc docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
 	find amstrax tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean

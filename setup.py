@@ -29,8 +29,11 @@ install_requires = [
     # published corrections; what it waits for and tries again is set with urllib3
     "requests>=2.32,<3",
     "urllib3>=2,<3",
-    # the SSH tunnel to the run database
+    # the SSH tunnel to the run database, and its sessions
+    "sshtunnel>=0.5.1,<0.6",
     "paramiko>=4,<6",
+    # certificates of host keys; paramiko depends on it
+    "cryptography>=42",
     "immutabledict>=4.2,<5",
     # fits of LED spectra and of positions in SiPMs
     "iminuit>=2.30,<3",

@@ -1,110 +1,95 @@
 """Processing of data from XAMS and XAMSL, the dual-phase xenon TPCs at Nikhef, with strax.
 
-Everything that users call is an attribute of this module: ``amstrax.contexts``,
-``amstrax.get_elife``, and every plugin class. Each is imported when it is first used, so that
-command-line tools answer at once.
+All public names are attributes of this module: ``amstrax.contexts``, ``amstrax.get_elife``, and
+every plugin class. Each is imported at its first use, so command-line tools start quickly.
 """
 
 import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.machinery import ModuleSpec
 from typing import Any
-
-from amstrax._lazy import OldModules, attributes_of
 
 __version__ = "3.0.0"
 
 _MODULES = (
-    "SiPMdata",
-    "analyses",
-    "auto_processing",
-    "common",
-    "contexts",
-    "corrections",
-    "exceptions",
-    "hitfinder_thresholds",
-    "itp_map",
-    "plugins",
-    "processing",
-    "redax",
-    "rundb",
-    "run_metadata",
-    "rundoc",
-    "settings",
-    "simulation",
-    "strax_ext",
+    *("SiPMdata", "analyses", "auto_processing", "common", "contexts", "corrections", "exceptions"),
+    *("hitfinder_thresholds", "itp_map", "plugins", "processing", "redax", "rundb", "run_metadata"),
+    *("rundoc", "settings", "simulation", "strax_ext"),
 )
 
-# Public name -> the module that defines it (and the name that it has there, where it differs).
+# Module -> its public names, as ``NAME:OTHER`` if the module calls it OTHER
+_NAMES = {
+    "common": "amstrax_dir get_config_defaults get_elife n_tpc_pmts n_xamsl_channel print_versions "
+    "run_ids_from_file select_channels to_pe tpc_r tpc_z",
+    "corrections.config": "XAMSConfig",
+    "corrections.store": "get_correction",
+    "run_values": "get_rundoc_value",
+    "rundoc": "channels_in_map_group extract_channel_polarity",
+    "hitfinder_thresholds": "hit_min_amplitude",
+    "rundb": "RunDB get_mongo_client get_mongo_collection",
+    "strax_ext": "storage",
+    "plugins.daqreader": "DAQReader",
+    "plugins.pulse_processing": "PulseProcessing PulseProcessingEXT PulseProcessingSiPM",
+    "plugins.peak_processing": "Hits LoneHits PeakBasics PeakBasicsEXT PeakBasicsSiPM "
+    "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM",
+    "plugins.event_processing": "CorrectedAreas EventAreaPerChannel EventBasics EventCoincidences "
+    "EventInfo EventPositions EventWaveform Events",
+    "plugins.led_calibration": "LEDCalibration RecordsLED",
+    "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
+    "plugins.pax_interface": "RecordsFromPax pax_to_records",
+    "plugins.radon": "RadonDAQReader:DAQReader RadonHits RadonPeakBasics RadonPeaks "
+    "RadonPulseProcessing",
+}
+
+# Public name -> its module, with ``:NAME`` if it has another name there
 _MEMBERS = {
-    **dict.fromkeys(
-        (
-            "amstrax_dir",
-            "get_config_defaults",
-            "get_elife",
-            "n_tpc_pmts",
-            "n_xamsl_channel",
-            "print_versions",
-            "run_ids_from_file",
-            "select_channels",
-            "to_pe",
-            "tpc_r",
-            "tpc_z",
-        ),
-        "common",
-    ),
-    "XAMSConfig": "corrections.config",
-    "get_correction": "corrections.store",
-    "get_rundoc_value": "run_values",
-    "channels_in_map_group": "rundoc",
-    "extract_channel_polarity": "rundoc",
-    "hit_min_amplitude": "hitfinder_thresholds",
-    "RunDB": "rundb",
-    "storage": "strax_ext",
-    "get_mongo_client": "rundb",
-    "get_mongo_collection": "rundb",
-    "DAQReader": "plugins.daqreader",
-    "RadonDAQReader": "plugins.radon:DAQReader",
-    **dict.fromkeys(
-        ("PulseProcessing", "PulseProcessingEXT", "PulseProcessingSiPM"),
-        "plugins.pulse_processing",
-    ),
-    **dict.fromkeys(
-        (
-            "Hits",
-            "LoneHits",
-            "PeakBasics",
-            "PeakBasicsEXT",
-            "PeakBasicsSiPM",
-            "PeakCoincidences",
-            "PeakPositions",
-            "Peaks",
-            "PeaksEXT",
-            "PeaksSiPM",
-        ),
-        "plugins.peak_processing",
-    ),
-    **dict.fromkeys(
-        (
-            "CorrectedAreas",
-            "EventAreaPerChannel",
-            "EventBasics",
-            "EventCoincidences",
-            "EventInfo",
-            "EventPositions",
-            "EventWaveform",
-            "Events",
-        ),
-        "plugins.event_processing",
-    ),
-    **dict.fromkeys(("LEDCalibration", "RecordsLED"), "plugins.led_calibration"),
-    "PulseProcessingAltBaseline": "plugins.pulse_processing_alt_baseline",
-    "RecordsFromPax": "plugins.pax_interface",
-    "pax_to_records": "plugins.pax_interface",
-    **dict.fromkeys(
-        ("RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"), "plugins.radon"
-    ),
+    name.partition(":")[0]: module + "".join(name.partition(":")[1:])
+    for module, names in _NAMES.items()
+    for name in names.split()
 }
 
 __all__ = ["__version__", *_MODULES, *_MEMBERS]
+
+
+def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a package, which finds its modules and the names in `members`.
+
+    `members` maps public names to modules of the package, or to ``MODULE:NAME``.
+    """
+    members = members or {}
+
+    def getattr_(name: str) -> Any:
+        if name in members:
+            module, _, member = members[name].partition(":")
+            value = getattr(import_module(f"{package}.{module}"), member or name)
+            setattr(sys.modules[package], name, value)
+            return value
+        full_name = f"{package}.{name}"
+        if not name.startswith("_"):
+            try:
+                return import_module(full_name)
+            except ModuleNotFoundError as error:
+                if error.name is None:
+                    raise AttributeError(error.msg) from None  # of amstrax._legacy
+                if error.name != full_name:
+                    raise
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return getattr_
+
+
+class OldModules:
+    """Finder of modules of amstrax 2, which Python calls last."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the spec of an old module; None for other names."""
+        if not name.startswith("amstrax."):
+            return None
+        from amstrax import _legacy
+
+        return _legacy.find_spec(name)
 
 
 _get = attributes_of(__name__, _MEMBERS)

@@ -1,7 +1,7 @@
-"""Names, arguments and options of amstrax 2: each works with a warning, or says what to write.
+"""Names, arguments and options of amstrax 2: each works with a warning, or raises with a remedy.
 
-docs/source/old_names.rst lists them. Tables map what was written to what is to be written; a text
-with a blank in it is the end of an error instead.
+docs/source/old_names.rst lists them. Tables map old names to new ones; a text with a blank is the
+end of an error instead.
 """
 
 import importlib
@@ -19,40 +19,25 @@ _PEAKS, _EVENTS = f"{_PLUGINS}peak_processing", f"{_PLUGINS}event_processing"
 _PULSES, _RADON = f"{_PLUGINS}pulse_processing", f"{_PLUGINS}radon"
 _TOOLS = "amstrax.auto_processing."
 
-#: Old module -> module that holds its contents, or what to use instead
+#: Old module -> module with its contents, or remedy
 MODULES: Mapping[str, str] = {
     **{
         f"{_PLUGINS}{package}.{name}": new
         for package, names, new in (
-            ("raw_records", ("daqreader",), f"{_PLUGINS}daqreader"),
-            ("records", ("pulse_processing",), _PULSES),
-            ("records", ("pulse_processing_alt_baseline",), f"{_PULSES}_alt_baseline"),
-            ("records_ext", ("pulse_processing_ext", "pulse_processing_sipm"), _PULSES),
-            (
-                "peaks",
-                ("peaks", "peak_basics", "peak_positions", "peak_coincidences", "peak_processing"),
-                _PEAKS,
-            ),
-            ("peaks", ("radon_peaks",), _RADON),
-            (
-                "peaks_ext",
-                ("peaks_ext", "peaks_sipm", "peak_basics_ext", "peak_basics_sipm"),
-                _PEAKS,
-            ),
-            (
-                "events",
-                ("events", "event_basics", "event_positions", "event_info", "event_waveform"),
-                _EVENTS,
-            ),
-            (
-                "events",
-                ("corrected_areas", "event_area_per_channel", "event_coincidences"),
-                _EVENTS,
-            ),
-            ("led_cal", ("led_calibration", "records_led"), f"{_PLUGINS}led_calibration"),
-            ("led_calibration", ("led_calibration", "records_led"), f"{_PLUGINS}led_calibration"),
+            ("raw_records", "daqreader", f"{_PLUGINS}daqreader"),
+            ("records", "pulse_processing", _PULSES),
+            ("records", "pulse_processing_alt_baseline", f"{_PULSES}_alt_baseline"),
+            ("records_ext", "pulse_processing_ext pulse_processing_sipm", _PULSES),
+            ("peaks", "peaks peak_basics peak_positions", _PEAKS),
+            ("peaks", "peak_coincidences peak_processing", _PEAKS),
+            ("peaks", "radon_peaks", _RADON),
+            ("peaks_ext", "peaks_ext peaks_sipm peak_basics_ext peak_basics_sipm", _PEAKS),
+            ("events", "events event_basics event_positions event_info event_waveform", _EVENTS),
+            ("events", "corrected_areas event_area_per_channel event_coincidences", _EVENTS),
+            ("led_cal", "led_calibration records_led", f"{_PLUGINS}led_calibration"),
+            ("led_calibration", "led_calibration records_led", f"{_PLUGINS}led_calibration"),
         )
-        for name in names
+        for name in names.split()
     },
     f"{_PLUGINS}peak_basics": _PEAKS,
     f"{_PLUGINS}radon_peaks": _RADON,
@@ -71,6 +56,22 @@ MODULES: Mapping[str, str] = {
     "amstrax.analyses.quick_checks": "write st.event_scatter(run_id)",
     "amstrax.analyses.records_matrix": "write st.records_matrix(run_id, ...)",
     "amstrax.analyses.waveform_plot": "write st.plot_peaks(run_id, ...)",
+    **{
+        f"{_TOP}{old}": f"{_TOP}{new}"
+        for old, new in (
+            ("analyses.events", "analyses.event_plots"),
+            ("analyses.event_displays", "analyses.event_plots"),
+            ("analyses.gain_plots", "analyses.led_plots"),
+            ("analyses.geometry", "analyses.style"),
+            ("analyses.links", "analyses.quantities"),
+            ("analyses.peak_histograms", "analyses.peak_plots"),
+            ("analyses.peaks", "analyses.waveform_plots"),
+            ("analyses.interactive.points", "analyses.interactive.distributions"),
+            ("analyses.interactive.sources", "analyses.interactive.distributions"),
+            ("simulation.electrons", "simulation.light"),
+            ("simulation.truth", "simulation.writer"),
+        )
+    },
     "amstrax.logging_utils": "use logging.getLogger(name)",
     "amstrax.matplotlib_utils": "use matplotlib; st.plot_area_per_channel(run_id) draws channels",
     f"{_TOOLS}amstraxer_easy": f"{_TOOLS}amstraxer",
@@ -88,7 +89,7 @@ _PACKAGES = {
     if name.startswith(_PLUGINS) and name.count(".") == _PLUGINS.count(".") + 1
 } - {f"{_PLUGINS}led_calibration"}
 
-#: Old attribute of the package -> its module, or what to use instead
+#: Old attribute of the package -> its module, or remedy
 NAMES: Mapping[str, str] = {
     **dict.fromkeys(
         ("xams", "xams_led", "xams_little", "context_for_daq_reader"), "amstrax.contexts"
@@ -113,7 +114,7 @@ NAMES: Mapping[str, str] = {
 
 
 def warn(text: str) -> None:
-    """Warn of an old name, at the line outside of amstrax that has it."""
+    """Warn about an old name at the line outside of amstrax that uses it."""
     frame = sys._getframe(1)
     while frame.f_back and _module_of(frame).partition(".")[0] in ("amstrax", "importlib"):
         frame = frame.f_back
@@ -143,11 +144,11 @@ def find_spec(name: str) -> ModuleSpec | None:
 
 
 class _Loader:
-    """Loads an old module: the one that has replaced it, or a package of such."""
+    """Loader of old modules and packages."""
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType | None:
-        """Return the module where it is not an ordinary one."""
+        """Return a module of another class than usual, or None."""
         return _MiniAnalysis(spec.name) if spec.name == "amstrax.mini_analysis" else None
 
     @staticmethod
@@ -160,14 +161,14 @@ class _Loader:
             return
         new = MODULES.get(name) or NAMES[name.removeprefix(_TOP)]
         if " " in new:
-            # Without its name: of others, `from PACKAGE import NAME` drops the message
+            # Without the argument `name`, which makes `from PACKAGE import NAME` drop the message
             raise ModuleNotFoundError(f"{name} is gone since amstrax 3: {new}")
         warn(f"{name} is now {new}")
         sys.modules[name] = importlib.import_module(new)
 
 
 class _MiniAnalysis(ModuleType):
-    """A module and a function of one name: `amstrax.mini_analysis` was both."""
+    """Module that can be called: `amstrax.mini_analysis` was a module and a function."""
 
     @staticmethod
     def mini_analysis(*args: Any, **kwargs: Any) -> Any:
@@ -181,7 +182,7 @@ class _MiniAnalysis(ModuleType):
 
 
 def _member_of(package: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for an old package, whose members are those of amstrax."""
+    """Return a ``__getattr__`` for an old package with members of amstrax."""
 
     def getattr_(name: str) -> Any:
         import amstrax
@@ -201,7 +202,7 @@ def _member_of(package: str) -> Callable[[str], Any]:
 
 
 def attribute(name: str) -> Any:
-    """Return an attribute of `NAMES`; raises AttributeError when it has gone."""
+    """Return an attribute in `NAMES`, or raise AttributeError with a remedy."""
     new = NAMES[name]
     if " " in new:
         raise AttributeError(f"amstrax.{name} is gone since amstrax 3: {new}")
@@ -215,7 +216,7 @@ def attribute(name: str) -> Any:
 def plot_waveform(
     context: Any, run_id: str, deep: bool | str = False, figsize: Any = None, **kwargs: Any
 ) -> Any:
-    """Draw peaks, with `deep` above the matrix of records; ``deep="raw"``: of raw records."""
+    """Plot peaks, with `deep` above the matrix of records; ``deep="raw"``: of raw records."""
     from amstrax.analyses.style import new_figure
 
     warn("st.plot_waveform is now st.plot_peaks and st.plot_records_matrix")
@@ -252,7 +253,7 @@ plot_peak_classification = _gone(
     "use st.plot_peaks_area_width_histogram(run_id), or draw area and rise_time of peak_basics",
 )
 
-#: Old argument of analyses -> its new name, or what to write instead
+#: Old argument of analyses -> its new name, or remedy
 KEYWORDS: Mapping[str, str] = {
     "show_largest": "show_most",
     "n_records": "show_most",
@@ -276,21 +277,9 @@ KEYWORDS: Mapping[str, str] = {
 
 
 def keywords(analysis: str, given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """Return the arguments of an analysis with old ones replaced.
+    """Return the `given` arguments of an analysis with old ones replaced.
 
-    Parameters
-    ----------
-    analysis
-        Name of the analysis.
-    given
-        Arguments.
-    known
-        Names of all that it takes.
-
-    Raises
-    ------
-    TypeError
-        For old arguments without a new one.
+    `known` are its arguments. Old ones without a new one raise TypeError.
     """
     result = dict(given)
     for name in [name for name in given if name not in known]:
@@ -329,13 +318,33 @@ def _figure_keyword(name: str, value: Any, known: Collection[str]) -> dict[str, 
     return {}
 
 
+# Simulation
+
+#: Old number of a simulated detector -> its new name
+DETECTOR_NUMBERS: Mapping[str, str] = {
+    "photon_detection": "g1",
+    "photoelectrons_per_electron": "se_gain",
+    "double_photoelectron": "dpe_probability",
+    "s2_share_top": "s2_area_fraction_top",
+    "s1_share_top_gate": "s1_area_fraction_top_gate",
+    "s1_share_top_cathode": "s1_area_fraction_top_cathode",
+}
+
+
+def detector_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers of a simulated detector with old names replaced."""
+    for name in DETECTOR_NUMBERS.keys() & values.keys():
+        warn(f"{name} of a simulated detector is now {DETECTOR_NUMBERS[name]}")
+    return {DETECTOR_NUMBERS.get(name, name): value for name, value in values.items()}
+
+
 # Tools
 
-#: What jobs ran -> what they run
+#: Old script of jobs -> new one
 SCRIPTS = {"amstraxer_easy": "process_run", "make_raw_records": "process_run"}
 
 _IGNORED = "ignored, leave it out"
-#: Tool -> old option -> the new one, words that replace it, or what to use instead
+#: Tool -> old option -> the new one, words that replace it, or remedy
 OPTIONS: Mapping[str, Mapping[str, str | Sequence[str]]] = {
     "amstraxer": {
         "--raw_records_folder": "raw records are read from --output_folder, and from the folder of "
@@ -391,19 +400,10 @@ class OldOption(ValueError):
 
 
 def options(tool: str, argv: Sequence[str] | None) -> list[str]:
-    """Return the words of a command line with old options replaced, each with a line of warning.
+    """Return the words of a command line, by default `sys.argv`, with old options replaced.
 
-    Parameters
-    ----------
-    tool
-        Key of `OPTIONS`.
-    argv
-        Words; None for those of the command line.
-
-    Raises
-    ------
-    OldOption
-        For an old option without a new one.
+    Each replacement is reported on stderr. Old options of `tool` in `OPTIONS` without a new one
+    raise OldOption.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     table = OPTIONS[tool]
@@ -420,7 +420,7 @@ def options(tool: str, argv: Sequence[str] | None) -> list[str]:
         text = new if isinstance(new, str) else " ".join(new)
         sys.stderr.write(f"{tool}: {option} is {'now ' + text if text else _IGNORED}\n")
         if new == "RUN_ID":
-            # Behind an option that takes several words it would be one of these
+            # After an option that takes several words it would be one of them
             positional.append(value if equals or not words else words.pop(0))
         elif isinstance(new, str):
             result.append(new + equals + value)

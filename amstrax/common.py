@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import strax
 
-tpc_r = 6.0  #: radius of the XAMS TPC [cm], kept for notebooks: not the drift volume, see below
+tpc_r = 6.0  #: radius of the XAMS TPC [cm], for old notebooks: see `XAMS_VOLUME`
 tpc_z = 10.0  #: height of the XAMS TPC [cm], likewise
 n_tpc_pmts = 5  #: XAMS: one PMT at the bottom, four quadrants at the top
 n_xamsl_channel = 4  #: XAMSL: channels 0, 1 on the V1730, 2, 3 on the V1724
@@ -22,7 +22,7 @@ amstrax_dir = str(Path(__file__).resolve().parent)  #: folder of this package
 
 
 class _Gains(np.ndarray):
-    """Gains of channels, all 1, which data that has no axis of channels is multiplied with as well.
+    """Gains of channels, all 1, that act as the number 1 on data without an axis of channels.
 
     In amstrax 2 they were the number 1.
     """
@@ -36,16 +36,13 @@ class _Gains(np.ndarray):
         return getattr(ufunc, method)(*arrays, **kwargs)
 
 
-#: ADC counts x samples to photoelectrons where no gains are set: the areas stay as they are
+#: Default conversion of areas from ADC counts x samples to photoelectrons: 1
 to_pe = np.ones(n_tpc_pmts).view(_Gains)
 to_pe.setflags(write=False)
 
 
 class DriftVolume(NamedTuple):
-    """Size of a drift volume and times that electrons need in it.
-
-    Plots, the simulation, and the defaults of `amstrax.EventPositions` have these numbers.
-    """
+    """Size and drift times of a drift volume, which `amstrax.EventPositions` has as defaults."""
 
     radius: float  #: [mm]
     depth: float  #: distance from gate to cathode [mm]
@@ -75,35 +72,26 @@ XAMSL_VOLUME = DriftVolume(
 )
 
 
+#: Default of the option ``elife`` [ns]
+DEFAULT_ELIFE = 30_000
+
+
 def get_elife(run_id: str) -> float:
-    """Return the electron lifetime for `run_id` in ns.
+    """Return the default of the option ``elife`` of `amstrax.CorrectedAreas` [ns].
 
-    This is the value that a context without corrections uses for every run: the default of the
-    option ``elife`` of `amstrax.CorrectedAreas`. A warning says how to get that of a run: amstrax 2
-    returned 642000 ns.
+    A warning names the way to get the electron lifetime of a run: amstrax 2 returned 642000 ns.
     """
-    from amstrax.plugins.event_processing import CorrectedAreas
-
-    value = CorrectedAreas.takes_config["elife"].get_default(run_id)
     warnings.warn(
-        f"get_elife returns {value} ns, the default, for every run (amstrax 2: 642000 ns): write "
-        "st.get_single_plugin(run_id, 'corrected_areas').elife",
+        f"get_elife returns {DEFAULT_ELIFE} ns, the default, for every run (amstrax 2: 642000 ns): "
+        "write st.get_single_plugin(run_id, 'corrected_areas').elife",
         FutureWarning,
         stacklevel=2,
     )
-    return value
+    return DEFAULT_ELIFE
 
 
 def select_channels(arr: np.ndarray, channel_list: int | Iterable[int]) -> np.ndarray:
-    """Return the rows of `arr` whose field ``channel`` is one of `channel_list`.
-
-    Parameters
-    ----------
-    arr
-        Structured array with a field ``channel``, shape (n,).
-    channel_list
-        Channel numbers to keep; a single number will do as well.
-    """
+    """Return the rows of a structured array whose field ``channel`` is (one of) `channel_list`."""
     channels = list(channel_list) if isinstance(channel_list, Iterable) else [channel_list]
     return arr[np.isin(arr["channel"], np.array(channels, dtype=np.int64))]
 
@@ -126,7 +114,10 @@ def get_config_defaults(
     exclude: Sequence[str] = ("raw_records", "records"),
     include: Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """Return all options that the plugins of a context take, with their values.
+    """Return a table of all options that the plugins of a context take.
+
+    Columns are ``option``, ``default``, ``current`` (both as in strax: ``<OMITTED>`` for none),
+    ``applies_to`` and ``help``.
 
     Parameters
     ----------
@@ -136,11 +127,6 @@ def get_config_defaults(
         Leave out data types whose name contains one of these.
     include
         If not empty: only data types whose name contains one of these.
-
-    Returns
-    -------
-    DataFrame with a row an option: ``option``, ``default``, ``current`` (both as strax shows them:
-    ``<OMITTED>`` where there is none), ``applies_to``, ``help``.
     """
     import pandas as pd
 
@@ -152,7 +138,7 @@ def get_config_defaults(
         )
 
     columns = ["option", "default", "current", "applies_to", "help"]
-    # Each of these tables has the options of all that its data type is made of, too
+    # Each of these tables also has the options of all dependencies
     tables = [st.show_config(data_type) for data_type in st._plugin_class_registry]
     rows = pd.concat([pd.DataFrame(columns=columns), *(t for t in tables if len(t))])
     rows = rows[[is_wanted(data_types) for data_types in rows["applies_to"]]]
@@ -179,24 +165,10 @@ def print_versions(
     return_string: bool = False,
     include_git: bool = True,
 ) -> "str | pd.DataFrame":
-    """Print the versions of modules, with where they are installed, and return them.
+    """Print and return the versions and folders of modules.
 
-    Parameters
-    ----------
-    modules
-        Name or names of modules; one that is not installed is said to be missing.
-    print_output
-        Print the text.
-    include_python
-        Begin with the version of Python.
-    return_string
-        Return the text in place of the table.
-    include_git
-        Add branch and commit of modules that lie in a git checkout.
-
-    Returns
-    -------
-    DataFrame with a row a module: ``module``, ``version``, ``path``, ``git``; or the text.
+    The result is a table with columns ``module``, ``version``, ``path`` and ``git``, or with
+    `return_string` the text. `include_git` adds branch and commit of modules in a git checkout.
     """
     lines: list[str] = []
     rows: list[tuple[str | None, ...]] = []
@@ -226,17 +198,12 @@ def print_versions(
 
 
 def _git_state(folder: Path) -> str:
-    """Return branch and commit of the checkout that tracks `folder`, or an empty string."""
+    """Return branch and commit of the checkout that tracks `folder`; empty without one."""
 
     def git(*arguments: str) -> str:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=False,
-            )
+            command = ["git", "-C", str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""

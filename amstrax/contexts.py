@@ -1,15 +1,14 @@
-"""Contexts: which plugins, options and folders the detectors have.
+"""Contexts: plugins, options and folders of the detectors.
 
 - `xams`: XAMS
 - `xams_led`: LED calibration runs of XAMS
-- `xams_little`: XAMSL (its name is too much like XAMS's to be one)
+- `xams_little`: XAMSL
 
-Processing starts from live data only in a context that `context_for_daq_reader` has set up for
-one run.
+Live data is processed only in a context that `context_for_daq_reader` has set up for one run.
 """
 
-from collections.abc import Mapping
-from inspect import signature
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,13 @@ from immutabledict import immutabledict
 from amstrax import rundoc, settings
 from amstrax.corrections import config as corrections
 from amstrax.exceptions import (
+    CorrectionsUnreachable,
     DataExists,
     InvalidOption,
     LiveDataNotFound,
     RunNotFound,
+    UsageError,
+    did_you_mean,
 )
 from amstrax.plugins import (
     daqreader,
@@ -60,6 +62,9 @@ XAMSL_CONFIG = immutabledict(
     # As long as peak_gap_threshold, and three times the extensions of peaks
     safe_break_in_pulses=3000,
 )
+
+#: Options that are set for a detector, whether a plugin takes them or not
+_DETECTOR_OPTIONS = ("live_data_dir", "n_tpc_pmts")
 
 _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")
 
@@ -111,7 +116,7 @@ def _in_release(
     return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)
 
 
-#: What to write for a context -> its plugins
+#: Python code for a context -> its plugins
 _PLUGINS = immutabledict(
     {
         **{
@@ -123,7 +128,7 @@ _PLUGINS = immutabledict(
     }
 )
 
-#: Where the run documents of each detector are, as `amstrax.rundb.RunDB` takes it
+#: Arguments of `amstrax.rundb.RunDB` for each detector
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
 _XAMSL_MONGO = immutabledict(mongo_collname="runs_new", mongo_dbname="run", runid_field="number")
 
@@ -142,33 +147,25 @@ def xams(
     Parameters
     ----------
     output_folder
-        Folder that new data is written to, and old data is found in.
+        Folder for new data, which is also searched for old data.
     init_rundb
-        Find runs and data with the run database (`amstrax.rundb.RunDB`), too. Nothing is asked of
-        it before that is needed; without settings for one it is the embedded store. While it
-        cannot be reached, runs and data are found in folders alone, which one warning says.
-        Settings that cannot be used, and a log-in that is refused, are errors.
+        Also find runs and data with the run database (`amstrax.rundb.RunDB`), which is connected
+        when it is first needed; without settings for one it is the embedded store. While it cannot
+        be reached, runs and data are found in folders only, with one warning. Unusable settings
+        and a refused log-in are errors.
     mongo_kwargs
-        Arguments of `amstrax.rundb.RunDB`: where the run documents are.
+        Arguments of `amstrax.rundb.RunDB`.
     corrections_version
         Version of the corrections, as ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``; None for the
-        plugins' defaults. See `apply_global_correction_version`; options in ``config`` go before
-        those of the version.
+        plugins' defaults. See `apply_global_correction_version`, whose errors are raised; options
+        in ``config`` take precedence.
     release
-        Release of the lab's package whose data types, numbers and lineage to have: ``'2.1'`` or
-        ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE.
+        Release of the lab's package that determines data types, numbers and lineage: ``'2.1'`` or
+        ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE. Others raise
+        InvalidOption (a ValueError).
     args, kwargs
-        Go to `strax.Context`: plugins to register besides, and options of the context. ``config``
-        adds to the options of the detector, and ``storage`` takes the place of all folders and
-        of the run database.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when `corrections_version` is no name of a version, or `release` none of a
-        release.
-    CorrectionError
-        When the file of that version cannot be had, or is wrong.
+        Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
+        options of the detector, and ``storage`` replaces all folders and the run database.
     """
     return _context(
         "xams",
@@ -212,29 +209,24 @@ def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
         "check_available": (*records, "records_led", "led_calibration"),
-        # Set by the detector, and no plugin of this context takes it
-        "free_options": ("live_data_dir", "n_tpc_pmts"),
+        # No plugin of this context takes n_tpc_pmts
+        "free_options": _DETECTOR_OPTIONS,
     }
-    as_in_xams = {
-        name: parameter.default
-        for name, parameter in signature(xams).parameters.items()
-        if parameter.default is not parameter.empty and name != "release"
-    }
-    return _context("xams", plugins, XAMS_CONFIG, **as_in_xams | led_options | kwargs)
+    return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
 
 def _context(
     detector: str,
     plugins: tuple[type[strax.Plugin], ...],
     detector_config: Mapping[str, Any],
-    output_folder: str | Path,
-    init_rundb: bool,
-    mongo_kwargs: Mapping[str, Any],
-    corrections_version: str | None,
+    output_folder: str | Path = "./strax_data",
+    init_rundb: bool = True,
+    mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
+    corrections_version: str | None = None,
     *args: Any,
     **kwargs: Any,
 ) -> strax.Context:
-    """Return a context; parameters are those of `xams`, after the detector and what is its own."""
+    """Return a context of a detector; other parameters are those of `xams`."""
     config = dict(detector_config)
     live_data = settings.live_data(detector)
     if live_data is not None:
@@ -249,7 +241,7 @@ def _context(
             from amstrax.rundb import RunDB
 
             storage.insert(0, RunDB(**mongo_kwargs))
-    # What the user registers comes after, and may take the place of, what is ours
+    # Plugins of the user are registered last, since they may replace those of amstrax
     kwargs.update(zip(("register", "register_all", "processors"), args, strict=False))
     more, more_modules = kwargs.pop("register", None), kwargs.pop("register_all", None)
     options = {
@@ -269,13 +261,12 @@ def _context(
 
 
 def apply_global_correction_version(context: strax.Context, version: str) -> strax.Context:
-    """Set the options of a context to what a version of the corrections has, and return it.
+    """Set the options of a context that a version of the corrections has, and return the context.
 
-    An option gets a plain value, or a string that says in which file its value is looked up for
-    each run (see `amstrax.XAMSConfig`). Options that an earlier version has set, and this one does
-    not, are at their defaults again. Options of plugins for other data types than those of the
-    context are left out, which one warning says. Entries in the run database name the version from
-    then on.
+    An option gets a plain value, or a string that names the file in which its value is looked up
+    for each run (see `amstrax.XAMSConfig`). Options of the version set before are reset to their
+    defaults. Options of plugins for data types of other contexts are dropped with one warning. New
+    entries in the run database name the version.
 
     Parameters
     ----------
@@ -287,11 +278,11 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     Raises
     ------
     InvalidOption
-        (a ValueError) when `version` is no name of one, has an option that no plugin of the context
-        takes though one for its data types does in another release, an unknown option, one that is
-        not in the lineage, or a file for an option that cannot differ from run to run.
+        (a ValueError) when `version` is not a valid name, or has an option that is unknown, that
+        the plugin for a data type of the context takes in another release only, that is not in the
+        lineage, or that has a file but cannot differ between runs.
     CorrectionError
-        When the file of the version cannot be had, or is wrong. Those of the options are read
+        When the file of the version cannot be read or is invalid. Files of the options are read
         when a run is processed.
     """
     plugins = context._plugin_class_registry.values()
@@ -313,7 +304,7 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
 def _storage(
     detector: str, raw_types: tuple[str, ...], output_folder: str | Path
 ) -> list[strax.StorageFrontend]:
-    """Return the lab's folders, if they exist here, to read from, and the one to write to."""
+    """Return the lab's folders on this machine, read-only, and the output folder."""
     storage = []
     raw, processed = settings.raw_data(detector), settings.processed_data(detector)
     if raw is not None:
@@ -332,40 +323,39 @@ def context_for_daq_reader(
     run_doc: Mapping[str, Any] | None = None,
     check_exists: bool = True,
 ) -> strax.Context:
-    """Set a context up to process one run from its live data, and return it.
+    """Set up a context to process one run from its live data, and return it.
 
-    The context is changed, and is for this run only: make a new one for another run. Live data
-    is looked for in the folder ``live_data_dir`` of the context's config, if that is set, and
-    else in those that the run document names.
+    The context is changed; make a new one for another run. Live data is searched for in the folder
+    ``live_data_dir`` of the context's config, or else in those of the run document.
 
     Parameters
     ----------
     st
         Context to change.
     run_id
-        Run to process; its live data is in a folder of that name.
+        Run to process, which is the name of its folder.
     detector
-        Detector whose run database is asked for the run document.
+        Detector whose run database has the run document.
     runs_col_kwargs
-        How to reach it, for `amstrax.rundb.get_mongo_collection`.
+        Arguments of `amstrax.rundb.get_mongo_collection`.
     run_doc
-        Run document; None to ask the run database.
+        Run document; None to query the run database.
     check_exists
-        Refuse when raw data of the run is stored already. Without this check, stored raw data is
-        loaded, and what is missing of it is made from live data.
+        Refuse to process a run with stored raw data. Without this check, stored raw data is loaded,
+        and missing raw data is made from live data.
 
     Raises
     ------
     RunNotFound
-        When the run database does not know the run.
+        When the run is not in the run database.
     RunDatabaseError
-        When it cannot be asked.
+        When the run database cannot be queried.
     InvalidRunDocument
-        (a ValueError) when that lacks what the reader needs.
+        (a ValueError) when the document lacks a field that the reader needs.
     DataExists
         (a ValueError) see `check_exists`.
     LiveDataNotFound
-        (a FileNotFoundError) when there is no live data of the run.
+        (a FileNotFoundError) when the run has no live data.
     InvalidOption
         (a ValueError) when the context has been set up for another run.
     """
@@ -376,7 +366,15 @@ def context_for_daq_reader(
             f"context for run {run_id}"
         )
     if run_doc is None:
-        run_doc = _run_document(run_id, detector, runs_col_kwargs)
+        from amstrax.rundb import documents, get_mongo_collection
+
+        collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))
+        try:
+            run_doc = documents.find_run(collection, run_id)
+        except RunNotFound as error:
+            raise RunNotFound(
+                f"{error}; or give its document as run_doc, or --testing_rundoc"
+            ) from None
     config = rundoc.reader_config(run_doc)
     end = rundoc.end_time(run_doc)
     config["run_end_time"] = None if end is None else end.timestamp()
@@ -404,28 +402,79 @@ def context_for_daq_reader(
     return st
 
 
-def _run_document(
-    run_id: str, detector: str, runs_col_kwargs: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    from amstrax.rundb import documents, get_mongo_collection
-
-    collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))
-    try:
-        return documents.find_run(collection, run_id)
-    except RunNotFound as error:
-        raise RunNotFound(
-            f"{error}; or give its document as run_doc, or --testing_rundoc"
-        ) from None
-
-
 def raw_data_types(st: strax.Context) -> tuple[str, ...]:
     """Return the data types that a context makes from live data."""
-    readers = {
-        plugin
-        for plugin in st._plugin_class_registry.values()
-        if issubclass(plugin, daqreader.LiveDataReader)
-    }
+    return _raw_data_types(st._plugin_class_registry.values())
+
+
+def _raw_data_types(plugins: Iterable[type[strax.Plugin]]) -> tuple[str, ...]:
+    readers = {plugin for plugin in plugins if issubclass(plugin, daqreader.LiveDataReader)}
     return tuple(data_type for reader in readers for data_type in reader.provides)
+
+
+def find_context(
+    targets: Sequence[str],
+    names: Sequence[str],
+    options: Iterable[str] = (),
+    release: str | None = None,
+    corrections_version: str | None = None,
+) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the first context that makes all targets: its name, the targets, its raw data types.
+
+    No context is made.
+
+    Parameters
+    ----------
+    targets
+        Data types; none for all raw data.
+    names
+        Names of the contexts to choose from.
+    options
+        Names of options for the plugins, to check.
+    release
+        As of `xams`.
+    corrections_version
+        Version of the corrections to check, unless its file cannot be reached now.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets, or none of its plugins takes an option.
+    InvalidOption, CorrectionError
+        As of `xams`.
+    """
+    lacking: list[list[str]] = []
+    known: list[str] = []
+    for name in names:
+        plugins: tuple[type[strax.Plugin], ...] = _XAMSL_PLUGINS
+        if name != "xams_little":
+            of_xams = _XAMS_PLUGINS if name == "xams" else _LED_PLUGINS
+            plugins = _in_release(settings.release(release), of_xams)
+        data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
+        missing = [target for target in targets if target not in data_types]
+        if not missing:
+            break
+        lacking.append(missing)
+        known += data_types
+    else:
+        wrong = min(lacking, key=len)[0]
+        what = f"all of {', '.join(targets)}" if len(targets) > 1 else "it"
+        problem = f"no context makes {what}"
+        if len(names) == 1:
+            problem = f"context {name} does not make it"
+        raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
+    taken = {option for plugin in plugins for option in plugin.takes_config}
+    for option in options:
+        if option not in {*taken, *_DETECTOR_OPTIONS}:
+            raise UsageError(
+                f"--config_kwargs: no plugin takes the option {option!r}"
+                f"{did_you_mean(option, taken)}"
+            )
+    if corrections_version is not None:
+        with contextlib.suppress(CorrectionsUnreachable):
+            corrections.options_for(plugins, corrections_version, _PLUGINS)
+    raw_types = _raw_data_types(plugins)
+    return name, tuple(targets) or raw_types, raw_types
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:
@@ -433,7 +482,7 @@ def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) 
     folders = [configured] if configured else rundoc.live_folders(run_doc)
     if not folders:
         raise LiveDataNotFound(
-            f"nothing says where the live data of run {run_id} is: set XAMS_LIVE_DATA or "
+            f"the folder of live data of run {run_id} is unknown: set XAMS_LIVE_DATA or "
             "XAMSL_LIVE_DATA, --live_data_dir, or live_data_dir in the context's config"
         )
     candidates = [settings.expanded(folder) / rundoc.check_run_name(run_id) for folder in folders]

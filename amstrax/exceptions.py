@@ -1,7 +1,6 @@
-"""Errors that amstrax raises itself: each says what was wrong, where, and what to do.
+"""Errors of amstrax. Messages name value, place and remedy.
 
-Every class is also one of Python's own kinds of error, so that code that catches, say,
-``ValueError`` goes on working.
+Most classes also derive from a built-in exception, so code that catches ``ValueError`` works.
 """
 
 import textwrap
@@ -10,33 +9,31 @@ from difflib import get_close_matches
 
 
 class AmstraxError(Exception):
-    """Base of all errors that are about the user's input or surroundings, not about a bug."""
+    """Base of all errors due to user input or the environment, not to a bug."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr
+        return str(self.args[0]) if self.args else ""
 
 
 class LiveDataNotFound(AmstraxError, FileNotFoundError):
-    """There is no live data where the run is said to have it."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """The live data of a run does not exist."""
 
 
 class LiveDataCorrupted(AmstraxError, ValueError):
-    """A live file or directory does not hold what redax writes."""
+    """A live file or directory is not as redax writes it."""
 
 
 class LiveDataIncomplete(LiveDataCorrupted):
-    """Live data of a run that has ended lacks a folder, a file, or the content of a file."""
+    """Live data of an ended run lacks a folder, a file, or the content of a file."""
 
 
 class LiveDataTimeout(AmstraxError, TimeoutError):
-    """The DAQ has written nothing new for too long, and has not ended the run."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """The DAQ has written nothing new within the timeout, and has not ended the run."""
 
 
 class UnknownChannel(AmstraxError, ValueError):
-    """Data of a channel that the channel map of the context does not name."""
+    """Data of a channel that is not in the channel map of the context."""
 
 
 class PulsesOverlap(AmstraxError, ValueError):
@@ -44,19 +41,19 @@ class PulsesOverlap(AmstraxError, ValueError):
 
 
 class IndexOutOfBounds(AmstraxError, ValueError):
-    """A row holds the number of a channel, record, sample or peak that does not exist."""
+    """A row refers to a channel, record, sample or peak that does not exist."""
 
 
 class InvalidRunDocument(AmstraxError, ValueError):
-    """A run document lacks what is needed to read the run, or holds something odd there."""
+    """A run document lacks a field that is needed, or has an invalid value in it."""
 
 
 class InvalidRegisters(InvalidRunDocument, TypeError):
-    """Digitizer registers are no list of entries."""
+    """Digitizer registers are not a list of entries."""
 
 
 class InvalidOption(AmstraxError, ValueError):
-    """An option has a value that makes no sense."""
+    """An option or setting has an invalid value."""
 
 
 class UnsupportedStrax(AmstraxError, ImportError):
@@ -64,118 +61,98 @@ class UnsupportedStrax(AmstraxError, ImportError):
 
 
 class RunNotFound(AmstraxError, LookupError):
-    """No run document can be found for a run."""
+    """A run has no run document."""
 
 
 class RunNotReady(AmstraxError, RuntimeError):
-    """A run that is not to be processed now: it is being taken, or has the tag ``abandon``."""
+    """A run must not be processed now: it is being taken, or has the tag ``abandon``."""
 
 
 class DataExists(AmstraxError, ValueError):
-    """Stored raw data would be made again, and nobody has asked for that."""
+    """Raw data is stored already, and would be made again without being asked for."""
 
 
 class RunDatabaseError(AmstraxError):
-    """Base of what can be wrong between here and the run database."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """Base of errors of the run database."""
 
 
 class RunDatabaseNotSet(RunDatabaseError, ValueError):
-    """A setting of the run database is missing, or makes no sense."""
+    """A setting of the run database is missing or invalid."""
 
 
 class RunDatabaseUnreachable(RunDatabaseError, ConnectionError):
-    """The run database cannot be reached, or did not answer in time; later it may."""
+    """The run database cannot be reached, or did not answer in time; a retry may help."""
 
 
 class RunDatabaseRefused(RunDatabaseError, PermissionError):
-    """The run database, or the host of its tunnel, refuses a log-in or lacks a right."""
+    """The run database, or the host of its tunnel, refuses a log-in or an operation."""
 
 
 class UnknownDetector(AmstraxError, NameError):
-    """There is no detector of that name."""
+    """The detector does not exist."""
 
 
 class HostKeyRefused(RunDatabaseError, ConnectionError):
-    """The host of the tunnel is not known, or not the one that it was."""
+    """The host key of the tunnel is unknown or has changed."""
 
 
 class LocalDatabaseError(RunDatabaseError, RuntimeError):
-    """The file of the embedded run database cannot be read or written, or is something else."""
+    """The file of the embedded run database cannot be read or written, or is another file."""
 
 
 class UnknownEngine(AmstraxError, ValueError):
-    """There is no engine of that name to run jobs with."""
+    """The engine for jobs does not exist."""
 
 
 class EngineUnreachable(AmstraxError, ConnectionError):
-    """The batch system does not answer; later it may."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """The batch system does not answer; a retry may help."""
 
 
 class JobRefused(AmstraxError, RuntimeError):
-    """The batch system does not take a job."""
+    """The batch system rejects a job."""
 
 
 class CopyFailed(AmstraxError, OSError):
-    """Live data could not be copied, or a copy could not be looked at."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """Live data could not be copied, or a copy could not be checked."""
 
 
 class DestinationUnusable(CopyFailed):
-    """Nothing can be copied to a place for now: no way there, no right, no space."""
+    """A destination of copies is unusable for now: no connection, permission or space."""
 
 
 class CopyDiffers(CopyFailed, ValueError):
-    """A copy is not what was copied."""
+    """A copy differs from the original."""
 
 
 class CopyRefused(CopyFailed):
-    """Something else than a copy of this run lies where its copy goes; it is not overwritten."""
+    """The destination of a copy holds other data, which is not overwritten."""
 
 
 class DeletionRefused(AmstraxError, RuntimeError):
-    """Live data is not deleted, since it might be lost with that, or something else would be."""
+    """Live data is not deleted, since data might be lost."""
 
 
 class NotAvailable(AmstraxError, RuntimeError):
-    """A part of amstrax that this installation or release does not have."""
+    """A part of amstrax is not in this installation or release."""
 
 
 class NoSuchDataType(AmstraxError, KeyError):
-    """A context has no data type of the sort that is asked for."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    """A context does not make a data type."""
 
 
 class CorrectionError(AmstraxError):
-    """Base of what can be wrong with corrections.
+    """Base of errors of corrections."""
 
-    Attributes
-    ----------
-    option
-        Option that the correction is for; empty where that is not known.
-    """
-
+    #: Option that the correction is for; empty if unknown
     option = ""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class CorrectionNotFound(CorrectionError, FileNotFoundError):
-    """There is no correction file of that name where corrections are looked for."""
+    """A correction file does not exist."""
 
 
 class InvalidCorrection(CorrectionError, ValueError):
-    """A correction file, or the name of one, does not hold what it should."""
+    """A correction file, or its name, is invalid."""
 
 
 class RunNotCovered(CorrectionError, LookupError):
@@ -183,7 +160,7 @@ class RunNotCovered(CorrectionError, LookupError):
 
 
 class CorrectionsUnreachable(CorrectionError, ConnectionError):
-    """Published corrections cannot be had, or not as they should be; later they may."""
+    """Published corrections cannot be fetched; a retry may help."""
 
 
 class AlreadyAtWork(AmstraxError, RuntimeError):
@@ -191,23 +168,23 @@ class AlreadyAtWork(AmstraxError, RuntimeError):
 
 
 class NoGain(AmstraxError, ValueError):
-    """An LED run does not give the gain of a channel."""
+    """An LED run does not determine the gain of a channel."""
 
 
 class Stopped(AmstraxError):
-    """The work was told to stop (SIGTERM, SIGINT or SIGHUP) before it was done."""
+    """Work was stopped by SIGTERM, SIGINT or SIGHUP."""
 
 
 class CacheDamaged(AmstraxError, RuntimeError):
-    """A file of numba's cache is damaged and cannot be removed, or no folder can hold a cache."""
+    """A file of numba's cache is damaged and cannot be removed, or no folder is writable."""
 
 
 class UsageError(AmstraxError, ValueError):
-    """A command was given a wrong option; its exit status is 2."""
+    """A command has an invalid option; its exit status is 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the names in `known` that are most like `word`, as the end of a message."""
+    """Return the end of a message that names the members of `known` most similar to `word`."""
     known = sorted(set(known))
     near = get_close_matches(word, known, n=3, cutoff=0.5)
     if near:

@@ -10,21 +10,11 @@ _N_XAMSL_THRESHOLDS = 4
 
 
 def hit_min_amplitude(model: str | int | float | Sequence | np.ndarray, n_tpc_pmts: int = 16):
-    """Return the threshold of the hit finder for each channel, in ADC counts.
+    """Return the threshold of the hit finder for each channel [ADC counts].
 
-    Parameters
-    ----------
-    model
-        A number: the same threshold for `n_tpc_pmts` channels. A tuple or an array: taken as it
-        is. ``'xamsl_thresholds'``: 15 for each of the 4 channels of XAMSL; ``'xams_thresholds'``:
-        15 for each of `n_tpc_pmts` channels.
-    n_tpc_pmts
-        Number of channels.
-
-    Raises
-    ------
-    ValueError
-        For any other `model`.
+    `model` is a number, for all of `n_tpc_pmts` channels; a tuple or an array of thresholds;
+    ``'xamsl_thresholds'``, 15 for the 4 channels of XAMSL; or ``'xams_thresholds'``, 15 for
+    `n_tpc_pmts` channels. Anything else raises ValueError.
     """
     if isinstance(model, numbers.Real) and not isinstance(model, bool):
         return np.ones(n_tpc_pmts, dtype=np.int16) * model

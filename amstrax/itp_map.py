@@ -1,8 +1,7 @@
-"""Interpolating maps: those of straxen, which is imported when one is first used.
+"""Interpolating maps of straxen, which is imported at the first use.
 
-`InterpolatingMap` gives values at positions from a map in JSON (for its form, see there);
-`InterpolateAndExtrapolate` does so from points and values, weighting near points more.
-`save_interpolation_formatted_map` writes a map.
+`InterpolatingMap` interpolates a map in JSON, `InterpolateAndExtrapolate` points and values with
+inverse-distance weights. `save_interpolation_formatted_map` writes a map.
 """
 
 from typing import Any

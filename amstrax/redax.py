@@ -2,10 +2,10 @@
 
 A run is a folder with a directory for each chunk: ``000000``, ``000000_post``, ``000001_pre``,
 ``000001``, ... and ``THE_END`` when the run has ended. ``_post`` of a chunk and ``_pre`` of the
-next hold the same data, that of the interval between the two. redax writes a file into a directory
-whose name ends in ``_TEMP``, and moves it when it is whole; ``_TEMP`` directories are not read.
+next are copies of the same data, from the interval between the two. redax writes a file into a
+directory whose name ends in ``_TEMP`` and then moves it; ``_TEMP`` directories are not read.
 
-Each directory holds one file of every readout thread, ``HOST_reader_N_THREADID``: one compressed
+Each directory has one file of every readout thread, ``HOST_reader_N_THREADID``: one compressed
 blob of fragments of `strax.raw_record_dtype`, in any order. For a thread without data in the
 interval redax creates a file of 0 bytes; the simulation writes an empty LZ4 or blosc blob.
 """
@@ -14,6 +14,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ _BLOSC_HEADER_BYTES = 16
 
 
 class Interval(NamedTuple):
-    """A directory of live data and the times [ns since start of run] at which its data starts."""
+    """A directory of live data, and the range of start times of its data [ns since run start]."""
 
     path: Path
     start: int
@@ -40,7 +41,7 @@ class Interval(NamedTuple):
 
 
 class ChunkIntervals(NamedTuple):
-    """The directories of one chunk; there is no ``pre`` for chunk 0."""
+    """The directories of one chunk; ``pre`` is None for chunk 0."""
 
     pre: Interval | None
     central: Interval
@@ -48,7 +49,7 @@ class ChunkIntervals(NamedTuple):
 
 
 def chunk_intervals(run_dir: Path, chunk_i: int, length: int, overlap: int) -> ChunkIntervals:
-    """Return where the data of a chunk lies, for chunks of `length` and `overlap` ns."""
+    """Return the directories of a chunk, for chunks of `length` and `overlap` ns."""
     start = chunk_i * (length + overlap)
     end = start + length
     name = f"{chunk_i:06d}"
@@ -61,7 +62,7 @@ def chunk_intervals(run_dir: Path, chunk_i: int, length: int, overlap: int) -> C
 
 
 def require_run_dir(run_dir: Path) -> None:
-    """Raise LiveDataNotFound (a FileNotFoundError) where there is no directory `run_dir`."""
+    """Raise LiveDataNotFound (a FileNotFoundError) unless `run_dir` is a directory."""
     if not run_dir.is_dir():
         raise LiveDataNotFound(
             f"no live data at {run_dir}: check the run's number and the folder of live data "
@@ -72,7 +73,7 @@ def require_run_dir(run_dir: Path) -> None:
 def list_files(directory: Path) -> list[Path]:
     """Return the files in a directory of live data, sorted by name; none if it does not exist.
 
-    Links that lead nowhere and directories are no files.
+    Broken links and directories are left out.
     """
     try:
         paths = sorted(directory.iterdir())
@@ -82,7 +83,7 @@ def list_files(directory: Path) -> list[Path]:
 
 
 def last_chunk(run_dir: Path) -> int:
-    """Return the highest number of a chunk that is there, or -1."""
+    """Return the highest number of an existing chunk, or -1."""
     try:
         names = [path.name for path in run_dir.iterdir()]
     except FileNotFoundError:
@@ -94,8 +95,8 @@ def last_chunk(run_dir: Path) -> int:
 def last_begun_chunk(run_dir: Path) -> int:
     """Return the number of the last chunk of which redax has written anything, or -1.
 
-    redax writes the ``_pre`` of the next chunk with the ``_post`` of a chunk: it tells that the
-    chunk before it exists. ``_TEMP`` directories count if they hold a file.
+    redax writes the ``_pre`` of a chunk with the ``_post`` of the chunk before, so it counts for
+    the latter. ``_TEMP`` directories count if they have a file.
     """
     last = -1
     for path in run_dir.iterdir():
@@ -107,18 +108,10 @@ def last_begun_chunk(run_dir: Path) -> int:
 
 
 def find_missing(run_dir: Path, n_chunks: int, threads: Mapping[str, int]) -> list[str]:
-    """Return which files an ended run lacks, a text for each folder; empty for a complete run.
+    """Return the missing files of an ended run, a text for each folder; empty for a complete run.
 
-    An overlap lacks a file only if both copies lack it. Sizes and content are not checked.
-
-    Parameters
-    ----------
-    run_dir
-        Folder of the run.
-    n_chunks
-        Number of chunks of the run.
-    threads
-        Number of threads of each readout process.
+    `threads` has the number of threads of each readout process. A file of an overlap is missing
+    only if both copies are. Sizes and content are not checked.
     """
     known = {path.name for path in list_files(run_dir / THE_END)}
     missing = []
@@ -139,16 +132,10 @@ def find_missing(run_dir: Path, n_chunks: int, threads: Mapping[str, int]) -> li
 def lacking_files(
     directories: Iterable[Path], threads: Mapping[str, int], known: Collection[str]
 ) -> str:
-    """Return which files of readout threads are in none of some directories; "" for none.
+    """Return the files of readout threads that all copies of a directory lack, as a text.
 
-    Parameters
-    ----------
-    directories
-        Copies of one directory.
-    threads
-        Number of threads of each readout process.
-    known
-        Names of files of the run, by which those that are missing are called.
+    It is empty if no file is missing. Missing files are named if `known`, names of files of the
+    run, determines them, and counted otherwise.
     """
     names = {path.name for directory in directories for path in list_files(directory)}
     lacking = []
@@ -175,26 +162,16 @@ def is_complete(directory: Path, threads: Mapping[str, int]) -> bool:
 
 
 def run_has_ended(run_dir: Path, threads: Mapping[str, int]) -> bool:
-    """Return whether all readout threads have said that the run has ended."""
+    """Return whether all readout threads have ended the run."""
     return is_complete(run_dir / THE_END, threads)
 
 
 def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
-    """Check that files come from the readout threads of the run.
+    """Check that files of one directory come from the readout threads of the run.
 
-    Parameters
-    ----------
-    files
-        Files of one directory, ``HOST_reader_N_THREADID``.
-    threads
-        Number of threads of each readout process ``HOST_reader_N``
-        (``daq_config.processing_threads``).
-
-    Raises
-    ------
-    LiveDataCorrupted
-        (a ValueError) for a file of a process that is not in `threads`, or when a process has
-        written more files than it has threads.
+    `threads` has the number of threads of each process (``daq_config.processing_threads``). A file
+    of another process, or more files of a process than threads, raise LiveDataCorrupted (a
+    ValueError).
     """
     counts: Counter[str] = Counter()
     for path in files:
@@ -215,7 +192,7 @@ def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
 
 
 def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Return the fragments in a live file, as a new array of `dtype`, shape (n,).
+    """Read the fragments in a live file into a new array of `dtype`, shape (n,).
 
     A file of 0 bytes gives an empty array.
 
@@ -224,16 +201,13 @@ def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
     InvalidOption
         For a `compressor` that is neither ``lz4`` nor ``blosc``.
     LiveDataCorrupted
-        (a ValueError) naming the file, when it is truncated or is not such a blob.
+        (a ValueError) when the file is truncated or is not such a blob.
     """
     return decode(path.read_bytes(), path, compressor, dtype)
 
 
 def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Return the fragments in the content of a live file; `path` is its name, for errors.
-
-    Everything else is as in `read_file`.
-    """
+    """Return the fragments in the content of a live file, as `read_file` does."""
     decompress = _codec(compressor).decompress
     try:
         data = decompress(blob) if blob else b""
@@ -247,7 +221,7 @@ def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndar
         raise LiveDataCorrupted(
             f"{path} holds {len(data)} bytes, which is not a whole number of fragments of "
             f"{itemsize} bytes: it is damaged, or strax_fragment_payload_bytes in daq_config is "
-            f"not {itemsize - _fragment_header_bytes(dtype)}"
+            f"not {np.dtype(dtype)['data'].itemsize}"
         )
     return np.frombuffer(data, dtype=dtype)
 
@@ -258,10 +232,7 @@ def check_compressor(compressor: str) -> None:
 
 
 def write_file(path: Path, records: np.ndarray, compressor: str) -> None:
-    """Write fragments as one live file, the way `read_file` reads them.
-
-    Raises InvalidOption for a `compressor` that is neither ``lz4`` nor ``blosc``.
-    """
+    """Write fragments to one live file; `compressor` is as in `read_file`."""
     path.write_bytes(_codec(compressor).compress(np.ascontiguousarray(records).tobytes()))
 
 
@@ -274,17 +245,15 @@ def write_chunk(
     overlap: int,
     compressor: str = "lz4",
 ) -> None:
-    """Write the directories of one chunk, with those of the overlaps before and behind it.
+    """Write the directories of one chunk, and those of the overlaps before and after it.
 
     Parameters
     ----------
-    run_dir
-        Folder of the run.
-    chunk_i
-        Number of the chunk.
+    run_dir, chunk_i
+        Folder of the run, and number of the chunk.
     records
         Fragments of `strax.raw_record_dtype`, shape (n,), times in ns since the start of the run;
-        those that start elsewhere are left out. Channels are shared among the threads in turn.
+        those outside the chunk are left out. Channels are assigned to the threads in turn.
     threads
         Number of threads of each readout process.
     length, overlap
@@ -302,10 +271,7 @@ def write_chunk(
 def write_directory(
     directory: Path, records: np.ndarray, threads: Mapping[str, int], compressor: str
 ) -> None:
-    """Write a directory, as redax does: first as ``_TEMP``, then renamed.
-
-    Parameters are as in `write_chunk`; all `records` are written.
-    """
+    """Write a directory with all `records`; other parameters are as in `write_chunk`."""
     names = _file_names(threads)
     with _written_whole(directory) as temporary:
         for i, name in enumerate(names):
@@ -313,7 +279,7 @@ def write_directory(
 
 
 def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
-    """Write what says that the run has ended."""
+    """Write the directory that marks the end of the run."""
     with _written_whole(run_dir / THE_END) as temporary:
         for name in _file_names(threads):
             (temporary / name).write_text("the run has ended\n", encoding="utf-8")
@@ -321,7 +287,7 @@ def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:
 
 @contextlib.contextmanager
 def _written_whole(directory: Path) -> Iterator[Path]:
-    """Give a directory in _TEMP to write into, that becomes `directory` at the end."""
+    """Provide a ``_TEMP`` directory, which is renamed at the end, as redax does."""
     temporary = directory.with_name(f"{directory.name}_TEMP")
     temporary.mkdir(parents=True)
     yield temporary
@@ -333,16 +299,8 @@ def _file_names(threads: Mapping[str, int]) -> list[str]:
     return [f"{process}_{first_id + 8192 * i}" for process, n in threads.items() for i in range(n)]
 
 
-def _fragment_header_bytes(dtype: np.dtype) -> int:
-    return np.dtype(dtype).itemsize - np.dtype(dtype)["data"].itemsize
-
-
-def _blosc_compress(data: bytes) -> bytes:
-    return blosc.compress(data, shuffle=blosc.NOSHUFFLE)
-
-
 def _blosc_decompress(blob: bytes) -> bytearray:
-    # The library trusts its header, so look whether all of the blob is there
+    # The library trusts the header, so check that the blob is complete
     if len(blob) < _BLOSC_HEADER_BYTES:
         raise ValueError("too short for a header")
     compressed_bytes = int.from_bytes(blob[12:16], "little")
@@ -357,7 +315,7 @@ def _lz4_decompress(blob: bytes) -> bytearray:
     if not decompressor.eof:
         raise ValueError("the end is missing")
     if decompressor.unused_data:
-        raise ValueError(f"{len(decompressor.unused_data)} bytes lie behind its end")
+        raise ValueError(f"{len(decompressor.unused_data)} bytes follow its end")
     return data
 
 
@@ -368,10 +326,10 @@ class _Codec(NamedTuple):
 
 _CODECS = {
     "lz4": _Codec(lz4.frame.compress, _lz4_decompress),
-    "blosc": _Codec(_blosc_compress, _blosc_decompress),
+    "blosc": _Codec(partial(blosc.compress, shuffle=blosc.NOSHUFFLE), _blosc_decompress),
 }
 
-#: What the libraries raise when a blob is not theirs
+#: Exceptions of the libraries for a blob of another format
 _DECOMPRESSION_ERRORS = (
     RuntimeError,
     ValueError,

@@ -30,8 +30,6 @@ from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
 
-__all__ = ["DefaultChannelMap", "RunValues", "get_rundoc_value", "is_run_value"]
-
 _PREFIX = "rundoc://"
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _CHANNEL_MAP, _EMPTY = "xams_default", "empty"
@@ -48,10 +46,8 @@ class Address(NamedTuple):
     """Parsed string ``rundoc://...``."""
 
     paths: tuple[str, ...]
-    #: Detector whose run database is queried; None for that of the context, or of XAMS
-    detector: str | None
-    #: ``xams_default`` or ``empty``; None without fallback
-    fallback: str | None
+    detector: str | None  #: whose run database is queried; None for the context's, or that of XAMS
+    fallback: str | None  #: ``xams_default`` or ``empty``; None without fallback
 
 
 def is_run_value(value: object) -> bool:
@@ -59,14 +55,8 @@ def is_run_value(value: object) -> bool:
     return isinstance(value, str) and value.startswith(_PREFIX)
 
 
-def parse(text: str) -> Address:
-    """Parse a string ``rundoc://...``.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when it has no path, an unknown parameter or an unknown fallback.
-    """
+def _parse_address(text: str) -> Address:
+    """Parse a string ``rundoc://...``, or raise InvalidOption."""
     name, _, query = text.removeprefix(_PREFIX).partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")] if query else []
     parameters = {key: value for key, _, value in pairs}
@@ -91,23 +81,8 @@ def parse(text: str) -> Address:
     return address
 
 
-def value_in(document: Mapping[str, Any] | None, address: Address, run_id: str) -> Any:
-    """Return the value of an address in a run document.
-
-    Parameters
-    ----------
-    document
-        Run document; None for a run that is not in the run database.
-    address
-        Paths to look up, and the fallback.
-    run_id
-        Name of the run, for messages.
-
-    Raises
-    ------
-    InvalidRunDocument
-        (a ValueError) when the document has no such value and the address no fallback.
-    """
+def _value_in(document: Mapping[str, Any] | None, address: Address, run_id: str) -> Any:
+    """Return the value of an address in a run document; None stands for that of an unknown run."""
     is_channel_map = address.fallback == _CHANNEL_MAP
     for path in address.paths:
         value = rundoc.value_at(document, path)
@@ -136,18 +111,11 @@ def get_rundoc_value(
     run_id
         Name or number of the run.
     path
-        Dotted path, such as ``"xams_bookkeeping.run_class"``.
+        Dotted path, such as ``"xams_bookkeeping.run_class"``; others raise InvalidOption.
     detector
-        Detector whose run database is queried.
+        Detector whose run database is queried; raises RunDatabaseError if that fails.
     default
         Returned for an unknown run, and if the value is missing or null.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when `path` is not a dotted path.
-    RunDatabaseError
-        When the run database cannot be queried.
     """
     if not isinstance(path, str) or not _PATH.fullmatch(path):
         raise InvalidOption(f"{short(path)} is no path in a run document: write it as 'A.B'")
@@ -174,12 +142,8 @@ def _fields(paths: Iterable[str]) -> list[str]:
 class RunValues:
     """Values of run documents for the plugins of one context, each looked up once per run.
 
-    Documents given to the context replace those in the run database.
-
-    Parameters
-    ----------
-    context
-        Context; None for plugins without one, which use the run database of the settings.
+    Documents given to the context replace those in the run database. Plugins without a context use
+    the run database of the settings.
     """
 
     def __init__(self, context: Any = None):
@@ -193,7 +157,7 @@ class RunValues:
         return {"_context": None, "_known": self._known, "_warned": self._warned}
 
     def resolve(self, value: Any, run_id: str) -> Any:
-        """Return the value of an option for a run, resolved by `get` or `channel_map` if needed."""
+        """Return the value of an option for a run, by `get` or `channel_map` if needed."""
         if isinstance(value, DefaultChannelMap):
             return self.channel_map(run_id, value)
         return self.get(value, run_id) if is_run_value(value) else value
@@ -203,13 +167,15 @@ class RunValues:
 
         Raises
         ------
-        InvalidOption, InvalidRunDocument
-            As raised by `parse` and `value_in`.
+        InvalidOption
+            (a ValueError) when it has no path, an unknown parameter or an unknown fallback.
+        InvalidRunDocument
+            (a ValueError) when the document has no such value, and no fallback is given.
         RunDatabaseError
             When the run database cannot be queried.
         """
         if (url, run_id) not in self._known:
-            address = parse(url)
+            address = _parse_address(url)
             try:
                 document = self._document(run_id, address)
             except RunDatabaseUnreachable as error:
@@ -217,7 +183,7 @@ class RunValues:
                     f"run {run_id}: {' or '.join(address.paths)} of its document is needed: "
                     f"{error}; or give the option a value"
                 ) from error
-            self._known[url, run_id] = value_in(document, address, run_id)
+            self._known[url, run_id] = _value_in(document, address, run_id)
         return self._known[url, run_id]
 
     def channel_map(self, run_id: str, default: DefaultChannelMap) -> Mapping[str, Any]:

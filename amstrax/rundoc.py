@@ -1,4 +1,4 @@
-"""Run documents: reading one from JSON, and what the reader of live data needs of it."""
+"""Run documents: times, folders, channels, and the options of the reader of live data."""
 
 import logging
 import numbers
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 RunDocument = Mapping[str, Any]
 
-#: Key of metadata of data, and of its entry in a run document: what live data was missing
+#: Key of the missing live data in the metadata of data, and in its entry in a run document
 MISSING_LIVE_DATA = "missing_live_data"
 
-#: What redax takes where the DAQ's settings do not say
+#: Defaults of redax
 CHUNK_LENGTH_S, CHUNK_OVERLAP_S = 5.0, 0.5
 FRAGMENT_PAYLOAD_BYTES = 220
 _BYTES_PER_SAMPLE = 2
-#: Longest chunk, a day, and largest fragment that make sense
+#: Longest chunk, a day, and largest fragment that are accepted
 _LONGEST_S, _MOST_PAYLOAD_BYTES = 86_400, 2**20
-#: Starts of runs of which the times, in ns, fit into 8 bytes with any length of the run
+#: Earliest and latest start of a run whose times, in ns, fit into 8 bytes
 _FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
-#: Names of runs, and so of their folders, jobs, logs and lock files
+#: Names of runs, which are also those of their folders, jobs, logs and lock files
 _RUN_NAME = re.compile(r"[0-9]{1,18}")
 
 #: More channels than any detector has
@@ -44,17 +44,14 @@ _POLARITIES = {"110000": -1, "1110000": -1, "100000": 1, "1100000": 1}
 XAMS_CHANNEL_MAP = immutabledict(
     bottom=(0, 0), top=(1, 4), external=(5, 5), sipm=(6, 6), aqmon=(40, 40)
 )
-#: Fields that may hold the channel map of a run, the first that does counts
+#: Fields that may hold the channel map of a run; the first one with a map counts
 CHANNEL_MAP_FIELDS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
 
 
 def from_json(text: str) -> dict[str, Any]:
     """Return the run document in `text`: JSON, or the name of a file with JSON.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When it is neither, or is no JSON object.
+    Raises InvalidRunDocument for anything else.
     """
     source = "the run document given"
     if not text.lstrip().startswith(("{", "[")):
@@ -69,13 +66,8 @@ def from_json(text: str) -> dict[str, Any]:
 def start_time(document: RunDocument) -> datetime:
     """Return the start of the run in UTC.
 
-    It may be a datetime (without time zone: UTC), text in ISO 8601, or as MongoDB writes dates in
-    JSON: ``{"$date": ...}``.
-
-    Raises
-    ------
-    InvalidRunDocument
-        When there is none, or it is none of these.
+    It may be a datetime (without time zone: UTC), text in ISO 8601, or a date of MongoDB in JSON:
+    ``{"$date": ...}``. Raises InvalidRunDocument for anything else, and for a missing start.
     """
     start = _time(document, "start")
     if start is None:
@@ -92,26 +84,20 @@ def end_time(document: RunDocument) -> datetime | None:
 
 
 def to_json(time: datetime) -> dict[str, str]:
-    """Return a time as MongoDB writes it in JSON, to the millisecond that it keeps."""
+    """Return a time in the JSON of MongoDB, rounded down to its milliseconds."""
     text = time.astimezone(UTC).isoformat(timespec="milliseconds")
     return {"$date": text.replace("+00:00", "Z")}
 
 
 def name(document: RunDocument) -> str:
-    """Return what to call the run in messages."""
+    """Return the name of the run for messages."""
     called = document.get("name") or document.get("number") or "(without number)"
     text = short(called, str)
     return f"run {text if text.isprintable() else short(called)}"
 
 
 def check_run_name(name: object) -> str:
-    """Return the name of a run if a path may be made of it: digits only.
-
-    Raises
-    ------
-    InvalidRunDocument
-        When it is anything else.
-    """
+    """Return the name of a run, or raise InvalidRunDocument unless it has digits only."""
     if not isinstance(name, str) or not _RUN_NAME.fullmatch(name):
         raise InvalidRunDocument(
             f"a run is called {short(name)}, which cannot be the name of its folder: give it "
@@ -121,12 +107,9 @@ def check_run_name(name: object) -> str:
 
 
 def check_location(location: object) -> Path:
-    """Return the folder that an entry of data in a run document names.
+    """Return the folder in the data of a run document, or raise InvalidRunDocument.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When that is no whole path of one line.
+    The path must be absolute and printable.
     """
     if not isinstance(location, str) or not location.startswith("/") or not location.isprintable():
         raise InvalidRunDocument(
@@ -137,12 +120,9 @@ def check_location(location: object) -> Path:
 
 
 def live_folders(document: RunDocument) -> list[str]:
-    """Return the folders that are said to hold the run's live data, on whichever host.
+    """Return the folders of the run's live data, on any host.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When its data is no list.
+    Raises InvalidRunDocument when ``data`` is not a list.
     """
     folders = [
         entry.get("location")
@@ -156,12 +136,9 @@ def live_folders(document: RunDocument) -> list[str]:
 
 
 def reader_config(document: RunDocument) -> dict[str, Any]:
-    """Return the options of the reader of live data that follow from a run document.
+    """Return the options of the reader of live data that a run document sets.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When daq_config is missing or has odd values; the message names the value.
+    Raises InvalidRunDocument when daq_config is missing or has invalid values.
     """
     daq_config = document.get("daq_config")
     if not isinstance(daq_config, Mapping) or not daq_config:
@@ -170,37 +147,29 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
             "live data cannot be read. Take the document from the run database"
         )
     threads = daq_config.get("processing_threads")
-    if not isinstance(threads, Mapping) or not threads or not all(map(_is_count, threads.values())):
-        raise InvalidRunDocument(
-            f"daq_config.processing_threads of {name(document)} is {short(threads)}: it must name "
-            'the readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
-        )
+    if (
+        not isinstance(threads, Mapping)
+        or not threads
+        # True is an integer, and so is an Int64 of MongoDB
+        or not all(isinstance(n, int) and n is not True and n > 0 for n in threads.values())
+    ):
+        must = 'name the readout processes with numbers of threads, as {"xams-daq_reader_0": 1}'
+        raise _invalid(document, "daq_config.processing_threads", threads, must)
     length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S, _LONGEST_S)
     overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S, _LONGEST_S)
-    payload = _positive(
-        document,
-        "strax_fragment_payload_bytes",
-        FRAGMENT_PAYLOAD_BYTES,
-        _MOST_PAYLOAD_BYTES,
-        _BYTES_PER_SAMPLE,
-    )
+    key = "strax_fragment_payload_bytes"
+    limits = _MOST_PAYLOAD_BYTES, _BYTES_PER_SAMPLE
+    payload = _positive(document, key, FRAGMENT_PAYLOAD_BYTES, *limits)
     if payload % _BYTES_PER_SAMPLE:
-        raise InvalidRunDocument(
-            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {short(payload)}: it "
-            f"must be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
-        )
+        must = f"be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
+        raise _invalid(document, f"daq_config.{key}", payload, must)
     compressor = daq_config.get("compressor") or "lz4"
     if type(compressor) is not str:
-        raise InvalidRunDocument(
-            f"daq_config.compressor of {name(document)} is {short(compressor)}: it must be a text, "
-            'as "lz4"'
-        )
+        raise _invalid(document, "daq_config.compressor", compressor, 'be a text, as "lz4"')
     start = start_time(document)
     if not _FIRST <= start < _LAST:
-        raise InvalidRunDocument(
-            f"start of {name(document)} is {start}: it must be between {_FIRST.year} and "
-            f"{_LAST.year}, since times are counted in ns from 1970 on"
-        )
+        must = f"be between {_FIRST.year} and {_LAST.year}, since times are counted in ns from 1970"
+        raise _invalid(document, "start", start.isoformat(" "), must)
     registers = _list(document, daq_config, "registers", "daq_config.")
     return dict(
         run_start_time=start.timestamp(),
@@ -214,9 +183,10 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
 
 
 def channels_polarity(registers: Any) -> dict[int, int]:
-    """Return +1 or -1 for channels whose digitizer register says which way pulses go.
+    """Return the polarity of channels, +1 or -1, from digitizer registers.
 
-    `registers` are entries {"reg": address, "val": value, ...} with hexadecimal text.
+    `registers` are entries {"reg": address, "val": value, ...} with hexadecimal text; others are
+    ignored.
     """
     result = {}
     for entry in registers:
@@ -232,18 +202,14 @@ def channels_polarity(registers: Any) -> dict[int, int]:
 def extract_channel_polarity(registers: Any) -> dict[int, int]:
     """Return the polarity of channels: 1 where pulses go up, -1 where they go down.
 
-    Values of polarity registers with another meaning are logged and left out.
+    Other values of polarity registers are logged and left out.
 
     Parameters
     ----------
     registers
         Digitizer registers, ``daq_config.registers`` of a run document: a list of entries, a
-        dictionary with entries as values, or either as JSON.
-
-    Raises
-    ------
-    InvalidRegisters
-        (a TypeError and a ValueError) when it is none of these, or an entry is no dictionary.
+        dictionary with entries as values, or either as JSON. Anything else, and an entry that is
+        not a dictionary, raises InvalidRegisters (a TypeError and a ValueError).
     """
     registers = register_entries(registers)
     for entry in registers:
@@ -255,7 +221,7 @@ def extract_channel_polarity(registers: Any) -> dict[int, int]:
         known = channels_polarity([entry])
         if not known and _POLARITY_REGISTER.fullmatch(str(entry.get("reg")).strip()):
             log.warning(
-                "register %s has the value %s, which says nothing of the polarity: it is ignored",
+                "register %s has the value %s, which is no known polarity: it is ignored",
                 short(entry.get("reg"), str),
                 short(entry.get("val")),
             )
@@ -263,13 +229,7 @@ def extract_channel_polarity(registers: Any) -> dict[int, int]:
 
 
 def register_entries(registers: Any) -> Sequence[Any]:
-    """Return the entries of digitizer registers, which are as in `extract_channel_polarity`.
-
-    Raises
-    ------
-    InvalidRegisters
-        (a TypeError and a ValueError) when they have none.
-    """
+    """Return the entries of digitizer registers, given as in `extract_channel_polarity`."""
     if isinstance(registers, str):
         registers = strict_json.parse(registers, "registers", InvalidRegisters)
     if isinstance(registers, Mapping):
@@ -283,7 +243,7 @@ def register_entries(registers: Any) -> Sequence[Any]:
 
 
 def value_at(document: object, path: str) -> Any:
-    """Return the value at a dotted path of a run document, None where it has none."""
+    """Return the value at a dotted path of a run document; None if it is missing."""
     for key in path.split("."):
         if not isinstance(document, Mapping):
             return None
@@ -292,7 +252,7 @@ def value_at(document: object, path: str) -> Any:
 
 
 def pair(value: object) -> tuple[int, int] | None:
-    """Return a value as first and last channel, None where it is no pair of whole numbers."""
+    """Return a value as first and last channel; None unless it is a pair of whole numbers."""
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != 2:
         return None
     whole = [
@@ -303,15 +263,15 @@ def pair(value: object) -> tuple[int, int] | None:
 
 
 def with_pairs(table: Mapping[str, Any]) -> immutabledict[str, Any]:
-    """Return a table of a run document, pairs of whole numbers as tuples."""
+    """Return a table of a run document with pairs of whole numbers as tuples."""
     return immutabledict({key: pair(value) or value for key, value in table.items()})
 
 
 def channel_map(document: RunDocument) -> immutabledict[str, tuple[int, int]] | None:
     """Return the channel map of a run: name of a subdetector -> first and last channel.
 
-    It is the first of the fields `CHANNEL_MAP_FIELDS` that has at least one pair; None without
-    any. What is no pair is left out, with a warning.
+    It is the first of `CHANNEL_MAP_FIELDS` with at least one pair; None without any. Entries that
+    are not pairs are dropped with a warning.
     """
     for field in CHANNEL_MAP_FIELDS:
         if pairs := usable_pairs(value_at(document, field), field, name(document)):
@@ -320,11 +280,11 @@ def channel_map(document: RunDocument) -> immutabledict[str, tuple[int, int]] | 
 
 
 def usable_pairs(value: object, field: str, run: str) -> immutabledict[str, tuple[int, int]]:
-    """Return the pairs of channels in a field of a run document; a warning names what is none."""
+    """Return the pairs of channels in a field of a run document; warn if it has anything else."""
     pairs = channel_pairs(value)
     if value is not None and (not isinstance(value, Mapping) or len(pairs) < len(value)):
         log.warning(
-            "%s of %s is %s: what is no pair of channels, as [1, 4], is ignored",
+            "%s of %s is %s: entries other than pairs, as [1, 4], are ignored",
             field,
             run,
             short(value),
@@ -333,27 +293,21 @@ def usable_pairs(value: object, field: str, run: str) -> immutabledict[str, tupl
 
 
 def channel_pairs(value: object) -> immutabledict[str, tuple[int, int]]:
-    """Return the pairs of channels in a channel map; empty for what is none."""
+    """Return the pairs of channels in a channel map; other entries are left out."""
     table = value if isinstance(value, Mapping) else {}
     pairs = {str(key): pair(item) for key, item in table.items()}
     return immutabledict({key: item for key, item in pairs.items() if item is not None})
 
 
 def channels_in_map_group(channel_map: object, group: str) -> set[int]:
-    """Return the channels of a group of a channel map, empty where it has none, or an odd one."""
+    """Return the channels of a group of a channel map; empty if it is missing or invalid."""
     first, last = channel_pairs(channel_map).get(group, (0, -1))
     # A wrong number must not fill the memory
     return set(range(first, last + 1)) if last - first < _MOST_CHANNELS else set()
 
 
 def channel_range(channel_map: object, group: str) -> tuple[int, int]:
-    """Return the first and last channel of a group of a channel map.
-
-    Raises
-    ------
-    InvalidOption
-        When the map has no such group, or an odd one.
-    """
+    """Return the first and last channel of a group of a channel map, or raise InvalidOption."""
     first, last = channel_pairs(channel_map).get(group, (0, -1))
     if not 0 <= first <= last:
         value = channel_map.get(group) if isinstance(channel_map, Mapping) else channel_map
@@ -364,32 +318,27 @@ def channel_range(channel_map: object, group: str) -> tuple[int, int]:
     return first, last
 
 
+def _invalid(document: RunDocument, field: str, value: object, must: str) -> InvalidRunDocument:
+    return InvalidRunDocument(f"{field} of {name(document)} is {short(value)}: it must {must}")
+
+
 def _positive(
     document: RunDocument, key: str, default: float, most: float, least: float = 1e-9
 ) -> float:
     value = document["daq_config"].get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        raise InvalidRunDocument(
-            f"daq_config.{key} of {name(document)} is {short(value)}: it must be a positive number "
-            f"up to {most}"
-        )
+        raise _invalid(document, f"daq_config.{key}", value, f"be a positive number up to {most}")
     return value
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _list(document: RunDocument, part: RunDocument, key: str, of: str = "") -> Sequence[Any]:
-    """Return a list in a part of a document, empty where it is missing."""
+    """Return a list in a part of a document; empty if it is missing."""
     value = part.get(key)
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise InvalidRunDocument(
-            f"{of}{key} of {name(document)} is {short(value)}: it must be a list"
-        )
+        raise _invalid(document, of + key, value, "be a list")
     return value
 
 
@@ -407,7 +356,5 @@ def _time(document: RunDocument, key: str) -> datetime | None:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
-        raise InvalidRunDocument(
-            f"{key} of {name(document)} is {short(document[key])}: it must be a time, as "
-            '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
-        ) from None
+        must = 'be a time, as "2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
+        raise _invalid(document, key, document[key], must) from None

@@ -1,7 +1,7 @@
-"""Settings of this machine: the only place that reads the environment and ``~/.xams_config``.
+"""Settings of this machine: the only module that reads the environment and ``~/.xams_config``.
 
-A setting comes from the environment variable of its name, or else from the section ``[default]``
-of ``~/.xams_config`` (``AMSTRAX_CONFIG`` names another file)::
+A setting is an environment variable, or else a line in the section ``[default]`` of
+``~/.xams_config`` (``AMSTRAX_CONFIG`` names another file)::
 
     [default]
     XAMS_LIVE_DATA = /data/xenon/xams_v2/live_data
@@ -16,12 +16,12 @@ of ``~/.xams_config`` (``AMSTRAX_CONFIG`` names another file)::
     MONGO_USER = me
     MONGO_PASSWORD = ...
 
-A file that holds a secret is for its owner alone (``chmod 600``); a warning says when it is not.
-Nothing is read when this module is imported.
+A file with a secret should be readable by its owner only (``chmod 600``); otherwise a warning is
+logged. Nothing is read when this module is imported.
 
-A file that exists and cannot be used is an `InvalidOption` that names file and reason, never a file
-without settings: unreadable, not UTF-8, a mistake in its form, settings outside ``[default]``, and
-names that look like misspelt settings. The same holds for such names in the environment.
+All functions raise `InvalidOption` for a file that exists and is unusable: unreadable, not UTF-8,
+malformed, with settings outside ``[default]``, or with names that resemble settings. The same holds
+for such names in the environment.
 """
 
 import configparser
@@ -44,14 +44,13 @@ log = logging.getLogger(__name__)
 CONFIG_VARIABLE = "AMSTRAX_CONFIG"
 SECTION = "default"
 
-#: Settings of the run database, in the order in which `amstrax rundb check` shows them, with what
-#: each is and its value where it is not set
+#: Settings of the run database, in the order of `amstrax rundb check`: description and default
 RUN_DATABASE = MappingProxyType(
     {
         "AMSTRAX_MONGO_URI": ("connection string of MongoDB, for a database without tunnel", ""),
-        "DAQ_HOST": ("host that MongoDB is reached through, by SSH", ""),
+        "DAQ_HOST": ("host of the SSH tunnel to MongoDB", ""),
         "DAQ_PORT": ("port of its SSH server", "22"),
-        "DAQ_USER": ("user there", "your login name"),
+        "DAQ_USER": ("user on that host", "your login name"),
         "DAQ_KEY_FILE": ("private key to log in with", ""),
         "DAQ_KEY_PASSWORD": ("password of that key", ""),
         "DAQ_PASSWORD": ("password to log in with", ""),
@@ -66,19 +65,19 @@ RUN_DATABASE = MappingProxyType(
         "AMSTRAX_RUNDB_TIMEOUT": ("longest time that one call may take [s]", "20"),
     }
 )
-#: Settings of the corrections, with what each is and its value where it is not set
+#: Settings of the corrections, in the same form
 CORRECTIONS = MappingProxyType(
     {
-        "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files; goes before all else", ""),
-        "AMSTRAX_CORRECTIONS_URL": ("where they are published, with {branch} in it", ""),
-        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time for one of those, in all [s]", "10"),
+        "AMSTRAX_CORRECTIONS_FOLDER": ("folder with correction files, searched first", ""),
+        "AMSTRAX_CORRECTIONS_URL": ("address of published files, with {branch} in it", ""),
+        "AMSTRAX_CORRECTIONS_TIMEOUT": ("longest time to fetch a published file [s]", "10"),
         "AMSTRAX_CORRECTIONS_CACHE": (
-            "folder in which those are kept",
+            "folder for copies of published files",
             "$XDG_CACHE_HOME/amstrax/corrections",
         ),
     }
 )
-#: Settings of jobs and of the batch system that they run on, in the same form
+#: Settings of jobs and of their batch system
 BATCH = MappingProxyType(
     {
         "AMSTRAX_ENGINE": ("where jobs run: local, slurm or htcondor", "local"),
@@ -89,7 +88,7 @@ BATCH = MappingProxyType(
         "AMSTRAX_KEEP_LOGS": ("age at which scripts and logs of jobs are removed [days]", "90"),
         "AMSTRAX_LOCAL_JOBS": ("jobs at once on this machine", "the number of its cores"),
         "AMSTRAX_LOCAL_FOLDER": (
-            "where jobs on this machine are kept track of",
+            "folder for the state of local jobs",
             "~/.local/state/amstrax/jobs",
         ),
         "AMSTRAX_CONDOR_ATTRIBUTES": (
@@ -136,17 +135,16 @@ DASHBOARD = MappingProxyType(
         ),
     }
 )
-#: Settings whose value is shown to nobody. A connection string may hold a password.
+#: Settings whose values are never shown. A connection string may contain a password.
 SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
 
-# Paths about which a warning has been logged
+# Paths already warned about
 _warned: set[Path] = set()
 
-#: The contexts, and the detector whose lab folders and run documents each uses. A context is chosen
-#: for a target in this order.
+#: Context -> detector whose lab folders and run documents it uses. The first context that makes a
+#: target is chosen.
 CONTEXT_DETECTORS = MappingProxyType({"xams": "xams", "xams_led": "xams", "xams_little": "xamsl"})
 DETECTORS = tuple(dict.fromkeys(CONTEXT_DETECTORS.values()))
-
 
 #: Folders of the lab, by detector
 FOLDERS = tuple(
@@ -156,35 +154,23 @@ FOLDERS = tuple(
 )
 #: All settings
 NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *CONTEXTS, *DASHBOARD, *FOLDERS))
-#: A name this similar to a setting is taken for a misspelt one
+#: Similarity to a setting from which a name counts as misspelt
 _SIMILAR = 0.87
 
 
 def config_path() -> Path:
-    """Path of the file with settings; it need not exist."""
+    """Return the path of the file with settings; it need not exist."""
     given = os.environ.get(CONFIG_VARIABLE)
     return expanded(given) if given else in_home("~/.xams_config")
 
 
 def get(name: str, default: str | None = None) -> str | None:
-    """Return the setting called `name`, or `default` where it is set nowhere or empty.
-
-    Raises
-    ------
-    InvalidOption
-        When the file of settings cannot be used, or a name in the environment is misspelt.
-    """
+    """Return a setting, or `default` if it is not set or empty."""
     return find(name)[0] or default
 
 
 def find(name: str) -> tuple[str, str]:
-    """Return the setting called `name`, and where it is from; both empty where it is set nowhere.
-
-    Raises
-    ------
-    InvalidOption
-        When the file of settings cannot be used, or a name in the environment is misspelt.
-    """
+    """Return a setting and its source; both are empty if it is not set."""
     _check_environment(name)
     value = os.environ.get(name)
     if value:
@@ -199,14 +185,9 @@ def find(name: str) -> tuple[str, str]:
 
 
 def _from_file() -> tuple[Path, Mapping[str, str]]:
-    """Return the path of the file of settings, and what it sets."""
+    """Return the path of the file of settings, and its content."""
     is_named = bool(os.environ.get(CONFIG_VARIABLE))
-    try:
-        path = config_path()
-    except InvalidOption:
-        if is_named:
-            raise
-        return Path("~/.xams_config"), {}
+    path = config_path()
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -225,13 +206,13 @@ def _from_file() -> tuple[Path, Mapping[str, str]]:
 
 @functools.lru_cache(maxsize=4)
 def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
-    """Return the settings in the text of a file, by their names in upper case."""
-    # No section is the default of others
+    """Return the settings in the text of a file, by name in upper case."""
+    # Disables the special section that provides defaults for others
     parser = configparser.ConfigParser(interpolation=None, default_section="\0")
     try:
         parser.read_string(data.decode("utf-8-sig"))
     except (configparser.Error, UnicodeDecodeError) as error:
-        # Their messages quote lines, and a line may hold a password
+        # Their messages quote lines, which may contain a password
         lines = [getattr(error, "lineno", None), *(n for n, _ in getattr(error, "errors", ()))]
         place = "".join(f", line {n}" for n in lines[:4] if n)
         raise InvalidOption(
@@ -270,10 +251,10 @@ def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
 
 
 def _check_environment(asked: str) -> None:
-    """Raise for a variable that looks like a misspelt setting.
+    """Raise for a variable that resembles a setting.
 
-    Other programs use DAQ_ and MONGO_, too: such variables count when a setting of that kind is
-    asked for, and plurals do not.
+    Other programs use DAQ_ and MONGO_, too: such variables are checked only if a setting with that
+    prefix is read, and plurals are not.
     """
     shared = tuple(prefix for prefix in ("DAQ_", "MONGO_") if asked.startswith(prefix))
     for name in os.environ:
@@ -285,7 +266,7 @@ def _check_environment(asked: str) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> list[str]:
-    """Return the setting that a name may be a misspelling of, in a list; empty if it is none."""
+    """Return a list with the setting that a name may be a misspelling of, or an empty list."""
     known = {*NAMES, CONFIG_VARIABLE}
     near = [] if name in known else get_close_matches(name, sorted(known), 1, _SIMILAR)
     # A name with one more word, as MONGO_PASSWORD_FILE, is another name
@@ -293,7 +274,7 @@ def _nearest(name: str) -> list[str]:
 
 
 def _check_name(name: str, meant: list[str], given: Mapping[str, str], place: str) -> None:
-    """Raise for a name that means another one, unless that is given as well."""
+    """Raise for a misspelt name, unless the right one is given as well."""
     if name not in NAMES and meant and not any(each in given for each in meant):
         raise InvalidOption(
             f"there is no setting {name} ({place}): did you mean {' or '.join(meant)}?"
@@ -308,13 +289,7 @@ def _warn_if_others_can_read(path: Path) -> None:
 
 
 def number(name: str, default: float, low: float = 1, high: float = 65535) -> float:
-    """Return the setting `name` as a number.
-
-    Raises
-    ------
-    InvalidOption
-        When it is no number from `low` to `high`.
-    """
+    """Return a setting as a number, or raise InvalidOption unless it is from `low` to `high`."""
     text, source = find(name)
     if not text:
         return default
@@ -338,34 +313,34 @@ def _port(name: str, default: int) -> int:
 
 
 def batch(name: str) -> str:
-    """Return a setting of `BATCH`, or its value where it is not set."""
+    """Return a setting of `BATCH`, or its default."""
     return get(name) or BATCH[name][1]
 
 
 def engine() -> str:
-    """Return the name of the engine that jobs run with, where none is asked for."""
+    """Return the name of the default engine for jobs."""
     return batch("AMSTRAX_ENGINE")
 
 
 def job_memory() -> int:
-    """Return the memory that a job asks for [MB].
+    """Return the memory that a job asks for [MB]."""
+    return int(number("AMSTRAX_JOB_MEMORY", float(BATCH["AMSTRAX_JOB_MEMORY"][1]), high=1e7))
 
-    Raises
-    ------
-    InvalidOption
-        When it is no number.
-    """
-    default = float(BATCH["AMSTRAX_JOB_MEMORY"][1])
-    return int(number("AMSTRAX_JOB_MEMORY", default, low=1, high=1e7))
+
+def keep_logs() -> float:
+    """Return how long scripts and logs of jobs are kept [s]."""
+    return 86400 * number("AMSTRAX_KEEP_LOGS", float(BATCH["AMSTRAX_KEEP_LOGS"][1]), high=1e5)
+
+
+def local_jobs() -> int:
+    """Return the number of jobs that the local engine runs at once."""
+    return int(number("AMSTRAX_LOCAL_JOBS", len(os.sched_getaffinity(0)), high=10000))
 
 
 def release(name: str | None = None) -> str:
     """Return the release of the lab's package to follow: `name`, or that of AMSTRAX_RELEASE.
 
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when there is no such release.
+    Raises InvalidOption (a ValueError) for any other name.
     """
     place = "release"
     if name is None:
@@ -376,31 +351,8 @@ def release(name: str | None = None) -> str:
     return name
 
 
-def keep_logs() -> float:
-    """Return how long scripts and logs of jobs are kept [s].
-
-    Raises
-    ------
-    InvalidOption
-        When it is no number.
-    """
-    default = float(BATCH["AMSTRAX_KEEP_LOGS"][1])
-    return 86400 * number("AMSTRAX_KEEP_LOGS", default, low=1, high=1e5)
-
-
-def local_jobs() -> int:
-    """Return how many jobs the local engine runs at once.
-
-    Raises
-    ------
-    InvalidOption
-        When that is no number.
-    """
-    return int(number("AMSTRAX_LOCAL_JOBS", len(os.sched_getaffinity(0)), low=1, high=10000))
-
-
 def local_folder() -> Path:
-    """Folder in which the local engine keeps track of its jobs; it need not exist."""
+    """Return the folder for the state of local jobs; it need not exist."""
     path = get("AMSTRAX_LOCAL_FOLDER")
     if path:
         return expanded(path).absolute()
@@ -409,14 +361,10 @@ def local_folder() -> Path:
 
 
 def folder(name: str) -> Path | None:
-    """Return the setting `name` as a folder, or None where it is not set or does not exist.
+    """Return a setting as a folder; None if it is not set or does not exist.
 
-    A warning tells once of one that does not exist.
-
-    Raises
-    ------
-    InvalidOption
-        When it cannot be used: it is a file, or there is no permission to look.
+    A missing folder is warned about once. A file, or a folder without permission, raises
+    InvalidOption.
     """
     value, source = find(name)
     if not value:
@@ -440,17 +388,17 @@ def folder(name: str) -> Path | None:
 
 
 def live_data(detector: str) -> Path | None:
-    """Folder in which the DAQ's runs of `detector` (xams or xamsl) lie on this machine."""
+    """Return the folder with live data of `detector` (xams or xamsl) on this machine."""
     return folder(f"{_checked(detector)}_LIVE_DATA")
 
 
 def raw_data(detector: str) -> Path | None:
-    """Folder with the lab's stored raw records of `detector`."""
+    """Return the folder with the lab's stored raw records of `detector`."""
     return folder(f"{_checked(detector)}_RAW_DATA")
 
 
 def processed_data(detector: str) -> Path | None:
-    """Folder with the lab's processed data of `detector`."""
+    """Return the folder with the lab's processed data of `detector`."""
     return folder(f"{_checked(detector)}_PROCESSED_DATA")
 
 
@@ -462,24 +410,10 @@ def _checked(detector: str) -> str:
 
 @dataclass(frozen=True)
 class RunDatabase:
-    """Where the run database is, and how to get there. Its repr has no secrets.
+    """Location of the run database and how to connect. Its repr has no secrets."""
 
-    Attributes
-    ----------
-    uri
-        Connection string of MongoDB; empty: see the next ones.
-    daq_host
-        Host of the SSH tunnel; empty: the embedded store at `path` is used.
-    timeout
-        Longest time that a call may take [s].
-    ssh_config
-        File with settings of ssh; None for ssh's own.
-    given
-        Names of the settings that are set, by the user or by arguments.
-    """
-
-    uri: str = field(repr=False)
-    daq_host: str
+    uri: str = field(repr=False)  #: connection string of MongoDB; empty: see the next ones
+    daq_host: str  #: host of the SSH tunnel; empty: the embedded store at `path` is used
     daq_port: int
     daq_user: str
     daq_key_file: Path | None
@@ -492,24 +426,16 @@ class RunDatabase:
     mongo_password: str | None = field(repr=False)
     mongo_auth_db: str
     path: Path
-    timeout: float
-    ssh_config: Path | None = None
-    given: frozenset[str] = frozenset()
+    timeout: float  #: longest duration of a call [s]
+    ssh_config: Path | None = None  #: file with settings of ssh; None for ssh's own
+    given: frozenset[str] = frozenset()  #: names of the settings given by user or arguments
 
 
 def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
     """Return the settings of the run database.
 
-    Parameters
-    ----------
-    daq_host, daq_user
-        Host of the SSH tunnel and the user there, which then go before the settings
-        AMSTRAX_MONGO_URI, DAQ_HOST and DAQ_USER.
-
-    Raises
-    ------
-    InvalidOption
-        When a number is none, and as `find` does.
+    `daq_host` and `daq_user`, the host of the SSH tunnel and the user there, replace the settings
+    AMSTRAX_MONGO_URI, DAQ_HOST and DAQ_USER.
     """
     key_file = get("DAQ_KEY_FILE")
     ssh_config = get("AMSTRAX_SSH_CONFIG")
@@ -542,34 +468,16 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
 
 @dataclass(frozen=True)
 class Corrections:
-    """Where correction files are; see `amstrax.corrections.store`.
+    """Locations of correction files; see `amstrax.corrections.store`."""
 
-    Attributes
-    ----------
-    folder
-        Folder with correction files, maybe with ``{branch}`` in it; empty for none.
-    url
-        Where they are published, maybe with ``{branch}`` in it; empty for nowhere.
-    timeout
-        Longest time to wait for a published file, from the look-up of its server to its end [s].
-    cache
-        Folder in which those are kept; it need not exist.
-    """
-
-    folder: str
-    url: str
-    timeout: float
-    cache: Path
+    folder: str  #: folder of correction files, may contain ``{branch}``; empty for none
+    url: str  #: address where they are published, may contain ``{branch}``; empty for none
+    timeout: float  #: longest wait for a published file, including the look-up of its server [s]
+    cache: Path  #: folder for copies of published files; it need not exist
 
 
 def corrections() -> Corrections:
-    """Return the settings of the corrections.
-
-    Raises
-    ------
-    InvalidOption
-        When the time to wait is no number.
-    """
+    """Return the settings of the corrections."""
     given = get("AMSTRAX_CORRECTIONS_CACHE")
     usual = f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/amstrax/corrections"
     return Corrections(
@@ -581,7 +489,7 @@ def corrections() -> Corrections:
 
 
 def rundb_path() -> Path:
-    """Path of the embedded run database; it need not exist."""
+    """Return the path of the embedded run database; it need not exist."""
     path = get("AMSTRAX_RUNDB_PATH")
     if path:
         return expanded(path)
@@ -590,26 +498,23 @@ def rundb_path() -> Path:
 
 
 def amstrax_path() -> str:
-    """Return the folder that this package is in."""
+    """Return the folder that contains this package."""
     return str(Path(__file__).resolve().parents[1])
 
 
 def login_name() -> str:
-    """Return the name of this machine's user; for a user id without a name, its number."""
+    """Return the name of the user; for a user id without a name, its number."""
     try:
         return getpass.getuser() or str(os.getuid())
     except (ImportError, KeyError, OSError):
-        # As containers have them
+        # In containers
         return str(os.getuid())
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with ``~`` as the home folder.
+    """Return a path with ``~`` replaced by the home folder.
 
-    Raises
-    ------
-    InvalidOption
-        When the home folder is unknown, as in a container without HOME.
+    Raises InvalidOption when that is unknown, as in a container without HOME.
     """
     try:
         return Path(path).expanduser()
@@ -621,7 +526,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def in_home(path: str) -> Path:
-    """Return a default below the home folder; where that is unknown, a path that cannot exist."""
+    """Return a default below the home folder; if that is unknown, a path that cannot exist."""
     try:
         return expanded(path)
     except InvalidOption:

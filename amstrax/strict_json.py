@@ -1,8 +1,11 @@
-"""JSON that users give, read strictly: a fault is one error that names file, line and column."""
+"""Strict reading of users' JSON, with errors that name file, line and column; atomic writing."""
 
+import contextlib
 import json
 import math
+import os
 import re
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,26 +25,15 @@ _STRING = r'"(?:[^"\\]|\\.)*"'
 
 
 class _Fault(Exception):
-    """What is wrong, and the token (a number or a name) that it is about."""
+    """Message, and the token (a number or a name) with the fault."""
 
-    def __init__(self, what: str, token: str = ""):
-        super().__init__(what)
+    def __init__(self, message: str, token: str = ""):
+        super().__init__(message)
         self.token = token
 
 
 def read_text(path: str | Path, error: type[AmstraxError], most_bytes: int = MAX_BYTES) -> str:
-    """Return the text of a file.
-
-    Parameters
-    ----------
-    path
-        File.
-    error
-        Class of the exception that is raised where it cannot be read, is not UTF-8, or is larger
-        than `most_bytes`.
-    most_bytes
-        Largest size [bytes].
-    """
+    """Return the text of a file; raise `error` unless it is UTF-8 of at most `most_bytes` bytes."""
     try:
         with open(path, "rb") as file:
             content = file.read(most_bytes + 1)
@@ -82,9 +74,9 @@ def parse(
     place
         Path or address of the file, for messages.
     error
-        Class of the exception that is raised for anything else; the message names the place.
+        Class of the exception for anything else; the message names the place.
     hook
-        Turns each object into what it stands for, as `bson.json_util.object_hook`.
+        Converts each object, as `bson.json_util.object_hook`.
     first_line
         Number of the text's first line in its file.
     """
@@ -94,7 +86,7 @@ def parse(
         if len(found) < len(pairs):
             counts = Counter(name for name, _ in pairs)
             twice = next(name for name, count in counts.items() if count > 1)
-            raise _Fault(f"{short(twice)} is there twice: leave one out", json.dumps(twice))
+            raise _Fault(f"{short(twice)} occurs twice: remove one", json.dumps(twice))
         if hook is None:
             return found
         try:
@@ -102,7 +94,7 @@ def parse(
         except RecursionError:
             raise
         except Exception as fault:
-            # Of whichever kind the library raises
+            # The library raises many kinds
             raise _Fault(f"{short(found)} is no extended JSON: {short(fault, one_line)}") from None
 
     try:
@@ -129,27 +121,54 @@ def parse(
 
 
 def load_object(path: str | Path, error: type[AmstraxError]) -> dict[str, Any]:
-    """Return the JSON object in a file; anything else raises `error`, as in `parse`."""
+    """Load the JSON object in a file; anything else raises `error`, as in `parse`."""
     value = parse(read_text(path, error), place_of(path), error)
     if not isinstance(value, dict):
         raise error(f"{place_of(path)} holds {short(value)}, which is no JSON object, as {{...}}")
     return value
 
 
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file in an existing folder, with permissions `mode` less the umask.
+
+    The file is replaced atomically and synced to disk: a kill or a power cut leaves either the old
+    or the new one.
+    """
+    new = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    # Not all file systems can sync a folder
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def place_of(path: str | Path) -> str:
-    """Return a path, or the end of a long one, as an error names it."""
+    """Return a path for an error message; of a long one its end."""
     text = str(path) if str(path).isprintable() else repr(str(path))
     return text if len(text) <= 120 else f"...{text[-116:]}"
 
 
 def short(value: object, text_of: Callable[[Any], str] = repr) -> str:
-    """Return a value as it is quoted in an error."""
+    """Return a value for an error message, shortened to 60 characters."""
     text = text_of(value)
     return text if len(text) <= 60 else f"{text[:56]}..."
 
 
 def one_line(value: object) -> str:
-    """Return what a value is as a text, in one line."""
+    """Return a value as text in one line."""
     return " ".join(str(value).split())
 
 
@@ -168,7 +187,7 @@ def _float(text: str) -> float:
 
 
 def _check(value: Any) -> None:
-    """Raise a fault for nesting that is too deep, and for texts that UTF-8 cannot hold."""
+    """Raise a fault for nesting that is too deep, and for text that UTF-8 cannot encode."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
@@ -180,7 +199,7 @@ def _check(value: Any) -> None:
             elif (
                 isinstance(each, str) and not each.isascii() and re.search("[\ud800-\udfff]", each)
             ):
-                raise _Fault(f"{short(each)} has half of a character: write it as UTF-8")
+                raise _Fault(f"{short(each)} has half of a surrogate pair: write it as UTF-8")
         level = below
         if not level:
             return
@@ -188,7 +207,7 @@ def _check(value: Any) -> None:
 
 
 def _position(text: str, token: str, first_line: int) -> str:
-    """Return the line and column of a token outside of strings, or of a name, as words."""
+    """Return line and column of a token outside of strings, or of a name, for messages."""
     for match in re.finditer(f"{_STRING}|{re.escape(token)}", text, re.DOTALL) if token else ():
         if match[0] == token:
             start = match.start()

@@ -186,12 +186,11 @@ def from_end_to_job(engine: str, work: Path, n_runs: int) -> None:
 
 def rounds(store: str, work: Path, n_pending: int, repeat: int) -> None:
     """Measure rounds of the loop that find many runs, and show what they would submit."""
-    from amstrax.auto_processing import auto_processing
+    from amstrax.auto_processing import auto_processing, submitting
 
     add_runs(work, range(n_pending))
-    loop = auto_processing.Loop(
-        auto_processing.parse_args(["--target=raw_records", "--max_jobs=10", "--dry_run"])
-    )
+    args = auto_processing.parse_args(["--target=raw_records", "--max_jobs=10", "--dry_run"])
+    loop = auto_processing.Loop(auto_processing.LoopOptions.of(args, submitting.find_work(args)))
     took = []
     for _ in range(repeat):
         began = time.perf_counter()

@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import time
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from servers import LOCALHOST, Server, need
+from needs import daemon_path, need_all
+from servers import LOCALHOST, Server
 
-#: Where Debian has daemons, which is not on everybody's PATH
-DAEMON_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 #: What the machine of a test's batch system is said to have; memory in MB
 CPUS, MEMORY = 8, 4000
 
@@ -53,7 +51,7 @@ class Munged(Server):
             "log-file": "munge.log",
             "seed-file": "munge.seed",
         }
-        program = str(shutil.which("munged", path=DAEMON_PATH))
+        program = str(daemon_path("munged"))
         options = [f"--{name}={self.folder / file}" for name, file in files.items()]
         # With force, since it minds that others can write to /tmp, and a socket that kill -9 left
         return [program, "--foreground", "--force", *options]
@@ -82,7 +80,7 @@ class SlurmDaemon(Server):
 
     def command(self) -> list[str]:
         """Return the command that starts it."""
-        program = str(shutil.which(self.name, path=DAEMON_PATH))
+        program = str(daemon_path(self.name))
         return [program, "-D", "-f", str(self.folder / "slurm.conf"), *self.options]
 
 
@@ -99,9 +97,7 @@ class SlurmCluster:
     """
 
     def __init__(self, folder: Path):
-        for program in ("munged", "slurmctld", "slurmd", "sbatch"):
-            there = shutil.which(program, path=DAEMON_PATH)
-            need(there is not None, f"needs {program}: apt-get install slurm-wlm munge")
+        need_all("slurm")
         self.folder = folder
         munged = Munged(folder)
         self.daemons: dict[str, Munged | SlurmDaemon] = {"munged": munged}

@@ -19,13 +19,9 @@ from pathlib import Path
 import psutil
 import pytest
 from batch_servers import CPUS, MEMORY, wait_for
-from servers import LOCALHOST, Server, need
+from needs import CONDOR, NEEDS, need, need_all
+from servers import LOCALHOST, Server
 
-#: Where .ci/condor-root puts it
-ROOT = Path(
-    os.environ.get("AMSTRAX_TEST_CONDOR")
-    or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "amstrax-test/condor").expanduser()
-)
 #: Categories of jobs that the pool takes, as the lab's does
 CATEGORIES = ("short", "medium", "long")
 #: Whom root is to the pool
@@ -35,9 +31,9 @@ CONFIG = f"""
 use ROLE: CentralManager
 use ROLE: Submit
 use ROLE: Execute
-RELEASE_DIR = {ROOT}/usr
-LIB = {ROOT}/usr/lib/condor
-SHARE = {ROOT}/usr/share/condor
+RELEASE_DIR = {CONDOR}/usr
+LIB = {CONDOR}/usr/lib/condor
+SHARE = {CONDOR}/usr/share/condor
 LOCAL_DIR = {{folder}}
 LOCAL_CONFIG_FILE =
 LOCAL_CONFIG_DIR =
@@ -131,11 +127,10 @@ class CondorPool:
     """
 
     def __init__(self, folder: Path):
-        there = (ROOT / "usr/sbin/condor_master").is_file()
-        reason = f"needs HTCondor in {ROOT}: as root, .ci/condor-root"
-        if not there and os.getuid() != 0:
-            pytest.skip(reason)
-        need(there, reason)
+        there, reason = NEEDS["condor"]
+        if not there() and os.getuid() != 0:
+            pytest.skip(reason)  # also in CI: only root can make it
+        need_all("condor")
         self.folder = folder
         self.environment = {"CONDOR_CONFIG": str(folder / "condor_config")}
         for name in ("bin", "log", "spool", "execute", "lock", "run", "tokens"):
@@ -154,13 +149,13 @@ class CondorPool:
 
     def _write_programs(self) -> None:
         """Write a script for each program, that runs it with the libraries of its own release."""
-        (loader,) = (ROOT / "usr").glob("lib*/ld-linux*.so.*")
-        folders = [*(ROOT / "usr/lib").glob("*-linux-gnu"), ROOT / "usr/lib"]
+        (loader,) = (CONDOR / "usr").glob("lib*/ld-linux*.so.*")
+        folders = [*(CONDOR / "usr/lib").glob("*-linux-gnu"), CONDOR / "usr/lib"]
         command = [str(loader), "--library-path", ":".join(map(str, folders)), "--argv0"]
         programs = [
             path
             for part in ("bin", "sbin", "libexec/condor")
-            for path in (ROOT / "usr" / part).glob("condor_*")
+            for path in (CONDOR / "usr" / part).glob("condor_*")
             if path.is_file()
         ]
         for path in programs:

@@ -8,6 +8,7 @@ import pytest
 from batch_servers import slurm, slurm_cluster  # noqa: F401
 from condor_pool import condor, condor_pool  # noqa: F401
 from make_jobs import live_runs, runs, start_tool  # noqa: F401
+from needs import SHARED, missing, need_all
 from servers import (  # noqa: F401
     mongo_collection,
     mongo_server,
@@ -17,9 +18,15 @@ from servers import (  # noqa: F401
 
 from amstrax import settings
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 #: What takes minutes is begun with, so that no worker is left alone with it at the end
 LONGEST = ("test_day.py", "test_dashboard_browser.py", "test_documentation.py")
+
+
+def pytest_report_header() -> list[str]:
+    """List what is missing on this machine; in CI, tests that need it fail."""
+    lines = missing()
+    verb = "fail" if os.environ.get("CI") == "true" else "are skipped"
+    return [f"tests that need what is missing here {verb}:", *lines] if lines else []
 
 
 def pytest_collection_modifyitems(items):
@@ -31,12 +38,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with real and simulated runs, reference values and specifications."""
-    if (SHARED / "parity").is_dir():
-        return SHARED
-    reason = f"needs the project's shared data, which is not at {SHARED}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    need_all("shared")
+    return SHARED
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from make_jobs import LED, NAI, SHORT, add_run
 from make_runs import RUN_ID
 
 from amstrax.rundb.embedded import LocalClient
 
-CHROMIUM = "/usr/bin/chromium"
 BROWSER_ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -27,22 +25,6 @@ SUBMITTED = "000305"
 EVENT_TARGETS = ("event_info", "event_waveform", "event_area_per_channel", "records")
 #: Runs that are documents alone
 MANY = 120
-
-
-def need_browser() -> None:
-    """Skip the test without Chromium and Playwright; in CI fail."""
-    if Path(CHROMIUM).exists():
-        try:
-            import playwright.sync_api  # noqa: F401
-
-            return
-        except ImportError:
-            reason = "needs Playwright: pip install 'amstrax[test]'"
-    else:
-        reason = f"needs {CHROMIUM}: apt-get install chromium"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 class Lab:

@@ -1,4 +1,4 @@
-"""Live data on a DAQ, places for its copies, and what leads there: a real sshd, a real rsync."""
+"""Live data on a DAQ and destinations of copies, with a real sshd and rsync."""
 
 import contextlib
 import os
@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from servers import SSHServer, need
+from needs import need, need_all
+from servers import SSHServer
 
 from amstrax.auto_processing import rsync
 from amstrax.rundb import documents, get_mongo_collection
@@ -22,7 +23,7 @@ ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory):
     """An sshd that lets commands in."""
-    need(shutil.which("rsync") is not None, "needs rsync: apt-get install rsync")
+    need_all("rsync")
     server = SSHServer(tmp_path_factory.mktemp("login"), 1)
     yield server
     server.kill()
@@ -37,7 +38,7 @@ def daq(tmp_path, monkeypatch, sshd):
 
 
 class Daq:
-    """Folders ``live``, ``stbc`` and ``dcache``; settings that say so; and the run database."""
+    """Folders ``live``, ``stbc`` and ``dcache`` with their settings, and the run database."""
 
     def __init__(self, folder: Path, monkeypatch, sshd: SSHServer):
         self.folder, self._monkeypatch = folder, monkeypatch
@@ -88,7 +89,7 @@ class Daq:
 
 
 def start(tool: str, *arguments: object) -> subprocess.Popen:
-    """Start a tool as a process of its own."""
+    """Start a tool as a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", f"amstrax.auto_processing.{tool}", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -98,7 +99,7 @@ def start(tool: str, *arguments: object) -> subprocess.Popen:
 
 
 def wait_for(condition, what: str, timeout: float = 180):
-    """Wait until a condition holds, and return what it says."""
+    """Wait until a condition holds, and return its value."""
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {timeout} s for {what}"
@@ -108,7 +109,7 @@ def wait_for(condition, what: str, timeout: float = 180):
 
 def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess:
     """Run a command as a user id without a name, and without HOME, as containers do."""
-    need(os.getuid() == 0, "needs root, to be somebody else")
+    need_all("root")
     need(shutil.which("setpriv") is not None, "needs setpriv")
     # Python itself may be in a folder that only root may look into
     setpriv = "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps=+dac_read_search"
@@ -121,7 +122,7 @@ def as_nobody(command: list, **variables: object) -> subprocess.CompletedProcess
 
 
 def contents(folder: Path) -> dict[str, tuple]:
-    """Return what is in a folder: by name inode, time of change, and bytes."""
+    """Return inode, time of change and bytes of each entry of a folder, by name."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
         + ((path.read_bytes(),) if path.is_file() else ())
@@ -137,7 +138,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def flip(path: Path) -> None:
-    """Change a byte of a file, and leave its size and time."""
+    """Change a byte of a file, but not its size and time."""
     state = path.stat()
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -153,7 +154,7 @@ def recently() -> datetime:
 @contextlib.contextmanager
 def small_disk(path: Path, size: str, options: str = ""):
     """Mount a disk of a size, which only root can."""
-    need(os.getuid() == 0, "needs root, to mount a small disk")
+    need_all("root")
     path.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}{options}", "tmpfs", str(path)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from needs import FAKETIME, daemon_path, need_all
 
 LOCALHOST = "127.0.0.1"
 #: Users of MongoDB: one that may read and write, one that may read, one that may do nothing.
@@ -85,23 +86,11 @@ class AwakeTime:
             self.seconds += self.TICK
 
 
-def need(there: bool, reason: str) -> None:
-    """Skip the test, or in CI fail, unless something is there."""
-    if there:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
-
-
 def with_clock(offset: str) -> dict[str, str]:
     """Return the environment of a process whose clock is ahead or behind, as by ``+20m``."""
-    need(Path(_FAKETIME).exists(), "needs libfaketime: apt-get install faketime")
+    need_all("faketime")
     # Without the last one Event.wait hangs; with it time.sleep fails, so short processes alone work
-    fake = {"LD_PRELOAD": _FAKETIME, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    fake = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     return os.environ | fake
 
 
@@ -243,9 +232,8 @@ class SSHServer(Server):
 
     def __init__(self, folder: Path, forward_to: int):
         super().__init__(folder)
-        sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-        need(sshd is not None, "needs sshd: apt-get install openssh-server")
-        self._sshd = str(sshd)
+        need_all("sshd")
+        self._sshd = str(daemon_path("sshd"))
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
         self.user = getpass.getuser()

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 
 from amstrax.analyses import loading
 from amstrax.analyses._figure import NotebookFigure
-from amstrax.dashboard import figures, stored
+from amstrax.dashboard import figures
 from amstrax.exceptions import CorrectionNotFound, InvalidOption, NoSuchDataType
 from amstrax.strax_ext.context import ANALYSES
 
@@ -414,7 +414,7 @@ def test_rates_are_over_the_time_of_the_run(analysed, tmp_path, documented):  # 
         for normalize in ("rate", "counts")
     )
     assert number.values.sum() / rate.values.sum() == pytest.approx(expected, abs=1e-3)
-    drawn = stored.span(st, RUN_ID, "peak_basics")
+    drawn = figures.span(st, RUN_ID, "peak_basics")
     assert (drawn.end - drawn.start) / 1e9 == pytest.approx(expected, abs=1e-3)
 
 

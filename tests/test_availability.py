@@ -1,4 +1,4 @@
-"""What there is of a run, what a context can load of it, and why not; logs of jobs; growth."""
+"""What there is of a run, what a context can load of it, and why not; logs of jobs; progress."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_data_of_another_lineage_is_found(made):
     assert state.chunks == 2 and state.made is not None
 
 
-def test_growth(made, monkeypatch):
+def test_live_progress(made, monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "here")
     [stored] = [
         g for g in live_progress.find_stored(reader(made), RUN_ID) if g.data_type == "raw_records"

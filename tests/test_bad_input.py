@@ -163,7 +163,7 @@ def test_run_document(tmp_path, fails, change, words):
     [
         ('{"elife": NaN}', "NaN is no finite number"),
         ('{"a": [1, {"b": -1e999}]}', "-1e999 is no finite number"),
-        ('{"elife": 1, "elife": 2}', "'elife' is there twice"),
+        ('{"elife": 1, "elife": 2}', "'elife' occurs twice"),
         ('{"elife": 1' + "0" * 5000 + "}", "at most 8 bytes"),
         ('{"a": ' + "[" * 100_000, "nested"),
         ('{"elife": 1', "column 12"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.corrections import edit, lookup
+from amstrax.corrections import lookup
 from amstrax.exceptions import InvalidCorrection
 
 FILE = "elife_v1.json"
@@ -17,7 +17,7 @@ def entry(first, last, value=1.0):
 
 
 def add(path, new):
-    edit.write_entries(edit.with_entry(edit.read_entries(path), new, path), path)
+    lookup.write_entries(lookup.with_entry(lookup.read_entries(path), new, path), path)
 
 
 def test_file_is_made_and_added_to(tmp_path):
@@ -29,10 +29,10 @@ def test_file_is_made_and_added_to(tmp_path):
         '{\n    "000010-000020": [3, 4],\n    "000100-000200": [1.5, 2],\n    "000201": [5, 6]\n}\n'
     )
     assert [p.name for p in path.parent.iterdir()] == [FILE]
-    entries = edit.read_entries(path)
-    assert edit.value_before(entries, entry(150, 160)) == [3, 4]
-    assert edit.value_before(entries, entry(300, 310)) == [5, 6]
-    assert edit.value_before(entries, entry(1, 2)) is None
+    entries = lookup.read_entries(path)
+    assert lookup.value_before(entries, entry(150, 160)) == [3, 4]
+    assert lookup.value_before(entries, entry(300, 310)) == [5, 6]
+    assert lookup.value_before(entries, entry(1, 2)) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_numbers_that_nobody_could_read_are_not_written(tmp_path, value):
 
 def test_name_of_the_file(tmp_path):
     with pytest.raises(InvalidCorrection, match="NAME_VERSION.json"):
-        edit.read_entries(tmp_path / "gains.txt")
+        lookup.read_entries(tmp_path / "gains.txt")
 
 
 def test_nothing_is_left_of_a_failed_write(tmp_path):
@@ -85,10 +85,10 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
     add(path, entry(100, 200))
     before = path.read_text()
     with pytest.raises(TypeError):
-        edit.write_entries([entry(1, 2, object())], path)
+        lookup.write_entries([entry(1, 2, object())], path)
     (tmp_path / "elife_v2.json").mkdir()
     with pytest.raises(OSError):
-        edit.write_entries([entry(1, 2)], tmp_path / "elife_v2.json")
+        lookup.write_entries([entry(1, 2)], tmp_path / "elife_v2.json")
     assert path.read_text() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [FILE, "elife_v2.json"]
 
@@ -108,7 +108,7 @@ def test_any_order_of_additions_gives_one_table(tmp_path_factory, ranges):
         else:
             assert not runs & set(accepted)
             accepted |= dict.fromkeys(runs, i)
-    entries = edit.read_entries(path)
+    entries = lookup.read_entries(path)
     assert entries == sorted(entries, key=lambda e: e.first)
     for run, value in accepted.items():
         assert lookup.find(entries, run, FILE).value == value

@@ -8,7 +8,7 @@ from corrections_files import write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.corrections import check, lookup, ranges
+from amstrax.corrections import check, lookup
 from amstrax.exceptions import AmstraxError, InvalidCorrection, RunNotCovered
 
 pytestmark = pytest.mark.smoke
@@ -153,7 +153,7 @@ def test_deep_values(depth, begin, end):
 
 def test_names_that_are_written_in_other_ways():
     text = '{"a": "\\"000001\\": ",\n "00000\\u0031": 1,\n\n  "000001": 2}'
-    with pytest.raises(InvalidCorrection, match="line 4, column 3: '000001' is there twice"):
+    with pytest.raises(InvalidCorrection, match="line 4, column 3: '000001' occurs twice"):
         lookup.parse(text, "here")
     assert lookup.find_name(text, "000001") == "line 2, column 2"
     assert lookup.find_name(text, "000002") == "line 1, column 1"
@@ -179,8 +179,8 @@ def test_many_ranges(tmp_path):
     assert value(content, 2 * MANY - 1) == MANY - 1
     table = [entry[:2] for entry in lookup.entries(content, "elife_v1.json")]
     gaps = [(first + 0.0, first) for first, _ in table]
-    assert ranges.common(table, gaps) == ranges.common(gaps, table)
-    assert len(ranges.without(table, gaps)) == MANY
+    assert lookup.common(table, gaps) == lookup.common(gaps, table)
+    assert len(lookup.without(table, gaps)) == MANY
     twice = text[:-2] + ',\n "119998-119999": 1\n}'
     with pytest.raises(InvalidCorrection, match=f"line {MANY + 1}, column 2.*twice"):
         lookup.parse(twice, "here")
@@ -264,9 +264,9 @@ spans_or_open = st.lists(st.one_of(spans, numbers.map(lambda n: (n, math.inf))),
 @PROPERTY
 def test_sets_of_runs_are_sets(one, other):
     for found, expected in (
-        (ranges.merged(one), runs_of(one)),
-        (ranges.common(one, other), runs_of(one) & runs_of(other)),
-        (ranges.without(one, other), runs_of(one) - runs_of(other)),
+        (lookup.merged(one), runs_of(one)),
+        (lookup.common(one, other), runs_of(one) & runs_of(other)),
+        (lookup.without(one, other), runs_of(one) - runs_of(other)),
     ):
         assert runs_of(found) == expected
         # Sorted, and with a gap between each two
@@ -274,8 +274,8 @@ def test_sets_of_runs_are_sets(one, other):
 
 
 def test_sets_of_runs_as_text():
-    assert ranges.as_text([(1, 1), (3, 4), (7, math.inf)]) == "000001, 000003-000004, 000007-*"
-    assert ranges.as_text([]) == "none"
+    assert lookup.as_text([(1, 1), (3, 4), (7, math.inf)]) == "000001, 000003-000004, 000007-*"
+    assert lookup.as_text([]) == "none"
 
 
 numbers_or_not = st.recursive(

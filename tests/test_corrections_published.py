@@ -18,7 +18,7 @@ from corrections_files import ELIFE, make_stale, publisher, raw_server
 
 import amstrax
 from amstrax import settings
-from amstrax.corrections import published
+from amstrax.corrections import store
 from amstrax.exceptions import (
     AmstraxError,
     CorrectionNotFound,
@@ -45,8 +45,8 @@ FAULTS = {
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """Forget what was said, and which servers could not be reached."""
-    monkeypatch.setattr(published, "_unreachable", {})
-    monkeypatch.setattr(published, "_warned", set())
+    monkeypatch.setattr(store, "_unreachable", {})
+    monkeypatch.setattr(store, "_warned", set())
 
 
 @pytest.fixture
@@ -134,13 +134,13 @@ def test_fault_with_a_copy(server, cache, monkeypatch, caplog, fault):
     for _ in range(2):
         assert get() == ELIFE
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert server.address in warning and "copies that are kept are used" in warning
+    assert server.address in warning and "cached copies are used" in warning
     assert FAULTS.get(fault, "") in warning
     assert copy.read_bytes() == kept
     # When all is well again, so is the file
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
     server.fault = ""
-    published._unreachable.clear()
+    store._unreachable.clear()
     assert get() == OTHER
 
 
@@ -284,7 +284,7 @@ def test_whatever_a_server_says(what, monkeypatch, cache, caplog):
     say, words = (ENDLESS | ENDING)[what]
     text = json.dumps(ELIFE).encode()
     good = at_once(OK + b"Content-Length: %d\r\n\r\n" % len(text) + text)
-    monkeypatch.setattr(published, "MAX_SIZE", 1_000_000)
+    monkeypatch.setattr(store, "MAX_SIZE", 1_000_000)
     with raw_server(say) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}"
         monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", f"{address}/{{branch}}")
@@ -293,7 +293,7 @@ def test_whatever_a_server_says(what, monkeypatch, cache, caplog):
             get()
         assert address in str(info.value) and re.search(words, str(info.value))
         no_threads_left()
-        published._unreachable.clear()
+        store._unreachable.clear()
         server.say = good
         monkeypatch.setenv("AMSTRAX_CORRECTIONS_TIMEOUT", "120")
         assert get() == ELIFE
@@ -304,7 +304,7 @@ def test_whatever_a_server_says(what, monkeypatch, cache, caplog):
         for _ in range(2):
             assert get() == ELIFE
         (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-        assert re.search(words, warning) and "this one was good 2.5 h ago" in warning
+        assert re.search(words, warning) and "this one was validated 2.5 h ago" in warning
         no_threads_left()
 
 

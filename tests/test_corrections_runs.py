@@ -165,7 +165,7 @@ def test_values_of_a_version_that_an_option_cannot_have(tmp_path, monkeypatch, v
     [
         ("elife", '{"000101": NaN}', "elife_v1.json, line 1, column 12: NaN is no finite"),
         ("elife", '{"000101": 1, "000200": [1e999]}', "column 26: 1e999 is no finite"),
-        ("elife", '{"000101": 1, "000101": 2}', "column 2: '000101' is there twice"),
+        ("elife", '{"000101": 1, "000101": 2}', "column 2: '000101' occurs twice"),
         ("elife", '{"000101": true}', "truth value, and must be a number"),
         ("s1_naive_z_correction", '{"000101": ["1", "2", "3", "4"]}', "must be a list .a number."),
         ("s1_naive_z_correction", '{"000101": []}', "is an empty list, and must be"),

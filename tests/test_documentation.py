@@ -19,6 +19,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from needs import need, need_all
 
 import amstrax
 from amstrax import contexts, settings
@@ -136,20 +137,11 @@ def tool(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def need(there: bool, reason: str) -> None:
-    """Skip the test, or in CI fail, unless something is there."""
-    if there:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
     """Environment in which commands run: a `make` that starts neither tests nor an installation."""
+    need_all("make")
     make = shutil.which("make")
-    need(make is not None, "needs make")
     tool(tmp_path / "bin", "make", _MAKE.format(make=make, root=ROOT, venv=sys.prefix))
     return {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
 
@@ -218,7 +210,7 @@ for command in (
 
 def test_commands_of_a_release(tmp_path, environment):
     """In a small repository with those files that a release changes, and one to push to."""
-    need(shutil.which("git") is not None, "needs git")
+    need_all("git")
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / ".bumpversion.cfg", encoding="utf-8")
     changed = [section.split(":")[-1] for section in config if ":file:" in section]
@@ -497,7 +489,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     code = "".join(
         (ROOT / "amstrax" / f"{name}.py").read_text(encoding="utf-8")
         for name in (
-            *("auto_processing/auto_processing", "auto_processing/loop"),
+            *("auto_processing/auto_processing", "auto_processing/loop", "commands/base"),
             *("auto_processing/submitting", "auto_processing/engines/local", "rundb/leases"),
         )
     )
@@ -506,7 +498,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
     rows = re.findall(r"^   \* - ``(.+)``$", table, re.M)
     assert len(rows) > 10
     for row in rows:
-        for piece in re.split(r"\.\.\.|[()]", row):
+        for piece in re.split(r"\.\.\.|[(),]", row):
             words = piece.strip(" :;,.")
             assert len(words) < 4 or words in code, f"{row}: {words!r}"
 

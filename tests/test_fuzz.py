@@ -418,8 +418,7 @@ QUERY = {"mode": "gas", "$or": [{"number": {"$gte": 7}}, {"tags.name": {"$regex"
 def test_query_of_submit_stbc(store, text):
     query = option(base.json_object, text)
     if query is not None:
-        args = argparse.Namespace(status=None, tag=None, mode=None, query=query)
-        condition = outcome(submit_stbc._condition, args)
+        condition = outcome(submit_stbc.RunQuery(query=query).conditions)
         if condition:
             outcome(documents.read, store, {"$and": condition}, ["name"])
 

@@ -542,14 +542,16 @@ def test_entries_are_short(tmp_path):
 
 def test_jobs_get_the_option(tmp_path):
     folders = {"job_folder": tmp_path, "log_folder": tmp_path}
-    work = submitting.make_job_template(["peaks"], allow_incomplete=True, **folders)
+    processing = submitting.ProcessingOptions(("peaks",), allow_incomplete=True)
+    work = submitting.make_job_template(processing, **folders)
     assert "--allow_incomplete" in work.options
     assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
-    work = submitting.make_job_template(["peaks"], **folders)
+    processing = submitting.ProcessingOptions(("peaks",))
+    work = submitting.make_job_template(processing, **folders)
     assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
     for tool in (submit_stbc, auto_processing):
         for options in ([], ["--allow_incomplete"]):
             work = submit_stbc.find_work(tool.parse_args(["--target=peaks", *options]))
             assert ("--allow_incomplete" in work.options) == bool(options)
             args = gains.parse_args([SHORT, *options])
-            assert ("--allow_incomplete" in gains._amstraxer_options(args, SHORT)) == bool(options)
+            assert gains.processing_options(args, SHORT).allow_incomplete == bool(options)

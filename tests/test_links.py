@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amstrax.analyses.links import within
+from amstrax.analyses.quantities import within
 
 
 def test_by_hand():

@@ -55,12 +55,12 @@ def test_pairs_are_in_the_bins_in_which_numpy_has_them():
     np.testing.assert_array_equal(twin(*args), quantities._count_pairs(*args))
 
 
-def test_thin():
-    assert quantities.thin(3, 5).tolist() == [0, 1, 2]
-    rows = quantities.thin(1_000, 100)
+def test_random_subset():
+    assert quantities.random_subset(3, 5).tolist() == [0, 1, 2]
+    rows = quantities.random_subset(1_000, 100)
     assert len(np.unique(rows)) == 100
     assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(rows, quantities.thin(1_000, 100))
+    np.testing.assert_array_equal(rows, quantities.random_subset(1_000, 100))
 
 
 def test_rates():

@@ -1,4 +1,4 @@
-"""The figures that analyses make: matplotlib's, and a notebook shows them."""
+"""Figures of matplotlib that notebooks show without pyplot."""
 
 import io
 
@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A figure that a notebook shows when it is the last thing in a cell.
+    """A figure that a notebook shows when it is the last value in a cell.
 
-    IPython can show matplotlib's own only after ``%matplotlib inline``, or once pyplot was imported
-    there. What IPython knows then comes before this, with the format and resolution that are set.
+    IPython shows figures of matplotlib only after ``%matplotlib inline`` or an import of pyplot;
+    its own formatter then takes precedence over this one.
     """
 
     def _repr_png_(self) -> bytes:

@@ -1,8 +1,8 @@
 """Gains of photosensors from LED runs: the mean area of a photoelectron, in two ways.
 
-`mean_gain` takes no spectrum for granted: R. Saldanha et al., JINST 12 (2017) P09009
-(arXiv:1602.03150). `fit_gain` fits one. Areas are in ADC counts x samples; ``gain_to_pe_array``,
-the option that areas are multiplied by, is in photoelectrons per ADC count x sample: 1 / gain.
+`mean_gain` assumes no spectrum: R. Saldanha et al., JINST 12 (2017) P09009 (arXiv:1602.03150).
+`fit_gain` fits one. Areas are in ADC counts x samples; the option ``gain_to_pe_array`` is in
+photoelectrons per ADC count x sample: 1 / gain.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,31 +16,31 @@ from amstrax.exceptions import NoGain
 if TYPE_CHECKING:
     from iminuit import Minuit
 
-#: How a gain can be found: `mean_gain`, `fit_gain`
+#: Methods: `mean_gain`, `fit_gain`
 METHODS = ("mean", "fit")
 
-#: Pulses that there must be, and photoelectrons in them
+#: Least number of pulses, and of photoelectrons in them
 _FEWEST_PULSES, _FEWEST_PHOTOELECTRONS = 1000, 100
 #: Threshold of `mean_gain` in standard deviations of a sample's noise: 30 samples of white noise
 #: reach it in 1 pulse of 10,000
 _THRESHOLD = 4.5
-#: The noise is told from the quantile of amplitudes that so many are below, whatever the others are
+#: Quantile of amplitudes from which the noise is estimated, whatever those above it are
 _QUANTILE = 0.95
 _MOST_OCCUPANCY = 3.0
-#: Mean of small photoelectrons / peak of full-size ones: assumed, and the range it may be in. A fit
-#: cannot tell it, since noise hides the smallest.
+#: Mean of small photoelectrons / peak of full-size ones: assumed, and its possible range. Noise
+#: hides the smallest from a fit.
 _SMALL_SIZE, _SMALL_SIZES = 0.3, (0.2, 0.45)
-#: Bins of `fit_gain`: so many in a standard deviation of the noise, and this many at most
+#: Bins of `fit_gain` in a standard deviation of the noise, and their largest number
 _BINS_PER_NOISE, _MOST_BINS = 2.5, 1000
-#: So few areas expected in a bin join those of the next, where the fit is judged
+#: Bins with fewer expected areas are joined for the chi-square
 _FEWEST_EXPECTED = 10
 
 
 class Gain(NamedTuple):
-    """A gain with all that is known of it."""
+    """A gain with its errors, and other results for the same pulses."""
 
     gain: Number  # mean area of a photoelectron, with its statistical error [ADC counts x samples]
-    systematic: float  # what the method may be off by [ADC counts x samples]
+    systematic: float  # systematic error of the method [ADC counts x samples]
     occupancy: Number  # mean number of photoelectrons in a flash
     spread: float  # standard deviation / mean of the area of a photoelectron
     pedestal: float  # mean area without light [ADC counts x samples]
@@ -58,7 +58,7 @@ class Gain(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Standard error of the gain, with what the method may be off by."""
+        """Standard error of the gain, statistical and systematic."""
         return float(np.hypot(self.gain.error, self.systematic))
 
 
@@ -68,17 +68,18 @@ def mean_gain(
     noise_window: tuple[int, int] = (0, 10),
     off: np.ndarray | None = None,
 ) -> Gain:
-    """Return the gain from means alone, without a shape for the spectrum.
+    """Return the gain from means, without a shape for the spectrum.
 
     With A the area, and o the mean number of photoelectrons in a flash, the gain is (mean A with
-    light - mean A without) / o, and o = -ln(share of pulses without photoelectrons). That share is
-    told from amplitudes: those below a threshold, over the same share where there is no light.
-    There is none in an LED-off run, or in the noise window of the pulses. The latter is taken to
-    have the noise of the LED's window, so its share is raised to the ratio of their lengths. The
-    mean area without light is that of the LED-off run, or of the pulses below the threshold.
+    light - mean A without) / o, and o = -ln(share of pulses without photoelectrons). That is the
+    share of amplitudes below a threshold, divided by the same share without light: in an LED-off
+    run, or in the noise window of the pulses, to the power of the ratio of the windows' lengths.
+    The mean area without light is that of the LED-off run, or of the pulses below the threshold.
 
-    Photoelectrons below the threshold are missed. Their share is taken to be that between the
-    threshold and twice the threshold; half of this correction is the systematic error.
+    The share of photoelectrons below the threshold is assumed to be that between the threshold and
+    twice the threshold; half of this correction is the systematic error.
+
+    Raises NoGain (a ValueError) for too few pulses, too little light, or too much.
 
     Parameters
     ----------
@@ -88,20 +89,13 @@ def mean_gain(
         Options of led_calibration that the pulses were made with [samples].
     off
         As `pulses`, of a run with the LED off; None: take the noise window.
-
-    Raises
-    ------
-    NoGain
-        (a ValueError) for too few pulses, too little light, or too much.
     """
-    pulses = _finite(pulses)
-    _check_number(pulses)
+    pulses = _usable(pulses)
     n_led, n_noise = np.diff(led_window)[0], np.diff(noise_window)[0]
     if off is None:
         light = _occupancy(pulses["amplitude_led"], pulses["amplitude_noise"], n_led, n_noise)
     else:
-        off = _finite(off)
-        _check_number(off)
+        off = _usable(off)
         light = _occupancy(pulses["amplitude_led"], off["amplitude_led"], n_led, n_led)
     area, below = pulses["area"].astype(np.float64), light.below
     pedestal, noise = area[below].mean(), area[below].std()
@@ -134,11 +128,11 @@ def mean_gain(
 
 
 class _Occupancy(NamedTuple):
-    """Mean number of photoelectrons in a flash, and by how much each pulse moves it."""
+    """Mean number of photoelectrons in a flash, and the influence of each pulse on it."""
 
     value: float
     missed: float  # share of photoelectrons below the threshold
-    below: np.ndarray  # which pulses are below the threshold
+    below: np.ndarray  # whether pulses are below the threshold
     by_pulse: np.ndarray  # to first order
     by_reference: np.ndarray
 
@@ -150,7 +144,11 @@ def _occupancy(
 
     Raises NoGain for no noise, too little light, or too much.
     """
-    threshold = _THRESHOLD * _sample_noise(reference, n_reference)
+    from scipy.special import ndtri
+
+    # Standard deviation of white noise with this quantile of its largest of n samples
+    noise = np.quantile(reference, _QUANTILE) / ndtri(_QUANTILE ** (1 / n_reference))
+    threshold = _THRESHOLD * float(noise)
     if threshold <= 0:
         raise NoGain(_NO_NOISE)
     ratio = n_samples / n_reference
@@ -159,7 +157,14 @@ def _occupancy(
     if not 0 < share < 1:
         raise NoGain(_TOO_BRIGHT if share == 0 else _TOO_DARK)
     found = ratio * np.log(dark) - np.log(share)
-    _check_light(found, len(amplitude))
+    n_found = found * len(amplitude)
+    if found > _MOST_OCCUPANCY:
+        raise NoGain(_TOO_BRIGHT)
+    if n_found < _FEWEST_PHOTOELECTRONS:
+        raise NoGain(
+            f"{max(n_found, 0):.0f} photoelectrons in {len(amplitude)} pulses are too few: "
+            f"take a longer run, or more light, for {_FEWEST_PHOTOELECTRONS} or more"
+        )
     missed = _missed(amplitude, reference, ratio, threshold, found)
     return _Occupancy(
         float(found / (1 - missed)),
@@ -168,13 +173,6 @@ def _occupancy(
         -(below - share) / share / (1 - missed),
         ratio * (below_without - dark) / dark / (1 - missed),
     )
-
-
-def _sample_noise(amplitude: np.ndarray, n_samples: int) -> float:
-    """Return the standard deviation of white noise whose largest of `n_samples` is so large."""
-    from scipy.special import ndtri
-
-    return float(np.quantile(amplitude, _QUANTILE) / ndtri(_QUANTILE ** (1 / n_samples)))
 
 
 def _error(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> float:
@@ -186,13 +184,9 @@ def _error(by_pulse: np.ndarray, by_reference: np.ndarray, paired: bool) -> floa
 
 
 def _missed(
-    amplitude: np.ndarray,
-    reference: np.ndarray,
-    ratio: float,
-    threshold: float,
-    occupancy: float,
+    amplitude: np.ndarray, reference: np.ndarray, ratio: float, threshold: float, occupancy: float
 ) -> float:
-    """Return the share of photoelectrons below the threshold, taken to be that just above it."""
+    """Return the share of photoelectrons below the threshold, assumed to be that just above it."""
 
     def between(values: np.ndarray, power: float) -> float:
         return (values < 2 * threshold).mean() ** power - (values < threshold).mean() ** power
@@ -205,30 +199,24 @@ def _missed(
 def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     """Return the gain from a fit to the spectrum of areas.
 
-    The spectrum has a pedestal with Gaussian noise, and any number of photoelectrons by Poisson's
-    law; see `amstrax.analyses.photoelectron_spectrum` for that of one. A binned likelihood is
-    maximised. The chi-square (Pearson's) judges the fit, in bins where 10 areas or more are
-    expected.
+    The spectrum (`amstrax.analyses.photoelectron_spectrum`) is fitted by a binned maximum
+    likelihood, and judged by Pearson's chi-square, in bins with 10 expected areas or more.
 
-    Which part of the small photoelectrons hides in the noise, the spectrum does not say. So the
-    fit assumes a mean size for them; half the difference of the gains for a small and a large one
-    is the systematic error.
+    The spectrum does not tell how many small photoelectrons hide in the noise. So the fit assumes a
+    mean size for them; half the difference of the gains for a small and a large one is the
+    systematic error.
+
+    Raises NoGain (a ValueError) for too few pulses, too little light, too much, or a spectrum of
+    another shape, where no minimum is found.
 
     Parameters
     ----------
     pulses
         As of led_calibration, of one channel, shape (n,).
     start
-        Where to start from, as `mean_gain` has it; None: ask that.
-
-    Raises
-    ------
-    NoGain
-        (a ValueError) for too few pulses, too little light, too much, or a spectrum of another
-        shape, where no minimum is found.
+        Start values; None: those of `mean_gain`.
     """
-    pulses = _finite(pulses)
-    _check_number(pulses)
+    pulses = _usable(pulses)
     start = mean_gain(pulses) if start is None else start
     edges = area_bins(pulses["area"], start)
     counts = np.histogram(pulses["area"], edges)[0]
@@ -258,7 +246,7 @@ def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
 
 
 def area_bins(area: np.ndarray, start: Gain) -> np.ndarray:
-    """Return edges of bins for areas, from below the pedestal to where few areas are beyond."""
+    """Return edges of bins for nearly all areas, from below the pedestal on."""
     low = start.pedestal - 5 * start.noise
     occupancy = start.occupancy.value
     high = start.pedestal + start.gain.value * (3 + occupancy + 5 * np.sqrt(occupancy))
@@ -309,20 +297,20 @@ def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
 
 
 def _chi2(counts: np.ndarray, shares: np.ndarray, n_parameters: int) -> tuple[float, int]:
-    """Return Pearson's chi-square and its degrees of freedom; bins with few areas are joined."""
+    """Return Pearson's chi-square and degrees of freedom; bins with few areas are joined."""
     expected = shares / shares.sum() * counts.sum()
     group = np.floor(np.cumsum(expected) / _FEWEST_EXPECTED).astype(int)
     expected = np.bincount(group, expected)
     counts = np.bincount(group, counts)
-    there = expected > _FEWEST_EXPECTED / 2
-    chi2 = np.sum((counts[there] - expected[there]) ** 2 / expected[there])
-    return float(chi2), int(there.sum()) - 1 - n_parameters
+    kept = expected > _FEWEST_EXPECTED / 2
+    chi2 = np.sum((counts[kept] - expected[kept]) ** 2 / expected[kept])
+    return float(chi2), int(kept.sum()) - 1 - n_parameters
 
 
-_TOO_DARK = "there is no light in the LED's window: was the LED on, and is led_window where it is?"
+_TOO_DARK = "no light in led_window: was the LED on, and is led_window at the time of its light?"
 _NO_NOISE = (
-    "amplitude_noise is not above 0: is noise_window where the pulses have data? Otherwise take a "
-    "run with the LED off"
+    "amplitude_noise is not above 0: is noise_window within the data of the pulses? Otherwise take "
+    "a run with the LED off"
 )
 _DOWN = (
     "areas are smaller with light than without: do pulses go up in this channel, or is led_window "
@@ -334,25 +322,13 @@ _TOO_BRIGHT = (
 )
 
 
-def _finite(pulses: np.ndarray) -> np.ndarray:
-    """Return the pulses that have lost nothing."""
-    good = np.isfinite(pulses["area"]) & np.isfinite(pulses["amplitude_led"])
-    return pulses[good & np.isfinite(pulses["amplitude_noise"])]
-
-
-def _check_number(pulses: np.ndarray) -> None:
+def _usable(pulses: np.ndarray) -> np.ndarray:
+    """Return the pulses without missing values; raises NoGain for too few."""
+    fields = ("area", "amplitude_led", "amplitude_noise")
+    pulses = pulses[np.all([np.isfinite(pulses[field]) for field in fields], axis=0)]
     if len(pulses) < _FEWEST_PULSES:
         raise NoGain(f"{len(pulses)} pulses are too few: take {_FEWEST_PULSES} or more")
-
-
-def _check_light(occupancy: float, n_pulses: int) -> None:
-    if occupancy > _MOST_OCCUPANCY:
-        raise NoGain(_TOO_BRIGHT)
-    if occupancy * n_pulses < _FEWEST_PHOTOELECTRONS:
-        raise NoGain(
-            f"{max(occupancy * n_pulses, 0):.0f} photoelectrons in {n_pulses} pulses are too few: "
-            f"take a longer run, or more light, for {_FEWEST_PHOTOELECTRONS} or more"
-        )
+    return pulses
 
 
 def channel_gains(
@@ -361,9 +337,9 @@ def channel_gains(
     noise_window: tuple[int, int] = (0, 10),
     off: np.ndarray | None = None,
 ) -> dict[int, dict[str, Gain | NoGain]]:
-    """Return gains: channel -> name of the method (of `METHODS`) -> gain, or why there is none.
+    """Return gains: channel -> name of the method (of `METHODS`) -> gain, or the reason for none.
 
-    Parameters are as of `mean_gain`, of all channels together.
+    Parameters are those of `mean_gain`, with pulses of all channels.
     """
     result: dict[int, dict[str, Gain | NoGain]] = {}
     for channel in np.unique(pulses["channel"]):

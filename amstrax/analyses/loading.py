@@ -1,4 +1,4 @@
-"""Which part of a run an analysis is of, which data the context has for it, and its loading."""
+"""The part of a run that an analysis is of: its range, data, channels and unit of areas."""
 
 import datetime
 import functools
@@ -12,7 +12,7 @@ import strax
 from amstrax.analyses.quantities import ADC_COUNTS, PE
 from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
 
-#: What data types of a sort are called, in the context of one detector or another
+#: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
     "raw_records": ("raw_records", "raw_records_v1730", "raw_records_v1724"),
     "records": ("records", "radon_records", "records_led"),
@@ -23,23 +23,21 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "led_calibration": ("led_calibration",),
 }
 
-#: By which data types of parts of the detector other than the TPC are known
-_ENDINGS = ("_ext", "_sipm")
+#: Ending of data types -> group of the channel map, for sensors other than the PMTs of the TPC
+_ENDINGS = {"_ext": "external", "_sipm": "sipm"}
 
 
 class Part:
-    """Part of a run, as the arguments of an analysis say, and the data of it.
+    """Part of a run and its data, as the arguments of an analysis say.
 
     Attributes
     ----------
-    context, run_id
-        Of the run.
     time_range
         First and last time [ns since unix epoch], or None for all of the run.
     main
         Sort of data that the selection is of.
     start, end
-        Of what has been loaded [ns since unix epoch]: the chunks, cut to `time_range`.
+        Range of the loaded data [ns since unix epoch]: the chunks, cut to `time_range`.
     """
 
     def __init__(
@@ -74,17 +72,16 @@ class Part:
             raise InvalidOption("selection and selection_str are the same: give one of them")
         self._selection = selection if selection is not None else selection_str
         self.has_data_type = data_type is not None
-        targets = self.names(self.main)
-        self._targets = targets
+        self._targets = self.names(self.main)
         if not self.has_given(argument_of(self.main)):
-            self.refuse_missing(targets)
+            self._check_available()
         if sum(given is not None for given in (time_range, seconds_range, time_within)) > 1:
             raise InvalidOption(
                 "time_range, seconds_range and time_within each say which part of the run is "
                 "meant: give one of them"
             )
         self.time_range = self.context.to_absolute_time_range(
-            run_id, targets, time_range, seconds_range, time_within
+            run_id, self._targets, time_range, seconds_range, time_within
         )
         if self.time_range is not None and not self.time_range[0] < self.time_range[1]:
             raise InvalidOption(
@@ -95,32 +92,22 @@ class Part:
         self.end: int
         self.start, self.end = self.time_range or (0, 0)
 
-    # --- which data
-
     def names(self, sort: str) -> tuple[str, ...]:
-        """Return the data types of a sort that the context has.
-
-        Raises NoSuchDataType when it has none.
-        """
+        """Return the data types of a sort in the context; raises NoSuchDataType without any."""
         known = self.context._plugin_class_registry
-        names: tuple[str, ...]
         if self._data_type is not None and sort == self.main:
-            names = (self._data_type,)
+            names = [self._data_type]
         else:
-            names = tuple(f"{name}{self._ending()}" for name in SORTS.get(sort, (sort,)))
-        there = tuple(name for name in names if name in known)
-        if not there:
+            ending = next((e for e in _ENDINGS if (self._data_type or "").endswith(e)), "")
+            names = [f"{name}{ending}" for name in SORTS.get(sort, (sort,))]
+        found = tuple(name for name in names if name in known)
+        if not found:
             if self._data_type is not None:
                 hint = did_you_mean(self._data_type, known)
             else:
                 hint = f"; it has {', '.join(known)}"
             raise NoSuchDataType(f"this context has no data type {' or '.join(names)}{hint}")
-        return there
-
-    def _ending(self) -> str:
-        """Return the end of the names of what belongs to the data type that was asked for."""
-        endings = [e for e in _ENDINGS if self._data_type and self._data_type.endswith(e)]
-        return endings[0] if endings else ""
+        return found
 
     def has(self, sort: str) -> bool:
         """Return whether the context has data of a sort."""
@@ -130,14 +117,33 @@ class Part:
             return False
 
     def has_given(self, argument: str) -> bool:
-        """Return whether data was handed over by this argument."""
+        """Return whether the caller gave data by this argument."""
         return self._given.get(argument) is not None
 
-    # --- times
+    def _groups(self) -> Mapping[str, tuple[int, int]]:
+        """Return first and last channel of each group of the channel map."""
+        channel_map = self.context.config.get("channel_map", {})
+        return self.context.run_values.resolve(channel_map, self.run_id)
+
+    def channels(self, data_type: str) -> list[int]:
+        """Return the channels of a data type, by the channel map and n_tpc_pmts."""
+        groups = self._groups()
+        for group in (
+            *(group for ending, group in _ENDINGS.items() if data_type.endswith(ending)),
+            data_type.removeprefix("raw_records_"),
+        ):
+            if group in groups:
+                return _numbers(groups[group])
+        return list(range(int(self.context.config["n_tpc_pmts"])))
+
+    def top_channels(self) -> list[int]:
+        """Return the channels of the top PMTs; none where the channel map has no such group."""
+        groups = self._groups()
+        return _numbers(groups["top"]) if "top" in groups else []
 
     @functools.cached_property
     def run_start(self) -> int:
-        """When the run began [ns since unix epoch]: the whole second, as in strax."""
+        """Start of the run [ns since unix epoch]: the whole second, as in strax."""
         start, end = self._start_and_end()
         if end == float("inf"):
             return int(self.start // 1_000_000_000 * 1_000_000_000)
@@ -148,61 +154,48 @@ class Part:
 
     def refuse_beyond(self, limit: float, name: str) -> None:
         """Raise InvalidOption when the part is longer than `limit` [s]."""
-        if self.time_range is None:
-            start, end = self._start_and_end()
-            text = f"the whole run, {(end - start) / 1e9:.4g} s"
-        else:
-            start, end = self.time_range
-            text = f"{(end - start) / 1e9:.4g} s"
+        start, end = self.time_range or self._start_and_end()
         if end - start > limit * 1e9:
+            whole = "" if self.time_range else "the whole run, "
             raise InvalidOption(
-                f"{name} is meant for at most {limit:g} s of a run, and is asked for {text}: give "
-                f"a shorter one, as seconds_range=(0, {min(limit, 1):g}), or ignore_time_warning="
-                "True, which may take long and show little"
+                f"{name} is meant for at most {limit:g} s of a run, and is asked for {whole}"
+                f"{(end - start) / 1e9:.4g} s: give a shorter one, as seconds_range="
+                f"(0, {min(limit, 1):g}), or ignore_time_warning=True, which may take long and "
+                "show little"
             )
 
     @property
     def title(self) -> str:
-        """The run, and when the part begins."""
-        time = np.datetime64(self.start, "ns")
+        """Run and start of the part."""
         if not self.start:
             return f"Run {self.run_id}"
-        text = np.datetime_as_string(time, "s").replace("T", " ")
+        text = np.datetime_as_string(np.datetime64(self.start, "ns"), "s").replace("T", " ")
         return f"Run {self.run_id}, {text} UTC"
 
     def nothing(self, what: str) -> str:
-        """Return a note that there is none of `what`."""
+        """Return a note that the part has no `what`."""
         text = f"no {what}"
         if self.time_range is not None:
             first, last = ((t - self.run_start) / 1e9 for t in self.time_range)
             text += f" between {first:.6g} and {last:.6g} s"
         return text + (f"\nwith {self._selection}" if isinstance(self._selection, str) else "")
 
-    # --- the data
-
     def load(
         self, *sorts: str, columns: tuple[str, ...] | None = None, margin: int = 0
     ) -> np.ndarray:
-        """Return data, or what was handed over.
+        """Return the data of the part: given by the caller, or loaded.
+
+        Raises NoSuchDataType without such data in the context, InvalidOption for a wrong selection,
+        and strax.DataNotAvailable without data of the run.
 
         Parameters
         ----------
         sorts
-            Of one data kind: their columns are joined. The selection holds for the first sort
-            that the analysis has.
+            Of one data kind: their columns are joined. The selection is of `main`.
         columns
-            Keep these alone, those that are there.
+            Keep only these, of those that exist.
         margin
             Begin this long before the range [ns], and leave out the selection.
-
-        Raises
-        ------
-        NoSuchDataType
-            When the context has no such data.
-        InvalidOption
-            When the selection is wrong.
-        strax.DataNotAvailable
-            When there is no data of the run.
         """
         is_main = self.main in sorts or self.has_given(argument_of(sorts[0]))
         selection = self._selection if is_main and not margin else None
@@ -249,15 +242,12 @@ class Part:
             chunks.append(chunk.data)
             starts.append(chunk.start)
             ends.append(chunk.end)
-        if self.time_range is None and starts:
+        if starts:
             self.start, self.end = min(starts), max(ends)
-        elif self.time_range is not None and starts:
-            # What was not taken has no rate
-            self.start = max(self.time_range[0], min(starts))
-            self.end = max(min(self.time_range[1], max(ends)), self.start + 1)
-        if not chunks:
-            return np.zeros(0, dtype)
-        return np.concatenate(chunks)
+            if self.time_range is not None:
+                self.start = max(self.time_range[0], self.start)
+                self.end = max(min(self.time_range[1], self.end), self.start + 1)
+        return np.concatenate(chunks) if chunks else np.zeros(0, dtype)
 
     def area_unit(self, sort: str) -> str:
         """Return the unit of areas in data of a sort; see `area_unit`."""
@@ -266,64 +256,52 @@ class Part:
         return area_unit(self.context, self.run_id, self.names(sort)[0])
 
     def taken_until(self, data: np.ndarray) -> int:
-        """Return the end of the run, or of the part, of which `data` is [ns since unix epoch]."""
+        """Return the end of the part or, if that is earlier, of the run [ns since unix epoch]."""
         last = int(data["time"].max()) if len(data) else 0
         return max(end_of_run(self.context, self.run_id, self.end, last), self.start + 1)
 
     def dtype(self, *names: str) -> np.dtype:
-        """Return the type of rows of data types, whose columns are joined."""
-        # Not get_single_plugin, which asks the reader for the options of live data, too
+        """Return the dtype of joined data types."""
+        # Not get_single_plugin, which also needs the reader's options of live data
         plugins = self.context._get_plugins(names, self.run_id)
         dtypes = [plugins[name].dtype_for(name) for name in names]
         return dtypes[0] if len(dtypes) == 1 else np.dtype(strax.merged_dtype(dtypes))
 
-    def refuse_missing(self, names: tuple[str, ...]) -> None:
-        """Raise strax.DataNotAvailable when data types are not stored and cannot be made."""
+    def _check_available(self) -> None:
+        """Raise strax.DataNotAvailable when the main data is not stored and cannot be made."""
         if "daq_input_dir" in self.context.config:  # It makes raw data, from live data
             return
         try:
-            for name in names:
+            for name in self._targets:
                 self.context.stored_dependencies(self.run_id, name)
         except strax.DataNotAvailable as error:
             reason = str(error).rstrip(".") or "none is stored"
             raise strax.DataNotAvailable(
-                f"there is no {', '.join(names)} of run {self.run_id}, nor what it is made from "
-                f"({reason}). Is that the run, and does the context look where its data is "
-                f"(output_folder)? `amstraxer {self.run_id} --target {names[-1]}` makes it from "
-                "live data"
+                f"no {', '.join(self._targets)} of run {self.run_id}, nor data to make it from "
+                f"({reason}): check the run and the context's output_folder, or make it from live "
+                f"data, `amstraxer {self.run_id} --target {self._targets[-1]}`"
             ) from None
 
 
+def _numbers(first_and_last: tuple[int, int]) -> list[int]:
+    first, last = first_and_last
+    return np.arange(first, last + 1).tolist()
+
+
 def end_of_run(context: strax.Context, run_id: str, end: int, last: int = 0) -> int:
-    """Return when a run ended [ns since unix epoch].
+    """Return the end of a run [ns since unix epoch], since chunks cover more than the run.
 
-    Chunks cover more than the run. It ends when its run document says or, without that, with the
-    last data that is stored of it; but not before what was found in it.
-
-    Parameters
-    ----------
-    context, run_id
-        Of the run.
-    end
-        End of the last chunk [ns since unix epoch]: the run ends at the latest there.
-    last
-        Last time at which something was found [ns since unix epoch].
+    It is that of the run document or, without that, of the last stored data. It is at most `end`,
+    that of the last chunk, and after `last`, the last time in the data.
     """
-    ended = _documented_end(context, run_id)
-    if ended is None:
-        ended = max(_last_times(context, run_id), default=end)
-    return min(end, max(ended, last + 1))
-
-
-def _documented_end(context: strax.Context, run_id: str) -> int | None:
-    """Return the end of a run by its document, in the time of its data; None where it has none."""
     try:
-        start, end = (context.run_metadata(run_id, field)[field] for field in ("start", "end"))
+        start, stop = (context.run_metadata(run_id, field)[field] for field in ("start", "end"))
         # Times of data count from the whole second in which the run began
         whole_second = int(start.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
-        return whole_second + round((end - start).total_seconds() * 1e9)
+        ended = whole_second + round((stop - start).total_seconds() * 1e9)
     except (strax.RunMetadataNotAvailable, LookupError, AttributeError, TypeError):
-        return None
+        ended = max(_last_times(context, run_id), default=end)
+    return min(end, max(ended, last + 1))
 
 
 def _last_times(context: strax.Context, run_id: str) -> Iterator[int]:
@@ -335,14 +313,13 @@ def _last_times(context: strax.Context, run_id: str) -> Iterator[int]:
 
 def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
     """Return the unit of areas: PE, or ADC counts x samples where gains are 1 or not used."""
-    # Not get_single_plugin: nothing is made here
     plugin = _plugin_with_gains(context._get_plugins((data_type,), run_id)[data_type])
     if plugin is None:
         return ADC_COUNTS
     try:
         gains = plugin.gain_to_pe_array
     except (AmstraxError, OSError):
-        return PE  # from a correction file, which is not needed to show stored data
+        return PE  # Gains of a correction file, which stored data does not need
     return ADC_COUNTS if gains is None or (np.asarray(gains) == 1).all() else PE
 
 
@@ -350,25 +327,22 @@ def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
     """Return the plugin that has applied gains: `plugin`, or one that it depends on."""
     if "gain_to_pe_array" in plugin.takes_config:
         return plugin
-    found = (_plugin_with_gains(dependency) for dependency in plugin.deps.values())
-    return next((with_gains for with_gains in found if with_gains is not None), None)
+    return next(filter(None, map(_plugin_with_gains, plugin.deps.values())), None)
 
 
 def check_selection(selection: Any, dtype: np.dtype) -> None:
-    """Raise InvalidOption when a selection cannot be made of rows of this type."""
+    """Raise InvalidOption when a selection does not fit rows of this dtype."""
     try:
         strax.apply_selection(np.zeros(1, dtype), selection)
+    except KeyError as error:
+        hint = did_you_mean(str(*error.args[:1]), dtype.names or ())
+        raise InvalidOption(f"selection {selection!r}: no column {error}{hint}") from None
     except Exception as error:
-        reason = f"there is no column {error}" if isinstance(error, KeyError) else str(error)
-        missing = error.args[0] if isinstance(error, KeyError) and error.args else ""
-        raise InvalidOption(
-            f"selection {selection!r}: {reason}"
-            + did_you_mean(str(missing), [name for name in dtype.names or ()])
-        ) from None
+        raise InvalidOption(f"selection {selection!r}: {error}") from None
 
 
 def argument_of(sort: str) -> str:
-    """Return the argument by which data of a sort is handed over."""
+    """Return the argument by which callers give data of a sort."""
     return {"event_info": "events", "led_calibration": "pulses", "records_led": "records"}.get(
         sort, "peaks" if sort.startswith("peak") else sort
     )

@@ -1,9 +1,9 @@
-"""The spectrum of areas in LED runs: photoelectrons, by Poisson's law, with the noise around them.
+"""The spectrum of areas in LED runs: a Poisson number of photoelectrons, and noise.
 
-A photoelectron gives a full-size charge (Gaussian, without the part below zero) or, where it
-misses the first dynode, a small one (exponential): R. Dossi et al., NIM A 451 (2000) 623. Areas of
-any number of photoelectrons are summed exactly, with Fourier transforms: L. N. Kalousis et al.,
-JINST 15 (2020) P03023 (arXiv:1911.06220). Areas are in ADC counts x samples.
+A photoelectron gives a full-size charge (Gaussian, truncated at zero) or, when it misses the first
+dynode, a small one (exponential): R. Dossi et al., NIM A 451 (2000) 623. Fourier transforms sum
+areas of any number of photoelectrons exactly: L. N. Kalousis et al., JINST 15 (2020) P03023
+(arXiv:1911.06220). Areas are in ADC counts x samples.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import numpy as np
 
 #: Points of the Fourier transform in a bin
 _OVERSAMPLING = 2
-#: So many standard deviations of noise are left free at both ends of the spectrum
+#: Standard deviations of noise that are left free at both ends of the spectrum
 _MARGIN = 8
 
 
 class Shape(NamedTuple):
-    """What describes the spectrum of areas."""
+    """Parameters of the spectrum of areas."""
 
     occupancy: float  # mean number of photoelectrons in a flash
     gain: float  # mean area of a photoelectron
@@ -30,37 +30,40 @@ class Shape(NamedTuple):
 
 def full_size(shape: Shape) -> float:
     """Return the peak area of full-size photoelectrons, from the mean of all."""
-    mean = 1 + shape.spread * _mills(shape.spread)
-    return shape.gain / ((1 - shape.small) * mean + shape.small * shape.small_size)
+    return shape.gain / _moments(shape)[0]
 
 
 def relative_spread(shape: Shape) -> float:
-    """Return standard deviation / mean of the area of a photoelectron, noise left out."""
-    size, spread = full_size(shape), shape.spread
-    mean = 1 + spread * _mills(spread)
-    square = 1 + spread**2 + spread * _mills(spread)  # of a Gaussian without the part below zero
-    squares = (1 - shape.small) * square + shape.small * 2 * shape.small_size**2
-    means = (1 - shape.small) * mean + shape.small * shape.small_size
-    return float(np.sqrt(squares / means**2 - 1)) if size > 0 else np.nan
+    """Return standard deviation / mean of the area of a photoelectron, without noise."""
+    mean, square = _moments(shape)
+    return float(np.sqrt(square / mean**2 - 1))
+
+
+def _moments(shape: Shape) -> tuple[float, float]:
+    """Return means of area and area squared of a photoelectron, in peak areas of full-size ones."""
+    from scipy.special import ndtr
+
+    cut = 1 / shape.spread
+    # Density / share above, at zero, of a Gaussian with mean `cut` and width 1
+    mills = float(np.exp(-(cut**2) / 2) / np.sqrt(2 * np.pi) / ndtr(cut))
+    full_mean = 1 + shape.spread * mills
+    full_square = full_mean + shape.spread**2
+    mean = (1 - shape.small) * full_mean + shape.small * shape.small_size
+    square = (1 - shape.small) * full_square + shape.small * 2 * shape.small_size**2
+    return mean, square
 
 
 def bin_shares(edges: np.ndarray, shape: Shape, n_photoelectrons: int | None = None) -> np.ndarray:
-    """Return the share of areas in each bin, shape (k,).
+    """Return the share of areas in each of k bins of one width, with edges of shape (k + 1,).
 
-    Parameters
-    ----------
-    edges
-        Edges of k bins of one width, shape (k + 1,).
-    shape
-        Describes the spectrum.
-    n_photoelectrons
-        Only those with so many photoelectrons; None for all.
+    With `n_photoelectrons` only those of so many photoelectrons count.
     """
     from scipy.fft import next_fast_len
+    from scipy.stats import poisson
 
     width = (edges[-1] - edges[0]) / (len(edges) - 1)
     step = width / _OVERSAMPLING
-    # What is beyond the range comes in at its other end, which has to be far off
+    # The transform is periodic: areas beyond the range must not come in at its other end
     reach = edges[-1] - edges[0] + 2 * _MARGIN * shape.noise
     reach += 6 * shape.gain * (1 + np.sqrt(shape.occupancy))
     n = next_fast_len(int(np.ceil(reach / step)), real=True)
@@ -69,12 +72,12 @@ def bin_shares(edges: np.ndarray, shape: Shape, n_photoelectrons: int | None = N
     if n_photoelectrons is None:
         light = np.exp(shape.occupancy * (one - 1))
     else:
-        light = one**n_photoelectrons * _poisson(n_photoelectrons, shape.occupancy)
+        light = one**n_photoelectrons * poisson.pmf(n_photoelectrons, shape.occupancy)
     start = edges[0] - _MARGIN * shape.noise
     first_middle = edges[0] + width / 2
     skipped = int(np.ceil((first_middle - start) / step))
     start = first_middle - skipped * step
-    # Mean over a bin, in place of the density in its middle: sinc
+    # The sinc averages over a bin
     noise = np.exp(
         1j * omega * (shape.pedestal - start) - (omega * shape.noise) ** 2 / 2
     ) * np.sinc(omega * width / (2 * np.pi))
@@ -95,16 +98,3 @@ def _characteristic_function(omega: np.ndarray, shape: Shape) -> np.ndarray:
     full /= erfc(-cut / np.sqrt(2))
     small = 1 / (1 - 1j * omega * shape.small_size * size)
     return (1 - shape.small) * full + shape.small * small
-
-
-def _mills(spread: float) -> float:
-    """Return density / share above, at zero, of a Gaussian with mean 1 / spread and width 1."""
-    from scipy.special import ndtr
-
-    return float(np.exp(-1 / (2 * spread**2)) / np.sqrt(2 * np.pi) / ndtr(1 / spread))
-
-
-def _poisson(n: int, mean: float) -> float:
-    from scipy.special import gammaln
-
-    return float(np.exp(n * np.log(mean) - mean - gammaln(n + 1)))

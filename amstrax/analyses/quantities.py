@@ -1,12 +1,14 @@
-"""What plots show, as numbers: rates, histograms, waveforms and their matrix; arrays in and out.
+"""Numbers that plots show: rates, histograms, waveforms and their matrix, peaks within events.
 
-Neither matplotlib nor Bokeh is needed, so that both, and the dashboard, draw the same.
+Arrays in and out, without matplotlib and Bokeh, which both draw them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
 import numpy as np
+import strax
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.rows import check_bounds, check_records
@@ -50,14 +52,11 @@ class Matrix(NamedTuple):
     dt: int  #: width of a sample [ns]
 
 
-def thin(n: int, most: int, seed: int = 0) -> np.ndarray:
-    """Return which of `n` rows to show, sorted: all, or `most` of them at random.
-
-    The choice is the same each time, and no row is likelier than another.
-    """
+def random_subset(n: int, most: int) -> np.ndarray:
+    """Return sorted indices of a random subset of at most `most` of `n` rows, always the same."""
     if n <= most:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    return np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
 def light_unit(area_unit: str) -> str:
@@ -66,36 +65,35 @@ def light_unit(area_unit: str) -> str:
 
 
 def short_unit(area_unit: str) -> str:
-    """Return what to write behind an area where there is little room: nothing for ADC counts."""
+    """Return the short suffix of an area: its unit, but nothing for ADC counts."""
     return "" if area_unit == ADC_COUNTS else f" {area_unit}"
 
 
 def time_unit(span: int) -> tuple[int, str]:
-    """Return a unit [ns] and its name in which a span of time [ns] can be read."""
+    """Return a suitable unit [ns] for a span of time [ns], and its name."""
     for unit, name in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs")):
         if span >= 2 * unit:
             return unit, name
     return 1, "ns"
 
 
-def bin_edges(
-    values: np.ndarray,
-    n: int,
-    limits: tuple[float, float] | None = None,
-    log: bool = False,
-) -> np.ndarray:
-    """Return edges of `n` bins over finite `values` (with `log`, those above 0), or `limits`.
+def start_and_unit(
+    rows: np.ndarray, start: int | None = None, unit: tuple[int, str] | None = None
+) -> tuple[int, tuple[int, str]]:
+    """Return the time that counts as 0 [ns] and the unit of time of rows, where they are None."""
+    if not len(rows):
+        return start or 0, unit or (1000, "µs")
+    start = int(rows["time"].min()) if start is None else start
+    return start, unit or time_unit(int(strax.endtime(rows).max()) - start)
 
-    Parameters
-    ----------
-    values
-        Of any shape; without a value that counts, the bins are from 1 to 10.
-    n
-        Number of bins.
-    limits
-        First and last edge; None: the least and the largest value.
-    log
-        Bins of equal width on a logarithmic scale.
+
+def bin_edges(
+    values: np.ndarray, n: int, limits: tuple[float, float] | None = None, log: bool = False
+) -> np.ndarray:
+    """Return edges of `n` bins, shape (n + 1,), of equal width, with `log` on a logarithmic scale.
+
+    The first and last edge are `limits`; None: the least and the largest finite value (with `log`
+    of those above 0), or 1 and 10 without values.
     """
     good = values[np.isfinite(values)]
     if log:
@@ -114,13 +112,10 @@ def histogram(
     limits: tuple[float, float] | None = None,
     log: bool = False,
 ) -> Histogram:
-    """Count finite values in bins; parameters are those of `bin_edges`.
-
-    The last bin has its upper edge, too, as with numpy. Values beyond `limits` are left out.
-    """
+    """Count finite values within `limits` in bins; parameters are those of `bin_edges`."""
     values = np.asarray(values, dtype=np.float64).ravel()
     edges = bin_edges(values, n_bins, limits, log)
-    return Histogram(edges, np.histogram(_kept(values, edges, log), edges)[0])
+    return Histogram(edges, np.histogram(values, edges)[0])
 
 
 def histogram_2d(
@@ -130,17 +125,9 @@ def histogram_2d(
     limits: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None),
     log: tuple[bool, bool] = (False, False),
 ) -> Histogram2d:
-    """Count pairs of finite values in bins.
+    """Count pairs of finite values (above 0 on a logarithmic scale) in bins.
 
-    Parameters
-    ----------
-    x, y
-        Shape (n,). Pairs in which one is not finite, or not above 0 on a logarithmic scale, are
-        left out.
-    n_bins
-        Number of bins in x and y.
-    limits, log
-        As of `bin_edges`, for x and y.
+    `x` and `y` have shape (n,); `limits` and `log` are those of `bin_edges`, for x and y.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     good = np.isfinite(x) & np.isfinite(y)
@@ -151,25 +138,16 @@ def histogram_2d(
     n_x, n_y = (n_bins, n_bins) if isinstance(n_bins, int) else n_bins
     x_edges = bin_edges(x, n_x, limits[0], log[0])
     y_edges = bin_edges(y, n_y, limits[1], log[1])
-    # Counted with the logarithms, in bins of equal width, numpy is several times as fast
-    x, y = (np.log(v) if is_log else v for v, is_log in zip((x, y), log, strict=True))
-    ranges = [
-        np.log(e[[0, -1]]) if is_log else e[[0, -1]]
-        for e, is_log in zip((x_edges, y_edges), log, strict=True)
-    ]
-    (x_low, x_high), (y_low, y_high) = ranges
+    # Bins of the logarithms have equal width
+    x, (x_low, x_high) = (np.log(v) if log[0] else v for v in (x, x_edges[[0, -1]]))
+    y, (y_low, y_high) = (np.log(v) if log[1] else v for v in (y, y_edges[[0, -1]]))
     counts = _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y)
     return Histogram2d(x_edges, y_edges, counts)
 
 
-def _kept(values: np.ndarray, edges: np.ndarray, log: bool) -> np.ndarray:
-    good = values[np.isfinite(values)]
-    return good[good > 0] if log else good
-
-
 @numba.njit(cache=True)
 def _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y):
-    """Return how many pairs are in each bin; the bounds are in the first and the last one."""
+    """Count pairs in each bin; the bounds belong to the first and the last one."""
     counts = np.zeros((n_x, n_y), dtype=np.int64)
     x_scale, y_scale = n_x / (x_high - x_low), n_y / (y_high - y_low)
     # The logarithm of a bound can be rounded to the wrong side of itself
@@ -182,31 +160,24 @@ def _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y):
 
 
 def rates(
-    time: np.ndarray,
-    start: int,
-    end: int,
-    n_bins: int | None = None,
-    width: float | None = None,
+    time: np.ndarray, start: int, end: int, n_bins: int | None = None, width: float | None = None
 ) -> Rates:
-    """Return the rate of things in bins of time.
+    """Return rates in bins of time.
+
+    Raises InvalidOption (a ValueError) when `end` is not after `start`, or the number or the width
+    of bins is not above 0.
 
     Parameters
     ----------
     time
-        When they happened [ns since unix epoch], shape (n,). Those outside are left out.
+        Times [ns since unix epoch], shape (n,). Those outside are left out.
     start, end
-        Of what was looked at [ns since unix epoch].
+        Measured range [ns since unix epoch].
     n_bins
         Number of bins; None: such that `width` fits, or with neither a number between 10 and 120
-        that leaves about 20 things in a bin.
+        with about 20 entries a bin.
     width
         Of a bin [s]. The last one is up to half of that shorter or longer where it does not fit.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when `end` is not after `start`, or the number or the width of bins is not
-        above 0.
     """
     if not start < end:
         raise InvalidOption(f"rates from {start} to {end} ns: the end has to be after the start")
@@ -221,29 +192,15 @@ def rates(
         wanted = n_bins or min(max(len(inside) // 20, 10), 120)
         edges = np.linspace(0, span, wanted + 1)
     counts = np.histogram((inside - start) / 1e9, edges)[0]
-    return Rates(
-        edges,
-        counts / np.diff(edges),
-        np.sqrt(np.maximum(counts, 1)) / np.diff(edges),
-        counts,
-    )
+    widths = np.diff(edges)
+    return Rates(edges, counts / widths, np.sqrt(np.maximum(counts, 1)) / widths, counts)
 
 
 def outline(data: np.ndarray, length: int, dt: int, start: int = 0) -> tuple[np.ndarray, ...]:
-    """Return the corners of a waveform in steps, from 0 up and down to 0 again.
+    """Return times [ns] and heights [PE/ns] of a waveform in steps, shape (2 length + 2,) each.
 
-    Parameters
-    ----------
-    data
-        Samples [PE/sample]; those behind `length` are not used.
-    length, dt
-        Number of samples, and width of one [ns].
-    start
-        Of the waveform [ns].
-
-    Returns
-    -------
-    Times [ns] and heights [PE/ns], each of shape (2 length + 2,).
+    They go from 0 up and down to 0 again. The waveform begins at `start` [ns] and has `length`
+    samples [PE/sample] of `dt` ns.
     """
     edges = start + np.arange(length + 1) * dt
     height = np.concatenate([[0], np.repeat(data[:length] / dt, 2), [0]])
@@ -257,20 +214,8 @@ def record_waveform(record: np.void, start: int = 0) -> tuple[np.ndarray, np.nda
     return times, record["data"][:n].astype(np.float64)
 
 
-def peak_waveforms(
-    peaks: np.ndarray, start: int | None = None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the `outline` of each peak: lists of times [ns since start] and of heights [PE/ns].
-
-    Parameters
-    ----------
-    peaks
-        As of the data type peaks, shape (n,).
-    start
-        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
-    """
-    if start is None:
-        start = int(peaks["time"].min()) if len(peaks) else 0
+def peak_waveforms(peaks: np.ndarray, start: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the `outline` of each peak: lists of times [ns since start] and of heights [PE/ns]."""
     corners = [
         outline(peak["data"], int(peak["length"]), int(peak["dt"]), int(peak["time"]) - start)
         for peak in peaks
@@ -288,8 +233,10 @@ def records_to_matrix(
 ) -> Matrix:
     """Return the waveforms of records as a matrix, with a row a sample and a column a channel.
 
-    Samples that would be more than `max_samples` are added up in groups, so that areas stay as
-    they are: the sum of a column times dt is the area of the channel in this time.
+    The sum of a column times dt is the area of the channel in this time.
+
+    Raises InvalidOption (a ValueError) when the range is empty, `max_samples` is not above 0, or
+    `to_pe` lacks a channel.
 
     Parameters
     ----------
@@ -303,13 +250,7 @@ def records_to_matrix(
     to_pe
         Photoelectrons per ADC count x sample by channel number, from 0 on; None for ones.
     max_samples
-        Most rows.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when the range is empty, `max_samples` is not above 0, or `to_pe` lacks a
-        channel.
+        Most rows. Where this is less than the number of samples, they are added up in groups.
     """
     channels = np.asarray(channels, dtype=np.int64)
     if not start < end:
@@ -319,9 +260,9 @@ def records_to_matrix(
     gains = np.ones(channels.max(initial=-1) + 1) if to_pe is None else np.asarray(to_pe)
     if channels.max(initial=-1) >= len(gains):
         raise InvalidOption(
-            f"there are gains of {len(gains)} channels, and none for channel {channels.max()}"
+            f"to_pe has {len(gains)} gains, none for channel {channels.max()}: give one for each"
         )
-    # Digitizers may sample differently: every sample is to lie in one row
+    # Digitizers may sample differently: no sample may lie in two rows
     dt = int(np.lcm.reduce(np.unique(records["dt"]).astype(np.int64))) if len(records) else 10
     n_samples = -(-(end - start) // dt)
     dt *= -(-n_samples // max_samples)
@@ -347,7 +288,7 @@ def records_to_matrix(
     return Matrix(data.astype(np.float32), edges, channels, dt)
 
 
-# Plain arrays: what numba keeps on disk of functions of structured ones can be mixed up
+# Plain arrays, since numba can mix up its cached functions of structured arrays
 @numba.njit(cache=True)
 def _add_samples(times, dts, lengths, samples, columns, start, end, dt, result):
     """Add each sample that begins in the range to the row of its time."""
@@ -358,3 +299,34 @@ def _add_samples(times, dts, lengths, samples, columns, start, end, dt, result):
             time = times[i] + j * dts[i]
             if start <= time < end:
                 result[(time - start) // dt, columns[i]] += samples[i, j]
+
+
+class Links(NamedTuple):
+    """Which rows of a table, as peaks, are within which rows of another, as events."""
+
+    first: np.ndarray  #: first inner row of each outer row, shape (n_outer,)
+    last: np.ndarray  #: inner row after the last, shape (n_outer,)
+    n_inner: int  #: number of inner rows
+
+    def inside(self, outer: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return the inner rows in any of these outer rows, sorted."""
+        outer = np.asarray(outer, dtype=np.int64)
+        begins = np.bincount(self.first[outer], minlength=self.n_inner + 1)
+        ends = np.bincount(self.last[outer], minlength=self.n_inner + 1)
+        return np.flatnonzero(np.cumsum(begins - ends)[: self.n_inner])
+
+    def around(self, inner: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Return the outer rows that contain any of these inner rows, sorted."""
+        before = np.zeros(self.n_inner + 1, dtype=np.int64)
+        before[np.asarray(inner, dtype=np.int64) + 1] = 1
+        before = np.cumsum(before)
+        return np.flatnonzero(before[self.last] > before[self.first])
+
+
+def within(time: np.ndarray, start: np.ndarray, end: np.ndarray) -> Links:
+    """Return which times are within which intervals, which may overlap.
+
+    `time` [ns] is sorted, of shape (n_inner,); `start` and `end` (excluded) have shape (n_outer,).
+    """
+    first = np.searchsorted(time, start)
+    return Links(first, np.maximum(np.searchsorted(time, end), first), len(time))

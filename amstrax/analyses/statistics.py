@@ -1,19 +1,19 @@
-"""Numbers with errors: fractions, medians, widths, lines. Outliers have little say in them."""
+"""Numbers with errors: fractions, medians, widths, lines, robust against outliers."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-#: Standard error of the median of a normal distribution, in units of that of its mean
+#: Standard error of the median / that of the mean, for a normal distribution
 _MEDIAN_ERROR = np.sqrt(np.pi / 2)
 #: Standard error of half the central 68 % of a normal distribution, in units of sigma / sqrt(n):
 #: sqrt(p (1 - 2 p) / 2) / density at the quantile, with p = 0.1587
 _WIDTH_ERROR = 0.9621
-_ONE_SIGMA = (15.865525393145708, 84.13447460685429)  # [%]
+_ONE_SIGMA = 0.6826894921370859
 
 
 class Number(NamedTuple):
-    """A number with its standard error; both NaN where there is nothing to tell it from."""
+    """A number with its standard error; both NaN without data."""
 
     value: float
     error: float
@@ -30,9 +30,9 @@ NOTHING = Number(np.nan, np.nan)
 
 
 def fraction(n: int, total: int) -> Number:
-    """Return n / total, with half the 68 % interval of Wilson's (JASA 22 (1927) 209) as error.
+    """Return n / total, with half the 68 % interval of Wilson (JASA 22 (1927) 209) as error.
 
-    That interval has a length also where the fraction is 0 or 1.
+    That interval has a length also for fractions of 0 and 1.
     """
     if total == 0:
         return NOTHING
@@ -41,25 +41,24 @@ def fraction(n: int, total: int) -> Number:
 
 
 def fraction_interval(n: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 68 % interval of Wilson's for binomial fractions n / total.
+    """Return the ends of Wilson's 68 % interval for binomial fractions n / total.
 
     Shape (k,) each; NaN where the total is 0.
     """
-    total = np.where(total > 0, total, np.nan)
-    p = n / total
-    center = (p + 1 / (2 * total)) / (1 + 1 / total)
-    half = np.sqrt(p * (1 - p) / total + 1 / (4 * total**2)) / (1 + 1 / total)
-    return np.minimum(center - half, p), np.maximum(center + half, p)
+    from scipy.stats import binomtest
+
+    limits = np.full((len(n), 2), np.nan)
+    for i in np.flatnonzero(total):
+        limits[i] = binomtest(int(n[i]), int(total[i])).proportion_ci(_ONE_SIGMA, "wilson")
+    return limits[:, 0], limits[:, 1]
 
 
 def median(values: np.ndarray) -> Number:
-    """Return the median; its error is that for a normal distribution of the same central 68 %."""
+    """Return the median, and its error for a normal distribution of the same central 68 %."""
     if len(values) == 0:
         return NOTHING
-    error = (
-        _MEDIAN_ERROR * _half_width(values) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    )
-    return Number(float(np.median(values)), float(error))
+    width = _half_width(values) if len(values) > 1 else np.nan
+    return Number(float(np.median(values)), float(_MEDIAN_ERROR * width / np.sqrt(len(values))))
 
 
 def spread(values: np.ndarray) -> Number:
@@ -71,23 +70,19 @@ def spread(values: np.ndarray) -> Number:
 
 
 def _half_width(values: np.ndarray) -> float:
-    low, high = np.percentile(values, _ONE_SIGMA)
+    low, high = np.quantile(values, (0.5 - _ONE_SIGMA / 2, 0.5 + _ONE_SIGMA / 2))
     return float(high - low) / 2
 
 
 def fit_line(x: np.ndarray, y: np.ndarray, n_sigma: float = 4.0, iterations: int = 20) -> Line:
-    """Return the line through points, by least squares without those far off it.
+    """Return the line through points by least squares, without outliers.
 
     Points further than `n_sigma` standard deviations from the line, as estimated from the nearest
-    68 % of all points, are left out, and the line is fitted anew, until that changes nothing.
-
-    Parameters
-    ----------
-    x, y
-        Shape (n,); points that are not finite are left out.
-    n_sigma, iterations
-        See above; so many fits at most.
+    68 % of all points, are left out, and the line is fitted again, until that changes nothing or
+    for `iterations` times. `x` and `y` have shape (n,); points that are not finite are left out.
     """
+    from scipy.stats import linregress
+
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = np.asarray(x, float)[finite], np.asarray(y, float)[finite]
     kept = np.ones(len(x), dtype=bool)
@@ -95,31 +90,15 @@ def fit_line(x: np.ndarray, y: np.ndarray, n_sigma: float = 4.0, iterations: int
     for _ in range(iterations):
         if kept.sum() < 3 or np.ptp(x[kept]) == 0:
             return Line(NOTHING, NOTHING)
-        line = _least_squares(x[kept], y[kept])
+        fit = linregress(x[kept], y[kept])
+        line = Line(
+            Number(float(fit.slope), float(fit.stderr)),
+            Number(float(fit.intercept), float(fit.intercept_stderr)),
+        )
         off = np.abs(y - line.intercept.value - line.slope.value * x)
-        before, kept = kept, off <= n_sigma * _robust_scale(off)
+        # Points on the line but for rounding are no outliers
+        scale = max(float(np.percentile(off, 68.27)), 1e-12 * float(off.max()))
+        before, kept = kept, off <= n_sigma * scale
         if (kept == before).all():
             break
     return line
-
-
-def _robust_scale(off: np.ndarray) -> float:
-    """Return the standard deviation that normal residuals of these absolute values would have."""
-    scale = float(np.percentile(off, 68.27))
-    # Points on the line but for rounding are no outliers
-    return max(scale, 1e-12 * float(off.max(initial=0.0)))
-
-
-def _least_squares(x: np.ndarray, y: np.ndarray) -> Line:
-    mean_x, mean_y = x.mean(), y.mean()
-    square = np.sum((x - mean_x) ** 2)
-    slope = np.sum((x - mean_x) * (y - mean_y)) / square
-    residual = y - mean_y - slope * (x - mean_x)
-    variance = np.sum(residual**2) / max(len(x) - 2, 1)
-    return Line(
-        Number(float(slope), float(np.sqrt(variance / square))),
-        Number(
-            float(mean_y - slope * mean_x),
-            float(np.sqrt(variance * (1 / len(x) + mean_x**2 / square))),
-        ),
-    )

@@ -7,16 +7,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # M. Okabe and K. Ito, Color Universal Design (2008)
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#999999"
 #: Of peaks by type: 0 unknown, 1 S1, 2 S2
 TYPE_COLORS = (GREY, BLUE, VERMILLION)
@@ -24,12 +16,15 @@ TYPE_NAMES = ("unknown", "S1", "S2")
 #: Lines of types, for those who do not see colours
 TYPE_STYLES = (":", "-", "--")
 CHANNEL_COLORS = (BLACK, BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, YELLOW)
-#: Maps from few to many, and from bad to good, without hue
+#: Color map from few to many, and from bad to good, without hue
 COLOR_MAP = "viridis"
+#: Angles [degree] at which the quadrants of the top PMTs a, b, c, d begin in hit patterns: x is
+#: large with light in a and b, y in a and c (`amstrax.processing.peaks.reconstruct_positions`)
+QUADRANTS = (0, 270, 90, 180)
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
-    """Return a new figure of `size` [inch], which pyplot does not know, and notebooks show."""
+    """Return a new figure of `size` [inch] that notebooks show and pyplot does not manage."""
     from amstrax.analyses._figure import NotebookFigure
 
     return NotebookFigure(figsize=size, layout="constrained")
@@ -40,13 +35,31 @@ def new_axes(size: tuple[float, float] = (7, 5)) -> "Axes":
     return new_figure(size).add_subplot()
 
 
+def panels_of(
+    figure: "Figure | None", n: int, size: tuple[float, float] = (4.6, 3.4)
+) -> "tuple[Figure, list[Axes]]":
+    """Return a figure (None: a new one) and its `n` panels, at most three in a row, at least one.
+
+    Panels of a new figure have this `size` [inch].
+    """
+    n = max(n, 1)
+    n_columns = min(n, 3)
+    n_rows = -(-n // n_columns)
+    if figure is None:
+        figure = new_figure((size[0] * n_columns, size[1] * n_rows))
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
+    for axes in panels[n:]:
+        axes.set_axis_off()
+    return figure, panels[:n]
+
+
 def figure_of(axes: "Axes") -> "Figure":
-    """Return the figure that has these axes, also where they are in one of its parts."""
+    """Return the figure of these axes, also where they are in a subfigure."""
     return axes.figure.get_figure(root=True)  # type: ignore[return-value]
 
 
 def note(axes: "Axes", text: str) -> None:
-    """Write into the middle of axes, as that there is nothing to show."""
+    """Write into the middle of axes, such as why they are empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
@@ -56,7 +69,7 @@ def channel_color(channel: int) -> str:
 
 
 def tidy_log_axes(axes: "Axes") -> None:
-    """Label logarithmic axes such that labels do not overlap: decades, or 1, 2 and 5 over few."""
+    """Label decades of logarithmic axes, and 1, 2 and 5 below two decades, without overlaps."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis, scale, limits in (

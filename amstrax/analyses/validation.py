@@ -1,4 +1,4 @@
-"""Figures of merit of the reconstruction, from simulated events and what was made of them."""
+"""Figures of merit of the reconstruction, from simulated and reconstructed events."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ from amstrax.processing.events import find_groups
 from amstrax.simulation import matching
 from amstrax.simulation.matching import KINDS, Outcome
 
-#: Format of the report; higher when it changes so that older ones cannot be compared
+#: Format of the report; increased by changes after which older ones cannot be compared
 FORMAT = 1
-#: Fractions and areas in one number are of signals above so much [PE]
+#: Single numbers of fractions and areas are of signals above these sizes [PE]
 THRESHOLDS = {"s1": 50, "s2": 200}
 BINS_PER_DECADE = 4
 #: Rows and columns of the misclassification matrix; the columns are types 1, 2, 0 and no peak
@@ -22,7 +22,7 @@ _COLUMN_OF_TYPE = np.array([2, 0, 1, 3])  # of types 0, 1, 2 and -1
 
 
 class Conditions(NamedTuple):
-    """What a run was made with, as far as its figures of merit depend on it."""
+    """Conditions of a run on which its figures of merit depend."""
 
     duration: float  #: of the run [s]
     left_event_extension: int  #: [ns]
@@ -32,7 +32,7 @@ class Conditions(NamedTuple):
 
 
 class Matched(NamedTuple):
-    """Simulated events, what was reconstructed, and which belongs to which."""
+    """Simulated events, reconstructed peaks and events, and which belongs to which."""
 
     truth: np.ndarray
     peaks: np.ndarray
@@ -43,71 +43,46 @@ class Matched(NamedTuple):
 
     @property
     def clean(self) -> np.ndarray:
-        """Rows of truth that are alone in their event, with its main S1 and main S2; bool."""
+        """Whether rows of truth are alone in their event, with its main S1 and main S2."""
         match = self.of_events
         return (match["n_truth"] == 1) & match["s1_is_main"] & match["s2_is_main"]
 
     def event_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the events that contain these rows of truth, all of which have one."""
+        """Return the events of these rows of truth, which all have one."""
         return self.events[self.of_events["event"][rows]]
 
 
 def match(truth: np.ndarray, peaks: np.ndarray, events: np.ndarray) -> Matched:
-    """Match simulated events with peaks and events.
+    """Match simulated events with peaks as of peak_basics and events as of event_info.
 
-    Parameters
-    ----------
-    truth
-        As of `amstrax.simulation.load_truth`.
-    peaks
-        As peak_basics.
-    events
-        As event_info.
-
-    Raises
-    ------
-    ValueError
-        When one is not sorted by time.
+    Raises ValueError when one is not sorted by time.
     """
-    return Matched(
-        truth,
-        peaks,
-        events,
-        matching.match_peaks(truth, peaks),
-        matching.match_truth(truth, events),
-        matching.label_peaks(truth, peaks),
-    )
+    of_peaks = matching.match_peaks(truth, peaks)
+    of_events = matching.match_truth(truth, events)
+    return Matched(truth, peaks, events, of_peaks, of_events, matching.label_peaks(truth, peaks))
 
 
 def validation_report(matched: Matched, conditions: Conditions) -> dict[str, Any]:
-    """Return all figures of merit.
-
-    Returns
-    -------
-    Dictionary of what JSON knows, with NaN for what cannot be told:
+    """Return all figures of merit, a dictionary for JSON, with NaN for unknown numbers.
 
     - ``format``: see `FORMAT`
-    - ``numbers``: name to ``value``, ``error``, ``unit`` and ``text``, what it is
-    - ``by_size``: for s1 and s2, in bins of true photoelectrons (``edges``): how many there are
-      (``n``), are found as the right type (``n_found``) and have their area compared (``n_area``);
+    - ``numbers``: name to ``value``, ``error``, ``unit`` and ``text``, its description
+    - ``by_size``: for s1 and s2, in bins of true photoelectrons (``edges``): numbers of signals
+      (``n``), found as the right type (``n_found``), and with a compared area (``n_area``);
       ``bias`` and ``resolution`` of the area with ``_error``
     - ``matrix``: ``rows``, ``columns``, ``counts`` of true against found kind
-    - ``outcomes``: for s1 and s2, how many have each `matching.Outcome`
+    - ``outcomes``: for s1 and s2, the number of each `matching.Outcome`
     """
-    numbers: dict[str, dict[str, Any]] = {}
-
-    def add(name: str, number: Number, unit: str, text: str) -> None:
-        numbers[name] = {**number._asdict(), "unit": unit, "text": text}
-
-    for kind in KINDS:
-        for name, *rest in _signal_numbers(matched, kind):
-            add(f"{kind}_{name}", *rest)
-    for row in (
+    rows = (
+        *_signal_numbers(matched, "s1"),
+        *_signal_numbers(matched, "s2"),
         *_event_numbers(matched, conditions),
         *_position_numbers(matched),
         *_lifetime_numbers(matched, conditions),
-    ):
-        add(*row)
+    )
+    numbers = {
+        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
+    }
     return {
         "format": FORMAT,
         "n_truth": len(matched.truth),
@@ -131,9 +106,9 @@ def validation_report(matched: Matched, conditions: Conditions) -> dict[str, Any
 
 
 def confusion_matrix(matched: Matched) -> np.ndarray:
-    """Return how many true signals were found as what: shape (3, 4), TRUE_KINDS x FOUND_KINDS.
+    """Return numbers of true signals by the type of their largest peak: TRUE_KINDS x FOUND_KINDS.
 
-    A signal counts as what its largest peak is; the last row counts peaks that hold no true signal.
+    Shape (3, 4). The last row counts peaks without true signal.
     """
     result = np.zeros((3, 4), dtype=np.int64)
     for row, kind in enumerate(KINDS):
@@ -146,7 +121,7 @@ def confusion_matrix(matched: Matched) -> np.ndarray:
 
 
 def area_ratio(matched: Matched, kind: str) -> np.ndarray:
-    """Return area of the peak / true photoelectrons of each s1 or s2; NaN unless it is FOUND."""
+    """Return peak area / true photoelectrons of each s1 or s2; NaN unless it is FOUND."""
     result = np.full(len(matched.truth), np.nan)
     found = matched.of_peaks[f"{kind}_outcome"] == Outcome.FOUND
     result[found] = matched.of_peaks[f"{kind}_area"][found] / matched.truth[f"{kind}_pe"][found]
@@ -158,18 +133,14 @@ def _is_right_type(matched: Matched, kind: str) -> np.ndarray:
 
 
 def _signal_numbers(matched: Matched, kind: str):
-    """Yield name, number, unit and text of what concerns all S1s or all S2s."""
+    """Yield name, number, unit and text for all S1s or all S2s."""
     least = THRESHOLDS[kind]
     large = matched.truth[f"{kind}_pe"] > least
     n = int(large.sum())
     name = f"{kind.upper()}s above {least} PE"
     right = _is_right_type(matched, kind)
-    yield (
-        "efficiency",
-        statistics.fraction(int((right & large).sum()), n),
-        "1",
-        f"{name} whose largest peak is an {kind.upper()}",
-    )
+    efficiency = statistics.fraction(int((right & large).sum()), n)
+    yield f"{kind}_efficiency", efficiency, "1", f"{name} whose largest peak is an {kind.upper()}"
     for outcome, text in (
         (Outcome.MISSED, "without a peak"),
         (Outcome.MISCLASSIFIED, "in one peak of another type"),
@@ -177,13 +148,15 @@ def _signal_numbers(matched: Matched, kind: str):
         (Outcome.MERGED, "that share their largest peak"),
     ):
         count = int((large & (matched.of_peaks[f"{kind}_outcome"] == outcome)).sum())
-        yield outcome.name.lower(), statistics.fraction(count, n), "1", f"{name} {text}"
+        fraction = statistics.fraction(count, n)
+        yield f"{kind}_{outcome.name.lower()}", fraction, "1", f"{name} {text}"
     ratio = area_ratio(matched, kind)[large]
     ratio = ratio[np.isfinite(ratio)]
     middle = statistics.median(ratio)
     bias = Number(middle.value - 1, middle.error)
-    yield "area_bias", bias, "1", f"area of {name}: median of found/true - 1"
-    yield "area_resolution", statistics.spread(ratio), "1", f"area of {name}: spread of found/true"
+    yield f"{kind}_area_bias", bias, "1", f"area of {name}: median of found/true - 1"
+    resolution = statistics.spread(ratio)
+    yield f"{kind}_area_resolution", resolution, "1", f"area of {name}: spread of found/true"
 
 
 def _by_size(matched: Matched, kind: str) -> dict[str, list]:
@@ -194,75 +167,51 @@ def _by_size(matched: Matched, kind: str) -> dict[str, list]:
     n, _ = np.histogram(size, edges)
     n_found, _ = np.histogram(size[_is_right_type(matched, kind)], edges)
     ratio = area_ratio(matched, kind)
-    result: dict[str, list] = {
-        "edges": edges.tolist(),
-        "n": n.tolist(),
-        "n_found": n_found.tolist(),
-    }
-    columns = ("n_area", "bias", "bias_error", "resolution", "resolution_error")
-    result |= {column: [] for column in columns}
     bin_of = np.digitize(size, edges) - 1
+    rows = []
     for i in range(n_bins):
         inside = ratio[(bin_of == i) & np.isfinite(ratio)]
         middle, width = statistics.median(inside), statistics.spread(inside)
-        row = (len(inside), middle.value - 1, middle.error, *width)
-        for column, value in zip(columns, row, strict=True):
-            result[column].append(value)
-    return result
+        rows.append((len(inside), middle.value - 1, middle.error, *width))
+    columns = ("n_area", "bias", "bias_error", "resolution", "resolution_error")
+    result = {"edges": edges.tolist(), "n": n.tolist(), "n_found": n_found.tolist()}
+    return result | dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _event_numbers(matched: Matched, conditions: Conditions):
-    """Yield what concerns events as a whole."""
+    """Yield name, number, unit and text for events as a whole."""
     truth, match_ = matched.truth, matched.of_events
     large = (truth["s1_pe"] > THRESHOLDS["s1"]) & (truth["s2_pe"] > THRESHOLDS["s2"])
     both = match_["s1_is_main"] & match_["s2_is_main"]
+    efficiency = statistics.fraction(int((large & both).sum()), int(large.sum()))
     name = f"events with S1 above {THRESHOLDS['s1']} PE and S2 above {THRESHOLDS['s2']} PE"
-    yield (
-        "event_efficiency",
-        statistics.fraction(int((large & both).sum()), int(large.sum())),
-        "1",
-        f"{name} that are main S1 and main S2 of an event",
-    )
-    in_event = match_["event"] != matching.NO_MATCH
-    merged, n = int((match_["n_truth"] > 1).sum()), int(in_event.sum())
-    yield (
-        "events_merged",
-        _of_pairs(merged, n),
-        "1",
-        "true events that share their reconstructed event",
-    )
-    expected = merged_by_window(matched, conditions)
-    yield (
-        "events_merged_expected",
-        _of_pairs(int(expected.sum()), len(expected)),
-        "1",
-        "that the event window predicts, from the true times of the S2s that were found",
-    )
-    yield (
-        "events_merged_poisson",
-        Number(_poisson_merging(matched, conditions), 0.0),
-        "1",
-        "that the event window predicts from their rate, if every S2 makes an event",
-    )
-    stray = int((matched.labels["kind"] == 0).sum())
-    yield (
-        "stray_peaks",
-        Number(stray / conditions.duration, np.sqrt(max(stray, 1)) / conditions.duration),
-        "Hz",
-        "peaks that hold no true S1 or S2: after-pulses, dark counts, noise",
-    )
+    yield "event_efficiency", efficiency, "1", f"{name} that are main S1 and main S2 of an event"
+    n_in_event = int((match_["event"] != matching.NO_MATCH).sum())
+    merged = _of_pairs(int((match_["n_truth"] > 1).sum()), n_in_event)
+    yield "events_merged", merged, "1", "true events that share their reconstructed event"
+    by_window = merged_by_window(matched, conditions)
+    expected = _of_pairs(int(by_window.sum()), len(by_window))
+    text = "that the event window predicts, from the true times of the S2s that were found"
+    yield "events_merged_expected", expected, "1", text
+    poisson = Number(_poisson_merging(matched, conditions), 0.0)
+    text = "that the event window predicts from their rate, if every S2 makes an event"
+    yield "events_merged_poisson", poisson, "1", text
+    n_stray = int((matched.labels["kind"] == 0).sum())
+    rate = Number(n_stray / conditions.duration, np.sqrt(max(n_stray, 1)) / conditions.duration)
+    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
+    yield "stray_peaks", rate, "Hz", text
 
 
 def _of_pairs(n: int, total: int) -> Number:
-    """Return a fraction of things that come in pairs: half as many are independent."""
+    """Return a fraction of pairs, of which half as many are independent."""
     one = statistics.fraction(n, total)
     return Number(one.value, one.error * np.sqrt(2))
 
 
 def merged_by_window(matched: Matched, conditions: Conditions) -> np.ndarray:
-    """Return, for each true event in an event, whether the event window merges it; bool.
+    """Return whether the event window merges true events, for each in an event.
 
-    Events are made, as the plugin does, but around the true light of the S2s that were found.
+    The windows are those of the plugin, but around the true light of found S2s.
     """
     start, end = matching.light_intervals(matched.truth)
     found = _is_right_type(matched, "s2")
@@ -282,7 +231,7 @@ def merged_by_window(matched: Matched, conditions: Conditions) -> np.ndarray:
 
 
 def _poisson_merging(matched: Matched, conditions: Conditions) -> float:
-    """Return the probability that another S2 of a Poisson process is in the window of one."""
+    """Return the probability of another S2 in an event window, for a Poisson process."""
     has_light = matched.truth["s2_center_time"] != -1
     if not has_light.any():
         return np.nan
@@ -294,15 +243,11 @@ def _poisson_merging(matched: Matched, conditions: Conditions) -> float:
 
 
 def _position_numbers(matched: Matched):
-    """Yield bias and resolution of drift time and position."""
+    """Yield name, number, unit and text for drift time and position."""
     rows = np.flatnonzero(matched.clean)
     truth, events = matched.truth[rows], matched.event_of(rows)
-    for field, unit, text in (
-        ("drift_time", "ns", "drift time"),
-        ("z", "mm", "z"),
-        ("x", "mm", "x"),
-        ("y", "mm", "y"),
-    ):
+    for field, unit in (("drift_time", "ns"), ("z", "mm"), ("x", "mm"), ("y", "mm")):
+        text = field.replace("_", " ")
         off = events[field].astype(np.float64) - truth[field]
         off = off[np.isfinite(off)]
         middle, size = statistics.median(off), statistics.median(np.abs(off))
@@ -315,7 +260,7 @@ def _position_numbers(matched: Matched):
 
 
 def lifetime_points(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return drift time [ns], cs2 [PE] and cs2 per true electron of events that are alone."""
+    """Return drift time [ns], cs2 [PE] and cs2 per true electron of clean events."""
     rows = np.flatnonzero(matched.clean & (matched.truth["electrons"] > 0))
     events = matched.event_of(rows)
     cs2 = events["cs2"].astype(np.float64)
@@ -325,17 +270,13 @@ def lifetime_points(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> Number:
-    """Return the electron lifetime [ns] from the slope that corrected S2s have left.
+    """Return the electron lifetime [ns] from the remaining slope of corrected S2s.
 
     A line is fitted to log(cs2) against drift time. With a slope k, cs2 was corrected with a rate
     of losses 1/elife that is too large by k: 1/lifetime = 1/elife - k.
 
-    Parameters
-    ----------
-    drift_time, cs2
-        Of events of one energy, or cs2 per electron; shape (n,) [ns], [PE].
-    elife
-        Electron lifetime that cs2 was corrected with [ns].
+    `drift_time` [ns] and `cs2` [PE] of events of one energy, or cs2 per electron, have shape (n,);
+    `elife` [ns] is the lifetime of the correction.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = statistics.fit_line(drift_time, np.log(cs2)).slope
@@ -346,7 +287,7 @@ def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> 
 
 
 def _lifetime_numbers(matched: Matched, conditions: Conditions):
-    """Yield the electron lifetime, as recovered and as it is."""
+    """Yield name, number, unit and text for the electron lifetime."""
     drift_time, cs2, per_electron = lifetime_points(matched)
     true = conditions.true_elife
     for name, values, text in (
@@ -356,7 +297,5 @@ def _lifetime_numbers(matched: Matched, conditions: Conditions):
         found = electron_lifetime(drift_time, values, conditions.elife)
         yield name, found, "ns", f"electron lifetime {text}"
         bias = Number(found.value / true - 1, found.error / true)
-        known = (
-            f"the true one is {true:.6g} ns" if np.isfinite(true) else "the true one is not known"
-        )
-        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; {known}"
+        known = f"{true:.6g} ns" if np.isfinite(true) else "not known"
+        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; the true one is {known}"

@@ -1,4 +1,4 @@
-"""One page of plots of how well true events were reconstructed."""
+"""One page of plots of the quality of the reconstruction."""
 
 from typing import Any
 
@@ -6,38 +6,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amstrax.analyses import statistics
-from amstrax.analyses.style import (
-    BLACK,
-    BLUE,
-    COLOR_MAP,
-    GREY,
-    TYPE_COLORS,
-    VERMILLION,
-    new_figure,
-    note,
-)
+from amstrax.analyses import statistics, style
 from amstrax.analyses.validation import THRESHOLDS, Matched, lifetime_points
 from amstrax.simulation.matching import KINDS
 
-_COLORS = {kind: TYPE_COLORS[i + 1] for i, kind in enumerate(KINDS)}
+_COLORS = {kind: style.TYPE_COLORS[i + 1] for i, kind in enumerate(KINDS)}
 _MARKERS = {"s1": "o", "s2": "s"}
-#: Bins with fewer entries tell nothing
+#: Bins with fewer entries are left out
 _LEAST_IN_BIN = 5
 
 
 def plot_validation(matched: Matched, report: dict[str, Any]) -> Figure:
     """Return a page of plots.
 
-    Parameters
-    ----------
-    matched
-        As of `amstrax.analyses.validation.match`.
-    report
-        As of `amstrax.analyses.validation.validation_report`; ``made``, if it is there, gives the
-        title.
+    `matched` and `report` are those of `amstrax.analyses.validation.match` and
+    ``validation_report``; ``made`` in the report gives the title.
     """
-    figure = new_figure((15, 12.5))
+    figure = style.new_figure((15, 12.5))
     axes = figure.subplots(3, 3)
     made = report.get("made", {})
     if made:
@@ -60,51 +45,28 @@ def plot_validation(matched: Matched, report: dict[str, Any]) -> Figure:
 
 def plot_efficiency(report: dict[str, Any], axes: Axes) -> None:
     """Draw the fraction of true signals found as the right type, against their photoelectrons."""
-    for kind, name in zip(KINDS, ("S1", "S2"), strict=True):
+    for kind in KINDS:
         data = report["by_size"][kind]
         n, found = np.array(data["n"]), np.array(data["n_found"])
-        center, width = _bins(data)
-        shown = n > 0
-        if not shown.any():
-            continue
-        low, high = statistics.fraction_interval(found[shown], n[shown])
-        value = found[shown] / n[shown]
-        axes.errorbar(
-            center[shown],
-            100 * value,
-            xerr=width[:, shown],
-            yerr=100 * np.array([value - low, high - value]),
-            fmt=_MARKERS[kind],
-            ms=4,
-            color=_COLORS[kind],
-            label=name,
-        )
-    axes.axhline(100, color=GREY, lw=0.8, zorder=0)
-    _against_size(axes)
+        low, high = statistics.fraction_interval(found, n)
+        value = found / np.maximum(n, 1)
+        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
+    axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
+    _label_size(axes)
     axes.set(ylim=(-3, 108), ylabel="found as the right type [%]", title="Efficiency")
 
 
 def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
     """Draw ``bias`` or ``resolution`` of areas, against true photoelectrons."""
-    for kind, name in zip(KINDS, ("S1", "S2"), strict=True):
+    for kind in KINDS:
         data = report["by_size"][kind]
-        center, width = _bins(data)
         shown = np.array(data["n_area"]) >= _LEAST_IN_BIN
-        if not shown.any():
-            continue
-        axes.errorbar(
-            center[shown],
-            100 * np.array(data[what])[shown],
-            xerr=width[:, shown],
-            yerr=100 * np.array(data[f"{what}_error"])[shown],
-            fmt=_MARKERS[kind],
-            ms=4,
-            color=_COLORS[kind],
-            label=name,
+        _draw_by_size(
+            axes, kind, data, shown, np.array(data[what]), np.array(data[f"{what}_error"])
         )
-    _against_size(axes)
+    _label_size(axes)
     if what == "bias":
-        axes.axhline(0, color=GREY, lw=0.8, zorder=0)
+        axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
         axes.set(ylabel="median of found/true - 1 [%]", title="Bias of the area")
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, -2), max(high, 2))
@@ -113,45 +75,74 @@ def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
         axes.set_ylim(bottom=0)
 
 
+def _draw_by_size(
+    axes: Axes,
+    kind: str,
+    data: dict[str, list],
+    shown: np.ndarray,
+    value: np.ndarray,
+    error: np.ndarray,
+) -> None:
+    """Draw values with errors in percent in the shown bins of photoelectrons."""
+    if not shown.any():
+        return
+    edges = np.array(data["edges"])
+    center = np.sqrt(edges[1:] * edges[:-1])
+    width = np.array([center - edges[:-1], edges[1:] - center])
+    axes.errorbar(
+        center[shown],
+        100 * value[shown],
+        xerr=width[:, shown],
+        yerr=100 * error[..., shown],
+        fmt=_MARKERS[kind],
+        ms=4,
+        color=_COLORS[kind],
+        label=kind.upper(),
+    )
+
+
+def _label_size(axes: Axes) -> None:
+    axes.set(xscale="log", xlabel="true photoelectrons [PE]")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    else:
+        style.note(axes, "no signals")
+
+
 def plot_drift_time_error(matched: Matched, axes: Axes) -> None:
-    """Draw how far drift times are off."""
+    """Draw the distribution of errors of drift times."""
     truth, events = _clean(matched)
     off = events["drift_time"] - truth["drift_time"]
     off = off[np.isfinite(off)]
     axes.set(xlabel="drift time, found - true [ns]", ylabel="events", title="Drift time")
     if not len(off):
-        return note(axes, "no events")
+        return style.note(axes, "no events")
     middle, width = statistics.median(off).value, statistics.spread(off).value
-    # Center times are whole ns, so bins of a whole number of them have no comb
+    # Center times are whole ns: other widths of bins would show a comb
     width_of_bin = max(1, round(np.nan_to_num(width) / 5))
     edges = np.floor(middle) + 0.5 + width_of_bin * np.arange(-30, 31)
     axes.hist(
-        np.clip(off, edges[0], edges[-1]), edges, color=BLUE, histtype="stepfilled", alpha=0.8
+        np.clip(off, edges[0], edges[-1]), edges, color=style.BLUE, histtype="stepfilled", alpha=0.8
     )
-    axes.axvline(0, color=GREY, lw=0.8)
-    axes.text(
-        0.03,
-        0.95,
-        f"median {middle:.1f} ns\nspread {width:.1f} ns\noff scale: in\nthe outer bins",
-        transform=axes.transAxes,
-        va="top",
-    )
+    axes.axvline(0, color=style.GREY, lw=0.8)
+    text = f"median {middle:.1f} ns\nspread {width:.1f} ns\noff scale: in\nthe outer bins"
+    axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top")
     return None
 
 
 def plot_depth_error(matched: Matched, axes: Axes) -> None:
-    """Draw how far z is off, against z."""
+    """Draw errors of z against z."""
     truth, events = _clean(matched)
     off = events["z"] - truth["z"]
     axes.set(xlabel="true z [mm]", ylabel="z, found - true [mm]", title="Depth")
     if not len(off):
-        return note(axes, "no events")
-    axes.plot(truth["z"], off, ".", ms=3, color=BLUE, alpha=0.4, rasterized=True)
+        return style.note(axes, "no events")
+    axes.plot(truth["z"], off, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True)
     width = statistics.spread(off[np.isfinite(off)]).value
     middle = float(np.nanmedian(off))
     reach = max(8 * np.nan_to_num(width), 0.1)
     axes.set_ylim(min(middle - reach, -reach / 4), max(middle + reach, reach / 4))
-    axes.axhline(0, color=GREY, lw=0.8)
+    axes.axhline(0, color=style.GREY, lw=0.8)
     return None
 
 
@@ -160,14 +151,14 @@ def plot_position_error(matched: Matched, axes: Axes) -> None:
     truth, events = _clean(matched)
     axes.set(xlabel="true x or y [mm]", ylabel="found x or y [mm]", title="Position")
     if not len(truth):
-        return note(axes, "no events")
-    for field, color in (("x", BLUE), ("y", VERMILLION)):
+        return style.note(axes, "no events")
+    for field, color in (("x", style.BLUE), ("y", style.VERMILLION)):
         axes.plot(
             truth[field], events[field], ".", ms=3, alpha=0.4, color=color, label=field,
             rasterized=True,
         )  # fmt: skip
     reach = 1.05 * max(np.abs(truth["x"]).max(), np.abs(truth["y"]).max())
-    axes.plot([-reach, reach], [-reach, reach], color=BLACK, lw=0.8)
+    axes.plot([-reach, reach], [-reach, reach], color=style.BLACK, lw=0.8)
     axes.set(xlim=(-reach, reach), ylim=(-1.3 * reach, 1.3 * reach))
     axes.legend(markerscale=3)
     return None
@@ -178,18 +169,13 @@ def plot_matrix(report: dict[str, Any], axes: Axes) -> None:
     matrix = report["matrix"]
     counts = np.array(matrix["counts"])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(share, cmap=COLOR_MAP, vmin=0, vmax=1, aspect="auto")
+    axes.imshow(share, cmap=style.COLOR_MAP, vmin=0, vmax=1, aspect="auto")
     for (i, j), n in np.ndenumerate(counts):
         if i == 2 and j == 3:
             continue
-        axes.text(
-            j,
-            i,
-            f"{n}\n{100 * share[i, j]:.1f} %",
-            ha="center",
-            va="center",
-            color=BLACK if share[i, j] > 0.5 else "white",
-        )
+        color = style.BLACK if share[i, j] > 0.5 else "white"
+        text = f"{n}\n{100 * share[i, j]:.1f} %"
+        axes.text(j, i, text, ha="center", va="center", color=color)
     axes.set_xticks(range(len(matrix["columns"])), matrix["columns"])
     axes.set_yticks(
         range(len(matrix["rows"])),
@@ -199,7 +185,7 @@ def plot_matrix(report: dict[str, Any], axes: Axes) -> None:
 
 
 def plot_outcomes(report: dict[str, Any], axes: Axes) -> None:
-    """Draw what became of signals that were not found alone in one peak of their type."""
+    """Draw fractions of the outcomes of signals that were not found."""
     names = ("missed", "misclassified", "split", "merged")
     position = np.arange(len(names))
     for kind, shift in zip(KINDS, (-0.2, 0.2), strict=True):
@@ -219,18 +205,20 @@ def plot_outcomes(report: dict[str, Any], axes: Axes) -> None:
 
 
 def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
-    """Draw corrected S2s per true electron against drift time, and what the fits of it say."""
+    """Draw corrected S2s per true electron against drift time, and the fitted lifetimes."""
     drift_time, _, per_electron = lifetime_points(matched)
     axes.set(
         xlabel="drift time [µs]", ylabel="cS2 / true electrons [PE]", title="Electron lifetime"
     )
     if not len(drift_time):
-        return note(axes, "no events")
-    axes.plot(drift_time / 1000, per_electron, ".", ms=3, color=BLUE, alpha=0.4, rasterized=True)
+        return style.note(axes, "no events")
+    axes.plot(
+        drift_time / 1000, per_electron, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True
+    )
     line = statistics.fit_line(drift_time, np.log(per_electron))
     x = np.linspace(drift_time.min(), drift_time.max(), 50)
     y = np.exp(line.intercept.value + line.slope.value * x)
-    axes.plot(x / 1000, y, color=VERMILLION, lw=2)
+    axes.plot(x / 1000, y, color=style.VERMILLION, lw=2)
     low, high = np.percentile(per_electron, (2, 98))
     axes.set_ylim(max(0, low - (high - low)), high + 1.2 * (high - low))
     lines = []
@@ -247,18 +235,3 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
 def _clean(matched: Matched) -> tuple[np.ndarray, np.ndarray]:
     rows = np.flatnonzero(matched.clean)
     return matched.truth[rows], matched.event_of(rows)
-
-
-def _bins(data: dict[str, list]) -> tuple[np.ndarray, np.ndarray]:
-    """Return centres of bins, on a logarithmic scale, and distances to their edges."""
-    edges = np.array(data["edges"])
-    center = np.sqrt(edges[1:] * edges[:-1])
-    return center, np.array([center - edges[:-1], edges[1:] - center])
-
-
-def _against_size(axes: Axes) -> None:
-    axes.set(xscale="log", xlabel="true photoelectrons [PE]")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    else:
-        note(axes, "no signals")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,10 @@ def format_report(report: Report) -> str:
 
 
 def format_comparison(new: Report, old: Report) -> str:
-    """Return the differences of two reports, in units of the error of the difference too.
+    """Return the differences of two reports, also in units of their errors.
 
-    That error is for runs that are independent. With the same seed they have the same true events,
-    and differences of less than an error can be real.
+    Errors are those of independent runs. With the same seed they have the same true events, and
+    differences of less than an error can be real.
     """
     lines = [f"new: {_title(new)}", f"old: {_title(old)}"]
     if _is_same_run(new, old):
@@ -66,25 +65,17 @@ def format_comparison(new: Report, old: Report) -> str:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write a report as JSON; an older file is replaced once the new one is complete."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(_without_nan(report), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Write a report as JSON, which replaces an older file once it is complete."""
+    strict_json.write_text(path, json.dumps(_without_nan(report), indent=1) + "\n")
 
 
 def read_report(path: str | Path) -> Report:
-    """Return a report in JSON.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when the file cannot be read, or is no such report.
-    """
+    """Return a report in JSON; raises InvalidOption (a ValueError) when the file has none."""
     try:
         report = strict_json.load_object(path, InvalidOption)
     except InvalidOption as error:
         raise InvalidOption(
-            f"no report can be read: {error}. Name a validation.json that `amstrax validate` wrote"
+            f"no report can be read: {error}. Name a validation.json of `amstrax validate`"
         ) from None
     numbers = report.get("numbers")
     if not isinstance(numbers, dict) or not all(
@@ -94,7 +85,7 @@ def read_report(path: str | Path) -> Report:
     if report.get("format") != FORMAT:
         raise InvalidOption(
             f"{path} has format {report.get('format')} of a report, this amstrax compares format "
-            f"{FORMAT}: make it anew"
+            f"{FORMAT}: make it again"
         )
     for entry in numbers.values():
         for key in ("value", "error"):
@@ -166,7 +157,7 @@ def _compared(new: dict[str, Any], old: dict[str, Any]) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """Return `value` with None for NaN, which JSON does not have, at every depth."""
+    """Return nested `value` with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

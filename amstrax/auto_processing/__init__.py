@@ -1,5 +1,5 @@
 """Command-line tools, and what they share."""
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 __getattr__ = attributes_of(__name__)

@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,25 +22,23 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import engines, submit_stbc
-from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing import engines, submitting
 from amstrax.auto_processing.loop import (
     Document,
-    RetryBackoff,
     RunSelection,
+    consequence,
     find_runs,
     followed_runs,
-    how_often,
     is_switched_on,
     job_states,
     key_of,
     remove_old_job_files,
-    run_rounds,
     settle,
     write_status,
 )
 from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -56,7 +55,7 @@ from amstrax.rundb.leases import Stop
 
 log = logging.getLogger("amstrax.auto_processing")
 
-#: Longest back-off for an unreachable service, which doubles from a round's pause [s]
+#: Longest pause after rounds that failed, such as for an unreachable service [s]
 LONGEST_WAIT = 300.0
 #: Interval for counting waiting runs if nothing else happens, since it reads all runs [s]
 COUNT_EVERY = 60.0
@@ -66,58 +65,66 @@ CLEAN_EVERY = 3600.0
 MOST_REFUSALS = 3
 
 
+MAX_JOBS_HELP = "jobs at the same time, running or waiting"
+MAX_FAILURES_HELP = "give up a run that has failed this often"
+PAUSE_HELP = "time between two rounds"
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Jobs to submit, runs to submit them for, and the options of `parse_args`.
+
+    With the ``dry_run`` of the template, nothing is changed.
+    """
+
+    template: JobTemplate
+    selection: RunSelection
+    engine: str | None = None
+    max_jobs: int = 10
+    pause: float = 10
+    once: bool = False
+    status_file: Path | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, template: JobTemplate) -> "LoopOptions":
+        """Return the options in `args`, which has at least some of those of `parse_args`."""
+        plan = template.plan
+        selection = base.filled(
+            RunSelection,
+            args,
+            detector=plan.detector,
+            targets=plan.targets,
+            raw_types=plan.raw_types,
+        )
+        return base.filled(cls, args, template=template, selection=selection)
+
+
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process runs as they come: submit a job for each, and follow it",
-        epilog="Switched off with status 'off' of auto_processing in daq.processing; jobs that "
-        "have been submitted go on. A run is left alone with the tag 'abandon', and processed "
-        "whatever its state with the tag 'process'.",
+        epilog="Status 'off' of auto_processing in daq.processing switches it off; submitted jobs "
+        "go on. Runs with the tag 'abandon' are skipped, those with the tag 'process' are "
+        "processed whatever their state.",
     )
     base.add_work(parser)
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="process this run, then end"
     )
     parser.add_argument(
-        "--min_run_number",
-        type=int,
-        default=0,
-        metavar="N",
-        help="leave runs below this number alone",
+        "--min_run_number", type=int, default=0, metavar="N", help="skip runs below this number"
     )
-    parser.add_argument(
-        "--max_jobs",
-        type=base.positive_integer,
-        default=10,
-        metavar="N",
-        help="jobs at the same time, running or waiting (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_failures",
-        type=base.positive_integer,
-        default=3,
-        metavar="N",
-        help="give a run up that has failed so often (default: %(default)s)",
-    )
-    parser.add_argument(
+    base.add_count(parser, "--max_jobs", LoopOptions.max_jobs, MAX_JOBS_HELP)
+    base.add_count(parser, "--max_failures", RunSelection.max_failures, MAX_FAILURES_HELP)
+    base.add_seconds(
+        parser,
         "--retry_pause",
-        type=base.positive_number,
-        default=60,
-        metavar="SECONDS",
-        help="time from a first failure to the next attempt, twice as long after each further one "
-        "(default: %(default)s)",
+        RunSelection.retry_pause,
+        "time from a first failure to the next attempt, twice as long after each further one",
     )
-    parser.add_argument(
-        "--pause",
-        type=base.positive_number,
-        default=10,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--once", action="store_true", help="one round: submit what there is, and end"
-    )
+    base.add_seconds(parser, "--pause", LoopOptions.pause, PAUSE_HELP)
+    parser.add_argument("--once", action="store_true", help="run one round, and end")
     parser.add_argument(
         "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
@@ -125,8 +132,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--status_file",
         type=Path,
         metavar="FILE",
-        help="file that says, as JSON, how things are, for a monitor (default: "
-        "auto_processing_DETECTOR.json in the log folder)",
+        help="JSON file with the status, for a monitor (default: auto_processing_DETECTOR.json in "
+        "the log folder)",
     )
     return base.parse(parser, "auto_processing", argv)
 
@@ -134,11 +141,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run the loop until it is stopped, and return the exit status."""
-    # Not that of `job`, which ends when a thread fails: here it may be one of a library
+    # Not with that of `job`, which ends when a thread fails: here it may be one of a library
     return base.run_tool(
         args,
         log,
-        lambda stop: run(args, stop),
+        lambda stop: run(LoopOptions.of(args, submitting.find_work(args)), stop),
         "automatic processing",
         args.log_folder,
         "--log_folder",
@@ -146,92 +153,55 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def run(args: argparse.Namespace, stop: Stop, work: JobTemplate | None = None) -> str | None:
-    """Run the loop; with ``dry_run``, return what would be submitted.
+def run(options: LoopOptions, stop: Stop) -> str | None:
+    """Run the loop until `stop` is set; in a dry run, return what would be submitted.
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the loop ends; its jobs continue.
-    work
-        What to submit for runs; None for what `args` ask for.
+    Jobs continue after the end of the loop.
 
     Raises
     ------
-    UsageError
-        When an option is invalid.
     AmstraxError
-        When the run of ``args.run_id`` has been given up; with ``once`` and ``dry_run``, when a
+        When the only run to process has been given up; with ``once`` and in a dry run, when a
         service is unreachable or a job is refused.
     """
     stop.remark = "jobs go on"
-    loop = Loop(args, work)
-    is_single = args.once or args.dry_run
-
-    def on_error(error: Exception) -> None:
-        if is_single or isinstance(error, UsageError):
-            raise error
-        loop.report_trouble(error)
-
+    loop = Loop(options)
+    is_single = options.once or loop.dry_run
     try:
-        run_rounds(
+        base.run_rounds(
             loop.round,
-            args.pause,
+            options.pause,
             stop,
-            on_error,
-            lambda: is_single or loop.is_finished(),
-            LONGEST_WAIT,
+            log,
+            remark=", jobs go on",
+            is_fatal=lambda error: is_single or isinstance(error, UsageError),
+            after=loop.after_round,
+            is_finished=lambda: is_single or loop.is_finished(),
+            longest_wait=LONGEST_WAIT,
         )
     except BaseException as error:
-        loop.end(_text(error))
+        loop.end(describe_error(error))
         raise
-    if args.dry_run:
+    if loop.dry_run:
         return "\n".join(loop.texts) or "nothing would be submitted"
     loop.end(stop.reason)
     return None
 
 
-def _text(error: BaseException) -> str:
-    """Return an error as one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (AmstraxError, OSError)) and text:
-        return text
-    return f"{type(error).__name__}: {text[:150]} (please report it)"
-
-
-def _name(document: "Document") -> str:
+def _name(document: Document) -> str:
     """Return a label for a run, which may have neither number nor name."""
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
 class Loop:
-    """State of the loop between two rounds; all persistent state is in the run database.
+    """State of the loop between two rounds; all persistent state is in the run database."""
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    work
-        What to submit for runs; None for what `args` ask for.
-    """
-
-    def __init__(self, args: argparse.Namespace, work: JobTemplate | None = None):
-        self.args = args
-        self.engine: Engine = engines.get(args.engine or settings.engine())
-        self.work = submit_stbc.find_work(args) if work is None else work
-        self.collection = connection.get_mongo_collection(self.work.detector)
+    def __init__(self, options: LoopOptions):
+        self.options, self.template, self.wanted = options, options.template, options.selection
+        self.dry_run, self.max_failures = self.template.dry_run, self.wanted.max_failures
+        self.engine = engines.get(options.engine or settings.engine())
+        self.collection = connection.get_mongo_collection(self.template.plan.detector)
         self.switches = connection.get_collection("daq", "processing")
-        self.wanted = RunSelection(
-            self.work.detector,
-            self.work.targets,
-            self.work.raw_types,
-            run_id=args.run_id,
-            min_run_number=args.min_run_number,
-            max_failures=args.max_failures,
-            retry_pause=args.retry_pause,
-        )
         self.followed: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
@@ -246,23 +216,27 @@ class Loop:
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
-            f"run {args.run_id}" if args.run_id else "runs",
-            self.work.detector,
-            ", ".join(self.work.targets),
+            f"run {self.wanted.run_id}" if self.wanted.run_id else "runs",
+            self.template.plan.detector,
+            ", ".join(self.template.plan.targets),
             self.engine.name,
         )
 
     def round(self) -> None:
         """Follow existing jobs and submit new ones."""
         alive = self._follow()
-        self._note_switch(is_switched_on(self.switches))
-        free = self.args.max_jobs - alive
-        if self.switched_on and free > 0:
-            self._submit(free)
+        switched_on = is_switched_on(self.switches)
+        if switched_on != self.switched_on:
+            word = "on: going on" if switched_on else "off: submitting nothing"
+            log.info("daq.processing says that automatic processing is %s", word)
+        self.switched_on = switched_on
+        free = self.options.max_jobs - alive
+        if switched_on and free > 0:
+            skip = {*self.backoff.names(), *self.followed}
+            for document in find_runs(self.collection, self.wanted, free, skip):
+                self._submit(document)
         self._count()
         self._clean()
-        self._note_trouble("")
-        self._write_status("at work")
 
     def _count(self) -> None:
         """Count the waiting runs, after a change or a minute later."""
@@ -280,14 +254,16 @@ class Loop:
         alive = 0
         for run_ in runs:
             state = states[run_.attempt]
-            if not self.args.dry_run:
+            if not self.dry_run:
                 try:
-                    line = settle(self.collection, self.engine, run_, state, self.args.max_failures)
+                    line = settle(self.collection, self.engine, run_, state, self.max_failures)
                 except RunDatabaseError:
                     raise
                 except Exception as error:
                     line = None
-                    self._leave(run_.document, f"its job cannot be followed: {_text(error)}")
+                    self._leave(
+                        run_.document, f"its job cannot be followed: {describe_error(error)}"
+                    )
                 if line is not None:
                     self.counts["failed"] += 1
                     log.warning("%s", line)
@@ -318,33 +294,26 @@ class Loop:
             log.info("run %s: %s, and left alone", run_id, status.reason)
         elif status.status == "failed":
             self.counts["failed"] += 1
-            often = how_often(documents.failures_of(document), self.args.max_failures)
+            often = consequence(documents.failures_of(document), self.max_failures)
             log.warning("run %s failed: %s (%s)", run_id, status.reason, often)
         else:
             self.counts["done"] += status.status == "done"
             log.info("run %s: %s", run_id, status.status)
 
-    def _submit(self, free: int) -> None:
-        """Submit up to `free` jobs."""
-        skip = {*self.backoff.names(), *self.followed}
-        for document in find_runs(self.collection, self.wanted, free, skip):
-            self._submit_one(document)
-
-    def _submit_one(self, document: "Document") -> None:
+    def _submit(self, document: Document) -> None:
         # The tag starts a new series of attempts; earlier failures do not count
         tagged = documents.PROCESS in documents.tags_of(document)
         try:
             run_id = documents.name_of(document)
             if run_id is None:
                 raise InvalidRunDocument("its document has neither number nor name: add the number")
-            submission = submit_stbc.submit(
-                self.work, run_id, self.collection, self.engine, reset_failures=tagged
+            submission = submitting.submit(
+                self.template, run_id, self.collection, self.engine, reset_failures=tagged
             )
         except (EngineUnreachable, RunDatabaseError):
             raise
         except RunNotReady as error:
-            self._leave(document, f"cannot be submitted: {error}")
-            return
+            return self._leave(document, f"cannot be submitted: {error}")
         except JobRefused as error:
             self._refusals += 1
             if self._refusals <= MOST_REFUSALS:
@@ -356,8 +325,7 @@ class Loop:
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
             return
         except Exception as error:
-            self._record(document, error, tagged)
-            return
+            return self._record(document, error, tagged)
         if submission.state == "dry run":
             self.texts.append(submission.text)
             return
@@ -372,10 +340,10 @@ class Loop:
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
-    def _record(self, document: "Document", error: Exception, tagged: bool) -> None:
+    def _record(self, document: Document, error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
-        reason = _text(error)
-        if self.args.dry_run:
+        reason = describe_error(error)
+        if self.dry_run:
             self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
             return
         log.debug("run %s", _name(document), exc_info=error)
@@ -389,14 +357,16 @@ class Loop:
         except RunDatabaseError:
             raise
         except Exception as second:
-            self._leave(document, f"cannot be submitted: {reason}; not recorded: {_text(second)}")
+            self._leave(
+                document, f"cannot be submitted: {reason}; not recorded: {describe_error(second)}"
+            )
             return
         self.counts["failed"] += 1
         self.backoff.note(key_of(document), failed=True)
-        often = how_often(failures or 0, self.args.max_failures)
+        often = consequence(failures or 0, self.max_failures)
         log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
 
-    def _leave(self, document: "Document", why: str) -> None:
+    def _leave(self, document: Document, why: str) -> None:
         """Pause a run, longer each time, and log the reason at the beginning."""
         key = key_of(document)
         if key not in self.backoff.names():
@@ -405,7 +375,7 @@ class Loop:
 
     def _clean(self) -> None:
         """Remove old scripts and logs of jobs at intervals."""
-        if self.args.dry_run or time.monotonic() < self._clean_at:
+        if self.dry_run or time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + CLEAN_EVERY
         condition = documents.has_status("submitted", "running")
@@ -419,7 +389,7 @@ class Loop:
         names = {documents.name_of(document) for document in itertools.chain(*found)}
         alive = {job.name for job in self.engine.jobs()}
         n_files = remove_old_job_files(
-            (self.work.job_folder, self.work.log_folder),
+            (self.template.job_folder, self.template.log_folder),
             settings.keep_logs(),
             lambda run_id: run_id in names or any(f"-{run_id}-" in name for name in alive),
         )
@@ -434,7 +404,7 @@ class Loop:
         AmstraxError
             When the run has been given up, or has the tag ``abandon``.
         """
-        run_id = self.args.run_id
+        run_id = self.wanted.run_id
         if run_id is None or self.trouble:
             return False
         document = documents.find_run(self.collection, run_id)
@@ -448,34 +418,14 @@ class Loop:
             raise AmstraxError(
                 f"run {run_id} was {status.reason}: submit it, or tag it '{documents.PROCESS}'"
             )
-        if status.status == "failed" and (
-            documents.failures_of(document) >= self.args.max_failures
-        ):
+        if status.status == "failed" and (documents.failures_of(document) >= self.max_failures):
             raise AmstraxError(f"run {run_id} is given up: {status.reason}")
         return status.status == "done"
 
-    def report_trouble(self, error: Exception) -> None:
-        """Log an error that blocks the loop, once until it changes."""
-        if isinstance(error, (AmstraxError, OSError)):
-            self._note_trouble(" ".join(str(error).split()))
-        else:
-            # A bug: continue all the same, since the loop runs unattended
-            log.error("this round failed, please report it: %r", error, exc_info=error)
-            self._note_trouble(repr(error))
-        self._write_status("in trouble")
-
-    def _note_trouble(self, text: str) -> None:
-        if text and text != self.trouble:
-            log.error("%s; trying again, jobs go on", text)
-        elif self.trouble and not text:
-            log.info("that is over: going on")
-        self.trouble = text
-
-    def _note_switch(self, switched_on: bool) -> None:
-        if switched_on != self.switched_on:
-            word = "on: going on" if switched_on else "off: submitting nothing"
-            log.info("daq.processing says that automatic processing is %s", word)
-        self.switched_on = switched_on
+    def after_round(self, trouble: str) -> None:
+        """Write the status after a round, with its error if any."""
+        self.trouble = trouble
+        self._write_status("in trouble" if trouble else "at work")
 
     def end(self, reason: str) -> None:
         """Log the end of the loop and its cause, a signal or an error if any."""
@@ -490,20 +440,18 @@ class Loop:
 
     def _write_status(self, state: str) -> None:
         """Write the file for a monitor."""
-        if self.args.dry_run:
+        if self.dry_run:
             return
-        path = self.args.status_file
-        if path is None:
-            path = self.args.log_folder / f"auto_processing_{self.work.detector}.json"
+        name = f"auto_processing_{self.template.plan.detector}.json"
         write_status(
-            path,
+            self.options.status_file or self.template.log_folder / name,
             {
                 "state": state,
                 "ended_by": self.ended_by,
                 "switch": "on" if self.switched_on else "off",
                 "since": self.began,
                 "engine": self.engine.name,
-                "targets": self.work.targets,
+                "targets": self.template.plan.targets,
                 "waiting": self.waiting,
                 "jobs": self.states,
                 **self.counts,

@@ -8,11 +8,9 @@ be deleted, 2 on wrong use.
 """
 
 import argparse
-import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +18,16 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax import rundoc
-from amstrax.auto_processing import deleting, live_folder, loop
-from amstrax.auto_processing.copying import Destination, delete_after_copies
-from amstrax.auto_processing.deleting import Deleter
+from amstrax.auto_processing.copying import allowed_folders, delete_after_copies
+from amstrax.auto_processing.deleting import DeleteOptions, Deleter, why_not
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, DeletionRefused
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.exceptions import DeletionRefused
+from amstrax.rundb import get_mongo_collection
 from amstrax.rundb.leases import Stop
-from amstrax.settings import DETECTORS
+
+__all__ = ["get_rundocs", "main", "parse_args", "run", "why_not"]
 
 log = logging.getLogger("amstrax.delete_live")
-
-_FIELDS = (
-    "name",
-    "number",
-    "start",
-    "end",
-    "tags",
-    "data",
-    "deleted_data",
-    "copy_claim",
-    "processing_status",
-    "processing_claim",
-)
-
-Document = Mapping[str, Any]
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -58,26 +40,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         epilog="Runs that are being taken or processed, and those with the tag 'abandon', are left "
         "alone.",
     )
-    parser.add_argument(
-        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
-    )
-    parser.add_argument(
-        "--run_id",
-        nargs="+",
-        metavar="RUN_ID",
-        type=base.run_id,
-        help="these runs (default: all that are old enough, oldest first)",
-    )
+    base.add_live_runs(parser, "deleted", "all that are old enough, oldest first", pause=3600)
     parser.add_argument(
         "--min_age",
         type=base.positive_number,
         default=30.0,
         metavar="DAYS",
         help="leave runs alone that ended after this (default: %(default)g)",
-    )
-    base.add_live_data(parser, "deleted")
-    parser.add_argument(
-        "--max_runs", type=base.positive_integer, metavar="N", help="so many in a round"
     )
     parser.add_argument(
         "--production",
@@ -88,12 +57,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--we_are_really_sure", action="store_true", help="do it, together with --production"
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="say what would be deleted, whatever else is given"
-    )
-    base.add_rounds(parser, pause=3600)
-    base.add_log_folder(parser)
-    base.add_console(parser)
     args = base.parse(parser, "delete_live", argv)
     args.delete = args.production and args.we_are_really_sure and not args.dry_run
     if args.loop and not args.delete:
@@ -120,23 +83,16 @@ def main(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace, stop: Stop) -> None:
     """Delete all live data that may be deleted, once or in a loop.
 
-    Raises
-    ------
-    AmstraxError
-        When, without ``args.loop``, something could not be deleted.
+    Raises AmstraxError when, without ``args.loop``, something could not be deleted.
     """
-    stop.remark = "what was begun is settled at the next start"
+    stop.remark = "interrupted deletions are settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")
-    folders = live_folder.allowed_folders(args.detector, args.live_data)
-    required = delete_after_copies(args.detector)
-    collection = get_mongo_collection(args.detector)
-    deleter = Deleter(collection, folders, required, args.delete, stop.event.is_set)
+    deleter = Deleter(get_mongo_collection(args.detector), _options(args), stop.event.is_set)
 
     def one_round() -> None:
         problems = deleter.settle()
-        found = get_rundocs(collection, args, deleter.backoff.names())
-        tally = deleter.handle(found, lambda document: why_not(document, args, required, folders))
+        tally = deleter.handle(deleter.find())
         problems += tally.problems
         if tally.runs or not args.loop:
             log.info("%s", tally.describe(args.delete))
@@ -144,107 +100,25 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
         if problems and not args.loop:
             raise DeletionRefused(f"{problems} runs could not be deleted, see above")
 
-    loop.repeat(one_round, args, stop, log)
+    base.repeat(one_round, args, stop, log)
 
 
-def get_rundocs(
-    runsdb: Any, args: argparse.Namespace, resting: frozenset[str] = frozenset()
-) -> list[dict[str, Any]]:
-    """Return the documents of runs whose live data on this machine may be deleted, oldest first.
+def _options(args: argparse.Namespace) -> DeleteOptions:
+    return base.filled(
+        DeleteOptions,
+        args,
+        folders=allowed_folders(args.detector, args.live_data),
+        required=delete_after_copies(args.detector),
+        run_ids=args.run_id or (),
+    )
 
-    Parameters
-    ----------
-    runsdb
-        Collection of run documents.
-    args
-        As from `parse_args`.
-    resting
-        Names of runs to skip.
 
-    Raises
-    ------
-    RunNotFound
-        When a run in ``args.run_id`` is unknown.
+def get_rundocs(runsdb: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Find the documents of the runs to delete in a collection; `args` as from `parse_args`.
+
+    Raises RunNotFound when a run in ``args.run_id`` is unknown.
     """
-    required = delete_after_copies(args.detector)
-    folders = live_folder.allowed_folders(args.detector, args.live_data)
-    if args.run_id:
-        found = [documents.find_run(runsdb, run_id, None, _FIELDS) for run_id in args.run_id]
-    else:
-        condition = _to_delete(args, required)
-        found = documents.read(runsdb, condition, _FIELDS, sort=[("number", 1)])
-    wanted = []
-    for document in found:
-        name = documents.name_of(document)
-        reason = None
-        # For a run requested by name, and for one that cannot be judged, deleting reports the error
-        if not args.run_id:
-            with contextlib.suppress(Exception):
-                reason = why_not(document, args, required, folders)
-        if reason is not None:
-            log.debug("run %s is not deleted: %s", name, reason)
-        elif name not in resting:
-            wanted.append(document)
-    return wanted[: args.max_runs]
-
-
-def _to_delete(args: argparse.Namespace, required: Sequence["Destination"]) -> dict[str, Any]:
-    """Return a filter for runs that are old enough and have all required copies registered."""
-    return {
-        "$and": [
-            documents.has_data("live", host=documents.this_host()),
-            *(documents.has_data("live", host=destination.name) for destination in required),
-            {"end": {"$lte": datetime.now(UTC) - timedelta(days=args.min_age)}},
-        ]
-    }
-
-
-def why_not(
-    document: Document,
-    args: argparse.Namespace,
-    required: Sequence["Destination"],
-    folders: Sequence[Path],
-) -> str | None:
-    """Return why live data of a run is not deleted; None if only verification remains.
-
-    Parameters
-    ----------
-    document
-        Run document.
-    args
-        As from `parse_args`.
-    required
-        Required copies.
-    folders
-        Folders that may be deleted from.
-    """
-    try:
-        live_folder.run_name(document)
-        end = rundoc.end_time(document)
-        locations = deleting.locations(document, folders)
-    except AmstraxError as error:
-        return str(error)
-    tags = documents.tags_of(document)
-    for tag in (documents.ABANDON, documents.PROCESS):
-        if tag in tags:
-            return f"it has the tag {tag!r}"
-    if end is None:
-        return "it is still being taken"
-    if datetime.now(UTC) - end < timedelta(days=args.min_age):
-        return f"it ended less than {args.min_age:g} days ago (--min_age)"
-    if documents.status_of(document).status in ("submitted", "running"):
-        return "it is being processed"
-    if documents.is_claimed(document):
-        return "it is being processed"
-    if not locations:
-        return (
-            f"its document has no live data on host {documents.this_host()}: is that what run "
-            "documents call this machine? (setting AMSTRAX_HOST)"
-        )
-    for destination in required:
-        if not documents.data_of(document, type="live", host=destination.name):
-            return f"it has no copy at {destination.name}: copy_live makes one"
-    return None
+    return Deleter(runsdb, _options(args)).find()
 
 
 if __name__ == "__main__":

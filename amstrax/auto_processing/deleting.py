@@ -18,29 +18,28 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from amstrax import rundoc, settings
-from amstrax.auto_processing import copying, live_folder, rsync
-from amstrax.auto_processing.copying import Destination
-from amstrax.auto_processing.loop import RetryBackoff, describe_error
+from amstrax.auto_processing import copying, rsync
+from amstrax.auto_processing.copying import Destination, Document
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
+    AmstraxError,
     CopyDiffers,
     DeletionRefused,
     DestinationUnusable,
     InvalidRunDocument,
     RunDatabaseError,
-    RunNotFound,
     Stopped,
 )
 from amstrax.rundb import documents, leases
 
 log = logging.getLogger("amstrax.delete_live")
-
-Document = Mapping[str, Any]
 
 
 @dataclass
@@ -60,20 +59,58 @@ class Deletions:
         )
 
 
-def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
-    """Return the folders of a run's live data on this machine, without links.
+@dataclass(frozen=True)
+class DeleteOptions:
+    """What a `Deleter` deletes, and when."""
 
-    Raises
-    ------
-    DeletionRefused
-        When a folder is outside those that may be deleted from.
-    """
+    #: Folders that may be deleted from, without links
+    folders: Sequence[Path]
+    #: Required copies
+    required: Sequence[Destination]
+    #: Delete these runs; if empty, all that may be deleted
+    run_ids: Sequence[str] = ()
+    #: Time since the end of a run [days], and largest number of runs at a time
+    min_age: float = 30.0
+    max_runs: int | None = None
+    #: Delete; otherwise only verify the copies
+    delete: bool = False
+
+
+def why_not(document: Document, options: DeleteOptions) -> str | None:
+    """Return why live data of a run is not deleted; None if only verification remains."""
+    try:
+        copying.run_name(document)
+        end = rundoc.end_time(document)
+        folders = _locations(document, options.folders)
+    except AmstraxError as error:
+        return str(error)
+    tags = documents.tags_of(document)
+    for tag in (documents.ABANDON, documents.PROCESS):
+        if tag in tags:
+            return f"it has the tag {tag!r}"
+    if end is None:
+        return "it is still being taken"
+    if datetime.now(UTC) - end < timedelta(days=options.min_age):
+        return f"it ended less than {options.min_age:g} days ago (--min_age)"
+    status = documents.status_of(document).status
+    if status in ("submitted", "running") or documents.is_claimed(document):
+        return "it is being processed"
+    if not folders:
+        return (
+            f"its document has no live data on host {documents.this_host()}: check its data, and "
+            "the setting AMSTRAX_HOST, which names this machine"
+        )
+    for destination in options.required:
+        if not documents.data_of(document, type="live", host=destination.name):
+            return f"it has no copy at {destination.name}: copy_live makes one"
+    return None
+
+
+def _locations(document: Document, folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of a run's live data on this machine, all of which are in `folders`."""
     found = []
     for entry in documents.data_of(document, type="live", host=documents.this_host()):
-        try:
-            folder = rundoc.check_location(entry.get("location")).resolve()
-        except (InvalidRunDocument, OSError, RuntimeError) as error:
-            raise DeletionRefused(str(error)) from None
+        folder = copying.folder_of(entry)
         if folder not in folders:
             raise DeletionRefused(
                 f"its live data is in {folder}, which is not among the folders that may be "
@@ -83,63 +120,40 @@ def locations(document: Document, folders: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _folder_of(entry: Mapping[str, Any]) -> Path | None:
-    """Return the folder of an entry of data, without links; None if it names no folder."""
-    try:
-        return rundoc.check_location(entry.get("location")).resolve()
-    except (InvalidRunDocument, OSError, RuntimeError):
-        return None
-
-
 class Deleter:
-    """Deletes live data of runs.
+    """Deletes live data of runs, and keeps the back-off of failed ones between rounds.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    folders
-        Folders that may be deleted from, without links.
-    required
-        Required copies.
-    delete
-        Delete; otherwise only verify the copies.
-    stopped
-        Called at intervals; when it returns True, deleting ends.
+    `stopped` is called at intervals; when it returns True, deleting ends.
     """
 
-    def __init__(
-        self,
-        collection: Any,
-        folders: Sequence[Path],
-        required: Sequence[Destination],
-        delete: bool,
-        stopped: Callable[[], bool] = bool,
-    ):
-        if not required:
+    def __init__(self, collection: Any, options: DeleteOptions, stopped: Callable[[], bool] = bool):
+        if not options.required:
             raise DeletionRefused("no copies are required: nothing is deleted")
         self._collection = collection
-        self._folders = folders
-        self._required = required
-        self._delete = delete
+        self._options = options
         self._stopped = stopped
-        # Check now, since a deletion that has begun must be recorded
-        self._deleted_by = f"{settings.login_name()} with delete_live"
-        self.backoff = RetryBackoff()
+        self._backoff = RetryBackoff()
 
-    def _locations(self, document: Document) -> list[Path]:
-        return locations(document, self._folders)
+    def find(self) -> list[dict[str, Any]]:
+        """Find the documents of the runs to delete, oldest first, as `copying.find_runs`."""
+        options = self._options
+        hosts = [documents.this_host(), *(copy.name for copy in options.required)]
+        has_data = [documents.has_data("live", host=host) for host in hosts]
+        before = datetime.now(UTC) - timedelta(days=options.min_age)
+        condition = {"$and": [*has_data, {"end": {"$lte": before}}]}
 
-    def _find(self, run_id: str) -> Document:
-        document = documents.find_run(self._collection, run_id)
-        if documents.name_of(document) != run_id:
-            raise RunNotFound(f"run {run_id} is called {documents.name_of(document)} by now")
-        return documents.merge_tags(self._collection, document)
+        def reason(document: Document) -> str | None:
+            # For a run requested by name, deleting reports the reason
+            return None if options.run_ids else why_not(document, options)
+
+        resting = self._backoff.names()
+        found = copying.find_runs(self._collection, options.run_ids, condition, 1, reason, resting)
+        return found[: options.max_runs]
 
     def settle(self) -> int:
         """Settle interrupted deletions; return the number that could not be settled."""
         problems = 0
-        for folder in self._folders:
+        for folder in self._options.folders:
             for run_dir in set_aside_in(folder):
                 try:
                     self._settle(run_dir)
@@ -152,70 +166,51 @@ class Deleter:
 
     def _settle(self, run_dir: Path) -> None:
         name = aside(run_dir)
-        if not self._delete:
+        if not self._options.delete:
             log.info("dry run: would settle %s, which was left by another process", name)
             return
-        document = self._find(run_dir.name)
+        document = copying.find_again(self._collection, run_dir.name)
         with leases.held(self._collection, document) as claim:
             if claim is None:
-                log.info("%s is another process's, which is at work on it", name)
+                log.info("%s is left to another process, which works on it", name)
                 return
             if not name.exists():
                 return
             if self._is_recorded(run_dir):
                 self._verify_rest(document, run_dir)
                 remove_folder(run_dir)
-                log.info("%s, whose deletion was broken off, is removed", name)
+                log.info("%s, left by an interrupted deletion, is removed", name)
             else:
                 put_back(run_dir)
-                log.info("%s, whose deletion was broken off, is back", run_dir)
+                log.info("%s is restored after an interrupted deletion", run_dir)
 
     def _verify_rest(self, document: Document, run_dir: Path) -> None:
-        """Check that the copies have all remaining files of a folder whose removal was interrupted.
-
-        Raises
-        ------
-        AmstraxError
-            When a copy lacks a file, or cannot be read.
-        """
+        """Check that the copies have all that is left of a folder whose removal was interrupted."""
         there = aside(run_dir)
-        rest = live_folder.inventory(there)
+        rest = rsync.inventory(there)
         for place in self._places(document, run_dir.name).values():
             of_copy = rsync.listing(place, self._stopped) or {}
-            wrong = [n for n, size in live_folder.sizes(rest).items() if of_copy.get(n) != size]
+            wrong = [n for n, size in rsync.sizes(rest).items() if of_copy.get(n) != size]
             wrong = wrong or rsync.differences(there, place, self._stopped, of_source_only=True)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} lacks {live_folder.some(wrong)}, or has it otherwise: look "
-                    "which of the two is needed"
+                    f"its copy {place} lacks {copying.some(wrong)}, or has other content: "
+                    "check which of the two is needed"
                 )
         self._check_markers(document, there)
 
     def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
-        """Check that the copies are of this run, and are different folders from each other and
-        `there`.
+        """Check that the copies are of this run, and separate from each other and from `there`.
 
-        Parameters
-        ----------
-        document
-            Run document.
-        there
-            Folder of its live data, which may be set aside.
-        add
-            Write the marker of a verified copy that has none.
-
-        Raises
-        ------
-        AmstraxError
-            When a copy is of another run, or the same as another copy or the live data.
+        With `add`, a verified copy without marker gets one.
         """
-        of_run = live_folder.run_identity(self._collection, document)
+        identity = copying.run_identity(self._collection, document)
         known: dict[str, str] = {}
-        for name, place in self._places(document, live_folder.run_name(document)).items():
-            marker = live_folder.find_marker(place, of_run)
+        for name, place in self._places(document, copying.run_name(document)).items():
+            marker = copying.find_marker(place, identity)
             if marker is None and add:
-                marker = live_folder.add_marker(place, of_run)
-            live_folder.check_apart(there, place, marker)
+                marker = copying.add_marker(place, identity)
+            copying.check_apart(there, place, marker)
             same = known.setdefault(marker["copy"], name) if marker else name
             if same != name:
                 raise DeletionRefused(
@@ -224,50 +219,27 @@ class Deleter:
                 )
 
     def _is_recorded(self, run_dir: Path) -> bool:
-        """Return whether the run document says that live data has been deleted.
-
-        Raises
-        ------
-        DeletionRefused
-            When the document has no entry of that data.
-        """
-        document = self._find(run_dir.name)
-
-        def has(key: str) -> bool:
-            entries = documents.data_of(
-                {"data": document.get(key)}, type="live", host=documents.this_host()
-            )
-            return run_dir.parent in map(_folder_of, entries)
-
-        if has("data"):
+        """Return whether the run document says that live data has been deleted."""
+        document = copying.find_again(self._collection, run_dir.name)
+        if _entries(document.get("data"), run_dir):
             return False
-        if has("deleted_data"):
+        if _entries(document.get("deleted_data"), run_dir):
             return True
         raise DeletionRefused(
-            f"the document of run {run_dir.name} knows neither of this live data nor that it was "
-            "deleted: look whether it is needed"
+            f"the document of run {run_dir.name} has neither this live data nor its "
+            "deletion: check whether it is needed"
         )
 
-    def handle(
-        self, rundocs: Sequence[Document], why_not: Callable[[Document], str | None]
-    ) -> Deletions:
-        """Delete live data of runs; log errors and continue with the next run.
-
-        Parameters
-        ----------
-        rundocs
-            Run documents.
-        why_not
-            Returns why a run must not be deleted; called again just before deletion.
-        """
+    def handle(self, rundocs: Sequence[Document]) -> Deletions:
+        """Delete live data of runs; log errors and continue with the next run."""
         tally = Deletions()
         for document in rundocs:
             if self._stopped():
                 break
             run_id = documents.name_of(document) or "?"
             try:
-                live_folder.run_name(document)
-                n_bytes = self._handle_run(document, run_id, why_not)
+                copying.run_name(document)
+                n_bytes = self._handle_run(document, run_id)
             except (RunDatabaseError, Stopped):
                 if self._stopped():
                     break
@@ -275,23 +247,21 @@ class Deleter:
             except Exception as error:
                 log.error("run %s is not deleted: %s", run_id, describe_error(error))
                 tally.problems += 1
-                self.backoff.note(run_id, failed=not isinstance(error, DestinationUnusable))
+                self._backoff.note(run_id, failed=not isinstance(error, DestinationUnusable))
                 continue
-            self.backoff.note(run_id, failed=False)
+            self._backoff.note(run_id, failed=False)
             if n_bytes is not None:
                 tally.runs.append(run_id)
                 tally.n_bytes += n_bytes
         return tally
 
-    def _handle_run(
-        self, document: Document, run_id: str, why_not: Callable[[Document], str | None]
-    ) -> int | None:
+    def _handle_run(self, document: Document, run_id: str) -> int | None:
         """Delete a run and return its size [bytes]; None if another process has its lease."""
-        if not self._delete:
-            reason = why_not(documents.merge_tags(self._collection, document))
+        if not self._options.delete:
+            reason = why_not(documents.merge_tags(self._collection, document), self._options)
             if reason is not None:
                 raise DeletionRefused(reason)
-            found = [folder / run_id for folder in self._locations(document)]
+            found = [folder / run_id for folder in _locations(document, self._options.folders)]
             if any(aside(run_dir).exists() for run_dir in found):
                 return None  # To be settled first
             return sum(self._verify(document, run_dir, self._stopped)[1] for run_dir in found)
@@ -304,15 +274,15 @@ class Deleter:
                 return self._stopped() or claim.lost.is_set()
 
             def check() -> Document:
-                fresh = self._find(run_id)
-                reason = why_not(fresh)
+                fresh = copying.find_again(self._collection, run_id)
+                reason = why_not(fresh, self._options)
                 if reason is not None:
                     raise DeletionRefused(reason)
                 return fresh
 
             fresh = check()
             n_bytes = 0
-            for folder in self._locations(fresh):
+            for folder in _locations(fresh, self._options.folders):
                 run_dir = folder / run_id
                 known, size = self._verify(fresh, run_dir, stopped)
                 # Verification may have taken long
@@ -328,24 +298,19 @@ class Deleter:
 
     def _verify(
         self, document: Document, run_dir: Path, stopped: Callable[[], bool]
-    ) -> tuple[live_folder.Inventory, int]:
-        """Compare all copies with live data; return its files and their size [bytes].
-
-        Raises
-        ------
-        AmstraxError
-            When a copy differs, or cannot be read.
-        """
-        check_removable(run_dir)
-        known = live_folder.inventory(run_dir)
-        n_files, n_bytes = live_folder.count(known)
+    ) -> tuple[rsync.Inventory, int]:
+        """Compare all copies with live data; return its files and their size [bytes]."""
+        with _opened(run_dir.parent) as parent:
+            _check_removable(run_dir, parent)
+        known = rsync.inventory(run_dir)
+        n_files, n_bytes = rsync.count(known)
         if n_files == 0:
-            raise DeletionRefused(f"{run_dir} has no files: look what has become of it")
+            raise DeletionRefused(f"{run_dir} has no files: find out what removed them")
         for place in self._places(document, run_dir.name).values():
             wrong = copying.compare(run_dir, place, known, stopped)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} differs in {live_folder.some(wrong)}: mend it with "
+                    f"its copy {place} differs in {copying.some(wrong)}: mend it with "
                     f"copy_live --run_id {run_dir.name} --again"
                 )
         self._check_markers(document, run_dir)
@@ -354,22 +319,14 @@ class Deleter:
             run_dir.name,
             n_files,
             n_bytes / 1e6,
-            ", ".join(destination.name for destination in self._required),
+            ", ".join(destination.name for destination in self._options.required),
         )
         return known, n_bytes
 
     def _places(self, document: Document, run_id: str) -> dict[str, rsync.Place]:
-        """Return the folders of the required copies of a run in its document, by name of the copy.
-
-        Raises
-        ------
-        DeletionRefused
-            When a required copy is not registered.
-        InvalidRunDocument
-            When the place of a copy is not a folder.
-        """
+        """Return the folders of the required copies of a run, by name of the copy."""
         places = {}
-        for destination in self._required:
+        for destination in self._options.required:
             entries = documents.data_of(document, type="live", host=destination.name)
             there = [str(rundoc.check_location(entry.get("location"))) for entry in entries]
             if not there:
@@ -382,19 +339,19 @@ class Deleter:
         self,
         document: Document,
         run_dir: Path,
-        known: live_folder.Inventory,
+        known: rsync.Inventory,
         stopped: Callable[[], bool],
     ) -> None:
         """Rename live data and check that it is unchanged; otherwise rename it back."""
         there = set_aside(run_dir)
         try:
-            if live_folder.inventory(there) != known:
+            if rsync.inventory(there) != known:
                 raise DeletionRefused(f"{run_dir} has changed since its copies were verified")
             for place in self._places(document, run_dir.name).values():
-                if rsync.listing(place, stopped) != live_folder.sizes(known):
+                if rsync.listing(place, stopped) != rsync.sizes(known):
                     raise DeletionRefused(
-                        f"with {run_dir} its copy {place} goes too: is that the same folder, by "
-                        "another way? Correct the setting for the destination"
+                        f"its copy {place} changes when {run_dir} is renamed, so both may be one "
+                        "folder: correct the setting for the destination"
                     )
             self._check_markers(document, there, add=True)
         except BaseException:
@@ -402,21 +359,17 @@ class Deleter:
             raise
 
     def _record(self, run_id: str, run_dir: Path) -> None:
-        """Move all entries of the live data, whatever the spelling of its folder, to deleted_data.
+        """Move all entries of the live data to deleted_data.
 
-        Raises
-        ------
-        RunDatabaseError
-            When the run database does not confirm the change; `settle` checks later.
-        DeletionRefused
-            When the document has no such entry any more.
+        After a RunDatabaseError, which leaves open whether they were moved, `settle` checks that.
         """
-        live = {"type": "live", "host": documents.this_host()}
         try:
-            for entry in documents.data_of(self._find(run_id), **live):
-                if _folder_of(entry) == run_dir.parent:
-                    one = {**live, "location": entry["location"]}
-                    documents.remove_data(self._collection, run_id, one, self._deleted_by)
+            document = copying.find_again(self._collection, run_id)
+            for entry in _entries(document.get("data"), run_dir):
+                one = {key: entry[key] for key in ("type", "host", "location")}
+                documents.remove_data(
+                    self._collection, run_id, one, f"{settings.login_name()} with delete_live"
+                )
         except RunDatabaseError:
             raise
         except Exception:
@@ -425,7 +378,17 @@ class Deleter:
             raise
         if not self._is_recorded(run_dir):
             put_back(run_dir)
-            raise DeletionRefused("the run document does not take note of the deletion")
+            raise DeletionRefused("the run document does not record the deletion")
+
+
+def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:
+    """Return the entries of live data that name the folder above `run_dir`, however spelled."""
+    found = []
+    for entry in documents.data_of({"data": data}, type="live", host=documents.this_host()):
+        with contextlib.suppress(InvalidRunDocument):
+            if copying.folder_of(entry) == run_dir.parent:
+                found.append(entry)
+    return found
 
 
 _SUFFIX = ".being_deleted"
@@ -446,17 +409,15 @@ def set_aside_in(parent: Path) -> list[Path]:
 def set_aside(run_dir: Path) -> Path:
     """Rename the folder of a run to set it aside, and return its new path.
 
-    Raises
-    ------
-    DeletionRefused
-        When it is not a folder, is a mount point, or another one is set aside already.
+    Raises DeletionRefused when it is not a folder, is a mount point, or another one is set aside
+    already.
     """
     new = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         _check_removable(run_dir, parent)
         if _exists(new.name, parent):
             raise DeletionRefused(
-                f"{new} is there already, of the same run: look which of the two is needed, and "
+                f"{new} exists already, of the same run: check which of the two is needed, and "
                 "remove the other"
             )
         _rename(run_dir.name, new.name, parent)
@@ -466,15 +427,12 @@ def set_aside(run_dir: Path) -> Path:
 def put_back(run_dir: Path) -> None:
     """Restore the name of a folder that was set aside.
 
-    Raises
-    ------
-    DeletionRefused
-        When another folder has that name.
+    Raises DeletionRefused when another folder has that name.
     """
     with _opened(run_dir.parent) as parent:
         if _exists(run_dir.name, parent):
             raise DeletionRefused(
-                f"{aside(run_dir)} cannot be called {run_dir.name} again, which there is too: look "
+                f"{aside(run_dir)} cannot be renamed back, since {run_dir} exists too: check "
                 "which of the two is needed, and remove the other"
             )
         _rename(aside(run_dir).name, run_dir.name, parent)
@@ -483,10 +441,7 @@ def put_back(run_dir: Path) -> None:
 def remove_folder(run_dir: Path) -> None:
     """Remove a folder that was set aside permanently.
 
-    Raises
-    ------
-    DeletionRefused
-        As of `set_aside`.
+    Raises DeletionRefused as of `set_aside`.
     """
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
@@ -496,19 +451,8 @@ def remove_folder(run_dir: Path) -> None:
         os.fsync(parent)
 
 
-def check_removable(run_dir: Path) -> None:
-    """Check that a folder is safe to remove by its type and its mounts.
-
-    Raises
-    ------
-    DeletionRefused
-        When it is not a folder, is a link, or has another disk mounted in it.
-    """
-    with _opened(run_dir.parent) as parent:
-        _check_removable(run_dir, parent)
-
-
 def _check_removable(path: Path, parent: int) -> None:
+    """Check that an entry of an open folder is a folder without links and mounts."""
     name = path.name
     if not name or name in (".", "..") or "/" in name or not path.is_absolute():
         raise DeletionRefused(f"{str(path)!r} is no folder of a run: nothing is deleted")
@@ -522,10 +466,8 @@ def _check_removable(path: Path, parent: int) -> None:
         whole = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
     finally:
         os.close(descriptor)
-    if mounted := live_folder.mounted_in(whole):
-        raise DeletionRefused(
-            f"something is mounted at {mounted}, which is of {path}: nothing is deleted"
-        )
+    if mounted := copying.mounted_in(whole):
+        raise DeletionRefused(f"something is mounted at {mounted}, in {path}: nothing is deleted")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Support of jobs that run strax: sources, locks, data checks, progress, clean-up."""
+"""Parts of processing a run with strax: output, source, locks, data checks, progress."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,11 @@ from amstrax.strax_ext.storage import CheckedBackend, DataDirectory
 log = logging.getLogger(__name__)
 
 
-class LogStream(io.TextIOBase):
-    """Text stream that writes lines to a log at level DEBUG, for the output of strax."""
+class _LogStream(io.TextIOBase):
+    """Text stream that logs lines at level DEBUG, for the output of strax."""
 
     def __init__(self, logger: logging.Logger):
-        self._logger = logger
-        self._line = ""
+        self._logger, self._line = logger, ""
 
     def writable(self) -> bool:
         return True
@@ -51,13 +50,29 @@ class LogStream(io.TextIOBase):
         return len(text)
 
 
+class _CompilationNotice(numba.core.event.Listener):
+    """Logs once that numba compiles, which makes the first job on a machine slow."""
+
+    def __init__(self, logger: logging.Logger):
+        self._logger, self._is_logged = logger, False
+
+    def on_start(self, event: numba.core.event.Event) -> None:
+        if not self._is_logged:
+            self._is_logged = True
+            self._logger.info(
+                "compiling functions, which are kept for later: this takes up to a minute"
+            )
+
+    def on_end(self, event: numba.core.event.Event) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
+def _output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
     """Log the output of strax, and exceptions that end its threads, at level DEBUG.
 
-    The first of those exceptions comes to the main thread when the other threads have ended; so
-    `stop` is set, lest one goes on waiting for live data. It also says so when functions are
-    compiled.
+    The main thread gets the first exception after all threads have ended. So `stop` is set, as
+    another thread may wait for live data.
     """
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
@@ -66,33 +81,14 @@ def output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
             logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
 
     before, threading.excepthook = threading.excepthook, log_exception
-    notice = CompilationNotice(logger)
     try:
         with (
-            contextlib.redirect_stdout(LogStream(logger)),
-            numba.core.event.install_listener("numba:compile", notice),
+            contextlib.redirect_stdout(_LogStream(logger)),
+            numba.core.event.install_listener("numba:compile", _CompilationNotice(logger)),
         ):
             yield
     finally:
         threading.excepthook = before
-
-
-class CompilationNotice(numba.core.event.Listener):
-    """Reports once that numba compiles, since the first job on a machine is silent for long."""
-
-    def __init__(self, logger: logging.Logger):
-        self._logger = logger
-        self._said = False
-
-    def on_start(self, event: numba.core.event.Event) -> None:
-        if not self._said:
-            self._said = True
-            self._logger.info(
-                "compiling functions, which are kept for later: this takes up to a minute"
-            )
-
-    def on_end(self, event: numba.core.event.Event) -> None:
-        pass
 
 
 def run_strax_tool(
@@ -102,36 +98,17 @@ def run_strax_tool(
     what: str,
     folder: object,
     option: str = "--output",
-    log_name: str | None = None,
 ) -> int:
-    """Do the work of a command that runs strax, and return its exit status, as `base.run_tool`.
+    """Do the work of a command that runs strax as `base.run_tool`; log output of strax as DEBUG."""
 
-    The output of strax is logged at level DEBUG, see `output_to_log`.
-    """
-    return run_tool(
-        args,
-        logger,
-        work,
-        what,
-        folder,
-        option,
-        log_name,
-        around=lambda stop: output_to_log(logger, stop),
-    )
+    def around(stop: Stop) -> contextlib.AbstractContextManager:
+        return _output_to_log(logger, stop)
+
+    return run_tool(args, logger, work, what, folder, option, around=around)
 
 
 class Source:
-    """Input of a target: stored data, live data, or both.
-
-    Parameters
-    ----------
-    st
-        Context.
-    run_id
-        Run to process.
-    target
-        Data type to make; not stored.
-    """
+    """Input of a target of a run that is not stored: stored data, live data, or both."""
 
     def __init__(self, st: strax.Context, run_id: str, target: str):
         self._st = st
@@ -139,6 +116,7 @@ class Source:
         self._raw_types = raw_data_types(st)
         self.stored: list[str] = []
         self.needs_live_data = False
+        #: Called with the size of raw data that has been read [bytes]
         self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
         self._look_at(target, set())
         self._chunks = [
@@ -180,16 +158,10 @@ class Source:
             self.on_raw_data(self._chunks.pop()[1])
 
     def meter_reader(self, timeout: float, stop: Stop) -> None:
-        """Make the context's reader report what it reads, and give up when told, or after a time.
+        """Make the context's reader report its progress, read ahead, and end with `stop`.
 
-        It reads ahead, where the processor has helper threads (`amstrax.strax_ext.processor`).
-
-        Parameters
-        ----------
-        timeout
-            Wait for new live data this long [s].
-        stop
-            When this is set, waiting and reading end.
+        It gives up after `timeout` [s] without new live data. It reads ahead if the processor has
+        helper threads.
         """
         source = self
         base = self._st._plugin_class_registry[self._raw_types[0]]
@@ -227,7 +199,7 @@ class Source:
 def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
     """Hold the lock for writing data of a run into a folder, in a with block.
 
-    The operating system releases the lock when the process ends, in whatever way.
+    The operating system releases the lock when the process ends or is killed.
 
     Raises
     ------
@@ -238,9 +210,9 @@ def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
     is_new = not path.exists()
     with path.open("a") as file:
         if is_new:
-            os.fchmod(file.fileno(), 0o666)  # others may work in the folder too
+            os.fchmod(file.fileno(), 0o666)  # other users may write to the folder too
         try:
-            # A byte of the file, empty as it is, for each run
+            # Each run has a byte of the file, which may lie beyond its end
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(run_id.encode()))
         except (BlockingIOError, PermissionError):
             raise AlreadyAtWork(
@@ -253,31 +225,24 @@ def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
 
 
 def remove_incomplete(folder: Path, run_id: str) -> None:
-    """Remove data of a run that strax could not finish writing.
+    """Remove data of a run that strax could not finish writing; complete data stays.
 
-    That is what it has marked so in the metadata, and folders with a temporary name. Complete data
-    is not touched.
+    Such data has a temporary name, or metadata with an exception or without end.
     """
     for path in folder.glob(f"{run_id}-*-*"):
         if not path.is_dir():
             continue
-        if path.name.endswith("_temp") or _is_broken(path):
+        is_broken = path.name.endswith("_temp")
+        file = path / f"{path.name.partition('-')[2]}-metadata.json"
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            metadata = json.loads(file.read_text(encoding="utf-8"))
+            is_broken |= "exception" in metadata or "writing_ended" not in metadata
+        if is_broken:
             log.debug("removing incomplete %s", path)
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_broken(path: Path) -> bool:
-    prefix = path.name.partition("-")[2]
-    try:
-        metadata = json.loads((path / f"{prefix}-metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return "exception" in metadata or "writing_ended" not in metadata
-
-
-log = logging.getLogger(__name__)
-
-#: Start and end of a run are known to the DAQ no better than this [ns]
+#: Accuracy of the start and end of a run in its document [ns]
 _CLOCKS = 1_000_000_000
 
 
@@ -286,18 +251,16 @@ class DataIncomplete(AmstraxError):
 
 
 def check_data(
-    path: Path,
-    raw_range: tuple[int, int],
-    watch: Callable[[], None] = lambda: None,
+    path: Path, raw_range: tuple[int, int], watch: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Load all of some data, compare it with what its metadata says, and return that.
+    """Load all data in a folder, compare it with its metadata, and return the metadata.
 
     Parameters
     ----------
     path
         Folder of the data.
     raw_range
-        Start and end of the run's raw data [ns since unix epoch], which it must have too.
+        Start and end of the run's raw data [ns since unix epoch], which the data must have too.
     watch
         Called before each chunk; may raise.
 
@@ -307,9 +270,18 @@ def check_data(
         When the data cannot be loaded, or is incomplete or damaged.
     """
     backend = CheckedBackend()
+    chunks: list[tuple[int, int]] = []
     try:
         metadata = backend.get_metadata(str(path))
-        chunks = list(_chunks(backend, path, metadata, watch))
+        n_rows = [chunk["n"] for chunk in metadata["chunks"]]
+        for chunk in backend.loader(str(path)):
+            watch()
+            n = n_rows[len(chunks)]
+            if len(chunk) != n:
+                raise DataIncomplete(
+                    f"chunk {len(chunks)} of {path} has {len(chunk)} rows, its metadata says {n}"
+                )
+            chunks.append((chunk.start, chunk.end))
     except (
         OSError,
         ValueError,
@@ -318,6 +290,8 @@ def check_data(
         strax.DataNotAvailable,
     ) as error:
         raise DataIncomplete(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+    if len(chunks) != len(n_rows):
+        raise DataIncomplete(f"{path} has {len(chunks)} chunks, its metadata says {len(n_rows)}")
     for (_, before), (after, _) in zip(chunks, chunks[1:], strict=False):
         if before != after:
             raise DataIncomplete(f"{path} has a gap, from {before} to {after} ns since 1970")
@@ -329,50 +303,19 @@ def check_data(
     return metadata
 
 
-def _chunks(
-    backend: CheckedBackend, path: Path, metadata: Mapping[str, Any], watch: Callable[[], None]
-) -> Iterator[tuple[int, int]]:
-    """Load chunk by chunk, and yield start and end of each."""
-    n_rows = [chunk["n"] for chunk in metadata["chunks"]]
-    found = 0
-    for chunk in backend.loader(str(path)):
-        watch()
-        if len(chunk) != n_rows[found]:
-            raise DataIncomplete(
-                f"chunk {found} of {path} has {len(chunk)} rows, its metadata says {n_rows[found]}"
-            )
-        found += 1
-        yield chunk.start, chunk.end
-    if found != len(n_rows):
-        raise DataIncomplete(f"{path} has {found} chunks, its metadata says {len(n_rows)}")
-
-
-def check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], what: str) -> None:
-    """Check that raw data begins and ends where its run does.
-
-    The DAQ writes live data in chunks, so that may differ by one, with its overlap.
-
-    Parameters
-    ----------
-    raw_range
-        Start and end of the raw data [ns since unix epoch].
-    document
-        Document of the run.
-    what
-        Name of the data in messages.
-
-    Raises
-    ------
-    DataIncomplete
-        When it begins or ends at another time.
-    """
+def _check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], what: str) -> None:
+    """Check that raw data begins and ends with its run, within a chunk of live data."""
     start, end = rundoc.start_time(document), rundoc.end_time(document)
     assert end is not None
-    tolerance = _CLOCKS + _chunk_length(document)
+    # Existing raw data needs no settings of the DAQ
+    length = round((rundoc.CHUNK_LENGTH_S + rundoc.CHUNK_OVERLAP_S) * 1e9)
+    with contextlib.suppress(InvalidRunDocument):
+        config = rundoc.reader_config(document)
+        length = config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
     begins = raw_range[0] - start.timestamp() * 1e9
     ends = raw_range[1] - end.timestamp() * 1e9
     for word, difference in (("begins", begins), ("ends", ends)):
-        if abs(difference) > tolerance:
+        if abs(difference) > _CLOCKS + length:
             when = "after" if difference > 0 else "before"
             raise DataIncomplete(
                 f"{what} {word} {abs(difference) / 1e9:.1f} s {when} the run does, as its document "
@@ -380,177 +323,110 @@ def check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], wh
             )
 
 
-def _chunk_length(document: Mapping[str, Any]) -> int:
-    """Return the length of a chunk of live data with its overlap [ns]."""
-    try:
-        config = rundoc.reader_config(document)
-    except InvalidRunDocument:
-        # Existing raw data needs no settings of the DAQ
-        return round((rundoc.CHUNK_LENGTH_S + rundoc.CHUNK_OVERLAP_S) * 1e9)
-    return config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
-
-
-def set_aside(path: Path) -> Path:
-    """Rename the folder of data that is not what it should be, so that it is made again.
-
-    Return its new name, which has taken the place of an older such one.
-    """
+def _set_aside(path: Path) -> Path:
+    """Rename the folder of invalid data, replacing an older such folder; return its new path."""
     aside = path.with_name(f".broken_{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     return aside
 
 
-class Written:
-    """Stored data of a run in the folders that it was written to.
+def check_written(
+    st: strax.Context,
+    run_id: str,
+    document: Mapping[str, Any],
+    places: tuple[Path, Path],
+    any_length: bool = False,
+    watch: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[strax.DataKey, Path, dict[str, Any]]]:
+    """Check stored data that is not in the run document; yield key, folder and metadata of each.
+
+    Invalid data is set aside, so that it is made again when the run is processed again.
 
     Parameters
     ----------
     st
-        Context, which finds what is stored there.
+        Context that finds the data.
     run_id
         Run.
-    raw_types
-        Data types that are raw data.
     document
-        Document of the run, which says what is registered.
+        Run document.
     places
-        Folder for raw data, and folder for the rest.
+        Folder for raw data, and folder for all other data.
+    any_length
+        Accept raw data that does not cover the run.
+    watch
+        As of `check_data`.
+
+    Raises
+    ------
+    DataIncomplete
+        When data is incomplete or damaged, or new raw data does not cover the run.
     """
-
-    def __init__(
-        self,
-        st: strax.Context,
-        run_id: str,
-        raw_types: Sequence[str],
-        document: Mapping[str, Any],
-        places: tuple[Path, Path],
-    ):
-        self._st, self._run_id, self._raw_types = st, run_id, raw_types
-        self._document, self._places = document, places
-
-    def unregistered(self) -> list[tuple[strax.DataKey, Path]]:
-        """Return key and place of data that is not in the run document yet."""
-        found = []
-        for data_type in self._st._plugin_class_registry:
-            key = self._st.key_for(self._run_id, data_type)
-            place = self._places[data_type not in self._raw_types]
-            is_known = documents.data_of(self._document, **identity(key, place))
-            if (place / str(key)).is_dir() and not is_known:
-                found.append((key, place))
-        return found
-
-    def raw_range(self, any_length: bool = False) -> tuple[int, int]:
-        """Return start and end of the raw data [ns since unix epoch].
-
-        Parameters
-        ----------
-        any_length
-            Take it as it is.
-
-        Raises
-        ------
-        DataIncomplete
-            When there is none. Without `any_length`, also when raw data that is not registered yet
-            does not cover the run; all that is not registered has been set aside then.
-        """
-        stored = [d for d in self._raw_types if self._st.is_stored(self._run_id, d)]
-        if not stored:
-            raise DataIncomplete(
-                f"there is no raw data of run {self._run_id}, with which to compare what was made"
-            )
-        chunks = self._st.get_metadata(self._run_id, stored[0])["chunks"]
-        found = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
-        new = self.unregistered()
-        if not any_length and stored[0] in {key.data_type for key, _ in new}:
-            try:
-                check_covers_run(found, self._document, f"{stored[0]} of run {self._run_id}")
-            except DataIncomplete:
-                for key, place in new:
-                    set_aside(place / str(key))
-                raise
-        return found
-
-    def check(
-        self, path: Path, raw_range: tuple[int, int], watch: Callable[[], None]
-    ) -> dict[str, Any]:
-        """Check data as `check_data` does; what is not what it should be is set aside."""
+    raw_types = raw_data_types(st)
+    new = []
+    for data_type in st._plugin_class_registry:
+        key, place = st.key_for(run_id, data_type), places[data_type not in raw_types]
+        is_known = documents.data_of(document, **identity(key, place))
+        if (place / str(key)).is_dir() and not is_known:
+            new.append((key, place))
+    stored = [d for d in raw_types if st.is_stored(run_id, d)]
+    if not stored:
+        raise DataIncomplete(f"run {run_id} has no raw data to compare its other data with")
+    chunks = st.get_metadata(run_id, stored[0])["chunks"]
+    raw_range = (int(chunks[0]["start"]), int(chunks[-1]["end"]))
+    if not any_length and stored[0] in {key.data_type for key, _ in new}:
         try:
-            return check_data(path, raw_range, watch)
+            _check_covers_run(raw_range, document, f"{stored[0]} of run {run_id}")
+        except DataIncomplete:
+            for key, place in new:
+                _set_aside(place / str(key))
+            raise
+    for key, place in new:
+        path = place / str(key)
+        try:
+            metadata = check_data(path, raw_range, watch)
         except DataIncomplete as error:
-            aside = set_aside(path)
             raise DataIncomplete(
-                f"{error}. It is now {aside.name}, and is made again when the run is processed "
+                f"{error}. It is now {_set_aside(path).name}; process the run again to make it "
                 "again"
             ) from error
+        yield key, place, metadata
 
 
-log = logging.getLogger(__name__)
+@contextlib.contextmanager
+def from_scratch(
+    st: strax.Context, run_id: str, output: Path, remake_raw: bool = False
+) -> Iterator[None]:
+    """Hide stored data of a run in a with block, and replace it by new data at its end.
 
-
-class Scratch:
-    """Within it, what is stored of a run is not seen, and new data goes to a folder apart.
-
-    At the end, if all went well, each new piece takes the place of the old one in `output`; else
-    the new ones are removed, and the old ones are as they were.
-
-    Parameters
-    ----------
-    st
-        Context whose storage is changed meanwhile.
-    run_id
-        Run that is processed.
-    output
-        Folder of the context's storage that data is written to.
-    remake_raw
-        Do not see stored raw data either.
+    New data is written to a temporary folder in `output`, the context's folder to write to. After
+    an error it is removed, and stored data is unchanged. Raw data is hidden with `remake_raw`.
     """
+    prefix = f".from_scratch_{run_id}_"
+    for left_behind in output.glob(f"{prefix}*"):
+        # Left by a killed process: this is the only process working on the run
+        shutil.rmtree(left_behind, ignore_errors=True)
+    folder, storage = Path(tempfile.mkdtemp(dir=output, prefix=prefix)), st.storage
+    raw_types = raw_data_types(st)
+    with_raw_data = [
+        DataDirectory(frontend.path, readonly=True, take_only=raw_types)
+        if isinstance(frontend, strax.DataDirectory)
+        else frontend
+        for frontend in ([] if remake_raw else storage)
+    ]
+    st.storage = [*with_raw_data, DataDirectory(str(folder))]
+    try:
+        yield
+        for new in sorted(folder.glob(f"{run_id}-*-*")):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(output / new.name, folder / f"old_{new.name}")
+            os.rename(new, output / new.name)
+            log.debug("replaced %s", output / new.name)
+    finally:
+        st.storage = storage
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def __init__(self, st: strax.Context, run_id: str, output: Path, remake_raw: bool):
-        self._st = st
-        self._run_id = run_id
-        self._output = output
-        self._remake_raw = remake_raw
-        self._storage = list(st.storage)
-
-    def __enter__(self) -> "Scratch":
-        prefix = f".from_scratch_{self._run_id}_"
-        for left_behind in self._output.glob(f"{prefix}*"):
-            # Left by a killed process: this is the only process working on the run
-            shutil.rmtree(left_behind, ignore_errors=True)
-        self._folder = Path(tempfile.mkdtemp(dir=self._output, prefix=prefix))
-        new = DataDirectory(str(self._folder))
-        raw_types = raw_data_types(self._st)
-        stored = [] if self._remake_raw else [_only(old, raw_types) for old in self._storage]
-        self._st.storage = [*stored, new]
-        return self
-
-    def __exit__(self, kind, _error, _traceback) -> None:
-        self._st.storage = self._storage
-        try:
-            if kind is None:
-                for path in sorted(self._folder.glob(f"{self._run_id}-*-*")):
-                    self._replace(path)
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _replace(self, new: Path) -> None:
-        old = self._output / new.name
-        aside = self._folder / f"old_{new.name}"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(old, aside)
-        os.rename(new, old)
-        log.debug("replaced %s", old)
-
-
-def _only(frontend: strax.StorageFrontend, data_types: tuple[str, ...]) -> strax.StorageFrontend:
-    """Return a frontend on the same folder that is limited to some data types."""
-    if not isinstance(frontend, strax.DataDirectory):
-        return frontend
-    return DataDirectory(frontend.path, readonly=True, take_only=data_types)
-
-
-log = logging.getLogger(__name__)
 
 _MIB = 2**20
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}{postfix}]"
@@ -563,23 +439,19 @@ class Progress:
     Parameters
     ----------
     what
-        What is made of which run.
+        Data type and run, for messages.
     start
         Start of the run [ns since unix epoch].
     duration
-        Duration of the run [s]; None while that is not known.
+        Duration of the run [s]; None if unknown.
     show_bar
         Show a bar instead of lines.
     """
 
     def __init__(self, what: str, start: int, duration: float | None, show_bar: bool):
-        self.what = what
-        self.start = start
-        self.duration = duration
-        self.raw_bytes = 0
-        self.rows = 0
-        self.n_chunks = 0
-        self.seconds = 0.0
+        self._what, self._start, self._duration = what, start, duration
+        self._raw_bytes = self._rows = self._n_chunks = 0
+        self._seconds = 0.0
         self._began = time.monotonic()
         self._bar = tqdm(
             total=duration,
@@ -597,49 +469,46 @@ class Progress:
 
     def add_raw(self, n_bytes: int) -> None:
         """Count raw data that has been read."""
-        self.raw_bytes += n_bytes
+        self._raw_bytes += n_bytes
 
     def add_chunk(self, end: int, rows: int) -> None:
-        """Count a chunk of the target: where it ends [ns since unix epoch], and its rows."""
-        self.n_chunks += 1
-        self.rows += rows
-        before, self.seconds = self.seconds, max(self.seconds, (end - self.start) / 1e9)
+        """Count a chunk of the target: its end [ns since unix epoch], and its rows."""
+        self._n_chunks += 1
+        self._rows += rows
+        before, self._seconds = self._seconds, max(self._seconds, (end - self._start) / 1e9)
+        elapsed, rate = self._elapsed_and_rate()
         memory = psutil.Process().memory_info().rss // _MIB
-        if self._bar.disable:
-            log.info(
-                "%s: chunk %d, %.1f s into the run, %.1f MB/s, %d MiB%s",
-                self.what,
-                self.n_chunks - 1,
-                self.seconds,
-                self.rate(),
-                memory,
-                self._time_left(),
-            )
+        if not self._bar.disable:
+            if self._bar.total:
+                self._bar.total = max(self._bar.total, self._seconds)
+            self._bar.set_postfix_str(f"{rate:.1f} MB/s, {memory} MiB", refresh=False)
+            self._bar.update(self._seconds - before)
             return
-        if self._bar.total:
-            self._bar.total = max(self._bar.total, self.seconds)
-        self._bar.set_postfix_str(f"{self.rate():.1f} MB/s, {memory} MiB", refresh=False)
-        self._bar.update(self.seconds - before)
+        left = ""
+        if self._duration and self._seconds > 0:
+            seconds = elapsed * max(self._duration - self._seconds, 0) / self._seconds
+            left = f", {seconds:.0f} s left"
+        log.info(
+            "%s: chunk %d, %.1f s into the run, %.1f MB/s, %d MiB%s",
+            self._what,
+            self._n_chunks - 1,
+            self._seconds,
+            rate,
+            memory,
+            left,
+        )
 
-    def elapsed(self) -> float:
-        """Return seconds since the start of the work."""
-        return time.monotonic() - self._began
-
-    def rate(self) -> float:
-        """Return MB/s of raw data so far."""
-        return self.raw_bytes / 1e6 / max(self.elapsed(), 1e-9)
+    def _elapsed_and_rate(self) -> tuple[float, float]:
+        """Return the time since the start of the work [s], and the rate of raw data [MB/s]."""
+        elapsed = time.monotonic() - self._began
+        return elapsed, self._raw_bytes / 1e6 / max(elapsed, 1e-9)
 
     def totals(self) -> str:
         """Return a line with the totals."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        elapsed, rate = self._elapsed_and_rate()
         return (
-            f"{self.what}: {self.rows} rows in {self.n_chunks} chunks, {self.seconds:.1f} s of "
-            f"data in {self.elapsed():.1f} s, {self.raw_bytes / 1e6:.1f} MB of raw data at "
-            f"{self.rate():.1f} MB/s, at most {peak:.0f} MiB of memory"
+            f"{self._what}: {self._rows} rows in {self._n_chunks} chunks, {self._seconds:.1f} s of "
+            f"data in {elapsed:.1f} s, {self._raw_bytes / 1e6:.1f} MB of raw data at {rate:.1f} "
+            f"MB/s, at most {peak:.0f} MiB of memory"
         )
-
-    def _time_left(self) -> str:
-        if not self.duration or self.seconds <= 0:
-            return ""
-        left = self.elapsed() * max(self.duration - self.seconds, 0) / self.seconds
-        return f", {left:.0f} s left"

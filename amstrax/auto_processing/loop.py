@@ -1,6 +1,5 @@
-"""Shared parts of tools: select runs, follow jobs, rounds, status file, old job files."""
+"""Parts of the automatic loop: select runs, follow jobs, status file, old job files."""
 
-import argparse
 import contextlib
 import json
 import logging
@@ -15,19 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import amstrax
-from amstrax import files, rundoc, settings, strict_json
+from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
-from amstrax.exceptions import AmstraxError, InvalidOption, Stopped
+from amstrax.commands.base import FIRST_BACKOFF, LEFT_TO_ANOTHER, LONGEST_BACKOFF
+from amstrax.exceptions import AmstraxError, InvalidOption
 from amstrax.rundb import documents
-from amstrax.rundb.leases import Stop
 
 log = logging.getLogger(__name__)
 
-#: Exit status of a job that leaves its run to another job (EX_TEMPFAIL of sysexits.h)
-LEFT_TO_ANOTHER = 75
-
-#: Longest pause between two attempts at a run [s]
-LONGEST_PAUSE = 86400.0
 #: A job that only another machine knows and that has never claimed its run is given up after this
 SILENCE = 3600.0  # [s]
 
@@ -35,20 +29,9 @@ SILENCE = 3600.0  # [s]
 _RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
 
 _FIELDS = (
-    "name",
-    "number",
-    "mode",
-    "start",
-    "end",
-    "tags",
-    "data.type",
-    "data.host",
-    "data.location",
-    "daq_config.strax_output_path",
-    "processing_status",
-    "processing_failed",
-    "processing_job",
-    "processing_claim",
+    *("name", "number", "mode", "start", "end", "tags", "daq_config.strax_output_path"),
+    *("data.type", "data.host", "data.location"),
+    *("processing_status", "processing_failed", "processing_job", "processing_claim"),
 )
 
 Document = Mapping[str, Any]
@@ -57,16 +40,10 @@ Filter = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunSelection:
-    """Selection of runs to process.
+    """Selection of runs to process, by detector, data types to make, and raw data types.
 
     Attributes
     ----------
-    detector
-        Detector of the runs.
-    targets
-        Data types to make.
-    raw_types
-        Data types that are made from live data.
     run_id
         Process only this run; None for all.
     min_run_number
@@ -84,7 +61,7 @@ class RunSelection:
     run_id: str | None = None
     min_run_number: int = 0
     max_failures: int = documents.MAX_FAILURES
-    retry_pause: float = 60.0
+    retry_pause: float = FIRST_BACKOFF
 
     def filter(self, now: datetime) -> Filter:
         """Return the filter for the runs to submit at a time by the clock of the database server.
@@ -94,40 +71,35 @@ class RunSelection:
         and no data of the target on this machine, or they have failed (not too often, not by
         cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
+        made = {"type": self.targets[-1], "host": documents.this_host()}
+        is_due = [
+            documents.has_tag(documents.PROCESS),
+            {"processing_status": "pending"},
+            {"processing_status.status": "pending"},
+            # No status, or an invalid value, such as a number
+            {"$and": [documents.has_no_status(), {"data": {"$not": {"$elemMatch": made}}}]},
+            {
+                "$and": [
+                    documents.has_status("failed"),
+                    documents.is_not_cancelled(),
+                    self._pause_is_over(now),
+                ]
+            },
+            {
+                "$and": [
+                    documents.has_status("submitted", "running"),
+                    {"processing_claim.expires": {"$lte": now}},
+                ]
+            },
+        ]
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
             documents.lacks_tag(documents.ABANDON),
             documents.is_unclaimed(now),
             # While copy_live works on a run, files may be missing or incomplete
             documents.is_unclaimed(now, documents.COPY_CLAIM),
-            {
-                "$or": [
-                    documents.has_tag(documents.PROCESS),
-                    {"processing_status": "pending"},
-                    {"processing_status.status": "pending"},
-                    {
-                        "$and": [
-                            # Or an invalid value, such as a number
-                            documents.has_no_status(),
-                            self._has_none_of_the_data(),
-                        ]
-                    },
-                    {
-                        "$and": [
-                            documents.has_status("failed"),
-                            documents.is_not_cancelled(),
-                            self._is_due(now),
-                        ]
-                    },
-                    {
-                        "$and": [
-                            documents.has_status("submitted", "running"),
-                            {"processing_claim.expires": {"$lte": now}},
-                        ]
-                    },
-                ]
-            },
-            self._has_something_here(),
+            {"$or": is_due},
+            self._has_input_here(),
         ]
         if self.run_id is not None:
             conditions.append({"$or": documents.run_filters(self.run_id)})
@@ -135,11 +107,7 @@ class RunSelection:
             conditions.append({"number": {"$gte": self.min_run_number}})
         return {"$and": conditions}
 
-    def _has_none_of_the_data(self) -> Filter:
-        made = {"type": self.targets[-1], "host": documents.this_host()}
-        return {"data": {"$not": {"$elemMatch": made}}}
-
-    def _has_something_here(self) -> Filter:
+    def _has_input_here(self) -> Filter:
         host = documents.this_host()
         options = [documents.has_data(kind, host=host) for kind in ("live", *self.raw_types)]
         folder = settings.live_data(self.detector)
@@ -149,16 +117,15 @@ class RunSelection:
             options += [{"number": {"$in": numbers}}, {"name": {"$in": names}}]
         return {"$or": options}
 
-    def _is_due(self, now: datetime) -> Filter:
+    def _pause_is_over(self, now: datetime) -> Filter:
         """Return a filter for failed runs whose pause is over."""
         options: list[Filter] = []
         for failures in range(1, self.max_failures):
             # A failed run has at least one failure
             so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
-            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_PAUSE)
-            before = now - timedelta(seconds=pause)
+            pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_BACKOFF)
             long_ago: list[Filter] = [
-                {"processing_status.time": {"$lte": before}},
+                {"processing_status.time": {"$lte": now - timedelta(seconds=pause)}},
                 {"processing_status.time": None},
                 # The older form, a word, has no time
                 {"processing_status": {"$regex": "^failed"}},
@@ -170,28 +137,17 @@ class RunSelection:
 def find_runs(
     collection: Any, wanted: RunSelection, limit: int, skip: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Find the documents of runs to submit now, newest first, at most `limit`.
+    """Find the documents of at most `limit` runs to submit now, newest first.
 
-    Runs whose data is not at its registered place are skipped. Runs for which that cannot be
-    checked are included, so that submitting them reports the error.
-
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    wanted
-        Which.
-    limit
-        Largest number of runs.
-    skip
-        Names of runs to skip, or `key_of` of their documents.
+    Runs whose data is not at its registered place are skipped, and runs whose name, or `key_of`
+    their document, is in `skip`. Runs whose place cannot be checked are included, so that
+    submitting them reports the error.
     """
     found: list[dict[str, Any]] = []
     skipped = set(skip)
     condition = wanted.filter(documents.server_time(collection))
-    seen = 0
+    step, seen = 2 * limit + len(skipped), 0
     while len(found) < limit:
-        step = 2 * limit + len(skipped)
         batch = documents.read(
             collection, condition, _FIELDS, sort=[("number", -1)], skip=seen, limit=step
         )
@@ -199,27 +155,23 @@ def find_runs(
         for document in batch:
             if {documents.name_of(document), key_of(document)} & skipped:
                 continue
-            if not _may_have_source(document, wanted):
-                continue
-            found.append(document)
+            try:
+                may_have_source = has_source(document, wanted)
+            except (OSError, RuntimeError, ValueError) as error:
+                log.debug("where data of run %s is: %r", documents.name_of(document), error)
+                may_have_source = True
+            if may_have_source:
+                found.append(document)
             if len(found) == limit:
-                break
+                return found
         if len(batch) < step:
             break
     return found
 
 
 def key_of(document: Document) -> str:
-    """Return a key that identifies a document, also among documents with the same or no number."""
+    """Return a key of a document that is unique even if several have the same or no number."""
     return repr(document["_id"])
-
-
-def _may_have_source(document: Document, wanted: RunSelection) -> bool:
-    try:
-        return has_source(document, wanted)
-    except (OSError, RuntimeError, ValueError) as error:
-        log.debug("where data of run %s is: %r", documents.name_of(document), error)
-        return True
 
 
 def has_source(document: Document, wanted: RunSelection) -> bool:
@@ -244,15 +196,11 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
     return False
 
 
-# Jobs that have been submitted
-
-
 class Followed(NamedTuple):
-    """Run whose job is followed: its name, the field ``processing_job``, and its status."""
+    """Run whose job is followed: its name, the field ``processing_job``, and the document."""
 
     run_id: str
     job: Document
-    status: str
     document: Document
 
     @property
@@ -263,6 +211,11 @@ class Followed(NamedTuple):
     def describe(self) -> str:
         """Return the name of the job, for messages."""
         return f"job {self.job.get('job_id')} ({self.job.get('engine')})"
+
+    def filter(self) -> Filter:
+        """Return the filter for the run while it has this job and no end is recorded."""
+        is_at_work = documents.has_status("submitted", "running")
+        return {"$and": [{"processing_job.attempt": self.attempt}, is_at_work]}
 
 
 def followed_runs(collection: Any, engine: str) -> list[Followed]:
@@ -275,12 +228,7 @@ def followed_runs(collection: Any, engine: str) -> list[Followed]:
     }
     found = documents.read(collection, condition, _FIELDS)
     return [
-        Followed(
-            documents.name_of(document) or "?",
-            document["processing_job"],
-            documents.status_of(document).status,
-            document,
-        )
+        Followed(documents.name_of(document) or "?", document["processing_job"], document)
         for document in found
         if isinstance(document.get("processing_job"), Mapping)
     ]
@@ -318,13 +266,9 @@ def settle(
 ) -> str | None:
     """Update the document of a run after the end of its job.
 
-    Nothing changes if the job itself has recorded its end, as usual, or while a job unknown to the
-    engine still renews its claim. A job that only another machine knows is gone when its claim has
-    expired.
-
-    Returns
-    -------
-    A line about the change, or None.
+    Return a line about the change, or None. Nothing changes if the job itself has recorded its end,
+    as usual, or while a job unknown to the engine still renews its claim. A job that only another
+    machine knows is gone when its claim has expired.
     """
     if state.alive:
         return None
@@ -337,30 +281,21 @@ def settle(
         return None
     if state.state == HELD:
         engine.cancel(str(run.job.get("job_id")))
-    still_so = {
-        "$and": [
-            {"processing_job.attempt": run.attempt},
-            documents.has_status("submitted", "running"),
-        ]
-    }
     if state.exit_code == LEFT_TO_ANOTHER:
         # The other job changes the status, or its claim expires
-        free = {"$and": [still_so, documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
+        free = {"$and": [run.filter(), documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
         pending = {"status": "pending", "time": now, "host": documents.this_host()}
         pending["reason"] = "left by a second job"
         if documents.update_status(collection, free, pending):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
     reason = describe_end(run, state)
-    failures = documents.record_failure(
-        collection, run.document, reason, run.attempt, condition=still_so
-    )
-    _release(collection, run)
+    failures = _record_end(collection, run, reason)
     if failures is None:
         return None
     if run.job.get("cancelled_by"):
         return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
-    return f"run {run.run_id}: {reason} ({how_often(failures, max_failures)})"
+    return f"run {run.run_id}: {reason} ({consequence(failures, max_failures)})"
 
 
 def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
@@ -374,7 +309,7 @@ def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
     return not known or now - max(known) > timedelta(seconds=SILENCE)
 
 
-def how_often(failures: int, max_failures: int) -> str:
+def consequence(failures: int, max_failures: int) -> str:
     """Return the consequence of a number of failures, for messages."""
     if failures >= max_failures:
         return (
@@ -386,72 +321,60 @@ def how_often(failures: int, max_failures: int) -> str:
 
 def describe_end(run: Followed, state: JobState) -> str:
     """Return how a job that did not record its end has ended, in one line."""
-    log_file = run.job.get("log")
-    see = f"; see {log_file}" if log_file else ""
     if state.state == HELD:
         return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
-    if state.state in (GONE, UNKNOWN):
-        why = state.reason or "the batch system knows nothing of it"
-        return f"{run.describe()} is gone: {why}{see}"
+    see = f"; see {run.job['log']}" if run.job.get("log") else ""
     if state.state == DONE:
         return f"{run.describe()} ended without a word about the run{see}"
-    why = state.reason or f"exit code {state.exit_code}"
-    return f"{run.describe()} failed: {why}{see}"
+    word, why = "failed", f"exit code {state.exit_code}"
+    if state.state in (GONE, UNKNOWN):
+        word, why = "is gone", "the batch system knows nothing of it"
+    return f"{run.describe()} {word}: {state.reason or why}{see}"
 
 
-def _release(collection: Any, run: Followed) -> None:
-    """Remove the claim of a job that has ended; an orphan of the job then stops by itself."""
+def _record_end(collection: Any, run: Followed, reason: str) -> int | None:
+    """Record that a job has failed and remove its claim; return the number of failures.
+
+    Return None if the job has recorded its end itself. An orphan of the job stops by itself without
+    its claim.
+    """
+    failures = documents.record_failure(
+        collection, run.document, reason, run.attempt, condition=run.filter()
+    )
     owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
     collection.update_one(
         {"_id": run.document["_id"], "processing_claim.owner": owner},
         {"$unset": {"processing_claim": ""}},
     )
+    return failures
 
 
 def is_switched_on(switches: Any) -> bool:
-    """Return whether automatic processing is on, from collection ``processing`` of database
+    """Return whether automatic processing is on, the default, by ``processing`` of database
     ``daq``.
-
-    Without such a switch it is on.
     """
     document = switches.find_one({"name": "auto_processing"}) or {}
     return document.get("status") != "off"
 
 
 def switch(switches: Any, is_on: bool, user: str) -> None:
-    """Switch automatic processing on or off, and record user and time.
-
-    Parameters
-    ----------
-    switches
-        Collection ``processing`` of database ``daq``.
-    is_on
-        True to switch it on.
-    user
-        User who switches it.
-    """
+    """Switch automatic processing on or off, and record user and time; see `is_switched_on`."""
     change = {"status": "on" if is_on else "off", "user": user, "time": datetime.now(UTC)}
     switches.update_one({"name": "auto_processing"}, {"$set": change}, upsert=True)
 
 
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
-    """End the waiting or running job of a run, and record that in its document.
+    """End the waiting or running job of a run, record that, and return the name of the job.
 
     The run is then failed, cancelled by `user`, which does not count as a failure. The automatic
     loop ignores it until it is submitted, tagged ``process`` or set pending.
 
-    Returns
-    -------
-    Report for the user.
-
     Raises
     ------
-    RunNotFound
-        When there is no such run.
+    RunNotFound, EngineUnreachable
+        When the run does not exist, or the engine does not answer.
     InvalidOption
         When it has no job that can be ended from this machine, or the job has ended meanwhile.
-    EngineUnreachable
-        When the engine does not answer.
     """
     document = documents.find_run(collection, run_id, None, _FIELDS)
     name = documents.name_of(document) or run_id
@@ -463,7 +386,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
             f"the job of run {name} is one of {job.get('engine')} from {job.get('host')}, not of "
             f"{engine.name} from {documents.this_host()}: end it there"
         )
-    run = Followed(name, job, status, document)
+    run = Followed(name, job, document)
     if not job.get("job_id"):
         raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
     # Before it ends, so that neither the job nor a loop counts it as a failure
@@ -474,137 +397,10 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     except AmstraxError:
         documents.set_cancelled(collection, name, run.attempt, None)
         raise
-    still_so = {
-        "$and": [
-            {"processing_job.attempt": run.attempt},
-            documents.has_status("submitted", "running"),
-        ]
-    }
     # A job that had begun records it itself
-    documents.record_failure(collection, name, "cancelled", run.attempt, condition=still_so)
-    _release(collection, run)
+    _record_end(collection, run, "cancelled")
     return run.describe()
 
-
-#: Longest pause after failed rounds, which grows with each failure [s]
-LONGEST_WAIT = 600.0
-#: Back-off after the first failure of a run, and the longest one [s]
-FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
-
-
-class RetryBackoff:
-    """Back-off of runs that have failed: each further failure doubles the time until a retry."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, tuple[float, float]] = {}
-
-    def note(self, run_id: str, failed: bool) -> None:
-        """Record a failure of a run, or clear its failures after a success."""
-        if not failed:
-            self._until.pop(run_id, None)
-            return
-        _, last = self._until.get(run_id, (0.0, FIRST_BACKOFF / 2))
-        pause = min(2 * last, LONGEST_BACKOFF)
-        self._until[run_id] = (time.monotonic() + pause, pause)
-
-    def names(self) -> frozenset[str]:
-        """Return the names of the runs that are not to be retried yet."""
-        now = time.monotonic()
-        return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
-
-
-def describe_error(error: Exception) -> str:
-    """Return an error as one line; an unexpected one with its type."""
-    is_known = isinstance(error, (AmstraxError, OSError))
-    return " ".join(str(error).split()) if is_known else repr(error)
-
-
-def run_rounds(
-    one_round: Callable[[], None],
-    pause: float,
-    stop: Stop,
-    on_error: Callable[[Exception], None],
-    is_finished: Callable[[], bool] = bool,
-    longest_wait: float = LONGEST_WAIT,
-) -> None:
-    """Run rounds until stopped; each failure doubles the pause before the next round.
-
-    Parameters
-    ----------
-    one_round
-        Does the work of a round.
-    pause
-        Time between two rounds [s].
-    stop
-        Ends the loop.
-    on_error
-        Called with the error of a failed round; raises to end the loop.
-    is_finished
-        Called after each round; True ends the loop.
-    longest_wait
-        The longest time between two rounds after failures, unless `pause` is longer [s].
-    """
-    wait = pause
-    while True:
-        try:
-            one_round()
-            wait = pause
-        except Stopped:
-            return
-        except Exception as error:
-            on_error(error)
-            wait = min(2 * wait, max(longest_wait, pause))
-        if is_finished() or stop.event.wait(wait):
-            return
-
-
-def repeat(
-    one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
-) -> None:
-    """Do one round of work or, with ``args.loop``, a round every ``args.pause`` seconds until
-    stopped.
-
-    In a loop, errors are logged when they begin and when they are over, and the next round tries
-    again.
-
-    Parameters
-    ----------
-    one_round
-        Does it.
-    args
-        As from `base.add_rounds`.
-    stop
-        Ends the loop, and the round.
-    logger
-        The command's.
-    """
-    if not args.loop:
-        one_round()
-        stop.check()
-        return
-    trouble = ""
-
-    def reporting_round() -> None:
-        nonlocal trouble
-        one_round()
-        if trouble:
-            logger.info("that is over: going on")
-        trouble = ""
-
-    def report(error: Exception) -> None:
-        nonlocal trouble
-        known = isinstance(error, (AmstraxError, OSError))
-        text = describe_error(error)
-        if text != trouble:
-            logger.error("%s; trying again", text, exc_info=None if known else error)
-        trouble = text
-
-    if not stop.event.is_set():
-        run_rounds(reporting_round, args.pause, stop, report)
-    logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
-
-
-log = logging.getLogger(__name__)
 
 # Files already reported as not writable -> reason
 _unwritable: dict[Path, str] = {}
@@ -613,15 +409,8 @@ _unwritable: dict[Path, str] = {}
 def write_status(path: Path, content: Mapping[str, Any]) -> None:
     """Write the status of a tool to a JSON file, with time, host, process and version.
 
-    The file is replaced atomically. If it cannot be written, this is logged once, and the tool
-    continues.
-
-    Parameters
-    ----------
-    path
-        File; its folder is made.
-    content
-        Content of the file; times are written in ISO format.
+    The file is replaced atomically, and its folder is made. If it cannot be written, this is logged
+    once, and the tool continues.
     """
     own = {
         "time": datetime.now(UTC),
@@ -629,10 +418,14 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
         "pid": os.getpid(),
         "version": amstrax.__version__,
     }
-    text = json.dumps({**own, **content}, indent=1, default=_to_json)
+
+    def encoded(value: Any) -> str:
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+
+    text = json.dumps({**own, **content}, indent=1, default=encoded)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, text + "\n")
+        strict_json.write_text(path, text + "\n")
         _unwritable.pop(path, None)
     except OSError as error:
         reason = str(error.strerror or error)
@@ -642,19 +435,14 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
-    """Load the status of a tool and its time; None if there is none.
-
-    Parameters
-    ----------
-    path
-        File, as of `write`.
+    """Load a file of `write_status`, and return its content and time; None without the file.
 
     Raises
     ------
     OSError
         When the file exists and cannot be read.
     InvalidOption
-        When the file was not written by `write`.
+        When the file is no status file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -669,12 +457,8 @@ def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
         ) from None
 
 
-def _to_json(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
 #: Names of the script and the logs of a job as given by `submitting`, after the name of the run
-_JOB_FILE = re.compile(r"(?P<run>.+)-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
+_JOB_FILE = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{6}\.(sh|log|log\.condor)")
 
 
 def remove_old_job_files(
@@ -682,45 +466,30 @@ def remove_old_job_files(
 ) -> int:
     """Remove old scripts and logs of jobs; return their number.
 
-    Files with other names, and links, are kept.
+    Links, files with other names, and files of runs for which `is_alive` is true are kept.
 
     Parameters
     ----------
     folders
         Folders for scripts and logs, each with a folder for each run.
     keep
-        Age at which files are removed, since the last write [s].
-    is_alive
-        Returns whether a run has a waiting or running job, whose files are kept.
+        Time since the last write after which files are removed [s].
     """
     before, removed = time.time() - keep, 0
-    for path in (path for folder in folders for path in _entries(folder)):
-        try:
-            is_old = path.stat(follow_symlinks=False).st_mtime < before
-            if not path.is_dir(follow_symlinks=False) or is_alive(path.name):
+    for path in (path for folder in folders for path in folder.glob("*")):
+        # Another loop may remove the same files and folders
+        with contextlib.suppress(OSError):
+            of_folder = path.lstat()
+            if not stat.S_ISDIR(of_folder.st_mode) or is_alive(path.name):
                 continue
-        except OSError:
-            continue  # Another loop has just removed it
-        for file in _entries(path):
-            match = _JOB_FILE.fullmatch(file.name)
-            if match is None or match["run"] != path.name:
-                continue
-            with contextlib.suppress(OSError):
-                state = file.stat(follow_symlinks=False)
-                if stat.S_ISREG(state.st_mode) and state.st_mtime < before:
-                    os.unlink(file)
-                    removed += 1
-        if is_old:
-            # Only an empty folder; a new one may be in use
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
+            for file in path.glob("*"):
+                with contextlib.suppress(OSError):
+                    of_file = file.lstat()
+                    is_old = stat.S_ISREG(of_file.st_mode) and of_file.st_mtime < before
+                    if is_old and _JOB_FILE.fullmatch(file.name.removeprefix(path.name)):
+                        file.unlink()
+                        removed += 1
+            if of_folder.st_mtime < before:
+                # Only an empty folder; a new one may be in use
+                path.rmdir()
     return removed
-
-
-def _entries(folder: os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder; empty if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []

@@ -1,18 +1,20 @@
 #!/usr/bin/env python
-"""Process a run of the run database; jobs run this tool.
+"""Process a run of the run database, as jobs do.
 
-It claims the run, makes the data, checks and registers it, and sets the status of the run. Usable
-as ``process_run``, ``amstrax process-run``, ``python -m amstrax.auto_processing.process_run``, and
-as a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 if another process
-has the run.
+The tool claims the run, makes, checks and registers its data, and sets its status. Usable as
+``process_run``, ``amstrax process-run``, ``python -m amstrax.auto_processing.process_run``, and as
+a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 if another process has
+the run.
 """
 
 import argparse
+import functools
 import logging
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +22,36 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import amstrax
 from amstrax import settings
 from amstrax.auto_processing import amstraxer, submitting
-from amstrax.auto_processing.submitting import Plan
+from amstrax.auto_processing.submitting import Plan, ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
-from amstrax.rundb import documents, get_mongo_collection, leases
+from amstrax.rundb import connection, documents, leases
+from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
+
+# Functions import job, and so strax, since that takes seconds and --help does not need it
 
 log = logging.getLogger("amstrax.process_run")
 
-#: Exit status if another process has the run (EX_TEMPFAIL of sysexits.h)
-LEFT_TO_ANOTHER = 75
 #: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
+
+
+@dataclass(frozen=True)
+class JobOptions(ProcessingOptions):
+    """Data to make of a run, and how to claim and record it: the options of `parse_args`."""
+
+    any_length: bool = False
+    fix_targets: bool = False
+    is_online: bool = False
+    leave_status: bool = False
+    amstrax_path: str | None = None
+    attempt: str | None = None
+    claim_lifetime: float = leases.LIFETIME
+    patience: float = 1800
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -41,65 +59,51 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process a run of the run database, check and register its data, and set its "
-        "status: what a job runs",
+        "status, as jobs do",
     )
     parser.add_argument(
         "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
     )
     base.add_target(parser)
     parser.add_argument(
-        "--any_length",
-        action="store_true",
-        help="take raw data as it is, though the run document says that the run was longer",
+        "--any_length", action="store_true", help="accept raw data that does not cover the run"
     )
     parser.add_argument(
-        "--fix_targets",
-        action="store_true",
-        help="make just the targets, also of LED runs and of runs with the NaI detector",
+        "--fix_targets", action="store_true", help="make only the targets, also of LED and NaI runs"
     )
     parser.add_argument(
         "--is_online",
         action="store_true",
-        help="note in the run document that this is the processing that follows the DAQ",
+        help="record that this is the processing that follows the DAQ",
     )
     parser.add_argument(
         "--leave_status",
         action="store_true",
-        help="leave the status of the run as it is; its history and that of its targets go on",
+        help="set the status and the history of the targets, but not the status of the run",
     )
     parser.add_argument(
         "--amstrax_path",
         metavar="FOLDER",
-        help="note this as the folder of amstrax in the run document (default: that of this one)",
+        help="folder of amstrax to record in the run document (default: that of this one)",
     )
     parser.add_argument(
-        "--attempt",
-        metavar="NAME",
-        help="name of this attempt, by which its job is known (default: a new one)",
+        "--attempt", metavar="NAME", help="name of the attempt of a job (default: a new one)"
     )
-    parser.add_argument(
+    base.add_seconds(
+        parser,
         "--claim_lifetime",
-        type=base.positive_number,
-        default=leases.LIFETIME,
-        metavar="SECONDS",
-        help="time after which others may process the run when this process is gone (default: "
-        "%(default)s)",
+        JobOptions.claim_lifetime,
+        "time after which others may process the run when this process is gone",
     )
-    parser.add_argument(
+    base.add_seconds(
+        parser,
         "--patience",
-        type=base.positive_number,
-        default=1800,
-        metavar="SECONDS",
-        help="wait so long for a run database that is away, before the run is claimed; after that, "
-        "for two thirds of --claim_lifetime at most (default: %(default)s)",
+        JobOptions.patience,
+        "time to wait for the run database before the run is claimed; later at most two thirds of "
+        "--claim_lifetime",
     )
-    parser.add_argument(
-        "--timeout",
-        type=base.positive_number,
-        default=300,
-        metavar="SECONDS",
-        help="give up when live data that is still missing does not come for this long (default: "
-        "%(default)s)",
+    base.add_seconds(
+        parser, "--timeout", JobOptions.timeout, "time to wait for live data that is missing"
     )
     base.add_console(parser)
     return base.parse(parser, "process_run", argv)
@@ -108,39 +112,38 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    from amstrax.auto_processing.job import run_strax_tool
+    return run(args, lambda stop: process(args.run_id, JobOptions.of(args), stop))
+
+
+def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
+    """Run the work of a command that processes ``args.run_id``, and return the exit status."""
+    from amstrax.auto_processing import job
 
     left: list[str] = []
 
-    def work(stop: Stop) -> None:
+    def unless_taken(stop: Stop) -> None:
         try:
-            process(args, stop)
+            work(stop)
         except AlreadyAtWork as error:
             left.append(str(error))
 
-    status = run_strax_tool(
-        args,
-        log,
-        work,
-        f"run {args.run_id}",
-        args.output_folder or "the folder for data",
-        "--output_folder",
+    where = _place(args.output_folder)
+    status = job.run_strax_tool(
+        args, log, unless_taken, f"run {args.run_id}", where, "--output_folder"
     )
     if left:
         log.warning("%s", left[0])
-        return LEFT_TO_ANOTHER
+        return base.LEFT_TO_ANOTHER
     return status
 
 
-def process(args: argparse.Namespace, stop: Stop) -> None:
-    """Process a run, and set its status.
+def _place(output_folder: str | Path | None) -> object:
+    """Return the name of the folder for data in messages."""
+    return output_folder or "the folder for data"
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the work ends with an error.
+
+def process(run_id: str, options: JobOptions, stop: Stop) -> None:
+    """Process a run, and set its status; end with an error when `stop` is set.
 
     Raises
     ------
@@ -149,109 +152,111 @@ def process(args: argparse.Namespace, stop: Stop) -> None:
     UsageError
         When an option is invalid.
     RunNotReady
-        When the run is being taken, or to be left alone.
+        When the run is being taken, or has the tag ``abandon``.
     AmstraxError
-        When the run cannot be processed; its document says why.
+        When the run cannot be processed; its document has the reason.
     """
+    from amstrax.auto_processing import job
+    from amstrax.rundb.frontend import new_entry
+
     began = time.monotonic()
-    found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
-    collection = get_mongo_collection(found.detector)
-    attempt = args.attempt or f"{args.run_id}-{uuid.uuid4().hex[:16]}"
-    # A job has no user at a terminal
-    patience = args.patience if args.attempt else 0.0
-    lifetime = args.claim_lifetime
-    with leases.RunClaim(collection, args.run_id, attempt, stop, lifetime, patience) as claim:
-        # Data is made by now, so waiting is worthwhile
-        claim.patience = args.patience
+    plan = submitting.find_plan(options)
+    collection = get_mongo_collection(plan.detector)
+    attempt = options.attempt or f"{run_id}-{uuid.uuid4().hex[:16]}"
+    # A job has no user at a terminal who waits
+    patience = options.patience if options.attempt else 0.0
+    lifetime = options.claim_lifetime
+    with leases.RunClaim(collection, run_id, attempt, stop, lifetime, patience) as claim:
+        # From here on data is made, so waiting is worthwhile
+        claim.patience = options.patience
         document = claim.read()
-        _check_ready(claim, document)
-        its_plan = found if args.fix_targets else submitting.plan_of_run(found, document)
-        if args.attempt and _is_done(document, its_plan):
-            log.info("run %s was done before this job began: nothing is changed", args.run_id)
+        try:
+            submitting.check_ready(document)
+        except RunNotReady as error:
+            if documents.status_of(document).status in ("submitted", "running"):
+                claim.set_status("pending", str(error))
+            raise
+        if not options.fix_targets:
+            plan = submitting.plan_of_run(plan, document)
+        if options.attempt and _is_done(document, plan):
+            log.info("run %s was done before this job began: nothing is changed", run_id)
             return
-        if not args.leave_status:
-            claim.set_status("running", job=_job(claim, document, its_plan))
-        history = History(claim, its_plan, args)
+        if not options.leave_status:
+            claim.set_status("running", job=_job_record(claim, document, plan))
+        history = History(claim, plan, options.is_online)
         try:
             claim.check_only_document()
-            history.begin()
-            _make_and_register(args, its_plan, document, claim, history, stop)
+            history.add(
+                "process_run_start",
+                "running",
+                corrections_version=options.corrections_version,
+                amstrax_path=options.amstrax_path or settings.amstrax_path(),
+                amstrax_version=amstrax.__version__,
+                production=True,
+            )
+            st, places = _make(run_id, plan, options, document, stop, history.tell)
+            any_length = options.any_length or options.allow_incomplete
+            new = job.check_written(st, run_id, document, places, any_length, stop.check)
+            for key, place, metadata in new:
+                entry = new_entry(
+                    key,
+                    place,
+                    metadata,
+                    options.corrections_version,
+                    options.is_online,
+                    options.amstrax_path,
+                )
+                claim.add_data(entry)
+                history.registered(entry)
+                log.info("%s is complete, and registered", place / str(key))
         except Exception as error:
             claim.check()
-            reason = _reason(error, args, stop)
+            reason = stop.message()
+            if not stop.reason:
+                where = _place(options.output_folder)
+                reason = base.describe_failure(error, f"run {run_id}", where, "--output_folder")
+            reason = " ".join(reason.split())
             try:
                 history.fail(reason)
             finally:
-                if not args.leave_status:
+                if not options.leave_status:
                     claim.record_failure(reason)
             raise
-        history.end("done")
-        if not args.leave_status:
+        history.add("process_run_end", "done")
+        if not options.leave_status:
             claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
             claim.remove_tag(documents.PROCESS)
-    log.info(
-        "run %s done in %.1f s: %s",
-        args.run_id,
-        time.monotonic() - began,
-        ", ".join(its_plan.targets),
-    )
+    seconds = time.monotonic() - began
+    log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(plan.targets))
 
 
-def make_only(args: argparse.Namespace, stop: Stop) -> None:
-    """Make the data of a run without changing the run database.
-
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the work ends with an error.
-
-    Raises
-    ------
-    UsageError
-        When an option is invalid.
-    AmstraxError
-        When the run cannot be processed.
-    """
-    from amstrax.auto_processing import submitting
-    from amstrax.rundb import get_mongo_collection
-
-    found = submitting.find_plan(args.target, args.context, args.detector, args.config_kwargs)
-    document = documents.find_run(get_mongo_collection(found.detector), args.run_id)
+def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
+    """Make the data of a run as `process`, without claim or change of the run database."""
+    plan = submitting.find_plan(options)
+    document = documents.find_run(get_mongo_collection(plan.detector), run_id)
     submitting.check_ready(document)
-    its_plan = found if args.fix_targets else submitting.plan_of_run(found, document)
-    raw_folder, folder = folders(its_plan, args.output_folder)
-    st = _context(args, its_plan, folder, document)
-    for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
-        _make(args, its_plan, step, document, stop, lambda _target, _state: None)
+    if not options.fix_targets:
+        plan = submitting.plan_of_run(plan, document)
+    _make(run_id, plan, options, document, stop, lambda target, state: None)
 
 
-def _check_ready(claim: leases.RunClaim, document: Mapping[str, Any]) -> None:
-    """Check that the run may be processed; if not, set a submitted run to pending."""
-    try:
-        submitting.check_ready(document)
-    except RunNotReady as error:
-        if documents.status_of(document).status in ("submitted", "running"):
-            claim.set_status("pending", str(error))
-        raise
-
-
-def _is_done(document: Mapping[str, Any], its_plan: "Plan") -> bool:
-    """Return whether an earlier job has made all targets of this one.
+def _is_done(document: Mapping[str, Any], plan: Plan) -> bool:
+    """Return whether an earlier job has made all targets.
 
     A batch system that was unreachable may start a job twice, or a job that was given up.
     """
     job = documents.job_of(document)
     return (
         documents.status_of(document).status == "done"
-        and job.get("context") == its_plan.context
-        and set(its_plan.targets) <= set(job.get("targets") or ())
+        and job.get("context") == plan.context
+        and set(plan.targets) <= set(job.get("targets") or ())
     )
 
 
-def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") -> dict | None:
+def _job_record(
+    claim: leases.RunClaim, document: Mapping[str, Any], plan: Plan
+) -> dict[str, Any] | None:
     """Return the record of a job that was not submitted; None for a submitted job."""
     if documents.job_of(document).get("attempt") == claim.attempt:
         return None
@@ -260,65 +265,27 @@ def _job(claim: leases.RunClaim, document: Mapping[str, Any], its_plan: "Plan") 
         "engine": None,
         "job_id": None,
         "host": documents.this_host(),
-        "targets": list(its_plan.targets),
-        "context": its_plan.context,
+        "targets": list(plan.targets),
+        "context": plan.context,
     }
 
 
-def _reason(error: Exception, args: argparse.Namespace, stop: Stop) -> str:
-    """Return why the run has failed, in one line."""
-    reason = (
-        stop.message()
-        if stop.reason
-        else base.describe_failure(
-            error,
-            f"run {args.run_id}",
-            args.output_folder or "the folder for data",
-            "--output_folder",
-        )
-    )
-    return " ".join(reason.split())
-
-
 class History:
-    """Writes the history of a run, and the status of each of its targets.
+    """Writes the history of a run, and the status of each of its targets."""
 
-    Parameters
-    ----------
-    claim
-        Claim of the run.
-    plan
-        What is made.
-    args
-        As from `parse_args`.
-    """
-
-    def __init__(self, claim: leases.RunClaim, plan: "Plan", args: argparse.Namespace):
-        self._claim, self._plan, self._args = claim, plan, args
-        self._is_online = args.is_online
+    def __init__(self, claim: leases.RunClaim, plan: Plan, is_online: bool):
+        self._claim, self._plan, self._is_online = claim, plan, is_online
         #: Target -> state, if known
         self._states: dict[str, str] = {}
 
-    def _add(self, action: str, status: str, **fields: Any) -> None:
+    def add(self, action: str, status: str, **fields: Any) -> None:
+        """Add an entry with the targets and `fields`."""
+        fields = {"targets": list(self._plan.targets), **fields}
         self._claim.add_history(action, status, self._is_online, **fields)
 
     def _set(self, target: str, status: str, reason: str | None = None, **fields: Any) -> None:
         self._states[target] = status
         self._claim.set_target(target, status, self._is_online, reason, **fields)
-
-    def begin(self) -> None:
-        """Record the start."""
-        import amstrax
-
-        self._add(
-            "process_run_start",
-            "running",
-            targets=list(self._plan.targets),
-            corrections_version=self._args.corrections_version,
-            amstrax_path=self._args.amstrax_path or settings.amstrax_path(),
-            amstrax_version=amstrax.__version__,
-            production=True,
-        )
 
     def tell(self, target: str, state: str) -> None:
         """Record that a target is about to be made, or is stored; see `amstraxer.process`."""
@@ -335,7 +302,7 @@ class History:
             self._set(entry["type"], "done", **fields)
 
     def fail(self, reason: str) -> None:
-        """Record a failure of the running target and of the targets that depend on it."""
+        """Record the end, and the failure of the running target and all that depends on it."""
         failed = [target for target, state in self._states.items() if state == "running"]
         for target in failed:
             self._set(target, "failed", reason)
@@ -345,12 +312,8 @@ class History:
         for target in left:
             self._set(target, "skipped", why)
         if left and raw_failed:
-            self._add("derived_targets_skipped", "skipped", targets=left, reason=why)
-        self.end("failed", reason=reason)
-
-    def end(self, status: str, **fields: Any) -> None:
-        """Record the end."""
-        self._add("process_run_end", status, targets=list(self._plan.targets), **fields)
+            self.add("derived_targets_skipped", "skipped", targets=left, reason=why)
+        self.add("process_run_end", "failed", reason=reason)
 
 
 class Step(NamedTuple):
@@ -360,43 +323,10 @@ class Step(NamedTuple):
     targets: tuple[str, ...]
 
 
-def _make_and_register(
-    args: argparse.Namespace,
-    its_plan: "Plan",
-    document: Mapping[str, Any],
-    claim: leases.RunClaim,
-    history: History,
-    stop: Stop,
-) -> None:
-    """Make and check the data of a run, and register data that is not registered yet."""
-    from amstrax.auto_processing.job import Written
-    from amstrax.rundb.frontend import new_entry
-
-    raw_folder, folder = folders(its_plan, args.output_folder)
-    st = _context(args, its_plan, folder, document)
-    for step in _steps(st, args.run_id, its_plan, raw_folder, folder):
-        _make(args, its_plan, step, document, stop, history.tell)
-    written = Written(st, args.run_id, its_plan.raw_types, document, (raw_folder, folder))
-    raw_range = written.raw_range(args.any_length or args.allow_incomplete)
-    for key, place in written.unregistered():
-        metadata = written.check(place / str(key), raw_range, stop.check)
-        entry = new_entry(
-            key, place, metadata, args.corrections_version, args.is_online, args.amstrax_path
-        )
-        claim.add_data(entry)
-        history.registered(entry)
-        log.info("%s is complete, and registered", place / str(key))
-
-
-def folders(its_plan: "Plan", output_folder: Path | None) -> tuple[Path, Path]:
+def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Parameters
-    ----------
-    its_plan
-        What is made.
-    output_folder
-        Folder for all data; None for those of the settings or the context.
+    Without `output_folder`, they are those of the settings or the context.
 
     Raises
     ------
@@ -406,100 +336,79 @@ def folders(its_plan: "Plan", output_folder: Path | None) -> tuple[Path, Path]:
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()
         return folder, folder
-    raw, processed = (
-        _lab_folder(f"{its_plan.detector.upper()}_{kind}_DATA") for kind in ("RAW", "PROCESSED")
-    )
-    default = Path("amstrax_data" if its_plan.context == "xams_little" else "strax_data")
+    found: list[Path | None] = []
+    for kind in ("RAW", "PROCESSED"):
+        name = f"{plan.detector.upper()}_{kind}_DATA"
+        value = settings.get(name)
+        path = settings.expanded(value).absolute() if value else None
+        if path is not None and not path.is_dir():
+            raise InvalidOption(
+                f"the folder {path} of the setting {name} is not there: make it, if its disk is "
+                "there"
+            )
+        found.append(path)
+    raw, processed = found
+    default = Path("amstrax_data" if plan.context == "xams_little" else "strax_data")
     folder = processed or default.absolute()
     return raw or folder, folder
 
 
-def _lab_folder(name: str) -> Path | None:
-    value = settings.get(name)
-    if not value:
-        return None
-    path = settings.expanded(value).absolute()
-    if not path.is_dir():
-        raise InvalidOption(
-            f"the folder {path} of the setting {name} is not there: make it, if its disk is there"
-        )
-    return path
-
-
-def _steps(
-    st: Any, run_id: str, its_plan: "Plan", raw_folder: Path, folder: Path
-) -> Iterator[Step]:
-    """Yield the steps: with a folder for raw data, first the raw data if it is needed."""
-    from amstrax.auto_processing.job import Source
-
-    if raw_folder == folder:
-        # Raw data first; others keep their order
-        yield Step(
-            folder, tuple(sorted(its_plan.targets, key=lambda t: t not in its_plan.raw_types))
-        )
-        return
-    missing = [target for target in its_plan.targets if not st.is_stored(run_id, target)]
-    if any(Source(st, run_id, target).needs_live_data for target in missing):
-        yield Step(raw_folder, its_plan.raw_types)
-    others = tuple(target for target in its_plan.targets if target not in its_plan.raw_types)
-    if others:
-        yield Step(folder, others)
-
-
-def _arguments(
-    args: argparse.Namespace, its_plan: "Plan", step: Step, document: Mapping[str, Any]
-) -> argparse.Namespace:
-    """Return the arguments of amstraxer for a step."""
-    return argparse.Namespace(
-        run_id=args.run_id,
-        target=list(step.targets),
-        context=its_plan.context,
-        detector=its_plan.detector,
-        output_folder=step.folder,
-        live_data_dir=args.live_data_dir,
-        allow_incomplete=args.allow_incomplete,
-        testing_rundoc=document,
-        config_kwargs=args.config_kwargs,
-        context_kwargs={},
-        corrections_version=args.corrections_version,
-        from_scratch=False,
-        build_lowlevel=False,
-        timeout=args.timeout,
-        workers=args.workers,
-        progress=args.progress,
-        debug=args.debug,
-    )
-
-
-def _context(
-    args: argparse.Namespace, its_plan: "Plan", folder: Path, document: Mapping[str, Any]
-) -> Any:
-    return amstraxer.make_context(
-        _arguments(args, its_plan, Step(folder, its_plan.targets), document)
-    )[0]
-
-
 def _make(
-    args: argparse.Namespace,
-    its_plan: "Plan",
-    step: Step,
+    run_id: str,
+    plan: Plan,
+    options: JobOptions,
     document: Mapping[str, Any],
     stop: Stop,
     tell: Callable[[str, str], None],
-) -> None:
-    """Make the data of a step; wait for the end of an orphaned job that writes it too."""
-    end = time.monotonic() + args.claim_lifetime
-    while True:
-        try:
-            amstraxer.process(_arguments(args, its_plan, step, document), stop, tell)
-            return
-        except AlreadyAtWork as error:
-            stop.check()
-            if time.monotonic() > end:
-                # Not for lack of a claim: this run has failed
-                raise AmstraxError(str(error)) from error
-            log.info("%s; it is to end soon, since this process has the claim", error)
-            stop.event.wait(_ORPHAN_PAUSE)
+) -> tuple[Any, tuple[Path, Path]]:
+    """Make the data of a run; return the context and the folders for raw and all other data."""
+    places = folders(plan, options.output_folder)
+    options = replace(
+        options,
+        targets=plan.targets,
+        context=plan.context,
+        detector=plan.detector,
+        output_folder=places[1],
+        run_document=document,
+    )
+    st, _ = amstraxer.make_context(options)
+
+    def on_error(error: AlreadyAtWork, left: float) -> None:
+        stop.check()
+        if not left:
+            # Not for lack of a claim: this run has failed
+            raise AmstraxError(str(error)) from error
+        log.info("%s; it is to end soon, since this process has the claim", error)
+
+    for step in _steps(st, run_id, plan, places):
+        of_step = replace(options, targets=step.targets, output_folder=step.folder)
+        # An orphaned job may write the data too, and ends when it finds its claim lost
+        connection.retry(
+            functools.partial(amstraxer.process, run_id, of_step, stop, tell),
+            options.claim_lifetime,
+            (AlreadyAtWork,),
+            _ORPHAN_PAUSE,
+            stop.event.wait,
+            on_error,
+        )
+    return st, places
+
+
+def _steps(st: Any, run_id: str, plan: Plan, places: tuple[Path, Path]) -> Iterator[Step]:
+    """Yield the steps: with a folder for raw data, first the raw data if it is needed."""
+    from amstrax.auto_processing.job import Source
+
+    raw_folder, folder = places
+    if raw_folder == folder:
+        # Raw data first; others keep their order
+        yield Step(folder, tuple(sorted(plan.targets, key=lambda t: t not in plan.raw_types)))
+        return
+    missing = [target for target in plan.targets if not st.is_stored(run_id, target)]
+    if any(Source(st, run_id, target).needs_live_data for target in missing):
+        yield Step(raw_folder, plan.raw_types)
+    others = tuple(target for target in plan.targets if target not in plan.raw_types)
+    if others:
+        yield Step(folder, others)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Make, compare and list copies of folders with rsync, over ssh or on this machine.
 
-No shell is used on either side. Messages are one line: error, place, remedy.
+No shell is used on either side.
 """
 
 import contextlib
-import errno
 import os
 import re
 import selectors
@@ -13,22 +12,30 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from amstrax import settings
-from amstrax.exceptions import CopyFailed, CopyRefused, DestinationUnusable, InvalidOption, Stopped
+from amstrax.exceptions import (
+    CopyFailed,
+    CopyRefused,
+    DestinationUnusable,
+    InvalidOption,
+    LiveDataCorrupted,
+    LiveDataNotFound,
+    Stopped,
+)
 
 #: Timeout of ssh for a host that does not answer, and for one that stops answering [s]
 CONNECT_TIMEOUT = 20
 #: Timeout of rsync without data [s]; longer if a file is read on both sides
 SILENCE, SILENCE_OF_CHECKSUMS = 300, 7200
-#: Folder at the destination in which rsync keeps a file that was on its way when it was broken off
+#: Folder at the destination in which an interrupted rsync keeps a partly transferred file
 PARTIAL = ".amstrax-partial"
 #: Its name before amstrax 3.0.0, and the name in rsync's manual
 OLD_PARTIAL = ".rsync-partial"
-#: Marker of a copy, see `live_folder`; not a part of the run
+#: Marker of a copy, see `copying`; not a part of the run
 MARKER = ".amstrax-copy.json"
 #: rsync sends a new file as .NAME.XXXXXX, which stays when the other side dies on the way
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[A-Za-z0-9]{6}", re.DOTALL)
@@ -40,55 +47,48 @@ _SSH_HOST = re.compile(r"[\w.+][\w.+-]*(@[\w.+][\w.+-]*)?", re.ASCII)
 _LISTED = re.compile(r"(?P<kind>[-a-z])\S+ +(?P<size>\d+) [\d/]{10} [\d:]{8} (?P<name>.*)")
 _DIFFERENCE = "differs:"
 
-# What rsync or ssh says -> whether the place is of no use for now, and what to tell. {line} is what
-# was said, {host} and {place} where. The first that is found counts.
-_PROBLEMS = (
-    (
-        r"\[sender\].*(Permission denied \(13\)|Input/output error)",
-        False,
-        "what is copied cannot be read ({line}): check who owns it, and the disk",
+#: Messages of rsync when the other end has gone, for any reason
+_CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")
+
+_SOURCE_UNREADABLE = "what is copied cannot be read ({line}): check who owns it, and the disk"
+_PLACE_REFUSES = "{place} refuses to be read or written ({line}): check who owns it"
+# Messages of rsync or ssh -> message for the user with {line}, the line found, {host} and {place}.
+# The first match counts. All but _SOURCE_UNREADABLE make the place unusable for now.
+_PROBLEMS = {
+    r"\[sender\].*(Permission denied \(13\)|Input/output error)": _SOURCE_UNREADABLE,
+    r"No space left on device|[Qq]uota exceeded": "no space left in {place}: free some there",
+    r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED": (
+        "the key of {host} is not the one that is known: log in there once, or correct known_hosts"
     ),
-    (
-        r"No space left on device|[Qq]uota exceeded",
-        True,
-        "no space left in {place}: free some there",
-    ),
-    (
-        r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
-        True,
-        "the key of {host} is not the one that is known: log in there by hand once, or correct "
-        "known_hosts",
-    ),
-    (
-        r"Permission denied \((?!\d)|Too many authentication failures|Permission denied, please",
-        True,
+    r"Permission denied \((?!\d)|Too many authentication failures|Permission denied, please": (
         "{host} refuses the log-in ({line}): check the user, and the key (setting "
-        "AMSTRAX_SSH_CONFIG, or an SSH agent)",
+        "AMSTRAX_SSH_CONFIG, or an SSH agent)"
     ),
-    (
-        r"No user exists for uid",
-        True,
-        "ssh to {host} needs a user with a name ({line}): give this one a line in /etc/passwd",
+    r"No user exists for uid": (
+        "ssh to {host} needs a user with a name ({line}): give this one a line in /etc/passwd"
     ),
-    (r"Could not resolve hostname", True, "there is no host {host} ({line}): check its name"),
-    (
-        r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found",
-        True,
-        "there is no rsync on {host} ({line}): install it there",
+    r"Could not resolve hostname": "there is no host {host} ({line}): check its name",
+    r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found": (
+        "there is no rsync on {host} ({line}): install it there"
     ),
-    (
-        r"Permission denied \(13\)|Operation not permitted|Read-only file system",
-        True,
-        "{place} refuses to be read or written ({line}): check who owns it",
+    r"Permission denied \(13\)|Operation not permitted|Read-only file system": _PLACE_REFUSES,
+    r"Connection refused|No route to host|[Tt]imed out|[Tt]imeout|unreachable|reset by peer|"
+    r"closed by remote|unexpectedly closed|Broken pipe|connection closed|not responding|"
+    r"kex_exchange": (
+        "{host} cannot be reached, or the connection has dropped ({line}): try again later"
     ),
-    (
-        r"Connection refused|No route to host|[Tt]imed out|[Tt]imeout|unreachable|reset by peer|"
-        r"closed by remote|unexpectedly closed|Broken pipe|connection closed|not responding|"
-        r"kex_exchange",
-        True,
-        "{host} cannot be reached, or the line has dropped ({line}): later it may be",
-    ),
-)
+}
+
+
+class FileState(NamedTuple):
+    """Properties that show whether a file has changed; a folder has size -1 [bytes] and no time."""
+
+    size: int
+    changed: int = 0
+    inode: int = 0
+
+
+Inventory = dict[str, FileState]
 
 
 class Place(NamedTuple):
@@ -122,6 +122,9 @@ def copy(
 ) -> None:
     """Update a copy; other files in it are kept.
 
+    Raises CopyFailed when the copy is incomplete, DestinationUnusable if other folders would fail
+    too, and Stopped when it was interrupted.
+
     Parameters
     ----------
     source
@@ -138,15 +141,8 @@ def copy(
         Called with the amount copied [bytes].
     remove
         Names of files and folders to remove from the copy.
-
-    Raises
-    ------
-    CopyFailed
-        When the copy is incomplete; `DestinationUnusable` if other folders would fail too.
-    Stopped
-        When it was interrupted.
     """
-    # Files on this machine too, so that what has come of a file is made use of
+    # Without --no-whole-file, partial files on this machine would be copied again
     options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
     options.append("--checksum" if by_checksum else f"--partial-dir={PARTIAL}")
     if remove:
@@ -160,20 +156,14 @@ def copy(
 
 
 def differences(
-    source: Path,
-    place: Place,
-    stopped: Callable[[], bool] = bool,
-    of_source_only: bool = False,
+    source: Path, place: Place, stopped: Callable[[], bool] = bool, of_source_only: bool = False
 ) -> list[str]:
     """Return the names of entries that differ between a folder and its copy, or are in only one.
 
     Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`,
     entries only in the copy are ignored.
 
-    Raises
-    ------
-    CopyFailed, Stopped
-        As of `copy`.
+    Raises CopyFailed or Stopped as `copy`.
     """
     options = ["-rc", "--dry-run", "--8-bit-output", _ALL_BUT_MARKER]
     options += [] if of_source_only else ["--delete"]
@@ -190,18 +180,73 @@ def to_copy(source: Path, place: Place) -> int:
     return _run(options, [f"{source}/"], place, SILENCE).count(_DIFFERENCE)
 
 
+def inventory(run_dir: Path) -> Inventory:
+    """Return the files and folders in the folder of a run, by their names within it.
+
+    Raises LiveDataNotFound when the folder does not exist, or is a link; LiveDataCorrupted when an
+    entry is neither file nor folder, or is on another disk.
+    """
+    try:
+        state = os.lstat(run_dir)
+    except FileNotFoundError:
+        raise LiveDataNotFound(
+            f"{run_dir} does not exist: if the live data was moved, correct its entry in the run "
+            "document"
+        ) from None
+    if not stat.S_ISDIR(state.st_mode):
+        raise LiveDataNotFound(f"{run_dir} is {_kind(state)}, not a folder: the run is left alone")
+    try:
+        return dict(_walk(run_dir, "", state.st_dev))
+    except FileNotFoundError as error:
+        raise LiveDataNotFound(
+            f"{error.filename} vanished while {run_dir} was read: find out what removes it"
+        ) from None
+
+
+def _walk(folder: Path, prefix: str, device: int) -> Iterator[tuple[str, FileState]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not prefix and entry.name == MARKER:
+                continue  # This is a copy itself
+            state = entry.stat(follow_symlinks=False)
+            name = f"{prefix}{entry.name}"
+            if state.st_dev != device:
+                raise LiveDataCorrupted(f"{entry.path} is on another disk: the run is left alone")
+            if stat.S_ISDIR(state.st_mode):
+                yield name, FileState(FOLDER)
+                yield from _walk(Path(entry.path), f"{name}/", device)
+            elif stat.S_ISREG(state.st_mode):
+                yield name, FileState(state.st_size, state.st_mtime_ns, state.st_ino)
+            else:
+                raise LiveDataCorrupted(
+                    f"{entry.path} is {_kind(state)}, which is no live data: the run is left alone"
+                )
+
+
+def _kind(state: os.stat_result) -> str:
+    if stat.S_ISLNK(state.st_mode):
+        return "a symbolic link"
+    return "a file" if stat.S_ISREG(state.st_mode) else "a device, pipe or socket"
+
+
+def sizes(found: Inventory) -> dict[str, int]:
+    """Return the sizes [bytes] of files, -1 for folders, as `listing` does of a copy."""
+    return {name: state.size for name, state in found.items()}
+
+
+def count(found: Inventory) -> tuple[int, int]:
+    """Return the number of files and their size [bytes]."""
+    files = [state.size for state in found.values() if state.size >= 0]
+    return len(files), sum(files)
+
+
 def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] | None:
     """Return the files in a folder and below, with their sizes [bytes]; folders have -1.
 
     Other entries, such as symbolic links, have -2; the marker is left out. None if the folder does
     not exist.
 
-    Raises
-    ------
-    CopyRefused
-        When it is a symbolic link or a file.
-    CopyFailed, Stopped
-        As of `copy`.
+    Raises CopyRefused when it is a symbolic link or a file; CopyFailed or Stopped as `copy`.
     """
     options = ["-r", "--list-only", "--no-h", "--8-bit-output"]
     try:
@@ -213,7 +258,7 @@ def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] 
     for line in text.split("\n")[:-1]:
         match = _LISTED.fullmatch(line)
         if match is None:
-            raise CopyFailed(f"rsync's list of {place} has {line!r}, which makes no sense")
+            raise CopyFailed(f"rsync's list of {place} has an invalid line: {line!r}")
         name = _unescaped(match["name"])
         size = {"-": int(match["size"]), "d": FOLDER}.get(match["kind"], ODD)
         if name != own_name:
@@ -230,50 +275,19 @@ def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] 
 def fetch(place: Place, most: int) -> bytes:
     """Return the content of a file; empty if it is larger than `most` [bytes] or not a plain file.
 
-    Raises
-    ------
-    CopyFailed
-        When the host or the file cannot be reached.
+    Raises CopyFailed when the host or the file cannot be reached.
     """
-    if place.ssh_host is None:
-        return _read(Path(place.folder), most)
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(_Missing):
             _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
-        return _read(Path(folder, place.folder.rpartition("/")[2]), most)
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return b""
-        raise CopyFailed(f"{path} cannot be read ({error.strerror}): check who owns it") from None
-    state = os.fstat(descriptor)
-    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
-        os.close(descriptor)
-        return b""
-    with open(descriptor, "rb") as file:
-        return file.read(most)
+        file = Path(folder, place.folder.rpartition("/")[2])
+        return file.read_bytes() if file.is_file() else b""
 
 
 def send(file: Path, place: Place, replace: bool = False) -> None:
     """Write a file atomically into a folder, which is made if its parent exists.
 
-    Parameters
-    ----------
-    file
-        File.
-    place
-        Folder for it.
-    replace
-        Replace an existing file of that name.
-
-    Raises
-    ------
-    CopyFailed
-        When it cannot be written.
+    An existing file of that name is kept unless `replace`. Raises CopyFailed on failure.
     """
     options = ["-t", *([] if replace else ["--ignore-existing"])]
     try:
@@ -300,10 +314,7 @@ def _unescaped(text: str) -> str:
 def check_folder(place: Place) -> None:
     """Check that a folder exists, which it does not if its disk is not mounted.
 
-    Raises
-    ------
-    DestinationUnusable
-        When it does not exist, or cannot be reached.
+    Raises DestinationUnusable when it does not exist, or cannot be reached.
     """
     try:
         _run(["--list-only"], [], place / ".", SILENCE)
@@ -348,13 +359,13 @@ def _run(
             _end(process)
             raise
     if stopped():
-        raise Stopped(f"copying to {place} was broken off; what has come is kept")
+        raise Stopped(f"copying to {place} was interrupted; transferred data is kept")
     if process.returncode:
         problem, is_clear = _problem(process.returncode, complained, place, bool(sources))
         if tries == 1 or is_clear:
             raise problem
-        # Now and then the other end is gone before its reason has come through: rsync then reports
-        # a closed line, or nothing. What has come of a copy is kept, so trying again costs little.
+        # Sometimes the other end closes the connection before its reason has arrived: rsync then
+        # reports that, or nothing. Transferred data is kept, so trying again costs little.
         if sources:
             check_folder(Place(os.path.dirname(place.folder.rstrip("/")), place.ssh_host))
         return _run(options, sources, place, silence, stopped, on_bytes, tries - 1, into)
@@ -383,9 +394,7 @@ def ssh_command() -> list[str]:
 
 
 def _follow(
-    process: subprocess.Popen,
-    stopped: Callable[[], bool],
-    on_bytes: Callable[[int], None] | None,
+    process: subprocess.Popen, stopped: Callable[[], bool], on_bytes: Callable[[int], None] | None
 ) -> tuple[str, str]:
     """Return the output and error text of a process after its end."""
     assert process.stdout is not None and process.stderr is not None
@@ -405,7 +414,10 @@ def _follow(
                 if not data:
                     selector.unregister(key.fileobj)
                 elif on_bytes is not None and key.fileobj is process.stdout:
-                    _report(data, on_bytes)  # of which nothing is kept: it may be much
+                    # Nothing of it is kept, since it may be much
+                    numbers = re.findall(rb"^ *(\d+) +\d+%", data.replace(b"\r", b"\n"), re.M)
+                    if numbers:
+                        on_bytes(int(numbers[-1]))
                 else:
                     parts[key.fd] += data
             if stopped():
@@ -414,12 +426,6 @@ def _follow(
     process.wait()
     said, complained = (bytes(part).decode("utf-8", "surrogateescape") for part in parts.values())
     return said, complained
-
-
-def _report(data: bytes, on_bytes: Callable[[int], None]) -> None:
-    numbers = re.findall(rb"^ *(\d+) +\d+%", data.replace(b"\r", b"\n"), re.M)
-    if numbers:
-        on_bytes(int(numbers[-1]))
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -436,23 +442,23 @@ def _problem(
     status: int, complained: str, place: Place, is_written: bool
 ) -> tuple[CopyFailed, bool]:
     """Return the error for a failed rsync, and whether its cause is certain."""
-    lines = [line.strip() for line in complained.splitlines() if line.strip()]
     gone = r"(change_dir|link_stat) .* failed: No such file or directory"
     # First, since the other end then closes the connection, which is reported too
     if not is_written and re.search(gone, complained):
         return _Missing(f"there is no folder {place}"), True
     if re.search(r"mkdir .* failed: No such file or directory", complained):
         return _no_folder(Place(os.path.dirname(place.folder), place.ssh_host)), True
+    lines = [line.strip() for line in complained.splitlines() if line.strip()]
     names = {"host": place.ssh_host or "this machine", "place": str(place)}
-    for pattern, is_of_place, text in _PROBLEMS:
-        for line in lines:
-            # What is sent is the place's own when it is only looked at
-            if re.search(pattern, line) and (is_written or is_of_place):
-                is_usable = not is_of_place or (
-                    "refuses to be read" in text and _is_inside(line, place)
-                )
-                kind = CopyFailed if is_usable else DestinationUnusable
-                return kind(text.format(line=line, **names)), not _CLOSED.search(line)
+    for pattern, text in _PROBLEMS.items():
+        line = next((line for line in lines if re.search(pattern, line)), None)
+        # The place itself is the sender when it is only read
+        if line is None or (text is _SOURCE_UNREADABLE and not is_written):
+            continue
+        is_one_entry = text is _PLACE_REFUSES and _is_inside(line, place)
+        is_usable = text is _SOURCE_UNREADABLE or is_one_entry
+        kind = CopyFailed if is_usable else DestinationUnusable
+        return kind(text.format(line=line, **names)), not _CLOSED.search(line)
     line = next((line for line in lines if "rsync error" not in line), "it says nothing")
     if status == 24 or "No such file or directory" in complained:
         return CopyFailed(f"files vanished while they were copied to {place} ({line})"), True
@@ -468,7 +474,3 @@ def _is_inside(line: str, place: Place) -> bool:
     return not place.folder.endswith("/.") and bool(
         re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)
     )
-
-
-#: Messages of rsync when the other end has gone, for any reason
-_CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")

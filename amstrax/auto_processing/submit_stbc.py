@@ -8,7 +8,8 @@ and as a file. Exit status: 0 if every run has a job, 1 otherwise, 2 on wrong us
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,74 @@ if __name__ == "__main__" and not __package__:
 from amstrax import settings, strict_json
 from amstrax.auto_processing import engines, submitting
 from amstrax.auto_processing.engines.base import Engine
-from amstrax.auto_processing.submitting import JobTemplate, Submission
-from amstrax.commands import base
-from amstrax.exceptions import (
-    EngineUnreachable,
-    RunDatabaseError,
-    UsageError,
+from amstrax.auto_processing.submitting import (
+    JobTemplate,
+    ProcessingOptions,
+    Submission,
+    find_work,
+    submit,
 )
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.commands import base
+from amstrax.exceptions import EngineUnreachable, RunDatabaseError, UsageError
+from amstrax.rundb import documents
+from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
 
+__all__ = [
+    *("Report", "RunQuery", "find_runs", "find_work", "main", "parse_args", "run", "submit"),
+    *("submit_job", "why_done"),
+]
+
 log = logging.getLogger("amstrax.submit_stbc")
+
+_LONGEST_RANGE = 100_000
+#: State of a run that cannot be submitted
+NOT_SUBMITTED = "not submitted"
+
+
+@dataclass(frozen=True)
+class RunQuery:
+    """Runs to submit: named runs and ranges, also in a file, and conditions that all must meet.
+
+    These are the options of `parse_args`; without names all runs that meet the conditions.
+    """
+
+    names: tuple[str, ...] = ()
+    file: Path | None = None
+    status: str | None = None
+    tag: str | None = None
+    mode: str | None = None
+    query: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "RunQuery":
+        """Return the runs that the options of `parse_args` name."""
+        return base.filled(cls, args, names=(*args.runs, *args.run_id), file=args.run_file)
+
+    def named(self) -> list[str]:
+        """Return the names of the named runs, with ranges expanded."""
+        texts = list(self.names)
+        if self.file is not None:
+            from amstrax.common import run_ids_from_file  # imports numpy, slow
+
+            try:
+                texts += run_ids_from_file(self.file)
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"--run_file {self.file} cannot be read: {error}") from None
+        return [run_id for text in texts for run_id in _expanded(text)]
+
+    def conditions(self) -> list[Mapping[str, Any]]:
+        """Return the conditions as filters for the run database."""
+        found: list[Mapping[str, Any]] = []
+        if self.status:
+            found.append(documents.has_status(self.status))
+        if self.tag:
+            found.append(documents.has_tag(self.tag))
+        if self.mode:
+            found.append({"mode": self.mode})
+        if self.query:
+            found.append(_from_extended_json(self.query))
+        return found
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -46,10 +104,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_id", nargs="+", default=[], metavar="RUN_ID", help="the same, as an option"
     )
     parser.add_argument(
-        "--run_file",
-        type=Path,
-        metavar="FILE",
-        help="file of runs: one a line, # starts a comment",
+        "--run_file", type=Path, metavar="FILE", help="file of runs: one a line, # starts a comment"
     )
     asked = parser.add_argument_group("runs asked of the run database")
     asked.add_argument("--status", choices=documents.STATUSES, help="those of this status")
@@ -62,17 +117,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--max_runs",
         type=base.positive_integer,
         metavar="N",
-        help="submit no more than so many (default: all)",
+        help="largest number of jobs to submit (default: no limit)",
     )
     parser.add_argument(
-        "--again",
-        action="store_true",
-        help="submit runs too that are done, with data of the target",
+        "--again", action="store_true", help="submit also runs that are done and have the data"
     )
     parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="show exactly what would be submitted, and change nothing",
+        "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
     base.add_work(parser)
     return base.parse(parser, "submit_stbc", argv)
@@ -81,104 +132,98 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Submit jobs, and return the exit status."""
-    from amstrax.auto_processing import job
+    from amstrax.auto_processing import job  # imports strax, which --help does not need
 
     report = Report()
-    status = job.run_strax_tool(
-        args,
-        log,
-        lambda stop: run(args, stop, report),
-        "the submission",
-        args.job_folder,
-        "--job_folder",
-    )
+
+    def work(stop: Stop) -> None:
+        query = RunQuery.of(args)
+        again = args.again or args.status == "done"
+        run(query, find_work(args), stop, report, args.engine, args.max_runs, again)
+
+    status = job.run_strax_tool(args, log, work, "the submission", args.job_folder, "--job_folder")
     if report.rows:
         print(report.text())
-    return status or report.n_failed > 0
+    return status or report.count(NOT_SUBMITTED) > 0
 
 
 class Report:
-    """Report of submitted runs for the user."""
+    """Table of runs for the user: name, state, id of the job, and a text."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, ...]] = []
+        self.rows: list[tuple[str, str, str, str]] = []
         self.scripts: list[str] = []
-        self.n_submitted = self.n_failed = 0
 
-    def add(self, submission: "Submission") -> None:
-        """Add a run with a job, or one that is busy."""
-        self.n_submitted += submission.state in ("submitted", "dry run")
-        text = submission.text
-        if submission.state == "dry run":
-            self.scripts.append(text)
-            text = submission.name
-        self.rows.append((submission.run_id, submission.state, submission.job_id, text))
+    def add(self, run_id: str, state: str, job_id: str = "", text: str = "") -> None:
+        """Add a run."""
+        self.rows.append((run_id, state, job_id, text))
 
-    def leave(self, run_id: str, why: str) -> None:
-        """Add a run that needs no job now."""
-        self.rows.append((run_id, "skipped", "", why))
-
-    def fail(self, run_id: str, error: Exception) -> None:
-        """Add a run that cannot be submitted."""
-        self.n_failed += 1
-        self.rows.append((run_id, "not submitted", "", " ".join(str(error).split())))
+    def count(self, *states: str) -> int:
+        """Return the number of runs in any of these states."""
+        return sum(row[1] in states for row in self.rows)
 
     def text(self) -> str:
-        """Return a table, after what would be submitted in a dry run."""
+        """Return a table, after the jobs of a dry run."""
         rows = [("run", "state", "job", ""), *self.rows]
         return "\n".join([*self.scripts, base.format_table(rows)])
 
 
-def run(args: argparse.Namespace, stop: Stop, report: Report) -> None:
-    """Submit the runs selected by `args`.
+def run(
+    query: RunQuery,
+    template: JobTemplate,
+    stop: Stop,
+    report: Report,
+    engine_name: str | None = None,
+    max_runs: int | None = None,
+    again: bool = False,
+) -> None:
+    """Submit jobs for the runs of a query until `stop` is set, and add the results to a report.
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, submission ends.
-    report
-        Collects the result of each run.
+    With `again`, also runs that are done are submitted; `max_runs` limits the number of jobs.
 
     Raises
     ------
     UsageError
-        When an option makes no sense, or no run is asked for.
+        When the query is invalid, or finds no run.
     AmstraxError
         When nothing (more) can be submitted.
     """
-    engine = engines.get(args.engine or settings.engine())
-    work = find_work(args)
-    collection = get_mongo_collection(work.detector)
-    for run_id in _with_bar(find_runs(collection, args)):
+    engine = engines.get(engine_name or settings.engine())
+    collection = get_mongo_collection(template.plan.detector)
+    for run_id in _with_bar(find_runs(collection, query)):
         stop.check()
-        if args.max_runs is not None and report.n_submitted >= args.max_runs:
-            report.leave(run_id, f"beyond --max_runs {args.max_runs}")
+        if max_runs is not None and report.count("submitted", "dry run") >= max_runs:
+            report.add(run_id, "skipped", text=f"beyond --max_runs {max_runs}")
             continue
         try:
-            why = "" if args.again or args.status == "done" else why_done(work, run_id, collection)
+            why = "" if again else why_done(template, run_id, collection)
             if why:
-                report.leave(run_id, why)
-            else:
-                report.add(submit(work, run_id, collection, engine))
+                report.add(run_id, "skipped", text=why)
+                continue
+            done = submit(template, run_id, collection, engine)
         except (EngineUnreachable, RunDatabaseError):
             # All other runs would fail in the same way
             raise
         except Exception as error:
             # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
-            report.fail(run_id, error)
+            report.add(run_id, NOT_SUBMITTED, text=" ".join(str(error).split()))
+        else:
+            if done.state == "dry run":
+                report.scripts.append(done.text)
+                report.add(run_id, done.state, text=done.name)
+            else:
+                report.add(run_id, done.state, done.job_id, done.text)
 
 
-def _with_bar(run_ids: Sequence[str]) -> Any:
+def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:
     from tqdm import tqdm  # costs 0.1 s, which --help does not need
 
     is_short = len(run_ids) < 3
     return tqdm(run_ids, desc="submitting", unit="run", disable=is_short or not sys.stderr.isatty())
 
 
-def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
+def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
     """Return why a run needs no job; empty if it needs one."""
     fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
@@ -186,72 +231,40 @@ def why_done(work: "JobTemplate", run_id: str, collection: Any) -> str:
         return ""
     if documents.status_of(document).status != "done":
         return ""
-    targets = submitting.plan_of_run(work.plan, document).targets
+    targets = submitting.plan_of_run(template.plan, document).targets
     here = {"host": documents.this_host()}
     if all(documents.data_of(document, type=target, **here) for target in targets):
         return "done already, --again submits it all the same"
     return ""
 
 
-def find_runs(collection: Any, args: argparse.Namespace) -> list[str]:
-    """Return the names of the selected runs: named ones in that order, without duplicates.
-
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    args
-        As from `parse_args`.
+def find_runs(collection: Any, query: RunQuery) -> list[str]:
+    """Return the names of the runs of a query: named ones in that order, without duplicates.
 
     Raises
     ------
     UsageError
-        When none is asked for, and for what is no run.
+        When the query is empty, invalid, or finds no run.
     """
-    from amstrax.common import run_ids_from_file
-
-    named = [run_id for text in (*args.runs, *args.run_id) for run_id in _range(text)]
-    if args.run_file is not None:
-        try:
-            listed = run_ids_from_file(args.run_file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--run_file {args.run_file} cannot be read: {error}") from None
-        named += [run_id for text in listed for run_id in _range(text)]
-    condition = _condition(args)
-    if not condition and not named:
-        if args.run_file is not None:
-            raise UsageError(f"--run_file {args.run_file} names no run")
+    named, conditions = query.named(), query.conditions()
+    if not conditions and not named:
+        if query.file is not None:
+            raise UsageError(f"--run_file {query.file} names no run")
         raise UsageError("no runs: name some, or give --run_file, --status, --tag, --mode, --query")
-    if not condition:
+    if not conditions:
         return list(dict.fromkeys(named))
     if named:
-        filters = [f for run_id in named for f in documents.run_filters(run_id)]
-        condition.append({"$or": filters})
+        conditions.append({"$or": [f for run_id in named for f in documents.run_filters(run_id)]})
     found = documents.read(
-        collection, {"$and": condition}, ["name", "number"], sort=[("number", -1)]
+        collection, {"$and": conditions}, ["name", "number"], sort=[("number", -1)]
     )
     if not found:
         raise UsageError("no run in the run database is as asked for")
     return [name for name in map(documents.name_of, found) if name is not None]
 
 
-def _condition(args: argparse.Namespace) -> list[Mapping[str, Any]]:
-    """Return the filters for what is asked of the run database."""
-    condition: list[Mapping[str, Any]] = []
-    if args.status:
-        condition.append(documents.has_status(args.status))
-    if args.tag:
-        condition.append(documents.has_tag(args.tag))
-    if args.mode:
-        condition.append({"mode": args.mode})
-    if args.query:
-        condition.append(_query(args.query))
-    return condition
-
-
-def _query(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a filter in which dates, ids and the like may be written as extended JSON."""
-    import bson
+def _from_extended_json(query: Mapping[str, Any]) -> dict[str, Any]:
+    import bson  # costs 0.1 s, which --help does not need
     from bson import json_util
 
     text = json_util.dumps(query)
@@ -267,7 +280,7 @@ def _query(query: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _range(text: str) -> list[str]:
+def _expanded(text: str) -> list[str]:
     """Return the run ids in a range, or the one."""
     first, dash, last = text.partition("-")
     try:
@@ -285,46 +298,6 @@ def _range(text: str) -> list[str]:
     return [f"{number:06d}" for number in range(ends[0], ends[1] + 1)]
 
 
-_LONGEST_RANGE = 100_000
-
-
-def find_work(args: argparse.Namespace) -> "JobTemplate":
-    """Return what `args`, of `base.add_work`, ask to be submitted for runs.
-
-    Raises
-    ------
-    UsageError
-        When no context makes the targets, or takes the options.
-    """
-    return submitting.make_job_template(
-        args.target,
-        args.context,
-        args.detector,
-        job_folder=args.job_folder,
-        log_folder=args.log_folder,
-        memory=args.mem,
-        queue=args.queue,
-        dry_run=args.dry_run,
-        output_folder=args.output_folder,
-        live_data_dir=args.live_data_dir,
-        allow_incomplete=args.allow_incomplete,
-        config_kwargs=args.config_kwargs,
-        corrections_version=args.corrections_version,
-        workers=args.workers,
-    )
-
-
-def submit(
-    work: "JobTemplate",
-    run_id: str,
-    collection: Any,
-    engine: "Engine",
-    reset_failures: bool = False,
-) -> "Submission":
-    """Submit the job for a run; see `amstrax.auto_processing.submitting.submit`."""
-    return submitting.submit(work, run_id, collection, engine, reset_failures)
-
-
 def submit_job(
     run_id: str,
     target: str | Sequence[str],
@@ -334,11 +307,11 @@ def submit_job(
     log_folder: str | Path = "logs",
     script: str | Path = "process_run",
     *,
-    engine: "str | Engine | None" = None,
+    engine: str | Engine | None = None,
     collection: Any = None,
     **options: Any,
-) -> "Submission":
-    """Submit the job that processes a run, unless there is one, and return what became of it.
+) -> Submission:
+    """Submit the job that processes a run unless it has one, and return the result.
 
     Parameters
     ----------
@@ -346,56 +319,40 @@ def submit_job(
         Run.
     target
         Data type to make, or several.
-    context
-        Name of a context; None for the first that makes the target.
-    detector
-        ``"xams"`` or ``"xamsl"``, whose run database knows the run; None for that of the context.
+    context, detector
+        Names; None for the first context that makes the target, and for its detector.
     job_folder, log_folder
         Folders for the job's script and for its log, each with a folder for each run.
     script
-        What the job runs: the name of a tool of this package, or a file; it is given the options
-        of `process_run`.
-    engine
-        Engine, or its name; None for that of the settings.
-    collection
-        Collection of run documents; None for that of the settings.
+        Program of the job: the name of a tool of this package, or a file; it gets the options of
+        `process_run`.
+    engine, collection
+        Engine or its name, and collection of run documents; None for those of the settings.
     **options
-        ``memory`` [MB], ``queue``, ``dry_run`` (change nothing, ``text`` is what would be
-        submitted), ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
+        ``memory`` [MB], ``queue``, ``dry_run`` (change nothing; ``text`` of the result is what
+        would be submitted), ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
         ``config_kwargs``, ``corrections_version``, ``workers``.
-
-    Returns
-    -------
-    A `amstrax.auto_processing.submitting.Submission`.
 
     Raises
     ------
     UsageError
         When no context makes the target.
-    RunNotFound
-        When there is no such run.
-    RunNotReady
-        When it is being taken, or to be left alone.
+    RunNotFound, RunNotReady
+        When the run does not exist, is being taken, or has the tag ``abandon``.
     UnknownEngine, NotAvailable, JobRefused, EngineUnreachable
-        When the engine does not take the job.
+        When the engine does not accept the job.
     RunDatabaseError
         When the run database cannot be reached.
     """
     targets = (target,) if isinstance(target, str) else tuple(target)
-    work = submitting.make_job_template(
-        targets,
-        context,
-        detector,
-        job_folder=Path(job_folder),
-        log_folder=Path(log_folder),
-        script=script,
-        **options,
-    )
+    for_jobs = {key: options.pop(key) for key in ("memory", "queue", "dry_run") if key in options}
+    processing = ProcessingOptions(targets, context, detector, **options)
+    template = submitting.make_job_template(processing, job_folder, log_folder, script, **for_jobs)
     if engine is None or isinstance(engine, str):
         engine = engines.get(engine or settings.engine())
     if collection is None:
-        collection = get_mongo_collection(work.detector)
-    return submitting.submit(work, base.run_id(run_id), collection, engine)
+        collection = get_mongo_collection(template.plan.detector)
+    return submit(template, base.run_id(run_id), collection, engine)
 
 
 if __name__ == "__main__":

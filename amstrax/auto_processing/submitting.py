@@ -1,8 +1,8 @@
-"""Submit jobs that process runs, with at most one job per run at a time.
+"""Decide what to make of runs, and submit jobs for them, at most one per run at a time.
 
 The name of the attempt is recorded in the run document before the job is submitted, and the id of
-the job afterwards. If a submitting process dies in between, the next one queries the engine first
-and adopts the job that it finds.
+the job afterwards. If a submitting process dies in between, the next one adopts the job, which it
+finds in the engine.
 """
 
 import argparse
@@ -11,16 +11,16 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from amstrax import _legacy, run_metadata, rundoc, settings
-from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
+from amstrax.commands.base import filled
 from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
 from amstrax.rundb import connection, documents, leases
 from amstrax.settings import CONTEXT_DETECTORS
@@ -40,27 +40,46 @@ LED_TARGETS = ("raw_records", "records_led", "led_calibration")
 #: Mode of runs with the NaI detector, if nothing else tells, and the additional target
 NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
 
-#: Fields of a run document that `of_run` reads
+#: Fields of a run document that `plan_of_run` and `check_ready` read
 PLAN_FIELDS = (
     *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
     *("daq_config.channels", "daq_config.registers"),
 )
 
 
-class Plan(NamedTuple):
-    """Data types to make for runs, and their context.
+@dataclass(frozen=True)
+class ProcessingOptions:
+    """Data to make of a run, and how: the options of `amstraxer`, see the help there.
 
-    Attributes
-    ----------
-    targets
-        Data types to make, in this order.
-    context
-        Name of the context that makes them.
-    detector
-        Detector of the runs.
-    raw_types
-        Data types that the context makes from live data.
+    Without targets all raw data is made. ``run_document`` is the option ``--testing_rundoc``.
     """
+
+    targets: tuple[str, ...] = ()
+    context: str | None = None
+    detector: str | None = None
+    output_folder: str | Path | None = None
+    live_data_dir: str | Path | None = None
+    allow_incomplete: bool = False
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    context_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    corrections_version: str | None = None
+    run_document: Mapping[str, Any] | None = None
+    from_scratch: bool = False
+    build_lowlevel: bool = False
+    timeout: float = 300
+    workers: int = 1
+    progress: bool | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Return the options from those of a command; missing ones have their defaults."""
+        targets = (args.target,) if isinstance(args.target, str) else tuple(args.target or ())
+        document = getattr(args, "testing_rundoc", None)
+        return filled(cls, args, targets=targets, run_document=document)
+
+
+class Plan(NamedTuple):
+    """Data types to make for runs of a detector, their context, and its raw data types."""
 
     targets: tuple[str, ...]
     context: str
@@ -68,55 +87,41 @@ class Plan(NamedTuple):
     raw_types: tuple[str, ...]
 
 
-def find_plan(
-    targets: Sequence[str] | None,
-    context: str | None = None,
-    detector: str | None = None,
-    config_kwargs: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Return the plan for ordinary runs; missing parameters are determined.
+def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
+    """Return the plan for ordinary runs.
 
-    Parameters
-    ----------
-    targets
-        Data types; None for all raw data.
-    context
-        Name of a context; None for the first that makes the targets.
-    detector
-        ``"xams"`` or ``"xamsl"``; None for that of the context.
-    config_kwargs
-        Options for the plugins.
+    The version of the corrections is checked with `check_corrections`, unless its file cannot be
+    reached now.
 
     Raises
     ------
     UsageError
         When no context makes the targets or takes the options, or only one of another detector.
+    InvalidOption, CorrectionError
+        When the version of the corrections is invalid, or does not exist.
     """
-    from amstrax import contexts
+    from amstrax import contexts  # imports strax, which --help does not need
 
-    if context is None and detector is not None:
-        of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
-        context = of_detector[0] if len(of_detector) == 1 else None
-    args = argparse.Namespace(
-        target=list(targets) if targets else None,
-        context=context,
-        # Nothing is stored, so no folder is made
-        context_kwargs={"init_rundb": False, "storage": []},
-        config_kwargs=dict(config_kwargs or {}),
-        output_folder=None,
-        live_data_dir=None,
-        allow_incomplete=False,
-        build_lowlevel=False,
-        corrections_version=None,
+    detector = options.detector
+    of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
+    names = tuple(CONTEXT_DETECTORS)
+    if options.context is not None:
+        names = (options.context,)
+    elif len(of_detector) == 1:
+        names = tuple(of_detector)
+    name, made, raw_types = contexts.find_context(
+        options.targets,
+        names,
+        options.config_kwargs,
+        corrections_version=options.corrections_version if check_corrections else None,
     )
-    st, made = amstraxer.make_context(args)
-    own = CONTEXT_DETECTORS[args.context]
+    own = CONTEXT_DETECTORS[name]
     if detector not in (None, own):
         raise UsageError(
-            f"--detector {detector}: context {args.context}, which makes {', '.join(made)}, is of "
-            f"{own}: leave --detector out, or take a context of {detector}"
+            f"--detector {detector}: context {name}, which makes {', '.join(made)}, is of {own}: "
+            f"leave --detector out, or take a context of {detector}"
         )
-    return Plan(made, args.context, own, contexts.raw_data_types(st))
+    return Plan(made, name, own, raw_types)
 
 
 def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
@@ -162,25 +167,11 @@ def check_ready(document: Mapping[str, Any]) -> None:
 
 
 class Submission(NamedTuple):
-    """Result of submitting a run.
+    """Result of submitting a run: names of run, job, engine and attempt, id of the job, and state.
 
-    Attributes
-    ----------
-    run_id
-        Name of the run.
-    name
-        Name of the job.
-    engine
-        Name of the engine.
-    job_id
-        Id of the job in the engine; empty if it has none.
-    state
-        ``submitted``; ``alive already``, if the run had a job, which is followed from now on;
-        ``busy``, if another process submits or processes the run; or ``dry run``.
-    attempt
-        Name of the attempt.
-    text
-        Path of the log, owner of the run if it is busy, or the script in a dry run.
+    The state is ``submitted``; ``alive already``, if the run had a job, which is followed from now
+    on; ``busy``, if another process submits or processes the run; or ``dry run``. The text is the
+    path of the log, the owner of a busy run, or the script in a dry run.
     """
 
     run_id: str
@@ -194,7 +185,7 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class JobTemplate:
-    """What to submit for runs.
+    """Jobs to submit for runs.
 
     Attributes
     ----------
@@ -206,10 +197,8 @@ class JobTemplate:
         Program with its first arguments.
     options
         Options of process_run in addition to those of the plan.
-    memory
-        Memory of a job [MB].
-    queue
-        Queue of the batch system, if requested.
+    memory, queue
+        Memory of a job [MB], and queue of the batch system.
     dry_run
         Change nothing.
     flat
@@ -227,80 +216,76 @@ class JobTemplate:
     dry_run: bool = False
     flat: bool = False
 
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Data types to make."""
-        return self.plan.targets
-
-    @property
-    def detector(self) -> str:
-        """Detector whose runs they are."""
-        return self.plan.detector
-
-    @property
-    def raw_types(self) -> tuple[str, ...]:
-        """Data types that are made from live data."""
-        return self.plan.raw_types
-
 
 def make_job_template(
-    targets: Sequence[str] | None,
-    context: str | None = None,
-    detector: str | None = None,
-    *,
-    job_folder: Path,
-    log_folder: Path,
+    options: ProcessingOptions,
+    job_folder: str | Path,
+    log_folder: str | Path,
     script: str | Path = "process_run",
     memory: int | None = None,
     queue: str | None = None,
     dry_run: bool = False,
-    output_folder: Path | str | None = None,
-    live_data_dir: Path | str | None = None,
-    allow_incomplete: bool = False,
-    config_kwargs: Mapping[str, Any] | None = None,
-    corrections_version: str | None = None,
-    workers: int = 1,
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return the template of jobs; parameters are those of `submit_stbc.submit_job`.
+    """Return the template of jobs that make data.
+
+    Other parameters are those of `JobTemplate`; memory and queue are by default those of the
+    settings.
 
     Parameters
     ----------
+    options
+        Data to make; jobs get those options that `submit_stbc` has.
+    script
+        Name of a tool of this package, or a file.
     more_options
         Other options of process_run.
-    flat
-        As of `JobTemplate`.
 
     Raises
     ------
-    UsageError
-        When no context makes the targets, or takes the options.
+    UsageError, CorrectionError
+        As of `find_plan`.
     InvalidOption
         When the script does not exist, or a setting is invalid.
     """
-    found = find_plan(targets, context, detector, config_kwargs)
-    options = [f"--workers={workers}"]
-    if output_folder is not None:
-        options.append(f"--output_folder={settings.expanded(output_folder).absolute()}")
-    if live_data_dir is not None:
-        options.append(f"--live_data_dir={settings.expanded(live_data_dir).absolute()}")
-    if allow_incomplete:
-        options.append("--allow_incomplete")
-    if config_kwargs:
-        options.append(f"--config_kwargs={json.dumps(config_kwargs)}")
-    if corrections_version is not None:
-        options.append(f"--corrections_version={corrections_version}")
+    plan = find_plan(options, check_corrections=True)
+    words = [f"--workers={options.workers}"]
+    for name in ("output_folder", "live_data_dir"):
+        folder = getattr(options, name)
+        if folder is not None:
+            words.append(f"--{name}={settings.expanded(folder).absolute()}")
+    if options.allow_incomplete:
+        words.append("--allow_incomplete")
+    if options.config_kwargs:
+        words.append(f"--config_kwargs={json.dumps(options.config_kwargs)}")
+    if options.corrections_version is not None:
+        words.append(f"--corrections_version={options.corrections_version}")
     return JobTemplate(
-        plan=found,
+        plan=plan,
         job_folder=settings.expanded(job_folder).absolute(),
         log_folder=settings.expanded(log_folder).absolute(),
         script=_program(script),
-        options=(*options, *more_options),
+        options=(*words, *more_options),
         memory=settings.job_memory() if memory is None else memory,
         queue=queue or settings.get("AMSTRAX_QUEUE"),
         dry_run=dry_run,
         flat=flat,
+    )
+
+
+def find_work(args: argparse.Namespace) -> JobTemplate:
+    """Return the template of the jobs that `args`, with the options of `base.add_work`, ask for.
+
+    Errors are those of `make_job_template`.
+    """
+    return make_job_template(
+        ProcessingOptions.of(args),
+        args.job_folder,
+        args.log_folder,
+        memory=args.mem,
+        queue=args.queue,
+        dry_run=args.dry_run,
     )
 
 
@@ -320,22 +305,15 @@ def _program(script: str | Path) -> tuple[str, ...]:
 
 
 def submit(
-    work: JobTemplate, run_id: str, collection: Any, engine: Engine, reset_failures: bool = False
+    template: JobTemplate,
+    run_id: str,
+    collection: Any,
+    engine: Engine,
+    reset_failures: bool = False,
 ) -> Submission:
-    """Submit the job for a run unless it has one; return the result.
+    """Submit the job for a run unless it has one, and return the result.
 
-    Parameters
-    ----------
-    work
-        What to submit.
-    run_id
-        Run.
-    collection
-        Collection of run documents.
-    engine
-        Engine that the job is for.
-    reset_failures
-        Clear earlier failures of the run.
+    `reset_failures` clears earlier failures of the run.
 
     Raises
     ------
@@ -356,39 +334,47 @@ def submit(
     check_ready(documents.merge_tags(collection, document))
     document = documents.find_only(collection, run_id, PLAN_FIELDS)
     name = rundoc.check_run_name(documents.name_of(document))
-    attempt = f"{name}-{uuid.uuid4().hex[:16]}"
-    submitter = _Submitter(work, name, plan_of_run(work.plan, document), attempt, engine)
-    return submitter.dry_run() if work.dry_run else submitter.submit(collection, reset_failures)
+    submitter = _Submitter(template, name, plan_of_run(template.plan, document), collection, engine)
+    return submitter.dry_run() if template.dry_run else submitter.submit(reset_failures)
 
 
 class _Submitter:
     """Submits one job."""
 
     def __init__(
-        self, work: JobTemplate, run_id: str, its_plan: Plan, attempt: str, engine: Engine
+        self, template: JobTemplate, run_id: str, plan: Plan, collection: Any, engine: Engine
     ):
-        self.run_id, self.attempt, self.engine = run_id, attempt, engine
-        subfolder = "" if work.flat else run_id
-        file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{attempt[-6:]}"
+        self.run_id, self.collection, self.engine, self.flat = (
+            run_id,
+            collection,
+            engine,
+            template.flat,
+        )
+        self.attempt = f"{run_id}-{uuid.uuid4().hex[:16]}"
+        self.lease = leases.Lease(
+            collection, run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
+        )
+        subfolder = "" if template.flat else run_id
+        file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.attempt[-6:]}"
         self.job = Job(
             run_id,
-            its_plan.targets,
-            its_plan.context,
-            its_plan.detector,
-            work.job_folder / subfolder / f"{file_name}.sh",
-            work.log_folder / subfolder / f"{file_name}.{'out' if work.flat else 'log'}",
-            work.memory,
-            work.queue,
+            plan.targets,
+            plan.context,
+            plan.detector,
+            template.job_folder / subfolder / f"{file_name}.sh",
+            template.log_folder / subfolder / f"{file_name}.{'out' if template.flat else 'log'}",
+            template.memory,
+            template.queue,
         )
         self.command = [
-            *work.script,
+            *template.script,
             run_id,
-            f"--context={its_plan.context}",
-            f"--detector={its_plan.detector}",
-            f"--attempt={attempt}",
-            *work.options,
+            f"--context={plan.context}",
+            f"--detector={plan.detector}",
+            f"--attempt={self.attempt}",
+            *template.options,
             "--target",
-            *its_plan.targets,
+            *plan.targets,
         ]
 
     def result(self, state: str, job_id: str = "", text: str = "") -> Submission:
@@ -401,7 +387,7 @@ class _Submitter:
         """Return the job that would be submitted."""
         for known in self.engine.find(self.job.name):
             if known.state.alive:
-                return self.result("alive already", known.job_id, _how(known))
+                return self.result("alive already", known.job_id, _described(known))
         script = base.script_text(self.command, environment())
         return self.result(
             "dry run",
@@ -409,75 +395,69 @@ class _Submitter:
             f"# where {self.job.script} is\n{script}",
         )
 
-    def submit(self, collection: Any, reset_failures: bool) -> Submission:
+    def submit(self, reset_failures: bool) -> Submission:
         """Submit the job while holding the lease of the run."""
-        lease = leases.Lease(
-            collection, self.run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
-        )
-        if not connection.resilient(lease.acquire):
-            return self.result("busy", text=_who(collection, self.run_id))
+        if not connection.resilient(self.lease.acquire):
+            return self._busy()
         try:
-            return self._submit(collection, lease.owner, reset_failures)
+            return self._submit(reset_failures)
         finally:
             # The result must not be lost if this fails
-            lease.release()
+            self.lease.release()
 
-    def _submit(self, collection: Any, owner: str, reset_failures: bool) -> Submission:
+    def _submit(self, reset_failures: bool) -> Submission:
         fields = ["processing_job", "processing_status"]
-        document = documents.find_run(collection, self.run_id, None, fields)
+        document = documents.find_run(self.collection, self.run_id, None, fields)
+        before, status = documents.job_of(document), documents.status_of(document).status
         for known in self.engine.find(self.job.name):
             if known.state.alive:
-                if _has_spoken(document, known):
+                if before.get("job_id") == known.job_id and status in ("done", "failed"):
                     return self.result("busy", text="its last job is about to end")
-                return self._adopt(collection, owner, document, known)
-            log.info("run %s: job %s is %s: removed", self.run_id, known.job_id, _how(known))
+                return self._adopt(before, status, known)
+            log.info("run %s: job %s is %s: removed", self.run_id, known.job_id, _described(known))
             self.engine.cancel(known.job_id)
         self._write_files()
         if reset_failures:
-            connection.resilient(
-                documents.set_status, collection, self.run_id, "pending", owner=owner
-            )
-        intended = self._description()
-        if not _set_job(collection, self.run_id, intended, owner):
-            return self.result("busy", text=_who(collection, self.run_id))
+            self._set(documents.set_status, "pending", owner=self.lease.owner)
+        intended = self._record()
+        if not self._set(documents.set_job, intended, self.lease.owner):
+            return self._busy()
         try:
             job_id = self.engine.submit(self.job)
         except JobRefused:
-            _set_job(collection, self.run_id, documents.job_of(document), owner)
+            self._set(documents.set_job, before, self.lease.owner)
             self.job.script.unlink(missing_ok=True)
             raise
         # The job may have begun and taken the claim
-        if not self._note(
-            collection, owner, intended | {"job_id": job_id}
-        ) and not connection.resilient(
-            documents.set_job_id, collection, self.run_id, self.attempt, job_id
+        if not self._set_submitted(intended | {"job_id": job_id}) and not self._set(
+            documents.set_job_id, self.attempt, job_id
         ):
             # Submission took so long that another process has begun
             self.engine.cancel(job_id)
-            return self.result("busy", text=_who(collection, self.run_id))
+            return self._busy()
         return self.result("submitted", job_id, f"log {self.job.log}")
 
-    def _adopt(
-        self, collection: Any, owner: str, document: Mapping[str, Any], known: KnownJob
-    ) -> Submission:
+    def _adopt(self, before: dict[str, Any], status: str, known: KnownJob) -> Submission:
         """Adopt an existing job and follow it."""
-        noted = documents.job_of(document)
-        is_noted = (noted.get("engine"), noted.get("name")) == (self.engine.name, known.name)
-        if is_noted and noted.get("job_id") in (known.job_id, None) and noted.get("attempt"):
-            self.attempt = noted["attempt"]
-        else:
+        record = before
+        is_noted = (before.get("engine"), before.get("name")) == (self.engine.name, known.name)
+        if not is_noted or before.get("job_id") not in (known.job_id, None):
+            record = {}
+        if not record.get("attempt"):
             # From another run database, or from a process taken for dead
-            noted = self._description() | {"log": None, "attempt": f"{self.run_id}-{known.job_id}"}
-            self.attempt = noted["attempt"]
-        status = documents.status_of(document).status
-        if noted.get("job_id") != known.job_id or status == "pending":
-            self._note(collection, owner, noted | {"job_id": known.job_id})
-        return self.result("alive already", known.job_id, _how(known))
+            attempt = f"{self.run_id}-{known.job_id}"
+            record = self._record() | {"log": None, "attempt": attempt}
+        self.attempt = record["attempt"]
+        if record.get("job_id") != known.job_id or status == "pending":
+            self._set_submitted(record | {"job_id": known.job_id})
+        return self.result("alive already", known.job_id, _described(known))
 
-    def _note(self, collection: Any, owner: str, job: Mapping[str, Any]) -> bool:
-        return connection.resilient(
-            documents.set_status, collection, self.run_id, "submitted", owner=owner, job=job
-        )
+    def _set(self, change: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
+        """Change the run document with a function of `amstrax.rundb.documents`."""
+        return connection.resilient(change, self.collection, self.run_id, *args, **kwargs)
+
+    def _set_submitted(self, job: Mapping[str, Any]) -> bool:
+        return self._set(documents.set_status, "submitted", owner=self.lease.owner, job=job)
 
     def _write_files(self) -> None:
         if self.engine.name != "local":
@@ -487,12 +467,12 @@ class _Submitter:
                 path.parent.mkdir(parents=True, exist_ok=True)
             base.write_script(self.job.script, self.command, environment())
         except OSError as error:
+            options = "--logs_path" if self.flat else "--job_folder and --log_folder"
             raise JobRefused(
-                f"the script or the log of the job cannot be written ({error}): see --job_folder "
-                "and --log_folder"
+                f"the script or the log of the job cannot be written ({error}): see {options}"
             ) from error
 
-    def _description(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         """Return the record of the job in the run document before it is submitted."""
         return {
             "attempt": self.attempt,
@@ -506,38 +486,29 @@ class _Submitter:
             "time": datetime.now(UTC),
         }
 
+    def _busy(self) -> Submission:
+        """Return the result for a run that another process works on."""
+        document = documents.find_run(self.collection, self.run_id, None, ["processing_claim"])
+        claim = document.get("processing_claim")
+        if not isinstance(claim, Mapping):
+            return self.result("busy", text="another process has just worked on it")
+        submits = str(claim.get("owner")).startswith(leases.OWNER_PREFIX)
+        return self.result(
+            "busy",
+            text=f"{claim.get('host')} {'submits' if submits else 'processes'} it, unless it is "
+            f"silent until {claim.get('expires')} UTC",
+        )
 
-def _has_spoken(document: Mapping[str, Any], known: KnownJob) -> bool:
-    """Return whether a job that is still alive has already recorded its end."""
-    is_noted = documents.job_of(document).get("job_id") == known.job_id
-    return is_noted and documents.status_of(document).status in ("done", "failed")
 
-
-def _set_job(collection: Any, run_id: str, job: Mapping[str, Any], owner: str) -> bool:
-    return connection.resilient(documents.set_job, collection, run_id, job, owner)
-
-
-def _how(known: KnownJob) -> str:
+def _described(known: KnownJob) -> str:
     state = known.state
     return f"{state.state}: {state.reason}" if state.reason else state.state
-
-
-def _who(collection: Any, run_id: str) -> str:
-    """Return who works on a run."""
-    claim = documents.find_run(collection, run_id, None, ["processing_claim"]).get(
-        "processing_claim"
-    )
-    if not isinstance(claim, Mapping):
-        return "another process has just worked on it"
-    does = "submits" if str(claim.get("owner")).startswith(leases.OWNER_PREFIX) else "processes"
-    return f"{claim.get('host')} {does} it, unless it is silent until {claim.get('expires')} UTC"
 
 
 def environment() -> dict[str, str]:
     """Return the environment variables of jobs; no secrets, which others might read there."""
     names = [*_VARIABLES, settings.CONFIG_VARIABLE, *settings.RUN_DATABASE, *settings.BATCH]
-    names += settings.CONTEXTS
-    names += [*settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
+    names += [*settings.CONTEXTS, *settings.CORRECTIONS, "AMSTRAX_SSH_CONFIG"]
     names += [f"{d.upper()}_{kind}" for d in settings.DETECTORS for kind in _FOLDERS]
     values = {name: os.environ.get(name) for name in names if name not in settings.SECRETS}
     return {name: value for name, value in values.items() if value}

@@ -11,21 +11,22 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing import auto_processing, engines, submitting
+from amstrax.auto_processing.auto_processing import LoopOptions
+from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.loop import followed_runs, job_states
+from amstrax.auto_processing.submitting import JobTemplate, ProcessingOptions
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import Stopped, UsageError
+from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
-
-if TYPE_CHECKING:
-    from amstrax.auto_processing.engines.base import Engine
-    from amstrax.auto_processing.submitting import JobTemplate
 
 log = logging.getLogger("amstrax.auto_processing_new")
 
@@ -33,27 +34,9 @@ log = logging.getLogger("amstrax.auto_processing_new")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for data, resources and batch system of jobs."""
     add_data_options(parser)
-    parser.add_argument(
-        "--timeout",
-        type=base.positive_number,
-        default=20,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max_jobs",
-        type=base.positive_integer,
-        default=5,
-        metavar="N",
-        help="jobs at the same time, running or waiting (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--mem",
-        type=base.positive_integer,
-        default=8000,
-        metavar="MB",
-        help="memory of a job (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--timeout", 20, auto_processing.PAUSE_HELP, dest="pause")
+    base.add_count(parser, "--max_jobs", 5, auto_processing.MAX_JOBS_HELP)
+    base.add_count(parser, "--mem", 8000, "memory of a job", metavar="MB")
     parser.add_argument(
         "--logs_path",
         type=Path,
@@ -72,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is made of runs."""
+    """Add the options for the data to make."""
     parser.add_argument(
         "--target",
         "--targets",
@@ -81,12 +64,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="data types to make (default: raw_records)",
     )
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings)",
-    )
+    parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=base.LAB_FOLDERS)
     parser.add_argument(
         "--corrections_version",
         metavar="VERSION",
@@ -113,9 +91,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="only {}: use --output_folder, --set_config_kwargs and --corrections_version",
     )
     parser.add_argument(
-        "--production",
-        action="store_true",
-        help="change the run database (default: dry run)",
+        "--production", action="store_true", help="change the run database (default: dry run)"
     )
     parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
 
@@ -147,7 +123,7 @@ def program(amstrax_path: Path | None) -> Path:
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Submit jobs that process runs of XAMS as they come, or one run"
     )
@@ -155,19 +131,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="submit this run, then end"
     )
-    parser.add_argument(
-        "--n_failures_max",
-        type=base.positive_integer,
-        default=3,
-        metavar="N",
-        help="give a run up that has failed so often (default: %(default)s)",
-    )
+    text = auto_processing.MAX_FAILURES_HELP
+    base.add_count(parser, "--n_failures_max", 3, text, dest="max_failures")
     parser.add_argument(
         "--min_run_number",
         type=int,
         default=6000,
         metavar="N",
-        help="leave runs below this number alone, but that of --run_id (default: %(default)s)",
+        help="skip runs below this number, but not that of --run_id (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
@@ -178,9 +149,10 @@ def main(args: argparse.Namespace) -> int:
     if args.run_id is not None:
         return submit_runs(args, [args.run_id])
 
-    def work(stop: Stop) -> None:
+    def work(stop: Stop) -> str | None:
         check_options(args)
-        run_loop(args, stop)
+        options = LoopOptions.of(args, make_template(args, is_online=True))
+        return auto_processing.run(options, stop)
 
     log_name = "auto_processing" if args.production else None
     args.log_folder = args.logs_path
@@ -192,19 +164,76 @@ def main(args: argparse.Namespace) -> int:
 def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = False) -> int:
     """Submit runs and return the exit status; with `wait`, wait while too many jobs run."""
     results: list[bool] = []
+    pause = args.pause if wait else None
 
     def work(stop: Stop) -> None:
         try:
             check_options(args)
-            submitter = Submitter(args)
+            template = make_template(args, is_online=False)
+            engine = engines.get(args.engine or settings.engine())
+            collection = get_mongo_collection(template.plan.detector)
         except Exception as error:
-            say(f"Error submitting job: {_text(error)}")
+            say(f"Error submitting job: {base.describe_error(error)}")
             raise
         for run_id in run_ids:
-            results.append(submitter.submit(run_id, stop, wait))
+            try:
+                is_free = template.dry_run or _has_slot(
+                    collection, engine, args.max_jobs, pause, stop
+                )
+                stop.check()
+                results.append(is_free and submit(template, run_id, collection, engine))
+            except Stopped:
+                raise
+            except Exception as error:
+                log.debug("run %s", run_id, exc_info=error)
+                say(f"Error submitting job: {base.describe_error(error)}")
+                results.append(False)
 
     status = base.run_tool(args, log, work, "the submission", args.logs_path, "--logs_path")
     return status or not all(results)
+
+
+def _has_slot(
+    collection: Any, engine: Engine, max_jobs: int, pause: float | None, stop: Stop
+) -> bool:
+    """Return whether fewer than `max_jobs` jobs wait and run; wait for that unless `pause` is None.
+
+    `pause` is the time between two checks [s].
+    """
+    while (n_jobs := count_jobs(collection, engine)) >= max_jobs:
+        say(f"Too many jobs running ({n_jobs}/{max_jobs})")
+        if pause is None:
+            return False
+        stop.event.wait(pause)
+        stop.check()
+    return True
+
+
+def count_jobs(collection: Any, engine: Engine) -> int:
+    """Return the number of waiting and running jobs."""
+    states = job_states(engine, followed_runs(collection, engine.name))
+    return sum(state.alive for state in states.values())
+
+
+def submit(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> bool:
+    """Submit a run and print the result in the wording of the lab's tools.
+
+    Return whether a job was submitted, or would have been in a dry run.
+    """
+    result = submitting.submit(template, run_id, collection, engine, reset_failures=True)
+    if result.state == "submitted":
+        say(f"Job {result.name} submitted successfully")
+    elif result.state == "dry run":
+        print(result.text)
+        say(f"Would have submitted job for run {run_id}")
+    else:
+        # The existing job may have other options. Without an id the run is being processed
+        job = f"{result.name} {result.job_id}: " if result.job_id else ""
+        say(
+            f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "
+            "until that has ended"
+        )
+    return result.state in ("submitted", "dry run")
 
 
 def say(line: str) -> None:
@@ -212,133 +241,28 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _text(error: Exception) -> str:
-    """Return an error as one line."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (AmstraxError, OSError)) and text else repr(error)
-
-
-def make_work(args: argparse.Namespace, is_online: bool) -> "JobTemplate":
+def make_template(args: argparse.Namespace, is_online: bool) -> JobTemplate:
     """Return the template of the jobs to submit."""
-    from amstrax.auto_processing import submitting
-
     folder = args.logs_path or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
     options = ["--is_online"] if is_online else []
     script = program(args.amstrax_path).parents[1] / "auto_processing/process_run.py"
     if args.amstrax_path is not None:
         options.append(f"--amstrax_path={program(args.amstrax_path).parents[2]}")
+    config, targets = args.set_config_kwargs, tuple(args.target)
+    processing = base.filled(
+        ProcessingOptions, args, detector="xams", targets=targets, config_kwargs=config
+    )
     return submitting.make_job_template(
-        args.target,
-        detector="xams",
-        job_folder=folder,
-        log_folder=folder,
+        processing,
+        folder,
+        folder,
         script=script,
         memory=args.mem,
         queue=args.queue,
         dry_run=not args.production,
-        output_folder=args.output_folder,
-        config_kwargs=args.set_config_kwargs,
-        corrections_version=args.corrections_version,
         more_options=options,
         flat=True,
     )
-
-
-class Submitter:
-    """Submits runs one by one, and prints the results in the wording of the lab's tools.
-
-    Parameters
-    ----------
-    args
-        Options of `add_options`.
-    """
-
-    def __init__(self, args: argparse.Namespace):
-        from amstrax.auto_processing import engines
-        from amstrax.rundb import get_mongo_collection
-
-        self._args = args
-        self._engine: Engine = engines.get(args.engine or settings.engine())
-        self._work = make_work(args, is_online=False)
-        self._collection = get_mongo_collection(self._work.detector)
-
-    def submit(self, run_id: str, stop: Stop, wait: bool = False) -> bool:
-        """Submit a run; return whether a job was submitted, or would have been in a dry run.
-
-        Parameters
-        ----------
-        run_id
-            Name of the run.
-        stop
-            When this is set, nothing is submitted.
-        wait
-            Wait while too many jobs run.
-        """
-        from amstrax.auto_processing import submitting
-
-        while self._args.production:
-            try:
-                n_jobs = self._n_jobs()
-            except Exception as error:
-                return self._failed(run_id, error)
-            if n_jobs < self._args.max_jobs:
-                break
-            say(f"Too many jobs running ({n_jobs}/{self._args.max_jobs})")
-            if not wait:
-                return False
-            stop.event.wait(self._args.timeout)
-            stop.check()
-        stop.check()
-        try:
-            result = submitting.submit(
-                self._work, run_id, self._collection, self._engine, reset_failures=True
-            )
-        except Exception as error:
-            return self._failed(run_id, error)
-        if result.state == "submitted":
-            say(f"Job {result.name} submitted successfully")
-        elif result.state == "dry run":
-            print(result.text)
-            say(f"Would have submitted job for run {run_id}")
-        else:
-            # The existing job may have other options. Without an id the run is being processed
-            job = f"{result.name} {result.job_id}: " if result.job_id else ""
-            say(
-                f"Error submitting job: run {run_id} is {result.state} ({job}{result.text}): wait "
-                "until that has ended"
-            )
-            return False
-        return True
-
-    def _failed(self, run_id: str, error: Exception) -> bool:
-        """Say why a run has no job, and return that it has none."""
-        log.debug("run %s", run_id, exc_info=error)
-        say(f"Error submitting job: {_text(error)}")
-        return False
-
-    def _n_jobs(self) -> int:
-        """Return the number of waiting and running jobs."""
-        from amstrax.auto_processing.loop import followed_runs, job_states
-
-        runs = followed_runs(self._collection, self._engine.name)
-        return sum(state.alive for state in job_states(self._engine, runs).values())
-
-
-def run_loop(args: argparse.Namespace, stop: Stop) -> None:
-    """Submit new runs until stopped; in a dry run, print once which runs would be submitted."""
-    options = [
-        f"--max_jobs={args.max_jobs}",
-        f"--pause={args.timeout}",
-        f"--max_failures={args.n_failures_max}",
-        f"--min_run_number={args.min_run_number}",
-        *(["--dry_run"] if not args.production else []),
-        *([f"--engine={args.engine}"] if args.engine else []),
-        *([f"--log_folder={args.logs_path}"] if args.logs_path else []),
-    ]
-    work = make_work(args, is_online=True)
-    text = auto_processing.run(auto_processing.parse_args(options), stop, work)
-    if text is not None:
-        print(text)
 
 
 if __name__ == "__main__":

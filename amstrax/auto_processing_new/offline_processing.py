@@ -19,7 +19,7 @@ from amstrax.commands import base
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Submit jobs that process runs of XAMS")
     auto_processing.add_options(parser)
     parser.add_argument(

@@ -7,8 +7,9 @@ is that of ``process_run``.
 """
 
 import argparse
-import logging
+import contextlib
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,19 +18,19 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax.auto_processing import process_run
+from amstrax.auto_processing.process_run import JobOptions
 from amstrax.auto_processing_new import auto_processing
 from amstrax.commands import base
-from amstrax.exceptions import UsageError
-from amstrax.rundb import documents
+from amstrax.exceptions import AlreadyAtWork, UsageError
+from amstrax.rundb import leases
+from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
-
-log = logging.getLogger("amstrax.process")
 
 NO_RAW_RECORDS = "raw_records requested without --allow_raw_records"
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Return the options in `argv` (the command line's, by default); exits with 2 on wrong ones."""
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process a run of XAMS")
     parser.add_argument(
         "--run_id", required=True, metavar="RUN_ID", type=base.run_id, help="run to process"
@@ -41,9 +42,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="with --production, set the status of the run, as processing that follows the DAQ",
     )
     parser.add_argument(
-        "--fix_targets",
-        action="store_true",
-        help="make just the targets, also of LED runs and of runs with the NaI detector",
+        "--fix_targets", action="store_true", help="make only the targets, also of LED and NaI runs"
     )
     parser.add_argument(
         "--allow_raw_records",
@@ -62,64 +61,41 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Process a run, and return the exit status."""
-    base.log_to_console(args.debug)
-    try:
-        auto_processing.check_options(args)
-        if args.amstrax_path is not None and not _is_this(args.amstrax_path):
-            raise UsageError(
-                f"--amstrax_path {args.amstrax_path} is another clone: start "
-                f"{auto_processing.program(args.amstrax_path)}"
-            )
-    except UsageError as error:
-        log.error("%s", error)
-        return 2
-    if "raw_records" in args.target and not args.allow_raw_records:
-        return _refuse(args)
-    options = [args.run_id, "--detector=xams", "--no-progress"]
-    options += ["--debug"] if args.debug else []
-    options += ["--fix_targets"] if args.fix_targets else []
-    options += ["--is_online"] if args.is_online else ["--leave_status"]
-    for name in ("output_folder", "corrections_version", "live_data_dir", "amstrax_path"):
-        if getattr(args, name) is not None:
-            options.append(f"--{name}={getattr(args, name)}")
-    given = process_run.parse_args([*options, "--target", *args.target])
-    given.config_kwargs = args.set_config_kwargs
-    if args.production:
-        return process_run.main(given)
-    from amstrax.auto_processing.job import run_strax_tool
-
-    return run_strax_tool(
-        given,
-        log,
-        lambda stop: process_run.make_only(given, stop),
-        f"run {args.run_id}",
-        args.output_folder or "the folder for data",
-        "--output_folder",
+    options = base.filled(
+        JobOptions,
+        args,
+        targets=tuple(args.target),
+        detector="xams",
+        config_kwargs=args.set_config_kwargs,
+        progress=False,
+        leave_status=not args.is_online,
+        amstrax_path=None if args.amstrax_path is None else str(args.amstrax_path),
     )
 
-
-def _is_this(amstrax_path: Path) -> bool:
-    return auto_processing.program(amstrax_path).samefile(__file__)
-
-
-def _refuse(args: argparse.Namespace) -> int:
-    """Record that --allow_raw_records is missing, and return the exit status."""
-
-    def work(_stop: Stop) -> None:
-        from amstrax.rundb import get_mongo_collection
-
-        if args.production:
-            collection = get_mongo_collection("xams")
-            documents.set_target_status(
-                collection, args.run_id, "raw_records", "failed", args.is_online, NO_RAW_RECORDS
+    def work(stop: Stop) -> None:
+        auto_processing.check_options(args)
+        program = auto_processing.program(args.amstrax_path)
+        if not program.samefile(__file__):
+            raise UsageError(
+                f"--amstrax_path {args.amstrax_path} is another clone: start {program}"
             )
-            entry = documents.history_entry(
-                "target_raw_records", "failed", args.is_online, reason=NO_RAW_RECORDS
-            )
-            documents.add_history(collection, args.run_id, entry)
-        raise UsageError(f"run {args.run_id}: {NO_RAW_RECORDS}: give that option")
+        if "raw_records" in args.target and not args.allow_raw_records:
+            if args.production:
+                _record_refusal(args.run_id, args.is_online, stop)
+            raise UsageError(f"run {args.run_id}: {NO_RAW_RECORDS}: give that option")
+        process = process_run.process if args.production else process_run.make_only
+        process(args.run_id, options, stop)
 
-    return base.run_tool(args, log, work, f"run {args.run_id}", args.output_folder)
+    return process_run.run(args, work)
+
+
+def _record_refusal(run_id: str, is_online: bool, stop: Stop) -> None:
+    """Record that --allow_raw_records is missing, unless another process has the run."""
+    claim = leases.RunClaim(
+        get_mongo_collection("xams"), run_id, f"{run_id}-{uuid.uuid4().hex[:16]}", stop
+    )
+    with contextlib.suppress(AlreadyAtWork), claim:
+        claim.set_target("raw_records", "failed", is_online, NO_RAW_RECORDS)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Subcommands of ``amstrax`` other than batch processing, and code shared by all tools."""
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 __getattr__ = attributes_of(__name__)

@@ -1,7 +1,7 @@
 """Shared code of all commands: options and their types, ``main``, logging, signals, exit status.
 
-A type takes text, and raises `argparse.ArgumentTypeError` (exit status 2) for anything else.
-This module imports nothing slow, so that ``--help`` answers at once. Commands run strax within
+Types of options raise `argparse.ArgumentTypeError` (exit status 2) for invalid text. This module
+imports nothing slow: ``--help`` must answer at once. Commands that run strax use
 `amstrax.auto_processing.job.run_strax_tool`.
 """
 
@@ -12,14 +12,16 @@ import errno
 import functools
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, TypeVar
 
 from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import ENGINES
@@ -27,6 +29,7 @@ from amstrax.exceptions import (
     AmstraxError,
     InvalidOption,
     InvalidRunDocument,
+    Stopped,
     UsageError,
     did_you_mean,
 )
@@ -34,39 +37,25 @@ from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
 CONTEXTS = tuple(CONTEXT_DETECTORS)
+#: Exit status of a job that leaves its run to another process (EX_TEMPFAIL of sysexits.h)
+LEFT_TO_ANOTHER = 75
 
-_MAIN = """
-
-Parameters
-----------
-args
-    Options: as from `parse_args`, or a list of them; None for those of the command line.
-prog
-    Name of the command in its help.
-"""
-
-
-class Main(Protocol):
-    """What `main_of` makes, with the parameters of ``_MAIN``."""
-
-    def __call__(
-        self, args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
-    ) -> int: ...
+T = TypeVar("T")
 
 
 def main_of(
     parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
     required: Sequence[str] | None = None,
-) -> Callable[[Callable[[argparse.Namespace], int]], Main]:
-    """Return a decorator for the ``main`` of a command, which is given options as objects.
+) -> Callable[[Callable[[argparse.Namespace], int]], Callable[..., int]]:
+    """Return a decorator that makes ``main(args=None, prog=None)`` of ``main(args)``.
 
-    What it makes is called with these, with a list of words, or with nothing; and with the name of
-    the command, if that is another than the file's. With `required`, words for the arguments that
-    must be given, options that an object lacks get their defaults.
+    The arguments are a namespace of options, a list of words, or None for the command line; and the
+    name of the command in its help. With `required`, words for the required arguments, options that
+    a namespace lacks get their defaults.
     """
 
-    def decorate(main: Callable[[argparse.Namespace], int]) -> Main:
-        @functools.wraps(main, assigned=("__module__", "__name__", "__qualname__"))
+    def decorate(main: Callable[[argparse.Namespace], int]) -> Callable[..., int]:
+        @functools.wraps(main)
         def call(
             args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None
         ) -> int:
@@ -77,7 +66,7 @@ def main_of(
             try:
                 return main(args)
             except RuntimeError as error:
-                # numba's, while modules are imported, before there is a log
+                # Raised by numba during imports, before logging is set up
                 if "no locator available" not in str(error):
                     raise
                 print(
@@ -87,8 +76,7 @@ def main_of(
                 )
                 return 1
 
-        call.__doc__ = (main.__doc__ or "") + _MAIN
-        # Sphinx would look for parameters there
+        # Documentation shows the parameters of call, not of main
         del call.__wrapped__  # type: ignore[attr-defined]
         return call
 
@@ -96,7 +84,7 @@ def main_of(
 
 
 def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
-    """Return the attributes of `args`, with `defaults` for those that are missing or None."""
+    """Return the attributes of `args`, with `defaults` for attributes that are missing or None."""
     for name in vars(args) if isinstance(args, argparse.Namespace) else ():
         if name not in defaults:
             raise UsageError(f"no option {name!r}{did_you_mean(name, vars(defaults))}")
@@ -105,10 +93,16 @@ def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(defaults) | given)
 
 
+def filled(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
+    """Return a dataclass with `values`, the options in `args` of its fields, and defaults."""
+    given = {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args}  # type: ignore
+    return cls(**given | values)
+
+
 def parse(
     parser: argparse.ArgumentParser, tool: str, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Return the options in `argv`, in which a tool may have been given those of amstrax 2."""
+    """Return the options in `argv`, which may be those of amstrax 2."""
     try:
         return parser.parse_args(_legacy.options(tool, argv))
     except _legacy.OldOption as error:
@@ -116,7 +110,7 @@ def parse(
 
 
 def run_id(text: str) -> str:
-    """Return a run id: numbers get six digits."""
+    """Return a run id of six digits."""
     try:
         return rundoc.check_run_name(text.strip()).zfill(6)
     except InvalidRunDocument:
@@ -127,13 +121,22 @@ def run_id(text: str) -> str:
 
 def context_name(text: str) -> str:
     """Return the name of a context."""
-    if text not in CONTEXTS:
-        raise argparse.ArgumentTypeError(f"no context {text!r}{did_you_mean(text, CONTEXTS)}")
+    return _one_of("context", text, CONTEXTS)
+
+
+def engine_name(text: str) -> str:
+    """Return the name of an engine."""
+    return _one_of("engine", text, ENGINES)
+
+
+def _one_of(what: str, text: str, names: Collection[str]) -> str:
+    if text not in names:
+        raise argparse.ArgumentTypeError(f"no {what} {text!r}{did_you_mean(text, names)}")
     return text
 
 
 def run_document(text: str) -> dict[str, Any]:
-    """Return the run document from JSON or a JSON file."""
+    """Return the run document in a JSON text or file."""
     try:
         return rundoc.from_json(text)
     except InvalidRunDocument as error:
@@ -141,7 +144,7 @@ def run_document(text: str) -> dict[str, Any]:
 
 
 def options(text: str) -> dict[str, Any]:
-    """Return options from a JSON object or a JSON file."""
+    """Return the options in a JSON object or file."""
     if text.lstrip().startswith("{"):
         return json_object(text)
     try:
@@ -154,7 +157,7 @@ def options(text: str) -> dict[str, Any]:
 
 
 def json_object(text: str, place: str = "") -> dict[str, Any]:
-    """Return the content of a JSON object; `place` is its file, if any."""
+    """Return a JSON object; `place` is its file, if any."""
     place = place or strict_json.short(text)
     try:
         value = strict_json.parse(text, place, InvalidOption)
@@ -181,15 +184,33 @@ def positive_integer(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
 
 
-def engine_name(text: str) -> str:
-    """Return the name of an engine."""
-    if text not in ENGINES:
-        raise argparse.ArgumentTypeError(f"no engine {text!r}{did_you_mean(text, ENGINES)}")
-    return text
+def add_seconds(
+    parser: argparse.ArgumentParser, name: str, default: float, text: str, **more: Any
+) -> None:
+    """Add an option for a time in seconds, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_number, default=default, metavar="SECONDS", help=text, **more
+    )
+
+
+def add_count(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int,
+    text: str,
+    metavar: str = "N",
+    **more: Any,
+) -> None:
+    """Add an option for a positive integer, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(
+        name, type=positive_integer, default=default, metavar=metavar, help=text, **more
+    )
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the place of live data, and for the plugins."""
+    """Add the options for the folder of live data, and for the plugins."""
     parser.add_argument(
         "--live_data_dir",
         type=Path,
@@ -210,13 +231,20 @@ def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow_incomplete",
         action="store_true",
-        help="process runs that have ended though live data is missing; the metadata of what is "
-        "made, and the run database, say what is missing",
+        help="process ended runs although live data is missing; metadata and run database then "
+        "list what is missing",
     )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data types to make."""
+#: Help on the folder for data of a run of the run database
+LAB_FOLDERS = (
+    "folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data and "
+    "XAMS_PROCESSED_DATA for the rest)"
+)
+
+
+def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
+    """Add the options for the data types to make; `output` is the help on the output folder."""
     parser.add_argument(
         "--target",
         nargs="+",
@@ -233,37 +261,33 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
-    add_data(parser)
+    add_data(parser, output)
     add_allow_incomplete(parser)
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
-    )
+    add_corrections_version(parser)
     add_workers(parser)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the folders of data, and for plugin options."""
+def add_corrections_version(
+    parser: argparse.ArgumentParser, default: str = "that of the context"
+) -> None:
+    """Add the option for the version of the corrections."""
     parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for all data (default: those of the settings, as XAMS_RAW_DATA for raw data "
-        "and XAMS_PROCESSED_DATA for the rest)",
+        "--corrections_version",
+        metavar="VERSION",
+        help=f"version of the corrections, as v1 or ONLINE (default: {default})",
     )
+
+
+def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
+    """Add the options for the folders of data, and for plugin options."""
+    parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=output)
     add_input(parser)
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
-    parser.add_argument(
-        "--engine",
-        type=engine_name,
-        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
-        "or else local)",
-    )
+    add_engine(parser)
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
     )
@@ -272,6 +296,17 @@ def add_work(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         metavar="MB",
         help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
+    )
+    add_console(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the engine of jobs, and for the folders of their scripts and logs."""
+    parser.add_argument(
+        "--engine",
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
     )
     for what, name in (("scripts", "job"), ("logs", "log")):
         parser.add_argument(
@@ -282,11 +317,10 @@ def add_work(parser: argparse.ArgumentParser) -> None:
             help=f"folder for the {what} of jobs (default: the setting "
             f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
         )
-    add_console(parser)
 
 
 def _folder_setting(name: str) -> Path:
-    """Return a folder of the settings; errors in them are reported when they are next read."""
+    """Return a folder of the settings; the next reader of the settings reports errors in them."""
     with contextlib.suppress(InvalidOption):
         return Path(settings.batch(name))
     return Path(settings.BATCH[name][1])
@@ -294,13 +328,7 @@ def _folder_setting(name: str) -> Path:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
-    parser.add_argument(
-        "--workers",
-        type=positive_integer,
-        default=1,
-        metavar="N",
-        help="number of cores to use (default: %(default)s)",
-    )
+    add_count(parser, "--workers", 1, "number of cores to use")
 
 
 def add_log_folder(parser: argparse.ArgumentParser) -> None:
@@ -315,7 +343,7 @@ def add_log_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
-    """Add the option for the folders of live data that runs are copied or deleted from."""
+    """Add the option for folders of live data; `done` is ``copied`` or ``deleted``."""
     parser.add_argument(
         "--live_data",
         nargs="+",
@@ -326,6 +354,34 @@ def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
     )
 
 
+def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
+    """Add the common options of the commands by which live data is copied or deleted.
+
+    `done` is ``copied`` or ``deleted``, `default` tells which runs that are without ``--run_id``,
+    `pause` is the default pause [s].
+    """
+    parser.add_argument(
+        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+    )
+    parser.add_argument(
+        "--run_id",
+        nargs="+",
+        metavar="RUN_ID",
+        type=run_id,
+        help=f"these runs (default: {default})",
+    )
+    add_live_data(parser, done)
+    parser.add_argument(
+        "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help=f"say what would be {done}, whatever else is given"
+    )
+    add_rounds(parser, pause)
+    add_log_folder(parser)
+    add_console(parser)
+
+
 def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
     """Add the options for repeated work."""
     parser.add_argument(
@@ -334,34 +390,38 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         action="store_true",
         help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
     )
-    parser.add_argument(
-        "--pause",
-        type=positive_number,
-        default=pause,
-        metavar="SECONDS",
-        help="time between two rounds (default: %(default)s)",
-    )
+    add_seconds(parser, "--pause", pause, "time between two rounds")
 
 
 def add_console(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the output of a command while it works."""
+    """Add the options for progress and log of a command."""
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show a bar (default: in a terminal), or log lines",
     )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    add_debug(parser)
+
+
+def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:
+    """Add the option for a longer log."""
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="log more, and errors in full"
+    )
+
+
+def shows_progress(progress: bool | None) -> bool:
+    """Return whether ``--progress`` asks for a bar; None: in a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
 
 
 @contextlib.contextmanager
 def stop_on_signals(stop: Stop) -> Iterator[None]:
-    """Set `stop` at SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT acts as without this.
+    """Set `stop` at SIGTERM, SIGINT or SIGHUP; a second SIGTERM or SIGINT has its usual effect.
 
-    SIGHUP only sets it: terminals send several, systemd one right after SIGTERM. It is ignored
-    where whoever started this process said so, as nohup does.
-
-    Does nothing outside the main thread, where signals cannot be handled. Log lines do not
-    disturb progress bars within.
+    A second SIGHUP does not: terminals send several, and systemd sends one right after SIGTERM.
+    SIGHUP stays ignored if the process was started so, as by nohup. Outside the main thread, which
+    alone handles signals, this does nothing. Inside, log lines do not disturb progress bars.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -383,7 +443,7 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, handle)
-    # Takes 0.1 s, which --help does not need
+    # Takes 0.1 s, too long for --help
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     try:
@@ -391,6 +451,113 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
             yield
     finally:
         restore(*before)
+
+
+#: Back-off after the first failure of a run, and the longest one [s]
+FIRST_BACKOFF, LONGEST_BACKOFF = 60.0, 86400.0
+#: Longest pause after failed rounds, which grows with each failure [s]
+LONGEST_WAIT = 600.0
+
+
+class RetryBackoff:
+    """Back-off of runs that have failed: each further failure doubles the time until a retry."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, float]] = {}
+
+    def note(self, run_id: str, failed: bool) -> None:
+        """Record a failure of a run, or clear its failures after a success."""
+        if not failed:
+            self._until.pop(run_id, None)
+            return
+        _, last = self._until.get(run_id, (0.0, FIRST_BACKOFF / 2))
+        pause = min(2 * last, LONGEST_BACKOFF)
+        self._until[run_id] = (time.monotonic() + pause, pause)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of the runs that are not to be retried yet."""
+        now = time.monotonic()
+        return frozenset(name for name, (until, _) in list(self._until.items()) if until > now)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error as one line; an unexpected one with its type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (AmstraxError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text[:150]} (please report it)"
+
+
+def run_rounds(
+    one_round: Callable[[], None],
+    pause: float,
+    stop: Stop,
+    logger: logging.Logger,
+    *,
+    remark: str = "",
+    is_fatal: Callable[[Exception], bool] = lambda error: False,
+    after: Callable[[str], None] = lambda trouble: None,
+    is_finished: Callable[[], bool] = bool,
+    longest_wait: float = LONGEST_WAIT,
+) -> None:
+    """Run rounds until stopped; each failure doubles the pause before the next round.
+
+    Errors are logged when they begin, and again when they are over.
+
+    Parameters
+    ----------
+    one_round
+        Does the work of a round.
+    pause, longest_wait
+        Time between two rounds, and the longest such time after failures [s].
+    stop, logger
+        Stop flag and logger of the command.
+    remark
+        Added to the line about an error.
+    is_fatal
+        Returns whether an error is raised, which ends the loop.
+    after
+        Called after each round with its error; empty after a success.
+    is_finished
+        Called after each round; True ends the loop.
+    """
+    trouble, wait = "", pause
+    while True:
+        before, trouble = trouble, ""
+        try:
+            one_round()
+        except Stopped:
+            return
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            trouble = describe_error(error)
+            if trouble != before:
+                is_known = isinstance(error, (AmstraxError, OSError))
+                details = None if is_known else error
+                logger.error("%s; trying again%s", trouble, remark, exc_info=details)
+        if before and not trouble:
+            logger.info("that is over: going on")
+        wait = min(2 * wait, max(longest_wait, pause)) if trouble else pause
+        after(trouble)
+        if is_finished() or stop.event.wait(wait):
+            return
+
+
+def repeat(
+    one_round: Callable[[], None], args: argparse.Namespace, stop: Stop, logger: logging.Logger
+) -> None:
+    """Run one round or, with ``args.loop``, a round every ``args.pause`` seconds until stopped.
+
+    `args` has the options of `add_rounds`; for the other parameters see `run_rounds`.
+    """
+    if not args.loop:
+        one_round()
+        stop.check()
+        return
+    if not stop.event.is_set():
+        run_rounds(one_round, args.pause, stop, logger)
+    logger.info("ended by %s: %s", stop.reason or "another part", stop.remark)
 
 
 @functools.cache
@@ -411,22 +578,20 @@ def run_tool(
 ) -> int:
     """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
 
-    A failure is logged as one line, with ``--debug`` in full. Signals set the `Stop` passed to the
-    work.
+    A failure is logged as one line, with ``--debug`` in full.
 
     Parameters
     ----------
     args
-        Options of the command, of which ``debug`` is used.
+        Options of the command: ``debug``, and with `log_name` ``log_folder``.
     logger
-        The command's.
+        Logger of the command.
     work
-        Does the work, and returns text to print at the end, if any.
+        Does the work, and returns text to print, if any. Signals set its `Stop`.
     what, folder, option
         As of `base.describe_failure`.
     log_name
-        Log into the file of this name in ``args.log_folder`` too, or the folder of the settings;
-        see `base.log_to_folder`.
+        Log to the file of this name too, in ``args.log_folder`` or the folder of the settings.
     around
         Context manager around the work.
     """
@@ -448,13 +613,46 @@ def run_tool(
     return 0
 
 
-#: Loggers of strax that repeat errors at length, which are reported here in one line
+def run_subcommand(
+    args: argparse.Namespace,
+    logger: logging.Logger,
+    work: Callable[[], int | None],
+    errors: tuple[type[Exception], ...] = (AmstraxError, OSError),
+) -> int:
+    """Do the work of a subcommand that prints, and return its exit status, as `run_tool` does.
+
+    Parameters
+    ----------
+    args
+        Options of the command, of which ``debug`` is used.
+    logger
+        Logger of the command.
+    work
+        Prints, and returns an exit status or None for 0.
+    errors
+        Failures to log; others are bugs.
+    """
+    log_to_console(args.debug)
+    try:
+        status = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader closed the pipe, as `head` does; write nothing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except errors as error:
+        logger.error("%s", " ".join(str(error).split()), exc_info=args.debug)
+        return 2 if isinstance(error, UsageError) else 1
+    return status or 0
+
+
+#: Loggers of strax that repeat errors at length; commands report them in one line
 _NOISY_LOGGERS = ("strax", "ThreadedMailboxProcessor", "SingleThreadProcessor")
 _FORMAT, _TIME_FORMAT = "%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"
 
 
 def log_to_console(debug: bool) -> None:
-    """Log lines with UTC times to the error stream; strax's own only with `debug`."""
+    """Log to the error stream, with UTC times; messages of strax only with `debug`."""
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
@@ -463,21 +661,16 @@ def log_to_console(debug: bool) -> None:
         stream=sys.stderr,
         force=True,
     )
-    for name in ("numba", "numexpr", "matplotlib", "pymongo", "paramiko"):
+    for name in ("numba", "numexpr", "matplotlib", "pymongo", "paramiko", "sshtunnel"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL + 1)
 
 
 def log_to_folder(folder: str | Path, name: str) -> None:
-    """Log the lines of the console to ``FOLDER/YYYY-MM-DD/NAME.log`` too, after `log_to_console`.
+    """Log also to ``FOLDER/YYYY-MM-DD/NAME.log`` (UTC); raise OSError if it is not writable.
 
-    The day is that of UTC, of each line. Any number of processes may log to one file.
-
-    Raises
-    ------
-    OSError
-        When nothing can be written there.
+    Several processes may log to one file. Call `log_to_console` first.
     """
     handler = DatedFileHandler(settings.expanded(folder).absolute(), name)
     handler.setFormatter(logging.Formatter(_FORMAT, _TIME_FORMAT))
@@ -486,17 +679,10 @@ def log_to_folder(folder: str | Path, name: str) -> None:
 
 
 class DatedFileHandler(logging.Handler):
-    """Handler that writes each line to the file of its day, which may be removed or moved
-    meanwhile.
+    """Handler that writes each line to the file of its day, as of `log_to_folder`.
 
-    If writing fails, as on a full disk, the console gets a line and the work continues.
-
-    Parameters
-    ----------
-    folder
-        Folder with a folder for each day; made where it is missing.
-    name
-        Name of the files, without ``.log``.
+    Files may be removed or moved meanwhile. If writing fails, as on a full disk, the console gets a
+    line and the work continues.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -506,11 +692,11 @@ class DatedFileHandler(logging.Handler):
         self._complained = ""
 
     def open(self, time: datetime) -> BinaryIO:
-        """Open the file for a time; it is made where it is missing."""
+        """Open the file for a time; make it if it is missing."""
         day = self._folder / f"{time:%Y-%m-%d}"
         day.mkdir(parents=True, exist_ok=True)
-        # Each line is one write to the end of the file, so that lines of several processes stay
-        # whole. Opened for each: lines are few, and files on a network come and go
+        # One write to the end of the file keeps the lines of several processes whole. The file is
+        # opened for each line: lines are few, and files on a network come and go
         return (day / f"{self._name}.log").open("ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -528,13 +714,24 @@ class DatedFileHandler(logging.Handler):
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text as a table with aligned columns, the header being the first row."""
+    """Return rows of text, the first being the header, as a table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> None:
+    """Save a matplotlib figure, atomically; make its folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".new_{path.name}")
+    try:
+        figure.savefig(new, **options)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
@@ -546,32 +743,26 @@ def describe_failure(error: Exception, what: str, folder: object, option: str) -
         Error that ended the work.
     what
         Subject of the work, such as ``run 006724``.
-    folder
-        Folder that was written to.
-    option
-        Option of the command that names that folder.
+    folder, option
+        Output folder, and the option of the command that names it.
     """
     if isinstance(error, AmstraxError):
         return str(error)
-    if isinstance(error, OSError):
-        return f"{what}: {_describe_os_error(error, folder, option)}"
-    text = " ".join(str(error).split()) or "no message"
-    return (
-        f"{what} failed with {type(error).__name__}: {text} (--debug shows where; please report it "
-        "with that)"
-    )
-
-
-def _describe_os_error(error: OSError, folder: object, option: str) -> str:
+    if not isinstance(error, OSError):
+        text = " ".join(str(error).split()) or "no message"
+        return (
+            f"{what} failed with {type(error).__name__}: {text} (--debug shows where; please "
+            "report it with that)"
+        )
     where = error.filename or folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
-            f"no space left to write in {where}. Free some, or set another {option}, and start "
-            "again: nothing incomplete has been left"
+            f"{what}: no space left to write in {where}. Free some, or set another {option}, and "
+            "start again: nothing incomplete has been left"
         )
     if error.errno == errno.EFBIG:
-        return f"a file in {where} is too large for the limit set (ulimit -f)"
+        return f"{what}: a file in {where} is too large for the limit set (ulimit -f)"
     return (
-        f"{where}: {error.strerror or error}. If it cannot be written to, name another folder with "
-        f"{option}"
+        f"{what}: {where}: {error.strerror or error}. If it cannot be written to, name another "
+        f"folder with {option}"
     )

@@ -6,20 +6,19 @@ Exit status: 0 on success, 1 if a value is missing or a file is invalid, 2 on wr
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from amstrax.commands import base
-from amstrax.corrections import ranges
+from amstrax.corrections import lookup, versions
 from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 log = logging.getLogger("amstrax.corrections")
 
-#: Longest text of a value in a table [characters]
-_SHOWN = 60
+#: Longest value in a table [characters]
+_LONGEST = 60
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -31,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
     def command(name: str, help_: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
-        sub.add_argument("--debug", action="store_true", help="log more, and errors in full")
+        base.add_debug(sub)
         return sub
 
     show = command("show", "show the options that a version sets for a run")
@@ -42,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="version, as v1 or v1@branch (default: %(default)s)",
     )
     show.add_argument(
-        "--full", action="store_true", help="show long values in full, and where files are"
+        "--full", action="store_true", help="show long values in full, and the paths of files"
     )
     check = command("check", "check the correction files in a folder")
     check.add_argument("folder", type=Path, metavar="FOLDER", help="folder with NAME/FILE.json")
@@ -50,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--against",
         type=Path,
         metavar="OLD",
-        help="an older copy of the folder: values of runs that it covers must be as they are there",
+        help="an older copy of the folder: values of runs that it covers must not change",
     )
     check.add_argument(
         "--gain_lengths",
@@ -58,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         nargs="+",
         default=(),
         metavar="N",
-        help="how many gains there may be (default: 6 to 8, or as in the first range)",
+        help="allowed numbers of gains (default: 6 to 8, or as in the first range)",
     )
     coverage = command(
         "coverage",
@@ -76,24 +75,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
-    base.log_to_console(args.debug)
-    try:
-        status = _COMMANDS[args.command](args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader closed the pipe, as `head` does; write nothing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (AmstraxError, OSError) as error:
-        log.error("%s", " ".join(str(error).split()), exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return status
+    return base.run_subcommand(args, log, lambda: _COMMANDS[args.command](args))
 
 
 def show(args: argparse.Namespace) -> int:
     """Print each option of a version: file, range of runs, value."""
-    from amstrax.corrections import versions
-
     rows: list[tuple[str, ...]] = [("option", "file", "runs", "value")]
     places = []
     failures = []
@@ -126,8 +112,8 @@ def check(args: argparse.Namespace) -> int:
     report = check_folder(args.folder, args.against, args.gain_lengths)
     if not report.files:
         raise UsageError(
-            f"there is no correction file in {args.folder}: name the folder that has _global/, "
-            "elife/, and so on"
+            f"{args.folder} has no correction file: name the folder that has _global/, elife/, "
+            "and so on"
         )
     for problem in report.problems:
         print(problem)
@@ -140,25 +126,23 @@ def check(args: argparse.Namespace) -> int:
 
 def coverage(args: argparse.Namespace) -> int:
     """Print the runs covered by versions and the gaps; for one version, also those of each file."""
-    from amstrax.corrections import applied
-
-    versions = applied.known_versions() if args.version is None else [args.version]
-    if not versions:
+    names = versions.known_versions() if args.version is None else [args.version]
+    if not names:
         raise UsageError("no version of the corrections on this machine: name one")
     summary: list[tuple[str, ...]] = [("version", "runs", "gaps")]
     failures = []
-    for version in versions:
+    for version in names:
         _options(version)
-        files = applied.coverage(version)
+        files = versions.coverage(version)
         problems = [f"version {version}: {file.problem}" for file in files if file.problem]
-        everywhere, gaps = ("?", "?") if problems else map(ranges.as_text, applied.covered(files))
+        everywhere, gaps = ("?", "?") if problems else map(lookup.as_text, versions.covered(files))
         summary.append((version, everywhere, gaps))
         failures += problems
     if args.version is None:
         print(base.format_table(summary))
         return _report(failures)
     rows: list[tuple[str, ...]] = [("option", "file", "runs")]
-    rows += [(f.option, f.file, "?" if f.problem else ranges.as_text(f.runs)) for f in files]
+    rows += [(f.option, f.file, "?" if f.problem else lookup.as_text(f.runs)) for f in files]
     print(base.format_table([*rows, ("all of these", "", everywhere), ("gaps", "", gaps)]))
     return _report(failures)
 
@@ -167,8 +151,6 @@ _COMMANDS = {"show": show, "check": check, "coverage": coverage}
 
 
 def _options(version: str) -> dict[str, Any]:
-    from amstrax.corrections import versions
-
     try:
         versions.parse_version(version)
     except InvalidOption as error:
@@ -184,7 +166,7 @@ def _report(failures: list[str]) -> int:
 
 def _text(value: Any, full: bool) -> str:
     text = json.dumps(value)
-    return text if full or len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+    return text if full or len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
 if __name__ == "__main__":

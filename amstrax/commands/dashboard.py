@@ -28,102 +28,81 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Show runs, their data and their processing in a browser. Without options it "
-        "can be reached from this machine alone, and changes nothing.",
+        description="Show runs, their data and their processing in a browser. Without options only "
+        "this machine can reach it, and it changes nothing.",
     )
-    parser.add_argument(
-        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)")
+    add(
         "--port",
         type=int,
         default=PORT,
         help="port to listen on, 0 for any that is free (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--address",
         default="127.0.0.1",
-        help="address to listen on; for others than this machine's own, log-in and TLS are "
-        "needed (default: %(default)s)",
+        help="address to listen on; other machines need log-in and TLS (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--origin",
         action="append",
         default=[],
         metavar="HOST:PORT",
         help="name under which browsers reach it, if another; may be given several times",
     )
-    parser.add_argument(
+    add(
         "--users",
         type=Path,
         metavar="FILE",
         help="file of users, who then have to log in (default: the setting "
         "AMSTRAX_DASHBOARD_USERS)",
     )
-    parser.add_argument(
-        "--set-password",
-        "--set_password",
+    add(
+        *("--set-password", "--set_password"),
         metavar="NAME",
         help="set the password of a user in the file of users, and end; it is asked for, or read "
         "from a pipe",
     )
-    parser.add_argument(
-        "--allow-actions",
-        "--allow_actions",
+    add(
+        *("--allow-actions", "--allow_actions"),
         nargs="*",
         metavar="NAME",
         help="let these users submit, tag, abandon and cancel; without log-in, whoever reaches it",
     )
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="certificate for TLS")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key")
-    parser.add_argument(
+    add("--certificate", type=Path, metavar="FILE", help="certificate for TLS")
+    add("--key", type=Path, metavar="FILE", help="its private key")
+    add(
         "--behind_proxy",
         action="store_true",
-        help="a proxy with TLS is before it, and says in headers who asks",
+        help="a proxy with TLS is in front of it, and sends the address of browsers in headers",
     )
-    parser.add_argument(
-        "--engine",
-        type=base.engine_name,
-        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
-    )
-    for what, name in (("scripts", "job"), ("logs", "log")):
-        parser.add_argument(
-            f"--{name}_folder",
-            type=Path,
-            metavar="FOLDER",
-            help=f"folder for the {what} of jobs, as of `amstrax auto` (default: the setting "
-            f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
-        )
+    base.add_engine(parser)
     base.add_data(parser)
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, where none is asked for on a page",
-    )
-    parser.add_argument(
-        "--refresh",
-        type=base.positive_number,
-        default=5.0,
-        metavar="SECONDS",
-        help="time between two looks at what may have changed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="start, ask for each page once, and end"
-    )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    base.add_corrections_version(parser, "none, unless a page asks for one")
+    base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
+    add("--check", action="store_true", help="start, ask for each page once, and end")
+    base.add_debug(parser)
     return parser.parse_args(argv)
 
 
-def main(args: argparse.Namespace | Sequence[str] | None = None, prog: str | None = None) -> int:
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
     """Run the dashboard until it is stopped, and return the exit status."""
-    if not isinstance(args, argparse.Namespace):
-        args = parse_args(args, prog)
-    args.job_folder = args.job_folder or Path(settings.batch("AMSTRAX_JOB_FOLDER"))
-    args.log_folder = args.log_folder or Path(settings.batch("AMSTRAX_LOG_FOLDER"))
+
+    def work(stop: Stop) -> str | None:
+        try:
+            import bokeh  # noqa: F401
+        except ModuleNotFoundError:
+            raise NotAvailable(
+                "the dashboard needs Bokeh: pip install 'amstrax[dashboard]'"
+            ) from None
+        return set_password(args) if args.set_password else run(args, stop)
+
     return base.run_tool(
         args,
         log,
-        lambda stop: set_password(args) if args.set_password else run(args, stop),
+        work,
         "the dashboard",
         args.log_folder,
         "--log_folder",
@@ -156,21 +135,15 @@ def users_file(args: argparse.Namespace) -> Path | None:
 
 
 def make_site(args: argparse.Namespace) -> "Site":
-    """Return the dashboard that the options ask for.
+    """Return the dashboard with these options.
 
     Raises
     ------
     UsageError
-        When the options conflict.
+        If the options conflict.
     InvalidOption
-        When the file of users cannot be used.
-    NotAvailable
-        Without Bokeh.
+        If the file of users cannot be used.
     """
-    try:
-        import bokeh  # noqa: F401
-    except ModuleNotFoundError:
-        raise NotAvailable("the dashboard needs Bokeh: pip install 'amstrax[dashboard]'") from None
     from amstrax.dashboard.logins import Logins, PasswordFile, check_name
     from amstrax.dashboard.site import Site
 
@@ -210,19 +183,13 @@ def make_site(args: argparse.Namespace) -> "Site":
 
 
 def run(args: argparse.Namespace, stop: Stop) -> str | None:
-    """Serve pages until stopped.
+    """Serve pages until stopped; return the answers of all pages with ``--check``."""
+    from tornado.ioloop import PeriodicCallback
 
-    Raises
-    ------
-    UsageError, NotAvailable
-        When it cannot be started so.
-    OSError
-        When it cannot listen.
-    """
-    site = make_site(args)
     from amstrax.dashboard import figures
     from amstrax.dashboard.server import make_server
 
+    site = make_site(args)
     stop.remark = "jobs go on"
     for name in ("bokeh", "tornado.access"):
         logging.getLogger(name).setLevel(logging.DEBUG if args.debug else logging.WARNING)
@@ -247,13 +214,11 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         rights = f"actions by {', '.join(sorted(site.actors)) or 'whoever reaches it'}"
     log.info("the dashboard is at %s (%s); Ctrl-C ends it", address, rights)
 
-    def look() -> None:
+    def end_if_stopped() -> None:
         if stop.event.is_set():
             server.io_loop.stop()
 
-    from tornado.ioloop import PeriodicCallback
-
-    watch = PeriodicCallback(look, 1000 * _LOOK)
+    watch = PeriodicCallback(end_if_stopped, 1000 * _LOOK)
     watch.start()
     server.start()
     site.warm_up(figures.warm_up)
@@ -275,8 +240,8 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
     return None
 
 
-async def _check(address: str, said: list[tuple[str, str]]) -> None:
-    """Ask for each page once, and end."""
+async def _check(address: str, answers: list[tuple[str, str]]) -> None:
+    """Ask for each page once, and stop the loop."""
     from tornado.httpclient import AsyncHTTPClient
     from tornado.ioloop import IOLoop
 
@@ -284,11 +249,11 @@ async def _check(address: str, said: list[tuple[str, str]]) -> None:
 
     try:
         for page in PAGES:
-            # The certificate is for the name that others know, and need not be for this address
+            # The certificate is for the public name, and need not be valid for this address
             answer = await AsyncHTTPClient().fetch(
                 f"{address}{page.path}", raise_error=False, validate_cert=False
             )
-            said.append((page.path, f"{answer.code} {answer.reason}"))
+            answers.append((page.path, f"{answer.code} {answer.reason}"))
     finally:
         IOLoop.current().stop()
 

@@ -2,19 +2,16 @@
 """Simulate a run of XAMS, process it to events, plot them, and print next steps.
 
 Usable as ``amstrax demo`` and, set-up included, as ``make demo``. When started again it keeps
-existing parts and makes missing ones. Exit status: 0 if all parts exist, 1 on failure, 2 on wrong
-use.
+existing parts and makes missing ones.
 """
 
 import argparse
 import json
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from amstrax import strict_json
 from amstrax.commands import base
@@ -27,8 +24,6 @@ from amstrax.rundb.leases import Stop
 if TYPE_CHECKING:
     import strax
     from matplotlib.figure import Figure
-
-    from amstrax.rundb.embedded import LocalCollection
 
 log = logging.getLogger("amstrax.demo")
 
@@ -51,18 +46,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=Path,
         default=Path("amstrax_demo"),
         metavar="FOLDER",
-        help="folder for all that is made (default: ./%(default)s)",
+        help="output folder (default: ./%(default)s)",
     )
-    parser.add_argument(
-        "--duration",
-        type=base.positive_number,
-        default=60.0,
-        metavar="SECONDS",
-        help="duration of the run (default: %(default)s)",
-    )
+    base.add_seconds(parser, "--duration", 60.0, "duration of the run")
     base.add_workers(parser)
     parser.add_argument(
-        "--force", action="store_true", help="make all of it again, in the place of what is there"
+        "--force", action="store_true", help="make all parts again, and replace existing ones"
     )
     base.add_console(parser)
     return parser.parse_args(argv)
@@ -81,26 +70,23 @@ def main(args: argparse.Namespace) -> int:
 def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     """Run all steps of the demo, and return the message for the user.
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the work ends with an error; started again, it goes on.
-
-    Raises
-    ------
-    AmstraxError
-        When the folder holds something else, or the work fails.
+    Stopped by `stop`, it raises, and continues when started again. Raises DataExists if the output
+    folder holds something else.
     """
+    from amstrax.rundb.embedded import LocalClient
+
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
-    is_complete = _look_at(folder, asked_for, args.force)
+    is_complete = _is_complete(folder, asked_for, args.force)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_note(folder, {"run": asked_for, "complete": is_complete})
+    note = {"run": asked_for, "complete": is_complete}
+    strict_json.write_text(folder / NOTE, json.dumps(note))
     run = _simulated_run(args, folder / "live_data", stop)
     store = folder / "rundb.sqlite"
-    collection = run_documents(store)
+    # Independent of the settings
+    collection = LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
+    collection.drop()
+    log.info("%s", transfer.add_live(collection, run.run_dir))
     processed = folder / "processed"
     run.process(
         processed,
@@ -110,46 +96,21 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
         args.workers,
         args.progress,
         from_scratch=not is_complete and processed.exists(),
-        document=register(run.run_dir, collection),
+        document=documents.find_run(collection, run.run_id),
     )
     st = run.context(processed, run.options())
     plots = folder / "plots"
     for name, figure in draw_plots(st, run.run_id):
         stop.check()
-        _save(figure, plots / f"{name}.png")
-    _write_note(folder, {"run": asked_for, "complete": True})
+        base.save_figure(figure, plots / f"{name}.png", dpi=110)
+    strict_json.write_text(folder / NOTE, json.dumps(note | {"complete": True}))
     documents.set_status(collection, run.run_id, "done")
     steps = next_steps(run, processed, plots, store)
     return "\n".join([table(st, run.run_id, processed), "", steps])
 
 
-def run_documents(store: Path) -> "LocalCollection":
-    """Return the run documents of the demo, from its own file, independent of the settings."""
-    from amstrax.rundb.embedded import LocalClient
-
-    return LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
-
-
-def register(run_dir: Path, collection: "LocalCollection") -> dict[str, Any]:
-    """Enter the simulated run into the run database, and return its document from there.
-
-    Parameters
-    ----------
-    run_dir
-        Folder of its live data, with the run document next to it.
-    collection
-        Run documents; those of an earlier demo are removed.
-    """
-    collection.drop()
-    log.info("%s", transfer.add_live(collection, run_dir))
-    return documents.find_run(collection, run_dir.name)
-
-
-def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
-    """Return whether the demo is complete.
-
-    Raises DataExists when the folder has other content, which must not be replaced.
-    """
+def _is_complete(folder: Path, asked_for: dict, force: bool) -> bool:
+    """Return whether the demo is complete; raise DataExists if the folder has other content."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -157,14 +118,14 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
         was_asked_for, is_complete = note["run"], note["complete"]
     except (DataExists, LookupError):
         raise DataExists(
-            f"{folder} holds something else than this demo: name another folder with --output"
+            f"{folder} has other content than this demo: name another folder with --output"
         ) from None
     if force:
         return False
     if was_asked_for != asked_for:
         raise DataExists(
             f"{folder} holds a demo with {was_asked_for}, not {asked_for}: name another folder "
-            "with --output, or have it replaced with --force"
+            "with --output, or replace it with --force"
         )
     return is_complete
 
@@ -172,7 +133,7 @@ def _look_at(folder: Path, asked_for: dict, force: bool) -> bool:
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
     """Return the run; simulate it if it does not exist."""
     run_dir = folder / RUN_ID
-    # The last that a simulation writes
+    # The simulation writes the run document last
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
         log.info("run %s is there already: %s", RUN_ID, run_dir)
         return SimulatedRun.at(run_dir)
@@ -185,108 +146,48 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
         rate=RATE,
         duration=args.duration,
         seed=SEED,
-        # What is left without a run document is of a demo that was stopped
+        # A folder without a run document is left from a stopped demo
         force=True,
-        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        show_progress=base.shows_progress(args.progress),
         stop=stop.event.is_set,
     )
     return SimulatedRun.at(run_dir)
 
 
-def draw_plots(st: "strax.Context", run_id: str) -> Iterator[tuple[str, "Figure"]]:
+def draw_plots(st: Any, run_id: str) -> Iterator[tuple[str, "Figure"]]:
     """Yield name and figure of each plot of a run whose `TARGETS` are stored."""
     import numpy as np
 
-    from amstrax import analyses
     from amstrax.simulation import DETECTORS
 
-    def load(data_types, **kwargs):
-        return st.get_array(run_id, data_types, progress_bar=False, **kwargs)
-
-    detector = DETECTORS["xams"]
-    events = load("event_info")
-    yield "s1_s2", analyses.event_scatter(events, s1="cs1", s2="cs2")
-    yield (
-        "drift_time",
-        analyses.plot_drift_time(
-            events, gate=detector.drift_time_gate, cathode=detector.drift_time_cathode
-        ),
-    )
-    yield (
-        "positions",
-        analyses.plot_positions(
-            events, radius=detector.radius, depth=detector.gate_cathode_distance
-        ),
-    )
-    good = np.flatnonzero(np.isfinite(events["drift_time"]))
-    if not len(good):
-        log.warning("no event has S1 and S2: there is none to display")
+    detector, quiet = DETECTORS["xams"], {"progress_bar": False}
+    yield "s1_s2", st.event_scatter(run_id, **quiet)
+    gate, cathode = detector.drift_time_gate, detector.drift_time_cathode
+    yield "drift_time", st.plot_drift_time(run_id, gate=gate, cathode=cathode, **quiet)
+    radius, depth = detector.radius, detector.gate_cathode_distance
+    yield "positions", st.plot_positions(run_id, radius=radius, depth=depth, **quiet)
+    events = st.get_array(run_id, "event_info", **quiet)
+    events = events[np.isfinite(events["drift_time"])]
+    if not len(events):
+        log.warning("no event has S1 and S2: no event display is made")
         return
-    # Typical: of all with S1 and S2 the one in the middle by size
-    chosen = events[good[np.argsort(events["cs2"][good])[len(good) // 2]]]
-    within = (int(chosen["time"]), int(chosen["endtime"]))
-    wide = load(
-        ("event_info", "event_waveform", "event_area_per_channel"),
-        time_range=within,
-        time_selection="fully_contained",
-    )
-    peaks, basics = (load(data_type, time_range=within) for data_type in ("peaks", "peak_basics"))
-    yield "event_display", analyses.event_display(wide[0], peaks, basics["type"])
-    yield "waveforms", _waveforms(chosen, peaks, basics["type"], load("records", time_range=within))
-
-
-def _waveforms(event, peaks, types, records) -> "Figure":
-    """Return a figure of the S1 of an event: its peak, and the records that it is made from."""
-    import strax
-
-    from amstrax import analyses
-    from amstrax.analyses.style import new_figure
-
-    figure = new_figure((9, 7))
-    above, below = figure.subplots(2, 1, sharex=True)
-    start, end = int(event["s1_time"]), int(event["s1_endtime"])
-    of_peak = (peaks["time"] < end) & (strax.endtime(peaks) > start)
-    of_record = (records["time"] < end) & (strax.endtime(records) > start)
-    analyses.plot_peaks(peaks[of_peak], types[of_peak], above, start=start)
-    analyses.plot_records(records[of_record], below, start=start)
-    above.set_title(f"S1 of event {event['event_number']}: peak above, records below", loc="left")
-    above.set_xlabel("")
-    return figure
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    """Write a figure; replace an existing file atomically."""
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, format="png", dpi=110)
-    os.replace(beside, path)
-
-
-def _write_note(folder: Path, note: dict) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".demo_", delete=False) as file:
-        json.dump(note, file)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, folder / NOTE)
-
-
-class _Made(NamedTuple):
-    data_type: str
-    rows: int
-    megabytes: float
-    folder: str
+    # A typical event: the median by S2
+    event = events[np.argsort(events["s2_area"])[len(events) // 2]]
+    number = int(event["event_number"])
+    yield "event_display", st.event_display(run_id, event_number=number, **quiet)
+    s1 = int(event["s1_time"]), int(event["s1_endtime"])
+    yield "waveforms", st.plot_peak_records(run_id, time_range=s1, **quiet)
 
 
 def table(st: "strax.Context", run_id: str, folder: Path) -> str:
-    """Return a table of the data that is stored of a run in a folder, with sizes on disk."""
-    made = []
+    """Return a table of the data of a run that is stored in a folder, with sizes on disk."""
+    lines = [f"{'Data type':24s} {'rows':>9s} {'MB':>8s}  in {folder}"]
     for data_type in st._plugin_class_registry:
         name = str(st.key_for(run_id, data_type))
         if (folder / name).is_dir():
             rows = sum(chunk["n"] for chunk in st.get_metadata(run_id, data_type)["chunks"])
             size = sum(path.stat().st_size for path in (folder / name).iterdir())
-            made.append(_Made(data_type, rows, size / 1e6, name))
-    lines = [f"{'Data type':24s} {'rows':>9s} {'MB':>8s}  in {folder}"]
-    lines += [f"{m.data_type:24s} {m.rows:9d} {m.megabytes:8.2f}  {m.folder}" for m in made]
+            lines.append(f"{data_type:24s} {rows:9d} {size / 1e6:8.2f}  {name}")
     return "\n".join(lines)
 
 

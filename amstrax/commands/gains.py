@@ -1,20 +1,15 @@
-#!/usr/bin/env python
-"""Measure the gain of each channel in LED runs; print a table and write a correction file.
-
-Usable as ``amstrax gains`` and ``python -m amstrax.commands.gains``. Exit status: 0 if gains were
-found (and written), 1 on failure, 2 on wrong use.
-"""
+"""The command ``amstrax gains``: measure gains in LED runs, print and plot them, write a file."""
 
 import argparse
-import json
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amstrax import rundoc
 from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NoGain, UsageError
 from amstrax.rundb.leases import Stop
@@ -42,14 +37,15 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Find the gain of each channel in LED calibration runs, in two ways, and "
         "write them as an entry of a correction file",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "run_ids",
         nargs="+",
         metavar="RUN_ID",
         type=base.run_id,
-        help="LED runs of one setting, which are taken together, as 006724",
+        help="LED runs of one setting, which are analysed together, as 006724",
     )
-    parser.add_argument(
+    add(
         "--led_off",
         nargs="+",
         default=[],
@@ -57,25 +53,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=base.run_id,
         help="runs with the LED off, for the noise (default: the noise window of the LED runs)",
     )
-    parser.add_argument(
+    add(
         "--method",
         choices=("mean", "fit"),
         default="mean",
-        help="whose gain to write: that of means, or of a fit to the spectrum (default: "
-        "%(default)s)",
+        help="gain to write: of the means, or of the fit to the spectrum (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"correction file, {OPTION}_VERSION.json, to add the gains to; it may be there",
+        help=f"correction file, {OPTION}_VERSION.json, to add the gains to; it may exist",
     )
-    parser.add_argument(
+    add(
         "--range",
         metavar="FIRST-LAST",
         help="runs that the gains are for, as 006724-006725; goes with --output",
     )
-    parser.add_argument(
+    add(
         "--channel",
         dest="channels",
         action="append",
@@ -85,10 +80,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="value to write for a channel that the LED does not reach, as 5=0.0178 (default: "
         "that of the range before). Can be given more than once",
     )
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="draw the spectra and fits, as gains.png"
+    add("--plot", type=Path, metavar="FILE", help="draw the spectra and fits, as gains.png")
+    add("--output_folder", type=Path, help="folder of processed data (default: ./strax_data)")
+    base.add_input(parser)
+    add(
+        "--testing_rundoc",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="run documents to use, one for each run, LED-off runs last, instead of the run "
+        "database's",
     )
-    _add_processing(parser)
+    add(
+        "--context_kwargs",
+        type=base.json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
+    )
     base.add_allow_incomplete(parser)
     base.add_workers(parser)
     base.add_console(parser)
@@ -99,29 +108,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     if args.testing_rundoc and len(args.testing_rundoc) != n_runs:
         parser.error(f"--testing_rundoc: {n_runs} runs need as many run documents")
     return args
-
-
-def _add_processing(parser: argparse.ArgumentParser) -> None:
-    """Add the options for runs that are not processed yet; they go to `amstraxer`."""
-    parser.add_argument(
-        "--output_folder", type=Path, help="folder of processed data (default: ./strax_data)"
-    )
-    base.add_input(parser)
-    parser.add_argument(
-        "--testing_rundoc",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="run documents to use, one for each run, LED-off runs last, instead of the run "
-        "database's",
-    )
-    parser.add_argument(
-        "--context_kwargs",
-        type=base.json_object,
-        default={},
-        metavar="JSON",
-        help="arguments for the context, as '{\"init_rundb\": false}'",
-    )
 
 
 def _channel_value(text: str) -> tuple[int, float]:
@@ -147,25 +133,18 @@ def main(args: argparse.Namespace) -> int:
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Measure gains, write the requested files, and return the table to print.
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the work ends with an error.
-
     Raises
     ------
     NoGain
-        When no channel has a gain, or one that is to be written has none.
+        If no channel has a gain, or one to write has none.
     InvalidCorrection
-        When the correction file is none, or has a value for runs of the range.
+        If the correction file is invalid, or has a value for runs of the range.
     AmstraxError
-        When a run cannot be processed.
+        If a run cannot be processed.
     """
     from amstrax.analyses.gains import channel_gains
 
-    entries = _entries(args)  # what is wrong with the file is said before the work
+    entries = _entries(args)  # reports errors in the file before the work
     pulses, windows = load(args, args.run_ids, stop)
     off = None
     if args.led_off:
@@ -176,11 +155,16 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     gains = channel_gains(pulses, **windows, off=off)
     text = table(gains, args.method)
     if all(isinstance(methods["mean"], NoGain) for methods in gains.values()):
-        reasons = [f"; channel {channel}: {methods['mean']}" for channel, methods in gains.items()]
-        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{''.join(reasons[:1])}")
+        why = "".join(f"; channel {c}: {methods['mean']}" for c, methods in list(gains.items())[:1])
+        raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
     if args.plot:
-        _plot(pulses, gains, args.plot)
+        from amstrax.analyses.led_plots import plot_gains
+
+        try:
+            base.save_figure(plot_gains(pulses, gains), args.plot)
+        except ValueError as error:
+            raise UsageError(f"--plot {args.plot}: {error}") from None
     if args.output is not None:
         text += "\n" + _write(args, gains, entries)
     return text
@@ -191,56 +175,45 @@ def load(
 ) -> tuple["np.ndarray", dict[str, tuple[int, int]]]:
     """Return led_calibration of runs, made if it is not stored, and its windows.
 
-    Raises
-    ------
-    UsageError
-        When the runs were made with different windows.
-    AmstraxError
-        When a run cannot be processed.
+    Raises UsageError if the runs were made with different windows.
     """
     import numpy as np
 
     parts, all_windows = [], []
     for run_id in run_ids:
-        given = _amstraxer_options(args, run_id)
-        amstraxer.process(amstraxer.parse_args(given), stop)
-        st, _ = amstraxer.make_context(amstraxer.parse_args(given))
-        # From the stored data, whatever the context would make now
-        options = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
-        all_windows.append({w: tuple(options[w]) for w in ("led_window", "noise_window")})
+        options = processing_options(args, run_id)
+        amstraxer.process(run_id, options, stop)
+        st, _ = amstraxer.make_context(options)
+        # Of the stored data; the context may have others now
+        made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
+        all_windows.append({w: tuple(made_with[w]) for w in ("led_window", "noise_window")})
         parts.append(st.get_array(run_id, DATA_TYPE, progress_bar=False))
         stop.check()
     for run_id, windows in zip(run_ids, all_windows, strict=True):
         if windows != all_windows[0]:
             raise UsageError(
                 f"run {run_id} was made with windows {windows}, and run {run_ids[0]} with "
-                f"{all_windows[0]}: such runs cannot be taken together"
+                f"{all_windows[0]}: such runs cannot be analysed together"
             )
     return np.concatenate(parts), all_windows[0]
 
 
-def _amstraxer_options(args: argparse.Namespace, run_id: str) -> list[str]:
-    options = [run_id, f"--context={CONTEXT}", f"--target={DATA_TYPE}", f"--workers={args.workers}"]
-    if args.allow_incomplete:
-        options.append("--allow_incomplete")
-    for name in ("config_kwargs", "context_kwargs"):
-        options.append(f"--{name}={json.dumps(getattr(args, name))}")
-    for name in ("output_folder", "live_data_dir"):
-        if getattr(args, name) is not None:
-            options.append(f"--{name}={getattr(args, name)}")
+def processing_options(args: argparse.Namespace, run_id: str) -> ProcessingOptions:
+    """Return the options to process a run."""
+    document = None
     if args.testing_rundoc:
-        which = [*args.run_ids, *args.led_off].index(run_id)
-        options.append(f"--testing_rundoc={args.testing_rundoc[which]}")
-    if args.progress is not None:
-        options.append("--progress" if args.progress else "--no-progress")
-    return options
+        path = args.testing_rundoc[[*args.run_ids, *args.led_off].index(run_id)]
+        document = rundoc.from_json(path)
+    return base.filled(
+        ProcessingOptions, args, targets=(DATA_TYPE,), context=CONTEXT, run_document=document
+    )
 
 
 def table(gains: "Gains", method: str) -> str:
     """Return gains as a table; errors combine statistical and systematic ones."""
     lines = [
-        "gain: mean area of a photoelectron [ADC counts x samples]; error with what the method may "
-        "be off by",
+        "gain: mean area of a photoelectron [ADC counts x samples]; its error includes the "
+        "systematic one of the method",
         f"{OPTION}: 1 / gain, of the {method} [photoelectrons per ADC count x sample]",
         "",
         f"{'channel':>7s} {'method':>6s} {'pulses':>9s} {'occupancy':>18s} {'gain':>16s} "
@@ -281,25 +254,11 @@ def _warn(gains: "Gains") -> None:
             )
 
 
-def _plot(pulses: "np.ndarray", gains: "Gains", path: Path) -> None:
-    from amstrax.analyses.gain_plots import plot_gains
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".new_{path.name}")
-    try:
-        plot_gains(pulses, gains).savefig(beside)
-        os.replace(beside, path)
-    except ValueError as error:
-        raise UsageError(f"--plot {path}: {error}") from None
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _entries(args: argparse.Namespace) -> list[Any]:
     """Return the entries of the correction file, after a check that the new range fits."""
     if args.output is None:
         return []
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
@@ -307,20 +266,20 @@ def _entries(args: argparse.Namespace) -> list[Any]:
         new = lookup.entry(args.range, None, lookup.is_development(args.output.name))
     except AmstraxError as error:
         raise UsageError(f"--range: {error}") from None
-    entries = edit.read_entries(args.output)
-    edit.with_entry(entries, new, args.output)
+    entries = lookup.read_entries(args.output)
+    lookup.with_entry(entries, new, args.output)
     return entries
 
 
 def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
     """Add the gains to the correction file, and return the message."""
-    from amstrax.corrections import edit, lookup
+    from amstrax.corrections import lookup
 
     new = lookup.entry(args.range, None)
-    before = edit.value_before(entries, new)
+    before = lookup.value_before(entries, new)
     values = _values(gains, args.method, dict(args.channels), before if before else ())
     new = new._replace(value=values)
-    edit.write_entries(edit.with_entry(entries, new, args.output), args.output)
+    lookup.write_entries(lookup.with_entry(entries, new, args.output), args.output)
     return f'\nwritten to {args.output}:\n    "{new.text}": {values}'
 
 
@@ -328,24 +287,18 @@ def _values(
     gains: "Gains", method: str, given: Mapping[int, float], before: Sequence[float]
 ) -> list[float]:
     """Return the gain of each channel: given, else measured, else from the range before."""
-    measured = {
-        channel: methods[method]
-        for channel, methods in gains.items()
-        if not isinstance(methods[method], NoGain)
-    }
-    failed = [c for c in gains if c not in measured and c not in given]
-    if failed:
-        raise NoGain(
-            f"channel {failed[0]} has no gain ({gains[failed[0]][method]}), and nothing was "
-            f"written: give it a value with --channel {failed[0]}=VALUE"
-        )
-    last = max(len(before) - 1, *gains, *given) if given else max(len(before) - 1, *gains)
     values = []
-    for channel in range(last + 1):
+    for channel in range(max(len(before) - 1, *gains, *given) + 1):
+        gain = gains.get(channel, {}).get(method)
         if channel in given:
             value = given[channel]
-        elif channel in measured:
-            value = measured[channel].to_pe.value  # type: ignore[union-attr]
+        elif isinstance(gain, NoGain):
+            raise NoGain(
+                f"channel {channel} has no gain ({gain}), and nothing was written: give it a value "
+                f"with --channel {channel}=VALUE"
+            )
+        elif gain is not None:
+            value = gain.to_pe.value
         elif channel < len(before):
             value = before[channel]
             log.info("channel %d is not in the LED runs: it keeps %s", channel, value)

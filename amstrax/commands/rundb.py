@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +23,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser = argparse.ArgumentParser(
         prog=prog, description="Look into the run database, and change it"
     )
-    _add_common(parser, debug=False, detector="xams")
+    _add_common(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str, run_ids: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
+        # Given before the subcommand, they must not be overwritten by its defaults
         _add_common(sub, debug=argparse.SUPPRESS, detector=argparse.SUPPRESS)
         if run_ids is not None:
             sub.add_argument(
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
             )
         return sub
 
-    command("check", "show what is set, and try each step to the run database")
+    command("check", "show the settings, and try each step to the run database")
     show = command("show", "show the document of a run", "")
     show.add_argument("--fields", nargs="+", metavar="FIELD", help="show these alone")
     list_ = command("list", "list runs", "*")
@@ -65,7 +65,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--rundoc",
         type=Path,
         metavar="FILE",
-        help="file with its document (default: rundoc_RUN_ID.json beside the folder)",
+        help="file with its document (default: rundoc_RUN_ID.json next to the folder)",
     )
     tag = command("tag", "give a run a tag, or take it away", "")
     tag.add_argument("tag", metavar="TAG", help="tag, as process or abandon")
@@ -78,11 +78,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
-def _add_common(parser: argparse.ArgumentParser, debug: Any, detector: str) -> None:
+def _add_common(
+    parser: argparse.ArgumentParser, debug: Any = False, detector: str = "xams"
+) -> None:
     """Add the options allowed before and after the subcommand."""
-    parser.add_argument(
-        "--debug", action="store_true", default=debug, help="log more, and errors in full"
-    )
+    base.add_debug(parser, debug)
     parser.add_argument(
         "--detector", choices=DETECTORS, default=detector, help="whose runs (default: xams)"
     )
@@ -93,21 +93,14 @@ def main(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
     from pymongo.errors import PyMongoError
 
-    base.log_to_console(args.debug)
-    try:
+    def work() -> int | None:
         if args.command == "check":
             from amstrax.rundb.diagnose import check
 
             return check(args.detector)
-        _COMMANDS[args.command](get_mongo_collection(args.detector), args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader closed the pipe, as `head` does; write nothing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (AmstraxError, PyMongoError, OSError) as error:
-        log.error("%s", " ".join(str(error).split()), exc_info=args.debug)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+        return _COMMANDS[args.command](get_mongo_collection(args.detector), args)
+
+    return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
 
 
 def show(collection: Any, args: argparse.Namespace) -> None:
@@ -137,11 +130,13 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
     rows: list[tuple[str, ...]] = [
         ("run", "start (UTC)", "length", "status", "mode", "tags", "data")
     ]
-    rows += [_row(document) for document in reversed(found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    for document in reversed(found):
+        run = documents.summary(document)
+        start = "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}"
+        length = "" if run.length is None else f"{run.length:.0f} s"
+        tags, types = ",".join(run.tags), ",".join(run.types)
+        rows.append((run.run_id, start, length, run.status, run.mode, tags, types))
+    print(base.format_table(rows))
 
 
 def import_files(collection: Any, args: argparse.Namespace) -> None:
@@ -202,7 +197,7 @@ def status(collection: Any, args: argparse.Namespace) -> None:
 
 
 def remove(collection: Any, args: argparse.Namespace) -> None:
-    """Remove documents; they are printed first, so that they can be imported again."""
+    """Print documents, which can be imported again, and remove them."""
     found = [documents.find_run(collection, run_id) for run_id in args.run_ids]
     if not args.yes:
         raise UsageError(f"this removes {len(found)} documents from the run database: add --yes")
@@ -222,19 +217,6 @@ _COMMANDS = {
     "status": status,
     "remove": remove,
 }
-
-
-def _row(document: Mapping[str, Any]) -> tuple[str, ...]:
-    run = documents.summary(document)
-    return (
-        run.run_id,
-        "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}",
-        "" if run.length is None else f"{run.length:.0f} s",
-        run.status,
-        run.mode,
-        ",".join(run.tags),
-        ",".join(run.types),
-    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-"""Simulate a run: live data in the format of the DAQ, with run document and truth.
-
-Usable as ``amstrax simulate`` and ``python -m amstrax.commands.simulate``. Exit status: 0
-when the run is there, 1 on failure, 2 on wrong use.
-"""
+"""The command ``amstrax simulate``: live data in the format of the DAQ, run document and truth."""
 
 import argparse
 import json
@@ -34,59 +30,46 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Simulate a run: live data, run document, truth, and the options to process "
         "it with. The same options and seed give the same data.",
     )
-    parser.add_argument(
-        "run_id",
-        nargs="?",
-        metavar="RUN_ID",
-        type=base.run_id,
-        help="number of the run, as 100001",
-    )
-    parser.add_argument("--detector", default="xams", help="xams or xamsl (default: %(default)s)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("run_id", nargs="?", metavar="RUN_ID", type=base.run_id, help="run, as 100001")
+    add("--detector", default="xams", help="xams or xamsl (default: %(default)s)")
+    add(
         "--source",
         default="kr83m",
-        help="what is in the detector, or led; --sources lists them (default: %(default)s)",
+        help="source in the detector, or led; --sources lists them (default: %(default)s)",
     )
-    parser.add_argument(
-        "--sources", action=_ListSources, nargs=0, help="list the sources, and exit"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=5.0, metavar="HZ", help="events in the xenon (default: 5)"
-    )
-    parser.add_argument(
-        "--duration", type=float, default=60.0, metavar="SECONDS", help="of the run (default: 60)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another one gives another run (default: 0)"
-    )
-    parser.add_argument(
+    add("--sources", action=_ListSources, nargs=0, help="list the sources, and exit")
+    add("--rate", type=float, default=5.0, metavar="HZ", help="events in the xenon (default: 5)")
+    add("--duration", type=float, default=60.0, metavar="SECONDS", help="of the run (default: 60)")
+    add("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    add(
         "--output",
         type=Path,
         default=Path("./simulated"),
         metavar="FOLDER",
         help="folder to write to (default: ./simulated)",
     )
-    parser.add_argument(
+    add(
         "--energy",
         type=float,
         nargs=2,
         metavar=("LOWEST", "HIGHEST"),
         help="range of energies of the source flat [keV]",
     )
-    parser.add_argument(
+    add(
         "--occupancy",
         type=float,
         default=0.1,
         metavar="PE",
         help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
     )
-    parser.add_argument(
+    add(
         "--yields",
         default="nest",
-        help="where numbers of photons and electrons come from: nest (nestpy), or simple, which "
-        "needs no nestpy (default: %(default)s)",
+        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
+        "(default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--set",
         dest="values",
         action="append",
@@ -95,26 +78,20 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="another value for a number of the detector, as electron_lifetime=20000; lists as "
         "JSON. Can be given more than once; --numbers lists them",
     )
-    parser.add_argument(
+    add(
         "--numbers", action="store_true", help="print the numbers of the detector as JSON, and exit"
     )
-    parser.add_argument(
-        "--compressor", default="lz4", help="of the live data: lz4 or blosc (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--hosts", type=int, default=1, metavar="N", help="readout processes (default: 1)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)"
-    )
-    parser.add_argument(
+    add("--compressor", default="lz4", help="of the live data: lz4 or blosc (default: %(default)s)")
+    add("--hosts", type=int, default=1, metavar="N", help="readout processes (default: 1)")
+    add("--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)")
+    add(
         "--start",
         type=_time,
         metavar="TIME",
         help="start of the run, UTC unless it says otherwise, as 2024-01-02T03:04:05 (default: "
         "that time, or now with --realtime)",
     )
-    parser.add_argument(
+    add(
         "--realtime",
         type=float,
         nargs="?",
@@ -123,9 +100,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="write the run as the DAQ would, chunk by chunk as time goes by, SPEED times as fast "
         "(1 if left out); Ctrl-C ends the run",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="take the place of a run that is there already"
-    )
+    add("--force", action="store_true", help="replace an existing run")
     base.add_console(parser)
     args = parser.parse_args(argv)
     if args.run_id is None and not args.numbers:
@@ -166,17 +141,12 @@ def main(args: argparse.Namespace) -> int:
 
 def _work(args: argparse.Namespace, stop: Stop) -> str:
     """Simulate the run, and return the text to print."""
-    detector = _detector(args)
-    if args.numbers:
-        return json.dumps(asdict(detector), indent=1, default=dict)
-    run_dir = _simulate(args, detector, stop)
-    return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
-
-
-def _simulate(args: argparse.Namespace, detector: "Detector", stop: Stop) -> Path:
     from amstrax import simulation
 
-    return simulation.simulate(
+    detector = _detector(args.detector, args.values)
+    if args.numbers:
+        return json.dumps(asdict(detector), indent=1, default=dict)
+    run_dir = simulation.simulate(
         args.run_id,
         args.output,
         detector,
@@ -193,28 +163,29 @@ def _simulate(args: argparse.Namespace, detector: "Detector", stop: Stop) -> Pat
         start=args.start,
         realtime=args.realtime,
         force=args.force,
-        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        show_progress=base.shows_progress(args.progress),
         stop=stop.event.is_set,
     )
+    return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
 
 
-def _detector(args: argparse.Namespace) -> "Detector":
-    """Return the detector, with the values that `args` change."""
+def _detector(name: str, changes: Sequence[str]) -> "Detector":
+    """Return a detector with some values changed, each as NAME=VALUE."""
     from amstrax.simulation import detector
 
     values = {}
-    for text in args.values:
-        name, equals, value = text.partition("=")
+    for text in changes:
+        number, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as electron_lifetime=20000")
         try:
-            values[name.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
+            values[number.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
         except UsageError as error:
             raise UsageError(
                 f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
                 f"and no list of them ({error})"
             ) from None
-    return detector.find(args.detector).with_values(**values)
+    return detector.find(name).with_values(**values)
 
 
 def _tuples(value: Any) -> Any:
@@ -224,21 +195,12 @@ def _tuples(value: Any) -> Any:
 def next_step(run_dir: Path, context: str | None) -> str:
     """Return the command that processes a simulated run."""
     folder, run_id = run_dir.parent, run_dir.name
+    targets = {"xams": "event_info", "xams_led": "led_calibration"}
     command = [
-        "amstraxer",
-        run_id,
-        "--context",
-        str(context),
-        "--live_data_dir",
-        str(folder),
-        "--testing_rundoc",
-        str(folder / f"rundoc_{run_id}.json"),
-        "--config_kwargs",
-        str(folder / f"config_{run_id}.json"),
-        "--target",
-        {"xams": "event_info", "xams_led": "led_calibration"}.get(
-            str(context), "radon_peak_basics"
-        ),
+        *("amstraxer", run_id, "--context", str(context), "--live_data_dir", str(folder)),
+        *("--testing_rundoc", str(folder / f"rundoc_{run_id}.json")),
+        *("--config_kwargs", str(folder / f"config_{run_id}.json")),
+        *("--target", targets.get(str(context), "radon_peak_basics")),
     ]
     return f"process it with\n  {shlex.join(command)}"
 

@@ -1,14 +1,11 @@
-#!/usr/bin/env python
-"""Simulate a run, process it, and report how well the true events were reconstructed.
+"""The command ``amstrax validate``: simulate a run, process it, and judge the reconstruction.
 
-Usable as ``amstrax validate``. To judge a change of an algorithm, make a report before and after it
-with the same seed, and compare them. Exit status: 0 if the report is made, 1 on failure, 2 on wrong
-use.
+To judge a change of an algorithm, make a report before and after it with the same seed, and compare
+them.
 """
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -22,16 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from amstrax import rundoc, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import to_dict_tuple
+from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound
-from amstrax.rundb import transfer
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.analyses.validation import Conditions, Matched
-if TYPE_CHECKING:
     import strax
 
+    from amstrax.analyses.validation import Conditions, Matched
 
 log = logging.getLogger("amstrax.validate")
 
@@ -46,69 +42,58 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Simulate a run, process it, and say how well the true events were "
         "reconstructed: a table, a JSON file, and a page of plots",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--detector",
         choices=("xams",),
         default="xams",
-        help="detector; that of XAMSL has no events to judge (default: %(default)s)",
+        help="detector; XAMSL makes no events to judge (default: %(default)s)",
     )
-    parser.add_argument(
-        "--source", default="flat", help="source, as `amstrax simulate` has (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--source", default="flat", help="source, as of `amstrax simulate` (default: %(default)s)")
+    add(
         "--rate",
         type=base.positive_number,
         default=5.0,
         metavar="HZ",
         help="events per second (default: %(default)s)",
     )
-    parser.add_argument(
-        "--duration",
-        type=base.positive_number,
-        default=300.0,
-        metavar="SECONDS",
-        help="duration of the run (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
-    parser.add_argument(
+    base.add_seconds(parser, "--duration", 300.0, "duration of the run")
+    add("--seed", type=int, default=0, help="of the simulation (default: 0)")
+    add(
         "--live_data",
         type=Path,
         metavar="FOLDER",
         help="take this simulated run, the folder RUN_ID that `amstrax simulate` wrote",
     )
-    parser.add_argument(
+    add(
         "--truth",
         type=Path,
         metavar="FILE",
-        help="truth of that run (default: truth_RUN_ID.npy beside its folder)",
+        help="truth of that run (default: truth_RUN_ID.npy next to its folder)",
     )
-    parser.add_argument(
+    add(
         "--config_kwargs",
         type=base.json_object,
         default={},
         metavar="JSON",
-        help="options for the plugins, on top of those of the simulated detector",
+        help="options for the plugins, in addition to those of the simulated detector",
     )
     base.add_workers(parser)
-    parser.add_argument(
+    add(
         "--output",
         type=Path,
         default=Path(NAME),
         metavar="FOLDER",
         help=f"folder for {NAME}.json, {NAME}.png and {NAME}.pdf (default: ./%(default)s)",
     )
-    parser.add_argument("--force", action="store_true", help="replace a report that is there")
-    parser.add_argument(
-        "--keep", action="store_true", help="keep simulated and processed data, in OUTPUT/data"
-    )
-    parser.add_argument(
-        "--compare", type=Path, metavar="JSON", help="print the differences to this older report"
-    )
-    parser.add_argument(
+    add("--force", action="store_true", help="replace an existing report")
+    add("--keep", action="store_true", help="keep simulated and processed data, in OUTPUT/data")
+    add("--compare", type=Path, metavar="JSON", help="print the differences to this older report")
+    add(
         "--report",
         type=Path,
         metavar="JSON",
-        help="take this report instead of making one, to print it or to compare it",
+        help="print or compare this report instead of making one",
     )
     base.add_console(parser)
     args = parser.parse_args(argv)
@@ -128,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace, stop: Stop) -> str:
-    """Return the text of a report, with its differences to another one."""
+    """Return the text of a report, and its differences to an older one."""
     from amstrax.analyses import validation_text
 
     older = validation_text.read_report(args.compare) if args.compare else None
@@ -146,18 +131,9 @@ def _report(args: argparse.Namespace, stop: Stop) -> str:
 def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
     """Simulate, process and judge, write report and plots, and return the report.
 
-    Parameters
-    ----------
-    args
-        As from `parse_args`.
-    stop
-        When this is set, the work ends with an error.
-
-    Raises
-    ------
-    AmstraxError
-        When that fails; no files are left then.
+    A failure, or `stop`, raises and leaves no files.
     """
+    import amstrax
     from amstrax.analyses import validation, validation_plots, validation_text
 
     _check_output(args)
@@ -165,15 +141,22 @@ def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
         run = _run(args, work, stop)
         matched, conditions, lineage = process_and_match(args, run, work / "processed", stop)
         report = validation.validation_report(matched, conditions)
-        report["made"] = _how_it_was_made(args, run, conditions) | {"lineage": lineage}
+        settings = run.settings()
+        report["made"] = {
+            "amstrax": amstrax.__version__,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run_id": run.run_id,
+            "duration": conditions.duration,
+            "detector": settings.get("detector", {}).get("name"),
+            **{name: settings.get(name) for name in ("source", "rate", "seed")},
+            "options": run.options() | args.config_kwargs,
+            "lineage": lineage,
+        }
         figure = validation_plots.plot_validation(matched, report)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # once is enough
         for suffix in ("png", "pdf"):
-            path = args.output / f"{NAME}.{suffix}"
-            beside = work / path.name
-            figure.savefig(beside, dpi=110)
-            os.replace(beside, path)
+            base.save_figure(figure, args.output / f"{NAME}.{suffix}", dpi=110)
         validation_text.write_report(report, args.output / f"{NAME}.json")
     log.info("written: %s", ", ".join(f"{args.output / NAME}.{x}" for x in ("json", "png", "pdf")))
     return report
@@ -186,7 +169,7 @@ def process_and_match(
 
     Returns
     -------
-    What belongs together, the conditions for its figures of merit, and the lineage of event_info.
+    Matches, conditions for the figures of merit, and lineage of event_info.
     """
     from amstrax.analyses import validation
     from amstrax.simulation import load_truth
@@ -213,8 +196,7 @@ def process_and_match(
 
 
 def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
-    """Return the run to take, which is simulated unless one is named."""
-
+    """Return the run of the options, or a simulated one."""
     if args.live_data is not None:
         return SimulatedRun.at(args.live_data, args.truth)
     from amstrax.simulation import simulate
@@ -227,44 +209,27 @@ def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
         rate=args.rate,
         duration=args.duration,
         seed=args.seed,
-        show_progress=sys.stderr.isatty() if args.progress is None else args.progress,
+        show_progress=base.shows_progress(args.progress),
         stop=stop.event.is_set,
     )
     return SimulatedRun.at(run_dir)
 
 
-def _how_it_was_made(
-    args: argparse.Namespace, run: "SimulatedRun", conditions: "Conditions"
-) -> dict[str, Any]:
-    import amstrax
-
-    settings = run.settings()
-    return {
-        "amstrax": amstrax.__version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run_id": run.run_id,
-        "duration": conditions.duration,
-        "detector": settings.get("detector", {}).get("name"),
-        **{name: settings.get(name) for name in ("source", "rate", "seed")},
-        "options": run.options() | args.config_kwargs,
-    }
-
-
 def _check_output(args: argparse.Namespace) -> None:
     if args.source == "led" and args.live_data is None:
-        raise InvalidOption("source led makes no events to judge: take another")
+        raise InvalidOption("source led makes no events to judge: name another source")
     there = [
         str(path)
         for path in (args.output / f"{NAME}.json", args.output / "data")
         if path.exists() and (path.suffix or args.keep)
     ]
     if there and not args.force:
-        raise DataExists(f"{', '.join(there)} would be replaced: take another --output, or --force")
+        raise DataExists(f"{', '.join(there)} would be replaced: use another --output, or --force")
 
 
 @contextlib.contextmanager
 def _work_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """Give a folder for live and processed data, on the file system of the output."""
+    """Make a folder for live and processed data, on the file system of the output."""
     args.output.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".work_", dir=args.output))
     try:
@@ -279,26 +244,24 @@ def _work_folder(args: argparse.Namespace) -> Iterator[Path]:
 
 
 class SimulatedRun(NamedTuple):
-    """Where the parts of a simulated run are; see `amstrax.simulation.simulate`."""
+    """Folder of live data and file of the truth of a run of `amstrax.simulation.simulate`."""
 
     run_dir: Path
     truth: Path
 
     @classmethod
     def at(cls, run_dir: Path, truth: Path | None = None) -> "SimulatedRun":
-        """Return the run whose live data is in `run_dir`; the truth is next to it unless given.
+        """Return the run with live data in `run_dir`, and by default the truth next to it.
 
-        Raises
-        ------
-        LiveDataNotFound
-            (a FileNotFoundError) when a part of it is missing.
+        Raises LiveDataNotFound (a FileNotFoundError) if a part is missing.
         """
-        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / _truth_name(run_dir))
+        truth_name = f"truth_{run_dir.name}.npy"
+        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / truth_name)
         for path in (run.run_dir, run.document_path, run.truth):
             if not path.exists():
                 raise LiveDataNotFound(
-                    f"{path} is not there: name the folder of a run's live data, beside which lie "
-                    f"rundoc_{run.run_id}.json and {_truth_name(run_dir)}, as `amstrax simulate` "
+                    f"{path} is missing: name the folder of a run's live data, with "
+                    f"rundoc_{run.run_id}.json and {truth_name} next to it, as `amstrax simulate` "
                     "writes them"
                 )
         return run
@@ -322,7 +285,7 @@ class SimulatedRun(NamedTuple):
         return (end - rundoc.start_time(document)).total_seconds()
 
     def options(self) -> dict[str, Any]:
-        """Return the options for processing from the file next to the run; empty without it."""
+        """Return the options of plugins from the file next to the run; empty without it."""
         from amstrax.simulation import load_options
 
         path = self.run_dir.parent / f"config_{self.run_id}.json"
@@ -331,10 +294,7 @@ class SimulatedRun(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """Return the parameters of the simulation from the file next to the run; empty without it.
 
-        Raises
-        ------
-        InvalidOption
-            (a ValueError) when the file holds something else, or the run is not of XAMS.
+        Raises InvalidOption (a ValueError) if the file is invalid, or the run is not of XAMS.
         """
         path = self.run_dir.parent / f"simulation_{self.run_id}.json"
         if not path.exists():
@@ -344,7 +304,7 @@ class SimulatedRun(NamedTuple):
             context = settings["detector"]["context"]
         except (InvalidOption, LookupError, TypeError):
             raise InvalidOption(
-                f"{path} does not say what the run was simulated with: simulate it again"
+                f"{path} lacks parameters of the simulation: simulate the run again"
             ) from None
         if context != "xams":
             raise InvalidOption(
@@ -372,7 +332,7 @@ class SimulatedRun(NamedTuple):
         from_scratch: bool = False,
         document: Mapping[str, Any] | None = None,
     ) -> None:
-        """Process it as `amstraxer` does.
+        """Process the run as `amstraxer` does.
 
         Parameters
         ----------
@@ -381,46 +341,32 @@ class SimulatedRun(NamedTuple):
         targets
             Data types to make.
         options
-            For the plugins.
+            Options of the plugins.
         stop
-            When this is set, the work ends with an error.
-        workers
-            Number of cores.
-        progress
-            Show a bar; None: in a terminal.
+            Ends the work with an error when it is set.
+        workers, progress
+            Number of cores, and whether to show a bar; None: in a terminal.
         from_scratch
             Make all data again, also existing data.
         document
             Run document; None for the one next to the run.
-
-        Raises
-        ------
-        AmstraxError
-            When it cannot be processed.
         """
-        given = self.document_path if document is None else transfer.to_json(document)
-        bar = {None: [], True: ["--progress"], False: ["--no-progress"]}[progress]
-        arguments = amstraxer.parse_args(
-            [
-                self.run_id,
-                "--context=xams",
-                f"--output_folder={folder}",
-                f"--live_data_dir={self.run_dir.parent}",
-                f"--testing_rundoc={given}",
-                f"--config_kwargs={json.dumps(options)}",
-                '--context_kwargs={"init_rundb": false}',
-                f"--workers={workers}",
-                *bar,
-                *(["--from_scratch", "--build_lowlevel"] if from_scratch else []),
-                "--target",
-                *targets,
-            ]
+        if document is None:
+            document = rundoc.from_json(str(self.document_path))
+        processing = ProcessingOptions(
+            targets=tuple(targets),
+            context="xams",
+            output_folder=folder,
+            live_data_dir=self.run_dir.parent,
+            config_kwargs=options,
+            context_kwargs={"init_rundb": False},
+            run_document=document,
+            from_scratch=from_scratch,
+            build_lowlevel=from_scratch,
+            workers=workers,
+            progress=progress,
         )
-        amstraxer.process(arguments, stop)
-
-
-def _truth_name(run_dir: Path) -> str:
-    return f"truth_{run_dir.name}.npy"
+        amstraxer.process(self.run_id, processing, stop)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 #!/usr/bin/env python
-"""Compile all functions for processing, once per installation and machine, so that jobs need not.
+"""Compile all functions for processing, once per installation and machine, before jobs need them.
 
 Usable as ``amstrax warmup``. numba caches compiled functions in NUMBA_CACHE_DIR if it is set,
-otherwise next to the code if that is writable, otherwise in the user's cache folder. Exit status: 0
-if all is compiled, 1 on failure, 2 on wrong use.
+otherwise next to the code if that is writable, otherwise in the user's cache folder.
 """
 
 import argparse
@@ -34,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Compile all that processing needs, so that no job has to, and say where that "
-        "is kept",
+        description="Compile all functions for processing, before jobs need them, and say where "
+        "they are cached",
     )
     parser.add_argument(
         "--context",
@@ -44,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default=list(CONTEXTS),
         help=f"for these of {', '.join(CONTEXTS)} (default: all)",
     )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    base.add_debug(parser)
     return parser.parse_args(argv)
 
 
@@ -61,28 +60,20 @@ def main(args: argparse.Namespace) -> int:
 def warm_up(contexts: Sequence[str], stop: Stop) -> str:
     """Load or compile all functions for processing in `contexts`, and return a report.
 
-    A run of a few pulses is processed to every data type, since numba compiles what is called.
-
-    Parameters
-    ----------
-    contexts
-        Names of contexts.
-    stop
-        When this is set, the work ends with an error.
+    numba compiles functions when they are called: a run of a few pulses is processed to every data
+    type.
     """
     import numba.core.event
 
     from amstrax.processing import live_data, running_baseline, splitting  # noqa: F401
     from amstrax.processing.compiled import Kernel, remove_damaged_cache
+    from amstrax.strax_ext import storage
 
     began = time.monotonic()
     remove_damaged_cache()
     with numba.core.event.install_recorder("numba:compile") as recorder:
         for name in contexts:
             _process_all(name, stop)
-        from amstrax.processing import live_data, running_baseline, splitting  # noqa: F401
-        from amstrax.strax_ext import storage
-
         storage.warm_up()
         for kernel in Kernel.known:
             stop.check()
@@ -97,7 +88,7 @@ def warm_up(contexts: Sequence[str], stop: Stop) -> str:
 
 
 def _process_all(name: str, stop: Stop) -> None:
-    """Make all data types of a context, of a run of some pulses."""
+    """Make all data types of a context, from a run of a few pulses."""
     from amstrax import contexts
 
     with tempfile.TemporaryDirectory(prefix="amstrax_warmup_") as folder:
@@ -139,7 +130,7 @@ def _write_run(folder: Path, channels: Sequence[int], dt: int) -> dict[str, Any]
 
 
 def _pulses(channels: Sequence[int], dt: int) -> "np.ndarray":
-    """Return fragments of pulses that go down, of two fragments each, in all channels at once."""
+    """Return negative pulses of two fragments each, at the same times in all channels."""
     import numpy as np
     import strax
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from amstrax import strict_json
 from amstrax.common import n_tpc_pmts
-from amstrax.corrections import lookup, ranges, versions
+from amstrax.corrections import lookup, versions
 from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 
@@ -33,24 +33,17 @@ class Report(NamedTuple):
 def check_folder(
     folder: Path, against: Path | None = None, gain_lengths: Collection[int] = ()
 ) -> Report:
-    """Check all correction files in a folder.
+    """Check all correction files ``NAME/NAME_VERSION.json`` in a folder.
 
     Each file must be JSON. Its ranges must be sorted and must not overlap, and only files with
     ``_dev`` in their name may have open ranges. Its values must be of one kind, with one gain per
     channel and complete maps. Versions must name existing files.
 
-    Compared with an older copy, values of covered runs must be unchanged: only runs may be added.
-    Open ranges and the versions ``dev`` and ``ONLINE`` may change.
+    Compared with an older copy, `against`, values of covered runs must be unchanged: only runs may
+    be added. Open ranges and the versions ``dev`` and ``ONLINE`` may change.
 
-    Parameters
-    ----------
-    folder
-        Folder with ``NAME/NAME_VERSION.json``.
-    against
-        Folder with an older copy.
-    gain_lengths
-        Numbers of channels that ``gain_to_pe_array`` may have. By default 6, 7, 8, and that of the
-        first range of each file. Fewer than the TPC has channels are never right.
+    `gain_lengths` are the allowed numbers of channels of ``gain_to_pe_array``, at least those of
+    the TPC. By default they are 6, 7, 8, and that of the first range of each file.
     """
     paths = sorted(folder.glob("*/*.json"))
     problems = [problem for path in paths for problem in check_file(path, folder, gain_lengths)]
@@ -66,7 +59,7 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
     try:
         text, content = _read(path)
         if lookup.folder_of(path.name) != path.parent.name:
-            yield f"{path}: a file of this name belongs into {lookup.folder_of(path.name)}/"
+            yield f"{path}: a file of this name belongs in {lookup.folder_of(path.name)}/"
             return
     except InvalidCorrection as error:
         yield str(error)
@@ -168,9 +161,12 @@ def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
 
 def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
     """Yield forbidden changes since an older copy of a file."""
+    is_version = new_path.parent.name == VERSIONS
+    old_table, new_table = [], []
     try:
         _, old = _read(old_path)
-        old_table = _closed(old, old_path)
+        if not is_version:
+            old_table = lookup.entries(old, old_path.name, str(old_path))
     except InvalidCorrection as error:
         notes.append(f"{new_path}: not compared with the older one, since that is wrong: {error}")
         return
@@ -179,31 +175,21 @@ def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
         return
     try:
         text, new = _read(new_path)
-        new_table = [] if _is_version(new_path) else lookup.entries(new, new_path.name)
+        if not is_version:
+            new_table = lookup.entries(new, new_path.name)
     except InvalidCorrection as error:
         notes.append(f"{new_path}: not compared with the older one, since it is wrong: {error}")
         return
-    if _is_version(new_path):
-        changed = _changed_options(old, new) if _is_frozen(new_path) else ()
+    if not is_version:
+        changed = _changed_values(
+            [entry for entry in old_table if "*" not in entry.text], new_table
+        )
+    elif lookup.is_development(new_path.name) or new_path.stem == f"{VERSIONS}_ONLINE":
+        return
     else:
-        changed = _changed_values(old_table, new_table)
+        changed = _changed_options(old, new)
     for name, problem in changed:
         yield f"{new_path}, {lookup.find_name(text, name)}: {problem}"
-
-
-def _closed(content: dict[str, Any], path: Path) -> list[lookup.Entry]:
-    if _is_version(path):
-        return []
-    return [entry for entry in lookup.entries(content, path.name, str(path)) if not entry.is_open]
-
-
-def _is_version(path: Path) -> bool:
-    return path.parent.name == VERSIONS
-
-
-def _is_frozen(path: Path) -> bool:
-    """Return whether the options of a version must not change."""
-    return not lookup.is_development(path.name) and path.stem != f"{VERSIONS}_ONLINE"
 
 
 def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -213,10 +199,8 @@ def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple
         elif name not in old:
             yield name, f"{name} is new: make a new version for that"
         elif not _same(old[name], new[name]):
-            yield (
-                name,
-                f"{name} was {old[name]!r}, and is {new[name]!r}: make a new version for that",
-            )
+            what = f"{name} was {old[name]!r}, and is {new[name]!r}"
+            yield name, f"{what}: make a new version for that"
 
 
 def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterator[tuple[str, str]]:
@@ -226,12 +210,12 @@ def _changed_values(old: list[lookup.Entry], new: list[lookup.Entry]) -> Iterato
         kept = _overlapping(other for other in covered if _same(entry.value, other.value))
         for other in covered:
             same = [each[:2] for each in kept(other)]
-            changed = ranges.without(ranges.common([entry[:2]], [other[:2]]), same)
+            changed = lookup.without(lookup.common([entry[:2]], [other[:2]]), same)
             if changed:
-                yield other.text, f"the value of the runs {ranges.as_text(changed)} has changed"
-        lost = ranges.without([entry[:2]], [other[:2] for other in covered])
+                yield other.text, f"the value of the runs {lookup.as_text(changed)} has changed"
+        lost = lookup.without([entry[:2]], [other[:2] for other in covered])
         if lost:
-            yield entry.text, f"the runs {ranges.as_text(lost)} had a value, and have none"
+            yield entry.text, f"the runs {lookup.as_text(lost)} had a value, and have none"
 
 
 def _overlapping(

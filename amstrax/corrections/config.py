@@ -50,20 +50,14 @@ class XAMSConfig(strax.Config):
             def compute(self, events):
                 ... self.elife ...
 
-    A `CorrectedPlugin` looks up its options before it computes.
-
-    Parameters
-    ----------
-    omit_default
-        The option is in the lineage only if its value differs from the default. So an option can be
-        added to a plugin without making its stored data unloadable.
-    kwargs
-        Those of `strax.Option`.
+    With `omit_default` the option is in the lineage only if its value differs from the default. So
+    an option can be added to a plugin without making its stored data unloadable. Other parameters
+    are those of `strax.Option`.
     """
 
     def __init__(self, omit_default: bool = False, **kwargs: Any):
         if versions.is_lookup(kwargs.get("default")):
-            # The type is that of the value that is looked up, not of the string
+            # The type must not be inferred from the string
             kwargs["infer_type"] = False
         super().__init__(**kwargs)
         self.omit_default = omit_default
@@ -94,8 +88,7 @@ class XAMSConfig(strax.Config):
         CorrectionError
             When the look-up fails.
         InvalidOption
-            When a string resembles a look-up but is not a valid one, or when an on-off option has
-            another value.
+            For an invalid look-up string, and for other values of a Boolean option.
         """
         value = super().fetch(plugin)
         if isinstance(value, run_values.DefaultChannelMap):
@@ -114,18 +107,15 @@ class XAMSConfig(strax.Config):
                 _check_kind(self, found, f"{origin}: the value {short(found)}")
                 known[key] = found
             else:
-                entry = self._look_up(value, plugin)
+                entry = versions.look_up(
+                    value, plugin.run_id, self.name, lambda name: self._attribute(plugin, name)
+                )
+                what = f"{entry.file.place}: the value of {entry.range!r}"
+                _check_kind(self, entry.value, what)
                 origin = f"{entry.file.place}, the value of {entry.range!r} for run {plugin.run_id}"
                 known[key] = entry.value
             plugin.__dict__.setdefault("_origins", {})[self.name] = origin
         return known[key]
-
-    def _look_up(self, value: str, plugin: strax.Plugin) -> versions.Found:
-        found = versions.look_up(
-            value, plugin.run_id, self.name, lambda name: self._attribute(plugin, name)
-        )
-        _check_kind(self, found.value, f"{found.file.place}: the value of {found.range!r}")
-        return found
 
     def _attribute(self, plugin: strax.Plugin, name: str) -> Any:
         """Return the plugin attribute that the value of this option refers to."""
@@ -157,7 +147,7 @@ _NUMBERS = "a list (a number)"
 
 
 def _kinds(option: strax.Option) -> list[str]:
-    """Return the kinds of value that an option takes; empty if it takes all."""
+    """Return the kinds of value that an option accepts; empty if it accepts all."""
     if option.type is not strax.OMITTED:
         types = option.type if isinstance(option.type, tuple) else (option.type,)
         kinds = [lookup.kind_of_type(type_) for type_ in types]
@@ -169,7 +159,7 @@ def _kinds(option: strax.Option) -> list[str]:
 
 
 def _check_kind(option: strax.Option, value: Any, what: str) -> None:
-    """Raise InvalidCorrection for a value of a kind that an option does not take.
+    """Raise InvalidCorrection for a value of a kind that an option does not accept.
 
     A list of numbers must contain only numbers.
     """
@@ -183,21 +173,18 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
         )
 
 
-def _check_s1_map(s1_map: Any) -> None:
-    s1_map_correction(np.empty(0), np.empty(0), s1_map)
-
-
 #: Option with a map -> function that raises InvalidOption for an invalid map
 MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
-    s1_map=_check_s1_map, pos_rec_map=position_map
+    s1_map=lambda s1_map: s1_map_correction(np.empty(0), np.empty(0), s1_map),
+    pos_rec_map=position_map,
 )
 
 
 class CorrectedPlugin(Plugin):
-    """Base class of plugins that look up all their options before they compute.
+    """Base class of plugins that look up all options before they compute.
 
-    So a run without a value, or with an invalid map, fails at once, and worker processes get values
-    instead of strings to look up.
+    So a run without a value, or with an invalid map, fails at once, and worker processes get
+    values.
     """
 
     def setup(self):
@@ -230,6 +217,7 @@ def options_for(
     """Return the options that a version of the corrections sets for plugins.
 
     Options of plugins for data types that none of `plugins` makes are dropped with one warning.
+    Errors are those of `amstrax.contexts.apply_global_correction_version`.
 
     Parameters
     ----------
@@ -239,16 +227,6 @@ def options_for(
         ``'v1'``, ``'ONLINE'`` or, with a branch, ``'v1@branch'``.
     others
         Plugins of other contexts, by the Python code for such a context.
-
-    Raises
-    ------
-    InvalidOption
-        When `version` is not a valid name, has an option that a data type of `plugins` lacks, that
-        no plugin takes or that is not in the lineage, or has a file for an option that cannot
-        differ between runs.
-    CorrectionError
-        When the file of the version cannot be read or is invalid, or a value is of another kind
-        than the default of its option.
     """
     plugins = list(dict.fromkeys(plugins))
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
@@ -293,10 +271,16 @@ def _check_no_data_type_lacks(
 ) -> None:
     """Raise InvalidOption for an option that should affect `plugins` but is not taken by them.
 
-    Such an option is taken by plugins of other contexts for the same data type, or by no plugin. A
-    user's plugin may lack it if another plugin takes it, since its own lineage differs from that of
-    amstrax.
+    Plugins of other contexts take such an option for the same data type, or no plugin does. A
+    user's plugin may lack it if another plugin takes it, since its lineage is not that of amstrax.
     """
+
+    def not_taken(what: str, remedy: str) -> InvalidOption:
+        return InvalidOption(
+            f"corrections_version={version!r} sets {name}, which {what}, so numbers would not be "
+            f"those of {version}: {remedy}, or take another version"
+        )
+
     ours = {plugin for known in others.values() for plugin in known}
     made = {data_type: p for p in plugins for data_type in strax.to_str_tuple(p.provides)}
     is_taken = any(name in plugin.takes_config for plugin in plugins)
@@ -309,19 +293,7 @@ def _check_no_data_type_lacks(
             for data_type in strax.to_str_tuple(taker.provides):
                 here = made.get(data_type, taker)
                 if name not in here.takes_config and (here in ours or not is_taken):
-                    what = f"{data_type} of this context does not take"
-                    raise _not_taken(name, version, what, f"use {context}")
+                    raise not_taken(f"{data_type} of this context does not take", f"use {context}")
     if not is_known:
-        raise _not_taken(
-            name,
-            version,
-            "no plugin of this context takes",
-            "check the name, or use a newer amstrax",
-        )
-
-
-def _not_taken(name: str, version: str, what: str, remedy: str) -> InvalidOption:
-    return InvalidOption(
-        f"corrections_version={version!r} sets {name}, which {what}, so numbers would not be those "
-        f"of {version}: {remedy}, or take another version"
-    )
+        remedy = "check the name, or use a newer amstrax"
+        raise not_taken("no plugin of this context takes", remedy)

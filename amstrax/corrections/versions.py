@@ -1,16 +1,22 @@
-"""Versions of the corrections: the options that each sets, and where their values are."""
+"""Versions of the corrections: the options that each sets, their values, and the covered runs."""
 
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amstrax import strict_json
 from amstrax.corrections import lookup, store
 from amstrax.exceptions import (
+    AmstraxError,
     CorrectionError,
     CorrectionNotFound,
     InvalidCorrection,
     InvalidOption,
 )
+from amstrax.run_values import DefaultChannelMap, RunValues, is_run_value
+
+if TYPE_CHECKING:
+    import strax
 
 #: Name in a version -> plugin option, where the names differ
 OPTIONS = {"electron_drift_time_gate": "drift_time_gate"}
@@ -32,13 +38,7 @@ class Version(NamedTuple):
 
 
 def parse_version(text: str) -> Version:
-    """Parse the name of a version, ``'NAME'`` or ``'NAME@BRANCH'``.
-
-    Raises
-    ------
-    InvalidOption
-        When it is no such name.
-    """
+    """Parse the name of a version, ``'NAME'`` or ``'NAME@BRANCH'``, or raise InvalidOption."""
     name, at, branch = text.partition("@") if isinstance(text, str) else ("", "", "")
     try:
         if not _VERSION.fullmatch(name):
@@ -51,13 +51,13 @@ def parse_version(text: str) -> Version:
     return Version(name, branch or store.MASTER)
 
 
-def contents(version: str) -> dict[str, Any]:
-    """Return the content of the file of a version: name -> file name or plain value.
+def options(version: str) -> dict[str, Any]:
+    """Return the plugin options that a version sets: option -> plain value or look-up string.
 
     Raises
     ------
     InvalidOption
-        When `version` is no name of a version.
+        When `version` is not a valid name.
     CorrectionError
         When its file cannot be read or is invalid.
     """
@@ -75,28 +75,11 @@ def contents(version: str) -> dict[str, Any]:
                 f"{file.place}: {given} is {content[given]!r}, and {option}, which is the same, is "
                 f"{content[option]!r}: leave one of them out"
             )
-    return content
-
-
-def options(version: str) -> dict[str, Any]:
-    """Return the plugin options that a version sets: option -> plain value or look-up string.
-
-    Parameters
-    ----------
-    version
-        As ``'v1'``, ``'ONLINE'`` or ``'v1@branch'``.
-
-    Raises
-    ------
-    InvalidOption, CorrectionError
-        As in `contents`.
-    """
-    branch = parse_version(version).branch
     return {
-        OPTIONS.get(name, name): file_url(name, value, branch)
+        OPTIONS.get(given, given): file_url(given, value, branch)
         if is_file(value)
         else lookup.frozen(value)
-        for name, value in contents(version).items()
+        for given, value in content.items()
     }
 
 
@@ -111,13 +94,7 @@ def file_url(option: str, file_name: str, branch: str = store.MASTER) -> str:
 
 
 def split(text: str) -> tuple[str, str, dict[str, str]]:
-    """Split a look-up string into protocol, option and parameters.
-
-    Raises
-    ------
-    InvalidOption
-        When it is none.
-    """
+    """Split a look-up string into protocol, option and parameters, or raise InvalidOption."""
     protocol, _, rest = text.partition("://")
     option, _, query = rest.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")] if query else []
@@ -169,21 +146,9 @@ class Source(NamedTuple):
 
 
 def source_of(text: str, name: str = "") -> Source:
-    """Return the place where an option is looked up.
+    """Return the place where an option is looked up; errors are those of `look_up`.
 
-    Parameters
-    ----------
-    text
-        String that says so.
-    name
-        Name of the option, for a `text` without it.
-
-    Raises
-    ------
-    InvalidOption
-        When `text` does not say where an option is.
-    CorrectionError
-        When the file cannot be had.
+    `name` is the name of the option, for a look-up string without it.
     """
     protocol, option, parameters = split(text)
     if protocol == "file":
@@ -223,7 +188,7 @@ class Found(NamedTuple):
 
     value: Any
     file: store.File
-    range: str  #: of runs; empty where it is for all
+    range: str  #: range of runs; empty for all runs
 
 
 def is_lookup(value: Any) -> bool:
@@ -237,16 +202,16 @@ def look_up(
     option: str | None = None,
     attribute: Callable[[str], Any] | None = None,
 ) -> Found:
-    """Return the value that a look-up string stands for.
+    """Look up the value that a look-up string stands for.
 
     Parameters
     ----------
     url
-        The string.
+        Look-up string.
     run_id
         Run to find the value for, unless the string names one.
     option
-        Name of the option that has this value; by default that in `url`.
+        Name of the option with this value; by default that in `url`.
     attribute
         Returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
         ``plugin.run_id`` is known.
@@ -254,18 +219,16 @@ def look_up(
     Raises
     ------
     InvalidOption
-        When it is no such string.
+        When `url` is not a look-up string.
     CorrectionError
-        When there is no value for the run. The message names option, run, and file.
+        When the run has no value. The message names option, run, and file.
     """
 
     def value_of(name: str) -> Any:
         if name == "run_id":
             return run_id
         if attribute is None:
-            raise InvalidOption(
-                f"{url!r} needs plugin.{name}: only the plugin itself can tell that"
-            )
+            raise InvalidOption(f"{url!r} needs plugin.{name}: only a plugin has its value")
         return attribute(name)
 
     text = fill(url, value_of)
@@ -297,3 +260,113 @@ def _take(value: Any, key: str, place: str) -> Any:
         raise InvalidCorrection(
             f"{place}: {lookup.kind(value)} without an item {key!r}: correct take={key}"
         ) from None
+
+
+# Values and coverage
+
+
+class Option(NamedTuple):
+    """An option with its value for a run."""
+
+    name: str
+    value: Any  #: value for the run; None with a `problem`
+    default: Any  #: value if nothing is set
+    source: str  #: correction file or run document with the value; empty for plain values
+    runs: str  #: range of runs with this value in the file
+    is_set: bool  #: whether the value differs from the default
+    problem: str  #: reason why the run has no value; empty if it has one
+    types: tuple[str, ...]  #: data types whose plugins take the option
+
+
+def options_of(st: "strax.Context", run_id: str) -> list[Option]:
+    """Return the options of all plugins of a context, by name, with their values for a run.
+
+    Values in correction files and run documents are looked up.
+    """
+    import strax  # takes seconds
+
+    taken: dict[str, tuple[strax.Option, list[str]]] = {}
+    for data_type, plugin in st._plugin_class_registry.items():
+        for option in plugin.takes_config.values():
+            taken.setdefault(option.name, (option, []))[1].append(data_type)
+    found = []
+    for name, (option, types) in sorted(taken.items()):
+        default = None if option.default is strax.OMITTED else option.default
+        value: Any = st.config.get(name, default)
+        hashes = map(strax.deterministic_hash, (value, default))
+        is_set = name in st.config and len({*hashes}) > 1
+        source = runs = problem = ""
+        try:
+            if isinstance(value, DefaultChannelMap) or is_run_value(value):
+                given, value = value, RunValues(st).resolve(value, run_id)
+                if value is not given:
+                    source, runs = "run document", run_id
+            elif is_lookup(value):
+                entry = look_up(value, run_id, name)
+                value, source, runs = entry.value, entry.file.name, entry.range or "all"
+        except (AmstraxError, OSError) as error:
+            source, problem = str(value), strict_json.one_line(error)
+            value = None
+        found.append(Option(name, value, default, source, runs, is_set, problem, tuple(types)))
+    return found
+
+
+def known_versions() -> list[str]:
+    """Return the names of the versions in the corrections folders of this machine.
+
+    Versions on a server are not included, since a server has no list of files.
+    """
+    names = store.names("_global_*.json")
+    return sorted(name.removeprefix("_global_").removesuffix(".json") for name in names)
+
+
+class Coverage(NamedTuple):
+    """Runs for which a version of the corrections has a value of an option."""
+
+    option: str
+    file: str  #: correction file with the values
+    runs: list[lookup.Range]  #: sorted ranges of runs; none with a `problem`
+    problem: str = ""  #: reason why the ranges are unknown; empty if they are known
+
+
+def coverage(version: str) -> list[Coverage]:
+    """Return the runs that each file of a version covers; errors are those of `missing`."""
+    found = []
+    for option, value in options(version).items():
+        if is_lookup(value):
+            _, _, parameters = split(value)
+            try:
+                file = source_of(value).file
+                table = lookup.entries(file.content(), file.name, file.place)
+            except AmstraxError as error:
+                problem = f"option {option}: {error}"
+                found.append(Coverage(option, parameters["filename"], [], problem))
+                continue
+            runs = lookup.merged(entry[:2] for entry in table)
+            found.append(Coverage(option, file.name, runs))
+    return found
+
+
+def covered(files: Iterable[Coverage]) -> tuple[list[lookup.Range], list[lookup.Range]]:
+    """Return the runs that all files cover, and the gaps between them."""
+    everywhere: list[lookup.Range] = [(0, float("inf"))]
+    for file in files:
+        everywhere = lookup.common(everywhere, file.runs)
+    if not everywhere:
+        return [], []
+    return everywhere, lookup.without([(everywhere[0][0], everywhere[-1][1])], everywhere)
+
+
+def missing(version: str, run_id: str) -> dict[str, str]:
+    """Return the options of a version without a value for a run, with reasons.
+
+    Errors are those of `options`.
+    """
+    found = {}
+    for option, value in options(version).items():
+        if is_lookup(value):
+            try:
+                look_up(value, run_id, option)
+            except AmstraxError as error:
+                found[option] = strict_json.one_line(error)
+    return found

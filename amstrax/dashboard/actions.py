@@ -1,13 +1,25 @@
-"""What can be done from the dashboard: each is checked here, logged with who and what, then done.
+"""Actions from the dashboard, each checked and logged: submit, tag, cancel, switch; their panel.
 
-Nothing here deletes data, and nothing takes a path.
+No action deletes data, and none takes a path.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
+
+from bokeh.models import Column
 
 from amstrax.auto_processing import loop, submit_stbc, submitting
+from amstrax.dashboard import render
+from amstrax.dashboard.page import (
+    Page,
+    button,
+    checkbox,
+    describe,
+    select,
+    text_input,
+    wrapped,
+)
 from amstrax.exceptions import (
     AmstraxError,
     EngineUnreachable,
@@ -17,24 +29,22 @@ from amstrax.exceptions import (
 )
 from amstrax.rundb import documents
 
-if TYPE_CHECKING:
-    from amstrax.dashboard.page import Page
+log = logging.getLogger(__name__)
 
-log = logging.getLogger("amstrax.dashboard.actions")
-
-#: More runs than this are not submitted at once: for so many there is `amstrax submit`
+#: Largest number of runs of one action; `amstrax submit` takes more
 MOST_RUNS = 200
+_FIRST = "first that makes them"
 
 
 class NotAllowed(AmstraxError, PermissionError):
-    """Somebody may not do what they have asked for."""
+    """The user may not do this."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class Row(NamedTuple):
-    """What became of a run: what was done, and more about it."""
+    """Outcome of an action for one run."""
 
     run_id: str
     state: str
@@ -42,7 +52,7 @@ class Row(NamedTuple):
 
 
 class SubmitRequest(NamedTuple):
-    """What to submit for runs, as it is asked for on a page."""
+    """Options of jobs to submit, as entered on a page."""
 
     targets: tuple[str, ...]
     context: str | None
@@ -51,43 +61,37 @@ class SubmitRequest(NamedTuple):
     again: bool
 
 
-def check(page: "Page", what: str) -> None:
-    """Check that who looks at a page may change something.
-
-    Raises
-    ------
-    NotAllowed
-        When not; it is logged.
-    """
+def check(page: Page, what: str) -> None:
+    """Check that the user of a page may act; raise and log `NotAllowed` otherwise."""
     if page.may_act():
         return
     log.warning("REFUSED user=%r from=%s: %s", page.user, page.peer, what)
     if not page.site.actions:
         raise NotAllowed("this dashboard is read-only: it was started without --allow-actions")
     if page.site.logins is not None and not page.site.logins.is_valid(page.login):
-        raise NotAllowed("you are logged in no more: log in again")
+        raise NotAllowed("you are no longer logged in: log in again")
     raise NotAllowed(
         f"{page.user} may look, but change nothing: --allow-actions names those who may"
     )
 
 
-def each(page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], Row]) -> list[Row]:
-    """Check and log an action, do it for each run, and return what became of them.
+def each(page: Page, what: str, run_ids: Sequence[str], act: Callable[[str], Row]) -> list[Row]:
+    """Check and log an action, do it for each run, and return the outcomes.
 
     Raises
     ------
     NotAllowed
         See `check`.
     UsageError
-        When no run is named, or too many.
+        For no runs, or more than `MOST_RUNS`.
     EngineUnreachable, RunDatabaseError
-        When nothing (more) can be done at all.
+        These end the action; other errors are the outcome of their run.
     """
     check(page, f"{what}, runs {','.join(run_ids)}")
     if not run_ids:
         raise UsageError("name the runs first")
     if len(run_ids) > MOST_RUNS:
-        raise UsageError(f"{len(run_ids)} runs are too many at once: {MOST_RUNS} is the most")
+        raise UsageError(f"{len(run_ids)} runs are too many at once: the limit is {MOST_RUNS}")
     log.info("ACTION user=%r from=%s: %s, runs %s", page.user, page.peer, what, ",".join(run_ids))
     rows = []
     for run_id in run_ids:
@@ -101,27 +105,26 @@ def each(page: "Page", what: str, run_ids: Sequence[str], act: Callable[[str], R
     return rows
 
 
-def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: bool) -> list[Row]:
-    """Submit jobs for runs, or with `dry_run` return what would be submitted.
+def submit(page: Page, run_ids: Sequence[str], order: SubmitRequest, dry_run: bool) -> list[Row]:
+    """Submit jobs for runs, or with `dry_run` return their scripts.
 
-    Runs that are done already are skipped, unless they are wanted again.
+    Runs that are done are skipped, unless ``order.again`` is set.
     """
     site = page.site
     what = f"{'dry run of ' if dry_run else ''}submit {order}"
-    # Also a dry run, since it asks the batch system
+    # A dry run is an action too: it asks the batch system
     check(page, what)
-    work = submitting.make_job_template(
-        order.targets or None,
-        order.context,
-        site.detector,
-        job_folder=site.job_folder,
-        log_folder=site.log_folder,
-        memory=order.memory,
-        dry_run=dry_run,
+    processing = submitting.ProcessingOptions(
+        targets=order.targets,
+        context=order.context,
+        detector=site.detector,
         output_folder=site.output_folder,
         live_data_dir=site.live_data_dir,
         config_kwargs=site.config_kwargs,
         corrections_version=order.corrections_version or site.corrections_version,
+    )
+    work = submitting.make_job_template(
+        processing, site.job_folder, site.log_folder, memory=order.memory, dry_run=dry_run
     )
     collection, engine = site.collection(), site.engine()
 
@@ -130,18 +133,16 @@ def submit(page: "Page", run_ids: Sequence[str], order: SubmitRequest, dry_run: 
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
         done = submitting.submit(work, run_id, collection, engine, reset_failures=order.again)
-        return Row(
-            run_id, done.state, done.text if dry_run else f"{done.job_id} {done.text}".strip()
-        )
+        text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
+        return Row(run_id, done.state, text)
 
     return each(page, what, run_ids, act)
 
 
-def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
-    """End the jobs of runs, which automatic processing leaves alone then."""
-    site = page.site
+def cancel(page: Page, run_ids: Sequence[str]) -> list[Row]:
+    """Cancel the jobs of runs; automatic processing then ignores these runs."""
     check(page, "cancel")
-    collection, engine = site.collection(), site.engine()
+    collection, engine = page.site.collection(), page.site.engine()
 
     def act(run_id: str) -> Row:
         return Row(run_id, "cancelled", loop.cancel(collection, engine, run_id, page.user))
@@ -149,13 +150,13 @@ def cancel(page: "Page", run_ids: Sequence[str]) -> list[Row]:
     return each(page, "cancel", run_ids, act)
 
 
-def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -> list[Row]:
-    """Give runs a tag, or take it away."""
+def tag(page: Page, run_ids: Sequence[str], name: str, remove: bool = False) -> list[Row]:
+    """Add a tag to runs, or remove it."""
     name = name.strip()
     what = f"{'remove' if remove else 'add'} tag {name!r}"
     check(page, what)
     if not name or not name.isprintable() or len(name) > 60:
-        raise InvalidOption(f"{name!r} cannot be a tag: up to 60 printable characters can")
+        raise InvalidOption(f"{name!r} cannot be a tag: use up to 60 printable characters")
     collection = page.site.collection()
 
     def act(run_id: str) -> Row:
@@ -168,9 +169,165 @@ def tag(page: "Page", run_ids: Sequence[str], name: str, remove: bool = False) -
     return each(page, what, run_ids, act)
 
 
-def switch(page: "Page", is_on: bool) -> None:
+def switch(page: Page, is_on: bool) -> None:
     """Switch automatic processing on or off."""
     what = f"switch automatic processing {'on' if is_on else 'off'}"
     check(page, what)
     log.info("ACTION user=%r from=%s: %s", page.user, page.peer, what)
     loop.switch(page.site.switches(), is_on, page.user)
+
+
+class ActionsPanel:
+    """Part of a page with actions; its buttons are disabled for users who may not act.
+
+    Parameters
+    ----------
+    page
+        The page.
+    run_ids
+        Returns the runs to act on.
+    done
+        Called after an action.
+    """
+
+    def __init__(
+        self,
+        page: Page,
+        run_ids: Callable[[], Sequence[str]],
+        done: Callable[[], None] = lambda: None,
+    ):
+        self._page, self._run_ids, self._done = page, run_ids, done
+        #: Runs and options of the last dry run
+        self._dry_run: tuple[Any, ...] | None = None
+        self._is_cancel_pressed = False
+        self._make_widgets()
+        self._result = page.html("", name="result")
+        rights = render.html(
+            "rights.html", may_act=page.may_act(), actions=page.site.actions, user=page.user
+        )
+        self.model = Column(
+            page.html("<h2>Process, tag, cancel</h2>"),
+            page.html(rights, name="rights"),
+            wrapped(
+                *(self._targets, self._context, self._version, self._memory, self._again),
+                *(self._dry, self._submit),
+            ),
+            wrapped(self._tag, *self._tagging, self._cancel),
+            self._result,
+            sizing_mode="stretch_width",
+        )
+        self._set_buttons()
+
+    def _make_widgets(self) -> None:
+        site, change = self._page.site, self._set_buttons
+        self._targets = text_input(
+            "targets",
+            "Data types to make",
+            change,
+            220,
+            placeholder="raw data of the context",
+            value=self._page.argument("targets"),
+        )
+        self._context = select(
+            "submit_context", "Context", [_FIRST, *site.contexts()], change, width=190
+        )
+        self._version = text_input(
+            "submit_version",
+            "Corrections version",
+            change,
+            160,
+            placeholder=site.corrections_version or "none",
+        )
+        self._memory = text_input("memory", "Memory [MB]", change, placeholder="of the settings")
+        self._again = checkbox("again", "also those that are done", change)
+        self._dry = button("dry_run", "Dry run", lambda: self._on_submit(True), 130)
+        self._submit = button("submit", "Submit", lambda: self._on_submit(False), 130)
+        self._tag = text_input("tag_name", "Tag", lambda: None, 160, placeholder=documents.PROCESS)
+        self._tagging = [
+            button("add_tag", "Add tag", lambda: self._on_tag(self._tag.value), 130),
+            button("remove_tag", "Remove tag", lambda: self._on_tag(self._tag.value, True), 130),
+            button("abandon", "Abandon", lambda: self._on_tag(documents.ABANDON), 130),
+        ]
+        self._cancel = button("cancel", "Cancel jobs", self._on_cancel, 130)
+
+    def runs_changed(self) -> None:
+        """Adapt the buttons to another choice of runs."""
+        self._is_cancel_pressed = False
+        self._set_buttons()
+
+    def _set_buttons(self, is_busy: bool = False) -> None:
+        off = is_busy or not self._page.may_act()
+        for each_button in (self._dry, *self._tagging, self._cancel):
+            each_button.disabled = off
+        # Submission follows a dry run of the same runs and options
+        self._submit.disabled = off or self._dry_run != self._entered()
+        self._cancel.label = "Really cancel?" if self._is_cancel_pressed else "Cancel jobs"
+
+    def _entered(self) -> tuple[Any, ...]:
+        fields = (self._targets, self._context, self._version, self._memory)
+        return (*self._run_ids(), *(field.value for field in fields), self._again.active)
+
+    def _request(self) -> SubmitRequest:
+        memory = self._memory.value.strip()
+        if memory and not (memory.isascii() and memory.isdigit() and 0 < int(memory) < 10**7):
+            raise InvalidOption(f"memory {memory!r} is no number of MB: write it as 4000")
+        return SubmitRequest(
+            tuple(self._targets.value.replace(",", " ").split()),
+            None if self._context.value == _FIRST else self._context.value,
+            self._version.value.strip() or None,
+            int(memory) if memory else None,
+            self._again.active,
+        )
+
+    def _on_submit(self, dry_run: bool) -> None:
+        run_ids, entered = list(self._run_ids()), self._entered()
+        try:
+            order = self._request()
+            # Whatever the browser says: its button is disabled then
+            if not dry_run and entered != self._dry_run:
+                check(self._page, "submit without dry run")
+                raise InvalidOption("this has changed since the dry run: do that again first")
+        except Exception as error:
+            self._show([], describe(error))
+            return
+
+        def done() -> None:
+            self._dry_run = entered if dry_run else None
+
+        self._run(lambda: submit(self._page, run_ids, order, dry_run), done)
+
+    def _on_tag(self, name: str, remove: bool = False) -> None:
+        run_ids = list(self._run_ids())
+        self._run(lambda: tag(self._page, run_ids, name, remove))
+
+    def _on_cancel(self) -> None:
+        run_ids = list(self._run_ids())
+        if not self._is_cancel_pressed and self._page.may_act():
+            self._is_cancel_pressed = True
+            self._set_buttons()
+            return
+        self._is_cancel_pressed = False
+        self._run(lambda: cancel(self._page, run_ids))
+
+    def _run(self, act: Callable[[], list[Row]], then: Callable[[], None] = lambda: None) -> None:
+        """Run an action in a thread, and show the outcome or the error."""
+
+        def work() -> tuple[list[Row], str]:
+            try:
+                return act(), ""
+            except Exception as error:
+                return [], describe(error)
+
+        def take(found: tuple[list[Row], str]) -> None:
+            if not found[1]:
+                then()
+            self._show(*found)
+            self._done()
+
+        self._set_buttons(is_busy=True)
+        self._result.text = "<p>At work …</p>"
+        self._page.load("the action", work, take)
+
+    def _show(self, rows: Sequence[Row], problem: str) -> None:
+        self._result.text = render.html("result.html", rows=rows, problem=problem)
+        self._set_buttons()

@@ -1,92 +1,190 @@
-"""The analyses' figures of one run, put together; they fit on a phone, and on a wide screen."""
+"""Stored data of a run, read without making any, and figures of it for pages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
-from amstrax.analyses.links import Links, within
-from amstrax.analyses.loading import area_unit
-from amstrax.analyses.quantities import PE, rates, thin
+from amstrax.analyses.loading import SORTS, area_unit, end_of_run
+from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
-from amstrax.dashboard import stored
 from amstrax.dashboard.page import wrapped
+from amstrax.exceptions import NotAvailable
 
 if TYPE_CHECKING:
     import strax
 
-#: More peaks than this are shown as a histogram in two dimensions, with so many as points above
+#: Columns of the figures, of which a context may lack some
+EVENT_COLUMNS = (
+    *("time", "endtime", "event_number", "s1_area", "s2_area", "cs1", "cs2", "drift_time"),
+    *("x", "y", "z", "r", "s1_range_50p_area", "s2_range_50p_area", "s1_area_fraction_top"),
+    *("s2_area_fraction_top", "n_peaks"),
+)
+PEAK_COLUMNS = (
+    *("time", "area", "range_50p_area", "area_fraction_top", "rise_time", "n_channels", "type"),
+)
+LED_COLUMNS = ("time", "channel", "area", "amplitude_led")
+#: Above this number of peaks, figures are 2D histograms with this number of points on top
 MOST_POINTS = 10_000
-#: Of the peaks of selected events, where not all are points, so many are marked
+#: Number of peaks of selected events that are marked, if not all peaks are points
 MOST_MARKED = 2_000
-#: Columns of these marks, and of which columns of peaks
+#: Columns of these marks -> fields of peaks
 _MARKED = {"area": "area", "width": "range_50p_area", "aft": "area_fraction_top"}
 
 
+# Stored data
+
+
+class Span(NamedTuple):
+    """Time range of data [ns since unix epoch]."""
+
+    start: int
+    end: int
+
+
+def name_of(st: "strax.Context", sort: str) -> str | None:
+    """Return the name of a sort of data, as ``peak_basics``, in a context; None without it."""
+    return next((name for name in SORTS[sort] if name in st._plugin_class_registry), None)
+
+
+def is_stored(st: "strax.Context", run_id: str, *sorts: str) -> bool:
+    """Return whether the context can load data of all these sorts."""
+    names = [name_of(st, sort) if sort in SORTS else sort for sort in sorts]
+    return all(
+        name is not None and name in st._plugin_class_registry and st.is_stored(run_id, name)
+        for name in names
+    )
+
+
+def span(st: "strax.Context", run_id: str, sort: str) -> Span:
+    """Return the time range of stored data, at most to the end of the run."""
+    chunks = st.get_metadata(run_id, _stored_name(st, run_id, sort))["chunks"]
+    if not chunks:
+        raise NotAvailable(f"{sort} of run {run_id} has no chunks yet")
+    start, end = chunks[0]["start"], chunks[-1]["end"]
+    return Span(start, max(end_of_run(st, run_id, end), start + 1))
+
+
+def load(
+    st: "strax.Context",
+    run_id: str,
+    sort: str | Sequence[str],
+    columns: Sequence[str] | None = None,
+    time_range: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Return stored data.
+
+    Parameters
+    ----------
+    st
+        Context.
+    run_id
+        Run.
+    sort
+        Sort of data as of `amstrax.analyses.loading.SORTS`, or a data type; or several of one kind.
+    columns
+        Columns to load if the data has them; None for all.
+    time_range
+        Range of time [ns since unix epoch]; None for the whole run.
+
+    Raises
+    ------
+    NotAvailable
+        If it is not stored.
+    """
+    sorts = (sort,) if isinstance(sort, str) else tuple(sort)
+    names = tuple(_stored_name(st, run_id, each) for each in sorts)
+    options: dict[str, Any] = {"progress_bar": False}
+    if time_range is not None:
+        options["time_range"] = time_range
+    if columns is not None:
+        plugins = [st.get_single_plugin(run_id, name) for name in names]
+        fields = {
+            field
+            for plugin, name in zip(plugins, names, strict=True)
+            for field in plugin.dtype_for(name).names
+        }
+        options["keep_columns"] = tuple(name for name in columns if name in fields)
+    return st.get_array(run_id, names if len(names) > 1 else names[0], **options)
+
+
+def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
+    name = name_of(st, sort) if sort in SORTS else sort
+    if name is None or name not in st._plugin_class_registry:
+        raise NotAvailable(f"this context has no {sort}: choose another one")
+    if not st.is_stored(run_id, name):
+        raise NotAvailable(
+            f"{name} of run {run_id}, as this context would make it, is not stored here: the page "
+            "of the run shows what is stored, and can submit a job"
+        )
+    return name
+
+
+# Figures
+
+
 class Scales(NamedTuple):
-    """Which scales are logarithmic, and which areas are shown."""
+    """Which scales are logarithmic, and whether areas are corrected."""
 
     log: bool = True
     log_counts: bool = False
     corrected: bool = True
 
 
-def warm_up() -> None:
-    """Draw what there is nothing of: the first time takes a second more than others."""
-    kinds = [(name, np.int64 if name == "time" else np.float32) for name in stored.PEAK_COLUMNS]
-    peaks = np.ones(MOST_POINTS + 1, dtype=[*kinds[:-1], ("type", np.int8)])
-    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales(), PE)
-    events = np.ones(2, dtype=[(name, np.float64) for name in stored.EVENT_COLUMNS])
-    _of_events(interactive.event_source(events), Scales())
-    interactive.rates({"events": rates(peaks["time"], 0, 2)})
-
-
-class Drawn(NamedTuple):
-    """Figures by their group, how much data they show, and what links their selections.
-
-    Attributes
-    ----------
-    groups
-        Figures.
-    text
-        How much data there is.
-    sources
-        Of selections: ``events``, ``peaks``, ``pulses``; and ``marked``, for peaks of selected
-        events where not all peaks are points.
-    linked
-        Which peaks are in which events; None without events.
-    """
-
-    groups: Mapping[str, list[Any]]
-    text: str
-    sources: Mapping[str, Any]
-    linked: "Linked | None" = None
-
-
 class Linked(NamedTuple):
-    """Events that are points.
-
-    Attributes
-    ----------
-    start, end
-        Of them [ns since unix epoch].
-    links
-        Which peaks, of those that are points, are in which of them.
-    """
+    """Start and end of the events that are points [ns since unix epoch], and their peaks."""
 
     start: np.ndarray
     end: np.ndarray
     links: Links
 
 
-def fit(figures: Iterable[Any], height: int = 330) -> Row:
-    """Return figures beside each other, as many as there is room for."""
+class Drawn(NamedTuple):
+    """Figures in groups, amount of data, and what links the selections in them.
+
+    Attributes
+    ----------
+    groups
+        Title -> figures.
+    text
+        Amount of data.
+    sources
+        Data of the figures: ``events``, ``peaks``, ``pulses``; and ``marked``, for peaks of
+        selected events if not all peaks are points.
+    linked
+        Links between events and peaks; None without events.
+    """
+
+    groups: Mapping[str, list[Any]]
+    text: str
+    sources: Mapping[str, Any]
+    linked: Linked | None = None
+
+
+class Marks(NamedTuple):
+    """Peaks of selected events: columns of the source ``marked``, and total number."""
+
+    columns: dict[str, np.ndarray]
+    total: int
+
+
+def warm_up() -> None:
+    """Draw figures of empty data, since the first ones take a second longer."""
+    kinds = [(name, np.int64 if name == "time" else np.float32) for name in PEAK_COLUMNS]
+    peaks = np.ones(MOST_POINTS + 1, dtype=[*kinds[:-1], ("type", np.int8)])
+    _of_peaks(peaks, interactive.peak_source(peaks, 0, 10), Scales(), PE)
+    events = np.ones(2, dtype=[(name, np.float64) for name in EVENT_COLUMNS])
+    _of_events(interactive.event_source(events), Scales())
+    interactive.rates({"events": rates(peaks["time"], 0, 2)})
+
+
+def fit(figures: Iterable[Any]) -> Row:
+    """Return figures next to each other, as many as the width of the page allows."""
     figures = list(figures)
     for figure in figures:
-        figure.width = None
-        figure.height = height
+        figure.width, figure.height = None, 330
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
         if len(figures) > 1:
@@ -95,77 +193,61 @@ def fit(figures: Iterable[Any], height: int = 330) -> Row:
 
 
 def in_layout(layout: Any) -> list[Any]:
-    """Return the figures in a layout of the analyses, in their order."""
+    """Return the figures in a layout, in order."""
     if isinstance(layout, Plot):
         return [layout]
     return [figure for child in layout.children for figure in in_layout(child)]
 
 
 def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
-    """Return the figures of what is stored of a run.
-
-    Raises
-    ------
-    NotAvailable
-        When nothing of it is.
-    """
-    if stored.name_of(st, "led_calibration") is not None:
+    """Return figures of the stored data of a run; raise NotAvailable if nothing is stored."""
+    if name_of(st, "led_calibration") is not None:
         return _of_led(st, run_id, scales)
     times: dict[str, np.ndarray] = {}
     groups: dict[str, list[Any]] = {"Rates": []}
     text: list[str] = []
     sources: dict[str, Any] = {}
-    intervals, linked = None, None
-    span = stored.span(st, run_id, "peak_basics")
-    unit = area_unit(st, run_id, stored.name_of(st, "peak_basics") or "peak_basics")
-    peaks = stored.load(st, run_id, "peak_basics", stored.PEAK_COLUMNS)
+    intervals, linked, marked, also = None, None, None, ""
+    start, end = span(st, run_id, "peak_basics")
+    unit = area_unit(st, run_id, name_of(st, "peak_basics") or "peak_basics")
+    peaks = load(st, run_id, "peak_basics", PEAK_COLUMNS)
     for kind in (1, 2, 0):
         times[TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
-    if stored.is_stored(st, run_id, "event_info"):
-        events = stored.load(st, run_id, "event_info", stored.EVENT_COLUMNS)
+    if is_stored(st, run_id, "event_info"):
+        events = load(st, run_id, "event_info", EVENT_COLUMNS)
         times["events"] = events["time"]
         text.append(f"{len(events):,} events")
-        source = sources["events"] = interactive.event_source(events, span.start, unit=unit)
-        groups["Events: what is selected in one is shown in the others, with its peaks"] = (
-            _of_events(source, scales)
+        source = sources["events"] = interactive.event_source(events, start, unit=unit)
+        groups["Events: selecting some shows them in all figures, with their peaks"] = _of_events(
+            source, scales
         )
-        shown = events[source.data["index"]]
-        intervals = shown["time"].copy(), shown["endtime"].copy()
+        points = events[source.data["index"]]
+        intervals = points["time"].copy(), points["endtime"].copy()
     text.append(f"{len(peaks):,} peaks")
-    source = sources["peaks"] = interactive.peak_source(peaks, span.start, MOST_POINTS, unit)
-    marked = None
+    source = sources["peaks"] = interactive.peak_source(peaks, start, MOST_POINTS, unit)
     if intervals is not None:
-        points = peaks["time"][source.data["index"]]
-        linked = Linked(*intervals, within(points, *intervals))
+        also = ", with their events"
+        linked = Linked(*intervals, within(peaks["time"][source.data["index"]], *intervals))
         if len(peaks) > MOST_POINTS:
             marked = sources["marked"] = ColumnDataSource({name: [] for name in _MARKED})
-    also = "" if linked is None else ", with its events"
-    groups[f"Peaks: what is selected in one is shown in the other{also}"] = _of_peaks(
+    groups[f"Peaks: selecting some shows them in both figures{also}"] = _of_peaks(
         peaks, source, scales, unit, marked
     )
-    longest = max(map(len, times.values()))
-    n_bins = min(max(longest // 20, 10), 120)
-    series = {name: rates(time, span.start, span.end, n_bins) for name, time in times.items()}
+    n_bins = min(max(max(map(len, times.values())) // 20, 10), 120)
+    series = {name: rates(time, start, end, n_bins) for name, time in times.items()}
     groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
     return Drawn(groups, ", ".join(text), sources, linked)
 
 
-class Marks(NamedTuple):
-    """Peaks of selected events: columns of the source ``marked``, and how many there are."""
-
-    columns: dict[str, np.ndarray]
-    total: int
-
-
 def marks(st: "strax.Context", run_id: str, start: np.ndarray, end: np.ndarray) -> Marks:
-    """Return the peaks of events from `start` to `end`, of very many some at random.
+    """Return the peaks of events from `start` to `end`, at most `MOST_MARKED`, at random.
 
-    They are read again: to keep a million peaks for each page that shows them would be too much.
+    They are loaded again, since millions of peaks in memory for each open page are too many.
     """
-    peaks = stored.load(st, run_id, "peak_basics", ("time", *_MARKED.values()))
+    peaks = load(st, run_id, "peak_basics", ("time", *_MARKED.values()))
     rows = within(peaks["time"], start, end).inside(np.arange(len(start)))
-    shown = peaks[rows[thin(len(rows), MOST_MARKED)]]
-    return Marks({name: shown[field].copy() for name, field in _MARKED.items()}, len(rows))
+    chosen = peaks[rows[random_subset(len(rows), MOST_MARKED)]]
+    return Marks({name: chosen[field].copy() for name, field in _MARKED.items()}, len(rows))
 
 
 def _of_events(source: Any, scales: Scales) -> list[Any]:
@@ -187,19 +269,18 @@ def _of_peaks(
             interactive.area_aft(source, log=scales.log),
         ]
     figures = []
-    columns = (
-        ("width", "range_50p_area", "Width of the central 50 % [ns]", (scales.log, scales.log)),
-        ("aft", "area_fraction_top", "Area fraction top", (scales.log, False)),
-    )
-    for column, field, label, log in columns:
+    for column, label, log in (
+        ("width", "Width of the central 50 % [ns]", (scales.log, scales.log)),
+        ("aft", "Area fraction top", (scales.log, False)),
+    ):
         figure = interactive.density(
             peaks["area"],
-            peaks[field],
+            peaks[_MARKED[column]],
             log=log,
             labels=(f"Area [{unit}]", label),
             tools="pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save",
         )
-        # Points are there to be selected: the picture below them has all peaks
+        # Faint points for selections, above the histogram of all peaks
         figure.scatter(
             "area",
             column,
@@ -218,16 +299,15 @@ def _of_peaks(
 
 
 def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
-    pulses = stored.load(st, run_id, "led_calibration", stored.LED_COLUMNS)
-    span = stored.span(st, run_id, "led_calibration")
+    pulses = load(st, run_id, "led_calibration", LED_COLUMNS)
+    times = span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
-    channels = np.unique(pulses["channel"]).tolist()
-    by_channel = {
-        f"channel {channel}": rates(pulses["time"][pulses["channel"] == channel], *span)
-        for channel in channels
-    }
-    # As in the spectra
-    colors = {f"channel {number}": channel_color(number) for number in channels}
+    by_channel, colors = {}, {}
+    for channel in np.unique(pulses["channel"]).tolist():
+        name = f"channel {channel}"
+        by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times)
+        # As in the spectra
+        colors[name] = channel_color(channel)
     groups = {
         "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],
         "LED spectra": [

@@ -1,18 +1,24 @@
-"""How far a run is while it is taken and processed, chunk by chunk, and the log of its job."""
+"""Progress of a run while it is taken and processed, chunk by chunk; log of its last job.
+
+Functions that look at files, and the parts of pages that show the result.
+"""
 
 import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import strax
+from bokeh.models import Column, ColumnDataSource
+from bokeh.plotting import figure
 
 from amstrax import redax, rundoc, settings
-from amstrax.auto_processing import live_folder
-from amstrax.dashboard import run_overview
+from amstrax.auto_processing import copying, rsync
+from amstrax.dashboard import render, run_overview
+from amstrax.dashboard.page import Page, set_text
 from amstrax.exceptions import (
     AmstraxError,
     InvalidRunDocument,
@@ -21,6 +27,14 @@ from amstrax.exceptions import (
     NotAvailable,
 )
 from amstrax.rundb import documents
+
+#: Interval at which a growing run and a log are read [s]
+INTERVAL = 2.0
+#: Length of the end of a log that is read [bytes]
+TAIL = 64_000
+#: Colours that colour-blind readers can tell apart, and dashes for readers who see none
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 
 class Live(NamedTuple):
@@ -33,16 +47,15 @@ class Live(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A stored chunk: start and end [ns since unix epoch], rows, and size in memory [bytes]."""
+    """A stored chunk: start and end [ns since unix epoch], and number of rows."""
 
     start: int
     end: int
     rows: int
-    n_bytes: int
 
 
 class Growing(NamedTuple):
-    """Data of a type that is stored, or being made."""
+    """Chunks of a data type that is stored or being made."""
 
     data_type: str
     is_complete: bool
@@ -54,22 +67,30 @@ class Growing(NamedTuple):
         return sum(chunk.rows for chunk in self.chunks)
 
 
+class Log(NamedTuple):
+    """The end of a log file, after the first `skipped` bytes."""
+
+    path: Path
+    text: str
+    skipped: int
+
+
 def find_live(
     document: Mapping[str, Any], detector: str, live_data_dir: Path | None = None
 ) -> Live | None:
-    """Return how much live data there is of a run; None where it is not on this machine.
+    """Return the live data of a run; None if it is not on this machine.
 
     Parameters
     ----------
     document
         Run document.
     detector
-        Detector, whose folder of the settings is looked in too.
+        Detector whose folder in the settings is searched.
     live_data_dir
-        Folder with the runs' folders, before that of the settings.
+        Folder that is searched instead of that of the settings.
     """
     try:
-        name = live_folder.run_name(document)
+        name = copying.run_name(document)
     except AmstraxError:
         return None
     usual = live_data_dir or settings.live_data(detector)
@@ -83,40 +104,33 @@ def find_live(
         run_dir = folder / name
         if not run_dir.is_dir():
             continue
-        try:
+        with contextlib.suppress(OSError, LiveDataNotFound, LiveDataCorrupted):
             chunks = redax.last_chunk(run_dir) + 1
-            _, n_bytes = live_folder.count(live_folder.inventory(run_dir))
-        except (OSError, LiveDataNotFound, LiveDataCorrupted):
-            continue
-        return Live(run_dir, chunks, n_bytes, live_folder.is_closed(run_dir))
+            _, n_bytes = rsync.count(rsync.inventory(run_dir))
+            return Live(run_dir, chunks, n_bytes, copying.is_closed(run_dir))
     return None
 
 
 def find_stored(st: strax.Context, run_id: str) -> list[Growing]:
-    """Return the data types of a context that are stored or being made, with their chunks.
-
-    Nothing is read but metadata.
-    """
+    """Return the data types of a context that are stored or being made; only metadata is read."""
     result = []
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
         found = run_overview.find(st, key)
         folder = found or run_overview.being_made(st, key)
-        if folder is None:
-            continue
-        chunks = _chunks(folder)
+        chunks = None if folder is None else _chunks(folder)
         if chunks is not None:
-            is_complete = found is not None and not folder.name.endswith("_temp")
+            is_complete = found is not None and not found.name.endswith("_temp")
             result.append(Growing(data_type, is_complete, chunks))
     return result
 
 
 def _chunks(folder: Path) -> list[Chunk] | None:
-    """Return the chunks that metadata tells of; None where it is being written, or gone."""
+    """Return the chunks in a folder's metadata; None while it is written, or if it is gone."""
     found: dict[int, Mapping[str, Any]] = {}
     try:
         for name in sorted(os.listdir(folder)):
-            # One for all; and of forked processes, one for each chunk
+            # One file for all chunks; forked processes write one for each chunk
             if name.endswith("-metadata.json"):
                 of_all = json.loads((folder / name).read_text(encoding="utf-8")).get("chunks") or ()
                 found |= {chunk["chunk_i"]: chunk for chunk in of_all}
@@ -124,56 +138,24 @@ def _chunks(folder: Path) -> list[Chunk] | None:
                 chunk = json.loads((folder / name).read_text(encoding="utf-8"))
                 found[chunk["chunk_i"]] = chunk
         return [
-            Chunk(chunk["start"], chunk["end"], chunk["n"], chunk["nbytes"])
-            for _, chunk in sorted(found.items())
+            Chunk(chunk["start"], chunk["end"], chunk["n"]) for _, chunk in sorted(found.items())
         ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
-#: So much of the end of a log is read [bytes]
-TAIL = 64_000
-
-
-class Log(NamedTuple):
-    """The end of a log.
-
-    Attributes
-    ----------
-    path
-        Its file.
-    text
-        What it says at its end.
-    skipped
-        How much of its beginning is left out [bytes].
-    """
-
-    path: Path
-    text: str
-    skipped: int
-
-
 def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) -> Log:
-    """Return the end of the log of a run's last job.
+    """Return the last `most` bytes of the log of a run's last job, in whole lines.
 
-    The document says which file that is; but anybody who can write documents could name any file
-    there, so it must be a plain one in the log folder, and not by way of a link.
-
-    Parameters
-    ----------
-    document
-        Run document.
-    log_folder
-        Folder of logs.
-    most
-        So much of its end [bytes].
+    The run document names the file. Whoever can write documents could name any file there, so it
+    must be a regular file inside `log_folder`, without links that lead out of it.
 
     Raises
     ------
     NotAvailable
-        When there is no such log, or it is elsewhere.
+        If the log does not exist, or is elsewhere.
     OSError
-        When it cannot be read.
+        If it cannot be read.
     """
     job = documents.job_of(document)
     name = job.get("log")
@@ -184,8 +166,8 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
     path, folder = Path(name), log_folder.absolute()
     if job.get("host") not in (None, documents.this_host()) and not path.exists():
         raise NotAvailable(f"the log is on {job['host']}: {name}")
-    real, real_folder = path.resolve(), folder.resolve()
-    if not real.is_relative_to(real_folder) or real.suffix != ".log":
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()) or real.suffix != ".log":
         raise NotAvailable(
             f"the log {name} is not in the log folder {folder}: start the dashboard with its "
             "--log_folder to see it"
@@ -193,7 +175,7 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
     try:
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise NotAvailable(f"there is no log yet: {name}") from None
+        raise NotAvailable(f"the log does not exist yet: {name}") from None
     with open(descriptor, "rb") as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
@@ -202,7 +184,145 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
         file.seek(skipped)
         data = file.read(most)
     if skipped:
-        # From the next whole line
         start = data.find(b"\n") + 1
         skipped, data = skipped + start, data[start:]
     return Log(path, data.decode("utf-8", "replace"), skipped)
+
+
+class _Found(NamedTuple):
+    is_growing: bool
+    live: Live | None
+    types: list[Growing]
+    start: int
+
+
+class LivePart:
+    """Part of a page with the progress of a run: table, and rows per second of each chunk."""
+
+    def __init__(self, page: Page, run_id: str):
+        self._page, self._run_id = page, run_id
+        self._text = page.html("", name="live_progress")
+        self._figure: Any = None
+        self._sources: dict[str, ColumnDataSource] = {}
+        self.model = Column(self._text, sizing_mode="stretch_width")
+
+    def start(self) -> None:
+        """Show the progress from now on."""
+        self._page.repeat(self._refresh, min(INTERVAL, self._page.site.refresh))
+
+    def _refresh(self) -> None:
+        self._page.load("how far the run is", self._find, self._take, again=False)
+
+    def _find(self) -> _Found:
+        site = self._page.site
+        document = documents.find_run(site.collection(), self._run_id)
+        types = find_stored(site.context(site.context_for(document)), self._run_id)
+        is_growing = (
+            documents.utc_time_of(document, "end") is None
+            or documents.status_of(document).status in ("submitted", "running")
+            or any(not each.is_complete for each in types)
+        )
+        live = find_live(document, site.detector, site.live_data_dir)
+        begun = documents.utc_time_of(document, "start")
+        if begun is None:
+            start = min((each.chunks[0].start for each in types if each.chunks), default=0)
+        else:
+            start = int(begun.timestamp()) * 10**9
+        return _Found(is_growing, live, types, start)
+
+    def _take(self, found: _Found) -> None:
+        text = render.html(
+            "live_progress.html", growing=found.is_growing, live=found.live, types=found.types
+        )
+        set_text(self._text, text)
+        if self._figure is not None:
+            self._figure.visible = found.is_growing
+        elif not found.is_growing:
+            return
+        for each in found.types:
+            if not each.chunks:
+                continue
+            data = _steps(each, found.start)
+            source = self._sources.get(each.data_type)
+            if source is None:
+                self._add(each.data_type, data)
+            elif len(source.data["time"]) != len(data["time"]):
+                source.data = data
+
+    def _add(self, data_type: str, data: dict[str, Any]) -> None:
+        is_first = self._figure is None
+        if is_first:
+            self._figure = figure(
+                height=280,
+                sizing_mode="stretch_width",
+                x_axis_label="Time since the start of the run [s]",
+                y_axis_label="Rows per second",
+                y_axis_type="log",
+                tools="pan,box_zoom,reset,save",
+                name="live_progress_figure",
+            )
+            self._figure.toolbar.logo = None
+        number = len(self._sources)
+        source = self._sources[data_type] = ColumnDataSource(data)
+        self._figure.step(
+            "time",
+            "rate",
+            source=source,
+            mode="after",
+            line_width=2,
+            color=_COLORS[number % len(_COLORS)],
+            line_dash=_DASHES[number // len(_COLORS) % len(_DASHES)],
+            legend_label=data_type,
+        )
+        if is_first:
+            [legend] = self._figure.legend
+            legend.click_policy = "hide"
+            legend.label_text_font_size = "11px"
+            self._figure.add_layout(legend, "right")
+            self.model.children = [self._text, self._figure]
+
+
+def _steps(growing: Growing, start: int) -> dict[str, list[float]]:
+    """Return the corners of the rate of rows in each chunk [Hz], by time since `start` [s]."""
+    times = [(chunk.start - start) / 1e9 for chunk in growing.chunks]
+    rates = [
+        max(chunk.rows, 0.5) / max((chunk.end - chunk.start) / 1e9, 1e-9)
+        for chunk in growing.chunks
+    ]
+    last = (growing.chunks[-1].end - start) / 1e9
+    return {"time": [*times, last], "rate": [*rates, rates[-1]]}
+
+
+class LogPart:
+    """Part of a page with the log of the run that `run_id` returns; empty for no run."""
+
+    def __init__(self, page: Page, run_id: Callable[[], str]):
+        self._page, self._run_id = page, run_id
+        self._text = page.html("", name="log")
+        self.model = Column(
+            page.html("<h2>Log of the last job</h2>"), self._text, sizing_mode="stretch_width"
+        )
+
+    def start(self) -> None:
+        """Show the log from now on."""
+        self._page.repeat(self.refresh, min(INTERVAL, self._page.site.refresh))
+
+    def refresh(self, again: bool = False) -> None:
+        """Read the log."""
+        run_id, site = self._run_id(), self._page.site
+        if not run_id:
+            set_text(self._text, "<p>Name a run to see the log of its job.</p>")
+            return
+
+        def work() -> str:
+            document = documents.find_run(
+                site.collection(), run_id, projection=["processing_job", "name", "number"]
+            )
+            log, why = None, ""
+            try:
+                log = read_log(document, site.log_folder)
+            except NotAvailable as error:
+                why = str(error)
+            return render.html("log.html", run_id=run_id, log=log, why=why)
+
+        self._page.load("the log", work, lambda text: set_text(self._text, text), again)

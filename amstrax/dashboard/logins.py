@@ -1,21 +1,23 @@
-"""Passwords, log-ins, and limits on guessing.
+"""Log-in to the dashboard: passwords, limits on guessing, and the hooks of Bokeh's server.
 
 Passwords are kept as bcrypt hashes, one ``NAME:HASH`` a line, in a file that only its owner can
-read. Log-ins and counts of attempts are kept in memory: a restart of the dashboard ends them.
+read. Log-ins and counts of attempts are kept in memory, until the dashboard ends.
 
-An attempt is counted before its password is checked, and taken back if that is right, so parallel
+An attempt is counted before its password is checked, and uncounted if that is right, so parallel
 guesses count too. Attempts are counted
 
 - by name and address together, with pauses that double,
-- by name and by address, with short pauses that do not grow, unless that name has logged in from
-  that address before,
-- or else, in a browser that has logged in under that name before (a signed cookie), by browser
-  alone. So guesses by others do not keep a user out there, not even from the same address.
+- by name and by address, with short constant pauses, unless that name has logged in from that
+  address before,
+- in a browser that has logged in under that name before (a signed cookie), by browser alone. So
+  guesses by others do not lock a user out there, not even from the same address.
 """
 
+import asyncio
 import hmac
 import ipaddress
-import os
+import logging
+import math
 import re
 import secrets
 import threading
@@ -24,33 +26,42 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
+from bokeh.server.auth_provider import AuthProvider, NullAuth
+from tornado.web import HTTPError, RequestHandler
+
+from amstrax import strict_json
+from amstrax.dashboard import render
 from amstrax.exceptions import AmstraxError, InvalidOption
 
-#: How long one is logged in [s]
+if TYPE_CHECKING:
+    from amstrax.dashboard.site import Site
+
+log = logging.getLogger(__name__)
+
+#: Duration of a log-in [s]
 LIFETIME = 12 * 3600.0
-#: Threads that check passwords, and attempts that may wait for one
+#: Threads that check passwords, and limit on the attempts that wait for one
 THREADS, QUEUE = 2, 16
-#: Names, addresses and browsers whose attempts are kept, of each the newest
+#: Number of names, addresses and browsers whose attempts are kept, the newest of each
 MOST_KEYS = 10_000
-#: bcrypt looks at so many bytes of a password, and refuses longer ones
+#: Longest password, the limit of bcrypt [bytes], and shortest [characters]
 LONGEST, SHORTEST = 72, 10
+#: Cookie of a log-in
+COOKIE = "amstrax_login"
+#: Cookie of a browser in which somebody has logged in before, and its lifetime [s]
+BROWSER_COOKIE, BROWSER_LIFETIME = "amstrax_browser", 90 * 86400
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
-#: Of no password; checked where the file has no user
+#: Hash of no password; checked if the file has no users
 _NOBODYS = b"$2b$12$BfFHHWdcODJtM6VnRzDEpOTKNMZA.NvFB0L2vjb3CaPwREZtyAyVO"
 
 
 def check_name(name: str) -> str:
-    """Return a name of a user.
-
-    Raises
-    ------
-    InvalidOption
-        When it cannot be one.
-    """
+    """Return a user name, or raise InvalidOption if it is not valid."""
     if not _NAME.fullmatch(name):
         raise InvalidOption(
             f"{name!r} cannot be the name of a user: up to 64 letters, digits and _ . - can"
@@ -59,13 +70,7 @@ def check_name(name: str) -> str:
 
 
 class PasswordFile:
-    """File with names and hashes of passwords.
-
-    Parameters
-    ----------
-    path
-        File; `set` makes it.
-    """
+    """File with user names and hashes of passwords; `set` makes it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -74,10 +79,7 @@ class PasswordFile:
     def read(self) -> dict[str, bytes]:
         """Return the hash of each user's password.
 
-        Raises
-        ------
-        InvalidOption
-            When the file cannot be read, is no such file, or others can read it.
+        Raises InvalidOption if the file is unreadable or malformed, or if others can read it.
         """
         try:
             mode = self.path.stat().st_mode
@@ -103,14 +105,9 @@ class PasswordFile:
         return users
 
     def set(self, name: str, password: str) -> None:
-        """Set the password of a user, who need not be there.
+        """Set the password of an old or new user.
 
-        Raises
-        ------
-        InvalidOption
-            For a name or password that cannot be taken.
-        OSError
-            When the file cannot be written.
+        Raises InvalidOption for an invalid name or password, OSError if writing fails.
         """
         import bcrypt
 
@@ -123,22 +120,13 @@ class PasswordFile:
         users[name] = bcrypt.hashpw(password.encode(), bcrypt.gensalt())
         text = "".join(f"{user}:{hashed.decode()}\n" for user, hashed in sorted(users.items()))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, self.path)
+        strict_json.write_text(self.path, text, mode=0o600)
 
     def is_right(self, name: str, password: str) -> bool:
-        """Return whether this is the password of a user.
+        """Return whether this is the password of a user; raises as `read` does.
 
-        For an unknown name the hash of some user is checked, always the same one, so that the time
-        does not tell which names exist, whatever the costs of the hashes.
-
-        Raises
-        ------
-        InvalidOption
-            As in `read`.
+        For an unknown name the hash of some user is checked, always the same one, so the time does
+        not tell which names exist, whatever the costs of the hashes.
         """
         import bcrypt
 
@@ -157,7 +145,7 @@ class PasswordFile:
 
 
 class Login(NamedTuple):
-    """One who has logged in: who, by which number, and until when (of the clock given)."""
+    """A log-in: user, public number, and end (by the clock of `Logins`)."""
 
     user: str
     number: str
@@ -165,14 +153,14 @@ class Login(NamedTuple):
 
 
 class Granted(NamedTuple):
-    """What a browser gets at log-in: a secret for `Logins.find`, and a mark by which it is known"""
+    """Cookies of a browser after log-in: a secret for `Logins.find`, and its signed mark."""
 
     secret: str
     browser: str
 
 
 class TooManyAttempts(AmstraxError):
-    """An attempt to log in is refused for so long [s]."""
+    """Attempts to log in are refused for `wait` seconds."""
 
     def __init__(self, wait: float):
         super().__init__(f"too many attempts to log in: wait {wait:.0f} s")
@@ -180,7 +168,7 @@ class TooManyAttempts(AmstraxError):
 
 
 class QueueFull(AmstraxError):
-    """Too many attempts to log in wait for their check."""
+    """Too many attempts to log in wait to be checked."""
 
 
 class Limit:
@@ -189,13 +177,11 @@ class Limit:
     Parameters
     ----------
     free
-        Attempts without a pause.
-    pause
-        Pause after the last of those [s]; it doubles with each further one.
-    longest
-        Longest pause [s].
+        Number of attempts without a pause.
+    pause, longest
+        First pause, which doubles with each further attempt, and longest one [s].
     memory
-        Time after which a key without attempts is forgotten [s].
+        Time without attempts after which a key is forgotten [s].
     """
 
     def __init__(self, free: int, pause: float, longest: float, memory: float):
@@ -203,7 +189,7 @@ class Limit:
         self._counts: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
 
     def wait(self, key: Hashable, now: float) -> float:
-        """Return how long to wait before the next attempt [s]."""
+        """Return the time until the next attempt is allowed [s]."""
         count, last = self._count(key, now)
         if count < self.free:
             return 0.0
@@ -212,10 +198,7 @@ class Limit:
 
     def add(self, key: Hashable, now: float) -> None:
         """Count an attempt."""
-        self._counts[key] = self._count(key, now)[0] + 1, now
-        self._counts.move_to_end(key)
-        if len(self._counts) > MOST_KEYS:
-            self._counts.popitem(last=False)
+        _put_last(self._counts, key, (self._count(key, now)[0] + 1, now))
 
     def take_back(self, key: Hashable) -> None:
         """Undo the counting of an attempt."""
@@ -234,15 +217,23 @@ class Limit:
         return (count, last) if last + self.memory > now else (0, now)
 
 
+def _put_last(entries: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
+    """Set the newest entry; drop the oldest one above `MOST_KEYS`."""
+    entries[key] = value
+    entries.move_to_end(key)
+    if len(entries) > MOST_KEYS:
+        entries.popitem(last=False)
+
+
 class Logins:
-    """Who is logged in, and who may try to.
+    """Log-ins, and attempts to log in.
 
     Parameters
     ----------
     passwords
-        Where passwords are kept.
+        File of users.
     clock
-        Returns a time that goes on [s].
+        Returns a monotonic time [s].
     """
 
     def __init__(self, passwords: PasswordFile, clock: Callable[[], float] = time.monotonic):
@@ -253,11 +244,10 @@ class Logins:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
         self._queued = 0
         self._key = secrets.token_bytes(32)
-        day = 86400.0
-        self._strict = Limit(free=5, pause=60.0, longest=900.0, memory=day)
+        self._strict = Limit(free=5, pause=60.0, longest=900.0, memory=86400.0)
         self._by_name = Limit(free=20, pause=10.0, longest=10.0, memory=3600.0)
         self._by_address = Limit(free=50, pause=10.0, longest=10.0, memory=3600.0)
-        # Name and address, of those who have logged in, the newest last
+        # Names and addresses of successful log-ins, the newest last
         self._succeeded: OrderedDict[Hashable, None] = OrderedDict()
 
     def attempt(
@@ -268,23 +258,23 @@ class Logins:
         Parameters
         ----------
         name, password
-            As given.
+            As entered.
         address
-            IP address that the attempt comes from; those of a /64 of IPv6 are one.
+            IP address of the browser.
         browser
             Mark that the browser got at an earlier log-in, if any.
 
         Returns
         -------
         Future
-            What a browser gets, or None when name or password is wrong.
+            Cookies for the browser, or None if name or password is wrong.
 
         Raises
         ------
         TooManyAttempts
-            When one has to wait.
+            During a pause.
         QueueFull
-            When too many attempts wait for their check.
+            If too many attempts wait to be checked.
         """
         limits = self._limits(name, network(address), browser)
         with self._lock:
@@ -292,7 +282,7 @@ class Logins:
             wait = max(limit.wait(key, now) for limit, key in limits)
             if wait:
                 raise TooManyAttempts(wait)
-            # Known browsers get in although others fill the queue
+            # Known browsers can log in although others fill the queue
             if self._queued >= QUEUE * (1 + self._is_known(name, browser)):
                 raise QueueFull("too many attempts to log in wait: try again")
             for limit, key in limits:
@@ -312,6 +302,7 @@ class Logins:
         try:
             is_wrong = not self.passwords.is_right(name, password)
         finally:
+            # An attempt that could not be checked does not count either
             with self._lock:
                 self._queued -= 1
                 if not is_wrong:
@@ -322,15 +313,10 @@ class Logins:
         with self._lock:
             strict, key = limits[0]
             strict.forget(key)
-            pair = name, network(address)
-            self._succeeded[pair] = None
-            self._succeeded.move_to_end(pair)
-            if len(self._succeeded) > MOST_KEYS:
-                self._succeeded.popitem(last=False)
+            _put_last(self._succeeded, (name, network(address)), None)
             now = self._clock()
-            self._by_secret = {
-                key: login for key, login in self._by_secret.items() if login.until > now
-            }
+            for old in [old for old, login in self._by_secret.items() if login.until <= now]:
+                del self._by_secret[old]
             secret = secrets.token_urlsafe(32)
             self._by_secret[secret] = Login(name, secrets.token_urlsafe(12), now + LIFETIME)
         if not self._is_known(name, browser):
@@ -339,7 +325,7 @@ class Logins:
         return Granted(secret, browser)
 
     def _limits(self, name: str, address: str, browser: str) -> list[tuple[Limit, Hashable]]:
-        """Return the limits for an attempt, each with its key; the first is the strict one."""
+        """Return the limits for an attempt, each with its key, the strict limit first."""
         if self._is_known(name, browser):
             return [(self._strict, browser)]
         name = name[:65]  # longer than any user's
@@ -359,17 +345,17 @@ class Logins:
         return hmac.digest(self._key, text, "sha256").hex()
 
     def close(self) -> None:
-        """Cancel the attempts that wait."""
+        """Cancel queued attempts."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def find(self, secret: str) -> Login | None:
-        """Return who has this secret, if they are logged in."""
+        """Return the log-in with this secret, if it is valid."""
         with self._lock:
             login = self._by_secret.get(secret)
             return login if login is not None and login.until > self._clock() else None
 
     def is_valid(self, number: str) -> bool:
-        """Return whether the log-in of this number goes on."""
+        """Return whether the log-in of this number is valid."""
         with self._lock:
             now = self._clock()
             return any(
@@ -383,7 +369,7 @@ class Logins:
 
 
 def network(address: str) -> str:
-    """Return the address to count attempts by: of IPv6 the /64, which one user may have."""
+    """Return the address to count attempts by: of IPv6 the /64, which one user may own."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -393,3 +379,135 @@ def network(address: str) -> str:
             return str(ipaddress.ip_network((ip, 64), strict=False))
         ip = ip.ipv4_mapped
     return str(ip)
+
+
+def provider(site: "Site") -> AuthProvider:
+    """Return the hooks for log-in to Bokeh's server."""
+    return NullAuth() if site.logins is None else PasswordAuth(site)
+
+
+def login_of(site: "Site", request: Any) -> Login | None:
+    """Return the log-in of a request's cookie, if it is valid."""
+    cookie = request.cookies.get(COOKIE)
+    if cookie is None or site.logins is None:
+        return None
+    return site.logins.find(cookie.value)
+
+
+class PasswordAuth(AuthProvider):
+    """Hooks for log-in with a password."""
+
+    # Where AuthProvider has properties
+    login_url, logout_url = "/login", "/logout"
+    login_handler: Any = None
+    logout_handler: Any = None
+    get_user: Any = None
+
+    def __init__(self, site: "Site"):
+        def get_user(handler: RequestHandler) -> str | None:
+            login = login_of(site, handler.request)
+            return None if login is None else login.user
+
+        self.get_user = get_user
+        self.login_handler = type("Login", (LoginHandler,), {"site": site})
+        self.logout_handler = type("Logout", (LogoutHandler,), {"site": site})
+        super().__init__()
+
+
+class LoginHandler(RequestHandler):
+    """Form for name and password."""
+
+    site: "Site"
+
+    def get(self) -> None:
+        """Show the form."""
+        self._show("")
+
+    async def post(self) -> None:
+        """Check name and password; tornado has checked the origin of the form (XSRF)."""
+        logins, peer = self.site.logins, self.request.remote_ip or ""
+        assert logins is not None
+        name, password = self.get_body_argument("name", ""), self.get_body_argument("password", "")
+        mark = self.request.cookies.get(BROWSER_COOKIE)
+        browser = "" if mark is None else mark.value
+        try:
+            granted = await asyncio.wrap_future(logins.attempt(name, password, peer, browser))
+        except TooManyAttempts as error:
+            log.warning("log-in as %r from %s refused: too often", name[:64], peer)
+            wait = math.ceil(error.wait)
+            self._refuse(429, f"Too many wrong passwords: wait {wait} s.", wait)
+            return
+        except QueueFull:
+            self._refuse(503, "Too many people log in just now: try again.", 1)
+            return
+        except AmstraxError as error:
+            log.error("nobody can log in: %s", error)
+            self._refuse(
+                503,
+                "Nobody can log in now: the reason is in the log of the dashboard.",
+            )
+            return
+        if granted is None:
+            log.warning("log-in as %r from %s refused", name[:64], peer)
+            self._refuse(401, "Name or password is wrong.")
+            return
+        log.info("%s logged in from %s", name, peer)
+        for cookie, value, lifetime in (
+            (COOKIE, granted.secret, LIFETIME),
+            (BROWSER_COOKIE, granted.browser, BROWSER_LIFETIME),
+        ):
+            self.set_cookie(
+                cookie,
+                value,
+                max_age=int(lifetime),
+                httponly=True,
+                samesite="Lax",
+                secure=self.request.protocol == "https",
+                path="/",
+            )
+        self.redirect(own_path(self.get_argument("next", "/")))
+
+    def _refuse(self, status: int, message: str, wait: int = 0) -> None:
+        self.set_status(status)
+        if wait:
+            self.set_header("Retry-After", wait)
+        self._show(message)
+
+    def _show(self, message: str) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.write(
+            render.html(
+                "login.html",
+                message=message,
+                xsrf=self.xsrf_form_html(),
+                next=own_path(self.get_argument("next", "/")),
+                detector=self.site.detector.upper(),
+            )
+        )
+
+
+class LogoutHandler(RequestHandler):
+    """End of a log-in."""
+
+    site: "Site"
+
+    def get(self) -> None:
+        """Refuse: a link on another page must not log anybody out."""
+        raise HTTPError(405)
+
+    def post(self) -> None:
+        """Log out; tornado has checked the origin of the form (XSRF)."""
+        login = login_of(self.site, self.request)
+        if login is not None and self.site.logins is not None:
+            self.site.logins.log_out(self.request.cookies[COOKIE].value)
+            log.info("%s logged out", login.user)
+        self.clear_cookie(COOKIE, path="/")
+        self.redirect("/login")
+
+
+def own_path(address: str) -> str:
+    """Return an address if it is a page of this server, else that of the first page."""
+    parts = urlsplit(address)
+    is_own = not parts.scheme and not parts.netloc and address.startswith("/")
+    is_plain = not address.startswith(("//", "/\\")) and address.isprintable()
+    return address if is_own and is_plain and "\\" not in address else "/"

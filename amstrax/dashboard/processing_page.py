@@ -1,17 +1,13 @@
-"""The page about processing: what waits, runs and has failed, the engine's queue, the loop."""
+"""Page about processing: runs by status, queue of the engine, automatic processing, actions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from bokeh.models import Button, Select, TextInput
-
-from amstrax.auto_processing.engines.base import KnownJob
 from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
-from amstrax.dashboard.actions_panel import ActionsPanel
-from amstrax.dashboard.log_part import LogPart
-from amstrax.dashboard.page import STYLE, Page, describe, wrapped
+from amstrax.dashboard.live_progress import LogPart
+from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
 from amstrax.dashboard.run_page import run_id_of
 from amstrax.rundb import documents
 
@@ -32,59 +28,44 @@ class _Run(NamedTuple):
     tags: list[str]
 
 
-class _Found(NamedTuple):
-    counts: dict[str, int]
-    runs: list[_Run]
-    status: str
-
-
-class _Loop(NamedTuple):
-    is_on: bool
-    switch: Mapping[str, Any]
-    said: Mapping[str, Any] | None
-    age: float | None
-
-
 class ProcessingPage(Page):
-    """What is processed."""
+    """Processing of all runs."""
 
     path, title = "processing", "Processing"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        given = self.argument("status", "failed")
-        self._status = Select(
-            name="status",
-            title="Runs that are",
-            options=list(documents.STATUSES),
-            value=given if given in documents.STATUSES else "failed",
-            width=150,
-            stylesheets=[STYLE],
+        given = self.argument("status")
+        self._status = select(
+            "status",
+            "Runs that are",
+            documents.STATUSES,
+            lambda: self._load_runs(again=True),
+            given if given in documents.STATUSES else "failed",
         )
-        self._status.on_change("value", lambda attr, old, new: self._look_at_runs(again=True))
-        self._runs = TextInput(
-            name="runs",
-            title="Runs to act on (numbers)",
+        self._runs = text_input(
+            "runs",
+            "Runs to act on (numbers)",
+            self._runs_changed,
+            320,
             value=self.argument("runs"),
             placeholder="6724, 6725",
-            width=320,
-            stylesheets=[STYLE],
         )
-        self._runs.on_change("value", lambda attr, old, new: self._runs_changed())
         self._loop = self.html("<p>Asking …</p>", name="loop")
-        self._switches = [
-            self._switch("switch_on", "Switch on", True),
-            self._switch("switch_off", "Switch off", False),
+        off = not self.may_act()
+        switches = [
+            button("switch_on", "Switch on", lambda: self._on_switch(True), 120, off),
+            button("switch_off", "Switch off", lambda: self._on_switch(False), 120, off),
         ]
         self._switched = self.html("", name="switched")
         self._table = self.html("<p>Asking the run database …</p>", name="by_status")
         self._queue = self.html("<p>Asking the engine …</p>", name="queue")
-        self._panel = ActionsPanel(self, self.run_ids, self._after)
-        self._log = LogPart(self, lambda: next(iter(self.run_ids()), ""))
+        self._panel = actions.ActionsPanel(self, self._run_ids, self._after)
+        self._log = LogPart(self, lambda: next(iter(self._run_ids()), ""))
         self.show(
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
-            wrapped(*self._switches),
+            wrapped(*switches),
             self._switched,
             self.html("<h2>Runs by status</h2>"),
             wrapped(self._status),
@@ -99,8 +80,7 @@ class ProcessingPage(Page):
         self.repeat(self._refresh)
         self._log.start()
 
-    def run_ids(self) -> list[str]:
-        """Return the runs to act on."""
+    def _run_ids(self) -> list[str]:
         words = self._runs.value.replace(",", " ").split()
         return list(dict.fromkeys(filter(None, map(run_id_of, words))))
 
@@ -110,18 +90,7 @@ class ProcessingPage(Page):
         self._keep_address()
 
     def _keep_address(self) -> None:
-        self.set_address(status=self._status.value, runs=",".join(self.run_ids()))
-
-    def _switch(self, name: str, label: str, is_on: bool) -> Button:
-        button = Button(
-            name=name,
-            label=label,
-            width=120,
-            disabled=not self.may_act(),
-            stylesheets=[STYLE],
-        )
-        button.on_click(lambda: self._on_switch(is_on))
-        return button
+        self.set_address(status=self._status.value, runs=",".join(self._run_ids()))
 
     def _on_switch(self, is_on: bool) -> None:
         def work() -> str:
@@ -133,27 +102,25 @@ class ProcessingPage(Page):
 
         def take(problem: str) -> None:
             self._switched.text = render.html("result.html", rows=[], problem=problem)
-            self._look_at_loop(again=True)
+            self._load_loop(again=True)
 
         self.load("the switch", work, take)
 
     def _refresh(self) -> None:
-        self._look_at_runs()
-        self._look_at_queue()
-        self._look_at_loop()
+        self._load_runs()
+        self._load_queue()
+        self._load_loop()
 
     def _after(self) -> None:
-        self._look_at_runs(again=True)
-        self._look_at_queue(again=True)
+        self._load_runs(again=True)
+        self._load_queue(again=True)
         self._log.refresh(again=True)
 
-    # Runs
-
-    def _look_at_runs(self, again: bool = False) -> None:
+    def _load_runs(self, again: bool = False) -> None:
         status = self._status.value
         self._keep_address()
 
-        def work() -> _Found:
+        def work() -> str:
             collection = self.site.collection()
             counts = {
                 each: collection.count_documents(run_overview.Search(statuses=(each,)).filter())
@@ -161,28 +128,20 @@ class ProcessingPage(Page):
             }
             search = run_overview.Search(statuses=(status,))
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
-            return _Found(counts, [_run(document) for document in page.runs], status)
+            runs = [_run(document) for document in page.runs]
+            return render.html("by_status.html", most=MOST, counts=counts, runs=runs, status=status)
 
-        def take(found: _Found) -> None:
-            self._set(self._table, render.html("by_status.html", most=MOST, **found._asdict()))
+        self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
 
-        self.load("the runs by status", work, take, again)
+    def _load_queue(self, again: bool = False) -> None:
+        def work() -> str:
+            return render.html("queue.html", jobs=self.site.engine().jobs())
 
-    # Engine
+        what = f"the queue of engine {self.site.engine_name}"
+        self.load(what, work, lambda text: set_text(self._queue, text), again)
 
-    def _look_at_queue(self, again: bool = False) -> None:
-        def work() -> list[KnownJob]:
-            return self.site.engine().jobs()
-
-        def take(jobs: list[KnownJob]) -> None:
-            self._set(self._queue, render.html("queue.html", jobs=jobs))
-
-        self.load(f"the queue of engine {self.site.engine_name}", work, take, again)
-
-    # The loop
-
-    def _look_at_loop(self, again: bool = False) -> None:
-        def work() -> _Loop:
+    def _load_loop(self, again: bool = False) -> None:
+        def work() -> str:
             switches = self.site.switches()
             path = self.site.log_folder / f"auto_processing_{self.site.detector}.json"
             said, age = None, None
@@ -191,17 +150,15 @@ class ProcessingPage(Page):
                 said, written = found
                 age = (datetime.now(UTC) - written).total_seconds()
             switch = switches.find_one({"name": "auto_processing"}) or {}
-            return _Loop(is_switched_on(switches), run_overview.without_secrets(switch), said, age)
+            return render.html(
+                "loop.html",
+                is_on=is_switched_on(switches),
+                switch=run_overview.without_secrets(switch),
+                said=said,
+                age=age,
+            )
 
-        def take(loop: _Loop) -> None:
-            self._set(self._loop, render.html("loop.html", **loop._asdict()))
-
-        self.load("automatic processing", work, take, again)
-
-    @staticmethod
-    def _set(part: Any, text: str) -> None:
-        if part.text != text:
-            part.text = text
+        self.load("automatic processing", work, lambda text: set_text(self._loop, text), again)
 
 
 def _run(document: Mapping[str, Any]) -> _Run:

@@ -1,4 +1,4 @@
-"""How values are written on pages: everything that is not ours is escaped, by Jinja."""
+"""HTML of pages: templates, in which Jinja escapes all values, and formats of values."""
 
 import json
 from collections.abc import Mapping
@@ -18,8 +18,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
     )
-    environment.filters |= {"time": time, "ago": ago, "size": size, "duration": length}
-    environment.filters["parent"] = parent
+    environment.filters |= {"time": time, "size": size, "duration": length, "parent": parent}
     environment.globals["address"] = address
     return environment
 
@@ -30,17 +29,17 @@ def template(name: str) -> jinja2.Template:
 
 
 def html(name: str, **values: Any) -> str:
-    """Return a template with values filled in, as HTML."""
+    """Return a filled template."""
     return template(name).render(values)
 
 
 def text(value: Any) -> str:
-    """Return a text as HTML that shows it as it is."""
+    """Return an escaped text."""
     return str(Markup.escape(str(value)))
 
 
 def address(page: str, **arguments: Any) -> str:
-    """Return the address of a page, without arguments that are empty."""
+    """Return the address of a page; empty arguments are left out."""
     given = {key: value for key, value in arguments.items() if value not in (None, "", (), [])}
     query = urlencode(given, doseq=True, quote_via=quote)
     return f"{page}?{query}" if query else page
@@ -48,16 +47,7 @@ def address(page: str, **arguments: Any) -> str:
 
 def time(value: datetime | None) -> str:
     """Return a time, in UTC; empty for None."""
-    if value is None:
-        return ""
-    return f"{_aware(value):%Y-%m-%d %H:%M:%S}"
-
-
-def ago(value: datetime | None) -> str:
-    """Return how long ago a time was; empty for None."""
-    if value is None:
-        return ""
-    return f"{length((datetime.now(UTC) - _aware(value)).total_seconds())} ago"
+    return "" if value is None else f"{_aware(value):%Y-%m-%d %H:%M:%S}"
 
 
 def _aware(value: datetime) -> datetime:
@@ -70,16 +60,13 @@ def length(seconds: float | None) -> str:
         return ""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(seconds) >= 2 * unit:
-            return (
-                f"{seconds / unit:.3g} {name}"
-                if seconds < 1000 * unit
-                else f"{seconds / unit:.0f} {name}"
-            )
+            value = seconds / unit
+            return f"{value:.3g} {name}" if value < 1000 else f"{value:.0f} {name}"
     return f"{seconds:.0f} s"
 
 
 def parent(folder: str) -> str:
-    """Return the folder that a folder is in, as texts."""
+    """Return the parent of a folder."""
     return str(Path(folder).parent)
 
 
@@ -94,11 +81,11 @@ def size(n_bytes: float | None) -> str:
 
 
 def pretty(value: Any) -> str:
-    """Return a document as JSON over several lines."""
-    return json.dumps(value, indent=2, default=_plain, ensure_ascii=False)
+    """Return a document as indented JSON."""
 
+    def plain(value: Any) -> Any:
+        if isinstance(value, datetime):
+            return _aware(value).isoformat()
+        return dict(value) if isinstance(value, Mapping) else str(value)
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return _aware(value).isoformat()
-    return dict(value) if isinstance(value, Mapping) else str(value)
+    return json.dumps(value, indent=2, default=plain, ensure_ascii=False)

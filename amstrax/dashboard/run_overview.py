@@ -1,9 +1,4 @@
-"""Lists of runs, what of a run's data a context can load, and what happened to a run.
-
-`page` gives a page of the list of runs; `states` what data of a run there is, and why a context
-cannot load the rest; `timeline` what happened to a run; `without_secrets` what may be shown of its
-document.
-"""
+"""List of runs; data of a run that a context can load; redacted document and timeline of a run."""
 
 import contextlib
 import re
@@ -20,7 +15,7 @@ from amstrax.rundb import documents
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
 
-#: What runs can be put in order by -> the field of the document
+#: Sort keys of runs -> fields of the document
 ORDERS = {
     "number": "number",
     "start": "start",
@@ -31,17 +26,17 @@ ORDERS = {
     "changed": "processing_status.time",
     "failures": "processing_failed",
 }
-#: Fields that a text is looked for in
+#: Fields in which words are searched
 _TEXTS = ("name", "mode", "user", "tags", "tags.name", "comments.comment")
-#: What takes the place of a secret
+#: Replaces a secret
 HIDDEN = "(hidden)"
-#: Fields that hold secrets, by their names
+#: Names of fields that hold secrets
 _SECRET = re.compile(
     r"pass(word|wd|phrase)?$|^pwd$|secret|token|api_?key|private_?key|credential|_auth$|^auth$",
     re.IGNORECASE,
 )
-#: User and password in an address, as ``mongodb://user:password@host``, up to the last @, since
-#: passwords are not always encoded as they should be
+#: User and password in an address, as ``mongodb://user:password@host``; up to the last @, since
+#: not all passwords are encoded properly
 _LOGIN = re.compile(r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s\"']*@")
 #: ``password=...`` in a text
 _ASSIGNED = re.compile(r"(?P<name>\b(?:password|passwd|pwd|secret|token)\s*[=:]\s*)\S+", re.I)
@@ -49,23 +44,20 @@ _ASSIGNED = re.compile(r"(?P<name>\b(?:password|passwd|pwd|secret|token)\s*[=:]\
 
 @dataclass(frozen=True)
 class Search:
-    """Which runs to list; what is not given leaves none out.
+    """Selection of runs; by default all.
 
     Attributes
     ----------
     text
-        Words, each of which is in the name, mode, user, a tag or a comment of the run; or is its
-        number. Upper case is as lower case.
-    statuses
-        Of one of these, see `amstrax.rundb.documents.STATUSES`.
-    modes
-        Of one of these modes.
+        Words; each is in the name, mode, user, a tag or a comment, in any case, or is the number.
+    statuses, modes
+        Runs with one of these, see `amstrax.rundb.documents.STATUSES`.
     tags
-        With each of these tags.
+        Runs with all of these tags.
     since, until
-        Begun on one of these days, or between them (UTC).
+        First and last day of the start (UTC).
     first, last
-        With these numbers, or between them.
+        Range of numbers.
     """
 
     text: str = ""
@@ -78,13 +70,7 @@ class Search:
     last: int | None = None
 
     def filter(self) -> Filter:
-        """Return the filter for these runs.
-
-        Raises
-        ------
-        InvalidOption
-            When there is no such status.
-        """
+        """Return the filter for these runs; raise InvalidOption for an unknown status."""
         conditions: list[Filter] = [_has_word(word) for word in self.text.split()]
         for status in self.statuses:
             if status not in documents.STATUSES:
@@ -108,17 +94,7 @@ class Search:
 
 
 class Page(NamedTuple):
-    """Some of the runs that a search finds.
-
-    Attributes
-    ----------
-    runs
-        Their documents, with the fields asked for.
-    total
-        How many runs the search finds.
-    skipped
-        How many of those come before these.
-    """
+    """Documents of some runs that a search finds, the total, and how many come before these."""
 
     runs: list[dict[str, Any]]
     total: int
@@ -134,22 +110,20 @@ def page(
     skip: int = 0,
     limit: int = 50,
 ) -> Page:
-    """Return a page of the list of runs; the last one for what is beyond it.
+    """Return a page of the list of runs; for a `skip` beyond the end, the last page.
 
     Parameters
     ----------
     collection
         Collection of run documents.
     search
-        Which runs.
+        Selection of runs.
     projection
-        Fields to have, as for pymongo; ``_id`` is one of them.
-    order
-        One of `ORDERS`; runs that are alike in it come by number.
-    descending
-        The last in that order first.
+        Fields to read, as for pymongo, besides ``_id``.
+    order, descending
+        One of `ORDERS`, and direction; runs with equal values are sorted by number.
     skip, limit
-        So many are left out, and so many are read.
+        Number of runs before this page, and on it.
 
     Raises
     ------
@@ -164,7 +138,7 @@ def page(
     if order != "number":
         sort.append(("number", way))
     if condition and isinstance(collection, LocalCollection):
-        # It looks at every document for either
+        # It scans all documents, for a count as for a search
         ids = [run["_id"] for run in collection.find(condition, ["_id"], sort=sort)]
         total = len(ids)
     elif condition:
@@ -182,14 +156,13 @@ def page(
 
 
 def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
-    """Return the modes of runs, and the tags, that there are, in order."""
+    """Return all modes and all tags of runs, sorted."""
     modes = {mode for mode in collection.distinct("mode") if isinstance(mode, str) and mode}
     tags = set(documents.tags_of({"tags": collection.distinct("tags")}))
     return sorted(modes), sorted(tags)
 
 
 def _has_word(word: str) -> Filter:
-    """Return a filter for runs with a text in their name, mode, user, tags or comments."""
     pattern = {"$regex": re.escape(word), "$options": "i"}
     options: list[Mapping[str, Any]] = [{field: pattern} for field in _TEXTS]
     if word.isascii() and word.isdigit() and len(word) < 19:
@@ -202,24 +175,24 @@ def _midnight(day: date) -> datetime:
 
 
 class State(NamedTuple):
-    """Data of one type and lineage, that there is, or that the context would make.
+    """Data of one type and lineage, stored or not.
 
     Attributes
     ----------
     data_type, lineage_hash
-        What it is.
+        Data type, and hash of its lineage.
     is_current
-        Whether the context would make it so: same plugins, versions and options.
+        Whether the context would make the same: equal plugins, versions and options.
     loadable
-        Whether the context can load it here and now.
+        Whether the context can load it on this host.
     host, folder
-        Where it is; empty where it is nowhere.
+        Location; empty if it is not stored.
     chunks, rows, n_bytes
-        How much it is [bytes on disk]; None where that is not known.
+        Amount, on disk [bytes]; None if unknown.
     made
-        When it was made (UTC).
+        Time at which it was made (UTC).
     amstrax_version, corrections_version
-        What it was made with; empty where nothing says so.
+        Versions that made it; empty if unknown.
     reason
         Why it cannot be loaded, or how it differs from what the context would make.
     """
@@ -227,7 +200,7 @@ class State(NamedTuple):
     data_type: str
     lineage_hash: str
     is_current: bool
-    loadable: bool
+    loadable: bool = False
     host: str = ""
     folder: str = ""
     chunks: int | None = None
@@ -240,67 +213,66 @@ class State(NamedTuple):
 
 
 def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[State]:
-    """Return the state of each data type of a context, of other lineages too, in their order.
+    """Return the states of all data types of a context, also of other lineages.
 
-    Nothing is made, and no data is read but its metadata.
-
-    Parameters
-    ----------
-    st
-        Context.
-    run_id
-        Run.
-    document
-        Its document, from which it is known what is where on other machines.
+    Only metadata is read. The run `document` lists data on other hosts.
     """
-    result: list[State] = []
-    for data_type in st._plugin_class_registry:
-        result += _of_type(st, run_id, data_type, document)
-    return result
+    return [
+        state
+        for data_type in st._plugin_class_registry
+        for state in _of_type(st, run_id, data_type, document)
+    ]
 
 
 def _of_type(
     st: strax.Context, run_id: str, data_type: str, document: Mapping[str, Any]
 ) -> Iterator[State]:
     key = st.key_for(run_id, data_type)
+    host = documents.this_host()
     entries = documents.data_of(document, type=data_type)
-    own = [entry for entry in entries if entry.get("lineage_hash") == key.lineage_hash]
-    found = find(st, key)
     seen: set[Path] = set()
-    if found is not None and not found.name.startswith(str(key)):
-        # Of the other release, and equal
-        seen.add(found.absolute())
-        lineage_hash = found.name.rpartition("-")[2]
-        entry = next((e for e in entries if e.get("lineage_hash") == lineage_hash), {})
-        yield _stored(found, data_type, lineage_hash, entry, is_current=True)
-    elif found is not None:
-        seen.add(found.absolute())
-        entry = next(
-            (e for e in own if e.get("host") == documents.this_host()), own[0] if own else {}
-        )
-        yield _stored(found, data_type, key.lineage_hash, entry, is_current=True)
+    found = find(st, key)
+    if found is None:
+        yield State(data_type, key.lineage_hash, True, reason=_why_not(st, run_id, entries, key))
     else:
-        yield State(data_type, key.lineage_hash, True, False, reason=_why_not(st, run_id, own, key))
-    # Data of other lineages: first the folders on this host, then the entries for other places
-    for folder in _others(st, run_id, data_type):
-        if folder.absolute() not in seen:
-            seen.add(folder.absolute())
-            yield _other(st, key, folder, entries)
+        seen.add(found.absolute())
+        # Data of the other release counts as equal, under its own hash
+        is_own = found.name.startswith(str(key))
+        lineage_hash = key.lineage_hash if is_own else found.name.rpartition("-")[2]
+        yield _stored(found, data_type, lineage_hash, entries, is_current=True)
+    # Other lineages: first the folders on this host, then the entries for other places
+    for frontend in st.storage:
+        if not isinstance(frontend, strax.DataDirectory):
+            continue
+        for folder in sorted(Path(frontend.path).glob(f"{run_id}-{data_type}-*")):
+            if not folder.name.endswith("_temp") and folder.absolute() not in seen:
+                seen.add(folder.absolute())
+                yield _other(key, folder, entries)
     for entry in entries:
         where = _folder_of(entry, run_id)
-        here = entry.get("host") == documents.this_host()
-        if where is None or (here and (where.absolute() in seen)):
+        is_here = entry.get("host") == host
+        if where is None or (is_here and where.absolute() in seen):
             continue
-        if here:
-            reason = "registered here, but its folder is not there"
-        else:
-            reason = f"on {entry.get('host')}, not here"
-        is_current = entry.get("lineage_hash") == key.lineage_hash
-        yield _registered(entry, data_type, is_current, reason)
+        size, chunks = entry.get("size_mb"), entry.get("n_chunks")
+        yield State(
+            data_type,
+            str(entry.get("lineage_hash") or ""),
+            is_current=entry.get("lineage_hash") == key.lineage_hash,
+            host=str(entry.get("host") or ""),
+            folder=str(entry.get("location") or ""),
+            chunks=chunks if isinstance(chunks, int) else None,
+            n_bytes=round(size * 1e6) if isinstance(size, (int, float)) else None,
+            made=documents.utc_time_of(entry, "time"),
+            reason=_GONE if is_here else f"on {entry.get('host')}, not here",
+            **_versions_of(entry),
+        )
+
+
+_GONE = "registered here, but its folder is not there"
 
 
 def find(st: strax.Context, key: strax.DataKey) -> Path | None:
-    """Return the folder from which a context loads data, None where it finds none."""
+    """Return the folder from which a context loads data; None if it is not stored."""
     for frontend in st._sorted_storage:
         with contextlib.suppress(strax.DataNotAvailable):
             _, place = frontend.find(key, **st._find_options)
@@ -309,7 +281,7 @@ def find(st: strax.Context, key: strax.DataKey) -> Path | None:
 
 
 def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
-    """Return the folder in which data is being made, or was when a job ended; None without one."""
+    """Return the folder of data that is being made, or that an ended job left; None without it."""
     for frontend in st.storage:
         path = getattr(frontend, "path", None)
         if path is not None and (folder := Path(path, f"{key}_temp")).is_dir():
@@ -317,16 +289,18 @@ def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
     return None
 
 
-def _why_not(st: strax.Context, run_id: str, own: list[dict[str, Any]], key: strax.DataKey) -> str:
+def _why_not(
+    st: strax.Context, run_id: str, entries: list[dict[str, Any]], key: strax.DataKey
+) -> str:
     if being_made(st, key) is not None:
         return "being made now, or left by a job that was ended"
-    if own:
-        hosts = sorted({str(entry.get("host")) for entry in own} - {documents.this_host()})
-        if hosts:
-            return f"on {', '.join(hosts)}, not here"
-        return "registered here, but its folder is not there"
-    needed = st._plugin_class_registry[key.data_type].depends_on
-    needs = strax.to_str_tuple(needed)
+    hosts = {str(e.get("host")) for e in entries if e.get("lineage_hash") == key.lineage_hash}
+    others = sorted(hosts - {documents.this_host()})
+    if others:
+        return f"on {', '.join(others)}, not here"
+    if hosts:
+        return _GONE
+    needs = strax.to_str_tuple(st._plugin_class_registry[key.data_type].depends_on)
     missing = [kind for kind in needs if find(st, st.key_for(run_id, kind)) is None]
     if not needs:
         return "not made: it is made from live data"
@@ -335,87 +309,56 @@ def _why_not(st: strax.Context, run_id: str, own: list[dict[str, Any]], key: str
     return f"not made: it can be made from {', '.join(needs)}"
 
 
-def _others(st: strax.Context, run_id: str, data_type: str) -> Iterator[Path]:
-    for frontend in st.storage:
-        if isinstance(frontend, strax.DataDirectory):
-            folders = Path(frontend.path).glob(f"{run_id}-{data_type}-*")
-            yield from (path for path in sorted(folders) if not path.name.endswith("_temp"))
-
-
-def _other(
-    st: strax.Context, key: strax.DataKey, folder: Path, entries: list[dict[str, Any]]
-) -> State:
+def _other(key: strax.DataKey, folder: Path, entries: list[dict[str, Any]]) -> State:
     lineage_hash = folder.name.rpartition("-")[2]
-    entry = next((e for e in entries if e.get("lineage_hash") == lineage_hash), {})
-    state = _stored(folder, key.data_type, lineage_hash, entry, is_current=False)
-    if not state.reason:
-        try:
-            lineage = _metadata(folder)["lineage"]
-            reason = "; ".join(differences(key.lineage, lineage)[:4])
-        except (strax.DataCorrupted, OSError, ValueError, LookupError, TypeError):
-            reason = ""
-        state = state._replace(reason=f"made otherwise: {reason or 'see its lineage'}")
-    return state._replace(loadable=False)
+    state = _stored(folder, key.data_type, lineage_hash, entries, is_current=False)
+    if state.reason:
+        return state
+    try:
+        reason = "; ".join(differences(key.lineage, _metadata(folder)["lineage"])[:4])
+    except (strax.DataCorrupted, OSError, ValueError, LookupError, TypeError):
+        reason = ""
+    return state._replace(loadable=False, reason=f"made otherwise: {reason or 'see its lineage'}")
 
 
 def _stored(
-    folder: Path, data_type: str, lineage_hash: str, entry: Mapping[str, Any], is_current: bool
+    folder: Path,
+    data_type: str,
+    lineage_hash: str,
+    entries: list[dict[str, Any]],
+    is_current: bool,
 ) -> State:
+    """Return the state of data in a folder on this host."""
+    host = documents.this_host()
+    state = State(data_type, lineage_hash, is_current, host=host, folder=str(folder))
     try:
         metadata = _metadata(folder)
-        sizes = [file.stat() for file in folder.iterdir() if file.is_file()]
+        n_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     except (strax.DataCorrupted, strax.DataNotAvailable, OSError, ValueError) as error:
-        return State(
-            data_type,
-            lineage_hash,
-            is_current,
-            False,
-            documents.this_host(),
-            str(folder),
-            reason=f"cannot be read: {error}",
-        )
+        return state._replace(reason=f"cannot be read: {error}")
+    own = [entry for entry in entries if entry.get("lineage_hash") == lineage_hash]
+    here = [entry for entry in own if entry.get("host") == host]
     chunks = metadata.get("chunks") or []
     made = metadata.get("writing_ended")
     reason = ""
     if "exception" in metadata:
-        reason = "incomplete: what made it has failed"
+        reason = "incomplete: the process that made it failed"
     elif made is None:
-        reason = "incomplete: it is being made, or what made it was ended"
-    return State(
-        data_type,
-        lineage_hash,
-        is_current,
-        not reason,
-        documents.this_host(),
-        str(folder),
-        len(chunks),
-        sum(chunk.get("n", 0) for chunk in chunks),
-        sum(size.st_size for size in sizes),
-        None if made is None else datetime.fromtimestamp(made, UTC),
-        str(entry.get("amstrax_version") or ""),
-        str(entry.get("corrections_version") or ""),
-        reason,
+        reason = "incomplete: it is being made, or its process was ended"
+    return state._replace(
+        loadable=not reason,
+        chunks=len(chunks),
+        rows=sum(chunk.get("n", 0) for chunk in chunks),
+        n_bytes=n_bytes,
+        made=None if made is None else datetime.fromtimestamp(made, UTC),
+        reason=reason,
+        **_versions_of(next(iter(here + own), {})),
     )
 
 
-def _registered(entry: Mapping[str, Any], data_type: str, is_current: bool, reason: str) -> State:
-    size = entry.get("size_mb")
-    chunks = entry.get("n_chunks")
-    return State(
-        data_type,
-        str(entry.get("lineage_hash") or ""),
-        is_current,
-        False,
-        str(entry.get("host") or ""),
-        str(entry.get("location") or ""),
-        chunks if isinstance(chunks, int) else None,
-        None,
-        round(size * 1e6) if isinstance(size, (int, float)) else None,
-        documents.utc_time_of(entry, "time"),
-        str(entry.get("amstrax_version") or ""),
-        str(entry.get("corrections_version") or ""),
-        reason,
-    )
+def _versions_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("amstrax_version", "corrections_version")
+    return {name: str(entry.get(name) or "") for name in names}
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -433,7 +376,7 @@ def _folder_of(entry: Mapping[str, Any], run_id: str) -> Path | None:
 
 
 def differences(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Return in which plugins, versions and options a lineage differs from the one wanted."""
+    """Return the differences of a lineage from the wanted one: plugins, versions, options."""
     result = []
     for data_type in dict.fromkeys([*wanted, *there]):
         if data_type not in there:
@@ -442,10 +385,8 @@ def differences(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> list[str
         if data_type not in wanted:
             result.append(f"it is made from {data_type}")
             continue
-        (name, version, options), (own_name, own_version, own_options) = (
-            there[data_type],
-            wanted[data_type],
-        )
+        name, version, options = there[data_type]
+        own_name, own_version, own_options = wanted[data_type]
         if name != own_name:
             result.append(f"{data_type} by {name}, not {own_name}")
         if version != own_version:
@@ -463,9 +404,9 @@ def _short(value: Any) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a run document, or a part of it, without passwords, tokens and the like.
+    """Return a run document, or a part of it, without passwords, tokens and other secrets.
 
-    The DAQ's settings are part of the document, and may say how it logs in to other machines.
+    It holds the settings of the DAQ, which may contain log-ins to other machines.
     """
     if isinstance(value, Mapping):
         return {
@@ -481,7 +422,7 @@ def without_secrets(value: Any) -> Any:
 
 
 class Moment(NamedTuple):
-    """Something that happened to a run: when (UTC), what, and more about it."""
+    """An event in the history of a run: time (UTC), kind, and details."""
 
     time: datetime
     what: str
@@ -489,69 +430,52 @@ class Moment(NamedTuple):
 
 
 def timeline(document: Mapping[str, Any]) -> list[Moment]:
-    """Return what happened to a run, as its document says, in order.
+    """Return the history of a run in its document, sorted by time.
 
-    It was begun and ended, copied and deleted, submitted and processed, failed, tagged and
-    commented on.
+    Start and end, copies and deletions, jobs and failures, tags and comments.
     """
-    return sorted(_moments(document), key=lambda moment: moment.time)
+    moments: list[Moment] = []
 
-
-def _moments(document: Mapping[str, Any]) -> Iterator[Moment]:
-    for field, what in (("start", "begun"), ("end", "ended")):
-        time = documents.utc_time_of(document, field)
+    def add(holder: Any, field: str, what: str, detail: str = "") -> None:
+        time = documents.utc_time_of(holder, field)
         if time is not None:
-            yield Moment(time, what)
+            moments.append(Moment(time, what, detail))
+
+    def items(field: str) -> list[Mapping[str, Any]]:
+        found = document.get(field)
+        return [i for i in found if isinstance(i, Mapping)] if isinstance(found, list) else []
+
+    add(document, "start", "begun")
+    add(document, "end", "ended")
     for entry in documents.data_of(document):
-        yield from _of_data(entry, "time")
-    deleted = document.get("deleted_data")
-    for entry in documents.data_of({"data": deleted}):
-        time = documents.utc_time_of(entry, "deleted_at")
-        if time is not None:
-            detail = f"{_data(entry)}, by {entry.get('deleted_by') or 'nobody knows whom'}"
-            yield Moment(time, "data deleted", detail)
+        add(entry, "time", "copied" if entry.get("type") == "live" else "made", _data(entry))
+    for entry in documents.data_of({"data": document.get("deleted_data")}):
+        who = entry.get("deleted_by") or "an unknown user"
+        add(entry, "deleted_at", "data deleted", f"{_data(entry)}, by {who}")
     job = documents.job_of(document)
-    time = documents.utc_time_of(job, "time")
-    if time is not None:
-        where = f"job {job.get('job_id') or '(not known)'} ({job.get('engine')})"
-        yield Moment(time, "submitted", f"{where} on {job.get('host')}")
-    failures = document.get("processing_failures")
-    for failure in failures if isinstance(failures, list) else ():
-        if (
-            isinstance(failure, Mapping)
-            and (time := documents.utc_time_of(failure, "time")) is not None
-        ):
-            yield Moment(time, "failed", _reason(failure))
+    name = f"job {job.get('job_id') or '(not known)'} ({job.get('engine')})"
+    add(job, "time", "submitted", f"{name} on {job.get('host')}")
+    failures = items("processing_failures")
+    for failure in failures:
+        add(failure, "time", "failed", _reason(failure))
     status = documents.status_of(document)
-    time = documents.utc_time_of({"time": status.time}, "time")
-    who = documents.cancelled_by(document)
-    if time is not None and who is not None:
-        yield Moment(time, "cancelled", f"by {who}")
+    cancelled_by = documents.cancelled_by(document)
+    if cancelled_by is not None:
+        add(status._asdict(), "time", "cancelled", f"by {cancelled_by}")
     # The last failure is its status too
-    elif time is not None and not (status.status == "failed" and failures):
-        yield Moment(time, f"status {status.status}", _reason(status._asdict()))
-    for field, what, name in (("tags", "tagged", "name"), ("comments", "comment", "comment")):
-        items = document.get(field)
-        for item in items if isinstance(items, list) else ():
-            if (
-                isinstance(item, Mapping)
-                and (time := documents.utc_time_of(item, "date")) is not None
-            ):
-                by = f" ({item['user']})" if item.get("user") else ""
-                yield Moment(time, what, f"{item.get(name)}{by}")
-
-
-def _of_data(entry: Mapping[str, Any], field: str) -> Iterator[Moment]:
-    time = documents.utc_time_of(entry, field)
-    if time is not None:
-        what = "copied" if entry.get("type") == "live" else "made"
-        yield Moment(time, what, _data(entry))
+    elif not (status.status == "failed" and failures):
+        add(status._asdict(), "time", f"status {status.status}", _reason(status._asdict()))
+    for field, what, text in (("tags", "tagged", "name"), ("comments", "comment", "comment")):
+        for item in items(field):
+            by = f" ({item['user']})" if item.get("user") else ""
+            add(item, "date", what, f"{item.get(text)}{by}")
+    return sorted(moments, key=lambda moment: moment.time)
 
 
 def _data(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('type')} on {entry.get('host')}, {entry.get('location')}"
 
 
-def _reason(said: Mapping[str, Any]) -> str:
-    parts = (f"on {said['host']}" if said.get("host") else "", str(said.get("reason") or ""))
+def _reason(status: Mapping[str, Any]) -> str:
+    parts = (f"on {status['host']}" if status.get("host") else "", str(status.get("reason") or ""))
     return ": ".join(part for part in parts if part)

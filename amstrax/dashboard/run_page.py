@@ -1,22 +1,55 @@
-"""The page of one run: what is known of it, its data, options and corrections, log and document."""
+"""Pages of one run: overview, plots of its data, and single events."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bokeh.models import Select, TextInput
+import numpy as np
+from bokeh.models import Column
 
 from amstrax import rundoc
-from amstrax.dashboard import render, run_overview
-from amstrax.dashboard.actions_panel import ActionsPanel
-from amstrax.dashboard.live_part import LivePart
-from amstrax.dashboard.log_part import LogPart
-from amstrax.dashboard.page import STYLE, Page, wrapped
-from amstrax.exceptions import AmstraxError, InvalidRunDocument, UsageError
+from amstrax.analyses import interactive
+from amstrax.analyses.loading import area_unit
+from amstrax.corrections import versions
+from amstrax.dashboard import figures, render, run_overview
+from amstrax.dashboard.actions import ActionsPanel
+from amstrax.dashboard.figures import Drawn, Linked, Marks
+from amstrax.dashboard.live_progress import LivePart, LogPart
+from amstrax.dashboard.page import (
+    Page,
+    button,
+    checkbox,
+    select,
+    set_text,
+    text_input,
+    wrapped,
+)
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidOption,
+    InvalidRunDocument,
+    NoGain,
+    NotAvailable,
+    UsageError,
+)
 from amstrax.rundb import documents
+
+#: Number of links to selected events
+_MOST_LINKS = 30
+#: Longest event whose records are shown [ns]
+_LONGEST = 5_000_000
+_LOADING = "<p>Loading …</p>"
+
+
+def run_id_of(text: str) -> str:
+    """Return a run id as in run documents; empty if `text` is none."""
+    try:
+        return rundoc.check_run_name(text.strip()).zfill(6)
+    except InvalidRunDocument:
+        return ""
 
 
 class OfRun(Page):
-    """What the pages of one run have in common."""
+    """Base of the pages of one run."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -24,175 +57,430 @@ class OfRun(Page):
         self.doc.title = (
             f"Run {self.run_id or '?'}{self.title} · amstrax {self.site.detector.upper()}"
         )
-        self.links = self.html(
-            render.html("run_links.html", run_id=self.run_id, page=self.path), name="links"
-        )
-        self.is_known = bool(self.run_id)
-        if not self.is_known:
+        links = render.html("run_links.html", run_id=self.run_id, page=self.path)
+        self.links = self.html(links, name="links")
+        if not self.run_id:
             self.report("the run", UsageError("the address names none, as run?id=006724"))
 
     def document(self) -> dict[str, Any]:
-        """Return the document of the run, without secrets."""
+        """Return the run document, without secrets."""
         found = documents.find_run(self.site.collection(), self.run_id)
         return run_overview.without_secrets(found)
 
     def context(self) -> Any:
-        """Return the context that is asked for, or that the run is processed with."""
+        """Return the context of the address, or else the one that processes the run."""
         name = self.argument("context")
         if name not in self.site.contexts():
             name = self.site.context_for(self.document())
         return self.site.context(name, self.argument("version") or None)
 
-
-def run_id_of(text: str) -> str:
-    """Return a run id as it is in documents; empty for what is none."""
-    text = text.strip()
-    try:
-        return rundoc.check_run_name(text).zfill(6)
-    except InvalidRunDocument:
-        return ""
-
-
-class _About(NamedTuple):
-    """What the run database says of a run."""
-
-    summary: documents.Summary
-    status: documents.Status
-    timeline: list[run_overview.Moment]
-    failures: int
-    job: Mapping[str, Any]
-    json: str
-
-
-class _Data(NamedTuple):
-    """What a context would do with a run."""
-
-    context: str
-    states: list[run_overview.State]
-    options: list[Any]
-    versions: dict[str, str]
+    def set_run_address(self, **arguments: Any) -> None:
+        """Set the address, with run, context and version as they are in it."""
+        kept = {name: self.argument(name) for name in ("context", "version")}
+        self.set_address(id=self.run_id, **arguments, **kept)
 
 
 class RunPage(OfRun):
-    """One run."""
+    """Status, timeline, data, options, corrections, log and document of a run."""
 
     path, title = "run", ""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
+        if not self.run_id:
+            self.show(self.links)
+            return
         self._about = self.html("<p>Asking the run database …</p>", name="about")
         self._json = self.html("", name="document")
         self._data = self.html("", name="data")
         self._options = self.html("", name="options")
-        contexts = ["as its mode says", *self.site.contexts()]
-        context = self.argument("context", contexts[0])
-        self._context = Select(
-            title="Context",
-            name="context",
-            options=contexts,
-            value=context if context in contexts else contexts[0],
-            width=180,
+        self._context = select(
+            "context",
+            "Context",
+            ["as its mode says", *self.site.contexts()],
+            self._change_context,
+            self.argument("context"),
+            180,
         )
-        self._version = TextInput(
-            title="Corrections version",
-            name="version",
+        self._version = text_input(
+            "version",
+            "Corrections version",
+            self._change_context,
+            180,
             value=self.argument("version"),
             placeholder=self.site.corrections_version or "none",
-            width=180,
         )
-        for widget in (self._context, self._version):
-            widget.stylesheets = [STYLE]
-            widget.on_change("value", lambda attr, old, new: self._look_at_data(again=True))
-        parts: list[Any] = [self.links]
-        if self.is_known:
-            self._actions = ActionsPanel(self, lambda: [self.run_id])
-            self._log = LogPart(self, lambda: self.run_id)
-            self._live = LivePart(self, self.run_id)
-            parts += [
-                self._about,
-                self._live.model,
-                self.html("<h2>Data</h2>"),
-                wrapped(self._context, self._version),
-                self._data,
-                self._options,
-                self._actions.model,
-                self._log.model,
-                self._json,
-            ]
-        self.show(*parts)
-        if self.is_known:
-            self.repeat(self._refresh)
-            self._log.start()
-            self._live.start()
+        live_part, log_part = LivePart(self, self.run_id), LogPart(self, lambda: self.run_id)
+        self.show(
+            self.links,
+            self._about,
+            live_part.model,
+            self.html("<h2>Data</h2>"),
+            wrapped(self._context, self._version),
+            self._data,
+            self._options,
+            ActionsPanel(self, lambda: [self.run_id]).model,
+            log_part.model,
+            self._json,
+        )
+        self.repeat(self._refresh)
+        log_part.start()
+        live_part.start()
 
     def _refresh(self) -> None:
-        self.load("the run", self._ask, self._take_about, again=False)
-        self._look_at_data()
+        def take(found: tuple[str, str]) -> None:
+            set_text(self._about, found[0])
+            set_text(self._json, found[1])
 
-    def _ask(self) -> _About:
+        self.load("the run", self._find_about, take, again=False)
+        self._load_data()
+
+    def _find_about(self) -> tuple[str, str]:
+        """Return summary and document of the run, as HTML."""
         document = self.document()
-        return _About(
-            documents.summary(document),
-            documents.status_of(document),
-            run_overview.timeline(document),
-            documents.failures_of(document),
-            documents.job_of(document),
-            render.pretty(document),
+        about = render.html(
+            "about.html",
+            summary=documents.summary(document),
+            status=documents.status_of(document),
+            timeline=run_overview.timeline(document),
+            failures=documents.failures_of(document),
+            job=documents.job_of(document),
         )
+        return about, render.html("document.html", json=render.pretty(document))
 
-    def _take_about(self, about: _About) -> None:
-        self._set(self._about, render.html("about.html", **about._asdict()))
-        self._set(self._json, render.html("document.html", json=about.json))
+    def _change_context(self) -> None:
+        self._load_data(again=True)
 
-    def _look_at_data(self, again: bool = False) -> None:
-        context, version = self._context.value, self._version.value.strip()
+    def _chosen_context(self) -> str:
+        return self._context.value if self._context.value in self.site.contexts() else ""
 
-        def work() -> _Data:
-            return self._find_data(context if context in self.site.contexts() else "", version)
+    def _load_data(self, again: bool = False) -> None:
+        context, version = self._chosen_context(), self._version.value.strip()
 
-        self.load("its data", work, self._take_data, again)
+        def take(found: tuple[str, str]) -> None:
+            set_text(self._data, found[0])
+            set_text(self._options, found[1])
+            self.set_address(id=self.run_id, context=context, version=version)
 
-    def _find_data(self, context: str, version: str) -> _Data:
-        from amstrax.corrections import applied
+        self.load("its data", lambda: self._find_data(context, version), take, again)
 
+    def _find_data(self, context: str, version: str) -> tuple[str, str]:
+        """Return the data of a context, and its options and corrections, as HTML."""
         document = self.document()
         context = context or self.site.context_for(document)
         st = self.site.context(context, version or None)
-        return _Data(
-            context,
-            run_overview.states(st, self.run_id, document),
-            applied.options_of(st, self.run_id),
-            _versions(self.run_id, version or self.site.corrections_version),
+        states = run_overview.states(st, self.run_id, document)
+        options = versions.options_of(st, self.run_id)
+        covered = _versions(self.run_id, version or self.site.corrections_version)
+        return (
+            render.html("data.html", states=states, context=context),
+            render.html("options.html", options=options, versions=covered),
         )
-
-    def _take_data(self, data: _Data) -> None:
-        self._set(
-            self._data,
-            render.html("data.html", states=data.states, context=data.context, run_id=self.run_id),
-        )
-        self._set(
-            self._options,
-            render.html("options.html", options=data.options, versions=data.versions),
-        )
-        own = "" if self._context.value not in self.site.contexts() else self._context.value
-        self.set_address(id=self.run_id, context=own, version=self._version.value.strip())
-
-    @staticmethod
-    def _set(part: Any, text: str) -> None:
-        # What is open, or selected, on the page stays so while nothing changes
-        if part.text != text:
-            part.text = text
 
 
 def _versions(run_id: str, asked: str | None) -> dict[str, str]:
-    """Return the versions of the corrections, and of each what keeps it from covering a run."""
-    from amstrax.corrections import applied
-
+    """Return versions of the corrections, each with why it does not cover the run, if so."""
     result = {}
-    for version in dict.fromkeys([*applied.known_versions(), *([asked] if asked else [])]):
+    for version in dict.fromkeys([*versions.known_versions(), *([asked] if asked else [])]):
         try:
-            missing = applied.missing(version, run_id)
+            missing = versions.missing(version, run_id)
             result[version] = f"no value for {', '.join(missing)}" if missing else ""
         except (AmstraxError, OSError) as error:
             result[version] = " ".join(str(error).split())
     return result
+
+
+class DataPage(OfRun):
+    """Plots of a run: of its events and peaks, or of its LED pulses."""
+
+    path, title = "data", ": plots"
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._choices = {
+            name: checkbox(name, label, self._draw, self.argument(name, default) == "1")
+            for name, label, default in (
+                ("log", "logarithmic scales", "1"),
+                ("log_counts", "logarithmic counts and rates", "0"),
+                ("corrected", "corrected areas (cS1, cS2)", "1"),
+            )
+        }
+        self._text = self.html(_LOADING, name="loaded")
+        self._selected = self.html("", name="selected")
+        self._figures = Column(sizing_mode="stretch_width", name="figures")
+        self._gains = self.html("", name="gains")
+        self._drawn: Drawn | None = None
+        self._is_linking = False
+        choices = wrapped(*self._choices.values())
+        self.show(self.links, choices, self._text, self._selected, self._figures, self._gains)
+        if self.run_id:
+            self._draw()
+
+    def _draw(self) -> None:
+        values = {name: box.active for name, box in self._choices.items()}
+        scales = figures.Scales(**values)
+        self.set_run_address(**{name: int(value) for name, value in values.items()})
+        self._text.text = _LOADING
+        self.load(
+            "the plots", lambda: figures.of_run(self.context(), self.run_id, scales), self._take
+        )
+
+    def report(self, what: str, error: Exception) -> None:
+        """Show an error; if the plots failed, also in their place."""
+        super().report(what, error)
+        if what == "the plots":
+            self._text.text = "<p>No data to plot.</p>"
+            self._figures.children = []
+
+    def _take(self, drawn: Drawn) -> None:
+        self._text.text = render.html("loaded.html", text=drawn.text, notes=_notes(drawn.sources))
+        children: list[Any] = []
+        for title, group in drawn.groups.items():
+            children += [self.html(f"<h2>{render.text(title)}</h2>"), figures.fit(group)]
+        self._figures.children = children
+        self._selected.text = ""
+        self._drawn = drawn
+        linked = drawn.linked
+        if linked is not None:
+            for name, function in (("events", self._on_events), ("peaks", self._on_peaks)):
+                drawn.sources[name].selected.on_change(
+                    "indices",
+                    lambda attr, old, new, function=function: function(drawn, linked, new),
+                )
+        if "pulses" in drawn.sources:
+            self.load("the gains", self._find_gains, lambda text: set_text(self._gains, text))
+
+    # Figures of one source share its selection; the page links that of events and that of peaks
+
+    def _on_events(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
+        """Select the peaks of selected events."""
+        if drawn is not self._drawn or self._is_linking:
+            return
+        self._select(drawn.sources["peaks"], linked.links.inside(rows).tolist())
+        self._show_selected(drawn, rows)
+        self._mark(drawn, linked, rows, bool(rows))
+
+    def _on_peaks(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
+        """Select the events of selected peaks."""
+        if drawn is not self._drawn or self._is_linking:
+            return
+        events = linked.links.around(rows).tolist()
+        self._select(drawn.sources["events"], events)
+        self._show_selected(drawn, events)
+        self._mark(drawn, linked, events, False)
+
+    def _select(self, source: Any, rows: list[int]) -> None:
+        # The other callback must not answer
+        self._is_linking = True
+        try:
+            source.selected.indices = rows
+        finally:
+            self._is_linking = False
+
+    def _mark(self, drawn: Drawn, linked: Linked, rows: list[int], is_wanted: bool) -> None:
+        """Mark the peaks of events if not all peaks are points; or remove the marks."""
+        source = drawn.sources.get("marked")
+        if source is None:
+            return
+
+        def work() -> Marks | None:
+            if not is_wanted:
+                return None
+            return figures.marks(self.context(), self.run_id, linked.start[rows], linked.end[rows])
+
+        def take(found: Marks | None) -> None:
+            if drawn is not self._drawn:
+                return
+            if found is not None or len(source.data["area"]):
+                source.data = {name: [] for name in source.data} if found is None else found.columns
+            self._show_selected(drawn, rows, found)
+
+        self.load("the peaks of the selected events", work, take)
+
+    def _show_selected(self, drawn: Drawn, rows: list[int], found: Marks | None = None) -> None:
+        of_events = drawn.sources["events"].data["event_number"]
+        self._selected.text = render.html(
+            "selected_events.html",
+            run_id=self.run_id,
+            numbers=[int(of_events[row]) for row in rows[:_MOST_LINKS]],
+            total=len(rows),
+            marked=None if found is None else len(found.columns["area"]),
+            peaks=None if found is None else found.total,
+        )
+
+    def _find_gains(self) -> str:
+        """Return the gain of each channel and method, or why it has none, as HTML."""
+        from amstrax.analyses import channel_gains
+
+        st = self.context()
+        pulses = figures.load(st, self.run_id, "led_calibration")
+        options = st.get_metadata(self.run_id, "led_calibration")["lineage"]["led_calibration"][2]
+        windows = {name: tuple(options[name]) for name in ("led_window", "noise_window")}
+        try:
+            gains = channel_gains(pulses, **windows)
+        except NoGain as error:
+            raise NotAvailable(str(error)) from None
+        rows = []
+        for channel, methods in gains.items():
+            for method, gain in methods.items():
+                if isinstance(gain, NoGain):
+                    rows.append((channel, method, "none", str(gain)))
+                else:
+                    text = f"{gain.gain.value:.4g} ± {gain.error:.2g}"
+                    rows.append((channel, method, text, f"{gain.occupancy.value:.3g}"))
+        return render.html("gains.html", rows=rows)
+
+
+def _notes(sources: Mapping[str, Any]) -> list[str]:
+    """Return which share of the data is points, where not all are."""
+    counts = {name: source.tags[0] for name, source in sources.items() if source.tags}
+    return [
+        f"{count['shown']:,} of {count['of']:,} {name}, at random, are points that can be selected"
+        for name, count in counts.items()
+        if count["shown"] < count["of"]
+    ]
+
+
+class _Event(NamedTuple):
+    """An event, with its position among `total` events."""
+
+    number: int
+    position: int
+    total: int
+    facts: dict[str, str]
+    figures: list[Any]
+    notes: list[str]
+
+
+#: Columns of an event that are shown: label, without unit of area, and factor
+_FACTS = {
+    "s1_area": ("S1 [{unit}]", 1),
+    "s2_area": ("S2 [{unit}]", 1),
+    "cs1": ("cS1 [{unit}]", 1),
+    "cs2": ("cS2 [{unit}]", 1),
+    "drift_time": ("drift time [µs]", 1e-3),
+    "x": ("x [mm]", 1),
+    "y": ("y [mm]", 1),
+    "z": ("z [mm]", 1),
+    "n_peaks": ("peaks", 1),
+}
+
+
+class EventsPage(OfRun):
+    """One event of a run, with buttons for the events before and after it."""
+
+    path, title = "events", ": events"
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._event: int | None = self.number("event")
+        self._index: Any = None
+        self._before = button("previous", "‹ Previous", lambda: self._show_event(-1))
+        self._after = button("next", "Next ›", lambda: self._show_event(1))
+        self._number = text_input("event", "Event number", self._jump)
+        self._complete = checkbox(
+            "complete",
+            "only those with S1 and S2",
+            self._show_event,
+            self.argument("complete") == "1",
+        )
+        self._text = self.html(_LOADING, name="event_text")
+        self._figures = Column(sizing_mode="stretch_width", name="figures")
+        controls = wrapped(self._before, self._after, self._number, self._complete)
+        self.show(self.links, controls, self._text, self._figures)
+        if self.run_id:
+            self._show_event()
+
+    def _jump(self) -> None:
+        text = self._number.value.strip()
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            self.report("the event", InvalidOption(f"{text!r} is no event: write it as 12"))
+        elif int(text) != self._event:
+            self._event = int(text)
+            self._show_event()
+
+    def _show_event(self, step: int = 0) -> None:
+        number, complete = self._event, self._complete.active
+        self.load("the event", lambda: self._find(number, step, complete), self._take)
+
+    def _find(self, number: int | None, step: int, complete: bool) -> _Event:
+        st = self.context()
+        index = self._index
+        if index is None:
+            columns = ("time", "endtime", "event_number", "drift_time")
+            index = self._index = figures.load(st, self.run_id, "event_info", columns)
+        if complete:
+            index = index[np.isfinite(index["drift_time"])]
+        if not len(index):
+            raise NotAvailable(
+                f"run {self.run_id} has no events{' with S1 and S2' if complete else ''}"
+            )
+        numbers = index["event_number"]
+        place = 0 if number is None else int(np.searchsorted(numbers, number))
+        place = min(place, len(index) - 1)
+        is_there = numbers[place] == number
+        if step == 0 and number is not None and not complete and not is_there:
+            raise NotAvailable(
+                f"run {self.run_id} has no event {number}: it has {numbers[0]} to {numbers[-1]}"
+            )
+        if step < 0 or (step > 0 and is_there):
+            place = min(max(place + step, 0), len(index) - 1)
+        return self._draw(st, index, place)
+
+    def _draw(self, st: Any, index: np.ndarray, place: int) -> _Event:
+        chosen = index[place]
+        time_range = (int(chosen["time"]), int(chosen["endtime"]))
+        kinds, notes = ["event_info"], []
+        for kind in ("event_waveform", "event_area_per_channel"):
+            if figures.is_stored(st, self.run_id, kind):
+                kinds.append(kind)
+            else:
+                notes.append(f"{kind} is not stored")
+        rows = figures.load(st, self.run_id, kinds, time_range=time_range)
+        row = rows[rows["event_number"] == chosen["event_number"]][0]
+        unit = area_unit(st, self.run_id, "event_info")
+        drawn = self._waveforms(st, time_range, notes, unit)
+        if len(kinds) == 3:
+            drawn += figures.in_layout(interactive.event(row, None, None, area_unit=unit))
+        facts = {
+            label.format(unit=unit): (
+                "–" if not np.isfinite(row[field]) else f"{row[field] * factor:.5g}"
+            )
+            for field, (label, factor) in _FACTS.items()
+            if field in row.dtype.names
+        }
+        return _Event(int(row["event_number"]), place + 1, len(index), facts, drawn, notes)
+
+    def _waveforms(
+        self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str
+    ) -> list[Any]:
+        """Return figures of peaks and records; append missing data to `notes`."""
+        if not figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
+            notes.append("peaks are not stored, so no waveforms are shown")
+            return []
+        start, end = time_range
+        peaks = figures.load(st, self.run_id, "peaks", time_range=time_range)
+        types = figures.load(st, self.run_id, "peak_basics", ("time", "type"), time_range)["type"]
+        above = interactive.waveforms(
+            peaks, types, start, title="Peaks of the event", area_unit=unit
+        )
+        if not figures.is_stored(st, self.run_id, "records"):
+            notes.append("records are not stored, so those of the channels are not shown")
+            return [above]
+        if end - start > _LONGEST:
+            notes.append("the event is too long to show its records")
+            return [above]
+        records = figures.load(st, self.run_id, "records", time_range=time_range)
+        below = interactive.channels(records, start, title="Records of the channels")
+        if len(records) and len(peaks):
+            below.x_range = above.x_range
+        return [above, below]
+
+    def _take(self, event: _Event) -> None:
+        self._event = event.number
+        self._number.value = str(event.number)
+        self._before.disabled = event.position == 1
+        self._after.disabled = event.position == event.total
+        self._text.text = render.html("event.html", **event._asdict())
+        self._figures.children = [figures.fit(event.figures)] if event.figures else []
+        self.set_run_address(event=event.number, complete=int(self._complete.active) or "")

@@ -1,30 +1,31 @@
-"""The page with all runs: search and filters, a page of a table, and what to do with some runs."""
+"""Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
-from collections.abc import Mapping
+import base64
+import io
+import threading
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from bokeh.models import (
     AllIndices,
-    Button,
     ColumnDataSource,
     DataTable,
     HTMLTemplateFormatter,
     Select,
     StringFormatter,
     TableColumn,
-    TextInput,
 )
 
-from amstrax.dashboard import render, run_overview
-from amstrax.dashboard.page import STYLE, Page, wrapped
-from amstrax.exceptions import InvalidOption
+from amstrax.dashboard import figures, render, run_overview
+from amstrax.dashboard.page import STYLE, Page, button, select, text_input, wrapped
+from amstrax.dashboard.run_page import run_id_of
+from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.rundb import documents
 
 #: Rows of the table
 ROWS = 50
 
-#: Stands for no filter
+#: Choice of a filter that is not applied
 _ANY = "any"
 
 #: Columns of the table: field, title, width [pixels]
@@ -40,10 +41,26 @@ _COLUMNS = (
     ("elsewhere", "Data elsewhere", 200),
 )
 # <%- escapes, as StringFormatter does
-_LINK = '<a href="run?id=<%- encodeURIComponent(value) %>"><%- value %></a>'
-_STATUS = '<span class="status <%- value %>"><%- value %></span>'
-
+_TEMPLATES = {
+    "run": '<a href="run?id=<%- encodeURIComponent(value) %>"><%- value %></a>',
+    "status": '<span class="status <%- value %>"><%- value %></span>',
+}
 _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { font-size: 14px; }"
+
+_DIRECTIONS = (("down", "largest, newest first"), ("up", "smallest, oldest first"))
+_NORMALIZE = (("rate", "rates"), ("counts", "numbers"), ("shape", "shapes"))
+
+# matplotlib's fonts and caches belong to the whole process
+_drawing = threading.Lock()
+
+
+class _Found(NamedTuple):
+    """A page of the list of runs, and whether a filter is applied."""
+
+    runs: list[documents.Summary]
+    total: int
+    skipped: int
+    filtered: bool
 
 
 class RunsPage(Page):
@@ -54,9 +71,7 @@ class RunsPage(Page):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._choices: tuple[list[str], list[str]] = ([], [])
         self._skip = max(self.number("skip") or 0, 0)
-        self._total = 0
         self._make_filters()
         self._source = ColumnDataSource({field: [] for field, _, _ in _COLUMNS})
         self._source.selected.on_change("indices", lambda attr, old, new: self._show_selection())
@@ -79,10 +94,11 @@ class RunsPage(Page):
         )
         self._count = self.html("", name="count")
         self._selection = self.html("", name="selection")
-        self._before = self._button("‹ Previous", "previous", lambda: self._go(-ROWS))
-        self._after = self._button("Next ›", "next", lambda: self._go(ROWS))
+        clear = button("clear", "Clear", self._clear_filters)
+        self._before = button("previous", "‹ Previous", lambda: self._go(-ROWS))
+        self._after = button("next", "Next ›", lambda: self._go(ROWS))
         self.show(
-            wrapped(*self._filters.values(), self._clear),
+            wrapped(*self._filters.values(), clear),
             wrapped(self._order, self._way, self._before, self._after),
             self._count,
             self._selection,
@@ -90,66 +106,38 @@ class RunsPage(Page):
         )
         self._show_selection()
         self.repeat(self.refresh)
-        self.load("the modes and tags of runs", self._find_choices, self._take_choices)
+        self.load(
+            "the modes and tags of runs",
+            lambda: run_overview.modes_and_tags(self.site.collection()),
+            self._take_choices,
+        )
 
     def _make_filters(self) -> None:
-        def choice(name: str, title: str, options: list[str]) -> Select:
-            given = self.argument(name)
-            options = [_ANY, *dict.fromkeys([*options, *([given] if given else [])])]
-            return Select(title=title, name=name, options=options, value=given or _ANY, width=140)
+        change = self._start_over
 
-        def text(name: str, title: str, width: int, **more: Any) -> TextInput:
-            return TextInput(title=title, name=name, value=self.argument(name), width=width, **more)
+        def choice(name: str, title: str, options: tuple[str, ...] = ()) -> Select:
+            given = self.argument(name) or _ANY
+            return select(
+                name, title, list(dict.fromkeys([_ANY, *options, given])), change, given, 140
+            )
+
+        def text(name: str, title: str, width: int, placeholder: str = "") -> Any:
+            value = self.argument(name)
+            return text_input(name, title, change, width, value=value, placeholder=placeholder)
 
         self._filters: dict[str, Any] = {
-            "text": text("text", "Search", 250, placeholder="number, mode, user, tag, comment"),
+            "text": text("text", "Search", 250, "number, mode, user, tag, comment"),
             "first": text("first", "From run", 95),
             "last": text("last", "To run", 95),
-            "since": text("since", "Begun from (UTC)", 140, placeholder="2024-01-31"),
-            "until": text("until", "Begun until (UTC)", 140, placeholder="2024-01-31"),
-            "status": choice("status", "Status", list(documents.STATUSES)),
-            "mode": choice("mode", "Mode", []),
-            "tag": choice("tag", "Tag", []),
+            "since": text("since", "Begun from (UTC)", 140, "2024-01-31"),
+            "until": text("until", "Begun until (UTC)", 140, "2024-01-31"),
+            "status": choice("status", "Status", documents.STATUSES),
+            "mode": choice("mode", "Mode"),
+            "tag": choice("tag", "Tag"),
         }
-        order = self.argument("order", "number")
-        self._order = Select(
-            title="Sort by",
-            name="order",
-            options=list(run_overview.ORDERS),
-            value=order if order in run_overview.ORDERS else "number",
-            width=130,
-        )
-        self._way = Select(
-            title="Direction",
-            name="way",
-            options=[("down", "largest, newest first"), ("up", "smallest, oldest first")],
-            value="up" if self.argument("way") == "up" else "down",
-            width=190,
-        )
-        for widget in (*self._filters.values(), self._order, self._way):
-            widget.stylesheets = [STYLE]
-            widget.on_change("value", lambda attr, old, new: self._start_over())
-        self._clear = self._button("Clear", "clear", self._clear_filters)
-
-    def _button(self, label: str, name: str, function: Any) -> Button:
-        button = Button(label=label, name=name, width=110, align="end", stylesheets=[STYLE])
-        button.on_click(function)
-        return button
-
-    # What is asked for
-
-    def _search(self) -> run_overview.Search:
-        values = self._values()
-        return run_overview.Search(
-            text=values["text"],
-            statuses=_some(values["status"]),
-            modes=_some(values["mode"]),
-            tags=_some(values["tag"]),
-            since=_date(values["since"]),
-            until=_date(values["until"]),
-            first=_number(values["first"]),
-            last=_number(values["last"]),
-        )
+        orders = list(run_overview.ORDERS)
+        self._order = select("order", "Sort by", orders, change, self.argument("order"), 130)
+        self._way = select("way", "Direction", _DIRECTIONS, change, self.argument("way"), 190)
 
     def _values(self) -> dict[str, str]:
         return {
@@ -171,121 +159,176 @@ class RunsPage(Page):
         self._start_over()
 
     def refresh(self, again: bool = False) -> None:
-        """Ask for the runs of this page of the table."""
+        """Load the runs of this page of the table."""
         try:
-            search, skip = self._search(), self._skip
+            search, skip = _search(self._values()), self._skip
         except InvalidOption as error:
             self.report("the filters", error)
             return
-        self.is_well("the filters")
+        self.clear_report("the filters")
         order, descending = self._order.value, self._way.value == "down"
 
-        def work() -> tuple[run_overview.Page, list[documents.Summary], bool]:
-            page = run_overview.page(
-                self.site.collection(),
-                search,
-                documents.SUMMARY_FIELDS,
-                order,
-                descending,
-                skip,
-                ROWS,
-            )
-            return page, [documents.summary(run) for run in page.runs], bool(search.filter())
+        def work() -> _Found:
+            collection, fields = self.site.collection(), documents.SUMMARY_FIELDS
+            page = run_overview.page(collection, search, fields, order, descending, skip, ROWS)
+            runs = [documents.summary(run) for run in page.runs]
+            return _Found(runs, page.total, page.skipped, bool(search.filter()))
 
         self.load("the list of runs", work, self._take, again)
 
-    # What has come
-
-    def _take(self, found: tuple[run_overview.Page, list[documents.Summary], bool]) -> None:
-        page, runs, filtered = found
-        self._skip, self._total = page.skipped, page.total
-        columns = _columns(runs)
+    def _take(self, found: _Found) -> None:
+        self._skip = found.skipped
+        columns = _columns(found.runs)
         if columns != self._source.data:
-            selected = self.selected()
+            selected = self._selected()
             self._source.data = columns
             # Bokeh (3.9.2) shows other values only when their number, or the view, changes
             self._table.view.filter = AllIndices()
             self._source.selected.indices = [
                 i for i, run_id in enumerate(columns["run"]) if run_id in selected
             ]
-        self._before.disabled = self._skip == 0
-        self._after.disabled = self._skip + ROWS >= self._total
+        last = found.skipped + len(found.runs)
+        self._before.disabled = found.skipped == 0
+        self._after.disabled = last >= found.total
         self._count.text = render.html(
             "count.html",
-            first=self._skip + 1,
-            last=self._skip + len(runs),
-            total=self._total,
-            filtered=filtered,
+            first=found.skipped + 1,
+            last=last,
+            total=found.total,
+            filtered=found.filtered,
         )
         self.set_address(
             **self._values(),
             order=self._order.value if self._order.value != "number" else "",
             way=self._way.value if self._way.value != "down" else "",
-            skip=self._skip or "",
+            skip=found.skipped or "",
         )
-
-    def _find_choices(self) -> tuple[list[str], list[str]]:
-        return run_overview.modes_and_tags(self.site.collection())
 
     def _take_choices(self, found: tuple[list[str], list[str]]) -> None:
         for name, options in zip(("mode", "tag"), found, strict=True):
             widget = self._filters[name]
             widget.options = list(dict.fromkeys([_ANY, *options, widget.value]))
 
-    def selected(self) -> list[str]:
-        """Return the runs that are selected."""
+    def _selected(self) -> list[str]:
         names = self._source.data["run"]
         return [names[i] for i in self._source.selected.indices if i < len(names)]
 
     def _show_selection(self) -> None:
-        self._selection.text = render.html("selection.html", runs=self.selected())
+        self._selection.text = render.html("selection.html", runs=self._selected())
 
 
 def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
-    def elsewhere(run: documents.Summary) -> str:
-        return ", ".join(kind for kind in run.types if kind not in run.here)
+    def length(run: documents.Summary) -> str:
+        return render.length(run.length) if run.end or not run.start else "being taken"
 
-    rows: list[Mapping[str, str]] = [
-        {
-            "run": run.run_id,
-            "status": "cancelled" if run.cancelled_by else run.status,
-            "start": render.time(run.start),
-            "length": render.length(run.length) if run.end or not run.start else "being taken",
-            "mode": run.mode,
-            "tags": ", ".join(run.tags),
-            "user": run.user,
-            "here": ", ".join(run.here),
-            "elsewhere": elsewhere(run),
-        }
-        for run in runs
-    ]
-    return {field: [row[field] for row in rows] for field, _, _ in _COLUMNS}
+    return {
+        "run": [run.run_id for run in runs],
+        "status": ["cancelled" if run.cancelled_by else run.status for run in runs],
+        "start": [render.time(run.start) for run in runs],
+        "length": [length(run) for run in runs],
+        "mode": [run.mode for run in runs],
+        "tags": [", ".join(run.tags) for run in runs],
+        "user": [run.user for run in runs],
+        "here": [", ".join(run.here) for run in runs],
+        "elsewhere": [", ".join(t for t in run.types if t not in run.here) for run in runs],
+    }
 
 
 def _formatter(field: str) -> Any:
-    if field in ("run", "status"):
-        return HTMLTemplateFormatter(template=_LINK if field == "run" else _STATUS)
+    if field in _TEMPLATES:
+        return HTMLTemplateFormatter(template=_TEMPLATES[field])
     return StringFormatter()
 
 
-def _some(value: str) -> tuple[str, ...]:
-    return (value,) if value else ()
+def _search(values: dict[str, str]) -> run_overview.Search:
+    """Return the search for the values of the filters; raise InvalidOption for invalid ones."""
+
+    def some(name: str) -> tuple[str, ...]:
+        return (values[name],) if values[name] else ()
+
+    return run_overview.Search(
+        text=values["text"],
+        statuses=some("status"),
+        modes=some("mode"),
+        tags=some("tag"),
+        since=_date(values["since"]),
+        until=_date(values["until"]),
+        first=_number(values["first"]),
+        last=_number(values["last"]),
+    )
 
 
 def _date(text: str) -> date | None:
     text = text.strip()
-    if not text:
-        return None
     try:
-        return date.fromisoformat(text)
+        return date.fromisoformat(text) if text else None
     except ValueError:
         raise InvalidOption(f"{text!r} is no day: write it as 2024-01-31") from None
 
 
 def _number(text: str) -> int | None:
     text = text.strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidOption(f"{text!r} is no number of a run: write it as 6724")
-    return int(text)
+    return int(text) if text else None
+
+
+class ComparePage(Page):
+    """Distributions of two runs in the same plots."""
+
+    path, title = "compare", "Compare runs"
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._runs = [
+            text_input(name, title, self._draw, value=self.argument(name), placeholder="6724")
+            for name, title in (("a", "Run"), ("b", "and run"))
+        ]
+        given = self.argument("normalize")
+        self._normalize = select("normalize", "Compare", _NORMALIZE, self._draw, given, 140)
+        self._result = self.html("", name="compared")
+        self.show(wrapped(*self._runs, self._normalize), self._result)
+        self._draw()
+
+    def _draw(self) -> None:
+        names = [run_id_of(widget.value) for widget in self._runs]
+        normalize = self._normalize.value
+        self.set_address(a=names[0], b=names[1], normalize=normalize)
+        if not all(names):
+            self._result.text = "<p>Name two runs; or select two in the list of runs.</p>"
+            return
+        self._result.text = "<p>Loading …</p>"
+        self.load("the comparison", lambda: self._find(names, normalize), self._take)
+
+    def report(self, what: str, error: Exception) -> None:
+        """Show an error, also in place of the plot."""
+        super().report(what, error)
+        self._result.text = "<p>No plot.</p>"
+
+    def _find(self, names: list[str], normalize: str) -> str:
+        """Return a picture of both runs, as HTML."""
+        collection = self.site.collection()
+        found = [
+            documents.find_run(collection, name, projection=documents.SUMMARY_FIELDS)
+            for name in names
+        ]
+        contexts = [self.site.context_for(document) for document in found]
+        if contexts[0] != contexts[1]:
+            raise UsageError(
+                f"run {names[0]} is one of context {contexts[0]}, and run {names[1]} one of "
+                f"{contexts[1]}: compare runs of one sort"
+            )
+        st = self.site.context(contexts[0])
+        sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
+        for name in names:
+            figures.span(st, name, sort)
+        with _drawing:
+            figure = st.compare_runs(names, normalize=normalize, progress_bar=False)  # type: ignore[attr-defined]
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=100)
+        picture = base64.b64encode(file.getvalue()).decode("ascii")
+        runs = [documents.summary(document) for document in found]
+        return render.html("compared.html", runs=runs, picture=picture)
+
+    def _take(self, text: str) -> None:
+        self._result.text = text

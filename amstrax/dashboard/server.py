@@ -1,11 +1,10 @@
-"""The Bokeh server with the pages: where it listens, who may come in, which headers it sends."""
+"""The Bokeh server with the pages: address, TLS, log-in, and HTTP headers."""
 
 import ipaddress
 import logging
 import secrets
 import ssl
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,11 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform, RedirectHandler
 
-from amstrax.dashboard import auth
-from amstrax.dashboard.compare_page import ComparePage
-from amstrax.dashboard.data_page import DataPage
-from amstrax.dashboard.events_page import EventsPage
+from amstrax.dashboard.logins import login_of, provider
 from amstrax.dashboard.page import Page
 from amstrax.dashboard.processing_page import ProcessingPage
-from amstrax.dashboard.run_page import RunPage
-from amstrax.dashboard.runs_page import RunsPage
+from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
+from amstrax.dashboard.runs_page import ComparePage, RunsPage
 from amstrax.dashboard.site import Site
 from amstrax.exceptions import UsageError
 
@@ -39,15 +35,15 @@ PAGES: tuple[type[Page], ...] = (
     *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage),
 )
 
-#: A session that nobody looks at any more is forgotten after so long, looked for so often [ms]
+#: Lifetime of sessions without a browser, and interval of the check for them [ms]
 _UNUSED, _CHECK = 5000, 5000
-#: Largest message or form that a browser may send; what it sends is small [bytes]
+#: Largest message or form from a browser [bytes]
 _LARGEST = 1_000_000
 #: Parts of Bokeh, megabytes, that no page uses
 _NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
 
-#: Bokeh makes functions from texts (templates of cells, CustomJS), so 'unsafe-eval' is needed;
-#: nothing comes from another host, and nobody may put a page into theirs
+#: Bokeh needs 'unsafe-eval' for templates of cells and CustomJS. Nothing is loaded from other
+#: hosts, and no page may be framed
 _HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -69,7 +65,7 @@ _HEADERS = {
 
 
 class Headers(OutputTransform):
-    """Adds headers to every answer, of Bokeh's handlers too."""
+    """Adds headers to every answer, also of Bokeh's handlers."""
 
     def __init__(self, request: Any):
         self._request = request
@@ -88,24 +84,24 @@ class Headers(OutputTransform):
 
 
 class Tornado(BokehTornado):
-    """Bokeh's server, whose pages load no more of Bokeh than they use."""
+    """Bokeh's server, whose pages load only the parts of Bokeh that they use."""
 
     def resources(self, absolute_url: str | bool | None = None) -> Any:
-        """Return what pages load."""
+        """Return the scripts that pages load."""
         found = super().resources(absolute_url)
         found.components = [name for name in found.components if name not in _NOT_USED]
         return found
 
 
 class ProxiedServer(HTTPServer):
-    """Server behind a proxy, which says in X-Forwarded-For who asks.
+    """Server behind a proxy that sends the address of the browser in X-Forwarded-For.
 
-    X-Real-IP, to which tornado gives precedence, would let visitors choose their address where the
-    proxy does not overwrite it.
+    tornado prefers X-Real-IP, by which visitors could choose their address if the proxy does not
+    overwrite it: it is ignored.
     """
 
     def start_request(self, server_conn: Any, request_conn: Any) -> Any:
-        """Return what handles a request."""
+        """Return the handler of a request."""
         delegate: Any = super().start_request(server_conn, request_conn)
         received = delegate.headers_received
 
@@ -118,15 +114,18 @@ class ProxiedServer(HTTPServer):
 
 
 class PageHandler(FunctionHandler):
-    """Makes a page; the token of its session says, signed, who has asked for it."""
+    """Makes a page; the signed token of its session holds who asked for it."""
 
     def __init__(self, site: Site, page: type[Page]):
-        super().__init__(partial(_make, site, page))
+        def make(doc: Document) -> None:
+            page(site, doc)
+
+        super().__init__(make)
         self._site = site
 
     def process_request(self, request: Any) -> dict[str, Any]:
-        """Return what is known of a request, for the page's token."""
-        login = auth.login_of(self._site, request)
+        """Return user and address of a request, for the token."""
+        login = login_of(self._site, request)
         xsrf = request.cookies.get("_xsrf")
         return {
             "user": "" if login is None else login.user,
@@ -134,10 +133,6 @@ class PageHandler(FunctionHandler):
             "peer": request.remote_ip,
             "xsrf": "" if xsrf is None else xsrf.value,
         }
-
-
-def _make(site: Site, page: type[Page], doc: Document) -> None:
-    page(site, doc)
 
 
 def is_loopback(address: str) -> bool:
@@ -159,43 +154,43 @@ def make_server(
     key: Path | None = None,
     behind_proxy: bool = False,
 ) -> BaseServer:
-    """Return the server, which listens, and works once it is started.
+    """Return a server that listens, and is still to be started.
 
     Parameters
     ----------
     site
         The dashboard.
     address, port
-        Where it listens; with port 0 on a free one.
+        Address to listen on; port 0 for any free one.
     origins
         Other names, as ``HOST:PORT``, under which browsers reach it.
     certificate, key
         Files for TLS.
     behind_proxy
-        A proxy says who asks, in X-Forwarded-For, and by which protocol, in X-Forwarded-Proto.
+        Trust X-Forwarded-For and X-Forwarded-Proto.
 
     Raises
     ------
     UsageError
-        When others could reach it without log-in, or could listen to passwords.
+        If others could reach it without log-in, or could read passwords.
     OSError
-        When it cannot listen there.
+        If it cannot listen there.
     """
     if not is_loopback(address):
         if site.logins is None:
             raise UsageError(
                 f"--address {address} can be reached by others: name a file of users with --users, "
-                "or the setting AMSTRAX_DASHBOARD_USERS, so that they have to log in"
+                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in"
             )
         if certificate is None and not behind_proxy:
             raise UsageError(
                 f"--address {address} without TLS would show passwords to everybody between: give "
                 "--certificate and --key, or --behind_proxy where a proxy has them"
             )
-    # Whatever the environment says (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
+    # Override the environment (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
     bokeh_settings.resources = "server"
     bokeh_settings.allowed_ws_origin = []
-    # A page that waits for its plots is no mistake
+    # A page is empty until its plots are loaded
     silence(EMPTY_LAYOUT)
     applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
     options: dict[str, Any] = {"xheaders": behind_proxy, "max_body_size": _LARGEST}
@@ -205,16 +200,17 @@ def make_server(
         options["ssl_options"] = context
     sockets, port = bind_sockets(address, port)
     names = ["localhost", "127.0.0.1"] if is_loopback(address) else []
-    own = [f"{name}:{port}" for name in dict.fromkeys([*names, _host(address)])]
+    host = f"[{address}]" if ":" in address else address
+    own = [f"{name}:{port}" for name in dict.fromkeys([*names, host])]
     tornado = Tornado(
         applications,
         extra_websocket_origins=[*own, *origins],
-        auth_provider=auth.provider(site),
+        auth_provider=provider(site),
         sign_sessions=True,
         secret_key=secrets.token_bytes(32),
         xsrf_cookies=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
-        # The token of a session is part of the page: no cookie is to be in it
+        # The token of a session is part of the page, and must not contain cookies
         include_cookies=[],
         include_headers=["Host"],
         websocket_max_message_size_bytes=_LARGEST,
@@ -227,7 +223,3 @@ def make_server(
     http = (ProxiedServer if behind_proxy else HTTPServer)(tornado, **options)
     http.add_sockets(sockets)
     return BaseServer(IOLoop.current(), tornado, http)
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

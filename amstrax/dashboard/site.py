@@ -1,4 +1,4 @@
-"""What all pages of one dashboard share: where runs, data and jobs are, and who may do what."""
+"""State that all pages share: run database, engine, folders, contexts, threads, and rights."""
 
 import contextlib
 import logging
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: So many things at once are asked of run database, engine and disks
+#: Threads that read from run database, engine and disks
 THREADS = 8
-#: Memory is given back so often at most [s]
+#: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
 
 
 @dataclass
 class Site:
-    """A dashboard, as it was started.
+    """Options of a dashboard, and access to what it shows.
 
     Attributes
     ----------
     detector
-        Whose runs it shows.
+        Detector whose runs it shows.
     engine_name
-        Where jobs run.
+        Engine of jobs.
     actions
-        Whether anything can be changed by anybody.
+        Whether it can change anything.
     actors
-        Names of those who may do so, where there is a log-in; without one it is who has started it.
+        Users who may do so; without log-in, everybody who reaches the dashboard.
     logins
-        Who is logged in; None where nobody need to.
+        Log-ins; None without log-in.
     job_folder, log_folder
         Folders for scripts and logs of jobs.
     output_folder, live_data_dir
-        Folders for data, if not those of the settings.
+        Folders of data; None for those of the settings.
     config_kwargs
         Options for the plugins.
     corrections_version
-        Version of the corrections, where none is asked for.
+        Version of the corrections that pages use by default.
     refresh
-        Time between two looks at what may have changed [s].
+        Interval between two refreshes of a page [s].
     """
 
     detector: str
@@ -90,7 +90,7 @@ class Site:
             return self._embedded
         found = get_mongo_collection(self.detector)
         if isinstance(found, LocalCollection):
-            # One connection in each thread, where each of its clients has one
+            # Each client has a connection in each thread: keep one
             self._embedded = found
         return found
 
@@ -100,14 +100,12 @@ class Site:
             return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
-    def engine(self) -> "Engine":
+    def engine(self) -> Engine:
         """Return the engine."""
         return engines.get(self.engine_name)
 
-    def context(
-        self, name: str, corrections_version: str | None = None, incomplete: bool = False
-    ) -> "strax.Context":
-        """Return a new context that loads what is stored, and makes nothing.
+    def context(self, name: str, corrections_version: str | None = None) -> "strax.Context":
+        """Return a new context that loads stored data, and makes none.
 
         Parameters
         ----------
@@ -115,57 +113,42 @@ class Site:
             One of `amstrax.settings.CONTEXT_DETECTORS`.
         corrections_version
             Version of the corrections; None for that of the dashboard, if it has one.
-        incomplete
-            Load data too that is being made.
 
         Raises
         ------
         AmstraxError
-            When there is no such version, or an option of the dashboard is wrong.
+            For an unknown version, or an invalid option of the dashboard.
         """
         from amstrax import contexts
 
+        # That of jobs, see `process_run.folders`
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        # The context would make a missing folder
+        output_folder = str(folder.absolute()) if folder.is_dir() else self._empty.name
         st = getattr(contexts, name)(
-            output_folder=self._data_folder(),
+            output_folder=output_folder,
             corrections_version=corrections_version or self.corrections_version,
         )
         known = {o for p in st._plugin_class_registry.values() for o in p.takes_config}
         config = to_dict_tuple(dict(self.config_kwargs))
         st.set_config({key: value for key, value in config.items() if key in known})
-        st.set_context_config(
-            {
-                "forbid_creation_of": tuple(st._plugin_class_registry),
-                "allow_incomplete": incomplete,
-            }
-        )
+        st.set_context_config({"forbid_creation_of": tuple(st._plugin_class_registry)})
         for frontend in st.storage:
             frontend.readonly = True
         return st
 
-    def _data_folder(self) -> str:
-        """Return the folder that jobs leave data in, see `process_run.folders`; it is not made."""
-        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
-        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
-        # The context would make one that is not there
-        return str(folder.absolute()) if folder.is_dir() else self._empty.name
-
     def contexts(self) -> list[str]:
-        """Return the names of the contexts of the detector, the usual one first."""
+        """Return the names of the contexts of the detector, the default first."""
         return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
 
     def context_for(self, document: Mapping[str, Any]) -> str:
-        """Return the name of the context that a run is processed with."""
+        """Return the name of the context that processes a run."""
         usual = submitting.Plan((), self.contexts()[0], self.detector, ())
         return submitting.plan_of_run(usual, document).context
 
     def warm_up(self, draw: Callable[[], None]) -> None:
-        """Import slow packages and draw once, in a thread, before a page needs it.
-
-        Parameters
-        ----------
-        draw
-            Draws all kinds of figures, see `amstrax.dashboard.figures.warm_up`.
-        """
+        """Import slow packages, and call `draw` (`figures.warm_up`), in a thread."""
 
         def work() -> None:
             import matplotlib.figure  # noqa: F401
@@ -175,17 +158,14 @@ class Site:
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
-            # Else it is looked through whenever a page is closed, while all other pages wait
-            memory.keep_what_is_there()
+            # Otherwise each closed page stops all others for a full garbage collection
+            memory.freeze_existing_objects()
 
-        memory.keep_little()
+        memory.return_large_arrays()
         self.pool.submit(work)
 
     def tidy(self) -> None:
-        """Give memory of pages that are closed back, in a thread: now, or soon after the last time.
-
-        To be called where the server's loop runs.
-        """
+        """Return freed memory to the system soon, in a thread; call it in the server's thread."""
         if self._is_tidy_due:
             return
         self._is_tidy_due = True
@@ -195,10 +175,10 @@ class Site:
     def _tidy(self) -> None:
         self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(memory.give_back)
+            self.pool.submit(memory.trim_heap)
 
     def close(self) -> None:
-        """Let go of threads and connections."""
+        """Close threads, log-ins and connections."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()

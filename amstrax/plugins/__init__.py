@@ -1,7 +1,6 @@
 """strax plugins: thin classes with options and types, around amstrax.processing."""
 
-from amstrax import _MEMBERS
-from amstrax._lazy import attributes_of
+from amstrax import _MEMBERS, attributes_of
 
 _members = {
     name: module.removeprefix("plugins.")

@@ -4,7 +4,7 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax.common import XAMS_VOLUME
+from amstrax.common import DEFAULT_ELIFE, XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
@@ -230,7 +230,7 @@ class EventPositions(CorrectedPlugin):
 class CorrectedAreasBase(CorrectedPlugin):
     """Base of the plugins that correct areas for the position of the event."""
 
-    elife = XAMSConfig(default=30000, help="Electron lifetime [ns]")
+    elife = XAMSConfig(default=DEFAULT_ELIFE, help="Electron lifetime [ns]")
     s1_naive_z_correction = XAMSConfig(
         default=(-52, 0, 700, -7.69),
         help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "

@@ -5,7 +5,7 @@
 nor pymongo.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 _MEMBERS = {
     "RunDB": "frontend",

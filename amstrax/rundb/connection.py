@@ -2,15 +2,12 @@
 
 The settings (see `amstrax.settings`) select the first of: a connection string in AMSTRAX_MONGO_URI,
 MongoDB on the host DAQ_HOST through an SSH tunnel, the embedded store in a file. Each process has
-one client and one tunnel per database.
+one client and one tunnel per database. A collection connects at its first use, and again in a child
+process.
 
-`get_mongo_collection` returns the collection of run documents, `get_collection` any collection.
-Neither uses the network: a collection connects at its first use, and again in a child process.
-
-Calls time out after AMSTRAX_RUNDB_TIMEOUT. Connection failures raise a `RunDatabaseError` with a
-remedy. While a connection that has worked is down, calls wait for it until the timeout. Unanswered
-requests are sent again if that is safe: reads, and idempotent writes that identify their document.
-Callers that know other writes to be idempotent use `resilient`.
+Calls time out after AMSTRAX_RUNDB_TIMEOUT. While a connection that has worked is down, calls wait
+for it. Unanswered requests are sent again if that is safe: reads, and idempotent writes that
+identify their document. Callers that know other writes to be idempotent use `resilient`.
 """
 
 import atexit
@@ -32,12 +29,14 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
     UnknownDetector,
 )
-from amstrax.rundb.tunnel import Tunnel
 from amstrax.settings import RunDatabase
 
+# pymongo and paramiko take 0.1 s each to import: deferred to their first use
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.errors import PyMongoError
+
+    from amstrax.rundb.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ COLLECTIONS = {"xams": "runs_gas", "xamsl": "runs_new"}
 DATABASE = "run"
 PAUSE = 0.3  # between two attempts [s]
 # The documented default, an empty dictionary, which stays empty
-_NOBODYS: dict[str, Any] = {}
+_UNSET: dict[str, Any] = {}
 
 T = TypeVar("T")
 
@@ -90,7 +89,7 @@ _UNAUTHORIZED = 13
 def get_mongo_client(
     daq_host: str = "",
     daq_user: str = "",
-    secret_serving_port: dict[str, Any] = _NOBODYS,
+    secret_serving_port: dict[str, Any] = _UNSET,
 ) -> "MongoClient":
     """Return the connected client of the run database; each process has one.
 
@@ -112,20 +111,18 @@ def get_mongo_client(
     RunDatabaseError
         One of RunDatabaseNotSet, RunDatabaseUnreachable, RunDatabaseRefused, HostKeyRefused.
     """
-    link = settings.run_database(daq_host, daq_user)
-    if is_embedded(link):
-        return _embedded(link)
-    line = open_line(link)
-    line.ensure()
-    if line.tunnel is not None and secret_serving_port is not _NOBODYS:
-        secret_serving_port["rundb"] = line.tunnel.address[1]
-    return line.client
+    config = settings.run_database(daq_host, daq_user)
+    if is_embedded(config):
+        return _embedded(config)
+    connection = open_connection(config)
+    connection.ensure()
+    if connection.tunnel is not None and secret_serving_port is not _UNSET:
+        secret_serving_port["rundb"] = connection.tunnel.address[1]
+    return connection.client
 
 
-def get_mongo_collection(
-    detector: str = "xams", runcolname: str = DATABASE, **link_kwargs: Any
-) -> Any:
-    """Return the collection of run documents of a detector; it connects at its first use.
+def get_mongo_collection(detector: str = "xams", runcolname: str = DATABASE, **kwargs: Any) -> Any:
+    """Return the collection of run documents of a detector, see `get_collection`.
 
     Parameters
     ----------
@@ -133,13 +130,8 @@ def get_mongo_collection(
         ``"xams"`` or ``"xamsl"``.
     runcolname
         Database of the collection.
-    **link_kwargs
+    **kwargs
         As of `get_mongo_client`.
-
-    Returns
-    -------
-    collection
-        A `Collection`, or that of the embedded store.
 
     Raises
     ------
@@ -150,7 +142,7 @@ def get_mongo_collection(
         raise UnknownDetector(
             f"no detector {detector!r} in the run database: take one of {', '.join(COLLECTIONS)}"
         )
-    return get_collection(runcolname, COLLECTIONS[detector], **link_kwargs)
+    return get_collection(runcolname, COLLECTIONS[detector], **kwargs)
 
 
 def get_collection(
@@ -160,34 +152,26 @@ def get_collection(
     daq_user: str = "",
     secret_serving_port: dict[str, Any] | None = None,
 ) -> Any:
-    """Return a collection of a database, as `get_mongo_collection` does.
+    """Return a collection of a database: a `Collection`, or that of the embedded store.
 
-    Parameters
-    ----------
-    database, collection
-        Names, such as ``"daq"`` and ``"processing"``.
-    daq_host, daq_user, secret_serving_port
-        As of `get_mongo_client`.
+    It connects at its first use. The other parameters are those of `get_mongo_client`.
     """
     if secret_serving_port is not None:
         get_mongo_client(daq_host, daq_user, secret_serving_port)
-    link = settings.run_database(daq_host, daq_user)
-    if is_embedded(link):
-        return _embedded(link)[database][collection]
-    return Collection(link, database, collection, (daq_host, daq_user))
+    config = settings.run_database(daq_host, daq_user)
+    if is_embedded(config):
+        return _embedded(config)[database][collection]
+    return Collection(config, database, collection, (daq_host, daq_user))
 
 
-def is_embedded(link: RunDatabase) -> bool:
+def is_embedded(config: RunDatabase) -> bool:
     """Return whether the settings select the embedded store.
 
-    Raises
-    ------
-    RunDatabaseNotSet
-        When something is set for MongoDB or its tunnel, but not the address.
+    Raises RunDatabaseNotSet when something is set for MongoDB or its tunnel, but not the address.
     """
-    if link.uri or link.daq_host:
+    if config.uri or config.daq_host:
         return False
-    given = [name for name in link.given if name.startswith(("DAQ_", "MONGO_"))]
+    given = [name for name in config.given if name.startswith(("DAQ_", "MONGO_"))]
     if given:
         # A password shows best which address is missing
         first = min(given, key=lambda name: (name not in settings.SECRETS, name))
@@ -199,67 +183,81 @@ def is_embedded(link: RunDatabase) -> bool:
     return True
 
 
-def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a function, again while the run database cannot be reached, and return its result.
-
-    Use it for writes that are idempotent in effect and return value, such as one that claims a run
-    for an owner if it is free *or claimed by that owner*.
-
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When the run database is not reached within AMSTRAX_RUNDB_TIMEOUT.
-    """
-    end = time.monotonic() + settings.run_database().timeout
-    while True:
-        try:
-            return function(*args, **kwargs)
-        except RunDatabaseUnreachable:
-            if time.monotonic() + PAUSE > end:
-                raise
-            time.sleep(PAUSE)
-
-
-def close() -> None:
-    """Close all clients and tunnels of this process; later calls make new ones."""
-    close_all()
-
-
-def _embedded(link: RunDatabase) -> Any:
-    # Deferred: SQLite and bson take 0.1 s to import
-    from amstrax.rundb.embedded import LocalClient
-
-    if link.path not in _announced:
-        _announced.add(link.path)
-        log.info(
-            "no run database is set (DAQ_HOST or AMSTRAX_MONGO_URI): the embedded one in %s is "
-            "used",
-            link.path,
-        )
-    return LocalClient(link.path)
-
-
-class Line:
-    """A client of MongoDB, with its tunnel if it needs one.
+def retry(
+    function: Callable[[], T],
+    patience: float,
+    errors: tuple[type[Exception], ...] = (RunDatabaseUnreachable,),
+    pause: float = PAUSE,
+    wait: Callable[[float], Any] | None = None,
+    on_error: Callable[[Any, float], Any] = lambda _error, _left: None,
+) -> T:
+    """Call an idempotent function, again while it raises one of `errors`, and return its result.
 
     Parameters
     ----------
-    link
-        Settings of the database.
+    patience
+        Time after which the error is raised [s].
+    pause
+        Time between two attempts [s].
+    wait
+        Called with `pause`; by default `time.sleep`.
+    on_error
+        Called with each error and the time left for retries [s]; 0 if none follows. It may log, or
+        raise to give up.
+    """
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return function()
+        except errors as error:
+            left = end - time.monotonic()
+            on_error(error, left if left >= pause else 0.0)
+            if left < pause:
+                raise
+        (wait or time.sleep)(pause)
 
-    Raises
-    ------
-    RunDatabaseError
-        When the settings are invalid. Nothing is connected yet.
+
+def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a function, again while the run database is unreachable, and return its result.
+
+    Use it for writes that are idempotent in effect and return value, such as one that claims a run
+    for an owner if it is free *or claimed by that owner*. RunDatabaseUnreachable is raised after
+    AMSTRAX_RUNDB_TIMEOUT.
+    """
+    return retry(lambda: function(*args, **kwargs), settings.run_database().timeout)
+
+
+def _embedded(config: RunDatabase) -> Any:
+    # Deferred: SQLite and bson take 0.1 s to import
+    from amstrax.rundb.embedded import LocalClient
+
+    if config.path not in _announced:
+        _announced.add(config.path)
+        log.info(
+            "no run database is set (DAQ_HOST or AMSTRAX_MONGO_URI): the embedded one in %s is "
+            "used",
+            config.path,
+        )
+    return LocalClient(config.path)
+
+
+class Connection:
+    """A client of MongoDB, with its tunnel if it needs one. Nothing is connected yet.
+
+    Raises RunDatabaseNotSet when the settings are invalid.
     """
 
-    def __init__(self, link: RunDatabase):
-        self.link = link
+    def __init__(self, config: RunDatabase):
+        self.config = config
         #: Whether a request has ever succeeded
         self.was_used = False
-        self.tunnel = None if link.uri else Tunnel(link)
+        self.tunnel: Tunnel | None = None
+        if not config.uri:
+            from amstrax.rundb import tunnel
+
+            self.tunnel = tunnel.Tunnel(config)
         try:
-            self.client = _make_client(link, self.tunnel)
+            self.client = _make_client(config, self.tunnel)
         except BaseException:
             if self.tunnel is not None:
                 self.tunnel.close()
@@ -268,9 +266,10 @@ class Line:
     @property
     def place(self) -> str:
         """Address of the database, for messages."""
-        if self.link.uri:
+        config = self.config
+        if config.uri:
             return "MongoDB at AMSTRAX_MONGO_URI"
-        return f"MongoDB at {self.link.mongo_host}:{self.link.mongo_port} of {self.link.daq_host}"
+        return f"MongoDB at {config.mongo_host}:{config.mongo_port} of {config.daq_host}"
 
     def ensure(self) -> None:
         """Open the tunnel if it is needed and down."""
@@ -279,7 +278,7 @@ class Line:
 
     def close(self) -> None:
         """Close the client, then the tunnel."""
-        import pymongo  # slow to import
+        import pymongo
 
         # Closing sends a message to the server, and the connection may be down
         with pymongo.timeout(1):
@@ -288,114 +287,104 @@ class Line:
             self.tunnel.close()
 
 
-# Connections of this process, by settings; those of a parent process are kept but not used
-_lines: dict[RunDatabase, Line] = {}
-
-
-_inherited: list[dict[RunDatabase, Line]] = []
-
-
+# Connections of this process, by settings; those of a parent process are kept but not used, since
+# collecting them could wait for locks that its threads held
+_connections: dict[RunDatabase, Connection] = {}
+_inherited: list[dict[RunDatabase, Connection]] = []
 _lock = threading.Lock()
-
-
 _hooks_are_set = False
 
 
-def open_line(link: RunDatabase) -> Line:
+def open_connection(config: RunDatabase) -> Connection:
     """Return the connection of this process to a database; a new one is not yet open."""
+    global _hooks_are_set
     with _lock:
-        line = _lines.get(link)
-        if line is None:
-            line = _lines[link] = Line(link)
-            _set_hooks()
-        return line
+        connection = _connections.get(config)
+        if connection is None:
+            connection = _connections[config] = Connection(config)
+            # Hooks are called last first: before that of paramiko, which ends all sessions
+            if not _hooks_are_set:
+                _hooks_are_set = True
+                atexit.register(close)
+                os.register_at_fork(after_in_child=_abandon_inherited)
+        return connection
 
 
-def close_all() -> None:
-    """Close all connections of this process."""
+def close() -> None:
+    """Close all clients and tunnels of this process; later calls make new ones."""
     with _lock:
-        lines = list(_lines.values())
-        _lines.clear()
-    for line in lines:
-        line.close()
+        connections = list(_connections.values())
+        _connections.clear()
+    for connection in connections:
+        connection.close()
+
+
+def _abandon_inherited() -> None:
+    global _connections, _lock
+    for connection in _connections.values():
+        if connection.tunnel is not None:
+            connection.tunnel.abandon()
+    _inherited.append(_connections)
+    _connections, _lock = {}, threading.Lock()
+
+
+def _forget(connection: Connection) -> None:
+    with _lock:
+        if _connections.get(connection.config) is not connection:
+            return
+        del _connections[connection.config]
+    connection.close()
 
 
 def translated(
-    error: "PyMongoError", line: Line, method: str, collection: str, is_write: bool = False
+    error: "PyMongoError",
+    connection: Connection,
+    method: str,
+    collection: str,
+    is_write: bool = False,
 ) -> Exception:
     """Return the error to raise for one of pymongo: the same, unless the connection failed."""
-    from pymongo import errors  # slow to import
+    from pymongo import errors
 
-    link = line.link
-    user = link.mongo_user or "this user"
+    config, place = connection.config, connection.place
+    user = config.mongo_user or "this user"
     code = getattr(error, "code", None)
     if code == _AUTHENTICATION_FAILED or "authentication failed" in str(error).lower():
-        what = "AMSTRAX_MONGO_URI" if link.uri else "MONGO_USER, MONGO_PASSWORD and MONGO_AUTH_DB"
+        what = "AMSTRAX_MONGO_URI" if config.uri else "MONGO_USER, MONGO_PASSWORD and MONGO_AUTH_DB"
         # Otherwise the client would keep trying, and report another error next time
-        _forget(line)
-        return RunDatabaseRefused(f"{line.place} refuses the log-in of {user}: check {what}")
+        _forget(connection)
+        return RunDatabaseRefused(f"{place} refuses the log-in of {user}: check {what}")
     if code == _UNAUTHORIZED:
-        if not link.uri and not link.mongo_user:
-            return RunDatabaseRefused(
-                f"{line.place} wants a log-in: set MONGO_USER and MONGO_PASSWORD"
-            )
+        if not config.uri and not config.mongo_user:
+            return RunDatabaseRefused(f"{place} wants a log-in: set MONGO_USER and MONGO_PASSWORD")
         return RunDatabaseRefused(
-            f"{user} may not call {method} on {collection} of {line.place}: ask who runs it for "
+            f"{user} may not call {method} on {collection} of {place}: ask who runs it for "
             f"the role {'readWrite' if is_write else 'read'} there"
         )
-    if isinstance(error, errors.ConfigurationError) and _is_of_dns(error.__cause__):
+    is_of_dns = type(error.__cause__).__module__.startswith("dns.")
+    if isinstance(error, errors.ConfigurationError) and is_of_dns:
         return RunDatabaseUnreachable(
-            f"{line.place} is not found ({error}): check its host, and whether this machine is "
-            "online"
+            f"{place} is not found ({error}): check its host, and whether this machine is online"
         )
     if isinstance(error, errors.ConnectionFailure) or error.timeout:
-        tunnel_error = line.tunnel.error if line.tunnel is not None else None
+        tunnel_error = connection.tunnel.error if connection.tunnel is not None else None
         if tunnel_error is not None:
             return type(tunnel_error)(*tunnel_error.args)
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
         is_sent = not isinstance(error, errors.ServerSelectionTimeoutError)
         again = "; whether it was written is not known" if is_write and is_sent else ""
         return RunDatabaseUnreachable(
-            f"{line.place} does not answer {method} on {collection} within {link.timeout:g} s or "
-            f"the line dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
+            f"{place} does not answer {method} on {collection} within {config.timeout:g} s or the "
+            f"connection dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
         )
     return error
 
 
-def _is_of_dns(cause: BaseException | None) -> bool:
-    """Return whether an error is about the name server, which ``mongodb+srv://`` queries first."""
-    return type(cause).__module__.startswith("dns.")
+def _make_client(config: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
+    from pymongo import MongoClient
+    from pymongo.errors import PyMongoError
 
-
-def _forget(line: Line) -> None:
-    with _lock:
-        if _lines.get(line.link) is not line:
-            return
-        del _lines[line.link]
-    line.close()
-
-
-def _set_hooks() -> None:
-    # Registered after those of the tunnel, so that the client is closed first
-    global _hooks_are_set
-    if not _hooks_are_set:
-        _hooks_are_set = True
-        atexit.register(close_all)
-        os.register_at_fork(after_in_child=_start_anew)
-
-
-def _start_anew() -> None:
-    global _lines, _lock
-    _inherited.append(_lines)
-    _lines = {}
-    _lock = threading.Lock()
-
-
-def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
-    from pymongo import MongoClient  # slow to import
-    from pymongo.errors import PyMongoError  # slow to import
-
-    milliseconds = round(link.timeout * 1000)
+    milliseconds = round(config.timeout * 1000)
     options: dict[str, Any] = {
         "appname": "amstrax",
         "timeoutMS": milliseconds,
@@ -408,23 +397,23 @@ def _make_client(link: RunDatabase, tunnel: Tunnel | None) -> "MongoClient":
         "unicode_decode_error_handler": "replace",
     }
     if tunnel is not None:
-        if bool(link.mongo_user) != bool(link.mongo_password):
-            there, missing = ("USER", "PASSWORD") if link.mongo_user else ("PASSWORD", "USER")
+        if bool(config.mongo_user) != bool(config.mongo_password):
+            there, missing = ("USER", "PASSWORD") if config.mongo_user else ("PASSWORD", "USER")
             raise RunDatabaseNotSet(f"MONGO_{there} is set, but not MONGO_{missing}: set both")
         host, port = tunnel.address
         # The address that MongoDB announces is valid only on the DAQ host
         options |= {"host": host, "port": port, "directConnection": True}
-        if link.mongo_user:
+        if config.mongo_user:
             options |= {
-                "username": link.mongo_user,
-                "password": link.mongo_password,
-                "authSource": link.mongo_auth_db,
+                "username": config.mongo_user,
+                "password": config.mongo_password,
+                "authSource": config.mongo_auth_db,
             }
         return MongoClient(**options)
-    set_there = {name.lower() for name in re.findall(r"[?&](\w+)=", link.uri)}
+    set_there = {name.lower() for name in re.findall(r"[?&](\w+)=", config.uri)}
     options = {name: value for name, value in options.items() if name.lower() not in set_there}
     try:
-        return MongoClient(link.uri, **options)
+        return MongoClient(config.uri, **options)
     except (PyMongoError, ValueError) as error:
         # Their messages quote the string, which may contain a password
         raise RunDatabaseNotSet(
@@ -439,38 +428,26 @@ class Collection:
 
     It has pymongo's methods `READS` and `WRITES`. Each times out as the settings say, raises a
     `RunDatabaseError` if the connection fails, and is repeated if that is safe. Errors about the
-    request itself are pymongo's.
-
-    Parameters
-    ----------
-    link
-        Settings of the database.
-    database, name
-        Names of the database and of the collection in it.
-    link_arguments
-        Host and user given in addition to the settings. A pickle has these, and no settings.
+    request itself are pymongo's. A pickle has the names and `given`, the host and user given in
+    addition to the settings, but no settings.
     """
 
     def __init__(
-        self,
-        link: RunDatabase,
-        database: str,
-        name: str,
-        link_arguments: tuple[str, str] = ("", ""),
+        self, config: RunDatabase, database: str, name: str, given: tuple[str, str] = ("", "")
     ):
-        self._link = link
-        self._link_arguments = link_arguments
+        self._config = config
+        self._given = given
         self._database = database
         self.name = name
         self.full_name = f"{database}.{name}"
 
     def __repr__(self) -> str:
-        link = self._link
-        where = link.daq_host and f"{link.mongo_host}:{link.mongo_port} of {link.daq_host}"
+        config = self._config
+        where = config.daq_host and f"{config.mongo_host}:{config.mongo_port} of {config.daq_host}"
         return f"Collection({self.full_name!r} at {where or 'AMSTRAX_MONGO_URI'})"
 
     def __reduce__(self) -> tuple[Callable, tuple]:
-        return get_collection, (self._database, self.name, *self._link_arguments)
+        return get_collection, (self._database, self.name, *self._given)
 
     def __bool__(self) -> bool:
         raise NotImplementedError("a collection is neither true nor false: compare it with None")
@@ -478,59 +455,58 @@ class Collection:
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method not in READS and method not in WRITES:
             raise AttributeError(
-                f"a collection of the run database has no {method!r}: there are "
+                f"a collection of the run database has no {method!r}: it has "
                 f"{', '.join(sorted(READS | WRITES))}"
             )
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return self._call(method, args, kwargs)
-
-        call.__name__ = method
-        return call
+        return lambda *args, **kwargs: self._call(method, args, kwargs)
 
     def server_time(self) -> datetime:
         """Return the time of the database server [UTC]."""
         return self._call(SERVER_TIME, (), {})
 
     def _call(self, method: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        import pymongo  # slow to import
-        from pymongo.errors import PyMongoError, ServerSelectionTimeoutError  # slow to import
+        import pymongo
+        from pymongo.errors import PyMongoError, ServerSelectionTimeoutError
 
         repeatable = method in READS or method == SERVER_TIME or is_repeatable(method, args, kwargs)
-        end = time.monotonic() + self._link.timeout
-        while True:
-            line = open_line(self._link)
+        end = time.monotonic() + self._config.timeout
+
+        def attempt() -> Any:
+            connection = open_connection(self._config)
+            connection.ensure()
+            collection = connection.client[self._database][self.name]
             try:
-                line.ensure()
-                collection = line.client[self._database][self.name]
                 with pymongo.timeout(max(end - time.monotonic(), PAUSE)):
                     if method == SERVER_TIME:
-                        answer = line.client.admin.command("hello")
+                        answer = connection.client.admin.command("hello")
                         return answer["localTime"].replace(tzinfo=UTC)
                     result = getattr(collection, method)(*args, **kwargs)
-                line.was_used = True
-                return Cursor(result, line, self.full_name) if method in CURSORS else result
             except PyMongoError as error:
-                problem = translated(error, line, method, self.full_name, method in WRITES)
-                if not isinstance(problem, RunDatabaseUnreachable):
-                    raise problem from error
-                # In the latter case nothing was sent
-                may_repeat = repeatable or isinstance(error, ServerSelectionTimeoutError)
-                if not may_repeat or time.monotonic() + PAUSE > end:
-                    raise problem from error
-            except RunDatabaseUnreachable:
+                is_write = method in WRITES
+                raise translated(error, connection, method, self.full_name, is_write) from error
+            connection.was_used = True
+            return Cursor(result, connection, self.full_name) if method in CURSORS else result
+
+        def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
+            cause = error.__cause__
+            if isinstance(cause, PyMongoError):
+                # Without a server nothing was sent
+                may_repeat = repeatable or isinstance(cause, ServerSelectionTimeoutError)
+            else:
                 # Do not wait for a connection that was never up: this machine may be offline
-                if not line.was_used or time.monotonic() + PAUSE > end:
-                    raise
-            time.sleep(PAUSE)
+                may_repeat = open_connection(self._config).was_used
+            if not may_repeat:
+                raise error
+
+        return retry(attempt, self._config.timeout, on_error=on_error)
 
 
 class Cursor:
     """Cursor of pymongo that raises the errors of `Collection`."""
 
-    def __init__(self, cursor: Any, line: Line, collection: str):
+    def __init__(self, cursor: Any, connection: Connection, collection: str):
         self._cursor = cursor
-        self._line = line
+        self._connection = connection
         self._collection = collection
 
     def __iter__(self) -> Iterator[Any]:
@@ -566,10 +542,10 @@ class Cursor:
         return self if result is self._cursor else result
 
     def _raise(self, error: Exception) -> NoReturn:
-        from pymongo.errors import PyMongoError  # slow to import
+        from pymongo.errors import PyMongoError
 
         if isinstance(error, PyMongoError):
-            raise translated(error, self._line, "find", self._collection) from error
+            raise translated(error, self._connection, "find", self._collection) from error
         raise error
 
 

@@ -1,14 +1,14 @@
 """``amstrax rundb check``: print the settings and test each step to the run documents.
 
-The steps are tested in turn: name, port, host key, log-in, tunnel, MongoDB's log-in, collection,
-rights. The first step that fails prints a remedy. Values of secrets are never shown.
+The steps are name, port, host key, log-in, tunnel, MongoDB's log-in, collection and rights. The
+first step that fails prints a remedy. Values of secrets are never shown.
 """
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import PyMongoError
@@ -16,15 +16,11 @@ from pymongo.errors import PyMongoError
 from amstrax import settings
 from amstrax.exceptions import AmstraxError, RunDatabaseRefused
 from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
-from amstrax.rundb.connection import COLLECTIONS, DATABASE, Line, is_embedded, translated
+from amstrax.rundb.connection import COLLECTIONS, DATABASE, Connection, is_embedded, translated
 from amstrax.settings import RunDatabase
 
-
-class Step(NamedTuple):
-    """A step: its name, and a function that returns the result as text, or raises an error."""
-
-    name: str
-    take: Callable[[], str]
+#: Name of a step, and a function that returns the result as text, or raises an error
+_Step = tuple[str, Callable[[], str]]
 
 
 def check(detector: str = "xams") -> int:
@@ -43,25 +39,35 @@ def check(detector: str = "xams") -> int:
     try:
         print(described_settings())
         print(described_releases())
-        link = settings.run_database()
-        embedded = is_embedded(link)
+        config = settings.run_database()
+        has_file = is_embedded(config)
     except AmstraxError as error:
         print(f"FAILED   {'settings':15s}{error}")
         return 1
     with contextlib.ExitStack() as stack:
-        if embedded:
-            print(f"\nNo host is set: the run database is the file {link.path}\n")
-            steps = _local_steps(link, detector)
-        elif link.uri:
+        if has_file:
+            print(f"\nNo host is set: the run database is the file {config.path}\n")
+            steps = _local_steps(config, detector)
+        elif config.uri:
             print("\nThe run database is MongoDB as AMSTRAX_MONGO_URI says\n")
-            steps = _mongo_steps(link, detector, stack)
+            steps = _mongo_steps(config, detector, stack)
         else:
             print(
-                f"\nThe run database is MongoDB at {link.mongo_host}:{link.mongo_port} of "
-                f"{link.daq_host}, through an SSH tunnel\n"
+                f"\nThe run database is MongoDB at {config.mongo_host}:{config.mongo_port} of "
+                f"{config.daq_host}, through an SSH tunnel\n"
             )
-            steps = [*_tunnel_steps(link, stack), *_mongo_steps(link, detector, stack)]
-        return _take(steps)
+            steps = [*_tunnel_steps(config, stack), *_mongo_steps(config, detector, stack)]
+        failed = False
+        for name, take in steps:
+            if failed:
+                print(f"-        {name:15s}not tried")
+                continue
+            try:
+                print(f"ok       {name:15s}{take()}", flush=True)
+            except AmstraxError as error:
+                failed = True
+                print(f"FAILED   {name:15s}{error}", flush=True)
+    return int(failed)
 
 
 def described_settings() -> str:
@@ -120,31 +126,17 @@ def described_releases() -> str:
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
-def _take(steps: list[Step]) -> int:
-    failed = False
-    for step in steps:
-        if failed:
-            print(f"-        {step.name:15s}not tried")
-            continue
-        try:
-            print(f"ok       {step.name:15s}{step.take()}", flush=True)
-        except AmstraxError as error:
-            failed = True
-            print(f"FAILED   {step.name:15s}{error}", flush=True)
-    return int(failed)
-
-
-def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
+def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
     # Results that later steps use
     made: dict[str, Any] = {}
 
     def name() -> str:
-        made["to"] = to = ssh_config.destination(link)
-        alias = "" if to.host == link.daq_host else f", by ssh's settings {to.host}"
+        made["to"] = to = ssh_config.destination(config)
+        alias = "" if to.host == config.daq_host else f", by ssh's settings {to.host}"
         if to.proxy:
-            return f"{link.daq_host}{alias}, through {' '.join(to.proxy)}"
+            return f"{config.daq_host}{alias}, through {' '.join(to.proxy)}"
         made["addresses"] = tunnel.resolve(to)
-        return f"{link.daq_host} is {', '.join(made['addresses'])}{alias}"
+        return f"{config.daq_host} is {', '.join(made['addresses'])}{alias}"
 
     def port() -> str:
         connection = tunnel.dial(made["to"], made.get("addresses", ()))
@@ -164,45 +156,42 @@ def _tunnel_steps(link: RunDatabase, stack: contextlib.ExitStack) -> list[Step]:
         return f"as {made['to'].user}, with {how}"
 
     def forwarding() -> str:
-        tunnel.open_channel(link, made["transport"], ("127.0.0.1", 0)).close()
-        return f"leads to {link.mongo_host}:{link.mongo_port}, where something listens"
+        tunnel.open_channel(config, made["transport"]).close()
+        return f"leads to {config.mongo_host}:{config.mongo_port}, where something listens"
 
     return [
-        Step("name", name),
-        Step("port", port),
-        Step("host key", host_key),
-        Step("log-in", log_in),
-        Step("tunnel", forwarding),
+        ("name", name),
+        ("port", port),
+        ("host key", host_key),
+        ("log-in", log_in),
+        ("tunnel", forwarding),
     ]
 
 
-def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[Step]:
-    made: dict[str, Line] = {}
+def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[_Step]:
+    made: dict[str, Connection] = {}
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
-        line, name = made["line"], COLLECTIONS[detector]
+        connection, name = made["connection"], COLLECTIONS[detector]
         try:
-            return function(line.client[DATABASE][name])
+            return function(connection.client[DATABASE][name])
         except PyMongoError as error:
-            problem = translated(error, line, method, f"{DATABASE}.{name}", is_write)
+            problem = translated(error, connection, method, f"{DATABASE}.{name}", is_write)
             if isinstance(problem, AmstraxError):
                 raise problem from error
-            raise RunDatabaseRefused(f"{line.place} does not do {method}: {error}") from error
+            raise RunDatabaseRefused(f"{connection.place} does not do {method}: {error}") from error
 
     def mongo_log_in() -> str:
-        made["line"] = line = Line(link)
-        stack.callback(line.close)
-        line.ensure()
+        made["connection"] = connection = Connection(config)
+        stack.callback(connection.close)
+        connection.ensure()
         version = call(lambda c: c.database.client.server_info(), "server_info")["version"]
         call(lambda c: c.database.client["admin"].command("ping"), "ping")
-        who = f"as {link.mongo_user}" if link.mongo_user else "without a user"
-        return f"{'as AMSTRAX_MONGO_URI says' if link.uri else who}; version {version}"
-
-    def collection() -> str:
-        return described_documents(call, detector)
+        who = f"as {config.mongo_user}" if config.mongo_user else "without a user"
+        return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
 
     def rights() -> str:
-        # Updates a document that does not exist: tests the rights and changes nothing
+        # An update of a document that does not exist needs the rights and changes nothing
         nothing = {"_id": ObjectId()}
         try:
             call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
@@ -211,46 +200,38 @@ def _mongo_steps(link: RunDatabase, detector: str, stack: contextlib.ExitStack) 
         return "may read and write"
 
     return [
-        Step("MongoDB log-in", mongo_log_in),
-        Step("collection", collection),
-        Step("rights", rights),
+        ("MongoDB log-in", mongo_log_in),
+        ("collection", lambda: described_documents(call, detector)),
+        ("rights", rights),
     ]
 
 
-def _local_steps(link: RunDatabase, detector: str) -> list[Step]:
+def _local_steps(config: RunDatabase, detector: str) -> list[_Step]:
     def file() -> str:
-        if not link.path.exists():
-            return f"{link.path} does not exist yet; the first document makes it"
-        return f"{link.path}, {link.path.stat().st_size / 1e6:.1f} MB"
+        if not config.path.exists():
+            return f"{config.path} does not exist yet; the first document makes it"
+        return f"{config.path}, {config.path.stat().st_size / 1e6:.1f} MB"
 
     def collection() -> str:
-        with embedded.LocalClient(link.path) as client:
+        with embedded.LocalClient(config.path) as client:
             found = client[DATABASE][COLLECTIONS[detector]]
             return described_documents(lambda function, _: function(found), detector)
 
-    return [Step("file", file), Step("collection", collection)]
+    return [("file", file), ("collection", collection)]
 
 
 def described_documents(call: Callable[..., Any], detector: str) -> str:
-    """Return the number of run documents, and the last run.
+    """Return the number of run documents of a detector, and the last run.
 
-    Parameters
-    ----------
-    call
-        Takes a function of the collection and the name of a method, and calls the function.
-    detector
-        The detector.
+    `call` takes a function of the collection and the name of a method, and calls the function.
     """
     name = f"{DATABASE}.{COLLECTIONS[detector]}"
-    number = call(lambda c: c.count_documents({}), "count_documents")
-    if not number:
-        return f"{name} has no documents"
-    newest: Iterator[dict] = call(
-        lambda c: list(c.find({}, {"number": 1}).sort("number", -1).limit(1)), "find"
-    )
-    last = [document.get("number") for document in newest]
-    text = f"{name} has {number} run documents, the last of run {last[0] if last else '?'}"
     found = call(lambda c: list(c.find({}, {"number": 1, "name": 1})), "find")
+    if not found:
+        return f"{name} has no documents"
+    numbers = [n for document in found if (n := documents.number_of(document)) is not None]
+    last = max(numbers, default="?")
+    text = f"{name} has {len(found)} run documents, the last of run {last}"
     twice = documents.duplicates(found)
     if not twice:
         return text

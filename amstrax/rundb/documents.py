@@ -1,11 +1,13 @@
-"""Queries and updates of run documents, for tools.
+"""Queries and updates of run documents.
 
 Documents of the older and the newer form are read; invalid ones are read as far as possible. Every
 change is one atomic, idempotent update of one document, safe to repeat after a lost answer. Times
 are in UTC.
 
-Functions that take a collection work with that of MongoDB and of the embedded store. Those that
-take the name or number of a run raise `RunNotFound` when it is unknown.
+`collection` is a collection of run documents, of MongoDB or the embedded store. `run_id` is a name
+or number, such as ``"006724"`` or 6724; functions that also take the document of a run change this
+document, even if it has neither or is not the only one. An unknown run raises `RunNotFound`. With
+an `owner`, nothing is changed and False is returned unless this owner has claimed the run.
 """
 
 import hashlib
@@ -15,11 +17,9 @@ import re
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeGuard
-
-from immutabledict import immutabledict
+from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
 from amstrax.exceptions import (
@@ -44,13 +44,15 @@ TARGET_STATUSES = ("running", "done", "failed", "skipped")
 ABANDON, PROCESS = "abandon", "process"
 #: Fields of claims: for processing a run, and for copying or deleting its live data
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
-#: A count of failures above this is invalid
+#: Largest valid count of failures
 _MOST_FAILURES = 1_000_000
-#: Numbers of runs are below this
+#: Numbers of runs are smaller
 _MOST_RUNS = 10**18
 #: Older words for these states
 OLD_WORDS = {"processing": "running"}
 Filter = dict[str, Any]
+#: Name, number or document of a run
+_Run = str | int | Mapping[str, Any]
 #: Retries of a change while other processes change the document
 _MOST_ATTEMPTS = 100
 # Runs already reported as having several documents
@@ -58,10 +60,8 @@ _warned: set[tuple[str, ...]] = set()
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 #: Largest document that MongoDB stores [bytes]
 _MOST_BYTES = 2**24
-_LOOKED_AT = ["processing_failed", "processing_failures", "processing_job"]
 # A list of documents is of that type, too
 _DOCUMENT_FORM = {"$type": "object", "$not": {"$type": "array"}}
-_IS_AT_WORK = {"processing_status.status": {"$in": ["submitted", "running"]}}
 
 
 class Status(NamedTuple):
@@ -81,18 +81,23 @@ def this_host() -> str:
 def number_of(document: Mapping[str, Any]) -> int | None:
     """Return the number of a run; None if it is missing or invalid."""
     for value in (document.get("number"), document.get("name")):
-        if is_text(value) and value.isascii() and value.isdigit() and len(value) < 19:
+        # BSON's JavaScript code is another type of str
+        if type(value) is str and _is_number(value):
             return int(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
             return int(value) if 0 <= value < _MOST_RUNS else None
     return None
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
 def name_of(document: Mapping[str, Any]) -> str | None:
     """Return the name of a run, or its number with six digits; None if it has neither."""
     name = document.get("name")
     if isinstance(name, str) and name:
-        # BSON's JavaScript code is a str that cannot be hashed
+        # BSON's JavaScript code cannot be hashed
         return str(name)
     number = number_of(document)
     return None if number is None else f"{number:06d}"
@@ -104,30 +109,17 @@ def status_of(document: Mapping[str, Any]) -> Status:
     A missing or invalid status is pending.
     """
     value = document.get("processing_status")
-    if is_text(value) and value:
+    if type(value) is str and value:
         if value.startswith("failed"):
-            reason = value.removeprefix("failed").removeprefix(" due to ").strip()
-            return Status("failed", reason=reason or None)
-        return Status(_word(value))
+            cause = value.removeprefix("failed").removeprefix(" due to ").strip()
+            return Status("failed", reason=cause or None)
+        return Status(OLD_WORDS.get(value, value))
     word = value.get("status") if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping) and isinstance(word, str):
-        said = (_said(value.get(field)) for field in ("host", "reason"))
-        return Status(_word(word), time_of(value, "time"), *said)
-    return Status("pending")
-
-
-def _word(value: str) -> str:
-    """Return the current word for a status."""
-    return OLD_WORDS.get(str(value), str(value))
-
-
-def is_text(value: object) -> TypeGuard[str]:
-    """Return whether a value is a text, excluding BSON's code."""
-    return type(value) is str
-
-
-def _said(value: object) -> str | None:
-    return value if value is None or is_text(value) else short(value)
+    if not isinstance(value, Mapping) or not isinstance(word, str):
+        return Status("pending")
+    given = (value.get(field) for field in ("host", "reason"))
+    host, reason = (v if v is None or type(v) is str else short(v) for v in given)
+    return Status(OLD_WORDS.get(str(word), str(word)), time_of(value, "time"), host, reason)
 
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
@@ -196,19 +188,10 @@ def is_claimed(
     attempt: str | None = None,
     now: datetime | None = None,
 ) -> bool:
-    """Return whether a run is claimed: the opposite of the filter `is_unclaimed`.
+    """Return whether a run is claimed, in a field: the opposite of the filter `is_unclaimed`.
 
-    Parameters
-    ----------
-    document
-        Run document.
-    field
-        Field of the document that the claim is in.
-    attempt
-        Return whether a job of this attempt holds the claim.
-    now
-        Time by the clock of the database server; by default that of this machine, good enough for a
-        first check.
+    With `attempt`, return whether a job of this attempt holds the claim. `now` is the time of the
+    database server; that of this machine, the default, is enough for a first check.
     """
     claim = document.get(field)
     if claim is None:
@@ -233,31 +216,21 @@ def utc_time_of(document: Mapping[str, Any], field: str) -> datetime | None:
 
 
 class Summary(NamedTuple):
-    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None.
+    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None."""
 
-    Attributes
-    ----------
-    run_id
-        Name of the run; ``"?"`` if it has none.
-    status
-        One of `STATUSES`.
-    tags
-        Names of the tags.
-    types, here
-        Registered data types, on any host and on this one, without duplicates.
-    cancelled_by
-        Who has cancelled the last job, if that made the run fail.
-    """
-
+    #: Name of the run; ``"?"`` without one
     run_id: str
     start: datetime | None
     end: datetime | None
+    #: One of `STATUSES`
     status: str
     mode: str
     user: str
     tags: list[str]
+    #: Registered data types, on any host and on this one, without duplicates
     types: list[str]
     here: list[str]
+    #: Who has cancelled the last job, if that made the run fail
     cancelled_by: str | None = None
 
     @property
@@ -294,18 +267,12 @@ def summary(document: Mapping[str, Any]) -> Summary:
 
 
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
-    """Return filters that find a run, the most likely first.
-
-    Raises
-    ------
-    InvalidOption
-        For a `runid_field` that is neither ``"name"`` nor ``"number"``.
-    """
+    """Return filters that find a run, by `runid_field` or any of both, the most likely first."""
     if runid_field not in (None, "name", "number"):
         raise InvalidOption(f"runid_field is {runid_field!r}: it must be 'name' or 'number'")
     text = str(run_id)
     filters: list[Filter] = []
-    if runid_field != "name" and text.isascii() and text.isdigit() and len(text) < 19:
+    if runid_field != "name" and _is_number(text):
         filters.append({"number": int(text)})
     if runid_field != "number":
         filters.append({"name": f"{run_id:06d}" if isinstance(run_id, int) else text})
@@ -357,15 +324,7 @@ def has_data(data_type: str, **fields: Any) -> Filter:
 
 
 def is_unclaimed(now: datetime, field: str = PROCESSING_CLAIM) -> Filter:
-    """Return a filter for unclaimed runs.
-
-    Parameters
-    ----------
-    now
-        Time by the database server's clock, see `amstrax.rundb.leases.server_time`.
-    field
-        Field of the claim.
-    """
+    """Return a filter for runs unclaimed at `server_time`, by the claim in a field."""
     return {"$or": [{field: None}, {f"{field}.expires": {"$lte": now}}]}
 
 
@@ -379,10 +338,6 @@ def find_run(
 
     Parameters
     ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number, such as ``"006724"`` or 6724.
     runid_field
         Search only this field, ``"name"`` or ``"number"``; by default both.
     projection
@@ -393,7 +348,7 @@ def find_run(
         if document is not None:
             return document
     raise RunNotFound(
-        f"run {run_id} is not in the run database ({place(collection)}): check its number, and "
+        f"run {run_id} is not in the run database ({_place(collection)}): check its number, and "
         "which detector's run it is"
     )
 
@@ -405,21 +360,20 @@ def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
     """
     number, name = number_of(document), name_of(document)
     alike = [{"number": number}] * (number is not None) + [{"name": name}] * (name is not None)
-    if not alike:
+    found = read(collection, {"$or": alike}, ["tags"]) if alike else []
+    if len(found) < 2:
         return dict(document)
-    found = read(collection, {"$or": alike}, ["tags"])
     ids = sorted(str(other["_id"]) for other in found)
-    if len(ids) > 1 and (place(collection), *ids) not in _warned:
-        _warned.add((place(collection), *ids))
+    if (_place(collection), *ids) not in _warned:
+        _warned.add((_place(collection), *ids))
         log.warning(
             "run %s has %d documents in %s (_id %s): remove all but one; a tag of one counts",
             name,
             len(ids),
-            place(collection),
+            _place(collection),
             ", ".join(ids[:3]),
         )
-    tags = [{"name": tag} for other in found for tag in tags_of(other)]
-    return {**document, "tags": tags} if len(ids) > 1 else dict(document)
+    return {**document, "tags": [{"name": tag} for other in found for tag in tags_of(other)]}
 
 
 def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -437,82 +391,58 @@ def read(
 ) -> list[dict[str, Any]]:
     """Fetch all matching documents; start again if the connection drops meanwhile.
 
-    Parameters
-    ----------
-    collection, condition, projection
-        Collection, filter, and fields to return, as for pymongo.
-    watch
-        Wraps the iterator of documents, for example with a progress bar.
-    **options
-        ``sort``, ``limit`` and ``skip``.
+    `watch` wraps the iterator of documents, for example with a progress bar; the options are
+    ``sort``, ``limit`` and ``skip``, as for pymongo.
     """
     try:
         return list(watch(collection.find(condition, projection, **options)))
     except RunDatabaseUnreachable:
-        # A collection itself repeats reads of one document when the connection is back
+        # A collection repeats reads of one document by itself when the connection is back
         collection.find_one({"_id": None}, ["_id"])
         return list(watch(collection.find(condition, projection, **options)))
 
 
-def id_of(collection: Any, run_id: str | int | Mapping[str, Any]) -> Any:
-    """Return the _id of the document of a run; errors are those of `find_run`.
-
-    Functions that take the name or number of a run also take its document, which is then used even
-    if it has neither or is not the only one.
-    """
+def id_of(collection: Any, run_id: _Run) -> Any:
+    """Return the _id of the document of a run; `run_id` may be its document."""
     if isinstance(run_id, Mapping):
         return run_id["_id"]
     return find_run(collection, run_id, projection=["_id"])["_id"]
 
 
 def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> dict[str, Any]:
-    """Fetch the document of a run, which must be the only one.
-
-    Raises
-    ------
-    InvalidRunDocument
-        When there are several.
-    """
+    """Fetch the document of a run, which must be the only one: else raise `InvalidRunDocument`."""
     found = read(collection, {"$or": run_filters(run_id)}, projection, limit=3)
     if len(found) > 1:
         ids = ", ".join(repr(document["_id"])[:40] for document in found)
         raise InvalidRunDocument(
-            f"run {run_id} has several documents in {place(collection)} (_id {ids}): remove all "
+            f"run {run_id} has several documents in {_place(collection)} (_id {ids}): remove all "
             "but one, or give them different numbers and names"
         )
     return found[0] if found else find_run(collection, run_id, None, projection)
 
 
-def make_list(collection: Any, _id: Any, field: str) -> None:
+def _make_list(collection: Any, _id: Any, field: str) -> None:
     """Replace a null by an empty list, so that entries can be added."""
     value = (collection.find_one({"_id": _id}, [field]) or {}).get(field, [])
     if value is None:
         collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
     elif not isinstance(value, list):
         raise InvalidRunDocument(
-            f"{field} of the run with _id {short(_id)} in {place(collection)} is a "
+            f"{field} of the run with _id {short(_id)} in {_place(collection)} is a "
             f"{type(value).__name__}, not a list: correct the document"
         )
 
 
-def attempts(collection: Any, run_id: Any, _id: Any) -> Iterator[int]:
-    """Yield attempt numbers for changing a document that other processes may change meanwhile.
-
-    Raises
-    ------
-    InvalidRunDocument
-        After `_MOST_ATTEMPTS` attempts.
-    """
-    yield from range(_MOST_ATTEMPTS)
+def _is_unchangeable(collection: Any, run_id: _Run, _id: Any) -> InvalidRunDocument:
+    """Return the error for a document that `_MOST_ATTEMPTS` could not change."""
     name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
-    raise InvalidRunDocument(
-        f"the document of run {short(name, str)} with _id {short(_id)} in {place(collection)} "
+    return InvalidRunDocument(
+        f"the document of run {short(name, str)} with _id {short(_id)} in {_place(collection)} "
         f"cannot be changed in {_MOST_ATTEMPTS} attempts: correct what is odd in it"
     )
 
 
-def place(collection: Any) -> str:
-    """Return the name of a collection, for messages."""
+def _place(collection: Any) -> str:
     return getattr(collection, "full_name", "the run database")
 
 
@@ -526,18 +456,10 @@ def server_time(collection: Any) -> datetime:
 
 
 def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
-    """Add an entry to a run's data, or update the existing one.
+    """Add an entry to a run's data, or update the existing one; return whether it is new.
 
-    Entries are the same if type, host, location and lineage_hash are equal.
-
-    Returns
-    -------
-    Whether the entry is new.
-
-    Raises
-    ------
-    InvalidRunDocument
-        When the entry lacks type, host or location, or the run's data is not a list.
+    Entries are the same if type, host, location and lineage_hash are equal. An entry without type,
+    host or location, and data that is no list, raise `InvalidRunDocument`.
     """
     missing = [key for key in ("type", "host", "location") if not entry.get(key)]
     if missing:
@@ -546,58 +468,41 @@ def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bo
             "{type, host, location, ...}"
         )
     _id = id_of(collection, run_id)
-    make_list(collection, _id, "data")
+    _make_list(collection, _id, "data")
     same = {"$elemMatch": _identity(entry)}
-    for _ in attempts(collection, run_id, _id):
-        done = collection.update_one(
-            {"_id": _id, "data": {"$not": same}}, {"$push": {"data": dict(entry)}}
-        )
-        if done.matched_count:
+    for _ in range(_MOST_ATTEMPTS):
+        lacks_it = {"_id": _id, "data": {"$not": same}}
+        if collection.update_one(lacks_it, {"$push": {"data": dict(entry)}}).matched_count:
             return True
-        done = collection.update_one({"_id": _id, "data": same}, {"$set": {"data.$": dict(entry)}})
-        if done.matched_count:
+        has_it = {"_id": _id, "data": same}
+        if collection.update_one(has_it, {"$set": {"data.$": dict(entry)}}).matched_count:
             return False
         id_of(collection, run_id)
-    raise AssertionError("attempts do not end without an error")
+    raise _is_unchangeable(collection, run_id, _id)
 
 
 def remove_data(
-    collection: Any,
-    run_id: str | int,
-    entry: Mapping[str, Any],
-    deleted_by: str,
+    collection: Any, run_id: str | int, entry: Mapping[str, Any], deleted_by: str
 ) -> int:
     """Move entries of a run's data to deleted_data, and return their number.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run.
-    entry
-        Fields that the entries must have, such as ``{"type": "live", "host": "daq"}``.
-    deleted_by
-        Who or what deletes them; recorded with the time.
+    `entry` has fields that the entries must have, such as ``{"type": "live", "host": "daq"}``;
+    `deleted_by` is recorded with the time.
     """
     document = find_run(collection, run_id, projection=["data"])
     _id = document["_id"]
-    make_list(collection, _id, "deleted_data")
+    _make_list(collection, _id, "deleted_data")
     deletion = {"deleted_at": datetime.now(UTC), "deleted_by": deleted_by}
-    removed = 0
-    seen: list[Filter] = []
+    identities: list[Filter] = []
     for found in data_of(document, **entry):
-        identity = _identity(found)
-        if identity in seen:
-            continue
-        seen.append(identity)
-        alike = [e for e in data_of(document) if _identity(e) == identity]
+        if _identity(found) not in identities:
+            identities.append(_identity(found))
+    removed = 0
+    for identity in identities:
+        alike = [{**e, **deletion} for e in data_of(document) if _identity(e) == identity]
         done = collection.update_one(
             {"_id": _id, "data": {"$elemMatch": identity}},
-            {
-                "$pull": {"data": identity},
-                "$push": {"deleted_data": {"$each": [{**e, **deletion} for e in alike]}},
-            },
+            {"$pull": {"data": identity}, "$push": {"deleted_data": {"$each": alike}}},
         )
         removed += len(alike) if done.matched_count else 0
     return removed
@@ -606,7 +511,7 @@ def remove_data(
 def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     """Add a tag to a run, with user and date; return False if it has the tag already."""
     _id = id_of(collection, run_id)
-    make_list(collection, _id, "tags")
+    _make_list(collection, _id, "tags")
     done = collection.update_one(
         {"$and": [{"_id": _id}, lacks_tag(tag)]},
         {"$push": {"tags": {"name": tag, "user": user, "date": datetime.now(UTC)}}},
@@ -614,7 +519,7 @@ def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     return done.matched_count == 1
 
 
-def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str) -> bool:
+def remove_tag(collection: Any, run_id: _Run, tag: str) -> bool:
     """Remove a tag from a run; return False if it does not have the tag."""
     _id = id_of(collection, run_id)
     for field in ("tags.name", "tags"):
@@ -622,11 +527,9 @@ def remove_tag(collection: Any, run_id: str | int | Mapping[str, Any], tag: str)
         single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}
         if collection.update_one(single, {"$unset": {"tags": ""}}).matched_count:
             return True
-    as_document = collection.update_one(
-        {"_id": _id, "tags.name": tag}, {"$pull": {"tags": {"name": tag}}}
-    )
-    as_word = collection.update_one({"_id": _id, "tags": tag}, {"$pull": {"tags": tag}})
-    return bool(as_document.matched_count or as_word.matched_count)
+    forms = (("tags.name", {"name": tag}), ("tags", tag))
+    done = [collection.update_one({"_id": _id, f: tag}, {"$pull": {"tags": v}}) for f, v in forms]
+    return any(result.matched_count for result in done)
 
 
 def _identity(entry: Mapping[str, Any]) -> Filter:
@@ -637,10 +540,7 @@ def _identity(entry: Mapping[str, Any]) -> Filter:
 def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
     """Add the document of a run unless it has one already; return whether it was added.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When it has neither number nor name.
+    Errors are those of `new_document`.
     """
     from pymongo.errors import DuplicateKeyError  # slow to import
 
@@ -661,7 +561,7 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
             return False
         raise InvalidRunDocument(
             f"the _id {new['_id']} of run {name} is that of another document in "
-            f"{place(collection)}: leave it out of the document"
+            f"{_place(collection)}: leave it out of the document"
         ) from None
     return True
 
@@ -669,10 +569,7 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
 def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document ready to add: with _id, name and, if possible, number.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When it has neither number nor name, or cannot be stored.
+    One without number and name, or that cannot be stored, raises `InvalidRunDocument`.
     """
     import bson  # slow to import
 
@@ -681,7 +578,9 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRunDocument(
             "the run document has neither number nor name: add the number of the run"
         )
-    new = {"_id": document.get("_id", _run_object_id(name)), **document}
+    # An _id that depends only on the name, so that processes add a run once
+    digest = hashlib.sha256(f"amstrax run {name}".encode()).digest()
+    new = {"_id": document.get("_id", bson.ObjectId(digest[:12])), **document}
     if new.get("name") is None:
         new["name"] = name
     if number is not None:
@@ -708,83 +607,60 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _run_object_id(name: str) -> Any:
-    """Return the _id of a new run, which depends only on its name: so the run is added once."""
-    from bson import ObjectId  # slow to import
-
-    return ObjectId(hashlib.sha256(f"amstrax run {name}".encode()).digest()[:12])
-
-
 def set_status(
     collection: Any,
-    run_id: str | int | Mapping[str, Any],
+    run_id: _Run,
     status: str,
     reason: str | None = None,
     host: str | None = None,
     owner: str | None = None,
     job: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Set the status of a run, with time and host.
+    """Set the status of a run, with the time; `run_id` may be its document.
 
     Parameters
     ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run, or its document.
     status
         One of `STATUSES`; ``"pending"`` also clears the failures.
     reason
         Why.
     host
         Where; by default this machine.
-    owner
-        Change the status only if this owner has claimed the run.
     job
         New record of its job, see `job_of`; None keeps the present one.
-
-    Returns
-    -------
-    False when `owner` has not claimed the run (any more), and nothing was changed.
-
-    Raises
-    ------
-    InvalidOption
-        For an unknown status.
     """
-    if status not in STATUSES:
-        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, STATUSES)}")
+    _check_word(status, STATUSES)
     changes: Filter = {}
     if status == "pending":
         changes |= {"processing_failed": 0, "processing_failures": []}
     if job is not None:
         changes["processing_job"] = dict(job)
-    condition = {"_id": id_of(collection, run_id)}
-    if owner is not None:
-        condition["processing_claim.owner"] = owner
     new = _status(collection, status, reason, host)
-    return update_status(collection, condition, new, {"$set": changes})
+    return update_status(collection, _owned(collection, run_id, owner), new, {"$set": changes})
+
+
+def _owned(collection: Any, run_id: _Run, owner: str | None) -> Filter:
+    """Return a filter for the document of a run, if an owner has claimed it; None: in any case."""
+    owned = {} if owner is None else {"processing_claim.owner": owner}
+    return {"_id": id_of(collection, run_id), **owned}
+
+
+def _check_word(status: str, known: tuple[str, ...]) -> None:
+    if status not in known:
+        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, known)}")
 
 
 def update_status(
     collection: Any,
     condition: Mapping[str, Any],
     status: Mapping[str, Any],
-    update: Mapping[str, Any] = immutabledict(),
+    update: Mapping[str, Any] | None = None,
 ) -> bool:
     """Set the status of a run, keeping those of its targets; return whether a document matched.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    condition
-        Filter.
-    status
-        New status.
-    update
-        Other changes, made at the same time.
+    `condition` is a filter; `update` has other changes, made at the same time.
     """
+    update = update or {}
     is_document = {"processing_status": _DOCUMENT_FORM}
     parts = {f"processing_status.{field}": value for field, value in status.items()}
     forms = ((is_document, parts), ({"$nor": [is_document]}, {"processing_status": dict(status)}))
@@ -797,7 +673,7 @@ def update_status(
 
 def set_target_status(
     collection: Any,
-    run_id: str | int | Mapping[str, Any],
+    run_id: _Run,
     target: str,
     status: str,
     is_online: bool,
@@ -806,12 +682,10 @@ def set_target_status(
 ) -> bool:
     """Set the status of one target of a run, in ``processing_status.targets``.
 
+    `run_id` may be its document.
+
     Parameters
     ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run, or its document.
     target
         Data type.
     status
@@ -820,48 +694,34 @@ def set_target_status(
         Whether the run is processed by the loop that follows the DAQ.
     reason
         Why.
-    owner
-        Change the status only if this owner has claimed the run.
-
-    Returns
-    -------
-    False when `owner` has not claimed the run (any more), and nothing was changed.
-
-    Raises
-    ------
-    InvalidOption
-        For an unknown status, or a target that is no name.
     """
-    if status not in TARGET_STATUSES:
-        raise InvalidOption(f"status {status!r} is unknown{did_you_mean(status, TARGET_STATUSES)}")
+    _check_word(status, TARGET_STATUSES)
     if not re.fullmatch(r"[A-Za-z]\w*", target, re.ASCII):
         raise InvalidOption(f"target {short(target)} is no data type: use letters, digits and _")
-    _id = id_of(collection, run_id)
+    owned = _owned(collection, run_id, owner)
     new = _status(collection, status, reason, None) | {"is_online": is_online}
-    owned: Filter = {"_id": _id} | ({} if owner is None else {"processing_claim.owner": owner})
-    for _ in attempts(collection, run_id, _id):
+    can_hold_it = {
+        "processing_status": _DOCUMENT_FORM,
+        "$or": [
+            {"processing_status.targets": {"$exists": False}},
+            {"processing_status.targets": _DOCUMENT_FORM},
+        ],
+    }
+    change = {f"processing_status.targets.{target}": new}
+    for _ in range(_MOST_ATTEMPTS):
+        if collection.update_one({"$and": [owned, can_hold_it]}, {"$set": change}).matched_count:
+            return True
         before = collection.find_one(owned, ["processing_status"])
         if before is None:
             return False
+        # The older form, a word, cannot hold targets
         seen = before.get("processing_status")
-        condition, change = {"processing_status": seen}, {}
-        if isinstance(seen, Mapping) and isinstance(seen.get("targets", {}), Mapping):
-            condition = {
-                "processing_status": _DOCUMENT_FORM,
-                "$or": [
-                    {"processing_status.targets": {"$exists": False}},
-                    {"processing_status.targets": _DOCUMENT_FORM},
-                ],
-            }
-            change = {f"processing_status.targets.{target}": new}
-        else:
-            # The older form, a word, cannot hold targets
-            form = status_of(before)._asdict() if seen is not None else {}
-            change = {"processing_status": {**form, "targets": {target: new}}}
-        done = collection.update_one({"$and": [owned, condition]}, {"$set": change})
-        if done.matched_count:
+        form = status_of(before)._asdict() if seen is not None else {}
+        whole = {"processing_status": {**form, "targets": {target: new}}}
+        is_as_seen = {"$and": [owned, {"processing_status": seen}, {"$nor": [can_hold_it]}]}
+        if collection.update_one(is_as_seen, {"$set": whole}).matched_count:
             return True
-    raise AssertionError("attempts do not end without an error")
+    raise _is_unchangeable(collection, run_id, owned["_id"])
 
 
 def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> dict[str, Any]:
@@ -879,14 +739,10 @@ def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> d
     }
 
 
-def add_history(
-    collection: Any,
-    run_id: str | int | Mapping[str, Any],
-    entry: Mapping[str, Any],
-) -> bool:
+def add_history(collection: Any, run_id: _Run, entry: Mapping[str, Any]) -> bool:
     """Add an entry of `history_entry` to a run's history; return False if it has it already."""
     _id = id_of(collection, run_id)
-    make_list(collection, _id, "processing_history")
+    _make_list(collection, _id, "processing_history")
     same = {key: entry[key] for key in ("time", "user", "host", "action")}
     done = collection.update_one(
         {"_id": _id, "processing_history": {"$not": {"$elemMatch": same}}},
@@ -896,12 +752,9 @@ def add_history(
 
 
 def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
-    """Set the record of a run's job, see `job_of`, and keep its status; empty removes the record.
-
-    Return False when `owner` has not claimed the run (any more), and nothing was changed.
-    """
+    """Set the record of a run's job, see `job_of`, and keep its status; empty removes it."""
     change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
-    condition = {"_id": id_of(collection, run_id), "processing_claim.owner": owner}
+    condition = _owned(collection, run_id, owner)
     return collection.update_one(condition, change).matched_count == 1
 
 
@@ -923,20 +776,23 @@ def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | 
     A cancelled job does not count as a failure, see `record_failure` and `cancelled_by`. If the run
     has no such job at work (any more), nothing is changed and False is returned.
     """
-    condition = {
-        "_id": id_of(collection, run_id),
-        "processing_job.attempt": attempt,
-        **_IS_AT_WORK,
-    }
+    condition = {"_id": id_of(collection, run_id), **_has_job_at_work(attempt)}
     change: Filter = {"$set": {"processing_job.cancelled_by": user}}
     if user is None:
         change = {"$unset": {"processing_job.cancelled_by": ""}}
     return collection.update_one(condition, change).matched_count == 1
 
 
+def _has_job_at_work(attempt: str) -> Filter:
+    return {
+        "processing_job.attempt": attempt,
+        "processing_status.status": {"$in": ["submitted", "running"]},
+    }
+
+
 def record_failure(
     collection: Any,
-    run_id: str | int | Mapping[str, Any],
+    run_id: _Run,
     reason: str,
     attempt: str,
     host: str | None = None,
@@ -944,14 +800,11 @@ def record_failure(
 ) -> int | None:
     """Set a run's status to failed, count the failure, and return the number of failures.
 
-    A cancelled job does not count as a failure; the reason names who cancelled it.
+    `run_id` may be its document. A cancelled job does not count as a failure; the reason names who
+    cancelled it.
 
     Parameters
     ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run, or its document.
     reason
         Reason of the failure, in one line.
     attempt
@@ -965,16 +818,18 @@ def record_failure(
     _mend_count(collection, _id)
     status = _status(collection, "failed", reason, host)
     failure = {"attempt": attempt} | {k: status[k] for k in ("time", "host", "reason")}
-    for _ in attempts(collection, run_id, _id):
-        wanted = {"$and": [{"_id": _id}, condition or {}]}
-        before = collection.find_one(wanted, _LOOKED_AT)
+    wanted = {"$and": [{"_id": _id}, condition or {}]}
+    fields = ["processing_failed", "processing_failures", "processing_job"]
+    for _ in range(_MOST_ATTEMPTS):
+        before = collection.find_one(wanted, fields)
         if before is None:
-            name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
             if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
                 return None
-            raise RunNotFound(f"run {name} has been removed from {place(collection)}")
+            name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
+            raise RunNotFound(f"run {name} has been removed from {_place(collection)}")
         count = failures_of(before)
-        if (who := _canceller(before, attempt)) is not None:
+        job = job_of(before)
+        if job.get("attempt") == attempt and (who := job.get("cancelled_by")):
             so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
             cancelled = _status(collection, "failed", f"cancelled by {who}", host)
             if update_status(collection, {"$and": [wanted, so]}, cancelled):
@@ -983,27 +838,20 @@ def record_failure(
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
             # Already counted when it was taken for dead; it may have reported since
-            at_work = {"$and": [wanted, {"processing_job.attempt": attempt}, _IS_AT_WORK]}
+            at_work = {"$and": [wanted, _has_job_at_work(attempt)]}
             update_status(collection, at_work, status)
             return count
-        done = update_status(
-            collection,
-            {
-                "$and": [
-                    wanted,
-                    {"processing_failed": before.get("processing_failed")},
-                    {"processing_failures.attempt": {"$ne": attempt}},
-                ]
-            },
-            status,
-            {
-                "$set": {"processing_failed": count + 1},
-                "$push": {"processing_failures": failure},
-            },
-        )
-        if done:
+        uncounted = {
+            "processing_failed": before.get("processing_failed"),
+            "processing_failures.attempt": {"$ne": attempt},
+        }
+        change = {
+            "$set": {"processing_failed": count + 1},
+            "$push": {"processing_failures": failure},
+        }
+        if update_status(collection, {"$and": [wanted, uncounted]}, status, change):
             return count + 1
-    raise AssertionError("attempts do not end without an error")
+    raise _is_unchangeable(collection, run_id, _id)
 
 
 def _mend_count(collection: Any, _id: Any) -> None:
@@ -1016,12 +864,6 @@ def _mend_count(collection: Any, _id: Any) -> None:
         if field in found and found[field] != values[field] and not isinstance(found[field], list):
             is_odd = {"$nor": [{field: {"$type": kind}} for kind in types]}
             collection.update_one({"_id": _id, **is_odd}, {"$set": {field: values[field]}})
-
-
-def _canceller(document: Mapping[str, Any], attempt: str) -> str | None:
-    """Return who has cancelled an attempt, if it is the last of the run; None otherwise."""
-    job = job_of(document)
-    return job.get("cancelled_by") or None if job.get("attempt") == attempt else None
 
 
 def _status(collection: Any, status: str, reason: str | None, host: str | None) -> dict[str, Any]:

@@ -1,51 +1,60 @@
-"""The embedded run database: a file for those who have no MongoDB.
+"""The embedded run database: one SQLite file, for those who have no MongoDB.
 
 `LocalClient` and its collections have the part of pymongo's interface that amstrax uses, with
-pymongo's names, arguments and results. What they understand of filters and projections is in
-`amstrax.rundb.embedded_query`, and of updates in `amstrax.rundb.embedded_update`; anything else is
-refused.
-
-Documents are kept as BSON in one SQLite file. Every write is a transaction of its own that holds
-the file's write lock from its first read, so that of several processes one at a time decides what
-it changes; it is on disk when the call returns. ``name`` and ``number`` of documents are indexed,
-and so are their status, tags, and types and hosts of their data.
-
-The file must be on a local disk: SQLite cannot keep several hosts apart on a network file system.
+pymongo's names, arguments and results. Documents are kept as BSON; their ``name``, ``number``,
+status, tags, and types and hosts of data are indexed. Every write is one transaction that holds the
+file's write lock from its first read, and is on disk when the call returns. The file must be on a
+local disk: SQLite cannot keep several hosts apart on a network file system.
 """
 
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import bson
 
 from amstrax import settings
 from amstrax.exceptions import LocalDatabaseError, NotAvailable
 from amstrax.rundb import embedded_query as queries
-from amstrax.rundb import embedded_update as updates
-from amstrax.rundb.embedded_query import AS_DOCUMENT, AS_WORD, Document, Lookup, is_text
+from amstrax.rundb.embedded_query import Document
 
 if TYPE_CHECKING:
     from pymongo.results import DeleteResult, InsertManyResult, InsertOneResult, UpdateResult
 
-#: How long a call waits for other processes' writes [s]
+_Filter = Mapping[str, Any]
+_Projection = Mapping[str, Any] | Iterable[str] | None
+#: Runs a statement with parameters, and returns rows
+_Read = Callable[[str, Sequence[Any]], list[tuple]]
+#: Condition in SQL, and its parameters
+_Condition = tuple[str, list[Any]]
+
+#: How long a call waits for writes of other processes [s]
 LOCK_TIMEOUT = 60.0
 #: Version of the tables below, in the file's user_version
 _SCHEMA_VERSION = 2
 #: "amst", marks the file as ours
 _APPLICATION_ID = 0x616D7374
+#: Documents read at a time
+_BATCH = 256
+#: With more values than this a filter reads all documents
+_MOST_VALUES = 500
+#: Why a document is odd: the index does not tell its name or number, or its other columns
+_ODD_NAME, _ODD_WORK = 1, 2
+#: Forms of the status, a word or a document, in the index
+_AS_WORD, _AS_DOCUMENT = "w:", "d:"
+_STATUS_FORMS = {"processing_status": _AS_WORD, "processing_status.status": _AS_DOCUMENT}
 # Connections of a process that this one was forked from: using or closing them here would harm it
 _inherited: list[sqlite3.Connection] = []
-#: Tables and indexes of the file
+#: Table and indexes of version 1 of the file
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS documents (
+CREATE TABLE documents (
     seq INTEGER PRIMARY KEY,
     collection TEXT NOT NULL,
     id BLOB NOT NULL,
@@ -53,18 +62,13 @@ CREATE TABLE IF NOT EXISTS documents (
     number,
     odd INTEGER NOT NULL,
     body BLOB NOT NULL,
-    status TEXT,
-    tags TEXT,
-    made TEXT,
     UNIQUE (collection, id)
 );
-CREATE INDEX IF NOT EXISTS by_name ON documents (collection, name);
-CREATE INDEX IF NOT EXISTS by_number ON documents (collection, number);
-CREATE INDEX IF NOT EXISTS by_odd ON documents (collection, odd) WHERE odd;
-CREATE INDEX IF NOT EXISTS by_work ON documents
-    (collection, status, tags, made, name, number, odd);
+CREATE INDEX by_name ON documents (collection, name);
+CREATE INDEX by_number ON documents (collection, number);
+CREATE INDEX by_odd ON documents (collection, odd) WHERE odd
 """
-#: What a file of version 1 lacks
+#: What version 2 adds
 SCHEMA_2 = """
 ALTER TABLE documents ADD COLUMN status TEXT;
 ALTER TABLE documents ADD COLUMN tags TEXT;
@@ -96,29 +100,24 @@ class LocalCollection:
 
     def find(
         self,
-        filter: Mapping[str, Any] | None = None,
-        projection: Mapping[str, Any] | Iterable[str] | None = None,
+        filter: _Filter | None = None,
+        projection: _Projection = None,
         skip: int = 0,
         limit: int = 0,
         sort: Any = None,
-        batch_size: int = 0,
     ) -> "LocalCursor":
         """Return a cursor over the documents that match, in the order of insertion or `sort`."""
-        return LocalCursor(self, filter, projection, skip, limit, sort)
+        return LocalCursor(self, filter, projection).sort(sort or ()).skip(skip).limit(limit)
 
     def find_one(
-        self,
-        filter: Any = None,
-        projection: Mapping[str, Any] | Iterable[str] | None = None,
-        skip: int = 0,
-        sort: Any = None,
+        self, filter: Any = None, projection: _Projection = None, skip: int = 0, sort: Any = None
     ) -> Document | None:
         """Return the first document that matches, or None; `filter` may be an ``_id``."""
         if filter is not None and not isinstance(filter, Mapping):
             filter = {"_id": filter}
         return next(iter(self.find(filter, projection, skip, 1, sort)), None)
 
-    def count_documents(self, filter: Mapping[str, Any], skip: int = 0, limit: int = 0) -> int:
+    def count_documents(self, filter: _Filter, skip: int = 0, limit: int = 0) -> int:
         """Return the number of documents that match."""
         return sum(1 for _ in self.find(filter, {"_id": 1}, skip, limit))
 
@@ -128,7 +127,7 @@ class LocalCollection:
         rows = self.database.client._read(statement, [self.full_name])
         return rows[0][0] if rows else 0
 
-    def distinct(self, key: str, filter: Mapping[str, Any] | None = None) -> list[Any]:
+    def distinct(self, key: str, filter: _Filter | None = None) -> list[Any]:
         """Return the different values of a field, also in arrays."""
         path = queries.parts_of(key)
         if any(map(str.isdigit, path)):
@@ -140,17 +139,9 @@ class LocalCollection:
         return list(found.values())
 
     def insert_one(self, document: Document) -> "InsertOneResult":
-        """Insert a document; it is given an ``_id`` if it has none.
-
-        Raises
-        ------
-        pymongo.errors.DuplicateKeyError
-            When there is a document with this ``_id``.
-        """
-        from pymongo.results import InsertOneResult  # slow to import
-
+        """Insert a document, with a new ``_id`` if it has none; errors are as in `insert_many`."""
         self.insert_many([document])
-        return InsertOneResult(document["_id"], True)
+        return _results().InsertOneResult(document["_id"], True)
 
     def insert_many(
         self, documents: Iterable[Document], ordered: bool = True
@@ -160,10 +151,8 @@ class LocalCollection:
         Raises
         ------
         pymongo.errors.DuplicateKeyError
-            When there is a document with an ``_id`` of these.
+            When the collection has a document with the ``_id`` of one of these.
         """
-        from pymongo.results import InsertManyResult  # slow to import
-
         ids = []
         with self.database.client._transaction() as connection:
             for document in documents:
@@ -171,52 +160,40 @@ class LocalCollection:
                     document["_id"] = bson.ObjectId()
                 self._insert(connection, document)
                 ids.append(document["_id"])
-        return InsertManyResult(ids, True)
+        return _results().InsertManyResult(ids, True)
 
     def update_one(
-        self,
-        filter: Mapping[str, Any],
-        update: Mapping[str, Any],
-        upsert: bool = False,
-        array_filters: Any = None,
+        self, filter: _Filter, update: _Filter, upsert: bool = False, array_filters: Any = None
     ) -> "UpdateResult":
         """Update the first document that matches."""
-        apply = self._updater(filter, update, array_filters)
-        return self._update(filter, apply, upsert, limit=1)
+        return self._update(filter, _updater(filter, update, array_filters), upsert, limit=1)
 
     def update_many(
-        self,
-        filter: Mapping[str, Any],
-        update: Mapping[str, Any],
-        upsert: bool = False,
-        array_filters: Any = None,
+        self, filter: _Filter, update: _Filter, upsert: bool = False, array_filters: Any = None
     ) -> "UpdateResult":
         """Update all documents that match: all of them or, on an error, none."""
-        apply = self._updater(filter, update, array_filters)
-        return self._update(filter, apply, upsert, limit=0)
+        return self._update(filter, _updater(filter, update, array_filters), upsert, limit=0)
 
     def replace_one(
-        self, filter: Mapping[str, Any], replacement: Mapping[str, Any], upsert: bool = False
+        self, filter: _Filter, replacement: _Filter, upsert: bool = False
     ) -> "UpdateResult":
-        """Put a whole document in the place of the first that matches."""
+        """Replace the first document that matches."""
         wrong = [key for key in replacement if key.startswith("$")]
         if wrong:
             raise ValueError(f"a replacement is a document, without operators as {wrong[0]}")
+        _id = {key: value for key, value in replacement.items() if key == "_id"}
+        make = _updater(filter, {"$set": _id})
 
         def replace(document: Document | None) -> Document:
-            if document is None:
-                _id = {key: value for key, value in replacement.items() if key == "_id"}
-                made = updates.apply_update(None, queries.checked_filter(filter), {"$set": _id})
-                return {"_id": made["_id"], **replacement}
-            return {"_id": document["_id"], **replacement}
+            return {"_id": (document or make(None))["_id"], **replacement}
 
         return self._update(filter, replace, upsert, limit=1)
 
     def find_one_and_update(
         self,
-        filter: Mapping[str, Any],
-        update: Mapping[str, Any],
-        projection: Mapping[str, Any] | Iterable[str] | None = None,
+        filter: _Filter,
+        update: _Filter,
+        projection: _Projection = None,
         sort: Any = None,
         upsert: bool = False,
         return_document: bool = False,
@@ -226,85 +203,73 @@ class LocalCollection:
 
         As it was before, unless `return_document` is `pymongo.ReturnDocument.AFTER`.
         """
-        apply = self._updater(filter, update, array_filters)
-        project = Projection(projection)
+        apply = _updater(filter, update, array_filters)
+        _, project = queries.projection(projection)
+        condition, order = queries.checked_filter(filter), queries.sort_order(sort or ())
         with self.database.client._transaction() as connection:
-            found = self._select(connection, filter, None, 1, queries.sort_order(sort or ()))
-            if not found and not upsert:
-                return None
-            if not found:
+            found = next(self._select(_reader(connection), condition, order, limit=1), None)
+            if found is not None:
+                before, after = self._store(connection, *found, apply)
+            elif upsert:
                 before, after = None, apply(None)
                 self._insert(connection, after)
             else:
-                [(seq, before)] = found
-                after = apply(before)
-                self._store(connection, seq, before, after)
-            result = after if return_document else before
-        return None if result is None else project(_as_stored(result))
+                return None
+        result = after if return_document else before
+        return None if result is None else project(queries.plain(result))
 
-    def delete_one(self, filter: Mapping[str, Any]) -> "DeleteResult":
+    def delete_one(self, filter: _Filter) -> "DeleteResult":
         """Delete the first document that matches."""
         return self._delete(filter, 1)
 
-    def delete_many(self, filter: Mapping[str, Any]) -> "DeleteResult":
+    def delete_many(self, filter: _Filter) -> "DeleteResult":
         """Delete all documents that match."""
         return self._delete(filter, 0)
 
     def create_index(self, keys: Any, name: str | None = None, unique: bool = False) -> str:
-        """Do nothing but return a name: ``_id``, ``name`` and ``number`` have an index always."""
+        """Do nothing but return a name: the indexes are always the same."""
         if unique:
             raise NotAvailable("the embedded run database has no unique indexes besides _id")
         pairs = queries.sort_order(keys)
         return name or "_".join(f"{field}_{direction}" for field, direction in pairs)
 
     def server_time(self) -> datetime:
-        """Return the time of the machine that the file is on: this one [UTC]."""
+        """Return the time of this machine, which has the file [UTC]."""
         return datetime.now(UTC)
 
     def drop(self) -> None:
         """Delete all documents."""
         self.delete_many({})
 
-    def _updater(
-        self, filter: Mapping[str, Any], update: Mapping[str, Any], array_filters: Any
-    ) -> Callable[[Document | None], Document]:
-        if array_filters is not None:
-            raise NotAvailable("the embedded run database has no array_filters: update by index")
-        condition, changes = queries.checked_filter(filter), updates.check_update(update)
-        return lambda document: updates.apply_update(document, condition, changes)
-
     def _update(
         self,
-        filter: Mapping[str, Any],
+        filter: _Filter,
         apply: Callable[[Document | None], Document],
         upsert: bool,
         limit: int,
     ) -> "UpdateResult":
-        from pymongo.results import UpdateResult  # slow to import
-
+        condition = queries.checked_filter(filter)
         with self.database.client._transaction() as connection:
-            found = self._select(connection, filter, None, limit)
-            modified = sum(self._store(connection, *item, apply(item[1])) for item in found)
+            found = [*self._select(_reader(connection), condition, limit=limit)]
+            stored = [self._store(connection, *item, apply) for item in found]
+            modified = sum(before is not after for before, after in stored)
             raw: Document = {"n": len(found), "nModified": modified}
             if upsert and not found:
                 made = apply(None)
                 self._insert(connection, made)
                 raw = {"n": 1, "nModified": 0, "upserted": made["_id"]}
-        return UpdateResult(raw, True)
+        return _results().UpdateResult(raw, True)
 
-    def _delete(self, filter: Mapping[str, Any], limit: int) -> "DeleteResult":
-        from pymongo.results import DeleteResult  # slow to import
-
+    def _delete(self, filter: _Filter, limit: int) -> "DeleteResult":
+        condition = queries.checked_filter(filter)
         with self.database.client._transaction() as connection:
-            found = self._select(connection, filter, {"_id"}, limit)
+            found = [*self._select(_reader(connection), condition, limit=limit)]
             connection.executemany(
                 "DELETE FROM documents WHERE seq = ?", [(seq,) for seq, _ in found]
             )
-        return DeleteResult({"n": len(found)}, True)
+        return _results().DeleteResult({"n": len(found)}, True)
 
     def _insert(self, connection: sqlite3.Connection, document: Document) -> None:
-        from pymongo.errors import DuplicateKeyError  # slow to import
-
         row = row_of({"_id": document["_id"], **document})
         try:
             connection.execute(
@@ -313,6 +278,8 @@ class LocalCollection:
                 (self.full_name, *row),
             )
         except sqlite3.IntegrityError:
+            from pymongo.errors import DuplicateKeyError  # slow to import
+
             raise DuplicateKeyError(
                 f"{self.full_name} has a document with _id {document['_id']!r} already",
                 11000,
@@ -320,84 +287,112 @@ class LocalCollection:
             ) from None
 
     def _store(
-        self, connection: sqlite3.Connection, seq: int, before: Document, after: Document
-    ) -> bool:
-        """Write a changed document; return whether it has changed."""
-        from pymongo.errors import WriteError  # slow to import
+        self,
+        connection: sqlite3.Connection,
+        seq: int,
+        body: bytes,
+        apply: Callable[[Document | None], Document],
+    ) -> tuple[Document, Document]:
+        """Write a document changed by `apply`; return it before and after, one if unchanged."""
+        before = queries.decode_fields(body, None)
+        after = apply(before)
+        row = row_of(after)
+        if body == row[COLUMNS.index("body")]:
+            return before, before
+        if row[0] != id_bytes(before["_id"]):
+            from pymongo.errors import WriteError  # slow to import
 
-        row, old = row_of(after), row_of(before)
-        if row == old:
-            return False
-        if row[0] != old[0]:
             raise WriteError(f"the _id of a document ({before['_id']!r}) cannot be changed", 66)
         connection.execute(
-            f"UPDATE documents SET {' = ?, '.join(COLUMNS)} = ? WHERE seq = ?",
-            (*row, seq),
+            f"UPDATE documents SET {' = ?, '.join(COLUMNS)} = ? WHERE seq = ?", (*row, seq)
         )
-        return True
+        return before, after
 
     def _select(
         self,
-        connection: sqlite3.Connection,
-        filter: Mapping[str, Any],
-        fields: set[str] | None,
-        limit: int = 0,
+        read: _Read,
+        condition: Document,
         order: Sequence[tuple[str, int]] = (),
-    ) -> list[tuple[int, Document]]:
-        """Return place and document of those that match, within a transaction."""
-        lookup = Lookup(self.full_name, queries.checked_filter(filter))
+        skip: int = 0,
+        limit: int = 0,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Return place and BSON of the documents that match a checked filter, in an order."""
+        columns, by, end = "seq", "seq", skip + limit if limit else None
+        if len(order) == 1 and order[0][0] in ("name", "number"):
+            odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd AND odd & {_ODD_NAME}"
+            if not read(odd, [self.full_name]):
+                # SQLite's order of null, numbers and texts is MongoDB's
+                columns = f"seq, {order[0][0]}"
+                by = f"{order[0][0]} {'ASC' if order[0][1] > 0 else 'DESC'}, seq"
+                order = ()
+        statement, parameters = _candidates(self.full_name, condition, columns)
+        statement += f" ORDER BY {by}"
+        if not condition and not order:
+            statement, parameters = (
+                f"{statement} LIMIT ? OFFSET ?",
+                [*parameters, limit or -1, skip],
+            )
+            skip, end = 0, None
+        places = [seq for seq, *_ in read(statement, parameters)]
+        batch = _BATCH if order or end is None else min(_BATCH, 2 * end)
+        found = self._matching(read, condition, places, batch)
+        if order:
+            fields = {name.partition(".")[0] for name, _ in order}
+            keyed = [(queries.decode_fields(item[1], fields), item) for item in found]
+            for name, way in reversed(order):
 
-        def read(statement: str, parameters: Sequence[Any]) -> list[tuple]:
-            return connection.execute(statement, parameters).fetchall()
+                def key(pair: tuple, name: str = name, way: int = way) -> tuple:
+                    return queries.sort_key(pair[0], name, way)
 
-        found = lookup.select(read, order, limit=limit)
-        return [(seq, queries.decode_fields(body, fields)) for seq, body in found]
+                keyed.sort(key=key, reverse=way < 0)
+            found = iter([item for _, item in keyed])
+        return islice(found, skip, end)
+
+    def _matching(
+        self, read: _Read, condition: Document, places: list[int], batch: int
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield place and BSON of the documents that match; read `batch` of them first."""
+        fields, texts = queries.top_level_fields(condition), queries.needed_bytes(condition)
+        matches = queries.compiled(condition)
+        start = 0
+        while start < len(places):
+            part = places[start : start + batch]
+            start, batch = start + batch, _BATCH
+            bodies = dict(
+                read(f"SELECT seq, body FROM documents WHERE seq IN ({_marks(part)})", part)
+            )
+            for seq in part:
+                # Another process may have deleted it
+                body = bodies.get(seq)
+                if body is None or not all(text in body for text in texts):
+                    continue
+                if not fields or matches(queries.decode_fields(body, fields)):
+                    yield seq, body
 
 
 class LocalCursor:
     """Documents that match, read in batches while they are iterated over; once."""
 
     def __init__(
-        self,
-        collection: LocalCollection,
-        filter: Mapping[str, Any] | None,
-        projection: Mapping[str, Any] | Iterable[str] | None,
-        skip: int,
-        limit: int,
-        sort: Any,
+        self, collection: LocalCollection, filter: _Filter | None, projection: _Projection
     ):
         self.collection = collection
         self._condition = queries.checked_filter(filter)
-        self._projection = Projection(projection)
-        self._skip, self._limit = skip, abs(limit)
-        self._order = queries.sort_order(sort or ())
+        self._fields, self._project = queries.projection(projection)
+        self._options: dict[str, Any] = {}
         self._results: Iterator[Document] | None = None
 
     def sort(self, key_or_list: Any, direction: int | None = None) -> "LocalCursor":
         """Set the order, by a field or several."""
-        self._check_not_started()
-        self._order = queries.sort_order(key_or_list, direction)
-        return self
+        return self._with(order=queries.sort_order(key_or_list, direction))
 
     def skip(self, skip: int) -> "LocalCursor":
         """Leave the first documents out."""
-        self._check_not_started()
-        self._skip = skip
-        return self
+        return self._with(skip=skip)
 
     def limit(self, limit: int) -> "LocalCursor":
         """Set the largest number of documents, 0 for all."""
-        self._check_not_started()
-        self._limit = abs(limit)
-        return self
-
-    def batch_size(self, batch_size: int) -> "LocalCursor":
-        """Do nothing: there is no line whose use this could set."""
-        return self
-
-    def to_list(self, length: int | None = None) -> list[Document]:
-        """Return the documents, or the next `length` of them."""
-        return list(islice(self, length))
+        return self._with(limit=abs(limit))
 
     def close(self) -> None:
         """End the iteration."""
@@ -414,25 +409,20 @@ class LocalCursor:
 
     def __next__(self) -> Document:
         if self._results is None:
-            self._results = self._run()
+            read = self.collection.database.client._read
+            found = self.collection._select(read, self._condition, **self._options)
+            self._results = (
+                self._project(queries.decode_fields(body, self._fields)) for _, body in found
+            )
         return next(self._results)
 
-    def _check_not_started(self) -> None:
+    def _with(self, **options: Any) -> "LocalCursor":
         if self._results is not None:
             from pymongo.errors import InvalidOperation  # slow to import
 
             raise InvalidOperation("cannot set options after executing query")
-
-    def _run(self) -> Iterator[Document]:
-        lookup = Lookup(self.collection.full_name, self._condition)
-        client = self.collection.database.client
-        wanted = self._projection.fields()
-        for _, body in lookup.select(client._read, self._order, self._skip, self._limit):
-            yield self._projection(queries.decode_fields(body, wanted))
-
-
-def _as_stored(document: Document) -> Document:
-    return bson.decode(bson.encode(document), queries.CODEC)
+        self._options |= options
+        return self
 
 
 class LocalClient:
@@ -441,7 +431,7 @@ class LocalClient:
     Parameters
     ----------
     path
-        File; it and its folder are made at the first write. Without it, there are no documents.
+        File; the first write makes it and its folder. Without it there are no documents.
 
     Raises
     ------
@@ -458,10 +448,6 @@ class LocalClient:
 
     def __getitem__(self, name: str) -> "LocalDatabase":
         return LocalDatabase(self, name)
-
-    def get_database(self, name: str) -> "LocalDatabase":
-        """Return a database; it need not exist."""
-        return self[name]
 
     def list_database_names(self) -> list[str]:
         """Return the names of the databases with documents."""
@@ -480,11 +466,8 @@ class LocalClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple:
+        return LocalClient, (self.path,)
 
     def _collections(self) -> list[str]:
         return [name for (name,) in self._read("SELECT DISTINCT collection FROM documents")]
@@ -492,22 +475,15 @@ class LocalClient:
     def _read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple]:
         with self._errors_named():
             connection = self._connect(create=False)
-            if connection is None:
-                return []
-            return connection.execute(statement, parameters).fetchall()
+            return [] if connection is None else _reader(connection)(statement, parameters)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._errors_named():
             connection = self._connect(create=True)
             assert connection is not None
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _write_lock(connection):
                 yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     def _open_connection(self) -> sqlite3.Connection | None:
         connection = getattr(self._local, "connection", None)
@@ -517,7 +493,7 @@ class LocalClient:
         return connection
 
     def _connect(self, create: bool) -> sqlite3.Connection | None:
-        """Return this thread's connection, None when there is no file and none is to be made."""
+        """Return this thread's connection; None for a missing file, unless it is to be made."""
         connection = self._open_connection()
         if connection is not None:
             if _identity(self.path) == self._local.identity:
@@ -541,62 +517,59 @@ class LocalClient:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        def is_ready() -> bool:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _SCHEMA_VERSION and application == _APPLICATION_ID:
-                raise LocalDatabaseError(
-                    f"{self.path} was written by a newer amstrax (version {version} of the file): "
-                    "update amstrax, or name another file"
-                )
-            if application not in (0, _APPLICATION_ID):
-                raise LocalDatabaseError(
-                    f"{self.path} is a database, but not of runs: name another file"
-                )
-            return application == _APPLICATION_ID and version == _SCHEMA_VERSION
-
+        """Check that the file is a run database; make or update its tables."""
         connection.execute("PRAGMA synchronous=FULL")
-        if is_ready():
+        if self._version(connection) == _SCHEMA_VERSION:
             return
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            if application == _APPLICATION_ID:
-                if not is_ready():
-                    _update_file(connection)
-            else:
-                if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise LocalDatabaseError(
-                        f"{self.path} is a database, but not of runs: name another file"
-                    )
+        with _write_lock(connection):
+            # Another process may have been first
+            version = self._version(connection)
+            if version == 0:
+                if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise self._is_other()
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            if version < _SCHEMA_VERSION:
+                _update_file(connection)
             connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the file's tables; 0 for a file that is not (yet) ours."""
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application not in (0, _APPLICATION_ID):
+            raise self._is_other()
+        if application == _APPLICATION_ID and version > _SCHEMA_VERSION:
+            raise LocalDatabaseError(
+                f"{self.path} was written by a newer amstrax (version {version} of the file): "
+                "update amstrax, or name another file"
+            )
+        return version if application else 0
+
+    def _is_other(self) -> LocalDatabaseError:
+        return LocalDatabaseError(f"{self.path} is a database, but not of runs: name another file")
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
+        remedy = "check the file and its folder, or name another with AMSTRAX_RUNDB_PATH"
         try:
             yield
         except sqlite3.Error as error:
+            remedies = {
+                "locked": "another process has been writing for long: try again, or end it",
+                "full": "free some space: nothing has been changed",
+                "not a database": "name another file with AMSTRAX_RUNDB_PATH",
+            }
             text = str(error)
-            remedy = "check the file and its folder, or name another with AMSTRAX_RUNDB_PATH"
-            if "locked" in text:
-                remedy = "another process has been writing for long: try again, or end it"
-            elif "full" in text:
-                remedy = "free some space: nothing has been changed"
-            elif isinstance(error, sqlite3.DatabaseError) and "not a database" in text:
-                remedy = "name another file with AMSTRAX_RUNDB_PATH"
-            raise LocalDatabaseError(f"run database {self.path}: {text}; {remedy}") from error
+            found = [known for part, known in remedies.items() if part in text]
+            raise LocalDatabaseError(
+                f"run database {self.path}: {text}; {[*found, remedy][0]}"
+            ) from error
         except OSError as error:
             raise LocalDatabaseError(
-                f"run database {self.path}: {error.strerror or error}; check the file and its "
-                "folder, or name another with AMSTRAX_RUNDB_PATH"
+                f"run database {self.path}: {error.strerror or error}; {remedy}"
             ) from error
 
 
@@ -612,29 +585,55 @@ class LocalDatabase:
     def __getitem__(self, name: str) -> LocalCollection:
         return LocalCollection(self, name)
 
-    def get_collection(self, name: str) -> LocalCollection:
-        """Return a collection; it need not exist."""
-        return self[name]
-
     def list_collection_names(self) -> list[str]:
         """Return the names of the collections with documents."""
         names = (name.split(".", 1) for name in self.client._collections())
         return sorted(collection for database, collection in names if database == self.name)
 
 
+def _results() -> Any:
+    from pymongo import results  # slow to import, and not needed to read
+
+    return results
+
+
+def _updater(
+    filter: _Filter, update: _Filter, array_filters: Any = None
+) -> Callable[[Document | None], Document]:
+    if array_filters is not None:
+        raise NotAvailable("the embedded run database has no array_filters: update by index")
+    return queries.compiled_update(update, queries.checked_filter(filter))
+
+
+def _reader(connection: sqlite3.Connection) -> _Read:
+    return lambda statement, parameters: connection.execute(statement, parameters).fetchall()
+
+
+@contextmanager
+def _write_lock(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make a transaction that is rolled back on an error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
 def _update_file(connection: sqlite3.Connection) -> None:
-    """Give a file of version 1 the columns and the index that it lacks."""
+    """Add to a file of version 1 what version 2 has."""
     for statement in SCHEMA_2.split(";"):
         connection.execute(statement)
     last = -1
     while rows := connection.execute(
-        "SELECT seq, odd, body FROM documents WHERE seq > ? ORDER BY seq LIMIT 256", [last]
+        f"SELECT seq, odd, body FROM documents WHERE seq > ? ORDER BY seq LIMIT {_BATCH}", [last]
     ).fetchall():
         for seq, odd, body in rows:
             columns, is_odd = work_of(queries.decode_fields(body, WORK_FIELDS))
             connection.execute(
                 "UPDATE documents SET status = ?, tags = ?, made = ?, odd = ? WHERE seq = ?",
-                (*columns, odd | 2 * is_odd, seq),
+                (*columns, odd | _ODD_WORK * is_odd, seq),
             )
         last = rows[-1][0]
 
@@ -647,49 +646,48 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+# The index
+
+
 def row_of(document: Document) -> tuple[Any, ...]:
     """Return what is stored of a document, for `COLUMNS`."""
     body = bson.encode(document)
-    columns: list[Any] = []
+    names: list[Any] = []
     odd = 0
     for field in ("name", "number"):
         value = document.get(field)
-        is_plain = type(value) in (str, int, float, bson.Int64)
-        if is_plain and queries.fits(value):
-            columns.append(value)
-        else:
-            columns.append(None)
-            odd |= queries.ODD_NAME * (value is not None)
+        fits = type(value) in (str, int, float, bson.Int64) and _fits(value)
+        names.append(value if fits else None)
+        odd |= _ODD_NAME * (not fits and value is not None)
     work, is_odd = work_of(document)
-    odd |= queries.ODD_WORK * is_odd
-    return queries.id_bytes(document["_id"]), columns[0], columns[1], odd, body, *work
+    return id_bytes(document["_id"]), *names, odd | _ODD_WORK * is_odd, body, *work
 
 
 def work_of(document: Document) -> tuple[tuple[str | None, str | None, str | None], bool]:
     """Return the columns status, tags and made for a document, and whether it is odd there."""
-    status, tags, data = (document.get(key) for key in ("processing_status", "tags", "data"))
-    form, word = AS_WORD, status
+    status, tags, data = (document.get(key) for key in WORK_FIELDS)
+    form, word = _AS_WORD, status
     if isinstance(status, dict):
-        form, word = AS_DOCUMENT, status.get("status")
-    is_odd = not (status is None or is_text(word))
-    names = []
-    for tag in tags if isinstance(tags, list) else [tags]:
-        name = tag.get("name") if isinstance(tag, dict) else tag
-        is_odd = is_odd or isinstance(name, list) or (isinstance(name, str) and not is_text(name))
-        names.append(name)
+        form, word = _AS_DOCUMENT, status.get("status")
+    is_odd = not (status is None or _is_text(word))
+    names = [
+        tag.get("name") if isinstance(tag, dict) else tag
+        for tag in (tags if isinstance(tags, list) else [tags])
+    ]
+    is_odd |= any(isinstance(name, (list, str)) and not _is_text(name) for name in names)
     made = set()
     for entry in data if isinstance(data, list) else ():
         if not isinstance(entry, dict):
-            is_odd = is_odd or isinstance(entry, list)
+            is_odd |= isinstance(entry, list)
             continue
         kind, host = entry.get("type"), entry.get("host")
-        if is_text(kind) and is_text(host):
+        if _is_text(kind) and _is_text(host):
             made.add(f"{kind}\t{host}")
         else:
-            is_odd = is_odd or isinstance(kind, (str, list)) or isinstance(host, (str, list))
+            is_odd |= isinstance(kind, (str, list)) or isinstance(host, (str, list))
     columns = (
-        f"{form}{word}" if is_text(word) else None,
-        _lines([name for name in names if is_text(name)]),
+        f"{form}{word}" if _is_text(word) else None,
+        _lines(filter(_is_text, names)),
         _lines(sorted(made)),
     )
     return columns, is_odd
@@ -700,113 +698,148 @@ def _lines(texts: Iterable[str]) -> str | None:
     return f"\n{text}\n" if text else None
 
 
-class Projection:
-    """Which fields of a document are wanted.
+def _candidates(collection: str, condition: Document, columns: str) -> _Condition:
+    """Return a statement that selects columns of all documents that can match a filter.
 
-    Parameters
-    ----------
-    wanted
-        As for pymongo: names, or a mapping of names to 1 (have) or 0 (leave out); None for all.
+    Odd documents are always among them, unless the filter is on ``_id``.
+    """
+    statement = f"SELECT {columns} FROM documents {{}} WHERE collection = ?{{}}"
+    for key, value in _conjuncts(condition):
+        ids = _one_of(value, (str, bson.ObjectId)) if key == "_id" else None
+        if ids is not None and len(ids) <= _MOST_VALUES:
+            found = statement.format("", f" AND id IN ({_marks(ids)})")
+            return found, [collection, *map(id_bytes, ids)]
+    for key, value in _conjuncts(condition):
+        values = _one_of(value) if key in ("name", "number") else None
+        if values is not None and len(values) <= _MOST_VALUES:
+            found = statement.format("", f" AND {key} IN ({_marks(values)})")
+            odd = statement.format("", " AND odd")
+            return f"{found} UNION {odd}", [collection, *values, collection]
+    said = _sql(condition)
+    if said is None:
+        return statement.format("", ""), [collection]
+    found = statement.format("INDEXED BY by_work", f" AND (odd OR {said[0]})")
+    return found, [collection, *said[1]]
+
+
+def _conjuncts(condition: Document) -> Iterator[tuple[str, Any]]:
+    """Yield the conditions that are all to be met, also those in ``$and``."""
+    for key, value in condition.items():
+        if key == "$and":
+            for part in value:
+                yield from _conjuncts(part)
+        else:
+            yield key, value
+
+
+def _sql(condition: Document) -> _Condition | None:
+    """Return a condition on the columns that all documents fulfil which match a filter.
+
+    None when the columns do not narrow the search.
+    """
+    found: list[_Condition] = []
+    for key, value in _conjuncts(condition):
+        said: _Condition | None = None
+        if key == "$or":
+            options = [option for part in value if (option := _sql(part)) is not None]
+            if len(options) == len(value):
+                said = _joined(options, " OR ")
+        elif key == "$nor":
+            # The column is exact for this condition alone, so that it can be negated
+            forms = [_STATUS_FORMS.get(field) for part in value for field in part]
+            is_type = all([*part.values()] == [{"$type": "string"}] for part in value)
+            if is_type and None not in forms:
+                lacks = [("NOT coalesce(status GLOB ?, 0)", [f"{form}*"]) for form in forms]
+                said = _joined(lacks, " AND ")
+        elif key == "data":
+            said = _data_sql(value)
+        else:
+            said = _field_sql(key, value)
+        if said is not None:
+            found.append(said)
+    return _joined(found, " AND ") if found else None
+
+
+def _joined(parts: list[_Condition], operator: str) -> _Condition:
+    text = operator.join(text for text, _ in parts)
+    return f"({text})", [value for _, values in parts for value in values]
+
+
+def _field_sql(field: str, value: Any) -> _Condition | None:
+    """As `_sql`, for a condition on a field."""
+    if field in ("tags", "tags.name"):
+        return ("instr(tags, ?)", [f"\n{value}\n"]) if _is_text(value) else None
+    values = _one_of(value)
+    if field in ("name", "number"):
+        if values is None or len(values) > _MOST_VALUES:
+            return None
+        return f"{field} IN ({_marks(values)})", [*values]
+    form = _STATUS_FORMS.get(field)
+    if form is None:
+        return None
+    if value is None and form == _AS_WORD:
+        return "status IS NULL", []
+    if isinstance(value, dict) and value.keys() == {"$regex"}:
+        begin = re.match(r"\^(\w+)$", str(value["$regex"]))
+        return "status GLOB ?", [f"{form}{begin[1] if begin else ''}*"]
+    if values is None or not all(map(_is_text, values)):
+        return None
+    return f"status IN ({_marks(values)})", [f"{form}{word}" for word in sorted(values)]
+
+
+def _data_sql(value: Any) -> _Condition | None:
+    """As `_sql`, for a condition on the entries of data."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return None
+    lacks = isinstance(value.get("$not"), dict)
+    entry = (value["$not"] if lacks else value).get("$elemMatch")
+    if not isinstance(entry, dict) or not all(_is_text(entry.get(k)) for k in ("type", "host")):
+        return None
+    parameters = [f"\n{entry['type']}\t{entry['host']}\n"]
+    if not lacks:
+        return "instr(made, ?)", parameters
+    return ("NOT instr(coalesce(made, ''), ?)", parameters) if len(entry) == 2 else None
+
+
+def _marks(values: Iterable[Any]) -> str:
+    return ", ".join("?" for _ in values)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Return whether a value is a text that can be part of a column."""
+    return type(value) is str and _fits(value) and not re.search("[\n\t\0]", value)
+
+
+def _one_of(condition: Any, kinds: tuple[type, ...] = (str, int, bson.Int64, float)) -> set | None:
+    """Return the values of which a field must have one, if that is all that a condition says."""
+    values = [condition]
+    if isinstance(condition, dict):
+        [operator, *others] = condition or [None]
+        if others or operator not in ("$in", "$eq"):
+            return None
+        values = condition["$in"] if operator == "$in" else [condition["$eq"]]
+    return set(values) if all(type(v) in kinds and _fits(v) for v in values) else None
+
+
+def _fits(value: Any) -> bool:
+    """Return whether SQLite keeps this value as it is."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value == value and not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
+
+
+def id_bytes(value: Any) -> bytes:
+    """Return the bytes of an ``_id``, by which documents differ.
 
     Raises
     ------
     NotAvailable
-        For operators, which the embedded store does not know.
-    ValueError
-        When fields are both asked for and left out.
+        For kinds that MongoDB does not take, or does not tell from others by their bytes.
     """
-
-    def __init__(self, wanted: Mapping[str, Any] | Iterable[str] | None):
-        if isinstance(wanted, str):
-            raise TypeError(f"projection must be names of fields or a mapping, not {wanted!r}")
-        if wanted is not None and not isinstance(wanted, Mapping):
-            wanted = dict.fromkeys(wanted, 1)
-        flags = {}
-        for name, flag in (wanted or {}).items():
-            if not isinstance(flag, (bool, int, float)) or "$" in name or name[:4] == "_id.":
-                raise NotAvailable(
-                    f"the embedded run database has no projection {{{name!r}: {flag!r}}}: give "
-                    "names of fields with 1, or with 0"
-                )
-            flags[name] = bool(flag)
-        self.with_id = flags.pop("_id", None)
-        if len(set(flags.values())) > 1:
-            raise ValueError(f"projection {wanted!r} both asks for fields and leaves some out")
-        #: True: these and no others; False: all but these
-        self.include = next(iter(flags.values()), bool(self.with_id))
-        self._tree: Document = {}
-        for name in flags:
-            if any(other.startswith(f"{name}.") for other in flags):
-                raise ValueError(f"projection {wanted!r} asks for {name!r} and for a part of it")
-            _grow(self._tree, queries.parts_of(name))
-
-    def fields(self) -> set[str] | None:
-        """Return the top-level fields that are needed, None for all."""
-        if not self.include:
-            return None
-        return {*self._tree, "_id"}
-
-    def __call__(self, document: Document) -> Document:
-        """Return the wanted part of a document."""
-        with_id = True if self.with_id is None else self.with_id
-        if not self.include:
-            left = _without(document, self._tree) if self._tree else dict(document)
-            if not with_id:
-                left.pop("_id", None)
-            return left
-        result = _only(document, self._tree)
-        if not with_id or "_id" not in document:
-            return result
-        return {"_id": document["_id"], **result}
-
-
-def _grow(tree: Document, path: Sequence[str]) -> None:
-    """Add a path to a tree."""
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = None
-
-
-def _only(value: Document, tree: Document) -> Document:
-    result = {}
-    for name, item in value.items():
-        if name not in tree:
-            continue
-        below = tree[name]
-        if below is None:
-            result[name] = item
-        elif isinstance(item, dict):
-            result[name] = _only(item, below)
-        elif isinstance(item, list):
-            result[name] = _in_list(item, partial(_only, tree=below), keep=False)
-    return result
-
-
-def _without(value: Document, tree: Document) -> Document:
-    result = {}
-    for name, item in value.items():
-        if name not in tree:
-            result[name] = item
-            continue
-        below = tree[name]
-        if below is None:
-            continue
-        if isinstance(item, dict):
-            item = _without(item, below)
-        elif isinstance(item, list):
-            item = _in_list(item, partial(_without, tree=below), keep=True)
-        result[name] = item
-    return result
-
-
-def _in_list(values: list, function: Callable[[Document], Document], keep: bool) -> list:
-    """Apply to the documents in a list, at every depth; other values stay or go."""
-    result: list[Any] = []
-    for item in values:
-        if isinstance(item, dict):
-            result.append(function(item))
-        elif isinstance(item, list):
-            result.append(_in_list(item, function, keep))
-        elif keep:
-            result.append(item)
-    return result
+    if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
+        raise NotAvailable(
+            f"the embedded run database has no _id as {value!r}: take a number, text or ObjectId"
+        )
+    if isinstance(value, float) and value.is_integer() and _fits(int(value)):
+        value = int(value)
+    return bson.encode({"": value})

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Pause after a failure before the run database is tried again [s]
 PAUSE = 60.0
-#: Largest number of runs that are queried by name; beyond it all runs are read and filtered here
+#: Largest number of runs that are queried by name; for more, all runs are read and filtered
 _MOST_ASKED_FOR = 50
 _ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
 _RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
@@ -85,9 +85,9 @@ class RunDB(strax.StorageFrontend):
     runid_field
         Field of a document that is the run id: ``"name"``, or ``"number"`` converted to text.
     local_only
-        Find only data that is registered for this machine: for its host name, the name in the
-        setting AMSTRAX_HOST, or an alias in `hosts`. Otherwise find data registered for other hosts
-        too, if it exists at its registered place.
+        Find only data that is registered for this machine: for its host name, the name in
+        AMSTRAX_HOST, or an alias in `hosts`. Otherwise also find data registered for other hosts
+        that exists at its registered place.
     new_data_path
         Folder for new data; None if nothing is to be written.
     reader_ini_name_is_mode
@@ -160,7 +160,9 @@ class RunDB(strax.StorageFrontend):
     def host_names(self) -> list[str]:
         """Return the names of this machine in run documents."""
         names = [documents.this_host(), socket.gethostname(), socket.gethostname().split(".")[0]]
-        names += [alias for alias, pattern in self.hosts.items() if _is_host(pattern)]
+        for alias, pattern in self.hosts.items():
+            if re.match(pattern, socket.gethostname()) or re.match(pattern, _full_name()):
+                names.append(alias)
         return list(dict.fromkeys(names))
 
     # Methods that strax calls
@@ -170,7 +172,7 @@ class RunDB(strax.StorageFrontend):
 
         One query serves all keys of a data type. Options are those of `find`.
         """
-        found: dict[int, Any] = {}
+        found: dict[int, tuple[str, str]] = {}
         groups: dict[tuple[str, str], list[strax.DataKey]] = {}
         for key in keys:
             if self._we_take(key.data_type) and self._support_superruns(key.run_id):
@@ -196,7 +198,7 @@ class RunDB(strax.StorageFrontend):
         strax.RunMetadataNotAvailable
             For an unknown run, and when the run database cannot be reached.
         RunDatabaseError
-            When its settings are unusable, or a log-in is refused.
+            For unusable settings or a refused log-in.
         """
         fields = [projection] if isinstance(projection, str) else projection
         with self._reading(_NoMetadata):
@@ -217,10 +219,7 @@ class RunDB(strax.StorageFrontend):
     def run_document(self, run_id: str, fields: Iterable[str] | None = None) -> dict | None:
         """Fetch some fields of the document of a run; None for an unknown run.
 
-        Raises
-        ------
-        RunDatabaseUnreachable
-            When the run database cannot be reached.
+        An unreachable run database raises `RunDatabaseUnreachable`.
         """
         with self._reading(RunDatabaseUnreachable):
             return next(iter(self._documents(run_id, fields)), None)
@@ -240,7 +239,7 @@ class RunDB(strax.StorageFrontend):
     def _scan_runs(self, store_fields: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Yield a dictionary for each run, with the requested fields that its document has."""
         wanted = list(dict.fromkeys(["name", "number", *store_fields]))
-        projection = {"_id": 0} | {field: 1 for field in no_nested(wanted)}
+        projection = {"_id": 0} | {field: 1 for field in _no_nested(wanted)}
         if self.reader_ini_name_is_mode:
             projection["reader.ini.name"] = 1
         show = sys.stderr.isatty() or "ipykernel" in sys.modules
@@ -255,54 +254,47 @@ class RunDB(strax.StorageFrontend):
             found = documents.read(self.collection, {}, projection, watch=bar)
         count = 0
         for document in found:
-            row = self._row(document, wanted)
-            if row is not None:
-                count += 1
-                yield row
+            if documents.name_of(document) is None or self._called(document) is None:
+                log.info("a run document without %s is left out", self.runid_field)
+                continue
+            count += 1
+            yield self._row(document, wanted)
         if not self.is_away:
             log.info("%d runs in the run database (%s)", count, self._place())
 
-    def _list_available(
-        self,
-        key: strax.DataKey,
-        allow_incomplete: bool = False,
-        fuzzy_for: tuple = (),
-        fuzzy_for_options: tuple = (),
-    ) -> list[str]:
-        """Return the ids of the runs that have stored data of a key."""
-        options = dict(
-            allow_incomplete=allow_incomplete,
-            fuzzy_for=fuzzy_for,
-            fuzzy_for_options=fuzzy_for_options,
-        )
-        names = [row["name"] for row in self._scan_runs(("name",))]
-        keys = [strax.DataKey(name, key.data_type, key.lineage) for name in names]
-        where = self.find_several(keys, **options)
-        return sorted(name for name, at in zip(names, where, strict=True) if at)
+    def _row(self, document: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+        """Return a row of the run table, without invalid fields of the document."""
+        row = {key: value for key, value in document.items() if key not in _RUN_COLUMNS}
+        mode = document.get("mode")
+        if self.reader_ini_name_is_mode:
+            reader = row.pop("reader", None)
+            ini = reader.get("ini") if isinstance(reader, Mapping) else None
+            mode = ini.get("name") if isinstance(ini, Mapping) else mode
+        number, name = documents.number_of(document), documents.name_of(document)
+        start, end = time_of(document, "start"), time_of(document, "end")
+        columns = {
+            "name": f"{number:06d}" if self.runid_field == "number" else name,
+            # strax requires it
+            "number": -1 if number is None else number,
+            "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
+            "start": start,
+            "end": end,
+            "tags": documents.tags_of(document),
+            "livetime": None if start is None or end is None else end - start,
+            "processing_status": None,
+        }
+        if document.get("processing_status") is not None:
+            columns["processing_status"] = documents.status_of(document).status
+        asked_for = {"name", "number", "mode", "tags", *wanted}
+        return {key: value for key, value in columns.items() if key in asked_for} | row
 
-    def _find(
-        self,
-        key: strax.DataKey,
-        write: bool,
-        allow_incomplete: bool,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
-    ) -> tuple[str, str]:
+    def _find(self, key: strax.DataKey, write: bool, **options: Any) -> tuple[str, str]:
         if write:
             return self._where_to_write(key)
-        fields = [f"data.{field}" for field in (*_ENTRY_FIELDS, "meta.lineage")]
-        found: list[dict[str, Any]] = []
-        # While it is unreachable, new data may be in the folder
-        with suppress(strax.DataNotAvailable), self._reading():
-            found = self._documents(key.run_id, fields)
-        entries = [entry for document in found for entry in documents.data_of(document)]
-        hosts = self.host_names() if self.local_only else None
-        path = self._first_there(key, entries, hosts, fuzzy_for, fuzzy_for_options)
-        if path is None:
-            path = self._unregistered(key, allow_incomplete)
-        if path is None:
+        found = self._find_group([key], check_broken=False, **options)
+        if not found:
             raise strax.DataNotAvailable
-        return self._backend_key(path)
+        return found[id(key)]
 
     # Reading
 
@@ -326,9 +318,7 @@ class RunDB(strax.StorageFrontend):
             log.info("the run database is reached again")
 
     def _documents(
-        self,
-        run_id: str,
-        fields: Iterable[str] | Mapping[str, Any] | None,
+        self, run_id: str, fields: Iterable[str] | Mapping[str, Any] | None
     ) -> list[dict[str, Any]]:
         """Fetch the documents of a run: one or, by mistake, several."""
         for run_filter in self._run_filters(run_id):
@@ -356,45 +346,45 @@ class RunDB(strax.StorageFrontend):
         check_broken: bool = True,
         **_unused: Any,
     ) -> dict[int, tuple[str, str]]:
-        """Find data for keys that differ only in the run; return places by the `id` of the key."""
-        is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
+        """Find data for keys that differ only in the run; return places by the `id` of the key.
+
+        While the run database cannot be reached, new data is still found in its folder.
+        """
+        fuzzy = (fuzzy_for, fuzzy_for_options) if fuzzy_for or fuzzy_for_options else None
         entry: dict[str, Any] = {"type": keys[0].data_type}
-        if not is_fuzzy:
+        if fuzzy is None:
             entry["lineage_hash"] = {"$in": [keys[0].lineage_hash, None]}
         hosts = self.host_names() if self.local_only else None
         if hosts is not None:
             entry["host"] = {"$in": hosts}
         condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
         if len(keys) <= _MOST_ASKED_FOR:
-            runs = [f for key in keys for f in self._run_filters(key.run_id)]
-            if not runs:
-                return {}
-            condition |= _any_of(runs, self.runid_field)
+            condition |= self._any_run(keys)
         fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
-        if is_fuzzy:
+        if fuzzy or len(keys) == 1:
             fields.append("data.meta.lineage")
         found: list[dict[str, Any]] = []
         with suppress(strax.DataNotAvailable), self._reading():
             found = documents.read(self.collection, condition, fields)
         entries: dict[Any, list[dict[str, Any]]] = {}
         for document in found:
-            entries.setdefault(self._called(document), []).extend(documents.data_of(document))
+            registered = documents.data_of(document, type=keys[0].data_type)
+            if hosts is not None:
+                registered = [e for e in registered if e.get("host") in hosts]
+            entries.setdefault(self._called(document), []).extend(registered)
         result: dict[int, tuple[str, str]] = {}
         gone: list[Path] = []
         for key in keys:
-            path = self._first_there(
-                key,
-                entries.get(self._asked(key.run_id), ()),
-                hosts,
-                fuzzy_for,
-                fuzzy_for_options,
-                gone,
-            )
+            asked = self._called({"name": key.run_id, "number": key.run_id})
+            path = self._first_there(key, entries.get(asked, ()), fuzzy, gone)
             if path is None:
                 path = self._unregistered(key, allow_incomplete)
             if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
                 result[id(key)] = self._backend_key(path)
-        if gone:
+        if len(keys) == 1:
+            for path in gone:
+                log.info("%s of run %s is not at %s", keys[0].data_type, keys[0].run_id, path)
+        elif gone:
             log.info(
                 "%d entries of %s are skipped, their files are gone, such as %s",
                 len(gone),
@@ -403,24 +393,22 @@ class RunDB(strax.StorageFrontend):
             )
         return result
 
-    def _called(self, document: Mapping[str, Any]) -> Any:
+    def _any_run(self, keys: Iterable[strax.DataKey]) -> dict[str, Any]:
+        """Return a filter for the runs of keys."""
+        filters = [f for key in keys for f in self._run_filters(key.run_id)]
+        alone = [f[self.runid_field] for f in filters if f.keys() == {self.runid_field}]
+        others = [f for f in filters if f.keys() != {self.runid_field}]
+        asked = {self.runid_field: {"$in": alone}}
+        return {"$or": [asked, *others]} if others else asked
+
+    def _called(self, document: Mapping[str, Any]) -> str | int | None:
+        """Return the run id of a document, as name or number."""
         if self.runid_field == "number":
             return documents.number_of({"number": document.get("number")})
         return documents.name_of(document)
 
-    def _asked(self, run_id: str) -> Any:
-        if self.runid_field == "number":
-            return documents.number_of({"number": run_id})
-        return run_id
-
     def _place(self) -> str:
         return f"{self.mongo_dbname}.{self.mongo_collname}"
-
-    def _row(self, document: dict[str, Any], wanted: Iterable[str]) -> dict[str, Any] | None:
-        if documents.name_of(document) is None or self._called(document) is None:
-            log.info("a run document without %s is left out", self.runid_field)
-            return None
-        return row_of(document, wanted, self.runid_field == "number", self.reader_ini_name_is_mode)
 
     # Folders
 
@@ -428,63 +416,44 @@ class RunDB(strax.StorageFrontend):
         self,
         key: strax.DataKey,
         entries: Iterable[Mapping[str, Any]],
-        hosts: Sequence[str] | None,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
-        gone: list[Path] | None = None,
+        fuzzy: tuple[tuple, tuple] | None,
+        gone: list[Path],
     ) -> Path | None:
-        """Return the first folder named by entries that exists and has the data."""
+        """Return the first folder that entries name and that has the data; add others to `gone`."""
         for entry in entries:
-            location = entry.get("location")
-            if entry.get("type") != key.data_type or not isinstance(location, str) or not location:
+            location, lineage_hash = entry.get("location"), entry.get("lineage_hash")
+            if not isinstance(location, str) or not location:
                 continue
-            if hosts is not None and entry.get("host") not in hosts:
-                continue
-            path = folder_of(entry, key)
-            is_fuzzy = bool(fuzzy_for or fuzzy_for_options)
-            if not is_fuzzy and has_other_hash(entry, key):
-                continue
+            # The location of an older entry, without hash, is the folder of the data itself
+            path = Path(location)
+            if isinstance(lineage_hash, str):
+                if fuzzy is None and lineage_hash != key.lineage_hash:
+                    continue
+                name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
+                path = path if path.name == name else path / name
             if not path.is_dir():
-                if gone is None:
-                    log.info("%s of run %s is not at %s", key.data_type, key.run_id, path)
-                else:
-                    gone.append(path)
+                gone.append(path)
                 continue
-            # The hash is in the folder's name
-            is_sure = not is_fuzzy and path.name.endswith(f"-{key.data_type}-{key.lineage_hash}")
-            if is_sure or self._has_lineage(entry, key, path, fuzzy_for, fuzzy_for_options):
+            is_sure = fuzzy is None and path.name.endswith(f"-{key.data_type}-{key.lineage_hash}")
+            if is_sure or self._has_lineage(entry, key, path, fuzzy or ((), ())):
                 return path
         return None
 
     def _has_lineage(
-        self,
-        entry: Mapping[str, Any],
-        key: strax.DataKey,
-        path: Path,
-        fuzzy_for: tuple,
-        fuzzy_for_options: tuple,
+        self, entry: Mapping[str, Any], key: strax.DataKey, path: Path, fuzzy: tuple[tuple, tuple]
     ) -> bool:
         """Return whether data has a lineage, according to its entry or else its metadata."""
-        lineage = lineage_of(entry)
+        meta = entry.get("meta")
+        lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
         try:
-            if lineage is None:
+            if not isinstance(lineage, Mapping) or not lineage:
                 lineage = self.backends[0].get_metadata(str(path))["lineage"]
             # Compare hashes, since JSON does not distinguish lists and tuples
-            asked, there = (
-                strax.deterministic_hash(self._filter_lineage(x, fuzzy_for, fuzzy_for_options))
-                for x in (key.lineage, lineage)
-            )
-        except (
-            strax.DataCorrupted,
-            AttributeError,
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-        ) as error:
+            compared = [self._filter_lineage(x, *fuzzy) for x in (key.lineage, lineage)]
+            return len({strax.deterministic_hash(x) for x in compared}) == 1
+        except (strax.DataCorrupted, AttributeError, LookupError, TypeError, ValueError) as error:
             log.info("%s is skipped, its lineage cannot be read: %s", path, error)
             return False
-        return asked == there
 
     def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
         try:
@@ -565,23 +534,16 @@ def _is_absence(error: Exception) -> bool:
     return isinstance(error, kinds) or (isinstance(error, PyMongoError) and error.timeout)
 
 
-def _is_host(pattern: str) -> bool:
-    return bool(re.match(pattern, socket.gethostname()) or re.match(pattern, _full_name()))
-
-
 _full_names: dict[str, str] = {}
-
-
 _lock = threading.Lock()
 
 
 def _full_name() -> str:
     """Return the full name of this host, queried from the name server once per process."""
     name = socket.gethostname()
-    if name not in _full_names:
-        with _lock:
-            if name not in _full_names:
-                _full_names[name] = socket.getfqdn()
+    with _lock:
+        if name not in _full_names:
+            _full_names[name] = socket.getfqdn()
     return _full_names[name]
 
 
@@ -594,61 +556,7 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-def _any_of(filters: list[dict[str, Any]], field: str) -> dict[str, Any]:
-    """Return one filter for several runs."""
-    plain = [f[field] for f in filters if f.keys() == {field}]
-    others = [f for f in filters if f.keys() != {field}]
-    asked = {field: {"$in": plain}}
-    return {"$or": [asked, *others]} if others else asked
-
-
-def row_of(
-    document: dict[str, Any],
-    wanted: Iterable[str],
-    is_called_by_number: bool,
-    reader_ini_name_is_mode: bool,
-) -> dict[str, Any]:
-    """Return a row of the table of runs, without invalid fields of the document.
-
-    Parameters
-    ----------
-    document
-        Run document, with name or number.
-    wanted
-        Columns in addition to name, number, mode and tags.
-    is_called_by_number
-        The run id is the number.
-    reader_ini_name_is_mode
-        The mode is in the field ``reader.ini.name``.
-    """
-    name = documents.name_of(document)
-    row = {key: value for key, value in document.items() if key not in _RUN_COLUMNS}
-    reader = row.pop("reader", None) if reader_ini_name_is_mode else None
-    mode = document.get("mode")
-    if isinstance(reader, Mapping) and isinstance(reader.get("ini"), Mapping):
-        mode = reader["ini"].get("name")
-    if is_called_by_number:
-        name = f"{documents.number_of(document):06d}"
-    start, end = time_of(document, "start"), time_of(document, "end")
-    number = documents.number_of(document)
-    columns = {
-        "name": name,
-        # strax requires it
-        "number": -1 if number is None else number,
-        "mode": "" if mode is None else mode if isinstance(mode, (str, list)) else str(mode),
-        "start": start,
-        "end": end,
-        "tags": documents.tags_of(document),
-        "livetime": None if start is None or end is None else end - start,
-        "processing_status": None,
-    }
-    if document.get("processing_status") is not None:
-        columns["processing_status"] = documents.status_of(document).status
-    asked_for = {"name", "number", "mode", "tags", *wanted}
-    return {key: value for key, value in columns.items() if key in asked_for} | row
-
-
-def no_nested(fields: Iterable[str]) -> list[str]:
+def _no_nested(fields: Iterable[str]) -> list[str]:
     """Return fields without those contained in others, which MongoDB refuses in a projection."""
     fields = set(fields)
     return sorted(
@@ -658,20 +566,12 @@ def no_nested(fields: Iterable[str]) -> list[str]:
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
     """Return a time in UTC without time zone, as pymongo does; None if it is missing or invalid."""
-    value = documents.time_of(document, field)
-    return value.astimezone(UTC).replace(tzinfo=None) if value and value.tzinfo else value
+    value = documents.utc_time_of(document, field)
+    return value and value.replace(tzinfo=None)
 
 
-def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
-    """Return the fields that identify the entry of data on this machine.
-
-    Parameters
-    ----------
-    key
-        Which data.
-    location
-        Folder that contains the folder of the data.
-    """
+def identity(key: strax.DataKey, location: Path) -> dict[str, Any]:
+    """Return the fields that identify the entry of data in a folder of this machine."""
     return {
         "type": key.data_type,
         "host": documents.this_host(),
@@ -681,34 +581,27 @@ def identity(key: "strax.DataKey", location: Path) -> dict[str, Any]:
 
 
 def new_entry(
-    key: "strax.DataKey",
+    key: strax.DataKey,
     location: Path,
     metadata: Mapping[str, Any],
     corrections_version: str | None = None,
     is_online: bool = False,
     amstrax_path: str | None = None,
 ) -> dict[str, Any]:
-    """Return the entry for complete data.
+    """Return the entry for complete data; files that cannot be read raise `OSError`.
 
     Parameters
     ----------
-    key
-        Which data.
+    key, metadata
+        The data.
     location
         Folder that contains the folder of the data.
-    metadata
-        Of the data.
     corrections_version
         Version of the corrections that the data was made with, if any.
     is_online
         Whether the data was made by the loop that follows the DAQ.
     amstrax_path
         Folder of the amstrax that made the data; None for this one.
-
-    Raises
-    ------
-    OSError
-        When the files of the data cannot be read.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
     missing = list(metadata.get(MISSING_LIVE_DATA) or ())
@@ -727,26 +620,3 @@ def new_entry(
         "updated_at": now,
         **({MISSING_LIVE_DATA: missing} if missing else {}),
     }
-
-
-def folder_of(entry: Mapping[str, Any], key: "strax.DataKey") -> Path:
-    """Return the folder of the data: the location itself (older entries) or a folder in it."""
-    location = Path(entry["location"])
-    lineage_hash = entry.get("lineage_hash")
-    if not isinstance(lineage_hash, str):
-        return location
-    name = f"{key.run_id}-{key.data_type}-{lineage_hash}"
-    return location if location.name == name else location / name
-
-
-def has_other_hash(entry: Mapping[str, Any], key: "strax.DataKey") -> bool:
-    """Return whether the hash of an entry shows that its data has another lineage."""
-    lineage_hash = entry.get("lineage_hash")
-    return isinstance(lineage_hash, str) and lineage_hash != key.lineage_hash
-
-
-def lineage_of(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the lineage stored in an entry, as in older ones; None without it."""
-    meta = entry.get("meta")
-    lineage = meta.get("lineage") if isinstance(meta, Mapping) else None
-    return lineage if isinstance(lineage, Mapping) and lineage else None

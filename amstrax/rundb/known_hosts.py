@@ -1,39 +1,33 @@
 """Verify host keys against known_hosts by the rules of ssh (sshd(8)).
 
-Lines of known_hosts name hosts by hashes or by patterns with ``*``, ``?`` and ``!``. They may begin
-with ``@cert-authority`` (the key signs certificates of these hosts) or ``@revoked`` (the key is
-never accepted).
+paramiko.HostKeys knows neither patterns nor the markers ``@cert-authority`` (the key signs
+certificates of these hosts) and ``@revoked`` (the key is never accepted).
 """
 
 import base64
-import binascii
-import hashlib
-import hmac
 import re
-import struct
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import paramiko
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    SSHCertificate,
+    SSHCertificateType,
+    load_ssh_public_identity,
+)
 
 from amstrax.exceptions import HostKeyRefused, RunDatabaseNotSet
 from amstrax.rundb.ssh_config import SSHHost
 
-if TYPE_CHECKING:
-    import paramiko
-
 AUTHORITY, REVOKED = "@cert-authority", "@revoked"
-CERTIFICATE = "-cert-v01@openssh.com"
-#: Number of fields of the public key in a certificate
-_KEY_FIELDS = {"ssh-ed25519": 1, "ecdsa-sha2-nistp": 2, "ssh-rsa": 2}
-#: Signature algorithms accepted from authorities: not SHA-1
-_SIGNATURES = frozenset(
-    ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
-    + ("rsa-sha2-256", "rsa-sha2-512")
-)
-_HOST_CERTIFICATE = 2
 
 
 class KnownKey(NamedTuple):
@@ -48,7 +42,7 @@ class KnownKey(NamedTuple):
 def known_keys(to: SSHHost) -> list[KnownKey]:
     """Load the keys for a host from known_hosts: its own, those of authorities, revoked ones.
 
-    Keys for the host without port are used if there are none for its port.
+    Keys for the host without port are used if its port has none.
 
     Raises
     ------
@@ -62,7 +56,7 @@ def known_keys(to: SSHHost) -> list[KnownKey]:
     return revoked + next((keys for keys in known if keys), [])
 
 
-def verify(to: SSHHost, key: "paramiko.PKey") -> str:
+def verify(to: SSHHost, key: paramiko.PKey) -> str:
     """Check a host's key and return the place of the line that vouches for it.
 
     Raises
@@ -72,36 +66,23 @@ def verify(to: SSHHost, key: "paramiko.PKey") -> str:
         one.
     """
     known = known_keys(to)
-    name, shown = to.key_names[0], key.asbytes()
-    blob = getattr(key.public_blob, "key_blob", None)
-    try:
-        certificate = None if blob is None else Certificate(blob)
-    except (ValueError, struct.error) as error:
-        raise HostKeyRefused(
-            f"{name} shows a certificate that cannot be read ({error}): ask who runs the host"
-        ) from error
-    for data in (shown, *([certificate.authority] if certificate else [])):
-        place = _revoked_by(to, known, data)
-        if place:
-            what = f"the key {key.fingerprint}"
-            if data is not shown:
-                what = f"a certificate of the key {_fingerprint(data)}"
-            raise HostKeyRefused(
-                f"{name} shows {what}, which is revoked ({place}): somebody may be listening in. "
-                "Ask who runs the host for its new key"
-            )
+    name = to.key_names[0]
+    _check_not_revoked(to, known, key, f"the key {key.fingerprint}")
     why_not = ""
-    if certificate is not None:
+    if key.public_blob is not None:
+        certificate, authority = _certificate(name, key.public_blob)
+        what = f"a certificate of the key {authority.fingerprint}"
+        _check_not_revoked(to, known, authority, what)
+        why_not = "by an authority that is not known"
         for each in known:
-            if each.marker == AUTHORITY and each.data == certificate.authority:
-                why_not = certificate.fault(to.principal)
+            if each.marker == AUTHORITY and each.data == authority.asbytes():
+                why_not = _fault(certificate, key.public_blob.key_blob, to.principal)
                 if not why_not:
                     return f"by a certificate of {each.place}"
-        why_not = why_not or "by an authority that is not known"
         why_not = f"; its certificate is of no use: it is {why_not}"
     own = [each for each in known if not each.marker]
     for each in own:
-        if each.data == shown:
+        if each.data == key.asbytes():
             return each.place
     if own:
         places = ", ".join(dict.fromkeys(each.place for each in own))
@@ -127,7 +108,7 @@ def preferred(to: SSHHost, algorithms: Iterable[str]) -> tuple[str, ...]:
         kinds |= {"rsa-sha2-512", "rsa-sha2-256"}
     certificates = []
     if any(key.marker == AUTHORITY for key in keys):
-        certificates = [f"{kind}{CERTIFICATE}" for kind in algorithms]
+        certificates = [f"{kind}-cert-v01@openssh.com" for kind in algorithms]
     return (*certificates, *sorted(algorithms, key=lambda kind: kind not in kinds))
 
 
@@ -148,10 +129,9 @@ def matches(patterns: str, name: str) -> bool:
 
 def _is_hash_of(pattern: str, name: str) -> bool:
     try:
-        salt, digest = (base64.b64decode(part) for part in pattern.split("|")[2:4])
-    except (ValueError, binascii.Error):
+        return paramiko.HostKeys.hash_host(name, pattern) == pattern
+    except (ValueError, AssertionError):  # no base64, no salt of 20 bytes
         return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, KnownKey]]:
@@ -173,101 +153,80 @@ def _entries(path: Path) -> Iterator[tuple[str, KnownKey]]:
         hosts, kind, encoded = fields[:3]
         try:
             data = base64.b64decode(encoded, validate=True)
-        except (ValueError, binascii.Error):
+        except ValueError:
             continue
         yield hosts, KnownKey(marker, kind, data, f"{path}, line {number}")
 
 
-def _revoked_by(to: SSHHost, known: Iterable[KnownKey], data: bytes) -> str:
-    """Return the place that revokes a key; empty if it is not revoked."""
-    for each in known:
-        if each.marker == REVOKED and each.data == data:
-            return each.place
-    if to.revoked is None:
-        return ""
+def _check_not_revoked(
+    to: SSHHost, known: Iterable[KnownKey], key: paramiko.PKey, what: str
+) -> None:
+    """Raise HostKeyRefused if a key is revoked, by known_hosts or by RevokedHostKeys."""
+    data = key.asbytes()
+    places = [each.place for each in known if each.marker == REVOKED and each.data == data]
+    if not places and to.revoked is not None and _is_listed(to.revoked, key):
+        places = [str(to.revoked)]
+    if places:
+        raise HostKeyRefused(
+            f"{to.key_names[0]} shows {what}, which is revoked ({places[0]}): somebody may be "
+            "listening in. Ask who runs the host for its new key"
+        )
+
+
+def _is_listed(path: Path, key: paramiko.PKey) -> bool:
+    """Return whether a file of revoked keys, as text or in ssh-keygen's format, has a key."""
     try:
-        listed = to.revoked.read_bytes()
+        listed = path.read_bytes()
     except OSError as error:
         raise RunDatabaseNotSet(
-            f"the file of revoked keys {to.revoked} cannot be read ({error.strerror}): check "
+            f"the file of revoked keys {path} cannot be read ({error.strerror}): check "
             "RevokedHostKeys in ssh's settings"
         ) from error
-    encoded = base64.b64encode(data)
+    encoded = base64.b64encode(key.asbytes())
     if not listed.startswith(b"SSHKRL\n\0"):
-        return str(to.revoked) if encoded in listed.split() else ""
-    size = int.from_bytes(data[:4], "big")
+        return encoded in listed.split()
     with tempfile.NamedTemporaryFile(suffix=".pub") as file:
-        file.write(data[4 : 4 + size] + b" " + encoded + b"\n")
+        file.write(key.get_name().encode() + b" " + encoded + b"\n")
         file.flush()
-        command = ["ssh-keygen", "-Q", "-f", str(to.revoked), file.name]
+        command = ["ssh-keygen", "-Q", "-f", str(path), file.name]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-    return str(to.revoked) if done.returncode else ""
+    return done.returncode != 0
 
 
-def _fingerprint(data: bytes) -> str:
-    digest = base64.b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
-    return f"SHA256:{digest}"
+def _certificate(name: str, public: Any) -> tuple[SSHCertificate, paramiko.PKey]:
+    """Return the certificate that a host shows, and the key that is said to have signed it."""
+    line = public.key_type.encode() + b" " + base64.b64encode(public.key_blob)
+    try:
+        certificate: Any = load_ssh_public_identity(line)
+        signer = certificate.signature_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        kind, encoded = signer.decode().split()
+        return certificate, paramiko.PKey.from_type_string(kind, base64.b64decode(encoded))
+    except (ValueError, UnsupportedAlgorithm, paramiko.SSHException) as error:
+        raise HostKeyRefused(
+            f"{name} shows a certificate that cannot be read ({error}): ask who runs the host"
+        ) from error
 
 
-class Certificate:
-    """Certificate of a host's key, see OpenSSH's PROTOCOL.certkeys."""
-
-    def __init__(self, blob: bytes):
-        import paramiko  # slow to import
-
-        message: Any = paramiko.Message(blob)
-        kind = message.get_text().removesuffix(CERTIFICATE)
-        message.get_string()  # nonce
-        fields = next((n for name, n in _KEY_FIELDS.items() if kind.startswith(name)), 0)
-        for _ in range(fields):
-            message.get_string()
-        message.get_int64()  # serial number
-        self._type = message.get_int()
-        message.get_string()  # key id
-        self._principals = _strings(message.get_string())
-        self._after, self._before = message.get_int64(), message.get_int64()
-        self._critical = message.get_string()
-        message.get_string()  # extensions
-        message.get_string()  # reserved
-        #: Key that has signed the certificate
-        self.authority: bytes = message.get_string()
-        self._signed = message.get_so_far()
-        self._signature = message.get_string()
-
-    def fault(self, host: str) -> str:
-        """Return why the certificate does not vouch for a host; empty if it does."""
-        now = time.time()
-        if self._type != _HOST_CERTIFICATE:
-            return "not one of a host"
-        if now < self._after:
-            return "not valid yet"
-        if now >= self._before:
-            return "expired"
-        if host not in [name.lower() for name in self._principals]:
-            return f"for {', '.join(self._principals) or 'no host'}, not {host}"
-        if self._critical:
-            return "restricted in a way that is not known"
-        return "" if self._is_signed() else "not signed by its authority"
-
-    def _is_signed(self) -> bool:
-        import paramiko  # slow to import
-
-        kind = paramiko.Message(self.authority).get_text()
-        algorithm = paramiko.Message(self._signature).get_text()
-        if algorithm not in _SIGNATURES:
-            return False
-        try:
-            key: Any = paramiko.PKey.from_type_string(kind, self.authority)
-            return bool(key.verify_ssh_sig(self._signed, paramiko.Message(self._signature)))
-        except (paramiko.SSHException, ValueError, TypeError):
-            return False
-
-
-def _strings(data: bytes) -> list[str]:
-    import paramiko  # slow to import
-
-    message = paramiko.Message(data)
-    found = []
-    while message.get_remainder():
-        found.append(message.get_text())
-    return found
+def _fault(certificate: SSHCertificate, blob: bytes, host: str) -> str:
+    """Return why a certificate does not vouch for a host; empty if it does."""
+    names = [each.decode(errors="replace").lower() for each in certificate.valid_principals]
+    if certificate.type != SSHCertificateType.HOST:
+        return "not one of a host"
+    if time.time() < certificate.valid_after:
+        return "not valid yet"
+    if time.time() >= certificate.valid_before:
+        return "expired"
+    if host not in names:
+        return f"for {', '.join(names) or 'no host'}, not {host}"
+    if certificate.critical_options:
+        return "restricted in a way that is not known"
+    authority = certificate.signature_key()
+    # The blob ends with the algorithm, the length of the signature in 4 bytes, and the signature
+    size = authority.key_size // 8 + 4 if isinstance(authority, RSAPublicKey) else 0
+    if size and blob[:-size].endswith(b"ssh-rsa"):
+        return "signed with SHA-1"
+    try:
+        certificate.verify_cert_signature()
+    except (InvalidSignature, ValueError):
+        return "not signed by its authority"
+    return ""

@@ -13,6 +13,7 @@ With `RunClaim` a job writes to its run document while it holds the lease of the
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import threading
@@ -44,6 +45,7 @@ STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
 _SEPARATOR = "/"
+_TAKEN = "it has been claimed by somebody else meanwhile"
 #: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = "submit-"
 #: While the run database is unreachable: time between two attempts, and between two log lines [s]
@@ -82,7 +84,7 @@ def claim(
     collection: Any,
     run_id: str | int,
     owner: str,
-    lifetime: float | None = None,
+    lifetime: float = LIFETIME,
     field: str = PROCESSING_CLAIM,
     instead_of: Mapping[str, Any] | None = None,
 ) -> bool:
@@ -97,7 +99,7 @@ def claim(
     owner
         Name of the owner, from `new_owner`.
     lifetime
-        Time until others may take the lease, unless it is renewed [s]; by default `LIFETIME`.
+        Time until others may take the lease, unless it is renewed [s].
     field
         Field of the document that the lease is in.
     instead_of
@@ -106,7 +108,7 @@ def claim(
     Raises
     ------
     RunNotFound
-        When there is no such run.
+        When the run does not exist.
     """
     from pymongo import ReturnDocument  # slow to import
 
@@ -116,7 +118,7 @@ def claim(
         "owner": owner,
         "host": documents.this_host(),
         "time": now,
-        "expires": now + timedelta(seconds=LIFETIME if lifetime is None else lifetime),
+        "expires": now + timedelta(seconds=lifetime),
     }
     may_take: list[Filter] = [documents.is_unclaimed(now, field), {f"{field}.owner": owner}]
     held = document.get(field)
@@ -138,14 +140,12 @@ def renew(
     collection: Any,
     run_id: str | int,
     owner: str,
-    lifetime: float | None = None,
+    lifetime: float = LIFETIME,
     field: str = PROCESSING_CLAIM,
 ) -> bool:
-    """Renew the lease of an owner; return False if it does not hold it (any more)."""
+    """Renew the lease of an owner, see `claim`; return False if the owner does not hold it."""
     _id = documents.id_of(collection, run_id)
-    end = documents.server_time(collection) + timedelta(
-        seconds=LIFETIME if lifetime is None else lifetime
-    )
+    end = documents.server_time(collection) + timedelta(seconds=lifetime)
     done = collection.update_one(
         {"_id": _id, f"{field}.owner": owner}, {"$set": {f"{field}.expires": end}}
     )
@@ -153,7 +153,7 @@ def renew(
 
 
 def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESSING_CLAIM) -> bool:
-    """Release the lease of an owner; return False if it did not hold it (any more)."""
+    """Release the lease of an owner; return False if the owner did not hold it."""
     done = collection.update_one(
         {"_id": documents.id_of(collection, run_id), f"{field}.owner": owner},
         {"$unset": {field: ""}},
@@ -164,20 +164,8 @@ def release(collection: Any, run_id: str | int, owner: str, field: str = PROCESS
 class Lease:
     """Lease of a run; when the owner must stop, `lost` is set and ``why_lost`` has the reason.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    run_id
-        Run.
-    purpose
-        Prefix of the owner's name.
-    field
-        Field of the document that the lease is in.
-    lifetime
-        Time until others may take the lease after this process dies [s]; by default `LIFETIME`.
-    on_loss
-        Called from another thread when the lease is lost.
+    Parameters are those of `claim`, a prefix of the owner's name (`purpose`), and a function that
+    another thread calls when the lease is lost (`on_loss`).
     """
 
     def __init__(
@@ -186,15 +174,14 @@ class Lease:
         run_id: str,
         purpose: str = "",
         field: str = PROCESSING_CLAIM,
-        lifetime: float | None = None,
+        lifetime: float = LIFETIME,
         on_loss: Callable[[], None] = lambda: None,
     ):
         self.owner = new_owner(purpose)
         self.lost = threading.Event()
         self.why_lost = ""
         self._collection, self._run_id, self._field = collection, run_id, field
-        self._lifetime = LIFETIME if lifetime is None else lifetime
-        self._on_loss = on_loss
+        self._lifetime, self._on_loss = lifetime, on_loss
         self._stop_at = 0.0
         self._ended = threading.Event()
 
@@ -211,13 +198,7 @@ class Lease:
         return True
 
     def check(self) -> bool:
-        """Renew the lease now, and return whether this owner still holds it.
-
-        Raises
-        ------
-        RunDatabaseError
-            When the run database cannot be queried.
-        """
+        """Renew the lease now, and return whether this owner still holds it."""
         if not self.lost.is_set():
             self._renew()
         return not self.lost.is_set()
@@ -257,7 +238,7 @@ class Lease:
         if is_ours:
             self._stop_at = began + STOP_AFTER * self._lifetime
         else:
-            self.lose("it has been claimed by somebody else meanwhile")
+            self.lose(_TAKEN)
 
     def _keep_renewing(self) -> None:
         said = ""
@@ -285,19 +266,11 @@ class Lease:
 
 @contextlib.contextmanager
 def held(
-    collection: Any,
-    document: Mapping[str, Any],
-    field: str = COPY_CLAIM,
-    lifetime: float | None = None,
+    collection: Any, document: Mapping[str, Any], lifetime: float = LIFETIME
 ) -> Iterator[Lease | None]:
-    """Hold the lease of a run in a with block; yield None if another owner has it.
+    """Hold the lease for copying or deleting a run; yield None if another owner has it.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When the document has neither number nor name.
-    RunDatabaseError
-        When the run database cannot be queried.
+    Raises InvalidRunDocument when the document has neither number nor name.
     """
     run_id = documents.name_of(document)
     if run_id is None:
@@ -305,7 +278,7 @@ def held(
             f"the document with _id {document.get('_id')!r} has neither number nor name: add the "
             "number of its run"
         )
-    lease = Lease(collection, run_id, field=field, lifetime=lifetime)
+    lease = Lease(collection, run_id, field=COPY_CLAIM, lifetime=lifetime)
     if not lease.acquire():
         yield None
         return
@@ -320,14 +293,9 @@ def new_owner(purpose: str = "") -> str:
 
     It begins with `purpose`, by default the name of this machine in run documents.
     """
-    parts = (
-        purpose or documents.this_host(),
-        _machine(),
-        os.getpid(),
-        _start(os.getpid()),
-        uuid.uuid4().hex,
-    )
-    return _SEPARATOR.join(map(str, parts))
+    pid = os.getpid()
+    process = (purpose or documents.this_host(), _machine(), str(pid), str(_start(pid)))
+    return _SEPARATOR.join((*process, uuid.uuid4().hex))
 
 
 def is_dead(owner: str) -> bool:
@@ -352,10 +320,7 @@ def _machine() -> str:
 
 
 def _start(pid: int) -> str | None:
-    """Return the start of a process [ticks since boot]; empty for a zombie.
-
-    None if /proc does not show it.
-    """
+    """Return the start of a process [ticks since boot]; empty for a zombie, None if hidden."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -388,31 +353,24 @@ class ClaimLost(AlreadyAtWork):
 class RunClaim:
     """Lease for processing a run, held in a with block, and the writes that need it.
 
-    When the lease is lost, `stop` is set and nothing more is written.
+    When the lease is lost, `stop` is set and nothing more is written. Methods raise ClaimLost then,
+    and RunDatabaseError when the run database stays unreachable for `patience` [s].
 
     Parameters
     ----------
-    collection
-        Collection of run documents.
-    run_id
-        Run.
+    collection, run_id, lifetime
+        As of `claim`.
     attempt
         Name of this attempt.
     stop
         Set when the lease is lost; when a signal sets it, waiting ends.
-    lifetime
-        Time until the lease ends after this process dies [s].
-    patience
-        Time for retries while the run database does not answer [s], unless the lease is lost first.
 
     Raises
     ------
     AlreadyAtWork
         When another process works on the run.
     RunNotFound
-        When there is no such run.
-    RunDatabaseError
-        When the run database cannot be reached.
+        When the run does not exist.
     """
 
     def __init__(
@@ -421,14 +379,14 @@ class RunClaim:
         run_id: str,
         attempt: str,
         stop: Stop,
-        lifetime: float | None = None,
+        lifetime: float = LIFETIME,
         patience: float = 0.0,
     ):
         self.attempt = attempt
         self._collection, self._run_id = collection, run_id
         self._stop, self.patience = stop, patience
         self._lease = Lease(
-            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._tell
+            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._set_stop
         )
         self.owner = self._lease.owner
 
@@ -455,12 +413,12 @@ class RunClaim:
         owner = str(claim.get("owner")) if isinstance(claim, Mapping) else OWNER_PREFIX
         if not owner.startswith(OWNER_PREFIX):
             raise AlreadyAtWork(
-                f"run {self._run_id} is processed by {claim.get('host')} already, as {owner} (that "
-                f"is so unless it is silent until {claim.get('expires')} UTC): left to that"
+                f"run {self._run_id} is processed by {claim.get('host')} already, as {owner} (its "
+                f"claim ends at {claim.get('expires')} UTC unless renewed): left to that process"
             )
         self._stop.event.wait(LOOK_EVERY)
 
-    def _tell(self) -> None:
+    def _set_stop(self) -> None:
         self._stop.reason = self._stop.reason or "the loss of its claim"
         self._stop.event.set()
 
@@ -474,88 +432,39 @@ class RunClaim:
         self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
 
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
-        """Set the status of the run, see `amstrax.rundb.documents.set_status`.
-
-        Raises
-        ------
-        ClaimLost
-            When another process works on the run now; nothing is changed then.
-        RunDatabaseError
-            When the run database cannot be reached for too long.
-        """
-        if not self._persist(
-            documents.set_status,
-            self._collection,
-            self._run_id,
-            status,
-            reason,
-            owner=self.owner,
-            **fields,
-        ):
-            self._lease.lose("it has been claimed by somebody else meanwhile")
-        self.check()
+        """Set the status of the run, see `amstrax.rundb.documents.set_status`."""
+        self._write(documents.set_status, status, reason, owner=self.owner, **fields)
 
     def record_failure(self, reason: str) -> int:
-        """Record that this attempt has failed, and return the number of failures.
-
-        Errors are those of `set_status`.
-        """
-        failures = self._persist(
-            documents.record_failure,
-            self._collection,
-            self._run_id,
-            reason,
-            self.attempt,
-            condition={"processing_claim.owner": self.owner},
-        )
-        if failures is None:
-            self._lease.lose("it has been claimed by somebody else meanwhile")
-        self.check()
-        return failures or 0
+        """Record that this attempt has failed, and return the number of failures."""
+        condition = {"processing_claim.owner": self.owner}
+        return self._write(documents.record_failure, reason, self.attempt, condition=condition)
 
     def set_target(
         self, target: str, status: str, is_online: bool, reason: str | None = None, **fields: Any
     ) -> None:
-        """Set the status of a target; unless it is running, add it with `fields` to the history.
-
-        Errors are those of `set_status`.
-        """
+        """Set the status of a target; unless it is running, add it with `fields` to the history."""
         self.check()
-        if not self._persist(
-            documents.set_target_status,
-            self._collection,
-            self._run_id,
-            target,
-            status,
-            is_online,
-            reason,
-            owner=self.owner,
-        ):
-            self._lease.lose("it has been claimed by somebody else meanwhile")
-        self.check()
+        self._write(
+            documents.set_target_status, target, status, is_online, reason, owner=self.owner
+        )
         if status != "running":
             more = fields if reason is None else {"reason": reason, **fields}
             self.add_history(f"target_{target}", status, is_online, **more)
 
     def add_history(self, action: str, status: str, is_online: bool, **fields: Any) -> None:
-        """Add to the history of the run, see `amstrax.rundb.documents.history_entry`.
-
-        Errors are those of `set_status`.
-        """
+        """Add to the history of the run, see `amstrax.rundb.documents.history_entry`."""
         self.check()
         entry = documents.history_entry(action, status, is_online, **fields)
         self._persist(documents.add_history, self._collection, self._run_id, entry)
 
     def add_data(self, entry: Mapping[str, Any]) -> None:
-        """Register data of the run.
-
-        Errors are those of `set_status`.
-        """
+        """Register data of the run."""
         self.check()
         self._persist(documents.add_data, self._collection, self._run_id, entry)
 
     def remove_tag(self, tag: str) -> None:
-        """Remove a tag from the run."""
+        """Remove a tag from the run, whether or not the lease is lost."""
         self._persist(documents.remove_tag, self._collection, self._run_id, tag)
 
     def check(self) -> None:
@@ -563,31 +472,33 @@ class RunClaim:
         if self._lease.lost.is_set():
             raise ClaimLost(f"run {self._run_id}: {self._lease.why_lost}: left to another process")
 
+    def _write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the result of a write; False or None mean that another owner has the lease."""
+        result = self._persist(function, self._collection, self._run_id, *args, **kwargs)
+        if result is None or result is False:
+            self._lease.lose(_TAKEN)
+        self.check()
+        return result
+
     def _persist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a function, again while the run database is unreachable, and return its result.
+        """Call an idempotent function, again while the run database is unreachable."""
+        warned = -math.inf
 
-        All functions called here are idempotent.
-        """
-        began = time.monotonic()
-        said = -SAY_EVERY
-        while True:
-            try:
-                return function(*args, **kwargs)
-            except (RunDatabaseUnreachable, LocalDatabaseError) as error:
-                self.check()
-                waited = time.monotonic() - began
-                if waited + PAUSE > self.patience or self._stop.event.is_set():
-                    raise
-                if waited - said >= SAY_EVERY:
-                    said = waited
-                    log.warning(
-                        "%s; trying again until %s UTC",
-                        error,
-                        _time_of_day(self.patience - waited),
-                    )
-                self._stop.event.wait(PAUSE)
+        def on_error(error: Exception, left: float) -> None:
+            nonlocal warned
+            self.check()
+            if self._stop.event.is_set():
+                raise error
+            if left and time.monotonic() - warned >= SAY_EVERY:
+                warned = time.monotonic()
+                end = datetime.fromtimestamp(time.time() + left, UTC)
+                log.warning("%s; trying again until %s UTC", error, f"{end:%Y-%m-%d %H:%M:%S}")
 
-
-def _time_of_day(seconds: float) -> str:
-    """Return the time of day after a number of seconds."""
-    return f"{datetime.fromtimestamp(time.time() + seconds, UTC):%Y-%m-%d %H:%M:%S}"
+        return connection.retry(
+            lambda: function(*args, **kwargs),
+            self.patience,
+            (RunDatabaseUnreachable, LocalDatabaseError),
+            pause=PAUSE,
+            wait=self._stop.event.wait,
+            on_error=on_error,
+        )

@@ -12,10 +12,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from amstrax import settings
 from amstrax.exceptions import RunDatabaseNotSet, RunDatabaseUnreachable
@@ -24,48 +23,31 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-#: Shortest timeout for ssh to read its configuration [s]
-_SHORTEST = 10.0
+_SHORTEST = 10.0  # timeout for ssh to read its configuration, at least [s]
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 @dataclass(frozen=True)
 class SSHHost:
-    """Connection parameters of the DAQ host.
+    """Connection parameters of the DAQ host; `config` has the settings of amstrax."""
 
-    Attributes
-    ----------
-    link
-        Settings of amstrax.
-    host, port, user
-        Address and user to connect with.
-    known_hosts
-        Files with host keys; the first is the user's own.
-    revoked
-        File with revoked keys, if any.
-    key_alias
-        Name of the host in known_hosts, if it differs.
-    identities
-        Private keys to log in with.
-    identities_only
-        Offer no other keys of the agent than these.
-    has_agent
-        Offer keys of the agent.
-    proxy
-        Command that provides the connection by its input and output; empty for none.
-    """
-
-    link: RunDatabase
+    config: RunDatabase
     host: str
     port: int
     user: str
+    #: Files with host keys; the first is the user's own
     known_hosts: tuple[Path, ...]
+    #: File with revoked keys
     revoked: Path | None = None
+    #: Name of the host in known_hosts, if it differs
     key_alias: str = ""
+    #: Private keys to log in with, and whether other keys of the agent, or any, are offered
     identities: tuple[Path, ...] = ()
     identities_only: bool = False
     has_agent: bool = True
+    #: Address family of the host: 0 for any
     family: int = 0
+    #: Command that provides the connection by its input and output; empty for none
     proxy: tuple[str, ...] = ()
 
     @property
@@ -82,108 +64,94 @@ class SSHHost:
         return self.key_names[-1]
 
 
-def destination(link: RunDatabase) -> SSHHost:
+def destination(config: RunDatabase) -> SSHHost:
     """Return the connection parameters of the DAQ host, by the settings of amstrax and of ssh.
 
-    Raises
-    ------
-    RunDatabaseUnreachable
-        When ssh does not answer in time.
-    RunDatabaseNotSet
-        When ssh cannot use its configuration, or it requires a feature that the tunnel lacks.
+    Raises RunDatabaseUnreachable when ssh does not answer in time, RunDatabaseNotSet when ssh
+    cannot use its configuration, or it requires a feature that the tunnel lacks.
     """
-    said = _ask_ssh(link)
-    if said is None:
-        return SSHHost(
-            link,
-            link.daq_host,
-            link.daq_port,
-            link.daq_user,
-            link.known_hosts,
-            identities=tuple(settings.in_home(key) for key in DEFAULT_KEYS),
-        )
+    said = _ask_ssh(config)
 
-    def first(name: str, default: str = "") -> str:
-        value = said.get(name, [default])[0]
+    def first(name: str) -> str:
+        value = said.get(name, [""])[0]
         return "" if value == "none" else value
 
-    host, port = first("hostname"), int(first("port", "22"))
-    user = link.daq_user if "DAQ_USER" in link.given else first("user")
+    host, port = first("hostname"), int(first("port"))
+    user = config.daq_user if "DAQ_USER" in config.given else first("user")
     tokens = {
         "%": "%",
         "h": host,
         "p": str(port),
         "r": user,
-        "n": link.daq_host,
+        "n": config.daq_host,
         "d": str(settings.in_home("~")),
         "u": settings.login_name(),
-        "k": first("hostkeyalias") or link.daq_host,
+        "k": first("hostkeyalias") or config.daq_host,
     }
-    known_hosts = link.known_hosts
-    if "DAQ_KNOWN_HOSTS" not in link.given:
-        known_hosts = tuple(
-            path
-            for name in ("userknownhostsfile", "globalknownhostsfile")
-            for path in _paths(_expand(first(name), tokens))
-        )
+    known_hosts = config.known_hosts
+    if "DAQ_KNOWN_HOSTS" not in config.given:
+        files = [first(f"{whose}knownhostsfile") for whose in ("user", "global")]
+        known_hosts = tuple(path for each in files for path in _paths(_expand(each, tokens)))
     revoked = first("revokedhostkeys")
+    identities = [key for key in said.get("identityfile", ()) if key != "none"]
     return SSHHost(
-        link,
+        config,
         host,
         port,
         user,
-        known_hosts or link.known_hosts,
+        known_hosts or config.known_hosts,
         revoked=settings.expanded(revoked) if revoked else None,
         key_alias=first("hostkeyalias"),
-        identities=tuple(
-            settings.expanded(_expand(key, tokens))
-            for key in said.get("identityfile", ())
-            if key != "none"
-        ),
+        identities=tuple(settings.expanded(_expand(key, tokens)) for key in identities),
         identities_only=first("identitiesonly") == "yes",
         has_agent=said.get("identityagent") != ["none"],
         family=_FAMILIES.get(first("addressfamily"), 0),
-        proxy=_proxy(link, first("proxyjump"), first("proxycommand"), tokens, first),
+        proxy=_proxy(config, first, tokens),
     )
 
 
-def _ask_ssh(link: RunDatabase) -> dict[str, list[str]] | None:
-    """Return ssh's settings for the DAQ host, by name; None if ssh is not available."""
-    config = link.ssh_config
+def _ask_ssh(config: RunDatabase) -> dict[str, list[str]]:
+    """Return ssh's settings for the DAQ host, by name; those of amstrax if ssh is not available."""
+    own = {
+        "hostname": [config.daq_host],
+        "port": [str(config.daq_port)],
+        "user": [config.daq_user],
+        "identityfile": [str(settings.in_home(key)) for key in DEFAULT_KEYS],
+    }
     ssh = shutil.which("ssh")
     if ssh is None:
-        if (config or settings.in_home("~/.ssh/config")).exists():
-            log.warning("ssh is not installed: its settings for %s are not used", link.daq_host)
-        return None
-    command = [ssh, "-G", *_config_option(link)]
-    if "DAQ_PORT" in link.given:
-        command += ["-p", str(link.daq_port)]
-    if "DAQ_USER" in link.given:
-        command += ["-l", link.daq_user]
-    where = config or "~/.ssh/config"
+        if (config.ssh_config or settings.in_home("~/.ssh/config")).exists():
+            log.warning("ssh is not installed: its settings for %s are not used", config.daq_host)
+        return own
+    command = [ssh, "-G", *_config_option(config)]
+    if "DAQ_PORT" in config.given:
+        command += ["-p", str(config.daq_port)]
+    if "DAQ_USER" in config.given:
+        command += ["-l", config.daq_user]
+    where = config.ssh_config or "~/.ssh/config"
     try:
         done = subprocess.run(
-            [*command, "--", link.daq_host],
+            [*command, "--", config.daq_host],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=max(link.timeout / 4, _SHORTEST),
+            timeout=max(config.timeout / 4, _SHORTEST),
         )
     except subprocess.TimeoutExpired as error:
         raise RunDatabaseUnreachable(
-            f"ssh does not say in time how to reach {link.daq_host!r}: check Match exec and "
+            f"ssh does not say in time how to reach {config.daq_host!r}: check Match exec and "
             f"CanonicalizeHostname in {where}, or try again later"
         ) from error
     except ValueError as error:
-        raise RunDatabaseNotSet(f"no host {link.daq_host!r} ({error}): check DAQ_HOST") from error
+        raise RunDatabaseNotSet(f"no host {config.daq_host!r} ({error}): check DAQ_HOST") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         if "No user exists for uid" in reason:
             log.warning("ssh cannot be asked for its settings (%s): they are not used", reason)
-            return None
+            return own
         raise RunDatabaseNotSet(
-            f"ssh cannot use its settings for {link.daq_host!r} ({reason[:100]}): check DAQ_HOST "
+            f"ssh cannot use its settings for {config.daq_host!r} ({reason[:100]}): check DAQ_HOST "
             f"and {where}"
         )
     said: dict[str, list[str]] = {}
@@ -193,30 +161,30 @@ def _ask_ssh(link: RunDatabase) -> dict[str, list[str]] | None:
     return said
 
 
-def _config_option(link: RunDatabase) -> list[str]:
-    return [] if link.ssh_config is None else ["-F", str(link.ssh_config)]
+def _config_option(config: RunDatabase) -> list[str]:
+    return [] if config.ssh_config is None else ["-F", str(config.ssh_config)]
 
 
 def _proxy(
-    link: RunDatabase, jump: str, command: str, tokens: Mapping[str, str], first: Any
+    config: RunDatabase, first: Callable[[str], str], tokens: Mapping[str, str]
 ) -> tuple[str, ...]:
     if first("proxyusefdpass") == "yes":
         raise RunDatabaseNotSet(
-            f"ssh's settings for {link.daq_host} have ProxyUseFdpass, which the tunnel cannot do: "
-            "use ProxyJump"
+            f"ssh's settings for {config.daq_host} have ProxyUseFdpass, which the tunnel cannot "
+            "do: use ProxyJump"
         )
-    if jump:
-        *others, last = jump.split(",")
+    if first("proxyjump"):
+        *others, last = first("proxyjump").split(",")
         return (
             "ssh",
-            *_config_option(link),
+            *_config_option(config),
             *("-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"),
             *(("-J", ",".join(others)) if others else ()),
             *("-W", f"[{tokens['h']}]:{tokens['p']}"),
             *("--", last if last.startswith("ssh://") else f"ssh://{last}"),
         )
-    if command:
-        return "/bin/sh", "-c", f"exec {_expand(command, tokens)}"
+    if first("proxycommand"):
+        return "/bin/sh", "-c", f"exec {_expand(first('proxycommand'), tokens)}"
     return ()
 
 
@@ -253,7 +221,7 @@ class ProxySocket(socket.socket):
         ours, theirs = socket.socketpair()
         super().__init__(fileno=ours.detach())
         self._owner = os.getpid()
-        self._said: list[bytes] = []
+        self._last_line = b""
         with theirs:
             self._process = subprocess.Popen(
                 command,
@@ -269,8 +237,7 @@ class ProxySocket(socket.socket):
     def reason(self) -> str:
         """Return the last line of the command's error output, once it has ended."""
         self._reader.join(1)
-        lines = b"".join(self._said).decode(errors="replace").strip().splitlines()
-        return lines[-1][:120] if lines else ""
+        return self._last_line.decode(errors="replace").strip()[:120]
 
     def close(self) -> None:
         """Close the connection and end the command; a child process only drops it."""
@@ -282,5 +249,5 @@ class ProxySocket(socket.socket):
         assert self._process.stderr is not None
         with self._process.stderr as errors:
             for line in errors:
-                self._said = [*self._said[-9:], line]
+                self._last_line = line if line.strip() else self._last_line
         self._process.wait()

@@ -1,16 +1,15 @@
 """Import and export run documents as JSON of MongoDB's tools, and register live-data folders.
 
-Dates, ids and similar values are in MongoDB's extended JSON, such as ``{"$date":
-"2024-01-02T03:04:05Z"}``, in the relaxed form of ``mongoexport``: one document per line, or all in
-an array.
+Dates, ids and similar values are in the relaxed extended JSON of ``mongoexport``, such as
+``{"$date": "2024-01-02T03:04:05Z"}``: one document per line, or all in an array.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from amstrax import rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
@@ -19,7 +18,7 @@ from amstrax.rundb import documents
 log = logging.getLogger(__name__)
 
 STDIO = "-"
-#: Number of documents sent at once
+#: Documents sent at once
 _BATCH = 200
 #: Largest file that is imported [bytes], since it is held in memory
 _MOST_BYTES = 2**31
@@ -35,11 +34,8 @@ def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
 def documents_in(path: str) -> list[dict[str, Any]]:
     """Load the documents in a file, ``"-"`` for standard input.
 
-    Raises
-    ------
-    InvalidRunDocument
-        When the file cannot be read, or contains something else than run documents; the message
-        names the line.
+    A file that cannot be read, or contains something else than run documents, raises
+    `InvalidRunDocument` with the line.
     """
     place = "standard input" if path == STDIO else strict_json.place_of(path)
     if path == STDIO:
@@ -50,22 +46,20 @@ def documents_in(path: str) -> list[dict[str, Any]]:
     else:
         text = strict_json.read_text(path, InvalidRunDocument, _MOST_BYTES)
     found = _parsed(text, place)
-    for i, (document, where) in enumerate(found):
+    for i, (document, where) in enumerate(found, 1):
         if not isinstance(document, dict):
-            raise InvalidRunDocument(
-                f"{where}: document {i + 1} is not an object: nothing is imported"
-            )
+            raise InvalidRunDocument(f"{where}: document {i} is not an object: nothing is imported")
         try:
             documents.new_document(document)
         except InvalidRunDocument as error:
             raise InvalidRunDocument(
-                f"{where}: document {i + 1}: {error}: nothing is imported"
+                f"{where}: document {i}: {error}: nothing is imported"
             ) from None
     return [document for document, _ in found]
 
 
 def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
-    """Return each document, with where it is."""
+    """Return each document, with its place."""
     from bson import json_util  # slow to import
 
     def parse(part: str, line: int = 1) -> Any:
@@ -87,14 +81,7 @@ def import_documents(
 ) -> tuple[int, int]:
     """Add run documents; return the number added and the number that existed already.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    new
-        Documents; existing runs are not changed.
-    replace
-        Replace existing documents.
+    Existing runs are not changed, unless `replace`.
     """
     known = set()
     for there in documents.read(collection, {}, ["name", "number"]):
@@ -142,24 +129,26 @@ def export_documents(found: Iterable[Mapping[str, Any]], path: str) -> int:
     The file is complete or, after a failure, unchanged.
     """
     if path == STDIO:
-        return sum(1 for _ in _write(found, sys.stdout))
+        return _write(found, sys.stdout)
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            count = sum(1 for _ in _write(found, file))
+        with temporary.open("w", encoding="utf-8") as file:
+            count = _write(found, file)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(target)
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return count
 
 
-def _write(found: Iterable[Mapping[str, Any]], file: Any) -> Iterator[None]:
+def _write(found: Iterable[Mapping[str, Any]], file: TextIO) -> int:
+    count = 0
     for document in found:
-        file.write(to_json(document) + "\n")
-        yield
+        file.write(f"{to_json(document)}\n")
+        count += 1
+    return count
 
 
 def add_live(collection: Any, folder: Path, document_file: Path | None = None) -> str:
@@ -173,37 +162,29 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
     collection
         Collection of run documents.
     folder
-        Folder of the run, such as ``live_data/006724``.
+        Folder of the run, such as ``live_data/006724``; a missing one raises `LiveDataNotFound`.
     document_file
-        File with the run document; by default ``rundoc_RUN_ID.json`` next to the folder.
-
-    Raises
-    ------
-    LiveDataNotFound
-        When the folder does not exist.
-    InvalidRunDocument
-        When a document is needed, and is missing or invalid.
+        File with the run document; by default ``rundoc_RUN_ID.json`` next to the folder. A needed
+        document that is missing or invalid raises `InvalidRunDocument`.
     """
     folder = settings.expanded(folder).absolute()
     if not folder.is_dir():
         raise LiveDataNotFound(f"no folder {folder}: give that of a run, as LIVE_FOLDER/006724")
     run_id = rundoc.check_run_name(folder.name)
-    beside = folder.with_name(f"rundoc_{run_id}.json")
     is_new = not any(collection.find_one(f, ["_id"]) for f in documents.run_filters(run_id))
     if is_new or document_file is not None:
-        source = document_file or beside
+        source = document_file or folder.with_name(f"rundoc_{run_id}.json")
         if document_file is None and not source.is_file():
             raise InvalidRunDocument(
-                f"run {run_id} is not in the run database, and there is no {source} with its "
-                "document: give one with --rundoc"
+                f"run {run_id} is not in the run database, and {source} with its document is "
+                "missing: give one with --rundoc"
             )
         is_new = documents.add_run(collection, _named(source, run_id))
     entry = {"type": "live", "host": documents.this_host(), "location": str(folder.parent)}
     has_new_data = documents.add_data(collection, run_id, entry)
-    what = "added" if is_new else "was there"
-    return f"run {run_id} {what}, its live data in {folder.parent} " + (
-        "is new" if has_new_data else "was known"
-    )
+    run = "added" if is_new else "was there"
+    data = "is new" if has_new_data else "was known"
+    return f"run {run_id} {run}, its live data in {folder.parent} {data}"
 
 
 def _named(source: Path, run_id: str) -> dict[str, Any]:
@@ -214,12 +195,12 @@ def _named(source: Path, run_id: str) -> dict[str, Any]:
     [document] = found
     if documents.name_of(document) != run_id:
         log.warning(
-            "the document in %s is of run %s: it is added as that of run %s, as its folder is",
+            "the document in %s is of run %s: it is added as run %s, the name of its folder",
             source,
             documents.name_of(document),
             run_id,
         )
-        # That of the other run
+        # The _id of the other run
         document.pop("_id", None)
     number = documents.number_of({"number": run_id})
     document |= {"name": run_id} | ({} if number is None else {"number": number})

@@ -1,21 +1,20 @@
-"""A detector to try things on: simulated live data, as redax writes it, with the truth beside it.
+"""Simulated runs: live data as redax writes it, and the truth.
 
-The steps from energy deposits to files are functions in modules of their own: `sources` (what
-happens in the xenon), `yields` (photons and electrons), `electrons` (drift), `light` (S1 and S2
-photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` (pulses and fragments),
-`writer` (files). All numbers are those of a `Detector`.
+The steps are `sources` (energy deposits), `yields` (photons and electrons), `light` (drift, S1 and
+S2 photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` (pulses and
+fragments) and `writer` (files). All numbers are those of a `Detector`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
     "DETECTORS": "detector",
     "Detector": "detector",
     "SOURCES": "sources",
-    "TRUTH_DTYPE": "truth",
+    "TRUTH_DTYPE": "writer",
     "load_options": "run",
-    "load_truth": "truth",
+    "load_truth": "writer",
     "match_peaks": "matching",
     "match_truth": "matching",
     "simulate": "run",

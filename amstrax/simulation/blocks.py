@@ -1,4 +1,4 @@
-"""A simulated run: all steps in order, block by block of time."""
+"""Simulation of a run in memory: all steps in order, block by block of time."""
 
 import logging
 import math
@@ -9,66 +9,41 @@ from typing import NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, electrons, light, sensors, sources, yields
+from amstrax.simulation import digitizer, light, sensors, sources, yields
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.truth import TRUTH_DTYPE
+from amstrax.simulation.writer import TRUTH_DTYPE
 
 log = logging.getLogger(__name__)
 
-BLOCK = 500_000_000  # so much time is simulated at once [ns]
-_EDGE = 100_000  # nothing happens so close to the start of a run [ns]
-_EARLY = 1_000  # no light reaches a sensor so long before its event [ns]
+BLOCK = 500_000_000  # length of a block [ns]
+_EDGE = 100_000  # time without events at the start of a run [ns]
+_EARLY = 1_000  # most time of a signal before its event [ns]
 MOST_LIGHT = 50_000.0  # rate of events above which pulses would hardly ever end [Hz]
 
 
 class Block(NamedTuple):
-    """What a stretch of time has given."""
+    """Data of a stretch of time, with times from the start of the run."""
 
-    records: np.ndarray  # fragments of `strax.raw_record_dtype`, in time from the start of the run
-    truth: np.ndarray  # rows of `TRUTH_DTYPE`, likewise
-    complete_until: float  # all fragments that start before this [ns] are there
+    records: np.ndarray  # fragments of `strax.raw_record_dtype`
+    truth: np.ndarray  # rows of `TRUTH_DTYPE`
+    complete_until: float  # no later block has fragments that start before this [ns]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is simulated: a detector, a source before it, for how long.
-
-    Parameters
-    ----------
-    detector
-        The detector.
-    source
-        Name of a source, one of `sources.SOURCES`.
-    rate
-        Events in the xenon [Hz].
-    duration
-        Length of the run [s].
-    seed
-        The same seed gives the same run.
-    energy_range
-        Lowest and highest energy [keV], for the source ``flat``.
-    occupancy
-        Mean number of photoelectrons of a PMT in a flash, for LED runs.
-    yields
-        Model of the yields, one of `yields.MODELS`.
-
-    Raises
-    ------
-    InvalidOption
-        For values that make no sense.
-    """
+    """Settings of a simulated run."""
 
     detector: Detector
-    source: str = "kr83m"
-    rate: float = 5.0
-    duration: float = 60.0
-    seed: int = 0
-    energy_range: tuple[float, float] | None = None
-    occupancy: float = 0.1
-    yields: str = "nest"
+    source: str = "kr83m"  #: one of `sources.SOURCES`
+    rate: float = 5.0  #: of events in the xenon [Hz]
+    duration: float = 60.0  #: of the run [s]
+    seed: int = 0  #: the same seed gives the same run
+    energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
+    occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
+    yields: str = "nest"  #: one of `yields.MODELS`
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Raise InvalidOption for impossible values."""
         found = sources.source(self.source, self.energy_range)
         if not 0 <= self.rate <= MOST_LIGHT:
             raise InvalidOption(f"the rate cannot be {self.rate} Hz: take 0 to {MOST_LIGHT:.0f}")
@@ -85,13 +60,11 @@ class Settings:
                 f"yields cannot come from {self.yields!r}: take one of {', '.join(yields.MODELS)}"
             )
         if found.model is None and self.detector.led_context is None:
-            raise InvalidOption(
-                f"there are no LED runs of {self.detector.name}: take another source"
-            )
+            raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
 
     @property
     def is_led(self) -> bool:
-        """Is this an LED calibration run?"""
+        """Whether this is an LED calibration run."""
         return sources.SOURCES[self.source].model is None
 
     @property
@@ -103,10 +76,7 @@ class Settings:
 def blocks(settings: Settings) -> Iterator[Block]:
     """Simulate a run, block by block; memory does not grow with its length.
 
-    Raises
-    ------
-    NotAvailable
-        At once, without nestpy, when the yields come from it.
+    Raises NotAvailable at once when nestpy is missing and the yields come from it.
     """
     seeds = np.random.SeedSequence(settings.seed)
     if settings.is_led:
@@ -129,15 +99,15 @@ def _xenon_blocks(
         n_events += len(truth)
         board.add(signals)
         is_last = stop == end
-        # Light of the next block may come a little before it, by the spread in time
+        # The spread in time can move light of the next block before its start
         pulses = board.digitize(math.inf if is_last else stop - _EARLY)
         records = digitizer.fragments(pulses, detector)
         records = records[records["time"] < end]
         yield Block(records, truth, end if is_last else board.complete_until)
     if board.lost_pulses:
         log.warning(
-            "%d pulses were lost because the digitizer's memory was full: the rate of data is over "
-            "what it can send",
+            "%d pulses were lost because the memory of the digitizer was full: the rate of data is "
+            "higher than it can send",
             board.lost_pulses,
         )
 
@@ -145,24 +115,24 @@ def _xenon_blocks(
 def _signals(
     settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
 ) -> tuple[sensors.Signals, np.ndarray]:
-    """Return the signals of what happens from `start` to `stop`, and the truth of the events."""
+    """Return the signals and the truth of the events from `start` to `stop`."""
     detector = settings.detector
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
     times = sources.event_times(rng, settings.rate, start, min(stop, last))
-    what = sources.source(settings.source, settings.energy_range)
-    deposits, external = sources.deposits(rng, what, times, detector)
+    source = sources.source(settings.source, settings.energy_range)
+    deposits, external = sources.deposits(rng, source, times, detector)
     photons, freed = model.quanta(rng, deposits)
-    drift = electrons.drift_times(deposits.z, detector)
-    in_gas = electrons.extracted(rng, electrons.surviving(rng, freed, drift, detector), detector)
+    drift = light.drift_times(deposits.z, detector)
+    in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
     s1 = light.s1_photoelectrons(rng, deposits, photons, detector)
     s2 = light.s2_photoelectrons(
         rng,
-        electrons.arrival_times(rng, deposits.time, drift, in_gas, detector),
+        light.arrival_times(rng, deposits.time, drift, in_gas, detector),
         in_gas,
         deposits.event,
-        electrons.mean_positions(rng, deposits.x, drift, in_gas, detector),
-        electrons.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        light.mean_positions(rng, deposits.x, drift, in_gas, detector),
+        light.mean_positions(rng, deposits.y, drift, in_gas, detector),
         detector,
     )
     all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))
@@ -222,7 +192,7 @@ def _truth(
 def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[Block]:
     detector, end = settings.detector, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
-    # Flashes come evenly, and the first one after an interval
+    # The first flash is an interval after the start
     interval = round(1e9 / detector.led_rate / detector.dt)  # [samples]
     last = (end - detector.led_samples * detector.dt) // detector.dt
     for start in range(0, end, BLOCK):

@@ -1,15 +1,30 @@
-"""The numbers of the detectors that are simulated: one frozen dataclass, with values for each."""
+"""The numbers of simulated detectors: a frozen dataclass, with values for each."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from immutabledict import immutabledict
 
+from amstrax import _legacy
 from amstrax.common import XAMS_VOLUME, XAMSL_VOLUME
 from amstrax.exceptions import InvalidOption, did_you_mean
+
+T = TypeVar("T")
+
+
+class _Bound(NamedTuple):
+    """Bound of a number, or of each of a list of numbers."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+Positive = Annotated[T, _Bound("it must be above 0", lambda value: value > 0)]
+NotNegative = Annotated[T, _Bound("it must not be negative", lambda value: value >= 0)]
+Share = Annotated[T, _Bound("it is a share: 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 @dataclass(frozen=True)
@@ -17,11 +32,11 @@ class Detector:
     """A dual-phase time projection chamber with its sensors and digitizer.
 
     Lengths are in mm, times in ns, energies in keV, areas in ADC counts x samples, heights in ADC
-    counts. z is 0 at the gate and negative below. A comment says where a default comes from;
-    "assumed" are round numbers for which there is no measurement among the project's data.
+    counts. z is 0 at the gate and negative below. Comments name the source of each default;
+    "assumed" are round numbers without a measurement in the project's data.
     """
 
-    # --- what it is
+    # --- identity
     name: str = "xams"
     context: str = "xams"  # context of amstrax that processes its runs
     led_context: str | None = "xams_led"
@@ -29,39 +44,42 @@ class Detector:
 
     # --- the drift volume
     # Sources are in amstrax.common; drift times are to the middle of the S2's light
-    radius: float = XAMS_VOLUME.radius
-    gate_cathode_distance: float = XAMS_VOLUME.depth
-    drift_time_gate: float = float(XAMS_VOLUME.drift_time_gate)
+    radius: Positive[float] = XAMS_VOLUME.radius
+    gate_cathode_distance: Positive[float] = XAMS_VOLUME.depth
+    drift_time_gate: Positive[float] = float(XAMS_VOLUME.drift_time_gate)
     drift_time_cathode: float = float(XAMS_VOLUME.drift_time_cathode)
-    electron_lifetime: float = 30_000.0  # default of the option elife (corrected_areas)
-    diffusion_longitudinal: float = 2.6e-6  # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
-    diffusion_transverse: float = 5.5e-6  # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
-    drift_field: float = 500.0  # [V/cm], for the yields; assumed
-    xenon_density: float = 2.86  # [g/cm^3] at 177 K, NIST
+    electron_lifetime: Positive[float] = 30_000.0  # default of the option elife (corrected_areas)
+    # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
+    diffusion_longitudinal: NotNegative[float] = 2.6e-6
+    # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
+    diffusion_transverse: NotNegative[float] = 5.5e-6
+    drift_field: Positive[float] = 500.0  # [V/cm], for the yields; assumed
+    xenon_density: Positive[float] = 2.86  # [g/cm^3] at 177 K, NIST
 
     # --- scintillation: decay times, and the share of light from singlets
     # A. Hitachi et al., PRB 27 (1983) 5279: intensity ratio 0.05 for electrons, 0.45 for alphas
-    singlet_time: float = 2.2
-    triplet_time: float = 27.0
-    singlet_share_electrons: float = 0.05 / 1.05
-    singlet_share_alphas: float = 0.45 / 1.45
+    singlet_time: Positive[float] = 2.2
+    triplet_time: Positive[float] = 27.0
+    singlet_share_electrons: Share[float] = 0.05 / 1.05
+    singlet_share_alphas: Share[float] = 0.45 / 1.45
 
     # --- S1 light
-    photon_detection: float = 0.10  # photoelectrons per photon, mean over z; assumed
+    g1: Share[float] = 0.10  # photoelectrons per photon, mean over z; assumed
     # Relative S1 light at depth z is a + b z: default of s1_naive_z_correction (corrected_areas)
     s1_light_at_gate: float = 700.0
     s1_light_slope: float = -7.69  # [1/mm]
-    s1_share_top_gate: float = 0.25  # share of S1 light in the top PMTs for z = 0; assumed
-    s1_share_top_cathode: float = 0.10  # and at the cathode; assumed
-    s1_position_contrast: float = (
-        0.3  # 1: top PMTs share S1 light like S2 light, 0: evenly; assumed
-    )
+    # share of S1 light in the top PMTs for z = 0; assumed
+    s1_area_fraction_top_gate: Share[float] = 0.25
+    s1_area_fraction_top_cathode: Share[float] = 0.10  # and at the cathode; assumed
+    # 1: top PMTs share S1 light like S2 light, 0: evenly; assumed
+    s1_position_contrast: Share[float] = 0.3
 
     # --- S2 light
-    extraction_efficiency: float = 0.95  # at 5 kV/cm in the liquid; assumed
-    photoelectrons_per_electron: float = 10.0  # in all PMTs of the TPC; assumed
-    gas_transit_time: float = 2_000.0  # an electron gives light for so long; 5 mm at 2.5 mm/us
-    s2_share_top: float = 0.5  # assumed
+    extraction_efficiency: Share[float] = 0.95  # at 5 kV/cm in the liquid; assumed
+    se_gain: Positive[float] = 10.0  # in all PMTs of the TPC; assumed
+    # an electron gives light for so long; 5 mm at 2.5 mm/us
+    gas_transit_time: Positive[float] = 2_000.0
+    s2_area_fraction_top: Share[float] = 0.5  # assumed
     # x and y as a polynomial of the share of light in one half of the top PMTs: default of
     # pos_rec_params (peak_positions), a fit to the lab's data. The model uses its inverse.
     position_polynomials: tuple[tuple[float, ...], ...] = (
@@ -73,76 +91,80 @@ class Detector:
     bottom_channels: tuple[int, ...] = (0,)
     top_channels: tuple[int, ...] = (1, 2, 3, 4)
     # Mean area of a photoelectron, by channel from 0: 1 / published gain_to_pe_array_v0.json
-    photoelectron_areas: tuple[float, ...] = (125.4, 166.9, 141.5, 155.2, 142.2)
-    double_photoelectron: float = 0.2  # C. Faham et al., JINST 10 (2015) P09010, for VUV light
-    photoelectron_spread: float = 0.35  # standard deviation / mean of the full-size ones; assumed
-    photoelectron_small: float = 0.05  # share with an exponential spectrum of small ones; assumed
-    photoelectron_small_size: float = 0.35  # their mean / mean of the full-size ones; assumed
-    transit_time_spread: float = 1.5  # standard deviation; assumed
-    pmt_rise: float = 9.0  # standard deviation of the Gaussian of a pulse; about that of run 100001
-    pmt_fall: float = 6.0  # decay time of the exponential that it is convolved with; assumed
-    afterpulse_probability: float = 0.005  # per photoelectron; assumed
+    photoelectron_areas: Positive[tuple[float, ...]] = (125.4, 166.9, 141.5, 155.2, 142.2)
+    dpe_probability: Share[float] = 0.2  # C. Faham et al., JINST 10 (2015) P09010, for VUV light
+    # standard deviation / mean of the full-size ones; assumed
+    photoelectron_spread: NotNegative[float] = 0.35
+    # share with an exponential spectrum of small ones; assumed
+    photoelectron_small: Share[float] = 0.05
+    # their mean / mean of the full-size ones; assumed
+    photoelectron_small_size: Positive[float] = 0.35
+    transit_time_spread: NotNegative[float] = 1.5  # standard deviation; assumed
+    # standard deviation of the Gaussian of a pulse; about that of run 100001
+    pmt_rise: Positive[float] = 9.0
+    # decay time of the exponential that it is convolved with; assumed
+    pmt_fall: Positive[float] = 6.0
+    afterpulse_probability: Share[float] = 0.005  # per photoelectron; assumed
     # Mean delay, its standard deviation, share: helium and heavier ions; assumed
     afterpulse_delays: tuple[tuple[float, float, float], ...] = (
         (500.0, 60.0, 0.4),
         (1_800.0, 250.0, 0.6),
     )
-    dark_rate: float = 30.0  # [Hz] per PMT, cold; assumed
+    dark_rate: NotNegative[float] = 30.0  # [Hz] per PMT, cold; assumed
 
-    # --- NaI detector beside the TPC; None: there is none
+    # --- NaI detector next to the TPC; None: without
     external_channel: int | None = 5
-    external_area_per_kev: float = 56.2  # 1 / published gain of channel 5
-    external_resolution: float = 0.035  # standard deviation / mean at 511 keV: usual for NaI
-    external_delay: float = 40.0  # after the TPC's light: cables; the lab looks up to 100 ns late
-    external_rise: float = 15.0  # as pmt_rise
-    external_fall: float = 230.0  # decay time of NaI(Tl), Saint-Gobain data sheet
-    external_acceptance: float = 0.3  # share of 511-keV pairs whose partner it sees; assumed
-    external_photopeak: float = 0.6  # share of these with all of the energy; assumed
-    external_rate: float = 20.0  # [Hz] of background in it; assumed
-    external_max_energy: float = 1_500.0  # end of that background, flat from 30 keV; assumed
+    external_area_per_kev: Positive[float] = 56.2  # 1 / published gain of channel 5
+    # standard deviation / mean at 511 keV: usual for NaI
+    external_resolution: NotNegative[float] = 0.035
+    # after the TPC's light: cables; the lab looks up to 100 ns late
+    external_delay: NotNegative[float] = 40.0
+    external_rise: Positive[float] = 15.0  # as pmt_rise
+    external_fall: Positive[float] = 230.0  # decay time of NaI(Tl), Saint-Gobain data sheet
+    external_acceptance: Share[float] = 0.3  # share of 511-keV pairs whose partner it sees; assumed
+    external_photopeak: Share[float] = 0.6  # share of these with all of the energy; assumed
+    external_rate: NotNegative[float] = 20.0  # [Hz] of background in it; assumed
+    # end of that background, flat from 30 keV; assumed
+    external_max_energy: Positive[float] = 1_500.0
 
-    # --- SiPM in the TPC, of positive polarity; None: there is none
+    # --- SiPM in the TPC, of positive polarity; None: without
     sipm_channel: int | None = 6
-    sipm_share: float = 0.01  # of the light that the PMTs see; assumed
-    sipm_area: float = 60.0  # mean area of a photoelectron; assumed
-    sipm_spread: float = 0.08  # standard deviation / mean of it; assumed
-    sipm_crosstalk: float = 0.15  # probability that an avalanche starts another; assumed
-    sipm_dark_rate: float = 100.0  # [Hz], cold; assumed
-    sipm_rise: float = 8.0  # as pmt_rise
-    sipm_fall: float = 80.0  # recharging of a cell; assumed
+    sipm_share: Share[float] = 0.01  # of the light that the PMTs see; assumed
+    sipm_area: Positive[float] = 60.0  # mean area of a photoelectron; assumed
+    sipm_spread: NotNegative[float] = 0.08  # standard deviation / mean of it; assumed
+    sipm_crosstalk: Share[float] = 0.15  # probability that an avalanche starts another; assumed
+    sipm_dark_rate: NotNegative[float] = 100.0  # [Hz], cold; assumed
+    sipm_rise: Positive[float] = 8.0  # as pmt_rise
+    sipm_fall: Positive[float] = 80.0  # recharging of a cell; assumed
 
     # --- digitizer
-    dt: int = 10  # V1724: 100 MHz
-    adc_bits: int = 14
+    dt: Positive[int] = 10  # V1724: 100 MHz
+    adc_bits: Positive[int] = 14
     # Channel by channel from 0; those of run 100001, and low for the SiPM that goes up
-    baselines: tuple[float, ...] = (
-        15_800.0,
-        15_837.0,
-        15_874.0,
-        15_911.0,
-        15_948.0,
-        15_985.0,
-        400.0,
-    )
+    baselines: tuple[float, ...] = (15800.0, 15837.0, 15874.0, 15911.0, 15948.0, 15985.0, 400.0)
     polarity_registers: bool = True  # does the run document name the channels' polarities?
-    noise: float = 1.5  # standard deviation; that of run 100001
-    threshold: int = 15  # a pulse starts where the signal reaches it; the hit finder's default
-    pre_trigger: int = 30  # samples before; as in run 100001
-    post_trigger: int = 60  # samples after the last over threshold; as in run 100001
-    length_multiple: int = 2  # a pulse's length is a multiple of so many samples; as in run 100001
-    dead_samples: int = 2  # a channel cannot start a pulse sooner after one; assumed
+    noise: NotNegative[float] = 1.5  # standard deviation; that of run 100001
+    # a pulse starts where the signal reaches it; the hit finder's default
+    threshold: Positive[int] = 15
+    pre_trigger: Positive[int] = 30  # samples before; as in run 100001
+    post_trigger: Positive[int] = 60  # samples after the last over threshold; as in run 100001
+    # a pulse's length is a multiple of so many samples; as in run 100001
+    length_multiple: Positive[int] = 2
+    dead_samples: NotNegative[int] = 2  # a channel cannot start a pulse sooner after one; assumed
     # A board that has no memory left loses pulses until it has been read out
-    board_memory: int = 8 * 512 * 1024  # [samples]; CAEN V1724: 512 kS in each of 8 channels
-    readout_rate: float = 0.04  # [samples/ns]; optical link, 80 MB/s
-    fragment_samples: int = 110  # redax's strax_fragment_payload_bytes / 2
-    chunk_length: int = 5_000_000_000  # redax's default
-    chunk_overlap: int = 500_000_000  # redax's default
+    board_memory: Positive[int] = (
+        8 * 512 * 1024
+    )  # [samples]; CAEN V1724: 512 kS in each of 8 channels
+    readout_rate: Positive[float] = 0.04  # [samples/ns]; optical link, 80 MB/s
+    fragment_samples: Positive[int] = 110  # redax's strax_fragment_payload_bytes / 2
+    chunk_length: Positive[int] = 5_000_000_000  # redax's default
+    chunk_overlap: Positive[int] = 500_000_000  # redax's default
 
     # --- LED runs: external trigger, pulses of fixed length
-    led_rate: float = 200.0  # [Hz]; that of run 100007
-    led_samples: int = 220  # two fragments, as in run 100007
-    led_sample: float = 92.0  # time of the flash [samples]; the lab looks at 80 to 110
-    led_width: float = 10.0  # standard deviation of the flash [ns]; assumed
+    led_rate: Positive[float] = 200.0  # [Hz]; that of run 100007
+    led_samples: Positive[int] = 220  # two fragments, as in run 100007
+    led_sample: NotNegative[float] = 92.0  # time of the flash [samples]; the lab looks at 80 to 110
+    led_width: NotNegative[float] = 10.0  # standard deviation of the flash [ns]; assumed
 
     #: Options of the context for such runs, besides the gains
     processing_options: Mapping[str, Any] = immutabledict(
@@ -163,24 +185,21 @@ class Detector:
     )
 
     def __post_init__(self) -> None:
-        """Raise InvalidOption for values that no detector has."""
+        """Raise InvalidOption for impossible values."""
         for field in fields(self):
             self._check_kind(field.name, getattr(self, field.name), field.default)
-        for name in _POSITIVE:
-            if min(_numbers(getattr(self, name))) <= 0:
-                self._refuse(name, "it must be above 0")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                self._refuse(name, "it must not be negative")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                self._refuse(name, "it is a share: 0 to 1")
+        for field in fields(self):
+            for bound in get_args(field.type)[1:]:
+                if isinstance(bound, _Bound) and not all(
+                    map(bound.holds, _numbers(getattr(self, field.name)))
+                ):
+                    self._refuse(field.name, bound.text)
         self._check_physics()
         self._check_sensors()
 
     def _check_kind(self, name: str, value: Any, default: Any) -> None:
         """Check that a value is of the kind of the field's default."""
-        if value is None and name in _MAY_BE_NONE:
+        if value is None and name in ("led_context", "external_channel", "sipm_channel"):
             return
         if isinstance(default, (str, bool, Mapping)) or default is None:
             kind = Mapping if isinstance(default, Mapping) else type(default)
@@ -201,7 +220,7 @@ class Detector:
                 object.__setattr__(self, name, int(value))
 
     def _check_physics(self) -> None:
-        """Check what goes on in the xenon."""
+        """Check drift, light and positions."""
         if self.drift_time_gate < self.gas_transit_time / 2:
             self._refuse("drift_time_gate", "half of gas_transit_time is part of it")
         if self.drift_time_cathode <= self.drift_time_gate:
@@ -252,12 +271,10 @@ class Detector:
     def with_values(self, **values: Any) -> "Detector":
         """Return this detector with other values for some fields.
 
-        Raises
-        ------
-        InvalidOption
-            For a field that there is not, or a value that it cannot have.
+        Raises InvalidOption for an unknown field, or an impossible value.
         """
         known = {field.name for field in fields(self)}
+        values = _legacy.detector_numbers(values)
         for name in values:
             if name not in known:
                 raise InvalidOption(
@@ -271,13 +288,8 @@ class Detector:
         return self.bottom_channels + self.top_channels
 
     @property
-    def n_tpc_channels(self) -> int:
-        """Number of PMTs in the TPC."""
-        return len(self.tpc_channels)
-
-    @property
     def channels(self) -> tuple[int, ...]:
-        """All channels that there are."""
+        """All channels with a sensor."""
         others = (self.external_channel, self.sipm_channel)
         return self.tpc_channels + tuple(channel for channel in others if channel is not None)
 
@@ -291,7 +303,7 @@ class Detector:
         return self.s1_light_at_gate + self.s1_light_slope * z
 
     def unit_area(self, channel: int) -> float:
-        """Area of a unit of charge: a photoelectron, or a keV in the NaI detector."""
+        """Area of a photoelectron, or of a keV in the NaI detector."""
         if channel == self.external_channel:
             return self.external_area_per_kev
         if channel == self.sipm_channel:
@@ -310,7 +322,7 @@ class Detector:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """Yield a value, or what is in nested tuples."""
+    """Yield a value, or the items of nested tuples."""
     if isinstance(value, tuple):
         for item in value:
             yield from _numbers(item)
@@ -321,77 +333,6 @@ def _numbers(value: Any) -> Iterator[Any]:
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-
-_MAY_BE_NONE = ("led_context", "external_channel", "sipm_channel")
-_POSITIVE = (
-    "photoelectron_areas",
-    "radius",
-    "gate_cathode_distance",
-    "drift_time_gate",
-    "electron_lifetime",
-    "drift_field",
-    "xenon_density",
-    "singlet_time",
-    "triplet_time",
-    "photoelectrons_per_electron",
-    "gas_transit_time",
-    "photoelectron_small_size",
-    "pmt_rise",
-    "pmt_fall",
-    "external_area_per_kev",
-    "external_rise",
-    "external_fall",
-    "external_max_energy",
-    "sipm_area",
-    "sipm_rise",
-    "sipm_fall",
-    "dt",
-    "adc_bits",
-    "threshold",
-    "pre_trigger",
-    "post_trigger",
-    "length_multiple",
-    "board_memory",
-    "readout_rate",
-    "fragment_samples",
-    "chunk_length",
-    "chunk_overlap",
-    "led_rate",
-    "led_samples",
-)
-_NOT_NEGATIVE = (
-    "diffusion_longitudinal",
-    "diffusion_transverse",
-    "photoelectron_spread",
-    "transit_time_spread",
-    "dark_rate",
-    "external_resolution",
-    "external_delay",
-    "external_rate",
-    "sipm_spread",
-    "sipm_dark_rate",
-    "noise",
-    "dead_samples",
-    "led_sample",
-    "led_width",
-)
-_SHARES = (
-    "singlet_share_electrons",
-    "singlet_share_alphas",
-    "photon_detection",
-    "s1_share_top_gate",
-    "s1_share_top_cathode",
-    "s1_position_contrast",
-    "extraction_efficiency",
-    "s2_share_top",
-    "double_photoelectron",
-    "photoelectron_small",
-    "afterpulse_probability",
-    "external_acceptance",
-    "external_photopeak",
-    "sipm_share",
-    "sipm_crosstalk",
-)
 
 XAMS = Detector()
 
@@ -405,7 +346,7 @@ XAMSL = Detector(
     drift_time_gate=float(XAMSL_VOLUME.drift_time_gate),
     drift_time_cathode=float(XAMSL_VOLUME.drift_time_cathode),
     electron_lifetime=400_000.0,  # E. Hogenbirk et al., NIM A 840 (2016) 87
-    photon_detection=0.04,  # assumed
+    g1=0.04,  # assumed
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),
     top_channels=(1,),
@@ -429,7 +370,7 @@ DETECTORS: Mapping[str, Detector] = immutabledict({d.name: d for d in (XAMS, XAM
 
 
 def find(name: str) -> Detector:
-    """Return the detector called `name`; raises InvalidOption where there is none."""
+    """Return the detector called `name`; raises InvalidOption for another name."""
     if name not in DETECTORS:
-        raise InvalidOption(f"there is no detector {name!r}{did_you_mean(name, DETECTORS)}")
+        raise InvalidOption(f"no detector {name!r}{did_you_mean(name, DETECTORS)}")
     return DETECTORS[name]

@@ -1,4 +1,4 @@
-"""The digitizer: analogue signals in, pulses of ADC counts and redax's fragments of them out.
+"""Digitizer: from analogue signals to pulses of ADC counts, and their fragments as of redax.
 
 Positions are in samples since the start of the run.
 """
@@ -17,27 +17,20 @@ from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
 
 
 class Pulses(NamedTuple):
-    """Digitized stretches: those of a block of time, in any order."""
+    """Pulses of a block of time, in any order."""
 
     channel: np.ndarray  # shape (n,)
     start: np.ndarray  # first sample
     length: np.ndarray  # samples
-    offset: np.ndarray  # where the pulse's samples begin in `samples`
+    offset: np.ndarray  # index of its first sample in `samples`
     samples: np.ndarray  # ADC counts of all pulses, shape (sum of lengths,)
 
 
 class Digitizer:
-    """A digitizer that starts by itself where a channel's signal reaches the threshold.
+    """Self-triggered digitizer: a pulse starts where the signal of a channel reaches the threshold.
 
-    Signals are handed over in any order: `digitize` does the stretches of which all signals are
-    known, and keeps the rest.
-
-    Parameters
-    ----------
-    detector
-        Its numbers.
-    rng
-        Source of random numbers for the noise.
+    Signals are added in any order: `digitize` takes those whose neighbours are known, and keeps the
+    rest. `rng` gives the noise.
     """
 
     def __init__(self, detector: Detector, rng: np.random.Generator):
@@ -47,94 +40,70 @@ class Digitizer:
         self.complete_until = -math.inf
         self._rng = rng
         self._waiting = Signals.none()
-        #: Where each channel is free again
+        #: First sample at which each channel can trigger again
         self._free = dict.fromkeys(detector.channels, -(2**62))
-        #: Samples in the board's memory, and when that was
+        #: Samples in the memory of the board, and the time of that
         self._memory = np.zeros(2)
 
     def add(self, signals: Signals) -> None:
-        """Hand signals over; they may come in any order."""
+        """Add signals, in any order."""
         self._waiting = join(self._waiting, signals)
 
     def digitize(self, known_until: float) -> Pulses:
-        """Return the pulses that signals from `known_until` [ns] on have no part in."""
-        parts, kept = [], []
+        """Return the pulses that signals from `known_until` [ns] on cannot change."""
+        detector, parts, kept = self.detector, [], []
         self.complete_until = math.inf
-        for channel in self.detector.channels:
-            own = self._waiting.channel == channel
-            order = np.argsort(self._waiting.time[own], kind="stable")
-            signals = Signals(*(column[own][order] for column in self._waiting))
-            n_done, pulses = self._digitize_channel(channel, signals, known_until)
-            parts.append(pulses)
+        for channel in detector.channels:
+            signals, inputs = self._of_channel(self._waiting, channel)
+            n_done, *columns, self._free[channel] = _digitize(
+                self._rng,
+                *inputs,
+                known_until / detector.dt,
+                self._free[channel],
+                *self._analogue(channel),
+                detector.threshold,
+                detector.pre_trigger,
+                detector.post_trigger,
+                detector.length_multiple,
+                detector.dead_samples,
+            )
+            channels = np.full(len(columns[0]), channel, dtype=np.int16)
+            parts.append(Pulses(channels, *columns))
             kept.append(Signals(*(column[n_done:] for column in signals)))
-            first = min([known_until, *kept[-1].time[:1]])
-            self.complete_until = min(self.complete_until, first - self._lead(channel))
+            # A pulse starts this many samples before its first signal at the most
+            lead = detector.pre_trigger + detector.length_multiple - inputs[-1] + 1
+            complete = min([known_until, *kept[-1].time[:1]]) - lead * detector.dt
+            self.complete_until = min(self.complete_until, complete)
         self._waiting = join(*kept)
         return self._read_out(_join(parts))
-
-    def _lead(self, channel: int) -> float:
-        """Return how long before its first signal a pulse may start [ns]."""
-        _, first = pulse_shapes(self.detector, channel)
-        samples = self.detector.pre_trigger + self.detector.length_multiple - first + 1
-        return samples * self.detector.dt
 
     def windows(self, starts: np.ndarray, length: int, signals: Signals) -> Pulses:
         """Return pulses of `length` samples from each of `starts` on, in every PMT of the TPC."""
         parts = []
+        lengths, offsets = np.full(len(starts), length), np.arange(len(starts)) * length
         for channel in self.detector.tpc_channels:
-            own = signals.channel == channel
-            order = np.argsort(signals.time[own], kind="stable")
-            shapes, first = pulse_shapes(self.detector, channel)
-            samples = _windows(
-                self._rng,
-                signals.time[own][order] / self.detector.dt,
-                signals.charge[own][order] * self.detector.unit_area(channel),
-                shapes,
-                first,
-                starts,
-                length,
-                *self._analogue(channel),
-            )
-            parts.append(
-                Pulses(
-                    np.full(len(starts), channel, dtype=np.int16),
-                    starts,
-                    np.full(len(starts), length),
-                    np.arange(len(starts)) * length,
-                    samples,
-                )
-            )
+            _, inputs = self._of_channel(signals, channel)
+            samples = _windows(self._rng, *inputs, starts, length, *self._analogue(channel))
+            channels = np.full(len(starts), channel, dtype=np.int16)
+            parts.append(Pulses(channels, starts, lengths, offsets, samples))
         return _join(parts)
+
+    def _of_channel(
+        self, signals: Signals, channel: int
+    ) -> tuple[Signals, tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+        """Return sorted signals of a channel, and their positions, areas, and pulse shapes."""
+        own = signals.channel == channel
+        order = np.argsort(signals.time[own], kind="stable")
+        signals = Signals(*(column[own][order] for column in signals))
+        position = signals.time / self.detector.dt
+        area = signals.charge * self.detector.unit_area(channel)
+        return signals, (position, area, *pulse_shapes(self.detector, channel))
 
     def _analogue(self, channel: int) -> tuple[float, float, int, int]:
         """Return baseline, noise, sign of the signal and largest count of a channel."""
         sign = 1 if channel == self.detector.sipm_channel else -1
         largest = 2**self.detector.adc_bits - 1
         return self.detector.baselines[channel], self.detector.noise, sign, largest
-
-    def _digitize_channel(
-        self, channel: int, signals: Signals, known_until: float
-    ) -> tuple[int, Pulses]:
-        detector = self.detector
-        shapes, first = pulse_shapes(detector, channel)
-        n_done, start, length, offset, samples, free = _digitize(
-            self._rng,
-            signals.time / detector.dt,
-            signals.charge * detector.unit_area(channel),
-            shapes,
-            first,
-            known_until / detector.dt,
-            self._free[channel],
-            *self._analogue(channel),
-            detector.threshold,
-            detector.pre_trigger,
-            detector.post_trigger,
-            detector.length_multiple,
-            detector.dead_samples,
-        )
-        self._free[channel] = free
-        channels = np.full(len(start), channel, dtype=np.int16)
-        return n_done, Pulses(channels, start, length, offset, samples)
 
     def _read_out(self, pulses: Pulses) -> Pulses:
         """Return the pulses for which the board has memory left; the others are lost."""
@@ -147,44 +116,30 @@ class Digitizer:
             self.detector.readout_rate * self.detector.dt,
         )
         self.lost_pulses += int(np.count_nonzero(~kept))
-        chosen = order[kept]
-        return Pulses(
-            pulses.channel[chosen],
-            pulses.start[chosen],
-            pulses.length[chosen],
-            pulses.offset[chosen],
-            pulses.samples,
-        )
+        columns = (column[order[kept]] for column in pulses[:-1])
+        return Pulses(*columns, samples=pulses.samples)  # type: ignore[misc]
 
 
 def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:
-    """Return pulses as redax's fragments of `strax.raw_record_dtype`, sorted by time.
-
-    Times are in ns since the start of the run.
-    """
+    """Return fragments of `strax.raw_record_dtype`, sorted by time, in ns since the start."""
     n_channels, n_samples = len(detector.baselines), len(pulses.samples)
     check_bounds("channel", pulses.channel, 0, n_channels, "give baselines one for each")
     for name, edge in (("start", pulses.offset), ("end", pulses.offset + pulses.length)):
         check_bounds(f"{name} of pulse", edge, 0, n_samples + 1, "its samples are missing")
     size = detector.fragment_samples
     per_pulse = -(-pulses.length // size)
-    result = np.zeros(int(per_pulse.sum()), dtype=strax.raw_record_dtype(size))
+    pulse = np.repeat(np.arange(len(per_pulse)), per_pulse)
+    first = np.cumsum(per_pulse) - per_pulse
+    result = np.zeros(len(pulse), dtype=strax.raw_record_dtype(size))
+    result["record_i"] = np.arange(len(pulse)) - first[pulse]
+    before = result["record_i"].astype(np.int64) * size
+    result["time"] = (pulses.start[pulse] + before) * detector.dt
+    result["length"] = np.minimum(size, pulses.length[pulse] - before)
+    result["pulse_length"] = pulses.length[pulse]
+    result["channel"] = pulses.channel[pulse]
     result["dt"] = detector.dt
-    _fill_fragments(
-        result["time"],
-        result["length"],
-        result["channel"],
-        result["pulse_length"],
-        result["record_i"],
-        result["data"],
-        pulses.channel,
-        pulses.start,
-        pulses.length,
-        pulses.offset,
-        pulses.samples,
-        detector.dt,
-    )
     result["baseline"] = np.array(detector.baselines, dtype=np.int16)[result["channel"]]
+    _copy_samples(result["data"], result["length"], pulses.offset[pulse] + before, pulses.samples)
     return strax.sort_by_time(result)
 
 
@@ -217,7 +172,7 @@ def _to_counts(rng, buffer, counts, baseline, noise, sign, largest):
 
 @numba.njit(cache=True, nogil=True)
 def _cluster_end(position, i, first, n_shape, margin):
-    """Return the number of the first signal that is not in the stretch that signal `i` begins.
+    """Return the first signal after the stretch that signal `i` begins, and the stretch's end.
 
     Signals nearer than `margin` samples are in one stretch.
     """
@@ -248,9 +203,9 @@ def _digitize(
     multiple,
     dead,
 ):
-    """Digitize one channel's sorted signals; only stretches around signals are looked at.
+    """Digitize stretches around the sorted signals of one channel.
 
-    Left for later are a stretch that signals from `known_until` on could belong to, and the rest.
+    A stretch that signals from `known_until` on could belong to, and all after it, are left.
     """
     n_shape = shapes.shape[1]
     around = pre + post + 2 * multiple
@@ -281,7 +236,7 @@ def _digitize(
         counts = np.empty(len(buffer), dtype=np.int16)
         _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
         level = int(np.floor(baseline + 0.5))
-        # What comes before is there to be read out, unless the pulse before has just ended
+        # Samples before a pulse are read out, unless the pulse before has just ended
         k = pre if buffer_start > free else 0
         while k < len(counts):
             if sign * (counts[k] - level) < threshold:
@@ -326,7 +281,7 @@ def _windows(rng, position, area, shapes, first, starts, length, baseline, noise
 
 @numba.njit(cache=True, nogil=True)
 def _fits_memory(start, length, memory, capacity, rate):
-    """Return which pulses, sorted, find room in a memory that empties by `rate` a sample."""
+    """Return which of the sorted pulses fit into a memory that empties by `rate` a sample."""
     kept = np.zeros(len(start), dtype=np.bool_)
     for i in range(len(start)):
         level = max(memory[0] - (start[i] - memory[1]) * rate, 0.0)
@@ -338,32 +293,6 @@ def _fits_memory(start, length, memory, capacity, rate):
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill_fragments(
-    time,
-    length,
-    channel,
-    pulse_length,
-    record_i,
-    data,
-    pulse_channel,
-    pulse_start,
-    pulse_size,
-    pulse_offset,
-    samples,
-    dt,
-):
-    size = data.shape[1]
-    n = 0
-    for p in range(len(pulse_start)):
-        done = 0
-        while done < pulse_size[p]:
-            here = min(size, pulse_size[p] - done)
-            time[n] = (pulse_start[p] + done) * dt
-            length[n] = here
-            channel[n] = pulse_channel[p]
-            pulse_length[n] = pulse_size[p]
-            record_i[n] = done // size
-            begin = pulse_offset[p] + done
-            data[n, :here] = samples[begin : begin + here]
-            done += here
-            n += 1
+def _copy_samples(data, length, offset, samples):
+    for i in range(len(data)):
+        data[i, : length[i]] = samples[offset[i] : offset[i] + length[i]]

@@ -1,6 +1,6 @@
-"""Photoelectrons of S1s and S2s: how many, in which channel, when.
+"""Drift of electrons to the gas, and photoelectrons of S1s and S2s.
 
-Times are in ns since the start of the run.
+Lengths are in mm, times in ns since the start of the run. z is 0 at the gate and negative below.
 """
 
 from functools import lru_cache
@@ -24,23 +24,78 @@ class Light(NamedTuple):
     event: np.ndarray  # -1: of none
 
     @classmethod
+    def single(cls, time: np.ndarray, channel: np.ndarray) -> "Light":
+        """Return single photoelectrons that belong to no event."""
+        n_pe = np.ones(len(time), dtype=np.int64)
+        return cls(time, channel.astype(np.int16), n_pe, -n_pe)
+
+    @classmethod
     def none(cls) -> "Light":
         """Return no light."""
-        return cls(
-            np.zeros(0),
-            np.zeros(0, dtype=np.int16),
-            np.zeros(0, dtype=np.int64),
-            np.zeros(0, dtype=np.int64),
-        )
+        return cls.single(np.zeros(0), np.zeros(0))
 
 
 Columns = TypeVar("Columns", bound=tuple)
 
 
 def join(*parts: Columns) -> Columns:
-    """Return parts of one kind, tuples of arrays as `Light`, in one."""
+    """Concatenate named tuples of arrays, such as `Light`."""
     kind: Any = type(parts[0])
     return kind(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def drift_times(z: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return times from the deposit to the middle of the S2's light.
+
+    They are linear in z, the inverse of the formula for z of event_positions.
+    """
+    return detector.drift_time_gate - z / detector.drift_velocity
+
+
+def surviving(
+    rng: np.random.Generator, electrons: np.ndarray, times: np.ndarray, detector: Detector
+) -> np.ndarray:
+    """Return how many of `electrons` impurities do not catch: exp(-t / electron lifetime)."""
+    return rng.binomial(electrons, np.exp(-times / detector.electron_lifetime))
+
+
+def extracted(rng: np.random.Generator, electrons: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return how many of `electrons` are extracted from the liquid into the gas."""
+    return rng.binomial(electrons, detector.extraction_efficiency)
+
+
+def arrival_spread(times: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the standard deviation of arrival times: sqrt(2 D t) / v by longitudinal diffusion."""
+    return np.sqrt(2 * detector.diffusion_longitudinal * times) / detector.drift_velocity
+
+
+def arrival_times(
+    rng: np.random.Generator,
+    deposit_times: np.ndarray,
+    drift: np.ndarray,
+    electrons: np.ndarray,
+    detector: Detector,
+) -> np.ndarray:
+    """Return times at which electrons begin to give light, shape (sum of `electrons`,).
+
+    Deposits have a time, a drift time and a number of `electrons` in the gas, of shape (n,).
+    """
+    # Electrons give light evenly in the gas: the drift time is that to the middle of it
+    mean = deposit_times + drift - detector.gas_transit_time / 2
+    spread = arrival_spread(drift, detector)
+    return rng.normal(np.repeat(mean, electrons), np.repeat(spread, electrons))
+
+
+def mean_positions(
+    rng: np.random.Generator,
+    position: np.ndarray,
+    drift: np.ndarray,
+    electrons: np.ndarray,
+    detector: Detector,
+) -> np.ndarray:
+    """Return x or y of the middle of each cloud of electrons, after transverse diffusion."""
+    spread = np.sqrt(2 * detector.diffusion_transverse * drift / np.maximum(electrons, 1))
+    return rng.normal(position, spread)
 
 
 @lru_cache(maxsize=8)
@@ -51,19 +106,18 @@ def _inverse(polynomial: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def half_share(position: np.ndarray, polynomial: tuple[float, ...]) -> np.ndarray:
-    """Return the share of S2 light, among the top PMTs, of the two on one side.
+    """Return the share of top S2 light in the two PMTs on one side, clipped to [0, 1].
 
-    The inverse of the lab's polynomial from share to position [mm], clipped to [0, 1].
+    This is the inverse of the lab's polynomial from share to position.
     """
     return np.interp(position, *_inverse(polynomial))
 
 
 def top_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the share of each top PMT in the S2 light that they see, shape (n, top PMTs).
+    """Return the share of each top PMT in the S2 light of all, shape (n, top PMTs).
 
-    The two halves in x and in y are independent, so that the shares of halves, with which positions
-    are reconstructed, are those of `half_share`: PMTs a and b of a, b, c, d make the half in x, a
-    and c that in y.
+    The halves in x and in y are independent and have the shares of `half_share`, from which
+    positions are reconstructed: PMTs a and b of a, b, c, d make the half in x, a and c that in y.
     """
     if len(detector.top_channels) == 1:
         return np.ones((len(x), 1))
@@ -73,15 +127,15 @@ def top_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
 
 
 def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the probability that a photon is detected by each PMT, shape (n, PMTs), bottom first.
+    """Return photoelectrons of each PMT per photon, shape (n, PMTs), bottom first.
 
-    In total it goes with depth as the lab's correction for it (option s1_naive_z_correction) has
-    it; the share of the top PMTs rises linearly towards them.
+    The total depends on depth as in the lab's correction (option s1_naive_z_correction); the area
+    fraction top rises linearly towards the gate.
     """
     mean = detector.s1_light(-detector.gate_cathode_distance / 2)
-    total = detector.photon_detection * detector.s1_light(z) / mean
+    total = detector.g1 * detector.s1_light(z) / mean
     depth = -z / detector.gate_cathode_distance
-    gate, cathode = detector.s1_share_top_gate, detector.s1_share_top_cathode
+    gate, cathode = detector.s1_area_fraction_top_gate, detector.s1_area_fraction_top_cathode
     top = gate + (cathode - gate) * depth
     n_top = len(detector.top_channels)
     contrast = detector.s1_position_contrast
@@ -92,9 +146,21 @@ def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector
 
 def s2_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the share of S2 light of each PMT, shape (n, PMTs), bottom first."""
-    top = detector.s2_share_top
+    top = detector.s2_area_fraction_top
     bottom = np.full((len(x), 1), 1 - top)
     return np.concatenate([bottom, top * top_shares(x, y, detector)], axis=1)
+
+
+def _with_sipm(
+    pmts: np.ndarray, sipm: np.ndarray, detector: Detector
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return light of PMTs and, in a detector with one, SiPM; and their channels."""
+    channels = np.array(detector.tpc_channels, dtype=np.int16)
+    if detector.sipm_channel is None:
+        return pmts, channels
+    return np.concatenate([pmts, sipm], axis=1), np.append(
+        channels, np.int16(detector.sipm_channel)
+    )
 
 
 def s1_photoelectrons(
@@ -102,17 +168,12 @@ def s1_photoelectrons(
 ) -> Light:
     """Return the photoelectrons of scintillation light.
 
-    A detected photon gives two with the probability `Detector.double_photoelectron`;
-    `Detector.photon_detection` counts both.
+    A detected photon gives two with the probability `Detector.dpe_probability`; g1 counts both.
     """
-    # Of photons: those that give two photoelectrons are counted twice in photon_detection
     probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
-    probability /= 1 + detector.double_photoelectron
-    channels = np.array(detector.tpc_channels, dtype=np.int16)
-    if detector.sipm_channel is not None:
-        share = detector.sipm_share * probability.sum(axis=1, keepdims=True)
-        probability = np.concatenate([probability, share], axis=1)
-        channels = np.append(channels, np.int16(detector.sipm_channel))
+    probability /= 1 + detector.dpe_probability
+    sipm = detector.sipm_share * probability.sum(axis=1, keepdims=True)
+    probability, channels = _with_sipm(probability, sipm, detector)
     total = np.maximum(probability.sum(axis=1, keepdims=True), 1.0)
     lost = 1 - np.minimum(probability.sum(axis=1, keepdims=True), 1.0)
     shares = np.concatenate([probability / total, lost], axis=1)
@@ -128,15 +189,15 @@ def s1_photoelectrons(
 def scintillation_times(
     rng: np.random.Generator, kind: np.ndarray, detector: Detector
 ) -> np.ndarray:
-    """Return when photons come after the deposit: singlets' and triplets' decay times."""
+    """Return decay times of singlets and triplets."""
     share = np.where(kind == ALPHA, detector.singlet_share_alphas, detector.singlet_share_electrons)
     singlet = rng.random(len(kind)) < share
     return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
 
 
 def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return how many of the detected photons, one each, give a second photoelectron: 0 or 1."""
-    second = rng.random(len(channel)) < detector.double_photoelectron
+    """Return the number of second photoelectrons of each detected photon: 0 or 1."""
+    second = rng.random(len(channel)) < detector.dpe_probability
     if detector.sipm_channel is not None:
         second &= channel != detector.sipm_channel
     return second.astype(np.int64)
@@ -151,30 +212,15 @@ def s2_photoelectrons(
     y: np.ndarray,
     detector: Detector,
 ) -> Light:
-    """Return the photoelectrons of electroluminescence.
+    """Return the photoelectrons of electrons, which give light evenly while they cross the gas.
 
-    Each electron gives light evenly while it crosses the gas.
-
-    Parameters
-    ----------
-    rng
-        Source of random numbers.
-    arrivals
-        When each electron begins to give light, deposit by deposit, shape (sum of `electrons`,).
-    electrons, event, x, y
-        Of each deposit: number of electrons, its event, where they come out; shape (n,).
-    detector
-        Its numbers.
+    `arrivals` are those of `arrival_times`, deposit by deposit. Deposits have a number of
+    `electrons`, an `event` and a position in the gas, of shape (n,).
     """
-    photons_per_electron = detector.photoelectrons_per_electron / (
-        1 + detector.double_photoelectron
-    )
+    photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
     per_channel = photons_per_electron * s2_shares(x, y, detector)
-    channels = np.array(detector.tpc_channels, dtype=np.int16)
-    if detector.sipm_channel is not None:
-        seen = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
-        per_channel = np.concatenate([per_channel, seen], axis=1)
-        channels = np.append(channels, np.int16(detector.sipm_channel))
+    sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
+    per_channel, channels = _with_sipm(per_channel, sipm, detector)
     ends = np.cumsum(electrons)
     time, column, photons, deposit = _electroluminescence(
         rng, arrivals, ends - electrons, ends, per_channel, detector.gas_transit_time
@@ -183,7 +229,7 @@ def s2_photoelectrons(
     second = np.where(
         channel == detector.sipm_channel if detector.sipm_channel is not None else False,
         0,
-        rng.binomial(photons, detector.double_photoelectron),
+        rng.binomial(photons, detector.dpe_probability),
     )
     return Light(time, channel, photons + second, event[deposit])
 

@@ -1,9 +1,8 @@
-"""Matching of what was simulated with what was reconstructed: which peak holds which true signal.
+"""Matching of true signals, the S1s and S2s of simulated events, with peaks and events.
 
-A *signal* is the S1 or the S2 of a true event. Its light is taken to lie in an interval (see
-`light_intervals`), and the peaks that overlap with it hold its light. Tables are those of
-`amstrax.simulation.load_truth`, of peak_basics, and of event_basics or event_info; all are sorted
-by time. No dead time, event window or threshold is known here: what was lost is missed.
+The peaks that overlap with the interval of a signal (`light_intervals`) hold its light. Tables are
+those of `amstrax.simulation.load_truth`, peak_basics, and event_basics or event_info, all sorted by
+time. Signals in dead time or below thresholds count as missed.
 """
 
 from enum import IntEnum
@@ -14,14 +13,14 @@ import strax
 
 NO_MATCH = -1
 KINDS = ("s1", "s2")
-#: An S1's light is looked for up to so many times the mean delay of its photoelectrons
+#: Length of the interval of an S1, in mean delays of its photoelectrons
 _S1_MEAN_DELAYS = 5
 
 
 class Outcome(IntEnum):
-    """What became of a true signal: the first of these that is true, from the top."""
+    """Outcome of a true signal: the first of these that applies."""
 
-    NO_LIGHT = -1  #: it has no photoelectrons, so there is nothing to find
+    NO_LIGHT = -1  #: it has no photoelectrons
     MISSED = 0  #: no peak holds its light
     MERGED = 1  #: its largest peak holds another true signal too
     SPLIT = 2  #: several peaks hold its light
@@ -46,7 +45,7 @@ PEAK_MATCH_DTYPE = np.dtype(
         ((f"True {kind.upper()}: {title}", f"{kind}_{name}"), dtype)
         for kind in KINDS
         for name, title, dtype in (
-            ("outcome", "what became of it, see Outcome", np.int8),
+            ("outcome", "Outcome", np.int8),
             ("peak", "largest peak that holds it, or -1", np.int64),
             ("type", "type of that peak, -1 without one", np.int8),
             ("n_peaks", "number of peaks that hold it", np.int32),
@@ -67,22 +66,14 @@ PEAK_LABEL_DTYPE = np.dtype(
 
 
 def light_intervals(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the light of true S1s and S2s lies.
+    """Return start and end of the light of true S1s and S2s [ns since unix epoch].
 
-    The S1's is from the deposit to five times as long behind it as its mean time is: that is all
-    but 0.7 % of an exponential decay, and both S1s of Kr-83m. The S2's ends with the event's last
-    light, and begins as far before its mean time as that is before the end. The middle between the
-    two mean times bounds both. Later light, as of after-pulses, belongs to nothing.
+    That of an S1 begins with the deposit and is five times as long as its mean delay: it holds all
+    but 0.7 % of an exponential decay, and both S1s of Kr-83m. That of an S2 ends with the last
+    light of the event and is symmetric around its mean time. The middle between the two mean times
+    bounds both. Later light, as of after-pulses, belongs to no signal.
 
-    Parameters
-    ----------
-    truth
-        Shape (n,).
-
-    Returns
-    -------
-    start, end
-        Shape (n, 2), S1 and S2 [ns since unix epoch]; both -1 where there is no light.
+    Both have shape (n, 2), S1 and S2, and are -1 without light.
     """
     start = np.full((len(truth), 2), -1, dtype=np.int64)
     end = start.copy()
@@ -99,11 +90,13 @@ def light_intervals(truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
-    """Return for each true event the reconstructed event that contains it.
+    """Return the reconstructed event that contains each true event: `EVENT_MATCH_DTYPE`, (n,).
 
-    That is the event within which the mean time of its S2's light lies, since S2s make events.
-    An event window can hold several true events, which are merged then: all have the same
-    ``event``, and only one is the main one. A true event without S2 has none.
+    That is the event that contains the mean time of the S2's light, since S2s make events. True
+    events that share an event are merged: all have the same ``event``, and only one is the main
+    one. A true event without S2 has none.
+
+    Raises ValueError when a table is not sorted by time.
 
     Parameters
     ----------
@@ -112,21 +105,12 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
     events
         Shape (e,), sorted by time: time, endtime, and ``PREFIX_time``, ``PREFIX_endtime`` for the
         prefixes s1, alt_s1, s2, alt_s2, as of event_basics.
-
-    Returns
-    -------
-    Shape (n,), of `EVENT_MATCH_DTYPE`.
-
-    Raises
-    ------
-    ValueError
-        When a table is not sorted by time.
     """
     _check_sorted(truth, "truth")
     _check_sorted(events, "events")
     result = np.zeros(len(truth), dtype=EVENT_MATCH_DTYPE)
     center = truth["s2_center_time"]
-    # Of events that overlap the first counts, as it does for their peaks
+    # Peaks belong to the first of overlapping events
     latest_end = np.maximum.accumulate(events["endtime"])
     index = np.searchsorted(latest_end, center, side="right")
     inside = np.zeros(len(truth), dtype=bool)
@@ -152,7 +136,9 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
 
 
 def match_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Return for each true event what became of its S1 and its S2.
+    """Return the `Outcome` and the peaks of S1 and S2 of true events: `PEAK_MATCH_DTYPE`, (n,).
+
+    Raises ValueError when a table is not sorted by time, or peaks overlap.
 
     Parameters
     ----------
@@ -160,15 +146,6 @@ def match_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
         As of `amstrax.simulation.load_truth`, shape (n,), sorted by time.
     peaks
         Shape (p,), sorted by time and disjoint: time, endtime (or length and dt), area, type.
-
-    Returns
-    -------
-    Shape (n,), of `PEAK_MATCH_DTYPE`: see `Outcome`.
-
-    Raises
-    ------
-    ValueError
-        When a table is not sorted by time, or peaks overlap.
     """
     first, beyond = _peak_ranges(truth, peaks)
     n_signals = _count_covering(first.ravel(), beyond.ravel(), len(peaks))
@@ -195,34 +172,16 @@ def match_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
                 n_peaks > 1,
                 result[f"{kind}_type"] != column + 1,
             ],
-            [
-                Outcome.NO_LIGHT,
-                Outcome.MISSED,
-                Outcome.MERGED,
-                Outcome.SPLIT,
-                Outcome.MISCLASSIFIED,
-            ],
+            list(Outcome)[:-1],
             default=Outcome.FOUND,
         )
     return result
 
 
 def label_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Return for each peak the true signal that it holds, the largest [PE] if there are several.
+    """Return the largest true signal [PE] that each peak holds: `PEAK_LABEL_DTYPE`, shape (p,).
 
-    Parameters
-    ----------
-    truth, peaks
-        As for `match_peaks`; shapes (n,) and (p,).
-
-    Returns
-    -------
-    Shape (p,), of `PEAK_LABEL_DTYPE`.
-
-    Raises
-    ------
-    ValueError
-        When a table is not sorted by time, or peaks overlap.
+    Parameters and errors are those of `match_peaks`.
     """
     first, beyond = _peak_ranges(truth, peaks)
     size = np.stack([truth["s1_pe"], truth["s2_pe"]], axis=1).astype(np.float64)
@@ -247,9 +206,9 @@ def _check_sorted(table: np.ndarray, name: str) -> None:
 
 
 def _peak_ranges(truth: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first peak that holds each signal, and the one beyond the last.
+    """Return the first peak that holds each signal, and the one after the last.
 
-    Both have shape (n, 2), for S1 and S2, and are equal where there is no peak or no light.
+    Both have shape (n, 2), for S1 and S2, and are equal without peak or light.
     """
     _check_sorted(truth, "truth")
     _check_sorted(peaks, "peaks")
@@ -258,8 +217,8 @@ def _peak_ranges(truth: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.n
     if overlap.any():
         row = int(np.argmax(overlap))
         raise ValueError(
-            f"peaks {row} and {row + 1}, at {peaks['time'][row]} ns, overlap: signals can "
-            "only be matched with the peaks of one run, which do not"
+            f"peaks {row} and {row + 1}, at {peaks['time'][row]} ns, overlap: give the peaks of "
+            "one run, which do not"
         )
     start, end = light_intervals(truth)
     has_light = start != -1
@@ -270,7 +229,7 @@ def _peak_ranges(truth: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _count_covering(first: np.ndarray, beyond: np.ndarray, n_peaks: int) -> np.ndarray:
-    """Return how many of the ranges [first, beyond) each of `n_peaks` peaks is in."""
+    """Return in how many of the ranges [first, beyond) each peak is."""
     change = np.bincount(first, minlength=n_peaks + 1) - np.bincount(beyond, minlength=n_peaks + 1)
     return np.cumsum(change)[:n_peaks]
 
@@ -290,7 +249,7 @@ def _largest_in_ranges(first, beyond, area):
 
 @numba.njit(nogil=True, cache=True)
 def _largest_covering(first, beyond, size, n_peaks):
-    """Return, for each peak, the largest signal whose range it is in, or -1."""
+    """Return the largest signal in whose range each peak is, or -1."""
     largest = np.full(n_peaks, NO_MATCH, dtype=np.int64)
     for i in range(len(first)):
         for j in range(first[i], beyond[i]):

@@ -1,4 +1,4 @@
-"""Simulated runs on disk: live data, run document, truth, and the options to process it with."""
+"""Simulated runs on disk: live data, run document, truth, and options to process them."""
 
 import contextlib
 import json
@@ -21,12 +21,11 @@ from amstrax import redax, rundoc, strict_json
 from amstrax.exceptions import DataExists, InvalidOption, Stopped
 from amstrax.simulation.blocks import Block, Settings, blocks
 from amstrax.simulation.detector import Detector, find
-from amstrax.simulation.truth import TruthFile
-from amstrax.simulation.writer import Pace, RunWriter
+from amstrax.simulation.writer import Pace, RunWriter, TruthFile
 
 log = logging.getLogger(__name__)
 
-#: Simulated runs begin here unless another time is asked for, so that the same seed gives the same
+#: Default start of simulated runs, since the same seed should give the same files
 START = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s [{elapsed}<{remaining}]"
@@ -58,14 +57,14 @@ def simulate(
 
     Besides the folder ``RUN_ID``, `output_folder` gets ``rundoc_RUN_ID.json`` (the run document),
     ``truth_RUN_ID.npy`` (see `load_truth`), ``config_RUN_ID.json`` (options for the context), and
-    ``simulation_RUN_ID.json`` (what was simulated, with all numbers of the detector).
+    ``simulation_RUN_ID.json`` (settings of the simulation, with all numbers of the detector).
 
     Parameters
     ----------
     run_id
         Number of the run: digits.
     output_folder
-        Folder to write into.
+        Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
     source, rate, duration, seed, energy_range, occupancy, yields
@@ -77,26 +76,26 @@ def simulate(
     start
         Start of the run, to the second; None: a fixed time, or now with `realtime`.
     realtime
-        Write the run as the DAQ would, so many seconds of it in a second; None: at once. Before
-        the end of the run there is no end in the run document, and no truth.
+        Write the run as the DAQ would, so many seconds of it in a second; None: at once. Until the
+        run ends, its document has no end, and it has no truth.
     force
-        Take the place of a run that is there already.
+        Replace an existing run.
     show_progress
         Show a progress bar.
     stop
-        Asked now and then; once it returns True, a run in real time ends as if the DAQ had been
-        stopped, and another is given up.
+        Called regularly; once it returns True, a run in real time ends as if the DAQ had been
+        stopped, and another is abandoned.
 
     Raises
     ------
     InvalidOption
-        (a ValueError) for values that make no sense.
+        (a ValueError) for impossible values.
     DataExists
-        (a ValueError) when something of such a run is there, and not `force`.
+        (a ValueError) when files of the run exist, without `force`.
     NotAvailable
         Without nestpy, unless `yields` is ``simple``.
     Stopped
-        When the work was given up.
+        When the run was abandoned.
     OSError
         When `output_folder` cannot be written to.
     """
@@ -110,7 +109,10 @@ def simulate(
         occupancy=occupancy,
         yields=yields,
     )
-    threads = _threads(n_hosts, n_threads)
+    for name, n in (("hosts", n_hosts), ("threads", n_threads)):
+        if not 1 <= n <= 100:
+            raise InvalidOption(f"{name} cannot be {n}: take 1 to 100")
+    threads = {f"xams-daq_reader_{i}": n_threads for i in range(n_hosts)}
     redax.check_compressor(compressor)
     if realtime is not None and not 0 < realtime < float("inf"):
         raise InvalidOption(f"the speed of real time cannot be {realtime}: take more than 0")
@@ -122,12 +124,17 @@ def simulate(
     document = run_document(settings, run_id, start, files.output, threads, compressor)
     simulated = blocks(settings)
     log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
-    with _written_beside(files) as new:
+    files.output.mkdir(parents=True, exist_ok=True)
+    # On the same file system, so that complete files are moved at once
+    with tempfile.TemporaryDirectory(
+        prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
+    ) as folder:
+        new = _Files(run_id, Path(folder))
         _write_json(new.config, {} if settings.is_led else settings.detector.options())
         _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
         run_dir = new.run
         if realtime is not None:
-            # For everyone to see from its first chunk on
+            # Visible from the first chunk on
             files.remove()
             _write_json(new.document, document)
             files.take_from(new)
@@ -159,7 +166,7 @@ def run_document(
     threads: Mapping[str, int],
     compressor: str,
 ) -> dict[str, Any]:
-    """Return the run document, as the DAQ writes it, of a run that has not ended."""
+    """Return the run document of a run in progress, as the DAQ writes it."""
     detector = settings.detector
     mode = f"sim_{settings.source}"
     if settings.is_led:
@@ -203,12 +210,9 @@ def run_document(
 
 
 def load_options(path: str | Path) -> dict[str, Any]:
-    """Return options for the context, to pass as its ``config``, from a run's ``config_RUN.json``.
+    """Return options for the ``config`` of the context from a run's ``config_RUN.json``.
 
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) when there is no such file.
+    Raises InvalidOption (a ValueError) when the file cannot be read.
     """
     try:
         options = strict_json.load_object(path, InvalidOption)
@@ -220,7 +224,7 @@ def load_options(path: str | Path) -> dict[str, Any]:
 
 
 class _Files:
-    """What a run consists of, in one folder."""
+    """Live data and files of a run in one folder."""
 
     def __init__(self, run_id: str, output: Path):
         if not _RUN_ID.fullmatch(run_id):
@@ -233,20 +237,20 @@ class _Files:
         self.document = output / f"rundoc_{run_id}.json"
 
     def __iter__(self) -> Iterator[Path]:
-        # The document comes last: where it is, everything is
+        # The document is last: with it, the run is complete
         return iter((self.run, self.truth, self.config, self.settings, self.document))
 
     def check(self, force: bool) -> None:
-        """Raise DataExists when something of the run is there, and not `force`."""
-        there = [str(path) for path in self if path.exists()]
-        if there and not force:
+        """Raise DataExists when files of the run exist, without `force`."""
+        existing = [str(path) for path in self if path.exists()]
+        if existing and not force:
             raise DataExists(
-                f"{', '.join(there)} would be overwritten: take another run number or folder, or "
-                "--force (force=True) to have it replaced"
+                f"{', '.join(existing)} would be overwritten: take another run number or folder, "
+                "or --force (force=True) to replace it"
             )
 
     def remove(self) -> None:
-        """Remove what is there of the run, the document first."""
+        """Remove the run, the document first."""
         for path in reversed(list(self)):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -254,23 +258,12 @@ class _Files:
                 path.unlink(missing_ok=True)
 
     def take_from(self, new: "_Files") -> None:
-        """Put what `new` has in the place of what is here."""
+        """Move the files of `new` here, over existing ones."""
         if new.run.exists():
             self.remove()
         for path, new_path in zip(self, new, strict=True):
             if new_path.exists():
                 os.replace(new_path, path)
-
-
-@contextlib.contextmanager
-def _written_beside(files: _Files) -> Iterator[_Files]:
-    """Give a folder for the files of a run that are not complete, on the same file system."""
-    files.output.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{files.run_id}_", dir=files.output)
-    try:
-        yield _Files(files.run_id, Path(folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(
@@ -283,7 +276,7 @@ def _write(
     stop: Callable[[], bool],
     realtime: float | None,
 ) -> int:
-    """Write live data and truth; return how long the run was [ns]."""
+    """Write live data and truth; return the length of the run [ns]."""
     t0 = int(start.timestamp()) * 1_000_000_000
     truth_file = TruthFile(truth_path)
     done = 0.0
@@ -300,7 +293,7 @@ def _write(
         for block in simulated:
             if stop():
                 if realtime is None:
-                    raise Stopped("stopped before the run was complete: nothing is left of it")
+                    raise Stopped("stopped before the run was complete: its files are removed")
                 log.warning("stopped: the run ends after %.1f s", done / 1e9)
                 break
             for field in ("time", "endtime", "s1_center_time", "s2_center_time"):
@@ -321,13 +314,6 @@ def _write(
         writer.n_records,
     )
     return nanoseconds
-
-
-def _threads(n_hosts: int, n_threads: int) -> dict[str, int]:
-    for name, n in (("hosts", n_hosts), ("threads", n_threads)):
-        if not 1 <= n <= 100:
-            raise InvalidOption(f"{name} cannot be {n}: take 1 to 100")
-    return {f"xams-daq_reader_{i}": n_threads for i in range(n_hosts)}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What PMTs, SiPM and NaI detector make of light: charges, after-pulses, dark counts, pulse shapes.
+"""Signals of PMTs, SiPM and NaI detector: charges, after-pulses, dark counts, pulse shapes.
 
 Charges are in photoelectrons (keV for the NaI detector), times in ns since the start of the run.
 """
@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import Light, join
+from amstrax.simulation.light import Light
 from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
 
 PHASES = 20  # pulse shapes are tabulated at so many times within a sample
@@ -18,7 +18,7 @@ _AREA_LEFT_OUT = 1e-3  # of a pulse's tail; the rest is scaled to the whole area
 
 
 class Signals(NamedTuple):
-    """Charges that come out of the sensors, arrays of shape (n,)."""
+    """Charges of the sensors, arrays of shape (n,)."""
 
     time: np.ndarray
     channel: np.ndarray
@@ -31,27 +31,17 @@ class Signals(NamedTuple):
 
 
 def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end: float) -> Light:
-    """Return photoelectrons that no light has made, from `start` to `end`."""
+    """Return photoelectrons without light, from `start` to `end`."""
     rates = dict.fromkeys(detector.tpc_channels, detector.dark_rate)
     if detector.sipm_channel is not None:
         rates[detector.sipm_channel] = detector.sipm_dark_rate
-    parts = [Light.none()]
-    for channel, rate in rates.items():
-        times = event_times(rng, rate, start, end)
-        n = len(times)
-        parts.append(
-            Light(
-                times,
-                np.full(n, channel, dtype=np.int16),
-                np.ones(n, dtype=np.int64),
-                np.full(n, -1),
-            )
-        )
-    return join(*parts)
+    times = [event_times(rng, rate, start, end) for rate in rates.values()]
+    channels = np.repeat(list(rates), [len(part) for part in times])
+    return Light.single(np.concatenate(times), channels)
 
 
 def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> Light:
-    """Return what ions make in the PMTs that saw `light`: a photoelectron each, later."""
+    """Return later single photoelectrons of ions in the PMTs that saw `light`."""
     pmt = np.flatnonzero(_in_pmt(light.channel, detector))
     ends = np.cumsum(light.n_pe[pmt])
     total = int(ends[-1]) if len(ends) else 0
@@ -62,19 +52,14 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
     mean, spread, share = np.array(detector.afterpulse_delays).T
     kind = rng.choice(len(share), size=n, p=share / share.sum())
     delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
-    return Light(
-        light.time[parent] + delay,
-        light.channel[parent],
-        np.ones(n, dtype=np.int64),
-        np.full(n, -1),
-    )
+    return Light.single(light.time[parent] + delay, light.channel[parent])
 
 
 def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:
-    """Return the signals of photoelectrons, with the sensors' spread in time and in charge."""
+    """Return the signals of photoelectrons, with the spread of sensors in time and charge."""
     pmt = _in_pmt(light.channel, detector)
     count = light.n_pe.copy()
-    # An avalanche starts others, each of which may start one again: a geometric series
+    # Avalanches start others, which may start others again: a geometric series
     count[~pmt] += rng.negative_binomial(count[~pmt], 1 - detector.sipm_crosstalk)
     charge = np.empty(len(count))
     mean, spread = photoelectron_moments(detector)
@@ -87,7 +72,7 @@ def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signa
         detector.photoelectron_spread / mean,
         spread,
     )
-    # Scaled, so that the mean is that of the avalanches that light and dark counts start
+    # Scaled such that crosstalk does not change the mean
     size = 1 - detector.sipm_crosstalk
     cells = count[~pmt]
     charge[~pmt] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
@@ -98,8 +83,8 @@ def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signa
 def photoelectron_moments(detector: Detector) -> tuple[float, float]:
     """Return mean of the charge of a photoelectron, and standard deviation / mean.
 
-    The unit is the mean of full-size ones. These are Gaussian (without the part below zero, drawn
-    anew), the small ones exponential.
+    The unit is the peak of full-size ones, which are Gaussian, truncated at zero. Small ones are
+    exponential.
     """
     from scipy.stats import truncnorm
 
@@ -116,7 +101,7 @@ def photoelectron_moments(detector: Detector) -> tuple[float, float]:
 
 @numba.njit(cache=True, nogil=True)
 def _sum_of_charges(rng, counts, small, small_size, full_size, full_spread, spread_of_any):
-    """Sum of charges of `counts` photoelectrons each; Gaussian, by their moments, for many."""
+    """Return summed charges of `counts` photoelectrons each; Gaussian for more than 20."""
     result = np.zeros(len(counts))
     for i in range(len(counts)):
         if counts[i] > 20:
@@ -137,9 +122,9 @@ def _sum_of_charges(rng, counts, small, small_size, full_size, full_spread, spre
 def external_signals(
     rng: np.random.Generator, external: External, detector: Detector
 ) -> tuple[Signals, np.ndarray]:
-    """Return the signals of the NaI detector, and the energies that it measures [keV].
+    """Return the signals of the NaI detector, and measured energies [keV].
 
-    Its resolution goes with the root of the energy.
+    The resolution scales with the root of the energy.
     """
     if detector.external_channel is None:
         return Signals.none(), np.zeros(0)
@@ -152,8 +137,8 @@ def external_signals(
 def pulse_shapes(detector: Detector, channel: int) -> tuple[np.ndarray, int]:
     """Return the shape of a pulse of unit area in `channel`.
 
-    A Gaussian convolved with an exponential decay, shifted so that its mean comes at the signal's
-    time (delays that all pulses share are left out; the NaI detector's pulse starts at that time).
+    It is a Gaussian convolved with an exponential decay. Its mean is at the time of the signal,
+    without common delays; the pulse of the NaI detector starts at that time.
 
     Returns
     -------
@@ -161,19 +146,15 @@ def pulse_shapes(detector: Detector, channel: int) -> tuple[np.ndarray, int]:
         For signals at the start of a sample, and 1/PHASES of a sample later each; shape
         (PHASES, samples); the sum of each is 1.
     first
-        Where its first sample lies, from the sample that the signal's time is in.
+        Number of its first sample, from the sample of the signal's time on.
     """
-    return _pulse_shapes(*_rise_and_fall(detector, channel), detector.dt)
-
-
-def _rise_and_fall(detector: Detector, channel: int) -> tuple[float, float, float]:
-    """Return width of the Gaussian, decay time, and time of the mean after the signal's time."""
+    rise, fall, mean = detector.pmt_rise, detector.pmt_fall, 0.0
     if channel == detector.external_channel:
         rise, fall = detector.external_rise, detector.external_fall
-        return rise, fall, 2 * rise + fall
-    if channel == detector.sipm_channel:
-        return detector.sipm_rise, detector.sipm_fall, 0.0
-    return detector.pmt_rise, detector.pmt_fall, 0.0
+        mean = 2 * rise + fall
+    elif channel == detector.sipm_channel:
+        rise, fall = detector.sipm_rise, detector.sipm_fall
+    return _pulse_shapes(rise, fall, mean, detector.dt)
 
 
 @lru_cache(maxsize=32)
@@ -184,7 +165,7 @@ def _pulse_shapes(rise: float, fall: float, mean: float, dt: int) -> tuple[np.nd
     first = int(np.floor(shape.ppf(_AREA_LEFT_OUT / 10) / dt))
     last = int(np.ceil(shape.ppf(1 - _AREA_LEFT_OUT) / dt)) + 1
     phases = (np.arange(PHASES) + 0.5) / PHASES
-    # A sample is what the ADC sees in the middle of it
+    # The ADC samples in the middle
     middles = np.arange(first, last) + 0.5
     shapes = shape.pdf((middles[np.newaxis, :] - phases[:, np.newaxis]) * dt)
     return shapes / shapes.sum(axis=1, keepdims=True), first

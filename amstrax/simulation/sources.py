@@ -1,4 +1,4 @@
-"""What happens in the xenon: energy deposits of sources, and those in the NaI detector beside it.
+"""Energy deposits of sources in the xenon, and in the NaI detector next to it.
 
 Energies are in keV, times in ns since the start of the run, lengths in mm.
 """
@@ -19,8 +19,8 @@ ELECTRON_MASS = 510.99895  # [keV]
 KR83M_ENERGIES = 32.1, 9.4  # of the two steps, ENSDF
 KR83M_HALF_LIFE = 154.4  # of the state between them [ns], ENSDF
 
-#: Share of photons that give all their energy to a photoelectron, against energy [keV]; the others
-#: are scattered once. Rounded from NIST's XCOM for xenon, without coherent scattering.
+#: Share of photons that are absorbed, against energy [keV]; the others are scattered once. Rounded
+#: from NIST's XCOM for xenon, without coherent scattering.
 _PHOTOELECTRIC = (
     (30.0, 60.0, 100.0, 150.0, 300.0, 500.0, 700.0, 1300.0),
     (1.0, 0.95, 0.87, 0.72, 0.37, 0.19, 0.11, 0.04),
@@ -49,6 +49,11 @@ class External(NamedTuple):
     time: np.ndarray
     energy: np.ndarray
 
+    @classmethod
+    def none(cls) -> "External":
+        """Return no deposits."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+
 
 def event_times(rng: np.random.Generator, rate: float, start: float, end: float) -> np.ndarray:
     """Return sorted times of a Poisson process of `rate` Hz from `start` to `end` ns."""
@@ -67,7 +72,7 @@ def positions(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.
 def compton_energies(rng: np.random.Generator, energy: np.ndarray) -> np.ndarray:
     """Return energies that photons of `energy` leave in one Compton scattering.
 
-    By the formula of Klein and Nishina (Z. Phys. 52 (1929) 853), sampled by rejection.
+    The formula of Klein and Nishina (Z. Phys. 52 (1929) 853) is sampled by rejection.
     """
     result = np.zeros(len(energy))
     left = np.arange(len(energy))
@@ -82,7 +87,7 @@ def compton_energies(rng: np.random.Generator, energy: np.ndarray) -> np.ndarray
 
 
 def photon_energies(rng: np.random.Generator, energy: np.ndarray) -> np.ndarray:
-    """Return what photons of `energy` leave in the xenon: all of it, or one scattering's."""
+    """Return energies that photons of `energy` leave in the xenon, absorbed or scattered once."""
     result = energy.copy()
     scattered = rng.random(len(energy)) > np.interp(energy, *_PHOTOELECTRIC)
     result[scattered] = compton_energies(rng, energy[scattered])
@@ -95,15 +100,18 @@ class Photons(NamedTuple):
     energies: tuple[float, ...]
     intensities: tuple[float, ...]
 
+    def lines(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Return energies of `n` photons."""
+        weights = np.array(self.intensities)
+        return rng.choice(np.array(self.energies), size=n, p=weights / weights.sum())
+
     def energies_left(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return energies of `n` deposits."""
-        weights = np.array(self.intensities)
-        lines = rng.choice(np.array(self.energies), size=n, p=weights / weights.sum())
-        return photon_energies(rng, lines)
+        return photon_energies(rng, self.lines(rng, n))
 
 
 class Alphas(NamedTuple):
-    """A source of alphas, all of which stay in the xenon."""
+    """A source of alphas, which all stay in the xenon."""
 
     energies: tuple[float, ...]
 
@@ -126,18 +134,18 @@ class Flat(NamedTuple):
 class Kr83m(NamedTuple):
     """Two deposits at one place, 32.1 keV and then 9.4 keV."""
 
-    half_life: float
+    half_life: float  # of the state between them [ns]
 
 
 class Pairs(NamedTuple):
     """Positron annihilation: one photon in the xenon, the other perhaps in the NaI detector."""
 
     energy: float
-    photon: Photons  # others that come with it
+    photon: Photons  # all photons of the source
 
 
 class Source(NamedTuple):
-    """A source by name: what it is, and what it gives."""
+    """A source: its description and its model; None for LED runs."""
 
     summary: str
     model: Photons | Alphas | Flat | Kr83m | Pairs | None
@@ -146,7 +154,7 @@ class Source(NamedTuple):
 # Energies and intensities per decay: ENSDF
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "flat": Source("1 to 100 keV, or what --energy says, equally often", Flat(*FLAT_RANGE)),
+        "flat": Source("1 to 100 keV, or the range of --energy, uniform", Flat(*FLAT_RANGE)),
         "kr83m": Source("32.1 keV and 9.4 keV, 154 ns half-life apart", Kr83m(KR83M_HALF_LIFE)),
         "am241": Source("photons of 59.5 keV", Photons((59.54,), (1.0,))),
         "co57": Source("photons of 122 and 136 keV", Photons((122.06, 136.47), (85.6, 10.7))),
@@ -165,19 +173,17 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 
 
 def source(name: str, energy_range: tuple[float, float] | None = None) -> Source:
-    """Return the source called `name`; `energy_range` [keV] is for ``flat`` alone.
+    """Return the source called `name`; `energy_range` [keV] is only for ``flat``.
 
-    Raises InvalidOption for another name, or a range that makes no sense.
+    Raises InvalidOption for another name, or an impossible range.
     """
     if name not in SOURCES:
-        raise InvalidOption(f"there is no source {name!r}{did_you_mean(name, SOURCES)}")
+        raise InvalidOption(f"no source {name!r}{did_you_mean(name, SOURCES)}")
     found = SOURCES[name]
     if energy_range is None:
         return found
     if not isinstance(found.model, Flat):
-        raise InvalidOption(
-            f"source {name} has energies of its own: leave the range of energies out"
-        )
+        raise InvalidOption(f"source {name} has fixed energies: leave the range of energies out")
     lowest, highest = energy_range
     if not 0 < lowest <= highest <= 10_000:
         raise InvalidOption(
@@ -188,14 +194,14 @@ def source(name: str, energy_range: tuple[float, float] | None = None) -> Source
 
 
 def deposits(
-    rng: np.random.Generator, what: Source, times: np.ndarray, detector: Detector
+    rng: np.random.Generator, source_: Source, times: np.ndarray, detector: Detector
 ) -> tuple[Deposits, External]:
     """Return the deposits of events at `times`, and those that go with them in the NaI detector."""
-    model = what.model
+    model = source_.model
     n = len(times)
     events = np.arange(n)
     xyz = positions(rng, n, detector)
-    external = External(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+    external = External.none()
     kind = np.full(n, ALPHA if isinstance(model, Alphas) else GAMMA, dtype=np.int8)
     if isinstance(model, Kr83m):
         return _kr83m(rng, model, times, xyz), external
@@ -228,12 +234,11 @@ def _kr83m(
 def _pairs(
     rng: np.random.Generator, model: Pairs, times: np.ndarray, detector: Detector
 ) -> tuple[np.ndarray, External]:
-    """Return energies in the xenon, and the partners' deposits in the NaI detector."""
-    weights = np.array(model.photon.intensities)
-    line = rng.choice(np.array(model.photon.energies), size=len(times), p=weights / weights.sum())
+    """Return energies in the xenon, and deposits of the partners in the NaI detector."""
+    line = model.photon.lines(rng, len(times))
     energy = photon_energies(rng, line)
     if detector.external_channel is None:
-        return energy, External(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
+        return energy, External.none()
     seen = np.flatnonzero(
         (line == model.energy) & (rng.random(len(line)) < detector.external_acceptance)
     )
@@ -246,7 +251,7 @@ def _pairs(
 def external_background(
     rng: np.random.Generator, detector: Detector, start: float, end: float
 ) -> External:
-    """Return deposits in the NaI detector that belong to no event; flat in energy."""
+    """Return background deposits in the NaI detector, flat in energy."""
     times = event_times(rng, detector.external_rate, start, end)
     lowest = min(30.0, detector.external_max_energy)
     energy = rng.uniform(lowest, detector.external_max_energy, len(times))

@@ -1,7 +1,9 @@
-"""Writing simulated fragments as redax does: at once, or as time goes by."""
+"""Files of simulated runs: live data as of redax, at once or in real time, and the truth."""
 
+import io
 import itertools
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -9,18 +11,86 @@ import numpy as np
 import strax
 
 from amstrax import redax
+from amstrax.exceptions import InvalidOption
+
+TRUTH_DTYPE = np.dtype(
+    [
+        (("Time of the first deposit since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the event's light since unix epoch [ns]", "endtime"), np.int64),
+        (("Number of the event in the run", "event_number"), np.int64),
+        (("Energy in the xenon [keV]", "energy"), np.float64),
+        (("Position x [mm]", "x"), np.float64),
+        (("Position y [mm]", "y"), np.float64),
+        (("Position z: 0 at the gate, negative below [mm]", "z"), np.float64),
+        (("Photons produced", "photons"), np.int64),
+        (("Electrons produced", "electrons"), np.int64),
+        (("Photoelectrons of the S1 in the PMTs of the TPC [PE]", "s1_pe"), np.int64),
+        (("Photoelectrons of the S2 in the PMTs of the TPC [PE]", "s2_pe"), np.int64),
+        (("Mean time of the S1's since unix epoch; -1: none [ns]", "s1_center_time"), np.int64),
+        (("Mean time of the S2's since unix epoch; -1: none [ns]", "s2_center_time"), np.int64),
+        (("Time between the two; NaN: one is missing [ns]", "drift_time"), np.float64),
+        (("Energy that the NaI detector measured; 0: none [keV]", "external_energy"), np.float64),
+        (("Number of deposits", "n_deposits"), np.int16),
+    ]
+)
+
+
+def load_truth(path: str | Path) -> np.ndarray:
+    """Return the truth of a run from its ``truth_RUN.npy``: `TRUTH_DTYPE`, sorted by time.
+
+    Raises InvalidOption (a ValueError) when the file cannot be read, or is something else.
+    """
+    try:
+        truth = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidOption(
+            f"truth cannot be read from {path} ({error}): name the file truth_RUN.npy that "
+            "`amstrax simulate` writes next to the run"
+        ) from None
+    if not isinstance(truth, np.ndarray) or truth.dtype != TRUTH_DTYPE:
+        raise InvalidOption(
+            f"{path} does not hold the truth of a run as this release of amstrax writes it: "
+            "simulate the run again"
+        )
+    return truth
+
+
+class TruthFile:
+    """File of truth to which rows are appended.
+
+    `close` writes the length into the header, whose size numpy keeps when a length grows.
+    """
+
+    def __init__(self, path: Path):
+        self.n = 0
+        self._file = path.open("wb")
+        self._file.write(_header(0))
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows of `TRUTH_DTYPE`."""
+        self._file.write(np.ascontiguousarray(rows, dtype=TRUTH_DTYPE).tobytes())
+        self.n += len(rows)
+
+    def close(self) -> None:
+        """Write the length, and close."""
+        if self._file.closed:
+            return
+        self._file.seek(0)
+        self._file.write(_header(self.n))
+        self._file.close()
+
+
+def _header(n: int) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_2_0(
+        buffer,
+        {"descr": np.lib.format.dtype_to_descr(TRUTH_DTYPE), "fortran_order": False, "shape": (n,)},
+    )
+    return buffer.getvalue()
 
 
 class Pace:
-    """Hold work back until the clock has come as far as the run.
-
-    Parameters
-    ----------
-    speed
-        Seconds of the run in a second; None: nothing is held back.
-    stop
-        Waiting ends when this returns True.
-    """
+    """Clock of a run with `speed` seconds a second; None: without waiting, which `stop` ends."""
 
     _LOOK_EVERY = 0.1  # [s]
 
@@ -29,7 +99,7 @@ class Pace:
         self._began = time.monotonic()
 
     def wait_for(self, moment: float) -> None:
-        """Return once the run has come to `moment` [ns]."""
+        """Wait until `moment` of the run [ns]."""
         if self._speed is None:
             return
         due = self._began + moment / 1e9 / self._speed
@@ -38,22 +108,10 @@ class Pace:
 
 
 class RunWriter:
-    """Writer of a run: directories appear one after the other, when all that is in them is known.
+    """Writer of live data: directories appear one after the other, once they are complete.
 
-    Parameters
-    ----------
-    run_dir
-        Folder of the run.
-    threads
-        Number of threads of each readout process.
-    length, overlap
-        Durations of chunk and overlap [ns].
-    compressor
-        ``lz4`` or ``blosc``.
-    fragment_samples
-        Samples in a fragment.
-    pace
-        What the directories wait for.
+    `threads` is the number of threads of each readout process, `length` and `overlap` are the
+    durations of chunk and overlap [ns], and directories wait for `pace`.
     """
 
     def __init__(
@@ -75,14 +133,10 @@ class RunWriter:
         self._chunk_i, self._step = next(self._steps)
 
     def add(self, records: np.ndarray, complete_until: float) -> None:
-        """Take fragments (times in ns since the start of the run), and write what is complete.
+        """Add fragments of `strax.raw_record_dtype`, and write complete directories.
 
-        Parameters
-        ----------
-        records
-            Fragments of `strax.raw_record_dtype`.
-        complete_until
-            All fragments that start before this [ns] have been handed over.
+        Times are in ns since the start of the run. Later fragments start at `complete_until` [ns]
+        or after it.
         """
         self.n_records += len(records)
         self._waiting = np.concatenate([self._waiting, records])
@@ -90,9 +144,9 @@ class RunWriter:
             self._write_step()
 
     def end(self, duration: int) -> None:
-        """Write what is left of a run of `duration` ns, and that it has ended."""
+        """Write the rest of a run of `duration` ns, and that it has ended."""
         self._pace.wait_for(duration)
-        self._pace = Pace(None, bool)  # the rest at once: the DAQ has stopped
+        self._pace = Pace(None, bool)
         while self._chunk_i * self._period < duration:
             self._write_step()
         redax.write_end(self._run_dir, self._threads)
@@ -110,7 +164,7 @@ class RunWriter:
 def _steps(
     run_dir: Path, length: int, overlap: int
 ) -> Iterator[tuple[int, tuple[redax.Interval, ...]]]:
-    """Yield numbers of chunks, and the directories that are written at the same time."""
+    """Yield numbers of chunks, and directories that appear at the same time."""
     for chunk_i in itertools.count():
         pre, central, post = redax.chunk_intervals(run_dir, chunk_i, length, overlap)
         yield chunk_i, (central,) if pre is None else (pre, central)

@@ -1,7 +1,6 @@
 """Photons and electrons of energy deposits: from nestpy, or from a simple model."""
 
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 
@@ -12,39 +11,6 @@ MODELS = ("nest", "simple")
 
 #: Mean energy for an excited or ionised atom [keV]; C. Dahl, thesis, Princeton 2009
 WORK_FUNCTION = 13.7e-3
-
-
-class Yields(Protocol):
-    """A model of the yields of liquid xenon."""
-
-    def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
-
-
-def model(name: str, density: float, drift_field: float) -> Yields:
-    """Return the model called `name`: ``nest`` or ``simple``.
-
-    Parameters
-    ----------
-    name
-        One of `MODELS`.
-    density
-        Density of the liquid [g/cm^3].
-    drift_field
-        Electric field [V/cm].
-
-    Raises
-    ------
-    InvalidOption
-        For another name.
-    NotAvailable
-        For ``nest`` without nestpy.
-    """
-    if name == "nest":
-        return NestYields(density, drift_field)
-    if name == "simple":
-        return SimpleYields()
-    raise InvalidOption(f"yields cannot come from {name!r}: take one of {', '.join(MODELS)}")
 
 
 class NestYields:
@@ -72,27 +38,22 @@ class NestYields:
             )
         return self._calculator.GetYields(self._nest.gammaRay, energy, self._density, self._field)
 
-    def _mean_kr83m_second(self, energy: float, delay: float):
-        # The 9.4 keV's yields depend on how long ago the 32.1 keV were: within 1 ns of `delay`
-        return self._calculator.GetYieldKr83m(
-            energy, self._density, self._field, delay + 1.0, max(delay - 1.0, 0.0)
-        )
-
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """See `Yields.quanta`; NEST's own random numbers are seeded from `rng`."""
+        """Return numbers of photons and of electrons of deposits, both of shape (n,).
+
+        NEST's random numbers are seeded from `rng`.
+        """
         self._nest.RandomGen.rndm().set_seed(int(rng.integers(2**31)))
         photons = np.zeros(len(deposits.energy), dtype=np.int64)
         electrons = np.zeros_like(photons)
+        columns = (deposits.kind, deposits.energy, deposits.delay)
         for i, (kind, energy, delay) in enumerate(
-            zip(
-                deposits.kind.tolist(),
-                deposits.energy.tolist(),
-                deposits.delay.tolist(),
-                strict=True,
-            )
+            zip(*(column.tolist() for column in columns), strict=True)
         ):
             if kind == KR83M_SECOND:
-                mean = self._mean_kr83m_second(energy, delay)
+                # Yields of the 9.4 keV depend on the delay after the 32.1 keV, within 1 ns
+                delays = delay + 1.0, max(delay - 1.0, 0.0)
+                mean = self._calculator.GetYieldKr83m(energy, self._density, self._field, *delays)
             else:
                 mean = self._mean(kind, energy)
             quanta = self._calculator.GetQuanta(mean, self._density)
@@ -101,20 +62,20 @@ class NestYields:
 
 
 class SimpleYields:
-    """Yields that need no nestpy: a fixed share of photons among a fixed number of quanta per keV.
+    """Yields without nestpy: a fixed share of photons among a fixed number of quanta per keV.
 
-    The shares, 0.6 of the quanta for photons and 0.98 for alphas, are about what NEST gives for 60
-    keV and for alphas at 500 V/cm; in fact that of photons falls with energy, to 0.4 at 662 keV.
-    The number of quanta fluctuates with a Fano factor of 0.03, the share by 0.03.
+    The shares of photons, 0.6 for gammas and 0.98 for alphas, are about those of NEST for 60 keV
+    and for alphas at 500 V/cm; NEST's share falls to 0.4 at 662 keV. The number of quanta
+    fluctuates with a Fano factor of 0.03, the share by 0.03.
     """
 
     _FANO = 0.03
     _SHARE_GAMMAS, _SHARE_ALPHAS = 0.6, 0.98
     _SHARE_SPREAD = 0.03
-    _ALPHA_QUENCHING = 0.92  # share of an alpha's energy that gives quanta, as NEST has it
+    _ALPHA_QUENCHING = 0.92  # share of an alpha's energy that gives quanta, as of NEST
 
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
-        """See `Yields.quanta`."""
+        """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
         alpha = deposits.kind == ALPHA
         mean = deposits.energy / WORK_FUNCTION * np.where(alpha, self._ALPHA_QUENCHING, 1.0)
         total = np.rint(rng.normal(mean, np.sqrt(self._FANO * mean)))
@@ -125,3 +86,18 @@ class SimpleYields:
         )
         photons = rng.binomial(total, np.clip(share, 0, 1))
         return photons, total - photons
+
+
+Yields = NestYields | SimpleYields
+
+
+def model(name: str, density: float, drift_field: float) -> Yields:
+    """Return a model of `MODELS` for a density [g/cm^3] and an electric field [V/cm].
+
+    Raises InvalidOption for another name, and NotAvailable for ``nest`` without nestpy.
+    """
+    if name == "nest":
+        return NestYields(density, drift_field)
+    if name == "simple":
+        return SimpleYields()
+    raise InvalidOption(f"yields cannot come from {name!r}: take one of {', '.join(MODELS)}")

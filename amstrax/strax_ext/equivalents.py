@@ -25,6 +25,7 @@ from amstrax.rundoc import (
     channel_pairs,
     channels_polarity,
     register_entries,
+    value_at,
 )
 from amstrax.settings import RELEASES
 
@@ -107,10 +108,9 @@ def other_release(lineage: Mapping[str, Any]) -> str | None:
 
 
 def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the lineage of equal data in the other release; None if no equal data exists.
+    """Return the lineage of equal data in the other release: same options, other versions.
 
-    Every plugin of the lineage must be in `EQUAL`, with its version in one release. The result has
-    the versions of the other release and the same options.
+    Return None if a plugin of the lineage is not in `EQUAL` with its version in one release.
     """
     release = release_of(lineage)
     if release is None or data_type not in EQUAL:
@@ -128,16 +128,13 @@ def equivalent(data_type: str, lineage: Mapping[str, Any]) -> dict[str, Any] | N
 class StoredReleases(NamedTuple):
     """Raw data of XAMS in a folder, by the release that has stored it."""
 
-    #: Release -> number of stored raw data types, and newest run
-    found: dict[str, tuple[int, str]]
-    #: Number of entries of the folder that were read
-    n_entries: int
-    #: Whether all entries of the folder were read
-    is_all: bool
+    found: dict[str, tuple[int, str]]  #: release -> number of stored raw data types, newest run
+    n_entries: int  #: number of entries of the folder that were read
+    is_all: bool  #: whether all entries of the folder were read
 
 
 def stored_releases(folder: Path, most: int | None = None) -> StoredReleases:
-    """Return the releases that have stored raw data in a folder, by the hashes in its entries.
+    """Return the releases with raw data in a folder, by the hashes in the names of its entries.
 
     At most `most` entries are read, by default `MOST_ENTRIES`.
     """
@@ -164,18 +161,16 @@ def stored_releases(folder: Path, most: int | None = None) -> StoredReleases:
 class EquivalentData(strax.StorageFrontend):
     """Read-only access to data of the other release in the folders and run database of a context.
 
-    A context asks it last, so data of its own release takes precedence in all storage.
-
-    `find_several` checks only whether data is stored: unlike `find`, it does not read the document
-    of each run.
+    A context searches it last, so data of its own release takes precedence. Unlike `find`,
+    `find_several` does not read run documents: it checks only whether data is stored.
 
     Parameters
     ----------
     frontends
         Storage of the context.
     registry
-        Plugin classes of the context, by data type. Data made with a class from outside amstrax
-        has no equivalent.
+        Plugin classes of the context, by data type. Data of classes from outside amstrax has no
+        equivalent.
     channel_map
         Channel map of the context, or the string that names it in run documents.
     run_values
@@ -183,7 +178,7 @@ class EquivalentData(strax.StorageFrontend):
     documents
         Run documents given to the context, by run; others are fetched from `frontends`.
     keys
-        Cache of keys of equal data, for as long as `registry` stays the same.
+        Cache of keys of equal data, valid as long as `registry` stays the same.
     """
 
     provide_superruns = True
@@ -213,7 +208,7 @@ class EquivalentData(strax.StorageFrontend):
         return [backend for frontend in self._frontends for backend in frontend.backends]
 
     def key_for(self, key: strax.DataKey) -> strax.DataKey | None:
-        """Return the key of equal data of the other release; None if no equal data exists."""
+        """Return the key of equal data of the other release; None without equal data."""
         at = key.data_type, key.lineage_hash
         if at not in self._keys:
             lineage = equivalent(key.data_type, key.lineage)
@@ -245,7 +240,7 @@ class EquivalentData(strax.StorageFrontend):
         if (key.data_type, str(release)) not in _reported:
             _reported.add((key.data_type, str(release)))
             log.warning(
-                "%s is loaded as release %s has stored it, which is equal to that of %s, as %s; "
+                "%s is loaded from release %s, whose data equals that of release %s: %s; "
                 "further runs are not reported",
                 key.data_type,
                 release,
@@ -306,7 +301,7 @@ class EquivalentData(strax.StorageFrontend):
                     break
                 self.found[key.run_id, key.data_type] = other
                 return result
-        raise strax.DataNotAvailable(f"no data is stored that equals {key}")
+        raise strax.DataNotAvailable(f"no equal data is stored for {key}")
 
     def _is_there(self, key: strax.DataKey, fuzzy_for: tuple[str, ...] = ()) -> bool:
         for frontend in self._frontends:
@@ -354,7 +349,7 @@ class EquivalentData(strax.StorageFrontend):
         try:
             polarity = channels_polarity(register_entries(() if registers is None else registers))
         except InvalidRegisters as error:
-            return f"its document does not tell which channels 2.1 inverts: {error}"
+            return f"the channels that 2.1 inverts are unknown: {error}"
         for group in groups:
             first, last = XAMS_CHANNEL_MAP[group]
             positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]
@@ -376,14 +371,9 @@ class EquivalentData(strax.StorageFrontend):
 def parents_metadata(
     loaded: Mapping[str, Mapping[str, Any]], used: Iterable[tuple[str, strax.DataKey]]
 ) -> dict[str, Any]:
-    """Return the metadata field that lists data of the other release that new data is made from.
+    """Return the metadata field that lists parents of new data from the other release.
 
-    Parameters
-    ----------
-    loaded
-        Metadata of the loaded data that the new data is made from.
-    used
-        Data types loaded from the other release, with their keys in that release.
+    `loaded` has the metadata of loaded data types, `used` the keys of those from the other release.
     """
     parents: dict[str, Any] = {}
     for metadata in loaded.values():
@@ -395,9 +385,4 @@ def parents_metadata(
 
 def _field(document: Mapping[str, Any], name: str) -> Any:
     """Return a field of a document, nested or with a dotted name; None if it is missing."""
-    if name in document:
-        return document[name]
-    part: Any = document
-    for word in name.split("."):
-        part = part.get(word) if isinstance(part, Mapping) else None
-    return part
+    return document[name] if name in document else value_at(document, name)

@@ -1,6 +1,6 @@
-"""What a process does with memory that it has freed, and where it looks for garbage.
+"""Memory of a process: what it keeps after use, and where its garbage collector looks.
 
-What concerns the C library does nothing where that is not glibc.
+Functions for the C library do nothing unless that is glibc.
 """
 
 import contextlib
@@ -8,32 +8,32 @@ import ctypes
 import gc
 from collections.abc import Iterator
 
-#: Arrays from this size on are given back as soon as they go [bytes]
+#: Size from which arrays are returned to the system when they are freed [bytes]
 _LARGE = 1 << 20
-#: Threads share so many heaps, of which each keeps what it has had
+#: Number of heaps, shared by threads; each keeps the most it has had
 _HEAPS = 2
-#: What a job keeps for its next chunk [bytes]
+#: Memory that a job keeps for its next chunk [bytes]
 _KEPT = 1 << 30
 # Of malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
-def keep_little() -> None:
-    """Let this process give memory of large arrays back, where glibc would learn to keep it."""
+def return_large_arrays() -> None:
+    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
     _libc("mallopt", _M_MMAP_THRESHOLD, _LARGE)
     _libc("mallopt", _M_ARENA_MAX, _HEAPS)
 
 
-def keep_freed() -> None:
-    """Let this process keep memory that is freed, of up to 1 GiB, for what comes next.
+def retain_freed_memory() -> None:
+    """Keep up to 1 GiB of freed memory for later use.
 
-    By itself glibc gives arrays of more than 32 MB, and what is free at the end of its memory, back
-    to the system; that gives them anew for each chunk, page for page, which takes a quarter of the
-    time of a job on dense data (benchmarks/PROFILE.md).
+    By default glibc returns freed arrays of more than 32 MB, and free memory at the end of its
+    heap, to the system. To map it again, page by page, for each chunk takes a quarter of the time
+    of a job on dense data (benchmarks/PROFILE.md).
     """
     _libc("mallopt", _M_TRIM_THRESHOLD, _KEPT)
     _libc("mallopt", _M_MMAP_THRESHOLD, _KEPT)
-    # One heap: those of other threads are of 64 MB
+    # One heap, since those of other threads are limited to 64 MB
     _libc("mallopt", _M_ARENA_MAX, 1)
 
 
@@ -43,10 +43,10 @@ def _libc(function: str, *arguments: int) -> None:
 
 
 @contextlib.contextmanager
-def old_objects_left_out() -> Iterator[None]:
-    """Keep Python's garbage collector, within it, from what there is at the start.
+def existing_objects_frozen() -> Iterator[None]:
+    """Hide existing objects from the garbage collector within the context.
 
-    That is over 100,000 objects of imported modules, which it else visits again and again.
+    More than 100,000 objects belong to imported modules, and would be visited again and again.
     """
     gc.freeze()
     try:
@@ -55,13 +55,13 @@ def old_objects_left_out() -> Iterator[None]:
         gc.unfreeze()
 
 
-def keep_what_is_there() -> None:
-    """Take what there is by now for what stays, so that `give_back` need not look through it."""
+def freeze_existing_objects() -> None:
+    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
     gc.collect()
     gc.freeze()
 
 
-def give_back() -> None:
-    """Give memory back that is not in use: pages refer to themselves in circles."""
+def trim_heap() -> None:
+    """Collect garbage, such as pages with reference cycles, and return free memory."""
     gc.collect()
     _libc("malloc_trim", 0)

@@ -1,157 +1,59 @@
-"""Plugins of amstrax, and the chunks that they make and take."""
+"""Plugins of amstrax, and the processor that runs them.
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+strax (2.2.3) has a processor with threads, too. Each plugin is one there, and each keeps several
+chunks: dense live data takes gigabytes, and most of the gain is lost to Python's lock. Here one
+thread computes. Helper threads do what takes long without that lock: they decompress and sort the
+next chunk of live data, and compress and write chunks.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import strax
 from immutabledict import immutabledict
+from numpy.lib.recfunctions import repack_fields
+from strax.processors.single_thread import SaverSpy
 
-from amstrax.processing.compiled import I64, column, kernel
-from amstrax.processing.rows import as_void
-from amstrax.strax_ext import check_strax
+from amstrax.strax_ext.storage import CheckedSaver, Chunk, Rechunker
 
-if TYPE_CHECKING:
-    from amstrax.strax_ext.processor import HelperThreads
-
-check_strax()
-
-_NOTHING = np.empty(0)
-
-
-class Chunk(strax.Chunk):
-    """Chunk that strax's functions split and join in less time.
-
-    strax compiles its split for each data type in each process, copies data to add no rows to it,
-    and compares the dtype field by field. Values are those of `strax.Chunk`.
-    """
-
-    def __init__(self, *, dtype: Any, data: np.ndarray | None, **kwargs: Any):
-        dtype = np.dtype(dtype)
-        data = np.empty(0, dtype) if data is None else data
-        # strax removes all titles from the dtype, twice, to compare the dtype with itself
-        super().__init__(dtype=strax.time_fields, data=data, **kwargs)
-        self.dtype = dtype
-
-    @classmethod
-    def of(cls, chunk: strax.Chunk) -> strax.Chunk:
-        """Return a chunk of strax as one of this class; others are returned as they are."""
-        if type(chunk) is not strax.Chunk:
-            return chunk
-        made = cls.__new__(cls)
-        made.__dict__.update(chunk.__dict__)
-        return made
-
-    def split(self, t: int, allow_early_split: bool = False) -> tuple[strax.Chunk, strax.Chunk]:
-        """Return the chunks before and after a time [ns]; parameters are as in strax."""
-        if self.subruns or self.superrun != {self.run_id: {"start": self.start, "end": self.end}}:
-            return super().split(t, allow_early_split)
-        t = max(min(t, self.end), self.start)
-        if t == self.end:
-            left, right = self.data, self.data[:0].copy()
-        elif t == self.start:
-            left, right = self.data[:0].copy(), self.data
-        else:
-            left, right, t = split_array(self.data, t, allow_early_split)
-        return self._part(self.start, t, left), self._part(t, self.end, right)
-
-    def _part(self, start: int, end: int, data: np.ndarray) -> "Chunk":
-        return type(self)(
-            start=start,
-            end=end,
-            data=data,
-            dtype=self.dtype,
-            data_type=self.data_type,
-            data_kind=self.data_kind,
-            run_id=self.run_id,
-            target_size_mb=self.target_size_mb,
-        )
-
-    @classmethod
-    def concatenate(
-        cls, chunks: Iterable[strax.Chunk | None], allow_superrun: bool = False
-    ) -> strax.Chunk:
-        """Return chunks as one; parameters are as in strax. Rows of one chunk are not copied."""
-        parts = [cls.of(chunk) for chunk in chunks if chunk is not None]
-        filled = [chunk.data for chunk in parts if len(chunk)]
-        if len(parts) < 2 or not filled or any(data.dtype != filled[0].dtype for data in filled):
-            return super().concatenate(parts, allow_superrun)
-        # strax checks the chunks, and joins everything but the data
-        result = super().concatenate([_emptied(chunk) for chunk in parts], allow_superrun)
-        if len(filled) == 1:
-            (result.data,) = filled
-        else:
-            result.data = np.concatenate([as_void(data) for data in filled]).view(filled[0].dtype)
-        return result
-
-
-def _emptied(chunk: strax.Chunk) -> strax.Chunk:
-    chunk = copy.copy(chunk)
-    # Plain numbers, since numpy looks at each field of what it joins
-    chunk.data = _NOTHING
-    return chunk
-
-
-def split_array(
-    data: np.ndarray, t: int, allow_early_split: bool = False
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return data left of a time [ns], data right of it, and the time, as `strax.split_array`.
-
-    Parameters
-    ----------
-    data
-        Sorted by time, shape (n,).
-    t
-        Where to split.
-    allow_early_split
-        Where that would split an element, do so at the nearest possible time before, instead of
-        raising `strax.CannotSplit`.
-    """
-    if not len(data):
-        return data[:0], data[:0], t
-    starts = data["time"]
-    i, can_split = _split_index(starts, strax.endtime(data), t)
-    if not can_split:
-        if not allow_early_split:
-            raise strax.CannotSplit
-        t = min(starts[i], t)
-    return data[:i], data[i:], t
-
-
-@kernel(column(I64), column(I64), I64)
-def _split_index(start, end, t):
-    """Return where data can be split last, up to `t`, and whether it can be at `t`."""
-    latest_end = np.int64(-1)
-    index = 0
-    for i in range(len(start)):
-        if start[i] >= latest_end:
-            index = i
-        if start[i] >= t:
-            return index, index == i and latest_end <= t
-        latest_end = max(latest_end, end[i])
-        if latest_end > t:
-            return index, False
-    return len(start), True
+#: Largest amount of data in the queue of writes [bytes]; a single chunk may be larger
+MOST_WAITING = 200_000_000
 
 
 class Plugin(strax.Plugin):
-    """Plugin that takes of its inputs the fields that it needs, where that is said.
+    """Plugin that copies only the needed fields of its inputs, where `input_fields` names them.
 
-    strax merges inputs of one kind to one array with all their fields. Peaks have their waveforms
-    with them, so for most plugins nearly all of that copy is for nothing.
+    strax merges inputs of one kind to one array with all their fields. Peaks include their
+    waveforms, so for most plugins nearly all of that copy is wasted.
     """
 
     #: Data type -> fields that `compute` needs of it, besides those of its times; others are whole.
     #: Holds for the class that sets both, not for subclasses: these may need any field.
     input_fields: Mapping[str, Sequence[str]] = immutabledict()
 
-    #: What the live data of the run lacks, in a reader that is allowed to go without it
+    #: Missing live data of the run, in a reader that accepts incomplete runs
     missing_live_data: list[str] | None = None
 
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None
+
+    #: Whether this is a copy of a plugin with the same options, whose dtype is copied too
+    _has_final_dtype = False
+
+    def __copy__(self, _deep_copy: bool = False) -> "Plugin":
+        made = super().__copy__(_deep_copy)
+        # The dtype of a user's class may depend on the run
+        made._has_final_dtype = type(self).__module__.startswith("amstrax.")
+        return made
+
+    def fix_dtype(self) -> None:
+        """Infer the dtype; strax does so again for each copy of a plugin."""
+        if not self._has_final_dtype:
+            super().fix_dtype()
 
     def iter(self, iters: Mapping[str, Iterator[strax.Chunk]], executor: Any = None) -> Iterator:
         own = vars(type(self))
@@ -222,7 +124,7 @@ class Plugin(strax.Plugin):
 
 
 def dependencies(plugin: strax.Plugin) -> Iterator[strax.Plugin]:
-    """Yield the plugins whose data a plugin takes, directly or not; some more than once."""
+    """Yield the direct and indirect dependencies of a plugin; some more than once."""
     for dependency in plugin.deps.values():
         yield dependency
         yield from dependencies(dependency)
@@ -244,11 +146,11 @@ class OverlapWindowPlugin(Plugin, strax.OverlapWindowPlugin):
 
 
 def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
-    """Return a chunk with a copy of some fields, and of those that say when things are."""
+    """Return a chunk with copies of some fields and of those for times."""
     old = chunk.data
-    wanted = {"time", "endtime", "length", "dt", *fields}
-    names = [name for name in old.dtype.names or () if name in wanted]
-    dtype = np.dtype([(titled(old.dtype, name), old.dtype[name]) for name in names])
+    needed = {"time", "endtime", "length", "dt", *fields}
+    names = [name for name in old.dtype.names or () if name in needed]
+    dtype = repack_fields(old.dtype[names])
     data = np.empty(len(old), dtype=dtype)
     for name in names:
         data[name] = old[name]
@@ -266,7 +168,110 @@ def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
     )
 
 
-def titled(dtype: np.dtype, name: str) -> str | tuple[str, str]:
-    """Return the name of a field, with its title if it has one, as numpy takes it."""
-    _, _, *title = (dtype.fields or {name: (None, 0)})[name]
-    return (title[0], name) if title else name
+class HelperThreads(Executor):
+    """Executor of writes, whose threads also read ahead."""
+
+    def __init__(self, n_threads: int):
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="helper")
+        self._ahead: dict[int, Future] = {}
+        self._writes: deque[tuple[Future, int]] = deque()
+        #: Number of chunks to read ahead
+        self.n_ahead = n_threads
+
+    def read_ahead(self, chunk_i: int, read: Callable[[int], Any]) -> None:
+        """Start to read a chunk of live data, unless that has been done."""
+        if chunk_i not in self._ahead:
+            self._ahead[chunk_i] = self._pool.submit(read, chunk_i)
+
+    def is_ahead(self, chunk_i: int) -> bool:
+        """Return whether a chunk is being read, or has been."""
+        return chunk_i in self._ahead
+
+    def take(self, chunk_i: int, read: Callable[[int], Any]) -> Any:
+        """Return the result of `read` for a chunk, or raise its exception."""
+        ahead = self._ahead.pop(chunk_i, None)
+        return read(chunk_i) if ahead is None else ahead.result()
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Submit the write of the array ``data``; wait while more than `MOST_WAITING` is queued."""
+        n_bytes = kwargs["data"].nbytes
+        waiting = sum(size for _, size in self._writes)
+        while self._writes and (waiting + n_bytes > MOST_WAITING or self._writes[0][0].done()):
+            write, size = self._writes.popleft()
+            write.exception()  # waits; the saver that has the future raises it
+            waiting -= size
+        future = self._pool.submit(function, *args, **kwargs)
+        self._writes.append((future, n_bytes))
+        return future
+
+    def end(self) -> None:
+        """Finish running tasks, cancel queued ones."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Processor(strax.SingleThreadProcessor):
+    """Processor with one thread that computes, and ``max_workers`` - 1 helper threads.
+
+    Writes go to helper threads where the saver checks them (`CheckedSaver`). Parameters are as in
+    strax.
+    """
+
+    def __init__(
+        self,
+        components: strax.ProcessorComponents,
+        max_workers: int | None = None,
+        allow_rechunk: bool = True,
+        is_superrun: bool = False,
+        **kwargs: Any,
+    ):
+        n_helpers = (max_workers or 1) - 1
+        self.helper_threads = HelperThreads(n_helpers) if n_helpers > 0 else None
+        # strax's spies have a rechunker of strax: these have ours, and are registered below
+        super().__init__(
+            components._replace(savers={}),
+            allow_rechunk=allow_rechunk,
+            is_superrun=is_superrun,
+            **kwargs,
+        )
+        self.components = components
+        makers = {d: plugin for plugin in components.plugins.values() for d in plugin.provides}
+        for plugin in makers.values():
+            if isinstance(plugin, Plugin):
+                plugin.helper_threads = self.helper_threads
+        for data_type, savers in components.savers.items():
+            # Data without a plugin belongs to runs that are joined to a superrun
+            can_rechunk = (
+                makers[data_type].can_rechunk(data_type) if data_type in makers else is_superrun
+            )
+            for saver in savers:
+                spy = _SaverSpy(saver, allow_rechunk and can_rechunk, self.helper_threads)
+                self.post_office.register_spy(spy, topic=data_type)
+
+    def iter(self) -> Iterator[strax.Chunk]:
+        """Compute, and yield the chunks of the target."""
+        try:
+            yield from super().iter()
+        finally:
+            if self.helper_threads is not None:
+                self.helper_threads.end()
+
+
+class _SaverSpy(SaverSpy):
+    """Gives chunks of one data type to a saver."""
+
+    def __init__(self, saver: strax.Saver, rechunk: bool, executor: Executor | None):
+        super().__init__(saver, rechunk)
+        self.rechunker = Rechunker(rechunk, saver.md["run_id"])
+        self.executor = executor if isinstance(saver, CheckedSaver) else None
+
+    def _save_chunk(self, chunks: list[strax.Chunk]) -> None:
+        for chunk in chunks:
+            self.saver.save(chunk, self.chunk_number, executor=self.executor)
+            self.chunk_number += 1
+
+    def close(self) -> None:
+        """Save the remaining chunk; raise the error of a write unless one is being handled."""
+        is_failing = bool(strax.formatted_exception())
+        super().close()
+        if self.saver.got_exception is not None and not is_failing:
+            raise self.saver.got_exception

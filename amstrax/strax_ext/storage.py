@@ -1,15 +1,15 @@
-"""Folders of data, as strax stores it: failed writes are errors, and writing takes less time.
+"""Chunks, and the folders that store them: failed writes are errors, and writing takes less time.
 
 When strax (2.2.3) writes in other threads it ignores exceptions there: with a full disk it ends
 without an error, and the metadata calls the data complete. Compression takes half to three quarters
-of the time of strax's (benchmarks/PROFILE.md), and every strax reads the files. Metadata is written
-less often.
+of the time of strax's (benchmarks/PROFILE.md), and every strax reads the files.
 """
 
+import copy
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,141 @@ import lz4.frame
 import numpy as np
 import strax
 
-from amstrax.strax_ext.plugin import Chunk
+from amstrax.processing.compiled import I64, column, kernel
+from amstrax.processing.rows import as_void
+from amstrax.strax_ext import check_strax
 
-#: How often metadata is written while chunks come fast, after the first few [s]; and what that may
-#: take of the time of one of a job's dozen savers, where the list of chunks is long
+check_strax()
+
+_NO_ROWS = np.empty(0)
+
+
+class Chunk(strax.Chunk):
+    """Chunk that is split and joined in less time, with the values of `strax.Chunk`.
+
+    strax compiles its split for each data type in each process, copies data to add no rows to it,
+    and compares the dtype field by field.
+    """
+
+    def __init__(self, *, dtype: Any, data: np.ndarray | None, **kwargs: Any):
+        dtype = np.dtype(dtype)
+        data = np.empty(0, dtype) if data is None else data
+        # strax removes all titles from the dtype, twice, to compare the dtype with itself
+        super().__init__(dtype=strax.time_fields, data=data, **kwargs)
+        self.dtype = dtype
+
+    @classmethod
+    def of(cls, chunk: strax.Chunk) -> strax.Chunk:
+        """Return a chunk of strax as one of this class, any other unchanged."""
+        if type(chunk) is not strax.Chunk:
+            return chunk
+        made = cls.__new__(cls)
+        made.__dict__.update(chunk.__dict__)
+        return made
+
+    def split(self, t: int, allow_early_split: bool = False) -> tuple[strax.Chunk, strax.Chunk]:
+        """Return the chunks before and after a time [ns]; parameters are as in strax."""
+        if self.subruns or self.superrun != {self.run_id: {"start": self.start, "end": self.end}}:
+            return super().split(t, allow_early_split)
+        t = max(min(t, self.end), self.start)
+        if t == self.end:
+            left, right = self.data, self.data[:0].copy()
+        elif t == self.start:
+            left, right = self.data[:0].copy(), self.data
+        else:
+            left, right, t = split_array(self.data, t, allow_early_split)
+        return self._part(self.start, t, left), self._part(t, self.end, right)
+
+    def _part(self, start: int, end: int, data: np.ndarray) -> "Chunk":
+        return type(self)(
+            start=start,
+            end=end,
+            data=data,
+            dtype=self.dtype,
+            data_type=self.data_type,
+            data_kind=self.data_kind,
+            run_id=self.run_id,
+            target_size_mb=self.target_size_mb,
+        )
+
+    @classmethod
+    def concatenate(
+        cls, chunks: Iterable[strax.Chunk | None], allow_superrun: bool = False
+    ) -> strax.Chunk:
+        """Return chunks as one; parameters are as in strax. Rows of one chunk are not copied."""
+        parts = [cls.of(chunk) for chunk in chunks if chunk is not None]
+        filled = [chunk.data for chunk in parts if len(chunk)]
+        if len(parts) < 2 or not filled or any(data.dtype != filled[0].dtype for data in filled):
+            return super().concatenate(parts, allow_superrun)
+        # strax checks the chunks, and joins everything but the data
+        emptied = [copy.copy(chunk) for chunk in parts]
+        for chunk in emptied:
+            # Plain numbers, since numpy looks at each field of what it joins
+            chunk.data = _NO_ROWS
+        result = super().concatenate(emptied, allow_superrun)
+        if len(filled) == 1:
+            (result.data,) = filled
+        else:
+            result.data = np.concatenate([as_void(data) for data in filled]).view(filled[0].dtype)
+        return result
+
+
+def split_array(
+    data: np.ndarray, t: int, allow_early_split: bool = False
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return data left of a time [ns], data right of it, and the time, as `strax.split_array`.
+
+    Parameters
+    ----------
+    data
+        Sorted by time, shape (n,).
+    t
+        Where to split.
+    allow_early_split
+        If an element extends over `t`, split at the latest possible time before it instead of
+        raising `strax.CannotSplit`.
+    """
+    if not len(data):
+        return data[:0], data[:0], t
+    starts = data["time"]
+    i, can_split = _split_index(starts, strax.endtime(data), t)
+    if not can_split:
+        if not allow_early_split:
+            raise strax.CannotSplit
+        t = min(starts[i], t)
+    return data[:i], data[i:], t
+
+
+@kernel(column(I64), column(I64), I64)
+def _split_index(start, end, t):
+    """Return the last index, up to `t`, at which data can be split; and whether `t` can be it."""
+    latest_end = np.int64(-1)
+    index = 0
+    for i in range(len(start)):
+        if start[i] >= latest_end:
+            index = i
+        if start[i] >= t:
+            return index, index == i and latest_end <= t
+        latest_end = max(latest_end, end[i])
+        if latest_end > t:
+            return index, False
+    return len(start), True
+
+
+#: Shortest time between two writes of the metadata, after the first few chunks [s], and the largest
+#: share of the time that a job's dozen savers may spend on them
 _SECONDS_BETWEEN, _SHARE_OF_TIME, _FIRST_CHUNKS = 1.0, 0.005, 3
 
 
 class CheckedSaver(strax.FileSaver):
     """Saver that fails, as strax's do without threads, when a chunk could not be written.
 
-    The list of chunks grows with each, and strax writes it after each, over the one before. Here it
-    is put in place whole, so that who reads along with a live run finds no half of it, and is left
-    out while chunks come faster than one a second.
+    strax rewrites the metadata in place after each chunk. Here the file is replaced, so readers of
+    a live run never find half of it, and at most once a second.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # Writing of a chunk, in the background -> what metadata says of that chunk
+        # Write in progress -> entry of its chunk in the metadata
         self._writes: dict[Future, dict] = {}
         self._next_flush = 0.0
         super().__init__(*args, **kwargs)
@@ -47,24 +165,24 @@ class CheckedSaver(strax.FileSaver):
 
     def _flush_metadata(self) -> None:
         began = time.thread_time()
-        self._look_at_writes()
-        # Without chunks that are not on disk yet, or come after such a one
+        self._check_writes()
+        # Without chunks that are not on disk yet, or follow such a chunk
         n_written = min((chunk["chunk_i"] for chunk in self._writes.values()), default=None)
-        # Indented only at the end: that is left to slower code of the library
+        # Only the last write is indented: json has slower code for that
         options = self.json_options if self.closed else {"sort_keys": True}
         text = json.dumps({**self.md, "chunks": self.md["chunks"][:n_written]}, **options)
         path = Path(self.tempdirname, self.metadata_json)
-        beside = path.with_name(f"{path.name}.new")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-        # Not by the clock: a process that is paused would then write nothing for long
+        temporary = path.with_name(f"{path.name}.new")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+        # Time of this thread: by the clock, a paused process would not write for long
         took = time.thread_time() - began
         self._next_flush = time.monotonic() + max(_SECONDS_BETWEEN, took / _SHARE_OF_TIME)
 
     def _save_chunk(
         self, data: np.ndarray, chunk_info: dict, executor: Executor | None = None
     ) -> tuple[dict, Future | None]:
-        self._look_at_writes()
+        self._check_writes()
         filename = self._chunk_filename(chunk_info)
         path = os.path.join(self.tempdirname, filename)
         arguments = {"data": data, "compressor": self.md["compressor"]}
@@ -74,18 +192,18 @@ class CheckedSaver(strax.FileSaver):
         self._writes[write] = chunk_info
         return {"filename": filename}, write
 
-    def _look_at_writes(self, wait: bool = False) -> None:
-        """Note the sizes of what has been written, and raise what a write has raised."""
+    def _check_writes(self, wait: bool = False) -> None:
+        """Record the sizes of finished writes, and raise the exceptions of failed ones."""
         for write in [write for write in self._writes if wait or write.done()]:
             chunk = self._writes.pop(write)
             chunk["filesize"] = write.result(self.timeout)
 
     def close(self, wait_for: list | tuple = ()) -> None:
-        """Close the files; what a write has raised is in ``got_exception`` and the metadata."""
+        """Close the files; the exception of a failed write is in ``got_exception`` and metadata."""
         if self.closed and strax.formatted_exception():
             return  # strax closes all savers then, also closed ones
         try:
-            self._look_at_writes(wait=True)
+            self._check_writes(wait=True)
         except Exception as error:
             self._writes = {}
             self.got_exception = error
@@ -146,34 +264,28 @@ def save_file(path: str, data: np.ndarray, compressor: str) -> int:
     return len(compressed)
 
 
-def compress_lz4(data: np.ndarray) -> bytes:
-    """Return data as one frame of lz4: 1 % larger than strax's, for raw records."""
+def _compress_lz4(data: np.ndarray) -> bytes:
+    # One frame: 1 % larger than strax's, for raw records
     return lz4.frame.compress(data, compression_level=-5)
 
 
-def compress_blosc(data: np.ndarray) -> bytes:
-    """Return an array compressed with blosc: 2 to 4 % smaller than strax's, whose codec is slower.
-
-    Raises
-    ------
-    ValueError
-        When it is too large for blosc.
-    """
+def _compress_blosc(data: np.ndarray) -> bytes:
     if data.nbytes >= blosc.MAX_BUFFERSIZE:
         raise ValueError(
             f"{data.nbytes / 1e9:.1f} GB are more than blosc can compress at once: let the chunks "
             "be smaller (chunk_target_size_mb)"
         )
+    # 2 to 4 % smaller than strax's, whose codec is slower
     return blosc.compress(data, shuffle=blosc.NOSHUFFLE, cname="lz4", clevel=9)
 
 
-_COMPRESS = {"lz4": compress_lz4, "blosc": compress_blosc}
+_COMPRESS = {"lz4": _compress_lz4, "blosc": _compress_blosc}
 
 
 class Rechunker(strax.Rechunker):
-    """Joins chunks to those that strax's rechunker makes, once there are enough rows.
+    """Joins chunks to those that strax's rechunker makes, once they have enough rows.
 
-    strax joins every chunk that comes with all that it keeps, and compiles the search for gaps for
+    strax joins every incoming chunk with all that it keeps, and compiles the search for gaps for
     each data type.
     """
 
@@ -183,25 +295,25 @@ class Rechunker(strax.Rechunker):
         self._waiting: list[strax.Chunk] = []
 
     def receive(self, chunk: strax.Chunk) -> list[strax.Chunk]:
-        """Take a chunk, and return those that are large enough now."""
+        """Add a chunk, and return the chunks that are large enough now."""
         if not self.rechunk or self.is_superrun:
             return super().receive(chunk)
         if self.cache is not None:
             self._waiting.append(self.cache)
             self.cache = None
         self._waiting.append(chunk)
-        # strax splits nothing that has no more rows than a chunk may have
+        # strax does not split data with at most this number of rows
         allowed = max(c.target_size_mb for c in self._waiting) * 1e6 // chunk.data.itemsize
         if sum(map(len, self._waiting)) <= allowed:
             return []
         chunks = super().receive(self._join())
         if chunks and self.cache is not None:
-            # Without all the memory of which it is a part
+            # A view would keep the memory of the whole array
             self.cache.data = self.cache.data.copy()
         return chunks
 
     def flush(self) -> list[strax.Chunk]:
-        """Return the chunk that is left, if any."""
+        """Return the remaining chunk, if any."""
         if self._waiting:
             self.cache = self._join()
         return super().flush()
@@ -221,5 +333,5 @@ class Rechunker(strax.Rechunker):
 
 
 def warm_up() -> None:
-    """Compile what strax needs only where a data type is large enough for a second chunk."""
+    """Compile the strax functions that run only for data types with more than one chunk."""
     Rechunker.get_splits(np.zeros(2, dtype=strax.time_fields), 1e6)

@@ -17,6 +17,7 @@ SOURCE = Path(__file__).resolve().parent
 sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
 
 import build_data_structure_doc  # noqa: E402
+import import_graph  # noqa: E402
 import numba  # noqa: E402
 
 import amstrax  # noqa: E402
@@ -95,6 +96,7 @@ def show_plain_functions():
 def write_pages(app):
     """Write the pages that are made of the code, and of what the benchmarks have shown."""
     build_data_structure_doc.write(SOURCE)
+    import_graph.write(SOURCE, Path(amstrax.__file__).parent)
     results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
     text = "Nothing is written down yet: run `make bench`.\n"
     if results.exists():

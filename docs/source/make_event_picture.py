@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 import amstrax
 from amstrax import analyses, simulation
-from amstrax.analyses.event_displays import draw_hit_pattern
-from amstrax.analyses.peaks import plot_waveform
+from amstrax.analyses.event_plots import draw_hit_pattern
 from amstrax.analyses.quantities import record_waveform
 from amstrax.analyses.style import BLACK, TYPE_COLORS, channel_color
+from amstrax.analyses.waveform_plots import plot_waveform
 
 RUN_ID, SOURCE, RATE, DURATION, SEED = "100100", "am241", 20.0, 4.0, 3
 #: The event is the one nearest to this drift time [ns] and distance from the axis [mm]

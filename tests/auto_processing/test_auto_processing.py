@@ -22,7 +22,7 @@ from bson import Code, Decimal128, json_util
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
-from amstrax.auto_processing import auto_processing
+from amstrax.auto_processing import auto_processing, submitting
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.loop import remove_old_job_files
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
@@ -115,7 +115,7 @@ def in_process(*more, until=None):
     args = auto_processing.parse_args(options(*more))
     stop = Stop()
     stop.event = Until(until)  # type: ignore[assignment]
-    auto_processing.run(args, stop)
+    auto_processing.run(auto_processing.LoopOptions.of(args, submitting.find_work(args)), stop)
 
 
 class Until:
@@ -760,7 +760,8 @@ def test_jobs_that_are_all_refused_are_not_the_runs_fault(lab, simulated, monkey
         tried.append(int(job.run_id))
         raise JobRefused("no queue 'long': take 'short'")
 
-    loop = auto_processing.Loop(auto_processing.parse_args(options("--max_jobs=9")))
+    args = auto_processing.parse_args(options("--max_jobs=9"))
+    loop = auto_processing.Loop(auto_processing.LoopOptions.of(args, submitting.find_work(args)))
     with monkeypatch.context() as patch:
         patch.setattr(LocalEngine, "submit", refuse)
         for n_tried in (3, 4, 5):

@@ -94,23 +94,27 @@ def test_what_the_dashboard_tries_again_or_reports(runs, live_runs, tmp_path, ca
     add_run(runs, live_runs)
     status, text = said(run_id="000999")
     assert status == 1 and text.startswith("Error submitting job: run 000999 is not in the run")
-    monkeypatch.setattr(entry.Submitter, "_n_jobs", lambda _self: 3)
+    monkeypatch.setattr(entry, "count_jobs", lambda *_: 3)
     assert said("--max_jobs=3", "--production") == (1, "Too many jobs running (3/3)")
     status, text = said('--set_context_kwargs={"storage": []}')
     assert status == 2 and text.startswith("Error submitting job: --set_context_kwargs names")
     assert "--set_config_kwargs" in text
     status, text = said(f"--amstrax_path={tmp_path}")
     assert status == 2 and "no amstrax 3 there" in text
+    (tmp_path / "file").touch()
+    status, text = said("--production", f"--logs_path={tmp_path}/file")
+    assert status == 1 and text.startswith("Error submitting job: the script or the log")
+    assert text.endswith("see --logs_path")
     with leases.RunClaim(runs, SHORT, "somebody", leases.Stop()):
         status, text = said("--production")
     assert status == 1 and text.startswith(f"Error submitting job: run {SHORT} is busy (")
     # Another job may be the one that is at work
     assert "amstrax-xams" not in text
 
-    def unreachable(_self):
+    def unreachable(*_):
         raise RunDatabaseUnreachable("no answer\nfrom mongo")
 
-    monkeypatch.setattr(entry.Submitter, "_n_jobs", unreachable)
+    monkeypatch.setattr(entry, "count_jobs", unreachable)
     assert said("--production") == (1, "Error submitting job: no answer from mongo")
 
 
@@ -146,6 +150,9 @@ def test_process(runs, live_runs, tmp_path):
     assert processed("--target", "peak_basics") == 0
     assert documents.find_run(runs, SHORT) == before
 
+    with leases.RunClaim(runs, SHORT, "somebody", leases.Stop()):
+        assert processed(*target, "--production") == 2
+    assert documents.find_run(runs, SHORT) == before
     assert processed(*target, "--production") == 2
     document = documents.find_run(runs, SHORT)
     assert targets_of(document) == {"raw_records": ("failed", process.NO_RAW_RECORDS)}

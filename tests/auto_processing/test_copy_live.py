@@ -26,10 +26,11 @@ from live_runs import (  # noqa: F401
     start,
     wait_for,
 )
-from servers import SSHServer, need
+from needs import need
+from servers import SSHServer
 
 from amstrax import redax, settings
-from amstrax.auto_processing import copy_live, copying, delete_live, live_folder, rsync
+from amstrax.auto_processing import copy_live, copying, delete_live, rsync
 from amstrax.commands import base
 from amstrax.exceptions import (
     AmstraxError,
@@ -40,6 +41,7 @@ from amstrax.exceptions import (
     InvalidOption,
     LiveDataCorrupted,
     LiveDataNotFound,
+    RunDatabaseUnreachable,
     RunNotFound,
 )
 from amstrax.rundb import documents, get_mongo_collection, leases
@@ -62,14 +64,14 @@ def copy(*arguments):
 
 
 def copy_to(daq, number=1, host="stbc", **options):  # noqa: F811
-    """Copy a run by the function."""
+    """Copy a run with `copy_data`."""
     ssh_host = "login" if host == "stbc" else None
     location = str(getattr(daq, host))
     return copy_live.copy_data(f"{number:06d}", daq.live, location, host, True, ssh_host, **options)
 
 
 def rsync_as(daq, text):  # noqa: F811
-    """Put a script before rsync, which {rsync} in it stands for."""
+    """Replace rsync by a script, in which {rsync} is the real one."""
     folder = daq.folder / "bin"
     folder.mkdir()
     (folder / "rsync").write_text(f"#!/bin/bash\n{text.format(rsync=shutil.which('rsync'))}\n")
@@ -77,7 +79,7 @@ def rsync_as(daq, text):  # noqa: F811
     daq.set(PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-# What is copied
+# Selection of runs
 
 
 def test_nothing_is_copied_without_production(daq, capfd):  # noqa: F811
@@ -186,12 +188,12 @@ def test_a_run_that_is_a_link(daq):  # noqa: F811
         copy_to(daq)
 
 
-# What lies at the destination
+# Existing data at the destination
 
 
 @pytest.fixture
 def both(daq):  # noqa: F811
-    """Folders of copies that have run 10 of XAMS, and from now on are those of XAMSL."""
+    """Destinations of XAMSL that hold run 10 of XAMS."""
     daq.add_run(10)
     assert copy("--production") == 0
     shutil.rmtree(daq.live / "000010")
@@ -208,7 +210,7 @@ def hosts_of(number):
 
 
 def test_run_of_another_detector(both, capfd):
-    """The only copies that are left of XAMS run 10 stay, and the next run is copied."""
+    """The copies of XAMS run 10 are kept, and the next run is copied."""
     before = [contents(folder / "000010") for folder in (both.stbc, both.dcache)]
     for options in (["--dry_run"], ["--production"], ["--production", "--to", "stbc"]):
         capfd.readouterr()
@@ -223,7 +225,7 @@ def test_run_of_another_detector(both, capfd):
 @pytest.mark.parametrize("host", ["stbc", "dcache"])
 @pytest.mark.parametrize("what", ["file", "longer", "other", "link", "inner_link", "plain"])
 def test_unknown_data_at_the_destination(daq, what, host, capfd):  # noqa: F811
-    """It is not this run: nothing of it, and nothing that a link leads to, is written to."""
+    """Data of another run, and targets of links, are never written to."""
     folder = daq.add_run(10)
     place, kept = getattr(daq, host) / "000010", daq.folder / "kept"
     shutil.copytree(folder, kept)
@@ -253,7 +255,7 @@ def test_unknown_data_at_the_destination(daq, what, host, capfd):  # noqa: F811
 
 @pytest.mark.parametrize("host", ["stbc", "dcache"])
 def test_copy_without_marker_gets_one(daq, host):  # noqa: F811
-    """When every file that is there is the run's own; also what an older rsync has left."""
+    """If all its files are those of the run, or leftovers of an older rsync."""
     folder = daq.add_run(1)
     place = getattr(daq, host) / "000001"
     shutil.copytree(folder, place)
@@ -275,14 +277,12 @@ def test_copy_without_marker_gets_one(daq, host):  # noqa: F811
 
 
 def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
-    """Neither for readers, nor for who copies a copy; one that cannot be read is written again."""
+    """Readers and copies of copies ignore it; an unreadable marker is replaced."""
     folder = daq.add_run(1)
     copy_to(daq, host="dcache")
     place = daq.dcache / "000001"
     assert redax.list_files(place) == []
-    assert live_folder.sizes(live_folder.inventory(place)) == live_folder.sizes(
-        live_folder.inventory(folder)
-    )
+    assert rsync.sizes(rsync.inventory(place)) == rsync.sizes(rsync.inventory(folder))
     marker = (place / rsync.MARKER).read_bytes()
     copied = copy_live.copy_data("000001", daq.dcache, str(daq.stbc), "stbc", True, "login")
     assert copied.n_files == 5 and same(folder, daq.stbc / "000001")
@@ -307,7 +307,7 @@ def test_marker_is_no_part_of_a_run(daq):  # noqa: F811
 
 
 def test_document_that_was_imported_again(daq, capfd):  # noqa: F811
-    """It has another _id: the files decide; with another start it is another run."""
+    """With another _id the files decide; with another start it is another run."""
     daq.add_run(1)
     assert copy("--production") == 0
     document = documents.find_run(daq.runs, 1)
@@ -333,7 +333,7 @@ def test_document_that_was_imported_again(daq, capfd):  # noqa: F811
 
 
 def test_marker_that_was_copied_along(daq, capfd):  # noqa: F811
-    """Then two copies seem to be one folder, until it is removed."""
+    """Two copies with one marker count as one folder until one marker is removed."""
     daq.add_run(1)
     assert copy("--production", "--to", "dcache") == 0
     shutil.copytree(daq.dcache / "000001", daq.stbc / "000001")
@@ -344,7 +344,7 @@ def test_marker_that_was_copied_along(daq, capfd):  # noqa: F811
 
 
 def test_rsync_that_cannot_sync(daq):  # noqa: F811
-    """As those before 3.2.4."""
+    """As versions before 3.2.4."""
     folder = daq.add_run(1)
     rsync_as(
         daq,
@@ -356,7 +356,7 @@ def test_rsync_that_cannot_sync(daq):  # noqa: F811
 
 
 def test_marker_that_changes_while_it_is_copied(daq):  # noqa: F811
-    """Two detectors that begin at the same moment: neither copy counts that is not its own."""
+    """Of two detectors that start at the same moment, only the owner of the marker has a copy."""
     daq.add_run(1)
 
     def on_bytes(_):
@@ -367,7 +367,7 @@ def test_marker_that_changes_while_it_is_copied(daq):  # noqa: F811
 
 
 def test_nothing_of_others_is_removed(daq):  # noqa: F811
-    """Names as rsync's, which are not of this run's files, stay; such copies do not count."""
+    """Files with names like those of rsync are kept if no file of the run matches."""
     folder = daq.add_run(1)
     copy_to(daq, host="dcache")
     place = daq.dcache / "000001"
@@ -405,7 +405,7 @@ def test_nothing_of_others_is_removed(daq):  # noqa: F811
     ids=range(8),
 )
 def test_one_folder_for_two(daq, xams, xamsl, capfd):  # noqa: F811
-    """Of two detectors, or of two destinations."""
+    """Two detectors, or two destinations, may not share a folder."""
     daq.add_run(1)
     (daq.folder / "link").symlink_to(daq.dcache)
     (daq.folder / "other_live").mkdir()
@@ -434,7 +434,7 @@ def test_one_folder_by_a_mount(daq):  # noqa: F811
 
 
 def test_one_folder_by_ssh_and_not(daq, capfd):  # noqa: F811
-    """That nobody sees before: the marker tells."""
+    """Only the marker shows that both are one folder."""
     folder = daq.add_run(1)
     daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}, dcache={daq.dcache}")
     for _ in range(2):
@@ -443,7 +443,7 @@ def test_one_folder_by_ssh_and_not(daq, capfd):  # noqa: F811
         assert daq.hosts(1) == ["daq", "stbc"] and same(folder, daq.dcache / "000001")
 
 
-# What documents say
+# Contents of run documents
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_names_that_are_no_runs(daq, name, capfd):  # noqa: F811
     entry = {"type": "live", "host": "daq", "location": str(daq.live)}
     daq.runs.insert_one({"name": name, "start": ENDED, "end": ENDED, "data": [entry]})
     args = copy_live.parse_args(["--production"])
-    # Wherever the document is from
+    # Also without the query for runs
     tally = copy_live.handle_runs(list(daq.runs.find({})), args)
     assert (tally.copies, tally.problems) == (0, 2)
     daq.add_run(2)
@@ -521,7 +521,7 @@ ODD_DOCUMENTS = {
 
 @pytest.mark.parametrize("kind", ODD_DOCUMENTS)
 def test_odd_document(daq, kind, capfd):  # noqa: F811
-    """It is this run's own failure: all others are copied, and deleted."""
+    """It fails alone: all other runs are copied and deleted."""
     location = daq.live / ("a" * 300 if kind == "folder has a long name" else "")
     entry = {"type": "live", "host": "daq", "location": str(location)}
     document = {"start": ENDED, "end": ENDED, "data": [entry], **ODD_DOCUMENTS[kind]}
@@ -541,7 +541,7 @@ def test_odd_document(daq, kind, capfd):  # noqa: F811
 
 
 def test_one_of_those_asked_for(daq, capfd):  # noqa: F811
-    """That cannot be copied or deleted; the others are."""
+    """One requested run fails, the others are copied and deleted."""
     for number, tags in ((1, []), (2, ["abandon"]), (3, [])):
         daq.add_run(number, tags=tags)
     for options in ([], ["--production"]):
@@ -559,13 +559,13 @@ def test_where_live_data_is_must_be_said(daq, capfd):  # noqa: F811
     daq.add_run(1)
     daq.set(XAMS_LIVE_DATA="")
     assert copy("--production") == 2
-    assert "Name its folder in XAMS_LIVE_DATA" in capfd.readouterr().err
+    assert "name it in XAMS_LIVE_DATA" in capfd.readouterr().err
     assert copy("--production", "--live_data", daq.live) == 0
     assert daq.hosts(1) == ["daq", "dcache", "stbc"]
 
 
 def test_two_documents_of_one_number(daq, capfd):  # noqa: F811
-    """A tag 'abandon' on either holds, and that there are two is said."""
+    """A tag 'abandon' on either counts, and the duplicate is reported."""
     daq.add_run(1)
     twin = {"number": 1, "name": "000001", "start": ENDED, "end": ENDED, "tags": ["abandon"]}
     daq.runs.insert_one(twin)
@@ -589,17 +589,17 @@ def test_user_id_without_a_name(daq):  # noqa: F811
     assert done.returncode == 0, done.stderr
     (entry,) = documents.data_of(documents.find_run(daq.runs, 1), host="dcache")
     assert entry["user"] == "54321" and same(folder, daq.dcache / "000001")
-    # ssh itself asks for the name
+    # ssh itself needs the name
     daq.set(XAMS_COPY_TO=f"stbc=login:{daq.stbc}")
     done = as_nobody([sys.executable, "-m", copy_live.__name__, "--production"])
     assert done.returncode == 1 and "ssh to login needs a user with a name" in done.stderr
 
 
-# What goes wrong
+# Faults
 
 
 def test_goes_on_after_kill(daq):  # noqa: F811
-    """Of a file that was on its way, what has come is not sent again."""
+    """The transferred part of a file is not sent again."""
     folder = daq.add_run(1)
     size = 30_000_000
     (folder / FILE).write_bytes(os.urandom(size))
@@ -616,7 +616,7 @@ def test_goes_on_after_kill(daq):  # noqa: F811
     tool.kill()
     tool.wait()
     tool.stdout.close()
-    # rsync has nobody to tell, and ends; its other side keeps what it has
+    # rsync ends with its parent; its other side keeps the partial file
     wait_for(lambda: (there / rsync.PARTIAL).exists(), "what has come of the file")
     assert daq.hosts(1) == ["daq"]
     claim = documents.find_run(daq.runs, 1)["copy_claim"]
@@ -638,11 +638,13 @@ def test_sshd_killed_midway(daq, sshd, capfd):  # noqa: F811
         if n > 4_000_000 and not killed:
             killed.append(sshd.kill())
 
-    with pytest.raises(DestinationUnusable, match="login cannot be reached, or the line has drop"):
+    with pytest.raises(
+        DestinationUnusable, match="login cannot be reached, or the connection has drop"
+    ):
         copy_to(daq, bandwidth=10_000, on_bytes=on_bytes)
     assert killed
     capfd.readouterr()
-    # The other destination goes on; the next runs do not try this one again
+    # The other destination is used; later runs skip this one
     assert copy("--production") == 1
     said = capfd.readouterr().err
     assert said.count("nothing can be copied to stbc: login cannot be reached") == 1
@@ -656,7 +658,7 @@ def test_damaged_copy_is_mended(daq, caplog):  # noqa: F811
     folder = daq.add_run(1)
     copy_to(daq, host="dcache")
     flip(daq.dcache / "000001" / FILE)
-    # What rsync leaves behind when it is killed, and what is somebody else's
+    # Leftovers of a killed rsync
     left = daq.dcache / "000001/000001/.xams-daq_reader_0_139811453138688.Ab3dEf"
     left.write_text("half a file")
     (daq.dcache / "000001" / rsync.PARTIAL).mkdir()
@@ -664,7 +666,7 @@ def test_damaged_copy_is_mended(daq, caplog):  # noqa: F811
     copy_to(daq, host="dcache")
     assert same(folder, daq.dcache / "000001") and not left.exists()
     assert "differs in" in caplog.text and "copying that again" in caplog.text
-    # A copy that is registered is looked at when asked for
+    # Registered copies are verified with --again only
     assert copy("--production") == 0
     flip(daq.stbc / "000001" / FILE)
     (daq.dcache / "000001" / FILE).unlink()
@@ -688,7 +690,7 @@ def test_what_is_there_beside_is_neither_removed_nor_overlooked(daq):  # noqa: F
 
 
 def test_disk_that_changes_what_is_written(daq, capfd):  # noqa: F811
-    """After every rsync, a byte of the copy is another one: size and time are as they should."""
+    """After every rsync a byte of the copy changes, with the same size and time."""
     daq.add_run(1)
     file = daq.dcache / "000001" / FILE
     rsync_as(
@@ -726,7 +728,7 @@ def test_disk_full(daq, capfd):  # noqa: F811
 
 
 def test_destination_that_is_not_there(daq, capfd):  # noqa: F811
-    """As a disk that is not mounted: nothing is made in its place."""
+    """As for a disk that is not mounted: no folder is made."""
     daq.add_run(1)
     daq.stbc.rmdir()
     daq.dcache.rmdir()
@@ -739,7 +741,7 @@ def test_destination_that_is_not_there(daq, capfd):  # noqa: F811
 
 @pytest.mark.parametrize("said", ["", "rsync: [sender] write error: Broken pipe (32)"])
 def test_reason_that_does_not_come_through(daq, monkeypatch, said):  # noqa: F811
-    """As rsync 3.5 does under load: the copy is tried again, and says why when that fails too."""
+    """As with rsync 3.5 under load: the copy is retried, and a second failure is explained."""
     folder = daq.add_run(1)
     counter, wrapper = daq.folder / "calls", daq.folder / "bin" / "rsync"
     wrapper.parent.mkdir()
@@ -763,7 +765,7 @@ def test_destination_that_is_the_source(daq):  # noqa: F811
     daq.add_run(1)
     other = daq.folder / "other"
     other.symlink_to(daq.live)
-    with pytest.raises(InvalidOption, match="that is where it is"):
+    with pytest.raises(InvalidOption, match="that is the live data itself"):
         copy_live.copy_data("000001", daq.live, str(other), "dcache", True)
 
 
@@ -781,7 +783,7 @@ def test_destination_in_live_data_of_a_run(daq, capfd):  # noqa: F811
 
 @pytest.mark.parametrize("host", ["dcache"])
 def test_copy_that_cannot_be_written(daq, host, capfd):  # noqa: F811
-    """It is not the whole destination that refuses, and the next runs are copied."""
+    """Only this copy fails: the next runs are copied."""
     need(os.getuid() == 0, "needs root, to mount")
     for number in (1, 2):
         daq.add_run(number)
@@ -840,7 +842,7 @@ def test_source_that_is_gone(daq, capfd):  # noqa: F811
     folder = daq.add_run(1)
     assert copy("--production", "--to", "dcache") == 1
     said = capfd.readouterr().err
-    assert f"run 000002 is not copied to dcache: there is no {daq.live}/000002" in said
+    assert f"run 000002 is not copied to dcache: {daq.live}/000002 does not exist" in said
     assert daq.hosts(2) == ["daq"] and same(folder, daq.dcache / "000001")
 
 
@@ -861,14 +863,14 @@ def test_sigterm(daq):  # noqa: F811
     tool.send_signal(signal.SIGTERM)
     said, _ = tool.communicate(timeout=60)
     assert tool.returncode == 0, said
-    assert "ended by SIGTERM: copies that are not complete are gone on with" in said
+    assert "ended by SIGTERM: incomplete copies are continued" in said
     assert not psutil.wait_procs(children, timeout=20)[1]
     assert "copy_claim" not in documents.find_run(daq.runs, 1)
     assert "ERROR" not in said and "Traceback" not in said
 
 
 def test_two_copiers_that_wait_for_a_destination(daq, sshd):  # noqa: F811
-    """Each run is copied once, also when the way there comes back later."""
+    """Each run is copied once, also after the destination has been away."""
     sshd.kill()
     for number in range(1, 4):
         daq.add_run(number)
@@ -895,7 +897,7 @@ def test_claim_of_another_machine(daq, caplog):  # noqa: F811
     args = copy_live.parse_args(["--production"])
     assert copy_live.handle_runs(copy_live.get_rundocs(daq.runs, args), args).all == 0
     assert "by another process" in caplog.text and daq.hosts(1) == ["daq"]
-    # It is no claim on processing
+    # It does not claim processing
     assert leases.claim(daq.runs, 1, "me")
 
 
@@ -907,6 +909,24 @@ def test_claim_that_is_lost(daq):  # noqa: F811
         wait_for(claim.lost.is_set, "the loss")
         assert not claim.check()
     assert documents.find_run(daq.runs, 1)["copy_claim"]["owner"] == "other"
+
+
+def test_database_away_when_a_copy_is_registered(daq, monkeypatch, capfd):  # noqa: F811
+    """Registering is retried until the run database answers, and reported once."""
+    daq.add_run(1)
+    add_data, calls = documents.add_data, []
+
+    def fails_twice(*args):
+        calls.append(args)
+        if len(calls) < 3:
+            raise RunDatabaseUnreachable("no answer")
+        return add_data(*args)
+
+    monkeypatch.setattr(documents, "add_data", fails_twice)
+    monkeypatch.setattr(copying, "REGISTER_PAUSE", 0.01)
+    assert copy("--production", "--to", "dcache") == 0
+    assert len(calls) == 3 and daq.hosts(1) == ["daq", "dcache"]
+    assert capfd.readouterr().err.count("is copied, not registered; trying again: no answer") == 1
 
 
 # Settings and command line
@@ -1008,7 +1028,7 @@ def test_log_goes_on_in_the_folder_of_the_next_day(tmp_path, capfd):
     for time in times:
         text = (tmp_path / f"logs/{time:%Y-%m-%d}/tool.log").read_text()
         assert text == f"{time:%Y-%m-%d %H:%M:%S}Z INFO at {time}\n"
-    # What becomes of its folder is no end of the work
+    # The work continues without the folder
     shutil.rmtree(tmp_path / "logs")
     log.info("still there")
     assert "still there" in next(tmp_path.glob("logs/*/tool.log")).read_text()

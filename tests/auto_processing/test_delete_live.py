@@ -1,4 +1,4 @@
-"""Deleting live data: only what is safe elsewhere, and nothing else, wherever it is broken off."""
+"""Deleting live data with verified copies, also when interrupted at any point."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ from live_runs import (  # noqa: F401
     start,
     wait_for,
 )
-from servers import need
+from needs import need
 
 from amstrax.auto_processing import copy_live, delete_live, deleting, rsync
 from amstrax.auto_processing.copying import delete_after_copies
@@ -46,7 +46,7 @@ def logging_as_before():
 
 @pytest.fixture
 def local(daq):  # noqa: F811
-    """A DAQ whose copies are in a folder of this machine: without ssh it is quicker."""
+    """A DAQ with copies on this machine, which needs no ssh and is faster."""
     daq.set(XAMS_COPY_TO=f"dcache={daq.dcache}")
     return daq
 
@@ -64,12 +64,12 @@ def delete(*arguments):
 
 
 def errors(capfd):
-    """Return the error lines since."""
+    """Return the error lines since the last call."""
     return [line for line in capfd.readouterr().err.splitlines() if "ERROR" in line]
 
 
 def assert_untouched(daq, folder, number=1):  # noqa: F811
-    """Check that a run is as it was, and so is all beside it."""
+    """Check that nothing of a run was deleted or recorded."""
     assert (folder / FILE).is_file() and not deleting.aside(folder).exists()
     assert "daq" in daq.hosts(number)
     document = documents.find_run(daq.runs, number)
@@ -92,7 +92,7 @@ def test_deletes_when_all_copies_are_verified(daq, capfd):  # noqa: F811
     assert datetime.now(UTC) - entry["deleted_at"].replace(tzinfo=UTC) < timedelta(minutes=5)
     assert same(daq.stbc / "000001", daq.dcache / "000001")
     assert "000001 is deleted, 0.0 MB" in daq.log("delete_live")
-    # One that is deleted is not copied, nor looked for, any more
+    # A deleted run is skipped by both tools
     assert copy_live.main(["--production"]) == 0 and delete(*SURE) == 0
 
 
@@ -166,18 +166,18 @@ def test_which_copies_are_required(daq, capfd):  # noqa: F811
     capfd.readouterr()
     assert delete(*SURE, "--run_id", 1) == 1
     assert "it has no copy at stbc: copy_live makes one" in errors(capfd)[0]
-    # What a document says is not enough
+    # A registered copy must exist
     entry = {"type": "live", "host": "stbc", "location": str(daq.stbc)}
     documents.add_data(daq.runs, 1, entry)
     assert delete(*SURE) == 1
-    assert "which is not there" in errors(capfd)[0]
+    assert "since it does not exist" in errors(capfd)[0]
     assert_untouched(daq, folder)
     daq.set(XAMS_DELETE_AFTER_COPIES="nowhere")
     assert delete(*SURE) == 1 and "XAMS_DELETE_AFTER_COPIES has 'nowhere'" in errors(capfd)[0]
     daq.set(XAMS_COPY_TO="", XAMS_DELETE_AFTER_COPIES="")
     assert delete(*SURE) == 1 and "without copies nothing is deleted" in errors(capfd)[0]
     with pytest.raises(DeletionRefused, match="no copies are required"):
-        deleting.Deleter(daq.runs, [daq.live], (), True)
+        deleting.Deleter(daq.runs, deleting.DeleteOptions([daq.live], ()))
     assert_untouched(daq, folder)
     daq.set(XAMS_COPY_TO=f"stbc=login:{daq.stbc}, dcache={daq.dcache}")
     daq.set(XAMS_DELETE_AFTER_COPIES="dcache")
@@ -212,8 +212,8 @@ def test_runs_that_are_left_alone(local, fields, reason):
     assert delete(*SURE) == 0
     document = local.runs.find_one({})
     required = delete_after_copies("xams")
-    args = delete_live.parse_args([*SURE])
-    assert reason in delete_live.why_not(document, args, required, [local.live])
+    options = deleting.DeleteOptions([local.live], required)
+    assert reason in delete_live.why_not(document, options)
     assert (folder / FILE).exists() and not document.get("deleted_data")
 
 
@@ -223,11 +223,11 @@ def test_runs_that_are_left_alone(local, fields, reason):
     ids=range(9),
 )
 def test_data_that_is_elsewhere(local, location, capfd):
-    """Only folders that are said to be of live data are deleted from."""
+    """Live data is deleted only from the folders of the settings or options."""
     folder = add_copied(local)
     if location is not None:
         location = location.format(live=local.live, folder=local.folder)
-    # A run directory there, and a copy of it
+    # A folder of the run above the live data
     local.runs.update_one(
         {"number": 1, "data.host": "daq"}, {"$set": {"data.$.location": location}}
     )
@@ -252,7 +252,7 @@ def test_where_live_data_is_must_be_said(local, capfd):
 
 
 def test_links(local, capfd):
-    """Neither a run that is a link, nor one that holds links, is deleted; nor what they lead to."""
+    """Runs that are links or contain links, and the targets, are not deleted."""
     folder = add_copied(local)
     kept = local.folder / "kept"
     folder.rename(kept)
@@ -273,7 +273,7 @@ def test_links(local, capfd):
         (folder / name).unlink()
         (local.dcache / "000001" / name).unlink()
     assert_untouched(local, folder)
-    # The folder of live data itself may be reached by a link
+    # The folder of live data itself may be a link
     other = local.folder / "other"
     other.symlink_to(local.live)
     local.set(XAMS_LIVE_DATA=str(other))
@@ -288,7 +288,7 @@ def test_mount_points(local, where, capfd):
     other = local.folder / "other"
     shutil.copytree(folder, other)
     if where == "disk":
-        # With what the copy has, so that nothing but the disk is odd
+        # With the content of the copy, so that only the mount differs
         with small_disk(folder / "000001", "1m"):
             shutil.copytree(other / "000001", folder / "000001", dirs_exist_ok=True)
             assert delete(*SURE) == 1
@@ -312,7 +312,7 @@ def test_mount_points(local, where, capfd):
 
 @pytest.mark.parametrize("way", ["link", "link_to_run", "ssh"])
 def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
-    """By another way, so that every file has the same name, size and checksum."""
+    """By another path, so that every file has the same name, size and checksum."""
     folder = daq.add_run(1)
     other = daq.folder / "other"
     if way == "link_to_run":
@@ -326,7 +326,7 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
     documents.add_data(daq.runs, 1, entry)
     before = sorted(daq.live.rglob("*"))
     assert delete(*SURE) == 1
-    reason = "is a symbolic link" if way == "link_to_run" else "goes too: is that the same folder"
+    reason = "is a symbolic link" if way == "link_to_run" else "so both may be one folder"
     assert reason in errors(capfd)[0]
     assert_untouched(daq, folder)
     assert sorted(daq.live.rglob("*")) == before
@@ -334,7 +334,7 @@ def test_copy_that_is_the_live_data_itself(daq, way, capfd):  # noqa: F811
 
 @pytest.mark.parametrize(("host", "name"), [("stbc", ""), ("dcache", ""), ("dcache", "000001")])
 def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F811
-    """It stays when the live data gets another name: neither is it a copy, nor is that deleted."""
+    """Renaming the live data does not show this; it is no copy, and nothing is deleted."""
     need(os.getuid() == 0, "needs root, to mount")
     folder = daq.add_run(1)
     place = getattr(daq, host) / "000001" / name
@@ -349,7 +349,7 @@ def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F81
         entry = {"type": "live", "host": host, "location": str(getattr(daq, host))}
         documents.add_data(daq.runs, 1, entry)
         assert delete(*SURE) == 1
-        reason = "itself, by another way" if host == "stbc" else "something is mounted at"
+        reason = "itself, by another path" if host == "stbc" else "something is mounted at"
         assert all(reason in line for line in errors(capfd)[::2])
         assert_untouched(daq, folder)
     finally:
@@ -358,7 +358,7 @@ def test_copy_that_is_a_mount_of_live_data(daq, host, name, capfd):  # noqa: F81
 
 @pytest.mark.parametrize("markers", ["kept", "removed"])
 def test_two_copies_that_are_one_folder(daq, markers, capfd):  # noqa: F811
-    """By ssh and on this machine, which no setting shows: that is one copy."""
+    """By ssh and on this machine, which the settings do not show: that is one copy."""
     daq.set(XAMS_COPY_TO=f"stbc=login:{daq.dcache}")
     folder = add_copied(daq)
     entry = {"type": "live", "host": "dcache", "location": str(daq.dcache)}
@@ -380,7 +380,7 @@ def test_two_copies_that_are_one_folder(daq, markers, capfd):  # noqa: F811
 
 
 def test_copy_without_marker(local):
-    """As they were made before: what is verified counts, and gets one."""
+    """A verified copy of an older version counts, and gets a marker."""
     folder = add_copied(local)
     marker = local.dcache / "000001" / rsync.MARKER
     marker.unlink()
@@ -389,7 +389,7 @@ def test_copy_without_marker(local):
 
 
 def test_document_that_was_imported_again(local):
-    """It has another _id: every file is compared, so what is verified counts."""
+    """A verified copy counts although the document has another _id."""
     folder = add_copied(local)
     document = documents.find_run(local.runs, 1)
     local.runs.delete_one({"number": 1})
@@ -398,7 +398,7 @@ def test_document_that_was_imported_again(local):
 
 
 def test_one_folder_under_two_names(local):
-    """Both entries of it are moved to deleted_data, at once."""
+    """Both its entries are moved to deleted_data."""
     folder = add_copied(local)
     entry = {"type": "live", "host": "daq", "location": f"{local.live}/"}
     documents.add_data(local.runs, 1, entry)
@@ -408,7 +408,7 @@ def test_one_folder_under_two_names(local):
 
 @pytest.mark.parametrize("odd", ["text", [{"type": "live", "host": "daq", "location": "/a\0"}]])
 def test_odd_deleted_data(local, odd, capfd):
-    """Where nothing can be noted nothing is deleted; odd entries do not matter."""
+    """Nothing is deleted that cannot be recorded; odd entries are ignored."""
     folder = add_copied(local, deleted_data=odd)
     other = add_copied(local, 2)
     is_odd = odd == "text"
@@ -418,7 +418,7 @@ def test_odd_deleted_data(local, odd, capfd):
 
 
 def test_copy_of_another_run(local, capfd):
-    """With the same files, as a test pulse may give them: it is the other detector's."""
+    """With the same files, as of a test pulse, but of the other detector."""
     folder = add_copied(local)
     local.set(XAMSL_COPY_TO=f"dcache={local.dcache}", XAMSL_LIVE_DATA=str(local.live))
     local.set(XAMS_COPY_TO="", XAMS_LIVE_DATA="")
@@ -434,7 +434,7 @@ def test_copy_of_another_run(local, capfd):
 
 @pytest.mark.parametrize("damage", ["missing", "byte", "run", "marker"])
 def test_what_was_set_aside_is_removed_if_copies_have_it(local, damage, capfd):
-    """Though its deletion is recorded: else it may be all that is left."""
+    """Although its deletion is recorded, since it may be the last copy."""
     folder = add_copied(local)
     copy = local.dcache / "000001"
     kept = local.folder / "kept"
@@ -484,7 +484,7 @@ def test_user_id_without_a_name(local):
 
 
 def test_what_changes_while_copies_are_verified(local, monkeypatch, capfd):
-    """The last moment counts: for live data, for the run document, and for the claim."""
+    """Changes of live data, run document and claim during verification prevent deletion."""
     folder = add_copied(local)
     verify = deleting.Deleter._verify
 
@@ -542,7 +542,7 @@ def test_destination_away(daq, sshd, capfd):  # noqa: F811
     assert delete(*SURE) == 0 and not folder.exists()
 
 
-# Broken off
+# Interruptions
 
 
 def dying(place, when):
@@ -559,6 +559,8 @@ def dying(place, when):
         real, calls = getattr(owner, name), []
 
         def die(*args, **kwargs):
+            if place == "remove" and args[0] != Path(FILE).name:
+                return real(*args, **kwargs)  # A temporary file
             calls.append(name)
             # After half of the files; at the second look at the copy
             mine = len(calls) == {"remove": 3, "look": 2}.get(place, 1)
@@ -575,7 +577,7 @@ def dying(place, when):
     return main
 
 
-#: Where it dies, whether before or after that; whether the run document has taken note by then
+#: Where it dies, before or after that, and whether the run document has recorded the deletion
 _PLACES = [
     ("verify", "after", False),
     ("rename", "before", False),
@@ -588,11 +590,11 @@ _PLACES = [
 
 
 def test_killed_anywhere(local, capfd, start_tool):
-    """All at once, each in a DAQ of its own: what is left is settled by the next one to start."""
+    """The next start settles the interrupted deletion."""
     folders = [local.add_run(number) for number in range(1, len(_PLACES) + 1)]
     assert copy_live.main(["--production"]) == 0
     for number in range(1, len(_PLACES) + 1):
-        # A run a process: the others are not ready yet
+        # Each process deletes one run: the others are not ready yet
         local.runs.update_one({"number": number}, {"$set": {"end": None}})
     capfd.readouterr()
     for number, (place, when, is_recorded) in enumerate(_PLACES, 1):
@@ -609,11 +611,12 @@ def test_killed_anywhere(local, capfd, start_tool):
         else:
             assert same(there, local.dcache / folder.name), place
         assert (there == aside) == ((place, when) not in _PLACES_BEFORE), place
-        # In a dry run it is left, and said
+        # A dry run reports it
         assert delete() == 0
         assert ("would settle" in capfd.readouterr().err) == (there == aside)
-        deleter_ = deleting.Deleter(local.runs, [local.live], delete_after_copies("xams"), True)
-        assert deleter_.settle() == 0
+        required = delete_after_copies("xams")
+        options = deleting.DeleteOptions([local.live], required, delete=True)
+        assert deleting.Deleter(local.runs, options).settle() == 0
         assert not aside.exists() and folder.exists() != is_recorded
         assert ("daq" in local.hosts(number)) != is_recorded
         if not is_recorded:
@@ -632,29 +635,29 @@ def test_what_cannot_be_settled(local, capfd):
     folder = add_copied(local)
     aside = deleting.aside(folder)
     capfd.readouterr()
-    # Both are there
+    # Both folders exist
     shutil.copytree(folder, aside)
     assert delete(*SURE) == 1
-    assert f"{aside} cannot be called 000001 again, which there is too" in errors(capfd)[0]
+    assert f"{aside} cannot be renamed back, since {folder} exists too" in errors(capfd)[0]
     assert same(folder, aside)
-    # Nobody knows of it
+    # No run has this name
     shutil.rmtree(folder)
     aside.rename(deleting.aside(local.live / "000777"))
     assert delete(*SURE) == 1
     assert "000777" in errors(capfd)[0]
-    # Its document knows neither that it was there, nor that it was deleted
+    # Its document has neither the data nor its deletion
     deleting.aside(local.live / "000777").rename(aside)
     local.runs.update_one({"number": 1}, {"$set": {"data": []}})
     assert delete(*SURE) == 1
-    assert "knows neither of this live data nor that it was deleted" in errors(capfd)[0]
-    # Somebody is at work on it
+    assert "has neither this live data nor its deletion" in errors(capfd)[0]
+    # Another process works on it
     leases.claim(local.runs, 1, "elsewhere/1/2/3", 600, documents.COPY_CLAIM)
     assert delete(*SURE) == 0
     assert same(aside, local.dcache / "000001")
 
 
 def test_database_away_in_the_middle(local, monkeypatch, capfd):
-    """Nobody knows whether the deletion is recorded: the next round looks."""
+    """The next round finds out whether the deletion is recorded."""
     from amstrax.exceptions import RunDatabaseUnreachable
 
     remove_data = documents.remove_data
@@ -693,7 +696,7 @@ def test_two_at_once_and_sigterm(local):
     options = [*SURE, "--loop", "--pause=0.1"]
     tools = [start("delete_live", *options) for _ in range(2)]
     wait_for(lambda: not list(local.live.iterdir()), "all to be deleted")
-    # One may not have begun yet
+    # One may still be starting
     wait_for(lambda: all(takes_sigterm(tool.pid) for tool in tools), "both to be at work")
     for tool in tools:
         tool.send_signal(signal.SIGTERM)

@@ -15,7 +15,7 @@ from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines import htcondor as engine_module
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
 
-#: Attributes of jobs, as a lab may want them
+#: Attributes of jobs, as a lab may require them
 LAB = 'UseOS="el9"; JobCategory="{queue}"'
 
 
@@ -27,7 +27,7 @@ def batch(condor: CondorPool, tmp_path, monkeypatch) -> Batch:
 
 
 def test_job_outlives_the_schedd(batch, condor):
-    """The one that keeps the queue is killed: the job goes on, and its end is known later.
+    """The schedd is killed: the job continues, and its end is known later.
 
     A job that cannot start, after that, is held.
     """
@@ -51,7 +51,7 @@ def test_job_outlives_the_schedd(batch, condor):
     assert [(known.job_id, known.state.state) for known in batch.engine.jobs()] == [
         (job_id, "running")
     ]
-    # For each of the next two HTCondor takes ten seconds: to find the job again, to hold a bad one
+    # HTCondor takes ten seconds to find the job again, and as long to hold a bad one
     (batch.folder / "go").touch()
     job = batch.job(2, "true")
     job.script.write_text("#!/no/such/interpreter\n")
@@ -67,7 +67,7 @@ def test_job_outlives_the_schedd(batch, condor):
 
 
 def test_a_schedd_that_hangs(batch, condor, monkeypatch):
-    """HTCondor would wait for minutes; the threads of this process go on, and it gives up."""
+    """HTCondor would wait for minutes; this process stops waiting."""
     job_id = batch.submit(1, "sleep", "300")
     condor.signal("schedd", signal.SIGSTOP)
     with monkeypatch.context() as changes:
@@ -94,7 +94,7 @@ def test_held_and_removed_by_others(batch, condor):
 
 
 def test_jobs_that_nothing_can_run(batch, condor):
-    """HTCondor takes a job that is too large for every machine, and says what it waits for."""
+    """HTCondor accepts a job that is too large for every machine, and reports a reason."""
     job_id = batch.submit(1, "true", memory=MEMORY + 1)
     wait_for(lambda: "no match" in batch.engine.state(job_id).reason, "HTCondor has looked")
     assert batch.engine.state(job_id).state == "pending"
@@ -120,7 +120,7 @@ def test_refused_jobs(batch, condor, monkeypatch):
 
 
 def test_attributes_of_the_lab(batch, condor, monkeypatch):
-    """They, and nothing of the environment, are in the ad of a job."""
+    """The ad of a job has them, and nothing of the environment."""
     monkeypatch.setenv("AMSTRAX_CONDOR_ATTRIBUTES", LAB)
     batch.submit(1, "sleep", "300", queue="medium")
     names = ["JobCategory", "UseOS", "RequestMemory", "RequestCpus", "AmstraxJob"]
@@ -128,7 +128,7 @@ def test_attributes_of_the_lab(batch, condor, monkeypatch):
     name = batch.job(1, "true").name
     assert [word.strip() for word in line.split(",")] == ["medium", "el9", "100", "1", name]
 
-    # Without a queue, what would name it is left out
+    # Without a queue, attributes with its name are left out
     assert "JobCategory" not in batch.engine.describe(batch.job(2, "true"))
     monkeypatch.setenv("AMSTRAX_CONDOR_ATTRIBUTES", 'Words="a; $(b)"; Level = 1 + 2')
     batch.submit(2, "sleep", "300")
@@ -138,7 +138,7 @@ def test_attributes_of_the_lab(batch, condor, monkeypatch):
 
 
 def test_jobs_of_others(batch, condor, monkeypatch):
-    """They are not ours, and can be in the same queue."""
+    """Jobs of others in the same queue are not listed."""
     job_id = batch.submit(1, "sleep", "300")
     monkeypatch.setenv("LOGNAME", "somebody_else")
     assert batch.engine.jobs() == []
@@ -146,7 +146,7 @@ def test_jobs_of_others(batch, condor, monkeypatch):
 
 
 def test_another_schedd(batch, condor):
-    """The collector knows where it is; when it does not, nothing is known of its jobs."""
+    """Its jobs are unknown when the collector does not know it."""
     state = batch.engine.state("1@schedd.example.org")
     assert state.state == base.UNKNOWN and re.search("(?i)locate|find", state.reason)
 
@@ -162,7 +162,7 @@ def test_without_htcondor(monkeypatch, tmp_path):
 
 
 def test_a_configuration_that_ends_the_bindings(monkeypatch, tmp_path):
-    """They end the process then: not this one."""
+    """They end their own process, not this one."""
     (tmp_path / "config").write_text("LOCAL_CONFIG_FILE = /no/such/file\n")
     monkeypatch.setenv("CONDOR_CONFIG", str(tmp_path / "config"))
     with pytest.raises(NotAvailable):

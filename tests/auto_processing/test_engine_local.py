@@ -1,4 +1,4 @@
-"""The engine of this machine: processes that outlive whoever submitted them."""
+"""The engine of this machine: processes that outlive their submitter."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 
 @pytest.fixture
 def engine(tmp_path):
-    """An engine for two jobs at once, whose jobs are ended with the test."""
+    """An engine for two jobs at once; all jobs end with the test."""
     engine = LocalEngine(tmp_path / "state", slots=2, grace=0.5)
     yield engine
     for job in engine.jobs():
@@ -31,7 +31,7 @@ def engine(tmp_path):
 
 
 def wait(condition):
-    """Wait until something is so, and return it."""
+    """Wait until a condition holds, and return its value."""
     end = time.monotonic() + 180
     while not (value := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -85,7 +85,7 @@ def test_a_job_from_submission_to_its_end(engine, tmp_path, monkeypatch):
     (tmp_path / "go").touch()
     assert ended(engine, job_id) == base.JobState("done", 0)
     assert engine.jobs() == []
-    # A log goes on where an earlier one ended
+    # A second job appends to the log
     text = f"of the environment in {tmp_path}\nwrong\n"
     assert given.log.read_text() == text
     ended(engine, engine.submit(given))
@@ -112,7 +112,7 @@ def test_how_jobs_fail(shell, exit_code, reason, engine, tmp_path):
 def test_so_many_at_once_and_in_order(slots, tmp_path):
     engine = LocalEngine(tmp_path / "state", slots)
     out = tmp_path / "out"
-    # With several slots, none goes on before two have run at once
+    # With several slots, each waits until two have run at once
     shell = f"echo + $0 >> {out}; "
     shell += f"until [ $(grep -c + {out}) -ge {min(slots, 2)} ]; do sleep 0.02; done; "
     shell += f"echo - $0 >> {out}"
@@ -123,7 +123,7 @@ def test_so_many_at_once_and_in_order(slots, tmp_path):
     wait(lambda: not engine.jobs())
     lines = [line.split() for line in out.read_text().splitlines()]
     begun = [int(i) for sign, i in lines if sign == "+"]
-    # Those that run at once say so in any order
+    # Concurrent jobs write in any order
     assert begun == list(range(7)) if slots == 1 else sorted(begun) == list(range(7))
     times = [
         local._read(engine.folder / "jobs" / str(i) / "started.json")["time"] for i in range(1, 8)
@@ -172,13 +172,13 @@ def test_a_job_that_is_killed(engine, tmp_path):
     state = ended(engine, job_id)
     assert state.state == "failed" and state.exit_code is None
     assert "SIGKILL" in state.reason and "MB" in state.reason
-    # What it has left behind goes with it
+    # Its children end with it
     wait(lambda: is_gone(child.pid))
 
 
 @pytest.mark.parametrize("where", ["itself", "child", "daemon"])
 def test_a_job_that_takes_too_much_memory(where, engine, tmp_path):
-    """It is ended, with all its processes, also those that have gone to a session of their own."""
+    """It is killed with all its processes, also those in another session."""
     code = "import time; x = bytearray(200_000_000); print('has it', flush=True); time.sleep(300)"
     hog = f'{sys.executable} -S -c "{code}"'
     shell = {"itself": f"exec {hog}", "child": f"{hog} & wait", "daemon": f"setsid {hog} & wait"}
@@ -191,7 +191,7 @@ def test_a_job_that_takes_too_much_memory(where, engine, tmp_path):
 
 
 def test_memory_that_is_shared_or_reserved_is_no_reason(engine, tmp_path):
-    """Children share what their parent has; what is only reserved is nobody's."""
+    """Shared memory counts once, reserved memory does not count."""
     code = f"""
 import mmap, os, pathlib, time
 MAP_NORESERVE = 0x4000
@@ -208,7 +208,7 @@ while not (folder / 'go').exists():
     job_id = engine.submit(job(tmp_path, f"exec {sys.executable} -S {tmp_path}/code.py"))
     pid = started(engine, job_id)
     wait(lambda: len(psutil.Process(pid).children()) == 3)
-    # What its runner would see, which then goes on for some looks
+    # As the runner measures it, which then checks a few times
     assert sum(map(local_runner.memory_of, local_runner.members(pid))) < 100
     time.sleep(2 * local_runner.WATCH_EVERY)
     (tmp_path / "go").touch()
@@ -253,7 +253,7 @@ def test_cancel_a_job_that_waits(engine, tmp_path):
     ids += [engine.submit(job(tmp_path, f"echo {i} >> {out}", str(i))) for i in range(2, 5)]
     engine.cancel(ids[3])
     assert ended(engine, ids[3]) == base.JobState("failed", None, "cancelled")
-    # Those behind it wait for those before it all the same
+    # Later jobs still wait for earlier ones
     assert [engine.state(job_id).state for job_id in ids[2:5:2]] == ["pending", "pending"]
     assert engine.state(ids[2]).reason
     (tmp_path / "go").touch()
@@ -262,14 +262,14 @@ def test_cancel_a_job_that_waits(engine, tmp_path):
 
 
 def test_cancel_a_job_that_runs(engine, tmp_path):
-    """It is told, and then killed."""
+    """It gets SIGTERM, and later SIGKILL."""
     polite = f"trap 'echo told > {tmp_path}/told; exit 7' TERM; sleep 100 & wait"
     stubborn = "trap '' TERM; while true; do sleep 0.02; done"
     patient = LocalEngine(tmp_path / "state", slots=2, grace=600)
     first = patient.submit(job(tmp_path, polite, "0"))
     second = engine.submit(job(tmp_path, stubborn, "1"))
     for job_id in (first, second):
-        # Past the trap
+        # After it has set its trap
         wait(lambda j=job_id: psutil.Process(started(engine, j)).children())
         engine.cancel(job_id)
     assert ended(engine, first) == base.JobState("failed", 7, "cancelled")
@@ -299,7 +299,7 @@ def test_after_the_machine_was_started_anew(engine, tmp_path):
     path = engine.folder / "jobs" / job_id.partition("@")[0] / "job.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another"}))
     state = ended(engine, job_id)
-    assert state.state == "gone" and "started anew" in state.reason
+    assert state.state == "gone" and "restarted meanwhile" in state.reason
 
 
 def test_a_number_that_is_another_process_now_is_let_alone(engine, tmp_path):
@@ -329,7 +329,7 @@ def test_what_cannot_be_submitted(engine, tmp_path):
     with pytest.raises(EngineUnreachable, match="AMSTRAX_LOCAL_FOLDER names another"):
         LocalEngine(tmp_path / "file").submit(given)
     assert engine.jobs() == []
-    # A script of something that is not there
+    # A script for a missing program
     given.script.write_text("#!/no/such/program\n")
     state = ended(engine, engine.submit(given))
     assert state.state == "failed" and "cannot be started" in state.reason
@@ -352,7 +352,7 @@ def test_jobs_of_other_machines_are_not_known(engine):
 
 @pytest.mark.parametrize("text", ["", "x", "-7", "9" * 30, "\0\0\0", "1", None])
 def test_a_counter_that_is_damaged_is_made_anew(text, engine, tmp_path, caplog):
-    """As after a power cut: no number is given twice, and its file holds one again."""
+    """As after a power cut: no number is used twice, and the file is repaired."""
     ids = [engine.submit(job(tmp_path, "exit 0")) for _ in range(3)]
     last = engine.folder / "last"
     if text is None:
@@ -400,7 +400,7 @@ def test_a_lock_that_cannot_be_looked_at_is_about_its_job_alone(engine, tmp_path
 
 
 def test_state_is_on_disk_before_it_counts(engine, tmp_path, monkeypatch):
-    """Each file is written apart, put on disk, and then takes the place of the one before."""
+    """Each file is written separately, synchronized, and renamed."""
     done = []
     fsync, replace = os.fsync, os.replace
 
@@ -438,7 +438,7 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
         loop.write_status(path, {"state": "second"})
     assert json.loads(path.read_text())["state"] == "first"
     assert list(tmp_path.iterdir()) == [path]
-    # It is said once, not in each round
+    # Reported once, not in each round
     assert caplog.text.count("No space left on device") == 1
 
 
@@ -450,14 +450,14 @@ def test_old_jobs_are_forgotten(engine, tmp_path, monkeypatch):
     old = time.time() - local.KEEP - 1
     for path in (engine.folder / "jobs").iterdir():
         os.utime(path, (old, old))
-    # Looked for now and then alone
+    # Old folders are searched from time to time only
     next_id = engine.submit(job(tmp_path, "exit 0"))
     assert engine.state(job_id).state == "done"
     os.utime(engine.folder / "cleaned", (old, old))
     last_id = engine.submit(job(tmp_path, "exit 0"))
     assert engine.state(job_id).state == "gone"
     assert engine.state(running).state == "running"
-    # A number is given once
+    # A number is used once
     assert len({job_id, running, next_id, last_id}) == 4
 
 

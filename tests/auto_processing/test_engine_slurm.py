@@ -27,7 +27,7 @@ def batch(slurm: SlurmCluster, tmp_path, monkeypatch) -> Batch:
 
 @contextlib.contextmanager
 def impatient(slurm: SlurmCluster, seconds: float = 60):
-    """Let Slurm's commands, not its daemons, wait for a second only, and the engine for them."""
+    """Set short timeouts for Slurm's commands, not its daemons, and for the engine."""
     path = slurm.folder / "impatient.conf"
     text = (slurm.folder / "slurm.conf").read_text()
     path.write_text(re.sub("MessageTimeout=.*", "MessageTimeout=1", text))
@@ -38,7 +38,7 @@ def impatient(slurm: SlurmCluster, seconds: float = 60):
 
 
 def asks(batch: Batch, job_id: str) -> dict:
-    """Return what can be asked of an engine."""
+    """Return the calls of an engine."""
     return {
         "submit": lambda: batch.submit(9, "true"),
         "states": lambda: batch.engine.state(job_id),
@@ -48,7 +48,7 @@ def asks(batch: Batch, job_id: str) -> dict:
 
 
 def test_job_outlives_the_daemons(batch, slurm):
-    """Each daemon is killed while a job runs: that is unharmed, and its end is known later."""
+    """Each daemon is killed while a job runs: the job continues, and its end is known later."""
     job_id = batch.submit(1, "bash", "-c", WAITING)
     batch.wait(job_id, "running")
     slurm.save(job_id)
@@ -72,7 +72,7 @@ def test_job_outlives_the_daemons(batch, slurm):
 
 @pytest.mark.parametrize("daemon", ["slurmctld", "munged"])
 def test_no_answer(batch, slurm, daemon):
-    """A daemon that hangs, or the one that signs messages away, says nothing about jobs."""
+    """A hanging slurmctld, or a missing munged, makes the engine unreachable."""
     job_id = batch.submit(1, "sleep", "300")
     batch.wait(job_id, "running")
     if daemon == "munged":
@@ -92,7 +92,7 @@ def test_no_answer(batch, slurm, daemon):
 
 
 def test_a_command_that_hangs_is_ended(batch, monkeypatch, tmp_path):
-    """Also one that does not give up by itself."""
+    """Also one without its own timeout."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("sbatch", "squeue", "scancel"):
@@ -121,7 +121,7 @@ def test_refused_jobs(batch):
 
 
 def test_why_a_job_does_not_run(batch, slurm):
-    """Without room, held, and in a partition that gives too little time."""
+    """It waits for resources, or is held."""
     big = batch.submit(1, "sleep", "300", memory=MEMORY)
     batch.wait(big, "running")
     waits = batch.submit(2, "true")
@@ -145,10 +145,10 @@ def test_partition_is_used(batch, slurm):
 
 
 def test_ends_that_are_no_exits(batch, slurm):
-    """Too much time, too much memory, and a machine that fails: each with its reason."""
+    """Time limit, memory limit and a failed machine, each with its reason."""
     slow = batch.submit(3, "sleep", "300", queue="short")
     batch.wait(slow, "running")
-    # Its partition gives it a minute; some seconds of it have to do
+    # Its partition allows a minute: shorten that to seconds
     slurm.run("scontrol", "update", f"JobId={slow}", "EndTime=now+5seconds")
     code = "import time; x = bytearray(400_000_000); print('has it', flush=True); time.sleep(300)"
     greedy, lost = batch.submit(1, sys.executable, "-c", code), batch.submit(2, "sleep", "300")
@@ -161,13 +161,13 @@ def test_ends_that_are_no_exits(batch, slurm):
     slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     state = batch.wait_for_end(lost)
     assert state[:2] == ("failed", None) and "machine that it ran on has failed" in state.reason
-    # It has not been started again by itself, beside what may still run there
+    # Slurm has not started it again, since it may still run there
     assert batch.engine.jobs() == []
     slurm.start()
 
 
 def test_jobs_that_the_queue_has_forgotten(batch, slurm):
-    """Slurm notes jobs that have ended in a file; without that, too, they are gone, not failed."""
+    """Slurm records ended jobs in a file; without it they are gone, not failed."""
     commands = {"done": "true", "exit": "exit 3", "signal": "kill -9 $$"}
     ids = {
         what: batch.submit(number, "bash", "-c", command)
@@ -191,7 +191,7 @@ def test_jobs_that_the_queue_has_forgotten(batch, slurm):
 
 
 def test_many_jobs_keep_their_long_names(batch):
-    """Nothing is cut off, and others' jobs are not ours."""
+    """Names are complete, and other names are not found."""
     targets = tuple(f"a_data_type_with_a_long_name_{number}" for number in range(20))
     job = batch.job(1, "sleep", "300")
     job = type(job)(**vars(job) | {"targets": targets})
@@ -209,7 +209,7 @@ def test_without_slurm(monkeypatch, tmp_path):
 
 
 def test_settings_of_commands_change_nothing(batch, monkeypatch):
-    """Variables by which users change what squeue shows do not reach it."""
+    """Variables that change the output of squeue are not passed on."""
     job_id = batch.submit(1, "sleep", "300")
     with monkeypatch.context() as changes:
         changes.setenv("SQUEUE_FORMAT", "%i")

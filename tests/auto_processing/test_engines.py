@@ -1,4 +1,4 @@
-"""What every engine does: jobs from submission to end, in real batch systems."""
+"""Common behaviour of all engines: jobs from submission to end, in real batch systems."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from amstrax.auto_processing import engines
 from amstrax.auto_processing.engines import base
 from amstrax.exceptions import InvalidOption, UnknownEngine
 
-#: In the environment of whoever submits
+#: Secret in the environment of the submitter
 SECRET = "N0body-may-see-this"
 
 
 @dataclass
 class Batch:
-    """An engine, and what a test does with it."""
+    """An engine with helpers for tests."""
 
     engine: base.Engine
     folder: Path
@@ -61,7 +61,7 @@ class Batch:
 
 @pytest.fixture(params=["local", "slurm", "htcondor"])
 def batch(request, tmp_path, monkeypatch) -> Batch:
-    """Each engine in turn. Its jobs lie in a folder whose name wants quoting."""
+    """Each engine in turn, with jobs in a folder whose name needs quoting."""
     if request.param == "slurm":
         request.getfixturevalue("slurm")
     elif request.param == "htcondor":
@@ -70,7 +70,7 @@ def batch(request, tmp_path, monkeypatch) -> Batch:
     folder = tmp_path / "a %j $(b) 'c\" & d"
     folder.mkdir()
     engine = engines.get(request.param)
-    # So long a job may take for its end, as in the batch systems of these tests
+    # As in the batch systems of these tests
     engine.grace = 60
     return Batch(engine, folder)
 
@@ -86,7 +86,7 @@ def test_jobs_from_submission_to_end(batch):
         "cancelled": batch.submit(5, *wait),
     }
     assert len(set(ids.values())) == 5
-    # The name of a job is all that a new process needs to find it again
+    # A new process finds a job by its name
     name = base.job_name("000004", ["raw_records", "peaks"], "xams_led", "xams")
     code = "import sys; from amstrax.auto_processing import engines; "
     code += "print(*(job.job_id for job in engines.get(sys.argv[1]).find(sys.argv[2])))"
@@ -111,7 +111,7 @@ def test_jobs_from_submission_to_end(batch):
     assert "it says: a b\nand\n" in batch.wait_for_log(1, "and\n")
     wait_for(lambda: not Path(f"/proc/{pids[1]}").exists(), "the cancelled job is gone")
 
-    # All at once they are the same, and none of them is to be found any more
+    # One query gives the same states, and no job is found any more
     assert engine.states(ids.values()) == {ids[what]: states[what] for what in ids}
     assert engine.jobs() == []
     for job_id in ids.values():
@@ -119,7 +119,7 @@ def test_jobs_from_submission_to_end(batch):
 
 
 def test_sigterm_comes_first(batch):
-    """A job that is cancelled can tidy up."""
+    """A cancelled job can clean up."""
     script = 'trap "echo tidied up; exit 1" TERM; echo ready; while :; do sleep 0.1; done'
     job_id = batch.submit(1, "bash", "-c", script)
     batch.wait_for_log(1, "ready")
@@ -129,7 +129,7 @@ def test_sigterm_comes_first(batch):
 
 
 def test_what_nobody_has_submitted(batch):
-    """Ids that mean nothing, also ones that a shell or an option could take for something."""
+    """Unknown ids, also ones with a meaning for a shell or as an option."""
     here = {"local": f"9999@{os.uname().nodename}", "slurm": "999999", "htcondor": "999999@"}
     unknown = [here[batch.engine.name]]
     if batch.engine.name != "local":
@@ -153,7 +153,7 @@ def test_description_submits_nothing(batch):
 
 @pytest.mark.parametrize("batch", ["slurm", "htcondor"], indirect=True)
 def test_secrets_of_the_submitter_stay_with_it(batch, request):
-    """They are neither in the environment of a job nor in what the batch system keeps of it.
+    """They are neither in the environment of a job nor in the files of the batch system.
 
     Jobs of the local engine have the environment of who submits them, on the same machine.
     """

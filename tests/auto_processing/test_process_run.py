@@ -26,8 +26,8 @@ from make_jobs import (
     stop_between_writes,
     wait,
 )
+from needs import need
 from rundb_stores import collection  # noqa: F401
-from servers import need
 
 import amstrax
 from amstrax import contexts

@@ -329,6 +329,21 @@ def test_runs_that_are_not_to_be_submitted(runs, live_runs, submit):
         submit(script="process_ran")
 
 
+def test_corrections_are_checked_before_submission(runs, live_runs, submit, tmp_path, monkeypatch):
+    add_run(runs, live_runs)
+    with pytest.raises(InvalidOption, match="corrections_version='v 1'"):
+        submit(corrections_version="v 1")
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", str(tmp_path))
+    monkeypatch.setenv("AMSTRAX_CORRECTIONS_URL", "http://127.0.0.1:9/{branch}")
+    (tmp_path / "_global").mkdir()
+    (tmp_path / "_global/_global_v9.json").write_text('{"elive": 1}')
+    with pytest.raises(InvalidOption, match="elive"):
+        submit(corrections_version="v9")
+    assert not (tmp_path / "jobs").exists()
+    # The job may reach what this machine cannot
+    assert submit(corrections_version="v8").state == "submitted"
+
+
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a b", "ssh", "$(id)"])
 def test_names_that_no_path_is_made_of(name, runs, live_runs, submit, tmp_path):
     """Scripts and logs of jobs are in a folder that is called as the run."""
@@ -404,7 +419,9 @@ def test_which_runs(arguments, found, many, tmp_path):
     file.write_text("# the good ones\n107\n\n101-103  # a range\n")
     arguments = [str(file) if word == "FILE" else word for word in arguments]
     args = submit_stbc.parse_args(arguments)
-    assert submit_stbc.find_runs(many, args) == [f"{number:06d}" for number in found]
+    assert submit_stbc.find_runs(many, submit_stbc.RunQuery.of(args)) == [
+        f"{number:06d}" for number in found
+    ]
 
 
 @pytest.mark.parametrize(
@@ -534,8 +551,8 @@ def test_settings(runs, live_runs, script, engine, tmp_path, monkeypatch):
     args = submit_stbc.parse_args([SHORT, "--target", "events"])
     work = submit_stbc.find_work(args)
     assert (work.job_folder, work.log_folder) == (tmp_path / "j", tmp_path / "l")
-    assert (work.memory, work.queue, work.targets) == (321, "short", ("events",))
-    assert work.raw_types and work.detector == "xams"
+    assert (work.memory, work.queue, work.plan.targets) == (321, "short", ("events",))
+    assert work.plan.raw_types and work.plan.detector == "xams"
     args = submit_stbc.parse_args([SHORT, "--mem", "5", "--queue", "long"])
     work = submit_stbc.find_work(args)
     assert (work.memory, work.queue) == (5, "long")

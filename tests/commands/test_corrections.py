@@ -183,7 +183,7 @@ def test_file_in_the_folder_of_another(tmp_path):
     folder = write_files(tmp_path, elife_v1={"000001": 1})
     (folder / "elife").rename(folder / "other")
     (problem,) = check.check_folder(folder).problems
-    assert "belongs into elife/" in problem
+    assert "belongs in elife/" in problem
 
 
 # --- check against an older copy

@@ -121,11 +121,11 @@ def test_started_again_it_goes_on(tmp_path, monkeypatch, capsys):
     """Stopped while plots were drawn: what was processed is made anew, and then it is complete."""
     arguments = ["--duration=2", f"--output={tmp_path / 'demo'}", "--no-progress"]
 
-    def stop(*_arguments):
+    def stop(*_arguments, **_options):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "_save", stop)
+        patch.setattr(demo.base, "save_figure", stop)
         assert demo.main(arguments) == 1
     assert "no space left" in capsys.readouterr().err
     assert not json.loads((tmp_path / "demo/demo.json").read_text())["complete"]

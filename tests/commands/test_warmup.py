@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strax
+from make_jobs import made_once
 from make_runs import options, pulses, write_run
 
 import amstrax
@@ -52,15 +53,29 @@ def output_of(process) -> tuple[str, str]:
     return out, err
 
 
+_WARMUP = ("-m", "amstrax.cli", "warmup")
+
+
+@pytest.fixture(scope="module")
+def warm_cache(tmp_path_factory):
+    """Cache that `amstrax warmup` made, with its two outputs in files; to be copied."""
+
+    def make(folder):
+        out, err = output_of(start(*_WARMUP, NUMBA_CACHE_DIR=str(folder / "numba")))
+        (folder / "out").write_text(out)
+        (folder / "err").write_text(err)
+
+    return made_once(tmp_path_factory, "warm_cache", make)
+
+
 @pytest.mark.slow
-def test_after_warmup_no_job_compiles(tmp_path):
-    """In a cache of its own; whatever a context makes, strax's functions included."""
+def test_after_warmup_no_job_compiles(tmp_path, warm_cache):
+    """Whatever a context makes, strax's functions included."""
+    assert "functions compiled" in (warm_cache / "out").read_text()
+    assert str(warm_cache / "numba") in (warm_cache / "out").read_text()
+    assert (warm_cache / "err").read_text().count("compiling functions") == 1
+    shutil.copytree(warm_cache / "numba", tmp_path / "numba")
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
-    command = ["-m", "amstrax.cli", "warmup"]
-    out, err = output_of(start(*command, **cache))
-    assert "functions compiled" in out
-    assert str(tmp_path / "numba") in out
-    assert err.count("compiling functions") == 1
     write_run(tmp_path, pulses(np.arange(1, 100) * 100_000_000, range(7)), 2)
     write_run(tmp_path / "little", pulses([1_000_000, 2_000_000], (0, 1), dt=2))
     cases = (
@@ -88,7 +103,7 @@ def test_after_warmup_no_job_compiles(tmp_path):
         out, err = output_of(job)
         assert out == "\n"
         assert "compiling" not in err
-    out, err = output_of(start(*command, "--context", "xams_led", **cache))
+    out, err = output_of(start(*_WARMUP, "--context", "xams_led", **cache))
     assert out.startswith("all was compiled already")
 
 
@@ -207,17 +222,19 @@ def test_damaged_cache_that_cannot_be_removed(tmp_path):
 
 
 @pytest.mark.slow
-def test_warmup_repairs_the_cache(tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    output_of(start("-c", _STRAX_FUNCTION, **cache))
-    output_of(start("-c", _KERNEL, **cache))
-    for path in tmp_path.glob("*/*.nbi"):
+def test_warmup_repairs_the_cache(tmp_path, warm_cache):
+    """Of a kernel, and of a function of strax."""
+    shutil.copytree(warm_cache / "numba", tmp_path, dirs_exist_ok=True)
+    for name in ("live_data._first_damaged", "general.diff"):
+        (path,) = tmp_path.glob(f"*/{name}-*.nbi")
         damage(path, "empty")
-    _, err = output_of(start("-m", "amstrax.cli", "warmup", "--context", "xams_led", **cache))
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    _, err = output_of(start(*_WARMUP, "--context", "xams_led", **cache))
     assert err.count("damaged in numba's cache") == 1
     assert (
         output_of(start("-c", _COUNT_COMPILATIONS.format(code=_STRAX_FUNCTION), **cache))[1] == ""
     )
+    assert output_of(start("-c", _KERNEL, **cache))[0].startswith("\n")
 
 
 def test_nowhere_to_keep_compiled_functions(tmp_path):

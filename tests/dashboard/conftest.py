@@ -5,17 +5,16 @@ import shutil
 import pytest
 from dashboard_server import (
     BROWSER_ARGUMENTS,
-    CHROMIUM,
     EVENT_TARGETS,
     LED,
     SHORT,
     SUBMITTED,
     Lab,
     Server,
-    need_browser,
     new_page,
 )
 from make_jobs import add_run, made_once
+from needs import CHROMIUM, need_all
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +23,7 @@ def lab(tmp_path_factory, live_runs):
 
     It is processed once for all workers, and then each has one of its own.
     """
-    need_browser()
+    need_all("chromium", "playwright")
 
     def make(folder):
         lab = Lab(folder)
@@ -62,7 +61,7 @@ def server(lab):
 @pytest.fixture(scope="module")
 def browser():
     """A browser."""
-    need_browser()
+    need_all("chromium", "playwright")
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=60_000)

@@ -51,7 +51,7 @@ def test_run_database_is_killed_and_started_anew(browser, server, mongo_server):
     mongo_server.kill()
     try:
         expect(part(page, "message")).to_contain_text("The list of runs:")
-        expect(part(page, "message")).to_contain_text("tried again by itself")
+        expect(part(page, "message")).to_contain_text("retried automatically")
         # What was there is still to be seen
         expect(part(page, "count")).to_contain_text("Runs 1 to 3 of 3.")
         late.goto(f"{server.address}run?id=2")

@@ -291,10 +291,10 @@ def test_a_run_is_seen_growing(page, server, lab):
 
     documents.add_run(lab.runs, rundoc() | {"number": int(RUN_ID), "end": None})
     page.goto(f"{server.address}run?id={RUN_ID}")
-    growth = part(page, "growth")
-    expect(growth).to_contain_text("being taken")
+    progress = part(page, "live_progress")
+    expect(progress).to_contain_text("being taken")
     take(0)
-    expect(growth).to_contain_text("Live data: 1 chunk,")
+    expect(progress).to_contain_text("Live data: 1 chunk,")
     reader = subprocess.Popen(
         [
             *(sys.executable, "-m", "amstrax.auto_processing.amstraxer", RUN_ID, "--no-progress"),
@@ -308,11 +308,11 @@ def test_a_run_is_seen_growing(page, server, lab):
         stderr=subprocess.DEVNULL,
     )
     try:
-        made = growth.locator("tr", has=page.locator("td:text-is('raw_records')"))
+        made = progress.locator("tr", has=page.locator("td:text-is('raw_records')"))
         expect(made.locator("td").nth(1)).to_have_text("1")
         expect(made).to_contain_text("being made")
         take(1)
-        expect(growth).to_contain_text("Live data: 2 chunks,")
+        expect(progress).to_contain_text("Live data: 2 chunks,")
         expect(made.locator("td").nth(1)).to_have_text("2")
         redax.write_end(run_dir, THREADS)
         expect(made).to_contain_text("complete")

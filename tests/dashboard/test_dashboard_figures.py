@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dashboard_server import SHORT
 
-from amstrax.dashboard import figures, stored
+from amstrax.dashboard import figures
 from amstrax.dashboard.site import Site
 
 pytestmark = pytest.mark.slow
@@ -24,12 +24,12 @@ def test_peaks_of_selected_events_are_marked_where_not_all_are_points(context, m
     drawn = figures.of_run(context, SHORT, figures.Scales())
     assert len(drawn.sources["peaks"].data["area"]) == 50
     assert list(drawn.sources["marked"].data) == ["area", "width", "aft"]
-    events = stored.load(context, SHORT, "event_info")
+    events = figures.load(context, SHORT, "event_info")
     chosen = [3, 5]
     start, end = drawn.linked.start[chosen], drawn.linked.end[chosen]
     np.testing.assert_array_equal(start, events["time"][chosen])
     found = figures.marks(context, SHORT, start, end)
-    peaks = stored.load(context, SHORT, "peak_basics")
+    peaks = figures.load(context, SHORT, "peak_basics")
     is_in = [
         any(events["time"][i] <= peak["time"] < events["endtime"][i] for i in chosen)
         for peak in peaks

@@ -351,7 +351,7 @@ def test_actions_are_for_named_users_while_they_are_logged_in(browser, unguessed
     second.get_by_role("button", name="Log out").click()
     second.wait_for_url("**/login")
     _forge(alice, "remove_tag")
-    expect(part(alice, "result")).to_contain_text("you are logged in no more")
+    expect(part(alice, "result")).to_contain_text("you are no longer logged in")
     for page in pages.values():
         page.context.close()
 

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import paramiko
 import psutil
 import pymongo
 import pytest
@@ -44,12 +46,14 @@ from amstrax.rundb.connection import (
     get_mongo_collection,
     is_repeatable,
     resilient,
+    retry,
 )
 from amstrax.rundb.diagnose import check
+from amstrax.rundb.ssh_config import destination
 
 
 @pytest.fixture(autouse=True)
-def no_lines():
+def no_connections():
     """Each test starts, and ends, without a connection."""
     connection.close()
     yield
@@ -79,6 +83,19 @@ def own_ssh(tmp_path, mongo_server, set_all):
 
 
 @pytest.fixture
+def own_ssh_to(tmp_path, mongo_server, set_all):
+    """Function that starts an sshd that leads to a port, as the settings do."""
+    servers = []
+
+    def start(port: int) -> None:
+        servers.append(SSHServer(tmp_path, port))
+        set_all(settings_of(mongo_server, servers[0]) | {"MONGO_PORT": str(port)})
+
+    yield start
+    servers[0].kill()
+
+
+@pytest.fixture
 def own_mongo(tmp_path, set_all):
     """A MongoDB server of this test alone behind an sshd, to both of which the settings lead."""
     (tmp_path / "mongo").mkdir()
@@ -91,16 +108,15 @@ def own_mongo(tmp_path, set_all):
     mongo.kill()
 
 
-def only_line() -> connection.Line:
-    """Return the line of this process."""
-    (found,) = connection._lines.values()
+def only_connection() -> connection.Connection:
+    """Return the connection of this process."""
+    (found,) = connection._connections.values()
     return found
 
 
-def is_up(line_tunnel: tunnel.Tunnel) -> bool:
+def is_up(its_tunnel: tunnel.Tunnel) -> bool:
     """Return whether a tunnel has a session that it takes for alive."""
-    session = line_tunnel._transport
-    return session is not None and session.is_active()
+    return its_tunnel.is_active
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -129,6 +145,13 @@ def until_reached(function, *args):
 
 @pytest.mark.smoke
 def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_server):
+    def connected(port):
+        connections = psutil.Process().net_connections("tcp")
+        established = [c for c in connections if c.status == "ESTABLISHED"]
+        return {c.laddr for c in established if c.raddr == (LOCALHOST, port)}
+
+    # An SSH server of an earlier test may have some, in a thread of this process
+    before = connected(mongo_server.port)
     document = {"number": 1, "name": "000001", "daq_config": {"big": "x" * 2_000_000}}
     mongo_collection.insert_one(dict(document, _id=1))
     assert mongo_collection.find_one({"number": 1}) == dict(document, _id=1)
@@ -136,25 +159,21 @@ def test_documents_go_through_the_tunnel(mongo_collection, mongo_server, ssh_ser
     with mongo_server.client() as client:
         assert client["run"]["runs_gas"].count_documents({}) == 1
     # The way is the tunnel: sshd has the one connection of this process, and the client a local one
-    assert get_mongo_client().address == only_line().tunnel.address
-    host, port = only_line().tunnel.address
+    assert get_mongo_client().address == only_connection().tunnel.address
+    host, port = only_connection().tunnel.address
     assert host == LOCALHOST != port
 
-    def remotes():
-        connections = psutil.Process().net_connections("tcp")
-        return {c.raddr for c in connections if c.status == "ESTABLISHED"}
-
     # The server's own client closes its connections when it comes to it
-    wait_for(lambda: (LOCALHOST, mongo_server.port) not in remotes())
+    wait_for(lambda: not connected(mongo_server.port) - before)
     assert mongo_collection.find_one({"number": 1})
-    assert (LOCALHOST, ssh_server.port) in remotes()
-    assert (LOCALHOST, mongo_server.port) not in remotes()
+    assert connected(ssh_server.port)
+    assert not connected(mongo_server.port) - before
 
 
 def test_the_local_end_is_on_loopback_alone(mongo_collection):
     mongo_collection.find_one()
     listening = [c for c in psutil.Process().net_connections("tcp") if c.status == "LISTEN"]
-    ports = [c.laddr for c in listening if c.laddr.port == only_line().tunnel.address[1]]
+    ports = [c.laddr for c in listening if c.laddr.port == only_connection().tunnel.address[1]]
     assert [address.ip for address in ports] == [LOCALHOST]
 
 
@@ -174,7 +193,7 @@ def test_host_and_user_as_arguments(run_database_settings, monkeypatch):
     monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://nowhere.invalid/")
     runs = get_mongo_collection("xams", daq_host=LOCALHOST, daq_user=user)
     assert runs.count_documents({}) >= 0
-    assert get_mongo_client(daq_host=LOCALHOST, daq_user=user) is only_line().client
+    assert get_mongo_client(daq_host=LOCALHOST, daq_user=user) is only_connection().client
 
 
 def test_collections_of_the_detectors(run_database_settings):
@@ -184,7 +203,7 @@ def test_collections_of_the_detectors(run_database_settings):
     assert connection.get_collection("daq", "processing").full_name == "daq.processing"
     with pytest.raises(NameError, match="'xenonnt'.*take one of xams, xamsl"):
         get_mongo_collection("xenonnt")
-    assert not connection._lines
+    assert not connection._connections
 
 
 def test_collection_has_methods_of_pymongo(mongo_collection):
@@ -227,9 +246,9 @@ def test_connection_string_needs_no_tunnel(mongo_server, mongo_collection, set_a
     runs = get_mongo_collection("xams")
     runs.insert_one({"_id": 7})
     assert runs.find_one() == {"_id": 7}
-    assert only_line().tunnel is None
-    assert only_line().client.options.timeout == 95
-    assert only_line().client.options.pool_options.appname == "me"
+    assert only_connection().tunnel is None
+    assert only_connection().client.options.timeout == 95
+    assert only_connection().client.options.pool_options.appname == "me"
 
 
 def test_password_of_ssh(tmp_path, mongo_server, set_all):
@@ -260,7 +279,7 @@ def server_as_ssh(server: PasswordServer):
 def test_nothing_is_connected_before_it_is_used(set_all, caplog):
     set_all({"DAQ_HOST": "nowhere.invalid", "DAQ_PASSWORD": "x"})
     runs = get_mongo_collection()
-    assert not connection._lines
+    assert not connection._connections
     with pytest.raises(RunDatabaseUnreachable, match="no host 'nowhere.invalid' .*DAQ_HOST"):
         runs.find_one()
 
@@ -562,6 +581,30 @@ def test_certificate_of_an_unknown_or_revoked_authority(own_ssh):
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "forged", "reason"),
+    [
+        ("rsa-sha2-256", b"daq", ""),
+        ("rsa-sha2-512", b"daq", ""),
+        ("ssh-rsa", b"daq", "signed with SHA-1"),
+        ("rsa-sha2-512", b"dac", "not signed by its authority"),
+    ],
+)
+def test_signature_of_a_certificate(tmp_path, algorithm, forged, reason):
+    make_key(tmp_path / "authority", "rsa")
+    make_key(tmp_path / "key")
+    command = ["ssh-keygen", "-q", "-s", tmp_path / "authority", "-t", algorithm, "-I", "test"]
+    subprocess.run([*command, "-h", "-n", "daq", tmp_path / "key.pub"], check=True)
+    public = paramiko.pkey.PublicBlob.from_file(str(tmp_path / "key-cert.pub"))
+    public.key_blob = public.key_blob.replace(b"daq", forged)
+    certificate, authority = known_hosts._certificate("daq", public)
+    assert authority.get_base64() == (tmp_path / "authority.pub").read_text().split()[1]
+    assert known_hosts._fault(certificate, public.key_blob, forged.decode()) == reason
+    with pytest.raises(HostKeyRefused, match="daq shows a certificate that cannot be read"):
+        public.key_blob = public.key_blob[:100]
+        known_hosts._certificate("daq", public)
+
+
+@pytest.mark.parametrize(
     ("patterns", "name", "expected"),
     [
         ("host", "host", True),
@@ -703,7 +746,7 @@ def test_jump_host(jump, own_ssh, ssh_config, caplog):
     assert jump.said("Accepted publickey", 1) == 1 == own_ssh.said("Accepted publickey", 1)
     # It mends itself through the jump host too
     jump.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     jump.start()
     assert runs.count_documents({}) >= 0
     # Children let go of it, and do not end it
@@ -791,6 +834,23 @@ def test_machine_without_ssh(own_ssh, monkeypatch, caplog, tmp_path):
     assert "ssh is not installed: its settings for 127.0.0.1 are not used" in caplog.text
 
 
+def test_user_without_a_home_folder(own_ssh, monkeypatch, tmp_path):
+    """As in a container whose user id has no name: ssh does not start there."""
+    config = settings.run_database()
+
+    def expanduser(path):
+        if path.parts[0] == "~":
+            raise RuntimeError("Could not determine home directory.")
+        return path
+
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = destination(config)
+    assert (found.host, found.port, found.user) == (LOCALHOST, own_ssh.port, own_ssh.user)
+    assert found.known_hosts == (own_ssh.known_hosts,)
+    assert found.identities[0] == Path("/nonexistent/.ssh/id_ed25519")
+
+
 @pytest.mark.parametrize("user", ["reader", "nobody"])
 def test_user_without_rights(mongo_collection, mongo_server, ssh_server, set_all, user):
     mongo_collection.insert_one({"_id": 1})
@@ -856,7 +916,7 @@ def test_a_call_waits_for_sshd_to_come_back(own_ssh):
     runs = get_mongo_collection()
     runs.find_one()
     own_ssh.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     later = threading.Timer(1.5, own_ssh.start)
     later.start()
     try:
@@ -872,7 +932,7 @@ def test_sshd_stays_away(own_ssh, monkeypatch):
     runs = get_mongo_collection()
     until_reached(runs.find_one)
     own_ssh.kill()
-    wait_for(lambda: not is_up(only_line().tunnel))
+    wait_for(lambda: not is_up(only_connection().tunnel))
     with (
         AwakeTime() as time_taken,
         pytest.raises(RunDatabaseUnreachable, match="does not answer on port"),
@@ -1284,6 +1344,152 @@ def test_closed_at_exit(own_ssh, how, status):
     assert own_ssh.said("Accepted publickey", sessions) == sessions
 
 
+_MANY_FILES = """
+import os, resource, sys, threading
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+files = [open(os.devnull) for _ in range(1100)]
+from amstrax.rundb import connection
+runs = connection.get_mongo_collection()
+big = "x" * 2_000_000
+runs.insert_one({"_id": 1, "big": big})
+
+def work(number):
+    runs.insert_one({"_id": f"thread {number}"})
+    good.append(runs.find_one({"_id": 1})["big"] == big)
+
+good = []
+threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert good == [True] * 4, good
+(only,) = connection._connections.values()
+assert only.tunnel._transport.sock.fileno() > 1024
+connection.close()
+"""
+
+
+def test_process_with_many_open_files(mongo_collection, ssh_server):
+    """`select` fails for file descriptors from 1024 on."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_FILES], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert mongo_collection.count_documents({}) == 5
+
+
+def test_concurrent_connections_with_large_replies(mongo_collection):
+    """All get their own bytes, none is reset; each request has a new connection."""
+    sizes = [2**n * 1000 + n for n in range(13)]
+    mongo_collection.insert_many(
+        [{"_id": n, "big": f"{n:x}" * size} for n, size in enumerate(sizes)]
+    )
+    address, problems = get_mongo_client().address, []
+    barrier = threading.Barrier(12)
+
+    def work(number):
+        login = {"username": "writer", "password": MONGO_USERS["writer"][0]}
+        try:
+            barrier.wait()
+            for n in range(number, number + 6):
+                with pymongo.MongoClient(*address, directConnection=True, **login) as client:
+                    found = client["run"]["runs_gas"].find_one({"_id": n % 13})
+                assert found["big"] == f"{n % 13:x}" * sizes[n % 13]
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    # This process's own client has one for requests and two to watch the server
+    wait_for(lambda: len(only_connection().tunnel._connections) <= 3, 20)
+
+
+def test_connections_closed_in_the_middle_of_a_reply(own_ssh_to, monkeypatch):
+    """They leave the session and the other connections alone.
+
+    paramiko's pipe for a channel, which `select` needs, is closed while the session's thread writes
+    to it: that fails and ends the session, or writes into a file that was opened meanwhile.
+    """
+    monkeypatch.setattr(paramiko.Channel, "fileno", lambda _channel: pytest.fail("makes a pipe"))
+
+    def serve(server):
+        with server, contextlib.suppress(OSError):
+            while True:
+                server.sendall(b"x" * 100)
+
+    def listen():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server((LOCALHOST, 0), backlog=64) as listener:
+        own_ssh_to(listener.getsockname()[1])
+        threading.Thread(target=listen, daemon=True).start()
+        tunnel_ = tunnel.Tunnel(settings.run_database())
+        try:
+            tunnel_.ensure()
+            session, received = tunnel_._transport, []
+
+            def work():
+                for _ in range(20):
+                    with socket.create_connection(tunnel_.address) as client:
+                        received.append(client.recv(100))
+
+            threads = [threading.Thread(target=work) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(received) == 120 and all(received)
+            assert tunnel_._transport is session and session.is_active()
+        finally:
+            tunnel_.close()
+            # Wakes the thread that waits for a connection
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("first_to_end", ["client", "server"])
+def test_half_closed_connection_keeps_its_last_bytes(own_ssh_to, first_to_end):
+    """The other side may still be sending when one has ended."""
+    answer = os.urandom(3_000_000)
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        own_ssh_to(listener.getsockname()[1])
+        found = []
+
+        def serve():
+            server, _ = listener.accept()
+            with server:
+                if first_to_end == "server":
+                    server.shutdown(socket.SHUT_WR)
+                found.append(b"".join(iter(lambda: server.recv(1 << 16), b"")))
+                if first_to_end == "client":
+                    time.sleep(0.2)
+                    server.sendall(answer)
+
+        tunnel_ = tunnel.Tunnel(settings.run_database())
+        try:
+            with socket.create_connection(tunnel_.address) as client:
+                thread = threading.Thread(target=serve, daemon=True)
+                thread.start()
+                if first_to_end == "server":
+                    assert client.recv(1) == b""
+                client.sendall(answer)
+                client.shutdown(socket.SHUT_WR)
+                if first_to_end == "client":
+                    assert b"".join(iter(lambda: client.recv(1 << 16), b"")) == answer
+                thread.join(120)
+            assert found == [answer]
+            wait_for(lambda: not tunnel_._connections)
+        finally:
+            tunnel_.close()
+
+
 def test_closed_tunnel_leaves_nothing(own_ssh):
     before = {thread for thread in threading.enumerate() if thread.is_alive()}
     open_before = psutil.Process().num_fds()
@@ -1292,7 +1498,7 @@ def test_closed_tunnel_leaves_nothing(own_ssh):
         connection.close()
     wait_for(lambda: not set(threading.enumerate()) - before)
     wait_for(lambda: psutil.Process().num_fds() <= open_before + 2)
-    assert not tunnel._open_tunnels
+    assert not connection._connections
 
 
 # ------------------------------------------------------------------------ without any server
@@ -1344,3 +1550,28 @@ def test_resilient_gives_up(monkeypatch):
     with pytest.raises(RunDatabaseUnreachable, match="away"):
         resilient(fail)
     assert len(calls) == 4 and 1 - connection.PAUSE < now[0] <= 1
+
+
+def test_retry_tells_of_each_error_and_may_be_ended():
+    told, waits = [], []
+
+    def fail():
+        raise KeyError(len(waits))
+
+    def on_error(error, left):
+        told.append((error.args[0], left > 0))
+
+    with pytest.raises(KeyError):
+        retry(fail, 0.0, (KeyError,), wait=waits.append, on_error=on_error)
+    assert told == [(0, False)] and not waits
+
+    def give_up(error, _left):
+        if len(waits) == 3:
+            raise ValueError from error
+
+    with pytest.raises(ValueError):
+        retry(fail, 1e9, (KeyError,), pause=7.0, wait=waits.append, on_error=give_up)
+    assert waits == [7.0] * 3
+    with pytest.raises(KeyError):
+        retry(fail, 1e9)
+    assert retry(lambda: 1 / len(waits), 0.0) == 1 / 3

@@ -13,8 +13,12 @@ from pymongo.errors import PyMongoError, WriteError
 
 from amstrax.exceptions import NotAvailable
 from amstrax.rundb.embedded import LocalClient, LocalCollection
-from amstrax.rundb.embedded_query import FILTER_OPERATORS, checked_filter, compiled
-from amstrax.rundb.embedded_update import UPDATE_OPERATORS
+from amstrax.rundb.embedded_query import (
+    FILTER_OPERATORS,
+    UPDATE_OPERATORS,
+    checked_filter,
+    compiled,
+)
 
 T = datetime(2026, 1, 1, 12, 0, 0, 123456)
 DOCUMENT = {
@@ -631,6 +635,23 @@ def test_numbers_and_names_in_the_index(stores):
             for s in stores
         ]
         assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("field", ["number", "name"])
+@pytest.mark.parametrize("way", [1, -1])
+def test_order_of_the_index(stores, field, way):
+    """Numbers, texts and null, which the index orders itself."""
+    values = [3, 1.5, None, "b", 3, 2**53 + 1, "a", float(2**53), -1, "\u00e9", "Z", 3.0, "b"]
+    documents = [{"_id": i, field: value, "x": i % 2} for i, value in enumerate(values)]
+    for store in stores:
+        store.drop()
+        store.insert_many([*copy.deepcopy(documents), {"_id": 99, "x": 1}])
+    for condition in ({}, {"x": 1}, {field: {"$in": [3, "b", None]}}):
+        for skip, limit in ((0, 0), (2, 0), (0, 4), (3, 4), (20, 5)):
+            options = {"sort": [(field, way)], "skip": skip, "limit": limit}
+            # Equal values may come in any order from MongoDB
+            found = [[d.get(field) for d in s.find(condition, **options)] for s in stores]
+            assert found[0] == found[1], (condition, skip, limit)
 
 
 # Documents, filters and updates that nobody has thought of

@@ -72,7 +72,7 @@ def test_no_documents(run_check, mongo_collection, detector):
         ({"MONGO_HOST": "192.0.2.1"}, "tunnel", "forwards nothing to 192.0.2.1.*PermitOpen"),
         ({"MONGO_PASSWORD": "no"}, "MongoDB log-in", "refuses the log-in of writer.*MONGO_PASS"),
         ({"MONGO_USER": ""}, "MongoDB log-in", "MONGO_PASSWORD is set, but not MONGO_USER"),
-        ({"MONGO_USER": "nobody"}, "collection", "nobody may not call count_d"),
+        ({"MONGO_USER": "nobody"}, "collection", "nobody may not call find"),
     ],
 )
 def test_step_that_fails(run_check, run_database_settings, monkeypatch, change, step, message):

@@ -554,7 +554,7 @@ def test_the_index_leaves_nothing_out(client):
     everything = list(runs.find())
     used = 0
     for condition in work_filters():
-        used += embedded_query._sql(embedded_query.checked_filter(condition)) is not None
+        used += embedded._sql(embedded_query.checked_filter(condition)) is not None
         expected = [d["_id"] for d in everything if matches(d, condition)]
         assert [d["_id"] for d in runs.find(condition)] == expected, condition
         assert runs.count_documents(condition) == len(expected)
@@ -591,6 +591,26 @@ def test_the_loop_does_not_look_at_runs_that_are_done(client, monkeypatch, tmp_p
     assert runs.count_documents(wanted.filter(datetime.now(UTC))) == 1
     assert loop.followed_runs(runs, "local") == []
     assert len(decoded) < 20
+
+
+@pytest.mark.parametrize("condition", [{"_id": "7"}, {"name": "000007"}, {"number": 7}], ids=str)
+def test_a_run_is_looked_up_in_the_index(client, monkeypatch, condition):
+    """Also where the condition is one of several in $and, as in the updates of a status."""
+    runs = client["run"]["runs_gas"]
+    runs.insert_many({"_id": str(i), "number": i, "name": f"{i:06d}"} for i in range(300))
+    decoded = []
+    decode = embedded_query.decode_fields
+
+    def decode_and_note(*arguments):
+        decoded.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(embedded_query, "decode_fields", decode_and_note)
+    for wanted in (condition, {"$and": [condition, {"$nor": [{"processing_status": 5}]}]}):
+        decoded.clear()
+        assert [d["_id"] for d in runs.find(wanted)] == ["7"]
+        assert documents.update_status(runs, wanted, {"status": "done"})
+        assert len(decoded) < 10
 
 
 _NUMBERS = (0, 1, -1, 5.0, 2**53, 2**53 + 1, float(2**53), math.nan, Decimal128("5"), Int64(5))

@@ -124,6 +124,9 @@ def test_entries_whose_files_are_gone_are_skipped(collection, stored, tmp_path, 
     collection.insert_one(DOCUMENT | {"data": [*odd, *gone]})
     with caplog.at_level(logging.INFO, logger="amstrax"):
         assert not is_found(collection)
+        other = strax.DataKey("000124", "raw_records", key_of("raw_records").lineage)
+        several = RunDB(collection=collection, runid_field="number")
+        assert several.find_several([key_of("raw_records"), other]) == [False, False]
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert "2 entries of raw_records are skipped" in text and str(tmp_path / "a") in text
     assert f"raw_records of run {RUN_ID} is not at {tmp_path / 'b'}" in text

@@ -28,14 +28,14 @@ MAY_BE_0 = {
     "diffusion_transverse",
     "singlet_share_electrons",
     "singlet_share_alphas",
-    "photon_detection",
+    "g1",
     "s1_light_slope",
-    "s1_share_top_gate",
-    "s1_share_top_cathode",
+    "s1_area_fraction_top_gate",
+    "s1_area_fraction_top_cathode",
     "s1_position_contrast",
     "extraction_efficiency",
-    "s2_share_top",
-    "double_photoelectron",
+    "s2_area_fraction_top",
+    "dpe_probability",
     "photoelectron_spread",
     "photoelectron_small",
     "transit_time_spread",
@@ -61,10 +61,13 @@ SHARES = {
     if "share" in name
     or name
     in {
-        "photon_detection",
+        "g1",
+        "s1_area_fraction_top_gate",
+        "s1_area_fraction_top_cathode",
+        "s2_area_fraction_top",
         "s1_position_contrast",
         "extraction_efficiency",
-        "double_photoelectron",
+        "dpe_probability",
         "photoelectron_small",
         "afterpulse_probability",
         "external_acceptance",
@@ -232,7 +235,7 @@ def test_channels():
     assert XAMS.tpc_channels == (0, 1, 2, 3, 4)
     assert XAMS.channels == (0, 1, 2, 3, 4, 5, 6)
     assert XAMS.with_values(external_channel=None).channels == (0, 1, 2, 3, 4, 6)
-    assert XAMS.with_values(sipm_channel=None).n_tpc_channels == 5
+    assert XAMS.with_values(sipm_channel=None).tpc_channels == XAMS.tpc_channels
     assert XAMSL.channels == XAMSL.tpc_channels == (0, 1)
 
 
@@ -291,3 +294,10 @@ def test_find():
     assert module.find("xamsl") is XAMSL
     with pytest.raises(InvalidOption, match="no detector 'xamsx'; did you mean xams"):
         module.find("xamsx")
+
+
+@pytest.mark.parametrize("old", module._legacy.DETECTOR_NUMBERS)
+def test_old_names(old):
+    new = module._legacy.DETECTOR_NUMBERS[old]
+    with pytest.warns(DeprecationWarning, match=f"{old} of a simulated detector is now {new}"):
+        assert getattr(XAMS.with_values(**{old: 0.5}), new) == 0.5

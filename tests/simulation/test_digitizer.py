@@ -528,10 +528,28 @@ def test_fragments_rebuild_pulses(rows, size):
         assert rebuilt.tolist() == samples
         assert not any(r["data"][r["length"] :].any() for r in own)
     assert found["length"].sum() == pulses.length.sum()
-    # the twin
-    twin = np.zeros(len(found), dtype=found.dtype)
-    twin["dt"] = 10
-    fields = ("time", "length", "channel", "pulse_length", "record_i", "data")
-    digitizer._fill_fragments.py_func(*(twin[field] for field in fields), *pulses, 10)
-    twin["baseline"] = np.array(detector.baselines)[twin["channel"]]
-    np.testing.assert_array_equal(strax.sort_by_time(twin), found)
+    np.testing.assert_array_equal(plain_fragments(pulses, detector, found.dtype), found)
+
+
+def plain_fragments(pulses, detector, dtype):
+    """Return fragments made one by one, the twin."""
+    rows = []
+    size = detector.fragment_samples
+    for channel, start, samples in pulse_list(pulses):
+        for i in range(0, len(samples), size):
+            row = np.zeros(1, dtype=dtype)
+            part = samples[i : i + size]
+            row["time"], row["dt"], row["length"] = (start + i) * 10, 10, len(part)
+            row["channel"], row["baseline"] = channel, int(detector.baselines[channel])
+            row["pulse_length"], row["record_i"] = len(samples), i // size
+            row["data"][0, : len(part)] = part
+            rows.append(row)
+    return strax.sort_by_time(np.concatenate(rows or [np.zeros(0, dtype=dtype)]))
+
+
+def test_copy_samples():
+    arguments = np.array([2, 3]), np.array([4, 1]), np.arange(10, dtype=np.int16)
+    for kernel in (digitizer._copy_samples, digitizer._copy_samples.py_func):
+        data = np.zeros((2, 3), dtype=np.int16)
+        kernel(data, *arguments)
+        assert data.tolist() == [[4, 5, 0], [1, 2, 3]]

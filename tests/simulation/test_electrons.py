@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.processing import events
-from amstrax.simulation import electrons
+from amstrax.simulation import light as electrons
 from amstrax.simulation.detector import XAMS, XAMSL
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)

@@ -73,11 +73,11 @@ def test_one_top_pmt_gets_all():
 def test_s1_detection():
     detector = XAMS.with_values(
         gate_cathode_distance=100.0,
-        photon_detection=0.1,
+        g1=0.1,
         s1_light_at_gate=2.0,
         s1_light_slope=-0.02,  # twice as much light at the cathode as at the gate
-        s1_share_top_gate=0.3,
-        s1_share_top_cathode=0.1,
+        s1_area_fraction_top_gate=0.3,
+        s1_area_fraction_top_cathode=0.1,
         s1_position_contrast=0.0,
     )
     z = np.array([0.0, -50.0, -100.0])
@@ -87,7 +87,7 @@ def test_s1_detection():
     top = total * [0.3, 0.2, 0.1]
     for channel in range(1, 5):
         assert found[:, channel] == pytest.approx(top / 4)
-    # the mean over the volume is what photon_detection says
+    # the mean over the volume is what g1 says
     z = -rng().uniform(0, 100, 50_000)
     found = light.s1_detection(np.zeros(50_000), np.zeros(50_000), z, detector)
     assert found.sum(axis=1).mean() == pytest.approx(0.1, rel=0.005)
@@ -115,18 +115,18 @@ def test_contrast_of_s1_light():
 def test_s1_light_goes_with_depth_as_it_is_corrected_for(detector, share, points):
     x, y, depth = np.array(points).T
     z = -depth * detector.gate_cathode_distance
-    small = detector.with_values(photon_detection=0.5 * share)
+    small = detector.with_values(g1=0.5 * share)
     found = light.s1_detection(x, y, z, small)
     line = (-small.gate_cathode_distance, 0.0, small.s1_light_at_gate, small.s1_light_slope)
     corrected = found.sum(axis=1) * events.s1_z_correction(z, line)
     # The smallest numbers that there are have fewer digits
     np.testing.assert_allclose(corrected, 0.5 * share, rtol=1e-12, atol=1e-300)
-    certain = light.s1_detection(x, y, z, detector.with_values(photon_detection=1.0))
+    certain = light.s1_detection(x, y, z, detector.with_values(g1=1.0))
     assert ((certain >= 0) & (certain.sum(axis=1)[:, np.newaxis] <= 1 + 1e-12)).all()
 
 
 def test_s2_shares():
-    detector = XAMS.with_values(s2_share_top=0.6)
+    detector = XAMS.with_values(s2_area_fraction_top=0.6)
     x, y = np.array([0.0, 30.0]), np.array([5.0, -20.0])
     found = light.s2_shares(x, y, detector)
     np.testing.assert_allclose(found[:, 0], 0.4)
@@ -136,14 +136,14 @@ def test_s2_shares():
 @pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("detector", [XAMS, XAMSL])
 def test_photoelectrons_of_s1s(detector, double):
-    # photon_detection counts photoelectrons, both of a photon that gives two
-    detector = detector.with_values(double_photoelectron=double)
+    # g1 counts photoelectrons, both of a photon that gives two
+    detector = detector.with_values(dpe_probability=double)
     n, photons = 400, 1000
     deposits = make_deposits(n, x=10.0, y=-5.0, z=-30.0)
     found = light.s1_photoelectrons(rng(), deposits, np.full(n, photons), detector)
     where = (np.array([value]) for value in (10.0, -5.0, -30.0))
     expected = n * photons * light.s1_detection(*where, detector)[0]
-    counts = per_channel(found, detector)[: detector.n_tpc_channels]
+    counts = per_channel(found, detector)[: len(detector.tpc_channels)]
     assert (abs(counts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
     in_pmts = found.n_pe[np.isin(found.channel, detector.tpc_channels)]
     assert np.mean(in_pmts == 2) == pytest.approx(double, abs=0.02)
@@ -153,7 +153,7 @@ def test_photoelectrons_of_s1s(detector, double):
 
 
 def test_sipm_sees_a_share_of_the_photons():
-    detector = XAMS.with_values(sipm_share=0.05, double_photoelectron=0.5, photon_detection=0.12)
+    detector = XAMS.with_values(sipm_share=0.05, dpe_probability=0.5, g1=0.12)
     n, photons = 200, 5000
     found = light.s1_photoelectrons(
         rng(), make_deposits(n, z=-25.25), np.full(n, photons), detector
@@ -162,7 +162,7 @@ def test_sipm_sees_a_share_of_the_photons():
     assert (in_sipm == 1).all()  # no double photoelectrons there
     assert len(in_sipm) == pytest.approx(n * photons * 0.12 / 1.5 * 0.05, abs=5 * 63)
     assert (
-        light.doubled(rng(), np.array([0, 6, 4, 6]), XAMS.with_values(double_photoelectron=1.0))
+        light.doubled(rng(), np.array([0, 6, 4, 6]), XAMS.with_values(dpe_probability=1.0))
         == [1, 0, 1, 0]
     ).all()
 
@@ -204,14 +204,14 @@ def s2(arrivals, electrons, detector, seed=1, x=None, y=None):
 @pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("detector", [XAMS, XAMSL])
 def test_photoelectrons_of_s2s(detector, double):
-    detector = detector.with_values(double_photoelectron=double, photoelectrons_per_electron=12.0)
+    detector = detector.with_values(dpe_probability=double, se_gain=12.0)
     n, electrons = 400, 50
     arrivals = 1e9 + np.sort(rng().normal(0, 500, n * electrons))
     x, y = np.full(n, 12.0), np.full(n, 3.0)
     found = s2(arrivals, [electrons] * n, detector, x=x, y=y)
     expected = 12.0 * n * electrons * light.s2_shares(x[:1], y[:1], detector)[0]
     counts = per_channel(found, detector)
-    pmts = counts[: detector.n_tpc_channels]
+    pmts = counts[: len(detector.tpc_channels)]
     assert (abs(pmts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
     # doubles scatter more: the variance is (1 + 3 p) / (1 + p) times a Poisson's
     per_event = np.bincount(found.event, found.n_pe * np.isin(found.channel, detector.tpc_channels))
@@ -224,7 +224,7 @@ def test_photoelectrons_of_s2s(detector, double):
 
 
 def test_light_of_an_s2_is_even_while_electrons_cross_the_gas():
-    detector = XAMS.with_values(photoelectrons_per_electron=20_000.0)
+    detector = XAMS.with_values(se_gain=20_000.0)
     found = s2([1e6 + 3.3], [1], detector)
     times = np.repeat(found.time, found.n_pe)
     assert times.min() >= 1e6 + 3.3
@@ -242,7 +242,7 @@ def test_light_of_an_s2_is_even_while_electrons_cross_the_gas():
     st.integers(0, 2**32),
 )
 def test_light_of_s2s_lies_within_the_gas(arrivals, transit, seed):
-    detector = XAMS.with_values(gas_transit_time=transit, photoelectrons_per_electron=50.0)
+    detector = XAMS.with_values(gas_transit_time=transit, se_gain=50.0)
     electrons = np.array([len(own) for own in arrivals], dtype=np.int64)
     flat = np.array([t for own in arrivals for t in own], dtype=float) + 1e6
     found = s2(flat, electrons, detector, seed)
@@ -266,7 +266,7 @@ def test_light_of_s2s_lies_within_the_gas(arrivals, transit, seed):
 def test_mean_time_of_s2s():
     n = 300
     arrivals = rng(3).normal(5e4, 700.0, n)
-    found = s2(arrivals, [n], XAMS.with_values(photoelectrons_per_electron=300.0))
+    found = s2(arrivals, [n], XAMS.with_values(se_gain=300.0))
     mean = np.average(found.time, weights=found.n_pe)
     assert mean == pytest.approx(arrivals.mean() + 1_000, abs=5 * 910 / np.sqrt(300 * n))
 

@@ -336,7 +336,7 @@ def test_in_real_time_a_run_grows_and_ends_early_when_stopped(tmp_path):
         (dict(source="uranium"), "no source 'uranium'; there are"),
         (dict(detector="xmas"), "no detector 'xmas'; did you mean xams"),
         (dict(energy_range=(5, 2), source="flat"), "range from 5 to 2 keV"),
-        (dict(energy_range=(1, 2)), "kr83m has energies of its own"),
+        (dict(energy_range=(1, 2)), "kr83m has fixed energies"),
         (dict(yields="magic"), "'magic': take one of nest, simple"),
         (dict(compressor="zip"), "'zip'"),
         (dict(n_threads=0), "threads cannot be 0"),

@@ -245,5 +245,5 @@ def test_impossible_range_of_energies(energy_range):
 
 @pytest.mark.parametrize("name", ["kr83m", "cs137", "na22", "rn222", "led"])
 def test_energies_of_its_own(name):
-    with pytest.raises(InvalidOption, match=f"source {name} has energies of its own"):
+    with pytest.raises(InvalidOption, match=f"source {name} has fixed energies"):
         sources.source(name, (1.0, 2.0))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation.truth import TRUTH_DTYPE, TruthFile, load_truth
+from amstrax.simulation.writer import TRUTH_DTYPE, TruthFile, load_truth
 
 # the same folder for all examples of a test is well: each overwrites its file
 PROPERTY = settings(

@@ -6,9 +6,9 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.strax_ext import plugin
-from amstrax.strax_ext.plugin import Chunk
-from amstrax.strax_ext.storage import Rechunker
+from amstrax.strax_ext import plugin, storage
+from amstrax.strax_ext.context import Context
+from amstrax.strax_ext.storage import Chunk, Rechunker
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 intervals = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 8)), max_size=12)
@@ -40,7 +40,7 @@ def test_split_array_equals_strax(rows, t, early):
     data = as_intervals(rows)
     results = []
     # strax's as plain Python: compiled, it takes seconds
-    for split in (plugin.split_array, strax.chunk.split_array.py_func):
+    for split in (storage.split_array, strax.chunk.split_array.py_func):
         try:
             results.append(split(data, t, early))
         except strax.CannotSplit:
@@ -51,7 +51,7 @@ def test_split_array_equals_strax(rows, t, early):
         for mine, expected in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mine, expected)
     starts, ends = data["time"], data["endtime"]
-    compiled, plain = plugin._split_index, plugin._split_index.py_func
+    compiled, plain = storage._split_index, storage._split_index.py_func
     assert compiled(starts, ends, t) == plain(starts, ends, t)
 
 
@@ -156,3 +156,16 @@ def test_with_fields():
     assert narrow.dtype.fields["area"][2] == "Area [PE]"
     np.testing.assert_array_equal(narrow.data["area"], data["area"])
     assert (narrow.start, narrow.end, narrow.data_type) == (0, 10, "things")
+
+
+def test_the_dtype_of_a_users_plugin_may_depend_on_the_run():
+    class Things(plugin.Plugin):
+        depends_on = ()
+        provides = "things"
+
+        def infer_dtype(self):
+            return [*strax.time_fields, (("Of one run", f"of_{self.run_id}"), np.int8)]
+
+    st_ = Context(storage=[], register=Things)
+    names = [st_.get_single_plugin(run, "things").dtype.names[-1] for run in ("1", "3", "2")]
+    assert names == ["of_1", "of_3", "of_2"]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import strax
 
-from amstrax.strax_ext import processor, storage
+from amstrax.strax_ext import plugin, storage
 from amstrax.strax_ext.context import Context
-from amstrax.strax_ext.processor import HelperThreads
+from amstrax.strax_ext.plugin import HelperThreads
 from amstrax.strax_ext.storage import CheckedBackend
 
 WAIT = 60  # for what takes milliseconds, on a machine that stands still now and then
@@ -49,7 +49,7 @@ def test_what_goes_wrong_ahead_is_raised_when_it_is_taken(threads):
 
 
 def test_no_more_waits_to_be_written_than_may(threads, monkeypatch):
-    monkeypatch.setattr(processor, "MOST_WAITING", 1000)
+    monkeypatch.setattr(plugin, "MOST_WAITING", 1000)
     is_free, begun = threading.Event(), []
 
     def write(data):
@@ -200,7 +200,7 @@ def test_several_targets_of_different_kinds_are_refused_as_by_strax(tmp_path):
     st = things_context(tmp_path)
     st.register(Others)
     st.set_context_config({"timeout": 100, "allow_lazy": False})
-    for kwargs in ({}, {"processor": "default"}, {"processor": processor.Processor}):
+    for kwargs in ({}, {"processor": "default"}, {"processor": plugin.Processor}):
         with pytest.raises(RuntimeError, match="Cannot automerge"):
             st.make("0", ("things", "others"), allow_multiple=True, **kwargs)
     assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,7 @@ def test_hooks_of_strax_are_as_expected():
     for name, parameters in strax_ext.HOOKS.items():
         hook = attrgetter(name)(strax)
         if parameters is not None:
-            assert tuple(inspect.signature(hook).parameters) == parameters, name
+            assert ", ".join(inspect.signature(hook).parameters) == parameters, name
     st = strax.Context(storage=[])
     assert st._plugin_class_registry == {}
     key = strax.DataKey("0", "things", {})
@@ -108,7 +108,7 @@ def test_the_list_of_hooks_is_complete():
         if name.startswith("_") and not name.startswith("__")
     }
     listed = {name.rpartition(".")[2] for name in strax_ext.HOOKS}
-    for name in ("context", "plugin", "processor", "storage"):
+    for name in ("context", "plugin", "storage"):
         module = getattr(strax_ext, name)
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__:

@@ -1,19 +1,23 @@
 """Interactive figures of peaks, events, LED pulses, rates and waveforms, with Bokeh.
 
-Figures that are given one source show each other's selections: points in scatter plots, and in
-histograms the part that is selected, as a second histogram. The latter, and selecting a range in a
-histogram, is JavaScript in the browser; nothing is fetched, and no server is asked.
+Figures of one source show each other's selections: points in scatter plots, and in histograms a
+second histogram of the selected rows. The browser does this in JavaScript, without a server.
+`options` of all figures are those of `bokeh.plotting.figure`, such as width and height. `unit` and
+`area_unit` are the unit of areas, as of `amstrax.analyses.loading.area_unit`.
 """
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
-    **dict.fromkeys(("event_source", "led_source", "peak_source"), "sources"),
     **dict.fromkeys(
-        ("area_aft", "area_width", "density", "depth", "positions", "s1_s2", "scatter"), "points"
+        (
+            *("event_source", "led_source", "peak_source", "scatter", "s1_s2", "positions"),
+            *("depth", "area_width", "area_aft", "density", "value_histogram", "drift_time"),
+            *("led_spectrum", "rates"),
+        ),
+        "distributions",
     ),
-    **dict.fromkeys(("drift_time", "led_spectrum", "rates", "value_histogram"), "distributions"),
     **dict.fromkeys(("channels", "event", "waveform_display", "waveforms"), "signals"),
 }
 

@@ -1,4 +1,4 @@
-"""What the Bokeh figures share: the import of Bokeh, and how they look."""
+"""Import of Bokeh, and the look of figures."""
 
 from typing import Any
 
@@ -9,13 +9,7 @@ TOOLS = "pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save"
 
 
 def bokeh() -> Any:
-    """Return the package bokeh, with ``plotting``, ``models`` and ``layouts``.
-
-    Raises
-    ------
-    NotAvailable
-        When it is not installed.
-    """
+    """Return the package bokeh with its modules; raises NotAvailable when it is not installed."""
     try:
         import bokeh
         import bokeh.layouts
@@ -57,27 +51,37 @@ def new_figure(
 
 
 def note(figure: Any, text: str) -> None:
-    """Write into the middle of a figure that there is nothing to show."""
+    """Write into the middle of a figure, such as why it is empty."""
     if figure.frame_width:
         x, y = figure.frame_width // 2, figure.frame_height // 2
     else:  # Axes and title take some of it
         x, y = (figure.width or 420) // 2 - 60, (figure.height or 300) // 2 - 40
+    look = {"text_color": "#666666", "text_font_size": "10pt", "text_align": "center"}
     figure.add_layout(
-        bokeh().models.Label(
-            x=x,
-            y=y,
-            x_units="screen",
-            y_units="screen",
-            text=text,
-            text_color="#666666",
-            text_font_size="10pt",
-            text_align="center",
-        )
+        bokeh().models.Label(x=x, y=y, x_units="screen", y_units="screen", text=text, **look)
     )
 
 
+def add_hover(figure: Any, glyph: Any, *tooltips: tuple[str, str]) -> None:
+    """Show names and values of a glyph under the mouse."""
+    figure.add_tools(bokeh().models.HoverTool(renderers=[glyph], tooltips=list(tooltips)))
+
+
+def add_line(figure: Any, location: float, dimension: str, name: str | None = None) -> None:
+    """Add a dashed line over the whole ``height`` or ``width`` of a figure."""
+    look = {"line_dash": "dashed", "line_color": "#000000", "name": name}
+    figure.add_layout(bokeh().models.Span(location=location, dimension=dimension, **look))
+
+
+def set_legend(figure: Any) -> None:
+    """Make a click in the legend hide its line, and the legend small."""
+    figure.legend.click_policy = "hide"
+    figure.legend.label_text_font_size = "8pt"
+    figure.legend.background_fill_alpha = 0.7
+
+
 def range_over(low: float, high: float, log: bool = False) -> Any:
-    """Return a range with a margin around, which Bokeh cannot find of images and quads itself."""
+    """Return a range with a margin, which Bokeh does not find for images and quads."""
     if log:
         factor = (high / low) ** 0.03 if high > low > 0 else 2.0
         return bokeh().models.Range1d(low / factor, high * factor)

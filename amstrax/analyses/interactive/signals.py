@@ -14,9 +14,10 @@ from amstrax.analyses.quantities import (
     peak_waveforms,
     record_waveform,
     short_unit,
+    start_and_unit,
     time_unit,
 )
-from amstrax.analyses.style import TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
+from amstrax.analyses.style import QUADRANTS, TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
 from amstrax.common import XAMS_VOLUME
 
 _TOOLS = "pan,xbox_zoom,box_zoom,xwheel_zoom,reset,save"
@@ -44,20 +45,11 @@ def waveforms(
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
     log
         Light on a logarithmic scale.
-    title
-        Of the figure.
     unit
-        Of time: how many ns, and its name; None: one in which it can be read.
-    area_unit
-        Of areas, as of `amstrax.analyses.loading.area_unit`.
-    options
-        Of `bokeh.plotting.figure`.
+        Unit of time [ns] and its name; None: a suitable one.
     """
     types = peaks["type"] if types is None else np.asarray(types)
-    if start is None:
-        start = int(peaks["time"].min()) if len(peaks) else 0
-    if unit is None:
-        unit = time_unit(int(strax.endtime(peaks).max()) - start) if len(peaks) else (1000, "µs")
+    start, unit = start_and_unit(peaks, start, unit)
     figure = _bokeh.new_figure(
         title,
         f"Time [{unit[1]}]",
@@ -87,16 +79,11 @@ def waveforms(
             "time", "height", source=source, color=TYPE_COLORS[kind], fill_alpha=0.4,
             line_width=1, legend_label=TYPE_NAMES[kind],
         )  # fmt: skip
-        figure.add_tools(
-            models.HoverTool(
-                renderers=[glyph],
-                tooltips=[
-                    (TYPE_NAMES[kind], f"@area{{0.0}} {area_unit}"),
-                    ("begins", f"@begins {unit[1]}"),
-                ],
-            )
-        )
-    _legend(figure)
+        _bokeh.add_hover(
+            figure, glyph, (TYPE_NAMES[kind], f"@area{{0.0}} {area_unit}"),
+            ("begins", f"@begins {unit[1]}"),
+        )  # fmt: skip
+    _bokeh.set_legend(figure)
     return figure
 
 
@@ -114,17 +101,12 @@ def channels(
     ----------
     records
         As of the data type records, shape (n,): of more than a few hundred, show the first.
-    start, title, unit, options
+    start, unit
         As of `waveforms`.
     names
-        Of channels, in the legend; None: their numbers.
+        Of channels, in the legend; others have their numbers.
     """
-    if start is None:
-        start = int(records["time"].min()) if len(records) else 0
-    if unit is None:
-        unit = (1000, "µs")
-        if len(records):
-            unit = time_unit(int(strax.endtime(records).max()) - start)
+    start, unit = start_and_unit(records, start, unit)
     figure = _bokeh.new_figure(
         title, f"Time [{unit[1]}]", "Height [ADC counts]", tools=_TOOLS, **options
     )
@@ -143,7 +125,7 @@ def channels(
             color=channel_color(channel),
             legend_label=(names or {}).get(int(channel), f"channel {channel}"),
         )
-    _legend(figure)
+    _bokeh.set_legend(figure)
     return figure
 
 
@@ -161,17 +143,13 @@ def waveform_display(
     Parameters
     ----------
     records, peaks
-        As of these data types; peaks None for a detector that has none.
+        As of these data types; peaks None for a detector without.
     start
         Time that counts as 0 [ns since unix epoch].
-    title
-        Of the display.
     show_most
         Show the largest so many peaks, and the first so many records.
     width
-        Of the display [pixels].
-    area_unit
-        As of `waveforms`.
+        Width of the layout [pixels].
 
     Returns
     -------
@@ -181,26 +159,15 @@ def waveform_display(
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
     unit = time_unit(span) if both else (1000, "µs")
     shown = records[:show_most]
-    below = channels(
-        shown,
-        start,
-        title=_counted("Records", len(shown), len(records), "the first"),
-        unit=unit,
-        width=width,
-        height=330,
-    )
+    below_title = _counted("Records", len(shown), len(records), "the first")
+    below = channels(shown, start, title=below_title, unit=unit, width=width, height=330)
     figures = [below]
     if peaks is not None:
         rows = np.sort(np.argsort(peaks["area"])[max(len(peaks) - show_most, 0) :])
         above = waveforms(
-            peaks[rows],
-            start=start,
+            peaks[rows], None, start, unit=unit, area_unit=area_unit, width=width, height=260,
             title=_counted(f"{title}: peaks", len(rows), len(peaks), "the largest"),
-            unit=unit,
-            area_unit=area_unit,
-            width=width,
-            height=260,
-        )
+        )  # fmt: skip
         below.x_range = above.x_range
         figures.insert(0, above)
     else:
@@ -230,9 +197,7 @@ def event(
     radius
         Of the hit pattern [mm].
     width
-        Of the layout [pixels].
-    area_unit
-        As of `waveforms`.
+        Width of the layout [pixels].
 
     Returns
     -------
@@ -244,27 +209,18 @@ def event(
         types = peaks["type"] if types is None else np.asarray(types)
         start, end = int(event_row["time"]), int(event_row["endtime"])
         inside = (peaks["time"] >= start) & (peaks["time"] < end)
+        title = f"Event {event_row['event_number']}"
         rows.append(
             waveforms(
-                peaks[inside],
-                types[inside],
-                start,
-                title=f"Event {event_row['event_number']}",
-                area_unit=area_unit,
-                width=width,
+                peaks[inside], types[inside], start, title=title, area_unit=area_unit, width=width,
                 height=230,
             )
-        )
-    third = width // 3
-    signals = [_signal(event_row, prefix, third * 3 // 2, area_unit) for prefix in ("s1", "s2")]
-    rows.append(layouts.row(*signals))
-    rows.append(
-        layouts.row(
-            _area_per_channel(event_row, third * 3 // 2, area_unit),
-            _hit_pattern(event_row, top_channels, radius, third * 3 // 2, area_unit),
-        )
-    )
-    return layouts.column(*rows)
+        )  # fmt: skip
+    half = width // 3 * 3 // 2
+    signals = [_signal(event_row, prefix, half, area_unit) for prefix in ("s1", "s2")]
+    per_channel = _area_per_channel(event_row, half, area_unit)
+    pattern = _hit_pattern(event_row, top_channels, radius, half, area_unit)
+    return layouts.column(*rows, layouts.row(*signals), layouts.row(per_channel, pattern))
 
 
 def _signal(row: np.void, prefix: str, width: int, area_unit: str) -> Any:
@@ -290,7 +246,6 @@ def _signal(row: np.void, prefix: str, width: int, area_unit: str) -> Any:
 
 
 def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
-    models = _bokeh.bokeh().models
     figure = _bokeh.new_figure(
         "Area per channel", "Channel", f"Area [{area_unit}]", (False, True), tools="pan,reset,save",
         width=width, height=260,
@@ -303,19 +258,14 @@ def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
         shown = True
         kind = 1 if prefix == "s1" else 2
         bars = figure.vbar(
-            x=np.arange(len(area)) + shift,
-            top=np.maximum(area, floor),
-            bottom=floor,
-            width=0.36,
-            color=TYPE_COLORS[kind],
-            legend_label=prefix.upper(),
-        )
+            x=np.arange(len(area)) + shift, top=np.maximum(area, floor), bottom=floor, width=0.36,
+            color=TYPE_COLORS[kind], legend_label=prefix.upper(),
+        )  # fmt: skip
         bars.data_source.data["area"] = area
-        tooltips = [("area", f"@area{{0.0}} {area_unit}")]
-        figure.add_tools(models.HoverTool(renderers=[bars], tooltips=tooltips))
+        _bokeh.add_hover(figure, bars, ("area", f"@area{{0.0}} {area_unit}"))
     figure.xaxis.ticker = list(range(len(row["s1_area_per_channel"])))
     if shown:
-        _legend(figure)
+        _bokeh.set_legend(figure)
     else:
         _bokeh.note(figure, "none")
     return figure
@@ -326,14 +276,12 @@ def _hit_pattern(
 ) -> Any:
     from bokeh.palettes import Viridis256
 
-    from amstrax.analyses.geometry import QUADRANTS
-
     reach = 1.1 * radius
     figure = _bokeh.new_figure(
         "S2 in the top PMTs", "x [mm]", "y [mm]", tools="pan,wheel_zoom,reset,save",
         width=width, height=260, match_aspect=True,
     )  # fmt: skip
-    # Bokeh makes ranges that follow points fit the shape of the figure, and no others
+    # Of all ranges, Bokeh keeps the aspect only of those that follow points
     figure.scatter([-reach, reach], [-reach, reach], alpha=0)
     if not np.isfinite(row["s2_area"]) or not len(top_channels):
         _bokeh.note(figure, "no S2")
@@ -362,11 +310,5 @@ def _hit_pattern(
     return figure
 
 
-def _legend(figure: Any) -> None:
-    figure.legend.click_policy = "hide"
-    figure.legend.label_text_font_size = "8pt"
-    figure.legend.background_fill_alpha = 0.7
-
-
-def _counted(what: str, shown: int, there: int, which: str) -> str:
-    return what if shown == there else f"{what}: {shown:,} of {there:,}, {which}"
+def _counted(title: str, shown: int, total: int, which: str) -> str:
+    return title if shown == total else f"{title}: {shown:,} of {total:,}, {which}"

@@ -1,6 +1,6 @@
-"""Engines: where jobs run. `get` returns one by its name; `base.Engine` is what each can do."""
+"""Batch systems that run jobs: `get` returns one by its name, `base.Engine` is their interface."""
 
-from amstrax._lazy import attributes_of
+from amstrax import attributes_of
 from amstrax.auto_processing.engines.base import ENGINES, Engine, Job, JobState, get
 
 __all__ = ["ENGINES", "Engine", "Job", "JobState", "base", "get", "htcondor", "local", "slurm"]

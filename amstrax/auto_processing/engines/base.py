@@ -12,45 +12,39 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from amstrax import files
+from amstrax import strict_json
 from amstrax.exceptions import InvalidOption, JobRefused, UnknownEngine, did_you_mean
 
-#: Name of each engine -> the module below this package, and the class in it
+#: Name of each engine, of its module in this package -> class in that module
 ENGINES = MappingProxyType(
-    {
-        "local": "local:LocalEngine",
-        "htcondor": "htcondor:HTCondorEngine",
-        "slurm": "slurm:SlurmEngine",
-    }
+    {"local": "LocalEngine", "htcondor": "HTCondorEngine", "slurm": "SlurmEngine"}
 )
 
 #: States of a job. ``held``: the batch system keeps it, and will not start it by itself; ``gone``:
-#: the batch system knows nothing of it (any more); ``unknown``: it is on another machine, which
-#: cannot be asked from this one
-PENDING, RUNNING, DONE, FAILED, HELD, GONE, UNKNOWN = (
-    "pending",
-    "running",
-    "done",
-    "failed",
-    "held",
-    "gone",
-    "unknown",
-)
+#: the batch system does not know it (any more); ``unknown``: it is on another machine, which cannot
+#: be queried from this one
+PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
+HELD, GONE, UNKNOWN = "held", "gone", "unknown"
 
+#: Prefix of the names of all jobs
+PREFIX = "amstrax-"
 _SAFE = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+]*")
+
+#: Signals -> their most likely cause
+_CAUSES: dict[int, str] = {
+    signal.SIGKILL: "often because memory was short",
+    signal.SIGTERM: "somebody, or the batch system, told it to stop",
+    signal.SIGSEGV: "a bug in compiled code",
+    signal.SIGBUS: "a bug in compiled code, or a disk that is full",
+    signal.SIGXCPU: "it used more CPU time than it may",
+}
 
 
 class JobState(NamedTuple):
-    """State of a job.
+    """State of a job, such as ``running``.
 
-    Attributes
-    ----------
-    state
-        ``pending``, ``running``, ``done``, ``failed``, ``held``, ``gone`` or ``unknown``.
-    exit_code
-        Of a job that has ended by itself; None for others.
-    reason
-        Why it pends, is held or has failed, in words that a person understands; may be empty.
+    `exit_code` is that of a job that has ended by itself, `reason` why it is pending, is held or
+    has failed, for the user.
     """
 
     state: str
@@ -65,34 +59,23 @@ class JobState(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is submitted.
-
-    Attributes
-    ----------
-    run_id, targets, context, detector
-        What it processes, by which it is known.
-    script
-        File that it runs, as of `write_script`.
-    log
-        File for what it says; its folder must exist.
-    memory
-        What it needs [MB].
-    queue
-        Queue, partition or category of the batch system; None for its default.
-    """
+    """A job as it is submitted."""
 
     run_id: str
     targets: tuple[str, ...]
     context: str
     detector: str
+    #: Script, as of `write_script`, and log file, whose folder must exist
     script: Path
     log: Path
+    #: Memory that it may use [MB]
     memory: int
+    #: Queue, partition or category of the batch system; None for its default
     queue: str | None = None
 
     @property
     def name(self) -> str:
-        """Name that the batch system knows it by."""
+        """Name of the job in the batch system."""
         return job_name(self.run_id, self.targets, self.context, self.detector)
 
 
@@ -105,29 +88,28 @@ class KnownJob(NamedTuple):
 
 
 class Engine(ABC):
-    """A batch system, or what takes its place.
+    """A batch system, or a replacement for one.
 
     Every method raises `amstrax.exceptions.EngineUnreachable` when the batch system does not
     answer: nothing is known of its jobs then, and later it may. Making an engine raises
     `amstrax.exceptions.NotAvailable` where the batch system is not installed.
     """
 
-    #: By which `get` finds it
+    #: Key in `ENGINES`
     name: str
 
     @abstractmethod
     def submit(self, job: Job) -> str:
         """Submit a job and return its id; it outlives this process.
 
-        Raises
-        ------
-        JobRefused
-            When the batch system does not take it: unknown queue, too much memory, ...
+        After EngineUnreachable, `find` tells whether the batch system has the job. Raises
+        JobRefused when it does not take it: unknown queue, too much memory, no script, no folder
+        for the log, ...
         """
 
     @abstractmethod
     def describe(self, job: Job) -> str:
-        """Return exactly what `submit` would do, for a person; nothing is submitted."""
+        """Describe for the user what `submit` would do; nothing is submitted."""
 
     @abstractmethod
     def jobs(self) -> list[KnownJob]:
@@ -135,11 +117,11 @@ class Engine(ABC):
 
     @abstractmethod
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
-        """Return the state of each job, ended ones too, with few questions to the batch system."""
+        """Return the state of each job, ended ones too, with few queries to the batch system."""
 
     @abstractmethod
     def cancel(self, job_id: str) -> None:
-        """End a job, or take it from the queue; nothing happens when it has ended already."""
+        """End a job, or take it from the queue; do nothing if it has ended already."""
 
     def state(self, job_id: str) -> JobState:
         """Return the state of one job."""
@@ -153,30 +135,17 @@ class Engine(ABC):
 def get(name: str) -> Engine:
     """Return the engine of a name: ``local``, ``htcondor`` or ``slurm``.
 
-    Raises
-    ------
-    UnknownEngine
-        When there is no such engine.
-    NotAvailable
-        When it is not installed here.
+    Raises UnknownEngine for another name, NotAvailable when the engine is not installed.
     """
     if name not in ENGINES:
         raise UnknownEngine(f"no engine {name!r}{did_you_mean(name, ENGINES)}")
-    module, _, class_name = ENGINES[name].partition(":")
-    return getattr(import_module(f"{__package__}.{module}"), class_name)()
-
-
-#: What every name of ours begins with
-PREFIX = "amstrax-"
+    return getattr(import_module(f"{__package__}.{name}"), ENGINES[name])()
 
 
 def job_name(run_id: str, targets: Sequence[str], context: str, detector: str) -> str:
-    """Return the name of the job for this work: the same for everyone who would submit it.
+    """Return the name of the job for this work, the same whoever submits it.
 
-    Raises
-    ------
-    InvalidOption
-        When a part has characters that a batch system may take for something else.
+    Raises InvalidOption when a part has characters with a meaning in a batch system.
     """
     for part in (run_id, *targets, context, detector):
         if not _SAFE.fullmatch(part):
@@ -187,12 +156,9 @@ def job_name(run_id: str, targets: Sequence[str], context: str, detector: str) -
 
 
 def check_files(job: Job) -> None:
-    """Make sure that a job can start: not all batch systems look, or say so where it is seen.
+    """Check the script and the log folder of a job, since not all batch systems do.
 
-    Raises
-    ------
-    JobRefused
-        When its script, or the folder for its log, is not there.
+    Raises JobRefused when one is missing or has wrong permissions.
     """
     if not os.access(job.script, os.X_OK):
         raise JobRefused(f"the script {job.script} is not there, or cannot be executed")
@@ -201,36 +167,19 @@ def check_files(job: Job) -> None:
 
 
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Write the script of a job: it runs one command, and takes its place.
+    """Write the script of a job, which becomes one command; replace an existing one atomically.
 
-    Parameters
-    ----------
-    path
-        File to write; one that is there is replaced, at once.
-    command
-        Program and arguments.
-    environment
-        Variables to set before; no secrets, since others may read the file.
+    `environment` has variables to set before; no secrets, since others may read the file.
     """
-    files.write(path, script_text(command, environment), mode=0o755)
+    strict_json.write_text(path, script_text(command, environment), mode=0o755)
 
 
 def script_text(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return what `write_script` writes."""
+    """Return the text that `write_script` writes."""
     lines = ["#!/bin/bash"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines.append(f"exec {shlex.join(command)}")
     return "\n".join(lines) + "\n"
-
-
-#: Signals -> what has most likely sent them
-_SENDERS = {
-    signal.SIGKILL: "often because memory was short",
-    signal.SIGTERM: "somebody, or the batch system, told it to stop",
-    signal.SIGSEGV: "a bug in compiled code",
-    signal.SIGBUS: "a bug in compiled code, or a disk that is full",
-    signal.SIGXCPU: "it used more CPU time than it may",
-}
 
 
 def exited(code: int) -> JobState:
@@ -246,7 +195,5 @@ def killed(number: int) -> JobState:
         name = signal.Signals(number).name
     except ValueError:
         name = "unknown"
-    sender = _SENDERS.get(number)
-    return JobState(
-        FAILED, None, f"killed by signal {number} ({name})" + (f": {sender}" if sender else "")
-    )
+    cause = f": {_CAUSES[number]}" if number in _CAUSES else ""
+    return JobState(FAILED, None, f"killed by signal {number} ({name}){cause}")

@@ -10,29 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import settings
-from amstrax.auto_processing.engines.base import (
-    FAILED,
-    GONE,
-    HELD,
-    PENDING,
-    PREFIX,
-    RUNNING,
-    UNKNOWN,
-    Engine,
-    Job,
-    JobState,
-    KnownJob,
-    check_files,
-    exited,
-    killed,
-)
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
 
 #: Longest time that HTCondor may take for an answer [s]
 TIMEOUT = 60
 
-#: Attributes of a job's ad by which its name and who submitted it are known: HTCondor's own names
-#: for these are of the account that the job runs as, and its queue may be shared
+#: Attributes of a job's ad with its name and its submitter. HTCondor's own attributes for these are
+#: of the account that the job runs as, which may be shared
 _NAME, _USER = "AmstraxJob", "AmstraxUser"
 
 #: Ids of jobs: the number of a cluster, and the name of the schedd that knows it
@@ -46,9 +32,9 @@ _STATE = (
 #: HTCondor's numbers for states of jobs
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _TRANSFERS, _SUSPENDED = range(1, 8)
 
-#: Calls that it may refuse
+#: Calls that HTCondor may refuse
 _REFUSABLE = ("submit", "describe", "locate")
-#: What HTCondor says when it is away, or busy, rather than against what is asked of it
+#: Errors of HTCondor when it is away or busy, which is no refusal
 _AWAY = re.compile(
     r"connect|CEDAR|SECMAN|locate|time(d )?out|reasonable time|performing action|fetch ads"
     r"|authenticat|communicat|overloaded",
@@ -56,16 +42,11 @@ _AWAY = re.compile(
 )
 
 
-class HTCondorEngine(Engine):
+class HTCondorEngine(base.Engine):
     """Jobs run where HTCondor finds room for them; ``queue`` is a category of the lab's pool.
 
-    The setting AMSTRAX_CONDOR_ATTRIBUTES gives attributes that the pool wants its jobs to have, as
-    in ClassAds, with ``{queue}`` for the queue.
-
-    Raises
-    ------
-    NotAvailable
-        When the bindings, or HTCondor's configuration, are not here.
+    The setting AMSTRAX_CONDOR_ATTRIBUTES gives attributes that the pool requires of jobs, as in
+    ClassAds, with ``{queue}`` for the queue.
     """
 
     name = "htcondor"
@@ -85,19 +66,12 @@ class HTCondorEngine(Engine):
             ) from None
 
     def submit(self, job: Job) -> str:
-        """Submit a job and return its id, ``CLUSTER@SCHEDD``; it outlives this process.
+        """Submit a job and return its id, ``CLUSTER@SCHEDD``.
 
-        Raises
-        ------
-        JobRefused
-            When HTCondor does not take it (attributes that the pool does not have, ...), or its
-            script or the folder for its log is not there.
-        EngineUnreachable
-            When HTCondor does not answer; whether it has the job is open then, and `find` tells.
-        InvalidOption
-            When AMSTRAX_CONDOR_ATTRIBUTES cannot be used for this job.
+        Raises InvalidOption when AMSTRAX_CONDOR_ATTRIBUTES is invalid for this job, other errors as
+        `base.Engine.submit`.
         """
-        check_files(job)
+        base.check_files(job)
         try:
             return _call("submit", **_description(job))
         except _Refused as error:
@@ -107,7 +81,6 @@ class HTCondorEngine(Engine):
             ) from None
 
     def describe(self, job: Job) -> str:
-        """Return exactly what `submit` would do, for a person; nothing is submitted."""
         try:
             return _call("describe", **_description(job)).strip()
         except _Refused as error:
@@ -117,23 +90,21 @@ class HTCondorEngine(Engine):
             ) from None
 
     def jobs(self) -> list[KnownJob]:
-        """Return this user's amstrax jobs that run, pend or are held, oldest first.
-
-        These are the ones that were submitted on this machine.
-        """
-        ours = f'{_USER} == "{_user()}" && substr({_NAME}, 0, {len(PREFIX)}) == "{PREFIX}"'
+        """Return the jobs that were submitted on this machine, as `base.Engine.jobs`."""
+        prefix = base.PREFIX
+        ours = f'{_USER} == "{_user()}" && substr({_NAME}, 0, {len(prefix)}) == "{prefix}"'
         ads = _call("jobs", constraint=ours, names=[_NAME, *_STATE])
         ads.sort(key=lambda ad: ad["ClusterId"])
         known = [KnownJob(ad["id"], ad[_NAME], _state(ad)) for ad in ads]
-        return [job for job in known if job.state.alive or job.state.state == HELD]
+        return [job for job in known if job.state.alive or job.state.state == base.HELD]
 
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
-        """Return the state of each job, ended ones too.
+        """Return the state of each job, with at most two queries to each schedd.
 
-        That is at most two questions to each schedd that has taken one of them. One of another
-        machine may be away, or taken out of the pool: its jobs are unknown then.
+        The jobs of another machine's schedd are unknown while it cannot be reached.
         """
-        states = {job_id: JobState(GONE, None, "HTCondor knows no such job") for job_id in job_ids}
+        gone = JobState(base.GONE, None, "HTCondor knows no such job")
+        states = dict.fromkeys(job_ids, gone)
         clusters: dict[str, set[str]] = {}
         for job_id in filter(_ID.fullmatch, states):
             cluster, _, schedd = job_id.partition("@")
@@ -148,14 +119,13 @@ class HTCondorEngine(Engine):
             except EngineUnreachable as error:
                 if schedd == _call("locate"):
                     raise
-                away = JobState(UNKNOWN, None, str(error))
+                away = JobState(base.UNKNOWN, None, str(error))
                 states |= {f"{number}@{schedd}": away for number in numbers}
             else:
                 states |= {ad["id"]: _state(ad) for ad in ads}
         return states
 
     def cancel(self, job_id: str) -> None:
-        """End a job, or take it from the queue; nothing happens when it has ended already."""
         if _ID.fullmatch(job_id):
             cluster, _, schedd = job_id.partition("@")
             _call("remove", constraint=_any_of([cluster]), schedd=schedd)
@@ -164,19 +134,19 @@ class HTCondorEngine(Engine):
 def _description(job: Job) -> dict[str, Any]:
     """Return the arguments of `condor_calls.submit` for a job.
 
-    Nothing of this process's environment is in it (no getenv): an ad is there for all to read.
+    They have nothing of this process's environment (no getenv), since all users can read ads.
     """
     log = job.log.absolute()
     plain = {
         "executable": str(job.script.absolute()),
         "output": str(log),
         "error": str(log),
-        # What HTCondor itself has to say of the job
+        # Log of HTCondor itself
         "log": f"{log}.condor",
         "initialdir": str(Path.cwd()),
         "request_cpus": "1",
         "request_memory": str(job.memory),
-        # All is on file systems that the machines share
+        # The machines share file systems
         "should_transfer_files": "NO",
         "notification": "never",
         "batch_name": job.name,
@@ -189,16 +159,13 @@ def _description(job: Job) -> dict[str, Any]:
 
 
 def _attributes(queue: str | None) -> str:
-    """Return the attributes that the pool wants, for a queue."""
-    setting = "AMSTRAX_CONDOR_ATTRIBUTES"
-    text = settings.get(setting, settings.BATCH[setting][1]) or ""
-    if queue is None and "{queue}" in text:
-        # As parts of it, a value that is not there
-        parts = [part for part in text.split(";") if "{queue}" not in part]
-        return ";".join(parts)
-    if queue is not None and not re.fullmatch(r"[A-Za-z0-9_.+-]+", queue):
+    """Return the attributes that the pool requires; without a queue, those without ``{queue}``."""
+    text = settings.get("AMSTRAX_CONDOR_ATTRIBUTES") or ""
+    if queue is None:
+        return ";".join(part for part in text.split(";") if "{queue}" not in part)
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]+", queue):
         raise InvalidOption(f"the queue {queue!r} is no name: letters, digits, _ . + - are allowed")
-    return text.replace("{queue}", queue or "")
+    return text.replace("{queue}", queue)
 
 
 def _user() -> str:
@@ -211,25 +178,26 @@ def _any_of(numbers: Iterable[str]) -> str:
 
 
 def _state(ad: dict[str, Any]) -> JobState:
-    """Return the state that a job's ad tells of."""
+    """Return the state in a job's ad."""
     status = ad["JobStatus"]
     if status == _HELD:
-        return JobState(HELD, None, f"held: {_line(ad['HoldReason'] or 'HTCondor says not why')}")
+        why = _line(ad["HoldReason"] or "HTCondor gives no reason")
+        return JobState(base.HELD, None, f"held: {why}")
     if status == _IDLE:
         why = ad["LastRejMatchReason"]
         text = f"waits for a machine ({_line(why)} so far)" if why else "waits for a machine"
-        return JobState(PENDING, None, text)
+        return JobState(base.PENDING, None, text)
     if status in (_RUNNING, _TRANSFERS, _SUSPENDED):
-        return JobState(RUNNING, None, "suspended" if status == _SUSPENDED else "")
+        return JobState(base.RUNNING, None, "suspended" if status == _SUSPENDED else "")
     if status == _REMOVED:
         why = ad["RemoveReason"]
-        return JobState(FAILED, None, f"cancelled ({_line(why)})" if why else "cancelled")
-    # An exit code of 0 may stand beside a signal
+        return JobState(base.FAILED, None, f"cancelled ({_line(why)})" if why else "cancelled")
+    # An ad with a signal may also have an exit code of 0
     if ad["ExitBySignal"]:
-        return killed(int(ad["ExitSignal"] or 0))
+        return base.killed(int(ad["ExitSignal"] or 0))
     if ad["ExitCode"] is None:
-        return JobState(FAILED, None, "ended, and HTCondor does not know how")
-    return exited(int(ad["ExitCode"]))
+        return JobState(base.FAILED, None, "ended, and HTCondor does not know how")
+    return base.exited(int(ad["ExitCode"]))
 
 
 def _line(text: str) -> str:
@@ -237,18 +205,17 @@ def _line(text: str) -> str:
 
 
 class _Refused(Exception):
-    """HTCondor's words against what was asked of it."""
+    """HTCondor refuses a call."""
 
 
 def _call(name: str, **arguments: Any) -> Any:
-    """Call a function of condor_calls.py in a process of its own."""
+    """Call a function of condor_calls.py in a separate process."""
     program = Path(__file__).with_name("condor_calls.py")
-    request = json.dumps([name, arguments])
-    # Its folder is not to be searched for modules: there is another htcondor there
     try:
         done = subprocess.run(
+            # -P, since the folder of the program has another module htcondor
             [sys.executable, "-P", str(program)],
-            input=request,
+            input=json.dumps([name, arguments]),
             capture_output=True,
             text=True,
             errors="replace",

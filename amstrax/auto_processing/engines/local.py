@@ -1,18 +1,18 @@
-"""Engine of this machine: so many processes at once as asked, others wait in order of submission.
+"""Engine of this machine: a limited number of processes at once, in order of submission.
 
-Jobs outlive whoever submits them, and are found again by any process of the same user. Whether one
-is alive is the kernel's word: each job holds a lock on a file, from its submission on, which is
-gone with its last process, however that ends. A job that takes more memory than it asks for is
-ended by its runner, which looks at it every second: the kernel, without root, would also count what
-is only reserved.
+Jobs outlive the process that submits them, and any process of the same user finds them again. Each
+job holds a lock on a file from its submission on, which the kernel releases with its last process:
+so the lock tells whether a job is alive. The runner of a job checks its memory every second, and
+ends it when it uses more than it asks for. (Limits of the kernel, without root, would also count
+reserved memory.)
 
-The folder of the setting AMSTRAX_LOCAL_FOLDER has one for this machine, and in that:
+The folder of the setting AMSTRAX_LOCAL_FOLDER has one for this machine, with:
 
-- ``jobs/N``: a folder for each job, with ``job.json`` (what it is), ``started.json`` and
+- ``jobs/N``: a folder for each job, with ``job.json`` (its description), ``started.json`` and
   ``exit.json`` (when, and how it ended), and the files ``lock``, ``runner`` and ``waiting``, which
-  are locked while the job, its runner (see `local_runner`) and its place in the queue are there
-- ``slots``: files, one for each job that may run, locked while one does
-- ``lock``, ``last``: who numbers the next job, and the last number
+  are locked as long as the job, its runner (see `local_runner`) and its place in the queue exist
+- ``slots``: a file for each job that may run, locked while one does
+- ``lock``, ``last``: lock for numbering the next job, and the last number
 """
 
 import contextlib
@@ -31,39 +31,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from amstrax import files, settings
-from amstrax.auto_processing.engines import base, local_runner
-from amstrax.auto_processing.engines.base import Engine, Job, JobState, KnownJob, exited, killed
+from amstrax import settings, strict_json
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 
 log = logging.getLogger(__name__)
 
-#: Folders of jobs that have ended are kept so long [s], and looked for so often
+#: Age at which folders of ended jobs are removed, and time between two removals [s]
 KEEP = 14 * 86400.0
 _CLEAN_EVERY = 3600.0
 #: Time that a job has between SIGTERM and SIGKILL [s]
 GRACE = 10.0
-#: Numbers of jobs; what is longer is none of this engine's
+#: Program that runs a job and watches it; it imports nothing but Python's own modules
+_RUNNER = Path(__file__).with_name("local_runner.py")
+#: Files of a job with locks; `local_runner.main` takes their descriptors in this order
+_LOCKS = ("lock", "runner", "waiting")
+#: Numbers of jobs; longer ones are not of this engine
 _NUMBER = re.compile("[0-9]{1,18}")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class LocalEngine(Engine):
+class LocalEngine(base.Engine):
     """Runs jobs on this machine.
+
+    Raises InvalidOption when the setting AMSTRAX_LOCAL_JOBS is no number.
 
     Parameters
     ----------
     folder
         Folder to keep track of jobs in; by default that of the settings.
     slots
-        So many jobs run at once, of those submitted here; by default as the settings say.
+        Number of jobs, of those submitted here, that run at once; by default that of the settings.
     grace
-        A job that is cancelled may take so long to end before it is killed [s].
-
-    Raises
-    ------
-    InvalidOption
-        When the setting AMSTRAX_LOCAL_JOBS is no number.
+        Time after which a cancelled job is killed [s].
     """
 
     name = "local"
@@ -73,17 +74,10 @@ class LocalEngine(Engine):
         self.host = socket.gethostname()
         self.folder = Path(folder or settings.local_folder()).absolute() / self.host
         self.slots = settings.local_jobs() if slots is None else slots
+        self._jobs = self.folder / "jobs"
 
     def submit(self, job: Job) -> str:
-        """Submit a job and return its id, ``NUMBER@HOST``.
-
-        Raises
-        ------
-        JobRefused
-            When its script or the folder of its log is not there.
-        EngineUnreachable
-            When nothing can be written into the folder that keeps track of jobs.
-        """
+        """Submit a job and return its id, ``NUMBER@HOST``, as `base.Engine.submit`."""
         base.check_files(job)
         try:
             log = job.log.open("ab")
@@ -93,20 +87,19 @@ class LocalEngine(Engine):
             folder = self._jobs / f".{number}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
-            files.write(folder / "job.json", json.dumps(self._description(job)))
+            strict_json.write_text(folder / "job.json", json.dumps(self._description(job)))
             locked = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
             for file in locked:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # From here on it is a job; without its runner it is gone
+            # From now on it is a job; without its runner it is gone
             folder = folder.rename(self._jobs / str(number))
             _start_runner(folder, [file.fileno() for file in locked], log.fileno())
         return f"{number}@{self.host}"
 
     def describe(self, job: Job) -> str:
-        """Return what `submit` would do."""
         return (
             f"{job.script} >> {job.log} 2>&1\n"
-            f"on {self.host}, as a process of its own; at most {self.slots} such jobs at once, "
+            f"on {self.host}, as a separate process; at most {self.slots} such jobs at once, "
             f"each is ended when it takes more than its {job.memory} MB"
         )
 
@@ -117,20 +110,21 @@ class LocalEngine(Engine):
             folder = self._jobs / str(number)
             if (folder / "exit.json").exists():
                 continue
-            state = self._state_of(f"{number}@{self.host}")
+            job_id = f"{number}@{self.host}"
+            state = self.state(job_id)
             if state.alive:
                 name = str(_read(folder / "job.json").get("name", ""))
-                found.append(KnownJob(f"{number}@{self.host}", name, state))
+                found.append(KnownJob(job_id, name, state))
         return found
 
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
         """Return the state of each job; unknown for one that was submitted on another machine."""
-        return {job_id: self._state_of(job_id) for job_id in job_ids}
+        return {job_id: self.state(job_id) for job_id in job_ids}
 
-    def _state_of(self, job_id: str) -> JobState:
+    def state(self, job_id: str) -> JobState:
         number, at, host = job_id.partition("@")
         if not _NUMBER.fullmatch(number) or not at:
-            return JobState(base.GONE, reason="the local engine gives no such ids")
+            return JobState(base.GONE, reason="it is no id of the local engine")
         if host != self.host:
             return JobState(base.UNKNOWN, reason=f"it was submitted on {host}")
         try:
@@ -141,28 +135,30 @@ class LocalEngine(Engine):
     def cancel(self, job_id: str) -> None:
         """End a job: with SIGTERM, and after some seconds with SIGKILL.
 
-        Raises
-        ------
-        EngineUnreachable
-            When it is of another machine.
+        Raises InvalidOption when it is no id of this engine, EngineUnreachable when it is one of
+        another machine.
         """
-        folder = self._folder_of(job_id)
+        number, _, host = job_id.partition("@")
+        if not _NUMBER.fullmatch(number):
+            raise InvalidOption(f"{job_id!r} is no id of a job of the local engine: NUMBER@HOST")
+        if host != self.host:
+            raise EngineUnreachable(
+                f"job {job_id} was submitted on another machine than this, which is {self.host}: "
+                "cancel it there"
+            )
+        folder = self._jobs / number
         if _signal_runner(folder, signal.SIGTERM):
             return
-        # Without its runner, it has to be watched from here
+        # Without its runner, this process has to wait for its end
         started = _pid(folder / "started.json")
-        for number, grace in ((signal.SIGTERM, self.grace), (signal.SIGKILL, 5)):
+        for sent, grace in ((signal.SIGTERM, self.grace), (signal.SIGKILL, 5)):
             if started is None or not _is_locked(folder / "lock"):
                 return
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(started, number)
+                os.killpg(started, sent)
             end = time.monotonic() + grace
             while _is_locked(folder / "lock") and time.monotonic() < end:
                 time.sleep(0.05)
-
-    @property
-    def _jobs(self) -> Path:
-        return self.folder / "jobs"
 
     def _numbers(self) -> list[int]:
         try:
@@ -171,17 +167,6 @@ class LocalEngine(Engine):
             return []
         except OSError as error:
             raise EngineUnreachable(f"{self._jobs} cannot be read: {error.strerror}") from None
-
-    def _folder_of(self, job_id: str) -> Path:
-        number, _, host = job_id.partition("@")
-        if not _NUMBER.fullmatch(number):
-            raise InvalidOption(f"{job_id!r} is no id of a job of the local engine: NUMBER@HOST")
-        if host != self.host:
-            raise EngineUnreachable(
-                f"job {job_id} was submitted on another machine than this, which is {self.host}: "
-                "the local engine knows its own jobs alone"
-            )
-        return self._jobs / number
 
     def _description(self, job: Job) -> dict[str, Any]:
         return {
@@ -198,23 +183,23 @@ class LocalEngine(Engine):
 
     @contextlib.contextmanager
     def _numbering(self) -> Iterator[int]:
-        """Give the number of the next job, to one process at a time."""
+        """Yield the number of the next job, in one process at a time."""
         try:
             self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (self.folder / "lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 number = max(self._last(), *self._numbers(), 0) + 1
-                files.write(self.folder / "last", str(number))
+                strict_json.write_text(self.folder / "last", str(number))
                 self._clean()
                 yield number
         except OSError as error:
             raise EngineUnreachable(
-                f"the jobs of this machine cannot be kept track of in {self.folder}: {error}; the "
-                "setting AMSTRAX_LOCAL_FOLDER names another folder"
+                f"no job can be recorded in {self.folder}: {error}; the setting "
+                "AMSTRAX_LOCAL_FOLDER names another folder"
             ) from error
 
     def _last(self) -> int:
-        """Return the last number that was given; what folders of jobs say counts as well."""
+        """Return the last number in the file of that, 0 without a valid one."""
         path = self.folder / "last"
         try:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -222,12 +207,12 @@ class LocalEngine(Engine):
             return 0
         if _NUMBER.fullmatch(text):
             return int(text)
-        # As after a power cut, where the file system does not keep what it was told to
+        # As after a power cut, on a file system that loses synchronized data
         log.warning("%s holds no number: counting on from the jobs in %s", path, self._jobs)
         return 0
 
     def _clean(self) -> None:
-        """Remove what is left of old jobs, now and then."""
+        """Remove the folders of old jobs from time to time."""
         stamp = self.folder / "cleaned"
         now = time.time()
         if stamp.exists() and now - stamp.stat().st_mtime < _CLEAN_EVERY:
@@ -235,19 +220,15 @@ class LocalEngine(Engine):
         stamp.touch()
         for number in self._numbers():
             folder = self._jobs / str(number)
-            state = self._state_of(f"{number}@{self.host}")
+            state = self.state(f"{number}@{self.host}")
             if now - folder.stat().st_mtime > KEEP and not state.alive:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-#: As `local_runner.main` takes their descriptors
-_LOCKS = ("lock", "runner", "waiting")
-
-
 def _start_runner(folder: Path, descriptors: list[int], log: int) -> None:
     done = subprocess.run(
-        # Neither the user's packages nor their environment variables are for this one
-        [sys.executable, "-I", "-S", local_runner.__file__, str(folder), *map(str, descriptors)],
+        # Isolated from the user's packages and environment variables
+        [sys.executable, "-I", "-S", str(_RUNNER), str(folder), *map(str, descriptors)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -264,21 +245,21 @@ def _start_runner(folder: Path, descriptors: list[int], log: int) -> None:
 
 def _state(folder: Path) -> JobState:
     """Return the state of the job in a folder."""
-    # Asked before its files are read, since these are written before it is let go of
+    # Checked before its files are read, since these are written before the lock is released
     alive = _is_locked(folder / "lock")
     end = _read(folder / "exit.json")
     job = _read(folder / "job.json")
     if end:
         return _ended(end)
-    if alive and (folder / "waiting").exists() and _is_locked(folder / "runner"):
-        return JobState(base.PENDING, reason="waits for its turn")
     if alive:
         has_runner = _is_locked(folder / "runner")
+        if has_runner and (folder / "waiting").exists():
+            return JobState(base.PENDING, reason="waits for its turn")
         return JobState(base.RUNNING, reason="" if has_runner else "its runner was killed")
     if not job:
         return JobState(base.GONE, reason="the local engine does not know it (any more)")
     if job.get("boot_id") != _boot_id():
-        return JobState(base.GONE, reason="the machine was started anew meanwhile")
+        return JobState(base.GONE, reason="the machine was restarted meanwhile")
     if not (folder / "started.json").exists():
         return JobState(base.GONE, reason="its runner was killed before it had begun")
     return JobState(base.GONE, reason="its runner was killed, so nobody saw how it ended")
@@ -299,14 +280,14 @@ def _ended(end: dict[str, Any]) -> JobState:
     if code is None:
         return JobState(base.FAILED, reason=str(end.get("error", "")))
     if code >= 0:
-        return exited(code)
-    state = killed(-code)
-    memory = f"it had used {end['memory']} MB" if end.get("memory") else ""
-    return state._replace(reason=f"{state.reason}; {memory}") if memory else state
+        return base.exited(code)
+    state = base.killed(-code)
+    memory = f"; it had used {end['memory']} MB" if end.get("memory") else ""
+    return state._replace(reason=state.reason + memory)
 
 
 def _signal_runner(folder: Path, number: int) -> bool:
-    """Send a signal to the runner of a job; return False when it is not there."""
+    """Send a signal to the runner of a job; return False if it has ended."""
     pid = _pid(folder / "runner.json")
     if pid is None:
         return False
@@ -315,7 +296,7 @@ def _signal_runner(folder: Path, number: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        # If it has its lock now, this process is the runner, not one that was given its number
+        # If its lock is held now, this process is the runner, not a later one of the same id
         if not _is_locked(folder / "runner"):
             return False
         signal.pidfd_send_signal(descriptor, number)
@@ -339,9 +320,9 @@ def _is_locked(path: Path) -> bool:
 
 
 def _pid(path: Path) -> int | None:
-    """Return the process that a file names; None when it names none."""
+    """Return the process id in a file; None without a valid one."""
     pid = _read(path).get("pid")
-    # 0 and 1 stand for others in calls that signal groups of processes
+    # Calls that signal groups of processes take 0 and 1 for other groups
     return pid if isinstance(pid, int) and 1 < pid < 2**31 else None
 
 
@@ -352,7 +333,7 @@ def _boot_id() -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a file holds; nothing when it is not there, or was damaged."""
+    """Return the content of a JSON file; empty if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):

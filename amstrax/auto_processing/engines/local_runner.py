@@ -1,10 +1,9 @@
-"""The process beside each job of the local engine: it waits for a turn, runs the job, ends it when
-it takes more memory than it asked for, says how it ended.
+"""Runner of a job of the local engine: wait, run the job, check its memory, record its end.
 
-Started as a file, by `amstrax.auto_processing.engines.local` alone, with the folder of the job and
-the numbers of three files that hold locks: of the job (while anything of it lives), of this process
-(while it lives) and of the queue (while the job waits). It takes the standard library alone, since
-there is one of these for every job that waits.
+`amstrax.auto_processing.engines.local` starts this file, with the folder of the job and the
+descriptors of three locked files: of the job (while a process of it lives), of the runner (while it
+lives) and of the queue (while the job waits). It imports only the standard library, since each
+waiting job has a runner.
 """
 
 import contextlib
@@ -19,14 +18,14 @@ import subprocess
 import sys
 import time
 
-#: Between two looks for a free slot; one job at a time looks [s]
+#: Time between two searches for a free slot, by one runner at a time [s]
 LOOK_EVERY = 0.1
-#: Between two looks at the memory of a job [s]
+#: Time between two checks of the memory of a job [s]
 WATCH_EVERY = 1.0
 
 
 class Cancelled(BaseException):
-    """The job is to end before it has begun."""
+    """The job is cancelled before it has begun."""
 
 
 class Runner:
@@ -43,7 +42,7 @@ class Runner:
         self.process: subprocess.Popen | None = None
 
     def run(self) -> None:
-        """Wait, run the job, and write down how it ended."""
+        """Wait, run the job, and record how it ended."""
         signal.signal(signal.SIGTERM, self.on_cancel)
         signal.signal(signal.SIGALRM, self.on_too_late)
         try:
@@ -57,7 +56,7 @@ class Runner:
         self.write("exit.json", end | {"cancelled": self.cancelled, "time": time.time()})
 
     def on_cancel(self, *_signal: object) -> None:
-        """End the job, or do not begin it."""
+        """End the job, or leave the queue."""
         self.cancelled = True
         if self.process is not None:
             self.signal_job(signal.SIGTERM)
@@ -67,7 +66,7 @@ class Runner:
             raise Cancelled
 
     def on_too_late(self, *_signal: object) -> None:
-        """End a job that does not end."""
+        """Kill a job that has not ended in time."""
         self.signal_job(signal.SIGKILL)
 
     def signal_job(self, number: int) -> None:
@@ -77,12 +76,12 @@ class Runner:
             os.killpg(self.process.pid, number)
 
     def wait_for_turn(self) -> None:
-        """Wait until no job that was submitted before this one waits."""
+        """Wait until no job that was submitted earlier waits."""
         mine = int(os.path.basename(self.folder))
         jobs = os.path.dirname(self.folder)
         numbers = sorted(int(name) for name in os.listdir(jobs) if name.isdigit())
         for number in reversed([n for n in numbers if n < mine]):
-            # The nearest is the last to begin; it may also be cancelled, and those before it wait
+            # The nearest is the last to begin, but may be cancelled while earlier ones wait
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(os.path.join(jobs, str(number), "waiting"), os.O_RDONLY)
                 try:
@@ -91,7 +90,7 @@ class Runner:
                     os.close(descriptor)
 
     def take_slot(self) -> int:
-        """Return the descriptor of a slot, locked; wait until one is free."""
+        """Wait for a free slot, lock it, and return its descriptor."""
         slots = os.path.join(os.path.dirname(os.path.dirname(self.folder)), "slots")
         os.makedirs(slots, exist_ok=True)
         while True:
@@ -105,13 +104,13 @@ class Runner:
             time.sleep(LOOK_EVERY)
 
     def leave_queue(self) -> None:
-        """Let the next job have its turn."""
+        """Give the next job its turn."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.folder, "waiting"))
         os.close(self.queue_lock)
 
     def run_job(self, slot: int) -> dict[str, object]:
-        """Run the job, and return how it ended. An orphan of it keeps its lock, and its slot."""
+        """Run the job, and return how it ended; an orphan of it keeps its lock and slot."""
         try:
             self.process = subprocess.Popen(
                 [self.job["script"]],
@@ -129,7 +128,7 @@ class Runner:
         too_much = self.watch()
         code = self.process.wait()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        # What it has left behind goes with it
+        # End processes that it has left behind
         self.signal_job(signal.SIGKILL)
         if too_much:
             return {"code": code, "memory": too_much, "allowed": self.job["memory"]}
@@ -137,9 +136,9 @@ class Runner:
         return {"code": code, "memory": round(memory)}
 
     def watch(self) -> int:
-        """Wait for the end of the job; kill it when it has more memory than it asked for.
+        """Wait for the end of the job; kill it if it uses more memory than it asked for.
 
-        Return how much that was [MB]; 0 when it has ended by itself.
+        Returns that memory [MB], 0 if the job has ended by itself.
         """
         assert self.process is not None
         with contextlib.suppress(OSError):
@@ -148,7 +147,6 @@ class Runner:
                 while not select.select([end], [], [], WATCH_EVERY)[0]:
                     processes = members(self.process.pid)
                     used = sum(map(memory_of, processes))
-                    # What one shares with the others counts in part, as long as they live
                     if used > self.job["memory"]:
                         for pid in processes:
                             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -160,7 +158,7 @@ class Runner:
         return 0
 
     def write(self, name: str, content: dict[str, object]) -> None:
-        """Write a file of the job's folder, whole or not at all."""
+        """Write a file of the job's folder atomically."""
         path = os.path.join(self.folder, name)
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -170,13 +168,13 @@ class Runner:
 
 
 def members(leader: int) -> list[int]:
-    """Return the process that leads a session, all others in it, and all their descendants."""
+    """Return the processes of a session, its leader included, and all their descendants."""
     parents, found = {}, {leader}
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if name.isdigit():
                 with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    # After the program's name, in which there may be anything: state, parent,
+                    # After the program's name, which may hold any characters: state, parent,
                     # process group, session
                     words = file.read().rpartition(")")[2].split()
                 parents[int(name)] = int(words[1])
@@ -188,7 +186,7 @@ def members(leader: int) -> list[int]:
 
 
 def memory_of(pid: int) -> float:
-    """Return the memory of a process [MB]: its own, and its part of what it shares with others."""
+    """Return the memory of a process [MB], with its part of shared memory."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             found = re.search(r"^Pss:\s+(\d+) kB", file.read(), re.MULTILINE)
@@ -198,10 +196,10 @@ def memory_of(pid: int) -> float:
 
 
 def main(folder: str, *descriptors: str) -> None:
-    """Go on as a process of its own, whose parent ends as soon as that can be cancelled."""
+    """Continue as a daemon; the parent process ends as soon as that can be cancelled."""
     job_lock, _runner_lock, queue_lock = map(int, descriptors)
     runner = Runner(folder, job_lock, queue_lock)
-    # Until there is somebody to take it
+    # Until its handler is set
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:

@@ -1,9 +1,10 @@
 """Slurm, through its commands: sbatch, squeue, scontrol, sacct and scancel.
 
-The bindings and wrappers that there are cannot tell how a job has ended on every site; what is said
-here of Slurm's behaviour was seen on 22.05.
+Its bindings and wrappers cannot tell on every site how a job has ended. Statements about Slurm's
+behaviour hold for 22.05.
 """
 
+import contextlib
 import logging
 import os
 import pwd
@@ -13,22 +14,8 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
-from amstrax.auto_processing.engines.base import (
-    DONE,
-    FAILED,
-    GONE,
-    HELD,
-    PENDING,
-    PREFIX,
-    RUNNING,
-    Engine,
-    Job,
-    JobState,
-    KnownJob,
-    check_files,
-    exited,
-    killed,
-)
+from amstrax.auto_processing.engines import base
+from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, JobRefused, NotAvailable
 
 log = logging.getLogger(__name__)
@@ -36,8 +23,8 @@ log = logging.getLogger(__name__)
 #: Longest time that one of Slurm's commands may take [s]; they give up by themselves long before
 TIMEOUT = 60
 
-#: Variables that Slurm's commands are given. Those of sbatch go on to the job and into Slurm's
-#: files, so that nothing else of this process's environment may be among them: it has secrets.
+#: Environment variables of Slurm's commands. sbatch hands them on to the job and Slurm's files, so
+#: that others, which may hold secrets, are left out
 _VARIABLES = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"),
     *("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_ACCOUNT", "SBATCH_QOS", "SBATCH_CONSTRAINT"),
@@ -47,24 +34,14 @@ _VARIABLES = (
 #: Columns of squeue, each with a width that cuts nothing off
 _COLUMNS = {"jobarrayid": 40, "state": 40, "name": 1100, "reason": 400}
 
-#: Slurm's states of jobs that have not ended -> ours
+#: States of Slurm -> state of a job that has not ended
 _ALIVE = {
-    "PENDING": PENDING,
-    "CONFIGURING": PENDING,
-    "REQUEUED": PENDING,
-    "REQUEUE_FED": PENDING,
-    "RESV_DEL_HOLD": HELD,
-    "REQUEUE_HOLD": HELD,
-    "SPECIAL_EXIT": HELD,
-    "RUNNING": RUNNING,
-    "COMPLETING": RUNNING,
-    "RESIZING": RUNNING,
-    "SIGNALING": RUNNING,
-    "STAGE_OUT": RUNNING,
-    "STOPPED": RUNNING,
-    "SUSPENDED": RUNNING,
+    **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED"), base.PENDING),
+    **dict.fromkeys(("RESV_DEL_HOLD", "REQUEUE_HOLD", "SPECIAL_EXIT"), base.HELD),
+    **dict.fromkeys(("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT"), base.RUNNING),
+    **dict.fromkeys(("STOPPED", "SUSPENDED"), base.RUNNING),
 }
-#: Reasons for which a pending job will not start by itself -> what they mean
+#: Reasons for which a pending job will not start by itself -> message
 _HELD = {
     "JobHeldUser": "held by its user: scontrol release",
     "JobHeldAdmin": "held by an administrator of Slurm",
@@ -73,7 +50,7 @@ _HELD = {
     "BadConstraints": "no machine can ever do what it asks for",
     "DependencyNeverSatisfied": "a job that it waits for has failed",
 }
-#: Reasons for which a job pends, of which Slurm's word says too little
+#: Other reasons for which a job is pending -> message
 _PENDING = {
     "None": "",
     "Resources": "waits for a free machine",
@@ -86,7 +63,7 @@ _PENDING = {
     "QOSMaxJobsPerUserLimit": "waits for other jobs of this user to end",
     "AssocMaxJobsLimit": "waits for other jobs of this account to end",
 }
-#: Slurm's states of jobs that have failed -> what they mean
+#: States of Slurm for jobs that have failed -> message
 _FAILED = {
     "TIMEOUT": "stopped, since it ran longer than its partition or account allows",
     "DEADLINE": "stopped at its deadline",
@@ -98,7 +75,7 @@ _FAILED = {
     "REVOKED": "taken over by another cluster",
     "LAUNCH_FAILED": "could not be started",
 }
-#: What commands say when the batch system is away, or busy, rather than against what is asked of it
+#: Errors of commands when Slurm is away or busy, which is no refusal
 _AWAY = re.compile(
     r"unable to contact|connect failure|connection refused|timed out|zero bytes|standby mode"
     r"|temporarily|try again|authentication|munge|credential|dns srv|configuration source"
@@ -107,14 +84,8 @@ _AWAY = re.compile(
 )
 
 
-class SlurmEngine(Engine):
-    """Jobs run where Slurm finds room for them; ``queue`` is its partition.
-
-    Raises
-    ------
-    NotAvailable
-        When Slurm's commands are not on PATH.
-    """
+class SlurmEngine(base.Engine):
+    """Jobs run where Slurm finds room for them; ``queue`` is its partition."""
 
     name = "slurm"
 
@@ -127,51 +98,39 @@ class SlurmEngine(Engine):
             )
 
     def submit(self, job: Job) -> str:
-        """Submit a job and return its id; it outlives this process.
-
-        Raises
-        ------
-        JobRefused
-            When Slurm does not take it (unknown partition, too much memory, ...), or its script or
-            the folder for its log is not there.
-        EngineUnreachable
-            When Slurm does not answer; whether it has the job is open then, and `find` tells.
-        """
-        check_files(job)
+        base.check_files(job)
         done = _run(_sbatch(job))
         # The id, or id;cluster
         job_id = done.stdout.strip().partition(";")[0]
         if done.returncode == 0 and _is_id(job_id):
             return job_id
-        said = _said(done)
-        if _AWAY.search(said):
-            raise EngineUnreachable(f"Slurm does not take job {job.name} now: {said}")
+        error = _error(done)
+        if _AWAY.search(error):
+            raise EngineUnreachable(f"Slurm does not take job {job.name} now: {error}")
         queue = f"partition {job.queue}" if job.queue else "its default partition"
         raise JobRefused(
-            f"Slurm refuses job {job.name} with {job.memory} MB in {queue}: {said}; "
+            f"Slurm refuses job {job.name} with {job.memory} MB in {queue}: {error}; "
             "`sinfo --long` shows partitions and their limits"
         )
 
     def describe(self, job: Job) -> str:
-        """Return exactly what `submit` would do, for a person; nothing is submitted."""
         return shlex.join(_sbatch(job))
 
     def jobs(self) -> list[KnownJob]:
-        """Return this user's amstrax jobs that run, pend or are held, oldest first."""
         known = [
             KnownJob(row["jobarrayid"], row["name"], _alive(row["state"], row["reason"]))
             for row in _squeue()
-            if row["name"].startswith(PREFIX) and row["state"] in _ALIVE
+            if row["name"].startswith(base.PREFIX) and row["state"] in _ALIVE
         ]
         return sorted(known, key=lambda job: int(re.sub(r"\D.*", "", job.job_id)))
 
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
-        """Return the state of each job, ended ones too.
+        """Return the state of each job.
 
-        That is one question to Slurm, one more for those of which the queue says that they have
-        failed, and one for all that it knows no more.
+        This takes one query, another for each failed job, and one for all jobs that the queue does
+        not know any more.
         """
-        states = {job_id: JobState(GONE, None, "Slurm knows no such job") for job_id in job_ids}
+        states = dict.fromkeys(job_ids, JobState(base.GONE, None, "Slurm knows no such job"))
         if not states:
             return states
         rows = {row["jobarrayid"]: row for row in _squeue("--states=all")}
@@ -181,27 +140,26 @@ class SlurmEngine(Engine):
                 states[job_id] = _alive(state, reason)
             else:
                 states[job_id] = _ended(state, _exit_code(job_id, state), reason)
-        return states | _accounting([job_id for job_id in states.keys() - rows.keys()])
+        return states | _accounting(states.keys() - rows.keys())
 
     def cancel(self, job_id: str) -> None:
-        """End a job, or take it from the queue; nothing happens when it has ended already."""
         if not _is_id(job_id):
             return
         done = _run(["scancel", job_id])
         if done.returncode != 0 and "invalid job id" not in done.stderr.lower():
-            raise EngineUnreachable(f"Slurm does not cancel job {job_id}: {_said(done)}")
+            raise EngineUnreachable(f"Slurm does not cancel job {job_id}: {_error(done)}")
 
 
 def _sbatch(job: Job) -> list[str]:
     """Return the command that submits a job.
 
-    Of --export, NIL and NONE would let Slurm log in as the user for an environment, which takes
-    time and can fail: so it is ALL, of the few variables that sbatch is run with. Without
-    --no-requeue, a job would be started again beside its orphan when a machine is out of reach.
+    With --export=NIL or NONE, Slurm would log in as the user for an environment, which takes time
+    and can fail; ALL exports the few variables of sbatch. Without --no-requeue, Slurm would start a
+    job again while an orphan of it runs on a machine that it cannot reach.
     """
     options = {
         "job-name": job.name,
-        # %j and the like stand for something, %% for a %
+        # Slurm replaces %j and the like; %% is a %
         "output": str(job.log.absolute()).replace("%", "%%"),
         "mem": f"{job.memory}M",
         "export": "ALL",
@@ -234,8 +192,8 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         raise EngineUnreachable(f"Slurm's {command[0]} cannot be run: {error}") from None
 
 
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what a command says against what was asked of it, as one line."""
+def _error(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the error messages of a command as one line."""
     lines = [re.sub(r"^\w+: (error|fatal): ", "", line) for line in done.stderr.splitlines()]
     return "; ".join(filter(None, map(str.strip, lines))) or f"exit code {done.returncode}"
 
@@ -245,11 +203,11 @@ def _is_id(text: str) -> bool:
 
 
 def _squeue(*options: str) -> list[dict[str, str]]:
-    """Return what squeue says of this user's jobs: a row for each, with `_COLUMNS`."""
+    """Return the rows of squeue for this user's jobs, with `_COLUMNS`."""
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
     done = _run(["squeue", "--noheader", "--me", "--all", f"--Format={columns}", *options])
     if done.returncode != 0:
-        raise EngineUnreachable(f"Slurm does not tell of its jobs: {_said(done)}")
+        raise EngineUnreachable(f"Slurm does not list its jobs: {_error(done)}")
     rows = []
     for line in done.stdout.splitlines():
         row, start = {}, 0
@@ -263,13 +221,13 @@ def _squeue(*options: str) -> list[dict[str, str]]:
 def _alive(state: str, reason: str) -> JobState:
     """Return the state of a job that has not ended."""
     ours = _ALIVE[state]
-    if ours == PENDING and reason in _HELD:
-        ours = HELD
-    if ours == HELD:
-        return JobState(HELD, None, _HELD.get(reason, f"held by Slurm: {reason}"))
-    if ours == PENDING:
-        return JobState(PENDING, None, _PENDING.get(reason, reason))
-    return JobState(RUNNING, None, "suspended" if state in ("STOPPED", "SUSPENDED") else "")
+    if ours == base.PENDING and reason in _HELD:
+        ours = base.HELD
+    if ours == base.HELD:
+        return JobState(base.HELD, None, _HELD.get(reason, f"held by Slurm: {reason}"))
+    if ours == base.PENDING:
+        return JobState(base.PENDING, None, _PENDING.get(reason, reason))
+    return JobState(base.RUNNING, None, "suspended" if state in ("STOPPED", "SUSPENDED") else "")
 
 
 def _exit_code(job_id: str, state: str) -> str:
@@ -282,46 +240,29 @@ def _exit_code(job_id: str, state: str) -> str:
 
 
 def _ended(state: str, exit_code: str, reason: str = "") -> JobState:
-    """Return the state of a job that has ended.
-
-    Parameters
-    ----------
-    state
-        Slurm's; accounting adds to CANCELLED by whom.
-    exit_code
-        Exit code and signal, "3:0"; may be empty.
-    reason
-        Slurm's; may be empty.
-    """
+    """Return the state of a job that has ended, from Slurm's: ``CANCELLED by 1000``, ``3:0``."""
     word, _, by = state.partition(" ")
     code, number = (int(part) for part in (exit_code or "0:0").split(":"))
     if word == "COMPLETED":
-        return JobState(DONE, 0)
+        return JobState(base.DONE, 0)
     if reason in _HELD:
-        return JobState(FAILED, None, _HELD[reason])
+        return JobState(base.FAILED, None, _HELD[reason])
     if word == "FAILED" and number:
-        return killed(number)
+        return base.killed(number)
     if word == "FAILED" and code:
-        return exited(code)
+        return base.exited(code)
     text = _FAILED.get(word, f"ended in Slurm's state {word}")
     if by:
-        text += f" {_user(by)}"
-    return JobState(FAILED, None, text if reason in ("", "None") else f"{text} ({reason})")
+        with contextlib.suppress(ValueError, KeyError):
+            by = f"by {pwd.getpwuid(int(by.removeprefix('by '))).pw_name}"
+        text += f" {by}"
+    return JobState(base.FAILED, None, text if reason in ("", "None") else f"{text} ({reason})")
 
 
-def _user(by: str) -> str:
-    """Return "by NAME" for "by UID"."""
-    number = by.removeprefix("by ").strip()
-    try:
-        return f"by {pwd.getpwuid(int(number)).pw_name}"
-    except (ValueError, KeyError):
-        return by
+def _accounting(job_ids: Iterable[str]) -> dict[str, JobState]:
+    """Return the states of jobs that accounting knows.
 
-
-def _accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs that the queue knows no more, as far as accounting knows them.
-
-    That is slurmdbd, or else, where Slurm notes ended jobs in a file that can be read here, that.
+    That is slurmdbd or, where Slurm records ended jobs in a readable file, that file.
     """
     job_ids = [job_id for job_id in job_ids if _is_id(job_id)]
     if not job_ids or not shutil.which("sacct"):
@@ -333,16 +274,13 @@ def _accounting(job_ids: Sequence[str]) -> dict[str, JobState]:
         done = _run([*command, "--completion"])
     if done.returncode != 0:
         if _AWAY.search(done.stderr):
-            raise EngineUnreachable(f"Slurm's accounting does not answer: {_said(done)}")
-        log.debug("sacct: %s", _said(done))
+            raise EngineUnreachable(f"Slurm's accounting does not answer: {_error(done)}")
+        log.debug("sacct: %s", _error(done))
         return {}
     states = {}
     for line in done.stdout.splitlines():
         job_id, state, exit_code = line.split("|")[:3]
         if job_id not in job_ids:
             continue
-        if state in _ALIVE:
-            states[job_id] = _alive(state, "")
-        else:
-            states[job_id] = _ended(state, exit_code)
+        states[job_id] = _alive(state, "") if state in _ALIVE else _ended(state, exit_code)
     return states

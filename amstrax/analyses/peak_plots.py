@@ -7,19 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from amstrax.analyses import style
 from amstrax.analyses.quantities import PE, Histogram2d, histogram, histogram_2d
-from amstrax.analyses.style import (
-    COLOR_MAP,
-    TYPE_COLORS,
-    TYPE_NAMES,
-    TYPE_STYLES,
-    figure_of,
-    new_axes,
-    note,
-    tidy_log_axes,
-)
 
-#: Shares of light in the top PMTs: noise makes some negative, and some larger than 1
+#: Area fractions top: noise makes some negative, and some larger than 1
 _AFT_LIMITS = (-0.05, 1.05)
 
 
@@ -36,46 +27,35 @@ def plot_area_per_channel(
     ----------
     peaks
         With the columns ``area_per_channel`` and ``type``, shape (n,).
-    axes
-        Draw into these; None: into those of a new figure.
     channels
         Numbers of the channels; None: from 0 on.
-    empty
-        What to write where there are none.
-    unit
-        Of areas, as of `amstrax.analyses.loading.area_unit`.
-
-    Returns
-    -------
-    The figure.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(xlabel="Channel", ylabel=f"Mean area per peak [{unit}]")
     if not len(peaks):
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     area = peaks["area_per_channel"].astype(np.float64)
     numbers = np.arange(area.shape[1]) if channels is None else np.asarray(channels)
     types = [kind for kind in (1, 2, 0) if (peaks["type"] == kind).any()]
     width = 0.8 / len(types)
     for i, kind in enumerate(types):
         of_type = area[peaks["type"] == kind][:, : len(numbers)]
-        error = of_type.std(axis=0) / np.sqrt(len(of_type))
         axes.bar(
             np.arange(len(numbers)) + (i - (len(types) - 1) / 2) * width,
             of_type.mean(axis=0),
             width,
-            yerr=error,
-            color=TYPE_COLORS[kind],
-            label=f"{TYPE_NAMES[kind]} ({len(of_type):,})",
+            yerr=of_type.std(axis=0) / np.sqrt(len(of_type)),
+            color=style.TYPE_COLORS[kind],
+            label=f"{style.TYPE_NAMES[kind]} ({len(of_type):,})",
             error_kw={"lw": 1},
         )
     axes.set_xticks(range(len(numbers)), [str(number) for number in numbers])
-    # Below one photoelectron there is nothing to see, and means of noise can be below 0
+    # Areas below one photoelectron are noise, and their means can be below 0
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(top=1.6 * axes.get_ylim()[1])
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_aft_histogram(
@@ -85,50 +65,42 @@ def plot_aft_histogram(
     n_bins: int = 50,
     empty: str = "no peaks",
 ) -> Figure:
-    """Draw how much of the light of peaks is in the top PMTs, a line a type.
+    """Draw the distribution of the area fraction top (AFT) of peaks, a line a type.
 
     Parameters
     ----------
     peaks
-        As of peak_basics, shape (n,). Shares below -0.05 and above 1.05 are in the outer bins.
-    axes
-        Draw into these; None: into those of a new figure.
+        As of peak_basics, shape (n,).
     types
         Draw these: 0 unknown, 1 S1, 2 S2.
     n_bins
-        Number of bins.
-    empty
-        What to write where there are none.
-
-    Returns
-    -------
-    The figure.
+        Number of bins; fractions below -0.05 and above 1.05 are in the outer ones.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     width = (_AFT_LIMITS[1] - _AFT_LIMITS[0]) / n_bins
     axes.set(xlabel="Area fraction top", ylabel=f"Peaks per {width:.3g}", xlim=_AFT_LIMITS)
     drawn = False
     for kind in types:
-        share = peaks["area_fraction_top"][peaks["type"] == kind]
-        share = share[np.isfinite(share)]
-        if not len(share):
+        fraction = peaks["area_fraction_top"][peaks["type"] == kind]
+        fraction = fraction[np.isfinite(fraction)]
+        if not len(fraction):
             continue
         drawn = True
-        counts = histogram(np.clip(share, *_AFT_LIMITS), n_bins, _AFT_LIMITS)
+        counts = histogram(np.clip(fraction, *_AFT_LIMITS), n_bins, _AFT_LIMITS)
         axes.stairs(
             counts.counts,
             counts.edges,
-            color=TYPE_COLORS[kind],
-            ls=TYPE_STYLES[kind],
+            color=style.TYPE_COLORS[kind],
+            ls=style.TYPE_STYLES[kind],
             lw=1.8,
-            label=f"{TYPE_NAMES[kind]} ({len(share):,})",
+            label=f"{style.TYPE_NAMES[kind]} ({len(fraction):,})",
         )
     if not drawn:
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return style.figure_of(axes)
     axes.set_yscale("log")
     axes.legend()
-    return figure_of(axes)
+    return style.figure_of(axes)
 
 
 def plot_area_aft(
@@ -138,16 +110,21 @@ def plot_area_aft(
     empty: str = "no peaks",
     unit: str = PE,
 ) -> Figure:
-    """Draw the share of light in the top PMTs against the area of peaks, as a histogram.
+    """Draw the area fraction top (AFT) against the area of peaks, as a histogram.
 
-    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out, and
-    `unit` is that of areas, as of `amstrax.analyses.loading.area_unit`.
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,). Those without area above 0 are left out.
+    n_bins
+        Number of bins in each direction; fractions below -0.05 and above 1.05 are in the outer
+        ones.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(xlabel=f"Area [{unit}]", ylabel="Area fraction top", xscale="log", ylim=_AFT_LIMITS)
-    share = np.clip(peaks["area_fraction_top"], *_AFT_LIMITS)
-    counts = histogram_2d(peaks["area"], share, n_bins, (None, _AFT_LIMITS), (True, False))
-    return draw_counts(counts, axes, "Peaks", empty)
+    fraction = np.clip(peaks["area_fraction_top"], *_AFT_LIMITS)
+    counts = histogram_2d(peaks["area"], fraction, n_bins, (None, _AFT_LIMITS), (True, False))
+    return _draw_counts(counts, axes, empty)
 
 
 def plot_area_width(
@@ -157,46 +134,38 @@ def plot_area_width(
     empty: str = "no peaks",
     unit: str = PE,
 ) -> Figure:
-    """Draw the width in which half of the light is against the area of peaks, as a histogram.
+    """Draw the width of the central 50 % of the area against the area of peaks, as a histogram.
 
-    Parameters are those of `plot_aft_histogram`. Peaks of no area above 0 are left out, and
-    `unit` is that of areas, as of `amstrax.analyses.loading.area_unit`.
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,). Those without area above 0 are left out.
+    n_bins
+        Number of bins in each direction.
     """
-    axes = new_axes() if axes is None else axes
+    axes = style.new_axes() if axes is None else axes
     axes.set(
         xlabel=f"Area [{unit}]", ylabel="Width of the central 50 % [ns]", xscale="log", yscale="log"
     )
     counts = histogram_2d(peaks["area"], peaks["range_50p_area"], n_bins, log=(True, True))
-    return draw_counts(counts, axes, "Peaks", empty)
+    return _draw_counts(counts, axes, empty)
 
 
-def draw_counts(counts: Histogram2d, axes: Axes, label: str, empty: str) -> Figure:
-    """Draw a histogram in two dimensions into axes, with a colour bar, and return its figure.
-
-    Parameters
-    ----------
-    counts
-        To draw.
-    axes
-        Draw into these.
-    label
-        What is counted.
-    empty
-        What to write where nothing is.
-    """
+def _draw_counts(counts: Histogram2d, axes: Axes, empty: str) -> Figure:
+    """Draw a histogram of peaks in two dimensions with a colour bar, and return its figure."""
+    figure = style.figure_of(axes)
     if not counts.counts.any():
-        note(axes, empty)
-        return figure_of(axes)
+        style.note(axes, empty)
+        return figure
     image = axes.pcolormesh(
         counts.x_edges,
         counts.y_edges,
         np.ma.masked_equal(counts.counts.T, 0),
         norm=LogNorm(1, max(int(counts.counts.max()), 2)),
-        cmap=COLOR_MAP,
+        cmap=style.COLOR_MAP,
         rasterized=True,
     )
-    figure = figure_of(axes)
-    tidy_log_axes(axes)
-    figure.colorbar(image, ax=axes, label=f"{label} per bin")
-    axes.set_title(f"{counts.counts.sum():,} {label.lower()}", loc="right")
+    style.tidy_log_axes(axes)
+    figure.colorbar(image, ax=axes, label="Peaks per bin")
+    axes.set_title(f"{counts.counts.sum():,} peaks", loc="right")
     return figure
