@@ -164,7 +164,7 @@ def split_by_channel(
     `channel_ranges` has the first and last channel of each part; `order` are indices that sort
     records. Raises UnknownChannel (a ValueError) for channels in no range.
     """
-    channel = records["channel"]
+    channel = np.ascontiguousarray(records["channel"])
     masks = {
         name: (channel >= first) & (channel <= last)
         for name, (first, last) in channel_ranges.items()
