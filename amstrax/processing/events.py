@@ -10,6 +10,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
+from amstrax.processing.compiled import I64, column, kernel, output
 from amstrax.processing.peaks import S1, S2
 from amstrax.processing.rows import check_bounds
 
@@ -65,20 +66,28 @@ def find_groups(
     group ends before the interval that would make it longer than `max_duration`. The result is that
     of `strax.find_peak_groups`. `start` and `end`, shape (n,), are sorted by start.
     """
-    groups: list[list[int]] = []
-    latest_end = 0
-    for first, last in zip(start.tolist(), end.tolist(), strict=True):
+    groups = np.empty((len(start), 2), dtype=np.int64)
+    n = _find_groups(start, end, left, right, max_duration, groups)
+    return groups[:n, 0], groups[:n, 1]
+
+
+# A loop in Python takes 3 % of the chain
+@kernel(column(I64), column(I64), I64, I64, I64, output(I64, 2))
+def _find_groups(start, end, left, right, max_duration, groups):
+    n = 0
+    latest_end = np.int64(0)
+    for i in range(len(start)):
         if (
-            not groups
-            or first - latest_end > left + right
-            or last - groups[-1][0] + left + right > max_duration
+            n == 0
+            or start[i] - latest_end > left + right
+            or end[i] - groups[n - 1, 0] + left + right > max_duration
         ):
-            groups.append([first - left, 0])
-            latest_end = last
-        latest_end = max(latest_end, last)
-        groups[-1][1] = latest_end + right
-    starts, ends = np.array(groups, dtype=np.int64).reshape(-1, 2).T
-    return starts, ends
+            groups[n, 0] = start[i] - left
+            latest_end = end[i]
+            n += 1
+        latest_end = max(latest_end, end[i])
+        groups[n - 1, 1] = latest_end + right
+    return n
 
 
 def contained_peaks(peaks: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
