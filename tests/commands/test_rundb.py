@@ -202,7 +202,7 @@ def test_a_run_is_added_from_its_live_data(collection, tmp_path, said, monkeypat
     host = documents.this_host()
     live = {"type": "live", "host": host, "location": str(tmp_path / "live")}
     assert found["data"] == [live] and found["start"] == datetime(2024, 1, 2, 3, 4, 5)
-    assert "live data" in said.text and "was known" in said.text
+    assert "live data" in said.text and "was registered already" in said.text
     monkeypatch.setenv("AMSTRAX_HOST", "other")
     assert rundb("add", folder) == 0
     hosts = [e["host"] for e in documents.find_run(collection, RUN_ID)["data"]]
