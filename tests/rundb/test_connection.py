@@ -310,7 +310,7 @@ def test_collection_is_pickled_without_settings(mongo_collection):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"DAQ_HOST": ""}, RunDatabaseNotSet, "MONGO_PASSWORD is set, but not .*DAQ_HOST"),
+        ({"DAQ_HOST": ""}, RunDatabaseNotSet, "MONGO_PASSWORD is set .*but DAQ_HOST is not"),
         ({"MONGO_USER": ""}, RunDatabaseNotSet, "MONGO_PASSWORD is set, but not MONGO_USER"),
         ({"MONGO_PASSWORD": ""}, RunDatabaseNotSet, "MONGO_USER is set, but not MONGO_PASSWORD"),
         ({"DAQ_PORT": "ssh"}, InvalidOption, "DAQ_PORT is 'ssh': make it a number"),
@@ -448,7 +448,7 @@ def test_changed_host_key(own_ssh):
     own_ssh.kill()
     own_ssh.new_host_key(known=False)
     own_ssh.start()
-    with pytest.raises(HostKeyRefused, match="not the one known of it .*line 1.*ssh-keygen -R"):
+    with pytest.raises(HostKeyRefused, match="differs from the known one .*line 1.*ssh-keygen -R"):
         runs.find_one()
     before = own_ssh.known_hosts.read_text()
     assert own_ssh.known_hosts_line() != before
