@@ -105,6 +105,9 @@ setup(
     },
     license_expression="BSD-3-Clause",
     license_files=["LICENSE"],
+    # With this, an editable install adds this folder to sys.path. Its import hook would come after
+    # the path: above a clone called amstrax, Python would import the folder of the clone.
+    package_dir={"": "."},
     packages=find_packages(include=["amstrax", "amstrax.*"]),
     include_package_data=True,
     python_requires=">=3.11,<3.13",

@@ -4,6 +4,7 @@ Light is emitted isotropically from a point; nothing is scattered, reflected or 
 are in mm, solid angles in sr.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -336,7 +337,7 @@ def fit_poisson(
     InvalidOption
         (a ValueError) for counts below 0, none or of another shape, or limits in the wrong order.
     """
-    from scipy.special import xlogy
+    from iminuit.cost import poisson_chi2
 
     counts = _check(sipms, counts, limits)
     if counts.min() < 0:
@@ -345,11 +346,11 @@ def fit_poisson(
             "more; take fit_chi_square for charges"
         )
 
-    def cost(expected: np.ndarray) -> float:
-        return 2 * float(np.sum(expected - counts + xlogy(counts, counts / expected)))
-
     start = _start(sipms, counts, limits, z, dark)
-    return _result(_minimise(sipms, cost, start, limits, z, dark), sipms, z)
+    minuit = _minimise(
+        sipms, lambda expected: poisson_chi2(counts, expected), start, limits, z, dark
+    )
+    return _result(minuit, sipms, z)
 
 
 def fit_chi_square(
@@ -381,15 +382,14 @@ def fit_chi_square(
     InvalidOption
         (a ValueError) for no counts or another shape, or limits in the wrong order.
     """
+    from iminuit.cost import chi2
+
     counts = _check(sipms, counts, limits)
     start = _start(sipms, counts, limits, z, dark)
     for _ in range(_CHI_SQUARE_STEPS):
         expected = _expected(sipms, start, dark)
-        variance = expected * (1 + spread**2) + noise**2
-
-        def cost(expected: np.ndarray, variance: np.ndarray = variance) -> float:
-            return float(np.sum((counts - expected) ** 2 / variance))
-
+        error = np.sqrt(expected * (1 + spread**2) + noise**2)
+        cost = functools.partial(chi2, counts, error)
         minuit = _minimise(sipms, cost, start, limits, z, dark)
         start = np.array(minuit.values)
     return _result(minuit, sipms, z)

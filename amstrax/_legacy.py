@@ -56,6 +56,22 @@ MODULES: Mapping[str, str] = {
     "amstrax.analyses.quick_checks": "write st.event_scatter(run_id)",
     "amstrax.analyses.records_matrix": "write st.records_matrix(run_id, ...)",
     "amstrax.analyses.waveform_plot": "write st.plot_peaks(run_id, ...)",
+    **{
+        f"{_TOP}{old}": f"{_TOP}{new}"
+        for old, new in (
+            ("analyses.events", "analyses.event_plots"),
+            ("analyses.event_displays", "analyses.event_plots"),
+            ("analyses.gain_plots", "analyses.led_plots"),
+            ("analyses.geometry", "analyses.style"),
+            ("analyses.links", "analyses.quantities"),
+            ("analyses.peak_histograms", "analyses.peak_plots"),
+            ("analyses.peaks", "analyses.waveform_plots"),
+            ("analyses.interactive.points", "analyses.interactive.distributions"),
+            ("analyses.interactive.sources", "analyses.interactive.distributions"),
+            ("simulation.electrons", "simulation.light"),
+            ("simulation.truth", "simulation.writer"),
+        )
+    },
     "amstrax.logging_utils": "use logging.getLogger(name)",
     "amstrax.matplotlib_utils": "use matplotlib; st.plot_area_per_channel(run_id) draws channels",
     f"{_TOOLS}amstraxer_easy": f"{_TOOLS}amstraxer",

@@ -7,39 +7,27 @@ from typing import NamedTuple
 
 
 class Tool(NamedTuple):
-    """Module with the ``main(argv, prog)`` of a subcommand, and its summary."""
+    """Module of amstrax with the ``main(argv, prog)`` of a subcommand, and its summary."""
 
     module: str
     summary: str
 
 
 TOOLS = {
-    "simulate": Tool("amstrax.commands.simulate", "simulate a run and its truth"),
-    "process": Tool("amstrax.auto_processing.amstraxer", "process a run: live data to events"),
-    "validate": Tool(
-        "amstrax.commands.validate", "simulate, process, and validate the reconstruction"
-    ),
-    "demo": Tool("amstrax.commands.demo", "simulate, process and plot a run of XAMS"),
-    "gains": Tool("amstrax.commands.gains", "find the gains of channels in LED runs"),
-    "corrections": Tool(
-        "amstrax.commands.corrections", "show corrections, and check files of them"
-    ),
-    "process-run": Tool(
-        "amstrax.auto_processing.process_run", "process a run as a job, and set its status"
-    ),
-    "submit": Tool("amstrax.auto_processing.submit_stbc", "submit jobs that process runs"),
-    "auto": Tool(
-        "amstrax.auto_processing.auto_processing", "submit jobs for new runs, and follow them"
-    ),
-    "copy-live": Tool(
-        "amstrax.auto_processing.copy_live", "copy live data from the DAQ to other places"
-    ),
-    "dashboard": Tool("amstrax.commands.dashboard", "show runs, data and processing in a browser"),
-    "delete-live": Tool(
-        "amstrax.auto_processing.delete_live", "delete old live data that has been copied"
-    ),
-    "warmup": Tool("amstrax.commands.warmup", "compile all kernels, once per installation"),
-    "rundb": Tool("amstrax.commands.rundb", "query and change the run database"),
+    "simulate": Tool("commands.simulate", "simulate a run and its truth"),
+    "process": Tool("auto_processing.amstraxer", "process a run: live data to events"),
+    "validate": Tool("commands.validate", "simulate, process, and validate the reconstruction"),
+    "demo": Tool("commands.demo", "simulate, process and plot a run of XAMS"),
+    "gains": Tool("commands.gains", "find the gains of channels in LED runs"),
+    "corrections": Tool("commands.corrections", "show corrections, and check files of them"),
+    "process-run": Tool("auto_processing.process_run", "process a run, and set its status"),
+    "submit": Tool("auto_processing.submit_stbc", "submit jobs that process runs"),
+    "auto": Tool("auto_processing.auto_processing", "submit jobs for new runs, and follow them"),
+    "copy-live": Tool("auto_processing.copy_live", "copy live data from the DAQ to other places"),
+    "dashboard": Tool("commands.dashboard", "show runs, data and processing in a browser"),
+    "delete-live": Tool("auto_processing.delete_live", "delete old live data that has been copied"),
+    "warmup": Tool("commands.warmup", "compile all kernels, once per installation"),
+    "rundb": Tool("commands.rundb", "query and change the run database"),
 }
 
 
@@ -79,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"\namstrax: no command {argv[0]!r}{did_you_mean(argv[0], TOOLS)}", file=sys.stderr
             )
         return 2
-    tool = import_module(TOOLS[argv[0]].module)
+    tool = import_module(f"amstrax.{TOOLS[argv[0]].module}")
     return tool.main(argv[1:], prog=f"amstrax {argv[0]}")
 
 

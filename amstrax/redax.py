@@ -249,10 +249,8 @@ def write_chunk(
 
     Parameters
     ----------
-    run_dir
-        Folder of the run.
-    chunk_i
-        Number of the chunk.
+    run_dir, chunk_i
+        Folder of the run, and number of the chunk.
     records
         Fragments of `strax.raw_record_dtype`, shape (n,), times in ns since the start of the run;
         those outside the chunk are left out. Channels are assigned to the threads in turn.

@@ -46,10 +46,8 @@ class Address(NamedTuple):
     """Parsed string ``rundoc://...``."""
 
     paths: tuple[str, ...]
-    #: Detector whose run database is queried; None for that of the context, or of XAMS
-    detector: str | None
-    #: ``xams_default`` or ``empty``; None without fallback
-    fallback: str | None
+    detector: str | None  #: whose run database is queried; None for the context's, or that of XAMS
+    fallback: str | None  #: ``xams_default`` or ``empty``; None without fallback
 
 
 def is_run_value(value: object) -> bool:

@@ -153,36 +153,23 @@ def reader_config(document: RunDocument) -> dict[str, Any]:
         # True is an integer, and so is an Int64 of MongoDB
         or not all(isinstance(n, int) and n is not True and n > 0 for n in threads.values())
     ):
-        raise InvalidRunDocument(
-            f"daq_config.processing_threads of {name(document)} is {short(threads)}: it must name "
-            'the readout processes with their numbers of threads, as {"xams-daq_reader_0": 1}'
-        )
+        must = 'name the readout processes with numbers of threads, as {"xams-daq_reader_0": 1}'
+        raise _invalid(document, "daq_config.processing_threads", threads, must)
     length = _positive(document, "strax_chunk_length", CHUNK_LENGTH_S, _LONGEST_S)
     overlap = _positive(document, "strax_chunk_overlap", CHUNK_OVERLAP_S, _LONGEST_S)
-    payload = _positive(
-        document,
-        "strax_fragment_payload_bytes",
-        FRAGMENT_PAYLOAD_BYTES,
-        _MOST_PAYLOAD_BYTES,
-        _BYTES_PER_SAMPLE,
-    )
+    key = "strax_fragment_payload_bytes"
+    limits = _MOST_PAYLOAD_BYTES, _BYTES_PER_SAMPLE
+    payload = _positive(document, key, FRAGMENT_PAYLOAD_BYTES, *limits)
     if payload % _BYTES_PER_SAMPLE:
-        raise InvalidRunDocument(
-            f"daq_config.strax_fragment_payload_bytes of {name(document)} is {short(payload)}: it "
-            f"must be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
-        )
+        must = f"be a whole number of samples of {_BYTES_PER_SAMPLE} bytes"
+        raise _invalid(document, f"daq_config.{key}", payload, must)
     compressor = daq_config.get("compressor") or "lz4"
     if type(compressor) is not str:
-        raise InvalidRunDocument(
-            f"daq_config.compressor of {name(document)} is {short(compressor)}: it must be a text, "
-            'as "lz4"'
-        )
+        raise _invalid(document, "daq_config.compressor", compressor, 'be a text, as "lz4"')
     start = start_time(document)
     if not _FIRST <= start < _LAST:
-        raise InvalidRunDocument(
-            f"start of {name(document)} is {start}: it must be between {_FIRST.year} and "
-            f"{_LAST.year}, since times are counted in ns from 1970 on"
-        )
+        must = f"be between {_FIRST.year} and {_LAST.year}, since times are counted in ns from 1970"
+        raise _invalid(document, "start", start.isoformat(" "), must)
     registers = _list(document, daq_config, "registers", "daq_config.")
     return dict(
         run_start_time=start.timestamp(),
@@ -331,16 +318,17 @@ def channel_range(channel_map: object, group: str) -> tuple[int, int]:
     return first, last
 
 
+def _invalid(document: RunDocument, field: str, value: object, must: str) -> InvalidRunDocument:
+    return InvalidRunDocument(f"{field} of {name(document)} is {short(value)}: it must {must}")
+
+
 def _positive(
     document: RunDocument, key: str, default: float, most: float, least: float = 1e-9
 ) -> float:
     value = document["daq_config"].get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        raise InvalidRunDocument(
-            f"daq_config.{key} of {name(document)} is {short(value)}: it must be a positive number "
-            f"up to {most}"
-        )
+        raise _invalid(document, f"daq_config.{key}", value, f"be a positive number up to {most}")
     return value
 
 
@@ -350,9 +338,7 @@ def _list(document: RunDocument, part: RunDocument, key: str, of: str = "") -> S
     if value is None:
         return ()
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise InvalidRunDocument(
-            f"{of}{key} of {name(document)} is {short(value)}: it must be a list"
-        )
+        raise _invalid(document, of + key, value, "be a list")
     return value
 
 
@@ -370,7 +356,5 @@ def _time(document: RunDocument, key: str) -> datetime | None:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError):
-        raise InvalidRunDocument(
-            f"{key} of {name(document)} is {short(document[key])}: it must be a time, as "
-            '"2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
-        ) from None
+        must = 'be a time, as "2024-01-02T03:04:05Z" or {"$date": "2024-01-02T03:04:05Z"}'
+        raise _invalid(document, key, document[key], must) from None

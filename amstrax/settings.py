@@ -187,12 +187,7 @@ def find(name: str) -> tuple[str, str]:
 def _from_file() -> tuple[Path, Mapping[str, str]]:
     """Return the path of the file of settings, and its content."""
     is_named = bool(os.environ.get(CONFIG_VARIABLE))
-    try:
-        path = config_path()
-    except InvalidOption:
-        if is_named:
-            raise
-        return Path("~/.xams_config"), {}
+    path = config_path()
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -170,6 +170,7 @@ def test_numbers_of_runs_that_are_too_long():
 MANY = 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_many_ranges(tmp_path):
     """Of quadratic work, each of these would take minutes."""

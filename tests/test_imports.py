@@ -74,6 +74,8 @@ def test_rooms_import_from_rooms_above_them(graph):
     rank = {module: order.index(import_graph.room_of(module)) for module in graph}
     back = {(module, x) for module in graph for x in graph[module] if rank[x] > rank[module]}
     assert back == KNOWN
+    drawn = import_graph.direct(import_graph.rooms(graph))
+    assert drawn["plugins"] and set(drawn) == set(order)
 
 
 def test_figure_leaves_out_rooms_that_others_lead_to():
@@ -87,6 +89,17 @@ def test_files_on_the_page_of_the_architecture_exist():
     assert len(names) > 20
     for name in names:
         assert any(PACKAGE.rglob(name)) or (ROOT / name).exists(), name
+
+
+def test_package_is_found_in_the_folder_above_a_clone(tmp_path):
+    """Python takes a folder without __init__.py for a package if it finds no other."""
+    (tmp_path / "amstrax").symlink_to(ROOT)
+    script = tmp_path / "script.py"
+    script.write_text("import amstrax\nprint(amstrax.__version__)\n")
+    for arguments in ([script.name], ["-c", script.read_text()]):
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.stdout == f"{amstrax.__version__}\n", done.stderr
 
 
 @pytest.mark.parametrize("command", ["", *sorted(cli.TOOLS)])

@@ -103,7 +103,8 @@ def public_names() -> dict[str, Any]:
         "modules": {name: members_of(f"amstrax.{name}") for name in MODULES},
         "console_scripts": console_scripts(),
         "commands": {
-            name: options_of(parser_of(tool.module)) for name, tool in sorted(cli.TOOLS.items())
+            name: options_of(parser_of(f"amstrax.{tool.module}"))
+            for name, tool in sorted(cli.TOOLS.items())
         },
     }
 

@@ -28,7 +28,8 @@ time_selection
     ``touching`` for data that is partly in the range, ``fully_contained``, or ``skip``.
 selection
     As ``"area > 100"``, a list of such, or a function; of the data that is drawn.
-    ``selection_str`` is the same.
+selection_str
+    The same as selection.
 config
     Options of the context that are different for this call.
 data_type
@@ -36,14 +37,11 @@ data_type
 progress_bar
     Show a progress bar while data is loaded or made; None: in a terminal.
 """
+_COMMON_NAMES = re.findall(r"^\w+$", _COMMON, re.MULTILINE)
 _ARGUMENTS = {
     "ax": "ax\n    Draw into these axes; None: into those of a new figure.",
     "figure": "figure\n    Draw into this figure; None: into a new one.",
 }
-_COMMON_NAMES = (
-    "time_range", "seconds_range", "time_within", "time_selection", "selection", "selection_str",
-    "config", "data_type", "progress_bar",
-)  # fmt: skip
 
 
 def on_context(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+import strax
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.rows import check_bounds, check_records
@@ -74,6 +75,16 @@ def time_unit(span: int) -> tuple[int, str]:
         if span >= 2 * unit:
             return unit, name
     return 1, "ns"
+
+
+def start_and_unit(
+    rows: np.ndarray, start: int | None = None, unit: tuple[int, str] | None = None
+) -> tuple[int, tuple[int, str]]:
+    """Return the time that counts as 0 [ns] and the unit of time of rows, where they are None."""
+    if not len(rows):
+        return start or 0, unit or (1000, "µs")
+    start = int(rows["time"].min()) if start is None else start
+    return start, unit or time_unit(int(strax.endtime(rows).max()) - start)
 
 
 def bin_edges(

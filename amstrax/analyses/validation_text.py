@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,7 @@ def format_comparison(new: Report, old: Report) -> str:
 
 def write_report(report: Report, path: Path) -> None:
     """Write a report as JSON, which replaces an older file once it is complete."""
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(_without_nan(report), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    strict_json.write_text(path, json.dumps(_without_nan(report), indent=1) + "\n")
 
 
 def read_report(path: str | Path) -> Report:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import strax
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
@@ -11,7 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from amstrax.analyses import style
-from amstrax.analyses.quantities import PE, light_unit, peak_waveforms, record_waveform, time_unit
+from amstrax.analyses.quantities import (
+    PE,
+    light_unit,
+    peak_waveforms,
+    record_waveform,
+    start_and_unit,
+    time_unit,
+)
 
 
 def plot_peaks(
@@ -39,12 +45,11 @@ def plot_peaks(
     types = peaks["type"] if types is None else np.asarray(types)
     if len(types) != len(peaks):
         raise ValueError(f"{len(types)} types for {len(peaks)} peaks: give one each")
-    axes.set(xlabel="Time [µs]", ylabel=f"Light [{light_unit(unit)}]")
+    start, (time, name) = start_and_unit(peaks, start)
+    axes.set(xlabel=f"Time [{name}]", ylabel=f"Light [{light_unit(unit)}]")
     if not len(peaks):
         style.note(axes, empty)
         return style.figure_of(axes)
-    start = int(peaks["time"].min()) if start is None else start
-    time, name = time_unit(int(strax.endtime(peaks).max()) - start)
     for kind in np.unique(types):
         waveforms = zip(*peak_waveforms(peaks[types == kind], start), strict=True)
         polygons = [np.column_stack([times / time, heights]) for times, heights in waveforms]
@@ -53,7 +58,6 @@ def plot_peaks(
         axes.add_collection(LineCollection(polygons, colors=color, lw=1))
     axes.autoscale_view()
     axes.set_ylim(bottom=min(axes.get_ylim()[0], 0))
-    axes.set_xlabel(f"Time [{name}]")
     handles = [
         Patch(color=style.TYPE_COLORS[kind], label=style.TYPE_NAMES[kind])
         for kind in np.unique(types)
@@ -95,12 +99,11 @@ def plot_records(
         Time that counts as 0 [ns since unix epoch]; None: that of the first record.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
-    axes.set(xlabel="Time [µs]", ylabel="Height [ADC counts]")
+    start, (unit, name) = start_and_unit(records, start)
+    axes.set(xlabel=f"Time [{name}]", ylabel="Height [ADC counts]")
     if not len(records):
         style.note(axes, empty)
         return style.figure_of(axes)
-    start = int(records["time"].min()) if start is None else start
-    unit, name = time_unit(int(strax.endtime(records).max()) - start)
     for channel in np.unique(records["channel"]):
         lines = []
         for record in records[records["channel"] == channel]:
@@ -112,7 +115,6 @@ def plot_records(
             )
         )
     axes.autoscale_view()
-    axes.set_xlabel(f"Time [{name}]")
     axes.legend()
     return style.figure_of(axes)
 

@@ -9,6 +9,8 @@ A correction file is a JSON object that maps ranges of runs to values::
 
 Both ends belong to a range; a single number is a range of one run. ``*`` instead of a number leaves
 that end open, which only files with ``_dev`` in their name may do.
+
+The parameter `place` is the path or address of a file, for messages.
 """
 
 import json
@@ -75,18 +77,9 @@ def run_number(run_id: str | int) -> int:
 def parse(text: str, place: str) -> dict[str, Any]:
     """Return the content of a correction file or of the file of a version.
 
-    Parameters
-    ----------
-    text
-        Text of the file: a JSON object as in `amstrax.strict_json.parse`, in which lists with
-        numbers have nothing else, and no text stands for NaN or an infinity.
-    place
-        Path or address of the file, for messages.
-
-    Raises
-    ------
-    InvalidCorrection
-        For any other text. The message names place, line and column.
+    The text must be a JSON object as in `amstrax.strict_json.parse`, in which lists with numbers
+    have nothing else, and no text stands for NaN or an infinity. Otherwise InvalidCorrection names
+    place, line and column.
     """
     content = strict_json.parse(text, place, InvalidCorrection)
     if not isinstance(content, dict):
@@ -116,13 +109,13 @@ def _fault(value: Any) -> str:
 
 def find_name(text: str, name: str) -> str:
     """Return line and column of a name in the text of a JSON object, for messages."""
-    return _positions(text).get(name, ["line 1, column 1"])[0]
+    return _positions(text).get(name, "line 1, column 1")
 
 
 @lru_cache(maxsize=1)
-def _positions(text: str) -> dict[str, list[str]]:
-    """Return line and column of all occurrences of a name in the text of a JSON object."""
-    found: dict[str, list[str]] = {}
+def _positions(text: str) -> dict[str, str]:
+    """Return line and column of the first occurrence of each name in a JSON object."""
+    found: dict[str, str] = {}
     line, begin, seen = 1, 0, 0
     for match in _STRING.finditer(text):
         line += text.count("\n", seen, match.start())
@@ -130,7 +123,7 @@ def _positions(text: str) -> dict[str, list[str]]:
         seen = match.start()
         if match["colon"]:
             name = json.loads(match["string"], strict=False)
-            found.setdefault(name, []).append(f"line {line}, column {seen - begin + 1}")
+            found.setdefault(name, f"line {line}, column {seen - begin + 1}")
     return found
 
 
@@ -156,16 +149,10 @@ def entry(range_text: str, value: Any, may_be_open: bool = True) -> Entry:
 
 
 def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[Entry]:
-    """Return the entries of a correction file in file order.
+    """Return the entries of a correction file, as parsed, in file order.
 
-    Parameters
-    ----------
-    content
-        Range -> value, as from `parse`. Invalid ranges raise InvalidCorrection.
-    file_name
-        Name of the file, which determines whether ranges may be open.
-    place
-        Path or address of the file, for messages; by default its name.
+    `file_name` determines whether ranges may be open; it is also the default of `place`. Invalid
+    ranges raise InvalidCorrection.
     """
     may_be_open = is_development(file_name)
     result = []
@@ -178,16 +165,7 @@ def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[En
 
 
 def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
-    """Return the entry of a run.
-
-    Parameters
-    ----------
-    table
-        Entries, in any order.
-    run_id
-        Run, as ``'006724'`` or its number.
-    place
-        Path or address of the file, for messages.
+    """Return the entry of a run, ``'006724'`` or its number.
 
     Raises
     ------
@@ -295,12 +273,7 @@ def with_entry(table: list[Entry], new: Entry, path: Path) -> list[Entry]:
 def write_entries(table: list[Entry], path: Path) -> None:
     """Write a correction file, one line per range; replace an existing file atomically.
 
-    Raises
-    ------
-    InvalidCorrection
-        When a value contains NaN, an infinity or an integer of more than 8 bytes.
-    OSError
-        When the file cannot be written.
+    A value with NaN, an infinity or an integer of more than 8 bytes raises InvalidCorrection.
     """
     for entry_ in table:
         value = json.dumps({entry_.text: entry_.value})

@@ -88,14 +88,9 @@ _parsed = lru_cache(maxsize=16)(lookup.parse)
 
 
 def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
-    """Return the content of a correction file: range of runs -> value.
+    """Return the content of a correction file, as ``'elife_v1.json'``: range of runs -> value.
 
-    Parameters
-    ----------
-    file_name
-        Name of the file, as ``'elife_v1.json'``.
-    branch
-        Branch of the repository in which corrections are published.
+    `branch` is that of the repository in which corrections are published.
 
     Raises
     ------
@@ -254,31 +249,28 @@ def _fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]
     copy = _read_copy(kept, url)
     if copy is not None and _age(kept) < FRESH:
         return copy.text, url
+    text = None
     try:
         new = _ask(url, copy, known.timeout)
-    except _Fault as fault:
-        if copy is None:
-            raise CorrectionsUnreachable(
-                f"{url}: {fault}, and no copy is kept in {known.cache}. Try again later, or set "
-                "AMSTRAX_CORRECTIONS_FOLDER to a folder with the corrections"
-            ) from None
-        _warn(url, fault, kept)
-        return copy.text, url
-    if new is None:
-        if copy is not None:
-            _warn(url, _Fault("it is no longer there (status 404)"), kept)
-        return (None if copy is None else copy.text), url
-    if new is not copy:
-        try:
-            lookup.parse(new.text, "the answer")
-        except InvalidCorrection as error:
+        text = None if new is None else new.text
+        if text is None and copy is not None:
+            raise _Fault("it is no longer there (status 404)")
+        if text is not None and new is not copy:
             # An answer without a length may be truncated; a file may be invalid as published
-            if copy is None:
-                return new.text, url
-            _warn(url, _Fault(str(error)), kept)
+            lookup.parse(text, "the answer")
+    except (_Fault, InvalidCorrection) as fault:
+        if copy is not None:
+            _warn(url, fault, kept)
             return copy.text, url
-    _keep(new, kept, is_known=new is copy)
-    return new.text, url
+        if isinstance(fault, InvalidCorrection):
+            return text, url
+        raise CorrectionsUnreachable(
+            f"{url}: {fault}, and no copy is kept in {known.cache}. Try again later, or set "
+            "AMSTRAX_CORRECTIONS_FOLDER to a folder with the corrections"
+        ) from None
+    if new is not None:
+        _keep(new, kept, is_known=new is copy)
+    return text, url
 
 
 def _base(setting: str, branch: str) -> str:
@@ -527,7 +519,7 @@ def _keep(copy: _Copy, path: Path, is_known: bool) -> None:
             log.warning("no copies of corrections can be kept in %s: %s", path.parent.parent, error)
 
 
-def _warn(url: str, fault: _Fault, kept: Path) -> None:
+def _warn(url: str, fault: Exception, kept: Path) -> None:
     """Warn once that a copy is used: per server if it is unreachable, otherwise per file."""
     what = urlsplit(url).netloc if isinstance(fault, _Unreachable) else url
     if what not in _warned:

@@ -148,12 +148,7 @@ class Source(NamedTuple):
 def source_of(text: str, name: str = "") -> Source:
     """Return the place where an option is looked up; errors are those of `look_up`.
 
-    Parameters
-    ----------
-    text
-        Look-up string.
-    name
-        Name of the option, for a `text` without it.
+    `name` is the name of the option, for a look-up string without it.
     """
     protocol, option, parameters = split(text)
     if protocol == "file":

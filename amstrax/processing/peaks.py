@@ -8,17 +8,11 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import F32, F64, I16, I32, I64, column, columns, kernel
+from amstrax.processing.compiled import F32, F64, I32, I64, column, columns, kernel
 from amstrax.processing.rows import check_bounds
 
 _Hits = columns(
-    __name__,
-    "_Hits",
-    time=column(I64),
-    length=column(I32),
-    dt=column(I16),
-    channel=column(I16),
-    area=column(F32),
+    __name__, "_Hits", strax.hit_dtype, column, "time", "length", "dt", "channel", "area"
 )
 
 UNKNOWN, S1, S2 = 0, 1, 2

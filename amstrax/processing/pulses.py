@@ -9,12 +9,10 @@ import warnings
 
 import numpy as np
 import strax
-from numba import types
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, PulsesOverlap
 from amstrax.processing.compiled import (
     BOOL,
-    F32,
     F64,
     I16,
     I32,
@@ -32,45 +30,14 @@ ADC_MAX = 2**14 - 1
 #: Stored as mean baseline of a channel without pulses
 NO_BASELINE = -9999
 
-_HEADER: dict[str, types.Type] = {
-    "time": I64,
-    "length": I32,
-    "dt": I16,
-    "channel": I16,
-    "pulse_length": I32,
-    "record_i": I16,
-}
 _Raw = columns(
     __name__,
     "_Raw",
-    **{field: column(dtype) for field, dtype in _HEADER.items()},
-    data=column(I16, 2),
+    strax.raw_record_dtype(),
+    column,
+    *("time", "length", "dt", "channel", "pulse_length", "record_i", "data"),
 )
-_Records = columns(
-    __name__,
-    "_Records",
-    **{field: output(dtype) for field, dtype in _HEADER.items()},
-    reduction_level=output(types.uint8),
-    amplitude_bit_shift=output(I16),
-    data=output(I16, 2),
-    baseline=output(F32),
-    baseline_rms=output(F32),
-    area=output(I32),
-)
-_Counted = columns(
-    __name__,
-    "_Counted",
-    time=column(I64),
-    dt=column(I16),
-    channel=column(I16),
-    record_i=column(I16),
-    pulse_length=column(I32),
-    area=column(I32),
-    baseline=column(F32),
-    baseline_rms=column(F32),
-)
-_COUNTS = ("pulse_count", "lone_pulse_count", "pulse_area", "lone_pulse_area")
-_Counts = columns(__name__, "_Counts", **dict.fromkeys(_COUNTS, output(I64)))
+_Records = columns(__name__, "_Records", strax.record_dtype(), output)
 
 
 def raw_to_records(
@@ -299,7 +266,7 @@ def count_pulses(
     result["time"], result["endtime"] = start, end
     sums = np.zeros((n_channels, 2))
     unknown = _count_pulses(
-        _Counted.of(records), records["data"].shape[1], _Counts.of(result[0]), sums
+        _Counted.of(records), records["data"].shape[1], _Counts.of(result), sums
     )
     if unknown >= 0:
         raise _unknown_channel(records, unknown, n_channels)
@@ -312,6 +279,22 @@ def count_pulses(
     )
     result["baseline_rms_mean"] = means[:, 1]
     return result
+
+
+_Counted = columns(
+    __name__,
+    "_Counted",
+    strax.record_dtype(),
+    column,
+    *("time", "dt", "channel", "record_i", "pulse_length", "area", "baseline", "baseline_rms"),
+)
+_Counts = columns(
+    __name__,
+    "_Counts",
+    pulse_count_dtype(2),
+    output,
+    *("pulse_count", "lone_pulse_count", "pulse_area", "lone_pulse_area"),
+)
 
 
 @kernel(_Counted, I64, _Counts, output(F64, 2))
@@ -329,15 +312,15 @@ def _count_pulses(records, record_length, counts, baseline_sums):
             np.int64(records.pulse_length[i]) - np.int64(records.record_i[i]) * record_length
         )
         end = time + samples_left * records.dt[i]
-        counts.pulse_area[c] += records.area[i]
+        counts.pulse_area[0, c] += records.area[i]
         if records.record_i[i] == 0:
-            counts.pulse_count[c] += 1
+            counts.pulse_count[0, c] += 1
             baseline_sums[c, 0] += records.baseline[i]
             baseline_sums[c, 1] += records.baseline_rms[i]
             is_lone[c] = time > latest_end and i + 1 < n and end < records.time[i + 1]
-            counts.lone_pulse_count[c] += is_lone[c]
+            counts.lone_pulse_count[0, c] += is_lone[c]
         if is_lone[c]:
-            counts.lone_pulse_area[c] += records.area[i]
+            counts.lone_pulse_area[0, c] += records.area[i]
         latest_end = max(latest_end, end)
     return -1
 

@@ -5,7 +5,7 @@ precision. ``n`` is the number of peaks, ``m`` that of hits, ``r`` that of recor
 """
 
 import numpy as np
-from numba import types
+import strax
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing.compiled import (
@@ -28,34 +28,24 @@ NO_RECORD = -1
 _Peaks = columns(
     __name__,
     "_Peaks",
-    time=column(I64),
-    length=output(I32),
-    dt=output(I32),
-    area=output(F32),
-    area_per_channel=output(F32, 2),
-    data=output(F32, 2),
-    saturated_channel=output(types.int8, 2),
-    n_saturated_channels=output(I16),
+    strax.peak_dtype(),
+    output,
+    *("time", "length", "dt", "area", "area_per_channel", "data"),
+    *("saturated_channel", "n_saturated_channels"),
 )
 _Hits = columns(
     __name__,
     "_Hits",
-    time=column(I64),
-    length=column(I32),
-    dt=column(I16),
-    channel=column(I16),
-    record_i=column(I32),
-    left_integration=column(I16),
-    right_integration=column(I16),
+    strax.hit_dtype,
+    column,
+    *("time", "length", "dt", "channel", "record_i", "left_integration", "right_integration"),
 )
 _Records = columns(
     __name__,
     "_Records",
-    time=column(I64),
-    length=column(I32),
-    baseline=column(F32),
-    amplitude_bit_shift=column(I16),
-    data=column(I16, 2),
+    strax.record_dtype(),
+    column,
+    *("time", "length", "baseline", "amplitude_bit_shift", "data"),
 )
 
 

@@ -776,7 +776,7 @@ def _with_index(parts: list[str], document: Document, condition: Document) -> li
         test: Predicate = lambda item: type(item) is dict and inner(item)  # noqa: E731
     elif is_operators(value) and "$elemMatch" in value:
         if len(value) > 1:
-            raise _refusal(f"conditions in addition to $elemMatch for {whole_path!r}")
+            raise _refusal(f"other conditions with $elemMatch for {whole_path!r}")
         test = _element_test(value["$elemMatch"])
     else:
         whole = compiled({"x": value})

@@ -288,11 +288,6 @@ class Detector:
         return self.bottom_channels + self.top_channels
 
     @property
-    def n_tpc_channels(self) -> int:
-        """Number of PMTs in the TPC."""
-        return len(self.tpc_channels)
-
-    @property
     def channels(self) -> tuple[int, ...]:
         """All channels with a sensor."""
         others = (self.external_channel, self.sipm_channel)

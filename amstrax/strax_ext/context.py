@@ -9,6 +9,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -32,25 +33,11 @@ from amstrax.strax_ext.plugin import Plugin, Processor
 
 #: Methods of `amstrax.analyses.on_context`
 ANALYSES = (
-    "compare_runs",
-    "event_display",
-    "event_scatter",
-    "plot_area_per_channel",
-    "plot_drift_time",
-    "plot_led_areas",
-    "plot_led_records",
-    "plot_peak_records",
-    "plot_peaks",
-    "plot_peaks_aft_histogram",
-    "plot_peaks_area_aft_histogram",
-    "plot_peaks_area_width_histogram",
-    "plot_positions",
-    "plot_rates",
-    "plot_records",
-    "plot_records_matrix",
-    "raw_records_matrix",
-    "records_matrix",
-    "waveform_display",
+    *("compare_runs", "event_display", "event_scatter", "plot_area_per_channel"),
+    *("plot_drift_time", "plot_led_areas", "plot_led_records", "plot_peak_records", "plot_peaks"),
+    *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),
+    *("plot_peaks_area_width_histogram", "plot_positions", "plot_rates", "plot_records"),
+    *("plot_records_matrix", "raw_records_matrix", "records_matrix", "waveform_display"),
 )
 
 
@@ -74,25 +61,22 @@ class _Analysis:
 _lock = threading.RLock()
 
 
+@dataclass(eq=False)
 class _Made:
     """Cache of plugins and keys for one state of the options and plugin classes of a context."""
 
-    def __init__(self, state: "_State | None" = None):
-        #: None if it cannot be compared with a later one
-        self.state = state
-        #: Data type -> plugin, which is copied for each call
-        self.plugins: dict[str, strax.Plugin] = {}
-        #: Data type -> key, for any run
-        self.keys: dict[str, strax.DataKey] = {}
-        #: Data type and lineage hash -> key of equal data of the other release, for any run
-        self.equal_keys: dict[tuple[str, str], strax.DataKey | None] = {}
+    state: "_State | None" = None  #: None if it cannot be compared with a later one
+    #: Data type -> plugin, which is copied for each call
+    plugins: dict[str, strax.Plugin] = field(default_factory=dict)
+    #: Data type -> key, for any run
+    keys: dict[str, strax.DataKey] = field(default_factory=dict)
+    #: Data type and lineage hash -> key of equal data of the other release, for any run
+    equal_keys: dict[tuple[str, str], strax.DataKey | None] = field(default_factory=dict)
 
     def without(self, data_type: str) -> "_Made":
         """Return a copy without one data type, on which no other depends."""
-        made = _Made()
-        made.plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
-        made.keys = {d: key for d, key in self.keys.items() if d != data_type}
-        return made
+        plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
+        return _Made(plugins=plugins, keys={d: k for d, k in self.keys.items() if d != data_type})
 
 
 def _on_snapshot(name: str) -> Callable:
@@ -173,9 +157,8 @@ class Context(strax.Context):
     @property
     def run_values(self) -> RunValues:
         """Values of run documents, for the options of plugins."""
-        if "_run_values" not in self.__dict__:
-            self._run_values = RunValues(self)
-        return self._run_values
+        known = self.__dict__.get("_run_values")
+        return known or self.__dict__.setdefault("_run_values", RunValues(self))
 
     def set_run_document(self, run_id: str, document: Mapping[str, Any]) -> None:
         """Take options of a run from a document instead of the run database."""
@@ -565,14 +548,8 @@ class Context(strax.Context):
             self._made.plugins.update({d: copies[id(plugin)] for d, plugin in plugins.items()})
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = (
-            "_made",
-            "_run_values",
-            "_is_snapshot",
-            "_equivalents",
-            "_fixed_plugin_cache",
-            "_fixed_level_cache",
-        )
+        left_out = {"_is_snapshot", "_made", "_run_values", "_equivalents"}
+        left_out |= {"_fixed_plugin_cache", "_fixed_level_cache"}
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
 

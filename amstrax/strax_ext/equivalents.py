@@ -349,7 +349,7 @@ class EquivalentData(strax.StorageFrontend):
         try:
             polarity = channels_polarity(register_entries(() if registers is None else registers))
         except InvalidRegisters as error:
-            return f"its document does not tell which channels 2.1 inverts: {error}"
+            return f"the channels that 2.1 inverts are unknown: {error}"
         for group in groups:
             first, last = XAMS_CHANNEL_MAP[group]
             positive = [channel for channel in range(first, last + 1) if polarity.get(channel) == 1]
@@ -373,12 +373,7 @@ def parents_metadata(
 ) -> dict[str, Any]:
     """Return the metadata field that lists parents of new data from the other release.
 
-    Parameters
-    ----------
-    loaded
-        Metadata of the loaded data types.
-    used
-        Data types loaded from the other release, with their keys in that release.
+    `loaded` has the metadata of loaded data types, `used` the keys of those from the other release.
     """
     parents: dict[str, Any] = {}
     for metadata in loaded.values():

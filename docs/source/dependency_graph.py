@@ -11,7 +11,7 @@ from grandalf.layouts import SugiyamaLayout
 CHARACTER, HEIGHT, MARGIN = 7.0, 36, 7
 LAYER_GAP, BOX_GAP = 30, 10
 #: Characters in a line of a box; longer names are broken after an underscore
-LINE = 13
+LINE = 14
 
 
 class Node(NamedTuple):

@@ -78,10 +78,12 @@ def graph(package: Path) -> dict[str, set[str]]:
 
 
 def rooms(graph: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Return the rooms that each room imports from."""
+    """Return the rooms above each room that it imports from."""
+    order = list(ROOMS)
     found: dict[str, set[str]] = {room: set() for room in ROOMS}
     for name, imported in graph.items():
-        found[room_of(name)] |= {room_of(other) for other in imported} - {room_of(name)}
+        above = order[: order.index(room_of(name))]
+        found[room_of(name)] |= {room_of(other) for other in imported} & set(above)
     return found
 
 

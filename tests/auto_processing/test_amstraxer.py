@@ -244,6 +244,7 @@ def test_a_second_one_leaves(tmp_path, capsys):
     assert len(stored(tmp_path)) == len(records)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     """Data that strax finds is all there, whenever the process is killed."""
     records = pulses(np.arange(1, 200) * 50_000_000, range(5))

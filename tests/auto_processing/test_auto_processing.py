@@ -345,6 +345,7 @@ def test_another_loop_may_remove_old_logs_too(tmp_path):
     assert remove_old_job_files([tmp_path], 30 * 86400, is_alive) == 1
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on(lab):
     all_done = are("done", "done")
     # One at a time: the first is killed when run 2 is submitted, the next when run 1 is, and the
@@ -363,6 +364,7 @@ def test_killed_and_started_again_it_goes_on(lab):
     assert logs == ["000001", "000002"]
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_collide(lab, simulated):
     add_run(lab, simulated, 3, 1)
     check_two_loops(lab)

@@ -49,6 +49,7 @@ def targets_of(document):
     }
 
 
+@pytest.mark.slow
 def test_run_that_the_dashboard_submits(runs, live_runs, tmp_path):
     add_run(runs, live_runs)
     state, text = submit(tmp_path)

@@ -628,6 +628,7 @@ def test_goes_on_after_kill(daq):  # noqa: F811
     assert 1_000_000 < sent < size * 0.75
 
 
+@pytest.mark.slow
 def test_sshd_killed_midway(daq, sshd, capfd):  # noqa: F811
     folder = daq.add_run(1)
     (folder / FILE).write_bytes(os.urandom(20_000_000))
@@ -871,6 +872,7 @@ def test_sigterm(daq):  # noqa: F811
     assert "ERROR" not in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_two_copiers_that_wait_for_a_destination(daq, sshd):  # noqa: F811
     """Each run is copied once, also after the destination has been away."""
     sshd.kill()

@@ -350,6 +350,7 @@ def day(tmp_path, slurm):
             slurm.cancel_all()
 
 
+@pytest.mark.slow
 def test_choices_follow_from_the_seed():
     """Two processes choose alike; another seed, and another number of runs, choose otherwise."""
     code = "import sys, test_day; print(test_day.plan(int(sys.argv[1]), int(sys.argv[2])))"

@@ -531,6 +531,7 @@ def return_settings(local):
     )
 
 
+@pytest.mark.slow
 def test_destination_away(daq, sshd, capfd):  # noqa: F811
     folder = add_copied(daq)
     capfd.readouterr()
@@ -589,6 +590,7 @@ _PLACES = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_anywhere(local, capfd, start_tool):
     """The next start settles the interrupted deletion."""
     folders = [local.add_run(number) for number in range(1, len(_PLACES) + 1)]

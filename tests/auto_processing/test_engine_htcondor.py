@@ -26,6 +26,7 @@ def batch(condor: CondorPool, tmp_path, monkeypatch) -> Batch:
     return Batch(engines.get("htcondor"), tmp_path)
 
 
+@pytest.mark.slow
 def test_job_outlives_the_schedd(batch, condor):
     """The schedd is killed: the job continues, and its end is known later.
 

@@ -144,6 +144,7 @@ def test_partition_is_used(batch, slurm):
     assert slurm.run("squeue", "-h", "-j", job_id, "-o", "%P %m") == "short 100M"
 
 
+@pytest.mark.slow
 def test_ends_that_are_no_exits(batch, slurm):
     """Time limit, memory limit and a failed machine, each with its reason."""
     slow = batch.submit(3, "sleep", "300", queue="short")

@@ -75,6 +75,7 @@ def batch(request, tmp_path, monkeypatch) -> Batch:
     return Batch(engine, folder)
 
 
+@pytest.mark.slow
 def test_jobs_from_submission_to_end(batch):
     """Five jobs at once, each of which ends in another way."""
     wait, engine = ["bash", "-c", "echo $$; exec sleep 300"], batch.engine

@@ -189,6 +189,7 @@ def test_pre_of_the_first_chunk_is_ignored_with_a_warning(tmp_path, caplog):
     assert "000000_pre is ignored" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "data_type"), [("xams", None), ("xams_little", "aqmon")])
 def test_artificial_dead_time(tmp_path, name, data_type, caplog):
     """Where there is no gap in an overlap, what crosses the cut is dropped, logged and marked."""

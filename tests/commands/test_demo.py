@@ -37,6 +37,7 @@ def run_demo(folder, *arguments):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_made(made):
     folder, text = made
     st = contexts.xams(
@@ -74,6 +75,7 @@ def test_plots(made):
         assert (np.ptp([red, green, blue], axis=0) > 0.3).mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
     folder, text = made
     code = re.search(r"^    import amstrax\n.*?(?=^\S)", text, re.M | re.S)[0]
@@ -91,6 +93,7 @@ def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "validation/validation.png").exists()
 
 
+@pytest.mark.slow
 def test_the_dashboard_that_it_names_works(made, tmp_path):
     _, text = made
     command = re.search(
@@ -108,6 +111,7 @@ def test_the_dashboard_that_it_names_works(made, tmp_path):
     assert "run: 200 OK" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_made_again(made):
     folder, text = made
     data = [p for name in ("live_data", "processed") for p in (folder / name).rglob("*")]
@@ -117,6 +121,7 @@ def test_a_second_time_nothing_is_made_again(made):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_started_again_it_goes_on(tmp_path, monkeypatch, capsys):
     """Stopped while plots were drawn: what was processed is made anew, and then it is complete."""
     arguments = ["--duration=2", f"--output={tmp_path / 'demo'}", "--no-progress"]

@@ -49,6 +49,7 @@ def rows(text):
     return {(int(c), m): (float(g), float(e)) for c, m, g, e in row.findall(text)}
 
 
+@pytest.mark.slow
 def test_from_live_data_to_a_correction_file(runs, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "corrections"
     path = folder / "gain_to_pe_array" / "gain_to_pe_array_v3.json"

@@ -42,6 +42,7 @@ def number(report, name):
     return entry["value"], entry["error"]
 
 
+@pytest.mark.slow
 def test_files(made):
     assert files(made) == ["data", "validation.json", "validation.pdf", "validation.png"]
     assert (made / "validation.png").read_bytes().startswith(b"\x89PNG")
@@ -82,6 +83,7 @@ def test_numbers_are_those_of_the_stored_data(made, report):
     assert report["made"]["lineage"] == st.key_for(run.run_id, "event_info").lineage_hash
 
 
+@pytest.mark.slow
 def test_a_worse_configuration_is_seen_in_the_comparison(made, tmp_path, capsys):
     """On the same run: wide S1s do not count, and S2s get half their area."""
     run_dir = made / "data/live_data" / validate.RUN_ID
@@ -180,6 +182,7 @@ def test_output_that_cannot_be_written(tmp_path, capsys):
     assert "file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_the_run_was_simulated_with_is_known(tmp_path, monkeypatch, capsys):
     """Of a run that is there: other losses than usual, which are the truth then."""
     monkeypatch.chdir(tmp_path)
@@ -215,6 +218,7 @@ def test_truth_of_another_place(made, tmp_path):
         SimulatedRun.at(run_dir, tmp_path / "gone.npy")
 
 
+@pytest.mark.slow
 def test_stopped(tmp_path):
     """SIGTERM: nothing is left, and no exception is shown."""
     process = subprocess.Popen(

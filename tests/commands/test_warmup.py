@@ -107,6 +107,7 @@ def test_after_warmup_no_job_compiles(tmp_path, warm_cache):
     assert out.startswith("all was compiled already")
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_keep_it(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     for process in [start("-c", _KERNEL, **cache) for _ in range(3)]:
@@ -117,6 +118,7 @@ def test_processes_that_compile_at_once_keep_it(tmp_path):
     assert output_of(start("-c", _KERNEL, **cache))[0] == f"\n{folder}\n"
 
 
+@pytest.mark.slow
 def test_installation_that_cannot_be_written(tmp_path):
     """It is kept in the user's cache folder, and found there."""
     package = tmp_path / "installed/amstrax"
@@ -160,6 +162,7 @@ def compiled_kernel(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "cut", "garbage", "folder"])
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_damaged_cache_of_a_kernel(compiled_kernel, tmp_path, how, suffix):
@@ -176,6 +179,7 @@ def test_damaged_cache_of_a_kernel(compiled_kernel, tmp_path, how, suffix):
     assert ("_first_damaged" in out, str(path) in err) == (how == "folder", how == "folder")
 
 
+@pytest.mark.slow
 def test_index_of_another_version(compiled_kernel, tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     shutil.copytree(compiled_kernel, tmp_path, dirs_exist_ok=True)
@@ -186,6 +190,7 @@ def test_index_of_another_version(compiled_kernel, tmp_path):
         assert ("_first_damaged" in out, err) == (is_compiled, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "garbage"])
 def test_job_repairs_the_cache(tmp_path, how):
     """Also that of strax's functions, at which numba fails wherever strax calls them."""
@@ -208,6 +213,7 @@ def test_job_repairs_the_cache(tmp_path, how):
     assert "WARNING" not in err
 
 
+@pytest.mark.slow
 def test_damaged_cache_that_cannot_be_removed(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path / "numba")}
     write_run(tmp_path, pulses([1_000_000], range(7)), 2)

@@ -31,6 +31,7 @@ def passwords(tmp_path, monkeypatch):
     return file
 
 
+@pytest.mark.slow
 def test_the_file_of_users(passwords):
     passwords.set("bob", "ünïcödë of bob")
     assert passwords.is_right("ann", "password of ann")

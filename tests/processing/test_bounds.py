@@ -291,6 +291,7 @@ except IndexError:
 """
 
 
+@pytest.mark.slow
 def test_rows_are_checked_with_boundscheck(tmp_path, monkeypatch):
     """Otherwise `make bounds` would find nothing in kernels that take whole rows."""
     script = tmp_path / "out_of_bounds.py"

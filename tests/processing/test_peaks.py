@@ -168,6 +168,7 @@ def test_hit_features_equal_plain_python(both, window):
 HIT_FEATURES = ("tight_coincidence", "first_channel", "last_channel", "min_diff", "max_diff")
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(hit_rows.filter(len), st.integers(0, 100))
 def test_hit_features_of_whole_peaks_are_those_of_straxen(rows, window):

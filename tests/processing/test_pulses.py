@@ -276,7 +276,7 @@ def test_count_pulses_equals_plain_python(rows):
     results = []
     records = make_records(rows)
     for kernel in (pulses._count_pulses, pulses._count_pulses.py_func):
-        counts = pulses._Counts(*(np.zeros(4, dtype=np.int64) for _ in range(4)))
+        counts = pulses._Counts(*(np.zeros((1, 4), dtype=np.int64) for _ in range(4)))
         sums = np.zeros((4, 2))
         kernel(pulses._Counted.of(records), SAMPLES, counts, sums)
         results.append((*counts, sums))

@@ -193,6 +193,7 @@ def assert_same_parts(ours, theirs):
             np.testing.assert_array_equal(ours[field], theirs[field], err_msg=field)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(inputs, st.integers(0, 100), st.integers(0, 5), st.integers(1, 3))
 def test_local_minimum_equals_strax(given_input, min_height, min_ratio, iterations):
@@ -209,6 +210,7 @@ def test_local_minimum_equals_strax(given_input, min_height, min_ratio, iteratio
     assert_same_parts(splitting.split_peaks(peaks, *rest, find_splits, iterations), expected)
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(inputs, st.sampled_from([CURVES, LOW_CURVES]), st.integers(0, 9), st.integers(0, 20))
 def test_natural_breaks_equals_strax(given_input, curves, wing, iterations):

@@ -54,6 +54,7 @@ def some_peaks(hits):
     return peaks
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(records_of_pulses(), st.integers(0, 6), st.integers(0, 1))
 def test_sum_waveform_equals_strax(records, wing, bit_shift):

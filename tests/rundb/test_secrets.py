@@ -87,6 +87,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_secrets(values, mongo_server, tmp_path):
     uri = f"mongodb://writer:{encoded(MONGO_USERS['writer'][0])}@{LOCALHOST}:{mongo_server.port}/"
     changes = [

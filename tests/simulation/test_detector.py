@@ -235,7 +235,7 @@ def test_channels():
     assert XAMS.tpc_channels == (0, 1, 2, 3, 4)
     assert XAMS.channels == (0, 1, 2, 3, 4, 5, 6)
     assert XAMS.with_values(external_channel=None).channels == (0, 1, 2, 3, 4, 6)
-    assert XAMS.with_values(sipm_channel=None).n_tpc_channels == 5
+    assert XAMS.with_values(sipm_channel=None).tpc_channels == XAMS.tpc_channels
     assert XAMSL.channels == XAMSL.tpc_channels == (0, 1)
 
 

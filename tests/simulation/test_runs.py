@@ -160,6 +160,7 @@ def st(run):
     return processed(run.parent)
 
 
+@pytest.mark.slow
 def test_the_chain_finds_the_events(run, st):
     truth = simulation.load_truth(run.parent / f"truth_{RUN}.npy")
     events = load(st, "event_info")
@@ -234,6 +235,7 @@ def test_led_runs_pass_their_context_and_show_the_occupancy(tmp_path):
         assert mean == pytest.approx(0.3 * area, abs=4 * error + 1)
 
 
+@pytest.mark.slow
 def test_xamsl_runs_pass_their_context(tmp_path):
     simulate(tmp_path, detector="xamsl", source="rn222", rate=10, duration=8.0)
     st = processed(tmp_path, "xams_little")
@@ -367,6 +369,7 @@ def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
     assert main([RUN, f"--output={tmp_path}", "--duration=1", "--yields=simple"]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_says_what_comes_next_and_that_works(tmp_path):
     options = ["--duration=6", "--set=dt=10", "--set", "electron_lifetime=5e4"]
     done = run_module("amstrax.cli", "simulate", RUN, f"--output={tmp_path}", *options)

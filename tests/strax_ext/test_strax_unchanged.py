@@ -83,7 +83,7 @@ def test_hooks_of_strax_are_as_expected():
     for name, parameters in strax_ext.HOOKS.items():
         hook = attrgetter(name)(strax)
         if parameters is not None:
-            assert tuple(inspect.signature(hook).parameters) == parameters, name
+            assert ", ".join(inspect.signature(hook).parameters) == parameters, name
     st = strax.Context(storage=[])
     assert st._plugin_class_registry == {}
     key = strax.DataKey("0", "things", {})

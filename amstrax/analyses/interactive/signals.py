@@ -14,6 +14,7 @@ from amstrax.analyses.quantities import (
     peak_waveforms,
     record_waveform,
     short_unit,
+    start_and_unit,
     time_unit,
 )
 from amstrax.analyses.style import QUADRANTS, TYPE_COLORS, TYPE_NAMES, VERMILLION, channel_color
@@ -48,7 +49,7 @@ def waveforms(
         Unit of time [ns] and its name; None: a suitable one.
     """
     types = peaks["type"] if types is None else np.asarray(types)
-    start, unit = _start_and_unit(peaks, start, unit)
+    start, unit = start_and_unit(peaks, start, unit)
     figure = _bokeh.new_figure(
         title,
         f"Time [{unit[1]}]",
@@ -105,7 +106,7 @@ def channels(
     names
         Of channels, in the legend; others have their numbers.
     """
-    start, unit = _start_and_unit(records, start, unit)
+    start, unit = start_and_unit(records, start, unit)
     figure = _bokeh.new_figure(
         title, f"Time [{unit[1]}]", "Height [ADC counts]", tools=_TOOLS, **options
     )
@@ -126,16 +127,6 @@ def channels(
         )
     _bokeh.set_legend(figure)
     return figure
-
-
-def _start_and_unit(
-    rows: np.ndarray, start: int | None, unit: tuple[int, str] | None
-) -> tuple[int, tuple[int, str]]:
-    """Return the time that counts as 0 [ns] and the unit of time, where None from the rows."""
-    if not len(rows):
-        return start or 0, unit or (1000, "µs")
-    start = int(rows["time"].min()) if start is None else start
-    return start, unit or time_unit(int(strax.endtime(rows).max()) - start)
 
 
 def waveform_display(
