@@ -656,8 +656,8 @@ LONG_AGO, FAR = datetime(2024, 1, 1), datetime(2124, 1, 1)
 BROKEN_JOBS = {
     "on another machine, silent": (at_work("1@elsewhere", LONG_AGO), "submitted on elsewhere"),
     "on another machine, never begun": (at_work("2@elsewhere"), "submitted on elsewhere"),
-    "with an id that leads elsewhere": (at_work(f"../9@{socket.gethostname()}"), "no such ids"),
-    "with an endless id": (at_work(f"{'9' * 300}@{socket.gethostname()}"), "no such ids"),
+    "with an id that leads elsewhere": (at_work(f"../9@{socket.gethostname()}"), "not an id of"),
+    "with an endless id": (at_work(f"{'9' * 300}@{socket.gethostname()}"), "not an id of"),
     "with empty files": (at_work(f"7@{socket.gethostname()}"), "does not know it"),
     "with an exit code that is none": (
         at_work(f"8@{socket.gethostname()}"),
