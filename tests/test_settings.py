@@ -262,7 +262,7 @@ def test_settings_of_mongodb_without_a_host(config, name, tmp_path):
     if name == "DAQ_HOST":
         assert not is_embedded(link)
         return
-    with pytest.raises(RunDatabaseNotSet, match=f"{name} is set, but not for which host: set DAQ"):
+    with pytest.raises(RunDatabaseNotSet, match=f"{name} is set, but DAQ_HOST is not: set DAQ"):
         get_mongo_collection()
     with pytest.raises(RunDatabaseNotSet, match=name):
         RunDB().run_metadata("000001")

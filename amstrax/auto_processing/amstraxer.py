@@ -2,7 +2,7 @@
 """Process a single run with amstrax, from live or stored data to any data type.
 
 Usable as ``amstraxer``, ``amstrax process``, ``python -m amstrax.auto_processing.amstraxer``, and
-as a file. Exit status: 0 when the data is made or already there, 1 on failure, 2 on wrong use.
+as a file. Exit status: 0 if the data is stored at the end, 1 on failure, 2 on wrong use.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from amstrax.strax_ext import memory
 if TYPE_CHECKING:
     import strax
 
-# Functions import strax, and what imports it, since that takes seconds and --help needs none of it
+# Functions import strax, and modules that import it, which takes seconds, too long for --help
 
 log = logging.getLogger("amstrax.amstraxer")
 
@@ -108,7 +108,7 @@ def process(
     UsageError
         When an option is invalid.
     AmstraxError
-        When the run cannot be processed; what was written then is removed.
+        When the run cannot be processed; incomplete data is removed.
     """
     from amstrax.auto_processing import job
     from amstrax.processing.compiled import remove_damaged_cache
@@ -117,7 +117,7 @@ def process(
     memory.retain_freed_memory()
     st, options = make_context(options)
     remove_damaged_cache()
-    output = _output_folder(st)
+    output = _make_output_folder(st)
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()
     if options.from_scratch:
         scratch = job.from_scratch(st, run_id, output, remake_raw=options.build_lowlevel)
@@ -125,7 +125,7 @@ def process(
         for target in options.targets:
             stop.check()
             if st.is_stored(run_id, target):
-                log.info("%s of run %s is there already", target, run_id)
+                log.info("%s of run %s is stored already", target, run_id)
                 tell(target, "stored")
                 continue
             tell(target, "running")
@@ -136,8 +136,8 @@ def process(
                 raise
             if not st.is_stored(run_id, target):
                 raise AmstraxError(
-                    f"{target} of run {run_id} was made but is not stored in {output}: does the "
-                    "context's storage take this data type?"
+                    f"{target} of run {run_id} was made but is not stored in {output}: check "
+                    "that the context's storage accepts this data type"
                 )
     seconds = time.monotonic() - began
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(options.targets))
@@ -188,8 +188,8 @@ def to_dict_tuple(res: Mapping[str, Any]) -> dict[str, Any]:
     return {key: convert(value) for key, value in res.items()}
 
 
-def _output_folder(st: "strax.Context") -> Path:
-    """Return the folder to write to, which exists and is writable then."""
+def _make_output_folder(st: "strax.Context") -> Path:
+    """Return the folder to write to; make it and check that it is writable."""
     import strax
 
     for frontend in reversed(st.storage):
@@ -227,7 +227,9 @@ def _make(
         )
         source.meter_reader(options.timeout, stop)
     elif not source.stored:
-        raise RunNotFound(f"there is nothing that {target} of run {run_id} can be made from")
+        raise RunNotFound(
+            f"no stored or live data to make {target} of run {run_id} from: check both"
+        )
     show_bar = sys.stderr.isatty() if options.progress is None else options.progress
     with job.Progress(f"{target} of run {run_id}", *source.time_range(), show_bar) as progress:
         source.on_raw_data = progress.add_raw
@@ -245,7 +247,7 @@ def _make(
                 source.report_stored_until(chunk.end)
                 progress.add_chunk(chunk.end, len(chunk))
         except BaseException:
-            # strax then closes its files, and raises an exception of its own
+            # strax closes its files, and raises its own exception
             with contextlib.suppress(Exception):
                 chunks.close()
             raise

@@ -57,16 +57,16 @@ log = logging.getLogger("amstrax.auto_processing")
 
 #: Longest pause after rounds that failed, such as for an unreachable service [s]
 LONGEST_WAIT = 300.0
-#: Interval for counting waiting runs if nothing else happens, since it reads all runs [s]
+#: Interval between two counts of waiting runs without changes; a count reads all runs [s]
 COUNT_EVERY = 60.0
 #: Interval for removing old scripts and logs of jobs [s]
 CLEAN_EVERY = 3600.0
-#: Up to this many refusals in a row count as failures of the runs; more have another cause
+#: Up to this many refusals in a row count as failures of the runs; further ones do not
 MOST_REFUSALS = 3
 
 
 MAX_JOBS_HELP = "jobs at the same time, running or waiting"
-MAX_FAILURES_HELP = "give up a run that has failed this often"
+MAX_FAILURES_HELP = "failures after which a run is given up"
 PAUSE_HELP = "time between two rounds"
 
 
@@ -141,7 +141,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run the loop until it is stopped, and return the exit status."""
-    # Not with that of `job`, which ends when a thread fails: here it may be one of a library
+    # Not `job.run_strax_tool`, which stops when any thread fails, even one of a library
     return base.run_tool(
         args,
         log,
@@ -188,7 +188,7 @@ def run(options: LoopOptions, stop: Stop) -> str | None:
     return None
 
 
-def _name(document: Document) -> str:
+def _label(document: Document) -> str:
     """Return a label for a run, which may have neither number nor name."""
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
@@ -242,8 +242,8 @@ class Loop:
         """Count the waiting runs, after a change or a minute later."""
         now = (self.counts.copy(), len(self.followed))
         if now != self._counted or time.monotonic() > self._count_at:
-            now_there = documents.server_time(self.collection)
-            self.waiting = self.collection.count_documents(self.wanted.filter(now_there))
+            server_now = documents.server_time(self.collection)
+            self.waiting = self.collection.count_documents(self.wanted.filter(server_now))
             self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
     def _follow(self) -> int:
@@ -261,7 +261,7 @@ class Loop:
                     raise
                 except Exception as error:
                     line = None
-                    self._leave(
+                    self._back_off(
                         run_.document, f"its job cannot be followed: {describe_error(error)}"
                     )
                 if line is not None:
@@ -282,7 +282,7 @@ class Loop:
     def _report_end(self, run_id: str) -> None:
         """Log the end that a followed job has recorded."""
         if self.states.pop(run_id, None) is None:
-            return  # Settled, and reported, here
+            return  # Already settled and reported
         fields = ["processing_status", "processing_failed", "processing_job"]
         try:
             document = documents.find_run(self.collection, run_id, None, fields)
@@ -294,8 +294,8 @@ class Loop:
             log.info("run %s: %s, and left alone", run_id, status.reason)
         elif status.status == "failed":
             self.counts["failed"] += 1
-            often = consequence(documents.failures_of(document), self.max_failures)
-            log.warning("run %s failed: %s (%s)", run_id, status.reason, often)
+            outcome = consequence(documents.failures_of(document), self.max_failures)
+            log.warning("run %s failed: %s (%s)", run_id, status.reason, outcome)
         else:
             self.counts["done"] += status.status == "done"
             log.info("run %s: %s", run_id, status.status)
@@ -313,19 +313,19 @@ class Loop:
         except (EngineUnreachable, RunDatabaseError):
             raise
         except RunNotReady as error:
-            return self._leave(document, f"cannot be submitted: {error}")
+            return self._back_off(document, f"cannot be submitted: {error}")
         except JobRefused as error:
             self._refusals += 1
             if self._refusals <= MOST_REFUSALS:
-                self._record(document, error, tagged)
+                self._record_failure(document, error, tagged)
             else:
                 self.backoff.note(key_of(document), failed=True)
             if self._refusals >= MOST_REFUSALS:
-                # The cause is hardly the runs; try one per round until one is accepted
+                # The runs are probably not the cause: try one a round until one is accepted
                 raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
             return
         except Exception as error:
-            return self._record(document, error, tagged)
+            return self._record_failure(document, error, tagged)
         if submission.state == "dry run":
             self.texts.append(submission.text)
             return
@@ -340,13 +340,13 @@ class Loop:
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
-    def _record(self, document: Document, error: Exception, tagged: bool) -> None:
+    def _record_failure(self, document: Document, error: Exception, tagged: bool) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
         reason = describe_error(error)
         if self.dry_run:
-            self.texts.append(f"# run {_name(document)} cannot be submitted: {reason}")
+            self.texts.append(f"# run {_label(document)} cannot be submitted: {reason}")
             return
-        log.debug("run %s", _name(document), exc_info=error)
+        log.debug("run %s", _label(document), exc_info=error)
         try:
             if tagged:
                 documents.set_status(self.collection, document, "pending")
@@ -357,20 +357,20 @@ class Loop:
         except RunDatabaseError:
             raise
         except Exception as second:
-            self._leave(
+            self._back_off(
                 document, f"cannot be submitted: {reason}; not recorded: {describe_error(second)}"
             )
             return
         self.counts["failed"] += 1
         self.backoff.note(key_of(document), failed=True)
-        often = consequence(failures or 0, self.max_failures)
-        log.warning("run %s cannot be submitted: %s (%s)", _name(document), reason, often)
+        outcome = consequence(failures or 0, self.max_failures)
+        log.warning("run %s cannot be submitted: %s (%s)", _label(document), reason, outcome)
 
-    def _leave(self, document: Document, why: str) -> None:
-        """Pause a run, longer each time, and log the reason at the beginning."""
+    def _back_off(self, document: Document, why: str) -> None:
+        """Back off from a run, longer each time, and log why unless it is backed off already."""
         key = key_of(document)
         if key not in self.backoff.names():
-            log.warning("run %s: %s", _name(document), why)
+            log.warning("run %s: %s", _label(document), why)
             self.backoff.note(key, failed=True)
 
     def _clean(self) -> None:

@@ -39,16 +39,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Copy live data from this machine, the DAQ's, to the places in the setting "
+        description="Copy live data from this machine, the DAQ's, to the destinations in setting "
         "XAMS_COPY_TO or XAMSL_COPY_TO, and register each copy once it is verified by checksum",
-        epilog="Runs that are being taken, and those with the tag 'abandon', are left alone.",
+        epilog="Runs that are being taken, and those with the tag 'abandon', are skipped.",
     )
     base.add_live_runs(parser, "copied", "all that lack a copy, newest first", pause=60)
     parser.add_argument(
-        "--min_run_number", type=int, default=0, metavar="N", help="leave older runs alone"
+        "--min_run_number", type=int, default=0, metavar="N", help="skip runs below this number"
     )
     parser.add_argument(
-        "--to", nargs="+", metavar="NAME", help="copy to these places alone (default: all)"
+        "--to", nargs="+", metavar="NAME", help="copy only to these destinations (default: all)"
     )
     parser.add_argument(
         "--again",
@@ -66,16 +66,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--bandwidth",
         type=base.positive_integer,
         metavar="KB/S",
-        help="largest bandwidth of each of them (default: unlimited)",
+        help="largest bandwidth of each copy (default: unlimited)",
     )
     parser.add_argument(
-        "--production", action="store_true", help="do it; without, say what would be copied"
+        "--production", action="store_true", help="copy; otherwise only report what would be copied"
     )
     args = base.parse(parser, "copy_live", argv)
     if args.again and not args.run_id:
-        parser.error("--again copies runs that have been copied already: name them with --run_id")
+        parser.error("--again repeats copies of named runs: add --run_id")
     if args.loop and (args.dry_run or not args.production):
-        parser.error("--loop copies again and again: add --production")
+        parser.error("--loop needs --production")
     args.production = args.production and not args.dry_run
     return args
 

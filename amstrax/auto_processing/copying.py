@@ -50,7 +50,7 @@ log = logging.getLogger("amstrax.copy_live")
 Document = Mapping[str, Any]
 Marker = dict[str, Any]
 
-#: Time after its end when a run without THE_END counts as written, since the DAQ has died
+#: Time after its end when a run without THE_END counts as complete: the DAQ has crashed
 LEFT_OPEN = timedelta(hours=1)
 #: Time between two attempts to register a copy while the run database is unreachable [s]
 REGISTER_PAUSE = 5.0
@@ -93,14 +93,14 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
     if not found:
         raise InvalidOption(
             f"the setting {detector.upper()}_COPY_TO is empty, and without copies nothing is "
-            "deleted: say where copies of live data go, as NAME=USER@HOST:/FOLDER"
+            "deleted: set destinations for live data, as NAME=USER@HOST:/FOLDER"
         )
     taken: dict[object, str] = {}
     for other_detector in settings.DETECTORS:
         if other_detector == detector:
             continue
         others: list[Destination] = []
-        # The other detector's tools report errors in these
+        # The other detector's tools report errors in its settings
         with contextlib.suppress(InvalidOption):
             others += _destinations(other_detector)
         live_data = settings.get(f"{other_detector.upper()}_LIVE_DATA")
@@ -121,9 +121,9 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
 
 
 def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
-    """Return a key that is the same for two paths of a folder, also by links or mounts.
+    """Return a key that is equal for all paths of a folder, including links and mounts.
 
-    Paths by ssh are compared as written, since only the markers of copies show more.
+    Paths by ssh are compared as written; the markers of copies detect equal folders there.
     """
     if ssh_host is not None:
         return ssh_host.rpartition("@")[2].lower(), os.path.normpath(folder)
@@ -169,7 +169,9 @@ def delete_after_copies(detector: str) -> tuple[Destination, ...]:
     Raises InvalidOption when the setting has another name, and as `copy_destinations`.
     """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
-    return _named(detector, _parts(setting), InvalidOption, f"the setting {setting} has")
+    return _select_destinations(
+        detector, _parts(setting), InvalidOption, f"the setting {setting} has"
+    )
 
 
 def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Destination, ...]:
@@ -178,10 +180,10 @@ def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Desti
     Raises UsageError for a name that the settings do not have; InvalidOption as
     `copy_destinations`.
     """
-    return _named(detector, names, UsageError, "--to has")
+    return _select_destinations(detector, names, UsageError, "--to has")
 
 
-def _named(
+def _select_destinations(
     detector: str, names: Sequence[str], error: type[AmstraxError], text: str
 ) -> tuple[Destination, ...]:
     found = {destination.name: destination for destination in copy_destinations(detector)}
@@ -196,14 +198,14 @@ def _named(
 
 
 def run_name(document: Document) -> str:
-    """Return the name of a run, which is that of its folder; check that it is valid for one."""
+    """Return the name of a run and its folder; raise InvalidRunDocument if it is invalid."""
     return rundoc.check_run_name(documents.name_of(document))
 
 
 def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
     """Return the folders that live data may be copied and deleted from, without links.
 
-    These are `given`, or else that of the settings.
+    By default the folder of the settings.
 
     Raises UsageError when there is none, or one does not exist.
     """
@@ -244,8 +246,8 @@ def is_closed(run_dir: Path) -> bool:
 
 
 def mounted_in(folder: Path) -> Path | None:
-    """Find where a disk, or a part of one, is mounted at a folder or below, given without links."""
-    # `os.path.ismount` misses parts of disks
+    """Find a mount point at a folder, given without links, or below it."""
+    # `os.path.ismount` misses bind mounts
     text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     for line in text.splitlines():
         point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
@@ -352,37 +354,37 @@ def _check_copy_place(
     run_dir: Path, place: Place, known: rsync.Inventory, identity: Mapping[str, Any]
 ) -> list[str]:
     """Check that copying loses nothing at the destination; return names of leftovers of rsync."""
-    there = rsync.listing(place)
-    if there is None:
+    listed = rsync.listing(place)
+    if listed is None:
         return []
     check_apart(run_dir, place)
-    wrong = [name for name, size in there.items() if size == rsync.ODD]
+    wrong = [name for name, size in listed.items() if size == rsync.ODD]
     if wrong:
         raise CopyRefused(f"{place} has {some(wrong)}, neither file nor folder: move it away")
-    is_whole = find_marker(place, identity) is not None
-    left = _leftovers(known, there)
-    files = {name for name, size in there.items() if size >= 0 and name not in left}
-    common = there.keys() & known.keys()
+    has_marker = find_marker(place, identity) is not None
+    leftovers = _leftovers(known, listed)
+    files = {name for name, size in listed.items() if size >= 0 and name not in leftovers}
+    common = listed.keys() & known.keys()
     kinds = {name for name in common if (name in files) != (known[name].size >= 0)}
     # Without a marker every file must be the run's own
-    foreign = files - known.keys() if not is_whole else set()
+    foreign = files - known.keys() if not has_marker else set()
     wrong = [*(kinds | foreign)]
-    if files and not wrong and not is_whole:
+    if files and not wrong and not has_marker:
         wrong = [name for name in rsync.differences(run_dir, place) if name in files]
     if wrong:
         raise CopyRefused(
-            f"{place} has {some(wrong)}, unlike this run{'' if is_whole else ', and no marker'}: "
+            f"{place} has {some(wrong)}, unlike this run{'' if has_marker else ', and no marker'}: "
             "move that folder away, and copy again"
         )
-    return left
+    return leftovers
 
 
 def _leftovers(known: rsync.Inventory, names: Iterable[str]) -> list[str]:
     """Return the names that only an interrupted rsync of amstrax can have left in a copy."""
-    return [name for name in names if name not in known and _is_left(name, known)]
+    return [name for name in names if name not in known and _is_leftover(name, known)]
 
 
-def _is_left(name: str, known: rsync.Inventory) -> bool:
+def _is_leftover(name: str, known: rsync.Inventory) -> bool:
     *folders, last = name.split("/")
     if rsync.PARTIAL in (*folders, last) or last == rsync.OLD_PARTIAL:
         return True
@@ -570,9 +572,9 @@ def find_runs(
     condition: Mapping[str, Any],
     order: int,
     why_not: Callable[[Document], str | None],
-    resting: frozenset[str],
+    backed_off: frozenset[str],
 ) -> list[dict[str, Any]]:
-    """Find the documents of runs that are ready, without those named in `resting`.
+    """Find the documents of runs that are ready, without those named in `backed_off`.
 
     These are the runs `run_ids`, or if that is empty those that meet `condition`, by increasing
     (`order` 1) or decreasing (-1) number. `why_not` returns why a run is not ready. A run that it
@@ -591,13 +593,13 @@ def find_runs(
             reason = why_not(document)
         if reason is not None:
             log.debug("run %s is left alone: %s", name, reason)
-        elif name not in resting:
+        elif name not in backed_off:
             wanted.append(document)
     return wanted
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
-    """Find the present document of a run, with the tags of all documents of its number.
+    """Fetch the present document of a run, with the tags of all documents of its number.
 
     Raises InvalidRunDocument when its number leads to the document of another run.
     """
@@ -635,7 +637,7 @@ class CopyOptions:
 
 @dataclass
 class Copies:
-    """Numbers of copies that were made, or would be, and that failed; their runs; size [bytes]."""
+    """Result of a round: numbers of copies and failures, copied runs, and size [bytes]."""
 
     copies: int = 0
     n_bytes: int = 0
@@ -655,7 +657,7 @@ class Copies:
         self.runs |= other.runs
 
     def describe(self, production: bool) -> str:
-        """Return a line."""
+        """Return a one-line summary."""
         made = "made" if production else "would be made"
         return (
             f"{self.copies} copies of {len(self.runs)} runs {made}, {self.n_bytes / 1e6:.1f} MB; "
@@ -701,8 +703,8 @@ class Copier:
             # For a run requested by name, copying reports the reason
             return None if options.run_ids and to else why_not(document, to, options.folders)
 
-        resting = self._backoff.names()
-        found = find_runs(self._collection, options.run_ids, condition, -1, reason, resting)
+        backed_off = self._backoff.names()
+        found = find_runs(self._collection, options.run_ids, condition, -1, reason, backed_off)
         return found[: options.max_runs]
 
     def handle(self, rundocs: Sequence[Document]) -> Copies:
@@ -796,7 +798,7 @@ class Copier:
         return tally
 
     def _note(self, run_id: str, destination: Destination, error: Exception | None) -> None:
-        """Log errors; those of a destination when they begin and when they are over."""
+        """Log errors; errors of a destination once, and again when they are over."""
         name, text = destination.name, describe_error(error) if error else ""
         with self._lock:
             if isinstance(error, DestinationUnusable):

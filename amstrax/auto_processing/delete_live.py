@@ -37,8 +37,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Delete old live data from this machine, the DAQ's. A run is deleted when "
         "every copy in the setting XAMS_DELETE_AFTER_COPIES (or that of XAMSL; by default all of "
         "XAMS_COPY_TO) has the same files, of the same size and checksum, at that moment.",
-        epilog="Runs that are being taken or processed, and those with the tag 'abandon', are left "
-        "alone.",
+        epilog="Runs that are being taken or processed, and those with the tag 'abandon', are "
+        "skipped.",
     )
     base.add_live_runs(parser, "deleted", "all that are old enough, oldest first", pause=3600)
     parser.add_argument(
@@ -46,23 +46,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=base.positive_number,
         default=30.0,
         metavar="DAYS",
-        help="leave runs alone that ended after this (default: %(default)g)",
+        help="skip runs that ended less than this ago (default: %(default)g)",
     )
     parser.add_argument(
         "--production",
         action="store_true",
-        help="do it, together with --we_are_really_sure; without, verify the copies, and say what "
-        "would be deleted",
+        help="delete, together with --we_are_really_sure; otherwise only verify the copies, and "
+        "report what would be deleted",
     )
     parser.add_argument(
-        "--we_are_really_sure", action="store_true", help="do it, together with --production"
+        "--we_are_really_sure", action="store_true", help="delete, together with --production"
     )
     args = base.parse(parser, "delete_live", argv)
     args.delete = args.production and args.we_are_really_sure and not args.dry_run
     if args.loop and not args.delete:
-        parser.error(
-            "--loop deletes again and again: add --production and --we_are_really_sure for that"
-        )
+        parser.error("--loop needs --production and --we_are_really_sure")
     return args
 
 

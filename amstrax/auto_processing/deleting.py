@@ -51,7 +51,7 @@ class Deletions:
     problems: int = 0
 
     def describe(self, delete: bool) -> str:
-        """Return a line."""
+        """Return a one-line summary."""
         done = "deleted" if delete else "would be deleted"
         return (
             f"{len(self.runs)} runs {done}, {self.n_bytes / 1e6:.1f} MB; {self.problems} could not "
@@ -146,8 +146,10 @@ class Deleter:
             # For a run requested by name, deleting reports the reason
             return None if options.run_ids else why_not(document, options)
 
-        resting = self._backoff.names()
-        found = copying.find_runs(self._collection, options.run_ids, condition, 1, reason, resting)
+        backed_off = self._backoff.names()
+        found = copying.find_runs(
+            self._collection, options.run_ids, condition, 1, reason, backed_off
+        )
         return found[: options.max_runs]
 
     def settle(self) -> int:
@@ -310,7 +312,7 @@ class Deleter:
             wrong = copying.compare(run_dir, place, known, stopped)
             if wrong:
                 raise CopyDiffers(
-                    f"its copy {place} differs in {copying.some(wrong)}: mend it with "
+                    f"its copy {place} differs in {copying.some(wrong)}: repair it with "
                     f"copy_live --run_id {run_dir.name} --again"
                 )
         self._check_markers(document, run_dir)
@@ -361,7 +363,7 @@ class Deleter:
     def _record(self, run_id: str, run_dir: Path) -> None:
         """Move all entries of the live data to deleted_data.
 
-        After a RunDatabaseError, which leaves open whether they were moved, `settle` checks that.
+        After a RunDatabaseError the outcome is unknown: `settle` checks it.
         """
         try:
             document = copying.find_again(self._collection, run_id)
@@ -373,7 +375,7 @@ class Deleter:
         except RunDatabaseError:
             raise
         except Exception:
-            # The document cannot hold the entry
+            # An invalid document cannot record the deletion
             put_back(run_dir)
             raise
         if not self._is_recorded(run_dir):
@@ -401,7 +403,7 @@ def aside(run_dir: Path) -> Path:
 
 
 def set_aside_in(parent: Path) -> list[Path]:
-    """Return the folders set aside in a folder, by the names of their runs."""
+    """Return the original paths of the folders set aside in a folder."""
     matches = (_SET_ASIDE.fullmatch(name) for name in sorted(os.listdir(parent)))
     return [parent / match["name"] for match in matches if match]
 
@@ -439,9 +441,9 @@ def put_back(run_dir: Path) -> None:
 
 
 def remove_folder(run_dir: Path) -> None:
-    """Remove a folder that was set aside permanently.
+    """Permanently remove a folder that was set aside.
 
-    Raises DeletionRefused as of `set_aside`.
+    Raises DeletionRefused as `set_aside`.
     """
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:

@@ -60,7 +60,7 @@ class _CompilationNotice(numba.core.event.Listener):
         if not self._is_logged:
             self._is_logged = True
             self._logger.info(
-                "compiling functions, which are kept for later: this takes up to a minute"
+                "compiling functions, which takes up to a minute; later jobs use the cache"
             )
 
     def on_end(self, event: numba.core.event.Event) -> None:
@@ -71,8 +71,8 @@ class _CompilationNotice(numba.core.event.Listener):
 def _output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
     """Log the output of strax, and exceptions that end its threads, at level DEBUG.
 
-    The main thread gets the first exception after all threads have ended. So `stop` is set, as
-    another thread may wait for live data.
+    strax raises the first exception in the main thread only after all threads have ended. So
+    `stop` is set, as another thread may wait for live data.
     """
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
@@ -118,7 +118,7 @@ class Source:
         self.needs_live_data = False
         #: Called with the size of raw data that has been read [bytes]
         self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
-        self._look_at(target, set())
+        self._find_inputs(target, set())
         self._chunks = [
             (chunk["end"], chunk["nbytes"])
             for data_type in self.stored
@@ -126,7 +126,7 @@ class Source:
         ]
         self._chunks.sort(reverse=True)
 
-    def _look_at(self, data_type: str, seen: set[str]) -> None:
+    def _find_inputs(self, data_type: str, seen: set[str]) -> None:
         if data_type in seen:
             return
         seen.add(data_type)
@@ -137,7 +137,7 @@ class Source:
         else:
             plugin = self._st._plugin_class_registry[data_type]()
             for dependency in plugin.depends_on:
-                self._look_at(dependency, seen)
+                self._find_inputs(dependency, seen)
 
     def time_range(self) -> tuple[int, float | None]:
         """Return the start of the run [ns since unix epoch], and its duration [s] where known."""
@@ -243,7 +243,7 @@ def remove_incomplete(folder: Path, run_id: str) -> None:
 
 
 #: Accuracy of the start and end of a run in its document [ns]
-_CLOCKS = 1_000_000_000
+_TIME_ACCURACY = 1_000_000_000
 
 
 class DataIncomplete(AmstraxError):
@@ -314,12 +314,12 @@ def _check_covers_run(raw_range: tuple[int, int], document: Mapping[str, Any], w
         length = config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"]
     begins = raw_range[0] - start.timestamp() * 1e9
     ends = raw_range[1] - end.timestamp() * 1e9
-    for word, difference in (("begins", begins), ("ends", ends)):
-        if abs(difference) > _CLOCKS + length:
+    for word, difference in (("start", begins), ("end", ends)):
+        if abs(difference) > _TIME_ACCURACY + length:
             when = "after" if difference > 0 else "before"
             raise DataIncomplete(
-                f"{what} {word} {abs(difference) / 1e9:.1f} s {when} the run does, as its document "
-                "says: is all of its live data there? --any_length takes it as it is"
+                f"the {word} of {what} is {abs(difference) / 1e9:.1f} s {when} that of the run in "
+                "its document: check its live data, or accept this with --any_length"
             )
 
 

@@ -22,8 +22,8 @@ from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
 
-#: A job that only another machine knows and that has never claimed its run is given up after this
-SILENCE = 3600.0  # [s]
+#: Timeout of jobs submitted on another machine that have not claimed their run [s]
+SILENCE = 3600.0
 
 #: Allowed names of folders of live data
 _RUN_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,100}")
@@ -72,7 +72,7 @@ class RunSelection:
         cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
         made = {"type": self.targets[-1], "host": documents.this_host()}
-        is_due = [
+        due = [
             documents.has_tag(documents.PROCESS),
             {"processing_status": "pending"},
             {"processing_status.status": "pending"},
@@ -98,7 +98,7 @@ class RunSelection:
             documents.is_unclaimed(now),
             # While copy_live works on a run, files may be missing or incomplete
             documents.is_unclaimed(now, documents.COPY_CLAIM),
-            {"$or": is_due},
+            {"$or": due},
             self._has_input_here(),
         ]
         if self.run_id is not None:
@@ -122,7 +122,7 @@ class RunSelection:
         options: list[Filter] = []
         for failures in range(1, self.max_failures):
             # A failed run has at least one failure
-            so_often: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
+            n_failures: Any = failures if failures > 1 else {"$not": {"$gt": 1}}
             pause = min(self.retry_pause * 2 ** (failures - 1), LONGEST_BACKOFF)
             long_ago: list[Filter] = [
                 {"processing_status.time": {"$lte": now - timedelta(seconds=pause)}},
@@ -130,7 +130,7 @@ class RunSelection:
                 # The older form, a word, has no time
                 {"processing_status": {"$regex": "^failed"}},
             ]
-            options.append({"processing_failed": so_often, "$or": long_ago})
+            options.append({"processing_failed": n_failures, "$or": long_ago})
         return {"$or": options} if options else {"_id": {"$in": []}}
 
 
@@ -158,7 +158,9 @@ def find_runs(
             try:
                 may_have_source = has_source(document, wanted)
             except (OSError, RuntimeError, ValueError) as error:
-                log.debug("where data of run %s is: %r", documents.name_of(document), error)
+                log.debug(
+                    "the data of run %s cannot be checked: %r", documents.name_of(document), error
+                )
                 may_have_source = True
             if may_have_source:
                 found.append(document)
@@ -180,7 +182,7 @@ def has_source(document: Document, wanted: RunSelection) -> bool:
     Raises
     ------
     OSError, RuntimeError, ValueError
-        When a place named by the document cannot be read, or its name gives no path.
+        When a folder in the document cannot be read, or the name of the run is invalid.
     """
     name = rundoc.check_run_name(documents.name_of(document))
     folder = settings.live_data(wanted.detector)
@@ -238,8 +240,8 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     """Return the state of the job of each run, by the name of the attempt.
 
     A batch system that lost its latest state, such as Slurm after ``kill -9``, reuses the ids of
-    forgotten jobs. So the name of the job must match too, and of two runs with one id the later has
-    the job.
+    forgotten jobs. So the name of the job must match too, and of two runs with one id the later
+    owns the job.
     """
     owners: dict[str, Followed] = {}
     for run in sorted(runs, key=lambda run: str(run.job.get("time"))):
@@ -313,7 +315,7 @@ def consequence(failures: int, max_failures: int) -> str:
     """Return the consequence of a number of failures, for messages."""
     if failures >= max_failures:
         return (
-            f"failure {failures}: given up. Mend the reason, then tag the run "
+            f"failure {failures}: given up. Correct the cause, then tag the run "
             f"'{documents.PROCESS}', or set it pending"
         )
     return f"failure {failures} of {max_failures}"
@@ -325,10 +327,10 @@ def describe_end(run: Followed, state: JobState) -> str:
         return f"{run.describe()} was held, and is removed: {state.reason or 'no reason given'}"
     see = f"; see {run.job['log']}" if run.job.get("log") else ""
     if state.state == DONE:
-        return f"{run.describe()} ended without a word about the run{see}"
+        return f"{run.describe()} ended without recording a result{see}"
     word, why = "failed", f"exit code {state.exit_code}"
     if state.state in (GONE, UNKNOWN):
-        word, why = "is gone", "the batch system knows nothing of it"
+        word, why = "is gone", "the batch system does not know it"
     return f"{run.describe()} {word}: {state.reason or why}{see}"
 
 
@@ -350,9 +352,7 @@ def _record_end(collection: Any, run: Followed, reason: str) -> int | None:
 
 
 def is_switched_on(switches: Any) -> bool:
-    """Return whether automatic processing is on, the default, by ``processing`` of database
-    ``daq``.
-    """
+    """Return whether automatic processing is on in collection ``daq.processing``, as by default."""
     document = switches.find_one({"name": "auto_processing"}) or {}
     return document.get("status") != "off"
 
@@ -388,7 +388,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
         )
     run = Followed(name, job, document)
     if not job.get("job_id"):
-        raise InvalidOption(f"it is not known yet which job run {name} has: try again in a minute")
+        raise InvalidOption(f"the job id of run {name} is not recorded yet: try again in a minute")
     # Before it ends, so that neither the job nor a loop counts it as a failure
     if not documents.set_cancelled(collection, name, run.attempt, user):
         raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")
@@ -397,7 +397,7 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     except AmstraxError:
         documents.set_cancelled(collection, name, run.attempt, None)
         raise
-    # A job that had begun records it itself
+    # A running job records it itself
     _record_end(collection, run, "cancelled")
     return run.describe()
 

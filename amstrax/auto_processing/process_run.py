@@ -32,7 +32,7 @@ from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
 
-# Functions import job, and so strax, since that takes seconds and --help does not need it
+# Functions import job, and so strax, which takes seconds, too long for --help
 
 log = logging.getLogger("amstrax.process_run")
 
@@ -93,7 +93,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         parser,
         "--claim_lifetime",
         JobOptions.claim_lifetime,
-        "time after which others may process the run when this process is gone",
+        "lifetime of the claim: time until others may process the run if this process has died",
     )
     base.add_seconds(
         parser,
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
         except AlreadyAtWork as error:
             left.append(str(error))
 
-    where = _place(args.output_folder)
+    where = _folder_label(args.output_folder)
     status = job.run_strax_tool(
         args, log, unless_taken, f"run {args.run_id}", where, "--output_folder"
     )
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
     return status
 
 
-def _place(output_folder: str | Path | None) -> object:
+def _folder_label(output_folder: str | Path | None) -> object:
     """Return the name of the folder for data in messages."""
     return output_folder or "the folder for data"
 
@@ -163,11 +163,11 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     plan = submitting.find_plan(options)
     collection = get_mongo_collection(plan.detector)
     attempt = options.attempt or f"{run_id}-{uuid.uuid4().hex[:16]}"
-    # A job has no user at a terminal who waits
+    # Only a job may wait: a command has a user at a terminal
     patience = options.patience if options.attempt else 0.0
     lifetime = options.claim_lifetime
     with leases.RunClaim(collection, run_id, attempt, stop, lifetime, patience) as claim:
-        # From here on data is made, so waiting is worthwhile
+        # Once data is made, waiting costs less than a failure
         claim.patience = options.patience
         document = claim.read()
         try:
@@ -213,7 +213,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.check()
             reason = stop.message()
             if not stop.reason:
-                where = _place(options.output_folder)
+                where = _folder_label(options.output_folder)
                 reason = base.describe_failure(error, f"run {run_id}", where, "--output_folder")
             reason = " ".join(reason.split())
             try:
@@ -343,8 +343,8 @@ def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
         path = settings.expanded(value).absolute() if value else None
         if path is not None and not path.is_dir():
             raise InvalidOption(
-                f"the folder {path} of the setting {name} is not there: make it, if its disk is "
-                "there"
+                f"the folder {path} of the setting {name} does not exist: make it, or mount "
+                "its disk"
             )
         found.append(path)
     raw, processed = found
@@ -376,13 +376,13 @@ def _make(
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()
         if not left:
-            # Not for lack of a claim: this run has failed
+            # Not as AlreadyAtWork: this process has the claim, so the run has failed
             raise AmstraxError(str(error)) from error
-        log.info("%s; it is to end soon, since this process has the claim", error)
+        log.info("%s; it should end soon, since this process has the claim", error)
 
     for step in _steps(st, run_id, plan, places):
         of_step = replace(options, targets=step.targets, output_folder=step.folder)
-        # An orphaned job may write the data too, and ends when it finds its claim lost
+        # An orphaned job may hold the lock until it finds its claim lost
         connection.retry(
             functools.partial(amstraxer.process, run_id, of_step, stop, tell),
             options.claim_lifetime,

@@ -50,22 +50,22 @@ _DIFFERENCE = "differs:"
 #: Messages of rsync when the other end has gone, for any reason
 _CLOSED = re.compile(r"unexpectedly closed|connection closed|reset by peer|Broken pipe")
 
-_SOURCE_UNREADABLE = "what is copied cannot be read ({line}): check who owns it, and the disk"
-_PLACE_REFUSES = "{place} refuses to be read or written ({line}): check who owns it"
+_SOURCE_UNREADABLE = "the source cannot be read ({line}): check its owner, and the disk"
+_PLACE_REFUSES = "{place} cannot be read or written ({line}): check its owner"
 # Messages of rsync or ssh -> message for the user with {line}, the line found, {host} and {place}.
 # The first match counts. All but _SOURCE_UNREADABLE make the place unusable for now.
 _PROBLEMS = {
     r"\[sender\].*(Permission denied \(13\)|Input/output error)": _SOURCE_UNREADABLE,
     r"No space left on device|[Qq]uota exceeded": "no space left in {place}: free some there",
     r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED": (
-        "the key of {host} is not the one that is known: log in there once, or correct known_hosts"
+        "the host key of {host} is unknown or has changed: log in there, or correct known_hosts"
     ),
     r"Permission denied \((?!\d)|Too many authentication failures|Permission denied, please": (
         "{host} refuses the log-in ({line}): check the user, and the key (setting "
         "AMSTRAX_SSH_CONFIG, or an SSH agent)"
     ),
     r"No user exists for uid": (
-        "ssh to {host} needs a user with a name ({line}): give this one a line in /etc/passwd"
+        "ssh to {host} needs a user name ({line}): add this user id to /etc/passwd"
     ),
     r"Could not resolve hostname": "there is no host {host} ({line}): check its name",
     r"sh: .*rsync.*not found|rsync: (command )?not found|remote command not found": (
@@ -146,7 +146,7 @@ def copy(
     options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
     options.append("--checksum" if by_checksum else f"--partial-dir={PARTIAL}")
     if remove:
-        # R is what may be removed, P what is protected
+        # Filter rules: R (risk) may be removed, P (protect) is kept
         options += ["--delete-after", *(f"--filter=R /{_pattern(n)}" for n in remove)]
         options.append("--filter=P *")
     if bandwidth is not None:
@@ -230,7 +230,7 @@ def _kind(state: os.stat_result) -> str:
 
 
 def sizes(found: Inventory) -> dict[str, int]:
-    """Return the sizes [bytes] of files, -1 for folders, as `listing` does of a copy."""
+    """Return the sizes [bytes] of files, -1 for folders, in the form of `listing`."""
     return {name: state.size for name, state in found.items()}
 
 
@@ -312,7 +312,7 @@ def _unescaped(text: str) -> str:
 
 
 def check_folder(place: Place) -> None:
-    """Check that a folder exists, which it does not if its disk is not mounted.
+    """Check that a folder exists, and so that its disk is mounted.
 
     Raises DestinationUnusable when it does not exist, or cannot be reached.
     """
@@ -323,7 +323,7 @@ def check_folder(place: Place) -> None:
 
 
 def _no_folder(place: Place) -> DestinationUnusable:
-    return DestinationUnusable(f"there is no folder {place}: make it, or mount what it is on")
+    return DestinationUnusable(f"there is no folder {place}: make it, or mount its disk")
 
 
 class _Missing(CopyFailed):
@@ -354,22 +354,22 @@ def _run(
         env=os.environ | {"LC_ALL": "C"},
     ) as process:
         try:
-            said, complained = _follow(process, stopped, on_bytes)
+            output, errors = _follow(process, stopped, on_bytes)
         except BaseException:
             _end(process)
             raise
     if stopped():
         raise Stopped(f"copying to {place} was interrupted; transferred data is kept")
     if process.returncode:
-        problem, is_clear = _problem(process.returncode, complained, place, bool(sources))
+        problem, is_clear = _problem(process.returncode, errors, place, bool(sources))
         if tries == 1 or is_clear:
             raise problem
-        # Sometimes the other end closes the connection before its reason has arrived: rsync then
-        # reports that, or nothing. Transferred data is kept, so trying again costs little.
+        # The other end may close the connection before its error message arrives; rsync then
+        # reports only that, or nothing. Transferred data is kept, so a retry costs little.
         if sources:
             check_folder(Place(os.path.dirname(place.folder.rstrip("/")), place.ssh_host))
         return _run(options, sources, place, silence, stopped, on_bytes, tries - 1, into)
-    return said
+    return output
 
 
 def _program() -> list[str]:
@@ -414,7 +414,7 @@ def _follow(
                 if not data:
                     selector.unregister(key.fileobj)
                 elif on_bytes is not None and key.fileobj is process.stdout:
-                    # Nothing of it is kept, since it may be much
+                    # Progress output is not kept: it may be large
                     numbers = re.findall(rb"^ *(\d+) +\d+%", data.replace(b"\r", b"\n"), re.M)
                     if numbers:
                         on_bytes(int(numbers[-1]))
@@ -424,8 +424,8 @@ def _follow(
                 _end(process)
                 break
     process.wait()
-    said, complained = (bytes(part).decode("utf-8", "surrogateescape") for part in parts.values())
-    return said, complained
+    output, errors = (bytes(part).decode("utf-8", "surrogateescape") for part in parts.values())
+    return output, errors
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -438,17 +438,15 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _problem(
-    status: int, complained: str, place: Place, is_written: bool
-) -> tuple[CopyFailed, bool]:
+def _problem(status: int, errors: str, place: Place, is_written: bool) -> tuple[CopyFailed, bool]:
     """Return the error for a failed rsync, and whether its cause is certain."""
     gone = r"(change_dir|link_stat) .* failed: No such file or directory"
     # First, since the other end then closes the connection, which is reported too
-    if not is_written and re.search(gone, complained):
+    if not is_written and re.search(gone, errors):
         return _Missing(f"there is no folder {place}"), True
-    if re.search(r"mkdir .* failed: No such file or directory", complained):
+    if re.search(r"mkdir .* failed: No such file or directory", errors):
         return _no_folder(Place(os.path.dirname(place.folder), place.ssh_host)), True
-    lines = [line.strip() for line in complained.splitlines() if line.strip()]
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
     names = {"host": place.ssh_host or "this machine", "place": str(place)}
     for pattern, text in _PROBLEMS.items():
         line = next((line for line in lines if re.search(pattern, line)), None)
@@ -459,8 +457,8 @@ def _problem(
         is_usable = text is _SOURCE_UNREADABLE or is_one_entry
         kind = CopyFailed if is_usable else DestinationUnusable
         return kind(text.format(line=line, **names)), not _CLOSED.search(line)
-    line = next((line for line in lines if "rsync error" not in line), "it says nothing")
-    if status == 24 or "No such file or directory" in complained:
+    line = next((line for line in lines if "rsync error" not in line), "no message")
+    if status == 24 or "No such file or directory" in errors:
         return CopyFailed(f"files vanished while they were copied to {place} ({line})"), True
     return CopyFailed(f"rsync to {place} failed with status {status}: {line}"), False
 
@@ -468,7 +466,7 @@ def _problem(
 def _is_inside(line: str, place: Place) -> bool:
     """Return whether rsync refuses an entry of a place, so that other places may still work.
 
-    A folder of copies is listed as its own part, see `check_folder`.
+    The folder of copies itself is excluded; `check_folder` lists it as FOLDER/.
     """
     folder = re.escape(place.folder)
     return not place.folder.endswith("/.") and bool(

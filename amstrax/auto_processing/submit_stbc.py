@@ -94,8 +94,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Submit jobs that process runs. Name the runs, or those of a file, or ask for "
-        "them by status, tag, mode or query; the newest come first then.",
+        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
+        "by status, tag, mode or query, newest first.",
     )
     parser.add_argument(
         "runs", nargs="*", metavar="RUN_ID", help="run, as 006724, or a range, as 006724-006730"
@@ -106,12 +106,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser.add_argument(
         "--run_file", type=Path, metavar="FILE", help="file of runs: one a line, # starts a comment"
     )
-    asked = parser.add_argument_group("runs asked of the run database")
-    asked.add_argument("--status", choices=documents.STATUSES, help="those of this status")
-    asked.add_argument("--tag", help="those with this tag")
-    asked.add_argument("--mode", help="those of this mode")
-    asked.add_argument(
-        "--query", type=base.json_object, metavar="JSON", help="those that match this filter"
+    selection = parser.add_argument_group("runs selected in the run database")
+    selection.add_argument("--status", choices=documents.STATUSES, help="runs with this status")
+    selection.add_argument("--tag", help="runs with this tag")
+    selection.add_argument("--mode", help="runs with this mode")
+    selection.add_argument(
+        "--query", type=base.json_object, metavar="JSON", help="runs that match this filter"
     )
     parser.add_argument(
         "--max_runs",
@@ -234,7 +234,7 @@ def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
     targets = submitting.plan_of_run(template.plan, document).targets
     here = {"host": documents.this_host()}
     if all(documents.data_of(document, type=target, **here) for target in targets):
-        return "done already, --again submits it all the same"
+        return "done already, --again submits it again"
     return ""
 
 
@@ -259,7 +259,7 @@ def find_runs(collection: Any, query: RunQuery) -> list[str]:
         collection, {"$and": conditions}, ["name", "number"], sort=[("number", -1)]
     )
     if not found:
-        raise UsageError("no run in the run database is as asked for")
+        raise UsageError("no run in the run database matches")
     return [name for name in map(documents.name_of, found) if name is not None]
 
 
@@ -274,7 +274,7 @@ def _from_extended_json(query: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         # bson raises its own errors, Python's and those of other libraries
         raise UsageError(
-            f"--query {strict_json.short(query)} cannot be asked: "
+            f"--query {strict_json.short(query)} is invalid: "
             f"{strict_json.short(error, strict_json.one_line)}"
         ) from None
     return found

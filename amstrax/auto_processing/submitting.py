@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
 _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
 
-# Whether the secrets that jobs do not get have been reported
+# Secrets already reported as withheld from jobs
 _warned: set[str] = set()
 
 #: Context and targets of LED runs
@@ -156,8 +156,8 @@ def check_ready(document: Mapping[str, Any]) -> None:
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
         raise RunNotReady(
-            f"run {name} has the tag '{documents.ABANDON}', so it is left alone: `amstrax rundb "
-            f"tag {name} {documents.ABANDON} --remove` takes that away"
+            f"run {name} has the tag '{documents.ABANDON}', so it is skipped: `amstrax rundb "
+            f"tag {name} {documents.ABANDON} --remove` removes the tag"
         )
     if rundoc.end_time(document) is None:
         raise RunNotReady(
@@ -275,7 +275,7 @@ def make_job_template(
 
 
 def find_work(args: argparse.Namespace) -> JobTemplate:
-    """Return the template of the jobs that `args`, with the options of `base.add_work`, ask for.
+    """Return the job template for the options of `base.add_work` in `args`.
 
     Errors are those of `make_job_template`.
     """
@@ -387,7 +387,7 @@ class _Submitter:
         """Return the job that would be submitted."""
         for known in self.engine.find(self.job.name):
             if known.state.alive:
-                return self.result("alive already", known.job_id, _described(known))
+                return self.result("alive already", known.job_id, _describe_state(known))
         script = base.script_text(self.command, environment())
         return self.result(
             "dry run",
@@ -414,7 +414,9 @@ class _Submitter:
                 if before.get("job_id") == known.job_id and status in ("done", "failed"):
                     return self.result("busy", text="its last job is about to end")
                 return self._adopt(before, status, known)
-            log.info("run %s: job %s is %s: removed", self.run_id, known.job_id, _described(known))
+            log.info(
+                "run %s: job %s is %s: removed", self.run_id, known.job_id, _describe_state(known)
+            )
             self.engine.cancel(known.job_id)
         self._write_files()
         if reset_failures:
@@ -440,17 +442,17 @@ class _Submitter:
     def _adopt(self, before: dict[str, Any], status: str, known: KnownJob) -> Submission:
         """Adopt an existing job and follow it."""
         record = before
-        is_noted = (before.get("engine"), before.get("name")) == (self.engine.name, known.name)
-        if not is_noted or before.get("job_id") not in (known.job_id, None):
+        is_recorded = (before.get("engine"), before.get("name")) == (self.engine.name, known.name)
+        if not is_recorded or before.get("job_id") not in (known.job_id, None):
             record = {}
         if not record.get("attempt"):
-            # From another run database, or from a process taken for dead
+            # Submitted for another run database, or by a process that was taken for dead
             attempt = f"{self.run_id}-{known.job_id}"
             record = self._record() | {"log": None, "attempt": attempt}
         self.attempt = record["attempt"]
         if record.get("job_id") != known.job_id or status == "pending":
             self._set_submitted(record | {"job_id": known.job_id})
-        return self.result("alive already", known.job_id, _described(known))
+        return self.result("alive already", known.job_id, _describe_state(known))
 
     def _set(self, change: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
         """Change the run document with a function of `amstrax.rundb.documents`."""
@@ -495,12 +497,12 @@ class _Submitter:
         submits = str(claim.get("owner")).startswith(leases.OWNER_PREFIX)
         return self.result(
             "busy",
-            text=f"{claim.get('host')} {'submits' if submits else 'processes'} it, unless it is "
-            f"silent until {claim.get('expires')} UTC",
+            text=f"{claim.get('host')} {'submits' if submits else 'processes'} it; its lease "
+            f"ends at {claim.get('expires')} UTC unless renewed",
         )
 
 
-def _described(known: KnownJob) -> str:
+def _describe_state(known: KnownJob) -> str:
     state = known.state
     return f"{state.state}: {state.reason}" if state.reason else state.state
 
@@ -520,7 +522,7 @@ def _warn_of_secrets() -> None:
     if missing - _warned:
         _warned.update(missing)
         log.warning(
-            "%s in the environment, which jobs do not get: others could read it. Put it into %s",
-            f"{' and '.join(sorted(missing))} {'is' if len(missing) == 1 else 'are'}",
+            "jobs do not get %s from the environment, which others could read: put it into %s",
+            " and ".join(sorted(missing)),
             settings.config_path(),
         )

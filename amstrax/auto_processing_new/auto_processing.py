@@ -177,11 +177,11 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
             raise
         for run_id in run_ids:
             try:
-                is_free = template.dry_run or _has_slot(
+                has_slot = template.dry_run or _wait_for_slot(
                     collection, engine, args.max_jobs, pause, stop
                 )
                 stop.check()
-                results.append(is_free and submit(template, run_id, collection, engine))
+                results.append(has_slot and submit(template, run_id, collection, engine))
             except Stopped:
                 raise
             except Exception as error:
@@ -193,7 +193,7 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
     return status or not all(results)
 
 
-def _has_slot(
+def _wait_for_slot(
     collection: Any, engine: Engine, max_jobs: int, pause: float | None, stop: Stop
 ) -> bool:
     """Return whether fewer than `max_jobs` jobs wait and run; wait for that unless `pause` is None.

@@ -47,7 +47,7 @@ def main_of(
     parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
     required: Sequence[str] | None = None,
 ) -> Callable[[Callable[[argparse.Namespace], int]], Callable[..., int]]:
-    """Return a decorator that makes ``main(args=None, prog=None)`` of ``main(args)``.
+    """Return a decorator that turns ``main(args)`` into ``main(args=None, prog=None)``.
 
     The arguments are a namespace of options, a list of words, or None for the command line; and the
     name of the command in its help. With `required`, words for the required arguments, options that
@@ -62,7 +62,7 @@ def main_of(
             if args is None or isinstance(args, Sequence):
                 args = parse_args(args, prog)
             elif required is not None:
-                args = _completed(args, parse_args(required, prog))
+                args = _with_defaults(args, parse_args(required, prog))
             try:
                 return main(args)
             except RuntimeError as error:
@@ -71,7 +71,7 @@ def main_of(
                     raise
                 print(
                     "numba cannot keep compiled functions anywhere: set NUMBA_CACHE_DIR to a "
-                    "folder that can be written",
+                    "writable folder",
                     file=sys.stderr,
                 )
                 return 1
@@ -83,7 +83,7 @@ def main_of(
     return decorate
 
 
-def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
+def _with_defaults(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     """Return the attributes of `args`, with `defaults` for attributes that are missing or None."""
     for name in vars(args) if isinstance(args, argparse.Namespace) else ():
         if name not in defaults:
@@ -94,7 +94,7 @@ def _completed(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
 
 
 def filled(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
-    """Return a dataclass with `values`, the options in `args` of its fields, and defaults."""
+    """Return a dataclass from `values`, else the options in `args`, else its defaults."""
     given = {f.name: getattr(args, f.name) for f in fields(cls) if f.name in args}  # type: ignore
     return cls(**given | values)
 
@@ -102,7 +102,7 @@ def filled(cls: type[T], args: argparse.Namespace, **values: Any) -> T:
 def parse(
     parser: argparse.ArgumentParser, tool: str, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Return the options in `argv`, which may be those of amstrax 2."""
+    """Parse `argv` into options; options of amstrax 2 are translated, or end with status 2."""
     try:
         return parser.parse_args(_legacy.options(tool, argv))
     except _legacy.OldOption as error:
@@ -320,7 +320,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder_setting(name: str) -> Path:
-    """Return a folder of the settings; the next reader of the settings reports errors in them."""
+    """Return a folder of the settings; its default if they are invalid, which fails later."""
     with contextlib.suppress(InvalidOption):
         return Path(settings.batch(name))
     return Path(settings.BATCH[name][1])
@@ -357,26 +357,24 @@ def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
 def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
     """Add the common options of the commands by which live data is copied or deleted.
 
-    `done` is ``copied`` or ``deleted``, `default` tells which runs that are without ``--run_id``,
-    `pause` is the default pause [s].
+    `done` is ``copied`` or ``deleted``, `default` describes the runs without ``--run_id``, `pause`
+    is the default pause [s].
     """
     parser.add_argument(
-        "--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)"
+        "--detector", choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
     )
     parser.add_argument(
         "--run_id",
         nargs="+",
         metavar="RUN_ID",
         type=run_id,
-        help=f"these runs (default: {default})",
+        help=f"only these runs (default: {default})",
     )
     add_live_data(parser, done)
     parser.add_argument(
-        "--max_runs", type=positive_integer, metavar="N", help="most runs in a round"
+        "--max_runs", type=positive_integer, metavar="N", help="largest number of runs in a round"
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help=f"say what would be {done}, whatever else is given"
-    )
+    parser.add_argument("--dry_run", action="store_true", help=f"only report what would be {done}")
     add_rounds(parser, pause)
     add_log_folder(parser)
     add_console(parser)
@@ -388,7 +386,7 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         "--loop",
         "--loop_infinite",
         action="store_true",
-        help="go on until told to end (SIGTERM, SIGHUP, Ctrl-C)",
+        help="repeat until stopped (SIGTERM, SIGHUP, Ctrl-C)",
     )
     add_seconds(parser, "--pause", pause, "time between two rounds")
 
@@ -398,7 +396,7 @@ def add_console(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="show a bar (default: in a terminal), or log lines",
+        help="show a progress bar (default: in a terminal) instead of log lines",
     )
     add_debug(parser)
 
@@ -411,7 +409,7 @@ def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:
 
 
 def shows_progress(progress: bool | None) -> bool:
-    """Return whether ``--progress`` asks for a bar; None: in a terminal."""
+    """Return whether to show a progress bar; for None, only in a terminal."""
     return sys.stderr.isatty() if progress is None else progress
 
 
@@ -537,7 +535,7 @@ def run_rounds(
                 details = None if is_known else error
                 logger.error("%s; trying again%s", trouble, remark, exc_info=details)
         if before and not trouble:
-            logger.info("that is over: going on")
+            logger.info("the error is over: continuing")
         wait = min(2 * wait, max(longest_wait, pause)) if trouble else pause
         after(trouble)
         if is_finished() or stop.event.wait(wait):
@@ -589,7 +587,7 @@ def run_tool(
     work
         Does the work, and returns text to print, if any. Signals set its `Stop`.
     what, folder, option
-        As of `base.describe_failure`.
+        See `describe_failure`.
     log_name
         Log to the file of this name too, in ``args.log_folder`` or the folder of the settings.
     around
@@ -637,7 +635,7 @@ def run_subcommand(
         status = work()
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader closed the pipe, as `head` does; write nothing at exit
+        # The reader, such as `head`, closed the pipe: write nothing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except errors as error:
@@ -682,7 +680,7 @@ class DatedFileHandler(logging.Handler):
     """Handler that writes each line to the file of its day, as of `log_to_folder`.
 
     Files may be removed or moved meanwhile. If writing fails, as on a full disk, the console gets a
-    line and the work continues.
+    line and the command continues.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -758,11 +756,11 @@ def describe_failure(error: Exception, what: str, folder: object, option: str) -
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{what}: no space left to write in {where}. Free some, or set another {option}, and "
-            "start again: nothing incomplete has been left"
+            "start again: incomplete data has been removed"
         )
     if error.errno == errno.EFBIG:
         return f"{what}: a file in {where} is too large for the limit set (ulimit -f)"
     return (
-        f"{what}: {where}: {error.strerror or error}. If it cannot be written to, name another "
+        f"{what}: {where}: {error.strerror or error}. Check its permissions, or name another "
         f"folder with {option}"
     )

@@ -24,7 +24,7 @@ _LONGEST = 60
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
-        prog=prog, description="Show corrections, and check files of them"
+        prog=prog, description="Show corrections, and check correction files"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

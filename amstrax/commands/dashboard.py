@@ -32,7 +32,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "this machine can reach it, and it changes nothing.",
     )
     add = parser.add_argument
-    add("--detector", choices=DETECTORS, default="xams", help="whose runs (default: xams)")
+    add(
+        "--detector", choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
+    )
     add(
         "--port",
         type=int,
@@ -49,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="append",
         default=[],
         metavar="HOST:PORT",
-        help="name under which browsers reach it, if another; may be given several times",
+        help="host and port in the address of browsers, if different; may be repeated",
     )
     add(
         "--users",
@@ -61,27 +63,26 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     add(
         *("--set-password", "--set_password"),
         metavar="NAME",
-        help="set the password of a user in the file of users, and end; it is asked for, or read "
-        "from a pipe",
+        help="set a user's password in the file of users, from a prompt or a pipe, and exit",
     )
     add(
         *("--allow-actions", "--allow_actions"),
         nargs="*",
         metavar="NAME",
-        help="let these users submit, tag, abandon and cancel; without log-in, whoever reaches it",
+        help="allow these users, or without log-in everybody, to submit, tag, abandon and cancel",
     )
     add("--certificate", type=Path, metavar="FILE", help="certificate for TLS")
     add("--key", type=Path, metavar="FILE", help="its private key")
     add(
         "--behind_proxy",
         action="store_true",
-        help="a proxy with TLS is in front of it, and sends the address of browsers in headers",
+        help="run behind a proxy with TLS that sends the address of browsers in headers",
     )
     base.add_engine(parser)
     base.add_data(parser)
     base.add_corrections_version(parser, "none, unless a page asks for one")
     base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
-    add("--check", action="store_true", help="start, ask for each page once, and end")
+    add("--check", action="store_true", help="start, request each page once, and exit")
     base.add_debug(parser)
     return parser.parse_args(argv)
 
@@ -121,11 +122,11 @@ def set_password(args: argparse.Namespace) -> str:
     if sys.stdin.isatty():
         password = getpass.getpass(f"Password of {name}: ")
         if getpass.getpass("Again: ") != password:
-            raise UsageError("these are two different passwords: nothing is changed")
+            raise UsageError("the two passwords differ: nothing is changed")
     else:
         password = sys.stdin.readline().rstrip("\n")
     PasswordFile(path).set(name, password)
-    return f"{name} can log in, as {path} says"
+    return f"password of {name} set in {path}"
 
 
 def users_file(args: argparse.Namespace) -> Path | None:
@@ -205,13 +206,13 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
         )
     except OSError as error:
         raise UsageError(
-            f"nothing can listen on {args.address}, port {args.port} "
-            f"({error.strerror or error}): another dashboard? --port names another port"
+            f"the dashboard cannot listen on {args.address}, port {args.port} "
+            f"({error.strerror or error}): stop what does, or set another --port"
         ) from None
     address = f"{'https' if args.certificate else 'http'}://{args.address}:{server.port}/"
     rights = "read-only"
     if site.actions:
-        rights = f"actions by {', '.join(sorted(site.actors)) or 'whoever reaches it'}"
+        rights = f"actions by {', '.join(sorted(site.actors)) or 'everybody'}"
     log.info("the dashboard is at %s (%s); Ctrl-C ends it", address, rights)
 
     def end_if_stopped() -> None:
@@ -241,7 +242,7 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
 
 
 async def _check(address: str, answers: list[tuple[str, str]]) -> None:
-    """Ask for each page once, and stop the loop."""
+    """Request each page once, and stop the loop."""
     from tornado.httpclient import AsyncHTTPClient
     from tornado.ioloop import IOLoop
 

@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"Simulate a run of XAMS with {SOURCE}, process it to events, plot them, and "
-        "say what to do next",
+        "print next steps",
     )
     parser.add_argument(
         "--output",
@@ -83,7 +83,7 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     strict_json.write_text(folder / NOTE, json.dumps(note))
     run = _simulated_run(args, folder / "live_data", stop)
     store = folder / "rundb.sqlite"
-    # Independent of the settings
+    # The demo's own run database, whatever the settings
     collection = LocalClient(store)[DATABASE][COLLECTIONS["xams"]]
     collection.drop()
     log.info("%s", transfer.add_live(collection, run.run_dir))
@@ -135,7 +135,7 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
     run_dir = folder / RUN_ID
     # The simulation writes the run document last
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
-        log.info("run %s is there already: %s", RUN_ID, run_dir)
+        log.info("run %s exists already: %s", RUN_ID, run_dir)
         return SimulatedRun.at(run_dir)
     from amstrax.simulation import simulate
 
@@ -146,7 +146,7 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
         rate=RATE,
         duration=args.duration,
         seed=SEED,
-        # A folder without a run document is left from a stopped demo
+        # A stopped demo leaves a folder without a run document
         force=True,
         show_progress=base.shows_progress(args.progress),
         stop=stop.event.is_set,

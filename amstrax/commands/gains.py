@@ -26,7 +26,7 @@ log = logging.getLogger("amstrax.gains")
 CONTEXT, DATA_TYPE, OPTION = "xams_led", "led_calibration", "gain_to_pe_array"
 #: Significant figures of a value in a correction file; errors are about 1 %
 _FIGURES = 6
-#: Largest difference at which the two methods, or fit and data, count as consistent
+#: Limits for warnings: difference of the two methods [errors], p-value of the fit
 _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
 
@@ -34,8 +34,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Find the gain of each channel in LED calibration runs, in two ways, and "
-        "write them as an entry of a correction file",
+        description="Measure the gain of each channel in LED calibration runs with two methods, "
+        "and write the gains as an entry of a correction file",
     )
     add = parser.add_argument
     add(
@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     add(
         "--range",
         metavar="FIRST-LAST",
-        help="runs that the gains are for, as 006724-006725; goes with --output",
+        help="runs that the gains apply to, as 006724-006725; required with --output",
     )
     add(
         "--channel",
@@ -103,7 +103,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_console(parser)
     args = parser.parse_args(argv)
     if (args.output is None) != (args.range is None):
-        parser.error("--output and --range go together: a file, and the runs the gains are for")
+        parser.error(
+            "--output and --range go together: a file, and the runs that its gains apply to"
+        )
     n_runs = len(args.run_ids) + len(args.led_off)
     if args.testing_rundoc and len(args.testing_rundoc) != n_runs:
         parser.error(f"--testing_rundoc: {n_runs} runs need as many run documents")
@@ -150,7 +152,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     if args.led_off:
         off, off_windows = load(args, args.led_off, stop)
         if off_windows != windows:
-            raise UsageError(f"--led_off: made with windows {off_windows}, and not {windows}")
+            raise UsageError(f"--led_off: made with windows {off_windows}, not {windows}")
     log.info("looking for gains in %d pulses of %s", len(pulses), ", ".join(args.run_ids))
     gains = channel_gains(pulses, **windows, off=off)
     text = table(gains, args.method)
@@ -184,7 +186,7 @@ def load(
         options = processing_options(args, run_id)
         amstraxer.process(run_id, options, stop)
         st, _ = amstraxer.make_context(options)
-        # Of the stored data; the context may have others now
+        # Windows of the stored data may differ from those of the context
         made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(made_with[w]) for w in ("led_window", "noise_window")})
         parts.append(st.get_array(run_id, DATA_TYPE, progress_bar=False))

@@ -20,9 +20,7 @@ log = logging.getLogger("amstrax.rundb")
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
-    parser = argparse.ArgumentParser(
-        prog=prog, description="Look into the run database, and change it"
-    )
+    parser = argparse.ArgumentParser(prog=prog, description="Show and change run documents")
     _add_common(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -40,22 +38,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
             )
         return sub
 
-    command("check", "show the settings, and try each step to the run database")
+    command("check", "show the settings, and test each step to the run database")
     show = command("show", "show the document of a run", "")
-    show.add_argument("--fields", nargs="+", metavar="FIELD", help="show these alone")
+    show.add_argument("--fields", nargs="+", metavar="FIELD", help="show only these fields")
     list_ = command("list", "list runs", "*")
-    list_.add_argument("--status", choices=documents.STATUSES, help="those of this status")
-    list_.add_argument("--tag", help="those with this tag")
-    list_.add_argument("--type", help="those with data of this type")
+    list_.add_argument("--status", choices=documents.STATUSES, help="runs with this status")
+    list_.add_argument("--tag", help="runs with this tag")
+    list_.add_argument("--type", help="runs with data of this type")
     list_.add_argument(
-        "--limit", type=base.positive_integer, help="the newest so many (default: all)"
+        "--limit",
+        type=base.positive_integer,
+        help="largest number of runs, the newest ones (default: all)",
     )
-    import_ = command("import", "add run documents from files of JSON, one a line or in an array")
+    import_ = command("import", "add run documents from JSON files, one a line or in an array")
     import_.add_argument("files", nargs="+", metavar="FILE", help="file, - for standard input")
     import_.add_argument(
-        "--replace", action="store_true", help="put them in the place of those that are there"
+        "--replace", action="store_true", help="replace existing documents of these runs"
     )
-    export = command("export", "write run documents to a file of JSON, one a line", "*")
+    export = command("export", "write run documents to a JSON file, one a line", "*")
     export.add_argument(
         "--output", default=transfer.STDIO, metavar="FILE", help="default: standard output"
     )
@@ -67,14 +67,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="FILE",
         help="file with its document (default: rundoc_RUN_ID.json next to the folder)",
     )
-    tag = command("tag", "give a run a tag, or take it away", "")
+    tag = command("tag", "add a tag to a run, or remove it", "")
     tag.add_argument("tag", metavar="TAG", help="tag, as process or abandon")
-    tag.add_argument("--remove", action="store_true", help="take it away")
+    tag.add_argument("--remove", action="store_true", help="remove the tag")
     status = command("status", "show or set the status of a run's processing", "")
     status.add_argument("status", nargs="?", choices=documents.STATUSES, metavar="STATUS")
-    status.add_argument("--reason", help="why it is set")
-    remove = command("remove", "remove documents of runs; what is removed is printed", "+")
-    remove.add_argument("--yes", action="store_true", help="do it")
+    status.add_argument("--reason", help="reason of the new status")
+    remove = command("remove", "remove documents of runs, and print them", "+")
+    remove.add_argument("--yes", action="store_true", help="confirm the removal")
     return parser.parse_args(argv)
 
 
@@ -84,7 +84,10 @@ def _add_common(
     """Add the options allowed before and after the subcommand."""
     base.add_debug(parser, debug)
     parser.add_argument(
-        "--detector", choices=DETECTORS, default=detector, help="whose runs (default: xams)"
+        "--detector",
+        choices=DETECTORS,
+        default=detector,
+        help="detector of the runs (default: xams)",
     )
 
 
@@ -144,7 +147,9 @@ def import_files(collection: Any, args: argparse.Namespace) -> None:
     new = [document for path in args.files for document in transfer.documents_in(path)]
     bar = tqdm(new, desc="importing", unit="run", disable=not sys.stderr.isatty())
     added, present = transfer.import_documents(collection, bar, args.replace)
-    log.info("%d runs added, %d were there%s", added, present, " and are replaced" * args.replace)
+    log.info(
+        "%d runs added, %d existed already%s", added, present, " and are replaced" * args.replace
+    )
 
 
 def export(collection: Any, args: argparse.Namespace) -> None:
@@ -171,8 +176,8 @@ def tag(collection: Any, args: argparse.Namespace) -> None:
     else:
         done = documents.add_tag(collection, args.run_id, args.tag, settings.login_name())
     if not done:
-        has = "does not have" if args.remove else "has"
-        log.info("run %s %s the tag %s already", args.run_id, has, args.tag)
+        has = "does not have" if args.remove else "already has"
+        log.info("run %s %s the tag %s", args.run_id, has, args.tag)
 
 
 def status(collection: Any, args: argparse.Namespace) -> None:
@@ -181,7 +186,7 @@ def status(collection: Any, args: argparse.Namespace) -> None:
         documents.set_status(collection, args.run_id, args.status, args.reason)
         return
     if args.reason is not None:
-        raise UsageError("--reason says why a status is set: name that, too")
+        raise UsageError("--reason is the reason of a new status: name the status too")
     fields = ["processing_status", "processing_failed", "processing_claim"]
     document = documents.find_run(collection, args.run_id, None, fields)
     known = documents.status_of(document)

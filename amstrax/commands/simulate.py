@@ -36,12 +36,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     add(
         "--source",
         default="kr83m",
-        help="source in the detector, or led; --sources lists them (default: %(default)s)",
+        help="source in the detector, or led; --sources lists all (default: %(default)s)",
     )
     add("--sources", action=_ListSources, nargs=0, help="list the sources, and exit")
-    add("--rate", type=float, default=5.0, metavar="HZ", help="events in the xenon (default: 5)")
-    add("--duration", type=float, default=60.0, metavar="SECONDS", help="of the run (default: 60)")
-    add("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    add(
+        "--rate",
+        type=float,
+        default=5.0,
+        metavar="HZ",
+        help="rate of events in the xenon (default: 5)",
+    )
+    add(
+        "--duration",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="duration of the run (default: 60)",
+    )
+    add("--seed", type=int, default=0, help="seed of the random numbers (default: 0)")
     add(
         "--output",
         type=Path,
@@ -75,20 +87,20 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another value for a number of the detector, as electron_lifetime=20000; lists as "
-        "JSON. Can be given more than once; --numbers lists them",
+        help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
+        "given more than once; --numbers lists the parameters",
     )
+    add("--numbers", action="store_true", help="print the detector parameters as JSON, and exit")
     add(
-        "--numbers", action="store_true", help="print the numbers of the detector as JSON, and exit"
+        "--compressor", default="lz4", help="lz4 or blosc, for the live data (default: %(default)s)"
     )
-    add("--compressor", default="lz4", help="of the live data: lz4 or blosc (default: %(default)s)")
     add("--hosts", type=int, default=1, metavar="N", help="readout processes (default: 1)")
-    add("--threads", type=int, default=1, metavar="N", help="threads of each (default: 1)")
+    add("--threads", type=int, default=1, metavar="N", help="threads of each process (default: 1)")
     add(
         "--start",
         type=_time,
         metavar="TIME",
-        help="start of the run, UTC unless it says otherwise, as 2024-01-02T03:04:05 (default: "
+        help="start of the run, UTC unless it has a time zone, as 2024-01-02T03:04:05 (default: "
         "that time, or now with --realtime)",
     )
     add(
@@ -97,14 +109,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         nargs="?",
         const=1.0,
         metavar="SPEED",
-        help="write the run as the DAQ would, chunk by chunk as time goes by, SPEED times as fast "
-        "(1 if left out); Ctrl-C ends the run",
+        help="write the run as the DAQ would, chunk by chunk in real time, SPEED times as fast "
+        "(default: 1); Ctrl-C ends the run",
     )
     add("--force", action="store_true", help="replace an existing run")
     base.add_console(parser)
     args = parser.parse_args(argv)
     if args.run_id is None and not args.numbers:
-        parser.error("the number of the run is missing, as 100001")
+        parser.error("RUN_ID is missing: give a number, as 100001")
     return args
 
 

@@ -1,6 +1,6 @@
-"""The command ``amstrax validate``: simulate a run, process it, and judge the reconstruction.
+"""The command ``amstrax validate``: simulate a run, process it, and assess the reconstruction.
 
-To judge a change of an algorithm, make a report before and after it with the same seed, and compare
+To assess a change of an algorithm, make reports before and after it with the same seed, and compare
 them.
 """
 
@@ -39,7 +39,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Simulate a run, process it, and say how well the true events were "
+        description="Simulate a run, process it, and report how well the true events were "
         "reconstructed: a table, a JSON file, and a page of plots",
     )
     add = parser.add_argument
@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--detector",
         choices=("xams",),
         default="xams",
-        help="detector; XAMSL makes no events to judge (default: %(default)s)",
+        help="detector; XAMSL has no events to assess (default: %(default)s)",
     )
     add("--source", default="flat", help="source, as of `amstrax simulate` (default: %(default)s)")
     add(
@@ -58,12 +58,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="events per second (default: %(default)s)",
     )
     base.add_seconds(parser, "--duration", 300.0, "duration of the run")
-    add("--seed", type=int, default=0, help="of the simulation (default: 0)")
+    add("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
     add(
         "--live_data",
         type=Path,
         metavar="FOLDER",
-        help="take this simulated run, the folder RUN_ID that `amstrax simulate` wrote",
+        help="use this simulated run, the folder RUN_ID that `amstrax simulate` wrote",
     )
     add(
         "--truth",
@@ -98,7 +98,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_console(parser)
     args = parser.parse_args(argv)
     if args.truth is not None and args.live_data is None:
-        parser.error("--truth goes with --live_data, the run that it is the truth of")
+        parser.error("--truth needs --live_data, the run of this truth")
     return args
 
 
@@ -129,7 +129,7 @@ def _report(args: argparse.Namespace, stop: Stop) -> str:
 
 
 def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
-    """Simulate, process and judge, write report and plots, and return the report.
+    """Simulate, process and assess a run, write report and plots, and return the report.
 
     A failure, or `stop`, raises and leaves no files.
     """
@@ -154,7 +154,7 @@ def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
         }
         figure = validation_plots.plot_validation(matched, report)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # once is enough
+        figure.set_layout_engine("none")  # one layout for all formats
         for suffix in ("png", "pdf"):
             base.save_figure(figure, args.output / f"{NAME}.{suffix}", dpi=110)
         validation_text.write_report(report, args.output / f"{NAME}.json")
@@ -217,14 +217,16 @@ def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
 
 def _check_output(args: argparse.Namespace) -> None:
     if args.source == "led" and args.live_data is None:
-        raise InvalidOption("source led makes no events to judge: name another source")
-    there = [
+        raise InvalidOption("source led makes no events to assess: name another source")
+    existing = [
         str(path)
         for path in (args.output / f"{NAME}.json", args.output / "data")
         if path.exists() and (path.suffix or args.keep)
     ]
-    if there and not args.force:
-        raise DataExists(f"{', '.join(there)} would be replaced: use another --output, or --force")
+    if existing and not args.force:
+        raise DataExists(
+            f"{', '.join(existing)} would be replaced: use another --output, or --force"
+        )
 
 
 @contextlib.contextmanager
@@ -309,7 +311,7 @@ class SimulatedRun(NamedTuple):
         if context != "xams":
             raise InvalidOption(
                 f"run {self.run_id} is processed in context {context}, which has no events to "
-                "judge: take a run of XAMS"
+                "assess: use a run of XAMS"
             )
         return settings
 

@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Compile all functions for processing, before jobs need them, and say where "
+        description="Compile all functions for processing, before jobs need them, and report where "
         "they are cached",
     )
     parser.add_argument(
@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         nargs="+",
         type=base.context_name,
         default=list(CONTEXTS),
-        help=f"for these of {', '.join(CONTEXTS)} (default: all)",
+        help=f"contexts to compile for: {', '.join(CONTEXTS)} (default: all)",
     )
     base.add_debug(parser)
     return parser.parse_args(argv)

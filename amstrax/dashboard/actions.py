@@ -71,7 +71,7 @@ def check(page: Page, what: str) -> None:
     if page.site.logins is not None and not page.site.logins.is_valid(page.login):
         raise NotAllowed("you are no longer logged in: log in again")
     raise NotAllowed(
-        f"{page.user} may look, but change nothing: --allow-actions names those who may"
+        f"{page.user} has read-only access: --allow-actions names the users who may act"
     )
 
 
@@ -105,34 +105,34 @@ def each(page: Page, what: str, run_ids: Sequence[str], act: Callable[[str], Row
     return rows
 
 
-def submit(page: Page, run_ids: Sequence[str], order: SubmitRequest, dry_run: bool) -> list[Row]:
+def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: bool) -> list[Row]:
     """Submit jobs for runs, or with `dry_run` return their scripts.
 
-    Runs that are done are skipped, unless ``order.again`` is set.
+    Runs that are done are skipped, unless ``request.again`` is set.
     """
     site = page.site
-    what = f"{'dry run of ' if dry_run else ''}submit {order}"
-    # A dry run is an action too: it asks the batch system
+    what = f"{'dry run of ' if dry_run else ''}submit {request}"
+    # A dry run is an action too: it queries the batch system
     check(page, what)
     processing = submitting.ProcessingOptions(
-        targets=order.targets,
-        context=order.context,
+        targets=request.targets,
+        context=request.context,
         detector=site.detector,
         output_folder=site.output_folder,
         live_data_dir=site.live_data_dir,
         config_kwargs=site.config_kwargs,
-        corrections_version=order.corrections_version or site.corrections_version,
+        corrections_version=request.corrections_version or site.corrections_version,
     )
     work = submitting.make_job_template(
-        processing, site.job_folder, site.log_folder, memory=order.memory, dry_run=dry_run
+        processing, site.job_folder, site.log_folder, memory=request.memory, dry_run=dry_run
     )
     collection, engine = site.collection(), site.engine()
 
     def act(run_id: str) -> Row:
-        why = "" if order.again else submit_stbc.why_done(work, run_id, collection)
+        why = "" if request.again else submit_stbc.why_done(work, run_id, collection)
         if why:
             return Row(run_id, "skipped", why.split(",")[0])
-        done = submitting.submit(work, run_id, collection, engine, reset_failures=order.again)
+        done = submitting.submit(work, run_id, collection, engine, reset_failures=request.again)
         text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
         return Row(run_id, done.state, text)
 
@@ -239,7 +239,7 @@ class ActionsPanel:
             placeholder=site.corrections_version or "none",
         )
         self._memory = text_input("memory", "Memory [MB]", change, placeholder="of the settings")
-        self._again = checkbox("again", "also those that are done", change)
+        self._again = checkbox("again", "also done runs", change)
         self._dry = button("dry_run", "Dry run", lambda: self._on_submit(True), 130)
         self._submit = button("submit", "Submit", lambda: self._on_submit(False), 130)
         self._tag = text_input("tag_name", "Tag", lambda: None, 160, placeholder=documents.PROCESS)
@@ -282,11 +282,13 @@ class ActionsPanel:
     def _on_submit(self, dry_run: bool) -> None:
         run_ids, entered = list(self._run_ids()), self._entered()
         try:
-            order = self._request()
-            # Whatever the browser says: its button is disabled then
+            request = self._request()
+            # The browser disables the button, but cannot be trusted
             if not dry_run and entered != self._dry_run:
                 check(self._page, "submit without dry run")
-                raise InvalidOption("this has changed since the dry run: do that again first")
+                raise InvalidOption(
+                    "runs or options have changed since the dry run: repeat it first"
+                )
         except Exception as error:
             self._show([], describe(error))
             return
@@ -294,7 +296,7 @@ class ActionsPanel:
         def done() -> None:
             self._dry_run = entered if dry_run else None
 
-        self._run(lambda: submit(self._page, run_ids, order, dry_run), done)
+        self._run(lambda: submit(self._page, run_ids, request, dry_run), done)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
         run_ids = list(self._run_ids())

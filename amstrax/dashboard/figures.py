@@ -116,8 +116,8 @@ def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
         raise NotAvailable(f"this context has no {sort}: choose another one")
     if not st.is_stored(run_id, name):
         raise NotAvailable(
-            f"{name} of run {run_id}, as this context would make it, is not stored here: the page "
-            "of the run shows what is stored, and can submit a job"
+            f"{name} of run {run_id} is not stored here with the lineage of this context: the page "
+            "of the run lists stored data, and can submit a job"
         )
     return name
 
@@ -181,7 +181,7 @@ def warm_up() -> None:
 
 
 def fit(figures: Iterable[Any]) -> Row:
-    """Return figures next to each other, as many as the width of the page allows."""
+    """Return figures in rows, as many in a row as the width of the page allows."""
     figures = list(figures)
     for figure in figures:
         figure.width, figure.height = None, 330
@@ -306,7 +306,7 @@ def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     for channel in np.unique(pulses["channel"]).tolist():
         name = f"channel {channel}"
         by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times)
-        # As in the spectra
+        # The same colours as in the spectra
         colors[name] = channel_color(channel)
     groups = {
         "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],

@@ -1,6 +1,6 @@
 """Progress of a run while it is taken and processed, chunk by chunk; log of its last job.
 
-Functions that look at files, and the parts of pages that show the result.
+Functions that read files, and the parts of pages that show the result.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _DASHES = ("solid", "dashed", "dotted", "dotdash")
 
 
 class Live(NamedTuple):
-    """Live data of a run on this machine: its folder, number of chunks, size, and whether all."""
+    """Live data of a run on this machine: folder, chunks, size [bytes], and whether complete."""
 
     folder: Path
     chunks: int
@@ -78,7 +78,7 @@ class Log(NamedTuple):
 def find_live(
     document: Mapping[str, Any], detector: str, live_data_dir: Path | None = None
 ) -> Live | None:
-    """Return the live data of a run; None if it is not on this machine.
+    """Find the live data of a run; return None if it is not on this machine.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def find_live(
 
 
 def find_stored(st: strax.Context, run_id: str) -> list[Growing]:
-    """Return the data types of a context that are stored or being made; only metadata is read."""
+    """Find the data types of a context that are stored or being made; only read metadata."""
     result = []
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
@@ -130,7 +130,7 @@ def _chunks(folder: Path) -> list[Chunk] | None:
     found: dict[int, Mapping[str, Any]] = {}
     try:
         for name in sorted(os.listdir(folder)):
-            # One file for all chunks; forked processes write one for each chunk
+            # strax writes one file for all chunks, or one for each chunk from forked processes
             if name.endswith("-metadata.json"):
                 of_all = json.loads((folder / name).read_text(encoding="utf-8")).get("chunks") or ()
                 found |= {chunk["chunk_i"]: chunk for chunk in of_all}
@@ -147,7 +147,7 @@ def _chunks(folder: Path) -> list[Chunk] | None:
 def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) -> Log:
     """Return the last `most` bytes of the log of a run's last job, in whole lines.
 
-    The run document names the file. Whoever can write documents could name any file there, so it
+    The run document names the file. As writers of documents could name any file, it
     must be a regular file inside `log_folder`, without links that lead out of it.
 
     Raises
@@ -211,7 +211,7 @@ class LivePart:
         self._page.repeat(self._refresh, min(INTERVAL, self._page.site.refresh))
 
     def _refresh(self) -> None:
-        self._page.load("how far the run is", self._find, self._take, again=False)
+        self._page.load("the progress of the run", self._find, self._take, again=False)
 
     def _find(self) -> _Found:
         site = self._page.site

@@ -4,7 +4,7 @@ Passwords are kept as bcrypt hashes, one ``NAME:HASH`` a line, in a file that on
 read. Log-ins and counts of attempts are kept in memory, until the dashboard ends.
 
 An attempt is counted before its password is checked, and uncounted if that is right, so parallel
-guesses count too. Attempts are counted
+attempts count too. Attempts are counted
 
 - by name and address together, with pauses that double,
 - by name and by address, with short constant pauses, unless that name has logged in from that
@@ -56,7 +56,7 @@ BROWSER_COOKIE, BROWSER_LIFETIME = "amstrax_browser", 90 * 86400
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
-#: Hash of no password; checked if the file has no users
+#: Hash that matches no password; checked if the file has no users
 _NOBODYS = b"$2b$12$BfFHHWdcODJtM6VnRzDEpOTKNMZA.NvFB0L2vjb3CaPwREZtyAyVO"
 
 
@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
     """Return a user name, or raise InvalidOption if it is not valid."""
     if not _NAME.fullmatch(name):
         raise InvalidOption(
-            f"{name!r} cannot be the name of a user: up to 64 letters, digits and _ . - can"
+            f"{name!r} cannot be the name of a user: use up to 64 letters, digits and _ . -"
         )
     return name
 
@@ -369,7 +369,7 @@ class Logins:
 
 
 def network(address: str) -> str:
-    """Return the address to count attempts by: of IPv6 the /64, which one user may own."""
+    """Return the address to count attempts by; for IPv6 its /64, all of which a user may own."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -397,7 +397,7 @@ def login_of(site: "Site", request: Any) -> Login | None:
 class PasswordAuth(AuthProvider):
     """Hooks for log-in with a password."""
 
-    # Where AuthProvider has properties
+    # Replace properties of AuthProvider
     login_url, logout_url = "/login", "/logout"
     login_handler: Any = None
     logout_handler: Any = None

@@ -170,7 +170,7 @@ class Page:
         def done(future: Future) -> None:
             now = time.monotonic()
             self._futures.discard(future)
-            # Slow work does not take all of the time
+            # In proportion to the duration, so that slow work does not run all the time
             pause = _PAUSE * (now - began)
             if future.cancelled() or future.exception() is not None:
                 pause = min(pause, _RETRY)

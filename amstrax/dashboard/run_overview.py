@@ -138,7 +138,7 @@ def page(
     if order != "number":
         sort.append(("number", way))
     if condition and isinstance(collection, LocalCollection):
-        # It scans all documents, for a count as for a search
+        # The embedded store scans all documents for a count too, so search only once
         ids = [run["_id"] for run in collection.find(condition, ["_id"], sort=sort)]
         total = len(ids)
     elif condition:
@@ -272,7 +272,7 @@ _GONE = "registered here, but its folder is not there"
 
 
 def find(st: strax.Context, key: strax.DataKey) -> Path | None:
-    """Return the folder from which a context loads data; None if it is not stored."""
+    """Find the folder from which a context loads data; return None if it is not stored."""
     for frontend in st._sorted_storage:
         with contextlib.suppress(strax.DataNotAvailable):
             _, place = frontend.find(key, **st._find_options)
@@ -281,7 +281,7 @@ def find(st: strax.Context, key: strax.DataKey) -> Path | None:
 
 
 def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
-    """Return the folder of data that is being made, or that an ended job left; None without it."""
+    """Find the folder of data that is being made, or that a dead job left; None without it."""
     for frontend in st.storage:
         path = getattr(frontend, "path", None)
         if path is not None and (folder := Path(path, f"{key}_temp")).is_dir():

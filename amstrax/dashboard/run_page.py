@@ -41,7 +41,7 @@ _LOADING = "<p>Loading …</p>"
 
 
 def run_id_of(text: str) -> str:
-    """Return a run id as in run documents; empty if `text` is none."""
+    """Return a run id as in run documents; empty if `text` is not valid."""
     try:
         return rundoc.check_run_name(text.strip()).zfill(6)
     except InvalidRunDocument:
@@ -60,7 +60,9 @@ class OfRun(Page):
         links = render.html("run_links.html", run_id=self.run_id, page=self.path)
         self.links = self.html(links, name="links")
         if not self.run_id:
-            self.report("the run", UsageError("the address names none, as run?id=006724"))
+            self.report(
+                "the run", UsageError("the address has no run id: write it as run?id=006724")
+            )
 
     def document(self) -> dict[str, Any]:
         """Return the run document, without secrets."""
@@ -97,7 +99,7 @@ class RunPage(OfRun):
         self._context = select(
             "context",
             "Context",
-            ["as its mode says", *self.site.contexts()],
+            ["by mode of the run", *self.site.contexts()],
             self._change_context,
             self.argument("context"),
             180,
@@ -270,7 +272,7 @@ class DataPage(OfRun):
         self._mark(drawn, linked, events, False)
 
     def _select(self, source: Any, rows: list[int]) -> None:
-        # The other callback must not answer
+        # Keep the other callback from responding
         self._is_linking = True
         try:
             source.selected.indices = rows

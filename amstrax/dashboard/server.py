@@ -39,7 +39,7 @@ PAGES: tuple[type[Page], ...] = (
 _UNUSED, _CHECK = 5000, 5000
 #: Largest message or form from a browser [bytes]
 _LARGEST = 1_000_000
-#: Parts of Bokeh, megabytes, that no page uses
+#: Large parts of Bokeh that no page uses
 _NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
 
 #: Bokeh needs 'unsafe-eval' for templates of cells and CustomJS. Nothing is loaded from other
@@ -76,7 +76,7 @@ class Headers(OutputTransform):
         """Return the answer with the headers."""
         for name, value in _HEADERS.items():
             headers[name] = value
-        # Bokeh lets every site load what starts a session
+        # Bokeh lets other sites load the script that starts a session
         headers.pop("Access-Control-Allow-Origin", None)
         if "/static/" not in self._request.path:
             headers["Cache-Control"] = "no-store"
@@ -114,7 +114,7 @@ class ProxiedServer(HTTPServer):
 
 
 class PageHandler(FunctionHandler):
-    """Makes a page; the signed token of its session holds who asked for it."""
+    """Makes a page; the signed token of its session holds the user and address of the request."""
 
     def __init__(self, site: Site, page: type[Page]):
         def make(doc: Document) -> None:
@@ -154,7 +154,7 @@ def make_server(
     key: Path | None = None,
     behind_proxy: bool = False,
 ) -> BaseServer:
-    """Return a server that listens, and is still to be started.
+    """Return a server that listens, but is not started.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def make_server(
             )
         if certificate is None and not behind_proxy:
             raise UsageError(
-                f"--address {address} without TLS would show passwords to everybody between: give "
+                f"--address {address} without TLS would send passwords unencrypted: give "
                 "--certificate and --key, or --behind_proxy where a proxy has them"
             )
     # Override the environment (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)

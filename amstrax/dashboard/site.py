@@ -121,10 +121,10 @@ class Site:
         """
         from amstrax import contexts
 
-        # That of jobs, see `process_run.folders`
+        # The folder that jobs use, see `process_run.folders`
         default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
         folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
-        # The context would make a missing folder
+        # A context makes its folder, so give it one that exists
         output_folder = str(folder.absolute()) if folder.is_dir() else self._empty.name
         st = getattr(contexts, name)(
             output_folder=output_folder,
@@ -158,7 +158,7 @@ class Site:
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
-            # Otherwise each closed page stops all others for a full garbage collection
+            # Otherwise the full garbage collection at each closed page blocks all others
             memory.freeze_existing_objects()
 
         memory.return_large_arrays()

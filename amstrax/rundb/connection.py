@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 COLLECTIONS = {"xams": "runs_gas", "xamsl": "runs_new"}
 DATABASE = "run"
 PAUSE = 0.3  # between two attempts [s]
-# The documented default, an empty dictionary, which stays empty
+# Default of the documented signature; never filled
 _UNSET: dict[str, Any] = {}
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def get_mongo_collection(detector: str = "xams", runcolname: str = DATABASE, **k
     runcolname
         Database of the collection.
     **kwargs
-        As of `get_mongo_client`.
+        Other parameters of `get_collection`.
 
     Raises
     ------
@@ -167,17 +167,17 @@ def get_collection(
 def is_embedded(config: RunDatabase) -> bool:
     """Return whether the settings select the embedded store.
 
-    Raises RunDatabaseNotSet when something is set for MongoDB or its tunnel, but not the address.
+    Raises RunDatabaseNotSet when MongoDB or its tunnel has settings, but no address.
     """
     if config.uri or config.daq_host:
         return False
     given = [name for name in config.given if name.startswith(("DAQ_", "MONGO_"))]
     if given:
-        # A password shows best which address is missing
+        # Name a password first: it tells best which address is missing
         first = min(given, key=lambda name: (name not in settings.SECRETS, name))
-        more = f" (as are {len(given) - 1} more settings)" if len(given) > 1 else ""
+        more = f" (and {len(given) - 1} more settings)" if len(given) > 1 else ""
         raise RunDatabaseNotSet(
-            f"{first} is set, but not for which host{more}: set DAQ_HOST too, or unset what is set "
+            f"{first} is set{more}, but DAQ_HOST is not: set DAQ_HOST too, or unset these settings "
             "to use the embedded run database"
         )
     return True
@@ -191,7 +191,7 @@ def retry(
     wait: Callable[[float], Any] | None = None,
     on_error: Callable[[Any, float], Any] = lambda _error, _left: None,
 ) -> T:
-    """Call an idempotent function, again while it raises one of `errors`, and return its result.
+    """Call an idempotent function, retry while it raises one of `errors`, and return its result.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def retry(
     wait
         Called with `pause`; by default `time.sleep`.
     on_error
-        Called with each error and the time left for retries [s]; 0 if none follows. It may log, or
+        Called with each error and the time left for retries [s], 0 before giving up. It may log, or
         raise to give up.
     """
     end = time.monotonic() + patience
@@ -218,7 +218,7 @@ def retry(
 
 
 def resilient(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a function, again while the run database is unreachable, and return its result.
+    """Call a function, retry while the run database is unreachable, and return its result.
 
     Use it for writes that are idempotent in effect and return value, such as one that claims a run
     for an owner if it is free *or claimed by that owner*. RunDatabaseUnreachable is raised after
@@ -234,15 +234,14 @@ def _embedded(config: RunDatabase) -> Any:
     if config.path not in _announced:
         _announced.add(config.path)
         log.info(
-            "no run database is set (DAQ_HOST or AMSTRAX_MONGO_URI): the embedded one in %s is "
-            "used",
+            "neither DAQ_HOST nor AMSTRAX_MONGO_URI is set: using the embedded run database %s",
             config.path,
         )
     return LocalClient(config.path)
 
 
 class Connection:
-    """A client of MongoDB, with its tunnel if it needs one. Nothing is connected yet.
+    """A client of MongoDB, with its tunnel if it needs one; connects at first use.
 
     Raises RunDatabaseNotSet when the settings are invalid.
     """
@@ -287,8 +286,8 @@ class Connection:
             self.tunnel.close()
 
 
-# Connections of this process, by settings; those of a parent process are kept but not used, since
-# collecting them could wait for locks that its threads held
+# Connections of this process, by settings. Those inherited by a fork are kept unused: garbage
+# collection could deadlock on locks that threads of the parent held
 _connections: dict[RunDatabase, Connection] = {}
 _inherited: list[dict[RunDatabase, Connection]] = []
 _lock = threading.Lock()
@@ -296,13 +295,13 @@ _hooks_are_set = False
 
 
 def open_connection(config: RunDatabase) -> Connection:
-    """Return the connection of this process to a database; a new one is not yet open."""
+    """Return the connection of this process to a database; a new one connects at first use."""
     global _hooks_are_set
     with _lock:
         connection = _connections.get(config)
         if connection is None:
             connection = _connections[config] = Connection(config)
-            # Hooks are called last first: before that of paramiko, which ends all sessions
+            # Registered after paramiko's hook, which ends all sessions, and so called before it
             if not _hooks_are_set:
                 _hooks_are_set = True
                 atexit.register(close)
@@ -343,7 +342,7 @@ def translated(
     collection: str,
     is_write: bool = False,
 ) -> Exception:
-    """Return the error to raise for one of pymongo: the same, unless the connection failed."""
+    """Return the amstrax error for a failed connection; other errors of pymongo unchanged."""
     from pymongo import errors
 
     config, place = connection.config, connection.place
@@ -351,15 +350,17 @@ def translated(
     code = getattr(error, "code", None)
     if code == _AUTHENTICATION_FAILED or "authentication failed" in str(error).lower():
         what = "AMSTRAX_MONGO_URI" if config.uri else "MONGO_USER, MONGO_PASSWORD and MONGO_AUTH_DB"
-        # Otherwise the client would keep trying, and report another error next time
+        # The client would retry, and report another error next time
         _forget(connection)
         return RunDatabaseRefused(f"{place} refuses the log-in of {user}: check {what}")
     if code == _UNAUTHORIZED:
         if not config.uri and not config.mongo_user:
-            return RunDatabaseRefused(f"{place} wants a log-in: set MONGO_USER and MONGO_PASSWORD")
+            return RunDatabaseRefused(
+                f"{place} requires a log-in: set MONGO_USER and MONGO_PASSWORD"
+            )
         return RunDatabaseRefused(
-            f"{user} may not call {method} on {collection} of {place}: ask who runs it for "
-            f"the role {'readWrite' if is_write else 'read'} there"
+            f"{user} may not call {method} on {collection} of {place}: ask its "
+            f"administrator for the role {'readWrite' if is_write else 'read'}"
         )
     is_of_dns = type(error.__cause__).__module__.startswith("dns.")
     if isinstance(error, errors.ConfigurationError) and is_of_dns:
@@ -372,10 +373,10 @@ def translated(
             return type(tunnel_error)(*tunnel_error.args)
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
         is_sent = not isinstance(error, errors.ServerSelectionTimeoutError)
-        again = "; whether it was written is not known" if is_write and is_sent else ""
+        note = "; the write may have been applied" if is_write and is_sent else ""
         return RunDatabaseUnreachable(
             f"{place} does not answer {method} on {collection} within {config.timeout:g} s or the "
-            f"connection dropped ({reason}){again}: try again later, or see `amstrax rundb check`"
+            f"connection dropped ({reason}){note}: try again later, or see `amstrax rundb check`"
         )
     return error
 
@@ -398,8 +399,8 @@ def _make_client(config: RunDatabase, tunnel: "Tunnel | None") -> "MongoClient":
     }
     if tunnel is not None:
         if bool(config.mongo_user) != bool(config.mongo_password):
-            there, missing = ("USER", "PASSWORD") if config.mongo_user else ("PASSWORD", "USER")
-            raise RunDatabaseNotSet(f"MONGO_{there} is set, but not MONGO_{missing}: set both")
+            given, missing = ("USER", "PASSWORD") if config.mongo_user else ("PASSWORD", "USER")
+            raise RunDatabaseNotSet(f"MONGO_{given} is set, but not MONGO_{missing}: set both")
         host, port = tunnel.address
         # The address that MongoDB announces is valid only on the DAQ host
         options |= {"host": host, "port": port, "directConnection": True}
@@ -427,9 +428,9 @@ class Collection:
     """Collection of MongoDB that reconnects, with pymongo's interface.
 
     It has pymongo's methods `READS` and `WRITES`. Each times out as the settings say, raises a
-    `RunDatabaseError` if the connection fails, and is repeated if that is safe. Errors about the
-    request itself are pymongo's. A pickle has the names and `given`, the host and user given in
-    addition to the settings, but no settings.
+    `RunDatabaseError` if the connection fails, and is retried if that is safe. Errors about the
+    request itself are pymongo's. Pickles contain the names and `given`, the host and user that
+    override the settings, but no settings.
     """
 
     def __init__(
@@ -490,7 +491,7 @@ class Collection:
         def on_error(error: RunDatabaseUnreachable, _left: float) -> None:
             cause = error.__cause__
             if isinstance(cause, PyMongoError):
-                # Without a server nothing was sent
+                # Nothing was sent if no server was selected
                 may_repeat = repeatable or isinstance(cause, ServerSelectionTimeoutError)
             else:
                 # Do not wait for a connection that was never up: this machine may be offline
@@ -552,7 +553,7 @@ class Cursor:
 def is_repeatable(method: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     """Return whether a write is idempotent, in effect and in answer.
 
-    It is if the filter only identifies the document, and the update sets values that do not depend
+    The filter may only identify the document, and the update may only set values that do not depend
     on the old ones.
     """
     if method == "create_index":

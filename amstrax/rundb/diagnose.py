@@ -58,12 +58,12 @@ def check(detector: str = "xams") -> int:
             )
             steps = [*_tunnel_steps(config, stack), *_mongo_steps(config, detector, stack)]
         failed = False
-        for name, take in steps:
+        for name, run_step in steps:
             if failed:
                 print(f"-        {name:15s}not tried")
                 continue
             try:
-                print(f"ok       {name:15s}{take()}", flush=True)
+                print(f"ok       {name:15s}{run_step()}", flush=True)
             except AmstraxError as error:
                 failed = True
                 print(f"FAILED   {name:15s}{error}", flush=True)
@@ -107,7 +107,7 @@ def described_releases() -> str:
         except OSError as error:
             lines.append(f"  {folder} cannot be read: {error.strerror}")
             continue
-        part = "" if stored.is_all else f" (among {stored.n_entries} entries; others not looked at)"
+        part = "" if stored.is_all else f" (among {stored.n_entries} entries; others not read)"
         if part and not stored.found:
             lines.append(f"  {folder}: no raw data{part}")
         for release, (number, run_id) in sorted(stored.found.items()):
@@ -116,18 +116,18 @@ def described_releases() -> str:
     if not lines:
         return "Releases: no raw data of XAMS in the folders of the settings"
     if newest[1]:
-        is_set = settings.release()
+        release_set = settings.release()
         advice = (
-            f"as AMSTRAX_RELEASE={is_set} has it"
-            if newest[1] == is_set
-            else f"and AMSTRAX_RELEASE is {is_set}: set AMSTRAX_RELEASE={newest[1]}"
+            f"as in AMSTRAX_RELEASE={release_set}"
+            if newest[1] == release_set
+            else f"and AMSTRAX_RELEASE is {release_set}: set AMSTRAX_RELEASE={newest[1]}"
         )
         lines.append(f"  the newest run, {newest[0]}, is of release {newest[1]}, {advice}")
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
 def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
-    # Results that later steps use
+    # Results for later steps
     made: dict[str, Any] = {}
 
     def name() -> str:
@@ -157,7 +157,7 @@ def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Ste
 
     def forwarding() -> str:
         tunnel.open_channel(config, made["transport"]).close()
-        return f"leads to {config.mongo_host}:{config.mongo_port}, where something listens"
+        return f"{config.mongo_host}:{config.mongo_port} accepts connections"
 
     return [
         ("name", name),
@@ -179,7 +179,7 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
             problem = translated(error, connection, method, f"{DATABASE}.{name}", is_write)
             if isinstance(problem, AmstraxError):
                 raise problem from error
-            raise RunDatabaseRefused(f"{connection.place} does not do {method}: {error}") from error
+            raise RunDatabaseRefused(f"{connection.place} fails at {method}: {error}") from error
 
     def mongo_log_in() -> str:
         made["connection"] = connection = Connection(config)
@@ -191,12 +191,12 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
         return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
 
     def rights() -> str:
-        # An update of a document that does not exist needs the rights and changes nothing
+        # Updating a missing document needs the rights, and changes nothing
         nothing = {"_id": ObjectId()}
         try:
             call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
         except RunDatabaseRefused:
-            return "may read, and not write: enough for a notebook, not for tools that process"
+            return "may read but not write: enough for notebooks, not for processing tools"
         return "may read and write"
 
     return [

@@ -5,9 +5,9 @@ change is one atomic, idempotent update of one document, safe to repeat after a 
 are in UTC.
 
 `collection` is a collection of run documents, of MongoDB or the embedded store. `run_id` is a name
-or number, such as ``"006724"`` or 6724; functions that also take the document of a run change this
-document, even if it has neither or is not the only one. An unknown run raises `RunNotFound`. With
-an `owner`, nothing is changed and False is returned unless this owner has claimed the run.
+or number, such as ``"006724"`` or 6724. Functions that accept the document of a run change only
+this one, even if it has no name, or the run has several. An unknown run raises `RunNotFound`. With
+an `owner`, a run that this owner has not claimed stays unchanged, and False is returned.
 """
 
 import hashlib
@@ -46,9 +46,9 @@ ABANDON, PROCESS = "abandon", "process"
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
 #: Largest valid count of failures
 _MOST_FAILURES = 1_000_000
-#: Numbers of runs are smaller
+#: Upper limit of run numbers
 _MOST_RUNS = 10**18
-#: Older words for these states
+#: Status in older documents -> present status
 OLD_WORDS = {"processing": "running"}
 Filter = dict[str, Any]
 #: Name, number or document of a run
@@ -60,7 +60,7 @@ _warned: set[tuple[str, ...]] = set()
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
 #: Largest document that MongoDB stores [bytes]
 _MOST_BYTES = 2**24
-# A list of documents is of that type, too
+# $type also matches lists of objects
 _DOCUMENT_FORM = {"$type": "object", "$not": {"$type": "array"}}
 
 
@@ -81,7 +81,7 @@ def this_host() -> str:
 def number_of(document: Mapping[str, Any]) -> int | None:
     """Return the number of a run; None if it is missing or invalid."""
     for value in (document.get("number"), document.get("name")):
-        # BSON's JavaScript code is another type of str
+        # bson.Code is a subclass of str
         if type(value) is str and _is_number(value):
             return int(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value // 1:
@@ -97,7 +97,7 @@ def name_of(document: Mapping[str, Any]) -> str | None:
     """Return the name of a run, or its number with six digits; None if it has neither."""
     name = document.get("name")
     if isinstance(name, str) and name:
-        # BSON's JavaScript code cannot be hashed
+        # bson.Code, a subclass of str, is not hashable
         return str(name)
     number = number_of(document)
     return None if number is None else f"{number:06d}"
@@ -201,7 +201,7 @@ def is_claimed(
     if attempt is not None and not str(claim.get("owner")).startswith(f"{attempt}."):
         return False
     expires = claim.get("expires")
-    # A claim that never expires must be removed by its writer
+    # A claim without expiry lasts until its writer removes it
     return not isinstance(expires, datetime) or (
         expires.replace(tzinfo=expires.tzinfo or UTC) > (now or datetime.now(UTC))
     )
@@ -267,7 +267,7 @@ def summary(document: Mapping[str, Any]) -> Summary:
 
 
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
-    """Return filters that find a run, by `runid_field` or any of both, the most likely first."""
+    """Return filters for a run, by `runid_field` or else number and name, the most likely first."""
     if runid_field not in (None, "name", "number"):
         raise InvalidOption(f"runid_field is {runid_field!r}: it must be 'name' or 'number'")
     text = str(run_id)
@@ -334,7 +334,7 @@ def find_run(
     runid_field: str | None = None,
     projection: Iterable[str] | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the document of a run.
+    """Fetch the document of a run.
 
     Parameters
     ----------
@@ -354,9 +354,9 @@ def find_run(
 
 
 def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Fetch the document of a run, with the tags of all documents of its number or name.
+    """Return a run document, with the tags of all documents of its number or name.
 
-    A run should have one document; several give one warning.
+    A run should have one document; the first time that it has several is logged.
     """
     number, name = number_of(document), name_of(document)
     alike = [{"number": number}] * (number is not None) + [{"name": name}] * (name is not None)
@@ -367,7 +367,7 @@ def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
     if (_place(collection), *ids) not in _warned:
         _warned.add((_place(collection), *ids))
         log.warning(
-            "run %s has %d documents in %s (_id %s): remove all but one; a tag of one counts",
+            "run %s has %d documents in %s (_id %s), whose tags are merged: remove all but one",
             name,
             len(ids),
             _place(collection),
@@ -397,7 +397,7 @@ def read(
     try:
         return list(watch(collection.find(condition, projection, **options)))
     except RunDatabaseUnreachable:
-        # A collection repeats reads of one document by itself when the connection is back
+        # find_one, unlike iteration, waits until the connection is back
         collection.find_one({"_id": None}, ["_id"])
         return list(watch(collection.find(condition, projection, **options)))
 
@@ -410,7 +410,7 @@ def id_of(collection: Any, run_id: _Run) -> Any:
 
 
 def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> dict[str, Any]:
-    """Fetch the document of a run, which must be the only one: else raise `InvalidRunDocument`."""
+    """Fetch the only document of a run; several raise `InvalidRunDocument`."""
     found = read(collection, {"$or": run_filters(run_id)}, projection, limit=3)
     if len(found) > 1:
         ids = ", ".join(repr(document["_id"])[:40] for document in found)
@@ -433,12 +433,12 @@ def _make_list(collection: Any, _id: Any, field: str) -> None:
         )
 
 
-def _is_unchangeable(collection: Any, run_id: _Run, _id: Any) -> InvalidRunDocument:
+def _unchangeable_error(collection: Any, run_id: _Run, _id: Any) -> InvalidRunDocument:
     """Return the error for a document that `_MOST_ATTEMPTS` could not change."""
     name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
     return InvalidRunDocument(
         f"the document of run {short(name, str)} with _id {short(_id)} in {_place(collection)} "
-        f"cannot be changed in {_MOST_ATTEMPTS} attempts: correct what is odd in it"
+        f"could not be changed in {_MOST_ATTEMPTS} attempts: correct its invalid fields"
     )
 
 
@@ -450,7 +450,7 @@ def server_time(collection: Any) -> datetime:
     """Fetch the time of the database server [UTC]."""
     if "server_time" in dir(type(collection)):
         return collection.server_time()
-    # A collection of pymongo's
+    # Plain collection of pymongo
     answer = collection.database.client.admin.command("hello")
     return answer["localTime"].replace(tzinfo=UTC)
 
@@ -458,13 +458,13 @@ def server_time(collection: Any) -> datetime:
 def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
     """Add an entry to a run's data, or update the existing one; return whether it is new.
 
-    Entries are the same if type, host, location and lineage_hash are equal. An entry without type,
-    host or location, and data that is no list, raise `InvalidRunDocument`.
+    Type, host, location and lineage_hash identify an entry. An entry without type, host or
+    location, and data that is not a list, raise `InvalidRunDocument`.
     """
     missing = [key for key in ("type", "host", "location") if not entry.get(key)]
     if missing:
         raise InvalidRunDocument(
-            f"data of run {run_id} lacks {', '.join(missing)}: an entry is "
+            f"data of run {run_id} lacks {', '.join(missing)}: give an entry as "
             "{type, host, location, ...}"
         )
     _id = id_of(collection, run_id)
@@ -478,7 +478,7 @@ def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bo
         if collection.update_one(has_it, {"$set": {"data.$": dict(entry)}}).matched_count:
             return False
         id_of(collection, run_id)
-    raise _is_unchangeable(collection, run_id, _id)
+    raise _unchangeable_error(collection, run_id, _id)
 
 
 def remove_data(
@@ -486,7 +486,7 @@ def remove_data(
 ) -> int:
     """Move entries of a run's data to deleted_data, and return their number.
 
-    `entry` has fields that the entries must have, such as ``{"type": "live", "host": "daq"}``;
+    Entries match that contain all fields of `entry`, such as ``{"type": "live", "host": "daq"}``;
     `deleted_by` is recorded with the time.
     """
     document = find_run(collection, run_id, projection=["data"])
@@ -523,7 +523,7 @@ def remove_tag(collection: Any, run_id: _Run, tag: str) -> bool:
     """Remove a tag from a run; return False if it does not have the tag."""
     _id = id_of(collection, run_id)
     for field in ("tags.name", "tags"):
-        # $pull needs a list
+        # $pull only works on lists
         single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}
         if collection.update_one(single, {"$unset": {"tags": ""}}).matched_count:
             return True
@@ -548,20 +548,20 @@ def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
     name, number = name_of(new), number_of(new)
     filters = [*run_filters(name or ""), *([] if number is None else run_filters(number))]
 
-    def is_there() -> bool:
+    def exists() -> bool:
         return any(collection.find_one(condition, ["_id"]) is not None for condition in filters)
 
-    if is_there():
+    if exists():
         return False
     try:
         connection.resilient(collection.insert_one, new)
     except DuplicateKeyError:
         # Another process has just added it, or this one has and the answer was lost
-        if is_there():
+        if exists():
             return False
         raise InvalidRunDocument(
-            f"the _id {new['_id']} of run {name} is that of another document in "
-            f"{_place(collection)}: leave it out of the document"
+            f"the _id {new['_id']} of run {name} belongs to another document in "
+            f"{_place(collection)}: remove it from the new document"
         ) from None
     return True
 
@@ -578,7 +578,7 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRunDocument(
             "the run document has neither number nor name: add the number of the run"
         )
-    # An _id that depends only on the name, so that processes add a run once
+    # Derived from the name, so that concurrent processes add a run only once
     digest = hashlib.sha256(f"amstrax run {name}".encode()).digest()
     new = {"_id": document.get("_id", bson.ObjectId(digest[:12])), **document}
     if new.get("name") is None:
@@ -602,7 +602,7 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
     if size > _MOST_BYTES:
         raise InvalidRunDocument(
             f"the document of run {short(name, str)} has {size / 1e6:.1f} MB; the run database "
-            f"takes {_MOST_BYTES / 1e6:.1f} MB: make it smaller"
+            f"stores at most {_MOST_BYTES / 1e6:.1f} MB: make it smaller"
         )
     return new
 
@@ -623,9 +623,9 @@ def set_status(
     status
         One of `STATUSES`; ``"pending"`` also clears the failures.
     reason
-        Why.
+        Reason for the status.
     host
-        Where; by default this machine.
+        Host that caused it; by default this machine.
     job
         New record of its job, see `job_of`; None keeps the present one.
     """
@@ -640,7 +640,7 @@ def set_status(
 
 
 def _owned(collection: Any, run_id: _Run, owner: str | None) -> Filter:
-    """Return a filter for the document of a run, if an owner has claimed it; None: in any case."""
+    """Return a filter for the document of a run, and for the owner of its claim unless None."""
     owned = {} if owner is None else {"processing_claim.owner": owner}
     return {"_id": id_of(collection, run_id), **owned}
 
@@ -691,9 +691,9 @@ def set_target_status(
     status
         One of `TARGET_STATUSES`.
     is_online
-        Whether the run is processed by the loop that follows the DAQ.
+        Whether the loop that follows the DAQ processes the run.
     reason
-        Why.
+        Reason for the status.
     """
     _check_word(status, TARGET_STATUSES)
     if not re.fullmatch(r"[A-Za-z]\w*", target, re.ASCII):
@@ -714,21 +714,21 @@ def set_target_status(
         before = collection.find_one(owned, ["processing_status"])
         if before is None:
             return False
-        # The older form, a word, cannot hold targets
+        # The older form of the status, a word, cannot hold targets
         seen = before.get("processing_status")
         form = status_of(before)._asdict() if seen is not None else {}
         whole = {"processing_status": {**form, "targets": {target: new}}}
         is_as_seen = {"$and": [owned, {"processing_status": seen}, {"$nor": [can_hold_it]}]}
         if collection.update_one(is_as_seen, {"$set": whole}).matched_count:
             return True
-    raise _is_unchangeable(collection, run_id, owned["_id"])
+    raise _unchangeable_error(collection, run_id, owned["_id"])
 
 
 def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> dict[str, Any]:
     """Return an entry of a run's ``processing_history`` with the present time, host and user."""
     now = datetime.now(UTC)
     return {
-        # In the precision of BSON, so that the entry is found again
+        # Rounded as BSON does, so that `add_history` finds the entry again
         "time": now.replace(microsecond=now.microsecond // 1000 * 1000),
         "user": settings.login_name(),
         "host": this_host(),
@@ -752,14 +752,14 @@ def add_history(collection: Any, run_id: _Run, entry: Mapping[str, Any]) -> bool
 
 
 def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:
-    """Set the record of a run's job, see `job_of`, and keep its status; empty removes it."""
+    """Set the record of a run's job, see `job_of`; an empty one is removed."""
     change = {"$set": {"processing_job": dict(job)}} if job else {"$unset": {"processing_job": ""}}
     condition = _owned(collection, run_id, owner)
     return collection.update_one(condition, change).matched_count == 1
 
 
 def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) -> bool:
-    """Record the job of an attempt that has begun; return False if the run has another job now."""
+    """Record the job id of a started attempt; return False if the run has another job now."""
     own_claim = {"processing_claim.owner": {"$regex": f"^{re.escape(attempt)}\\."}}
     condition = {
         "_id": id_of(collection, run_id),
@@ -773,17 +773,17 @@ def set_job_id(collection: Any, run_id: str | int, attempt: str, job_id: str) ->
 def set_cancelled(collection: Any, run_id: str | int, attempt: str, user: str | None) -> bool:
     """Record who cancels the job of an attempt, before it ends; None clears the record.
 
-    A cancelled job does not count as a failure, see `record_failure` and `cancelled_by`. If the run
-    has no such job at work (any more), nothing is changed and False is returned.
+    A cancelled job does not count as a failure, see `record_failure` and `cancelled_by`. Unless
+    this job is submitted or running, nothing is changed and False is returned.
     """
-    condition = {"_id": id_of(collection, run_id), **_has_job_at_work(attempt)}
+    condition = {"_id": id_of(collection, run_id), **_active_job(attempt)}
     change: Filter = {"$set": {"processing_job.cancelled_by": user}}
     if user is None:
         change = {"$unset": {"processing_job.cancelled_by": ""}}
     return collection.update_one(condition, change).matched_count == 1
 
 
-def _has_job_at_work(attempt: str) -> Filter:
+def _active_job(attempt: str) -> Filter:
     return {
         "processing_job.attempt": attempt,
         "processing_status.status": {"$in": ["submitted", "running"]},
@@ -830,15 +830,15 @@ def record_failure(
         count = failures_of(before)
         job = job_of(before)
         if job.get("attempt") == attempt and (who := job.get("cancelled_by")):
-            so = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
+            is_cancelled = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
             cancelled = _status(collection, "failed", f"cancelled by {who}", host)
-            if update_status(collection, {"$and": [wanted, so]}, cancelled):
+            if update_status(collection, {"$and": [wanted, is_cancelled]}, cancelled):
                 return count
             continue
         known = before.get("processing_failures") or ()
         if any(isinstance(f, Mapping) and f.get("attempt") == attempt for f in known):
-            # Already counted when it was taken for dead; it may have reported since
-            at_work = {"$and": [wanted, _has_job_at_work(attempt)]}
+            # Counted when the job was taken for dead; it may have continued since
+            at_work = {"$and": [wanted, _active_job(attempt)]}
             update_status(collection, at_work, status)
             return count
         uncounted = {
@@ -851,19 +851,19 @@ def record_failure(
         }
         if update_status(collection, {"$and": [wanted, uncounted]}, status, change):
             return count + 1
-    raise _is_unchangeable(collection, run_id, _id)
+    raise _unchangeable_error(collection, run_id, _id)
 
 
 def _mend_count(collection: Any, _id: Any) -> None:
     """Replace an invalid count of failures by a number, and an invalid list by a list."""
     found = collection.find_one({"_id": _id}, ["processing_failed", "processing_failures"]) or {}
-    # Only if they are still invalid then, so that failures counted meanwhile are kept
+    # The update tests again, so that failures counted meanwhile are kept
     kinds = {"processing_failed": ("int", "long"), "processing_failures": ("array",)}
     values = {"processing_failed": failures_of(found), "processing_failures": []}
     for field, types in kinds.items():
         if field in found and found[field] != values[field] and not isinstance(found[field], list):
-            is_odd = {"$nor": [{field: {"$type": kind}} for kind in types]}
-            collection.update_one({"_id": _id, **is_odd}, {"$set": {field: values[field]}})
+            is_invalid = {"$nor": [{field: {"$type": kind}} for kind in types]}
+            collection.update_one({"_id": _id, **is_invalid}, {"$set": {field: values[field]}})
 
 
 def _status(collection: Any, status: str, reason: str | None, host: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 pymongo's names, arguments and results. Documents are kept as BSON; their ``name``, ``number``,
 status, tags, and types and hosts of data are indexed. Every write is one transaction that holds the
 file's write lock from its first read, and is on disk when the call returns. The file must be on a
-local disk: SQLite cannot keep several hosts apart on a network file system.
+local disk: SQLite's locks fail between hosts on a network file system.
 """
 
 import os
@@ -45,12 +45,12 @@ _APPLICATION_ID = 0x616D7374
 _BATCH = 256
 #: With more values than this a filter reads all documents
 _MOST_VALUES = 500
-#: Why a document is odd: the index does not tell its name or number, or its other columns
+#: Bits of column `odd`: the columns name and number, or the others, do not describe the document
 _ODD_NAME, _ODD_WORK = 1, 2
 #: Forms of the status, a word or a document, in the index
 _AS_WORD, _AS_DOCUMENT = "w:", "d:"
 _STATUS_FORMS = {"processing_status": _AS_WORD, "processing_status.status": _AS_DOCUMENT}
-# Connections of a process that this one was forked from: using or closing them here would harm it
+# Connections inherited by a fork: a child process must neither use nor close them
 _inherited: list[sqlite3.Connection] = []
 #: Table and indexes of version 1 of the file
 SCHEMA = """
@@ -128,10 +128,12 @@ class LocalCollection:
         return rows[0][0] if rows else 0
 
     def distinct(self, key: str, filter: _Filter | None = None) -> list[Any]:
-        """Return the different values of a field, also in arrays."""
+        """Return the distinct values of a field, and of the elements of arrays."""
         path = queries.parts_of(key)
         if any(map(str.isdigit, path)):
-            raise NotAvailable(f"the embedded run database has no distinct of an index: {key!r}")
+            raise NotAvailable(
+                f"the embedded run database has no distinct of array indexes: {key!r}"
+            )
         found: dict[tuple, Any] = {}
         for document in self.find(filter, {path[0]: 1}):
             for value in queries.values_at(document, path):
@@ -180,7 +182,7 @@ class LocalCollection:
         """Replace the first document that matches."""
         wrong = [key for key in replacement if key.startswith("$")]
         if wrong:
-            raise ValueError(f"a replacement is a document, without operators as {wrong[0]}")
+            raise ValueError(f"a replacement must be a document without operators, not {wrong[0]}")
         _id = {key: value for key, value in replacement.items() if key == "_id"}
         make = _updater(filter, {"$set": _id})
 
@@ -201,7 +203,8 @@ class LocalCollection:
     ) -> Document | None:
         """Update the first document that matches, by `sort`, and return it.
 
-        As it was before, unless `return_document` is `pymongo.ReturnDocument.AFTER`.
+        It is returned as before the update, unless `return_document` is
+        `pymongo.ReturnDocument.AFTER`.
         """
         apply = _updater(filter, update, array_filters)
         _, project = queries.projection(projection)
@@ -227,14 +230,14 @@ class LocalCollection:
         return self._delete(filter, 0)
 
     def create_index(self, keys: Any, name: str | None = None, unique: bool = False) -> str:
-        """Do nothing but return a name: the indexes are always the same."""
+        """Return a name and do nothing: the indexes are fixed."""
         if unique:
             raise NotAvailable("the embedded run database has no unique indexes besides _id")
         pairs = queries.sort_order(keys)
         return name or "_".join(f"{field}_{direction}" for field, direction in pairs)
 
     def server_time(self) -> datetime:
-        """Return the time of this machine, which has the file [UTC]."""
+        """Return the time of this machine [UTC]."""
         return datetime.now(UTC)
 
     def drop(self) -> None:
@@ -293,7 +296,7 @@ class LocalCollection:
         body: bytes,
         apply: Callable[[Document | None], Document],
     ) -> tuple[Document, Document]:
-        """Write a document changed by `apply`; return it before and after, one if unchanged."""
+        """Write a document changed by `apply`; return it before and after; the same if equal."""
         before = queries.decode_fields(body, None)
         after = apply(before)
         row = row_of(after)
@@ -316,7 +319,7 @@ class LocalCollection:
         skip: int = 0,
         limit: int = 0,
     ) -> Iterator[tuple[int, bytes]]:
-        """Return place and BSON of the documents that match a checked filter, in an order."""
+        """Return row id and BSON of the documents that match a checked filter, in an order."""
         columns, by, end = "seq", "seq", skip + limit if limit else None
         if len(order) == 1 and order[0][0] in ("name", "number"):
             odd = f"SELECT 1 FROM documents WHERE collection = ? AND odd AND odd & {_ODD_NAME}"
@@ -351,7 +354,7 @@ class LocalCollection:
     def _matching(
         self, read: _Read, condition: Document, places: list[int], batch: int
     ) -> Iterator[tuple[int, bytes]]:
-        """Yield place and BSON of the documents that match; read `batch` of them first."""
+        """Yield row id and BSON of the documents that match; read `batch` of them first."""
         fields, texts = queries.top_level_fields(condition), queries.needed_bytes(condition)
         matches = queries.compiled(condition)
         start = 0
@@ -371,7 +374,7 @@ class LocalCollection:
 
 
 class LocalCursor:
-    """Documents that match, read in batches while they are iterated over; once."""
+    """Iterator over matching documents, which are read in batches."""
 
     def __init__(
         self, collection: LocalCollection, filter: _Filter | None, projection: _Projection
@@ -387,7 +390,7 @@ class LocalCursor:
         return self._with(order=queries.sort_order(key_or_list, direction))
 
     def skip(self, skip: int) -> "LocalCursor":
-        """Leave the first documents out."""
+        """Skip the first documents."""
         return self._with(skip=skip)
 
     def limit(self, limit: int) -> "LocalCursor":
@@ -431,12 +434,12 @@ class LocalClient:
     Parameters
     ----------
     path
-        File; the first write makes it and its folder. Without it there are no documents.
+        File; the first write makes it and its folder. A missing file has no documents.
 
     Raises
     ------
     LocalDatabaseError
-        By all methods, when the file cannot be read or written, or is no run database.
+        In all methods, when the file cannot be read or written, or is not a run database.
     """
 
     def __init__(self, path: str | Path):
@@ -473,13 +476,13 @@ class LocalClient:
         return [name for (name,) in self._read("SELECT DISTINCT collection FROM documents")]
 
     def _read(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple]:
-        with self._errors_named():
+        with self._translated_errors():
             connection = self._connect(create=False)
             return [] if connection is None else _reader(connection)(statement, parameters)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._errors_named():
+        with self._translated_errors():
             connection = self._connect(create=True)
             assert connection is not None
             with _write_lock(connection):
@@ -527,7 +530,7 @@ class LocalClient:
             version = self._version(connection)
             if version == 0:
                 if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise self._is_other()
+                    raise self._foreign_file_error()
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
@@ -540,7 +543,7 @@ class LocalClient:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application not in (0, _APPLICATION_ID):
-            raise self._is_other()
+            raise self._foreign_file_error()
         if application == _APPLICATION_ID and version > _SCHEMA_VERSION:
             raise LocalDatabaseError(
                 f"{self.path} was written by a newer amstrax (version {version} of the file): "
@@ -548,11 +551,11 @@ class LocalClient:
             )
         return version if application else 0
 
-    def _is_other(self) -> LocalDatabaseError:
-        return LocalDatabaseError(f"{self.path} is a database, but not of runs: name another file")
+    def _foreign_file_error(self) -> LocalDatabaseError:
+        return LocalDatabaseError(f"{self.path} is another program's database: name another file")
 
     @contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         remedy = "check the file and its folder, or name another with AMSTRAX_RUNDB_PATH"
         try:
             yield
@@ -611,7 +614,7 @@ def _reader(connection: sqlite3.Connection) -> _Read:
 
 @contextmanager
 def _write_lock(connection: sqlite3.Connection) -> Iterator[None]:
-    """Make a transaction that is rolled back on an error."""
+    """Run a write transaction; roll it back on an error."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -622,7 +625,7 @@ def _write_lock(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _update_file(connection: sqlite3.Connection) -> None:
-    """Add to a file of version 1 what version 2 has."""
+    """Upgrade a file from version 1 to version 2."""
     for statement in SCHEMA_2.split(";"):
         connection.execute(statement)
     last = -1
@@ -650,7 +653,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def row_of(document: Document) -> tuple[Any, ...]:
-    """Return what is stored of a document, for `COLUMNS`."""
+    """Return the values of `COLUMNS` for a document."""
     body = bson.encode(document)
     names: list[Any] = []
     odd = 0
@@ -664,7 +667,7 @@ def row_of(document: Document) -> tuple[Any, ...]:
 
 
 def work_of(document: Document) -> tuple[tuple[str | None, str | None, str | None], bool]:
-    """Return the columns status, tags and made for a document, and whether it is odd there."""
+    """Return the columns status, tags and made for a document, and whether they are incomplete."""
     status, tags, data = (document.get(key) for key in WORK_FIELDS)
     form, word = _AS_WORD, status
     if isinstance(status, dict):
@@ -699,31 +702,31 @@ def _lines(texts: Iterable[str]) -> str | None:
 
 
 def _candidates(collection: str, condition: Document, columns: str) -> _Condition:
-    """Return a statement that selects columns of all documents that can match a filter.
+    """Return a statement that selects columns of all documents that may match a filter.
 
-    Odd documents are always among them, unless the filter is on ``_id``.
+    Odd documents are always included, unless the filter is on ``_id``.
     """
     statement = f"SELECT {columns} FROM documents {{}} WHERE collection = ?{{}}"
     for key, value in _conjuncts(condition):
-        ids = _one_of(value, (str, bson.ObjectId)) if key == "_id" else None
+        ids = _allowed_values(value, (str, bson.ObjectId)) if key == "_id" else None
         if ids is not None and len(ids) <= _MOST_VALUES:
             found = statement.format("", f" AND id IN ({_marks(ids)})")
             return found, [collection, *map(id_bytes, ids)]
     for key, value in _conjuncts(condition):
-        values = _one_of(value) if key in ("name", "number") else None
+        values = _allowed_values(value) if key in ("name", "number") else None
         if values is not None and len(values) <= _MOST_VALUES:
             found = statement.format("", f" AND {key} IN ({_marks(values)})")
             odd = statement.format("", " AND odd")
             return f"{found} UNION {odd}", [collection, *values, collection]
-    said = _sql(condition)
-    if said is None:
+    sql = _sql(condition)
+    if sql is None:
         return statement.format("", ""), [collection]
-    found = statement.format("INDEXED BY by_work", f" AND (odd OR {said[0]})")
-    return found, [collection, *said[1]]
+    found = statement.format("INDEXED BY by_work", f" AND (odd OR {sql[0]})")
+    return found, [collection, *sql[1]]
 
 
 def _conjuncts(condition: Document) -> Iterator[tuple[str, Any]]:
-    """Yield the conditions that are all to be met, also those in ``$and``."""
+    """Yield the conditions of a filter, including those in ``$and``."""
     for key, value in condition.items():
         if key == "$and":
             for part in value:
@@ -733,30 +736,30 @@ def _conjuncts(condition: Document) -> Iterator[tuple[str, Any]]:
 
 
 def _sql(condition: Document) -> _Condition | None:
-    """Return a condition on the columns that all documents fulfil which match a filter.
+    """Return an SQL condition that every document that matches a filter fulfils.
 
     None when the columns do not narrow the search.
     """
     found: list[_Condition] = []
     for key, value in _conjuncts(condition):
-        said: _Condition | None = None
+        sql: _Condition | None = None
         if key == "$or":
             options = [option for part in value if (option := _sql(part)) is not None]
             if len(options) == len(value):
-                said = _joined(options, " OR ")
+                sql = _joined(options, " OR ")
         elif key == "$nor":
-            # The column is exact for this condition alone, so that it can be negated
+            # The column is exact for this condition only, so only this one may be negated
             forms = [_STATUS_FORMS.get(field) for part in value for field in part]
             is_type = all([*part.values()] == [{"$type": "string"}] for part in value)
             if is_type and None not in forms:
                 lacks = [("NOT coalesce(status GLOB ?, 0)", [f"{form}*"]) for form in forms]
-                said = _joined(lacks, " AND ")
+                sql = _joined(lacks, " AND ")
         elif key == "data":
-            said = _data_sql(value)
+            sql = _data_sql(value)
         else:
-            said = _field_sql(key, value)
-        if said is not None:
-            found.append(said)
+            sql = _field_sql(key, value)
+        if sql is not None:
+            found.append(sql)
     return _joined(found, " AND ") if found else None
 
 
@@ -766,10 +769,10 @@ def _joined(parts: list[_Condition], operator: str) -> _Condition:
 
 
 def _field_sql(field: str, value: Any) -> _Condition | None:
-    """As `_sql`, for a condition on a field."""
+    """Return the SQL condition, as `_sql`, for a condition on a field."""
     if field in ("tags", "tags.name"):
         return ("instr(tags, ?)", [f"\n{value}\n"]) if _is_text(value) else None
-    values = _one_of(value)
+    values = _allowed_values(value)
     if field in ("name", "number"):
         if values is None or len(values) > _MOST_VALUES:
             return None
@@ -788,7 +791,7 @@ def _field_sql(field: str, value: Any) -> _Condition | None:
 
 
 def _data_sql(value: Any) -> _Condition | None:
-    """As `_sql`, for a condition on the entries of data."""
+    """Return the SQL condition, as `_sql`, for a condition on the entries of data."""
     if not isinstance(value, dict) or len(value) != 1:
         return None
     lacks = isinstance(value.get("$not"), dict)
@@ -806,12 +809,14 @@ def _marks(values: Iterable[Any]) -> str:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Return whether a value is a text that can be part of a column."""
+    """Return whether a value is text without the separators of columns."""
     return type(value) is str and _fits(value) and not re.search("[\n\t\0]", value)
 
 
-def _one_of(condition: Any, kinds: tuple[type, ...] = (str, int, bson.Int64, float)) -> set | None:
-    """Return the values of which a field must have one, if that is all that a condition says."""
+def _allowed_values(
+    condition: Any, kinds: tuple[type, ...] = (str, int, bson.Int64, float)
+) -> set | None:
+    """Return the values that a condition allows; None if it is not just an equality or $in."""
     values = [condition]
     if isinstance(condition, dict):
         [operator, *others] = condition or [None]
@@ -822,23 +827,23 @@ def _one_of(condition: Any, kinds: tuple[type, ...] = (str, int, bson.Int64, flo
 
 
 def _fits(value: Any) -> bool:
-    """Return whether SQLite keeps this value as it is."""
+    """Return whether SQLite stores this value unchanged."""
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
     return value == value and not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
 
 
 def id_bytes(value: Any) -> bytes:
-    """Return the bytes of an ``_id``, by which documents differ.
+    """Return the BSON of an ``_id``, which is equal for equal values.
 
     Raises
     ------
     NotAvailable
-        For kinds that MongoDB does not take, or does not tell from others by their bytes.
+        For types that MongoDB refuses, or whose equal values have different BSON.
     """
     if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
         raise NotAvailable(
-            f"the embedded run database has no _id as {value!r}: take a number, text or ObjectId"
+            f"the embedded run database has no _id like {value!r}: use a number, text or ObjectId"
         )
     if isinstance(value, float) and value.is_integer() and _fits(int(value)):
         value = int(value)

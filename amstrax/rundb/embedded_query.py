@@ -1,7 +1,7 @@
 """Filters, projections, sort orders and updates of the embedded store, with MongoDB's results.
 
-Documents are plain dicts with the types of decoded BSON. What is outside `FILTER_OPERATORS` and
-`UPDATE_OPERATORS`, or would give another result than MongoDB, is refused with `NotAvailable`.
+Documents are plain dicts with the types of decoded BSON. Operators outside `FILTER_OPERATORS` and
+`UPDATE_OPERATORS`, and requests that would give another result than MongoDB, raise `NotAvailable`.
 mongomock cannot replace this file: version 4.3 differs from MongoDB, mostly without an error, for
 249 of the 618 filters and 94 of the 166 updates of ``tests/rundb/test_contract.py``.
 """
@@ -23,7 +23,7 @@ from amstrax.exceptions import NotAvailable
 
 Document = dict[str, Any]
 Predicate = Callable[[Any], bool]
-#: Values at a path; True for an array whose elements do not count
+#: Values at a path; True for an array that only matches as a whole
 Leaves = list[tuple[Any, bool]]
 
 LOGICAL = ("$and", "$or", "$nor")
@@ -50,7 +50,7 @@ class _Missing:
     """Type of `MISSING`."""
 
 
-#: What is at a path that a document does not have
+#: Value of a path that a document does not have
 MISSING: Any = _Missing()
 #: Dates beyond Python's are decoded as `DatetimeMS`
 CODEC: CodecOptions = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
 
 
 def decode_fields(data: bytes, fields: Iterable[str] | None) -> Document:
-    """Decode some top-level fields of a BSON document and leave the others; None for all."""
+    """Decode only some top-level fields of a BSON document; None for all."""
     if fields is not None:
         raw = RawBSONDocument(data, _RAW)
         data = bson.encode({name: value for name, value in raw.items() if name in fields})
@@ -107,8 +107,8 @@ def _rank(value: Any) -> int:
 def order_key(value: Any) -> tuple:
     """Return a key that orders values as MongoDB does, and is equal for equal values.
 
-    Numbers of all types compare by value, booleans are no numbers, and the order of the fields of a
-    document counts.
+    Numbers of all types compare by value, booleans are not numbers, and the order of a document's
+    fields matters.
     """
     kind, place = type(value), _rank(value)
     if kind in (str, ObjectId, bool):
@@ -164,7 +164,7 @@ def leaves(value: Any, parts: Sequence[str]) -> Leaves:
 
 
 def values_at(document: Document, parts: Sequence[str]) -> list[Any]:
-    """Return the values at a path, through arrays, as ``distinct`` has them."""
+    """Return the values at a path, through arrays, as for ``distinct``."""
     found = [v if type(v) is list else [v] for v, _ in leaves(document, parts)]
     return [value for values in found for value in values if value is not MISSING]
 
@@ -207,7 +207,7 @@ def _field_test(key: str, value: Any) -> Predicate:
 
 
 def _leaves_test(value: Any) -> Callable[[Leaves], bool]:
-    """Return a test of the values at a path, by what a filter says of the path."""
+    """Return a test of the values at a path, for its condition in a filter."""
     if not is_operators(value):
         return _any(_equality(value))
     if "$options" in value and "$regex" not in value:
@@ -248,7 +248,7 @@ def _any(predicate: Predicate) -> Callable[[Leaves], bool]:
 
 def _operator(operator: str, operand: Any) -> Callable[[Leaves], bool]:
     if operator == "$eq":
-        return _any(_equality(_no_operators(operand), is_literal=True))
+        return _any(_equality(_check_no_operators(operand), is_literal=True))
     if operator in _COMPARISONS:
         return _any(_comparison(operator, operand))
     if operator in ("$in", "$nin", "$all") and type(operand) is not list:
@@ -285,7 +285,7 @@ def _operator(operator: str, operand: Any) -> Callable[[Leaves], bool]:
 
 
 def _element_test(condition: Any) -> Predicate:
-    """Return a test for the elements of an array that $elemMatch means."""
+    """Return the test of an $elemMatch for each element of an array."""
     if type(condition) is not dict:
         raise _refusal(f"$elemMatch: {condition!r}; give a filter")
     if any(name.startswith("$") and name not in LOGICAL for name in condition):
@@ -295,7 +295,7 @@ def _element_test(condition: Any) -> Predicate:
 
     def matches_document(item: Any) -> bool:
         if type(item) is list:
-            # An array counts as a document of its indexes
+            # MongoDB treats a nested array as a document with its indexes as fields
             item = {str(i): value for i, value in enumerate(item)}
         return type(item) is dict and matches(item)
 
@@ -316,7 +316,7 @@ def _equality(value: Any, is_literal: bool = False) -> Predicate:
 def _membership(items: list) -> Predicate:
     """Return a test for the values in $in, fast for many texts and integers."""
     known = {kind: frozenset(i for i in items if type(i) is kind) for kind in (str, int)}
-    tests = [_equality(_no_operators(item)) for item in items if type(item) not in known]
+    tests = [_equality(_check_no_operators(item)) for item in items if type(item) not in known]
 
     def matches(value: Any) -> bool:
         kind = type(value)
@@ -344,11 +344,11 @@ def _comparison(operator: str, value: Any) -> Predicate:
     def matches(other: Any) -> bool:
         if _rank(other) != key[0]:
             return False
-        its = order_key(other)
-        if its == key:
+        other_key = order_key(other)
+        if other_key == key:
             return with_equal
         # NaN is neither above nor below other numbers
-        return nan not in (its, key) and (its > key) is is_greater
+        return nan not in (other_key, key) and (other_key > key) is is_greater
 
     return matches
 
@@ -376,9 +376,9 @@ def _regex(pattern: Any, options: Any) -> Predicate:
 
 
 def _regex_test(regex: Regex) -> Predicate:
-    """Return a test by a regular expression that has the same meaning in Python and MongoDB.
+    """Return a test by a regular expression; refuse one that Python and MongoDB read differently.
 
-    It also matches the same expression as a value.
+    It also matches values that are the same expression.
     """
     pattern, flags = regex.pattern, regex.flags & ~re.UNICODE
     odd = re.search(r"\\(?![\\dDwWsSbBnrt]|[^\w\s])|\(\?(?![:=!])|\[\[?:|\[\^?\]", pattern)
@@ -400,7 +400,7 @@ def _regex_test(regex: Regex) -> Predicate:
     return matches
 
 
-def _no_operators(value: Any) -> Any:
+def _check_no_operators(value: Any) -> Any:
     if type(value) is dict and any(name.startswith("$") for name in value):
         raise _refusal(f"operators inside a value: {value!r}")
     return value
@@ -420,8 +420,7 @@ def top_level_fields(condition: Document) -> set[str]:
 def needed_bytes(condition: Document) -> list[bytes]:
     """Return byte strings that the BSON of every matching document contains.
 
-    These are the texts that a field, or an element of an array, must equal. Searching for them is
-    much faster than decoding.
+    They are the texts that a filter requires. Searching for them is much faster than decoding.
     """
     needed = []
     for key, value in condition.items():
@@ -441,19 +440,19 @@ def needed_bytes(condition: Document) -> list[bytes]:
 def projection(
     wanted: Mapping[str, Any] | Iterable[str] | None,
 ) -> tuple[set[str] | None, Callable[[Document], Document]]:
-    """Return the top-level fields that a projection needs (None for all), and what applies it.
+    """Return the top-level fields that a projection needs (None for all), and its function.
 
     Parameters
     ----------
     wanted
-        As for pymongo: names, or a mapping of names to 1 (have) or 0 (leave out); None for all.
+        As for pymongo: names, or a mapping of names to 1 (include) or 0 (exclude); None for all.
 
     Raises
     ------
     NotAvailable
         For operators.
     ValueError
-        For fields to have together with fields to leave out, or a field together with a part of it.
+        For included together with excluded fields, or a field together with a part of it.
     """
     if isinstance(wanted, str):
         raise TypeError(f"projection must be names of fields or a mapping, not {wanted!r}")
@@ -468,12 +467,12 @@ def projection(
         flags[name] = bool(flag)
     with_id = flags.pop("_id", None)
     if len(set(flags.values())) > 1:
-        raise ValueError(f"projection {wanted!r} both asks for fields and leaves some out")
+        raise ValueError(f"projection {wanted!r} includes some fields and excludes others")
     is_included = next(iter(flags.values()), bool(with_id))
     tree: Document = {}
     for name in flags:
         if any(other.startswith(f"{name}.") for other in flags):
-            raise ValueError(f"projection {wanted!r} asks for {name!r} and for a part of it")
+            raise ValueError(f"projection {wanted!r} has {name!r} and a part of it")
         *path, last = parts_of(name)
         below = tree
         for part in path:
@@ -521,7 +520,7 @@ def sort_order(key: Any, direction: int | None = None) -> list[tuple[str, int]]:
 
 
 def sort_key(document: Document, field: str, way: int) -> tuple:
-    """Return the key of a document for a sort: of an array, its least or greatest element."""
+    """Return the sort key of a document; an array sorts by its smallest or largest element."""
     keys: list[tuple] = []
     for value, is_whole in leaves(document, parts_of(field)):
         if type(value) is list and not is_whole:
@@ -533,7 +532,7 @@ def sort_key(document: Document, field: str, way: int) -> tuple:
 
 # Updates
 
-#: Change of a document at the parts of a path
+#: Function that changes a document at a path, given in parts
 _Step = Callable[[Document, list[str]], None]
 
 
@@ -545,8 +544,8 @@ def compiled_update(update: Any, condition: Document) -> Callable[[Document | No
     update
         Update with operators.
     condition
-        Filter that has found the document, or says what an upserted document begins with: the
-        function makes one of None. ``$`` in a path is the array element that the filter matched.
+        Filter that found the document. ``$`` in a path is the array element that it matched. For
+        None, the function returns the document of an upsert, with the filter's equalities.
 
     Raises
     ------
@@ -596,7 +595,7 @@ def _steps(update: Any) -> list[tuple[str, str, _Step]]:
             if parts[0] == "$":
                 raise _error(f"the path {path!r} begins with $", _FAILED)
             steps.append((path, operator, _step(operator, value, path)))
-    # New fields come in this order, and a path directly before those that begin with it
+    # The order of new fields; it puts a path directly before those that begin with it
     steps.sort(
         key=lambda step: [
             (0, int(part), "") if _is_index(part) else (1, 0, part) for part in step[0].split(".")
@@ -700,7 +699,7 @@ def _unset(document: Document, parts: list[str]) -> None:
 
 
 def _parent(document: Document, parts: list[str]) -> tuple[Any, Any]:
-    """Return what holds the value at a path, and its key or index there; None without one."""
+    """Return the container of the value at a path and its key or index; None if it is missing."""
     parent: Any = None
     key: Any = None
     value: Any = document
@@ -715,7 +714,7 @@ def _parent(document: Document, parts: list[str]) -> tuple[Any, Any]:
 
 
 def _change(document: Document, parts: list[str], path: str, change: Callable[[Any], Any]) -> None:
-    """Set a value at a path, and make the documents on the way there."""
+    """Set a value at a path; missing parent documents are made."""
     value: Any = document
     for i, part in enumerate(parts):
         key: Any = part
@@ -755,14 +754,19 @@ def _with_index(parts: list[str], document: Document, condition: Document) -> li
             f"the positional operator in {whole_path!r} needs a condition on {path!r}", _FAILED
         )
     value = condition[about[0]]
-    has_none = value is None or (is_operators(value) and bool(_NO_ELEMENT & set(value)))
+    matches_no_element = value is None or (is_operators(value) and bool(_NO_ELEMENT & set(value)))
     through_arrays = any(
         type(v) is list for n in range(1, place) for v, _ in leaves(document, array[:n])
     )
-    if len(about) > 1 or has_none or through_arrays or any(key in LOGICAL for key in condition):
+    if (
+        len(about) > 1
+        or matches_no_element
+        or through_arrays
+        or any(key in LOGICAL for key in condition)
+    ):
         raise _refusal(
-            f"update of {whole_path!r} without exactly one condition on {path!r} that says what is "
-            "in the element"
+            f"update of {whole_path!r} without exactly one condition on {path!r} that selects an "
+            "element"
         )
     [(found, _), *_] = leaves(document, array) or [(MISSING, False)]
     if type(found) is not list:
@@ -780,11 +784,11 @@ def _with_index(parts: list[str], document: Document, condition: Document) -> li
     for index, item in enumerate(found):
         if test(item):
             return [*array, str(index), *parts[place + 1 :]]
-    raise _refusal(f"update of {whole_path!r}, whose element is not clear from the filter")
+    raise _refusal(f"update of {whole_path!r}, whose element the filter does not select")
 
 
 def _from_filter(condition: Document) -> Document:
-    """Return the document that an upsert begins with: the fields that a filter equals to values."""
+    """Return the initial document of an upsert, from the equalities in a filter."""
     made: Document = {}
     for path, value in sorted(_equalities(condition), key=lambda pair: pair[0]):
 

@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 #: Pause after a failure before the run database is tried again [s]
 PAUSE = 60.0
-#: Largest number of runs that are queried by name; for more, all runs are read and filtered
+#: Largest number of runs queried by name; for more, all documents with the data are fetched
 _MOST_ASKED_FOR = 50
 _ENTRY_FIELDS = ("type", "host", "location", "lineage_hash")
 _RUN_COLUMNS = ("name", "number", "mode", "start", "end", "tags", "livetime", "processing_status")
-#: Texts on missing live data that an entry has
+#: Largest number of messages on missing live data in an entry
 _MOST_MISSING = 20
 
 
@@ -43,7 +43,7 @@ class _NoMetadata(strax.RunMetadataNotAvailable, strax.DataNotAvailable):
 class RegisteringSaver(CheckedSaver):
     """Saver that registers complete data, and removes data that could not be completed."""
 
-    # The registering object holds a connection
+    # The registering frontend holds a connection
     allow_fork = False
 
     def __init__(self, *args: Any, register: Callable[[dict], None], **kwargs: Any):
@@ -86,8 +86,8 @@ class RunDB(strax.StorageFrontend):
         Field of a document that is the run id: ``"name"``, or ``"number"`` converted to text.
     local_only
         Find only data that is registered for this machine: for its host name, the name in
-        AMSTRAX_HOST, or an alias in `hosts`. Otherwise also find data registered for other hosts
-        that exists at its registered place.
+        AMSTRAX_HOST, or an alias in `hosts`. Otherwise also find data of other hosts, if its
+        registered folder exists on this machine.
     new_data_path
         Folder for new data; None if nothing is to be written.
     reader_ini_name_is_mode
@@ -144,7 +144,7 @@ class RunDB(strax.StorageFrontend):
         #: Whether the last attempt to reach the run database failed
         self.is_away = False
         # Runs already reported as having unregistered data
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     @property
     def collection(self) -> Any:
@@ -168,7 +168,7 @@ class RunDB(strax.StorageFrontend):
     # Methods that strax calls
 
     def find_several(self, keys: Sequence[strax.DataKey], **kwargs: Any) -> list:
-        """Find data for several keys; return its place for each key, or False.
+        """Find data for several keys; return its backend and folder for each key, or False.
 
         One query serves all keys of a data type. Options are those of `find`.
         """
@@ -229,7 +229,7 @@ class RunDB(strax.StorageFrontend):
         assert self.new_data_path is not None
         entry = identity(key, self.new_data_path)
         documents.remove_data(
-            self.collection, self._one_id(key.run_id), entry, settings.login_name()
+            self.collection, self._typed_run_id(key.run_id), entry, settings.login_name()
         )
 
     def saver(self, key: strax.DataKey, metadata: dict, **kwargs: Any) -> RegisteringSaver:
@@ -254,8 +254,8 @@ class RunDB(strax.StorageFrontend):
             found = documents.read(self.collection, {}, projection, watch=bar)
         count = 0
         for document in found:
-            if documents.name_of(document) is None or self._called(document) is None:
-                log.info("a run document without %s is left out", self.runid_field)
+            if documents.name_of(document) is None or self._run_id_of(document) is None:
+                log.info("skipped a run document without %s", self.runid_field)
                 continue
             count += 1
             yield self._row(document, wanted)
@@ -306,7 +306,7 @@ class RunDB(strax.StorageFrontend):
         try:
             yield
         except Exception as error:
-            if not _is_absence(error):
+            if not _is_unreachable(error):
                 raise
             self._not_before = time.monotonic() + PAUSE
             if not self.is_away:
@@ -315,12 +315,12 @@ class RunDB(strax.StorageFrontend):
             raise error_class(f"the run database cannot be reached: {error}") from error
         if self.is_away:
             self.is_away = False
-            log.info("the run database is reached again")
+            log.info("the run database is reachable again")
 
     def _documents(
         self, run_id: str, fields: Iterable[str] | Mapping[str, Any] | None
     ) -> list[dict[str, Any]]:
-        """Fetch the documents of a run: one or, by mistake, several."""
+        """Fetch the documents of a run, normally one."""
         for run_filter in self._run_filters(run_id):
             found = documents.read(self.collection, run_filter, fields)
             if found:
@@ -334,7 +334,7 @@ class RunDB(strax.StorageFrontend):
             filters += [{**f, "name": None} for f in documents.run_filters(run_id, "number")]
         return filters
 
-    def _one_id(self, run_id: str) -> str | int:
+    def _typed_run_id(self, run_id: str) -> str | int:
         return int(run_id) if self.runid_field == "number" else run_id
 
     def _find_group(
@@ -346,7 +346,7 @@ class RunDB(strax.StorageFrontend):
         check_broken: bool = True,
         **_unused: Any,
     ) -> dict[int, tuple[str, str]]:
-        """Find data for keys that differ only in the run; return places by the `id` of the key.
+        """Find data for keys that differ only in the run; return backend and folder by `id` of key.
 
         While the run database cannot be reached, new data is still found in its folder.
         """
@@ -359,7 +359,7 @@ class RunDB(strax.StorageFrontend):
             entry["host"] = {"$in": hosts}
         condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
         if len(keys) <= _MOST_ASKED_FOR:
-            condition |= self._any_run(keys)
+            condition |= self._runs_filter(keys)
         fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
         if fuzzy or len(keys) == 1:
             fields.append("data.meta.lineage")
@@ -371,14 +371,14 @@ class RunDB(strax.StorageFrontend):
             registered = documents.data_of(document, type=keys[0].data_type)
             if hosts is not None:
                 registered = [e for e in registered if e.get("host") in hosts]
-            entries.setdefault(self._called(document), []).extend(registered)
+            entries.setdefault(self._run_id_of(document), []).extend(registered)
         result: dict[int, tuple[str, str]] = {}
         gone: list[Path] = []
         for key in keys:
-            asked = self._called({"name": key.run_id, "number": key.run_id})
-            path = self._first_there(key, entries.get(asked, ()), fuzzy, gone)
+            asked = self._run_id_of({"name": key.run_id, "number": key.run_id})
+            path = self._find_folder(key, entries.get(asked, ()), fuzzy, gone)
             if path is None:
-                path = self._unregistered(key, allow_incomplete)
+                path = self._find_unregistered(key, allow_incomplete)
             if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
                 result[id(key)] = self._backend_key(path)
         if len(keys) == 1:
@@ -386,14 +386,14 @@ class RunDB(strax.StorageFrontend):
                 log.info("%s of run %s is not at %s", keys[0].data_type, keys[0].run_id, path)
         elif gone:
             log.info(
-                "%d entries of %s are skipped, their files are gone, such as %s",
+                "skipped %d entries of %s whose files are gone, such as %s",
                 len(gone),
                 keys[0].data_type,
                 gone[0],
             )
         return result
 
-    def _any_run(self, keys: Iterable[strax.DataKey]) -> dict[str, Any]:
+    def _runs_filter(self, keys: Iterable[strax.DataKey]) -> dict[str, Any]:
         """Return a filter for the runs of keys."""
         filters = [f for key in keys for f in self._run_filters(key.run_id)]
         alone = [f[self.runid_field] for f in filters if f.keys() == {self.runid_field}]
@@ -401,7 +401,7 @@ class RunDB(strax.StorageFrontend):
         asked = {self.runid_field: {"$in": alone}}
         return {"$or": [asked, *others]} if others else asked
 
-    def _called(self, document: Mapping[str, Any]) -> str | int | None:
+    def _run_id_of(self, document: Mapping[str, Any]) -> str | int | None:
         """Return the run id of a document, as name or number."""
         if self.runid_field == "number":
             return documents.number_of({"number": document.get("number")})
@@ -412,14 +412,14 @@ class RunDB(strax.StorageFrontend):
 
     # Folders
 
-    def _first_there(
+    def _find_folder(
         self,
         key: strax.DataKey,
         entries: Iterable[Mapping[str, Any]],
         fuzzy: tuple[tuple, tuple] | None,
         gone: list[Path],
     ) -> Path | None:
-        """Return the first folder that entries name and that has the data; add others to `gone`."""
+        """Return the first existing folder of entries with the data; add missing ones to `gone`."""
         for entry in entries:
             location, lineage_hash = entry.get("location"), entry.get("lineage_hash")
             if not isinstance(location, str) or not location:
@@ -452,7 +452,7 @@ class RunDB(strax.StorageFrontend):
             compared = [self._filter_lineage(x, *fuzzy) for x in (key.lineage, lineage)]
             return len({strax.deterministic_hash(x) for x in compared}) == 1
         except (strax.DataCorrupted, AttributeError, LookupError, TypeError, ValueError) as error:
-            log.info("%s is skipped, its lineage cannot be read: %s", path, error)
+            log.info("skipped %s, whose lineage cannot be read: %s", path, error)
             return False
 
     def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
@@ -486,31 +486,31 @@ class RunDB(strax.StorageFrontend):
     def _register(self, key: strax.DataKey, metadata: Mapping[str, Any]) -> None:
         """Add complete data to the run document.
 
-        If the run database cannot be reached, or does not have the run, the data is kept with a
-        warning that names the remedy, and registered when it is next searched.
+        If the run database cannot be reached, or does not have the run, a warning names the remedy;
+        the data is registered at the next search for it.
         """
         assert self.new_data_path is not None
         entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
         try:
             with self._reading():
-                documents.add_data(self.collection, self._one_id(key.run_id), entry)
+                documents.add_data(self.collection, self._typed_run_id(key.run_id), entry)
         except (RunNotFound, strax.DataNotAvailable) as error:
             log.log(
-                logging.DEBUG if key.run_id in self._said else logging.WARNING,
-                "data of run %s in %s is not registered (%s): later look for it again with this "
-                "RunDB, as by st.is_stored(%r, %r)",
+                logging.DEBUG if key.run_id in self._reported else logging.WARNING,
+                "data of run %s in %s is not registered (%s): to register it later, call "
+                "st.is_stored(%r, %r) with this RunDB",
                 key.run_id,
                 self.new_data_path,
                 error,
                 key.run_id,
                 key.data_type,
             )
-            self._said.add(key.run_id)
+            self._reported.add(key.run_id)
             return
         log.info("%s is registered in the run database", key)
 
-    def _unregistered(self, key: strax.DataKey, allow_incomplete: bool) -> Path | None:
-        """Register data that was written here but not registered, and return its folder."""
+    def _find_unregistered(self, key: strax.DataKey, allow_incomplete: bool) -> Path | None:
+        """Find unregistered data in `new_data_path`, register it, and return its folder."""
         if self.new_data_path is None:
             return None
         path = self.new_data_path / str(key)
@@ -526,7 +526,7 @@ class RunDB(strax.StorageFrontend):
 RunDB.__module__ = "amstrax.rundb"
 
 
-def _is_absence(error: Exception) -> bool:
+def _is_unreachable(error: Exception) -> bool:
     """Return whether an error means an unreachable run database, not a misuse."""
     from pymongo.errors import ConnectionFailure, PyMongoError  # slow to import
 
@@ -548,7 +548,7 @@ def _full_name() -> str:
 
 
 def _renew_lock() -> None:
-    # A thread of the parent process may have held it
+    # A thread of the parent process may have held the lock
     global _lock
     _lock = threading.Lock()
 
@@ -593,15 +593,15 @@ def new_entry(
     Parameters
     ----------
     key, metadata
-        The data.
+        Key and metadata of the data.
     location
         Folder that contains the folder of the data.
     corrections_version
-        Version of the corrections that the data was made with, if any.
+        Version of the corrections of the data, if any.
     is_online
-        Whether the data was made by the loop that follows the DAQ.
+        Whether the loop that follows the DAQ made the data.
     amstrax_path
-        Folder of the amstrax that made the data; None for this one.
+        Folder of the amstrax installation that made the data; None for this one.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
     missing = list(metadata.get(MISSING_LIVE_DATA) or ())

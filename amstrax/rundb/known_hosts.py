@@ -42,7 +42,7 @@ class KnownKey(NamedTuple):
 def known_keys(to: SSHHost) -> list[KnownKey]:
     """Load the keys for a host from known_hosts: its own, those of authorities, revoked ones.
 
-    Keys for the host without port are used if its port has none.
+    Without keys for the port, those for the host apply.
 
     Raises
     ------
@@ -73,13 +73,13 @@ def verify(to: SSHHost, key: paramiko.PKey) -> str:
         certificate, authority = _certificate(name, key.public_blob)
         what = f"a certificate of the key {authority.fingerprint}"
         _check_not_revoked(to, known, authority, what)
-        why_not = "by an authority that is not known"
+        why_not = "signed by an unknown authority"
         for each in known:
             if each.marker == AUTHORITY and each.data == authority.asbytes():
                 why_not = _fault(certificate, key.public_blob.key_blob, to.principal)
                 if not why_not:
                     return f"by a certificate of {each.place}"
-        why_not = f"; its certificate is of no use: it is {why_not}"
+        why_not = f"; its certificate is {why_not}"
     own = [each for each in known if not each.marker]
     for each in own:
         if each.data == key.asbytes():
@@ -87,14 +87,14 @@ def verify(to: SSHHost, key: paramiko.PKey) -> str:
     if own:
         places = ", ".join(dict.fromkeys(each.place for each in own))
         raise HostKeyRefused(
-            f"{name} shows the key {key.get_name()} {key.fingerprint}, which is not the one known "
-            f"of it ({places}){why_not}: somebody may be listening in. Ask who runs the host; only "
-            f"if its key is a new one, take the old one away: ssh-keygen -R '{name}' "
+            f"{name} shows the key {key.get_name()} {key.fingerprint}, which differs from the "
+            f"known one ({places}){why_not}: this may be an attack. Ask its administrator; only if "
+            f"the key has changed, remove the old one: ssh-keygen -R '{name}' "
             f"-f {own[0].place.rpartition(',')[0]}"
         )
     raise HostKeyRefused(
-        f"{name} is not a known host{why_not}; it shows the key {key.fingerprint}. If who runs the "
-        f"host says that this is its key, add to {to.known_hosts[0]} the line\n"
+        f"{name} is not a known host{why_not}; it shows the key {key.fingerprint}. If its "
+        f"administrator confirms this key, add to {to.known_hosts[0]} the line\n"
         f"{name} {key.get_name()} {key.get_base64()}"
     )
 
@@ -168,8 +168,8 @@ def _check_not_revoked(
         places = [str(to.revoked)]
     if places:
         raise HostKeyRefused(
-            f"{to.key_names[0]} shows {what}, which is revoked ({places[0]}): somebody may be "
-            "listening in. Ask who runs the host for its new key"
+            f"{to.key_names[0]} shows {what}, which is revoked ({places[0]}): this may be an "
+            "attack. Ask its administrator for the new key"
         )
 
 
@@ -194,7 +194,7 @@ def _is_listed(path: Path, key: paramiko.PKey) -> bool:
 
 
 def _certificate(name: str, public: Any) -> tuple[SSHCertificate, paramiko.PKey]:
-    """Return the certificate that a host shows, and the key that is said to have signed it."""
+    """Return the certificate of a host, and the key that it names as signer."""
     line = public.key_type.encode() + b" " + base64.b64encode(public.key_blob)
     try:
         certificate: Any = load_ssh_public_identity(line)
@@ -203,7 +203,7 @@ def _certificate(name: str, public: Any) -> tuple[SSHCertificate, paramiko.PKey]
         return certificate, paramiko.PKey.from_type_string(kind, base64.b64decode(encoded))
     except (ValueError, UnsupportedAlgorithm, paramiko.SSHException) as error:
         raise HostKeyRefused(
-            f"{name} shows a certificate that cannot be read ({error}): ask who runs the host"
+            f"{name} shows a certificate that cannot be read ({error}): ask its administrator"
         ) from error
 
 
@@ -211,7 +211,7 @@ def _fault(certificate: SSHCertificate, blob: bytes, host: str) -> str:
     """Return why a certificate does not vouch for a host; empty if it does."""
     names = [each.decode(errors="replace").lower() for each in certificate.valid_principals]
     if certificate.type != SSHCertificateType.HOST:
-        return "not one of a host"
+        return "not for a host"
     if time.time() < certificate.valid_after:
         return "not valid yet"
     if time.time() >= certificate.valid_before:
@@ -219,7 +219,7 @@ def _fault(certificate: SSHCertificate, blob: bytes, host: str) -> str:
     if host not in names:
         return f"for {', '.join(names) or 'no host'}, not {host}"
     if certificate.critical_options:
-        return "restricted in a way that is not known"
+        return "restricted by unknown options"
     authority = certificate.signature_key()
     # The blob ends with the algorithm, the length of the signature in 4 bytes, and the signature
     size = authority.key_size // 8 + 4 if isinstance(authority, RSAPublicKey) else 0

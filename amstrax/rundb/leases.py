@@ -45,7 +45,7 @@ STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
 _SEPARATOR = "/"
-_TAKEN = "it has been claimed by somebody else meanwhile"
+_TAKEN = "another process has claimed it"
 #: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = "submit-"
 #: While the run database is unreachable: time between two attempts, and between two log lines [s]
@@ -66,7 +66,7 @@ class Stop:
         self.event = threading.Event()
         self.reason = ""
         #: Message to the user about remaining files
-        self.remark = "what was incomplete has been removed; start again to go on"
+        self.remark = "incomplete data has been removed; start again to continue"
 
     def check(self) -> None:
         """Raise `Stopped` if the flag is set."""
@@ -76,7 +76,7 @@ class Stop:
     def message(self) -> str:
         """Return the message for the user."""
         if not self.reason:
-            return "stopped, since another part of the job has failed"
+            return "stopped because another part of the job failed"
         return f"stopped by {self.reason}: {self.remark}"
 
 
@@ -229,7 +229,7 @@ class Lease:
             )
 
     def _renew(self) -> None:
-        # The server sets the end from a later time, so this is on the safe side
+        # Before the request, so that this process stops before the server's end of the lease
         began = _clock()
         try:
             is_ours = renew(self._collection, self._run_id, self.owner, self._lifetime, self._field)
@@ -247,7 +247,7 @@ class Lease:
                 self._renew()
                 said = ""
             except Exception as error:
-                # The watch marks a lease that is not renewed as lost
+                # `_watch` marks a lease that is not renewed as lost
                 if str(error) != said:
                     said = str(error)
                     log.warning("the claim of run %s is not renewed: %s", self._run_id, error)
@@ -359,7 +359,7 @@ class RunClaim:
     Parameters
     ----------
     collection, run_id, lifetime
-        As of `claim`.
+        See `claim`.
     attempt
         Name of this attempt.
     stop

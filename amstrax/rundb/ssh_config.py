@@ -23,7 +23,7 @@ from amstrax.settings import RunDatabase
 log = logging.getLogger(__name__)
 
 _FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
-_SHORTEST = 10.0  # timeout for ssh to read its configuration, at least [s]
+_SHORTEST = 10.0  # minimum timeout of `ssh -G` [s]
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -41,13 +41,15 @@ class SSHHost:
     revoked: Path | None = None
     #: Name of the host in known_hosts, if it differs
     key_alias: str = ""
-    #: Private keys to log in with, and whether other keys of the agent, or any, are offered
+    #: Private keys to log in with
     identities: tuple[Path, ...] = ()
+    #: Whether to offer no other keys of the agent
     identities_only: bool = False
+    #: Whether to use an agent
     has_agent: bool = True
     #: Address family of the host: 0 for any
     family: int = 0
-    #: Command that provides the connection by its input and output; empty for none
+    #: Command whose standard input and output are the connection; empty for none
     proxy: tuple[str, ...] = ()
 
     @property
@@ -67,13 +69,13 @@ class SSHHost:
 def destination(config: RunDatabase) -> SSHHost:
     """Return the connection parameters of the DAQ host, by the settings of amstrax and of ssh.
 
-    Raises RunDatabaseUnreachable when ssh does not answer in time, RunDatabaseNotSet when ssh
-    cannot use its configuration, or it requires a feature that the tunnel lacks.
+    Raises RunDatabaseUnreachable when ssh times out, RunDatabaseNotSet when its configuration is
+    invalid or requires a feature that the tunnel lacks.
     """
-    said = _ask_ssh(config)
+    ssh_settings = _load_ssh_settings(config)
 
     def first(name: str) -> str:
-        value = said.get(name, [""])[0]
+        value = ssh_settings.get(name, [""])[0]
         return "" if value == "none" else value
 
     host, port = first("hostname"), int(first("port"))
@@ -93,7 +95,7 @@ def destination(config: RunDatabase) -> SSHHost:
         files = [first(f"{whose}knownhostsfile") for whose in ("user", "global")]
         known_hosts = tuple(path for each in files for path in _paths(_expand(each, tokens)))
     revoked = first("revokedhostkeys")
-    identities = [key for key in said.get("identityfile", ()) if key != "none"]
+    identities = [key for key in ssh_settings.get("identityfile", ()) if key != "none"]
     return SSHHost(
         config,
         host,
@@ -104,13 +106,13 @@ def destination(config: RunDatabase) -> SSHHost:
         key_alias=first("hostkeyalias"),
         identities=tuple(settings.expanded(_expand(key, tokens)) for key in identities),
         identities_only=first("identitiesonly") == "yes",
-        has_agent=said.get("identityagent") != ["none"],
+        has_agent=ssh_settings.get("identityagent") != ["none"],
         family=_FAMILIES.get(first("addressfamily"), 0),
         proxy=_proxy(config, first, tokens),
     )
 
 
-def _ask_ssh(config: RunDatabase) -> dict[str, list[str]]:
+def _load_ssh_settings(config: RunDatabase) -> dict[str, list[str]]:
     """Return ssh's settings for the DAQ host, by name; those of amstrax if ssh is not available."""
     own = {
         "hostname": [config.daq_host],
@@ -140,7 +142,7 @@ def _ask_ssh(config: RunDatabase) -> dict[str, list[str]]:
         )
     except subprocess.TimeoutExpired as error:
         raise RunDatabaseUnreachable(
-            f"ssh does not say in time how to reach {config.daq_host!r}: check Match exec and "
+            f"`ssh -G` timed out for {config.daq_host!r}: check Match exec and "
             f"CanonicalizeHostname in {where}, or try again later"
         ) from error
     except ValueError as error:
@@ -148,17 +150,17 @@ def _ask_ssh(config: RunDatabase) -> dict[str, list[str]]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         if "No user exists for uid" in reason:
-            log.warning("ssh cannot be asked for its settings (%s): they are not used", reason)
+            log.warning("ssh cannot report its settings (%s): they are not used", reason)
             return own
         raise RunDatabaseNotSet(
             f"ssh cannot use its settings for {config.daq_host!r} ({reason[:100]}): check DAQ_HOST "
             f"and {where}"
         )
-    said: dict[str, list[str]] = {}
+    ssh_settings: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
-        said.setdefault(name.lower(), []).append(value.strip())
-    return said
+        ssh_settings.setdefault(name.lower(), []).append(value.strip())
+    return ssh_settings
 
 
 def _config_option(config: RunDatabase) -> list[str]:
@@ -170,8 +172,8 @@ def _proxy(
 ) -> tuple[str, ...]:
     if first("proxyusefdpass") == "yes":
         raise RunDatabaseNotSet(
-            f"ssh's settings for {config.daq_host} have ProxyUseFdpass, which the tunnel cannot "
-            "do: use ProxyJump"
+            f"ssh's settings for {config.daq_host} have ProxyUseFdpass, which the tunnel does "
+            "not support: use ProxyJump"
         )
     if first("proxyjump"):
         *others, last = first("proxyjump").split(",")
@@ -215,7 +217,7 @@ def _paths(text: str) -> Iterator[Path]:
 
 
 class ProxySocket(socket.socket):
-    """Connection through a command that ends with the connection."""
+    """Connection through a proxy command, which ends with the connection."""
 
     def __init__(self, command: tuple[str, ...]):
         ours, theirs = socket.socketpair()

@@ -34,8 +34,7 @@ def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
 def documents_in(path: str) -> list[dict[str, Any]]:
     """Load the documents in a file, ``"-"`` for standard input.
 
-    A file that cannot be read, or contains something else than run documents, raises
-    `InvalidRunDocument` with the line.
+    Unreadable files and invalid documents raise `InvalidRunDocument` with the line.
     """
     place = "standard input" if path == STDIO else strict_json.place_of(path)
     if path == STDIO:
@@ -71,7 +70,7 @@ def _parsed(text: str, place: str) -> list[tuple[Any, str]]:
     if lines[0][1].lstrip().startswith("["):
         return [(document, place) for document in parse(text)]
     if not lines[0][1].rstrip().endswith("}"):
-        # One document over several lines
+        # One document that spans several lines
         return [(parse(text), place)]
     return [(parse(line, i), f"{place}, line {i}") for i, line in lines]
 
@@ -169,7 +168,9 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
     """
     folder = settings.expanded(folder).absolute()
     if not folder.is_dir():
-        raise LiveDataNotFound(f"no folder {folder}: give that of a run, as LIVE_FOLDER/006724")
+        raise LiveDataNotFound(
+            f"no folder {folder}: give the folder of a run, as LIVE_FOLDER/006724"
+        )
     run_id = rundoc.check_run_name(folder.name)
     is_new = not any(collection.find_one(f, ["_id"]) for f in documents.run_filters(run_id))
     if is_new or document_file is not None:
@@ -179,16 +180,16 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
                 f"run {run_id} is not in the run database, and {source} with its document is "
                 "missing: give one with --rundoc"
             )
-        is_new = documents.add_run(collection, _named(source, run_id))
+        is_new = documents.add_run(collection, _load_named(source, run_id))
     entry = {"type": "live", "host": documents.this_host(), "location": str(folder.parent)}
     has_new_data = documents.add_data(collection, run_id, entry)
-    run = "added" if is_new else "was there"
-    data = "is new" if has_new_data else "was known"
+    run = "added" if is_new else "exists already"
+    data = "is registered" if has_new_data else "was registered already"
     return f"run {run_id} {run}, its live data in {folder.parent} {data}"
 
 
-def _named(source: Path, run_id: str) -> dict[str, Any]:
-    """Load the document in a file as that of a run of this name."""
+def _load_named(source: Path, run_id: str) -> dict[str, Any]:
+    """Load the only document in a file, and set its name to that of a run."""
     found = documents_in(str(source))
     if len(found) != 1:
         raise InvalidRunDocument(f"{source} has {len(found)} documents: give one")
@@ -200,7 +201,7 @@ def _named(source: Path, run_id: str) -> dict[str, Any]:
             documents.name_of(document),
             run_id,
         )
-        # The _id of the other run
+        # It identifies the other run
         document.pop("_id", None)
     number = documents.number_of({"number": run_id})
     document |= {"name": run_id} | ({} if number is None else {"number": number})

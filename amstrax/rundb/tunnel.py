@@ -55,7 +55,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         self.error: RunDatabaseError | None = None
         self._lock = threading.Lock()
         self._transport: Any = None
-        # The session through which MongoDB was reached
+        # The last session that has reached MongoDB
         self._tried: Any = None
         self._connections: set[socket.socket] = set()
         self._not_before = 0.0
@@ -94,7 +94,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
     def _make_ssh_forward_handler_class(self, remote_address_: Any) -> Any:
         handler = super()._make_ssh_forward_handler_class(remote_address_)
-        # sshtunnel opens a channel for each connection: here on a session that is alive
+        # sshtunnel opens a channel for each connection; `open_channel` uses a live session
         handler.ssh_transport = self
         handler._redirect = _forward
         return handler
@@ -117,9 +117,9 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
     def open_channel(
         self, src_addr: tuple[str, int] = (LOOPBACK, 0), is_first: bool = True, **_given: Any
     ) -> paramiko.Channel:
-        """Return a channel to MongoDB's port, or raise a RunDatabaseError that tells the reason.
+        """Return a channel to MongoDB's port, or raise a RunDatabaseError with the reason.
 
-        sshtunnel calls it as it would that of a session. A session that does not answer is
+        sshtunnel calls this in place of a session's method. A session that does not answer is
         replaced, if `is_first`.
         """
         session = self._session()
@@ -135,7 +135,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
         except RunDatabaseError as error:
             self.error = error
             raise
-        # Sending into a frozen session would wait for ever
+        # Without a timeout, sending into a frozen session would block forever
         channel.settimeout(self.config.timeout)
         self.error = None
         self._tried = session
@@ -144,7 +144,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
     def close(self) -> None:
         """Close the tunnel, with all connections through it."""
         self._closed = True
-        # Under the lock: a session that is being made would stay open
+        # Without the lock, a session that is being made would stay open
         with self._lock:
             self.stop(force=True)
         for connection in list(self._connections):
@@ -185,7 +185,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
             return self._transport
 
     def _drop(self, transport: paramiko.Transport, why: str) -> None:
-        # Under the lock: another thread may have replaced the session already
+        # The caller holds the lock; another thread may have replaced the session before
         if self._transport is transport:
             log.warning("the tunnel to %s is down: %s", self.config.daq_host, why)
             self._transport = None
@@ -193,7 +193,7 @@ class Tunnel(sshtunnel.SSHTunnelForwarder):
 
 
 def _forward(handler: Any, channel: paramiko.Channel) -> None:
-    """Carry bytes in both directions until both have ended.
+    """Forward bytes in both directions until both have ended.
 
     Replaces sshtunnel's forwarding, which waits with `select`. That fails for file descriptors from
     1024 on, and needs paramiko's pipe for the channel: closing it while the session's thread writes
@@ -204,7 +204,7 @@ def _forward(handler: Any, channel: paramiko.Channel) -> None:
 
     def receive(size: int) -> bytes:
         while True:
-            # The timeout is for sending: an idle connection has not failed
+            # The timeout is for sending; an idle connection has not failed
             with contextlib.suppress(TimeoutError):
                 return channel.recv(size)
 
@@ -278,7 +278,7 @@ def resolve(to: SSHHost) -> list[str]:
 
 
 def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
-    """Return a connection to the SSH port of the DAQ host, or the one of its proxy.
+    """Connect to the SSH port of the DAQ host, directly or through its proxy.
 
     Without `addresses` the host is resolved. Raises RunDatabaseUnreachable when nothing answers.
     """
@@ -315,7 +315,7 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
         raise
     transport.set_log_channel(_quiet_logger("paramiko"))
     transport.banner_timeout = transport.handshake_timeout = timeout
-    # Hosts with remote user databases are slow at it
+    # Hosts with a remote user database log in slowly
     transport.auth_timeout = 2 * timeout
     try:
         transport.start_client(timeout=timeout)
@@ -336,7 +336,7 @@ def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
 
 
 def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transport, str]:
-    """Log in on a verified session; return the session that is logged in, and by which means.
+    """Log in on a verified session; return the authenticated session, and the credential used.
 
     The key file of the settings is tried first, then the password. Without both, the keys of the
     SSH agent and the default keys of ssh are tried. Each attempt after the first has its own
@@ -349,7 +349,7 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
     try:
         for what, attempt in _credentials(to):
             if tried:
-                # Some servers hang up at a second attempt
+                # Some servers end the session at a second attempt
                 transport.close()
                 transport = verified(to)
             try:
@@ -364,7 +364,7 @@ def log_in(to: SSHHost, transport: paramiko.Transport) -> tuple[paramiko.Transpo
             else:
                 if transport.is_authenticated():
                     return transport, what
-                tried.append(f"{what} (accepted, but the host asks for more than that)")
+                tried.append(f"{what} (accepted, but the host requires another one too)")
         who = f"{to.user}@{to.host}"
         if not tried:
             raise RunDatabaseNotSet(
@@ -408,13 +408,13 @@ def _default_keys(to: SSHHost) -> Iterator[tuple[str, Any]]:
                     yield f"the agent's key {key.fingerprint}", key
     for path in to.identities:
         if path.is_file():
-            # Keys with a password are left to the agent
+            # Only the agent can use keys with a password
             with contextlib.suppress(RunDatabaseNotSet):
                 yield f"the key {path}", read_key(path, None)
 
 
 def _public_keys(path: Path) -> Iterator[bytes]:
-    """Yield the public key of a private key file, or the one in its place."""
+    """Yield the public key that belongs to a private key file, or that is in it."""
     for each in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(OSError, ValueError, IndexError):
             yield base64.b64decode(each.read_text("ascii").split()[1], validate=True)
@@ -456,12 +456,12 @@ def open_channel(
         if error.code == paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED:
             raise RunDatabaseRefused(
                 f"the SSH server of {config.daq_host} forwards nothing to {place}: check "
-                "MONGO_HOST and MONGO_PORT, or ask who runs the host to permit it "
+                "MONGO_HOST and MONGO_PORT, or ask its administrator to permit it "
                 "(AllowTcpForwarding, PermitOpen)"
             ) from error
         raise RunDatabaseUnreachable(
-            f"nothing listens at {place} as seen from {config.daq_host}: does MongoDB run there? "
-            "Else check MONGO_HOST and MONGO_PORT"
+            f"nothing listens at {place} as seen from {config.daq_host}: start MongoDB there, or "
+            "check MONGO_HOST and MONGO_PORT"
         ) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise SessionDied(
@@ -480,7 +480,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_logger(package: str) -> str:
-    """Return the name of a logger for a package that logs what our errors tell.
+    """Return the name of a silenced logger for a package whose messages our errors repeat.
 
     Set a level for this logger to see its messages.
     """

@@ -60,7 +60,7 @@ def test_a_run_from_live_data(tmp_path, capsys):
     # A second time there is nothing to do, and nothing is touched
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     assert amstraxer.main(arguments) == 0
-    assert "is there already" in capsys.readouterr().err
+    assert "is stored already" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 

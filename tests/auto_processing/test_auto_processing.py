@@ -434,7 +434,7 @@ def test_a_run_that_fails_is_tried_again_and_given_up(lab, simulated, caplog):
     check_data(lab, 1)
     said = [record.getMessage() for record in caplog.records]
     assert any("(failure 1 of 2)" in line and "000001" in line for line in said)
-    assert any("failure 2: given up. Mend the reason, then tag" in line for line in said)
+    assert any("failure 2: given up. Correct the cause, then tag" in line for line in said)
 
 
 def test_killed_job(lab, simulated):
@@ -551,7 +551,7 @@ def test_run_database_away_and_back(lab, monkeypatch, simulated, tmp_path_factor
         loop.terminate()
         assert loop.wait(LONG) == 0
         text = (lab / "loop.log").read_text()
-        assert "that is over: going on" in text
+        assert "the error is over: continuing" in text
         assert password not in text
         check_data(lab, 1)
     finally:
@@ -656,10 +656,13 @@ LONG_AGO, FAR = datetime(2024, 1, 1), datetime(2124, 1, 1)
 BROKEN_JOBS = {
     "on another machine, silent": (at_work("1@elsewhere", LONG_AGO), "submitted on elsewhere"),
     "on another machine, never begun": (at_work("2@elsewhere"), "submitted on elsewhere"),
-    "with an id that leads elsewhere": (at_work(f"../9@{socket.gethostname()}"), "no such ids"),
-    "with an endless id": (at_work(f"{'9' * 300}@{socket.gethostname()}"), "no such ids"),
+    "with an id that leads elsewhere": (at_work(f"../9@{socket.gethostname()}"), "not an id of"),
+    "with an endless id": (at_work(f"{'9' * 300}@{socket.gethostname()}"), "not an id of"),
     "with empty files": (at_work(f"7@{socket.gethostname()}"), "does not know it"),
-    "with an exit code that is none": (at_work(f"8@{socket.gethostname()}"), "noted as 'x'"),
+    "with an exit code that is none": (
+        at_work(f"8@{socket.gethostname()}"),
+        "an invalid exit code 'x'",
+    ),
 }
 
 

@@ -592,7 +592,7 @@ def test_user_id_without_a_name(daq):  # noqa: F811
     # ssh itself needs the name
     daq.set(XAMS_COPY_TO=f"stbc=login:{daq.stbc}")
     done = as_nobody([sys.executable, "-m", copy_live.__name__, "--production"])
-    assert done.returncode == 1 and "ssh to login needs a user with a name" in done.stderr
+    assert done.returncode == 1 and "ssh to login needs a user name" in done.stderr
 
 
 # Faults
@@ -724,7 +724,9 @@ def test_disk_full(daq, capfd):  # noqa: F811
         assert same(folder, daq.stbc / "000001") and daq.hosts(1) == ["daq", "dcache", "stbc"]
         subprocess.run(["mount", "-o", "remount,ro", daq.stbc], check=True)
         (folder / "000002").mkdir()
-        with pytest.raises(DestinationUnusable, match="refuses to be .*Read-only file system"):
+        with pytest.raises(
+            DestinationUnusable, match="cannot be read or written .*Read-only file system"
+        ):
             copy_to(daq)
 
 
@@ -810,7 +812,7 @@ def test_hosts_that_do_not_let_us_in(daq, tmp_path, sshd):  # noqa: F811
         ("HostName 127.0.0.1", "HostName nowhere.invalid", "there is no host login"),
         (f"Port {sshd.port}", "Port 1", "login cannot be reached.*Connection refused"),
         (str(sshd.key_file), str(sshd.folder / "other_key"), "login refuses the log-in .*publick"),
-        (str(sshd.known_hosts), os.devnull, "the key of login is not the one that is known"),
+        (str(sshd.known_hosts), os.devnull, "the host key of login is unknown or has changed"),
     ]:
         assert old in good
         config.write_text(good.replace(old, new))

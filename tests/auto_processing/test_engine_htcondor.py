@@ -109,7 +109,7 @@ def test_refused_jobs(batch, condor, monkeypatch):
         batch.submit(1, "true", queue='a"b')
     job = batch.job(1, "true")
     job.script.unlink()
-    with pytest.raises(JobRefused, match="script .*000001.sh is not there"):
+    with pytest.raises(JobRefused, match="script .*000001.sh is missing"):
         batch.engine.submit(job)
     with pytest.raises(InvalidOption, match="unprintable"):
         batch.submit(1, "true", log=batch.folder / "a\nb")

@@ -112,10 +112,10 @@ def test_refused_jobs(batch):
         batch.submit(1, "true", memory=MEMORY + 1)
     job = batch.job(1, "true")
     job.script.unlink()
-    with pytest.raises(JobRefused, match="script .*000001.sh is not there"):
+    with pytest.raises(JobRefused, match="script .*000001.sh is missing"):
         batch.engine.submit(job)
     job = batch.job(1, "true", log=batch.folder / "none/log")
-    with pytest.raises(JobRefused, match="folder .*none, for the log"):
+    with pytest.raises(JobRefused, match="log folder .*none is missing"):
         batch.engine.submit(job)
     assert batch.engine.jobs() == []
 

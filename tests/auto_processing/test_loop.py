@@ -252,7 +252,7 @@ def test_jobs_that_live_are_left_alone(collection, live, word):  # noqa: F811
         ),
         (JobState("failed", 3), "job 17 (slurm) failed: exit code 3; see logs/17.log"),
         (JobState("failed", None, "killed"), "job 17 (slurm) failed: killed; see logs/17.log"),
-        (JobState("done", 0), "job 17 (slurm) ended without a word about the run; see logs/17.log"),
+        (JobState("done", 0), "job 17 (slurm) ended without recording a result; see logs/17.log"),
         (JobState("held", None, "no file"), "job 17 (slurm) was held, and is removed: no file"),
     ],
 )
@@ -270,7 +270,7 @@ def test_jobs_that_have_ended_without_a_word(collection, live, state, words):  #
 
 def test_forgotten_job(collection, live):  # noqa: F811
     line, document = settle(collection, JobState("gone"), expires=ago(seconds=1))
-    assert "is gone: the batch system knows nothing of it" in line
+    assert "is gone: the batch system does not know it" in line
     assert documents.failures_of(document) == 1
 
 
@@ -371,7 +371,7 @@ def test_last_failure(collection, live):  # noqa: F811
     )
     (run,) = loop.followed_runs(collection, "slurm")
     line = loop.settle(collection, Cancelling(), run, JobState("failed", 1), 3)
-    assert "failure 3: given up. Mend the reason, then tag the run 'process'" in line
+    assert "failure 3: given up. Correct the cause, then tag the run 'process'" in line
 
 
 def test_run_left_to_another(collection, live):  # noqa: F811
@@ -458,7 +458,7 @@ def test_a_job_is_cancelled(collection, job):  # noqa: F811
     [
         ({"engine": "slurm"}, "one of slurm from stbc"),
         ({"host": "elsewhere"}, "from elsewhere"),
-        ({"job_id": None}, "not known yet"),
+        ({"job_id": None}, "not recorded yet"),
     ],
 )
 def test_other_jobs_are_not_cancelled(collection, job, fields, words):  # noqa: F811

@@ -114,7 +114,7 @@ def test_a_run(collection, live_runs, out, expected, capsys):  # noqa: F811
     files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     capsys.readouterr()
     assert processed(TARGET, f"--output_folder={out}") == 0
-    assert "peak_basics of run 000303 is there already" in capsys.readouterr().err
+    assert "peak_basics of run 000303 is stored already" in capsys.readouterr().err
     assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert documents.find_run(collection, SHORT)["data"] == document["data"]
 
@@ -165,7 +165,7 @@ def test_folders_of_the_lab(raw_only, runs, live_runs, tmp_path, monkeypatch, ex
         monkeypatch.setenv("XAMS_PROCESSED_DATA", str(rest))
         rest.mkdir()
     assert processed(TARGET) == 1
-    assert f"the folder {raw} of the setting XAMS_RAW_DATA is not there" in status(runs).reason
+    assert f"the folder {raw} of the setting XAMS_RAW_DATA does not exist" in status(runs).reason
     documents.set_status(runs, SHORT, "pending")
     raw.mkdir()
     assert processed(TARGET) == 0
@@ -351,7 +351,10 @@ def test_live_data_that_does_not_cover_the_run(runs, live_runs, out, expected, c
     runs.update_one({"number": int(SHORT)}, late)
     assert processed(TARGET, f"--output_folder={out}") == 1
     # To 5.5 s of a run of 55 s
-    assert "raw_records" in status(runs).reason and "ends 49.5 s before" in status(runs).reason
+    assert (
+        "raw_records" in status(runs).reason
+        and "49.5 s before that of the run" in status(runs).reason
+    )
     assert not list(out.glob("0*")) and list(out.glob(".broken*"))
     assert processed(TARGET, f"--output_folder={out}", "--any_length") == 0
     assert is_as_expected(runs, expected)
@@ -482,11 +485,11 @@ def test_an_orphan_stops_when_its_claim_is_taken(
     expired = {"processing_claim.expires": datetime.now(UTC) - timedelta(seconds=1)}
     runs.update_one({"number": int(SHORT)}, {"$set": expired})
     successor = start_tool(process_run.main, *arguments, "--attempt=successor")
-    successor.says("it is to end soon, since this process has the claim")
+    successor.says("it should end soon, since this process has the claim")
     orphan.signal(signal.SIGCONT)
     assert orphan.result() == 75
     # It may find first that it has not renewed its claim
-    assert re.search("claimed by somebody else meanwhile|its claim was not renewed", orphan.text())
+    assert re.search("another process has claimed it|its claim was not renewed", orphan.text())
     end_run(folder)
     assert successor.result() == 0, successor.text()
     assert is_untouched_since_done(runs) and is_as_expected(runs, expected)

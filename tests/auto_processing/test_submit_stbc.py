@@ -372,7 +372,7 @@ def test_no_secrets_in_what_others_can_read(runs, live_runs, submit, tmp_path, m
         patch.setenv("AMSTRAX_CORRECTIONS_URL", "https://me:Secr3t@example.org")
         assert submit(engine=Elsewhere()).state == "submitted"
         assert submit(engine=Elsewhere(), target="events").state == "submitted"
-    said = [r.getMessage() for r in caplog.records if "which jobs do not get" in r.getMessage()]
+    said = [r.getMessage() for r in caplog.records if "jobs do not get" in r.getMessage()]
     assert len(said) == 1 and "Secr3t" not in caplog.text and os.devnull in said[0]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     scripts = [path.read_text() for path in files if path.suffix == ".sh"]
@@ -434,7 +434,7 @@ def test_which_runs(arguments, found, many, tmp_path):
         (["../1"], "'../1' is no run id"),
         (["--run_file", "nowhere"], "--run_file nowhere cannot be read"),
         (["--run_file", os.devnull], "names no run"),
-        (["--tag", "none"], "no run in the run database is as asked for"),
+        (["--tag", "none"], "no run in the run database matches"),
         (["101", "--target", "peak_basic"], "did you mean peak_basics"),
     ],
 )

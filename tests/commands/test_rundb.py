@@ -79,7 +79,7 @@ def lines(tmp_path, real_document):  # noqa: F811
 def test_import_and_export_are_inverse(collection, lines, real_document, tmp_path, said):  # noqa: F811
     assert rundb("import", lines) == 0
     assert collection.count_documents({}) == 3
-    assert "3 runs added, 0 were there" in said.text
+    assert "3 runs added, 0 existed already" in said.text
     out = tmp_path / "out.json"
     assert rundb("export", "--output", out) == 0
     assert rundb("export", "2241") == 0
@@ -90,7 +90,7 @@ def test_import_and_export_are_inverse(collection, lines, real_document, tmp_pat
     # As mongoexport writes it
     assert '"start": {"$date": "2021-11-12T12:19:35.797Z"}' in out.read_text()
     assert os.listdir(tmp_path) and not list(tmp_path.glob(".*tmp"))
-    assert rundb("import", out) == 0 and "0 runs added, 3 were there" in said.text
+    assert rundb("import", out) == 0 and "0 runs added, 3 existed already" in said.text
     array = tmp_path / "array.json"
     array.write_text(json_util.dumps([run | {"mode": "new"} for run in exported], indent=1))
     assert rundb("import", array) == 0
@@ -166,7 +166,7 @@ def test_tags_and_status(collection, lines, said):  # noqa: F811
     rundb("import", lines)
     assert rundb("tag", "2240", "process") == 0
     assert documents.tags_of(documents.find_run(collection, 2240)) == ["process"]
-    assert rundb("tag", "2240", "process") == 0 and "has the tag process already" in said.text
+    assert rundb("tag", "2240", "process") == 0 and "already has the tag process" in said.text
     assert rundb("tag", "2240", "process", "--remove") == 0
     assert documents.tags_of(documents.find_run(collection, 2240)) == []
     assert rundb("status", "2240", "failed", "--reason", "no disk") == 0
@@ -202,7 +202,7 @@ def test_a_run_is_added_from_its_live_data(collection, tmp_path, said, monkeypat
     host = documents.this_host()
     live = {"type": "live", "host": host, "location": str(tmp_path / "live")}
     assert found["data"] == [live] and found["start"] == datetime(2024, 1, 2, 3, 4, 5)
-    assert "live data" in said.text and "was known" in said.text
+    assert "live data" in said.text and "was registered already" in said.text
     monkeypatch.setenv("AMSTRAX_HOST", "other")
     assert rundb("add", folder) == 0
     hosts = [e["host"] for e in documents.find_run(collection, RUN_ID)["data"]]

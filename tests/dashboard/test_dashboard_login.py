@@ -339,7 +339,7 @@ def test_actions_are_for_named_users_while_they_are_logged_in(browser, unguessed
     expect(bob.locator("header")).to_contain_text("read-only for you")
     expect(part(bob, "abandon").locator("button")).to_be_disabled()
     _forge(bob, "abandon")
-    expect(part(bob, "result")).to_contain_text("bob may look, but change nothing")
+    expect(part(bob, "result")).to_contain_text("bob has read-only access")
     assert documents.tags_of(lab.runs.find_one({"number": 4})) == []
     part(alice, "abandon").locator("button").click()
     expect(part(alice, "result")).to_contain_text("tagged")
@@ -370,7 +370,7 @@ def test_a_dashboard_for_others_needs_login_and_tls(lab, monkeypatch):
 
     with pytest.raises(UsageError, match="can be reached by others"):
         make()
-    with pytest.raises(UsageError, match="show passwords to everybody"):
+    with pytest.raises(UsageError, match="send passwords unencrypted"):
         make(f"--users={lab.folder / 'users'}")
     with pytest.raises(UsageError, match="name the users who may act"):
         make(f"--users={lab.folder / 'users'}", "--allow-actions")

@@ -106,7 +106,7 @@ def test_mongodb_is_not_there(run_check, tmp_path, monkeypatch):
     assert status == 1
     assert results["log-in"] == "ok"
     assert results["tunnel"] == "FAILED"
-    assert f"nothing listens at 127.0.0.1:{port} as seen from 127.0.0.1: does MongoDB run" in text
+    assert f"nothing listens at 127.0.0.1:{port} as seen from 127.0.0.1: start MongoDB" in text
 
 
 def test_user_who_may_only_read(run_check, mongo_server, ssh_server, monkeypatch):
@@ -114,7 +114,7 @@ def test_user_who_may_only_read(run_check, mongo_server, ssh_server, monkeypatch
         monkeypatch.setenv(name, value)
     status, text, _ = run_check()
     assert status == 0
-    assert "may read, and not write" in text
+    assert "may read but not write" in text
 
 
 def test_connection_string(run_check, mongo_collection, mongo_server, monkeypatch):
@@ -163,7 +163,7 @@ def test_file_that_is_no_database(run_check, monkeypatch, tmp_path):
     ("name", "value", "message"),
     [
         ("DAQ_PORT", "ssh", "DAQ_PORT is 'ssh'"),
-        ("DAQ_PASSWORD", "S3cret-passw0rd", "DAQ_PASSWORD is set, but not for which host"),
+        ("DAQ_PASSWORD", "S3cret-passw0rd", "DAQ_PASSWORD is set, but DAQ_HOST is not"),
     ],
 )
 def test_settings_that_make_no_sense(run_check, monkeypatch, name, value, message):

@@ -346,7 +346,7 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     cases = {
         text: "not a database",
-        other: "not of runs",
+        other: "another program's database",
         newer: "newer amstrax",
         tmp_path: "name another",
         tmp_path / "file" / "x": "name another",

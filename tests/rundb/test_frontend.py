@@ -128,7 +128,7 @@ def test_entries_whose_files_are_gone_are_skipped(collection, stored, tmp_path, 
         several = RunDB(collection=collection, runid_field="number")
         assert several.find_several([key_of("raw_records"), other]) == [False, False]
     text = "\n".join(record.getMessage() for record in caplog.records)
-    assert "2 entries of raw_records are skipped" in text and str(tmp_path / "a") in text
+    assert "skipped 2 entries of raw_records" in text and str(tmp_path / "a") in text
     assert f"raw_records of run {RUN_ID} is not at {tmp_path / 'b'}" in text
     documents.add_data(collection, RUN_ID, new_entry("raw_records", stored))
     assert is_found(collection)
@@ -285,7 +285,7 @@ def test_odd_documents_do_not_hide_the_others(collection, real_document, caplog)
     assert list(runs["tags"]) == ["", "x", "word", ""]
     assert list(runs["mode"])[1:] == ["7", "", "a,b"]
     assert runs["livetime"][3] == END - START
-    assert "without number is left out" in caplog.text
+    assert "skipped a run document without number" in caplog.text
     by_name = with_rundb(collection, runid_field="name").select_runs(run_id="cal*")
     assert list(by_name["name"]) == ["calibration"]
     assert st.list_available("raw_records") == []
@@ -557,7 +557,7 @@ def test_what_is_made_while_the_run_database_is_away(away, stored, tmp_path, mon
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     about = [text for text in warnings if "is not registered" in text]
     assert len(about) == 1 and f"data of run {RUN_ID} in {tmp_path / 'new'}" in about[0]
-    assert "look for it again" in about[0] and f"st.is_stored('{RUN_ID}', " in about[0]
+    assert "to register it later" in about[0] and f"st.is_stored('{RUN_ID}', " in about[0]
     # It is back
     runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
     runs.insert_one(dict(DOCUMENT))

@@ -82,7 +82,7 @@ def test_one_who_has_lost_it_stops_and_leaves_it_alone(collection):  # noqa: F81
     collection.update_one({"number": 1}, {"$set": expired})
     assert other.acquire()
     assert not lease.check() and told == [1]
-    assert "claimed by somebody else" in lease.why_lost
+    assert "another process has claimed it" in lease.why_lost
     assert not lease.check() and told == [1]
     lease.release()
     assert documents.find_run(collection, 1)["processing_claim"]["owner"] == other.owner

@@ -416,7 +416,7 @@ def test_check_tells_releases_by_hash(tmp_path, monkeypatch):
     assert "000002, is of release 2.2, and AMSTRAX_RELEASE is 2.1: set AMSTRAX_RELEASE=2.2" in text
     monkeypatch.setenv("AMSTRAX_RELEASE", "2.2")
     assert text.replace(
-        "and AMSTRAX_RELEASE is 2.1: set AMSTRAX_RELEASE=2.2", "as AMSTRAX_RELEASE=2.2 has it"
+        "and AMSTRAX_RELEASE is 2.1: set AMSTRAX_RELEASE=2.2", "as in AMSTRAX_RELEASE=2.2"
     ) == (described_releases())
     assert "entries" not in text
     assert stored_releases(tmp_path / "strax_data", most=3).is_all

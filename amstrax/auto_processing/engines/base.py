@@ -1,4 +1,4 @@
-"""What all engines have in common: jobs, their states, and the scripts that they run."""
+"""Interface of all engines: jobs, their states, and their scripts."""
 
 import os
 import re
@@ -32,11 +32,11 @@ _SAFE = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+]*")
 
 #: Signals -> their most likely cause
 _CAUSES: dict[int, str] = {
-    signal.SIGKILL: "often because memory was short",
-    signal.SIGTERM: "somebody, or the batch system, told it to stop",
+    signal.SIGKILL: "often for lack of memory",
+    signal.SIGTERM: "by a user or the batch system",
     signal.SIGSEGV: "a bug in compiled code",
     signal.SIGBUS: "a bug in compiled code, or a disk that is full",
-    signal.SIGXCPU: "it used more CPU time than it may",
+    signal.SIGXCPU: "it exceeded its limit of CPU time",
 }
 
 
@@ -53,7 +53,7 @@ class JobState(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, or will."""
+        """Whether it runs or is pending."""
         return self.state in (PENDING, RUNNING)
 
 
@@ -91,7 +91,7 @@ class Engine(ABC):
     """A batch system, or a replacement for one.
 
     Every method raises `amstrax.exceptions.EngineUnreachable` when the batch system does not
-    answer: nothing is known of its jobs then, and later it may. Making an engine raises
+    answer; a later call may succeed. Making an engine raises
     `amstrax.exceptions.NotAvailable` where the batch system is not installed.
     """
 
@@ -103,7 +103,7 @@ class Engine(ABC):
         """Submit a job and return its id; it outlives this process.
 
         After EngineUnreachable, `find` tells whether the batch system has the job. Raises
-        JobRefused when it does not take it: unknown queue, too much memory, no script, no folder
+        JobRefused when it refuses the job: unknown queue, too much memory, no script, no folder
         for the log, ...
         """
 
@@ -161,9 +161,9 @@ def check_files(job: Job) -> None:
     Raises JobRefused when one is missing or has wrong permissions.
     """
     if not os.access(job.script, os.X_OK):
-        raise JobRefused(f"the script {job.script} is not there, or cannot be executed")
+        raise JobRefused(f"the script {job.script} is missing or not executable")
     if not os.access(job.log.parent, os.W_OK | os.X_OK):
-        raise JobRefused(f"the folder {job.log.parent}, for the log of a job, cannot be written to")
+        raise JobRefused(f"the log folder {job.log.parent} is missing or not writable")
 
 
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:

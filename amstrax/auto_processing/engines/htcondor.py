@@ -54,14 +54,14 @@ class HTCondorEngine(base.Engine):
     def __init__(self) -> None:
         if find_spec("htcondor2") is None:
             raise NotAvailable(
-                "the engine htcondor cannot be used here: its Python bindings are missing; "
+                "the engine htcondor is not available: its Python bindings are missing; "
                 "pip install 'amstrax[htcondor]', or choose another --engine"
             )
         try:
             _call("locate")
         except (EngineUnreachable, _Refused) as error:
             raise NotAvailable(
-                f"the engine htcondor cannot be used here: {error}; go to a machine that submits "
+                f"the engine htcondor is not available: {error}; use a machine that submits "
                 "to HTCondor, set CONDOR_CONFIG to its configuration, or choose another --engine"
             ) from None
 
@@ -196,7 +196,7 @@ def _state(ad: dict[str, Any]) -> JobState:
     if ad["ExitBySignal"]:
         return base.killed(int(ad["ExitSignal"] or 0))
     if ad["ExitCode"] is None:
-        return JobState(base.FAILED, None, "ended, and HTCondor does not know how")
+        return JobState(base.FAILED, None, "ended, with an exit status that HTCondor does not know")
     return base.exited(int(ad["ExitCode"]))
 
 

@@ -91,7 +91,7 @@ class LocalEngine(base.Engine):
             locked = [locks.enter_context((folder / name).open("ab")) for name in _LOCKS]
             for file in locked:
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # From now on it is a job; without its runner it is gone
+            # The new name makes it a job, which counts as gone if its runner does not start
             folder = folder.rename(self._jobs / str(number))
             _start_runner(folder, [file.fileno() for file in locked], log.fileno())
         return f"{number}@{self.host}"
@@ -100,7 +100,7 @@ class LocalEngine(base.Engine):
         return (
             f"{job.script} >> {job.log} 2>&1\n"
             f"on {self.host}, as a separate process; at most {self.slots} such jobs at once, "
-            f"each is ended when it takes more than its {job.memory} MB"
+            f"each is killed when it exceeds its {job.memory} MB"
         )
 
     def jobs(self) -> list[KnownJob]:
@@ -124,7 +124,7 @@ class LocalEngine(base.Engine):
     def state(self, job_id: str) -> JobState:
         number, at, host = job_id.partition("@")
         if not _NUMBER.fullmatch(number) or not at:
-            return JobState(base.GONE, reason="it is no id of the local engine")
+            return JobState(base.GONE, reason="it is not an id of the local engine")
         if host != self.host:
             return JobState(base.UNKNOWN, reason=f"it was submitted on {host}")
         try:
@@ -199,7 +199,7 @@ class LocalEngine(base.Engine):
             ) from error
 
     def _last(self) -> int:
-        """Return the last number in the file of that, 0 without a valid one."""
+        """Return the last job number from its file; 0 if it is missing or invalid."""
         path = self.folder / "last"
         try:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -262,13 +262,13 @@ def _state(folder: Path) -> JobState:
         return JobState(base.GONE, reason="the machine was restarted meanwhile")
     if not (folder / "started.json").exists():
         return JobState(base.GONE, reason="its runner was killed before it had begun")
-    return JobState(base.GONE, reason="its runner was killed, so nobody saw how it ended")
+    return JobState(base.GONE, reason="its runner was killed, so its exit status is unknown")
 
 
 def _ended(end: dict[str, Any]) -> JobState:
     code = end.get("code")
     if not isinstance(code, int | None):
-        return JobState(base.FAILED, reason=f"ended, and its exit code was noted as {code!r}")
+        return JobState(base.FAILED, reason=f"ended, with an invalid exit code {code!r}")
     if end.get("allowed"):
         return JobState(
             base.FAILED,

@@ -25,7 +25,7 @@ WATCH_EVERY = 1.0
 
 
 class Cancelled(BaseException):
-    """The job is cancelled before it has begun."""
+    """The job was cancelled before it started."""
 
 
 class Runner:
@@ -81,7 +81,7 @@ class Runner:
         jobs = os.path.dirname(self.folder)
         numbers = sorted(int(name) for name in os.listdir(jobs) if name.isdigit())
         for number in reversed([n for n in numbers if n < mine]):
-            # The nearest is the last to begin, but may be cancelled while earlier ones wait
+            # The nearest job begins last, but may be cancelled while earlier ones wait
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(os.path.join(jobs, str(number), "waiting"), os.O_RDONLY)
                 try:
@@ -199,7 +199,7 @@ def main(folder: str, *descriptors: str) -> None:
     """Continue as a daemon; the parent process ends as soon as that can be cancelled."""
     job_lock, _runner_lock, queue_lock = map(int, descriptors)
     runner = Runner(folder, job_lock, queue_lock)
-    # Until its handler is set
+    # Block the signal until its handler is set
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:

@@ -31,7 +31,7 @@ _VARIABLES = (
     "SBATCH_RESERVATION",
 )
 
-#: Columns of squeue, each with a width that cuts nothing off
+#: Columns of squeue, each with a width that truncates nothing
 _COLUMNS = {"jobarrayid": 40, "state": 40, "name": 1100, "reason": 400}
 
 #: States of Slurm -> state of a job that has not ended
@@ -47,7 +47,7 @@ _HELD = {
     "JobHeldAdmin": "held by an administrator of Slurm",
     "JobHoldMaxRequeue": "held, since Slurm has started it too often",
     "launch_failed_requeued_held": "held, since it could not be started",
-    "BadConstraints": "no machine can ever do what it asks for",
+    "BadConstraints": "no machine meets its requirements",
     "DependencyNeverSatisfied": "a job that it waits for has failed",
 }
 #: Other reasons for which a job is pending -> message
@@ -55,9 +55,9 @@ _PENDING = {
     "None": "",
     "Resources": "waits for a free machine",
     "Priority": "waits for jobs of higher priority",
-    "PartitionTimeLimit": "asks for more time than its partition gives",
+    "PartitionTimeLimit": "its time limit exceeds that of its partition",
     "PartitionDown": "its partition is down",
-    "PartitionInactive": "its partition takes no jobs now",
+    "PartitionInactive": "its partition is inactive",
     "ReqNodeNotAvail": "a machine that it needs is not available",
     "BeginTime": "waits for the time when it may begin",
     "QOSMaxJobsPerUserLimit": "waits for other jobs of this user to end",
@@ -93,8 +93,8 @@ class SlurmEngine(base.Engine):
         missing = [name for name in ("sbatch", "squeue", "scancel") if not shutil.which(name)]
         if missing:
             raise NotAvailable(
-                f"the engine slurm cannot be used here: {missing[0]} is not on PATH; "
-                "go to a machine that submits to Slurm, or choose another --engine"
+                f"the engine slurm is not available: {missing[0]} is not on PATH; "
+                "use a machine that submits to Slurm, or choose another --engine"
             )
 
     def submit(self, job: Job) -> str:
