@@ -65,6 +65,14 @@ def find_groups(
     group ends before the interval that would make it longer than `max_duration`. The result is that
     of `strax.find_peak_groups`. `start` and `end`, shape (n,), are sorted by start.
     """
+    latest = np.maximum.accumulate(end)
+    is_first = np.ones(len(start), dtype=bool)
+    is_first[1:] = start[1:] - latest[:-1] > left + right
+    is_last = np.roll(is_first, -1)
+    starts, ends = start[is_first] - left, latest[is_last] + right
+    if (ends - starts + left <= max_duration).all():
+        return starts, ends
+    # Where a group is cut depends on where the one before was
     groups: list[list[int]] = []
     latest_end = 0
     for first, last in zip(start.tolist(), end.tolist(), strict=True):
@@ -77,7 +85,7 @@ def find_groups(
             latest_end = last
         latest_end = max(latest_end, last)
         groups[-1][1] = latest_end + right
-    starts, ends = np.array(groups, dtype=np.int64).reshape(-1, 2).T
+    starts, ends = np.array(groups, dtype=np.int64).T
     return starts, ends
 
 
