@@ -33,6 +33,9 @@ __all__ = [
     "solid_angle_rectangle",
 ]
 
+# `amstrax._legacy` finds the modules of the former package amstrax.sipm
+__path__: list[str] = []
+
 #: Shapes of the sensitive area
 RECTANGLE, DISC = "rectangle", "disc"
 

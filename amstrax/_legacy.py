@@ -18,6 +18,7 @@ _TOP, _PLUGINS = "amstrax.", "amstrax.plugins."
 _PEAKS, _EVENTS = f"{_PLUGINS}peak_processing", f"{_PLUGINS}event_processing"
 _PULSES, _RADON = f"{_PLUGINS}pulse_processing", f"{_PLUGINS}radon"
 _TOOLS = "amstrax.auto_processing."
+_ON_CONTEXT = "amstrax.analyses.on_context"
 
 #: Old module -> module with its contents, or remedy
 MODULES: Mapping[str, str] = {
@@ -81,6 +82,35 @@ MODULES: Mapping[str, str] = {
     f"{_TOOLS}auto_processing_local": "use `amstrax auto --engine local`",
     f"{_TOOLS}batch_stbc": "use `amstrax submit`",
     "amstrax.autoprocessing": "amstrax.auto_processing",
+    # Modules of amstrax 3 that became part of others
+    "amstrax.files": "amstrax.strict_json",
+    "amstrax.sipm": "amstrax.SiPMdata",
+    **dict.fromkeys(
+        (f"amstrax.sipm.{name}" for name in ("display", "geometry", "positions")),
+        "amstrax.SiPMdata",
+    ),
+    **dict.fromkeys(
+        (f"{_ON_CONTEXT}.{n}" for n in ("channels", "events", "led", "peaks", "runs", "waveforms")),
+        _ON_CONTEXT,
+    ),
+    "amstrax.analyses.event_displays": "amstrax.analyses.event_plots",
+    "amstrax.analyses.events": "amstrax.analyses.event_plots",
+    "amstrax.analyses.gain_plots": "amstrax.analyses.led_plots",
+    "amstrax.analyses.geometry": "amstrax.analyses.style",
+    "amstrax.analyses.links": "amstrax.analyses.quantities",
+    "amstrax.analyses.peak_histograms": "amstrax.analyses.peak_plots",
+    "amstrax.analyses.peaks": "amstrax.analyses.waveform_plots",
+    "amstrax.analyses.interactive.points": "amstrax.analyses.interactive.distributions",
+    "amstrax.analyses.interactive.sources": "amstrax.analyses.interactive.distributions",
+    f"{_TOOLS}live_folder": f"{_TOOLS}copying",
+    "amstrax.corrections.applied": "amstrax.corrections.versions",
+    "amstrax.corrections.edit": "amstrax.corrections.lookup",
+    "amstrax.corrections.published": "amstrax.corrections.store",
+    "amstrax.corrections.ranges": "amstrax.corrections.lookup",
+    "amstrax.rundb.embedded_update": "amstrax.rundb.embedded_query",
+    "amstrax.simulation.electrons": "amstrax.simulation.light",
+    "amstrax.simulation.truth": "amstrax.simulation.writer",
+    "amstrax.strax_ext.processor": "amstrax.strax_ext.plugin",
 }
 
 _PACKAGES = {

@@ -28,6 +28,9 @@ from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
 
+# A package before: `amstrax._legacy` finds its modules
+__path__: list[str] = []
+
 #: Pulses that begin so long before a range [ns] are loaded for the baselines in it
 _LONGEST_PULSE = 100_000
 #: Samples of the baseline where no plugin of the context that makes records has an option for it

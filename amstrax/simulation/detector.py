@@ -197,6 +197,10 @@ class Detector:
         self._check_physics()
         self._check_sensors()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Detectors pickled with old names: a missing number would silently be the default
+        self.__dict__.update(_legacy.detector_numbers(state))
+
     def _check_kind(self, name: str, value: Any, default: Any) -> None:
         """Check that a value is of the kind of the field's default."""
         if value is None and name in ("led_context", "external_channel", "sipm_channel"):

@@ -1,5 +1,6 @@
 """Detectors: what numbers they cannot have, and what follows from those that they have."""
 
+import pickle
 from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
@@ -301,3 +302,15 @@ def test_old_names(old):
     new = module._legacy.DETECTOR_NUMBERS[old]
     with pytest.warns(DeprecationWarning, match=f"{old} of a simulated detector is now {new}"):
         assert getattr(XAMS.with_values(**{old: 0.5}), new) == 0.5
+
+
+@pytest.mark.parametrize("old", module._legacy.DETECTOR_NUMBERS)
+def test_pickled_with_old_names(old):
+    new = module._legacy.DETECTOR_NUMBERS[old]
+    state = dict(vars(XAMS))
+    del state[new]
+    detector = object.__new__(type(XAMS))
+    with pytest.warns(DeprecationWarning, match=f"now {new}"):
+        detector.__setstate__(state | {old: 0.5})
+    assert getattr(detector, new) == 0.5 and old not in vars(detector)
+    assert pickle.loads(pickle.dumps(detector)) == detector
