@@ -92,8 +92,8 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
     found = _destinations(detector)
     if not found:
         raise InvalidOption(
-            f"the setting {detector.upper()}_COPY_TO is empty: set destinations for live data, as "
-            "NAME=USER@HOST:/FOLDER"
+            f"the setting {detector.upper()}_COPY_TO is empty: without destinations, as "
+            "NAME=USER@HOST:/FOLDER, nothing is copied or deleted"
         )
     taken: dict[object, str] = {}
     for other_detector in settings.DETECTORS:
@@ -169,11 +169,6 @@ def delete_after_copies(detector: str) -> tuple[Destination, ...]:
     Raises InvalidOption when the setting has another name, and as `copy_destinations`.
     """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
-    if not _destinations(detector):
-        raise InvalidOption(
-            f"the setting {detector.upper()}_COPY_TO is empty, and without copies nothing is "
-            "deleted: set destinations for live data, as NAME=USER@HOST:/FOLDER"
-        )
     return _select_destinations(
         detector, _parts(setting), InvalidOption, f"the setting {setting} has"
     )
