@@ -56,8 +56,6 @@ LEFT_OPEN = timedelta(hours=1)
 REGISTER_PAUSE = 5.0
 #: Time between two progress lines of a copy [s]
 LINE_PAUSE = 60.0
-#: A larger file is no marker [bytes]
-_LARGEST_MARKER = 100_000
 
 #: Fields of run documents by which runs are selected
 _FIELDS = (
@@ -169,9 +167,8 @@ def delete_after_copies(detector: str) -> tuple[Destination, ...]:
     Raises InvalidOption when the setting has another name, and as `copy_destinations`.
     """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
-    return _select_destinations(
-        detector, _parts(setting), InvalidOption, f"the setting {setting} has"
-    )
+    source = f"the setting {setting} has"
+    return _select_destinations(detector, _parts(setting), InvalidOption, source)
 
 
 def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Destination, ...]:
@@ -297,7 +294,7 @@ def find_marker(place: Place, identity: Mapping[str, Any]) -> Marker | None:
 
 def _read_marker(place: Place) -> Marker | None:
     try:
-        marker = json.loads(rsync.fetch(place / rsync.MARKER, _LARGEST_MARKER))
+        marker = json.loads(rsync.fetch(place / rsync.MARKER, most=100_000))
     except (ValueError, RecursionError):
         return None
     return marker if isinstance(marker, dict) else None

@@ -175,7 +175,7 @@ def test_which_copies_are_required(daq, capfd):  # noqa: F811
     daq.set(XAMS_DELETE_AFTER_COPIES="nowhere")
     assert delete(*SURE) == 1 and "XAMS_DELETE_AFTER_COPIES has 'nowhere'" in errors(capfd)[0]
     daq.set(XAMS_COPY_TO="", XAMS_DELETE_AFTER_COPIES="")
-    assert delete(*SURE) == 1 and "without copies nothing is deleted" in errors(capfd)[0]
+    assert delete(*SURE) == 1 and "nothing is copied or deleted" in errors(capfd)[0]
     with pytest.raises(DeletionRefused, match="no copies are required"):
         deleting.Deleter(daq.runs, deleting.DeleteOptions([daq.live], ()))
     assert_untouched(daq, folder)
