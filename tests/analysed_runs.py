@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import strax
 from make_runs import RUN_ID, context, pulses, write_run
 
 from amstrax import contexts
+from amstrax.processing.rows import sort_by_time
 
 CONFIG = {
     "gain_to_pe_array": (0.0142857,) * 7,
@@ -47,7 +47,7 @@ def _signals(name):
             s2 = 3_000 * size * part
             parts.append(pulses(time, channel, dt=dt, height=s1))
             parts.append(pulses(time + drift, channel, n_fragments=4, dt=dt, height=s2, width=380))
-    return strax.sort_by_time(np.concatenate(parts))
+    return sort_by_time(np.concatenate(parts))
 
 
 def _flashes():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,22 @@ from amstrax import settings
 
 #: What takes minutes is begun with, so that no worker is left alone with it at the end
 LONGEST = ("test_day.py", "test_dashboard_browser.py", "test_documentation.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_type_numbers():
+    """Let each worker number numba's types differently.
+
+    numba numbers record types in each process, and names compiled functions after these numbers. If
+    two processes compile a function of strax for two dtypes under one number, a third that loads
+    both from the cache calls one for the other. Kernels of amstrax take columns, not records.
+    """
+    from numba.core.types import abstract
+
+    number, offset = abstract._autoincr, random.randrange(1, 2**10) << 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(abstract, "_autoincr", lambda: number() + offset)
+        yield
 
 
 def pytest_report_header() -> list[str]:

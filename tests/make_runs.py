@@ -8,6 +8,7 @@ import strax
 
 from amstrax import contexts, redax
 from amstrax.commands.base import CONTEXTS
+from amstrax.processing.rows import sort_by_time
 
 THREADS = {"xams-daq_reader_0": 1}
 LENGTH, OVERLAP = 5_000_000_000, 500_000_000
@@ -57,7 +58,7 @@ def pulses(times, channels=0, n_fragments=1, dt=10, height=800, width=20, baseli
     result["dt"] = dt
     result["pulse_length"] = 110 * n_fragments
     result["data"] = (baseline + sign * shape).reshape(n_fragments, 110).astype(np.int16)
-    return strax.sort_by_time(result.ravel())
+    return sort_by_time(result.ravel())
 
 
 def write_run(folder: Path, records, n_chunks=1, threads=THREADS, compressor="lz4", end=True):

@@ -4,6 +4,7 @@ import numpy as np
 import strax
 
 from amstrax.plugins.dtypes import event_basics_dtype, peak_basics_dtype
+from amstrax.processing.rows import sort_by_time
 from amstrax.simulation import TRUTH_DTYPE
 
 T0 = 1_704_164_645_000_000_000
@@ -37,7 +38,7 @@ def make_peaks(intervals):
     for row, (start, end, kind, area) in zip(peaks, intervals, strict=True):
         row["time"], row["endtime"], row["type"], row["area"] = T0 + start, T0 + end, kind, area
         row["center_time"] = T0 + (start + end) // 2
-    return strax.sort_by_time(peaks)
+    return sort_by_time(peaks)
 
 
 def perfect_peaks(truth):

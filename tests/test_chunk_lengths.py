@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import strax
 from make_runs import (
     RAW_DTYPE,
     RUN_ID,
@@ -17,6 +16,7 @@ from make_runs import (
 
 from amstrax import contexts, redax
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.rows import sort_by_time
 
 #: Duration of chunks and of overlaps [ns]: all of the run, and parts of it
 WHOLE = (50_000_000, 1_000_000)
@@ -53,7 +53,7 @@ def random_pulses(name, seed, duration=6_000_000):
         # Now and then long enough to tell events apart
         gap = rng.choice(GAPS[name]) if rng.random() < 0.95 else 60_000
         start += length * dt + int(gap)
-    return strax.sort_by_time(np.concatenate(parts))
+    return sort_by_time(np.concatenate(parts))
 
 
 def process(folder, name, records, lengths, workers=1, n_more=1, **config):
@@ -125,9 +125,7 @@ def test_run_that_ends_with_pulses_in_an_overlap(tmp_path, online_config, name, 
     records = random_pulses(name, 3, end - 10_000)
     starts = end - np.array([6000, 200]) - n_fragments * 110 * dt
     last = pulses(starts, CHANNELS[name], n_fragments, dt, sign=-1)
-    records = strax.sort_by_time(
-        np.concatenate([records[records["time"] < starts[0] - 9000], last])
-    )
+    records = sort_by_time(np.concatenate([records[records["time"] < starts[0] - 9000], last]))
     config = online_config if name == "xams" else {}
     whole = process(tmp_path / "whole", name, records, WHOLE, **config)
     raw = {"xams_little": "raw_records_v1730"}.get(name, "raw_records")

@@ -16,6 +16,7 @@ import amstrax
 from amstrax import contexts
 from amstrax.corrections.config import CorrectedPlugin
 from amstrax.exceptions import CorrectionError, InvalidCorrection, InvalidOption, RunNotCovered
+from amstrax.processing.rows import sort_by_time
 
 RUNS = ("000101", "000102", "000203")
 #: Of those runs: the second has the range of the first, the third its own
@@ -64,7 +65,7 @@ def raw_data(tmp_path_factory):
     """Raw data of three runs, all alike: ten times an S1 with an S2 20 us later."""
     folder = tmp_path_factory.mktemp("raw")
     starts = np.arange(1, 11) * 20_000_000
-    records = strax.sort_by_time(
+    records = sort_by_time(
         np.concatenate(
             [
                 pulses(starts, range(7), height=300),

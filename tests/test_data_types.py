@@ -5,6 +5,8 @@ import pytest
 import strax
 from make_runs import RAW_DTYPE, RELEASED, RUN_ID, context, load, pulses, write_run
 
+from amstrax.processing.rows import sort_by_time
+
 #: Channels with data in each context: XAMSL's chain takes one digitizer
 CHANNELS = {"xams": range(7), "xams_led": range(5), "xams_little": (0, 1)}
 
@@ -32,7 +34,7 @@ def busy_run(folder, name, n_chunks=3, release=None):
     else:
         s1 = pulses(starts, CHANNELS[name], dt=dt, height=300)
         s2 = pulses(starts + 20_000, CHANNELS[name], n_fragments=4, dt=dt, width=380)
-        records = strax.sort_by_time(np.concatenate([s1, s2]))
+        records = sort_by_time(np.concatenate([s1, s2]))
     if release == "2.2":
         is_sipm = records["channel"] == 6
         records["data"][is_sipm] = 16383 - records["data"][is_sipm]
@@ -112,7 +114,7 @@ def test_lone_hits_and_peaks_hold_all_hits(tmp_path):
     """A hit is in a peak or is a lone one: small hits alone make no peak."""
     small = pulses([1_000_000, 3_000_000], 0, height=16)
     large = pulses([2_000_000], 1, height=500)
-    write_run(tmp_path, strax.sort_by_time(np.concatenate([small, large])))
+    write_run(tmp_path, sort_by_time(np.concatenate([small, large])))
     st = context(tmp_path, peak_min_area=100)
     made = make_all(st)
     assert len(made["hits"]) == 3

@@ -17,6 +17,7 @@ from amstrax.plugins.peak_processing import Peaks
 from amstrax.processing import peaks as kernels
 from amstrax.processing import waveforms
 from amstrax.processing.hits import find_hits
+from amstrax.processing.rows import sort_by_time
 
 SIPM_REGISTERS = [{"reg": f"1{c}80", "val": "100000" if c == 6 else "110000"} for c in range(7)]
 
@@ -200,7 +201,7 @@ def varied_pulses(name):
                 noise = rng.integers(-1, 2, part["data"].shape)
                 part["data"] = np.clip(part["data"] + noise, 0, 2**14 - 1)
                 parts.append(part)
-    return strax.sort_by_time(np.concatenate(parts))
+    return sort_by_time(np.concatenate(parts))
 
 
 def without_information(values):
@@ -317,7 +318,7 @@ def test_coincidence_of_s1s(tmp_path):
     together = pulses(starts, range(3), height=300)
     late = pulses(starts + 150, (3, 4), height=250)
     s2 = pulses(starts + 20_000, range(5), n_fragments=4, width=380)
-    write_run(tmp_path, strax.sort_by_time(np.concatenate([together, late, s2])))
+    write_run(tmp_path, sort_by_time(np.concatenate([together, late, s2])))
     st = context(
         tmp_path,
         s1_max_area_fraction_top=1,
@@ -394,7 +395,7 @@ def test_coincidence_with_peaks_of_another_plugin(tmp_path):
 
     starts = 20_000_000 * np.arange(1, 10)
     s1, s2 = pulses(starts, range(5)), pulses(starts + 20_000, range(5), n_fragments=4, width=380)
-    write_run(tmp_path, strax.sort_by_time(np.concatenate([s1, s2])))
+    write_run(tmp_path, sort_by_time(np.concatenate([s1, s2])))
     st = context(tmp_path, event_s1_min_coincidence=5, s1_max_area_fraction_top=1)
     st.register(MyPeaks)
     assert (load(st, "event_basics")["s1_index"] >= 0).all()

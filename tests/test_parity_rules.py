@@ -16,6 +16,7 @@ from make_runs import RUN_ID, START, THREADS, load, pulses, rundoc
 
 from amstrax import contexts, redax
 from amstrax.processing import events as kernels
+from amstrax.processing.rows import sort_by_time
 
 #: Arguments of the functions of `amstrax.contexts`, one set a release
 RELEASES = [pytest.param({}, id="2.1")]
@@ -78,7 +79,7 @@ def dense_signals(name):
                 chosen = times[rng.random(len(times)) < 0.3] + rng.choice([0, 30, 90, 150])
                 height = rng.choice([44, 48, 3150, 3250, 2000])
                 parts.append(pulses(chosen, channel, height=height))
-    return strax.sort_by_time(np.concatenate(parts))
+    return sort_by_time(np.concatenate(parts))
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-import strax
 from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts
 from amstrax.exceptions import InvalidOption, LiveDataIncomplete
 from amstrax.plugins import daqreader, event_processing, led_calibration, release_2_2
+from amstrax.processing.rows import sort_by_time
 
 #: Hashes of raw_records and records_led of the lab, by release
 HASHES = {"2.1": ("c7zrd7k56r", "ljkgctchzw"), "2.2": ("y5oixg6qla", "tfxymovrur")}
@@ -64,7 +64,7 @@ def led_run(folder, lost=()):
     """Write LED pulses of TPC channels, and of the SiPM going up, without the records `lost`."""
     tpc = pulses(STARTS, range(5), n_fragments=2, height=HEIGHT)
     sipm = pulses(STARTS, 6, n_fragments=2, height=HEIGHT, baseline=400, sign=1)
-    records = strax.sort_by_time(np.concatenate([tpc, sipm]))
+    records = sort_by_time(np.concatenate([tpc, sipm]))
     keys = zip(*(records[f].tolist() for f in ("time", "channel", "record_i")), strict=True)
     write_run(folder, records[[key not in lost for key in keys]])
 

@@ -22,6 +22,7 @@ from amstrax.exceptions import (
     RunDatabaseError,
     UnknownChannel,
 )
+from amstrax.processing.rows import sort_by_time
 from amstrax.rundb import documents
 
 RUN_ID = make_runs.RUN_ID
@@ -271,7 +272,7 @@ def two_sipms(tmp_path_factory):
         make_runs.pulses(s1 + 20_000, [0, 1, 2, 3, 4], 3, height=3000, width=200),
         make_runs.pulses(s1, [6, 7], sign=1),
     ]
-    make_runs.write_run(folder, strax.sort_by_time(np.concatenate(tpc)))
+    make_runs.write_run(folder, sort_by_time(np.concatenate(tpc)))
     return folder
 
 

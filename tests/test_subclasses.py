@@ -9,6 +9,7 @@ from make_runs import RUN_ID, context, load, pulses, write_run
 
 import amstrax
 from amstrax import contexts
+from amstrax.processing.rows import sort_by_time
 
 PLUGINS = (
     *contexts._XAMS_PLUGINS,
@@ -31,7 +32,7 @@ def live(tmp_path_factory):
     starts = np.arange(1, 11) * 20_000_000
     s1 = pulses(starts, range(7), height=300)
     s2 = pulses(starts + 20_000, range(7), n_fragments=4, width=380)
-    write_run(folder, strax.sort_by_time(np.concatenate([s1, s2])))
+    write_run(folder, sort_by_time(np.concatenate([s1, s2])))
     return folder
 
 

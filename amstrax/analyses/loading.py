@@ -11,6 +11,7 @@ import strax
 
 from amstrax.analyses.quantities import ADC_COUNTS, PE
 from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
+from amstrax.processing.rows import sort_by_time
 
 #: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -215,7 +216,7 @@ class Part:
             # Data types of one sort are of several digitizers
             parts = [self._load_one((name,), time_range, selection, columns) for name in names[0]]
             parts = [part for part in parts if len(part)] or parts[:1]
-            return parts[0] if len(parts) == 1 else strax.sort_by_time(np.concatenate(parts))
+            return parts[0] if len(parts) == 1 else sort_by_time(np.concatenate(parts))
         return self._load_one(tuple(name[0] for name in names), time_range, selection, columns)
 
     def _load_one(

@@ -27,6 +27,7 @@ from amstrax.analyses.mini_analysis import on_context
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
+from amstrax.processing.rows import sort_by_time
 
 # A package before: `amstrax._legacy` finds its modules
 __path__: list[str] = []
@@ -717,7 +718,7 @@ def _baselined(part: Part) -> np.ndarray:
             n_samples = getattr(plugin, "baseline_samples", n_samples)
             floor = getattr(plugin, "correct_positive_polarity", floor)
     records = kernels.raw_to_records(
-        strax.sort_by_time(raw), n_samples, flip=True, allow_sloppy_chunking=True, floor=floor
+        sort_by_time(raw), n_samples, flip=True, allow_sloppy_chunking=True, floor=floor
     )
     if part.time_range is None:
         return records

@@ -16,6 +16,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFound, NotAvailable
+from amstrax.processing.rows import sort_by_time
 from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["RecordsFromPax", "pax_to_records"]
@@ -93,7 +94,7 @@ def _chunks(
 
 def _chunk(events: list[Any], samples_per_record: int, dt: int) -> Chunk:
     parts = [event_to_records(event, samples_per_record, dt) for event in events]
-    records = strax.sort_by_time(np.concatenate(parts))
+    records = sort_by_time(np.concatenate(parts))
     starts = [int(event.start_time) for event in events] + records["time"][:1].tolist()
     ends = [int(getattr(event, "stop_time", None) or event.start_time) for event in events]
     return Chunk(min(starts), max([*ends, *strax.endtime(records).tolist()]), records)

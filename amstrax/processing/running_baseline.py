@@ -9,7 +9,7 @@ import strax
 
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.pulses import raw_to_records
-from amstrax.processing.rows import check_records
+from amstrax.processing.rows import check_records, sort_by_time
 
 #: Standard deviation of rounding to whole ADC counts: 1 / sqrt(12)
 QUANTISATION_NOISE = 12**-0.5
@@ -123,7 +123,7 @@ def keep_hits(records: np.ndarray, n_sigma: float, left: int, right: int) -> np.
     """
     check_records(records)
     hits = strax.find_hits(records, min_amplitude=0, min_height_over_noise=n_sigma)
-    hits = strax.sort_by_time(hits)
+    hits = sort_by_time(hits)
     kept = strax.cut_outside_hits(records, hits, left_extension=left, right_extension=right)
     records["data"] = kept["data"]
     records["reduction_level"] = kept["reduction_level"]

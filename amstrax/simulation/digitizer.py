@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import strax
 
-from amstrax.processing.rows import check_bounds
+from amstrax.processing.rows import check_bounds, sort_by_time
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join
 from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
@@ -140,7 +140,7 @@ def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:
     result["dt"] = detector.dt
     result["baseline"] = np.array(detector.baselines, dtype=np.int16)[result["channel"]]
     _copy_samples(result["data"], result["length"], pulses.offset[pulse] + before, pulses.samples)
-    return strax.sort_by_time(result)
+    return sort_by_time(result)
 
 
 def _join(parts: list[Pulses]) -> Pulses:

@@ -25,6 +25,7 @@ from make_runs import (
 from amstrax import exceptions, redax
 from amstrax.auto_processing import job
 from amstrax.plugins.daqreader import ArtificialDeadtimeInserted
+from amstrax.processing.rows import sort_by_time
 from amstrax.rundb.leases import Stop
 from amstrax.rundoc import MISSING_LIVE_DATA
 
@@ -197,7 +198,7 @@ def test_artificial_dead_time(tmp_path, name, data_type, caplog):
     busy = np.arange(LENGTH, LENGTH + OVERLAP, 110 * dt)
     # Two channels, each half a record behind the other, leave no gap
     records = np.concatenate([pulses(busy, 0, dt=dt), pulses(busy[:-1] + 550, 1, dt=dt)])
-    records = strax.sort_by_time(records)
+    records = sort_by_time(records)
     write_run(tmp_path, records, 2)
     st = context(tmp_path, name)
     raw = "raw_records" if name == "xams" else "raw_records_v1730"

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 def test_one_run(page, server):
     page.goto(f"{server.address}run?id={SHORT}")
-    expect(part(page, "data")).to_contain_text("Of context xams.")
+    expect(part(page, "data")).to_contain_text("For context xams.")
     bring_to(page, "context")
     select = part(page, "context").locator("select")
     for _ in range(select.locator("option").count()):

@@ -6,6 +6,7 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amstrax.processing.rows import sort_by_time
 from amstrax.simulation import digitizer
 from amstrax.simulation.detector import XAMS, XAMSL
 from amstrax.simulation.digitizer import Digitizer, Pulses
@@ -544,7 +545,7 @@ def plain_fragments(pulses, detector, dtype):
             row["pulse_length"], row["record_i"] = len(samples), i // size
             row["data"][0, : len(part)] = part
             rows.append(row)
-    return strax.sort_by_time(np.concatenate(rows or [np.zeros(0, dtype=dtype)]))
+    return sort_by_time(np.concatenate(rows or [np.zeros(0, dtype=dtype)]))
 
 
 def test_copy_samples():

@@ -396,7 +396,7 @@ def run_module(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        ([], 2, "number of the run is missing"),
+        ([], 2, "RUN_ID is missing"),
         (["1", "--set", "radius"], 2, "write NAME=VALUE"),
         (["1", "--set", "radius=wide"], 2, "'wide' is no number"),
         (["1", "--set", "radius=-2"], 1, "radius of detector xams cannot be -2"),
