@@ -19,7 +19,7 @@ def test_one_run(page, server):
         if select.input_value() != "xams_led":
             page.keyboard.press("ArrowDown")
     expect(select).to_have_value("xams_led")
-    expect(part(page, "data")).to_contain_text("Of context xams_led.")
+    expect(part(page, "data")).to_contain_text("For context xams_led.")
     page.wait_for_url(re.compile("context=xams_led"))
     bring_to(page, "document")
     page.keyboard.press("Enter")
