@@ -109,7 +109,7 @@ setup(
     # the path: above a clone called amstrax, Python would import the folder of the clone.
     package_dir={"": "."},
     packages=find_packages(include=["amstrax", "amstrax.*"]),
-    include_package_data=True,
+    package_data={"amstrax.dashboard": ["templates/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=install_requires,
     extras_require=extras_require,

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import dependency_graph
-
 #: Room of the figure -> what it holds. Each module belongs to the longest name that it begins with;
 #: a module may import only from its own room and from rooms above it in this table.
 ROOMS = {
@@ -101,6 +99,8 @@ def direct(rooms: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 def write(folder: Path, package: Path) -> None:
     """Write the figure into ``architecture.inc`` of a folder."""
+    import dependency_graph  # needs a package of the documentation, which tests of imports do not
+
     nodes = [
         dependency_graph.Node(room, ROOMS[room], tuple(sorted(others)), "")
         for room, others in direct(rooms(graph(package))).items()
