@@ -314,6 +314,12 @@ def test_commands_named_within_lines_exist(capsys):
     capsys.readouterr()
 
 
+def test_tests_that_the_makefile_names_exist():
+    names = re.findall(r"tests/[\w/]+(?:\.py)?", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert "tests/test_fuzz.py" in names
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
 def test_files_that_are_named_exist():
     ours = tuple(
         f"{path.name}/" for path in ROOT.iterdir() if path.is_dir() and path.name != ".venv"

@@ -51,7 +51,7 @@ MOST_KEYS = 10_000
 LONGEST, SHORTEST = 72, 10
 #: Cookie of a log-in
 COOKIE = "amstrax_login"
-#: Cookie of a browser in which somebody has logged in before, and its lifetime [s]
+#: Cookie of a browser with an earlier log-in, and its lifetime [s]
 BROWSER_COOKIE, BROWSER_LIFETIME = "amstrax_browser", 90 * 86400
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -441,7 +441,7 @@ class LoginHandler(RequestHandler):
             self._refuse(503, "Too many people log in just now: try again.", 1)
             return
         except AmstraxError as error:
-            log.error("nobody can log in: %s", error)
+            log.error("log-in failed for all users: %s", error)
             self._refuse(
                 503,
                 "Nobody can log in now: the reason is in the log of the dashboard.",

@@ -359,7 +359,8 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
     if i and time[i] < time[i - 1]:
         raise PulsesOverlap(
             f"records are not sorted: channel {channel[i]} at {time[i]} ns comes after "
-            f"{time[i - 1]} ns. Sort them by time first (strax.sort_by_time)"
+            f"{time[i - 1]} ns. Sort them by time first "
+            "(amstrax.processing.rows.sort_by_time)"
         )
     raise PulsesOverlap(
         f"two pulses overlap in channel {channel[i]} at {time[i]} ns: the live data "
