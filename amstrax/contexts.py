@@ -34,8 +34,10 @@ from amstrax.plugins import (
     pulse_processing,
     radon,
     release_2_2,
+    simulation_truth,
 )
 from amstrax.run_values import DefaultChannelMap
+from amstrax.simulation.run import SimulatedRun
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -107,6 +109,16 @@ _XAMSL_PLUGINS = (
     radon.DAQReader,
 )
 
+#: Plugins for the truth of simulated runs, which contexts have if asked for
+_XAMS_TRUTH = (
+    simulation_truth.SimulationTruth,
+    simulation_truth.PeakTruth,
+    simulation_truth.PeakTruthEXT,
+    simulation_truth.PeakTruthSiPM,
+)
+_LED_TRUTH = (simulation_truth.SimulationTruth,)
+_XAMSL_TRUTH = (simulation_truth.RadonSimulationTruth, simulation_truth.RadonPeakTruth)
+
 
 def _in_release(
     release: str, plugins: tuple[type[strax.Plugin], ...]
@@ -140,6 +152,7 @@ def xams(
     corrections_version: str | None = None,
     *args: Any,
     release: str | None = None,
+    simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMS.
@@ -163,6 +176,11 @@ def xams(
         Release of the lab's package that determines data types, numbers and lineage: ``'2.1'`` or
         ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE. Others raise
         InvalidOption (a ValueError).
+    simulation_truth
+        Folder of the live data of a simulated run, such as ``simulated/100001``: adds the data
+        types ``truth_events``, ``truth_deposits``, ``truth_light`` and ``peak_truth`` of that run,
+        whose lineage holds the settings of the simulation. Raises LiveDataNotFound (a
+        FileNotFoundError) without a simulated run there.
     args, kwargs
         Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
         options of the detector, and ``storage`` replaces all folders and the run database.
@@ -176,7 +194,7 @@ def xams(
         mongo_kwargs,
         corrections_version,
         *args,
-        **kwargs,
+        **_with_truth(_XAMS_TRUTH, simulation_truth, kwargs),
     )
 
 
@@ -186,9 +204,11 @@ def xams_little(
     mongo_kwargs: Mapping[str, Any] = _XAMSL_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMSL; parameters are as in `xams`."""
+    kwargs = _with_truth(_XAMSL_TRUTH, simulation_truth, kwargs)
     return _context(
         "xamsl",
         _XAMSL_PLUGINS,
@@ -202,8 +222,14 @@ def xams_little(
     )
 
 
-def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
+def xams_led(
+    *,
+    release: str | None = None,
+    simulation_truth: str | Path | None = None,
+    **kwargs: Any,
+) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
+    kwargs = _with_truth(_LED_TRUTH, simulation_truth, kwargs)
     plugins = _in_release(settings.release(release), _LED_PLUGINS)
     # strax makes a tuple of `provides` when it registers a plugin
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
@@ -215,6 +241,19 @@ def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
 
+def _with_truth(
+    plugins: tuple[type[strax.Plugin], ...],
+    run_dir: str | Path | None,
+    kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """Return arguments of `_context` with plugins for the truth of a simulated run; None: none."""
+    if run_dir is None:
+        return kwargs
+    run = SimulatedRun.at(Path(run_dir))
+    options = {"simulation": run.simulation(), "simulated_run": str(run.run_dir)}
+    return kwargs | {"truth": plugins, "config": {**(kwargs.get("config") or {}), **options}}
+
+
 def _context(
     detector: str,
     plugins: tuple[type[strax.Plugin], ...],
@@ -224,9 +263,10 @@ def _context(
     mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    truth: tuple[type[strax.Plugin], ...] = (),
     **kwargs: Any,
 ) -> strax.Context:
-    """Return a context of a detector; other parameters are those of `xams`."""
+    """Return a context of a detector, with plugins for the `truth`; others are as in `xams`."""
     config = dict(detector_config)
     live_data = settings.live_data(detector)
     if live_data is not None:
@@ -249,7 +289,7 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    st = Context(storage, config, register=list(plugins), **options | kwargs)
+    st = Context(storage, config, register=[*plugins, *truth], **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:
