@@ -26,18 +26,35 @@ from amstrax.exceptions import (
     UsageError,
     did_you_mean,
 )
-from amstrax.plugins import (
-    daqreader,
-    event_processing,
-    led_calibration,
-    peak_processing,
-    pulse_processing,
-    radon,
-    release_2_2,
-    simulation_truth,
+from amstrax.plugins.daqreader import DAQReader, LiveDataReader
+from amstrax.plugins.event_processing import (
+    CorrectedAreas,
+    EventAreaPerChannel,
+    EventBasics,
+    EventCoincidences,
+    EventInfo,
+    EventPositions,
+    Events,
+    EventWaveform,
+)
+from amstrax.plugins.peak_processing import (
+    Hits,
+    LoneHits,
+    PeakBasics,
+    PeakBasicsEXT,
+    PeakBasicsSiPM,
+    PeakCoincidences,
+    PeakPositions,
+    Peaks,
+    PeaksEXT,
+    PeaksSiPM,
+)
+from amstrax.plugins.pulse_processing import (
+    PulseProcessing,
+    PulseProcessingEXT,
+    PulseProcessingSiPM,
 )
 from amstrax.run_values import DefaultChannelMap
-from amstrax.simulation.run import SimulatedRun
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -70,75 +87,68 @@ _DETECTOR_OPTIONS = ("live_data_dir", "n_tpc_pmts")
 
 _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")
 
-_XAMS_PLUGINS = (
-    daqreader.DAQReader,
-    pulse_processing.PulseProcessing,
-    peak_processing.Peaks,
-    peak_processing.PeakBasics,
-    peak_processing.PeakPositions,
-    event_processing.Events,
-    event_processing.EventBasics,
-    event_processing.EventPositions,
-    event_processing.EventCoincidences,
-    event_processing.CorrectedAreas,
-    event_processing.EventInfo,
-    event_processing.EventWaveform,
-    event_processing.EventAreaPerChannel,
-    pulse_processing.PulseProcessingEXT,
-    peak_processing.PeaksEXT,
-    peak_processing.PeakBasicsEXT,
-    pulse_processing.PulseProcessingSiPM,
-    peak_processing.PeaksSiPM,
-    peak_processing.PeakBasicsSiPM,
-    peak_processing.PeakCoincidences,
-    peak_processing.Hits,
-    peak_processing.LoneHits,
+_XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
+    DAQReader,
+    PulseProcessing,
+    Peaks,
+    PeakBasics,
+    PeakPositions,
+    Events,
+    EventBasics,
+    EventPositions,
+    EventCoincidences,
+    CorrectedAreas,
+    EventInfo,
+    EventWaveform,
+    EventAreaPerChannel,
+    PulseProcessingEXT,
+    PeaksEXT,
+    PeakBasicsEXT,
+    PulseProcessingSiPM,
+    PeaksSiPM,
+    PeakBasicsSiPM,
+    PeakCoincidences,
+    Hits,
+    LoneHits,
 )
 
-_LED_PLUGINS = (
-    daqreader.DAQReader,
-    led_calibration.RecordsLED,
-    led_calibration.LEDCalibration,
-)
 
-_XAMSL_PLUGINS = (
-    radon.RadonPulseProcessing,
-    radon.RadonHits,
-    radon.RadonPeaks,
-    radon.RadonPeakBasics,
-    radon.DAQReader,
-)
+def _plugins_of(name: str, release: str | None = None) -> tuple[type[strax.Plugin], ...]:
+    """Return the plugins of a context, for XAMS those of a release of the lab's package.
 
-#: Plugins for the truth of simulated runs, which contexts have if asked for
-_XAMS_TRUTH = (
-    simulation_truth.SimulationTruth,
-    simulation_truth.PeakTruth,
-    simulation_truth.PeakTruthEXT,
-    simulation_truth.PeakTruthSiPM,
-)
-_LED_TRUTH = (simulation_truth.SimulationTruth,)
-_XAMSL_TRUTH = (simulation_truth.RadonSimulationTruth, simulation_truth.RadonPeakTruth)
+    Those of other contexts are not imported. `release` is as in `xams`.
+    """
+    if name == "xams_little":
+        from amstrax.plugins import radon
 
+        return (
+            radon.RadonPulseProcessing,
+            radon.RadonHits,
+            radon.RadonPeaks,
+            radon.RadonPeakBasics,
+            radon.DAQReader,
+        )
+    plugins = _XAMS_PLUGINS
+    if name == "xams_led":
+        from amstrax.plugins.led_calibration import LEDCalibration, RecordsLED
 
-def _in_release(
-    release: str, plugins: tuple[type[strax.Plugin], ...]
-) -> tuple[type[strax.Plugin], ...]:
-    """Return plugins of a release of the lab's package, from those of release 2.1."""
-    changed = {"2.1": None, "2.2": release_2_2}[release]
-    return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)
+        plugins = (DAQReader, RecordsLED, LEDCalibration)
+    if settings.release(release) == "2.1":
+        return plugins
+    from amstrax.plugins import release_2_2
+
+    return tuple(getattr(release_2_2, plugin.__name__, plugin) for plugin in plugins)
 
 
-#: Python code for a context -> its plugins
-_PLUGINS = immutabledict(
-    {
-        **{
-            f'{name}(release="{release}")': _in_release(release, plugins)
-            for release in settings.RELEASES
-            for name, plugins in (("xams", _XAMS_PLUGINS), ("xams_led", _LED_PLUGINS))
-        },
-        "xams_little()": _XAMSL_PLUGINS,
+def _all_plugins() -> dict[str, tuple[type[strax.Plugin], ...]]:
+    """Return the plugins of all contexts, by the Python code for a context."""
+    of_xams = {
+        f'{name}(release="{release}")': _plugins_of(name, release)
+        for release in settings.RELEASES
+        for name in ("xams", "xams_led")
     }
-)
+    return of_xams | {"xams_little()": _plugins_of("xams_little")}
+
 
 #: Arguments of `amstrax.rundb.RunDB` for each detector
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
@@ -187,14 +197,14 @@ def xams(
     """
     return _context(
         "xams",
-        _in_release(settings.release(release), _XAMS_PLUGINS),
+        _plugins_of("xams", release),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
         mongo_kwargs,
         corrections_version,
         *args,
-        **_with_truth(_XAMS_TRUTH, simulation_truth, kwargs),
+        **_with_truth("xams", simulation_truth, kwargs),
     )
 
 
@@ -208,10 +218,10 @@ def xams_little(
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMSL; parameters are as in `xams`."""
-    kwargs = _with_truth(_XAMSL_TRUTH, simulation_truth, kwargs)
+    kwargs = _with_truth("xams_little", simulation_truth, kwargs)
     return _context(
         "xamsl",
-        _XAMSL_PLUGINS,
+        _plugins_of("xams_little"),
         XAMSL_CONFIG,
         output_folder,
         init_rundb,
@@ -229,8 +239,8 @@ def xams_led(
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
-    kwargs = _with_truth(_LED_TRUTH, simulation_truth, kwargs)
-    plugins = _in_release(settings.release(release), _LED_PLUGINS)
+    kwargs = _with_truth("xams_led", simulation_truth, kwargs)
+    plugins = _plugins_of("xams_led", release)
     # strax makes a tuple of `provides` when it registers a plugin
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
@@ -241,17 +251,27 @@ def xams_led(
     return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
 
-def _with_truth(
-    plugins: tuple[type[strax.Plugin], ...],
-    run_dir: str | Path | None,
-    kwargs: dict[str, Any],
-) -> dict[str, Any]:
+def _with_truth(name: str, run_dir: str | Path | None, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return arguments of `_context` with plugins for the truth of a simulated run; None: none."""
     if run_dir is None:
         return kwargs
+    from amstrax.plugins import simulation_truth as truth
+    from amstrax.simulation.run import SimulatedRun
+
+    plugins: dict[str, tuple[type[strax.Plugin], ...]] = {
+        "xams": (
+            truth.SimulationTruth,
+            truth.PeakTruth,
+            truth.PeakTruthEXT,
+            truth.PeakTruthSiPM,
+        ),
+        "xams_led": (truth.SimulationTruth,),
+        "xams_little": (truth.RadonSimulationTruth, truth.RadonPeakTruth),
+    }
     run = SimulatedRun.at(Path(run_dir))
     options = {"simulation": run.simulation(), "simulated_run": str(run.run_dir)}
-    return kwargs | {"truth": plugins, "config": {**(kwargs.get("config") or {}), **options}}
+    config = {**(kwargs.get("config") or {}), **options}
+    return kwargs | {"truth": plugins[name], "config": config}
 
 
 def _context(
@@ -273,7 +293,7 @@ def _context(
         config["live_data_dir"] = str(live_data)
     users_config = kwargs.pop("config", None) or {}
     config.update(users_config)
-    reader = next(p for p in plugins if issubclass(p, daqreader.LiveDataReader))
+    reader = next(p for p in plugins if issubclass(p, LiveDataReader))
     storage = kwargs.pop("storage", None)
     if storage is None:
         storage = _storage(detector, reader.provides, output_folder)
@@ -326,7 +346,7 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
         when a run is processed.
     """
     plugins = context._plugin_class_registry.values()
-    options = corrections.options_for(plugins, version, _PLUGINS)
+    options = corrections.options_for(plugins, version, _all_plugins())
     before = getattr(context, "corrections", {})
     kept = {
         name: value
@@ -448,7 +468,7 @@ def raw_data_types(st: strax.Context) -> tuple[str, ...]:
 
 
 def _raw_data_types(plugins: Iterable[type[strax.Plugin]]) -> tuple[str, ...]:
-    readers = {plugin for plugin in plugins if issubclass(plugin, daqreader.LiveDataReader)}
+    readers = {plugin for plugin in plugins if issubclass(plugin, LiveDataReader)}
     return tuple(data_type for reader in readers for data_type in reader.provides)
 
 
@@ -486,10 +506,7 @@ def find_context(
     lacking: list[list[str]] = []
     known: list[str] = []
     for name in names:
-        plugins: tuple[type[strax.Plugin], ...] = _XAMSL_PLUGINS
-        if name != "xams_little":
-            of_xams = _XAMS_PLUGINS if name == "xams" else _LED_PLUGINS
-            plugins = _in_release(settings.release(release), of_xams)
+        plugins = _plugins_of(name, release)
         data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
         missing = [target for target in targets if target not in data_types]
         if not missing:
@@ -512,7 +529,7 @@ def find_context(
             )
     if corrections_version is not None:
         with contextlib.suppress(CorrectionsUnreachable):
-            corrections.options_for(plugins, corrections_version, _PLUGINS)
+            corrections.options_for(plugins, corrections_version, _all_plugins())
     raw_types = _raw_data_types(plugins)
     return name, tuple(targets) or raw_types, raw_types
 

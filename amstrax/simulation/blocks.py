@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, light, parts, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -44,6 +45,7 @@ class Settings:
     energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
         """Raise InvalidOption for impossible values."""
@@ -64,6 +66,12 @@ class Settings:
             )
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
+        effects.check(self.without)
+
+    @cached_property
+    def acting(self) -> Detector:
+        """The detector without the effects that are left out."""
+        return effects.switch_off(self.detector, self.without)
 
     @property
     def is_led(self) -> bool:
@@ -84,7 +92,7 @@ def blocks(settings: Settings) -> Iterator[Block]:
     seeds = np.random.SeedSequence(settings.seed)
     if settings.is_led:
         return _led_blocks(settings, seeds)
-    detector = settings.detector
+    detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
     return _xenon_blocks(settings, model, seeds)
 
@@ -92,7 +100,7 @@ def blocks(settings: Settings) -> Iterator[Block]:
 def _xenon_blocks(
     settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
 ) -> Iterator[Block]:
-    detector, end = settings.detector, settings.nanoseconds
+    detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
@@ -124,7 +132,7 @@ def _signals(
     settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
     """Return signals, truth, deposits and light of the events from `start` to `stop`."""
-    detector = settings.detector
+    detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
     times = sources.event_times(rng, settings.rate, start, min(stop, last))
@@ -202,7 +210,7 @@ def _truth(
 
 
 def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[Block]:
-    detector, end = settings.detector, settings.nanoseconds
+    detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     # The first flash is an interval after the start
     interval = round(1e9 / detector.led_rate / detector.dt)  # [samples]
@@ -230,7 +238,7 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:
     """Return the photoelectrons of flashes; `Light.deposit` counts the flashes of this block."""
-    detector = settings.detector
+    detector = settings.acting
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     counts = rng.poisson(settings.occupancy, size=(len(triggers), len(channels)))
     flash, column = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), len(channels))
