@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -27,7 +27,10 @@ class Block(NamedTuple):
 
     records: np.ndarray  # fragments of `strax.raw_record_dtype`
     truth: np.ndarray  # rows of `TRUTH_DTYPE`
+    deposits: np.ndarray  # rows of `parts.DEPOSIT_DTYPE`
+    light: np.ndarray  # rows of `parts.LIGHT_DTYPE`
     complete_until: float  # no later block has fragments that start before this [ns]
+    parts_until: int  # nor deposits or light [ns]
 
 
 @dataclass(frozen=True)
@@ -99,19 +102,24 @@ def _xenon_blocks(
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
-    n_events = 0
+    n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth = _signals(settings, model, _generator(seeds), start, stop)
-        truth["event_number"] += n_events
+        signals, truth, deposits, bright = _signals(settings, model, _generator(seeds), start, stop)
+        for table in (truth, deposits, bright):
+            table["event_number"][table["event_number"] >= 0] += n_events
+        for table in (deposits, bright):
+            table["deposit"][table["deposit"] >= 0] += n_deposits
         n_events += len(truth)
+        n_deposits += len(deposits)
         board.add(signals)
         is_last = stop == end
         # The spread in time can move light of the next block before its start
         pulses = board.digitize(math.inf if is_last else stop - _EARLY)
         records = digitizer.fragments(pulses, detector)
         records = records[records["time"] < end]
-        yield Block(records, truth, end if is_last else board.complete_until)
+        complete_until = end if is_last else board.complete_until
+        yield Block(records, truth, deposits, bright, complete_until, stop - _EARLY)
     if board.lost_pulses:
         log.warning(
             "%d pulses were lost because the memory of the digitizer was full: the rate of data is "
@@ -122,8 +130,8 @@ def _xenon_blocks(
 
 def _signals(
     settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
-) -> tuple[sensors.Signals, np.ndarray]:
-    """Return the signals and the truth of the events from `start` to `stop`."""
+) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
+    """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
@@ -153,7 +161,10 @@ def _signals(
     truth = _truth(times, deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
-    return signals, truth
+    of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
+    bright = parts.light_table(all_light, all_light.event(deposits), detector)
+    nai_deposits = parts.external_table(external, measured, detector)
+    return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
 
 
 def _truth(
@@ -217,7 +228,12 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
         pulses = board.windows(triggers, detector.led_samples, signals)
         truth = _led_truth(triggers, flashes, detector)
         truth["event_number"] += first - 1
-        yield Block(digitizer.fragments(pulses, detector), truth, stop)
+        flash = np.where(all_light.deposit >= 0, all_light.deposit + first - 1, -1)
+        nothing = np.full_like(flash, light.NO_DEPOSIT)
+        bright = parts.light_table(all_light._replace(deposit=nothing), flash, detector)
+        no_deposits = np.zeros(0, dtype=parts.DEPOSIT_DTYPE)
+        records = digitizer.fragments(pulses, detector)
+        yield Block(records, truth, no_deposits, bright, stop, stop - _EARLY)
 
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:
