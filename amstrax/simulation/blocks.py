@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, optics, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -42,6 +42,7 @@ class Settings:
     energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    optics: str = "geometry"  #: one of `optics.MODELS`
     without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class Settings:
             raise InvalidOption(
                 f"yields cannot come from {self.yields!r}: take one of {', '.join(yields.MODELS)}"
             )
+        optics.check(self.optics)
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
         effects.check(self.without)
@@ -91,18 +93,22 @@ def blocks(settings: Settings) -> Iterator[Block]:
         return _led_blocks(settings, seeds)
     detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
-    return _xenon_blocks(settings, model, seeds)
+    patterns = optics.model(settings.optics, detector)
+    return _xenon_blocks(settings, model, patterns, seeds)
 
 
 def _xenon_blocks(
-    settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    seeds: np.random.SeedSequence,
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events = 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth = _signals(settings, model, _generator(seeds), start, stop)
+        signals, truth = _signals(settings, model, patterns, _generator(seeds), start, stop)
         truth["event_number"] += n_events
         n_events += len(truth)
         board.add(signals)
@@ -121,7 +127,12 @@ def _xenon_blocks(
 
 
 def _signals(
-    settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    rng: np.random.Generator,
+    start: int,
+    stop: int,
 ) -> tuple[sensors.Signals, np.ndarray]:
     """Return the signals and the truth of the events from `start` to `stop`."""
     detector = settings.acting
@@ -133,7 +144,7 @@ def _signals(
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
     in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
-    s1 = light.s1_photoelectrons(rng, deposits, photons, detector)
+    s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
@@ -141,6 +152,7 @@ def _signals(
         deposits.event,
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        patterns,
         detector,
     )
     all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))
