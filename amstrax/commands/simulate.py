@@ -82,6 +82,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "(default: %(default)s)",
     )
     add(
+        "--optics",
+        default="geometry",
+        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
+        "cannot show errors of the reconstruction (default: %(default)s)",
+    )
+    add(
         "--without",
         nargs="+",
         default=[],
@@ -188,6 +194,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         energy_range=args.energy and tuple(args.energy),
         occupancy=args.occupancy,
         yields=args.yields,
+        optics=args.optics,
         without=args.without,
         compressor=args.compressor,
         n_hosts=args.hosts,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, parts, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -45,6 +45,7 @@ class Settings:
     energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    optics: str = "geometry"  #: one of `optics.MODELS`
     without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
@@ -64,6 +65,7 @@ class Settings:
             raise InvalidOption(
                 f"yields cannot come from {self.yields!r}: take one of {', '.join(yields.MODELS)}"
             )
+        optics.check(self.optics)
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
         effects.check(self.without)
@@ -94,18 +96,24 @@ def blocks(settings: Settings) -> Iterator[Block]:
         return _led_blocks(settings, seeds)
     detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
-    return _xenon_blocks(settings, model, seeds)
+    patterns = optics.model(settings.optics, detector)
+    return _xenon_blocks(settings, model, patterns, seeds)
 
 
 def _xenon_blocks(
-    settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    seeds: np.random.SeedSequence,
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth, deposits, bright = _signals(settings, model, _generator(seeds), start, stop)
+        signals, truth, deposits, bright = _signals(
+            settings, model, patterns, _generator(seeds), start, stop
+        )
         for table in (truth, deposits, bright):
             table["event_number"][table["event_number"] >= 0] += n_events
         for table in (deposits, bright):
@@ -129,7 +137,12 @@ def _xenon_blocks(
 
 
 def _signals(
-    settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    rng: np.random.Generator,
+    start: int,
+    stop: int,
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
     """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
@@ -141,7 +154,7 @@ def _signals(
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
     in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
-    s1 = light.s1_photoelectrons(rng, deposits, photons, detector)
+    s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
@@ -149,6 +162,7 @@ def _signals(
         np.arange(len(deposits.event)),
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        patterns,
         detector,
     )
     all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))

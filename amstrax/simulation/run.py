@@ -45,6 +45,7 @@ def simulate(
     energy_range: tuple[float, float] | None = None,
     occupancy: float = 0.1,
     yields: str = "nest",
+    optics: str = "geometry",
     without: Iterable[str] = (),
     compressor: str = "lz4",
     n_hosts: int = 1,
@@ -70,7 +71,7 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, occupancy, yields, without
+    source, rate, duration, seed, energy_range, occupancy, yields, optics, without
         See `amstrax.simulation.blocks.Settings`.
     compressor
         Of live data, ``lz4`` or ``blosc``.
@@ -111,6 +112,7 @@ def simulate(
         energy_range=energy_range,
         occupancy=occupancy,
         yields=yields,
+        optics=optics,
         without=tuple(without),
     )
     for name, n in (("hosts", n_hosts), ("threads", n_threads)):
