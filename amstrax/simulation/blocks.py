@@ -2,12 +2,13 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
 from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
@@ -42,7 +43,11 @@ class Settings:
     rate: float = 5.0  #: of events in the xenon [Hz]
     duration: float = 60.0  #: of the run [s]
     seed: int = 0  #: the same seed gives the same run
-    energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
+    energy_range: tuple[float, float] | None = None  #: of sources with uniform energies [keV]
+    #: of a source of photons [mm]; None: from everywhere outside
+    source_position: tuple[float, float, float] | None = None
+    #: other sources in the run, and their rates [Hz]
+    backgrounds: Mapping[str, float] = immutabledict()
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
     optics: str = "geometry"  #: one of `optics.MODELS`
@@ -50,9 +55,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise InvalidOption for impossible values."""
-        found = sources.source(self.source, self.energy_range)
-        if not 0 <= self.rate <= MOST_LIGHT:
-            raise InvalidOption(f"the rate cannot be {self.rate} Hz: take 0 to {MOST_LIGHT:.0f}")
+        found = sources.source(self.source, self.energy_range, self.source_position)
+        for name, rate in ((self.source, self.rate), *self.backgrounds.items()):
+            if not 0 <= rate <= MOST_LIGHT:
+                raise InvalidOption(
+                    f"the rate cannot be {rate} Hz, of {name}: take 0 to {MOST_LIGHT:.0f}"
+                )
+        for name in self.backgrounds:
+            if found.model is None or sources.source(name).model is None:
+                raise InvalidOption(
+                    f"background {name!r} with source {self.source!r}: LED runs have no xenon, "
+                    "leave one of them out"
+                )
         if not 0 < self.duration < math.inf:
             raise InvalidOption(f"a run cannot take {self.duration} s: take more than 0")
         if not (isinstance(self.seed, int) and self.seed >= 0):
@@ -148,12 +162,11 @@ def _signals(
     detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
-    times = sources.event_times(rng, settings.rate, start, min(stop, last))
-    source = sources.source(settings.source, settings.energy_range)
-    deposits, external = sources.deposits(rng, source, times, detector)
+    deposits, external = _deposits(rng, settings, detector, start, min(stop, last))
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
-    in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
+    drifting = rng.binomial(freed, deposits.charge)
+    in_gas = light.extracted(rng, light.surviving(rng, drifting, drift, detector), detector)
     s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     s2 = light.s2_photoelectrons(
         rng,
@@ -172,7 +185,7 @@ def _signals(
         external = light.join(external, background)
     nai, measured = sensors.external_signals(rng, external, detector)
     signals = light.join(sensors.charges(rng, all_light, detector), nai)
-    truth = _truth(times, deposits, photons, freed, s1, s2, detector)
+    truth = _truth(deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
     of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
@@ -181,8 +194,21 @@ def _signals(
     return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
 
 
+def _deposits(
+    rng: np.random.Generator, settings: Settings, detector: Detector, start: float, stop: float
+) -> tuple[sources.Deposits, sources.External]:
+    """Return the deposits of the events of all sources from `start` to `stop`."""
+    own = sources.source(settings.source, settings.energy_range, settings.source_position)
+    rates = [(own, settings.rate)]
+    rates += [(sources.source(name), rate) for name, rate in settings.backgrounds.items()]
+    found = []
+    for source, rate in rates:
+        times = sources.event_times(rng, rate, start, stop)
+        found.append(sources.deposits(rng, source, times, detector, stop))
+    return found[0] if len(found) == 1 else sources.merge(*found)
+
+
 def _truth(
-    times: np.ndarray,
     deposits: sources.Deposits,
     photons: np.ndarray,
     freed: np.ndarray,
@@ -191,11 +217,12 @@ def _truth(
     detector: Detector,
 ) -> np.ndarray:
     """Return a row for each event, times from the start of the run."""
+    first = np.flatnonzero(np.diff(deposits.event, prepend=-1))
+    times = deposits.time[first]
     n = len(times)
     truth = np.zeros(n, dtype=TRUTH_DTYPE)
     truth["time"] = times
     truth["event_number"] = np.arange(n)
-    first = np.searchsorted(deposits.event, np.arange(n))
     for axis in ("x", "y", "z"):
         truth[axis] = getattr(deposits, axis)[first]
     event = deposits.event
