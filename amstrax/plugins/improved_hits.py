@@ -11,7 +11,6 @@ from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
 from amstrax.processing import live_data, waveforms
 from amstrax.processing import peaks as kernels
-from amstrax.processing.hits import find_hits, integrate_hits
 from amstrax.processing.rows import sort_by_time
 
 
@@ -62,13 +61,13 @@ class _IntegratedHits(CorrectedPlugin):
         self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray]
     ) -> np.ndarray:
         """Return hits sorted by time, with integration bounds and the area within these."""
-        hits = find_hits(
+        hits = kernels.find_hits(
             records,
             self.threshold("hit_threshold_adc"),
             self.threshold("hit_threshold_sigma"),
             by_time=True,
         )
-        integrate_hits(hits, records, links, self.hit_left_margin, self.hit_right_margin)
+        kernels.integrate_hits(hits, records, links, self.hit_left_margin, self.hit_right_margin)
         return hits
 
 

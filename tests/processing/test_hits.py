@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
-from amstrax.processing import hits as kernels
-from amstrax.processing.peaks import widen_hits
+from amstrax.processing import peaks as kernels
 from amstrax.processing.rows import sort_by_time
 from amstrax.processing.waveforms import record_links
 
@@ -101,12 +100,12 @@ def test_kernel_equals_plain_python(waveforms, per_channel, thresholds):
     results = []
     for find in (kernels._find_hits, kernels._find_hits.py_func):
         hits = np.zeros(6 * n, dtype=strax.hit_dtype)
-        results.append((find(*arguments, kernels._Hits.of(hits)), hits))
+        results.append((find(*arguments, kernels._NewHits.of(hits)), hits))
     (n_fast, fast), (n_slow, slow) = results
     assert n_fast == n_slow
     np.testing.assert_array_equal(fast, slow)
     # Without room they are only counted
-    assert kernels._find_hits(*arguments, kernels._Hits.of(fast[:0])) == n_fast
+    assert kernels._find_hits(*arguments, kernels._NewHits.of(fast[:0])) == n_fast
 
 
 def test_no_hits():
@@ -227,13 +226,13 @@ def test_integrals_equal_sums_of_samples(waveforms, left, right, baseline):
     hits = kernels.find_hits(records, by_time=True)
     plain = hits.copy()
     kernels.integrate_hits(hits, records, links, 10 * left, 10 * right)
-    wide = widen_hits(hits)
+    wide = kernels.widen_hits(hits)
     assert [(h["time"], h["time"] + 10 * h["length"], h["area"]) for h in wide] == sums_of_samples(
         hits, records, left, right
     )
     if len(plain):
         arguments = kernels._Records.of(records), *links, int(plain["channel"].max()) + 1
-        kernels._integrate_hits.py_func(kernels._Hits.of(plain), *arguments, left, right)
+        kernels._integrate_hits.py_func(kernels._NewHits.of(plain), *arguments, left, right)
         np.testing.assert_array_equal(plain, hits)
 
 
