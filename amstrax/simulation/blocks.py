@@ -149,7 +149,7 @@ def _signals(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
         in_gas,
-        deposits.event,
+        np.arange(len(deposits.event)),
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
         patterns,
@@ -193,7 +193,8 @@ def _truth(
     last = truth["time"].copy()
     for name, part in (("s1", s1), ("s2", s2)):
         seen = np.isin(part.channel, detector.tpc_channels)
-        event, count = part.event[seen], part.n_pe[seen]
+        of_event = part.event(deposits)
+        event, count = of_event[seen], part.n_pe[seen]
         total = np.bincount(event, count, n)
         # Relative to the event, since sums of times are too large for exact floats
         moment = np.bincount(event, count * (part.time[seen] - times[event]), n)
@@ -202,7 +203,7 @@ def _truth(
         center = truth[f"{name}_center_time"]
         center[:] = -1
         center[found] = (times + moment / np.maximum(total, 1))[found]
-        np.maximum.at(last, part.event, part.time.astype(np.int64))
+        np.maximum.at(last, of_event, part.time.astype(np.int64))
     truth["endtime"] = last + 1
     both = (truth["s1_pe"] > 0) & (truth["s2_pe"] > 0)
     truth["drift_time"] = np.where(both, truth["s2_center_time"] - truth["s1_center_time"], np.nan)
@@ -232,18 +233,14 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
 
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:
-    """Return the photoelectrons of flashes; `Light.event` counts the flashes of this block."""
+    """Return the photoelectrons of flashes; `Light.deposit` counts the flashes of this block."""
     detector = settings.acting
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     counts = rng.poisson(settings.occupancy, size=(len(triggers), len(channels)))
     flash, column = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), len(channels))
     mean = (triggers[flash] + detector.led_sample) * detector.dt
-    return light.Light(
-        rng.normal(mean, detector.led_width),
-        channels[column],
-        np.ones(len(flash), dtype=np.int64),
-        flash,
-    )
+    times = rng.normal(mean, detector.led_width)
+    return light.Light.single(times, channels[column], light.Origin.LED, flash)
 
 
 def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -> np.ndarray:
@@ -252,7 +249,7 @@ def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -
     truth["time"] = triggers * detector.dt
     truth["endtime"] = truth["time"] + detector.led_samples * detector.dt
     truth["event_number"] = np.arange(len(triggers))
-    truth["s1_pe"] = np.bincount(flashes.event, flashes.n_pe, len(triggers))
+    truth["s1_pe"] = np.bincount(flashes.deposit, flashes.n_pe, len(triggers))
     truth["s1_center_time"] = truth["time"] + round(detector.led_sample * detector.dt)
     truth["s2_center_time"] = -1
     truth["drift_time"] = np.nan

@@ -203,7 +203,9 @@ def test_positive_pulses_with_their_polarity_corrected(tmp_path):
         assert len(raw) == len(records) > 2000 and raw["data"].max() <= 0
         first = records[records["record_i"] == 0]
         exact = first["data"][:, : XAMS.pre_trigger - 5] + first["baseline"][:, np.newaxis] % 1
-        found[corrected] = exact.mean(), load(st, "peaks_sipm")
+        # Pulses that follow another at once have no samples before
+        quiet = exact[abs(exact).max(axis=1) < 10 * XAMS.noise]
+        found[corrected] = quiet.mean(), load(st, "peaks_sipm")
     assert 0.8 < found[False][0] < 1
     assert abs(found[True][0]) < 0.02
     (_, wrong), (_, peaks) = found.values()
