@@ -1,6 +1,8 @@
 """Effects that can be switched off: each changes what it should, by as much as its formula says."""
 
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +292,9 @@ def test_noise():
     ((_, _, quiet),) = digitized(off("noise"), signals)
     assert set(quiet[:20]) == {15_800}
     assert np.std(noisy[:20]) == pytest.approx(1.5, abs=0.8)
+
+
+def test_the_documentation_has_all_effects():
+    page = Path(__file__).parents[2] / "docs/source/simulation.rst"
+    listed = re.findall(r"^   \* - ``(\w+)``$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(effects.EFFECTS) <= set(listed)
