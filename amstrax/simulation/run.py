@@ -47,6 +47,7 @@ def simulate(
     backgrounds: Mapping[str, float] = immutabledict(),
     occupancy: float = 0.1,
     yields: str = "nest",
+    without: Iterable[str] = (),
     compressor: str = "lz4",
     n_hosts: int = 1,
     n_threads: int = 1,
@@ -70,7 +71,8 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, source_position, backgrounds, occupancy, yields
+    source, rate, duration, seed, energy_range, source_position, backgrounds, occupancy, yields,
+    without
         See `amstrax.simulation.blocks.Settings`.
     compressor
         Of live data, ``lz4`` or ``blosc``.
@@ -113,6 +115,7 @@ def simulate(
         backgrounds=backgrounds,
         occupancy=occupancy,
         yields=yields,
+        without=tuple(without),
     )
     for name, n in (("hosts", n_hosts), ("threads", n_threads)):
         if not 1 <= n <= 100:
@@ -135,7 +138,7 @@ def simulate(
         prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
     ) as folder:
         new = _Files(run_id, Path(folder))
-        _write_json(new.config, {} if settings.is_led else settings.detector.options())
+        _write_json(new.config, {} if settings.is_led else settings.acting.options())
         _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
         run_dir = new.run
         if realtime is not None:
