@@ -175,6 +175,8 @@ def commands(page: Path) -> str:
 def test_commands(page, clone, environment, request):
     if re.search(r"\.\./shared|make process", commands(page)):
         (clone.parent / "shared").symlink_to(request.getfixturevalue("shared"))
+    if "amstrax_demo/" in commands(page) and not re.search(r"(make|amstrax) demo", commands(page)):
+        shutil.copytree(request.getfixturevalue("demo_run"), clone / "amstrax_demo")
     run_page(page, clone, environment)
 
 
