@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -31,6 +32,13 @@ def context(demo, **config):
 def load(demo, data_type="event_info", run_id="100100", **arguments):
     """Load data of the demo's run."""
     return context(demo).get_array(run_id, data_type, progress_bar=False, **arguments)
+
+
+def without_raw_records(demo):
+    """Load data that needs the raw records, which are gone."""
+    for folder in (demo / "processed").glob("*-raw_records*"):
+        shutil.rmtree(folder)
+    load(demo, "hits", config={"baseline_samples": 30})
 
 
 def prepare(demo, folder="processed", live="live_data"):
@@ -89,7 +97,14 @@ PROVOKE = {
         [sys.executable, "-c", "import utilix"], HOME=str(demo)
     ),
     "this context does not make": lambda demo: load(demo, "event_inf"),
-    "raw_records for": lambda demo: load(demo, run_id=OTHER),
+    "no data of run": lambda demo: load(demo, run_id=OTHER),
+    "no ... of run": without_raw_records,
+    "run id": lambda demo: load(demo, run_id=100100),
+    "selection '...': no": lambda demo: load(demo, selection="s2area > 3"),
+    "selection '...': write": lambda demo: load(demo, selection="z < 0 and r < 20"),
+    "keep_columns": lambda demo: load(demo, keep_columns=("time", "s2area")),
+    "no plugin of this context": lambda demo: load(demo, config={"s1_max_widht": 60}),
+    "a context has no": lambda demo: context(demo).get_dataframe,
     "Cannot automerge": lambda demo: load(demo, ["event_info", "peak_basics"]),
     "Invalid time range": lambda demo: load(demo, time_range=(0, 10)),
     "No run-level metadata": lambda demo: context(demo).run_metadata("100100"),
@@ -127,6 +142,8 @@ def demo(demo_run, tmp_path):
 @pytest.mark.parametrize("quote", QUOTES)
 def test_message_is_given(quote, demo, monkeypatch, capfd, caplog):
     monkeypatch.chdir(demo.parent)
+    # Commands of other tests have set the level of a command
+    caplog.set_level(logging.WARNING, "strax")
     [provoke] = [PROVOKE[start] for start in PROVOKE if quote.startswith(start)]
     said = []
     with contextlib.suppress(SystemExit):
