@@ -53,6 +53,12 @@ extras_require = {
         # hashes of passwords of those who may log in
         "bcrypt>=4,<6",
     ],
+    # files of `amstrax export`; CSV is written by pandas
+    "export": [
+        "h5py>=3.12,<4",
+        "pyarrow>=18,<27",
+        "uproot>=5.6,<6",
+    ],
     # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
     "docs": [

@@ -164,8 +164,11 @@ def environment(tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def clone(tmp_path) -> Path:
-    """A folder that looks like this repository, where commands may leave what they like."""
+def clone(tmp_path, request) -> Path:
+    """A folder that looks like this repository, where commands may leave what they like.
+
+    It has the run of the demo if the page uses that without making it.
+    """
     venv = Path(sys.prefix)
     need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
     folder = tmp_path / "clone"
@@ -175,6 +178,9 @@ def clone(tmp_path) -> Path:
             (folder / path.name).symlink_to(path)
     # What is tested, also where that is an installed wheel
     (folder / ".venv").symlink_to(venv)
+    run = commands(request.node.callspec.params["page"])
+    if "amstrax_demo/" in run and not re.search(r"(make|amstrax) demo", run):
+        shutil.copytree(request.getfixturevalue("demo_run"), folder / "amstrax_demo")
     return folder
 
 
