@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +214,10 @@ def _position(text: str, token: str, first_line: int) -> str:
             line = first_line + text.count("\n", 0, start)
             return f", line {line}, column {start - text.rfind(chr(10), 0, start)}"
     return f", line {first_line}"
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value of JSON with lists turned into tuples, at every depth, as plugins expect."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -130,7 +130,7 @@ def simulate(
         prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
     ) as folder:
         new = _Files(run_id, Path(folder))
-        _write_json(new.config, {} if settings.is_led else settings.detector.options())
+        _write_json(new.config, _options(settings))
         _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
         run_dir = new.run
         if realtime is not None:
@@ -156,6 +156,11 @@ def simulate(
         _write_json(new.document, document)
         files.take_from(new)
     return files.run
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return the options to process the run with."""
+    return {} if settings.is_led else settings.detector.options()
 
 
 def run_document(
@@ -203,6 +208,7 @@ def run_document(
             "channels": {str(board): sorted(detector.channels)},
             "thresholds": {str(board): [detector.threshold] * len(detector.channels)},
         },
+        rundoc.OPTIONS_FIELD: _options(settings),
         "data": [{"type": "live", "host": socket.gethostname(), "location": str(output)}],
         "tags": [],
         "comments": [],
@@ -220,7 +226,7 @@ def load_options(path: str | Path) -> dict[str, Any]:
         raise InvalidOption(
             f"options cannot be read: {error}. Name the file config_RUN.json of `amstrax simulate`"
         ) from None
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    return strict_json.with_tuples(options)
 
 
 class _Files:
