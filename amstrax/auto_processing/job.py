@@ -69,7 +69,7 @@ class _CompilationNotice(numba.core.event.Listener):
 
 
 class _Compilation(numba.core.event.Listener):
-    """Time that numba has spent on compiling, with a bar on request."""
+    """Time that numba has spent on compiling [s], and number of functions; may show a bar."""
 
     def __init__(self, show_bar: bool):
         self.seconds, self.n = 0.0, 0
@@ -95,11 +95,13 @@ class _Compilation(numba.core.event.Listener):
 
     def on_end(self, event: numba.core.event.Event) -> None:
         self._depth -= 1
+        if self._depth:
+            return
+        self.seconds += time.monotonic() - self._began
         self.n += 1
+        # Functions of strax are not in the total, and not all of ours may be needed
         if self._bar is not None and self._bar.n < self._total:
             self._bar.update()
-        if self._depth == 0:
-            self.seconds += time.monotonic() - self._began
 
     def close_bar(self) -> None:
         """Remove the bar until more is compiled."""
