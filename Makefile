@@ -21,11 +21,11 @@ KERNEL_TESTS := tests/processing tests/test_quantities.py \
 EXAMPLES ?= 5000
 RUNS ?= 30
 # for `make process`
-RUN ?= 999999
+RUN ?= 200003
 CONTEXT ?= xams_little
 TARGET ?= radon_peak_basics
-LIVE ?= ../shared/data/live_data
-RUNDOC ?= ../shared/data/rundoc_$(RUN).json
+LIVE ?= ./simulated
+RUNDOC ?= $(LIVE)/rundoc_$(RUN).json
 OUT ?= ./amstrax_data
 
 .PHONY: help
@@ -105,7 +105,10 @@ bench: install ## measure speed and memory, into benchmarks/RESULTS.md, which RE
 	$(BIN)/python benchmarks/bench.py
 
 .PHONY: process
-process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=
+process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=; by default a simulated run of XAMSL
+	@if [ '$(RUN)' = 200003 ] && [ ! -e '$(RUNDOC)' ]; then \
+	    $(BIN)/amstrax simulate 200003 --detector xamsl --source rn222 --duration 20 --output '$(LIVE)'; \
+	fi
 	$(BIN)/amstraxer $(RUN) --context $(CONTEXT) --target $(TARGET) --live_data_dir $(LIVE) \
 	    --testing_rundoc $(RUNDOC) --output_folder $(OUT)
 

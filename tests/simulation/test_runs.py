@@ -369,7 +369,7 @@ def test_run_ids_are_digits(tmp_path):
 
 def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nestpy", None)
-    with pytest.raises(NotAvailable, match=r"pip install amstrax\[simulation\].*--yields simple"):
+    with pytest.raises(NotAvailable, match=r"pip install 'amstrax\[simulation\]'.*--yields simple"):
         simulate(tmp_path, yields="nest")
     with pytest.raises(NotAvailable):
         simulate(tmp_path, yields="nest", realtime=10)
