@@ -53,6 +53,12 @@ extras_require = {
         # hashes of passwords of those who may log in
         "bcrypt>=4,<6",
     ],
+    # the kernel; JupyterLab itself needs a newer httpx than xeauth, of straxen, allows (`make notebook`)
+    "notebook": [
+        "ipykernel>=6.29,<8",
+        # progress bars of strax, which fail in Jupyter without it
+        "ipywidgets>=8.1,<9",
+    ],
     # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
     "docs": [
@@ -78,8 +84,10 @@ extras_require = {
         "SecantusDB==0.7.0b3",
         # an SSH server with passwords for tests
         "asyncssh>=2.21,<3",
-        # as of the extra "htcondor"
-        "htcondor>=25.0,<26",
+        # as of the extra "htcondor"; for Linux alone
+        "htcondor>=25.0,<26; sys_platform == 'linux'",
+        # schemas of GitHub's workflows and of CITATION.cff
+        "check-jsonschema>=0.39,<0.40",
         "ruff>=0.17,<0.18",
         "mypy>=2.3,<3",
     ],
@@ -129,6 +137,7 @@ setup(
         "Intended Audience :: Science/Research",
         "Natural Language :: English",
         "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

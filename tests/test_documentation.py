@@ -92,12 +92,12 @@ for line, code in session:
     exec(compile("\\n" * (line - 1) + code, page, "exec"), namespace)
 """
 
-# Tests do not start themselves, nor an installation: see whether there is such a target, but let
+# Tests do not start themselves, nor an installation, nor a notebook: see whether there is such a target, but let
 # `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed)
+make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed -o {venv}/.dev)
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
