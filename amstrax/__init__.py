@@ -52,6 +52,13 @@ _MEMBERS = {
 __all__ = ["__version__", *_MODULES, *_MEMBERS]
 
 
+def members_of(package: str) -> dict[str, str]:
+    """Return the public names in the modules of ``amstrax.PACKAGE``, with their modules there."""
+    prefix = f"{package}."
+    found = {name: module for name, module in _MEMBERS.items() if module.startswith(prefix)}
+    return {name: module.removeprefix(prefix) for name, module in found.items()}
+
+
 def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for a package, which finds its modules and the names in `members`.
 

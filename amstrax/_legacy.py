@@ -110,6 +110,7 @@ MODULES: Mapping[str, str] = {
     "amstrax.rundb.embedded_update": "amstrax.rundb.embedded_query",
     "amstrax.simulation.electrons": "amstrax.simulation.light",
     "amstrax.simulation.truth": "amstrax.simulation.writer",
+    "amstrax.strax_ext.memory": "amstrax.commands.base",
     "amstrax.strax_ext.processor": "amstrax.strax_ext.plugin",
 }
 
@@ -429,13 +430,13 @@ class OldOption(ValueError):
     """An old option without a new one."""
 
 
-def options(tool: str, argv: Sequence[str] | None) -> list[str]:
-    """Return the words of a command line, by default `sys.argv`, with old options replaced.
+def options(tool: str, argv: Sequence[str]) -> list[str]:
+    """Return the words of a command line with old options replaced.
 
     Each replacement is reported on stderr. Old options of `tool` in `OPTIONS` without a new one
     raise OldOption.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(argv)
     table = OPTIONS[tool]
     result: list[str] = []
     positional: list[str] = []

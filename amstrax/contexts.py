@@ -26,14 +26,33 @@ from amstrax.exceptions import (
     UsageError,
     did_you_mean,
 )
-from amstrax.plugins import (
-    daqreader,
-    event_processing,
-    led_calibration,
-    peak_processing,
-    pulse_processing,
-    radon,
-    release_2_2,
+from amstrax.plugins.daqreader import DAQReader, LiveDataReader
+from amstrax.plugins.event_processing import (
+    CorrectedAreas,
+    EventAreaPerChannel,
+    EventBasics,
+    EventCoincidences,
+    EventInfo,
+    EventPositions,
+    Events,
+    EventWaveform,
+)
+from amstrax.plugins.peak_processing import (
+    Hits,
+    LoneHits,
+    PeakBasics,
+    PeakBasicsEXT,
+    PeakBasicsSiPM,
+    PeakCoincidences,
+    PeakPositions,
+    Peaks,
+    PeaksEXT,
+    PeaksSiPM,
+)
+from amstrax.plugins.pulse_processing import (
+    PulseProcessing,
+    PulseProcessingEXT,
+    PulseProcessingSiPM,
 )
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.context import Context
@@ -68,65 +87,68 @@ _DETECTOR_OPTIONS = ("live_data_dir", "n_tpc_pmts")
 
 _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_status", "tags")
 
-_XAMS_PLUGINS = (
-    daqreader.DAQReader,
-    pulse_processing.PulseProcessing,
-    peak_processing.Peaks,
-    peak_processing.PeakBasics,
-    peak_processing.PeakPositions,
-    event_processing.Events,
-    event_processing.EventBasics,
-    event_processing.EventPositions,
-    event_processing.EventCoincidences,
-    event_processing.CorrectedAreas,
-    event_processing.EventInfo,
-    event_processing.EventWaveform,
-    event_processing.EventAreaPerChannel,
-    pulse_processing.PulseProcessingEXT,
-    peak_processing.PeaksEXT,
-    peak_processing.PeakBasicsEXT,
-    pulse_processing.PulseProcessingSiPM,
-    peak_processing.PeaksSiPM,
-    peak_processing.PeakBasicsSiPM,
-    peak_processing.PeakCoincidences,
-    peak_processing.Hits,
-    peak_processing.LoneHits,
-)
-
-_LED_PLUGINS = (
-    daqreader.DAQReader,
-    led_calibration.RecordsLED,
-    led_calibration.LEDCalibration,
-)
-
-_XAMSL_PLUGINS = (
-    radon.RadonPulseProcessing,
-    radon.RadonHits,
-    radon.RadonPeaks,
-    radon.RadonPeakBasics,
-    radon.DAQReader,
+_XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
+    DAQReader,
+    PulseProcessing,
+    Peaks,
+    PeakBasics,
+    PeakPositions,
+    Events,
+    EventBasics,
+    EventPositions,
+    EventCoincidences,
+    CorrectedAreas,
+    EventInfo,
+    EventWaveform,
+    EventAreaPerChannel,
+    PulseProcessingEXT,
+    PeaksEXT,
+    PeakBasicsEXT,
+    PulseProcessingSiPM,
+    PeaksSiPM,
+    PeakBasicsSiPM,
+    PeakCoincidences,
+    Hits,
+    LoneHits,
 )
 
 
-def _in_release(
-    release: str, plugins: tuple[type[strax.Plugin], ...]
-) -> tuple[type[strax.Plugin], ...]:
-    """Return plugins of a release of the lab's package, from those of release 2.1."""
-    changed = {"2.1": None, "2.2": release_2_2}[release]
-    return tuple(getattr(changed, plugin.__name__, plugin) for plugin in plugins)
+def _plugins_of(name: str, release: str | None = None) -> tuple[type[strax.Plugin], ...]:
+    """Return the plugins of a context, for XAMS those of a release of the lab's package.
+
+    Those of other contexts are not imported. `release` is as in `xams`.
+    """
+    if name == "xams_little":
+        from amstrax.plugins import radon
+
+        return (
+            radon.RadonPulseProcessing,
+            radon.RadonHits,
+            radon.RadonPeaks,
+            radon.RadonPeakBasics,
+            radon.DAQReader,
+        )
+    plugins = _XAMS_PLUGINS
+    if name == "xams_led":
+        from amstrax.plugins.led_calibration import LEDCalibration, RecordsLED
+
+        plugins = (DAQReader, RecordsLED, LEDCalibration)
+    if settings.release(release) == "2.1":
+        return plugins
+    from amstrax.plugins import release_2_2
+
+    return tuple(getattr(release_2_2, plugin.__name__, plugin) for plugin in plugins)
 
 
-#: Python code for a context -> its plugins
-_PLUGINS = immutabledict(
-    {
-        **{
-            f'{name}(release="{release}")': _in_release(release, plugins)
-            for release in settings.RELEASES
-            for name, plugins in (("xams", _XAMS_PLUGINS), ("xams_led", _LED_PLUGINS))
-        },
-        "xams_little()": _XAMSL_PLUGINS,
+def _all_plugins() -> dict[str, tuple[type[strax.Plugin], ...]]:
+    """Return the plugins of all contexts, by the Python code for a context."""
+    of_xams = {
+        f'{name}(release="{release}")': _plugins_of(name, release)
+        for release in settings.RELEASES
+        for name in ("xams", "xams_led")
     }
-)
+    return of_xams | {"xams_little()": _plugins_of("xams_little")}
+
 
 #: Arguments of `amstrax.rundb.RunDB` for each detector
 _XAMS_MONGO = immutabledict(mongo_collname="runs_gas", mongo_dbname="run", runid_field="number")
@@ -169,7 +191,7 @@ def xams(
     """
     return _context(
         "xams",
-        _in_release(settings.release(release), _XAMS_PLUGINS),
+        _plugins_of("xams", release),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
@@ -191,7 +213,7 @@ def xams_little(
     """Return the context of XAMSL; parameters are as in `xams`."""
     return _context(
         "xamsl",
-        _XAMSL_PLUGINS,
+        _plugins_of("xams_little"),
         XAMSL_CONFIG,
         output_folder,
         init_rundb,
@@ -204,7 +226,7 @@ def xams_little(
 
 def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
-    plugins = _in_release(settings.release(release), _LED_PLUGINS)
+    plugins = _plugins_of("xams_led", release)
     # strax makes a tuple of `provides` when it registers a plugin
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
     led_options = {
@@ -233,7 +255,7 @@ def _context(
         config["live_data_dir"] = str(live_data)
     users_config = kwargs.pop("config", None) or {}
     config.update(users_config)
-    reader = next(p for p in plugins if issubclass(p, daqreader.LiveDataReader))
+    reader = next(p for p in plugins if issubclass(p, LiveDataReader))
     storage = kwargs.pop("storage", None)
     if storage is None:
         storage = _storage(detector, reader.provides, output_folder)
@@ -286,7 +308,7 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
         when a run is processed.
     """
     plugins = context._plugin_class_registry.values()
-    options = corrections.options_for(plugins, version, _PLUGINS)
+    options = corrections.options_for(plugins, version, _all_plugins())
     before = getattr(context, "corrections", {})
     kept = {
         name: value
@@ -408,7 +430,7 @@ def raw_data_types(st: strax.Context) -> tuple[str, ...]:
 
 
 def _raw_data_types(plugins: Iterable[type[strax.Plugin]]) -> tuple[str, ...]:
-    readers = {plugin for plugin in plugins if issubclass(plugin, daqreader.LiveDataReader)}
+    readers = {plugin for plugin in plugins if issubclass(plugin, LiveDataReader)}
     return tuple(data_type for reader in readers for data_type in reader.provides)
 
 
@@ -446,10 +468,7 @@ def find_context(
     lacking: list[list[str]] = []
     known: list[str] = []
     for name in names:
-        plugins: tuple[type[strax.Plugin], ...] = _XAMSL_PLUGINS
-        if name != "xams_little":
-            of_xams = _XAMS_PLUGINS if name == "xams" else _LED_PLUGINS
-            plugins = _in_release(settings.release(release), of_xams)
+        plugins = _plugins_of(name, release)
         data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
         missing = [target for target in targets if target not in data_types]
         if not missing:
@@ -472,7 +491,7 @@ def find_context(
             )
     if corrections_version is not None:
         with contextlib.suppress(CorrectionsUnreachable):
-            corrections.options_for(plugins, corrections_version, _PLUGINS)
+            corrections.options_for(plugins, corrections_version, _all_plugins())
     raw_types = _raw_data_types(plugins)
     return name, tuple(targets) or raw_types, raw_types
 

@@ -135,7 +135,7 @@ class OtherPositions(EventPositions):
 
 def test_options_that_another_release_of_a_data_type_takes():
     """Whatever the releases of amstrax are."""
-    others = {name: known for name, known in contexts._PLUGINS.items() if "2.2" not in name}
+    others = {name: known for name, known in contexts._all_plugins().items() if "2.2" not in name}
     others["there"] = [OtherPositions]
     with pytest.raises(InvalidOption, match="which event_positions of this.*use there"):
         options_for([EventPositions], "v4", others)

@@ -19,8 +19,6 @@ import import_graph  # noqa: E402  of the documentation, which draws what is tes
 KNOWN = {
     # Old arguments of plots make figures in the style of new ones
     ("amstrax._legacy", "amstrax.analyses.style"),
-    # The package holds the check of strax's version
-    ("amstrax.strax_ext.storage", "amstrax.strax_ext"),
 }
 #: Packages that cost seconds, or have no part in what a command's help says
 SLOW = ("strax", "straxen", "numba", "pandas", "pymongo", "matplotlib", "scipy", "bokeh")

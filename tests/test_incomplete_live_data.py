@@ -542,11 +542,11 @@ def test_entries_are_short(tmp_path):
 
 def test_jobs_get_the_option(tmp_path):
     folders = {"job_folder": tmp_path, "log_folder": tmp_path}
-    processing = submitting.ProcessingOptions(("peaks",), allow_incomplete=True)
+    processing = amstraxer.ProcessingOptions(("peaks",), allow_incomplete=True)
     work = submitting.make_job_template(processing, **folders)
     assert "--allow_incomplete" in work.options
     assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
-    processing = submitting.ProcessingOptions(("peaks",))
+    processing = amstraxer.ProcessingOptions(("peaks",))
     work = submitting.make_job_template(processing, **folders)
     assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
     for tool in (submit_stbc, auto_processing):

@@ -12,15 +12,15 @@ from amstrax import contexts
 from amstrax.processing.rows import sort_by_time
 
 PLUGINS = (
-    *contexts._XAMS_PLUGINS,
-    *contexts._XAMSL_PLUGINS,
-    *contexts._LED_PLUGINS,
+    *contexts._plugins_of("xams", "2.1"),
+    *contexts._plugins_of("xams_little"),
+    *contexts._plugins_of("xams_led", "2.1"),
 )
 NARROW = [plugin for plugin in PLUGINS if getattr(plugin, "input_fields", None)]
 #: Those that release 2.2 has of its own
 NARROW_2_2 = [
     plugin
-    for plugin in contexts._in_release("2.2", contexts._XAMS_PLUGINS)
+    for plugin in contexts._plugins_of("xams", "2.2")
     if getattr(plugin, "input_fields", None) and plugin not in NARROW
 ]
 

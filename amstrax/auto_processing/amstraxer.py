@@ -12,21 +12,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from amstrax.auto_processing.submitting import ProcessingOptions
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError
 from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS
-from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
@@ -34,6 +32,37 @@ if TYPE_CHECKING:
 # Functions import strax, and modules that import it, which takes seconds, too long for --help
 
 log = logging.getLogger("amstrax.amstraxer")
+
+
+@dataclass(frozen=True)
+class ProcessingOptions:
+    """Data to make of a run, and how: the options of `parse_args`, see the help there.
+
+    Without targets all raw data is made. ``run_document`` is the option ``--testing_rundoc``.
+    """
+
+    targets: tuple[str, ...] = ()
+    context: str | None = None
+    detector: str | None = None
+    output_folder: str | Path | None = None
+    live_data_dir: str | Path | None = None
+    allow_incomplete: bool = False
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    context_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    corrections_version: str | None = None
+    run_document: Mapping[str, Any] | None = None
+    from_scratch: bool = False
+    build_lowlevel: bool = False
+    timeout: float = 300
+    workers: int = 1
+    progress: bool | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Return the options from those of a command; missing ones have their defaults."""
+        targets = (args.target,) if isinstance(args.target, str) else tuple(args.target or ())
+        document = getattr(args, "testing_rundoc", None)
+        return base.filled(cls, args, targets=targets, run_document=document)
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -114,14 +143,14 @@ def process(
     from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
-    memory.retain_freed_memory()
+    base.retain_freed_memory()
     st, options = make_context(options)
     remove_damaged_cache()
     output = _make_output_folder(st)
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()
     if options.from_scratch:
         scratch = job.from_scratch(st, run_id, output, remake_raw=options.build_lowlevel)
-    with memory.existing_objects_frozen(), job.sole_worker(output, run_id), scratch:
+    with base.existing_objects_frozen(), job.sole_worker(output, run_id), scratch:
         for target in options.targets:
             stop.check()
             if st.is_stored(run_id, target):

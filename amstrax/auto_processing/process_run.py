@@ -23,14 +23,15 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import amstrax
-from amstrax import settings
-from amstrax.auto_processing import amstraxer, submitting
-from amstrax.auto_processing.submitting import Plan, ProcessingOptions
+from amstrax import run_metadata, rundoc, settings
+from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
-from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady
+from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady, UsageError
 from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
+from amstrax.settings import CONTEXT_DETECTORS
 
 # Functions import job, and so strax, which takes seconds, too long for --help
 
@@ -38,6 +39,19 @@ log = logging.getLogger("amstrax.process_run")
 
 #: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
+
+
+#: Context and targets of LED runs
+LED_CONTEXT = "xams_led"
+LED_TARGETS = ("raw_records", "records_led", "led_calibration")
+#: Mode of runs with the NaI detector, if nothing else tells, and the additional target
+NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
+
+#: Fields of a run document that `plan_of_run` and `check_ready` read
+PLAN_FIELDS = (
+    *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
+    *("daq_config.channels", "daq_config.registers"),
+)
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,94 @@ def _folder_label(output_folder: str | Path | None) -> object:
     return output_folder or "the folder for data"
 
 
+class Plan(NamedTuple):
+    """Data types to make for runs of a detector, their context, and its raw data types."""
+
+    targets: tuple[str, ...]
+    context: str
+    detector: str
+    raw_types: tuple[str, ...]
+
+
+def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
+    """Return the plan for ordinary runs.
+
+    The version of the corrections is checked with `check_corrections`, unless its file cannot be
+    reached now.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets or takes the options, or only one of another detector.
+    InvalidOption, CorrectionError
+        When the version of the corrections is invalid, or does not exist.
+    """
+    from amstrax import contexts
+
+    detector = options.detector
+    of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
+    names = tuple(CONTEXT_DETECTORS)
+    if options.context is not None:
+        names = (options.context,)
+    elif len(of_detector) == 1:
+        names = tuple(of_detector)
+    name, made, raw_types = contexts.find_context(
+        options.targets,
+        names,
+        options.config_kwargs,
+        corrections_version=options.corrections_version if check_corrections else None,
+    )
+    own = CONTEXT_DETECTORS[name]
+    if detector not in (None, own):
+        raise UsageError(
+            f"--detector {detector}: context {name}, which makes {', '.join(made)}, is of {own}: "
+            f"leave --detector out, or take a context of {detector}"
+        )
+    return Plan(made, name, own, raw_types)
+
+
+def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
+    """Return the plan for a run, by the result of `amstrax.run_metadata` for its document.
+
+    LED runs of XAMS have their own context. Runs with the NaI detector also get its peaks; if
+    neither digitizers nor ``xams_bookkeeping`` tell about the detector, the mode decides.
+    """
+    if run_metadata.is_led_run(document) and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
+        return plan._replace(targets=LED_TARGETS, context=LED_CONTEXT)
+    has_nai = run_metadata.nai_channel_enabled(document)
+    if has_nai is None:
+        # The default channel map has these channels even if nothing is connected
+        is_default = run_metadata.reader_channel_map(document) == run_metadata.DEFAULT_CHANNEL_MAP
+        has_nai = NAI_MODE in str(document.get("mode") or "") or (
+            not is_default and run_metadata.has_nai_detector(document)
+        )
+    if has_nai and plan.context == "xams":
+        more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
+        return plan._replace(targets=plan.targets + more)
+    return plan
+
+
+def check_ready(document: Mapping[str, Any]) -> None:
+    """Check that a run may be processed now.
+
+    Raises
+    ------
+    RunNotReady
+        When the run is still being taken, or has the tag ``abandon``.
+    """
+    name = documents.name_of(document)
+    if documents.ABANDON in documents.tags_of(document):
+        raise RunNotReady(
+            f"run {name} has the tag '{documents.ABANDON}', so it is skipped: `amstrax rundb "
+            f"tag {name} {documents.ABANDON} --remove` removes the tag"
+        )
+    if rundoc.end_time(document) is None:
+        raise RunNotReady(
+            f"run {name} is still being taken, its document has no end: wait until the DAQ has "
+            "ended it. amstraxer can follow a run that is being taken"
+        )
+
+
 def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     """Process a run, and set its status; end with an error when `stop` is set.
 
@@ -160,7 +262,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     from amstrax.rundb.frontend import new_entry
 
     began = time.monotonic()
-    plan = submitting.find_plan(options)
+    plan = find_plan(options)
     collection = get_mongo_collection(plan.detector)
     attempt = options.attempt or f"{run_id}-{uuid.uuid4().hex[:16]}"
     # Only a job may wait: a command has a user at a terminal
@@ -171,13 +273,13 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         claim.patience = options.patience
         document = claim.read()
         try:
-            submitting.check_ready(document)
+            check_ready(document)
         except RunNotReady as error:
             if documents.status_of(document).status in ("submitted", "running"):
                 claim.set_status("pending", str(error))
             raise
         if not options.fix_targets:
-            plan = submitting.plan_of_run(plan, document)
+            plan = plan_of_run(plan, document)
         if options.attempt and _is_done(document, plan):
             log.info("run %s was done before this job began: nothing is changed", run_id)
             return
@@ -233,11 +335,11 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
 
 def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
     """Make the data of a run as `process`, without claim or change of the run database."""
-    plan = submitting.find_plan(options)
+    plan = find_plan(options)
     document = documents.find_run(get_mongo_collection(plan.detector), run_id)
-    submitting.check_ready(document)
+    check_ready(document)
     if not options.fix_targets:
-        plan = submitting.plan_of_run(plan, document)
+        plan = plan_of_run(plan, document)
     _make(run_id, plan, options, document, stop, lambda target, state: None)
 
 

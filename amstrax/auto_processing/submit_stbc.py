@@ -18,11 +18,11 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings, strict_json
-from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing import engines, process_run, submitting
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.auto_processing.submitting import (
     JobTemplate,
-    ProcessingOptions,
     Submission,
     find_work,
     submit,
@@ -225,13 +225,13 @@ def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:
 
 def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
     """Return why a run needs no job; empty if it needs one."""
-    fields = [*submitting.PLAN_FIELDS, "processing_status", "data"]
+    fields = [*process_run.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
     if documents.PROCESS in documents.tags_of(document):
         return ""
     if documents.status_of(document).status != "done":
         return ""
-    targets = submitting.plan_of_run(template.plan, document).targets
+    targets = process_run.plan_of_run(template.plan, document).targets
     here = {"host": documents.this_host()}
     if all(documents.data_of(document, type=target, **here) for target in targets):
         return "done already, --again submits it again"

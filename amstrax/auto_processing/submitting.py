@@ -1,4 +1,4 @@
-"""Decide what to make of runs, and submit jobs for them, at most one per run at a time.
+"""Submit jobs for runs, at most one per run at a time.
 
 The name of the attempt is recorded in the run document before the job is submitted, and the id of
 the job afterwards. If a submitting process dies in between, the next one adopts the job, which it
@@ -12,18 +12,24 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from amstrax import _legacy, run_metadata, rundoc, settings
+from amstrax import _legacy, rundoc, settings
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
-from amstrax.commands.base import filled
-from amstrax.exceptions import InvalidOption, JobRefused, RunNotReady, UsageError
+from amstrax.auto_processing.process_run import (
+    PLAN_FIELDS,
+    Plan,
+    check_ready,
+    find_plan,
+    plan_of_run,
+)
+from amstrax.exceptions import InvalidOption, JobRefused
 from amstrax.rundb import connection, documents, leases
-from amstrax.settings import CONTEXT_DETECTORS
 
 log = logging.getLogger(__name__)
 
@@ -33,137 +39,6 @@ _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
 
 # Secrets already reported as withheld from jobs
 _warned: set[str] = set()
-
-#: Context and targets of LED runs
-LED_CONTEXT = "xams_led"
-LED_TARGETS = ("raw_records", "records_led", "led_calibration")
-#: Mode of runs with the NaI detector, if nothing else tells, and the additional target
-NAI_MODE, NAI_TARGETS = "_nai", ("peak_basics_ext",)
-
-#: Fields of a run document that `plan_of_run` and `check_ready` read
-PLAN_FIELDS = (
-    *("name", "number", "mode", "start", "end", "tags", "xams_bookkeeping"),
-    *("daq_config.channels", "daq_config.registers"),
-)
-
-
-@dataclass(frozen=True)
-class ProcessingOptions:
-    """Data to make of a run, and how: the options of `amstraxer`, see the help there.
-
-    Without targets all raw data is made. ``run_document`` is the option ``--testing_rundoc``.
-    """
-
-    targets: tuple[str, ...] = ()
-    context: str | None = None
-    detector: str | None = None
-    output_folder: str | Path | None = None
-    live_data_dir: str | Path | None = None
-    allow_incomplete: bool = False
-    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    context_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    corrections_version: str | None = None
-    run_document: Mapping[str, Any] | None = None
-    from_scratch: bool = False
-    build_lowlevel: bool = False
-    timeout: float = 300
-    workers: int = 1
-    progress: bool | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> Self:
-        """Return the options from those of a command; missing ones have their defaults."""
-        targets = (args.target,) if isinstance(args.target, str) else tuple(args.target or ())
-        document = getattr(args, "testing_rundoc", None)
-        return filled(cls, args, targets=targets, run_document=document)
-
-
-class Plan(NamedTuple):
-    """Data types to make for runs of a detector, their context, and its raw data types."""
-
-    targets: tuple[str, ...]
-    context: str
-    detector: str
-    raw_types: tuple[str, ...]
-
-
-def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
-    """Return the plan for ordinary runs.
-
-    The version of the corrections is checked with `check_corrections`, unless its file cannot be
-    reached now.
-
-    Raises
-    ------
-    UsageError
-        When no context makes the targets or takes the options, or only one of another detector.
-    InvalidOption, CorrectionError
-        When the version of the corrections is invalid, or does not exist.
-    """
-    from amstrax import contexts  # imports strax, which --help does not need
-
-    detector = options.detector
-    of_detector = [name for name, its in CONTEXT_DETECTORS.items() if its == detector]
-    names = tuple(CONTEXT_DETECTORS)
-    if options.context is not None:
-        names = (options.context,)
-    elif len(of_detector) == 1:
-        names = tuple(of_detector)
-    name, made, raw_types = contexts.find_context(
-        options.targets,
-        names,
-        options.config_kwargs,
-        corrections_version=options.corrections_version if check_corrections else None,
-    )
-    own = CONTEXT_DETECTORS[name]
-    if detector not in (None, own):
-        raise UsageError(
-            f"--detector {detector}: context {name}, which makes {', '.join(made)}, is of {own}: "
-            f"leave --detector out, or take a context of {detector}"
-        )
-    return Plan(made, name, own, raw_types)
-
-
-def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
-    """Return the plan for a run, by the result of `amstrax.run_metadata` for its document.
-
-    LED runs of XAMS have their own context. Runs with the NaI detector also get its peaks; if
-    neither digitizers nor ``xams_bookkeeping`` tell about the detector, the mode decides.
-    """
-    if run_metadata.is_led_run(document) and plan.detector == CONTEXT_DETECTORS[LED_CONTEXT]:
-        return plan._replace(targets=LED_TARGETS, context=LED_CONTEXT)
-    has_nai = run_metadata.nai_channel_enabled(document)
-    if has_nai is None:
-        # The default channel map has these channels even if nothing is connected
-        is_default = run_metadata.reader_channel_map(document) == run_metadata.DEFAULT_CHANNEL_MAP
-        has_nai = NAI_MODE in str(document.get("mode") or "") or (
-            not is_default and run_metadata.has_nai_detector(document)
-        )
-    if has_nai and plan.context == "xams":
-        more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
-        return plan._replace(targets=plan.targets + more)
-    return plan
-
-
-def check_ready(document: Mapping[str, Any]) -> None:
-    """Check that a run may be processed now.
-
-    Raises
-    ------
-    RunNotReady
-        When the run is still being taken, or has the tag ``abandon``.
-    """
-    name = documents.name_of(document)
-    if documents.ABANDON in documents.tags_of(document):
-        raise RunNotReady(
-            f"run {name} has the tag '{documents.ABANDON}', so it is skipped: `amstrax rundb "
-            f"tag {name} {documents.ABANDON} --remove` removes the tag"
-        )
-    if rundoc.end_time(document) is None:
-        raise RunNotReady(
-            f"run {name} is still being taken, its document has no end: wait until the DAQ has "
-            "ended it. amstraxer can follow a run that is being taken"
-        )
 
 
 class Submission(NamedTuple):

@@ -19,10 +19,11 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax import settings
 from amstrax.auto_processing import auto_processing, engines, submitting
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.auto_processing import LoopOptions
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.auto_processing.loop import followed_runs, job_states
-from amstrax.auto_processing.submitting import JobTemplate, ProcessingOptions
+from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
 from amstrax.exceptions import Stopped, UsageError
 from amstrax.rundb.connection import get_mongo_collection

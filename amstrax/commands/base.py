@@ -1,4 +1,4 @@
-"""Shared code of all commands: options and their types, ``main``, logging, signals, exit status.
+"""Shared code of all commands: options, ``main``, logging, signals, exit status, memory.
 
 Types of options raise `argparse.ArgumentTypeError` (exit status 2) for invalid text. This module
 imports nothing slow: ``--help`` must answer at once. Commands that run strax use
@@ -8,6 +8,7 @@ imports nothing slow: ``--help`` must answer at once. Commands that run strax us
 import argparse
 import atexit
 import contextlib
+import ctypes
 import errno
 import functools
 import gc
@@ -39,6 +40,15 @@ from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 CONTEXTS = tuple(CONTEXT_DETECTORS)
 #: Exit status of a job that leaves its run to another process (EX_TEMPFAIL of sysexits.h)
 LEFT_TO_ANOTHER = 75
+
+#: Size from which arrays are returned to the system when they are freed [bytes]
+_LARGE = 1 << 20
+#: Number of heaps, shared by threads; each keeps the most it has had
+_HEAPS = 2
+#: Memory that a job keeps for its next chunk [bytes]
+_KEPT = 1 << 30
+# Of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 T = TypeVar("T")
 
@@ -103,10 +113,13 @@ def parse(
     parser: argparse.ArgumentParser, tool: str, argv: Sequence[str] | None
 ) -> argparse.Namespace:
     """Parse `argv` into options; options of amstrax 2 are translated, or end with status 2."""
-    try:
-        return parser.parse_args(_legacy.options(tool, argv))
-    except _legacy.OldOption as error:
-        parser.error(str(error))
+    words = list(sys.argv[1:] if argv is None else argv)
+    if _legacy.OPTIONS[tool].keys() & {word.partition("=")[0] for word in words}:
+        try:
+            words = _legacy.options(tool, words)
+        except _legacy.OldOption as error:
+            parser.error(str(error))
+    return parser.parse_args(words)
 
 
 def run_id(text: str) -> str:
@@ -764,3 +777,55 @@ def describe_failure(error: Exception, what: str, folder: object, option: str) -
         f"{what}: {where}: {error.strerror or error}. Check its permissions, or name another "
         f"folder with {option}"
     )
+
+
+# Memory: functions for the C library do nothing unless that is glibc
+
+
+def return_large_arrays() -> None:
+    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
+    _libc("mallopt", _M_MMAP_THRESHOLD, _LARGE)
+    _libc("mallopt", _M_ARENA_MAX, _HEAPS)
+
+
+def retain_freed_memory() -> None:
+    """Keep up to 1 GiB of freed memory for later use.
+
+    By default glibc returns freed arrays of more than 32 MB, and free memory at the end of its
+    heap, to the system. To map it again, page by page, for each chunk takes a quarter of the time
+    of a job on dense data (benchmarks/PROFILE.md).
+    """
+    _libc("mallopt", _M_TRIM_THRESHOLD, _KEPT)
+    _libc("mallopt", _M_MMAP_THRESHOLD, _KEPT)
+    # One heap, since those of other threads are limited to 64 MB
+    _libc("mallopt", _M_ARENA_MAX, 1)
+
+
+def _libc(function: str, *arguments: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        getattr(ctypes.CDLL("libc.so.6"), function)(*arguments)
+
+
+@contextlib.contextmanager
+def existing_objects_frozen() -> Iterator[None]:
+    """Hide existing objects from the garbage collector within the context.
+
+    More than 100,000 objects belong to imported modules, and would be visited again and again.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def freeze_existing_objects() -> None:
+    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
+    gc.collect()
+    gc.freeze()
+
+
+def trim_heap() -> None:
+    """Collect garbage, such as pages with reference cycles, and return free memory."""
+    gc.collect()
+    _libc("malloc_trim", 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax import rundoc
 from amstrax.auto_processing import amstraxer
-from amstrax.auto_processing.submitting import ProcessingOptions
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NoGain, UsageError
 from amstrax.rundb.leases import Stop

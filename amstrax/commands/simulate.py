@@ -82,6 +82,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "(default: %(default)s)",
     )
     add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="effects to leave out, as noise afterpulses; --effects lists all",
+    )
+    add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
+    add(
         "--set",
         dest="values",
         action="append",
@@ -131,6 +139,17 @@ class _ListSources(argparse.Action):
         parser.exit()
 
 
+class _ListEffects(argparse.Action):
+    """Print the effects that can be left out, and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> None:
+        from amstrax.simulation import EFFECTS
+
+        for name, summary in EFFECTS.items():
+            print(f"{name:23s}{summary}")
+        parser.exit()
+
+
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
@@ -169,6 +188,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         energy_range=args.energy and tuple(args.energy),
         occupancy=args.occupancy,
         yields=args.yields,
+        without=args.without,
         compressor=args.compressor,
         n_hosts=args.hosts,
         n_threads=args.threads,

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import rundoc, strict_json
 from amstrax.auto_processing import amstraxer
-from amstrax.auto_processing.amstraxer import to_dict_tuple
-from amstrax.auto_processing.submitting import ProcessingOptions
+from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.commands import base
 from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound
 from amstrax.rundb.leases import Stop

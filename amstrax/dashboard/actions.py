@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bokeh.models import Column
 
 from amstrax.auto_processing import loop, submit_stbc, submitting
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.dashboard import render
 from amstrax.dashboard.page import (
     Page,
@@ -114,7 +115,7 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
     what = f"{'dry run of ' if dry_run else ''}submit {request}"
     # A dry run is an action too: it queries the batch system
     check(page, what)
-    processing = submitting.ProcessingOptions(
+    processing = ProcessingOptions(
         targets=request.targets,
         context=request.context,
         detector=site.detector,

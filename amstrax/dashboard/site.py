@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from tornado.ioloop import IOLoop
 
 from amstrax import settings
-from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing import engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import Engine
+from amstrax.commands import base
 from amstrax.dashboard.logins import Logins
 from amstrax.rundb import connection, get_mongo_collection
 from amstrax.rundb.connection import get_collection
-from amstrax.strax_ext import memory
 
 if TYPE_CHECKING:
     import strax
@@ -144,8 +144,8 @@ class Site:
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""
-        usual = submitting.Plan((), self.contexts()[0], self.detector, ())
-        return submitting.plan_of_run(usual, document).context
+        usual = process_run.Plan((), self.contexts()[0], self.detector, ())
+        return process_run.plan_of_run(usual, document).context
 
     def warm_up(self, draw: Callable[[], None]) -> None:
         """Import slow packages, and call `draw` (`figures.warm_up`), in a thread."""
@@ -159,9 +159,9 @@ class Site:
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
             # Otherwise the full garbage collection at each closed page blocks all others
-            memory.freeze_existing_objects()
+            base.freeze_existing_objects()
 
-        memory.return_large_arrays()
+        base.return_large_arrays()
         self.pool.submit(work)
 
     def tidy(self) -> None:
@@ -175,7 +175,7 @@ class Site:
     def _tidy(self) -> None:
         self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(memory.trim_heap)
+            self.pool.submit(base.trim_heap)
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""

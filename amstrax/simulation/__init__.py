@@ -11,6 +11,7 @@ from amstrax import attributes_of
 _MEMBERS = {
     "DETECTORS": "detector",
     "Detector": "detector",
+    "EFFECTS": "effects",
     "SOURCES": "sources",
     "TRUTH_DTYPE": "writer",
     "load_options": "run",

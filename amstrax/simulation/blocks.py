@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, light, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -41,6 +42,7 @@ class Settings:
     energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
         """Raise InvalidOption for impossible values."""
@@ -61,6 +63,12 @@ class Settings:
             )
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
+        effects.check(self.without)
+
+    @cached_property
+    def acting(self) -> Detector:
+        """The detector without the effects that are left out."""
+        return effects.switch_off(self.detector, self.without)
 
     @property
     def is_led(self) -> bool:
@@ -81,7 +89,7 @@ def blocks(settings: Settings) -> Iterator[Block]:
     seeds = np.random.SeedSequence(settings.seed)
     if settings.is_led:
         return _led_blocks(settings, seeds)
-    detector = settings.detector
+    detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
     return _xenon_blocks(settings, model, seeds)
 
@@ -89,7 +97,7 @@ def blocks(settings: Settings) -> Iterator[Block]:
 def _xenon_blocks(
     settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
 ) -> Iterator[Block]:
-    detector, end = settings.detector, settings.nanoseconds
+    detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events = 0
     for start in range(0, end, BLOCK):
@@ -116,7 +124,7 @@ def _signals(
     settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
 ) -> tuple[sensors.Signals, np.ndarray]:
     """Return the signals and the truth of the events from `start` to `stop`."""
-    detector = settings.detector
+    detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
     times = sources.event_times(rng, settings.rate, start, min(stop, last))
@@ -130,7 +138,7 @@ def _signals(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
         in_gas,
-        deposits.event,
+        np.arange(len(deposits.event)),
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
         detector,
@@ -173,7 +181,8 @@ def _truth(
     last = truth["time"].copy()
     for name, part in (("s1", s1), ("s2", s2)):
         seen = np.isin(part.channel, detector.tpc_channels)
-        event, count = part.event[seen], part.n_pe[seen]
+        of_event = part.event(deposits)
+        event, count = of_event[seen], part.n_pe[seen]
         total = np.bincount(event, count, n)
         # Relative to the event, since sums of times are too large for exact floats
         moment = np.bincount(event, count * (part.time[seen] - times[event]), n)
@@ -182,7 +191,7 @@ def _truth(
         center = truth[f"{name}_center_time"]
         center[:] = -1
         center[found] = (times + moment / np.maximum(total, 1))[found]
-        np.maximum.at(last, part.event, part.time.astype(np.int64))
+        np.maximum.at(last, of_event, part.time.astype(np.int64))
     truth["endtime"] = last + 1
     both = (truth["s1_pe"] > 0) & (truth["s2_pe"] > 0)
     truth["drift_time"] = np.where(both, truth["s2_center_time"] - truth["s1_center_time"], np.nan)
@@ -190,7 +199,7 @@ def _truth(
 
 
 def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[Block]:
-    detector, end = settings.detector, settings.nanoseconds
+    detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     # The first flash is an interval after the start
     interval = round(1e9 / detector.led_rate / detector.dt)  # [samples]
@@ -212,18 +221,14 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
 
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:
-    """Return the photoelectrons of flashes; `Light.event` counts the flashes of this block."""
-    detector = settings.detector
+    """Return the photoelectrons of flashes; `Light.deposit` counts the flashes of this block."""
+    detector = settings.acting
     channels = np.array(detector.tpc_channels, dtype=np.int16)
     counts = rng.poisson(settings.occupancy, size=(len(triggers), len(channels)))
     flash, column = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), len(channels))
     mean = (triggers[flash] + detector.led_sample) * detector.dt
-    return light.Light(
-        rng.normal(mean, detector.led_width),
-        channels[column],
-        np.ones(len(flash), dtype=np.int64),
-        flash,
-    )
+    times = rng.normal(mean, detector.led_width)
+    return light.Light.single(times, channels[column], light.Origin.LED, flash)
 
 
 def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -> np.ndarray:
@@ -232,7 +237,7 @@ def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -
     truth["time"] = triggers * detector.dt
     truth["endtime"] = truth["time"] + detector.led_samples * detector.dt
     truth["event_number"] = np.arange(len(triggers))
-    truth["s1_pe"] = np.bincount(flashes.event, flashes.n_pe, len(triggers))
+    truth["s1_pe"] = np.bincount(flashes.deposit, flashes.n_pe, len(triggers))
     truth["s1_center_time"] = truth["time"] + round(detector.led_sample * detector.dt)
     truth["s2_center_time"] = -1
     truth["drift_time"] = np.nan

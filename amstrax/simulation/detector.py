@@ -140,6 +140,7 @@ class Detector:
     # --- digitizer
     dt: Positive[int] = 10  # V1724: 100 MHz
     adc_bits: Positive[int] = 14
+    adc_saturates: bool = True  # do counts end at the range of these bits?
     # Channel by channel from 0; those of run 100001, and low for the SiPM that goes up
     baselines: tuple[float, ...] = (15800.0, 15837.0, 15874.0, 15911.0, 15948.0, 15985.0, 400.0)
     polarity_registers: bool = True  # does the run document name the channels' polarities?

@@ -99,11 +99,14 @@ class Digitizer:
         area = signals.charge * self.detector.unit_area(channel)
         return signals, (position, area, *pulse_shapes(self.detector, channel))
 
-    def _analogue(self, channel: int) -> tuple[float, float, int, int]:
-        """Return baseline, noise, sign of the signal and largest count of a channel."""
+    def _analogue(self, channel: int) -> tuple[float, float, int, int, int]:
+        """Return baseline, noise, sign of the signal, lowest and highest count of a channel."""
         sign = 1 if channel == self.detector.sipm_channel else -1
-        largest = 2**self.detector.adc_bits - 1
-        return self.detector.baselines[channel], self.detector.noise, sign, largest
+        baseline, lowest, highest = self.detector.baselines[channel], 0, 2**self.detector.adc_bits
+        if not self.detector.adc_saturates:
+            # Records hold counts below the baseline as 16-bit integers
+            lowest, highest = math.ceil(baseline) - (2**15 - 1), 2**15
+        return baseline, self.detector.noise, sign, lowest, highest - 1
 
     def _read_out(self, pulses: Pulses) -> Pulses:
         """Return the pulses for which the board has memory left; the others are lost."""
@@ -163,11 +166,11 @@ def _add_pulse(buffer, buffer_start, position, area, shapes, first):
 
 
 @numba.njit(cache=True, nogil=True)
-def _to_counts(rng, buffer, counts, baseline, noise, sign, largest):
+def _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest):
     """Digitize: baseline, noise, and the ends of the ADC's range."""
     for k in range(len(buffer)):
         value = np.floor(baseline + sign * buffer[k] + rng.normal(0.0, noise) + 0.5)
-        counts[k] = np.int16(min(max(value, 0.0), largest))
+        counts[k] = np.int16(min(max(value, lowest), highest))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -196,7 +199,8 @@ def _digitize(
     baseline,
     noise,
     sign,
-    largest,
+    lowest,
+    highest,
     threshold,
     pre,
     post,
@@ -234,7 +238,7 @@ def _digitize(
             _add_pulse(buffer, buffer_start, position[s], area[s], shapes, first)
         i = j
         counts = np.empty(len(buffer), dtype=np.int16)
-        _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
+        _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest)
         level = int(np.floor(baseline + 0.5))
         # Samples before a pulse are read out, unless the pulse before has just ended
         k = pre if buffer_start > free else 0
@@ -262,7 +266,9 @@ def _digitize(
 
 
 @numba.njit(cache=True, nogil=True)
-def _windows(rng, position, area, shapes, first, starts, length, baseline, noise, sign, largest):
+def _windows(
+    rng, position, area, shapes, first, starts, length, baseline, noise, sign, lowest, highest
+):
     samples = np.empty(len(starts) * length, dtype=np.int16)
     n_shape = shapes.shape[1]
     i = 0
@@ -275,7 +281,7 @@ def _windows(rng, position, area, shapes, first, starts, length, baseline, noise
             _add_pulse(buffer, starts[w], position[s], area[s], shapes, first)
             s += 1
         counts = samples[w * length : (w + 1) * length]
-        _to_counts(rng, buffer, counts, baseline, noise, sign, largest)
+        _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest)
     return samples
 
 

@@ -3,6 +3,7 @@
 Lengths are in mm, times in ns since the start of the run. z is 0 at the gate and negative below.
 """
 
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,24 +16,58 @@ from amstrax.simulation.sources import ALPHA, Deposits
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
 
 
+class Origin(IntEnum):
+    """Origin of photoelectrons."""
+
+    S1 = 0  #: scintillation of a deposit
+    S2 = 1  #: electrons of a deposit
+    AFTERPULSE = 2  #: ions in a PMT
+    DARK_COUNT = 3  #: none
+    PHOTOIONISATION = 4  #: electrons that the light of S1 or S2 sets free
+    DELAYED_ELECTRON = 5  #: electrons that come long after the S2
+    LED = 6  #: flash of the LED
+
+
+NO_DEPOSIT = -1
+
+
 class Light(NamedTuple):
     """Photoelectrons, arrays of shape (n,): those of an entry come at the same time."""
 
     time: np.ndarray
     channel: np.ndarray
     n_pe: np.ndarray  # [PE]
-    event: np.ndarray  # -1: of none
+    #: Row of the deposit that caused them, also by after-pulses; NO_DEPOSIT: none. LED runs: flash
+    deposit: np.ndarray
+    origin: np.ndarray  #: an `Origin`
 
     @classmethod
-    def single(cls, time: np.ndarray, channel: np.ndarray) -> "Light":
-        """Return single photoelectrons that belong to no event."""
-        n_pe = np.ones(len(time), dtype=np.int64)
-        return cls(time, channel.astype(np.int16), n_pe, -n_pe)
+    def single(
+        cls,
+        time: np.ndarray,
+        channel: np.ndarray,
+        origin: Origin,
+        deposit: np.ndarray | int = NO_DEPOSIT,
+    ) -> "Light":
+        """Return single photoelectrons of one `origin`."""
+        n = len(time)
+        return cls(
+            time,
+            np.asarray(channel, dtype=np.int16),
+            np.ones(n, dtype=np.int64),
+            np.broadcast_to(np.asarray(deposit, dtype=np.int64), n),
+            np.full(n, origin, dtype=np.int8),
+        )
 
     @classmethod
     def none(cls) -> "Light":
         """Return no light."""
-        return cls.single(np.zeros(0), np.zeros(0))
+        return cls.single(np.zeros(0), np.zeros(0), Origin.DARK_COUNT)
+
+    def event(self, deposits: Deposits) -> np.ndarray:
+        """Return the event of each entry, -1 for those of no deposit; shape (n,)."""
+        # The last row serves those without a deposit
+        return np.append(deposits.event, -1)[self.deposit]
 
 
 Columns = TypeVar("Columns", bound=tuple)
@@ -183,7 +218,7 @@ def s1_photoelectrons(
     channel = channels[np.repeat(column, counts.ravel())]
     times = deposits.time[which] + scintillation_times(rng, deposits.kind[which], detector)
     n_pe = 1 + doubled(rng, channel, detector)
-    return Light(times, channel, n_pe, deposits.event[which])
+    return Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
 
 
 def scintillation_times(
@@ -207,22 +242,23 @@ def s2_photoelectrons(
     rng: np.random.Generator,
     arrivals: np.ndarray,
     electrons: np.ndarray,
-    event: np.ndarray,
+    deposit: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     detector: Detector,
+    origin: Origin = Origin.S2,
 ) -> Light:
     """Return the photoelectrons of electrons, which give light evenly while they cross the gas.
 
-    `arrivals` are those of `arrival_times`, deposit by deposit. Deposits have a number of
-    `electrons`, an `event` and a position in the gas, of shape (n,).
+    `arrivals` are those of `arrival_times`, cloud by cloud. Clouds have a number of `electrons`,
+    the row of their `deposit` and a position in the gas, of shape (n,).
     """
     photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
     per_channel = photons_per_electron * s2_shares(x, y, detector)
     sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
     per_channel, channels = _with_sipm(per_channel, sipm, detector)
     ends = np.cumsum(electrons)
-    time, column, photons, deposit = _electroluminescence(
+    time, column, photons, cloud = _electroluminescence(
         rng, arrivals, ends - electrons, ends, per_channel, detector.gas_transit_time
     )
     channel = channels[column]
@@ -231,7 +267,8 @@ def s2_photoelectrons(
         0,
         rng.binomial(photons, detector.dpe_probability),
     )
-    return Light(time, channel, photons + second, event[deposit])
+    origins = np.full(len(time), origin, dtype=np.int8)
+    return Light(time, channel, photons + second, deposit[cloud], origins)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -44,6 +44,7 @@ def simulate(
     energy_range: tuple[float, float] | None = None,
     occupancy: float = 0.1,
     yields: str = "nest",
+    without: Iterable[str] = (),
     compressor: str = "lz4",
     n_hosts: int = 1,
     n_threads: int = 1,
@@ -67,7 +68,7 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, occupancy, yields
+    source, rate, duration, seed, energy_range, occupancy, yields, without
         See `amstrax.simulation.blocks.Settings`.
     compressor
         Of live data, ``lz4`` or ``blosc``.
@@ -108,6 +109,7 @@ def simulate(
         energy_range=energy_range,
         occupancy=occupancy,
         yields=yields,
+        without=tuple(without),
     )
     for name, n in (("hosts", n_hosts), ("threads", n_threads)):
         if not 1 <= n <= 100:
@@ -130,7 +132,7 @@ def simulate(
         prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
     ) as folder:
         new = _Files(run_id, Path(folder))
-        _write_json(new.config, {} if settings.is_led else settings.detector.options())
+        _write_json(new.config, {} if settings.is_led else settings.acting.options())
         _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
         run_dir = new.run
         if realtime is not None:

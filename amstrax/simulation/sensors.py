@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import Light
+from amstrax.simulation.light import Light, Origin
 from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
 
 PHASES = 20  # pulse shapes are tabulated at so many times within a sample
@@ -37,11 +37,14 @@ def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end:
         rates[detector.sipm_channel] = detector.sipm_dark_rate
     times = [event_times(rng, rate, start, end) for rate in rates.values()]
     channels = np.repeat(list(rates), [len(part) for part in times])
-    return Light.single(np.concatenate(times), channels)
+    return Light.single(np.concatenate(times), channels, Origin.DARK_COUNT)
 
 
 def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> Light:
-    """Return later single photoelectrons of ions in the PMTs that saw `light`."""
+    """Return later single photoelectrons of ions in the PMTs that saw `light`.
+
+    They belong to the deposit of that light.
+    """
     pmt = np.flatnonzero(_in_pmt(light.channel, detector))
     ends = np.cumsum(light.n_pe[pmt])
     total = int(ends[-1]) if len(ends) else 0
@@ -52,7 +55,8 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
     mean, spread, share = np.array(detector.afterpulse_delays).T
     kind = rng.choice(len(share), size=n, p=share / share.sum())
     delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
-    return Light.single(light.time[parent] + delay, light.channel[parent])
+    time, channel = light.time[parent] + delay, light.channel[parent]
+    return Light.single(time, channel, Origin.AFTERPULSE, light.deposit[parent])
 
 
 def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:

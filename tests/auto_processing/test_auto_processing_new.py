@@ -9,7 +9,7 @@ import pytest
 from make_jobs import LED, SHORT, add_run, wait
 
 from amstrax import contexts
-from amstrax.auto_processing import engines, process_run, submitting
+from amstrax.auto_processing import engines, process_run
 from amstrax.auto_processing_new import auto_processing as entry
 from amstrax.auto_processing_new import offline_processing, process
 from amstrax.exceptions import RunDatabaseUnreachable
@@ -202,8 +202,8 @@ def mask(value):
 @pytest.mark.parametrize(
     ("document", "targets"),
     [
-        ({"mode": "led"}, submitting.LED_TARGETS),
-        ({"xams_bookkeeping": {"run_class": "LED"}}, submitting.LED_TARGETS),
+        ({"mode": "led"}, process_run.LED_TARGETS),
+        ({"xams_bookkeeping": {"run_class": "LED"}}, process_run.LED_TARGETS),
         ({"mode": "led", "xams_bookkeeping": {"run_class": "science"}}, ("peaks",)),
         (mask("20"), ("peaks", "peak_basics_ext")),
         (mask("1f") | {"mode": "x_nai"}, ("peaks",)),
@@ -216,8 +216,8 @@ def mask(value):
     ],
 )
 def test_targets_of_a_run_by_its_document(document, targets):
-    plan = submitting.Plan(("peaks",), "xams", "xams", ("raw_records",))
-    assert submitting.plan_of_run(plan, document).targets == targets
+    plan = process_run.Plan(("peaks",), "xams", "xams", ("raw_records",))
+    assert process_run.plan_of_run(plan, document).targets == targets
 
 
 def test_fixed_targets(runs, live_runs, tmp_path):

@@ -123,6 +123,7 @@ def test_trigger(positions, areas, free, pulses, sign):
         8000.0,
         0.0,
         sign,
+        0,
         16383,
         15,
         30,
@@ -161,6 +162,7 @@ def test_room_for_pulses_that_follow_each_other(pre, step, n):
         8000.0,
         0.0,
         -1,
+        0,
         16383,
         15,
         pre,
@@ -281,6 +283,7 @@ def test_digitize_and_its_twin(rows, values, known_until, noise, seed):
         15_800.3,
         noise,
         -1,
+        0,
         16_383,
         # noise does not reach it, so that there are no more pulses than signals
         values["threshold"] + 15,
@@ -430,10 +433,12 @@ def test_add_pulse_before_the_start_of_the_run():
 def test_to_counts(kernel):
     buffer = np.array([0.0, 0.2, 0.8, 99.0, 101.0, 1e9, -1e9])
     counts = np.empty(7, dtype=np.int16)
-    kernel(rng(), buffer, counts, 100.4, 0.0, -1, 1023)
+    kernel(rng(), buffer, counts, 100.4, 0.0, -1, 0, 1023)
     assert counts.tolist() == [100, 100, 100, 1, 0, 0, 1023]
-    kernel(rng(), buffer, counts, 100.4, 0.0, 1, 1023)
+    kernel(rng(), buffer, counts, 100.4, 0.0, 1, 0, 1023)
     assert counts.tolist() == [100, 101, 101, 199, 201, 1023, 0]
+    kernel(rng(), buffer, counts, 100.4, 0.0, -1, -32666, 32767)
+    assert counts.tolist() == [100, 100, 100, 1, -1, -32666, 32767]
 
 
 @pytest.mark.parametrize("kernel", [digitizer._cluster_end, digitizer._cluster_end.py_func])
@@ -471,7 +476,7 @@ def test_windows(rows, starts, length):
     expected = [(channel, start) for channel in range(5) for start in starts]
     assert [pulse[:2] for pulse in pulses] == expected
     shapes, first = pulse_shapes(QUIET, 2)
-    arguments = (times / 10, charges * 100, shapes, first, starts, length, 8e3, 2.0, -1, 16383)
+    arguments = (times / 10, charges * 100, shapes, first, starts, length, 8e3, 2.0, -1, 0, 16383)
     np.testing.assert_array_equal(
         digitizer._windows(rng(), *arguments), digitizer._windows.py_func(rng(), *arguments)
     )

@@ -148,7 +148,8 @@ def test_photoelectrons_of_s1s(detector, double):
     in_pmts = found.n_pe[np.isin(found.channel, detector.tpc_channels)]
     assert np.mean(in_pmts == 2) == pytest.approx(double, abs=0.02)
     assert set(in_pmts) <= {1, 2}
-    assert np.unique(found.event).tolist() == list(range(n))
+    assert np.unique(found.deposit).tolist() == list(range(n))
+    assert (found.origin == light.Origin.S1).all()
     assert found.time.min() >= 1e9
 
 
@@ -169,9 +170,9 @@ def test_sipm_sees_a_share_of_the_photons():
 
 def test_no_photons_no_s1():
     none = light.s1_photoelectrons(rng(), make_deposits(2), np.zeros(2, int), XAMS)
-    assert [len(column) for column in none] == [0, 0, 0, 0]
+    assert [len(column) for column in none] == [0] * 5
     no_deposits = light.s1_photoelectrons(rng(), make_deposits(0), np.zeros(0, int), XAMS)
-    assert [len(column) for column in no_deposits] == [0, 0, 0, 0]
+    assert [len(column) for column in no_deposits] == [0] * 5
 
 
 @pytest.mark.parametrize(("kind", "share"), [(GAMMA, 0.05 / 1.05), (ALPHA, 0.45 / 1.45)])
@@ -214,7 +215,8 @@ def test_photoelectrons_of_s2s(detector, double):
     pmts = counts[: len(detector.tpc_channels)]
     assert (abs(pmts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
     # doubles scatter more: the variance is (1 + 3 p) / (1 + p) times a Poisson's
-    per_event = np.bincount(found.event, found.n_pe * np.isin(found.channel, detector.tpc_channels))
+    in_pmts = np.isin(found.channel, detector.tpc_channels)
+    per_event = np.bincount(found.deposit, found.n_pe * in_pmts)
     factor = (1 + 3 * double) / (1 + double)
     assert per_event.var() == pytest.approx(12 * electrons * factor, rel=0.3)
     if detector.sipm_channel is not None:
@@ -248,7 +250,7 @@ def test_light_of_s2s_lies_within_the_gas(arrivals, transit, seed):
     found = s2(flat, electrons, detector, seed)
     first = np.cumsum(electrons) - electrons
     for i, own in enumerate(arrivals):
-        times = found.time[found.event == i]
+        times = found.time[found.deposit == i]
         if not own:
             assert len(times) == 0
             continue
@@ -292,7 +294,15 @@ def test_electroluminescence_and_its_twin(arrivals, transit, photons, n_channels
 
 def test_nothing_comes_without_electrons():
     for electrons in ([], [0, 0]):
-        assert [len(column) for column in s2([], electrons, XAMS)] == [0, 0, 0, 0]
+        assert [len(column) for column in s2([], electrons, XAMS)] == [0] * 5
+
+
+def test_events_of_light_are_those_of_the_deposits():
+    deposits = make_deposits(3)._replace(event=np.array([4, 4, 5]))
+    some = light.Light.single(np.zeros(4), np.zeros(4), light.Origin.AFTERPULSE, [2, -1, 1, 0])
+    assert some.event(deposits).tolist() == [5, -1, 4, 4]
+    none = make_deposits(0)
+    assert light.Light.none().event(none).tolist() == []
 
 
 def test_join():

@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from amstrax.simulation import sensors
 from amstrax.simulation.detector import XAMS, XAMSL
-from amstrax.simulation.light import Light, join
+from amstrax.simulation.light import Light, Origin, join
 from amstrax.simulation.sources import External
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -18,11 +18,12 @@ def rng(seed=1):
     return np.random.default_rng(seed)
 
 
-def make_light(n_pe, channel=0, time=1e9, event=0):
+def make_light(n_pe, channel=0, time=1e9, deposit=0):
     n_pe = np.asarray(n_pe, dtype=np.int64)
     n = len(n_pe)
     channel = np.broadcast_to(np.asarray(channel, dtype=np.int16), n)
-    return Light(np.full(n, time), channel, n_pe, np.full(n, event, dtype=np.int64))
+    origin = np.full(n, Origin.S2, dtype=np.int8)
+    return Light(np.full(n, time), channel, n_pe, np.full(n, deposit, dtype=np.int64), origin)
 
 
 def test_dark_counts():
@@ -36,7 +37,7 @@ def test_dark_counts():
         assert len(times) == pytest.approx(20 * rate, abs=5 * np.sqrt(20 * rate))
         assert not rate or stats.kstest(times, "uniform", (1e9, 20e9)).pvalue > 1e-3
     assert (found.n_pe == 1).all()
-    assert (found.event == -1).all()
+    assert (found.deposit == -1).all() and (found.origin == Origin.DARK_COUNT).all()
     dark = XAMSL.with_values(dark_rate=0.0)
     assert len(sensors.dark_counts(rng(), dark, 0, 1e12).time) == 0
 
@@ -49,8 +50,8 @@ def test_afterpulses():
         *(
             np.concatenate(columns)
             for columns in zip(
-                make_light([1] * 30_000, channel=2, time=1e9),
-                make_light([30_000], channel=3, time=2e9),
+                make_light([1] * 30_000, channel=2, time=1e9, deposit=7),
+                make_light([30_000], channel=3, time=2e9, deposit=-1),
                 make_light([30_000], channel=6, time=3e9),  # the SiPM has none
                 strict=True,
             )
@@ -59,7 +60,8 @@ def test_afterpulses():
     found = sensors.afterpulses(rng(), light, detector)
     assert set(found.channel) == {2, 3}
     assert (found.n_pe == 1).all()
-    assert (found.event == -1).all()
+    assert (found.origin == Origin.AFTERPULSE).all()
+    np.testing.assert_array_equal(found.deposit, np.where(found.channel == 2, 7, -1))
     for channel, start in ((2, 1e9), (3, 2e9)):
         delay = found.time[found.channel == channel] - start
         assert len(delay) == pytest.approx(3_000, abs=5 * 55)

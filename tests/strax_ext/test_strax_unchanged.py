@@ -80,7 +80,7 @@ def test_a_user_sets_the_size_of_stored_chunks(run):
 
 def test_hooks_of_strax_are_as_expected():
     """Fails on a strax that renames a hook, or changes its parameters: see `HOOKS`."""
-    for name, parameters in strax_ext.HOOKS.items():
+    for name, parameters in strax_ext.storage.HOOKS.items():
         hook = attrgetter(name)(strax)
         if parameters is not None:
             assert ", ".join(inspect.signature(hook).parameters) == parameters, name
@@ -107,7 +107,7 @@ def test_the_list_of_hooks_is_complete():
         for name in vars(cls)
         if name.startswith("_") and not name.startswith("__")
     }
-    listed = {name.rpartition(".")[2] for name in strax_ext.HOOKS}
+    listed = {name.rpartition(".")[2] for name in strax_ext.storage.HOOKS}
     for name in ("context", "plugin", "storage"):
         module = getattr(strax_ext, name)
         for cls in vars(module).values():
@@ -116,16 +116,16 @@ def test_the_list_of_hooks_is_complete():
 
 
 def test_the_installed_strax_is_tested():
-    assert strax.__version__ in strax_ext.TESTED
+    assert strax.__version__ in strax_ext.storage.TESTED
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        strax_ext.check_strax()
+        strax_ext.storage.check_strax()
 
 
 def test_another_version_of_strax_is_warned_of(monkeypatch):
     monkeypatch.setattr(strax, "__version__", "2.2.4")
     with pytest.warns(UserWarning, match=r"strax 2\.2\.4 .*pip install strax==2\.2\.3"):
-        strax_ext.check_strax()
+        strax_ext.storage.check_strax()
 
 
 @pytest.mark.parametrize("version", ["2.2.3", "2.2.4"])
@@ -133,12 +133,12 @@ def test_a_strax_without_a_hook_is_an_error(monkeypatch, version):
     monkeypatch.setattr(strax, "__version__", version)
     monkeypatch.delattr(strax.Context, "_plugins_to_cache")
     with pytest.raises(UnsupportedStrax, match=r"no Context\._plugins_to_cache: install"):
-        strax_ext.check_strax()
+        strax_ext.storage.check_strax()
 
 
 def test_a_hook_with_other_parameters_is_an_error(monkeypatch):
     monkeypatch.setattr(strax, "__version__", "2.3.0")
     monkeypatch.setattr(strax.Plugin, "_fetch_chunk", lambda self, d, sources: None)
     with pytest.raises(ImportError, match="_fetch_chunk takes self, d, sources, not") as error:
-        strax_ext.check_strax()
+        strax_ext.storage.check_strax()
     assert len(str(error.value)) <= 200
