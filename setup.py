@@ -42,6 +42,8 @@ install_requires = [
     "lz4>=4.3.3,<5",
     "blosc>=1.11.2,<2",
     "psutil>=6,<8",
+    # needed by strax; newer ones have no wheel for this platform, and would need a compiler
+    "zstd<1.5.6.5; sys_platform == 'linux' and python_version >= '3.12'",
 ]
 
 extras_require = {
@@ -53,7 +55,7 @@ extras_require = {
         # hashes of passwords of those who may log in
         "bcrypt>=4,<6",
     ],
-    # the kernel; JupyterLab itself needs a newer httpx than xeauth, of straxen, allows (`make notebook`)
+    # the kernel; JupyterLab needs a newer httpx than xeauth, of straxen, allows (`make notebook`)
     "notebook": [
         "ipykernel>=6.29,<8",
         # progress bars of strax, which fail in Jupyter without it

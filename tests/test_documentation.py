@@ -92,8 +92,8 @@ for line, code in session:
     exec(compile("\\n" * (line - 1) + code, page, "exec"), namespace)
 """
 
-# Tests do not start themselves, nor an installation, nor a notebook: see whether there is such a target, but let
-# `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
+# Tests do not start themselves, nor an installation, nor JupyterLab: see whether there is such a
+# target, but let `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
@@ -265,6 +265,10 @@ def test_blocks_that_are_not_run_hold_no_commands():
                     r"^\W*(make|git|pip|pipx|bash|python|amstrax\w*|\.venv/\S+) ", block.code, re.M
                 )
                 assert not found, f"{page.name}, line {block.line}: {found[0]}"
+
+
+def test_readme_fits_on_a_screen():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
 
 
 def test_code_is_in_blocks_that_are_found():
