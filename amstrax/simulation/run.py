@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from immutabledict import immutabledict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import amstrax
 from amstrax import redax, rundoc, strict_json
