@@ -478,7 +478,7 @@ def _make(
         # LED runs have no such parts
         reconstruction=() if plan.context == LED_CONTEXT else options.reconstruction,
     )
-    st, _ = amstraxer.make_context(options)
+    st, _ = amstraxer.make_context(options, run_id)
 
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()
