@@ -288,12 +288,13 @@ def _functions(radius, window, powers, x, y, depth):
     in_r, in_depth = powers
     rho, phi = np.hypot(x, y) / radius, np.arctan2(y, x) - math.atan2(window.y, window.x)
     on_axis = window.x == window.y == 0
-    flat = [
-        rho**n * np.cos(m * phi)
-        for m in range(1 if on_axis else in_r + 1)
-        for n in range(m, in_r + 1, 2)
-    ]
-    return np.stack(flat, axis=1), np.polynomial.chebyshev.chebvander(depth, in_depth)
+    highest = 0 if on_axis else in_r
+    m, n = np.array(
+        [(m, n) for m in range(highest + 1) for n in range(m, in_r + 1, 2)], dtype=np.int64
+    ).T
+    of_r = np.vander(rho, in_r + 1, increasing=True)
+    of_phi = np.cos(phi[:, np.newaxis] * np.arange(highest + 1))
+    return of_r[:, n] * of_phi[:, m], np.polynomial.chebyshev.chebvander(depth, in_depth)
 
 
 def make_map(
