@@ -66,7 +66,23 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=float,
         nargs=2,
         metavar=("LOWEST", "HIGHEST"),
-        help="range of energies of the source flat [keV]",
+        help="range of energies of the sources flat, nr, gas and below_cathode [keV]",
+    )
+    add(
+        "--source_position",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="place of a source of photons, z = 0 at the gate [mm] (default: photons come from "
+        "everywhere outside)",
+    )
+    add(
+        "--background",
+        dest="backgrounds",
+        action="append",
+        default=[],
+        metavar="NAME=HZ",
+        help="another source in the run and its rate, as wall=0.5. Can be given more than once",
     )
     add(
         "--occupancy",
@@ -141,7 +157,7 @@ class _ListSources(argparse.Action):
         from amstrax.simulation import SOURCES
 
         for name, source in SOURCES.items():
-            print(f"{name:8s}{source.summary}")
+            print(f"{name:15s}{source.summary}")
         parser.exit()
 
 
@@ -192,6 +208,8 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         args.duration,
         args.seed,
         energy_range=args.energy and tuple(args.energy),
+        source_position=args.source_position and tuple(args.source_position),
+        backgrounds=_rates(args.backgrounds),
         occupancy=args.occupancy,
         yields=args.yields,
         optics=args.optics,
@@ -225,6 +243,18 @@ def _detector(name: str, changes: Sequence[str]) -> "Detector":
                 f"and no list of them ({error})"
             ) from None
     return detector.find(name).with_values(**values)
+
+
+def _rates(backgrounds: Sequence[str]) -> dict[str, float]:
+    """Return the rates [Hz] of sources, each given as NAME=HZ."""
+    rates: dict[str, float] = {}
+    for text in backgrounds:
+        name, _, rate = text.partition("=")
+        try:
+            rates[name.strip()] = float(rate)
+        except ValueError:
+            raise UsageError(f"--background {text}: write NAME=HZ, as wall=0.5") from None
+    return rates
 
 
 def _tuples(value: Any) -> Any:

@@ -2,15 +2,16 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, optics, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -27,7 +28,10 @@ class Block(NamedTuple):
 
     records: np.ndarray  # fragments of `strax.raw_record_dtype`
     truth: np.ndarray  # rows of `TRUTH_DTYPE`
+    deposits: np.ndarray  # rows of `parts.DEPOSIT_DTYPE`
+    light: np.ndarray  # rows of `parts.LIGHT_DTYPE`
     complete_until: float  # no later block has fragments that start before this [ns]
+    parts_until: int  # nor deposits or light [ns]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ class Settings:
     rate: float = 5.0  #: of events in the xenon [Hz]
     duration: float = 60.0  #: of the run [s]
     seed: int = 0  #: the same seed gives the same run
-    energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
+    energy_range: tuple[float, float] | None = None  #: of sources with uniform energies [keV]
+    #: of a source of photons [mm]; None: from everywhere outside
+    source_position: tuple[float, float, float] | None = None
+    #: other sources in the run, and their rates [Hz]
+    backgrounds: Mapping[str, float] = immutabledict()
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
     optics: str = "geometry"  #: one of `optics.MODELS`
@@ -47,9 +55,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise InvalidOption for impossible values."""
-        found = sources.source(self.source, self.energy_range)
-        if not 0 <= self.rate <= MOST_LIGHT:
-            raise InvalidOption(f"the rate cannot be {self.rate} Hz: take 0 to {MOST_LIGHT:.0f}")
+        found = sources.source(self.source, self.energy_range, self.source_position)
+        for name, rate in ((self.source, self.rate), *self.backgrounds.items()):
+            if not 0 <= rate <= MOST_LIGHT:
+                raise InvalidOption(
+                    f"the rate cannot be {rate} Hz, of {name}: take 0 to {MOST_LIGHT:.0f}"
+                )
+        for name in self.backgrounds:
+            if found.model is None or sources.source(name).model is None:
+                raise InvalidOption(
+                    f"background {name!r} with source {self.source!r}: LED runs have no xenon, "
+                    "leave one of them out"
+                )
         if not 0 < self.duration < math.inf:
             raise InvalidOption(f"a run cannot take {self.duration} s: take more than 0")
         if not (isinstance(self.seed, int) and self.seed >= 0):
@@ -105,19 +122,26 @@ def _xenon_blocks(
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
-    n_events = 0
+    n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth = _signals(settings, model, patterns, _generator(seeds), start, stop)
-        truth["event_number"] += n_events
+        signals, truth, deposits, bright = _signals(
+            settings, model, patterns, _generator(seeds), start, stop
+        )
+        for table in (truth, deposits, bright):
+            table["event_number"][table["event_number"] >= 0] += n_events
+        for table in (deposits, bright):
+            table["deposit"][table["deposit"] >= 0] += n_deposits
         n_events += len(truth)
+        n_deposits += len(deposits)
         board.add(signals)
         is_last = stop == end
         # The spread in time can move light of the next block before its start
         pulses = board.digitize(math.inf if is_last else stop - _EARLY)
         records = digitizer.fragments(pulses, detector)
         records = records[records["time"] < end]
-        yield Block(records, truth, end if is_last else board.complete_until)
+        complete_until = end if is_last else board.complete_until
+        yield Block(records, truth, deposits, bright, complete_until, stop - _EARLY)
     if board.lost_pulses:
         log.warning(
             "%d pulses were lost because the memory of the digitizer was full: the rate of data is "
@@ -133,17 +157,16 @@ def _signals(
     rng: np.random.Generator,
     start: int,
     stop: int,
-) -> tuple[sensors.Signals, np.ndarray]:
-    """Return the signals and the truth of the events from `start` to `stop`."""
+) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
+    """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
-    times = sources.event_times(rng, settings.rate, start, min(stop, last))
-    source = sources.source(settings.source, settings.energy_range)
-    deposits, external = sources.deposits(rng, source, times, detector)
+    deposits, external = _deposits(rng, settings, detector, start, min(stop, last))
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
-    in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
+    drifting = rng.binomial(freed, deposits.charge)
+    in_gas = light.extracted(rng, light.surviving(rng, drifting, drift, detector), detector)
     s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     x, y = (
         light.mean_positions(rng, position, drift, in_gas, detector)
@@ -170,14 +193,30 @@ def _signals(
         external = light.join(external, background)
     nai, measured = sensors.external_signals(rng, external, detector)
     signals = light.join(sensors.charges(rng, all_light, detector), nai)
-    truth = _truth(times, deposits, photons, freed, s1, s2, detector)
+    truth = _truth(deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
-    return signals, truth
+    of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
+    bright = parts.light_table(all_light, all_light.event(deposits), detector)
+    nai_deposits = parts.external_table(external, measured, detector)
+    return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
+
+
+def _deposits(
+    rng: np.random.Generator, settings: Settings, detector: Detector, start: float, stop: float
+) -> tuple[sources.Deposits, sources.External]:
+    """Return the deposits of the events of all sources from `start` to `stop`."""
+    own = sources.source(settings.source, settings.energy_range, settings.source_position)
+    rates = [(own, settings.rate)]
+    rates += [(sources.source(name), rate) for name, rate in settings.backgrounds.items()]
+    found = []
+    for source, rate in rates:
+        times = sources.event_times(rng, rate, start, stop)
+        found.append(sources.deposits(rng, source, times, detector, stop))
+    return found[0] if len(found) == 1 else sources.merge(*found)
 
 
 def _truth(
-    times: np.ndarray,
     deposits: sources.Deposits,
     photons: np.ndarray,
     freed: np.ndarray,
@@ -186,11 +225,12 @@ def _truth(
     detector: Detector,
 ) -> np.ndarray:
     """Return a row for each event, times from the start of the run."""
+    first = np.flatnonzero(np.diff(deposits.event, prepend=-1))
+    times = deposits.time[first]
     n = len(times)
     truth = np.zeros(n, dtype=TRUTH_DTYPE)
     truth["time"] = times
     truth["event_number"] = np.arange(n)
-    first = np.searchsorted(deposits.event, np.arange(n))
     for axis in ("x", "y", "z"):
         truth[axis] = getattr(deposits, axis)[first]
     event = deposits.event
@@ -237,7 +277,12 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
         pulses = board.windows(triggers, detector.led_samples, signals)
         truth = _led_truth(triggers, flashes, detector)
         truth["event_number"] += first - 1
-        yield Block(digitizer.fragments(pulses, detector), truth, stop)
+        flash = np.where(all_light.deposit >= 0, all_light.deposit + first - 1, -1)
+        nothing = np.full_like(flash, light.NO_DEPOSIT)
+        bright = parts.light_table(all_light._replace(deposit=nothing), flash, detector)
+        no_deposits = np.zeros(0, dtype=parts.DEPOSIT_DTYPE)
+        records = digitizer.fragments(pulses, detector)
+        yield Block(records, truth, no_deposits, bright, stop, stop - _EARLY)
 
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:

@@ -56,6 +56,11 @@ class Detector:
     diffusion_transverse: NotNegative[float] = 5.5e-6
     drift_field: Positive[float] = 500.0  # [V/cm], for the yields; assumed
     xenon_density: Positive[float] = 2.86  # [g/cm^3] at 177 K, NIST
+    multiple_scatters: bool = True  # does a photon go on after its first deposit?
+    # Share of electrons that drift from deposits at the wall, and at the cathode; assumed
+    wall_charge_share: Share[float] = 0.3
+    cathode_charge_share: Share[float] = 0.5
+    below_cathode: Positive[float] = 5.0  # depth of the xenon below the cathode; assumed
 
     # --- scintillation: decay times, and the share of light from singlets
     # A. Hitachi et al., PRB 27 (1983) 5279: intensity ratio 0.05 for electrons, 0.45 for alphas
@@ -63,6 +68,8 @@ class Detector:
     triplet_time: Positive[float] = 27.0
     singlet_share_electrons: Share[float] = 0.05 / 1.05
     singlet_share_alphas: Share[float] = 0.45 / 1.45
+    # NEST 2.4 for 20 keV at 500 V/cm, a fit to arXiv:1803.07935: ratio 0.16 * 20^0.16 = 0.26
+    singlet_share_recoils: Share[float] = 0.26 / 1.26
 
     # --- light patterns
     light_map: str = "xams"  # one of optics.GEOMETRIES, or the file of a light map
@@ -328,6 +335,11 @@ class Detector:
     def drift_velocity(self) -> float:
         """Velocity of electrons below the gate [mm/ns]."""
         return self.gate_cathode_distance / (self.drift_time_cathode - self.drift_time_gate)
+
+    @property
+    def surface(self) -> float:
+        """Height of the liquid's surface: electrons drift to it as fast as below the gate [mm]."""
+        return (self.drift_time_gate - self.gas_transit_time / 2) * self.drift_velocity
 
     def s1_light(self, z):
         """Relative S1 light at depth `z` [mm], not normalised."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.optics import Patterns
-from amstrax.simulation.sources import ALPHA, Deposits, positions
+from amstrax.simulation.sources import Deposits, Interaction, positions
 
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
 
@@ -175,7 +175,9 @@ def scintillation_times(
     rng: np.random.Generator, kind: np.ndarray, detector: Detector
 ) -> np.ndarray:
     """Return decay times of singlets and triplets."""
-    share = np.where(kind == ALPHA, detector.singlet_share_alphas, detector.singlet_share_electrons)
+    share = np.full(len(kind), detector.singlet_share_electrons)
+    share[kind == Interaction.ALPHA] = detector.singlet_share_alphas
+    share[kind == Interaction.NUCLEAR_RECOIL] = detector.singlet_share_recoils
     singlet = rng.random(len(kind)) < share
     return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
 

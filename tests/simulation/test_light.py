@@ -9,7 +9,7 @@ from scipy import stats
 from amstrax.simulation import light
 from amstrax.simulation.detector import XAMS, XAMSL
 from amstrax.simulation.optics import InverseOfReconstruction as Inverse
-from amstrax.simulation.sources import ALPHA, GAMMA, Deposits
+from amstrax.simulation.sources import Deposits, Interaction
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 
@@ -18,11 +18,11 @@ def rng(seed=1):
     return np.random.default_rng(seed)
 
 
-def make_deposits(n=1, x=0.0, y=0.0, z=0.0, time=1e9, kind=GAMMA):
+def make_deposits(n=1, x=0.0, y=0.0, z=0.0, time=1e9, kind=Interaction.BETA):
     columns = (np.full(n, value, dtype=float) for value in (x, y, z))
-    return Deposits(
-        np.arange(n), np.full(n, time), np.full(n, 10.0), np.full(n, kind), np.zeros(n), *columns
-    )
+    energy, zero, one = np.full(n, 10.0), np.zeros(n), np.ones(n)
+    kinds = np.full(n, kind, dtype=np.int8)
+    return Deposits(np.arange(n), np.full(n, time), energy, kinds, zero, *columns, one)
 
 
 def per_channel(found, detector):
@@ -75,7 +75,15 @@ def test_no_photons_no_s1():
     assert [len(column) for column in no_deposits] == [0] * 5
 
 
-@pytest.mark.parametrize(("kind", "share"), [(GAMMA, 0.05 / 1.05), (ALPHA, 0.45 / 1.45)])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        (Interaction.BETA, 0.05 / 1.05),
+        (Interaction.PHOTOABSORPTION, 0.05 / 1.05),
+        (Interaction.ALPHA, 0.45 / 1.45),
+        (Interaction.NUCLEAR_RECOIL, 0.26 / 1.26),
+    ],
+)
 def test_scintillation_times(kind, share):
     times = light.scintillation_times(rng(), np.full(40_000, kind), XAMS)
     cdf = stats.expon.cdf
