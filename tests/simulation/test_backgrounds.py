@@ -12,7 +12,7 @@ from amstrax.simulation.detector import XAMS
 
 #: No light but that of the xenon, no losses but those of a test
 QUIET = XAMS.with_values(
-    dark_rate=0.0, afterpulse_probability=0.0, dpe_probability=0.0, se_gain=1.0
+    dark_rate=0.0, afterpulse_probability=0.0, dpe_probability=0.0, se_gain=1.0, g1=0.01
 )
 
 
@@ -51,7 +51,7 @@ def test_truth_of_several_sources_is_in_order():
 )
 def test_signals_of_places(source, has_s1, has_s2):
     truth = truth_of(source=source, rate=30.0)
-    truth = truth[truth["energy"] > 20]
+    truth = truth[truth["energy"] > 30]
     assert ((truth["s1_pe"] > 0) == has_s1).mean() > 0.95
     assert ((truth["s2_pe"] > 0) == has_s2).all()
     assert (truth["electrons"] > 0).all()
