@@ -38,6 +38,8 @@ _NAMES = {
     "plugins.led_calibration": "LEDCalibration RecordsLED",
     "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
     "plugins.pax_interface": "RecordsFromPax pax_to_records",
+    "plugins.simulation_truth": "PeakTruth PeakTruthEXT PeakTruthSiPM RadonPeakTruth "
+    "RadonSimulationTruth SimulationTruth",
     "plugins.radon": "RadonDAQReader:DAQReader RadonHits RadonPeakBasics RadonPeaks "
     "RadonPulseProcessing",
 }

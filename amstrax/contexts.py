@@ -162,6 +162,7 @@ def xams(
     corrections_version: str | None = None,
     *args: Any,
     release: str | None = None,
+    simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMS.
@@ -185,6 +186,11 @@ def xams(
         Release of the lab's package that determines data types, numbers and lineage: ``'2.1'`` or
         ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE. Others raise
         InvalidOption (a ValueError).
+    simulation_truth
+        Folder of the live data of a simulated run, such as ``simulated/100001``: adds the data
+        types ``truth_events``, ``truth_deposits``, ``truth_light`` and ``peak_truth`` of that run,
+        whose lineage holds the settings of the simulation. Raises LiveDataNotFound (a
+        FileNotFoundError) without a simulated run there.
     args, kwargs
         Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
         options of the detector, and ``storage`` replaces all folders and the run database.
@@ -198,7 +204,7 @@ def xams(
         mongo_kwargs,
         corrections_version,
         *args,
-        **kwargs,
+        **_with_truth("xams", simulation_truth, kwargs),
     )
 
 
@@ -208,9 +214,11 @@ def xams_little(
     mongo_kwargs: Mapping[str, Any] = _XAMSL_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
     """Return the context of XAMSL; parameters are as in `xams`."""
+    kwargs = _with_truth("xams_little", simulation_truth, kwargs)
     return _context(
         "xamsl",
         _plugins_of("xams_little"),
@@ -224,8 +232,14 @@ def xams_little(
     )
 
 
-def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
+def xams_led(
+    *,
+    release: str | None = None,
+    simulation_truth: str | Path | None = None,
+    **kwargs: Any,
+) -> strax.Context:
     """Return the context for LED calibration runs of XAMS; parameters are as in `xams`."""
+    kwargs = _with_truth("xams_led", simulation_truth, kwargs)
     plugins = _plugins_of("xams_led", release)
     # strax makes a tuple of `provides` when it registers a plugin
     records = next(p for p in plugins if "records_led" in strax.to_str_tuple(p.provides)).depends_on
@@ -237,6 +251,29 @@ def xams_led(*, release: str | None = None, **kwargs: Any) -> strax.Context:
     return _context("xams", plugins, XAMS_CONFIG, **led_options | kwargs)
 
 
+def _with_truth(name: str, run_dir: str | Path | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of `_context` with plugins for the truth of a simulated run; None: none."""
+    if run_dir is None:
+        return kwargs
+    from amstrax.plugins import simulation_truth as truth
+    from amstrax.simulation.run import SimulatedRun
+
+    plugins: dict[str, tuple[type[strax.Plugin], ...]] = {
+        "xams": (
+            truth.SimulationTruth,
+            truth.PeakTruth,
+            truth.PeakTruthEXT,
+            truth.PeakTruthSiPM,
+        ),
+        "xams_led": (truth.SimulationTruth,),
+        "xams_little": (truth.RadonSimulationTruth, truth.RadonPeakTruth),
+    }
+    run = SimulatedRun.at(Path(run_dir))
+    options = {"simulation": run.simulation(), "simulated_run": str(run.run_dir)}
+    config = {**(kwargs.get("config") or {}), **options}
+    return kwargs | {"truth": plugins[name], "config": config}
+
+
 def _context(
     detector: str,
     plugins: tuple[type[strax.Plugin], ...],
@@ -246,9 +283,10 @@ def _context(
     mongo_kwargs: Mapping[str, Any] = _XAMS_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    truth: tuple[type[strax.Plugin], ...] = (),
     **kwargs: Any,
 ) -> strax.Context:
-    """Return a context of a detector; other parameters are those of `xams`."""
+    """Return a context of a detector, with plugins for the `truth`; others are as in `xams`."""
     config = dict(detector_config)
     live_data = settings.live_data(detector)
     if live_data is not None:
@@ -271,7 +309,7 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    st = Context(storage, config, register=list(plugins), **options | kwargs)
+    st = Context(storage, config, register=[*plugins, *truth], **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from amstrax import analyses
 from amstrax.analyses import statistics, validation, validation_text
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.dtypes import basics_of_sx
+from amstrax.plugins.event_processing import basics_of_sx
 
 CONDITIONS = validation.Conditions(100.0, 50_000, 50_000, 30_000.0, 30_000.0)
 

@@ -98,6 +98,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "(default: %(default)s)",
     )
     add(
+        "--optics",
+        default="geometry",
+        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
+        "cannot show errors of the reconstruction (default: %(default)s)",
+    )
+    add(
         "--without",
         nargs="+",
         default=[],
@@ -206,6 +212,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         backgrounds=_rates(args.backgrounds),
         occupancy=args.occupancy,
         yields=args.yields,
+        optics=args.optics,
         without=args.without,
         compressor=args.compressor,
         n_hosts=args.hosts,

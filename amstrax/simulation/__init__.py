@@ -2,7 +2,7 @@
 
 The steps are `sources` (energy deposits), `yields` (photons and electrons), `light` (drift, S1 and
 S2 photoelectrons), `sensors` (charges, after-pulses, dark counts), `digitizer` (pulses and
-fragments) and `writer` (files). All numbers are those of a `Detector`.
+fragments) and `writer` and `parts` (files). All numbers are those of a `Detector`.
 """
 
 from amstrax import attributes_of
@@ -13,6 +13,7 @@ _MEMBERS = {
     "Detector": "detector",
     "EFFECTS": "effects",
     "SOURCES": "sources",
+    "SimulatedRun": "run",
     "TRUTH_DTYPE": "writer",
     "load_options": "run",
     "load_truth": "writer",

@@ -11,7 +11,7 @@ import numpy as np
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -28,7 +28,10 @@ class Block(NamedTuple):
 
     records: np.ndarray  # fragments of `strax.raw_record_dtype`
     truth: np.ndarray  # rows of `TRUTH_DTYPE`
+    deposits: np.ndarray  # rows of `parts.DEPOSIT_DTYPE`
+    light: np.ndarray  # rows of `parts.LIGHT_DTYPE`
     complete_until: float  # no later block has fragments that start before this [ns]
+    parts_until: int  # nor deposits or light [ns]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Settings:
     backgrounds: Mapping[str, float] = immutabledict()
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    optics: str = "geometry"  #: one of `optics.MODELS`
     without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
@@ -75,6 +79,7 @@ class Settings:
             raise InvalidOption(
                 f"yields cannot come from {self.yields!r}: take one of {', '.join(yields.MODELS)}"
             )
+        optics.check(self.optics)
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
         effects.check(self.without)
@@ -105,27 +110,38 @@ def blocks(settings: Settings) -> Iterator[Block]:
         return _led_blocks(settings, seeds)
     detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
-    return _xenon_blocks(settings, model, seeds)
+    patterns = optics.model(settings.optics, detector)
+    return _xenon_blocks(settings, model, patterns, seeds)
 
 
 def _xenon_blocks(
-    settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    seeds: np.random.SeedSequence,
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
-    n_events = 0
+    n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth = _signals(settings, model, _generator(seeds), start, stop)
-        truth["event_number"] += n_events
+        signals, truth, deposits, bright = _signals(
+            settings, model, patterns, _generator(seeds), start, stop
+        )
+        for table in (truth, deposits, bright):
+            table["event_number"][table["event_number"] >= 0] += n_events
+        for table in (deposits, bright):
+            table["deposit"][table["deposit"] >= 0] += n_deposits
         n_events += len(truth)
+        n_deposits += len(deposits)
         board.add(signals)
         is_last = stop == end
         # The spread in time can move light of the next block before its start
         pulses = board.digitize(math.inf if is_last else stop - _EARLY)
         records = digitizer.fragments(pulses, detector)
         records = records[records["time"] < end]
-        yield Block(records, truth, end if is_last else board.complete_until)
+        complete_until = end if is_last else board.complete_until
+        yield Block(records, truth, deposits, bright, complete_until, stop - _EARLY)
     if board.lost_pulses:
         log.warning(
             "%d pulses were lost because the memory of the digitizer was full: the rate of data is "
@@ -135,9 +151,14 @@ def _xenon_blocks(
 
 
 def _signals(
-    settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
-) -> tuple[sensors.Signals, np.ndarray]:
-    """Return the signals and the truth of the events from `start` to `stop`."""
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    rng: np.random.Generator,
+    start: int,
+    stop: int,
+) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
+    """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
@@ -146,7 +167,7 @@ def _signals(
     drift = light.drift_times(deposits.z, detector)
     drifting = rng.binomial(freed, deposits.charge)
     in_gas = light.extracted(rng, light.surviving(rng, drifting, drift, detector), detector)
-    s1 = light.s1_photoelectrons(rng, deposits, photons, detector)
+    s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
@@ -154,6 +175,7 @@ def _signals(
         np.arange(len(deposits.event)),
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        patterns,
         detector,
     )
     all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))
@@ -166,7 +188,10 @@ def _signals(
     truth = _truth(deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
-    return signals, truth
+    of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
+    bright = parts.light_table(all_light, all_light.event(deposits), detector)
+    nai_deposits = parts.external_table(external, measured, detector)
+    return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
 
 
 def _deposits(
@@ -176,11 +201,11 @@ def _deposits(
     own = sources.source(settings.source, settings.energy_range, settings.source_position)
     rates = [(own, settings.rate)]
     rates += [(sources.source(name), rate) for name, rate in settings.backgrounds.items()]
-    parts = []
+    found = []
     for source, rate in rates:
         times = sources.event_times(rng, rate, start, stop)
-        parts.append(sources.deposits(rng, source, times, detector, stop))
-    return parts[0] if len(parts) == 1 else sources.merge(*parts)
+        found.append(sources.deposits(rng, source, times, detector, stop))
+    return found[0] if len(found) == 1 else sources.merge(*found)
 
 
 def _truth(
@@ -244,7 +269,12 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
         pulses = board.windows(triggers, detector.led_samples, signals)
         truth = _led_truth(triggers, flashes, detector)
         truth["event_number"] += first - 1
-        yield Block(digitizer.fragments(pulses, detector), truth, stop)
+        flash = np.where(all_light.deposit >= 0, all_light.deposit + first - 1, -1)
+        nothing = np.full_like(flash, light.NO_DEPOSIT)
+        bright = parts.light_table(all_light._replace(deposit=nothing), flash, detector)
+        no_deposits = np.zeros(0, dtype=parts.DEPOSIT_DTYPE)
+        records = digitizer.fragments(pulses, detector)
+        yield Block(records, truth, no_deposits, bright, stop, stop - _EARLY)
 
 
 def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:

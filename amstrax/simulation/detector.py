@@ -70,7 +70,11 @@ class Detector:
     # NEST 2.4 for 20 keV at 500 V/cm, a fit to arXiv:1803.07935: ratio 0.16 * 20^0.16 = 0.26
     singlet_share_recoils: Share[float] = 0.26 / 1.26
 
-    # --- S1 light
+    # --- light patterns
+    light_map: str = "xams"  # one of optics.GEOMETRIES, or the file of a light map
+
+    # --- S1 light; s1_..., s2_area_fraction_top and position_polynomials are for optics
+    # "inverse_of_reconstruction" only
     g1: Share[float] = 0.10  # photoelectrons per photon, mean over z; assumed
     # Relative S1 light at depth z is a + b z: default of s1_naive_z_correction (corrected_areas)
     s1_light_at_gate: float = 700.0
@@ -364,6 +368,7 @@ XAMSL = Detector(
     drift_time_cathode=float(XAMSL_VOLUME.drift_time_cathode),
     electron_lifetime=400_000.0,  # E. Hogenbirk et al., NIM A 840 (2016) 87
     g1=0.04,  # assumed
+    light_map="xamsl",
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),
     top_channels=(1,),

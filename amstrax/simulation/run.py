@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from immutabledict import immutabledict
 from tqdm.auto import tqdm
 
 import amstrax
 from amstrax import redax, rundoc, strict_json
-from amstrax.exceptions import DataExists, InvalidOption, Stopped
+from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound, Stopped
 from amstrax.simulation.blocks import Block, Settings, blocks
-from amstrax.simulation.detector import Detector, find
+from amstrax.simulation.detector import DETECTORS, Detector, find
+from amstrax.simulation.parts import PartsFile
 from amstrax.simulation.writer import Pace, RunWriter, TruthFile
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def simulate(
     backgrounds: Mapping[str, float] = immutabledict(),
     occupancy: float = 0.1,
     yields: str = "nest",
+    optics: str = "geometry",
     without: Iterable[str] = (),
     compressor: str = "lz4",
     n_hosts: int = 1,
@@ -60,7 +62,8 @@ def simulate(
     """Simulate a run, and return the folder of its live data.
 
     Besides the folder ``RUN_ID``, `output_folder` gets ``rundoc_RUN_ID.json`` (the run document),
-    ``truth_RUN_ID.npy`` (see `load_truth`), ``config_RUN_ID.json`` (options for the context), and
+    ``truth_RUN_ID.npy`` (see `load_truth`), ``parts_RUN_ID.npz`` (deposits and light, see
+    `amstrax.simulation.parts`), ``config_RUN_ID.json`` (options for the context), and
     ``simulation_RUN_ID.json`` (settings of the simulation, with all numbers of the detector).
 
     Parameters
@@ -73,7 +76,7 @@ def simulate(
         ``xams``, ``xamsl``, or a `Detector`.
     source, rate, duration, seed, energy_range, source_position, backgrounds
         See `amstrax.simulation.blocks.Settings`.
-    occupancy, yields, without
+    occupancy, yields, optics, without
         Likewise.
     compressor
         Of live data, ``lz4`` or ``blosc``.
@@ -116,6 +119,7 @@ def simulate(
         backgrounds=backgrounds,
         occupancy=occupancy,
         yields=yields,
+        optics=optics,
         without=tuple(without),
     )
     for name, n in (("hosts", n_hosts), ("threads", n_threads)):
@@ -140,7 +144,7 @@ def simulate(
     ) as folder:
         new = _Files(run_id, Path(folder))
         _write_json(new.config, {} if settings.is_led else settings.acting.options())
-        _write_json(new.settings, {"amstrax": amstrax.__version__, **asdict(settings)})
+        _write_json(new.settings, all_settings(settings))
         run_dir = new.run
         if realtime is not None:
             # Visible from the first chunk on
@@ -158,13 +162,28 @@ def simulate(
             settings.detector.fragment_samples,
             Pace(realtime, stop),
         )
-        nanoseconds = _write(
-            simulated, settings, start, writer, new.truth, show_progress, stop, realtime
-        )
+        nanoseconds = _write(simulated, settings, start, writer, new, show_progress, stop, realtime)
         document["end"] = rundoc.to_json(start + timedelta(microseconds=nanoseconds // 1000))
         _write_json(new.document, document)
         files.take_from(new)
     return files.run
+
+
+def all_settings(settings: Settings) -> dict[str, Any]:
+    """Return the release of amstrax, and all settings of a simulation."""
+    return {"amstrax": amstrax.__version__, **asdict(settings)}
+
+
+def _summary(settings: Settings) -> dict[str, Any]:
+    """Return release and settings, and of the detector what differs from that of its name."""
+    summary = all_settings(settings)
+    usual = DETECTORS.get(settings.detector.name)
+    changed = {
+        name: value
+        for name, value in summary.pop("detector").items()
+        if usual is None or getattr(usual, name) != value
+    }
+    return {**summary, "detector": settings.detector.name, "detector_values": changed}
 
 
 def run_document(
@@ -215,6 +234,7 @@ def run_document(
         "data": [{"type": "live", "host": socket.gethostname(), "location": str(output)}],
         "tags": [],
         "comments": [],
+        "simulation": _summary(settings),
     }
 
 
@@ -232,6 +252,92 @@ def load_options(path: str | Path) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 
 
+class SimulatedRun(NamedTuple):
+    """Folder of live data and file of the truth of a run of `simulate`."""
+
+    run_dir: Path
+    truth: Path
+
+    @classmethod
+    def at(cls, run_dir: Path, truth: Path | None = None) -> "SimulatedRun":
+        """Return the run with live data in `run_dir`, and by default the truth next to it.
+
+        Raises LiveDataNotFound (a FileNotFoundError) if a part is missing.
+        """
+        truth_name = f"truth_{run_dir.name}.npy"
+        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / truth_name)
+        for path in (run.run_dir, run.document_path, run.truth):
+            if not path.exists():
+                raise LiveDataNotFound(
+                    f"{path} is missing: name the folder of a run's live data, with "
+                    f"rundoc_{run.run_id}.json and {truth_name} next to it, as `amstrax simulate` "
+                    "writes them"
+                )
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """Number of the run."""
+        return self.run_dir.name
+
+    def _beside(self, name: str) -> Path:
+        return self.run_dir.parent / name.format(self.run_id)
+
+    @property
+    def document_path(self) -> Path:
+        """File with the run document."""
+        return self._beside("rundoc_{}.json")
+
+    @property
+    def parts(self) -> Path:
+        """File with deposits and light, see `amstrax.simulation.parts`."""
+        return self._beside("parts_{}.npz")
+
+    def document(self) -> dict[str, Any]:
+        """Return the run document."""
+        return rundoc.from_json(str(self.document_path))
+
+    def duration(self) -> float:
+        """Return the duration of the run [s]."""
+        document = self.document()
+        end = rundoc.end_time(document)
+        if end is None:
+            raise InvalidOption(f"{self.document_path} has no end: the run is being taken")
+        return (end - rundoc.start_time(document)).total_seconds()
+
+    def simulation(self) -> dict[str, Any]:
+        """Return what the run document says of the simulation: release and settings."""
+        found = self.document().get("simulation")
+        if not isinstance(found, dict):
+            raise InvalidOption(
+                f"{self.document_path} does not say which simulation made the run: simulate it "
+                "again with this release"
+            )
+        return found
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of plugins from the file next to the run; empty without it."""
+        path = self._beside("config_{}.json")
+        return load_options(path) if path.exists() else {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters of the simulation from the file next to the run; empty without it.
+
+        Raises InvalidOption (a ValueError) if the file is invalid.
+        """
+        path = self._beside("simulation_{}.json")
+        if not path.exists():
+            return {}
+        try:
+            settings = strict_json.load_object(path, InvalidOption)
+            settings["detector"]["context"]
+        except (InvalidOption, LookupError, TypeError):
+            raise InvalidOption(
+                f"{path} lacks parameters of the simulation: simulate the run again"
+            ) from None
+        return settings
+
+
 class _Files:
     """Live data and files of a run in one folder."""
 
@@ -241,13 +347,14 @@ class _Files:
         self.run_id, self.output = run_id, output
         self.run = output / run_id
         self.truth = output / f"truth_{run_id}.npy"
+        self.parts = output / f"parts_{run_id}.npz"
         self.config = output / f"config_{run_id}.json"
         self.settings = output / f"simulation_{run_id}.json"
         self.document = output / f"rundoc_{run_id}.json"
 
     def __iter__(self) -> Iterator[Path]:
         # The document is last: with it, the run is complete
-        return iter((self.run, self.truth, self.config, self.settings, self.document))
+        return iter((self.run, self.truth, self.parts, self.config, self.settings, self.document))
 
     def check(self, force: bool) -> None:
         """Raise DataExists when files of the run exist, without `force`."""
@@ -280,17 +387,18 @@ def _write(
     settings: Settings,
     start: datetime,
     writer: RunWriter,
-    truth_path: Path,
+    files: "_Files",
     show_progress: bool,
     stop: Callable[[], bool],
     realtime: float | None,
 ) -> int:
-    """Write live data and truth; return the length of the run [ns]."""
+    """Write live data and truth to `files`; return the length of the run [ns]."""
     t0 = int(start.timestamp()) * 1_000_000_000
-    truth_file = TruthFile(truth_path)
+    truth_file = TruthFile(files.truth)
     done = 0.0
     with (
         contextlib.closing(truth_file),
+        contextlib.closing(PartsFile(files.parts)) as parts_file,
         tqdm(
             total=settings.duration,
             desc=f"simulating {settings.source}",
@@ -309,6 +417,9 @@ def _write(
                 there = block.truth[field] >= 0
                 block.truth[field][there] += t0
             truth_file.append(block.truth)
+            for name, rows in (("deposits", block.deposits), ("light", block.light)):
+                rows["time"] += t0
+                parts_file.append(name, rows, t0 + block.parts_until)
             writer.add(block.records, block.complete_until)
             bar.update((block.complete_until - done) / 1e9)
             done = block.complete_until

@@ -23,7 +23,6 @@ NUMBERS = [
     and not field.name.endswith("_channel")
 ]
 FLOATS = [name for name in NUMBERS if isinstance(getattr(XAMS, name), float)]
-INTEGERS = [name for name in NUMBERS if isinstance(getattr(XAMS, name), int)]
 MAY_BE_0 = {
     "diffusion_longitudinal",
     "diffusion_transverse",

@@ -303,7 +303,7 @@ def test_a_run_that_is_given_up_leaves_nothing_and_spares_what_is_there(tmp_path
     with pytest.raises(Stopped):
         simulate(tmp_path, seed=5, force=True, stop=lambda: next(asked))
     assert files(tmp_path) == before
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_in_real_time_a_run_grows_and_ends_early_when_stopped(tmp_path):
