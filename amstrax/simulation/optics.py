@@ -252,7 +252,12 @@ class LightMap:
     s2: tuple[np.ndarray, np.ndarray]
 
     def s1_shares(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return the share of S1 photons that reaches each window, shape (n, windows)."""
+        """Return the share of S1 photons that reaches each window, shape (n, windows).
+
+        Above the gate it is that at the gate, below the cathode that at the cathode.
+        """
+        # The map's functions of depth grow without bounds outside of the volume they were fitted to
+        z = np.clip(z, -self.geometry.depth, 0)
         return self._shares(self.s1, _S1_POWERS, x, y, 1 + 2 * z / self.geometry.depth)
 
     def s2_shares(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:

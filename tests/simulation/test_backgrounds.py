@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from amstrax.commands.simulate import main
-from amstrax.simulation import load_truth
+from amstrax.simulation import load_truth, optics
 from amstrax.simulation.blocks import BLOCK, Settings, blocks
-from amstrax.simulation.detector import XAMS
+from amstrax.simulation.detector import DETECTORS, XAMS
 
 #: No light but that of the xenon, no losses but those of a test
 QUIET = XAMS.with_values(
@@ -61,6 +61,16 @@ def test_signals_of_places(source, has_s1, has_s2):
         assert np.nanmedian(truth["drift_time"]) == pytest.approx(half, abs=100)
     if source == "cathode":
         assert np.nanmedian(truth["drift_time"]) == pytest.approx(39_500, abs=100)
+
+
+@pytest.mark.parametrize("detector", DETECTORS.values(), ids=lambda d: d.name)
+def test_light_outside_of_the_drift_volume_is_that_at_its_edge(detector):
+    patterns = optics.model("geometry", detector)
+    x, y = np.array([0.0, 5.0]), np.array([0.0, -5.0])
+    depth = detector.gate_cathode_distance
+    for outside, edge in ((detector.surface, 0.0), (-depth - detector.below_cathode, -depth)):
+        found, expected = (patterns.s1(x, y, np.full(2, z)) for z in (outside, edge))
+        np.testing.assert_allclose(found, expected)
 
 
 def test_wall_keeps_electrons():
