@@ -109,7 +109,10 @@ setup(
     # the path: above a clone called amstrax, Python would import the folder of the clone.
     package_dir={"": "."},
     packages=find_packages(include=["amstrax", "amstrax.*"]),
-    package_data={"amstrax.dashboard": ["templates/*"]},
+    package_data={
+        "amstrax.dashboard": ["templates/*"],
+        "amstrax.simulation": ["light_maps/*"],
+    },
     python_requires=">=3.11,<3.13",
     install_requires=install_requires,
     extras_require=extras_require,

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import math
+import numbers
 import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,37 @@ def _position(text: str, token: str, first_line: int) -> str:
             line = first_line + text.count("\n", 0, start)
             return f", line {line}, column {start - text.rfind(chr(10), 0, start)}"
     return f", line {first_line}"
+
+
+# Kinds of values
+
+NOTHING, OTHER = "nothing", "other"
+#: Types of values, and the name of each kind
+_KINDS = (
+    (bool, "truth value"),
+    (numbers.Real, "number"),
+    (str, "text"),
+    ((list, tuple), "list"),
+    (Mapping, "table"),
+    (type(None), NOTHING),
+)
+
+
+def kind(value: Any) -> str:
+    """Return the kind of a value, for messages; integers and floats are both numbers."""
+    return kind_of_type(type(value))
+
+
+def kind_of_type(type_: type) -> str:
+    """Return the kind of the values of a type, for messages."""
+    return next((name for types, name in _KINDS if issubclass(type_, types)), OTHER)
+
+
+def full_kind(value: Any) -> str:
+    """Return the kind of a value and of its items, for messages."""
+    if isinstance(value, (list, tuple)):
+        inner = sorted({full_kind(item) for item in value})
+        return f"a list ({' and '.join(inner)})" if inner else "an empty list"
+    if isinstance(value, dict):
+        return f"a table ({', '.join(sorted(value))})"
+    return f"a {kind(value)}"

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from amstrax.corrections import lookup
+from amstrax.corrections import store
 
 ELIFE = {"000001-000010": 1000.0, "000011-000020": 2000.0}
 
@@ -19,7 +19,7 @@ ELIFE = {"000001-000010": 1000.0, "000011-000020": 2000.0}
 def write_files(folder: Path, **files) -> Path:
     """Write correction files, given as NAME_VERSION=content, into `folder`, and return it."""
     for stem, content in files.items():
-        path = folder / lookup.folder_of(f"{stem}.json") / f"{stem}.json"
+        path = folder / store.folder_of(f"{stem}.json") / f"{stem}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = content if isinstance(content, str) else json.dumps(content, indent=4)
         path.write_text(text, encoding="utf-8")

@@ -3,7 +3,8 @@
 import numpy as np
 import strax
 
-from amstrax.plugins.dtypes import event_basics_dtype, peak_basics_dtype
+from amstrax.plugins.event_processing import event_basics_dtype
+from amstrax.plugins.peak_processing import peak_basics_dtype
 from amstrax.processing.rows import sort_by_time
 from amstrax.simulation import TRUTH_DTYPE
 

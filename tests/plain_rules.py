@@ -9,7 +9,6 @@ import strax
 
 S1, S2 = 1, 2
 PREFIXES = ("s1_", "alt_s1_", "s2_", "alt_s2_")
-TIMES = ("time", "endtime")
 COPIED_TO_EVENTS = (
     "time", "center_time", "endtime", "area", "n_channels", "n_hits", "max_pmt", "max_pmt_area",
     "range_50p_area", "range_90p_area", "rise_time", "area_fraction_top", "tight_coincidence",

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from amstrax import analyses
 from amstrax.analyses import statistics, validation, validation_text
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.dtypes import basics_of_sx
+from amstrax.plugins.event_processing import basics_of_sx
 from amstrax.simulation.light import Origin
 from amstrax.simulation.parts import DEPOSIT_DTYPE, LIGHT_DTYPE, Sensor, peak_composition
-from amstrax.simulation.sources import KR83M_SECOND
+from amstrax.simulation.sources import Interaction
 
 CONDITIONS = validation.Conditions(100.0, 50_000, 50_000, 30_000.0, 30_000.0)
 
@@ -283,7 +283,7 @@ def test_pairs_of_s1s_and_other_sensors():
     deposits, light = [], []
     for i in range(4):
         for j, (t, size) in enumerate(((0, first), (delay[i], second))):
-            deposits.append((start[i] + t, i, j * KR83M_SECOND))
+            deposits.append((start[i] + t, i, j * Interaction.KR83M_SECOND))
             s1 = (Origin.S1, Sensor.TPC, size, 150)
             light.append((start[i] + t + 20, 2 * i + j, i, *s1))
         light.append((start[i] + 10, 2 * i, i, Origin.S1, Sensor.SIPM, 5, 5))

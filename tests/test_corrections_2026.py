@@ -16,7 +16,7 @@ from amstrax.corrections.config import CorrectedPlugin, options_for
 from amstrax.exceptions import InvalidCorrection, InvalidOption, RunNotCovered
 from amstrax.plugins.event_processing import EventPositions
 from amstrax.processing import peaks as kernels
-from amstrax.processing.position_map import position_map
+from amstrax.processing.events import position_map
 
 RUN = "007700"
 MAP_RUNS = "007601-007723"

@@ -4,7 +4,7 @@ import pytest
 from corrections_files import ELIFE, write_files
 
 from amstrax import contexts
-from amstrax.corrections import versions
+from amstrax.corrections import lookup
 from amstrax.exceptions import CorrectionNotFound
 
 
@@ -23,19 +23,19 @@ def folder(tmp_path, monkeypatch):
 
 def test_options(folder):
     st = contexts.xams(init_rundb=False, storage=[], corrections_version="v1")
-    options = {option.name: option for option in versions.options_of(st, "000012")}
+    options = {option.name: option for option in lookup.options_of(st, "000012")}
     elife = options["elife"]
     assert (elife.value, elife.source, elife.runs) == (2000.0, "elife_v1.json", "000011-000020")
     assert elife.is_set and "corrected_areas" in elife.types and not elife.problem
     assert not options["hit_min_amplitude"].is_set
-    beyond = {option.name: option for option in versions.options_of(st, "000021")}["elife"]
+    beyond = {option.name: option for option in lookup.options_of(st, "000021")}["elife"]
     assert beyond.value is None and "000021" in beyond.problem
 
 
 def test_versions(folder):
-    assert versions.known_versions() == ["v1", "v2"]
-    assert versions.missing("v1", "000005") == {}
-    assert "000021" in versions.missing("v1", "000021")["elife"]
-    assert "elife_v2.json" in versions.missing("v2", "000005")["elife"]
+    assert lookup.known_versions() == ["v1", "v2"]
+    assert lookup.missing("v1", "000005") == {}
+    assert "000021" in lookup.missing("v1", "000021")["elife"]
+    assert "elife_v2.json" in lookup.missing("v2", "000005")["elife"]
     with pytest.raises(CorrectionNotFound):
-        versions.missing("v3", "000005")
+        lookup.missing("v3", "000005")

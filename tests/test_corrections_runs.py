@@ -432,7 +432,7 @@ def test_lineage_is_the_same_for_all_runs_and_equal_values(context):
     hashes = {lineage_hash(st, run_id=run_id) for run_id in RUNS}
     st.get_array(RUNS[2], "event_info", progress_bar=False)
     hashes |= {lineage_hash(st, run_id=run_id) for run_id in RUNS}
-    by_hand = contexts.xams(storage=[], config=amstrax.corrections.versions.options("v1"))
+    by_hand = contexts.xams(storage=[], config=amstrax.corrections.lookup.options("v1"))
     hashes.add(lineage_hash(by_hand))
     assert len(hashes) == 1
     assert lineage_hash(context("v1@other")) not in hashes

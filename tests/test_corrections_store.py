@@ -10,7 +10,7 @@ from corrections_files import ELIFE, publisher, write_files
 
 import amstrax
 from amstrax import strict_json
-from amstrax.corrections import lookup, store, versions
+from amstrax.corrections import lookup, store
 from amstrax.exceptions import (
     AmstraxError,
     CorrectionNotFound,
@@ -175,7 +175,7 @@ def test_file_is_read_each_time(folder):
 
 
 def test_options_of_a_version_to_the_letter(folder):
-    assert versions.options("v1") == {
+    assert lookup.options("v1") == {
         "elife": "file://elife?filename=elife_v1.json&github_branch=master",
         "s1_min_area": 1,
         "pos_rec_params": ((1, 2), (3, 4)),
@@ -186,37 +186,37 @@ def test_options_of_a_version_to_the_letter(folder):
 def test_options_of_a_version_of_a_branch(tmp_path, monkeypatch):
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_FOLDER", f"{tmp_path}/{{branch}}")
     write_files(tmp_path / "my/branch", _global_v1=GLOBAL, elife_v1=ELIFE)
-    option = versions.options("v1@my/branch")["elife"]
+    option = lookup.options("v1@my/branch")["elife"]
     assert option == "file://elife?filename=elife_v1.json&github_branch=my/branch"
-    assert versions.look_up(option, "000003").value == 1000.0
+    assert lookup.look_up(option, "000003").value == 1000.0
 
 
 @pytest.mark.parametrize("version", ["", "v1@", "@b", "a b", "v1@a b", "../v1", "v1@..", None, 1])
 def test_what_is_no_version(folder, version):
     with pytest.raises(InvalidOption, match="ONLINE"):
-        versions.options(version)
+        lookup.options(version)
 
 
 def test_unknown_version(folder):
     with pytest.raises(CorrectionNotFound, match="no version 'v9'.*_global_v9.json"):
-        versions.options("v9")
+        lookup.options("v9")
 
 
 def test_gate_under_both_of_its_names(folder):
     write_files(folder, _global_v1=GLOBAL | {"drift_time_gate": 5000})
-    assert versions.options("v1")["drift_time_gate"] == 5000
+    assert lookup.options("v1")["drift_time_gate"] == 5000
     write_files(folder, _global_v1=GLOBAL | {"drift_time_gate": 3000})
     with pytest.raises(InvalidCorrection, match="_global_v1.json.*5000.*3000"):
-        versions.options("v1")
+        lookup.options("v1")
 
 
 def test_look_up_by_file(folder):
     url = "file://elife?filename=elife_v1.json&github_branch=master"
-    assert versions.look_up(url, "000010").value == 1000.0
-    found = versions.look_up("file://elife?filename=elife_v1.json", "11")
+    assert lookup.look_up(url, "000010").value == 1000.0
+    found = lookup.look_up("file://elife?filename=elife_v1.json", "11")
     assert (found.value, found.range, found.file.name) == (2000.0, "000011-000020", "elife_v1.json")
     with pytest.raises(RunNotCovered) as info:
-        versions.look_up(url, "000021")
+        lookup.look_up(url, "000021")
     for text in ("elife for run 000021", str(folder), "000001-000020"):
         assert text in str(info.value)
 
@@ -225,12 +225,12 @@ def test_every_error_names_option_run_and_file(folder):
     for content in ("{", {"1-2-3": 1}, {"000001-000005": 1, "000002": 2}, {}):
         write_files(folder, elife_v1=content)
         with pytest.raises(AmstraxError, match="option elife for run 000002: .*elife_v1.json"):
-            versions.look_up("cmt://elife?version=v1", "000002")
+            lookup.look_up("cmt://elife?version=v1", "000002")
 
 
 def test_look_up_by_version(folder):
     def value(option, version="v1"):
-        return versions.look_up(f"cmt://{option}?version={version}", "000002").value
+        return lookup.look_up(f"cmt://{option}?version={version}", "000002").value
 
     assert value("elife") == 1000.0
     assert value("s1_min_area") == 1
@@ -266,26 +266,26 @@ def test_look_up_by_version(folder):
     ],
 )
 def test_strings_that_say_nothing(folder, text):
-    assert versions.is_lookup(text)
+    assert lookup.is_lookup(text)
     with pytest.raises(InvalidOption, match="cmt://OPTION"):
-        versions.look_up(text, "000001")
+        lookup.look_up(text, "000001")
 
 
 @pytest.mark.parametrize("name", ["elife.json", "../../elife_v1.json", "elife_v1"])
 def test_files_outside_are_not_read(folder, name):
     with pytest.raises(InvalidCorrection, match="NAME_VERSION.json"):
-        versions.look_up(f"file://elife?filename={name}", "000001")
+        lookup.look_up(f"file://elife?filename={name}", "000001")
 
 
 def test_plain_values_are_not_looked_up():
     for value in ("corr", 3, None, (1, 2), {"a": "file://"}):
-        assert not versions.is_lookup(value)
+        assert not lookup.is_lookup(value)
 
 
 def test_kinds_of_values():
     values = (True, 1, 2.5, "a", [1], (1,), {}, None, 1j)
     kinds = ["truth value", "number", "number", "text", "list", "list", "table", "nothing", "other"]
-    assert [lookup.kind(value) for value in values] == kinds
+    assert [strict_json.kind(value) for value in values] == kinds
 
 
 def test_file_that_cannot_be_read(folder, monkeypatch):

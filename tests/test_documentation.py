@@ -7,6 +7,7 @@ import configparser
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import pkgutil
 import re
@@ -14,11 +15,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import traceback
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from make_jobs import Child
 from needs import need, need_all
 
 import amstrax
@@ -83,14 +87,26 @@ def sessions(page: Path) -> list[list[Block]]:
     return result
 
 
-_PYTHON = """
-import json, sys
-page, session = json.load(sys.stdin)
-namespace = {"__name__": "__main__"}
-for line, code in session:
-    # Empty lines before it, so that errors name the line of the page
-    exec(compile("\\n" * (line - 1) + code, page, "exec"), namespace)
-"""
+class PythonSession:
+    """Blocks of Python that run in a forked process, which need not import strax first."""
+
+    def __init__(self, page: Path, session: list[Block]):
+        self.page, self.session = page, session
+
+    def __call__(self, _arguments) -> int:
+        logging.getLogger().handlers.clear()
+        warnings.resetwarnings()
+        namespace = {"__name__": "__main__"}
+        try:
+            for block in self.session:
+                # Empty lines before it, so that errors name the line of the page
+                code = "\n" * (block.line - 1) + block.code
+                exec(compile(code, str(self.page), "exec"), namespace)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        return 0
+
 
 # Tests do not start themselves, nor an installation: see whether there is such a target, but let
 # `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
@@ -109,15 +125,17 @@ esac
 def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
     """Run what a page has to run, in order, in a folder."""
     for session in sessions(page):
+        place = f"{page.relative_to(ROOT)}, line {session[0].line}"
         if session[0].language == "python":
-            command = [sys.executable, "-c", _PYTHON]
-            given = json.dumps([str(page), [(block.line, block.code) for block in session]])
-        else:
-            command = ["bash", "-euo", "pipefail", "-c", session[0].code]
-            given = ""
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                process = Child(PythonSession(page, session), (), folder.parent / "log_of_python")
+            assert process.result() == 0, f"{place}:\n{process.text()[-6000:]}"
+            continue
         done = subprocess.run(
-            command,
-            input=given,
+            ["bash", "-euo", "pipefail", "-c", session[0].code],
             cwd=folder,
             env=os.environ | environment,
             capture_output=True,
@@ -125,7 +143,6 @@ def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
             timeout=400,
             check=False,
         )
-        place = f"{page.relative_to(ROOT)}, line {session[0].line}"
         assert done.returncode == 0, f"{place}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 

@@ -622,7 +622,7 @@ def test_correction_files(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "corrections/elife/elife_v1.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    content = outcome(lookup.parse, text, str(path))
+    content = outcome(lookup.store.parse, text, str(path))
     if content is not None:
         # What is taken is finite
         assert json.loads(json.dumps(content, allow_nan=False)) == content

@@ -12,11 +12,10 @@ import amstrax
 from amstrax import contexts
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.dtypes import EMPTY_COLUMNS
-from amstrax.plugins.peak_processing import Peaks
+from amstrax.plugins.peak_processing import EMPTY_COLUMNS, Peaks
 from amstrax.processing import peaks as kernels
 from amstrax.processing import waveforms
-from amstrax.processing.hits import find_hits
+from amstrax.processing.peaks import find_hits
 from amstrax.processing.rows import sort_by_time
 
 SIPM_REGISTERS = [{"reg": f"1{c}80", "val": "100000" if c == 6 else "110000"} for c in range(7)]

@@ -15,7 +15,7 @@ from amstrax.simulation import matching
 from amstrax.simulation.light import Origin
 from amstrax.simulation.matching import KINDS, Outcome
 from amstrax.simulation.parts import Sensor
-from amstrax.simulation.sources import KR83M_SECOND
+from amstrax.simulation.sources import Interaction
 from amstrax.simulation.yields import WORK_FUNCTION
 
 #: Name, number, unit and description
@@ -697,7 +697,7 @@ def _composition_numbers(parts: Parts, conditions: Conditions) -> Iterator[Row]:
 
 def _double_s1s(matched: Matched, parts: Parts) -> tuple[dict[str, list], list[Row]]:
     """Return ``kr_delays`` of the report, and numbers; both empty without Kr-83m."""
-    second = parts.deposits[parts.deposits["interaction"] == KR83M_SECOND]
+    second = parts.deposits[parts.deposits["interaction"] == Interaction.KR83M_SECOND]
     if not len(second):
         return {}, []
     row = np.searchsorted(matched.truth["event_number"], second["event_number"])

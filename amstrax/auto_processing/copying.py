@@ -355,19 +355,18 @@ def _check_copy_place(
     if listed is None:
         return []
     check_apart(run_dir, place)
-    wrong = [name for name, size in listed.items() if size == rsync.ODD]
-    if wrong:
-        raise CopyRefused(f"{place} has {some(wrong)}, neither file nor folder: move it away")
+    odd = [name for name, size in listed.items() if size == rsync.ODD]
+    if odd:
+        raise CopyRefused(f"{place} has {some(odd)}, neither file nor folder: move it away")
     has_marker = find_marker(place, identity) is not None
     leftovers = _leftovers(known, listed)
-    files = {name for name, size in listed.items() if size >= 0 and name not in leftovers}
-    common = listed.keys() & known.keys()
-    kinds = {name for name in common if (name in files) != (known[name].size >= 0)}
-    # Without a marker every file must be the run's own
-    foreign = files - known.keys() if not has_marker else set()
-    wrong = [*(kinds | foreign)]
-    if files and not wrong and not has_marker:
-        wrong = [name for name in rsync.differences(run_dir, place) if name in files]
+    is_file = {name: size >= 0 for name, size in listed.items() if name not in leftovers}
+    wrong = [n for n in is_file if n in known and is_file[n] != (known[n].size >= 0)]
+    if not has_marker:
+        # Every file must be the run's own
+        wrong += [name for name in is_file if is_file[name] and name not in known]
+        if not wrong and any(is_file.values()):
+            wrong = [n for n in rsync.differences(run_dir, place) if is_file.get(n)]
     if wrong:
         raise CopyRefused(
             f"{place} has {some(wrong)}, unlike this run{'' if has_marker else ', and no marker'}: "

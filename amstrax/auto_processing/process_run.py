@@ -258,9 +258,6 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     AmstraxError
         When the run cannot be processed; its document has the reason.
     """
-    from amstrax.auto_processing import job
-    from amstrax.rundb.frontend import new_entry
-
     began = time.monotonic()
     plan = find_plan(options)
     collection = get_mongo_collection(plan.detector)
@@ -288,29 +285,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         history = History(claim, plan, options.is_online)
         try:
             claim.check_only_document()
-            history.add(
-                "process_run_start",
-                "running",
-                corrections_version=options.corrections_version,
-                amstrax_path=options.amstrax_path or settings.amstrax_path(),
-                amstrax_version=amstrax.__version__,
-                production=True,
-            )
-            st, places = _make(run_id, plan, options, document, stop, history.tell)
-            any_length = options.any_length or options.allow_incomplete
-            new = job.check_written(st, run_id, document, places, any_length, stop.check)
-            for key, place, metadata in new:
-                entry = new_entry(
-                    key,
-                    place,
-                    metadata,
-                    options.corrections_version,
-                    options.is_online,
-                    options.amstrax_path,
-                )
-                claim.add_data(entry)
-                history.registered(entry)
-                log.info("%s is complete, and registered", place / str(key))
+            _make_and_register(run_id, options, document, history, stop)
         except Exception as error:
             claim.check()
             reason = stop.message()
@@ -331,6 +306,33 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.remove_tag(documents.PROCESS)
     seconds = time.monotonic() - began
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(plan.targets))
+
+
+def _make_and_register(
+    run_id: str, options: JobOptions, document: Mapping[str, Any], history: "History", stop: Stop
+) -> None:
+    """Make the data of a run, verify it, and register it."""
+    from amstrax.auto_processing import job
+    from amstrax.rundb.frontend import new_entry
+
+    version, path = options.corrections_version, options.amstrax_path
+    history.add(
+        "process_run_start",
+        "running",
+        corrections_version=version,
+        amstrax_path=path or settings.amstrax_path(),
+        amstrax_version=amstrax.__version__,
+        production=True,
+    )
+    st, places = _make(run_id, history.plan, options, document, stop, history.tell)
+    any_length = options.any_length or options.allow_incomplete
+    for key, place, metadata in job.check_written(
+        st, run_id, document, places, any_length, stop.check
+    ):
+        entry = new_entry(key, place, metadata, version, options.is_online, path)
+        history.claim.add_data(entry)
+        history.registered(entry)
+        log.info("%s is complete, and registered", place / str(key))
 
 
 def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
@@ -376,22 +378,22 @@ class History:
     """Writes the history of a run, and the status of each of its targets."""
 
     def __init__(self, claim: leases.RunClaim, plan: Plan, is_online: bool):
-        self._claim, self._plan, self._is_online = claim, plan, is_online
+        self.claim, self.plan, self._is_online = claim, plan, is_online
         #: Target -> state, if known
         self._states: dict[str, str] = {}
 
     def add(self, action: str, status: str, **fields: Any) -> None:
         """Add an entry with the targets and `fields`."""
-        fields = {"targets": list(self._plan.targets), **fields}
-        self._claim.add_history(action, status, self._is_online, **fields)
+        fields = {"targets": list(self.plan.targets), **fields}
+        self.claim.add_history(action, status, self._is_online, **fields)
 
     def _set(self, target: str, status: str, reason: str | None = None, **fields: Any) -> None:
         self._states[target] = status
-        self._claim.set_target(target, status, self._is_online, reason, **fields)
+        self.claim.set_target(target, status, self._is_online, reason, **fields)
 
     def tell(self, target: str, state: str) -> None:
         """Record that a target is about to be made, or is stored; see `amstraxer.process`."""
-        if target in self._plan.targets:
+        if target in self.plan.targets:
             if state == "stored":
                 self._set(target, "skipped", "already stored")
             else:
@@ -399,7 +401,7 @@ class History:
 
     def registered(self, entry: Mapping[str, Any]) -> None:
         """Record that data is complete and registered."""
-        if entry["type"] in self._plan.targets:
+        if entry["type"] in self.plan.targets:
             fields = {key: entry[key] for key in ("n_chunks", "size_mb", "lineage_hash")}
             self._set(entry["type"], "done", **fields)
 
@@ -408,8 +410,8 @@ class History:
         failed = [target for target, state in self._states.items() if state == "running"]
         for target in failed:
             self._set(target, "failed", reason)
-        left = [target for target in self._plan.targets if target not in self._states]
-        raw_failed = any(target in self._plan.raw_types for target in failed)
+        left = [target for target in self.plan.targets if target not in self._states]
+        raw_failed = any(target in self.plan.raw_types for target in failed)
         why = "raw_records stage failed; derived targets skipped" if raw_failed else reason
         for target in left:
             self._set(target, "skipped", why)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax.commands import base
-from amstrax.corrections import lookup, versions
+from amstrax.corrections import lookup
 from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 log = logging.getLogger("amstrax.corrections")
@@ -84,12 +84,12 @@ def show(args: argparse.Namespace) -> int:
     places = []
     failures = []
     for option, value in _options(args.version).items():
-        if not versions.is_lookup(value):
+        if not lookup.is_lookup(value):
             rows.append((option, "-", "all", _text(value, args.full)))
             continue
-        _, _, parameters = versions.split(value)
+        _, _, parameters = lookup.split(value)
         try:
-            found = versions.look_up(value, args.run_id)
+            found = lookup.look_up(value, args.run_id)
         except AmstraxError as error:
             rows.append((option, parameters["filename"], "?", "none"))
             failures.append(str(error))
@@ -126,16 +126,16 @@ def check(args: argparse.Namespace) -> int:
 
 def coverage(args: argparse.Namespace) -> int:
     """Print the runs covered by versions and the gaps; for one version, also those of each file."""
-    names = versions.known_versions() if args.version is None else [args.version]
+    names = lookup.known_versions() if args.version is None else [args.version]
     if not names:
         raise UsageError("no version of the corrections on this machine: name one")
     summary: list[tuple[str, ...]] = [("version", "runs", "gaps")]
     failures = []
     for version in names:
         _options(version)
-        files = versions.coverage(version)
+        files = lookup.coverage(version)
         problems = [f"version {version}: {file.problem}" for file in files if file.problem]
-        everywhere, gaps = ("?", "?") if problems else map(lookup.as_text, versions.covered(files))
+        everywhere, gaps = ("?", "?") if problems else map(lookup.as_text, lookup.covered(files))
         summary.append((version, everywhere, gaps))
         failures += problems
     if args.version is None:
@@ -152,10 +152,10 @@ _COMMANDS = {"show": show, "check": check, "coverage": coverage}
 
 def _options(version: str) -> dict[str, Any]:
     try:
-        versions.parse_version(version)
+        lookup.parse_version(version)
     except InvalidOption as error:
         raise UsageError(str(error)) from None
-    return versions.options(version)
+    return lookup.options(version)
 
 
 def _report(failures: list[str]) -> int:

@@ -260,12 +260,12 @@ def _entries(args: argparse.Namespace) -> list[Any]:
     """Return the entries of the correction file, after a check that the new range fits."""
     if args.output is None:
         return []
-    from amstrax.corrections import lookup
+    from amstrax.corrections import lookup, store
 
     if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
         raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
     try:
-        new = lookup.entry(args.range, None, lookup.is_development(args.output.name))
+        new = lookup.entry(args.range, None, store.is_development(args.output.name))
     except AmstraxError as error:
         raise UsageError(f"--range: {error}") from None
     entries = lookup.read_entries(args.output)

@@ -66,7 +66,23 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         type=float,
         nargs=2,
         metavar=("LOWEST", "HIGHEST"),
-        help="range of energies of the source flat [keV]",
+        help="range of energies of the sources flat, nr, gas and below_cathode [keV]",
+    )
+    add(
+        "--source_position",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="place of a source of photons, z = 0 at the gate [mm] (default: photons come from "
+        "everywhere outside)",
+    )
+    add(
+        "--background",
+        dest="backgrounds",
+        action="append",
+        default=[],
+        metavar="NAME=HZ",
+        help="another source in the run and its rate, as wall=0.5. Can be given more than once",
     )
     add(
         "--occupancy",
@@ -117,6 +133,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     add(
+        "--optics",
+        default="geometry",
+        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
+        "cannot show errors of the reconstruction (default: %(default)s)",
+    )
+    add(
         "--without",
         nargs="+",
         default=[],
@@ -141,7 +163,7 @@ class _ListSources(argparse.Action):
         from amstrax.simulation import SOURCES
 
         for name, source in SOURCES.items():
-            print(f"{name:8s}{source.summary}")
+            print(f"{name:15s}{source.summary}")
         parser.exit()
 
 
@@ -192,8 +214,11 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         args.duration,
         args.seed,
         energy_range=args.energy and tuple(args.energy),
+        source_position=args.source_position and tuple(args.source_position),
+        backgrounds=_rates(args.backgrounds),
         occupancy=args.occupancy,
         yields=args.yields,
+        optics=args.optics,
         without=args.without,
         compressor=args.compressor,
         n_hosts=args.hosts,
@@ -224,6 +249,18 @@ def changed_detector(name: str, changes: Sequence[str]) -> "Detector":
                 f"and no list of them ({error})"
             ) from None
     return detector.find(name).with_values(**values)
+
+
+def _rates(backgrounds: Sequence[str]) -> dict[str, float]:
+    """Return the rates [Hz] of sources, each given as NAME=HZ."""
+    rates: dict[str, float] = {}
+    for text in backgrounds:
+        name, _, rate = text.partition("=")
+        try:
+            rates[name.strip()] = float(rate)
+        except ValueError:
+            raise UsageError(f"--background {text}: write NAME=HZ, as wall=0.5") from None
+    return rates
 
 
 def _tuples(value: Any) -> Any:

@@ -156,6 +156,7 @@ class ValidationOptions:
     seed: int = 0
     energy: tuple[float, float] | None = None
     yields: str = "nest"
+    optics: str = "geometry"
     values: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     live_data: Path | None = None
@@ -435,6 +436,7 @@ def _run(
         duration=duration,
         seed=options.seed,
         yields=options.yields,
+        optics=options.optics,
         without=options.without,
         show_progress=base.shows_progress(options.progress),
         stop=stop.event.is_set,

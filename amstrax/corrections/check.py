@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from amstrax import strict_json
 from amstrax.common import n_tpc_pmts
-from amstrax.corrections import lookup, versions
+from amstrax.corrections import lookup, store
 from amstrax.corrections.config import MAP_CHECKS
 from amstrax.exceptions import InvalidCorrection, InvalidOption
 
@@ -58,43 +58,43 @@ def check_file(path: Path, folder: Path, gain_lengths: Collection[int] = ()) -> 
     """Yield the errors of a correction file in `folder`, as in `check_folder`."""
     try:
         text, content = _read(path)
-        if lookup.folder_of(path.name) != path.parent.name:
-            yield f"{path}: a file of this name belongs in {lookup.folder_of(path.name)}/"
+        if store.folder_of(path.name) != path.parent.name:
+            yield f"{path}: a file of this name belongs in {store.folder_of(path.name)}/"
             return
     except InvalidCorrection as error:
         yield str(error)
         return
     if path.parent.name == VERSIONS:
         for name, problem in _version_problems(content, folder, gain_lengths):
-            yield f"{path}, {lookup.find_name(text, name)}: {problem}"
+            yield f"{path}, {store.find_name(text, name)}: {problem}"
         return
     if not content:
         yield f"{path}, line 1, column 1: there is no range of runs in it"
     table = []
     for range_text, value in content.items():
         try:
-            table.append(lookup.entry(range_text, value, lookup.is_development(path.name)))
+            table.append(lookup.entry(range_text, value, store.is_development(path.name)))
         except InvalidCorrection as error:
-            yield f"{path}, {lookup.find_name(text, range_text)}: {error}"
+            yield f"{path}, {store.find_name(text, range_text)}: {error}"
     for entry, problem in (
         *_order_problems(table),
         *_value_problems(table, path.parent.name, gain_lengths),
     ):
-        yield f"{path}, {lookup.find_name(text, entry.text)}: {problem}"
+        yield f"{path}, {store.find_name(text, entry.text)}: {problem}"
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     text = strict_json.read_text(path, InvalidCorrection)
-    return text, lookup.parse(text, str(path))
+    return text, store.parse(text, str(path))
 
 
 def _version_problems(
     content: dict[str, Any], folder: Path, gain_lengths: Collection[int]
 ) -> Iterator[tuple[str, str]]:
     for name, value in content.items():
-        if versions.is_file(value):
+        if lookup.is_file(value):
             try:
-                there = (folder / lookup.folder_of(value) / value).is_file()
+                there = (folder / store.folder_of(value) / value).is_file()
             except InvalidCorrection as error:
                 yield name, str(error)
                 continue
@@ -102,7 +102,7 @@ def _version_problems(
                 yield name, f"{name} is {value!r}, and there is no such file"
         elif problem := _value_problem(name, value, value, gain_lengths):
             yield name, f"the value of {name!r}{problem}"
-        same = versions.OPTIONS.get(name)
+        same = lookup.OPTIONS.get(name)
         if same in content and content[same] != value:
             yield name, f"{name} and {same}, which is the same, differ: leave one of them out"
 
@@ -125,7 +125,7 @@ def _value_problems(
 ) -> Iterator[tuple[lookup.Entry, str]]:
     """Yield values of another kind than the first, or unsuitable for the correction."""
     for entry in table:
-        first, this = lookup.full_kind(table[0].value), lookup.full_kind(entry.value)
+        first, this = strict_json.full_kind(table[0].value), strict_json.full_kind(entry.value)
         if this != first:
             yield entry, f"the value of {entry.text!r} is {this}, that of the first range {first}"
         elif problem := _value_problem(name, entry.value, table[0].value, gain_lengths):
@@ -149,7 +149,7 @@ def _value_problem(name: str, value: Any, first: Any, gain_lengths: Collection[i
 
 
 def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
-    numbers = isinstance(gains, list) and all(lookup.kind(gain) == "number" for gain in gains)
+    numbers = isinstance(gains, list) and all(strict_json.kind(gain) == "number" for gain in gains)
     if not numbers or not all(0 <= gain < math.inf for gain in gains):
         return " must be a list of numbers that are not below 0"
     if len(gains) < n_tpc_pmts:
@@ -184,12 +184,12 @@ def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
         changed = _changed_values(
             [entry for entry in old_table if "*" not in entry.text], new_table
         )
-    elif lookup.is_development(new_path.name) or new_path.stem == f"{VERSIONS}_ONLINE":
+    elif store.is_development(new_path.name) or new_path.stem == f"{VERSIONS}_ONLINE":
         return
     else:
         changed = _changed_options(old, new)
     for name, problem in changed:
-        yield f"{new_path}, {lookup.find_name(text, name)}: {problem}"
+        yield f"{new_path}, {store.find_name(text, name)}: {problem}"
 
 
 def _changed_options(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -236,4 +236,4 @@ def _overlapping(
 
 def _same(one: Any, other: Any) -> bool:
     # Integers and floats compare as numbers, booleans do not
-    return one == other and lookup.full_kind(one) == lookup.full_kind(other)
+    return one == other and strict_json.full_kind(one) == strict_json.full_kind(other)

@@ -26,11 +26,10 @@ import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax import run_values
-from amstrax.corrections import lookup, versions
+from amstrax import run_values, strict_json
+from amstrax.corrections import lookup
 from amstrax.exceptions import InvalidCorrection, InvalidOption
-from amstrax.processing.events import s1_map_correction
-from amstrax.processing.position_map import position_map
+from amstrax.processing.events import position_map, s1_map_correction
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strict_json import short
 
@@ -56,7 +55,7 @@ class XAMSConfig(strax.Config):
     """
 
     def __init__(self, omit_default: bool = False, **kwargs: Any):
-        if versions.is_lookup(kwargs.get("default")):
+        if lookup.is_lookup(kwargs.get("default")):
             # The type must not be inferred from the string
             kwargs["infer_type"] = False
         super().__init__(**kwargs)
@@ -93,7 +92,7 @@ class XAMSConfig(strax.Config):
         value = super().fetch(plugin)
         if isinstance(value, run_values.DefaultChannelMap):
             return _run_values(plugin).channel_map(plugin.run_id, value)
-        if not versions.is_lookup(value):
+        if not lookup.is_lookup(value):
             if isinstance(self.default, bool) and not isinstance(value, (bool, numbers.Integral)):
                 raise InvalidOption(f"{self.name}={value!r}: give True or False")
             return value
@@ -107,7 +106,7 @@ class XAMSConfig(strax.Config):
                 _check_kind(self, found, f"{origin}: the value {short(found)}")
                 known[key] = found
             else:
-                entry = versions.look_up(
+                entry = lookup.look_up(
                     value, plugin.run_id, self.name, lambda name: self._attribute(plugin, name)
                 )
                 what = f"{entry.file.place}: the value of {entry.range!r}"
@@ -125,7 +124,7 @@ class XAMSConfig(strax.Config):
                 return getattr(plugin, name)
             except AttributeError:
                 problem = "is no attribute of the plugin"
-        elif versions.is_lookup(value := plugin.config[name]):
+        elif lookup.is_lookup(value := plugin.config[name]):
             problem = "is looked up itself"
         elif self.track and not option.track:
             problem = "is not in the lineage"
@@ -150,12 +149,12 @@ def _kinds(option: strax.Option) -> list[str]:
     """Return the kinds of value that an option accepts; empty if it accepts all."""
     if option.type is not strax.OMITTED:
         types = option.type if isinstance(option.type, tuple) else (option.type,)
-        kinds = [lookup.kind_of_type(type_) for type_ in types]
-    elif option.default is strax.OMITTED or versions.is_lookup(option.default):
+        kinds = [strict_json.kind_of_type(type_) for type_ in types]
+    elif option.default is strax.OMITTED or lookup.is_lookup(option.default):
         return []
     else:
-        kinds = [lookup.kind(option.default)]
-    return [] if {lookup.NOTHING, lookup.OTHER} & set(kinds) else kinds
+        kinds = [strict_json.kind(option.default)]
+    return [] if {strict_json.NOTHING, strict_json.OTHER} & set(kinds) else kinds
 
 
 def _check_kind(option: strax.Option, value: Any, what: str) -> None:
@@ -163,9 +162,9 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
 
     A list of numbers must contain only numbers.
     """
-    wanted, found = [f"a {kind}" for kind in _kinds(option)], f"a {lookup.kind(value)}"
-    if wanted and lookup.full_kind(option.default) == _NUMBERS:
-        wanted, found = [_NUMBERS], lookup.full_kind(value)
+    wanted, found = [f"a {kind}" for kind in _kinds(option)], f"a {strict_json.kind(value)}"
+    if wanted and strict_json.full_kind(option.default) == _NUMBERS:
+        wanted, found = [_NUMBERS], strict_json.full_kind(value)
     if wanted and found not in wanted:
         raise InvalidCorrection(
             f"{what} for the option {option.name} is {found}, and must be {' or '.join(wanted)}: "
@@ -233,7 +232,7 @@ def options_for(
     names = {option.name for option in taken}
     fixed = {option.name for option in taken if not isinstance(option, XAMSConfig)}
     untracked = {option.name for option in taken if not option.track}
-    options = versions.options(version)
+    options = lookup.options(version)
     left_out = sorted(set(options) - names)
     for name in options.keys() - _TAKEN_BY_NONE:
         _check_no_data_type_lacks(name, version, plugins, others)
@@ -250,14 +249,14 @@ def options_for(
                 f"corrections_version={version!r} sets {name}, which is not in the lineage, so "
                 "data would not show it: remove it from the version"
             )
-        if versions.is_lookup(value) and name in fixed:
+        if lookup.is_lookup(value) and name in fixed:
             raise InvalidOption(
                 f"corrections_version={version!r} has {value} for the option {name}, which cannot "
                 "differ from run to run: give it a plain value there"
             )
     for option in taken:
         value = options.get(option.name)
-        if option.name in options and not versions.is_lookup(value):
+        if option.name in options and not lookup.is_lookup(value):
             what = f"corrections_version={version!r}: the value {value!r:.60}"
             _check_kind(option, value, what)
     return options

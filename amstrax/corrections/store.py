@@ -1,4 +1,6 @@
-"""Find correction files in these places; the first one with the file is used.
+"""Find correction files, and parse them.
+
+These places are searched; the first one with the file is used.
 
 1. The folder in the setting AMSTRAX_CORRECTIONS_FOLDER. ``{branch}`` in it is replaced by the name
    of the branch; a folder without it serves every branch.
@@ -33,7 +35,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from amstrax import settings, strict_json
-from amstrax.corrections import lookup
 from amstrax.exceptions import (
     CorrectionNotFound,
     CorrectionsUnreachable,
@@ -49,6 +50,10 @@ _PACKAGE = "amstrax_files"
 #: Folders of the package that may hold the corrections folders
 _IN_PACKAGE = ("corrections", "data/corrections", "data", "")
 
+_FILE_NAME = re.compile(r"(?P<folder>\w+)_(?P<version>[A-Za-z0-9.-]+)\.json", re.ASCII)
+_STRING = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?', re.DOTALL)
+#: Texts that other languages write in JSON for numbers that are not finite
+_NO_NUMBERS = ("nan", "inf", "infinity")
 _BRANCH = re.compile(r"[\w][\w./-]*", re.ASCII)
 #: A copy is used without validation for this time [s]
 FRESH = 300.0
@@ -71,6 +76,79 @@ _unreachable: dict[str, tuple[float, str]] = {}
 _warned: set[str] = set()
 
 
+def folder_of(file_name: str) -> str:
+    """Return the folder of a correction file: NAME of NAME_VERSION.json.
+
+    Other names raise InvalidCorrection.
+    """
+    match = _FILE_NAME.fullmatch(file_name)
+    if match is None or ".." in file_name:
+        raise InvalidCorrection(
+            f"{file_name!r} is no name of a correction file: it must be NAME_VERSION.json, as "
+            "elife_v1.json"
+        )
+    return match["folder"]
+
+
+def is_development(file_name: str) -> bool:
+    """Return whether a file may have open ranges."""
+    return "_dev" in file_name
+
+
+def parse(text: str, place: str) -> dict[str, Any]:
+    """Return the content of a correction file or of the file of a version.
+
+    The text must be a JSON object as in `amstrax.strict_json.parse`, in which lists with numbers
+    have nothing else, and no text stands for NaN or an infinity. Otherwise InvalidCorrection names
+    place, line and column.
+    """
+    content = strict_json.parse(text, place, InvalidCorrection)
+    if not isinstance(content, dict):
+        raise InvalidCorrection(f"{place}, line 1, column 1: this is no JSON object, as {{...}}")
+    for name, value in content.items():
+        if fault := _fault(value):
+            raise InvalidCorrection(
+                f"{place}, {find_name(text, name)}: the value of {name!r} has {fault}"
+            )
+    return content
+
+
+def _fault(value: Any) -> str:
+    """Return the error in a value, with the remedy; empty if it is valid."""
+    if isinstance(value, str):
+        is_number = value.strip().lstrip("+-").lower() in _NO_NUMBERS
+        return f"{value!r}: give a finite number" if is_number else ""
+    if not isinstance(value, (list, dict)):
+        return ""
+    types = set(map(type, value)) if isinstance(value, list) else ()
+    kinds = set(map(strict_json.kind_of_type, types))
+    if kinds == {"number"}:
+        return ""  # fast path: maps have many thousand numbers
+    items = value.values() if isinstance(value, dict) else value
+    mixed = "a list with numbers and other values: make all of them numbers"
+    return next(filter(None, map(_fault, items)), mixed if "number" in kinds else "")
+
+
+def find_name(text: str, name: str) -> str:
+    """Return line and column of a name in the text of a JSON object, for messages."""
+    return _positions(text).get(name, "line 1, column 1")
+
+
+@lru_cache(maxsize=1)
+def _positions(text: str) -> dict[str, str]:
+    """Return line and column of the first occurrence of each name in a JSON object."""
+    found: dict[str, str] = {}
+    line, begin, seen = 1, 0, 0
+    for match in _STRING.finditer(text):
+        line += text.count("\n", seen, match.start())
+        begin = text.rfind("\n", seen, match.start()) + 1 or begin
+        seen = match.start()
+        if match["colon"]:
+            name = json.loads(match["string"], strict=False)
+            found.setdefault(name, f"line {line}, column {seen - begin + 1}")
+    return found
+
+
 class File(NamedTuple):
     """A correction file."""
 
@@ -84,7 +162,7 @@ class File(NamedTuple):
 
 
 #: Parsing a map takes a second, and each run in a process looks up its own
-_parsed = lru_cache(maxsize=16)(lookup.parse)
+_parsed = lru_cache(maxsize=16)(parse)
 
 
 def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
@@ -102,12 +180,12 @@ def get_correction(file_name: str, branch: str = MASTER) -> dict[str, Any]:
         (a ConnectionError) when the server does not serve it, and no copy is kept.
     """
     file = find(file_name, branch)
-    return lookup.parse(file.text, file.place)
+    return parse(file.text, file.place)
 
 
 def find(file_name: str, branch: str = MASTER) -> File:
     """Return the text of a correction file; parameters and errors are those of `get_correction`."""
-    path = Path(lookup.folder_of(file_name), file_name)
+    path = Path(folder_of(file_name), file_name)
     check_branch(branch)
     known = settings.corrections()
     looked_in = []
@@ -142,7 +220,7 @@ def names(pattern: str) -> list[str]:
     Raises InvalidOption when the folder of the settings does not exist.
     """
     folders = (*_folder(settings.corrections().folder, MASTER), *_package(MASTER))
-    place = lookup.folder_of(pattern.replace("*", "x"))
+    place = folder_of(pattern.replace("*", "x"))
     return sorted({path.name for folder in folders for path in (folder / place).glob(pattern)})
 
 
@@ -257,7 +335,7 @@ def _fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]
             raise _Fault("it is no longer there (status 404)")
         if text is not None and new is not copy:
             # An answer without a length may be truncated; a file may be invalid as published
-            lookup.parse(text, "the answer")
+            parse(text, "the answer")
     except (_Fault, InvalidCorrection) as fault:
         if copy is not None:
             _warn(url, fault, kept)

@@ -227,45 +227,45 @@ def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[
 def _of_type(
     st: strax.Context, run_id: str, data_type: str, document: Mapping[str, Any]
 ) -> Iterator[State]:
+    """Yield the state of what the context loads, of other lineages here, of entries elsewhere."""
     key = st.key_for(run_id, data_type)
-    host = documents.this_host()
     entries = documents.data_of(document, type=data_type)
-    seen: set[Path] = set()
     found = find(st, key)
     if found is None:
         yield State(data_type, key.lineage_hash, True, reason=_why_not(st, run_id, entries, key))
     else:
-        seen.add(found.absolute())
         # Data of the other release counts as equal, under its own hash
         is_own = found.name.startswith(str(key))
         lineage_hash = key.lineage_hash if is_own else found.name.rpartition("-")[2]
         yield _stored(found, data_type, lineage_hash, entries, is_current=True)
-    # Other lineages: first the folders on this host, then the entries for other places
-    for frontend in st.storage:
-        if not isinstance(frontend, strax.DataDirectory):
-            continue
-        for folder in sorted(Path(frontend.path).glob(f"{run_id}-{data_type}-*")):
-            if not folder.name.endswith("_temp") and folder.absolute() not in seen:
-                seen.add(folder.absolute())
-                yield _other(key, folder, entries)
+    seen = set() if found is None else {found.absolute()}
+    places = [Path(f.path) for f in st.storage if isinstance(f, strax.DataDirectory)]
+    for folder in (f for p in places for f in sorted(p.glob(f"{run_id}-{data_type}-*"))):
+        if not folder.name.endswith("_temp") and folder.absolute() not in seen:
+            seen.add(folder.absolute())
+            yield _other(key, folder, entries)
     for entry in entries:
         where = _folder_of(entry, run_id)
-        is_here = entry.get("host") == host
-        if where is None or (is_here and where.absolute() in seen):
-            continue
-        size, chunks = entry.get("size_mb"), entry.get("n_chunks")
-        yield State(
-            data_type,
-            str(entry.get("lineage_hash") or ""),
-            is_current=entry.get("lineage_hash") == key.lineage_hash,
-            host=str(entry.get("host") or ""),
-            folder=str(entry.get("location") or ""),
-            chunks=chunks if isinstance(chunks, int) else None,
-            n_bytes=round(size * 1e6) if isinstance(size, (int, float)) else None,
-            made=documents.utc_time_of(entry, "time"),
-            reason=_GONE if is_here else f"on {entry.get('host')}, not here",
-            **_versions_of(entry),
-        )
+        is_here = entry.get("host") == documents.this_host()
+        if where is not None and not (is_here and where.absolute() in seen):
+            yield _registered(key, entry, _GONE if is_here else f"on {entry.get('host')}, not here")
+
+
+def _registered(key: strax.DataKey, entry: Mapping[str, Any], reason: str) -> State:
+    """Return the state of data that only the run document tells of."""
+    size, chunks = entry.get("size_mb"), entry.get("n_chunks")
+    return State(
+        key.data_type,
+        str(entry.get("lineage_hash") or ""),
+        is_current=entry.get("lineage_hash") == key.lineage_hash,
+        host=str(entry.get("host") or ""),
+        folder=str(entry.get("location") or ""),
+        chunks=chunks if isinstance(chunks, int) else None,
+        n_bytes=round(size * 1e6) if isinstance(size, (int, float)) else None,
+        made=documents.utc_time_of(entry, "time"),
+        reason=reason,
+        **_versions_of(entry),
+    )
 
 
 _GONE = "registered here, but its folder is not there"

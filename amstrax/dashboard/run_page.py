@@ -9,7 +9,7 @@ from bokeh.models import Column
 from amstrax import rundoc
 from amstrax.analyses import interactive
 from amstrax.analyses.loading import area_unit
-from amstrax.corrections import versions
+from amstrax.corrections import lookup
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import ActionsPanel
 from amstrax.dashboard.figures import Drawn, Linked, Marks
@@ -172,7 +172,7 @@ class RunPage(OfRun):
         context = context or self.site.context_for(document)
         st = self.site.context(context, version or None)
         states = run_overview.states(st, self.run_id, document)
-        options = versions.options_of(st, self.run_id)
+        options = lookup.options_of(st, self.run_id)
         covered = _versions(self.run_id, version or self.site.corrections_version)
         return (
             render.html("data.html", states=states, context=context),
@@ -183,9 +183,9 @@ class RunPage(OfRun):
 def _versions(run_id: str, asked: str | None) -> dict[str, str]:
     """Return versions of the corrections, each with why it does not cover the run, if so."""
     result = {}
-    for version in dict.fromkeys([*versions.known_versions(), *([asked] if asked else [])]):
+    for version in dict.fromkeys([*lookup.known_versions(), *([asked] if asked else [])]):
         try:
-            missing = versions.missing(version, run_id)
+            missing = lookup.missing(version, run_id)
             result[version] = f"no value for {', '.join(missing)}" if missing else ""
         except (AmstraxError, OSError) as error:
             result[version] = " ".join(str(error).split())

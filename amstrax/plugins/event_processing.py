@@ -7,8 +7,12 @@ from immutabledict import immutabledict
 from amstrax.common import DEFAULT_ELIFE, XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.dtypes import ALGORITHMS, basics_of_sx, event_basics_dtype, rows_for
-from amstrax.plugins.peak_processing import CoincidencesBase
+from amstrax.plugins.peak_processing import (
+    ALGORITHMS,
+    CoincidencesBase,
+    peak_basics_dtype,
+    rows_for,
+)
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import radius
 from amstrax.strax_ext.plugin import OverlapWindowPlugin, Plugin, dependencies
@@ -23,6 +27,89 @@ __all__ = [
     "EventWaveform",
     "Events",
 ]
+
+
+def basics_of_sx() -> dict[str, tuple[str, type]]:
+    """Return title and type of the properties of S1s and S2s in event_basics."""
+    wanted = {
+        "n_channels": np.int16,
+        "n_hits": np.int16,
+        "max_pmt": np.int16,
+        "max_pmt_area": np.float32,
+        "range_50p_area": np.float32,
+        "range_90p_area": np.float32,
+        "rise_time": np.float32,
+        "area_fraction_top": np.float32,
+        "tight_coincidence": np.int16,
+        "n_saturated_channels": np.int16,
+    }
+    titles = {name: title for (title, name), *_ in peak_basics_dtype()}
+    return {name: (titles[name], dtype) for name, dtype in wanted.items()}
+
+
+def event_basics_dtype() -> list:
+    """Return the dtype of event_basics."""
+    times = {
+        "time": ("start time since unix epoch [ns]", np.int64),
+        "center_time": ("mean time since unix epoch [ns]", np.int64),
+        "endtime": ("exclusive end time since unix epoch [ns]", np.int64),
+        "area": ("area [PE]", np.float32),
+    }
+    basics = {
+        name: (title[0].lower() + title[1:], dtype)
+        for name, (title, dtype) in basics_of_sx().items()
+    }
+
+    def pair(sx, name, title, dtype):
+        s = sx.upper()
+        return [
+            ((f"Main {s}: {title}", f"{sx}_{name}"), dtype),
+            ((f"Alternative {s}: {title}", f"alt_{sx}_{name}"), dtype),
+        ]
+
+    fields = [
+        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
+        (("Number of peaks in the event", "n_peaks"), np.int32),
+        (("Time between the centres of main S1 and main S2 [ns]", "drift_time"), np.float32),
+        (("Number of the event in the run", "event_number"), np.int64),
+    ]
+    for sx, drift in (
+        ("s1", "Time between the centres of alternative S1 and main S2 [ns]"),
+        ("s2", "Time between the centres of main S1 and alternative S2 [ns]"),
+    ):
+        fields += pair(sx, "index", "number of the peak in the event", np.int32)
+        for name, (title, dtype) in (times | basics).items():
+            fields += pair(sx, name, title, dtype)
+        delay = f"Time from the centre of the main to that of the alternative {sx.upper()} [ns]"
+        fields += [
+            ((drift, f"alt_{sx}_interaction_drift_time"), np.float32),
+            ((delay, f"alt_{sx}_delay"), np.int32),
+        ]
+    for name, title in (("max_diff", "largest"), ("min_diff", "smallest")):
+        fields += pair("s1", name, f"{title} time between hits [ns], not known: -1", np.int32)
+
+    def position(suffix, title):
+        return [
+            ((f"{which} S2: reconstructed {axis}, {title}", f"{prefix}_{axis}{suffix}"), np.float32)
+            for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
+            for axis in "xy"
+        ]
+
+    fields += position("", "always NaN, use x, y, alt_s2_x, alt_s2_y of event_positions [mm]")
+    fields += [
+        (("Area of peaks that start before the main S2 [PE]", "area_before_main_s2"), np.float32),
+        (
+            (
+                "Area of the largest S2 that starts before the main S2 [PE]",
+                "large_s2_before_main_s2",
+            ),
+            np.float32,
+        ),
+    ]
+    for suffix, unit, description in ALGORITHMS:
+        fields += position(f"_{suffix}", f"{description} [{unit}]")
+    return fields
 
 
 class Events(CorrectedPlugin, OverlapWindowPlugin):

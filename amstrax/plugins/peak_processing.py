@@ -11,10 +11,8 @@ from amstrax import rundoc
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import CHANNEL_MAP_HELP, check_safe_break
-from amstrax.plugins.dtypes import ALGORITHMS, peak_basics_dtype, rows_for
 from amstrax.processing import coincidences, live_data, splitting, waveforms
 from amstrax.processing import peaks as kernels
-from amstrax.processing.hits import find_hits
 from amstrax.processing.pulses import ADC_MAX
 from amstrax.strax_ext.plugin import Plugin
 
@@ -41,6 +39,109 @@ __all__ = [
     "PeaksSiPM",
 ]
 
+_SX = ("s1", "s2")
+_DIFFERENCES = ("max_diff", "min_diff")
+
+#: Position reconstruction algorithms: suffix of the fields, unit, description
+ALGORITHMS = (
+    ("cgr", "1", "share of the light among top channels"),
+    ("corr", "mm", "polynomial of that share"),
+)
+
+_UNSET = "unless tight_coincidence_window is set"
+_OF_HITS = ("first_channel", "last_channel", "min_diff", "max_diff")
+_PEAKS = {
+    "channel": "always -1, the sum of channels",
+    "type": "always 0",
+    "area_fraction_top": "always NaN",
+    "data_top": "always 0",
+    "data_start": "always 0",
+    "tight_coincidence": f"0 {_UNSET}",
+    "n_hits": f"0 for parts of split peaks {_UNSET}",
+    "max_gap": f"-1 for parts of split peaks {_UNSET}",
+    **dict.fromkeys(_OF_HITS, f"0, or -1 for parts of split peaks, {_UNSET}"),
+}
+_SPLIT_AT_MINIMA = {"max_goodness_of_split": "always 0, since peaks are split at local minima"}
+_RECORDS = {"reduction_level": "always 0", "amplitude_bit_shift": "always 0"}
+_NOT_INTEGRATED = {"left_integration": "always 0", "right_integration": "always 0"}
+_HITS = _NOT_INTEGRATED | {"threshold": "always 15, which no option changes"}
+_TIGHT = {"tight_coincidence": f"0 {_UNSET}"}
+_ONE_DETECTOR = _TIGHT | {"area_fraction_top": "always 0"}
+_SIPM = {"n_saturated_channels": "always 1 for positive pulses, unless correct_positive_polarity"}
+_EVENTS = {
+    **{f"{prefix}{sx}_tight_coincidence": f"0 {_UNSET}" for prefix in ("", "alt_") for sx in _SX},
+    **{f"{prefix}s1_{name}": "always -1" for prefix in ("", "alt_") for name in _DIFFERENCES},
+    **{f"{prefix}s2_{axis}": "always NaN" for prefix in ("", "alt_") for axis in "xy"},
+}
+
+#: Columns without information, always or by default: data type -> column -> content
+EMPTY_COLUMNS: dict[str, dict[str, str]] = {
+    "records": _RECORDS,
+    "records_ext": _RECORDS,
+    "records_sipm": _RECORDS,
+    "radon_records": _RECORDS | {"reduction_level": "always 2, cut outside hits"},
+    "hits": _HITS,
+    "lone_hits": _HITS,
+    "radon_hits": _NOT_INTEGRATED,
+    "peaks": _PEAKS | _SPLIT_AT_MINIMA,
+    "peaks_ext": _PEAKS | _SPLIT_AT_MINIMA,
+    "peaks_sipm": _PEAKS | _SPLIT_AT_MINIMA | _SIPM,
+    "radon_peaks": {name: text for name, text in _PEAKS.items() if name != "n_hits"},
+    "peak_basics": _TIGHT,
+    "peak_basics_ext": _ONE_DETECTOR,
+    "peak_basics_sipm": _ONE_DETECTOR | _SIPM,
+    "radon_peak_basics": {"type": "always 0"},
+    "event_basics": _EVENTS,
+    # Those of alternative S2s are filled from event_positions
+    "event_info": {c: text for c, text in _EVENTS.items() if c not in ("alt_s2_x", "alt_s2_y")},
+}
+
+
+def rows_for(intervals: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+    """Return rows of `dtype` with ``time`` and ``endtime`` of intervals, and zeros else."""
+    result = np.zeros(len(intervals), dtype=dtype)
+    result["time"] = intervals["time"]
+    result["endtime"] = strax.endtime(intervals)
+    return result
+
+
+def peak_basics_dtype(
+    with_hits: bool = True, type_dtype: type = np.int16, data_type: str = "peak_basics"
+) -> list:
+    """Return the dtype of basic properties of peaks.
+
+    `with_hits` adds n_hits and tight_coincidence; `type_dtype` is the type of the field ``type``;
+    titles name the empty columns of `data_type`.
+    """
+    n_hits = [(("Number of hits at least partly inside the peak", "n_hits"), np.int32)]
+    coincidence = [
+        (("Channels with a hit near the peak's largest sample", "tight_coincidence"), np.int16)
+    ]
+    fields = [
+        (("Start time of the peak since unix epoch [ns]", "time"), np.int64),
+        (("Exclusive end time of the peak since unix epoch [ns]", "endtime"), np.int64),
+        (("Mean time of the waveform since unix epoch [ns]", "center_time"), np.int64),
+        (("Area [PE]", "area"), np.float32),
+        *(n_hits if with_hits else []),
+        (("Number of channels with a positive area", "n_channels"), np.int16),
+        (("Channel with the largest area", "max_pmt"), np.int16),
+        (("Area in that channel [PE]", "max_pmt_area"), np.float32),
+        (("Number of channels that reach the end of the ADC", "n_saturated_channels"), np.int16),
+        (("Width of the central 50% of the area [ns]", "range_50p_area"), np.float32),
+        (("Width of the central 90% of the area [ns]", "range_90p_area"), np.float32),
+        (("Fraction of the area that the top array saw [1]", "area_fraction_top"), np.float32),
+        (("Length of the waveform [samples]", "length"), np.int32),
+        (("Width of a sample [ns]", "dt"), np.int16),
+        (("Time from 10% to 50% of the area [ns]", "rise_time"), np.float32),
+        *(coincidence if with_hits else []),
+        (("Kind of peak: 1 S1, 2 S2, 0 unknown", "type"), type_dtype),
+    ]
+    empty = EMPTY_COLUMNS[data_type]
+    return [
+        ((f"{title}; {empty[name]}" if name in empty else title, name), dtype)
+        for (title, name), dtype in fields
+    ]
+
 
 class Hits(Plugin):
     """Intervals of records at least 15 ADC counts (fixed) above the baseline, sorted by time."""
@@ -55,7 +156,7 @@ class Hits(Plugin):
     save_when = strax.SaveWhen.TARGET
 
     def compute(self, records):
-        return find_hits(records, by_time=True)
+        return kernels.find_hits(records, by_time=True)
 
 
 class LoneHits(Plugin):
@@ -145,7 +246,7 @@ class PeaksBase(CorrectedPlugin):
         to_pe = kernels.gains(
             self.gain_to_pe_array, self.n_channels, self.origin("gain_to_pe_array")
         )
-        hits = find_hits(records, by_time=True)
+        hits = kernels.find_hits(records, by_time=True)
         peaks = kernels.find_peaks(
             hits,
             to_pe,

@@ -8,18 +8,18 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
-from amstrax.plugins.dtypes import peak_basics_dtype
 from amstrax.plugins.peak_processing import (
     WINDOW_HELP,
     check_safe_break_for_peaks,
     check_window,
     peak_basics,
+    peak_basics_dtype,
 )
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
 from amstrax.processing.events import index_of_container
-from amstrax.processing.hits import find_hits as hits_above
+from amstrax.processing.peaks import find_hits as hits_above
 from amstrax.processing.rows import sort_by_time
 
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]

@@ -16,7 +16,8 @@ from amstrax.plugins import (
     peak_processing,
     pulse_processing,
 )
-from amstrax.processing import led, position_map
+from amstrax.processing import events as kernels
+from amstrax.processing import led
 
 __all__ = [
     "CorrectedAreas",
@@ -87,7 +88,8 @@ class EventPositions(event_processing.EventPositions):
     pos_rec_map = XAMSConfig(
         default=None,
         help="Table with uv_min, step, n, x and y, from which x and y [mm] are interpolated in u "
-        "and v; see amstrax.processing.position_map. None: x and y of the reconstruction algorithm",
+        "and v; see amstrax.processing.events.position_map. None: x and y of the reconstruction "
+        "algorithm",
     )
 
     __version__ = "1.2.0"
@@ -111,7 +113,7 @@ class EventPositions(event_processing.EventPositions):
     def setup(self):
         super().setup()
         table = self.pos_rec_map
-        self.map = None if table is None else position_map.position_map(table)
+        self.map = None if table is None else kernels.position_map(table)
 
     def compute(self, events):
         result = super().compute(events)
@@ -127,11 +129,11 @@ class EventPositions(event_processing.EventPositions):
     def coordinates(self, events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
         if self.map is None:
             return super().coordinates(events, source)
-        return position_map.positions(self.map, *self.light_fractions(events, source))
+        return kernels.positions(self.map, *self.light_fractions(events, source))
 
     def set_position(self, result: np.ndarray, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
         super().set_position(result, prefix, x, y)
-        result[f"{prefix}phi"] = position_map.azimuth(x, y)
+        result[f"{prefix}phi"] = kernels.azimuth(x, y)
 
 
 class CorrectedAreas(event_processing.CorrectedAreasBase):

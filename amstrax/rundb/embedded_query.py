@@ -771,20 +771,24 @@ def _with_index(parts: list[str], document: Document, condition: Document) -> li
     [(found, _), *_] = leaves(document, array) or [(MISSING, False)]
     if type(found) is not list:
         raise _error(f"{path!r} is no array, for {whole_path!r}", _FAILED)
-    if about[0] != path:
-        inner = compiled({about[0][len(path) + 1 :]: value})
-        test: Predicate = lambda item: type(item) is dict and inner(item)  # noqa: E731
-    elif is_operators(value) and "$elemMatch" in value:
-        if len(value) > 1:
-            raise _refusal(f"other conditions with $elemMatch for {whole_path!r}")
-        test = _element_test(value["$elemMatch"])
-    else:
-        whole = compiled({"x": value})
-        test = lambda item: type(item) is not list and whole({"x": item})  # noqa: E731
+    is_selected = _element_filter(about[0].removeprefix(path).removeprefix("."), value, whole_path)
     for index, item in enumerate(found):
-        if test(item):
+        if is_selected(item):
             return [*array, str(index), *parts[place + 1 :]]
     raise _refusal(f"update of {whole_path!r}, whose element the filter does not select")
+
+
+def _element_filter(field: str, value: Any, whole_path: str) -> Predicate:
+    """Return the test for elements of an array, from a condition on it or on a field in it."""
+    if field:
+        inner = compiled({field: value})
+        return lambda item: type(item) is dict and inner(item)
+    if not is_operators(value) or "$elemMatch" not in value:
+        whole = compiled({"x": value})
+        return lambda item: type(item) is not list and whole({"x": item})
+    if len(value) > 1:
+        raise _refusal(f"other conditions with $elemMatch for {whole_path!r}")
+    return _element_test(value["$elemMatch"])
 
 
 def _from_filter(condition: Document) -> Document:

@@ -351,27 +351,7 @@ class RunDB(strax.StorageFrontend):
         While the run database cannot be reached, new data is still found in its folder.
         """
         fuzzy = (fuzzy_for, fuzzy_for_options) if fuzzy_for or fuzzy_for_options else None
-        entry: dict[str, Any] = {"type": keys[0].data_type}
-        if fuzzy is None:
-            entry["lineage_hash"] = {"$in": [keys[0].lineage_hash, None]}
-        hosts = self.host_names() if self.local_only else None
-        if hosts is not None:
-            entry["host"] = {"$in": hosts}
-        condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
-        if len(keys) <= _MOST_ASKED_FOR:
-            condition |= self._runs_filter(keys)
-        fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
-        if fuzzy or len(keys) == 1:
-            fields.append("data.meta.lineage")
-        found: list[dict[str, Any]] = []
-        with suppress(strax.DataNotAvailable), self._reading():
-            found = documents.read(self.collection, condition, fields)
-        entries: dict[Any, list[dict[str, Any]]] = {}
-        for document in found:
-            registered = documents.data_of(document, type=keys[0].data_type)
-            if hosts is not None:
-                registered = [e for e in registered if e.get("host") in hosts]
-            entries.setdefault(self._run_id_of(document), []).extend(registered)
+        entries = self._registered(keys, fuzzy is not None)
         result: dict[int, tuple[str, str]] = {}
         gone: list[Path] = []
         for key in keys:
@@ -381,17 +361,49 @@ class RunDB(strax.StorageFrontend):
                 path = self._find_unregistered(key, allow_incomplete)
             if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
                 result[id(key)] = self._backend_key(path)
+        data_type = keys[0].data_type
         if len(keys) == 1:
             for path in gone:
-                log.info("%s of run %s is not at %s", keys[0].data_type, keys[0].run_id, path)
+                log.info("%s of run %s is not at %s", data_type, keys[0].run_id, path)
         elif gone:
             log.info(
                 "skipped %d entries of %s whose files are gone, such as %s",
                 len(gone),
-                keys[0].data_type,
+                data_type,
                 gone[0],
             )
         return result
+
+    def _registered(
+        self, keys: Sequence[strax.DataKey], any_lineage: bool
+    ) -> dict[Any, list[dict[str, Any]]]:
+        """Read the entries for keys that differ only in the run: run -> entries.
+
+        Empty while the run database cannot be reached.
+        """
+        data_type = keys[0].data_type
+        entry: dict[str, Any] = {"type": data_type}
+        if not any_lineage:
+            entry["lineage_hash"] = {"$in": [keys[0].lineage_hash, None]}
+        hosts = self.host_names() if self.local_only else None
+        if hosts is not None:
+            entry["host"] = {"$in": hosts}
+        condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
+        if len(keys) <= _MOST_ASKED_FOR:
+            condition |= self._runs_filter(keys)
+        fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
+        if any_lineage or len(keys) == 1:
+            fields.append("data.meta.lineage")
+        found: list[dict[str, Any]] = []
+        with suppress(strax.DataNotAvailable), self._reading():
+            found = documents.read(self.collection, condition, fields)
+        entries: dict[Any, list[dict[str, Any]]] = {}
+        for document in found:
+            registered = documents.data_of(document, type=data_type)
+            if hosts is not None:
+                registered = [e for e in registered if e.get("host") in hosts]
+            entries.setdefault(self._run_id_of(document), []).extend(registered)
+        return entries
 
     def _runs_filter(self, keys: Iterable[strax.DataKey]) -> dict[str, Any]:
         """Return a filter for the runs of keys."""

@@ -2,15 +2,16 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
-from amstrax.simulation import digitizer, effects, light, parts, sensors, sources, yields
+from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
@@ -42,16 +43,30 @@ class Settings:
     rate: float = 5.0  #: of events in the xenon [Hz]
     duration: float = 60.0  #: of the run [s]
     seed: int = 0  #: the same seed gives the same run
-    energy_range: tuple[float, float] | None = None  #: for the source ``flat`` [keV]
+    energy_range: tuple[float, float] | None = None  #: of sources with uniform energies [keV]
+    #: of a source of photons [mm]; None: from everywhere outside
+    source_position: tuple[float, float, float] | None = None
+    #: other sources in the run, and their rates [Hz]
+    backgrounds: Mapping[str, float] = immutabledict()
     occupancy: float = 0.1  #: mean photoelectrons of a PMT in a flash of an LED run
     yields: str = "nest"  #: one of `yields.MODELS`
+    optics: str = "geometry"  #: one of `optics.MODELS`
     without: tuple[str, ...] = ()  #: effects to leave out, of `effects.EFFECTS`
 
     def __post_init__(self) -> None:
         """Raise InvalidOption for impossible values."""
-        found = sources.source(self.source, self.energy_range)
-        if not 0 <= self.rate <= MOST_LIGHT:
-            raise InvalidOption(f"the rate cannot be {self.rate} Hz: take 0 to {MOST_LIGHT:.0f}")
+        found = sources.source(self.source, self.energy_range, self.source_position)
+        for name, rate in ((self.source, self.rate), *self.backgrounds.items()):
+            if not 0 <= rate <= MOST_LIGHT:
+                raise InvalidOption(
+                    f"the rate cannot be {rate} Hz, of {name}: take 0 to {MOST_LIGHT:.0f}"
+                )
+        for name in self.backgrounds:
+            if found.model is None or sources.source(name).model is None:
+                raise InvalidOption(
+                    f"background {name!r} with source {self.source!r}: LED runs have no xenon, "
+                    "leave one of them out"
+                )
         if not 0 < self.duration < math.inf:
             raise InvalidOption(f"a run cannot take {self.duration} s: take more than 0")
         if not (isinstance(self.seed, int) and self.seed >= 0):
@@ -64,6 +79,7 @@ class Settings:
             raise InvalidOption(
                 f"yields cannot come from {self.yields!r}: take one of {', '.join(yields.MODELS)}"
             )
+        optics.check(self.optics)
         if found.model is None and self.detector.led_context is None:
             raise InvalidOption(f"no LED runs of {self.detector.name}: take another source")
         effects.check(self.without)
@@ -94,18 +110,24 @@ def blocks(settings: Settings) -> Iterator[Block]:
         return _led_blocks(settings, seeds)
     detector = settings.acting
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
-    return _xenon_blocks(settings, model, seeds)
+    patterns = optics.model(settings.optics, detector)
+    return _xenon_blocks(settings, model, patterns, seeds)
 
 
 def _xenon_blocks(
-    settings: Settings, model: yields.Yields, seeds: np.random.SeedSequence
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    seeds: np.random.SeedSequence,
 ) -> Iterator[Block]:
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events, n_deposits = 0, 0
     for start in range(0, end, BLOCK):
         stop = min(start + BLOCK, end)
-        signals, truth, deposits, bright = _signals(settings, model, _generator(seeds), start, stop)
+        signals, truth, deposits, bright = _signals(
+            settings, model, patterns, _generator(seeds), start, stop
+        )
         for table in (truth, deposits, bright):
             table["event_number"][table["event_number"] >= 0] += n_events
         for table in (deposits, bright):
@@ -129,19 +151,23 @@ def _xenon_blocks(
 
 
 def _signals(
-    settings: Settings, model: yields.Yields, rng: np.random.Generator, start: int, stop: int
+    settings: Settings,
+    model: yields.Yields,
+    patterns: optics.Patterns,
+    rng: np.random.Generator,
+    start: int,
+    stop: int,
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
     """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
     last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
     start = max(start, _EDGE)
-    times = sources.event_times(rng, settings.rate, start, min(stop, last))
-    source = sources.source(settings.source, settings.energy_range)
-    deposits, external = sources.deposits(rng, source, times, detector)
+    deposits, external = _deposits(rng, settings, detector, start, min(stop, last))
     photons, freed = model.quanta(rng, deposits)
     drift = light.drift_times(deposits.z, detector)
-    in_gas = light.extracted(rng, light.surviving(rng, freed, drift, detector), detector)
-    s1 = light.s1_photoelectrons(rng, deposits, photons, detector)
+    drifting = rng.binomial(freed, deposits.charge)
+    in_gas = light.extracted(rng, light.surviving(rng, drifting, drift, detector), detector)
+    s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
@@ -149,6 +175,7 @@ def _signals(
         np.arange(len(deposits.event)),
         light.mean_positions(rng, deposits.x, drift, in_gas, detector),
         light.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        patterns,
         detector,
     )
     all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))
@@ -158,7 +185,7 @@ def _signals(
         external = light.join(external, background)
     nai, measured = sensors.external_signals(rng, external, detector)
     signals = light.join(sensors.charges(rng, all_light, detector), nai)
-    truth = _truth(times, deposits, photons, freed, s1, s2, detector)
+    truth = _truth(deposits, photons, freed, s1, s2, detector)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
     of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
@@ -167,8 +194,21 @@ def _signals(
     return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
 
 
+def _deposits(
+    rng: np.random.Generator, settings: Settings, detector: Detector, start: float, stop: float
+) -> tuple[sources.Deposits, sources.External]:
+    """Return the deposits of the events of all sources from `start` to `stop`."""
+    own = sources.source(settings.source, settings.energy_range, settings.source_position)
+    rates = [(own, settings.rate)]
+    rates += [(sources.source(name), rate) for name, rate in settings.backgrounds.items()]
+    found = []
+    for source, rate in rates:
+        times = sources.event_times(rng, rate, start, stop)
+        found.append(sources.deposits(rng, source, times, detector, stop))
+    return found[0] if len(found) == 1 else sources.merge(*found)
+
+
 def _truth(
-    times: np.ndarray,
     deposits: sources.Deposits,
     photons: np.ndarray,
     freed: np.ndarray,
@@ -177,11 +217,12 @@ def _truth(
     detector: Detector,
 ) -> np.ndarray:
     """Return a row for each event, times from the start of the run."""
+    first = np.flatnonzero(np.diff(deposits.event, prepend=-1))
+    times = deposits.time[first]
     n = len(times)
     truth = np.zeros(n, dtype=TRUTH_DTYPE)
     truth["time"] = times
     truth["event_number"] = np.arange(n)
-    first = np.searchsorted(deposits.event, np.arange(n))
     for axis in ("x", "y", "z"):
         truth[axis] = getattr(deposits, axis)[first]
     event = deposits.event

@@ -55,6 +55,11 @@ class Detector:
     diffusion_transverse: NotNegative[float] = 5.5e-6
     drift_field: Positive[float] = 500.0  # [V/cm], for the yields; assumed
     xenon_density: Positive[float] = 2.86  # [g/cm^3] at 177 K, NIST
+    multiple_scatters: bool = True  # does a photon go on after its first deposit?
+    # Share of electrons that drift from deposits at the wall, and at the cathode; assumed
+    wall_charge_share: Share[float] = 0.3
+    cathode_charge_share: Share[float] = 0.5
+    below_cathode: Positive[float] = 5.0  # depth of the xenon below the cathode; assumed
 
     # --- scintillation: decay times, and the share of light from singlets
     # A. Hitachi et al., PRB 27 (1983) 5279: intensity ratio 0.05 for electrons, 0.45 for alphas
@@ -62,8 +67,14 @@ class Detector:
     triplet_time: Positive[float] = 27.0
     singlet_share_electrons: Share[float] = 0.05 / 1.05
     singlet_share_alphas: Share[float] = 0.45 / 1.45
+    # NEST 2.4 for 20 keV at 500 V/cm, a fit to arXiv:1803.07935: ratio 0.16 * 20^0.16 = 0.26
+    singlet_share_recoils: Share[float] = 0.26 / 1.26
 
-    # --- S1 light
+    # --- light patterns
+    light_map: str = "xams"  # one of optics.GEOMETRIES, or the file of a light map
+
+    # --- S1 light; s1_..., s2_area_fraction_top and position_polynomials are for optics
+    # "inverse_of_reconstruction" only
     g1: Share[float] = 0.10  # photoelectrons per photon, mean over z; assumed
     # Relative S1 light at depth z is a + b z: default of s1_naive_z_correction (corrected_areas)
     s1_light_at_gate: float = 700.0
@@ -303,6 +314,11 @@ class Detector:
         """Velocity of electrons below the gate [mm/ns]."""
         return self.gate_cathode_distance / (self.drift_time_cathode - self.drift_time_gate)
 
+    @property
+    def surface(self) -> float:
+        """Height of the liquid's surface: electrons drift to it as fast as below the gate [mm]."""
+        return (self.drift_time_gate - self.gas_transit_time / 2) * self.drift_velocity
+
     def s1_light(self, z):
         """Relative S1 light at depth `z` [mm], not normalised."""
         return self.s1_light_at_gate + self.s1_light_slope * z
@@ -352,6 +368,7 @@ XAMSL = Detector(
     drift_time_cathode=float(XAMSL_VOLUME.drift_time_cathode),
     electron_lifetime=400_000.0,  # E. Hogenbirk et al., NIM A 840 (2016) 87
     g1=0.04,  # assumed
+    light_map="xamsl",
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),
     top_channels=(1,),

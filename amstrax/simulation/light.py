@@ -4,14 +4,14 @@ Lengths are in mm, times in ns since the start of the run. z is 0 at the gate an
 """
 
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.sources import ALPHA, Deposits
+from amstrax.simulation.optics import Patterns
+from amstrax.simulation.sources import Deposits, Interaction
 
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
 
@@ -133,59 +133,6 @@ def mean_positions(
     return rng.normal(position, spread)
 
 
-@lru_cache(maxsize=8)
-def _inverse(polynomial: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    share = np.linspace(0, 1, 2001)
-    position = np.polyval(polynomial, share)
-    return np.maximum.accumulate(position), share
-
-
-def half_share(position: np.ndarray, polynomial: tuple[float, ...]) -> np.ndarray:
-    """Return the share of top S2 light in the two PMTs on one side, clipped to [0, 1].
-
-    This is the inverse of the lab's polynomial from share to position.
-    """
-    return np.interp(position, *_inverse(polynomial))
-
-
-def top_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the share of each top PMT in the S2 light of all, shape (n, top PMTs).
-
-    The halves in x and in y are independent and have the shares of `half_share`, from which
-    positions are reconstructed: PMTs a and b of a, b, c, d make the half in x, a and c that in y.
-    """
-    if len(detector.top_channels) == 1:
-        return np.ones((len(x), 1))
-    f_x = half_share(x, detector.position_polynomials[0])
-    f_y = half_share(y, detector.position_polynomials[1])
-    return np.stack([f_x * f_y, f_x * (1 - f_y), (1 - f_x) * f_y, (1 - f_x) * (1 - f_y)], axis=1)
-
-
-def s1_detection(x: np.ndarray, y: np.ndarray, z: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return photoelectrons of each PMT per photon, shape (n, PMTs), bottom first.
-
-    The total depends on depth as in the lab's correction (option s1_naive_z_correction); the area
-    fraction top rises linearly towards the gate.
-    """
-    mean = detector.s1_light(-detector.gate_cathode_distance / 2)
-    total = detector.g1 * detector.s1_light(z) / mean
-    depth = -z / detector.gate_cathode_distance
-    gate, cathode = detector.s1_area_fraction_top_gate, detector.s1_area_fraction_top_cathode
-    top = gate + (cathode - gate) * depth
-    n_top = len(detector.top_channels)
-    contrast = detector.s1_position_contrast
-    shares = contrast * top_shares(x, y, detector) + (1 - contrast) / n_top
-    result = np.concatenate([1 - top[:, np.newaxis], top[:, np.newaxis] * shares], axis=1)
-    return np.minimum(total, 1.0)[:, np.newaxis] * result
-
-
-def s2_shares(x: np.ndarray, y: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the share of S2 light of each PMT, shape (n, PMTs), bottom first."""
-    top = detector.s2_area_fraction_top
-    bottom = np.full((len(x), 1), 1 - top)
-    return np.concatenate([bottom, top * top_shares(x, y, detector)], axis=1)
-
-
 def _with_sipm(
     pmts: np.ndarray, sipm: np.ndarray, detector: Detector
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -199,14 +146,17 @@ def _with_sipm(
 
 
 def s1_photoelectrons(
-    rng: np.random.Generator, deposits: Deposits, photons: np.ndarray, detector: Detector
+    rng: np.random.Generator,
+    deposits: Deposits,
+    photons: np.ndarray,
+    patterns: Patterns,
+    detector: Detector,
 ) -> Light:
     """Return the photoelectrons of scintillation light.
 
     A detected photon gives two with the probability `Detector.dpe_probability`; g1 counts both.
     """
-    probability = s1_detection(deposits.x, deposits.y, deposits.z, detector)
-    probability /= 1 + detector.dpe_probability
+    probability = patterns.s1(deposits.x, deposits.y, deposits.z) / (1 + detector.dpe_probability)
     sipm = detector.sipm_share * probability.sum(axis=1, keepdims=True)
     probability, channels = _with_sipm(probability, sipm, detector)
     total = np.maximum(probability.sum(axis=1, keepdims=True), 1.0)
@@ -225,7 +175,9 @@ def scintillation_times(
     rng: np.random.Generator, kind: np.ndarray, detector: Detector
 ) -> np.ndarray:
     """Return decay times of singlets and triplets."""
-    share = np.where(kind == ALPHA, detector.singlet_share_alphas, detector.singlet_share_electrons)
+    share = np.full(len(kind), detector.singlet_share_electrons)
+    share[kind == Interaction.ALPHA] = detector.singlet_share_alphas
+    share[kind == Interaction.NUCLEAR_RECOIL] = detector.singlet_share_recoils
     singlet = rng.random(len(kind)) < share
     return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
 
@@ -245,6 +197,7 @@ def s2_photoelectrons(
     deposit: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
+    patterns: Patterns,
     detector: Detector,
     origin: Origin = Origin.S2,
 ) -> Light:
@@ -254,7 +207,7 @@ def s2_photoelectrons(
     the row of their `deposit` and a position in the gas, of shape (n,).
     """
     photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
-    per_channel = photons_per_electron * s2_shares(x, y, detector)
+    per_channel = photons_per_electron * patterns.s2(x, y)
     sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
     per_channel, channels = _with_sipm(per_channel, sipm, detector)
     ends = np.cumsum(electrons)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from immutabledict import immutabledict
 from tqdm.auto import tqdm
 
 import amstrax
@@ -43,8 +44,11 @@ def simulate(
     seed: int = 0,
     *,
     energy_range: tuple[float, float] | None = None,
+    source_position: tuple[float, float, float] | None = None,
+    backgrounds: Mapping[str, float] = immutabledict(),
     occupancy: float = 0.1,
     yields: str = "nest",
+    optics: str = "geometry",
     without: Iterable[str] = (),
     compressor: str = "lz4",
     n_hosts: int = 1,
@@ -70,7 +74,8 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, occupancy, yields, without
+    source, rate, duration, seed, energy_range, source_position, backgrounds, occupancy, yields,
+    optics, without
         See `amstrax.simulation.blocks.Settings`.
     compressor
         Of live data, ``lz4`` or ``blosc``.
@@ -109,8 +114,11 @@ def simulate(
         duration=duration,
         seed=seed,
         energy_range=energy_range,
+        source_position=source_position,
+        backgrounds=backgrounds,
         occupancy=occupancy,
         yields=yields,
+        optics=optics,
         without=tuple(without),
     )
     for name, n in (("hosts", n_hosts), ("threads", n_threads)):

@@ -1,20 +1,36 @@
 """Photons and electrons of energy deposits: from nestpy, or from a simple model."""
 
-from functools import lru_cache
-
 import numpy as np
 
 from amstrax.exceptions import InvalidOption, NotAvailable
-from amstrax.simulation.sources import ALPHA, KR83M_SECOND, Deposits
+from amstrax.simulation.sources import Deposits, Interaction
 
 MODELS = ("nest", "simple")
 
 #: Mean energy for an excited or ionised atom [keV]; C. Dahl, thesis, Princeton 2009
 WORK_FUNCTION = 13.7e-3
+#: Mean energies for an electron and for a photon in xenon gas [keV], without recombination: usual
+#: value; C. Henriques et al., arXiv:2309.14202, for electrons and alphas
+GAS_PER_ELECTRON, GAS_PER_PHOTON = 21.9e-3, 38.7e-3
+_GAS_FANO = 0.15  # of electrons in xenon gas; usual value
+
+#: Interaction -> NEST's model, a member of ``nestpy.interactions``; the others have own functions
+_NEST_MODELS = {
+    Interaction.PHOTOABSORPTION: "gammaRay",
+    Interaction.COMPTON: "beta",
+    Interaction.BETA: "beta",
+    Interaction.NUCLEAR_RECOIL: "NR",
+    Interaction.ALPHA: "ion",
+}
 
 
 class NestYields:
-    """Yields and their fluctuations from NEST, the Noble Element Simulation Technique."""
+    """Yields and their fluctuations from NEST, the Noble Element Simulation Technique.
+
+    Photoabsorption has NEST's gamma model, electrons of Compton scattering and beta decays its beta
+    model, the two steps of Kr-83m, alphas and nuclear recoils theirs. NEST computes each deposit,
+    which takes 4 us: nothing is interpolated.
+    """
 
     def __init__(self, density: float, drift_field: float):
         try:
@@ -27,16 +43,27 @@ class NestYields:
             ) from None
         self._nest = nestpy
         self._calculator = nestpy.NESTcalc(nestpy.detectors.VDetector())
-        self._density, self._field = density, drift_field
-        self._mean = lru_cache(maxsize=64)(self._mean_yields)
+        self._at = density, drift_field
 
-    def _mean_yields(self, kind: int, energy: float):
-        if kind == ALPHA:
-            helium = (4.0, 2.0)  # mass and atomic number
-            return self._calculator.GetYields(
-                self._nest.ion, energy, self._density, self._field, *helium
-            )
-        return self._calculator.GetYields(self._nest.gammaRay, energy, self._density, self._field)
+    def mean(self, kind: int, energy: float, delay: float = 0.0):
+        """Return NEST's mean yields, with ``PhotonYield`` and ``ElectronYield``, of a deposit.
+
+        Parameters
+        ----------
+        kind
+            An `Interaction` in the liquid.
+        energy
+            [keV]
+        delay
+            After the 32.1 keV of Kr-83m, for its 9.4 keV [ns].
+        """
+        if kind in (Interaction.KR83M_FIRST, Interaction.KR83M_SECOND):
+            # Yields of the 9.4 keV depend on the delay after the 32.1 keV, within 1 ns
+            delays = delay + 1.0, max(delay - 1.0, 0.0)
+            return self._calculator.GetYieldKr83m(energy, *self._at, *delays)
+        model = getattr(self._nest.interactions, _NEST_MODELS[Interaction(kind)])
+        helium = (4.0, 2.0) if kind == Interaction.ALPHA else ()  # mass and atomic number
+        return self._calculator.GetYields(model, energy, *self._at, *helium)
 
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers of photons and of electrons of deposits, both of shape (n,).
@@ -46,46 +73,60 @@ class NestYields:
         self._nest.RandomGen.rndm().set_seed(int(rng.integers(2**31)))
         photons = np.zeros(len(deposits.energy), dtype=np.int64)
         electrons = np.zeros_like(photons)
+        in_gas = deposits.kind == Interaction.GAS
         columns = (deposits.kind, deposits.energy, deposits.delay)
-        for i, (kind, energy, delay) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
+        for i, *row in zip(
+            np.flatnonzero(~in_gas), *(column[~in_gas].tolist() for column in columns), strict=True
         ):
-            if kind == KR83M_SECOND:
-                # Yields of the 9.4 keV depend on the delay after the 32.1 keV, within 1 ns
-                delays = delay + 1.0, max(delay - 1.0, 0.0)
-                mean = self._calculator.GetYieldKr83m(energy, self._density, self._field, *delays)
-            else:
-                mean = self._mean(kind, energy)
-            quanta = self._calculator.GetQuanta(mean, self._density)
+            quanta = self._calculator.GetQuanta(self.mean(*row), self._at[0])
             photons[i], electrons[i] = quanta.photons, quanta.electrons
+        photons[in_gas], electrons[in_gas] = gas_quanta(rng, deposits.energy[in_gas])
         return np.maximum(photons, 0), np.maximum(electrons, 0)
+
+
+def gas_quanta(rng: np.random.Generator, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of photons and of electrons of deposits in the gas, both of shape (n,)."""
+    mean = energy / GAS_PER_ELECTRON
+    electrons = np.rint(rng.normal(mean, np.sqrt(_GAS_FANO * mean))).astype(np.int64)
+    return rng.poisson(energy / GAS_PER_PHOTON), np.maximum(electrons, 0)
 
 
 class SimpleYields:
     """Yields without nestpy: a fixed share of photons among a fixed number of quanta per keV.
 
-    The shares of photons, 0.6 for gammas and 0.98 for alphas, are about those of NEST for 60 keV
-    and for alphas at 500 V/cm; NEST's share falls to 0.4 at 662 keV. The number of quanta
-    fluctuates with a Fano factor of 0.03, the share by 0.03.
+    Shares are about those of NEST at 500 V/cm, for 60 keV (nuclear recoils: 20 keV). With energy,
+    they change in NEST and not here: its share of photons falls to 0.4 for photons of 662 keV, and
+    to 0.3 for electrons. The number of quanta fluctuates with a Fano factor of 0.03, the share by
+    0.03.
     """
 
     _FANO = 0.03
-    _SHARE_GAMMAS, _SHARE_ALPHAS = 0.6, 0.98
     _SHARE_SPREAD = 0.03
-    _ALPHA_QUENCHING = 0.92  # share of an alpha's energy that gives quanta, as of NEST
+    #: Interaction -> share of photons, share of the energy that gives quanta
+    _SHARES = {
+        Interaction.PHOTOABSORPTION: (0.6, 1.0),
+        Interaction.COMPTON: (0.53, 1.0),
+        Interaction.BETA: (0.53, 1.0),
+        Interaction.KR83M_FIRST: (0.6, 1.0),
+        Interaction.KR83M_SECOND: (0.84, 1.0),
+        Interaction.ALPHA: (0.98, 0.92),
+        Interaction.NUCLEAR_RECOIL: (0.66, 0.2),
+    }
 
     def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
-        alpha = deposits.kind == ALPHA
-        mean = deposits.energy / WORK_FUNCTION * np.where(alpha, self._ALPHA_QUENCHING, 1.0)
+        # Those in the gas are replaced
+        table = np.array([self._SHARES.get(kind, (0.0, 0.0)) for kind in Interaction])
+        share, quenching = table[deposits.kind].T
+        mean = deposits.energy / WORK_FUNCTION * quenching
         total = np.rint(rng.normal(mean, np.sqrt(self._FANO * mean)))
         total = np.maximum(total, 0).astype(np.int64)
-        share = rng.normal(
-            np.where(alpha, self._SHARE_ALPHAS, self._SHARE_GAMMAS),
-            np.where(alpha, 0.0, self._SHARE_SPREAD),
-        )
-        photons = rng.binomial(total, np.clip(share, 0, 1))
-        return photons, total - photons
+        spread = np.where(deposits.kind == Interaction.ALPHA, 0.0, self._SHARE_SPREAD)
+        photons = rng.binomial(total, np.clip(rng.normal(share, spread), 0, 1))
+        electrons = total - photons
+        in_gas = deposits.kind == Interaction.GAS
+        photons[in_gas], electrons[in_gas] = gas_quanta(rng, deposits.energy[in_gas])
+        return photons, electrons
 
 
 Yields = NestYields | SimpleYields

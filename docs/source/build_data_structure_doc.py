@@ -15,7 +15,7 @@ import numpy as np
 import strax
 
 from amstrax import contexts, settings
-from amstrax.plugins.dtypes import EMPTY_COLUMNS
+from amstrax.plugins.peak_processing import EMPTY_COLUMNS
 
 #: Context -> (title of its page, what to say first)
 INTRODUCTIONS = {

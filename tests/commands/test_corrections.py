@@ -169,7 +169,7 @@ def test_check_of_good_files(run, tmp_path):
 def test_what_is_wrong_is_named_with_its_place(tmp_path, files, expected):
     (problem,) = problems(tmp_path, **files)
     assert re.search(expected, problem), problem
-    assert problem.startswith(f"{check.lookup.folder_of(f'{next(iter(files))}.json')}/")
+    assert problem.startswith(f"{check.store.folder_of(f'{next(iter(files))}.json')}/")
 
 
 def test_gains_of_several_lengths_where_that_is_said(run, tmp_path):

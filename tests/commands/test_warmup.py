@@ -1,5 +1,8 @@
 """Compilation: once, kept where it can be kept, and by `amstrax warmup` for all jobs."""
 
+import importlib
+import json
+import logging
 import os
 import pickle
 import shutil
@@ -7,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import strax
-from make_jobs import made_once
+from make_jobs import Child, made_once
 from make_runs import options, pulses, write_run
+from numba.core import event
 
 import amstrax
 from amstrax.commands import warmup
@@ -27,13 +32,21 @@ print(*(e.data["dispatcher"] for _, e in recorder.buffer if e.is_start), sep="\\
 _JOB = _COUNT_COMPILATIONS.format(
     code="from amstrax.auto_processing import amstraxer; assert amstraxer.main(sys.argv[1:]) == 0"
 )
-#: A kernel that is compiled quickly, and where it is kept
+#: Compile a kernel of the package, and print where it is kept
 _KERNEL = (
     _COUNT_COMPILATIONS.format(
         code="from amstrax.processing import live_data; live_data._first_damaged.compile()"
     )
     + "print(live_data._first_damaged.cache_folder())"
 )
+#: A module with a kernel that is compiled quickly
+_SMALL = """
+from amstrax.processing.compiled import I64, kernel
+
+@kernel(I64)
+def add_one(x):
+    return x + 1
+"""
 
 
 def start(*arguments, folder=None, **environment):
@@ -107,15 +120,50 @@ def test_after_warmup_no_job_compiles(tmp_path, warm_cache):
     assert out.startswith("all was compiled already")
 
 
-@pytest.mark.slow
-def test_processes_that_compile_at_once_keep_it(tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
-    for process in [start("-c", _KERNEL, **cache) for _ in range(3)]:
-        compiled, _, folder = output_of(process)[0].rstrip().rpartition("\n")
+def compile_small(arguments) -> int:
+    """Compile the kernel of `_SMALL` in a folder, with a folder for the cache."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", force=True)
+    folder, numba.config.CACHE_DIR = arguments
+    sys.path.insert(0, folder)
+    with event.install_recorder("numba:compile") as recorder:
+        small = importlib.import_module("small_kernel_of_warmup")
+        small.add_one.compile()
+    n_compiled = sum(e.is_start for _, e in recorder.buffer)
+    print(json.dumps({"compiled": n_compiled, "folder": small.add_one.cache_folder()}))
+    return 0
+
+
+class SmallKernel:
+    """The kernel of `_SMALL`, compiled in processes that need not import numba first."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._n_logs = folder, 0
+        (folder / "small_kernel_of_warmup.py").write_text(_SMALL)
+
+    def start(self, cache: Path) -> Child:
+        self._n_logs += 1
+        arguments = str(self.folder), str(cache)
+        return Child(compile_small, arguments, self.folder / f"log_{self._n_logs}")
+
+    def result(self, process: Child) -> tuple[bool, str, list[str]]:
+        """Return whether it compiled the kernel, where that is kept, and the warnings."""
+        assert process.result() == 0, process.text()
+        *warnings, last = process.text().splitlines()
+        found = json.loads(last)
+        return found["compiled"] > 0, found["folder"], warnings
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return SmallKernel(tmp_path_factory.mktemp("small"))
+
+
+def test_processes_that_compile_at_once_keep_it(small, tmp_path):
+    for process in [small.start(tmp_path) for _ in range(3)]:
         # The last may find what the first has kept
-        assert "_first_damaged" in compiled or not compiled
-        assert Path(folder).is_relative_to(tmp_path)
-    assert output_of(start("-c", _KERNEL, **cache))[0] == f"\n{folder}\n"
+        _, folder, warnings = small.result(process)
+        assert Path(folder).is_relative_to(tmp_path) and not warnings
+    assert small.result(small.start(tmp_path)) == (False, folder, [])
 
 
 @pytest.mark.slow
@@ -155,39 +203,33 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled_kernel(tmp_path_factory):
-    """Cache of `_KERNEL`, to be copied."""
+def compiled_kernel(tmp_path_factory, small):
+    """Cache of the small kernel, to be copied."""
     folder = tmp_path_factory.mktemp("kernel")
-    output_of(start("-c", _KERNEL, NUMBA_CACHE_DIR=str(folder)))
+    small.result(small.start(folder))
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["empty", "cut", "garbage", "folder"])
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-def test_damaged_cache_of_a_kernel(compiled_kernel, tmp_path, how, suffix):
+def test_damaged_cache_of_a_kernel(compiled_kernel, small, tmp_path, how, suffix):
     """It is compiled again, which one warning says, and kept if that is possible."""
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     shutil.copytree(compiled_kernel, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob(f"*/*{suffix}")
     damage(path, how)
-    out, err = output_of(start("-c", _KERNEL, **cache))
-    assert "_first_damaged" in out
-    assert err.count("\n") == 1
-    assert str(path) in err
-    out, err = output_of(start("-c", _KERNEL, **cache))
-    assert ("_first_damaged" in out, str(path) in err) == (how == "folder", how == "folder")
+    compiled, _, warnings = small.result(small.start(tmp_path))
+    assert compiled and len(warnings) == 1 and str(path) in warnings[0]
+    compiled, _, warnings = small.result(small.start(tmp_path))
+    assert (compiled, str(path) in "".join(warnings)) == (how == "folder", how == "folder")
 
 
-@pytest.mark.slow
-def test_index_of_another_version(compiled_kernel, tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+def test_index_of_another_version(compiled_kernel, small, tmp_path):
     shutil.copytree(compiled_kernel, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob("*/*.nbi")
     path.write_bytes(pickle.dumps("0.1") + b"what that version had")
     for is_compiled in (True, False):
-        out, err = output_of(start("-c", _KERNEL, **cache))
-        assert ("_first_damaged" in out, err) == (is_compiled, "")
+        compiled, _, warnings = small.result(small.start(tmp_path))
+        assert (compiled, warnings) == (is_compiled, [])
 
 
 @pytest.mark.slow

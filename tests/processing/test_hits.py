@@ -6,7 +6,7 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.processing import hits as kernels
+from amstrax.processing import peaks as kernels
 from amstrax.processing.rows import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -98,12 +98,12 @@ def test_kernel_equals_plain_python(waveforms, per_channel, thresholds):
     results = []
     for find in (kernels._find_hits, kernels._find_hits.py_func):
         hits = np.zeros(6 * n, dtype=strax.hit_dtype)
-        results.append((find(*arguments, kernels._Hits.of(hits)), hits))
+        results.append((find(*arguments, kernels._NewHits.of(hits)), hits))
     (n_fast, fast), (n_slow, slow) = results
     assert n_fast == n_slow
     np.testing.assert_array_equal(fast, slow)
     # Without room they are only counted
-    assert kernels._find_hits(*arguments, kernels._Hits.of(fast[:0])) == n_fast
+    assert kernels._find_hits(*arguments, kernels._NewHits.of(fast[:0])) == n_fast
 
 
 def test_no_hits():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.interpolate import RegularGridInterpolator
 
-from amstrax.processing.position_map import PositionMap, position_map, positions
+from amstrax.processing.events import PositionMap, position_map, positions
 
 PROPERTY = settings(max_examples=100, deadline=None, database=None)
 NUMBERS = st.floats(-40, 40, allow_nan=False)

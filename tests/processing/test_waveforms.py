@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.processing import waveforms
-from amstrax.processing.hits import find_hits
+from amstrax.processing.peaks import find_hits
 from amstrax.processing.rows import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)

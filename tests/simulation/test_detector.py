@@ -23,12 +23,14 @@ NUMBERS = [
     and not field.name.endswith("_channel")
 ]
 FLOATS = [name for name in NUMBERS if isinstance(getattr(XAMS, name), float)]
-INTEGERS = [name for name in NUMBERS if isinstance(getattr(XAMS, name), int)]
 MAY_BE_0 = {
     "diffusion_longitudinal",
     "diffusion_transverse",
     "singlet_share_electrons",
     "singlet_share_alphas",
+    "singlet_share_recoils",
+    "wall_charge_share",
+    "cathode_charge_share",
     "g1",
     "s1_light_slope",
     "s1_area_fraction_top_gate",

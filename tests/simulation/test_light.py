@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from amstrax.processing import events
-from amstrax.processing.peaks import reconstruct_positions
 from amstrax.simulation import light
 from amstrax.simulation.detector import XAMS, XAMSL
-from amstrax.simulation.sources import ALPHA, GAMMA, Deposits
+from amstrax.simulation.optics import InverseOfReconstruction as Inverse
+from amstrax.simulation.sources import Deposits, Interaction
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 
@@ -19,118 +18,15 @@ def rng(seed=1):
     return np.random.default_rng(seed)
 
 
-def make_deposits(n=1, x=0.0, y=0.0, z=0.0, time=1e9, kind=GAMMA):
+def make_deposits(n=1, x=0.0, y=0.0, z=0.0, time=1e9, kind=Interaction.BETA):
     columns = (np.full(n, value, dtype=float) for value in (x, y, z))
-    return Deposits(
-        np.arange(n), np.full(n, time), np.full(n, 10.0), np.full(n, kind), np.zeros(n), *columns
-    )
+    energy, zero, one = np.full(n, 10.0), np.zeros(n), np.ones(n)
+    kinds = np.full(n, kind, dtype=np.int8)
+    return Deposits(np.arange(n), np.full(n, time), energy, kinds, zero, *columns, one)
 
 
 def per_channel(found, detector):
     return np.array([found.n_pe[found.channel == c].sum() for c in detector.channels])
-
-
-def test_half_share():
-    polynomial = (100.0, -50.0)  # 100 f - 50
-    position = np.array([-80.0, -50.0, 0.0, 25.0, 50.0, 70.0])
-    assert light.half_share(position, polynomial) == pytest.approx([0, 0, 0.5, 0.75, 1, 1])
-
-
-@PROPERTY
-@given(
-    st.lists(st.tuples(st.floats(-31, 31), st.floats(-31, 31)), min_size=1, max_size=20),
-    st.floats(1, 1e5),
-)
-def test_positions_are_reconstructed_where_the_light_was(points, area_top):
-    x, y = np.array(points).T
-    shares = light.top_shares(x, y, XAMS)
-    assert shares.shape == (len(x), 4)
-    assert (shares >= 0).all()
-    np.testing.assert_allclose(shares.sum(axis=1), 1)
-    area_per_channel = np.zeros((len(x), 5), dtype=np.float32)
-    area_per_channel[:, 0] = 10.0
-    area_per_channel[:, 1:] = area_top * shares
-    area = area_per_channel.sum(axis=1)
-    aft = area_per_channel[:, 1:].sum(axis=1) / area
-    found = reconstruct_positions(area, aft, area_per_channel, 1, XAMS.position_polynomials)
-    np.testing.assert_allclose(found["x_corr"], x, rtol=0, atol=2e-3)
-    np.testing.assert_allclose(found["y_corr"], y, rtol=0, atol=2e-3)
-
-
-def test_each_half_gives_its_polynomial():
-    f = np.array([0.2, 0.5, 0.9])
-    x, y = (np.polyval(polynomial, f) for polynomial in XAMS.position_polynomials)
-    a, b, c, d = light.top_shares(x, y[::-1], XAMS).T
-    assert a + b == pytest.approx(f, abs=1e-6)
-    assert a + c == pytest.approx(f[::-1], abs=1e-6)
-    assert d == pytest.approx((1 - f) * (1 - f[::-1]), abs=1e-6)
-
-
-def test_one_top_pmt_gets_all():
-    assert light.top_shares(np.array([0.0, 20.0]), np.zeros(2), XAMSL).tolist() == [[1], [1]]
-
-
-def test_s1_detection():
-    detector = XAMS.with_values(
-        gate_cathode_distance=100.0,
-        g1=0.1,
-        s1_light_at_gate=2.0,
-        s1_light_slope=-0.02,  # twice as much light at the cathode as at the gate
-        s1_area_fraction_top_gate=0.3,
-        s1_area_fraction_top_cathode=0.1,
-        s1_position_contrast=0.0,
-    )
-    z = np.array([0.0, -50.0, -100.0])
-    found = light.s1_detection(np.zeros(3), np.zeros(3), z, detector)
-    total = np.array([0.2 / 3, 0.1, 0.4 / 3])
-    assert found.sum(axis=1) == pytest.approx(total)
-    top = total * [0.3, 0.2, 0.1]
-    for channel in range(1, 5):
-        assert found[:, channel] == pytest.approx(top / 4)
-    # the mean over the volume is what g1 says
-    z = -rng().uniform(0, 100, 50_000)
-    found = light.s1_detection(np.zeros(50_000), np.zeros(50_000), z, detector)
-    assert found.sum(axis=1).mean() == pytest.approx(0.1, rel=0.005)
-
-
-def test_contrast_of_s1_light():
-    x, y, z = np.array([20.0]), np.array([-10.0]), np.array([-20.0])
-    even, some, full = (
-        light.s1_detection(x, y, z, XAMS.with_values(s1_position_contrast=contrast))[0]
-        for contrast in (0.0, 0.25, 1.0)
-    )
-    assert some == pytest.approx(0.75 * even + 0.25 * full)
-    assert full[1:] / full[1:].sum() == pytest.approx(light.top_shares(x, y, XAMS)[0])
-    assert even[0] == full[0]
-
-
-@PROPERTY
-@given(
-    st.sampled_from([XAMS, XAMSL]),
-    st.floats(0, 1),
-    st.lists(
-        st.tuples(st.floats(-31, 31), st.floats(-31, 31), st.floats(0, 1)), min_size=1, max_size=10
-    ),
-)
-def test_s1_light_goes_with_depth_as_it_is_corrected_for(detector, share, points):
-    x, y, depth = np.array(points).T
-    z = -depth * detector.gate_cathode_distance
-    small = detector.with_values(g1=0.5 * share)
-    found = light.s1_detection(x, y, z, small)
-    line = (-small.gate_cathode_distance, 0.0, small.s1_light_at_gate, small.s1_light_slope)
-    corrected = found.sum(axis=1) * events.s1_z_correction(z, line)
-    # The smallest numbers that there are have fewer digits
-    np.testing.assert_allclose(corrected, 0.5 * share, rtol=1e-12, atol=1e-300)
-    certain = light.s1_detection(x, y, z, detector.with_values(g1=1.0))
-    assert ((certain >= 0) & (certain.sum(axis=1)[:, np.newaxis] <= 1 + 1e-12)).all()
-
-
-def test_s2_shares():
-    detector = XAMS.with_values(s2_area_fraction_top=0.6)
-    x, y = np.array([0.0, 30.0]), np.array([5.0, -20.0])
-    found = light.s2_shares(x, y, detector)
-    np.testing.assert_allclose(found[:, 0], 0.4)
-    np.testing.assert_allclose(found[:, 1:], 0.6 * light.top_shares(x, y, detector))
 
 
 @pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
@@ -140,9 +36,11 @@ def test_photoelectrons_of_s1s(detector, double):
     detector = detector.with_values(dpe_probability=double)
     n, photons = 400, 1000
     deposits = make_deposits(n, x=10.0, y=-5.0, z=-30.0)
-    found = light.s1_photoelectrons(rng(), deposits, np.full(n, photons), detector)
+    found = light.s1_photoelectrons(
+        rng(), deposits, np.full(n, photons), Inverse(detector), detector
+    )
     where = (np.array([value]) for value in (10.0, -5.0, -30.0))
-    expected = n * photons * light.s1_detection(*where, detector)[0]
+    expected = n * photons * Inverse(detector).s1(*where)[0]
     counts = per_channel(found, detector)[: len(detector.tpc_channels)]
     assert (abs(counts - expected) < 5 * np.sqrt((1 + double) * expected)).all()
     in_pmts = found.n_pe[np.isin(found.channel, detector.tpc_channels)]
@@ -157,7 +55,7 @@ def test_sipm_sees_a_share_of_the_photons():
     detector = XAMS.with_values(sipm_share=0.05, dpe_probability=0.5, g1=0.12)
     n, photons = 200, 5000
     found = light.s1_photoelectrons(
-        rng(), make_deposits(n, z=-25.25), np.full(n, photons), detector
+        rng(), make_deposits(n, z=-25.25), np.full(n, photons), Inverse(detector), detector
     )
     in_sipm = found.n_pe[found.channel == detector.sipm_channel]
     assert (in_sipm == 1).all()  # no double photoelectrons there
@@ -169,13 +67,23 @@ def test_sipm_sees_a_share_of_the_photons():
 
 
 def test_no_photons_no_s1():
-    none = light.s1_photoelectrons(rng(), make_deposits(2), np.zeros(2, int), XAMS)
+    none = light.s1_photoelectrons(rng(), make_deposits(2), np.zeros(2, int), Inverse(XAMS), XAMS)
     assert [len(column) for column in none] == [0] * 5
-    no_deposits = light.s1_photoelectrons(rng(), make_deposits(0), np.zeros(0, int), XAMS)
+    no_deposits = light.s1_photoelectrons(
+        rng(), make_deposits(0), np.zeros(0, int), Inverse(XAMS), XAMS
+    )
     assert [len(column) for column in no_deposits] == [0] * 5
 
 
-@pytest.mark.parametrize(("kind", "share"), [(GAMMA, 0.05 / 1.05), (ALPHA, 0.45 / 1.45)])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        (Interaction.BETA, 0.05 / 1.05),
+        (Interaction.PHOTOABSORPTION, 0.05 / 1.05),
+        (Interaction.ALPHA, 0.45 / 1.45),
+        (Interaction.NUCLEAR_RECOIL, 0.26 / 1.26),
+    ],
+)
 def test_scintillation_times(kind, share):
     times = light.scintillation_times(rng(), np.full(40_000, kind), XAMS)
     cdf = stats.expon.cdf
@@ -198,6 +106,7 @@ def s2(arrivals, electrons, detector, seed=1, x=None, y=None):
         np.arange(n),
         zero if x is None else x,
         zero if y is None else y,
+        Inverse(detector),
         detector,
     )
 
@@ -210,7 +119,7 @@ def test_photoelectrons_of_s2s(detector, double):
     arrivals = 1e9 + np.sort(rng().normal(0, 500, n * electrons))
     x, y = np.full(n, 12.0), np.full(n, 3.0)
     found = s2(arrivals, [electrons] * n, detector, x=x, y=y)
-    expected = 12.0 * n * electrons * light.s2_shares(x[:1], y[:1], detector)[0]
+    expected = 12.0 * n * electrons * Inverse(detector).s2(x[:1], y[:1])[0]
     counts = per_channel(found, detector)
     pmts = counts[: len(detector.tpc_channels)]
     assert (abs(pmts - expected) < 5 * np.sqrt((1 + double) * expected)).all()

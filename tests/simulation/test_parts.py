@@ -205,7 +205,7 @@ def test_truth_of_xams(tmp_path):
         summed = np.bincount(of_event, deposits[field], len(truth))
         np.testing.assert_allclose(summed, truth[field], rtol=1e-5, err_msg=field)
     assert (deposits["electrons_extracted"] <= deposits["electrons"]).all()
-    assert (deposits["electrons_extracted"] * 8 < deposits["s2_pe"]).mean() > 0.9
+    assert (deposits["electrons_extracted"] * 5 < deposits["s2_pe"]).mean() > 0.9
     for origin, field in ((Origin.S1, "s1_pe"), (Origin.S2, "s2_pe")):
         own = light[(light["origin"] == origin) & (light["sensor"] == TPC)]
         summed = np.bincount(own["event_number"], own["size"], len(truth))
@@ -214,6 +214,8 @@ def test_truth_of_xams(tmp_path):
     peaks, made_of = load(chain, "peak_basics"), load(chain, "peak_truth")
     large = made_of["n_pe"] > 300
     assert large.sum() > 150
+    # Scatters of one event may give several S2s, each of them incomplete
+    large &= truth["n_deposits"][made_of["event_number"]] == 1
     # One signal each, all of it, and of its size: pulses below threshold and saturation apart
     assert (made_of["purity"][large] > 0.9).mean() > 0.95
     assert (made_of["completeness"][large] > 0.95).mean() > 0.95

@@ -131,7 +131,7 @@ def test_an_independent_reader_finds_self_triggered_pulses(run):
         assert np.all(height[apart, : XAMS.pre_trigger] < XAMS.threshold)
         assert np.all(height[apart, XAMS.pre_trigger] >= XAMS.threshold)
         noise = np.hypot(XAMS.noise, 1 / np.sqrt(12))  # and rounding
-        assert np.median(np.std(height[:, :20], axis=1)) == pytest.approx(noise, rel=0.1)
+        assert np.median(np.std(height[apart, :20], axis=1)) == pytest.approx(noise, rel=0.1)
 
 
 def test_the_run_document_says_how_to_read_the_run(run):
@@ -167,7 +167,7 @@ def test_the_chain_finds_the_events(run, st):
     assert 400 < len(truth) < 560
     assert 0.97 * len(truth) < len(events) <= len(truth)
     distance = np.abs(events["s2_center_time"][:, np.newaxis] - truth["s2_center_time"])
-    there = truth["s2_pe"] > 200
+    there = (truth["s2_pe"] > 200) & (truth["n_deposits"] == 1)
     assert np.median(distance.min(axis=0)[there]) < 10
 
 
@@ -203,7 +203,8 @@ def test_positive_pulses_with_their_polarity_corrected(tmp_path):
         assert len(raw) == len(records) > 2000 and raw["data"].max() <= 0
         first = records[records["record_i"] == 0]
         exact = first["data"][:, : XAMS.pre_trigger - 5] + first["baseline"][:, np.newaxis] % 1
-        found[corrected] = exact.mean(), load(st, "peaks_sipm")
+        # The median, since some pulses come within others
+        found[corrected] = np.median(exact.mean(axis=1)), load(st, "peaks_sipm")
     assert 0.8 < found[False][0] < 1
     assert abs(found[True][0]) < 0.02
     (_, wrong), (_, peaks) = found.values()
@@ -335,7 +336,13 @@ def test_in_real_time_a_run_grows_and_ends_early_when_stopped(tmp_path):
         (dict(duration=0), "cannot take 0 s"),
         (dict(duration=float("inf")), "cannot take inf s"),
         (dict(seed=-3), "seed cannot be -3"),
-        (dict(source="uranium"), "no source 'uranium'; there are"),
+        (dict(source="uranium"), "no source 'uranium'"),
+        (dict(source="cs137", energy_range=(1, 2)), "cs137 has fixed energies"),
+        (dict(source="nr", energy_range=(1, 400)), "range from 1 to 400 keV"),
+        (dict(source_position=(60, 0, 0)), "kr83m is not outside"),
+        (dict(backgrounds={"wal": 1}), "no source 'wal'; did you mean wall"),
+        (dict(backgrounds={"wall": -1}), "rate cannot be -1 Hz, of wall"),
+        (dict(backgrounds={"led": 1}), "'led' with source 'kr83m': LED runs have no xenon"),
         (dict(detector="xmas"), "no detector 'xmas'; did you mean xams"),
         (dict(energy_range=(5, 2), source="flat"), "range from 5 to 2 keV"),
         (dict(energy_range=(1, 2)), "kr83m has fixed energies"),
