@@ -294,7 +294,7 @@ def test_several_sets_of_options_and_rates(tmp_path, capsys):
     # Where the ADC saturates, area is lost although the peak is found, and both are told
     for kind in ("s1", "s2"):
         assert number(usual, f"{kind}_efficiency")[0] > 0.95
-        assert number(usual, f"line_{kind}_saturated")[0] == 1
+        assert number(usual, f"line_{kind}_saturated")[0] > 0.8
         assert number(usual, f"line_{kind}_area_bias")[0] < -0.15
         assert abs(number(usual, f"{kind}_area_bias_unsaturated")[0]) < 0.02
         assert number(usual, f"{kind}_area_bias_saturated")[0] < -0.1
