@@ -26,11 +26,11 @@ KERNEL_TESTS := tests/processing tests/test_quantities.py \
 EXAMPLES ?= 5000
 RUNS ?= 30
 # for `make process`
-RUN ?= 999999
+RUN ?= 200003
 CONTEXT ?= xams_little
 TARGET ?= radon_peak_basics
-LIVE ?= ../shared/data/live_data
-RUNDOC ?= ../shared/data/rundoc_$(RUN).json
+LIVE ?= ./simulated
+RUNDOC ?= $(LIVE)/rundoc_$(RUN).json
 OUT ?= ./amstrax_data
 
 .PHONY: help
@@ -144,7 +144,10 @@ bench: dev ## measure speed and memory, into benchmarks/RESULTS.md, which the do
 	$(BIN)/python benchmarks/bench.py
 
 .PHONY: process
-process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=
+process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=; by default a simulated run of XAMSL
+	@if [ '$(RUN)' = 200003 ] && [ ! -e '$(RUNDOC)' ]; then \
+	    $(BIN)/amstrax simulate 200003 --detector xamsl --source rn222 --duration 20 --output '$(LIVE)'; \
+	fi
 	$(BIN)/amstraxer $(RUN) --context $(CONTEXT) --target $(TARGET) --live_data_dir $(LIVE) \
 	    --testing_rundoc $(RUNDOC) --output_folder $(OUT)
 
@@ -161,7 +164,7 @@ constraints: ## resolve setup.py afresh on Python 3.11 and 3.12 and rewrite cons
 .PHONY: clean
 clean: ## remove what was built and cached; keeps .venv and processed data
 	rm -rf build dist docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/architecture.inc docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
+	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/architecture.inc docs/source/simulation_*.inc docs/source/_static/simulation_run.png docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
 	find amstrax tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean

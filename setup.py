@@ -55,6 +55,12 @@ extras_require = {
         # hashes of passwords of those who may log in
         "bcrypt>=4,<6",
     ],
+    # files of `amstrax export`; CSV is written by pandas
+    "export": [
+        "h5py>=3.12,<4",
+        "pyarrow>=18,<27",
+        "uproot>=5.6,<6",
+    ],
     # the kernel; JupyterLab needs a newer httpx than xeauth, of straxen, allows (`make notebook`)
     "notebook": [
         "ipykernel>=6.29,<8",
