@@ -8,6 +8,7 @@ Live data is processed only in a context that `context_for_daq_reader` has set u
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ from amstrax.plugins.pulse_processing import (
     PulseProcessingSiPM,
 )
 from amstrax.run_values import DefaultChannelMap
+from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -194,6 +196,7 @@ def xams(
     args, kwargs
         Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
         options of the detector, and ``storage`` replaces all folders and the run database.
+        Unknown names raise UnknownArgument (a TypeError).
     """
     return _context(
         "xams",
@@ -309,7 +312,12 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    st = Context(storage, config, register=[*plugins, *truth], **options | kwargs)
+    known = {*Context.takes_config, "storage", "config", "register", "register_all", "processors"}
+    known |= {*inspect.signature(xams if detector == "xams" else xams_little).parameters}
+    registered = [*plugins, *truth]
+    taken = {option for plugin in registered for option in plugin.takes_config}
+    check_arguments(kwargs.keys() - {"processors", *Context.takes_config}, known, taken)
+    st = Context(storage, config, register=registered, **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:

@@ -111,12 +111,12 @@ class PythonSession:
         return 0
 
 
-# Tests do not start themselves, nor an installation: see whether there is such a target, but let
-# `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
+# Tests do not start themselves, nor an installation, nor JupyterLab: see whether there is such a
+# target, but let `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed)
+make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed -o {venv}/.dev)
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" LIVE="$PWD/simulated" OUT="$PWD/amstrax_data" "$@" ;;
@@ -167,8 +167,11 @@ def environment(tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def clone(tmp_path) -> Path:
-    """A folder that looks like this repository, where commands may leave what they like."""
+def clone(tmp_path, request) -> Path:
+    """A folder that looks like this repository, where commands may leave what they like.
+
+    It has the run of the demo if the page uses that without making it.
+    """
     venv = Path(sys.prefix)
     need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
     folder = tmp_path / "clone"
@@ -178,6 +181,9 @@ def clone(tmp_path) -> Path:
             (folder / path.name).symlink_to(path)
     # What is tested, also where that is an installed wheel
     (folder / ".venv").symlink_to(venv)
+    run = commands(request.node.callspec.params["page"])
+    if "amstrax_demo/" in run and not re.search(r"(make|amstrax) demo", run):
+        shutil.copytree(request.getfixturevalue("demo_run"), folder / "amstrax_demo")
     return folder
 
 
@@ -327,6 +333,10 @@ def test_blocks_that_are_not_run_hold_no_commands():
                     r"^\W*(make|git|pip|pipx|bash|python|amstrax\w*|\.venv/\S+) ", block.code, re.M
                 )
                 assert not found, f"{page.name}, line {block.line}: {found[0]}"
+
+
+def test_readme_fits_on_a_screen():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
 
 
 def test_code_is_in_blocks_that_are_found():

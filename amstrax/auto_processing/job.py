@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import numba.core.event
 import psutil
 import strax
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from amstrax import redax, rundoc
 from amstrax.commands.base import run_tool
@@ -569,7 +570,8 @@ class Progress:
 
     def totals(self) -> str:
         """Return a line with the totals."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes in macOS, kB in Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB
         elapsed, rate = self._elapsed_and_rate()
         return (
             f"{self._what}: {self._rows} rows in {self._n_chunks} chunks, {self._seconds:.1f} s of "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from immutabledict import immutabledict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import amstrax
 from amstrax import redax, rundoc, strict_json
@@ -168,11 +168,6 @@ def simulate(
     return files.run
 
 
-def _options(settings: Settings) -> dict[str, Any]:
-    """Return the options to process the run with."""
-    return {} if settings.is_led else settings.acting.options()
-
-
 def all_settings(settings: Settings) -> dict[str, Any]:
     """Return the release of amstrax, and all settings of a simulation."""
     return {"amstrax": amstrax.__version__, **asdict(settings)}
@@ -188,6 +183,11 @@ def _summary(settings: Settings) -> dict[str, Any]:
         if usual is None or getattr(usual, name) != value
     }
     return {**summary, "detector": settings.detector.name, "detector_values": changed}
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return the options to process the run with."""
+    return {} if settings.is_led else settings.acting.options()
 
 
 def run_document(

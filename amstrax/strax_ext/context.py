@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import io
 import logging
 import operator
@@ -21,9 +22,16 @@ import pandas as pd
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import InvalidOption, NoSuchDataType, RunNotCovered, did_you_mean
+from amstrax.exceptions import (
+    InvalidOption,
+    RunNotCovered,
+    UnknownColumn,
+    UnknownMethod,
+    did_you_mean,
+)
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext import checks
 from amstrax.strax_ext.equivalents import (
     EQUIVALENT_PARENTS,
     EquivalentData,
@@ -59,6 +67,9 @@ class _Analysis:
         function = getattr(module, self._name)
         return function if instance is None else MethodType(function, instance)
 
+
+#: Arguments of ``get_iter``, which takes options of the context as well
+_OF_GET_ITER = tuple(inspect.signature(strax.Context.get_iter).parameters)
 
 #: Serialises changes and copies of contexts, which take microseconds
 _lock = threading.RLock()
@@ -115,6 +126,31 @@ def _serialised(name: str) -> Callable:
     return method
 
 
+def _checking_data_type(name: str) -> Callable:
+    """Return strax's method of that name, whose first argument is checked to be a data type."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
+        snapshot = self._snapshot()
+        checks.check_data_types(data_type, snapshot._plugin_class_registry)
+        return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
+
+    method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
+    return method
+
+
+def _checking_runs(name: str) -> Callable:
+    """Return strax's method of that name, whose first argument is checked to be run ids."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", run_id: Any, *args: Any, **kwargs: Any) -> Any:
+        checks.check_run_ids(run_id)
+        return getattr(super(Context, self), name)(run_id, *args, **kwargs)
+
+    method.__doc__ = f"Do what strax's ``{name}`` does, for run ids that are text."
+    return method
+
+
 #: Runs whose options have been reported, with these options; and reported warnings of plugins
 _reported: set[tuple[str, ...]] = set()
 
@@ -158,6 +194,8 @@ class Context(strax.Context):
     run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: Cache for the last state
     _made = _Made()
+    #: Unknown options of plugins that a warning has named
+    _unknown_options: frozenset[str] = frozenset()
     #: Access to data of the other release; only in snapshots
     _equivalents: EquivalentData | None = None
 
@@ -262,9 +300,26 @@ class Context(strax.Context):
     purge_unused_configs = _serialised("purge_unused_configs")
 
     get_data_kinds = _on_snapshot("get_data_kinds")
-    get_dependency_plugins = _on_snapshot("get_dependency_plugins")
-    is_stored = _on_snapshot("is_stored")
+    get_dependencies = _checking_data_type("get_dependencies")
+    get_dependency_plugins = _checking_data_type("get_dependency_plugins")
+    get_save_when = _checking_data_type("get_save_when")
+    get_array = _checking_runs("get_array")
+    make = _checking_runs("make")
+    accumulate = _checking_runs("accumulate")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
+
+    def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
+        """Return whether data is stored; parameters are as in strax."""
+        checks.check_run_ids(run_id)
+        snapshot = self._snapshot()
+        return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what does not exist
+        problem = f"a context has no attribute {name!r}"
+        if not name.startswith("_"):
+            problem += did_you_mean(name, [known for known in dir(self) if known[0] != "_"])
+        raise UnknownMethod(problem)
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
         """Set options, as strax does; paths become strings, which strax can hash."""
@@ -282,20 +337,24 @@ class Context(strax.Context):
         if strax.Context.takes_config.keys() - cls.takes_config.keys():
             # straxen, if imported later, adds options only to the class of strax
             cls.takes_config = immutabledict({**strax.Context.takes_config, **cls.takes_config})
+        self._check_arguments(context_config or ())
         self._set_context_config(context_config, mode)
+
+    def _check_arguments(self, names: Iterable[str]) -> None:
+        """Raise UnknownArgument for a name that is not an option of contexts."""
+        unknown = {*names} - {*self.takes_config}
+        known = {*_OF_GET_ITER, *self.takes_config} - {"self", "kwargs", *unknown}
+        checks.check_arguments(sorted(unknown), known, self._options_of_plugins())
 
     _set_context_config = _serialised("set_context_config")
 
     def _get_plugins(
         self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
+        checks.check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
-        known = snapshot._plugin_class_registry
-        for target in targets:
-            if target not in known:
-                raise NoSuchDataType(
-                    f"this context does not make {target!r}{did_you_mean(target, known)}"
-                )
+        checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
+        self._warn_of_unknown_options(snapshot)
         plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
         todo = list(plugins.values())
         while todo:
@@ -304,6 +363,25 @@ class Context(strax.Context):
                 vars(plugin)["run_values"] = self.run_values
                 todo += plugin.deps.values()
         return plugins
+
+    def _options_of_plugins(self) -> set[str]:
+        plugins = getattr(self, "_plugin_class_registry", {}).values()
+        return {option for plugin in plugins for option in plugin.takes_config}
+
+    def _warn_of_unknown_options(self, snapshot: "Context") -> None:
+        """Warn once of each option that no plugin takes; strax would, many times a call."""
+        free = tuple(snapshot.context_config["free_options"])
+        known = snapshot._options_of_plugins()
+        unknown = snapshot.config.keys() - known - set(free)
+        for option in sorted(unknown - snapshot._unknown_options):
+            self.log.warning(
+                "no plugin of this context takes the option %r%s",
+                option,
+                did_you_mean(option, known),
+            )
+        if unknown:
+            snapshot.context_config["free_options"] = (*free, *unknown)
+            self._unknown_options = snapshot._unknown_options = self._unknown_options | unknown
 
     def get_components(
         self, run_id: str, targets: Any = (), *args: Any, **kwargs: Any
@@ -321,6 +399,7 @@ class Context(strax.Context):
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
             snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
+            snapshot._explain_missing(run_id, targets, kwargs.get("time_range"), error)
             raise
         plugins = snapshot._get_plugins(strax.to_str_tuple(targets), run_id).values()
         snapshot._warn_once(run_id, plugins)
@@ -392,6 +471,19 @@ class Context(strax.Context):
             if reason:
                 raise strax.DataNotAvailable(reason) from error
 
+    def _explain_missing(
+        self, run_id: str, targets: Any, time_range: Any, error: strax.DataNotAvailable
+    ) -> None:
+        """Raise an error with the remedy if a run has no data, or none to make the targets from."""
+        if run_id.startswith("_"):
+            return
+        names: list[str] = []
+        for name in strax.to_str_tuple(targets):
+            joined = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
+            names += self._plugin_class_registry[name].depends_on if joined else [name]
+        is_part = time_range is not None
+        raise checks.missing_data(run_id, names, self.storage, self.runs, is_part) from error
+
     @property
     def _equivalent_data(self) -> EquivalentData:
         found = self._equivalents or EquivalentData(
@@ -439,6 +531,7 @@ class Context(strax.Context):
             return super(Context, snapshot).get_metadata(run_id, target, *args, **kwargs)
         except strax.DataNotAvailable as error:
             snapshot._explain(run_id, [target], error)
+            snapshot._explain_missing(run_id, target, None, error)
             raise
 
     def register(self, plugin_class: Any) -> Any:
@@ -452,11 +545,59 @@ class Context(strax.Context):
             return super().register(plugin_class)
 
     def get_iter(self, run_id: str, targets: Any, *args: Any, **kwargs: Any) -> Iterator:
-        """Return an iterator over chunks of data; parameters are as in strax."""
+        """Return an iterator over chunks of data; parameters are as in strax.
+
+        Raises
+        ------
+        InvalidRunId
+            (a ValueError) when `run_id` is not text.
+        NoSuchDataType
+            (a KeyError) for unknown targets.
+        UnknownColumn
+            (a KeyError and ValueError) for columns that are not in the data.
+        InvalidSelection
+            (a ValueError) when the selection is not an expression of columns.
+        UnknownArgument
+            (a TypeError) for an unknown argument.
+        DataNotAvailable
+            (strax's) without data, nor data to make it from.
+        """
+        checks.check_run_ids((run_id,))
+        if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
+            return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
+        snapshot = self._snapshot(new=True)
+        # Such functions may add columns
+        if not snapshot.context_config["apply_data_function"]:
+            snapshot._check_columns(run_id, strax.to_str_tuple(targets), **kwargs)
         if kwargs.get("allow_multiple") and kwargs.get("processor") in (None, "default", Processor):
             # strax accepts targets of different kinds only for its own classes
             kwargs["processor"] = strax.SingleThreadProcessor
-        return super(Context, self._snapshot(new=True)).get_iter(run_id, targets, *args, **kwargs)
+        return super(Context, snapshot).get_iter(run_id, targets, *args, **kwargs)
+
+    def _check_columns(
+        self,
+        run_id: str,
+        targets: tuple[str, ...],
+        selection: Any = None,
+        keep_columns: Any = None,
+        drop_columns: Any = None,
+        time_selection: str = "skip",
+        **_others: Any,
+    ) -> None:
+        """Raise an error if the data has no such columns; parameters are as of ``get_iter``."""
+        checks.check_time_selection(time_selection)
+        if not (selection or keep_columns or drop_columns):
+            return
+        plugins = self._get_plugins(targets, run_id)
+        if len({plugins[target].data_kind_for(target) for target in targets}) > 1:
+            return  # strax refuses these
+        dtype = checks.joined_dtype(plugins, targets)
+        checks.check_selection(selection, dtype)
+        checks.check_columns("keep_columns", keep_columns, dtype)
+        try:
+            checks.check_columns("drop_columns", drop_columns, dtype)
+        except UnknownColumn as error:
+            self.log.warning("%s", error)  # Not an error in strax
 
     # While a run database is unreachable, folders serve, also those without metadata of runs
 
@@ -485,6 +626,10 @@ class Context(strax.Context):
 
     def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return a table of selected runs; parameters are as in strax."""
+        arguments = inspect.signature(super().select_runs).bind_partial(*args, **kwargs).arguments
+        if (run_id := arguments.get("run_id")) is not None:
+            checks.check_run_ids(run_id)
+        checks.check_data_types(arguments.get("available", ()), self._plugin_class_registry)
         self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
@@ -492,6 +637,7 @@ class Context(strax.Context):
         """Return the runs with stored data; parameters are as in strax."""
         if kwargs:
             return self.new_context(**kwargs).list_available(target, runs)
+        checks.check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
         if self.runs is None:
@@ -532,6 +678,7 @@ class Context(strax.Context):
         self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
+        checks.check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
@@ -569,6 +716,7 @@ class Context(strax.Context):
         """
         if processors is None:
             processors = self.processors
+        self._check_arguments(kwargs)
         storage = list(storage) if isinstance(storage, list | tuple) else [storage]
         if not replace:
             storage = [*self.storage, *storage]
