@@ -362,7 +362,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         If data is neither stored nor can it be made.
     """
     options = base.filled(ProcessingOptions, args, targets=tuple(dict.fromkeys(args.target)))
-    st, options = amstraxer.make_context(options)
+    st, options = amstraxer.make_context(options, args.run_ids[0])
     content = _content(st, options.targets, args)
     form = FORMATS[args.format]
     path = args.output or Path(f"{content.name}_{args.run_ids[0]}{form.suffixes[0]}")

@@ -5,6 +5,7 @@ import copy
 import functools
 import inspect
 import io
+import logging
 import operator
 import pickle
 import threading
@@ -21,7 +22,13 @@ import pandas as pd
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import RunNotCovered, UnknownColumn, UnknownMethod, did_you_mean
+from amstrax.exceptions import (
+    InvalidOption,
+    RunNotCovered,
+    UnknownColumn,
+    UnknownMethod,
+    did_you_mean,
+)
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext import checks
@@ -32,6 +39,8 @@ from amstrax.strax_ext.equivalents import (
     parents_metadata,
 )
 from amstrax.strax_ext.plugin import Plugin, Processor
+
+log = logging.getLogger(__name__)
 
 #: Methods of `amstrax.analyses.on_context`
 ANALYSES = (
@@ -77,6 +86,13 @@ class _Made:
     keys: dict[str, strax.DataKey] = field(default_factory=dict)
     #: Data type and lineage hash -> key of equal data of the other release, for any run
     equal_keys: dict[tuple[str, str], strax.DataKey | None] = field(default_factory=dict)
+    #: Options from run documents, as text -> the same for runs with these
+    by_options: dict[str, "_Made"] = field(default_factory=dict)
+
+    def for_options(self, options: Mapping[str, Any]) -> "_Made":
+        """Return the cache for runs with these options in their documents."""
+        made = _Made(equal_keys=self.equal_keys)
+        return self.by_options.setdefault(repr(sorted(options.items())), made)
 
     def without(self, data_type: str) -> "_Made":
         """Return a copy without one data type, on which no other depends."""
@@ -135,6 +151,10 @@ def _checking_runs(name: str) -> Callable:
     return method
 
 
+#: Runs whose options have been reported, with these options; and reported warnings of plugins
+_reported: set[tuple[str, ...]] = set()
+
+
 @strax.takes_config(
     strax.Option(
         "stored_chunk_size_mb",
@@ -159,6 +179,12 @@ class Context(strax.Context):
     """
 
     _is_snapshot = False
+    #: Snapshot from which `_of_run` made this one; None for others
+    _of_any_run: "Context | None" = None
+    #: Options from the document of the run that this snapshot is for
+    _run_options: Mapping[str, Any] = immutabledict()
+    #: Runs without document; only in snapshots, since one may be added
+    _unknown_runs: set[str] | frozenset[str] = frozenset()
     #: Version of the corrections that was applied last, and its options
     corrections_version = ""
     corrections: Mapping[str, Any] = immutabledict()
@@ -196,6 +222,77 @@ class Context(strax.Context):
         """Take options of a run from a document instead of the run database."""
         self.run_documents = {**self.run_documents, run_id: document}
         self._run_values = RunValues(self)
+
+    def run_defaults(self, run_id: str) -> Mapping[str, Any]:
+        """Return the options in the document of a run.
+
+        Options of the context's config take precedence. The document is the one given with
+        `set_run_document`, or that in the run database. A superrun has the options of its runs.
+
+        Raises
+        ------
+        InvalidRunDocument
+            (a ValueError) when they are no table.
+        InvalidOption
+            (a ValueError) when the runs of a superrun have different options.
+        """
+        if self._of_any_run is not None:
+            return self._run_options
+        if run_id.startswith("_"):
+            return self._superrun_options(run_id)
+        # strax asks for run 0 where there is no run
+        if run_id == "0" or not run_id.isdecimal() or run_id in self._unknown_runs:
+            return {}
+        options = self.run_values.options(run_id)
+        if options is None and isinstance(self._unknown_runs, set):
+            self._unknown_runs.add(run_id)
+        return options or super().run_defaults(run_id)
+
+    def _superrun_options(self, run_id: str) -> Mapping[str, Any]:
+        try:
+            runs = list(self.run_metadata(run_id, projection="sub_run_spec")["sub_run_spec"])
+        except (strax.RunMetadataNotAvailable, LookupError):
+            return {}
+        found = {run: self.run_defaults(run) for run in runs}
+        first = next(iter(found), "")
+        for run, options in found.items():
+            names = sorted(
+                name
+                for name in {*options, *found[first]} - {*self.config}
+                if repr(options.get(name)) != repr(found[first].get(name))
+            )
+            if names:
+                raise InvalidOption(
+                    f"runs {first} and {run} of superrun {run_id} have different options in their "
+                    f"documents: {', '.join(names)}: set these in the config of the context"
+                )
+        return found.get(first, {})
+
+    def _of_run(self, run_id: str) -> "Context":
+        """Return a snapshot with the options in the document of a run, which are logged once."""
+        snapshot = self._of_any_run or self._snapshot()
+        given = snapshot.run_defaults(run_id)
+        if not given and not run_id.startswith("_"):
+            return snapshot
+        options = {name: value for name, value in given.items() if name not in snapshot.config}
+        taken = {o for p in snapshot._plugin_class_registry.values() for o in p.takes_config}
+        used = sorted(taken & {*options})
+        others = sorted(taken & ({*given} - {*options}))
+        others = [name for name in others if repr(given[name]) != repr(snapshot.config[name])]
+        key = (run_id, *used, "", *others)
+        if (used or others) and key not in _reported:
+            _reported.add(key)
+            log.info(
+                "run %s: options of its run document are used: %s%s",
+                run_id,
+                ", ".join(used) or "none",
+                f"; the config of the context overrides {', '.join(others)}" if others else "",
+            )
+        of_run = snapshot._copy()
+        of_run._is_snapshot, of_run._run_values = True, snapshot.run_values
+        of_run._of_any_run, of_run._run_options = snapshot, given
+        of_run._made = snapshot._made.for_options(options) if options else snapshot._made
+        return of_run
 
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
@@ -255,7 +352,7 @@ class Context(strax.Context):
         self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
         checks.check_run_ids((run_id,))
-        snapshot = self._snapshot()
+        snapshot = self._of_run(run_id)
         checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
         self._warn_of_unknown_options(snapshot)
         plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
@@ -293,7 +390,7 @@ class Context(strax.Context):
 
         Metadata of new data lists missing live data, and parents from the other release.
         """
-        snapshot = self._snapshot()
+        snapshot = self._of_run(run_id)
         try:
             with self._corrections_named():
                 components = super(Context, snapshot).get_components(
@@ -304,15 +401,17 @@ class Context(strax.Context):
             snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
             snapshot._explain_missing(run_id, targets, kwargs.get("time_range"), error)
             raise
+        plugins = snapshot._get_plugins(strax.to_str_tuple(targets), run_id).values()
+        snapshot._warn_once(run_id, plugins)
         if components.savers:
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
             snapshot._complete_metadata(run_id, components, **which)
         return components
 
-    def get_single_plugin(self, *args: Any, **kwargs: Any) -> strax.Plugin:
+    def get_single_plugin(self, run_id: str, *args: Any, **kwargs: Any) -> strax.Plugin:
         """Return a plugin set up for a run; parameters are as in strax."""
         with self._corrections_named():
-            return super(Context, self._snapshot()).get_single_plugin(*args, **kwargs)
+            return super(Context, self._of_run(run_id)).get_single_plugin(run_id, *args, **kwargs)
 
     @contextlib.contextmanager
     def _corrections_named(self) -> Iterator[None]:
@@ -328,6 +427,14 @@ class Context(strax.Context):
                 f"corrections_version={version!r}, {error}. Covered runs: amstrax corrections "
                 f"coverage {version}"
             ) from None
+
+    def _warn_once(self, run_id: str, plugins: Iterable[strax.Plugin]) -> None:
+        """Log the warnings of plugins about their results, each once in a process."""
+        for plugin in plugins:
+            text = plugin.caution() if isinstance(plugin, Plugin) else ""
+            if text and (text,) not in _reported:
+                _reported.add((text,))
+                log.warning("run %s: %s", run_id, text)
 
     def _complete_metadata(
         self, run_id: str, components: strax.ProcessorComponents, **which: Any
@@ -533,9 +640,13 @@ class Context(strax.Context):
         checks.check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
-        found = super().list_available(target, runs)
-        asked = self.runs["name"].values if runs is None else strax.to_str_tuple(runs)
-        keys = self.keys_for_runs(target, sorted({*asked} - {*found}))
+        if self.runs is None:
+            self.scan_runs()
+        # One snapshot, which fetches the options of runs once
+        snapshot = self._snapshot()
+        found = super(Context, snapshot).list_available(target, runs)
+        asked = snapshot.runs["name"].values if runs is None else strax.to_str_tuple(runs)
+        keys = snapshot.keys_for_runs(target, sorted({*asked} - {*found}))
         places = self._equivalent_data.find_several(keys, **self._find_options)
         equal = [key.run_id for key, place in zip(keys, places, strict=True) if place]
         return sorted([*found, *equal])
@@ -568,7 +679,7 @@ class Context(strax.Context):
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
         checks.check_run_ids((run_id,))
-        snapshot = self._snapshot()
+        snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
         may_differ = snapshot.context_config["use_per_run_defaults"] or run_id.startswith("_")
@@ -580,6 +691,13 @@ class Context(strax.Context):
         key.run_id = run_id
         key._lineage = key._lineage.copy()
         return key
+
+    def keys_for_runs(self, target: str, run_ids: Any) -> list[strax.DataKey]:
+        """Return the keys of data of several runs; parameters are as in strax."""
+        snapshot, runs = self._snapshot(), strax.to_str_tuple(run_ids)
+        left = {*runs} - snapshot._unknown_runs
+        snapshot._unknown_runs |= snapshot.run_values.fetch_options(left)
+        return [snapshot.key_for(run_id, target) for run_id in runs]
 
     def new_context(
         self,
@@ -655,6 +773,7 @@ class Context(strax.Context):
             snapshot._plugin_class_registry = dict(self._plugin_class_registry)
             # Shared with the context, which keeps them for later calls
             snapshot._run_values = self.run_values
+            snapshot._unknown_runs = set()
         if not self._is_snapshot:
             made, state = self._made, _State.of(snapshot)
             if state is None or state != made.state:
@@ -691,6 +810,7 @@ class Context(strax.Context):
 
     def __getstate__(self) -> dict[str, Any]:
         left_out = {"_is_snapshot", "_made", "_run_values", "_equivalents"}
+        left_out |= {"_of_any_run", "_run_options", "_unknown_runs"}
         left_out |= {"_fixed_plugin_cache", "_fixed_level_cache"}
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 

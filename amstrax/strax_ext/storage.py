@@ -47,10 +47,12 @@ HOOKS: dict[str, str | None] = {
     "Context.get_metadata": "self, run_id, target, chunk_number, combining",
     "Context.get_source_sf": "self, run_id, target, should_exist, chunk_number",
     "Context.key_for": "self, run_id, target, chunk_number, combining",
+    "Context.keys_for_runs": "self, target, run_ids",
     "Context.__init__": "self, storage, config, register, register_all, processors, kwargs",
     "Context.new_context": "self, storage, config, register, register_all, processors, "
     "replace, kwargs",
     "Context.register": "self, plugin_class",
+    "Context.run_defaults": "self, run_id",
     "Context.scan_runs": "self, check_available, if_check_available, store_fields",
     "Context.set_config": "self, config, mode",
     "Context.set_context_config": "self, context_config, mode",
