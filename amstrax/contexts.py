@@ -8,6 +8,7 @@ Live data is processed only in a context that `context_for_daq_reader` has set u
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ from amstrax.plugins.pulse_processing import (
     PulseProcessingSiPM,
 )
 from amstrax.run_values import DefaultChannelMap
+from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -194,6 +196,7 @@ def xams(
     args, kwargs
         Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
         options of the detector, and ``storage`` replaces all folders and the run database.
+        Unknown names raise UnknownArgument (a TypeError).
     """
     return _context(
         "xams",
@@ -309,7 +312,12 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    st = Context(storage, config, register=[*plugins, *truth], **options | kwargs)
+    known = {*Context.takes_config, "storage", "config", "register", "register_all", "processors"}
+    known |= {*inspect.signature(xams if detector == "xams" else xams_little).parameters}
+    registered = [*plugins, *truth]
+    taken = {option for plugin in registered for option in plugin.takes_config}
+    check_arguments(kwargs.keys() - {"processors", *Context.takes_config}, known, taken)
+    st = Context(storage, config, register=registered, **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:
@@ -441,6 +449,8 @@ def context_for_daq_reader(
     if not any("channels_polarity" in p.takes_config for p in st._plugin_class_registry.values()):
         del config["channels_polarity"]
     raw_types = raw_data_types(st)
+    if isinstance(st, Context):
+        st.set_run_document(run_id, run_doc)
     if check_exists:
         stored = [d for d in raw_types if st.is_stored(run_id, d)]
         if stored:
@@ -450,12 +460,10 @@ def context_for_daq_reader(
                 "set check_exists=False to make only what is missing"
             )
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
-    if isinstance(st, Context):
-        st.set_run_document(run_id, run_doc)
-        if isinstance(st.config.get("channel_map"), DefaultChannelMap):
-            default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
-            channel_map = st.run_values.channel_map(run_id, default)
-            config["channel_map"] = DefaultChannelMap(channel_map)
+    if isinstance(st, Context) and isinstance(st.config.get("channel_map"), DefaultChannelMap):
+        default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
+        channel_map = st.run_values.channel_map(run_id, default)
+        config["channel_map"] = DefaultChannelMap(channel_map)
     st.set_config(config)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})

@@ -20,6 +20,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax import strict_json
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError
@@ -144,7 +145,7 @@ def process(
 
     began = time.monotonic()
     base.retain_freed_memory()
-    st, options = make_context(options)
+    st, options = make_context(options, run_id)
     remove_damaged_cache()
     output = _make_output_folder(st)
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()
@@ -172,8 +173,12 @@ def process(
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(options.targets))
 
 
-def make_context(options: ProcessingOptions) -> tuple["strax.Context", ProcessingOptions]:
+def make_context(
+    options: ProcessingOptions, run_id: str
+) -> tuple["strax.Context", ProcessingOptions]:
     """Return the context for `options`, and these with its name and the targets filled in.
+
+    ``options.run_document`` is that of `run_id`.
 
     Raises
     ------
@@ -199,6 +204,8 @@ def make_context(options: ProcessingOptions) -> tuple["strax.Context", Processin
     if options.allow_incomplete:
         config["allow_incomplete"] = True
     st.set_config(config)
+    if options.run_document is not None:
+        st.set_run_document(run_id, options.run_document)
     if options.build_lowlevel:
         st.set_context_config({"forbid_creation_of": ()})
     return st, replace(options, context=name, targets=targets)
@@ -206,15 +213,7 @@ def make_context(options: ProcessingOptions) -> tuple["strax.Context", Processin
 
 def to_dict_tuple(res: Mapping[str, Any]) -> dict[str, Any]:
     """Return `res` with lists turned into tuples, at every depth, as plugins expect them."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return to_dict_tuple(value)
-        if isinstance(value, (list, tuple)):
-            return tuple(map(convert, value))
-        return value
-
-    return {key: convert(value) for key, value in res.items()}
+    return strict_json.with_tuples(res)
 
 
 def _make_output_folder(st: "strax.Context") -> Path:

@@ -475,7 +475,7 @@ def _make(
         output_folder=places[1],
         run_document=document,
     )
-    st, _ = amstraxer.make_context(options)
+    st, _ = amstraxer.make_context(options, run_id)
 
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()

@@ -339,6 +339,16 @@ def _folder_setting(name: str) -> Path:
     return Path(settings.BATCH[name][1])
 
 
+def add_yields(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--yields``, as of `amstrax.simulation.simulate`."""
+    parser.add_argument(
+        "--yields",
+        default="nest",
+        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
+        "(default: %(default)s)",
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option for the number of cores."""
     add_count(parser, "--workers", 1, "number of cores to use")

@@ -58,6 +58,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_seconds(parser, "--duration", 300.0, "duration of the run")
     add("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
+    base.add_yields(parser)
     add(
         "--live_data",
         type=Path,
@@ -208,6 +209,7 @@ def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
         rate=args.rate,
         duration=args.duration,
         seed=args.seed,
+        yields=args.yields,
         show_progress=base.shows_progress(args.progress),
         stop=stop.event.is_set,
     )

@@ -228,6 +228,14 @@ class PeaksBase(CorrectedPlugin):
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
 
+    def caution(self) -> str:
+        if self.config["gain_to_pe_array"] is not None:
+            return ""
+        return (
+            "no gains are set, so areas are in ADC counts x samples, not PE: set gain_to_pe_array, "
+            "with a version of the corrections, config or --config_kwargs"
+        )
+
     @property
     def n_channels(self) -> int:
         """Length of arrays with an entry per channel."""

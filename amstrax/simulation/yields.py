@@ -38,8 +38,8 @@ class NestYields:
         except ImportError as error:
             raise NotAvailable(
                 f"photon and electron yields come from nestpy, which cannot be imported ({error}): "
-                "install it with `pip install amstrax[simulation]`, or take the simpler model with "
-                "--yields simple (yields='simple')"
+                "pip install 'amstrax[simulation]', or take the simpler model: --yields simple "
+                "(in Python yields='simple')"
             ) from None
         self._nest = nestpy
         self._calculator = nestpy.NESTcalc(nestpy.detectors.VDetector())
