@@ -232,8 +232,8 @@ class PeaksBase(CorrectedPlugin):
         if self.config["gain_to_pe_array"] is not None:
             return ""
         return (
-            "no gains are set, so areas are in ADC counts x samples, not PE: set gain_to_pe_array, "
-            "with a version of the corrections, config or --config_kwargs"
+            "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a "
+            "version of the corrections, config, or the run document (amstrax rundb add)"
         )
 
     @property

@@ -74,9 +74,10 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, source_position, backgrounds, occupancy, yields,
-    optics, without
+    source, rate, duration, seed, energy_range, source_position, backgrounds
         See `amstrax.simulation.blocks.Settings`.
+    occupancy, yields, optics, without
+        Likewise.
     compressor
         Of live data, ``lz4`` or ``blosc``.
     n_hosts, n_threads

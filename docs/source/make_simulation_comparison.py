@@ -34,7 +34,7 @@ DIFFERENCES = """Differences, and what they come from:
   is not of alphas in the drift volume. No source of the simulation has it.
 - Areas and heights of alphas: the product of ``g1`` and ``photoelectron_areas`` is assumed for
   XAMSL. The sum over both channels is about 3 times too large, and the share of channel 1 too low
-  (``s1_area_fraction_top_gate`` and ``_cathode``, also assumed).
+  (27 % of the area with the light map, 42 % in the run), as far as both PMTs have the same gain.
 - The spectrum of areas is wider in the run, and shows no lines.
 - The board of the run gives windows of 500 samples, of which the signal is a part. Simulated pulses
   end ``post_trigger`` samples after the signal.

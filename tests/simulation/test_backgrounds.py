@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from amstrax.commands.simulate import main
-from amstrax.simulation import load_truth
+from amstrax.simulation import load_truth, optics
 from amstrax.simulation.blocks import BLOCK, Settings, blocks
-from amstrax.simulation.detector import XAMS
+from amstrax.simulation.detector import DETECTORS, XAMS
 
 #: No light but that of the xenon, no losses but those of a test
 QUIET = XAMS.with_values(
-    dark_rate=0.0, afterpulse_probability=0.0, dpe_probability=0.0, se_gain=1.0
+    dark_rate=0.0, afterpulse_probability=0.0, dpe_probability=0.0, se_gain=1.0, g1=0.01
 )
 
 
@@ -51,7 +51,7 @@ def test_truth_of_several_sources_is_in_order():
 )
 def test_signals_of_places(source, has_s1, has_s2):
     truth = truth_of(source=source, rate=30.0)
-    truth = truth[truth["energy"] > 20]
+    truth = truth[truth["energy"] > 30]
     assert ((truth["s1_pe"] > 0) == has_s1).mean() > 0.95
     assert ((truth["s2_pe"] > 0) == has_s2).all()
     assert (truth["electrons"] > 0).all()
@@ -61,6 +61,16 @@ def test_signals_of_places(source, has_s1, has_s2):
         assert np.nanmedian(truth["drift_time"]) == pytest.approx(half, abs=100)
     if source == "cathode":
         assert np.nanmedian(truth["drift_time"]) == pytest.approx(39_500, abs=100)
+
+
+@pytest.mark.parametrize("detector", DETECTORS.values(), ids=lambda d: d.name)
+def test_light_outside_of_the_drift_volume_is_that_at_its_edge(detector):
+    patterns = optics.model("geometry", detector)
+    x, y = np.array([0.0, 5.0]), np.array([0.0, -5.0])
+    depth = detector.gate_cathode_distance
+    for outside, edge in ((detector.surface, 0.0), (-depth - detector.below_cathode, -depth)):
+        found, expected = (patterns.s1(x, y, np.full(2, z)) for z in (outside, edge))
+        np.testing.assert_allclose(found, expected)
 
 
 def test_wall_keeps_electrons():
