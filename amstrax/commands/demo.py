@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amstrax import strict_json
+from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.commands import base
-from amstrax.commands.validate import SimulatedRun
+from amstrax.commands.validate import process
 from amstrax.exceptions import DataExists
 from amstrax.rundb import documents, transfer
 from amstrax.rundb.connection import COLLECTIONS, DATABASE
@@ -24,6 +25,8 @@ from amstrax.rundb.leases import Stop
 if TYPE_CHECKING:
     import strax
     from matplotlib.figure import Figure
+
+    from amstrax.simulation import SimulatedRun
 
 log = logging.getLogger("amstrax.demo")
 
@@ -49,6 +52,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="output folder (default: ./%(default)s)",
     )
     base.add_seconds(parser, "--duration", 60.0, "duration of the run")
+    base.add_yields(parser)
     base.add_workers(parser)
     parser.add_argument(
         "--force", action="store_true", help="make all parts again, and replace existing ones"
@@ -73,10 +77,13 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     Stopped by `stop`, it raises, and continues when started again. Raises DataExists if the output
     folder holds something else.
     """
+    from amstrax import contexts
     from amstrax.rundb.embedded import LocalClient
 
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
+    if args.yields != "nest":
+        asked_for["yields"] = args.yields
     is_complete = _is_complete(folder, asked_for, args.force)
     folder.mkdir(parents=True, exist_ok=True)
     note = {"run": asked_for, "complete": is_complete}
@@ -88,8 +95,10 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     collection.drop()
     log.info("%s", transfer.add_live(collection, run.run_dir))
     processed = folder / "processed"
-    run.process(
+    process(
+        run,
         processed,
+        "xams",
         TARGETS,
         run.options(),
         stop,
@@ -98,7 +107,9 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
         from_scratch=not is_complete and processed.exists(),
         document=documents.find_run(collection, run.run_id),
     )
-    st = run.context(processed, run.options())
+    st = contexts.xams(
+        output_folder=processed, init_rundb=False, config=to_dict_tuple(run.options())
+    )
     plots = folder / "plots"
     for name, figure in draw_plots(st, run.run_id):
         stop.check()
@@ -132,13 +143,13 @@ def _is_complete(folder: Path, asked_for: dict, force: bool) -> bool:
 
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
     """Return the run; simulate it if it does not exist."""
+    from amstrax.simulation import SimulatedRun, simulate
+
     run_dir = folder / RUN_ID
     # The simulation writes the run document last
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
         log.info("run %s exists already: %s", RUN_ID, run_dir)
         return SimulatedRun.at(run_dir)
-    from amstrax.simulation import simulate
-
     simulate(
         RUN_ID,
         folder,
@@ -146,6 +157,7 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
         rate=RATE,
         duration=args.duration,
         seed=SEED,
+        yields=args.yields,
         # A stopped demo leaves a folder without a run document
         force=True,
         show_progress=base.shows_progress(args.progress),
@@ -222,7 +234,7 @@ The run in the demo's run database (while no other one is set):
 All of it in a browser, at http://127.0.0.1:5006/run?id={run.run_id}, as long as this command runs:
 
     AMSTRAX_RUNDB_PATH={store} {command} dashboard --output_folder {processed} \\
-        --live_data_dir {run.run_dir.parent} --config_kwargs {options}
+        --live_data_dir {run.run_dir.parent}
 """
 
 

@@ -91,35 +91,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="PE",
         help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
     )
-    add(
-        "--yields",
-        default="nest",
-        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
-        "(default: %(default)s)",
-    )
-    add(
-        "--optics",
-        default="geometry",
-        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
-        "cannot show errors of the reconstruction (default: %(default)s)",
-    )
-    add(
-        "--without",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="effects to leave out, as noise afterpulses; --effects lists all",
-    )
+    add_model(parser)
     add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
-    add(
-        "--set",
-        dest="values",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
-        "given more than once; --numbers lists the parameters",
-    )
     add("--numbers", action="store_true", help="print the detector parameters as JSON, and exit")
     add(
         "--compressor", default="lz4", help="lz4 or blosc, for the live data (default: %(default)s)"
@@ -148,6 +121,34 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     if args.run_id is None and not args.numbers:
         parser.error("RUN_ID is missing: give a number, as 100001")
     return args
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose models, effects and numbers of the simulation."""
+    add = parser.add_argument
+    base.add_yields(parser)
+    add(
+        "--optics",
+        default="geometry",
+        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
+        "cannot show errors of the reconstruction (default: %(default)s)",
+    )
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="effects to leave out, as noise afterpulses; --effects lists all",
+    )
+    add(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
+        "given more than once; --numbers lists the parameters",
+    )
 
 
 class _ListSources(argparse.Action):
@@ -196,7 +197,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
     """Simulate the run, and return the text to print."""
     from amstrax import simulation
 
-    detector = _detector(args.detector, args.values)
+    detector = changed_detector(args.detector, args.values)
     if args.numbers:
         return json.dumps(asdict(detector), indent=1, default=dict)
     run_dir = simulation.simulate(
@@ -226,7 +227,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
     return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
 
 
-def _detector(name: str, changes: Sequence[str]) -> "Detector":
+def changed_detector(name: str, changes: Sequence[str]) -> "Detector":
     """Return a detector with some values changed, each as NAME=VALUE."""
     from amstrax.simulation import detector
 
@@ -236,7 +237,8 @@ def _detector(name: str, changes: Sequence[str]) -> "Detector":
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as electron_lifetime=20000")
         try:
-            values[number.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
+            parsed = strict_json.parse(value, "value", UsageError)
+            values[number.strip()] = strict_json.with_tuples(parsed)
         except UsageError as error:
             raise UsageError(
                 f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
@@ -257,10 +259,6 @@ def _rates(backgrounds: Sequence[str]) -> dict[str, float]:
     return rates
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def next_step(run_dir: Path, context: str | None) -> str:
     """Return the command that processes a simulated run."""
     folder, run_id = run_dir.parent, run_dir.name
@@ -268,7 +266,6 @@ def next_step(run_dir: Path, context: str | None) -> str:
     command = [
         *("amstraxer", run_id, "--context", str(context), "--live_data_dir", str(folder)),
         *("--testing_rundoc", str(folder / f"rundoc_{run_id}.json")),
-        *("--config_kwargs", str(folder / f"config_{run_id}.json")),
         *("--target", targets.get(str(context), "radon_peak_basics")),
     ]
     return f"process it with\n  {shlex.join(command)}"

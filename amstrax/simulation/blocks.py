@@ -44,7 +44,7 @@ class Settings:
     duration: float = 60.0  #: of the run [s]
     seed: int = 0  #: the same seed gives the same run
     energy_range: tuple[float, float] | None = None  #: of sources with uniform energies [keV]
-    #: of a source of photons [mm]; None: from everywhere outside
+    #: of a source of photons [mm]; None: from everywhere outside (``am241``: inside)
     source_position: tuple[float, float, float] | None = None
     #: other sources in the run, and their rates [Hz]
     backgrounds: Mapping[str, float] = immutabledict()

@@ -24,11 +24,13 @@ EFFECTS: Mapping[str, str] = immutabledict(
         "electron_gain_spread": "differences of the light of electrons, besides photon statistics",
         "electron_lifetime": "capture of drifting electrons by impurities",
         "extraction": "electrons that stay in the liquid",
+        "multiple_scatters": "what a photon does after its first deposit",
         "noise": "noise of the digitizer",
         "photoelectron_spread": "spread of the charge of photoelectrons",
         "photoionisation": "electrons that the light of S1s and S2s sets free in the liquid",
         "pmt_saturation": "loss of gain of PMTs after much charge",
         "sipm_crosstalk": "avalanches of the SiPM that start others",
+        "surface_charge_loss": "loss of electrons at the wall and at the cathode",
         "transit_time_spread": "spread of the transit time of PMTs",
     }
 )
@@ -47,6 +49,7 @@ _OFF: Mapping[str, Mapping[str, Any]] = immutabledict(
         "electron_gain_spread": {"se_gain_spread": 0.0},
         "electron_lifetime": {"electron_lifetime": _ENDLESS},
         "extraction": {"extraction_efficiency": 1.0},
+        "multiple_scatters": {"multiple_scatters": False},
         "noise": {"noise": 0.0},
         "photoelectron_spread": {
             "photoelectron_spread": 0.0,
@@ -56,6 +59,7 @@ _OFF: Mapping[str, Mapping[str, Any]] = immutabledict(
         "photoionisation": {"photoionisation_probability": 0.0},
         "pmt_saturation": {"pmt_saturation_charge": _ENDLESS},
         "sipm_crosstalk": {"sipm_crosstalk": 0.0},
+        "surface_charge_loss": {"wall_charge_share": 1.0, "cathode_charge_share": 1.0},
         "transit_time_spread": {"transit_time_spread": 0.0},
     }
 )

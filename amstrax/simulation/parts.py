@@ -39,7 +39,7 @@ DEPOSIT_DTYPE = np.dtype(
         (("Time since unix epoch [ns]", "time"), np.int64),
         (("Number of the deposit in the run", "deposit"), np.int64),
         (("Number of its event in the run", "event_number"), np.int64),
-        (("Kind of deposit, as of amstrax.simulation.sources", "interaction"), np.int8),
+        (("Kind of deposit, an amstrax.simulation.sources.Interaction", "interaction"), np.int8),
         (("Energy [keV]", "energy"), np.float32),
         (("Position x [mm]", "x"), np.float32),
         (("Position y [mm]", "y"), np.float32),
