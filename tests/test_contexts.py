@@ -82,10 +82,7 @@ def test_signatures():
     expected = ["output_folder", "init_rundb", "mongo_kwargs", "corrections_version", "args"]
     assert parameters(contexts.xams) == [
         *expected,
-        "release",
-        "reconstruction",
-        "simulation_truth",
-        "kwargs",
+        *("release", "reconstruction", "simulation_truth", "kwargs"),
     ]
     assert parameters(contexts.xams_little) == [*expected, "simulation_truth", "kwargs"]
     assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"

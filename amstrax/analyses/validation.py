@@ -480,10 +480,10 @@ def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     yield "events_merged", merged, "1", "true events that share their reconstructed event"
     by_window = merged_by_window(matched, conditions)
     expected = _of_pairs(int(by_window.sum()), len(by_window))
-    text = "that the event window predicts, from the true times of the S2s that were found"
+    text = "the same, predicted from the event window and the true times of found S2s"
     yield "events_merged_expected", expected, "1", text
     poisson = Number(_poisson_merging(matched, conditions), 0.0)
-    text = "that the event window predicts from their rate, if every S2 makes an event"
+    text = "the same, predicted from the event window and the rate, if every S2 makes an event"
     yield "events_merged_poisson", poisson, "1", text
 
 
@@ -821,4 +821,4 @@ def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]
         yield name, found, "ns", f"electron lifetime {text}"
         bias = Number(found.value / true - 1, found.error / true)
         known = f"{true:.6g} ns" if np.isfinite(true) else "not known"
-        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; the true one is {known}"
+        yield f"{name}_bias", bias, "1", f"electron lifetime {text}: found/true - 1; true {known}"
