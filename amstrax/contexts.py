@@ -115,11 +115,23 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
 )
 
 
-def _plugins_of(name: str, release: str | None = None) -> tuple[type[strax.Plugin], ...]:
+def _plugins_of(
+    name: str, release: str | None = None, reconstruction: str | Sequence[str] | None = None
+) -> tuple[type[strax.Plugin], ...]:
     """Return the plugins of a context, for XAMS those of a release of the lab's package.
 
-    Those of other contexts are not imported. `release` is as in `xams`.
+    Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; other
+    contexts have no parts of the reconstruction, and raise InvalidOption for them.
     """
+    if reconstruction not in (None, "lab"):
+        from amstrax.plugins.reconstruction import parts_of, with_parts
+
+        parts = parts_of(reconstruction)
+        if parts and name != "xams":
+            raise InvalidOption(
+                f"reconstruction={reconstruction!r}: {name} has no such parts: leave it out"
+            )
+        return with_parts(_plugins_of(name, release), parts)
     if name == "xams_little":
         from amstrax.plugins import radon
 
@@ -164,6 +176,7 @@ def xams(
     corrections_version: str | None = None,
     *args: Any,
     release: str | None = None,
+    reconstruction: str | Sequence[str] = "lab",
     simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
@@ -188,6 +201,10 @@ def xams(
         Release of the lab's package that determines data types, numbers and lineage: ``'2.1'`` or
         ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE. Others raise
         InvalidOption (a ValueError).
+    reconstruction
+        ``'lab'`` for the numbers of the lab's package, ``'improved'`` for all better variants, or
+        one or several of these parts: see `amstrax.plugins.reconstruction`. Data types have the
+        same names, and another lineage. Others raise InvalidOption (a ValueError).
     simulation_truth
         Folder of the live data of a simulated run, such as ``simulated/100001``: adds the data
         types ``truth_events``, ``truth_deposits``, ``truth_light`` and ``peak_truth`` of that run,
@@ -200,7 +217,7 @@ def xams(
     """
     return _context(
         "xams",
-        _plugins_of("xams", release),
+        _plugins_of("xams", release, reconstruction),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
@@ -486,6 +503,7 @@ def find_context(
     options: Iterable[str] = (),
     release: str | None = None,
     corrections_version: str | None = None,
+    reconstruction: str | Sequence[str] | None = None,
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Return the first context that makes all targets: its name, the targets, its raw data types.
 
@@ -503,6 +521,8 @@ def find_context(
         As of `xams`.
     corrections_version
         Version of the corrections to check, unless its file cannot be reached now.
+    reconstruction
+        As of `xams`.
 
     Raises
     ------
@@ -528,6 +548,7 @@ def find_context(
         if len(names) == 1:
             problem = f"context {name} does not make it"
         raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
+    plugins = _plugins_of(name, release, reconstruction)
     taken = {option for plugin in plugins for option in plugin.takes_config}
     for option in options:
         if option not in {*taken, *_DETECTOR_OPTIONS}:

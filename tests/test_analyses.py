@@ -12,6 +12,9 @@ from amstrax import analyses
 from amstrax.analyses import statistics, validation, validation_text
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.event_processing import basics_of_sx
+from amstrax.simulation.light import Origin
+from amstrax.simulation.parts import DEPOSIT_DTYPE, LIGHT_DTYPE, Sensor, peak_composition
+from amstrax.simulation.sources import Interaction
 
 CONDITIONS = validation.Conditions(100.0, 50_000, 50_000, 30_000.0, 30_000.0)
 
@@ -184,6 +187,160 @@ def test_positions_are_of_events_that_are_alone_in_theirs():
     assert merged["value"] == pytest.approx(2 / 3)
     one = statistics.fraction(2, 3)
     assert merged["error"] == pytest.approx(one.error * np.sqrt(2))
+
+
+def test_saturated_signals_are_told_apart():
+    """A third of the S2s saturates, and loses half of its area: found, but poor."""
+    truth = make_run()
+    truth["energy"] = np.where(np.arange(len(truth)) % 3 == 0, 662.0, np.arange(len(truth)))
+    peaks = perfect_peaks(truth)
+    s2 = np.flatnonzero(peaks["type"] == 2)
+    peaks["area"][s2[::3]] /= 2
+    peaks["n_saturated_channels"][s2[::3]] = 1
+    report = report_of(truth, peaks, perfect_events(truth))
+    assert value(report, "s2_efficiency") == 1
+    assert value(report, "s2_saturated") == pytest.approx(134 / 400)
+    assert value(report, "s2_whole") == pytest.approx(266 / 400)
+    for name, expected in (("_unsaturated", 0.0), ("_saturated", -0.5), ("", 0.0)):
+        bias = value(report, f"s2_area_bias{name}")
+        assert bias == pytest.approx(expected, abs=1e-6)
+    assert value(report, "line_s2_area_bias") == pytest.approx(-0.5, abs=1e-6)
+    assert value(report, "line_s2_saturated") == 1 and value(report, "line_s1_saturated") == 0
+    assert set(report["poor"]) == {"s2_whole", "line_s2_area_bias"}
+    text = validation_text.format_report(report)
+    assert "area of S2s at 662 keV: median of found/true - 1 [-5 to 5 %]" in text
+    by_size = report["by_size"]["s2"]
+    assert sum(by_size["n_saturated"]) == 134
+
+
+def test_small_signals_are_in_the_text():
+    """S1s are found from 8 PE on: the table says so for each size from 1 PE on."""
+    truth = make_run()
+    truth["s1_pe"] = 1 + np.arange(len(truth)) % 16
+    peaks = perfect_peaks(truth)
+    peaks = peaks[(peaks["type"] == 2) | (peaks["area"] >= 8)]
+    report = report_of(truth, peaks, perfect_events(truth))
+    text = validation_text.format_report(report)
+    lines = text.partition("S1s by size")[2].partition("S2s by size")[0].strip().splitlines()
+    rows = [line.split() for line in lines[1:]]
+    assert [float(row[0]) for row in rows] == pytest.approx([1, 1.778, 3.162, 5.623, 10], rel=1e-3)
+    assert [int(row[3]) for row in rows] == [25, 50, 50, 100, 175]
+    assert [float(row[4]) for row in rows] == [0, 0, 0, 50, 100]
+
+
+def test_rings_and_uniformity():
+    """Events are found at 0.9 r, and give a tenth less light in the outer half."""
+    truth = make_run(4_000)
+    rng = np.random.default_rng(7)
+    r, phi = 30 * np.sqrt(rng.random(len(truth))), rng.uniform(0, 2 * np.pi, len(truth))
+    truth["x"], truth["y"] = r * np.cos(phi), r * np.sin(phi)
+    truth["photons"], truth["electrons"], truth["energy"] = 5_000, 1_000, 100.0
+    events = perfect_events(truth)
+    events["x"] *= 0.9
+    events["y"] *= 0.9
+    outer = r > 30 * np.sqrt(0.5)
+    events["cs1"] = np.where(outer, 450, 500)
+    events["cs2"] = 8_000
+    conditions = CONDITIONS._replace(radius=30.0, depth=50.5)
+    report = report_of(truth, perfect_peaks(truth), events, conditions)
+    rings = report["rings"]
+    assert sum(rings["n"]) == len(truth) and min(rings["n"]) > 900
+    middle = [30 * np.sqrt((i + 0.5) / 4) for i in range(4)]
+    np.testing.assert_allclose(rings["bias"], [-0.1 * x for x in middle], rtol=0.05)
+    np.testing.assert_allclose(rings["error"], [0.1 * x for x in middle], rtol=0.05)
+    cs1 = np.array(report["uniformity"]["cs1"])
+    assert cs1.shape == (4, 5)
+    np.testing.assert_allclose(cs1[:2] / cs1[2:], 500 / 450, rtol=1e-6)
+    assert value(report, "cs1_uniformity") == pytest.approx(0.05, rel=0.1)
+    assert value(report, "cs2_uniformity") == pytest.approx(0, abs=1e-6)
+    assert {"ring_4_bias", "ring_4_error"} & set(report["poor"]) == {"ring_4_bias"}
+    # Half of the events are a tenth lower: the central 68 % is from one to the other
+    assert value(report, "cs1_resolution") == pytest.approx(0.05, rel=0.2)
+    assert value(report, "energy_resolution") < value(report, "cs1_resolution")
+
+
+def make_parts(truth, deposits, light, peaks, **sensors):
+    """Return parts of the truth of rows (time after T0, ...) of deposits and light."""
+    times = [T0 + row[0] for row in light]
+    rows = [(time, *row[1:]) for time, row in zip(times, light, strict=True)]
+    light = np.array(rows, dtype=LIGHT_DTYPE)
+    made = np.zeros(len(deposits), dtype=DEPOSIT_DTYPE)
+    for row, (time, event, interaction) in zip(made, deposits, strict=True):
+        row["time"], row["event_number"], row["interaction"] = T0 + time, event, interaction
+    composition = peak_composition(peaks, light)
+    for name, (own, sensor) in sensors.items():
+        sensors[name] = validation.OfSensor(own, peak_composition(own, light, sensor))
+    return validation.Parts(made, light, composition, **sensors)
+
+
+def test_pairs_of_s1s_and_other_sensors():
+    """Four pairs of Kr-83m: two peaks, one peak, one peak of no type; the last has no S1."""
+    start = np.arange(4) * 10_000_000
+    truth = make_truth(start, drift=np.array([9_000, 18_000, 20_000, 30_000]), s1_pe=150)
+    truth["x"] = truth["y"] = [1, 2, 3, 4]
+    first, second = 100, 50
+    delay = [400, 60, 250, 90]
+    deposits, light = [], []
+    for i in range(4):
+        for j, (t, size) in enumerate(((0, first), (delay[i], second))):
+            deposits.append((start[i] + t, i, j * Interaction.KR83M_SECOND))
+            s1 = (Origin.S1, Sensor.TPC, size, 150)
+            light.append((start[i] + t + 20, 2 * i + j, i, *s1))
+        light.append((start[i] + 10, 2 * i, i, Origin.S1, Sensor.SIPM, 5, 5))
+        light.append((start[i] + 15, -1, i, Origin.S1, Sensor.EXTERNAL, 511, 511))
+        s2 = (Origin.S2, Sensor.TPC, 5_000, 5_000)
+        light.append((truth["s2_center_time"][i] - T0, 2 * i, i, *s2))
+    light.sort()
+    intervals = [
+        *((start[0] - 20, start[0] + 200, 1, 100), (start[0] + 390, start[0] + 500, 1, 50)),
+        (start[1] - 20, start[1] + 200, 1, 150),
+        (start[2] - 20, start[2] + 400, 0, 150),
+        *((t - 1_000, t + 1_000, 2, 5_000 + t % 7) for t in truth["s2_center_time"] - T0),
+    ]
+    peaks = make_peaks(intervals)
+    sipm = make_peaks([(t - 20, t + 90, 0, 4) for t in start[:3]])
+    external = make_peaks([(t - 20, t + 90, 0, 500) for t in start])
+    parts = make_parts(
+        truth, deposits, light, peaks,
+        sipm=(sipm, Sensor.SIPM), external=(external, Sensor.EXTERNAL),
+    )  # fmt: skip
+    events = perfect_events(truth)
+    events["cs2"] += np.arange(4)
+    coincidences = np.zeros(4, dtype=[("is_coinc", bool)])
+    coincidences["is_coinc"] = [True, True, False, True]
+    truth["external_energy"] = [511, 511, 511, 0]
+    matched = validation.match(truth, peaks, events)
+    report = validation.validation_report(
+        matched, CONDITIONS, parts._replace(coincidences=coincidences)
+    )
+    for name, expected in (("two", 0.25), ("one", 0.25), ("unknown", 0.25)):
+        assert value(report, f"kr_{name}") == expected
+    table = report["kr_delays"]
+    assert sum(table["n"]) == 4
+    assert table["two"][5] == table["one"][1] == table["unknown"][4] == 1
+    assert value(report, "sipm_efficiency") == 0.75
+    assert value(report, "sipm_area_bias") == pytest.approx(-0.2)
+    assert value(report, "external_efficiency") == 1
+    assert value(report, "external_area_bias") == pytest.approx(500 / 511 - 1, rel=1e-5)
+    assert value(report, "peaks_s1_incomplete") == pytest.approx(1 / 3)  # one of 100 PE; 50 is none
+    assert value(report, "peaks_s1_impure") == 0
+    # The fourth has no main S1, so that it is not compared
+    assert value(report, "coincidence_efficiency") == pytest.approx(2 / 3)
+    text = validation_text.format_report(report)
+    assert "S1 pairs of Kr-83m by delay" in text and "SiPMs by size" in text
+    report["numbers"] |= validation.pile_up_numbers({5.0: report, 100.0: report})
+    titles = [a.get_title() for a in drawn(analyses.plot_validation(matched, report))]
+    assert {"S1 pairs of Kr-83m", "SiPM", "NaI detector", "Pile-up"} <= set(titles)
+
+
+def test_reports_at_different_rates():
+    truth = make_run()
+    report = report_of(truth, perfect_peaks(truth), perfect_events(truth))
+    numbers = validation.pile_up_numbers({100.0: report, 5.0: report})
+    assert list(numbers)[0] == "pile_up_s1_efficiency_5"
+    assert numbers["pile_up_events_merged_100"]["text"].startswith("at 100 Hz: true events")
+    report["numbers"] |= numbers
+    assert "Pile-up against rate" in validation_text.format_report(report)
 
 
 @pytest.mark.parametrize("true_elife", [10_000.0, 30_000.0, 90_000.0])
@@ -514,12 +671,17 @@ def test_page_of_validation(report):
     truth = make_run()
     matched = validation.match(truth, perfect_peaks(truth), perfect_events(truth))
     axes = drawn(analyses.plot_validation(matched, report))
-    assert len(axes) == 9
-    assert all(a.get_title() for a in axes)
+    titles = [a.get_title() for a in axes if a.get_title()]
+    assert len(titles) == 13 and len(axes) == 15  # with two scales of colours
     nothing = make_truth([])
     matched = validation.match(nothing, make_peaks([]), perfect_events(nothing))
     empty = validation.validation_report(matched, CONDITIONS)
-    assert len(drawn(analyses.plot_validation(matched, empty))) == 9
+    assert len(drawn(analyses.plot_validation(matched, empty))) == 15
+    # Without events, as of XAMSL
+    matched = validation.match(truth, perfect_peaks(truth), validation.NO_EVENTS)
+    only_peaks = validation.validation_report(matched, CONDITIONS._replace(has_events=False))
+    assert len(drawn(analyses.plot_validation(matched, only_peaks))) == 6
+    assert "reconstructed" not in validation_text.format_report(only_peaks)
 
 
 def test_colors_of_types_and_channels_differ_in_brightness():

@@ -214,7 +214,8 @@ def check_areas_of_the_job(clone):
     wait(is_done)
     st = contexts.xams(output_folder=clone / "processed")
     area = st.get_array("200001", "event_info", progress_bar=False)["s1_area"]
-    assert 800 < np.median(area) < 1000
+    # In ADC counts x samples it would be a hundred times as large
+    assert 500 < np.median(area) < 2000
 
 
 def texts():

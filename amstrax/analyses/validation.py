@@ -1,20 +1,50 @@
 """Figures of merit of the reconstruction, from simulated and reconstructed events."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amstrax.analyses import statistics
+from amstrax.analyses.gains import mean_gain
 from amstrax.analyses.statistics import NOTHING, Number
+from amstrax.exceptions import NoGain
 from amstrax.processing.events import find_groups
 from amstrax.simulation import matching
+from amstrax.simulation.light import Origin
 from amstrax.simulation.matching import KINDS, Outcome
+from amstrax.simulation.parts import Sensor
+from amstrax.simulation.sources import Interaction
+from amstrax.simulation.yields import WORK_FUNCTION
+
+#: Name, number, unit and description
+Row = tuple[str, Number, str, str]
 
 #: Format of the report; increased by changes after which older ones cannot be compared
-FORMAT = 1
+FORMAT = 2
 #: Single numbers of fractions and areas are of signals above these sizes [PE]
 THRESHOLDS = {"s1": 50, "s2": 200}
 BINS_PER_DECADE = 4
+#: A signal is whole if its area is within this fraction of the true one
+WHOLE = 0.2
+#: Numbers that are compared at different rates
+PILE_UP = (
+    *("s1_efficiency", "s1_merged", "s2_efficiency", "s2_merged", "event_efficiency"),
+    *("events_merged", "events_merged_expected", "s2_area_bias"),
+)
+#: Rings of the same area for positions; rings and layers in depth for the uniformity
+N_RINGS, N_LAYERS = 4, 5
+#: Least events in a bin of the uniformity
+_LEAST_IN_BIN = 10
+#: Fraction of a peak's light, or of a signal, that belongs together in a good peak
+_GOOD_SHARE = 0.9
+#: Delays between the two S1s of Kr-83m [ns]
+KR_DELAYS = (0.0, 50.0, 100.0, 150.0, 200.0, 300.0, 500.0, 1000.0)
+#: Energies of a pair's partner in the NaI detector [keV], and its least energy for efficiencies
+COINCIDENT, LEAST_ENERGY = (456.0, 566.0), 100.0
+#: Photoelectrons from which single numbers of the SiPM count [PE]
+LEAST_SIPM = 3.0
 #: Rows and columns of the misclassification matrix; the columns are types 1, 2, 0 and no peak
 TRUE_KINDS = ("S1", "S2", "no true signal")
 FOUND_KINDS = ("S1", "S2", "unknown", "missed")
@@ -29,6 +59,27 @@ class Conditions(NamedTuple):
     right_event_extension: int  #: [ns]
     elife: float  #: electron lifetime with which cs2 was made [ns]
     true_elife: float  #: that of the simulation [ns]; NaN: not known
+    has_events: bool = True  #: whether the context makes events
+    radius: float = np.nan  #: of the active volume [mm]; NaN: that of the true events
+    depth: float = np.nan  #: of the active volume [mm]; NaN: that of the true events
+
+
+class OfSensor(NamedTuple):
+    """Peaks of a sensor, and their truth."""
+
+    peaks: np.ndarray  #: as of peak_basics
+    made_of: np.ndarray  #: row by row: as of peak_truth
+
+
+class Parts(NamedTuple):
+    """Parts of the truth, and data that is compared with them."""
+
+    deposits: np.ndarray  #: as of truth_deposits
+    light: np.ndarray  #: as of truth_light
+    made_of: np.ndarray  #: row by row of the peaks: as of peak_truth
+    sipm: OfSensor | None = None
+    external: OfSensor | None = None
+    coincidences: np.ndarray | None = None  #: row by row of the events: as of event_coincidences
 
 
 class Matched(NamedTuple):
@@ -52,6 +103,35 @@ class Matched(NamedTuple):
         return self.events[self.of_events["event"][rows]]
 
 
+#: Events of contexts that make none
+NO_EVENTS = np.zeros(
+    0,
+    dtype=[
+        (name, np.int64)
+        for name in (
+            *("time", "endtime"),
+            *(
+                f"{prefix}{kind}_{edge}"
+                for prefix in ("", "alt_")
+                for kind in KINDS
+                for edge in ("time", "endtime")
+            ),
+        )
+    ],
+)
+
+
+def with_true_types(peaks: np.ndarray, truth: np.ndarray, gain: float) -> np.ndarray:
+    """Return peaks of a chain without gains and types: areas / `gain`, and the true types.
+
+    The type of a peak is then that of the largest true signal in it.
+    """
+    peaks = peaks.copy()
+    peaks["area"] /= gain
+    peaks["type"] = matching.label_peaks(truth, peaks)["kind"]
+    return peaks
+
+
 def match(truth: np.ndarray, peaks: np.ndarray, events: np.ndarray) -> Matched:
     """Match simulated events with peaks as of peak_basics and events as of event_info.
 
@@ -62,34 +142,68 @@ def match(truth: np.ndarray, peaks: np.ndarray, events: np.ndarray) -> Matched:
     return Matched(truth, peaks, events, of_peaks, of_events, matching.label_peaks(truth, peaks))
 
 
-def validation_report(matched: Matched, conditions: Conditions) -> dict[str, Any]:
+def validation_report(
+    matched: Matched, conditions: Conditions, parts: Parts | None = None
+) -> dict[str, Any]:
     """Return all figures of merit, a dictionary for JSON, with NaN for unknown numbers.
+
+    Those that need `parts` are left out without them.
 
     - ``format``: see `FORMAT`
     - ``numbers``: name to ``value``, ``error``, ``unit`` and ``text``, its description
-    - ``by_size``: for s1 and s2, in bins of true photoelectrons (``edges``): numbers of signals
+    - ``poor``: names of numbers outside `LIMITS`
+    - ``rings``: errors of positions in rings of the same area, inner ring first
+    - ``uniformity``: for cs1 and cs2, medians by ring and layer relative to all, layers downwards
+    - ``kr_delays``: for Kr-83m, what the two S1s were found as, in bins of their delay
+    - ``by_size``: for s1 and s2, and for sipm [PE] and external [keV] if there are such, in bins
+      of true photoelectrons (``edges``): numbers of signals
       (``n``), found as the right type (``n_found``), and with a compared area (``n_area``);
       ``bias`` and ``resolution`` of the area with ``_error``
     - ``matrix``: ``rows``, ``columns``, ``counts`` of true against found kind
     - ``outcomes``: for s1 and s2, the number of each `matching.Outcome`
     """
-    rows = (
+    rings: dict[str, list] = {}
+    uniformity: dict[str, Any] = {}
+    rows = [
         *_signal_numbers(matched, "s1"),
         *_signal_numbers(matched, "s2"),
-        *_event_numbers(matched, conditions),
-        *_position_numbers(matched),
-        *_lifetime_numbers(matched, conditions),
-    )
-    numbers = {
-        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
-    }
+        *_line_numbers(matched),
+        *_stray_numbers(matched, conditions),
+    ]
+    if conditions.has_events:
+        rings, uniformity = _rings(matched, conditions), _uniformity(matched, conditions)
+        rows += _event_numbers(matched, conditions)
+        rows += _position_numbers(matched)
+        rows += _ring_numbers(rings)
+        rows += _energy_numbers(matched, uniformity)
+        rows += _lifetime_numbers(matched, conditions)
+    by_size = {kind: _by_size_of(matched, kind) for kind in KINDS}
+    kr_delays: dict[str, list] = {}
+    if parts is not None:
+        rows += _composition_numbers(parts, conditions)
+        kr_delays, numbers_of_kr = _double_s1s(matched, parts)
+        rows += numbers_of_kr
+        for prefix, of_sensor, sensor in (
+            ("sipm", parts.sipm, Sensor.SIPM),
+            ("external", parts.external, Sensor.EXTERNAL),
+        ):
+            if of_sensor is not None:
+                by_size[prefix], numbers_of_sensor = _sensor(prefix, parts, of_sensor, sensor)
+                rows += numbers_of_sensor
+        if parts.coincidences is not None:
+            rows += _coincidence_numbers(matched, parts.coincidences)
+    numbers = as_numbers(rows)
     return {
         "format": FORMAT,
         "n_truth": len(matched.truth),
         "n_peaks": len(matched.peaks),
-        "n_events": len(matched.events),
+        "n_events": len(matched.events) if conditions.has_events else None,
         "numbers": numbers,
-        "by_size": {kind: _by_size(matched, kind) for kind in KINDS},
+        "poor": poor(numbers),
+        "rings": rings,
+        "uniformity": uniformity,
+        "kr_delays": kr_delays,
+        "by_size": by_size,
         "matrix": {
             "rows": list(TRUE_KINDS),
             "columns": list(FOUND_KINDS),
@@ -103,6 +217,117 @@ def validation_report(matched: Matched, conditions: Conditions) -> dict[str, Any
             for kind in KINDS
         },
     }
+
+
+def led_report(
+    led: np.ndarray, truth: np.ndarray, gains: Mapping[int, float], occupancy: float
+) -> dict[str, Any]:
+    """Return the figures of merit of an LED run, as `validation_report`.
+
+    Parameters
+    ----------
+    led
+        As of led_calibration, shape (n,).
+    truth
+        As of `amstrax.simulation.load_truth`: flashes.
+    gains
+        True mean area of a photoelectron [ADC counts x samples] of each channel.
+    occupancy
+        Mean number of photoelectrons in a flash.
+    """
+    rows: list[Row] = []
+    for channel, true_gain in gains.items():
+        try:
+            found = mean_gain(led[led["channel"] == channel])
+        except NoGain:
+            gain = light = NOTHING
+        else:
+            gain = Number(found.gain.value / true_gain - 1, found.error / true_gain)
+            light = Number(found.occupancy.value / occupancy - 1, found.occupancy.error / occupancy)
+        where = f"channel {channel}"
+        rows.append((f"led_gain_{channel}", gain, "1", f"gain of {where}: found/true - 1"))
+        text = f"photoelectrons of a flash in {where}: found/true - 1"
+        rows.append((f"led_occupancy_{channel}", light, "1", text))
+    numbers = as_numbers(rows)
+    return {
+        "format": FORMAT,
+        "n_truth": len(truth),
+        "n_peaks": len(led),
+        "n_events": None,
+        "numbers": numbers,
+        "poor": poor(numbers),
+        "by_size": {},
+        "matrix": {},
+    }
+
+
+def pile_up_numbers(reports: Mapping[float, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return entries of ``numbers`` of reports of the same source at different rates [Hz]."""
+    found = {}
+    for rate, report in sorted(reports.items()):
+        for name in PILE_UP:
+            if name in report["numbers"]:
+                entry = report["numbers"][name]
+                found[f"pile_up_{name}_{rate:g}"] = {
+                    **entry,
+                    "text": f"at {rate:g} Hz: {entry['text']}",
+                }
+    return found
+
+
+def as_numbers(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
+    """Return the entries of ``numbers`` of a report, by name."""
+    return {
+        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
+    }
+
+
+#: Lowest and highest good value of numbers; others are named as poor
+LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        **{
+            f"{kind}_{name}": limits
+            for kind in KINDS
+            for name, limits in (
+                ("efficiency", (0.95, 1.0)),
+                ("whole", (0.9, 1.0)),
+                ("unknown", (0.0, 0.05)),
+                ("split", (0.0, 0.05)),
+                ("merged", (0.0, 0.1)),
+                ("area_bias", (-0.05, 0.05)),
+            )
+        },
+        **{f"line_{kind}_area_bias": (-0.05, 0.05) for kind in KINDS},
+        "event_efficiency": (0.95, 1.0),
+        "elife_bias": (-0.05, 0.05),
+        "elife_per_electron_bias": (-0.05, 0.05),
+        **{f"ring_{i}_error": (0.0, 3.0) for i in range(1, N_RINGS + 1)},
+        **{f"ring_{i}_bias": (-1.0, 1.0) for i in range(1, N_RINGS + 1)},
+        "cs1_uniformity": (0.0, 0.05),
+        "cs2_uniformity": (0.0, 0.05),
+        "kr_unknown": (0.0, 0.05),
+        **{f"peaks_{kind}_impure": (0.0, 0.1) for kind in KINDS},
+        **{f"peaks_{kind}_incomplete": (0.0, 0.1) for kind in KINDS},
+        **{f"led_gain_{channel}": (-0.05, 0.05) for channel in range(16)},
+        "coincidence_efficiency": (0.95, 1.0),
+        "coincidence_false": (0.0, 0.02),
+        "sipm_efficiency": (0.9, 1.0),
+        "sipm_area_bias": (-0.1, 0.1),
+        "external_efficiency": (0.95, 1.0),
+        "external_area_bias": (-0.05, 0.05),
+    }
+)
+
+
+def poor(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of numbers that are outside `LIMITS` by more than two errors."""
+    found = []
+    for name, (low, high) in LIMITS.items():
+        if name in numbers:
+            value, error = numbers[name]["value"], np.nan_to_num(numbers[name]["error"])
+            if value + 2 * error < low or value - 2 * error > high:
+                found.append(name)
+    return found
 
 
 def confusion_matrix(matched: Matched) -> np.ndarray:
@@ -128,11 +353,24 @@ def area_ratio(matched: Matched, kind: str) -> np.ndarray:
     return result
 
 
+def _ratio_of_largest(matched: Matched, kind: str) -> np.ndarray:
+    """Return area of the largest peak / true photoelectrons, whatever its type; NaN without."""
+    size = matched.truth[f"{kind}_pe"]
+    return matched.of_peaks[f"{kind}_area"] / np.where(size > 0, size, np.nan)
+
+
+def _is_saturated(matched: Matched, kind: str) -> np.ndarray:
+    """Return whether the largest peak of each s1 or s2 reaches the end of the ADC."""
+    peak = matched.of_peaks[f"{kind}_peak"]
+    # The last row serves signals without a peak
+    return np.append(matched.peaks["n_saturated_channels"] > 0, False)[peak]
+
+
 def _is_right_type(matched: Matched, kind: str) -> np.ndarray:
     return matched.of_peaks[f"{kind}_type"] == KINDS.index(kind) + 1
 
 
-def _signal_numbers(matched: Matched, kind: str):
+def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
     """Yield name, number, unit and text for all S1s or all S2s."""
     least = THRESHOLDS[kind]
     large = matched.truth[f"{kind}_pe"] > least
@@ -141,6 +379,11 @@ def _signal_numbers(matched: Matched, kind: str):
     right = _is_right_type(matched, kind)
     efficiency = statistics.fraction(int((right & large).sum()), n)
     yield f"{kind}_efficiency", efficiency, "1", f"{name} whose largest peak is an {kind.upper()}"
+    whole = right & (np.abs(_ratio_of_largest(matched, kind) - 1) < WHOLE)
+    text = f"{name} found as an {kind.upper()} with an area within {WHOLE:.0%} of the true one"
+    yield f"{kind}_whole", statistics.fraction(int((whole & large).sum()), n), "1", text
+    unknown = statistics.fraction(int((large & (matched.of_peaks[f"{kind}_type"] == 0)).sum()), n)
+    yield f"{kind}_unknown", unknown, "1", f"{name} whose largest peak has no type"
     for outcome, text in (
         (Outcome.MISSED, "without a peak"),
         (Outcome.MISCLASSIFIED, "in one peak of another type"),
@@ -150,23 +393,69 @@ def _signal_numbers(matched: Matched, kind: str):
         count = int((large & (matched.of_peaks[f"{kind}_outcome"] == outcome)).sum())
         fraction = statistics.fraction(count, n)
         yield f"{kind}_{outcome.name.lower()}", fraction, "1", f"{name} {text}"
-    ratio = area_ratio(matched, kind)[large]
-    ratio = ratio[np.isfinite(ratio)]
+    ratio, saturated = area_ratio(matched, kind), _is_saturated(matched, kind)
+    for suffix, which, text in (
+        ("", large, ""),
+        ("_unsaturated", large & ~saturated, ", unsaturated"),
+        ("_saturated", large & saturated, ", saturated"),
+    ):
+        own = ratio[which & np.isfinite(ratio)]
+        what = f"area of {name}{text}"
+        yield f"{kind}_area_bias{suffix}", _bias(own), "1", f"{what}: median of found/true - 1"
+        spread = statistics.spread(own)
+        yield f"{kind}_area_resolution{suffix}", spread, "1", f"{what}: spread of found/true"
+    fraction = statistics.fraction(int((large & saturated).sum()), n)
+    yield f"{kind}_saturated", fraction, "1", f"{name} whose largest peak is saturated"
+
+
+def _bias(ratio: np.ndarray) -> Number:
     middle = statistics.median(ratio)
-    bias = Number(middle.value - 1, middle.error)
-    yield f"{kind}_area_bias", bias, "1", f"area of {name}: median of found/true - 1"
-    resolution = statistics.spread(ratio)
-    yield f"{kind}_area_resolution", resolution, "1", f"area of {name}: spread of found/true"
+    return Number(middle.value - 1, middle.error)
 
 
-def _by_size(matched: Matched, kind: str) -> dict[str, list]:
-    size = matched.truth[f"{kind}_pe"].astype(np.float64)
+def line(truth: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return whether events have the most frequent energy, and that energy [keV].
+
+    If fewer than a tenth have it, the source has no line: all events, and NaN.
+    """
+    energy, of_row, count = np.unique(
+        np.round(truth["energy"], 1), return_inverse=True, return_counts=True
+    )
+    if not len(truth) or count.max() < max(len(truth) / 10, 2):
+        return np.ones(len(truth), dtype=bool), np.nan
+    return of_row == count.argmax(), float(energy[count.argmax()])
+
+
+def _line_numbers(matched: Matched) -> Iterator[Row]:
+    """Yield name, number, unit and text for the full energy of a source."""
+    own, energy = line(matched.truth)
+    if np.isnan(energy):
+        return
+    for kind in KINDS:
+        name = f"{kind.upper()}s at {energy:g} keV"
+        ratio = _ratio_of_largest(matched, kind)[own]
+        bias = _bias(ratio[np.isfinite(ratio)])
+        yield f"line_{kind}_area_bias", bias, "1", f"area of {name}: median of found/true - 1"
+        n = int((own & (matched.truth[f"{kind}_pe"] > 0)).sum())
+        saturated = statistics.fraction(int((own & _is_saturated(matched, kind)).sum()), n)
+        yield f"line_{kind}_saturated", saturated, "1", f"{name} whose largest peak is saturated"
+
+
+def _by_size_of(matched: Matched, kind: str) -> dict[str, list]:
+    size, found = matched.truth[f"{kind}_pe"], _is_right_type(matched, kind)
+    result = _by_size(size, found, area_ratio(matched, kind))
+    saturated = np.histogram(size[_is_saturated(matched, kind)], result["edges"])[0]
+    return result | {"n_saturated": saturated.tolist()}
+
+
+def _by_size(size: np.ndarray, found: np.ndarray, ratio: np.ndarray) -> dict[str, list]:
+    """Return columns of ``by_size`` for signals of some `size`, whether found, and area/size."""
+    size = size.astype(np.float64)
     largest = max(size.max(initial=1.0), 10.0)
     n_bins = int(np.ceil(np.log10(largest + 1) * BINS_PER_DECADE))
     edges = 10 ** (np.arange(n_bins + 1) / BINS_PER_DECADE)
     n, _ = np.histogram(size, edges)
-    n_found, _ = np.histogram(size[_is_right_type(matched, kind)], edges)
-    ratio = area_ratio(matched, kind)
+    n_found, _ = np.histogram(size[found], edges)
     bin_of = np.digitize(size, edges) - 1
     rows = []
     for i in range(n_bins):
@@ -178,7 +467,7 @@ def _by_size(matched: Matched, kind: str) -> dict[str, list]:
     return result | dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def _event_numbers(matched: Matched, conditions: Conditions):
+def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for events as a whole."""
     truth, match_ = matched.truth, matched.of_events
     large = (truth["s1_pe"] > THRESHOLDS["s1"]) & (truth["s2_pe"] > THRESHOLDS["s2"])
@@ -191,15 +480,23 @@ def _event_numbers(matched: Matched, conditions: Conditions):
     yield "events_merged", merged, "1", "true events that share their reconstructed event"
     by_window = merged_by_window(matched, conditions)
     expected = _of_pairs(int(by_window.sum()), len(by_window))
-    text = "that the event window predicts, from the true times of the S2s that were found"
+    text = "the same, predicted from the event window and the true times of found S2s"
     yield "events_merged_expected", expected, "1", text
     poisson = Number(_poisson_merging(matched, conditions), 0.0)
-    text = "that the event window predicts from their rate, if every S2 makes an event"
+    text = "the same, predicted from the event window and the rate, if every S2 makes an event"
     yield "events_merged_poisson", poisson, "1", text
+
+
+def _stray_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
+    """Yield name, number, unit and text for peaks without a true signal."""
     n_stray = int((matched.labels["kind"] == 0).sum())
-    rate = Number(n_stray / conditions.duration, np.sqrt(max(n_stray, 1)) / conditions.duration)
+    rate = _rate(n_stray, conditions)
     text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
     yield "stray_peaks", rate, "Hz", text
+
+
+def _rate(n: int, conditions: Conditions) -> Number:
+    return Number(n / conditions.duration, np.sqrt(max(n, 1)) / conditions.duration)
 
 
 def _of_pairs(n: int, total: int) -> Number:
@@ -242,7 +539,7 @@ def _poisson_merging(matched: Matched, conditions: Conditions) -> float:
     return float(1 - np.exp(-2 * rate * window))
 
 
-def _position_numbers(matched: Matched):
+def _position_numbers(matched: Matched) -> Iterator[Row]:
     """Yield name, number, unit and text for drift time and position."""
     rows = np.flatnonzero(matched.clean)
     truth, events = matched.truth[rows], matched.event_of(rows)
@@ -257,6 +554,232 @@ def _position_numbers(matched: Matched):
     for field in ("x", "y"):
         line = statistics.fit_line(truth[field], events[field])
         yield f"{field}_slope", line.slope, "1", f"{field}: slope of found against true"
+
+
+def _edges(conditions: Conditions, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the edges of rings in r and of layers in -z [mm]."""
+    radius, depth = conditions.radius, conditions.depth
+    if np.isnan(radius):
+        radius = max(float(np.hypot(truth["x"], truth["y"]).max(initial=0)), 1e-3)
+    if np.isnan(depth):
+        depth = max(float(-truth["z"].min(initial=0)), 1e-3)
+    rings = radius * np.sqrt(np.arange(N_RINGS + 1) / N_RINGS)
+    return rings, np.linspace(0, depth, N_LAYERS + 1)
+
+
+def _in_bins(value: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the number of the bin of each value; those outside are in the first or last one."""
+    return np.clip(np.digitize(value, edges) - 1, 0, len(edges) - 2)
+
+
+def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
+    """Return ``rings`` of the report."""
+    rows = np.flatnonzero(matched.clean)
+    truth, events = matched.truth[rows], matched.event_of(rows)
+    edges, _ = _edges(conditions, matched.truth)
+    r = np.hypot(truth["x"], truth["y"])
+    off = np.hypot(events["x"], events["y"]).astype(np.float64) - r
+    distance = np.hypot(events["x"] - truth["x"], events["y"] - truth["y"])
+    ring, good = _in_bins(r, edges), np.isfinite(distance)
+    columns: dict[str, list] = {"edges": edges.tolist()}
+    for i in range(N_RINGS):
+        own = good & (ring == i)
+        bias, error = statistics.median(off[own]), statistics.median(distance[own])
+        for name, value in (
+            ("n", int(own.sum())),
+            ("bias", bias.value),
+            ("bias_error", bias.error),
+            ("error", error.value),
+            ("error_error", error.error),
+        ):
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _ring_numbers(rings: dict[str, list]) -> Iterator[Row]:
+    """Yield name, number, unit and text for positions in rings."""
+    for i in range(N_RINGS):
+        low, high = rings["edges"][i : i + 2]
+        where = f"position, true r of {low:.1f} to {high:.1f} mm"
+        error = Number(rings["error"][i], rings["error_error"][i])
+        yield f"ring_{i + 1}_error", error, "mm", f"{where}: median distance of found and true"
+        bias = Number(rings["bias"][i], rings["bias_error"][i])
+        yield f"ring_{i + 1}_bias", bias, "mm", f"{where}: median of found r - true r"
+
+
+def _per_quantum(matched: Matched) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return rows of clean events of truth, and their cs1 per photon and cs2 per electron."""
+    rows = np.flatnonzero(matched.clean)
+    truth, events = matched.truth[rows], matched.event_of(rows)
+    return rows, {
+        name: events[name] / np.where(truth[quanta] > 0, truth[quanta], np.nan)
+        for name, quanta in (("cs1", "photons"), ("cs2", "electrons"))
+    }
+
+
+def _uniformity(matched: Matched, conditions: Conditions) -> dict[str, Any]:
+    """Return ``uniformity`` of the report: medians, errors and edges."""
+    rows, per_quantum = _per_quantum(matched)
+    truth = matched.truth[rows]
+    rings, layers = _edges(conditions, matched.truth)
+    ring = _in_bins(np.hypot(truth["x"], truth["y"]), rings)
+    layer = _in_bins(-truth["z"], layers)
+    result: dict[str, Any] = {"rings": rings.tolist(), "layers": layers.tolist()}
+    for name, values in per_quantum.items():
+        good = np.isfinite(values)
+        middle = statistics.median(values[good]).value
+        table = np.full((2, N_RINGS, N_LAYERS), np.nan)
+        for i, j in np.ndindex(N_RINGS, N_LAYERS):
+            own = values[good & (ring == i) & (layer == j)]
+            if len(own) >= _LEAST_IN_BIN:
+                table[:, i, j] = np.array(statistics.median(own)) / middle
+        result[name], result[f"{name}_error"] = table.tolist()
+    return result
+
+
+def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Row]:
+    """Yield name, number, unit and text for uniformity and resolution of corrected areas."""
+    for name, quantum in (("cs1", "photon"), ("cs2", "electron")):
+        median, error = (np.array(uniformity[f"{name}{suffix}"]) for suffix in ("", "_error"))
+        used = np.isfinite(median)
+        number = NOTHING
+        if used.sum() > 1:
+            # Statistical errors of the medians spread them, too
+            square = median[used].var() - np.mean(error[used] ** 2)
+            spread_error = np.sqrt(np.mean(error[used] ** 2) / (2 * used.sum()))
+            number = Number(float(np.sqrt(max(square, 0))), float(spread_error))
+        text = f"{name} per {quantum}: standard deviation over the volume, {used.sum()} bins"
+        yield f"{name}_uniformity", number, "1", text
+    rows, per_quantum = _per_quantum(matched)
+    truth, events = matched.truth[rows], matched.event_of(rows)
+    own, energy = line(truth)
+    of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
+    quanta = np.zeros(len(rows))
+    for name, ratio in per_quantum.items():
+        quanta += events[name] / statistics.median(ratio[np.isfinite(ratio)]).value
+    for name, found, text in (
+        ("cs1", events["cs1"], "cs1"),
+        ("cs2", events["cs2"], "cs2"),
+        ("energy", WORK_FUNCTION * quanta, "energy from cs1 and cs2"),
+    ):
+        ratio = (found / np.where(truth["energy"] > 0, truth["energy"], np.nan))[own]
+        ratio = ratio[np.isfinite(ratio)]
+        middle, spread = statistics.median(ratio), statistics.spread(ratio)
+        relative = Number(spread.value / middle.value, spread.error / middle.value)
+        what = f"{text} / true energy, events {of}: spread / median"
+        yield f"{name}_resolution", relative, "1", what
+
+
+def _composition_numbers(parts: Parts, conditions: Conditions) -> Iterator[Row]:
+    """Yield name, number, unit and text for what peaks are made of."""
+    made_of = parts.made_of
+    for i, kind in enumerate(KINDS):
+        large = (made_of["kind"] == i + 1) & (made_of["n_pe"] > THRESHOLDS[kind])
+        name = f"peaks with a true {kind.upper()} and above {THRESHOLDS[kind]} PE"
+        for field, suffix, text in (
+            ("purity", "impure", "of which more than a tenth is something else"),
+            ("completeness", "incomplete", "that hold less than nine tenths of it"),
+        ):
+            n = int((made_of[field][large] < _GOOD_SHARE).sum())
+            fraction = statistics.fraction(n, int(large.sum()))
+            yield f"peaks_{kind}_{suffix}", fraction, "1", f"{name} {text}"
+    for origin, text in (
+        (-1, "no photoelectrons at all, of noise"),
+        (Origin.AFTERPULSE, "after-pulses"),
+        (Origin.DARK_COUNT, "dark counts"),
+        (Origin.PHOTOIONISATION, "electrons of photoionisation"),
+        (Origin.DELAYED_ELECTRON, "delayed electrons"),
+    ):
+        name = "noise" if origin == -1 else Origin(origin).name.lower()
+        rate = _rate(int((made_of["origin"] == origin).sum()), conditions)
+        yield f"peaks_of_{name}", rate, "Hz", f"peaks mostly of {text}"
+
+
+def _double_s1s(matched: Matched, parts: Parts) -> tuple[dict[str, list], list[Row]]:
+    """Return ``kr_delays`` of the report, and numbers; both empty without Kr-83m."""
+    second = parts.deposits[parts.deposits["interaction"] == Interaction.KR83M_SECOND]
+    if not len(second):
+        return {}, []
+    row = np.searchsorted(matched.truth["event_number"], second["event_number"])
+    delay = (second["time"] - matched.truth["time"][row]).astype(np.float64)
+    n = int(second["event_number"].max()) + 1
+    is_s1 = parts.made_of["kind"] == 1
+    event, type_ = parts.made_of["event_number"][is_s1], matched.peaks["type"][is_s1]
+    # Peaks of one deposit count once
+    deposits = np.unique(np.stack([event, parts.made_of["deposit"][is_s1]])[:, type_ == 1], axis=1)[
+        0
+    ]
+    n_typed = np.bincount(deposits[deposits < n], minlength=n)[second["event_number"]]
+    unknown = event[(type_ == 0) & (event < n)]
+    n_unknown = np.bincount(unknown, minlength=n)[second["event_number"]]
+    outcomes = {
+        "two": n_typed >= 2,
+        "one": (n_typed == 1) & (n_unknown == 0),
+        "unknown": (n_typed < 2) & (n_unknown > 0),
+    }
+    bin_of = _in_bins(delay, np.array(KR_DELAYS))
+    table = {"edges": list(KR_DELAYS)}
+    table["n"] = np.bincount(bin_of, minlength=len(KR_DELAYS) - 1).tolist()
+    rows: list[Row] = []
+    for name, text in (
+        ("two", "as two S1s"),
+        ("one", "as one S1"),
+        ("unknown", "with a peak of no type, and no two S1s"),
+    ):
+        counts = np.bincount(bin_of[outcomes[name]], minlength=len(KR_DELAYS) - 1)
+        table[name] = counts.tolist()
+        fraction = statistics.fraction(int(outcomes[name].sum()), len(second))
+        rows.append((f"kr_{name}", fraction, "1", f"S1 pairs of Kr-83m found {text}"))
+    return table, rows
+
+
+def _sensor(
+    prefix: str, parts: Parts, found: OfSensor, sensor: Sensor
+) -> tuple[dict[str, list], list[Row]]:
+    """Return ``by_size`` of the report for another sensor, and numbers."""
+    light = parts.light[parts.light["sensor"] == sensor]
+    peak = np.searchsorted(found.peaks["time"], light["time"], side="right") - 1
+    inside = peak >= 0
+    inside[inside] = light["time"][inside] < found.peaks["endtime"][peak[inside]]
+    if sensor == Sensor.SIPM:
+        # All light of the S1 or S2 of an event is a signal
+        light_of = np.isin(light["origin"], (Origin.S1, Origin.S2)) & (light["event_number"] >= 0)
+        light, inside = light[light_of], inside[light_of]
+        key = light["event_number"] * len(Origin) + light["origin"]
+        _, first, signal = np.unique(key, return_index=True, return_inverse=True)
+        size = light["size_of_signal"][first]
+        is_found = np.bincount(signal, inside, len(first)) > 0
+        least, unit = LEAST_SIPM, "PE"
+    else:
+        size, is_found, least, unit = light["size"], inside, LEAST_ENERGY, "keV"
+    n_pe = found.made_of["n_pe"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = found.peaks["area"] / n_pe
+    large = size > least
+    name = {"sipm": "signals in the SiPM", "external": "deposits in the NaI detector"}[prefix]
+    name += f" above {least:g} {unit}"
+    efficiency = statistics.fraction(int((large & is_found).sum()), int(large.sum()))
+    own = ratio[n_pe > least]
+    columns = _by_size(size, is_found, np.full(len(size), np.nan))
+    return columns, [
+        (f"{prefix}_efficiency", efficiency, "1", f"{name} in a peak"),
+        (f"{prefix}_area_bias", _bias(own), "1", f"area of {name}: median of found/true - 1"),
+        (f"{prefix}_area_resolution", statistics.spread(own), "1", f"area of {name}: spread"),
+    ]
+
+
+def _coincidence_numbers(matched: Matched, coincidences: np.ndarray) -> Iterator[Row]:
+    """Yield name, number, unit and text for coincidences with the NaI detector."""
+    rows = np.flatnonzero(matched.clean)
+    energy = matched.truth["external_energy"][rows]
+    is_coinc = coincidences["is_coinc"][matched.of_events["event"][rows]].astype(bool)
+    low, high = COINCIDENT
+    pair, alone = (energy > low) & (energy < high), energy == 0
+    found = statistics.fraction(int((is_coinc & pair).sum()), int(pair.sum()))
+    text = f"events with {low:g} to {high:g} keV in the NaI detector found as coincidences"
+    yield "coincidence_efficiency", found, "1", text
+    false = statistics.fraction(int((is_coinc & alone).sum()), int(alone.sum()))
+    yield "coincidence_false", false, "1", "events without energy there found as coincidences"
 
 
 def lifetime_points(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -286,7 +809,7 @@ def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> 
     return Number(1 / rate, slope.error / rate**2)
 
 
-def _lifetime_numbers(matched: Matched, conditions: Conditions):
+def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for the electron lifetime."""
     drift_time, cs2, per_electron = lifetime_points(matched)
     true = conditions.true_elife
@@ -298,4 +821,4 @@ def _lifetime_numbers(matched: Matched, conditions: Conditions):
         yield name, found, "ns", f"electron lifetime {text}"
         bias = Number(found.value / true - 1, found.error / true)
         known = f"{true:.6g} ns" if np.isfinite(true) else "not known"
-        yield f"{name}_bias", bias, "1", f"found/true - 1, {text}; the true one is {known}"
+        yield f"{name}_bias", bias, "1", f"electron lifetime {text}: found/true - 1; true {known}"

@@ -1,5 +1,7 @@
 """One page of plots of the quality of the reconstruction."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,31 +18,190 @@ _MARKERS = {"s1": "o", "s2": "s"}
 _LEAST_IN_BIN = 5
 
 
-def plot_validation(matched: Matched, report: dict[str, Any]) -> Figure:
+def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
     """Return a page of plots.
 
     `matched` and `report` are those of `amstrax.analyses.validation.match` and
-    ``validation_report``; ``made`` in the report gives the title.
+    ``validation_report``; ``made`` in the report gives the title. Without `matched` the page has
+    the numbers of an LED run.
     """
-    figure = style.new_figure((15, 12.5))
-    axes = figure.subplots(3, 3)
+    panels: list[Callable[[Axes], None]] = []
+    if matched is None:
+        panels += [partial(plot_numbers, report, "led_")]
+    else:
+        panels += [
+            partial(plot_efficiency, report),
+            partial(plot_area, report, "bias"),
+            partial(plot_area, report, "resolution"),
+            partial(plot_saturation, report),
+            partial(plot_matrix, report),
+            partial(plot_outcomes, report),
+        ]
+    if matched is not None and report["n_events"] is not None:
+        panels += [
+            partial(plot_drift_time_error, matched),
+            partial(plot_depth_error, matched),
+            partial(plot_position_error, matched),
+            partial(plot_rings, report),
+            partial(plot_uniformity, report, "cs1"),
+            partial(plot_uniformity, report, "cs2"),
+            partial(plot_lifetime, matched, report),
+        ]
+    if report.get("kr_delays"):
+        panels.append(partial(plot_kr_delays, report))
+    for sensor in ("sipm", "external"):
+        if sensor in report["by_size"]:
+            panels.append(partial(plot_sensor, report, sensor))
+    if any(name.startswith("pile_up_") for name in report["numbers"]):
+        panels.append(partial(plot_pile_up, report))
+    n_columns = min(4, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = style.new_figure((5 * n_columns, 4.2 * n_rows))
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel, own in zip(panels, axes, strict=False):
+        panel(own)
+    for own in axes[len(panels) :]:
+        own.remove()
     made = report.get("made", {})
     if made:
         what = f"{made['source']}, " if made.get("source") else ""
+        found = "" if report["n_events"] is None else f", {report['n_events']} reconstructed"
         figure.suptitle(
             f"Run {made['run_id']}: {what}{made['duration']:.4g} s, {report['n_truth']} true "
-            f"events, {report['n_events']} reconstructed (amstrax {made['amstrax']})"
+            f"events{found} (amstrax {made['amstrax']})"
         )
-    plot_efficiency(report, axes[0, 0])
-    plot_area(report, "bias", axes[0, 1])
-    plot_area(report, "resolution", axes[0, 2])
-    plot_drift_time_error(matched, axes[1, 0])
-    plot_depth_error(matched, axes[1, 1])
-    plot_position_error(matched, axes[1, 2])
-    plot_matrix(report, axes[2, 0])
-    plot_outcomes(report, axes[2, 1])
-    plot_lifetime(matched, report, axes[2, 2])
     return figure
+
+
+def plot_numbers(report: dict[str, Any], prefix: str, axes: Axes) -> None:
+    """Draw fractions in ``numbers`` whose names begin with `prefix`, in percent."""
+    entries = [e for name, e in report["numbers"].items() if name.startswith(prefix)]
+    position = np.arange(len(entries))
+    value, error = (100 * np.array([e[key] for e in entries], float) for key in ("value", "error"))
+    axes.errorbar(value, position, xerr=error, fmt="o", color=style.BLUE)
+    axes.axvline(0, color=style.GREY, lw=0.8, zorder=0)
+    axes.set_yticks(position, [e["text"].partition(":")[0] for e in entries])
+    axes.invert_yaxis()
+    axes.set(xlabel="found/true - 1 [%]")
+
+
+def plot_saturation(report: dict[str, Any], axes: Axes) -> None:
+    """Draw the fraction of signals that reach the end of the ADC, against photoelectrons."""
+    for kind in KINDS:
+        data = report["by_size"][kind]
+        n, saturated = np.array(data["n"]), np.array(data["n_saturated"])
+        low, high = statistics.fraction_interval(saturated, n)
+        value = saturated / np.maximum(n, 1)
+        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
+    _label_size(axes)
+    axes.set(ylim=(-3, 108), ylabel="saturated [%]", title="Saturation of the ADC")
+
+
+def plot_rings(report: dict[str, Any], axes: Axes) -> None:
+    """Draw errors of positions in rings."""
+    rings = {name: np.array(values, float) for name, values in report["rings"].items()}
+    edges = rings["edges"]
+    center = (edges[1:] + edges[:-1]) / 2
+    for name, color, marker, text in (
+        ("error", style.BLUE, "o", "median distance of found and true"),
+        ("bias", style.VERMILLION, "s", "median of found r - true r"),
+    ):
+        axes.errorbar(
+            center,
+            rings[name],
+            xerr=np.diff(edges) / 2,
+            yerr=rings[f"{name}_error"],
+            fmt=marker,
+            color=color,
+            label=text,
+        )
+    axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
+    axes.set(xlabel="true r [mm]", ylabel="[mm]", title="Position in rings of the same area")
+    axes.legend()
+
+
+def plot_uniformity(report: dict[str, Any], name: str, axes: Axes) -> None:
+    """Draw medians of cs1 per photon or cs2 per electron in rings and layers."""
+    uniformity = report["uniformity"]
+    off = 100 * (np.array(uniformity[name], float) - 1)
+    reach = max(float(np.nanmax(np.abs(off))) if np.isfinite(off).any() else 0.0, 1.0)
+    square = np.array(uniformity["rings"]) ** 2
+    depth = -np.array(uniformity["layers"])
+    mesh = axes.pcolormesh(square, depth, off.T, cmap="RdBu", vmin=-reach, vmax=reach)
+    style.figure_of(axes).colorbar(mesh, ax=axes, label="median / that of all - 1 [%]")
+    quantum = {"cs1": "photon", "cs2": "electron"}[name]
+    axes.set(xlabel="true r² [mm²]", ylabel="true z [mm]", title=f"{name} per true {quantum}")
+
+
+def plot_kr_delays(report: dict[str, Any], axes: Axes) -> None:
+    """Draw what the two S1s of Kr-83m were found as, against their delay."""
+    table = report["kr_delays"]
+    edges, n = np.array(table["edges"]), np.array(table["n"])
+    for name, color, marker in (
+        ("two", style.BLUE, "o"),
+        ("one", style.GREEN, "s"),
+        ("unknown", style.VERMILLION, "^"),
+    ):
+        found = np.array(table[name])
+        low, high = statistics.fraction_interval(found, n)
+        value = found / np.maximum(n, 1)
+        shown = n > 0
+        axes.errorbar(
+            ((edges[1:] + edges[:-1]) / 2)[shown],
+            100 * value[shown],
+            xerr=np.diff(edges)[shown] / 2,
+            yerr=100 * np.array([value - low, high - value])[:, shown],
+            fmt=marker,
+            color=color,
+            label={"two": "two S1s", "one": "one S1", "unknown": "no type"}[name],
+        )
+    axes.set(xlabel="true delay [ns]", ylabel="found as [%]", title="S1 pairs of Kr-83m")
+    axes.legend()
+
+
+def plot_sensor(report: dict[str, Any], sensor: str, axes: Axes) -> None:
+    """Draw the efficiency of ``sipm`` or ``external``, against photoelectrons or energy."""
+    data = report["by_size"][sensor]
+    n, found = np.array(data["n"]), np.array(data["n_found"])
+    edges, shown = np.array(data["edges"]), n > 0
+    if not shown.any():
+        return style.note(axes, "no signals")
+    low, high = statistics.fraction_interval(found, n)
+    value = found / np.maximum(n, 1)
+    axes.errorbar(
+        np.sqrt(edges[1:] * edges[:-1])[shown],
+        100 * value[shown],
+        yerr=100 * np.array([value - low, high - value])[:, shown],
+        fmt="o",
+        color=style.BLUE,
+    )
+    title, label = {
+        "sipm": ("SiPM", "true photoelectrons [PE]"),
+        "external": ("NaI detector", "true energy [keV]"),
+    }[sensor]
+    axes.set(xscale="log", ylim=(-3, 108), xlabel=label, ylabel="in a peak [%]", title=title)
+    return None
+
+
+def plot_pile_up(report: dict[str, Any], axes: Axes) -> None:
+    """Draw the numbers that depend on the rate."""
+    for name, color, marker, text in (
+        ("event_efficiency", style.BLUE, "o", "events found"),
+        ("events_merged", style.VERMILLION, "s", "events merged"),
+        ("events_merged_expected", style.GREY, "_", "events merged, expected"),
+        ("s2_merged", style.GREEN, "^", "S2s that share a peak"),
+    ):
+        prefix = f"pile_up_{name}_"
+        points = [
+            (float(key.removeprefix(prefix)), 100 * e["value"], 100 * e["error"])
+            for key, e in report["numbers"].items()
+            if key.startswith(prefix) and key.removeprefix(prefix)[0].isdigit()
+        ]
+        if points:
+            rate, value, error = np.array(points, float).T
+            axes.errorbar(rate, value, yerr=error, fmt=marker, color=color, label=text)
+    axes.set(xscale="log", xlabel="events per second [Hz]", ylabel="[%]", title="Pile-up")
+    axes.legend()
 
 
 def plot_efficiency(report: dict[str, Any], axes: Axes) -> None:

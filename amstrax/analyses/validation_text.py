@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import strict_json
-from amstrax.analyses.validation import FORMAT
+from amstrax.analyses.validation import FORMAT, LIMITS
 from amstrax.exceptions import InvalidOption
 
 Report = dict[str, Any]
@@ -15,22 +15,78 @@ Report = dict[str, Any]
 _SECTIONS = (
     ("S1", ("s1_",)),
     ("S2", ("s2_",)),
+    ("Full energy of the source", ("line_",)),
     ("Events", ("event",)),
-    ("Drift time and position", ("drift_time_", "z_", "x_", "y_")),
+    ("Drift time and position", ("drift_time_", "z_", "x_", "y_", "ring_")),
+    ("Corrected areas and energy", ("cs1_", "cs2_", "energy_")),
     ("Electron lifetime", ("elife",)),
-    ("Other peaks", ("stray_",)),
+    ("What peaks are made of", ("peaks_", "stray_")),
+    ("S1 pairs of Kr-83m", ("kr_",)),
+    ("SiPM", ("sipm_",)),
+    ("NaI detector", ("external_", "coincidence_")),
+    ("LED", ("led_",)),
+    ("Pile-up against rate", ("pile_up_",)),
 )
+_UNITS = {"external": "keV"}
 
 
 def format_report(report: Report) -> str:
     """Return a report as a table, with standard errors."""
-    lines = [_title(report)]
+    lines = [_title(report), "", *poor_lines(report)]
     for section, names in _by_section(report):
         lines += ["", section]
         for name in names:
             entry = report["numbers"][name]
             lines.append(f"  {_with_error(entry)}  {entry['text']}")
-    lines += ["", "True signals by what they were found as"]
+    for kind, columns in report["by_size"].items():
+        lines += ["", *_sizes(kind, columns)]
+    if report["matrix"]:
+        lines += ["", *_matrix(report)]
+    return "\n".join(lines)
+
+
+def poor_lines(report: Report) -> list[str]:
+    """Return lines that name the numbers outside `LIMITS`."""
+    if not report["poor"]:
+        return ["Poor: none of the numbers with limits is outside these"]
+    lines = ["Poor: outside the limits on the right"]
+    for name in report["poor"]:
+        entry = report["numbers"][name]
+        factor, unit = (100, " %") if entry["unit"] == "1" else (1, f" {entry['unit']}")
+        low, high = (f"{factor * limit:g}" for limit in LIMITS[name])
+        lines.append(f"  {_with_error(entry)}  {entry['text']} [{low} to {high}{unit}]")
+    return lines
+
+
+def _sizes(kind: str, columns: dict[str, list]) -> list[str]:
+    """Return lines with efficiency and area of signals by size, without empty bins."""
+    unit = _UNITS.get(kind, "PE")
+    name = kind.upper() if kind in ("s1", "s2") else dict(sipm="SiPM", external="NaI")[kind]
+    has_area = any(columns["n_area"])
+    saturated = columns.get("n_saturated")
+    titles = [f"{'true ' + unit:>22s}", f"{'signals':>8s}", f"{'found [%]':>10s}"]
+    titles += [f"{'bias [%]':>9s}", f"{'resol. [%]':>11s}"] if has_area else []
+    titles += [f"{'saturated [%]':>14s}"] if saturated else []
+    lines = [f"{name}s by size", "".join(titles)]
+    for i, n in enumerate(columns["n"]):
+        if n == 0:
+            continue
+        low, high = columns["edges"][i : i + 2]
+        line = f"{f'{low:.4g} to {high:.4g}':>22s}{n:8d}{100 * columns['n_found'][i] / n:10.1f}"
+        if has_area:
+            for field, width in (("bias", 9), ("resolution", 11)):
+                value = columns[field][i]
+                is_known = value is not None and math.isfinite(value)
+                line += f"{100 * value:{width}.1f}" if is_known else f"{'-':>{width}s}"
+        if saturated:
+            line += f"{100 * saturated[i] / n:14.1f}"
+        lines.append(line)
+    return lines
+
+
+def _matrix(report: Report) -> list[str]:
+    """Return lines with kinds and outcomes of true signals."""
+    lines = ["True signals by what they were found as"]
     matrix = report["matrix"]
     lines.append("  " + " " * 20 + "".join(f"{column:>10s}" for column in matrix["columns"]))
     for row, counts in zip(matrix["rows"], matrix["counts"], strict=True):
@@ -40,7 +96,17 @@ def format_report(report: Report) -> str:
     lines.append("  " + " " * 8 + "".join(f"{name:>15s}" for name in outcomes["s1"]))
     for kind, counts in outcomes.items():
         lines.append(f"  {kind.upper():8s}" + "".join(f"{n:15d}" for n in counts.values()))
-    return "\n".join(lines)
+    if report.get("kr_delays"):
+        table = report["kr_delays"]
+        lines += ["", "S1 pairs of Kr-83m by delay"]
+        names = ("two", "one", "unknown")
+        lines.append(f"{'delay [ns]':>22s}{'pairs':>8s}" + "".join(f"{x:>10s}" for x in names))
+        for i, n in enumerate(table["n"]):
+            low, high = table["edges"][i : i + 2]
+            last = i == len(table["n"]) - 1
+            where = f"over {low:g}" if last else f"{low:g} to {high:g}"
+            lines.append(f"{where:>22s}{n:8d}" + "".join(f"{table[x][i]:10d}" for x in names))
+    return lines
 
 
 def format_comparison(new: Report, old: Report) -> str:
@@ -57,6 +123,8 @@ def format_comparison(new: Report, old: Report) -> str:
         )
     lines += ["", f"  {'new':>12s} {'new - old':>12s} {'error':>10s} {'sigma':>7s}"]
     for section, names in _by_section(new):
+        if not any(name in old["numbers"] for name in names):
+            continue
         lines.append(section)
         for name in names:
             if name in old["numbers"]:
@@ -98,9 +166,10 @@ def _title(report: Report) -> str:
     made = report.get("made", {})
     what = f"{made['source']} in {made['detector']}, " if made.get("source") else ""
     how = f", {made['rate']:g} Hz, seed {made['seed']}" if made.get("source") else ""
+    events = "" if report["n_events"] is None else f"{report['n_events']} reconstructed, "
     return (
         f"{what}{made.get('duration', math.nan):.6g} s{how}: {report['n_truth']} true events, "
-        f"{report['n_events']} reconstructed, {report['n_peaks']} peaks"
+        f"{events}{report['n_peaks']} peaks"
     )
 
 
@@ -113,7 +182,9 @@ def _is_same_run(new: Report, old: Report) -> bool:
 
 def _by_section(report: Report) -> Iterator[tuple[str, list[str]]]:
     for section, prefixes in _SECTIONS:
-        yield section, [name for name in report["numbers"] if name.startswith(prefixes)]
+        names = [name for name in report["numbers"] if name.startswith(prefixes)]
+        if names:
+            yield section, names
 
 
 def _with_error(entry: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ class ProcessingOptions:
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
     context_kwargs: Mapping[str, Any] = field(default_factory=dict)
     corrections_version: str | None = None
+    reconstruction: str | tuple[str, ...] = ()
     run_document: Mapping[str, Any] | None = None
     from_scratch: bool = False
     build_lowlevel: bool = False
@@ -189,8 +190,15 @@ def make_context(
 
     kwargs, config = to_dict_tuple(options.context_kwargs), to_dict_tuple(options.config_kwargs)
     names = (options.context,) if options.context else CONTEXTS
-    release = kwargs.get("release")
-    name, targets, _ = contexts.find_context(options.targets, names, config, release)
+    if options.reconstruction:
+        kwargs["reconstruction"] = options.reconstruction
+    name, targets, _ = contexts.find_context(
+        options.targets,
+        names,
+        config,
+        kwargs.get("release"),
+        reconstruction=kwargs.get("reconstruction"),
+    )
     if options.output_folder is not None:
         kwargs["output_folder"] = str(options.output_folder)
     if options.corrections_version is not None:

@@ -277,6 +277,7 @@ def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> No
     add_data(parser, output)
     add_allow_incomplete(parser)
     add_corrections_version(parser)
+    add_reconstruction(parser)
     add_workers(parser)
 
 
@@ -288,6 +289,22 @@ def add_corrections_version(
         "--corrections_version",
         metavar="VERSION",
         help=f"version of the corrections, as v1 or ONLINE (default: {default})",
+    )
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the reconstruction."""
+    parser.add_argument(
+        "--reconstruction",
+        type=parts,
+        default=(),
+        metavar="PARTS",
+        help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
     )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amstrax import strict_json
+from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.commands import base
-from amstrax.commands.validate import SimulatedRun
+from amstrax.commands.validate import process
 from amstrax.exceptions import DataExists
 from amstrax.rundb import documents, transfer
 from amstrax.rundb.connection import COLLECTIONS, DATABASE
@@ -24,6 +25,8 @@ from amstrax.rundb.leases import Stop
 if TYPE_CHECKING:
     import strax
     from matplotlib.figure import Figure
+
+    from amstrax.simulation import SimulatedRun
 
 log = logging.getLogger("amstrax.demo")
 
@@ -74,6 +77,7 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     Stopped by `stop`, it raises, and continues when started again. Raises DataExists if the output
     folder holds something else.
     """
+    from amstrax import contexts
     from amstrax.rundb.embedded import LocalClient
 
     folder = args.output.absolute()
@@ -91,8 +95,10 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     collection.drop()
     log.info("%s", transfer.add_live(collection, run.run_dir))
     processed = folder / "processed"
-    run.process(
+    process(
+        run,
         processed,
+        "xams",
         TARGETS,
         run.options(),
         stop,
@@ -101,7 +107,9 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
         from_scratch=not is_complete and processed.exists(),
         document=documents.find_run(collection, run.run_id),
     )
-    st = run.context(processed, run.options())
+    st = contexts.xams(
+        output_folder=processed, init_rundb=False, config=to_dict_tuple(run.options())
+    )
     plots = folder / "plots"
     for name, figure in draw_plots(st, run.run_id):
         stop.check()
@@ -135,13 +143,13 @@ def _is_complete(folder: Path, asked_for: dict, force: bool) -> bool:
 
 def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "SimulatedRun":
     """Return the run; simulate it if it does not exist."""
+    from amstrax.simulation import SimulatedRun, simulate
+
     run_dir = folder / RUN_ID
     # The simulation writes the run document last
     if (folder / f"rundoc_{RUN_ID}.json").exists() and not args.force:
         log.info("run %s exists already: %s", RUN_ID, run_dir)
         return SimulatedRun.at(run_dir)
-    from amstrax.simulation import simulate
-
     simulate(
         RUN_ID,
         folder,

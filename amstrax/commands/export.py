@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax.auto_processing import amstraxer
-from amstrax.auto_processing.submitting import ProcessingOptions
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import InvalidOption, NotAvailable, UsageError
 from amstrax.rundb.leases import Stop
@@ -106,6 +106,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
     )
     base.add_corrections_version(parser)
+    base.add_reconstruction(parser)
     add(
         "--context_kwargs",
         type=base.json_object,

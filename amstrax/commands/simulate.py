@@ -91,30 +91,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="PE",
         help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
     )
-    base.add_yields(parser)
-    add(
-        "--optics",
-        default="geometry",
-        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
-        "cannot show errors of the reconstruction (default: %(default)s)",
-    )
-    add(
-        "--without",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="effects to leave out, as noise afterpulses; --effects lists all",
-    )
+    add_model(parser)
     add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
-    add(
-        "--set",
-        dest="values",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
-        "given more than once; --numbers lists the parameters",
-    )
     add("--numbers", action="store_true", help="print the detector parameters as JSON, and exit")
     add(
         "--compressor", default="lz4", help="lz4 or blosc, for the live data (default: %(default)s)"
@@ -143,6 +121,34 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     if args.run_id is None and not args.numbers:
         parser.error("RUN_ID is missing: give a number, as 100001")
     return args
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose models, effects and numbers of the simulation."""
+    add = parser.add_argument
+    base.add_yields(parser)
+    add(
+        "--optics",
+        default="geometry",
+        help="light patterns: geometry, of traced photons, or inverse_of_reconstruction, which "
+        "cannot show errors of the reconstruction (default: %(default)s)",
+    )
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="effects to leave out, as noise afterpulses; --effects lists all",
+    )
+    add(
+        "--set",
+        dest="values",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
+        "given more than once; --numbers lists the parameters",
+    )
 
 
 class _ListSources(argparse.Action):
@@ -191,7 +197,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
     """Simulate the run, and return the text to print."""
     from amstrax import simulation
 
-    detector = _detector(args.detector, args.values)
+    detector = changed_detector(args.detector, args.values)
     if args.numbers:
         return json.dumps(asdict(detector), indent=1, default=dict)
     run_dir = simulation.simulate(
@@ -221,7 +227,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
     return next_step(run_dir, detector.led_context if args.source == "led" else detector.context)
 
 
-def _detector(name: str, changes: Sequence[str]) -> "Detector":
+def changed_detector(name: str, changes: Sequence[str]) -> "Detector":
     """Return a detector with some values changed, each as NAME=VALUE."""
     from amstrax.simulation import detector
 

@@ -8,30 +8,33 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from amstrax import rundoc, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.commands import base
-from amstrax.exceptions import DataExists, InvalidOption, LiveDataNotFound
+from amstrax.commands.simulate import add_model, changed_detector
+from amstrax.exceptions import DataExists
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    import strax
-
-    from amstrax.analyses.validation import Conditions, Matched
+    from amstrax.analyses.validation import Conditions, Matched, OfSensor, Parts
+    from amstrax.simulation import SimulatedRun
 
 log = logging.getLogger("amstrax.validate")
 
 RUN_ID = "100101"
 NAME = "validation"
+_SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -44,9 +47,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     add = parser.add_argument
     add(
         "--detector",
-        choices=("xams",),
+        choices=("xams", "xamsl"),
         default="xams",
-        help="detector; XAMSL has no events to assess (default: %(default)s)",
+        help="detector; of XAMSL, which has no events, peaks (default: %(default)s)",
     )
     add("--source", default="flat", help="source, as of `amstrax simulate` (default: %(default)s)")
     add(
@@ -58,7 +61,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_seconds(parser, "--duration", 300.0, "duration of the run")
     add("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
-    base.add_yields(parser)
+    add(
+        "--energy",
+        type=float,
+        nargs=2,
+        metavar=("LOWEST", "HIGHEST"),
+        help="range of energies of the source flat [keV], for small signals as 0.1 5",
+    )
+    add_model(parser)
     add(
         "--live_data",
         type=Path,
@@ -77,6 +87,23 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default={},
         metavar="JSON",
         help="options for the plugins, in addition to those of the simulated detector",
+    )
+    add(
+        "--options",
+        type=_option_set,
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="process the run with these options too, and compare with the first set. Can be given "
+        "more than once; files get the name of the set",
+    )
+    add(
+        "--pile_up",
+        type=base.positive_number,
+        nargs="+",
+        default=(),
+        metavar="HZ",
+        help="assess runs at these rates too, each with as many events",
     )
     base.add_workers(parser)
     add(
@@ -97,9 +124,56 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_console(parser)
     args = parser.parse_args(argv)
+    if len(dict(args.options)) < len(args.options):
+        parser.error("--options has two sets of one name: give each another NAME")
+    if args.pile_up and args.live_data is not None:
+        parser.error("--pile_up simulates runs: leave --live_data out")
     if args.truth is not None and args.live_data is None:
         parser.error("--truth needs --live_data, the run of this truth")
     return args
+
+
+def _option_set(text: str) -> tuple[str, dict[str, Any]]:
+    """Return name and options of a set."""
+    name, equals, value = text.partition("=")
+    if not (equals and _SET_NAME.fullmatch(name)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is no set of options: write NAME=JSON, with letters, digits, _ and - in "
+            "NAME"
+        )
+    return name, base.json_object(value)
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """Run to validate, and how to process it: the options of `amstrax validate`, see the help."""
+
+    output: Path
+    detector: str = "xams"
+    source: str = "flat"
+    rate: float = 5.0
+    duration: float = 300.0
+    seed: int = 0
+    energy: tuple[float, float] | None = None
+    yields: str = "nest"
+    optics: str = "geometry"
+    values: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    live_data: Path | None = None
+    truth: Path | None = None
+    config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    option_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pile_up: tuple[float, ...] = ()
+    workers: int = 1
+    progress: bool | None = None
+    force: bool = False
+    keep: bool = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "ValidationOptions":
+        """Return the options from those of the command."""
+        energy = args.energy and tuple(args.energy)
+        return base.filled(cls, args, option_sets=dict(args.options), energy=energy)
 
 
 @base.main_of(parse_args)
@@ -108,137 +182,290 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args, log, lambda stop: _report(args, stop), "validation", args.output
+        args,
+        log,
+        lambda stop: _report(args, stop),
+        "validation",
+        args.output,
     )
 
 
 def _report(args: argparse.Namespace, stop: Stop) -> str:
-    """Return the text of a report, and its differences to an older one."""
+    """Return the text of reports, and their differences to each other and to an older one."""
     from amstrax.analyses import validation_text
 
     older = validation_text.read_report(args.compare) if args.compare else None
     if args.report:
-        report = validation_text.read_report(args.report)
+        reports = {"": validation_text.read_report(args.report)}
     else:
-        report = make_report(args, stop)
-    text = validation_text.format_report(report)
+        reports = make_reports(ValidationOptions.of(args), stop)
+    (first, report), *others = reports.items()
+    text = f"Options {first}\n" if first else ""
+    text += validation_text.format_report(report)
+    for name, other in others:
+        difference = validation_text.format_comparison(other, report)
+        text += f"\n\nOptions {name} compared with {first}\n{difference}"
+        text += "\n\n" + "\n".join(validation_text.poor_lines(other))
     if older:
         difference = validation_text.format_comparison(report, older)
         text += f"\n\nCompared with {args.compare}\n{difference}"
     return text
 
 
-def make_report(args: argparse.Namespace, stop: Stop) -> dict[str, Any]:
-    """Simulate, process and assess a run, write report and plots, and return the report.
+def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, Any]]:
+    """Simulate, process and assess a run, write reports and plots, and return the reports.
 
-    A failure, or `stop`, raises and leaves no files.
+    They are by the name of the set of options, ``""`` without such. A failure, or `stop`, raises
+    and leaves no files.
     """
-    import amstrax
     from amstrax.analyses import validation, validation_plots, validation_text
 
-    _check_output(args)
-    with _work_folder(args) as work:
-        run = _run(args, work, stop)
-        matched, conditions, lineage = process_and_match(args, run, work / "processed", stop)
-        report = validation.validation_report(matched, conditions)
-        settings = run.settings()
-        report["made"] = {
-            "amstrax": amstrax.__version__,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run_id": run.run_id,
-            "duration": conditions.duration,
-            "detector": settings.get("detector", {}).get("name"),
-            **{name: settings.get(name) for name in ("source", "rate", "seed")},
-            "options": run.options() | args.config_kwargs,
-            "lineage": lineage,
+    _check_output(options)
+    made: list[tuple[str, dict[str, Any], Any]] = []
+    with _work_folder(options) as work:
+        run = _run(options, work / "live_data", options.rate, options.duration, stop)
+        others = {
+            # As many events as in the run itself
+            rate: _run(
+                options,
+                work / f"live_data_{rate:g}_Hz",
+                rate,
+                options.duration * min(options.rate / rate, 1.0),
+                stop,
+            )
+            for rate in options.pile_up
         }
-        figure = validation_plots.plot_validation(matched, report)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # one layout for all formats
-        for suffix in ("png", "pdf"):
-            base.save_figure(figure, args.output / f"{NAME}.{suffix}", dpi=110)
-        validation_text.write_report(report, args.output / f"{NAME}.json")
-    log.info("written: %s", ", ".join(f"{args.output / NAME}.{x}" for x in ("json", "png", "pdf")))
-    return report
+        for name, more in (options.option_sets or {"": {}}).items():
+            folder = work / (f"processed_{name}" if name else "processed")
+            more = {**options.config_kwargs, **more}
+            report, matched = assess(run, folder, more, options, stop)
+            if others:
+                at_rates = {options.rate: report}
+                for rate, other in others.items():
+                    folder_at_rate = folder.with_name(f"{folder.name}_{rate:g}_Hz")
+                    at_rates[rate], _ = assess(other, folder_at_rate, more, options, stop)
+                report["numbers"] |= validation.pile_up_numbers(at_rates)
+            figure = validation_plots.plot_validation(matched, report)
+            made.append((f"{NAME}_{name}" if name else NAME, report, figure))
+        for file, report, figure in made:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # one layout for all formats
+            for suffix in ("png", "pdf"):
+                base.save_figure(figure, options.output / f"{file}.{suffix}", dpi=110)
+            validation_text.write_report(report, options.output / f"{file}.json")
+    for file, _, _ in made:
+        paths = ", ".join(f"{options.output / file}.{x}" for x in ("json", "png", "pdf"))
+        log.info("written: %s", paths)
+    names = options.option_sets or [""]
+    return {name: report for name, (_, report, _) in zip(names, made, strict=True)}
 
 
-def process_and_match(
-    args: argparse.Namespace, run: "SimulatedRun", folder: Path, stop: Stop
-) -> tuple["Matched", "Conditions", str]:
-    """Process a simulated run, and match it with its truth.
+def assess(
+    run: "SimulatedRun",
+    folder: Path,
+    more_options: Mapping[str, Any],
+    options: ValidationOptions,
+    stop: Stop,
+) -> tuple[dict[str, Any], "Matched | None"]:
+    """Process a simulated run, and compare it with its truth.
 
     Returns
     -------
-    Matches, conditions for the figures of merit, and lineage of event_info.
+    Report, and matches of true with reconstructed signals; None for an LED run.
     """
+    import amstrax
     from amstrax.analyses import validation
+
+    settings, processed = run.settings(), _Processed(run, folder, more_options, options, stop)
+    detector = settings.get("detector", {})
+    if processed.context == "xams_led":
+        matched = None
+        report = validation.led_report(
+            processed.load("led_calibration"),
+            _truth(run),
+            {
+                channel: detector["photoelectron_areas"][channel]
+                for channel in (*detector["bottom_channels"], *detector["top_channels"])
+            },
+            settings["occupancy"],
+        )
+    else:
+        matched, conditions, parts = processed.match(detector)
+        report = validation.validation_report(matched, conditions, parts)
+    report["made"] = {
+        "amstrax": amstrax.__version__,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run_id": run.run_id,
+        "duration": run.duration(),
+        "detector": detector.get("name"),
+        **{name: settings.get(name) for name in ("source", "rate", "seed")},
+        "simulation": run.document().get("simulation"),
+        "options": run.options() | dict(more_options),
+        "lineage": processed.lineage(),
+    }
+    return report, matched
+
+
+def _truth(run: "SimulatedRun") -> Any:
     from amstrax.simulation import load_truth
 
-    truth, detector = load_truth(run.truth), run.settings().get("detector", {})
-    options = run.options() | args.config_kwargs
-    run.process(folder, ("event_info",), options, stop, args.workers, args.progress)
-    st = run.context(folder, options)
-    peaks = st.get_array(run.run_id, "peak_basics", progress_bar=False)
-    events = st.get_array(run.run_id, "event_info", progress_bar=False)
+    return load_truth(run.truth)
 
-    def option(data_type: str, name: str) -> Any:
-        return st.get_single_plugin(run.run_id, data_type).config[name]
 
-    conditions = validation.Conditions(
-        duration=run.duration(),
-        left_event_extension=option("events", "left_event_extension"),
-        right_event_extension=option("events", "right_event_extension"),
-        elife=option("corrected_areas", "elife"),
-        true_elife=float(detector.get("electron_lifetime", "nan")),
+class _Processed:
+    """Data of a processed run."""
+
+    #: Context -> data types that say how well it works, the main one last
+    TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {
+            "xams": ("peak_basics_ext", "peak_basics_sipm", "event_coincidences", "event_info"),
+            "xams_led": ("led_calibration",),
+            "xams_little": ("radon_peak_basics",),
+        }
     )
-    lineage = st.key_for(run.run_id, "event_info").lineage_hash
-    return validation.match(truth, peaks, events), conditions, lineage
+
+    def __init__(
+        self,
+        run: "SimulatedRun",
+        folder: Path,
+        more_options: Mapping[str, Any],
+        options: ValidationOptions,
+        stop: Stop,
+    ):
+        from amstrax import contexts
+
+        settings = run.settings()
+        detector = settings.get("detector", {})
+        self.run = run
+        self.context = detector.get("context", "xams")
+        if settings.get("source") == "led":
+            self.context = "xams_led"
+        self.has_nai = detector.get("external_channel", 5) is not None
+        self.has_sipm = detector.get("sipm_channel", 6) is not None
+        targets = [
+            target
+            for target in self.TARGETS[self.context]
+            if (self.has_sipm or "sipm" not in target)
+            and (self.has_nai or target not in ("peak_basics_ext", "event_coincidences"))
+        ]
+        all_options = run.options() | dict(more_options)
+        process(
+            run, folder, self.context, targets, all_options, stop, options.workers, options.progress
+        )
+        self.has_parts = run.parts.exists()
+        self._st = getattr(contexts, self.context)(
+            output_folder=folder,
+            init_rundb=False,
+            config=to_dict_tuple(all_options),
+            simulation_truth=run.run_dir if self.has_parts else None,
+        )
+
+    def load(self, data_type: str) -> Any:
+        """Return all data of a type."""
+        return self._st.get_array(self.run.run_id, data_type, progress_bar=False)
+
+    def lineage(self) -> str:
+        """Return the hash of the lineage of the main data type."""
+        return self._st.key_for(self.run.run_id, self.TARGETS[self.context][-1]).lineage_hash
+
+    def match(self, detector: Mapping[str, Any]) -> "tuple[Matched, Conditions, Parts | None]":
+        """Return matches, conditions for the figures of merit, and parts of the truth."""
+        import numpy as np
+
+        from amstrax.analyses import validation
+
+        is_xams = self.context == "xams"
+        prefix = "" if is_xams else "radon_"
+        truth, peaks = _truth(self.run), self.load(f"{prefix}peak_basics")
+        conditions = validation.Conditions(
+            duration=self.run.duration(),
+            left_event_extension=self._option("events", "left_event_extension") if is_xams else 0,
+            right_event_extension=self._option("events", "right_event_extension") if is_xams else 0,
+            elife=self._option("corrected_areas", "elife") if is_xams else np.nan,
+            true_elife=float(detector.get("electron_lifetime", "nan")),
+            has_events=is_xams,
+            radius=float(detector.get("radius", "nan")),
+            depth=float(detector.get("gate_cathode_distance", "nan")),
+        )
+        if is_xams:
+            events = self.load("event_info")
+        else:
+            events = validation.NO_EVENTS
+            # The chain of XAMSL has neither gains nor types
+            peaks = validation.with_true_types(
+                peaks, truth, float(np.mean(detector["photoelectron_areas"]))
+            )
+        matched = validation.match(truth, peaks, events)
+        if not self.has_parts:
+            return matched, conditions, None
+        parts = validation.Parts(
+            self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
+        )
+        if is_xams and self.has_sipm:
+            parts = parts._replace(sipm=self._of_sensor("sipm"))
+        if is_xams and self.has_nai:
+            parts = parts._replace(
+                external=self._of_sensor("ext"), coincidences=self.load("event_coincidences")
+            )
+        return matched, conditions, parts
+
+    def _of_sensor(self, name: str) -> "OfSensor":
+        from amstrax.analyses.validation import OfSensor
+
+        return OfSensor(self.load(f"peak_basics_{name}"), self.load(f"peak_truth_{name}"))
+
+    def _option(self, data_type: str, name: str) -> Any:
+        return self._st.get_single_plugin(self.run.run_id, data_type).config[name]
 
 
-def _run(args: argparse.Namespace, work: Path, stop: Stop) -> "SimulatedRun":
+def _run(
+    options: ValidationOptions, folder: Path, rate: float, duration: float, stop: Stop
+) -> "SimulatedRun":
     """Return the run of the options, or a simulated one."""
-    if args.live_data is not None:
-        return SimulatedRun.at(args.live_data, args.truth)
-    from amstrax.simulation import simulate
+    from amstrax.simulation import SimulatedRun, simulate
 
+    if options.live_data is not None:
+        return SimulatedRun.at(options.live_data, options.truth)
     run_dir = simulate(
         RUN_ID,
-        work / "live_data",
-        detector=args.detector,
-        source=args.source,
-        rate=args.rate,
-        duration=args.duration,
-        seed=args.seed,
-        yields=args.yields,
-        show_progress=base.shows_progress(args.progress),
+        folder,
+        detector=changed_detector(options.detector, options.values),
+        source=options.source,
+        energy_range=options.energy,
+        rate=rate,
+        duration=duration,
+        seed=options.seed,
+        yields=options.yields,
+        optics=options.optics,
+        without=options.without,
+        show_progress=base.shows_progress(options.progress),
         stop=stop.event.is_set,
     )
     return SimulatedRun.at(run_dir)
 
 
-def _check_output(args: argparse.Namespace) -> None:
-    if args.source == "led" and args.live_data is None:
-        raise InvalidOption("source led makes no events to assess: name another source")
+def _check_output(options: ValidationOptions) -> None:
+    names = [f"{NAME}_{name}" for name in options.option_sets] or [NAME]
     existing = [
         str(path)
-        for path in (args.output / f"{NAME}.json", args.output / "data")
-        if path.exists() and (path.suffix or args.keep)
+        for path in (*(options.output / f"{x}.json" for x in names), options.output / "data")
+        if path.exists() and (path.suffix or options.keep)
     ]
-    if existing and not args.force:
+    if existing and not options.force:
         raise DataExists(
             f"{', '.join(existing)} would be replaced: use another --output, or --force"
         )
 
 
 @contextlib.contextmanager
-def _work_folder(args: argparse.Namespace) -> Iterator[Path]:
+def _work_folder(options: ValidationOptions) -> Iterator[Path]:
     """Make a folder for live and processed data, on the file system of the output."""
-    args.output.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work_", dir=args.output))
+    options.output.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".work_", dir=options.output))
     try:
         yield work
-        if args.keep:
-            kept = args.output / "data"
+        if options.keep:
+            kept = options.output / "data"
             shutil.rmtree(kept, ignore_errors=True)
             os.replace(work, kept)
             kept.chmod(0o755)
@@ -246,130 +473,55 @@ def _work_folder(args: argparse.Namespace) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-class SimulatedRun(NamedTuple):
-    """Folder of live data and file of the truth of a run of `amstrax.simulation.simulate`."""
+def process(
+    run: "SimulatedRun",
+    folder: Path,
+    context: str,
+    targets: Sequence[str],
+    options: Mapping[str, Any],
+    stop: Stop,
+    workers: int = 1,
+    progress: bool | None = None,
+    from_scratch: bool = False,
+    document: Mapping[str, Any] | None = None,
+) -> None:
+    """Process a simulated run as `amstraxer` does.
 
-    run_dir: Path
-    truth: Path
-
-    @classmethod
-    def at(cls, run_dir: Path, truth: Path | None = None) -> "SimulatedRun":
-        """Return the run with live data in `run_dir`, and by default the truth next to it.
-
-        Raises LiveDataNotFound (a FileNotFoundError) if a part is missing.
-        """
-        truth_name = f"truth_{run_dir.name}.npy"
-        run = cls(run_dir.absolute(), truth or run_dir.absolute().parent / truth_name)
-        for path in (run.run_dir, run.document_path, run.truth):
-            if not path.exists():
-                raise LiveDataNotFound(
-                    f"{path} is missing: name the folder of a run's live data, with "
-                    f"rundoc_{run.run_id}.json and {truth_name} next to it, as `amstrax simulate` "
-                    "writes them"
-                )
-        return run
-
-    @property
-    def run_id(self) -> str:
-        """Number of the run."""
-        return self.run_dir.name
-
-    @property
-    def document_path(self) -> Path:
-        """File with the run document."""
-        return self.run_dir.parent / f"rundoc_{self.run_id}.json"
-
-    def duration(self) -> float:
-        """Return the duration of the run [s]."""
-        document = rundoc.from_json(str(self.document_path))
-        end = rundoc.end_time(document)
-        if end is None:
-            raise InvalidOption(f"{self.document_path} has no end: the run is being taken")
-        return (end - rundoc.start_time(document)).total_seconds()
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of plugins from the file next to the run; empty without it."""
-        from amstrax.simulation import load_options
-
-        path = self.run_dir.parent / f"config_{self.run_id}.json"
-        return load_options(path) if path.exists() else {}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the parameters of the simulation from the file next to the run; empty without it.
-
-        Raises InvalidOption (a ValueError) if the file is invalid, or the run is not of XAMS.
-        """
-        path = self.run_dir.parent / f"simulation_{self.run_id}.json"
-        if not path.exists():
-            return {}
-        try:
-            settings = strict_json.load_object(path, InvalidOption)
-            context = settings["detector"]["context"]
-        except (InvalidOption, LookupError, TypeError):
-            raise InvalidOption(
-                f"{path} lacks parameters of the simulation: simulate the run again"
-            ) from None
-        if context != "xams":
-            raise InvalidOption(
-                f"run {self.run_id} is processed in context {context}, which has no events to "
-                "assess: use a run of XAMS"
-            )
-        return settings
-
-    def context(self, folder: Path, options: Mapping[str, Any]) -> "strax.Context":
-        """Return a context with the data that `process` made."""
-        from amstrax import contexts
-
-        return contexts.xams(
-            output_folder=folder, init_rundb=False, config=to_dict_tuple(dict(options))
-        )
-
-    def process(
-        self,
-        folder: Path,
-        targets: Sequence[str],
-        options: Mapping[str, Any],
-        stop: Stop,
-        workers: int = 1,
-        progress: bool | None = None,
-        from_scratch: bool = False,
-        document: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Process the run as `amstraxer` does.
-
-        Parameters
-        ----------
-        folder
-            Folder for processed data.
-        targets
-            Data types to make.
-        options
-            Options of the plugins.
-        stop
-            Ends the work with an error when it is set.
-        workers, progress
-            Number of cores, and whether to show a bar; None: in a terminal.
-        from_scratch
-            Make all data again, also existing data.
-        document
-            Run document; None for the one next to the run.
-        """
-        if document is None:
-            document = rundoc.from_json(str(self.document_path))
-        processing = ProcessingOptions(
-            targets=tuple(targets),
-            context="xams",
-            output_folder=folder,
-            live_data_dir=self.run_dir.parent,
-            config_kwargs=options,
-            context_kwargs={"init_rundb": False},
-            run_document=document,
-            from_scratch=from_scratch,
-            build_lowlevel=from_scratch,
-            workers=workers,
-            progress=progress,
-        )
-        amstraxer.process(self.run_id, processing, stop)
+    Parameters
+    ----------
+    run
+        Run with live data.
+    folder
+        Folder for processed data.
+    context
+        Name of the context.
+    targets
+        Data types to make.
+    options
+        Options of the plugins.
+    stop
+        Ends the work with an error when it is set.
+    workers, progress
+        Number of cores, and whether to show a bar; None: in a terminal.
+    from_scratch
+        Make all data again, also existing data.
+    document
+        Run document; None for the one next to the run.
+    """
+    processing = ProcessingOptions(
+        targets=tuple(targets),
+        context=context,
+        output_folder=folder,
+        live_data_dir=run.run_dir.parent,
+        config_kwargs=options,
+        context_kwargs={"init_rundb": False},
+        run_document=run.document() if document is None else document,
+        from_scratch=from_scratch,
+        build_lowlevel=from_scratch,
+        workers=workers,
+        progress=progress,
+    )
+    amstraxer.process(run.run_id, processing, stop)
 
 
 if __name__ == "__main__":

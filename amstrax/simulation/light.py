@@ -217,10 +217,18 @@ def s2_photoelectrons(
     sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
     per_channel, channels = _with_sipm(per_channel, sipm, detector)
     gains = electron_gains(rng, len(arrivals), detector)
-    ends = np.cumsum(electrons)
-    time, column, photons, cloud = _electroluminescence(
-        rng, arrivals, gains, ends - electrons, ends, per_channel, detector.gas_transit_time
-    )
+    ends, transit = np.cumsum(electrons), detector.gas_transit_time
+    if np.all(electrons <= 1):
+        # Photon by photon: most bins would be empty
+        counts = rng.poisson(gains[:, np.newaxis] * per_channel[electrons > 0])
+        entry = np.repeat(np.arange(counts.size), counts.ravel())
+        electron, column = np.divmod(entry, counts.shape[1])
+        time = arrivals[electron] + transit * rng.random(len(entry))
+        photons, cloud = np.ones(len(entry), dtype=np.int64), np.flatnonzero(electrons)[electron]
+    else:
+        time, column, photons, cloud = _electroluminescence(
+            rng, arrivals, gains, ends - electrons, ends, per_channel, transit
+        )
     channel = channels[column]
     second = np.where(
         channel == detector.sipm_channel if detector.sipm_channel is not None else False,

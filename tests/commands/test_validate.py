@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from amstrax import cli, simulation
+from amstrax import cli, contexts, simulation
 from amstrax.analyses import validation_text
 from amstrax.commands import validate
-from amstrax.commands.validate import SimulatedRun
 from amstrax.exceptions import LiveDataNotFound
+from amstrax.simulation import SimulatedRun
 
 
 def files(folder):
@@ -69,7 +69,7 @@ def test_how_well_events_are_reconstructed(report):
 def test_numbers_are_those_of_the_stored_data(made, report):
     """The bias of S2 areas and the number of S1s, computed anew from what is stored."""
     run = SimulatedRun.at(made / "data/live_data" / validate.RUN_ID)
-    st = run.context(made / "data/processed", run.options())
+    st = contexts.xams(made / "data/processed", init_rundb=False, config=run.options())
     truth = np.load(run.truth)
     events = st.get_array(run.run_id, "event_info", progress_bar=False)
     peaks = st.get_array(run.run_id, "peak_basics", progress_bar=False)
@@ -138,7 +138,6 @@ def test_reports_are_not_replaced_unasked(made, capsys):
     ("arguments", "message"),
     [
         (["--source=kr83"], "kr83"),
-        (["--source=led"], "led"),
         (["--live_data=nowhere/000001"], "nowhere/000001"),
         (["--compare=nowhere.json"], "nowhere.json"),
         (["--report=nowhere.json"], "nowhere.json"),
@@ -162,7 +161,13 @@ def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeyp
     [
         ["--rate=-1"],
         ["--duration=0"],
-        ["--detector=xamsl"],
+        ["--detector=xenon"],
+        ["--options=worse"],
+        ["--options=a/b={}"],
+        ["--options=a=[1]"],
+        ["--options=a={}", "--options=a={}"],
+        ["--pile_up=0"],
+        ["--pile_up=50", "--live_data=000001"],
         ["--truth=truth.npy"],
         ["--config_kwargs=[1]"],
         ["--workers=0"],
@@ -203,10 +208,111 @@ def test_what_the_run_was_simulated_with_is_known(tmp_path, monkeypatch, capsys)
     assert number(report, "elife_per_electron") == (value, error)
 
 
-def test_runs_of_xamsl_have_no_events(tmp_path, capsys):
-    run_dir = simulation.simulate("000078", tmp_path, "xamsl", "rn222", rate=1, duration=1)
-    assert validate.main([f"--live_data={run_dir}", f"--output={tmp_path}/out"]) == 1
-    assert "xams_little, which has no events" in capsys.readouterr().err
+OPTICS = ("geometry", "inverse_of_reconstruction")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Reports of short runs: of XAMSL, of an LED run, and of XAMS with each model of light."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = ["--no-progress", "--yields=simple"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMSTRAX_CONFIG", os.devnull)
+        for name, arguments in (
+            ("xamsl", ["--detector=xamsl", "--source=rn222", "--rate=5", "--duration=4"]),
+            ("led", ["--source=led", "--duration=6"]),
+            *(
+                (x, [f"--optics={x}", "--source=kr83m", "--rate=60", "--duration=8"])
+                for x in OPTICS
+            ),
+        ):
+            output = f"--output={folder / name}"
+            assert validate.main([output, *arguments, *common]) == 0
+    return {
+        name: validation_text.read_report(folder / name / "validation.json")
+        for name in ("xamsl", "led", *OPTICS)
+    }
+
+
+def test_peaks_of_xamsl(runs):
+    """Alphas are found, and their S2s have their area but for the ends of pulses."""
+    report = runs["xamsl"]
+    assert report["n_events"] is None and report["n_truth"] > 8
+    assert "event_efficiency" not in report["numbers"]
+    for kind in ("s1", "s2"):
+        assert number(report, f"{kind}_efficiency")[0] > 0.9
+    assert abs(number(report, "s1_area_bias")[0]) < 0.02
+    assert -0.2 < number(report, "s2_area_bias")[0] < 0.02
+    assert "s1_whole" not in report["poor"]
+
+
+def test_positions_are_biased_in_light_that_the_reconstruction_does_not_know(runs):
+    """Rings show it, and the same run with the reconstruction's own inverse has no such bias."""
+    biased, own = (max(abs(value) for value in runs[name]["rings"]["bias"][:3]) for name in OPTICS)
+    assert own < 0.5 < 1 < biased
+    assert not [name for name in runs[OPTICS[1]]["poor"] if name.startswith("ring_")]
+    assert [name for name in runs[OPTICS[0]]["poor"] if name.startswith("ring_")]
+
+
+def test_pairs_of_s1s(runs):
+    """Those of short delays are one S1, those of long delays two, and between them without type."""
+    table = runs[OPTICS[0]]["kr_delays"]
+    assert sum(table["n"]) == runs[OPTICS[0]]["n_truth"] > 300
+    shares = {name: np.array(table[name]) / table["n"] for name in ("two", "one", "unknown")}
+    assert min(shares["one"][:2]) > 0.9
+    assert shares["two"][-1] > 0.9
+    assert shares["unknown"][4] > 0.5
+    assert "kr_unknown" in runs[OPTICS[0]]["poor"]
+
+
+def test_gains_of_led_runs(runs):
+    assert runs["led"]["n_truth"] > 1_000
+    for channel in range(5):
+        bias, error = number(runs["led"], f"led_gain_{channel}")
+        assert abs(bias) < 5 * error < 0.4
+
+
+def test_several_sets_of_options_and_rates(tmp_path, capsys):
+    """The run of many events that pile up, and one set of options that loses half of the area."""
+    halved = [1 / (2 * gain) for gain in (*simulation.DETECTORS["xams"].photoelectron_areas, 1, 1)]
+    arguments = [
+        *("--yields=simple", "--source=cs137", "--rate=50", "--duration=4", "--no-progress"),
+        *("--pile_up", "1000", "--options=usual={}", f"--output={tmp_path}"),
+        f"--options=halved={json.dumps({'gain_to_pe_array': halved})}",
+    ]
+    assert validate.main(arguments) == 0
+    assert files(tmp_path) == [
+        f"validation_{name}.{suffix}"
+        for name in ("halved", "usual")
+        for suffix in ("json", "pdf", "png")
+    ]
+    usual, worse = (
+        validation_text.read_report(tmp_path / f"validation_{x}.json") for x in ("usual", "halved")
+    )
+    text = capsys.readouterr().out
+    assert text.index("Options usual") < text.index("Options halved compared with usual")
+    # Where the ADC saturates, area is lost although the peak is found, and both are told
+    for kind in ("s1", "s2"):
+        assert number(usual, f"{kind}_efficiency")[0] > 0.95
+        assert number(usual, f"line_{kind}_saturated")[0] > 0.8
+        assert number(usual, f"line_{kind}_area_bias")[0] < -0.15
+        assert abs(number(usual, f"{kind}_area_bias_unsaturated")[0]) < 0.02
+        assert number(usual, f"{kind}_area_bias_saturated")[0] < -0.1
+        assert number(usual, f"{kind}_whole")[0] < 0.9
+        assert {f"{kind}_whole", f"line_{kind}_area_bias"} <= set(usual["poor"])
+    assert "elife_per_electron_bias" in usual["poor"]
+    poor, table = text.split("Poor: ")[1].split("S1s by size")
+    assert "area of S2s at 661.7 keV" in poor.split("\n\n")[0]
+    assert table.count(" to ") > 10
+    bias = number(worse, "s2_area_bias_unsaturated")[0]
+    assert bias == pytest.approx(-0.5, abs=0.02)
+    assert "s2_area_bias" in worse["poor"]
+    # More pile-up at the higher rate, as expected from the window
+    low, high = (number(usual, f"pile_up_events_merged_{rate}")[0] for rate in (50, 1000))
+    assert low < 0.05 < high
+    expected, error = number(usual, "pile_up_events_merged_expected_1000")
+    assert abs(high - expected) < 3 * error
+    assert "pile_up_events_merged_1000" in worse["numbers"]
 
 
 def test_truth_of_another_place(made, tmp_path):

@@ -1,5 +1,6 @@
 """Simulated runs: the files, read by somebody else's eyes, and the whole chain on them."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -365,6 +366,14 @@ def test_run_ids_are_digits(tmp_path):
     with pytest.raises(InvalidOption, match=r"'\.\./1'"):
         simulation.simulate("../1", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["simulate", "demo", "validate"])
+def test_commands_that_simulate_take_the_remedy(command):
+    """The error without nestpy names --yields."""
+    parse_args = importlib.import_module(f"amstrax.commands.{command}").parse_args
+    run_id = [RUN] * (command == "simulate")
+    assert parse_args([*run_id, "--yields=simple"]).yields == "simple"
 
 
 def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):

@@ -216,7 +216,7 @@ def test_deposits_of_every_source(name, n, seed):
         ("wall", (-50.5, 0.0), 0.3, Interaction.ALPHA),
         ("cathode", (-50.5, -50.5), 0.5, Interaction.ALPHA),
         ("below_cathode", (-55.5, -50.5), 0.0, Interaction.BETA),
-        ("gas", (2.767, 2.768), 1.0, Interaction.GAS),
+        ("gas", (5.855, 5.856), 1.0, Interaction.GAS),
         ("rn222", (-50.5, 0.0), 1.0, Interaction.ALPHA),
     ],
 )
