@@ -42,6 +42,8 @@ install_requires = [
     "lz4>=4.3.3,<5",
     "blosc>=1.11.2,<2",
     "psutil>=6,<8",
+    # needed by strax; newer ones have no wheel for this platform, and would need a compiler
+    "zstd<1.5.6.5; sys_platform == 'linux' and python_version >= '3.12'",
 ]
 
 extras_require = {
@@ -52,6 +54,18 @@ extras_require = {
         "bokeh>=3.9,<4",
         # hashes of passwords of those who may log in
         "bcrypt>=4,<6",
+    ],
+    # files of `amstrax export`; CSV is written by pandas
+    "export": [
+        "h5py>=3.12,<4",
+        "pyarrow>=18,<27",
+        "uproot>=5.6,<6",
+    ],
+    # the kernel; JupyterLab needs a newer httpx than xeauth, of straxen, allows (`make notebook`)
+    "notebook": [
+        "ipykernel>=6.29,<8",
+        # progress bars of strax, which fail in Jupyter without it
+        "ipywidgets>=8.1,<9",
     ],
     # HTCondor's own bindings (htcondor2), for the engine of that name
     "htcondor": ["htcondor>=25.0,<26"],
@@ -78,8 +92,10 @@ extras_require = {
         "SecantusDB==0.7.0b3",
         # an SSH server with passwords for tests
         "asyncssh>=2.21,<3",
-        # as of the extra "htcondor"
-        "htcondor>=25.0,<26",
+        # as of the extra "htcondor"; for Linux alone
+        "htcondor>=25.0,<26; sys_platform == 'linux'",
+        # schemas of GitHub's workflows and of CITATION.cff
+        "check-jsonschema>=0.39,<0.40",
         "ruff>=0.17,<0.18",
         "mypy>=2.3,<3",
     ],
@@ -132,6 +148,7 @@ setup(
         "Intended Audience :: Science/Research",
         "Natural Language :: English",
         "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -8,6 +8,7 @@ Live data is processed only in a context that `context_for_daq_reader` has set u
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ from amstrax.plugins.pulse_processing import (
     PulseProcessingSiPM,
 )
 from amstrax.run_values import DefaultChannelMap
+from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import DataDirectory
 
@@ -113,11 +115,23 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
 )
 
 
-def _plugins_of(name: str, release: str | None = None) -> tuple[type[strax.Plugin], ...]:
+def _plugins_of(
+    name: str, release: str | None = None, reconstruction: str | Sequence[str] | None = None
+) -> tuple[type[strax.Plugin], ...]:
     """Return the plugins of a context, for XAMS those of a release of the lab's package.
 
-    Those of other contexts are not imported. `release` is as in `xams`.
+    Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; other
+    contexts have no parts of the reconstruction, and raise InvalidOption for them.
     """
+    if reconstruction not in (None, "lab"):
+        from amstrax.plugins.reconstruction import parts_of, with_parts
+
+        parts = parts_of(reconstruction)
+        if parts and name != "xams":
+            raise InvalidOption(
+                f"reconstruction={reconstruction!r}: {name} has no such parts: leave it out"
+            )
+        return with_parts(_plugins_of(name, release), parts)
     if name == "xams_little":
         from amstrax.plugins import radon
 
@@ -162,6 +176,7 @@ def xams(
     corrections_version: str | None = None,
     *args: Any,
     release: str | None = None,
+    reconstruction: str | Sequence[str] = "lab",
     simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
@@ -186,6 +201,10 @@ def xams(
         Release of the lab's package that determines data types, numbers and lineage: ``'2.1'`` or
         ``'2.2'``, see :doc:`/releases`; None for that of the setting AMSTRAX_RELEASE. Others raise
         InvalidOption (a ValueError).
+    reconstruction
+        ``'lab'`` for the numbers of the lab's package, ``'improved'`` for all better variants, or
+        one or several of these parts: see `amstrax.plugins.reconstruction`. Data types have the
+        same names, and another lineage. Others raise InvalidOption (a ValueError).
     simulation_truth
         Folder of the live data of a simulated run, such as ``simulated/100001``: adds the data
         types ``truth_events``, ``truth_deposits``, ``truth_light`` and ``peak_truth`` of that run,
@@ -194,10 +213,11 @@ def xams(
     args, kwargs
         Passed to `strax.Context`: more plugins, and options of the context. ``config`` adds to the
         options of the detector, and ``storage`` replaces all folders and the run database.
+        Unknown names raise UnknownArgument (a TypeError).
     """
     return _context(
         "xams",
-        _plugins_of("xams", release),
+        _plugins_of("xams", release, reconstruction),
         XAMS_CONFIG,
         output_folder,
         init_rundb,
@@ -309,7 +329,12 @@ def _context(
         "forbid_creation_of": reader.provides,
         "free_options": ("live_data_dir",),
     }
-    st = Context(storage, config, register=[*plugins, *truth], **options | kwargs)
+    known = {*Context.takes_config, "storage", "config", "register", "register_all", "processors"}
+    known |= {*inspect.signature(xams if detector == "xams" else xams_little).parameters}
+    registered = [*plugins, *truth]
+    taken = {option for plugin in registered for option in plugin.takes_config}
+    check_arguments(kwargs.keys() - {"processors", *Context.takes_config}, known, taken)
+    st = Context(storage, config, register=registered, **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)
     if more is not None:
@@ -441,6 +466,8 @@ def context_for_daq_reader(
     if not any("channels_polarity" in p.takes_config for p in st._plugin_class_registry.values()):
         del config["channels_polarity"]
     raw_types = raw_data_types(st)
+    if isinstance(st, Context):
+        st.set_run_document(run_id, run_doc)
     if check_exists:
         stored = [d for d in raw_types if st.is_stored(run_id, d)]
         if stored:
@@ -450,12 +477,10 @@ def context_for_daq_reader(
                 "set check_exists=False to make only what is missing"
             )
     config["daq_input_dir"] = str(_find_live_data(st, run_id, run_doc))
-    if isinstance(st, Context):
-        st.set_run_document(run_id, run_doc)
-        if isinstance(st.config.get("channel_map"), DefaultChannelMap):
-            default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
-            channel_map = st.run_values.channel_map(run_id, default)
-            config["channel_map"] = DefaultChannelMap(channel_map)
+    if isinstance(st, Context) and isinstance(st.config.get("channel_map"), DefaultChannelMap):
+        default = DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP)
+        channel_map = st.run_values.channel_map(run_id, default)
+        config["channel_map"] = DefaultChannelMap(channel_map)
     st.set_config(config)
     forbidden = strax.to_str_tuple(st.context_config["forbid_creation_of"])
     st.set_context_config({"forbid_creation_of": tuple(d for d in forbidden if d not in raw_types)})
@@ -478,6 +503,7 @@ def find_context(
     options: Iterable[str] = (),
     release: str | None = None,
     corrections_version: str | None = None,
+    reconstruction: str | Sequence[str] | None = None,
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Return the first context that makes all targets: its name, the targets, its raw data types.
 
@@ -495,6 +521,8 @@ def find_context(
         As of `xams`.
     corrections_version
         Version of the corrections to check, unless its file cannot be reached now.
+    reconstruction
+        As of `xams`.
 
     Raises
     ------
@@ -520,6 +548,7 @@ def find_context(
         if len(names) == 1:
             problem = f"context {name} does not make it"
         raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
+    plugins = _plugins_of(name, release, reconstruction)
     taken = {option for plugin in plugins for option in plugin.takes_config}
     for option in options:
         if option not in {*taken, *_DETECTOR_OPTIONS}:

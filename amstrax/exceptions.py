@@ -140,6 +140,26 @@ class NoSuchDataType(AmstraxError, KeyError):
     """A context does not make a data type."""
 
 
+class UnknownColumn(InvalidOption, KeyError):
+    """Data has no column of a name."""
+
+
+class InvalidSelection(InvalidOption, SyntaxError, TypeError, IndexError):
+    """A selection is not an expression of columns that is true or false."""
+
+
+class InvalidRunId(AmstraxError, ValueError, TypeError, IndexError):
+    """A run id is not text, or none is given."""
+
+
+class UnknownArgument(AmstraxError, TypeError):
+    """A function, or a context, has no argument of a name."""
+
+
+class UnknownMethod(AmstraxError, AttributeError):
+    """A context has no method or attribute of a name."""
+
+
 class CorrectionError(AmstraxError):
     """Base of errors of corrections."""
 

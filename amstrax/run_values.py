@@ -12,6 +12,7 @@ Without a fallback a missing value is an error. A run database that cannot be re
 error, since the fallback would silently change numbers.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -210,6 +211,35 @@ class RunValues:
                 )
             return default
         return self._known.setdefault(("", run_id), default if found is None else found)
+
+    def options(self, run_id: str) -> Mapping[str, Any] | None:
+        """Return the options of plugins in the document of a run; None for an unknown run.
+
+        Only the context's own run database is queried. While it cannot be reached, all runs are
+        unknown. Raises InvalidRunDocument if they are no table.
+        """
+        if ("options", run_id) not in self._known:
+            document, frontend = self._given(run_id), self._frontend()
+            if document is None and frontend is not None:
+                with contextlib.suppress(RunDatabaseUnreachable):
+                    document = frontend.run_document(run_id, _fields([rundoc.OPTIONS_FIELD]))
+            if document is None:
+                return None
+            self._known["options", run_id] = rundoc.options(document)
+        return self._known["options", run_id]
+
+    def fetch_options(self, run_ids: Iterable[str]) -> set[str]:
+        """Fetch what `options` returns for several runs with one query; return the other runs."""
+        left = {run for run in run_ids if ("options", run) not in self._known}
+        left -= {run for run in left if self._given(run) is not None}
+        frontend = self._frontend()
+        if len(left) < 2 or frontend is None:
+            return set()
+        with contextlib.suppress(RunDatabaseUnreachable):
+            for run_id, document in frontend.documents_with(rundoc.OPTIONS_FIELD, left).items():
+                self._known["options", run_id] = rundoc.options(document)
+                left.remove(run_id)
+        return left
 
     def _document(self, run_id: str, address: Address) -> Mapping[str, Any] | None:
         """Return the document of a run; None for an unknown run."""

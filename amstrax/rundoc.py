@@ -44,6 +44,8 @@ _POLARITIES = {"110000": -1, "1110000": -1, "100000": 1, "1100000": 1}
 XAMS_CHANNEL_MAP = immutabledict(
     bottom=(0, 0), top=(1, 4), external=(5, 5), sipm=(6, 6), aqmon=(40, 40)
 )
+#: Field that holds options of plugins for the run: name -> value. strax calls them run defaults
+OPTIONS_FIELD = "strax_defaults"
 #: Fields that may hold the channel map of a run; the first one with a map counts
 CHANNEL_MAP_FIELDS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
 
@@ -277,6 +279,19 @@ def channel_map(document: RunDocument) -> immutabledict[str, tuple[int, int]] | 
         if pairs := usable_pairs(value_at(document, field), field, name(document)):
             return pairs
     return None
+
+
+def options(document: RunDocument) -> dict[str, Any]:
+    """Return the options of plugins in a run document, with tuples for lists.
+
+    Raises InvalidRunDocument for anything but a table of them.
+    """
+    found = document.get(OPTIONS_FIELD)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping) or not all(isinstance(option, str) for option in found):
+        raise _invalid(document, OPTIONS_FIELD, found, 'be a table, as {"elife": 30000}')
+    return strict_json.with_tuples(found)
 
 
 def usable_pairs(value: object, field: str, run: str) -> immutabledict[str, tuple[int, int]]:

@@ -334,7 +334,10 @@ def keep_logs() -> float:
 
 def local_jobs() -> int:
     """Return the number of jobs that the local engine runs at once."""
-    return int(number("AMSTRAX_LOCAL_JOBS", len(os.sched_getaffinity(0)), high=10000))
+    # Only Linux knows which cores this process may use
+    on_linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
+    return int(number("AMSTRAX_LOCAL_JOBS", cores, high=10000))
 
 
 def release(name: str | None = None) -> str:

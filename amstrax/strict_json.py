@@ -249,3 +249,10 @@ def full_kind(value: Any) -> str:
     if isinstance(value, dict):
         return f"a table ({', '.join(sorted(value))})"
     return f"a {kind(value)}"
+
+
+def with_tuples(value: Any) -> Any:
+    """Return a value of JSON with lists turned into tuples, at every depth, as plugins expect."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, (list, tuple)) else value

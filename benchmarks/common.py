@@ -15,7 +15,7 @@ from long_run import repeat_run
 
 from amstrax import redax
 
-#: Run of the table in README: simulated XAMS
+#: Run of the table in docs/source/performance.rst: simulated XAMS
 RUN_ID, SECONDS, RATE = "100055", 55, 120
 
 

@@ -18,7 +18,7 @@ from common import machine, repeated, simulated_run
 
 #: Of the run that is repeated [s], a multiple of the 5.5 s of a chunk
 _SECONDS = 22
-#: What events of the table in README come to [MB of raw data an event]
+#: What events of the table in docs/source/performance.rst come to [MB of raw data an event]
 _MEGABYTES_PER_EVENT = 0.00776
 
 _LINE = re.compile(r"chunk \d+, ([\d.]+) s into the run, ([\d.]+) MB/s, (\d+) MiB")

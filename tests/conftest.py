@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from batch_servers import slurm, slurm_cluster  # noqa: F401
 from condor_pool import condor, condor_pool  # noqa: F401
-from make_jobs import live_runs, runs, start_tool  # noqa: F401
+from make_jobs import live_runs, made_once, runs, start_tool  # noqa: F401
 from needs import SHARED, missing, need_all
 from servers import (  # noqa: F401
     mongo_collection,
@@ -77,6 +77,19 @@ def no_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))
     # Where the local engine keeps track of its jobs
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user_state"))
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory) -> Path:
+    """Folder of ``amstrax demo`` of 10 s, which pages and their tests copy."""
+
+    def make(folder: Path) -> None:
+        from amstrax import cli
+
+        options = ["--output", str(folder), "--duration", "10", "--no-progress"]
+        assert cli.main(["demo", *options]) == 0
+
+    return made_once(tmp_path_factory, "demo", make)
 
 
 @pytest.fixture(scope="session")

@@ -83,13 +83,14 @@ def options(folder: Path, *more: str, document=None, run_id=RUN_ID) -> list[str]
     ]
 
 
-def context(folder: Path, name="xams", document=None, release=None, **config):
+def context(folder: Path, name="xams", document=None, release=None, reconstruction=None, **config):
     """Return a context that is set up to read run RUN_ID, live data in `folder`."""
     st = getattr(contexts, name)(
         output_folder=folder / "out",
         init_rundb=False,
         config={"live_data_dir": str(folder), **config},
         **({} if release is None else {"release": release}),
+        **({} if reconstruction is None else {"reconstruction": reconstruction}),
     )
     return contexts.context_for_daq_reader(st, RUN_ID, run_doc=document or rundoc())
 

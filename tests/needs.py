@@ -33,6 +33,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: (SHARED / "parity").is_dir(),
         f"needs the project's shared data, which is not at {SHARED}",
     ),
+    "pidfd": (
+        lambda: hasattr(os, "pidfd_open"),
+        "needs Linux, as the engine local, which watches processes through /proc and pidfd",
+    ),
     "make": (lambda: shutil.which("make") is not None, "needs make: apt-get install make"),
     "git": (lambda: shutil.which("git") is not None, "needs git: apt-get install git"),
     "sshd": (lambda: daemon_path("sshd") is not None, "needs sshd: apt-get install openssh-server"),

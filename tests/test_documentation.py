@@ -21,18 +21,21 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from make_jobs import Child
+from make_jobs import Child, wait
 from needs import need, need_all
 
 import amstrax
 from amstrax import contexts, settings
 from amstrax.auto_processing import amstraxer
+from amstrax.rundb import documents
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "docs/source"
 PAGES = [ROOT / "README.md", *sorted(SOURCE.glob("*.rst"))]
 PAGES = [page for page in PAGES if not page.name.startswith("data_structure_")]
+NOTEBOOKS = sorted((SOURCE / "tutorials").glob("*.ipynb"))
 RUN = {"sh": "sh", "bash": "sh", "python": "python"}
 NOT_RUN = ("text", "ini")
 
@@ -108,15 +111,15 @@ class PythonSession:
         return 0
 
 
-# Tests do not start themselves, nor an installation: see whether there is such a target, but let
-# `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
+# Tests do not start themselves, nor an installation, nor JupyterLab: see whether there is such a
+# target, but let `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed)
+make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed -o {venv}/.dev)
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
-    *" process "*) exec "${{make[@]}}" OUT="$PWD/amstrax_data" "$@" ;;
+    *" process "*) exec "${{make[@]}}" LIVE="$PWD/simulated" OUT="$PWD/amstrax_data" "$@" ;;
     *) exec "${{make[@]}}" --dry-run "$@" ;;
 esac
 """
@@ -164,8 +167,11 @@ def environment(tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def clone(tmp_path) -> Path:
-    """A folder that looks like this repository, where commands may leave what they like."""
+def clone(tmp_path, request) -> Path:
+    """A folder that looks like this repository, where commands may leave what they like.
+
+    It has the run of the demo if the page uses that without making it.
+    """
     venv = Path(sys.prefix)
     need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
     folder = tmp_path / "clone"
@@ -175,6 +181,9 @@ def clone(tmp_path) -> Path:
             (folder / path.name).symlink_to(path)
     # What is tested, also where that is an installed wheel
     (folder / ".venv").symlink_to(venv)
+    run = commands(request.node.callspec.params["page"])
+    if "amstrax_demo/" in run and not re.search(r"(make|amstrax) demo", run):
+        shutil.copytree(request.getfixturevalue("demo_run"), folder / "amstrax_demo")
     return folder
 
 
@@ -189,10 +198,52 @@ def commands(page: Path) -> str:
     [page for page in PAGES if sessions(page) and page.name != "release.rst"],
     ids=lambda page: page.name,
 )
-def test_commands(page, clone, environment, request):
-    if re.search(r"\.\./shared|make process", commands(page)):
-        (clone.parent / "shared").symlink_to(request.getfixturevalue("shared"))
+def test_commands(page, clone, environment):
     run_page(page, clone, environment)
+    if page.name == "README.md":
+        check_areas_of_the_job(clone)
+
+
+def check_areas_of_the_job(clone):
+    """Check that the job of README used the gains of its simulated run: areas are in PE."""
+    runs = amstrax.get_mongo_collection("xams")
+
+    def is_done():
+        return documents.status_of(documents.find_run(runs, "200001")).status == "done"
+
+    wait(is_done)
+    st = contexts.xams(output_folder=clone / "processed")
+    area = st.get_array("200001", "event_info", progress_bar=False)["s1_area"]
+    # In ADC counts x samples it would be a hundred times as large
+    assert 500 < np.median(area) < 2000
+
+
+def texts():
+    """Yield path and text of each page and notebook."""
+    for path in [*PAGES, *NOTEBOOKS]:
+        yield path, path.read_text(encoding="utf-8")
+
+
+def test_pages_do_not_need_data_that_is_not_here():
+    for path, text in texts():
+        if path.stem != "xamsl_data_access":
+            assert not re.search(r"\.\./shared/(data|parity)", text), path.name
+
+
+def test_a_run_number_stands_for_one_run():
+    """Each is in the table of writing_documentation.rst, and simulated in one way."""
+    page = (SOURCE / "writing_documentation.rst").read_text(encoding="utf-8")
+    table = page.split("Run numbers\n-----------\n")[1].split("\n\nMutated input")[0]
+    known = set(re.findall(r"^   \* - ``(\d{6})``$", table, re.M))
+    ways: dict[str, set[str]] = {}
+    for path, text in texts():
+        used = set(re.findall(r"(?<!\d)(?:1001|2000|9999)\d\d(?!\d)", text))
+        assert used <= known, f"{path.name}: add {used - known} to the table of run numbers"
+        for number, options in re.findall(r"amstrax simulate (\d{6}) (.*)", text):
+            options = re.sub(r" ?--output \S+| ?--realtime \d+ &", "", options)
+            ways.setdefault(number, set()).add(options)
+    assert {"200001", "200002"} <= ways.keys()
+    assert {number: its for number, its in ways.items() if len(its) > 1} == {}
 
 
 # What bump-my-version does with .bumpversion.cfg, of which it needs a network to be had
@@ -284,6 +335,10 @@ def test_blocks_that_are_not_run_hold_no_commands():
                 assert not found, f"{page.name}, line {block.line}: {found[0]}"
 
 
+def test_readme_fits_on_a_screen():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 60
+
+
 def test_code_is_in_blocks_that_are_found():
     """No other kind of block could hide a command."""
     for page in PAGES:
@@ -369,6 +424,7 @@ def test_processing_page_has_all_options_of_amstraxer(capsys):
     described = set(re.findall(r"^ +\* - .*", page, re.M))
     described = {option for row in described for option in re.findall(r"--[a-z_-]+", row)}
     assert described == options
+    page = re.sub(r"amstrax simulate .*", "", page)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", page)) - {"--help"} <= options
 
 
@@ -475,9 +531,6 @@ def test_names_in_boxes_are_broken_after_underscores():
     assert lines("an_unbreakablelongword") == ["an_", "unbreakablelongword"]
 
 
-NOTEBOOKS = sorted((SOURCE / "tutorials").glob("*.ipynb"))
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_has_no_output_and_is_on_the_pages(path):
     """Notebooks are executed by `make docs`."""
@@ -493,6 +546,34 @@ def test_notebook_has_no_output_and_is_on_the_pages(path):
     assert "/work/" not in text
     assert "/home/" not in text
     assert f"   tutorials/{path.stem}\n" in (SOURCE / "index.rst").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["shared", "simulated"])
+def test_notebook_of_xamsl_with_and_without_the_real_run(source, tmp_path, request):
+    need_all("docs")
+    import nbclient
+    import nbformat
+
+    if source == "shared":
+        (tmp_path / "shared").symlink_to(request.getfixturevalue("shared"))
+    folder = tmp_path / "clone/docs/source/tutorials"
+    folder.mkdir(parents=True)
+    notebook = nbformat.read(SOURCE / "tutorials/xamsl_data_access.ipynb", as_version=4)
+    where = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    [said] = [
+        line
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        for line in output.get("text", "").splitlines()
+        if line.endswith(" peaks")
+    ]
+    numbers = [int(number) for number in re.findall(r"\d+", said)]
+    if source == "shared":
+        # Rows of the reference
+        assert numbers[0] == 68_340 and numbers[2] == 8_906
+    assert min(numbers) > 100
 
 
 def test_notebooks_of_the_lab_are_there():

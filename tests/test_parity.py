@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
+import lz4.frame
 import numpy as np
 import pytest
 
@@ -50,6 +52,12 @@ REFERENCES = [
     ("100001", "xams_led", "2.2", "run_100001_xams_led_2026.npz"),
     ("100007", "xams_led", "2.2", "run_100007_xams_led_2026.npz"),
 ]
+
+#: Two of the four chunks of run 100001, a simulated run, and its reference values; see `until`.
+#: Live data is compressed again, more tightly.
+DATA = Path(__file__).parent / "data"
+#: Rows that end by then do not depend on the chunks that were left out, which begin at 11 s [ns]
+CUT = 1_704_164_645_000_000_000 + 10_900_000_000
 
 
 def in_release(context, release, **kwargs):
@@ -101,6 +109,110 @@ def test_numbers_equal_reference(
         assert (made[key] >= expected[key]).all()
     _, short = compare.compare(expected, made)
     assert short == len({key.split("/")[0] for key in differing})
+
+
+def until(arrays, end):
+    """Return those rows of arrays, by "data_type/field", that end at or before a time [ns].
+
+    So the files in `DATA` were made from ``../shared/parity``, whose values are those of amstrax 2.
+    """
+    result = {}
+    for key, values in arrays.items():
+        data_type = key.split("/")[0]
+        if f"{data_type}/endtime" in arrays:
+            endtime = arrays[f"{data_type}/endtime"]
+        else:
+            length = arrays[f"{data_type}/length"].astype(np.int64) * arrays[f"{data_type}/dt"]
+            endtime = arrays[f"{data_type}/time"] + length
+        result[key] = values[endtime <= end]
+    return result
+
+
+def cut_reference(release):
+    """Return the reference values in `DATA`; the file of 2.2 has those that differ from 2.1."""
+    files = ["run_100001_xams.npz"] + ["run_100001_xams_2026.npz"] * (release == "2.2")
+    expected = {}
+    for file in files:
+        with np.load(DATA / file) as stored:
+            expected |= dict(stored)
+    return expected
+
+
+def flatten(arrays):
+    """Return {"data_type/field": values} of arrays; rows of more than 50 columns are summed."""
+    return {
+        f"{data_type}/{field}#rowsum" if is_wide else f"{data_type}/{field}": (
+            array[field].sum(axis=1, dtype=np.float64) if is_wide else array[field]
+        )
+        for data_type, array in arrays.items()
+        for field in array.dtype.names
+        for is_wide in [array[field].ndim > 1 and array[field].shape[1] > 50]
+    }
+
+
+def differing_keys(expected, made):
+    """Return the keys whose values are missing or not the same, bit for bit."""
+    return {
+        key
+        for key, values in expected.items()
+        if key not in made
+        or values.dtype != made[key].dtype
+        or not np.array_equal(values, made[key], equal_nan=values.dtype.kind == "f")
+    }
+
+
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+def test_numbers_equal_reference_in_a_clone(tmp_path, release):
+    """As `test_numbers_equal_reference`, of half a run, with what is in this repository alone."""
+    config = json.loads((DATA / "run_100001_config.json").read_text()) | {
+        "live_data_dir": str(DATA / "live_data")
+    }
+    config["gain_to_pe_array"] = tuple(config["gain_to_pe_array"])
+    st = in_release("xams", release, output_folder=tmp_path, init_rundb=False, config=config)
+    document = json.loads((DATA / "rundoc_100001.json").read_text())
+    contexts.context_for_daq_reader(st, "100001", run_doc=document)
+    expected = cut_reference(release)
+    arrays = {}
+    for data_type in dict.fromkeys(key.split("/")[0] for key in expected):
+        st.make("100001", data_type, save=data_type, progress_bar=False)
+        arrays[data_type] = st.get_array("100001", data_type, progress_bar=False)
+    made = until(flatten(arrays), CUT)
+    assert len(expected["event_info/time"]) > 400 and len(expected["records/time"]) > 20_000
+    differing = differing_keys(expected, made)
+    assert differing <= CORRECTED
+    for key in differing:
+        assert (made[key] >= expected[key]).all()
+    # Another lifetime shows, and in nothing but what it corrects
+    other = st.new_context(config={"elife": 29_000})
+    for data_type in ("corrected_areas", "events"):
+        arrays[data_type] = other.get_array("100001", data_type, progress_bar=False)
+    found = differing_keys(expected, until(flatten(arrays), CUT)) - differing
+    assert {key.split("/")[0] for key in found} == {"corrected_areas"}
+    assert "corrected_areas/cs2" in found
+    # So does a missing row, and one that differs in its last bit
+    damaged = made | {"events/time": made["events/time"][:-1]}
+    damaged["peaks/area"] = np.nextafter(made["peaks/area"], np.float32(0))
+    assert differing_keys(expected, damaged) - differing == {"events/time", "peaks/area"}
+
+
+def test_data_of_the_clone_is_that_of_the_reference(shared):
+    for path in (path for path in (DATA / "live_data").rglob("*") if path.is_file()):
+        original = shared / "data" / path.relative_to(DATA)
+        if path.parent.name == "THE_END":
+            assert path.read_bytes() == original.read_bytes()
+        else:
+            mine, its = (lz4.frame.decompress(p.read_bytes()) for p in (path, original))
+            assert mine == its, path
+    for name in ("data/rundoc_100001.json", "parity/run_100001_config.json"):
+        assert (DATA / Path(name).name).read_bytes() == (shared / name).read_bytes()
+    for release, file in (("2.1", "run_100001_xams.npz"), ("2.2", "run_100001_xams_2026.npz")):
+        with np.load(shared / "parity" / file) as stored:
+            expected = until(dict(stored), CUT)
+        mine = cut_reference(release)
+        assert mine.keys() == expected.keys()
+        assert differing_keys(expected, mine) == set()
+    size = sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file())
+    assert size < 5_000_000
 
 
 @pytest.mark.parametrize(("context", "release", "file"), SPECIFICATIONS)

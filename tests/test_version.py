@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLACES = {
     "setup.py": r'^\s*version="([^"]+)",$',
     "amstrax/__init__.py": r'^__version__ = "([^"]+)"$',
+    "CITATION.cff": r"^version: (\S+)$",
     "docs/source/conf.py": r'^release = "([^"]+)"$',
 }
 

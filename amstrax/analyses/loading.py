@@ -12,6 +12,7 @@ import strax
 from amstrax.analyses.quantities import ADC_COUNTS, PE
 from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing.rows import sort_by_time
+from amstrax.strax_ext.checks import check_selection, joined_dtype
 
 #: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -227,7 +228,6 @@ class Part:
         columns: tuple[str, ...] | None,
     ) -> np.ndarray:
         dtype = self.dtype(*names)
-        check_selection(selection, dtype)
         if columns is not None:
             columns = tuple(column for column in columns if column in (dtype.names or ()))
         chunks, starts, ends = [], [], []
@@ -265,8 +265,7 @@ class Part:
         """Return the dtype of joined data types."""
         # Not get_single_plugin, which also needs the reader's options of live data
         plugins = self.context._get_plugins(names, self.run_id)
-        dtypes = [plugins[name].dtype_for(name) for name in names]
-        return dtypes[0] if len(dtypes) == 1 else np.dtype(strax.merged_dtype(dtypes))
+        return joined_dtype(plugins, names)
 
     def _check_available(self) -> None:
         """Raise strax.DataNotAvailable when the main data is not stored and cannot be made."""
@@ -329,17 +328,6 @@ def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
     if "gain_to_pe_array" in plugin.takes_config:
         return plugin
     return next(filter(None, map(_plugin_with_gains, plugin.deps.values())), None)
-
-
-def check_selection(selection: Any, dtype: np.dtype) -> None:
-    """Raise InvalidOption when a selection does not fit rows of this dtype."""
-    try:
-        strax.apply_selection(np.zeros(1, dtype), selection)
-    except KeyError as error:
-        hint = did_you_mean(str(*error.args[:1]), dtype.names or ())
-        raise InvalidOption(f"selection {selection!r}: no column {error}{hint}") from None
-    except Exception as error:
-        raise InvalidOption(f"selection {selection!r}: {error}") from None
 
 
 def argument_of(sort: str) -> str:

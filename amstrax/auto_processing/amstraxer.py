@@ -20,6 +20,7 @@ if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from amstrax import strict_json
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AmstraxError, RunNotFound, UsageError
@@ -50,6 +51,7 @@ class ProcessingOptions:
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
     context_kwargs: Mapping[str, Any] = field(default_factory=dict)
     corrections_version: str | None = None
+    reconstruction: str | tuple[str, ...] = ()
     run_document: Mapping[str, Any] | None = None
     from_scratch: bool = False
     build_lowlevel: bool = False
@@ -144,7 +146,7 @@ def process(
 
     began = time.monotonic()
     base.retain_freed_memory()
-    st, options = make_context(options)
+    st, options = make_context(options, run_id)
     remove_damaged_cache()
     output = _make_output_folder(st)
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()
@@ -172,8 +174,12 @@ def process(
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(options.targets))
 
 
-def make_context(options: ProcessingOptions) -> tuple["strax.Context", ProcessingOptions]:
+def make_context(
+    options: ProcessingOptions, run_id: str
+) -> tuple["strax.Context", ProcessingOptions]:
     """Return the context for `options`, and these with its name and the targets filled in.
+
+    ``options.run_document`` is that of `run_id`.
 
     Raises
     ------
@@ -184,8 +190,15 @@ def make_context(options: ProcessingOptions) -> tuple["strax.Context", Processin
 
     kwargs, config = to_dict_tuple(options.context_kwargs), to_dict_tuple(options.config_kwargs)
     names = (options.context,) if options.context else CONTEXTS
-    release = kwargs.get("release")
-    name, targets, _ = contexts.find_context(options.targets, names, config, release)
+    if options.reconstruction:
+        kwargs["reconstruction"] = options.reconstruction
+    name, targets, _ = contexts.find_context(
+        options.targets,
+        names,
+        config,
+        kwargs.get("release"),
+        reconstruction=kwargs.get("reconstruction"),
+    )
     if options.output_folder is not None:
         kwargs["output_folder"] = str(options.output_folder)
     if options.corrections_version is not None:
@@ -199,6 +212,8 @@ def make_context(options: ProcessingOptions) -> tuple["strax.Context", Processin
     if options.allow_incomplete:
         config["allow_incomplete"] = True
     st.set_config(config)
+    if options.run_document is not None:
+        st.set_run_document(run_id, options.run_document)
     if options.build_lowlevel:
         st.set_context_config({"forbid_creation_of": ()})
     return st, replace(options, context=name, targets=targets)
@@ -206,15 +221,7 @@ def make_context(options: ProcessingOptions) -> tuple["strax.Context", Processin
 
 def to_dict_tuple(res: Mapping[str, Any]) -> dict[str, Any]:
     """Return `res` with lists turned into tuples, at every depth, as plugins expect them."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return to_dict_tuple(value)
-        if isinstance(value, (list, tuple)):
-            return tuple(map(convert, value))
-        return value
-
-    return {key: convert(value) for key, value in res.items()}
+    return strict_json.with_tuples(res)
 
 
 def _make_output_folder(st: "strax.Context") -> Path:

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
@@ -243,9 +243,19 @@ def is_closed(run_dir: Path) -> bool:
 
 
 def mounted_in(folder: Path) -> Path | None:
-    """Find a mount point at a folder, given without links, or below it."""
+    """Find a mount point at a folder, given without links, or below it.
+
+    Raises CopyRefused where mounts cannot be listed, as outside Linux.
+    """
     # `os.path.ismount` misses bind mounts
-    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    mounts = Path("/proc/self/mountinfo")
+    try:
+        text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise CopyRefused(
+            f"{mounts} cannot be read ({error.strerror}), so mounts in {folder} are unknown: copy "
+            "and delete on a machine with Linux"
+        ) from None
     for line in text.splitlines():
         point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
         if point.is_relative_to(folder):

@@ -466,6 +466,11 @@ def _check_removable(path: Path, parent: int) -> None:
         ) from None
     try:
         whole = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError as error:
+        raise DeletionRefused(
+            f"the path of {path} cannot be resolved in /proc ({error.strerror}): nothing is "
+            "deleted; delete on a machine with Linux"
+        ) from None
     finally:
         os.close(descriptor)
     if mounted := copying.mounted_in(whole):

@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -20,12 +21,13 @@ from typing import Any
 import numba.core.event
 import psutil
 import strax
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from amstrax import redax, rundoc
 from amstrax.commands.base import run_tool
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidRunDocument
+from amstrax.processing.compiled import Kernel
 from amstrax.rundb import documents
 from amstrax.rundb.frontend import identity
 from amstrax.rundb.leases import Stop
@@ -60,11 +62,53 @@ class _CompilationNotice(numba.core.event.Listener):
         if not self._is_logged:
             self._is_logged = True
             self._logger.info(
-                "compiling functions, which takes up to a minute; later jobs use the cache"
+                "compiling functions (once, about a minute); later jobs use the cache"
             )
 
     def on_end(self, event: numba.core.event.Event) -> None:
         pass
+
+
+class _Compilation(numba.core.event.Listener):
+    """Time that numba has spent on compiling [s], and number of functions; may show a bar."""
+
+    def __init__(self, show_bar: bool):
+        self.seconds, self.n = 0.0, 0
+        self._show_bar, self._depth, self._began = show_bar, 0, 0.0
+        self._bar: tqdm | None = None
+        self._total = 0
+
+    def on_start(self, event: numba.core.event.Event) -> None:
+        # Functions that a function calls are compiled within
+        if self._depth == 0:
+            self._began = time.monotonic()
+            if self._bar is None:
+                self._total = self._total or sum(k.needs_compiling() for k in Kernel.known)
+                self._bar = tqdm(
+                    total=self._total,
+                    desc="compiling (once, about a minute)",
+                    unit="functions",
+                    disable=not self._show_bar,
+                    leave=False,
+                    bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
+                )
+        self._depth += 1
+
+    def on_end(self, event: numba.core.event.Event) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
+        self.seconds += time.monotonic() - self._began
+        self.n += 1
+        # Functions of strax are not in the total, and not all of ours may be needed
+        if self._bar is not None and self._bar.n < self._total:
+            self._bar.update()
+
+    def close_bar(self) -> None:
+        """Remove the bar until more is compiled."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 @contextlib.contextmanager
@@ -434,7 +478,9 @@ _BAR_WITHOUT_END = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
 
 
 class Progress:
-    """Report the progress of processing a run.
+    """Report the progress of processing a run, and that functions are compiled.
+
+    Speed and time left do not count the time of compiling.
 
     Parameters
     ----------
@@ -461,10 +507,17 @@ class Progress:
             bar_format=_BAR if duration else _BAR_WITHOUT_END,
         )
 
+        self._compilation = _Compilation(show_bar)
+        self._reported_compiling = 0.0
+        self._listening = numba.core.event.install_listener("numba:compile", self._compilation)
+
     def __enter__(self) -> "Progress":
+        self._listening.__enter__()
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, *exception) -> None:
+        self._listening.__exit__(*exception)
+        self._compilation.close_bar()
         self._bar.close()
 
     def add_raw(self, n_bytes: int) -> None:
@@ -477,6 +530,7 @@ class Progress:
         self._rows += rows
         before, self._seconds = self._seconds, max(self._seconds, (end - self._start) / 1e9)
         elapsed, rate = self._elapsed_and_rate()
+        self._report_compiling()
         memory = psutil.Process().memory_info().rss // _MIB
         if not self._bar.disable:
             if self._bar.total:
@@ -498,14 +552,26 @@ class Progress:
             left,
         )
 
+    def _report_compiling(self) -> None:
+        new = self._compilation.seconds - self._reported_compiling
+        if new == 0:
+            return
+        self._reported_compiling += new
+        self._compilation.close_bar()
+        if self._bar.disable:
+            log.info("compiled %d functions in %.0f s", self._compilation.n, new)
+        else:
+            self._bar.start_t += new
+
     def _elapsed_and_rate(self) -> tuple[float, float]:
-        """Return the time since the start of the work [s], and the rate of raw data [MB/s]."""
-        elapsed = time.monotonic() - self._began
+        """Return the time of the work without compiling [s], and the rate of raw data [MB/s]."""
+        elapsed = time.monotonic() - self._began - self._compilation.seconds
         return elapsed, self._raw_bytes / 1e6 / max(elapsed, 1e-9)
 
     def totals(self) -> str:
         """Return a line with the totals."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes in macOS, kB in Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB
         elapsed, rate = self._elapsed_and_rate()
         return (
             f"{self._what}: {self._rows} rows in {self._n_chunks} chunks, {self._seconds:.1f} s of "

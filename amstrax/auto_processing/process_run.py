@@ -192,6 +192,7 @@ def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Pl
         names,
         options.config_kwargs,
         corrections_version=options.corrections_version if check_corrections else None,
+        reconstruction=options.reconstruction,
     )
     own = CONTEXT_DETECTORS[name]
     if detector not in (None, own):
@@ -474,8 +475,10 @@ def _make(
         detector=plan.detector,
         output_folder=places[1],
         run_document=document,
+        # LED runs have no such parts
+        reconstruction=() if plan.context == LED_CONTEXT else options.reconstruction,
     )
-    st, _ = amstraxer.make_context(options)
+    st, _ = amstraxer.make_context(options, run_id)
 
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()

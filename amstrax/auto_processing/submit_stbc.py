@@ -331,7 +331,7 @@ def submit_job(
     **options
         ``memory`` [MB], ``queue``, ``dry_run`` (change nothing; ``text`` of the result is what
         would be submitted), ``output_folder``, ``live_data_dir``, ``allow_incomplete``,
-        ``config_kwargs``, ``corrections_version``, ``workers``.
+        ``config_kwargs``, ``corrections_version``, ``reconstruction``, ``workers``.
 
     Raises
     ------

@@ -136,6 +136,9 @@ def make_job_template(
         words.append(f"--config_kwargs={json.dumps(options.config_kwargs)}")
     if options.corrections_version is not None:
         words.append(f"--corrections_version={options.corrections_version}")
+    if options.reconstruction:
+        chosen = options.reconstruction
+        words.append(f"--reconstruction={chosen if isinstance(chosen, str) else ','.join(chosen)}")
     return JobTemplate(
         plan=plan,
         job_folder=settings.expanded(job_folder).absolute(),

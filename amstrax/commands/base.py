@@ -277,6 +277,7 @@ def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> No
     add_data(parser, output)
     add_allow_incomplete(parser)
     add_corrections_version(parser)
+    add_reconstruction(parser)
     add_workers(parser)
 
 
@@ -288,6 +289,22 @@ def add_corrections_version(
         "--corrections_version",
         metavar="VERSION",
         help=f"version of the corrections, as v1 or ONLINE (default: {default})",
+    )
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def add_reconstruction(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the reconstruction."""
+    parser.add_argument(
+        "--reconstruction",
+        type=parts,
+        default=(),
+        metavar="PARTS",
+        help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
     )
 
 
@@ -337,6 +354,16 @@ def _folder_setting(name: str) -> Path:
     with contextlib.suppress(InvalidOption):
         return Path(settings.batch(name))
     return Path(settings.BATCH[name][1])
+
+
+def add_yields(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--yields``, as of `amstrax.simulation.simulate`."""
+    parser.add_argument(
+        "--yields",
+        default="nest",
+        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
+        "(default: %(default)s)",
+    )
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

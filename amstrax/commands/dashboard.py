@@ -81,6 +81,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_engine(parser)
     base.add_data(parser)
     base.add_corrections_version(parser, "none, unless a page asks for one")
+    base.add_reconstruction(parser)
     base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
     add("--check", action="store_true", help="start, request each page once, and exit")
     base.add_debug(parser)
@@ -179,6 +180,7 @@ def make_site(args: argparse.Namespace) -> "Site":
         live_data_dir=args.live_data_dir and settings.expanded(args.live_data_dir).absolute(),
         config_kwargs=args.config_kwargs,
         corrections_version=args.corrections_version,
+        reconstruction=args.reconstruction,
         refresh=args.refresh,
     )
 

@@ -52,6 +52,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="output folder (default: ./%(default)s)",
     )
     base.add_seconds(parser, "--duration", 60.0, "duration of the run")
+    base.add_yields(parser)
     base.add_workers(parser)
     parser.add_argument(
         "--force", action="store_true", help="make all parts again, and replace existing ones"
@@ -81,6 +82,8 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
 
     folder = args.output.absolute()
     asked_for = {"source": SOURCE, "rate": RATE, "seed": SEED, "duration": args.duration}
+    if args.yields != "nest":
+        asked_for["yields"] = args.yields
     is_complete = _is_complete(folder, asked_for, args.force)
     folder.mkdir(parents=True, exist_ok=True)
     note = {"run": asked_for, "complete": is_complete}
@@ -154,6 +157,7 @@ def _simulated_run(args: argparse.Namespace, folder: Path, stop: Stop) -> "Simul
         rate=RATE,
         duration=args.duration,
         seed=SEED,
+        yields=args.yields,
         # A stopped demo leaves a folder without a run document
         force=True,
         show_progress=base.shows_progress(args.progress),
@@ -230,7 +234,7 @@ The run in the demo's run database (while no other one is set):
 All of it in a browser, at http://127.0.0.1:5006/run?id={run.run_id}, as long as this command runs:
 
     AMSTRAX_RUNDB_PATH={store} {command} dashboard --output_folder {processed} \\
-        --live_data_dir {run.run_dir.parent} --config_kwargs {options}
+        --live_data_dir {run.run_dir.parent}
 """
 
 

@@ -185,7 +185,7 @@ def load(
     for run_id in run_ids:
         options = processing_options(args, run_id)
         amstraxer.process(run_id, options, stop)
-        st, _ = amstraxer.make_context(options)
+        st, _ = amstraxer.make_context(options, run_id)
         # Windows of the stored data may differ from those of the context
         made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(made_with[w]) for w in ("led_window", "noise_window")})

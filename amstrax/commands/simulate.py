@@ -126,12 +126,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose models, effects and numbers of the simulation."""
     add = parser.add_argument
-    add(
-        "--yields",
-        default="nest",
-        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
-        "(default: %(default)s)",
-    )
+    base.add_yields(parser)
     add(
         "--optics",
         default="geometry",
@@ -242,7 +237,8 @@ def changed_detector(name: str, changes: Sequence[str]) -> "Detector":
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as electron_lifetime=20000")
         try:
-            values[number.strip()] = _tuples(strict_json.parse(value, "value", UsageError))
+            parsed = strict_json.parse(value, "value", UsageError)
+            values[number.strip()] = strict_json.with_tuples(parsed)
         except UsageError as error:
             raise UsageError(
                 f"--set {strict_json.short(text, str)}: {strict_json.short(value)} is no number "
@@ -263,10 +259,6 @@ def _rates(backgrounds: Sequence[str]) -> dict[str, float]:
     return rates
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def next_step(run_dir: Path, context: str | None) -> str:
     """Return the command that processes a simulated run."""
     folder, run_id = run_dir.parent, run_dir.name
@@ -274,7 +266,6 @@ def next_step(run_dir: Path, context: str | None) -> str:
     command = [
         *("amstraxer", run_id, "--context", str(context), "--live_data_dir", str(folder)),
         *("--testing_rundoc", str(folder / f"rundoc_{run_id}.json")),
-        *("--config_kwargs", str(folder / f"config_{run_id}.json")),
         *("--target", targets.get(str(context), "radon_peak_basics")),
     ]
     return f"process it with\n  {shlex.join(command)}"

@@ -74,9 +74,9 @@ class XAMSConfig(strax.Config):
         self, config: dict, run_id: Any = None, run_defaults: Any = None, set_defaults: bool = True
     ) -> None:
         """Check the option in `config`, and set its default, unless that is left out."""
-        if not self.omit_default:
+        if not self.omit_default or self.name in (run_defaults or {}):
             super().validate(config, run_id, run_defaults, set_defaults)
-        elif self.name in config and config[self.name] == self.default:
+        if self.omit_default and self.name in config and config[self.name] == self.default:
             del config[self.name]
 
     def fetch(self, plugin: strax.Plugin) -> Any:

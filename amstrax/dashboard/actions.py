@@ -123,6 +123,7 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
         live_data_dir=site.live_data_dir,
         config_kwargs=site.config_kwargs,
         corrections_version=request.corrections_version or site.corrections_version,
+        reconstruction=site.reconstruction if request.context in (None, "xams") else (),
     )
     work = submitting.make_job_template(
         processing, site.job_folder, site.log_folder, memory=request.memory, dry_run=dry_run

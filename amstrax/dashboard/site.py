@@ -57,6 +57,8 @@ class Site:
         Options for the plugins.
     corrections_version
         Version of the corrections that pages use by default.
+    reconstruction
+        Parts of the improved reconstruction of XAMS that pages show and jobs make.
     refresh
         Interval between two refreshes of a page [s].
     """
@@ -72,6 +74,7 @@ class Site:
     live_data_dir: Path | None = None
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
     corrections_version: str | None = None
+    reconstruction: tuple[str, ...] = ()
     refresh: float = 5.0
 
     def __post_init__(self) -> None:
@@ -129,6 +132,7 @@ class Site:
         st = getattr(contexts, name)(
             output_folder=output_folder,
             corrections_version=corrections_version or self.corrections_version,
+            **({"reconstruction": self.reconstruction} if name == "xams" else {}),
         )
         known = {o for p in st._plugin_class_registry.values() for o in p.takes_config}
         config = to_dict_tuple(dict(self.config_kwargs))

@@ -228,6 +228,14 @@ class PeaksBase(CorrectedPlugin):
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
 
+    def caution(self) -> str:
+        if self.config["gain_to_pe_array"] is not None:
+            return ""
+        return (
+            "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a "
+            "version of the corrections, config, or the run document (amstrax rundb add)"
+        )
+
     @property
     def n_channels(self) -> int:
         """Length of arrays with an entry per channel."""
@@ -241,12 +249,17 @@ class PeaksBase(CorrectedPlugin):
     def infer_dtype(self):
         return strax.peak_dtype(n_channels=self.n_channels)
 
+    def find_hits(self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Return the hits in records, sorted by time; `links` are those of `record_links`."""
+        return kernels.find_hits(records, by_time=True)
+
     def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return the peaks in records of a chunk [start, end)."""
         to_pe = kernels.gains(
             self.gain_to_pe_array, self.n_channels, self.origin("gain_to_pe_array")
         )
-        hits = kernels.find_hits(records, by_time=True)
+        links = waveforms.record_links(records)
+        hits = self.find_hits(records, links)
         peaks = kernels.find_peaks(
             hits,
             to_pe,
@@ -258,7 +271,6 @@ class PeaksBase(CorrectedPlugin):
             min_channels=self.min_channels,
         )
         kernels.clip_peaks(peaks, start, end)
-        links = waveforms.record_links(records)
         adc_max = ADC_MAX if self.correct_positive_polarity else 0
         waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
         waveforms.set_widths(peaks)

@@ -198,6 +198,9 @@ class RadonPeaks(CorrectedPlugin):
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
 
+    def caution(self) -> str:
+        return "XAMSL has no gains, so areas are in ADC counts x samples, not PE"
+
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
         peaks = self.group(hits, start, end)

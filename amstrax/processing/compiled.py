@@ -125,21 +125,28 @@ class Kernel:
 
     def _compile_again(self, error: Exception) -> None:
         """Compile the function after an error of the cache, if need be without a cache."""
-        name = self.py_func.__name__
+        name, own = self.py_func.__name__, self._cached_files()
         if self._compiled.signatures:
             log.warning("%s is compiled, but cannot be kept: %s", name, error)
             return
-        folder = self.cache_folder() or ""
-        prefix = f"{Path(self.py_func.__code__.co_filename).stem}.{self.py_func.__qualname__}-"
-        prefix = prefix.replace("<", "").replace(">", "")
-        own = [p for p in Path(folder).glob("*.nb[ic]") if p.name.startswith(prefix)]
         try:
-            _remove([*_damaged_files(folder), *own])
+            _remove([*_damaged_files(self.cache_folder() or ""), *own])
             self._compiled.compile(self._signature)
         except (CacheDamaged, OSError) as unusable:
             log.warning("%s; %s is not kept", unusable, name)
             self._compiled = numba.njit(nogil=True)(self.py_func)
             self._compiled.compile(self._signature)
+
+    def _cached_files(self) -> list[Path]:
+        """Return the files of the function in numba's cache."""
+        prefix = f"{Path(self.py_func.__code__.co_filename).stem}.{self.py_func.__qualname__}-"
+        prefix = prefix.replace("<", "").replace(">", "")
+        found = Path(self.cache_folder() or "").glob("*.nb[ic]")
+        return [path for path in found if path.name.startswith(prefix)]
+
+    def needs_compiling(self) -> bool:
+        """Return whether the function is neither compiled nor cached, whatever the cache's age."""
+        return not self._is_ready and not self._cached_files()
 
     def cache_folder(self) -> str | None:
         """Return where numba keeps the compiled function; None if it is not compiled."""

@@ -18,6 +18,7 @@ from amstrax.processing.compiled import (
     columns,
     kernel,
     output,
+    row,
 )
 from amstrax.processing.rows import check_bounds, sort_by_time
 
@@ -33,6 +34,9 @@ _Records = columns(
     *("time", "length", "dt", "channel", "baseline", "baseline_rms", "data"),
 )
 _NewHits = columns(__name__, "_NewHits", strax.hit_dtype, output)
+
+#: Index that stands for no record, as in `waveforms.record_links`
+_NO_RECORD = -1
 
 UNKNOWN, S1, S2 = 0, 1, 2
 #: Stored as the channel of a peak
@@ -171,6 +175,114 @@ def _find_hits(records, min_amplitude, over_noise, per_channel, hits):
                 hits.max_time[n] = records.time[i] + highest * records.dt[i]
             n += 1
     return n
+
+
+def integrate_hits(
+    hits: np.ndarray,
+    records: np.ndarray,
+    links: tuple[np.ndarray, np.ndarray],
+    left: int,
+    right: int,
+) -> None:
+    """Fill, in place, integration bounds and areas of hits, with the samples around them.
+
+    Bounds are at most `left` [ns] before and `right` [ns] behind the hit, within the pulse. They do
+    not overlap: samples between two hits of a channel that are nearer belong to the earlier one as
+    far as `right` reaches, the others to the later one. ``time`` and ``length`` stay those of the
+    hit; ``left_integration`` and ``right_integration`` count from the start of the record, and may
+    lie in the records before and behind it.
+
+    Parameters
+    ----------
+    hits
+        `strax.hit_dtype`, sorted by time, shape (m,).
+    records
+        Records of the hits, shape (r,).
+    links
+        From `waveforms.record_links`.
+
+    Raises
+    ------
+    InvalidOption
+        When a margin is negative, or longer than a record.
+    IndexOutOfBounds
+        (a ValueError) for hits of unknown records or samples, and links to unknown records.
+    """
+    if not len(hits):
+        return
+    dt = int(hits["dt"][0])
+    n_samples = records["data"].shape[1]
+    for name, margin in (("hit_left_margin", left), ("hit_right_margin", right)):
+        if not 0 <= margin <= n_samples * dt:
+            raise InvalidOption(
+                f"{name}={margin!r}: give a time between 0 and that of a record, {n_samples * dt} "
+                "[ns]"
+            )
+    mixed = "hits are not of these records; make both again"
+    check_bounds("record_i", hits["record_i"], 0, len(records), mixed, hits["time"])
+    check_bounds("channel", hits["channel"], 0, 2**15, mixed, hits["time"])
+    for field in ("left", "right"):
+        check_bounds(field, hits[field], 0, n_samples + 1, mixed, hits["time"])
+    check_bounds(
+        "length", records["length"], 0, n_samples + 1, "make records again", records["time"]
+    )
+    for link in links:
+        check_bounds("link", np.asarray(link), _NO_RECORD, len(records), mixed, records["time"])
+    _integrate_hits(
+        _NewHits.of(hits),
+        _Records.of(records),
+        *(np.asarray(link, dtype=np.int32) for link in links),
+        int(hits["channel"].max()) + 1,
+        int(left) // dt,
+        int(right) // dt,
+    )
+
+
+@kernel(_NewHits, _Records, column(I32), column(I32), I64, I64, I64)
+def _integrate_hits(hits, records, before, behind, n_channels, left, right):
+    """Fill bounds and areas; margins are in samples."""
+    n_samples = records.data.shape[1]
+    # Hit that follows in the channel, and the first sample that is not in the one before [ns]
+    following = np.full(len(hits.time), _NO_RECORD, dtype=np.int64)
+    latest = np.full(n_channels, _NO_RECORD, dtype=np.int64)
+    free_from = np.full(n_channels, -(2**62), dtype=np.int64)
+    for h in range(len(hits.time)):
+        c = hits.channel[h]
+        if latest[c] != _NO_RECORD:
+            following[latest[c]] = h
+        latest[c] = h
+    for h in range(len(hits.time)):
+        c, r, dt = hits.channel[h], hits.record_i[h], np.int64(hits.dt[h])
+        start = records.time[r]
+        first = np.int64(hits.left[h]) - left
+        if before[r] == _NO_RECORD:
+            first = max(first, np.int64(0))
+        first = max(first, -n_samples)
+        if free_from[c] > start + first * dt:
+            first = (free_from[c] - start) // dt
+        beyond = np.int64(hits.right[h]) + right
+        if following[h] != _NO_RECORD:
+            beyond = min(beyond, (hits.time[following[h]] - start) // dt)
+        last = np.int64(records.length[r])
+        if behind[r] != _NO_RECORD:
+            last = n_samples + np.int64(records.length[behind[r]])
+        # A hit is always in its bounds
+        first = min(first, np.int64(hits.left[h]))
+        beyond = max(min(beyond, last), np.int64(hits.right[h]))
+        free_from[c] = start + beyond * dt
+        hits.left_integration[h], hits.right_integration[h] = first, beyond
+        baseline = np.float64(records.baseline[r])
+        total = np.int64(0)
+        # Samples of the record before, of the hit's own, and of the one behind
+        for k in range(-1, 2):
+            low = max(first - k * n_samples, np.int64(0))
+            high = min(beyond - k * n_samples, n_samples)
+            if low >= high:
+                continue
+            samples = row(records.data, before[r] if k < 0 else behind[r] if k > 0 else r)
+            for j in range(np.uint64(low), np.uint64(high)):
+                total += samples[j]
+        hits.area[h] = total + (beyond - first) * (baseline - np.floor(baseline))
 
 
 def find_peaks(

@@ -224,6 +224,18 @@ class RunDB(strax.StorageFrontend):
         with self._reading(RunDatabaseUnreachable):
             return next(iter(self._documents(run_id, fields)), None)
 
+    def documents_with(self, field: str, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Fetch a field of the documents of those runs that have it, with one query.
+
+        An unreachable run database raises `RunDatabaseUnreachable`.
+        """
+        with self._reading(RunDatabaseUnreachable):
+            condition, fields = {field: {"$exists": True}}, ["name", "number", field]
+            found = documents.read(self.collection, condition, fields)
+        known = {self._run_id_of(document): document for document in found}
+        asked = {run: self._run_id_of({"name": run, "number": run}) for run in run_ids}
+        return {run: known[its] for run, its in asked.items() if its is not None and its in known}
+
     def remove(self, key: strax.DataKey) -> None:
         """Remove the registration of data in `new_data_path`; the files stay."""
         assert self.new_data_path is not None

@@ -343,7 +343,8 @@ def _is_hidden(pid: int) -> bool:
 
 def _clock() -> float:
     """Return a monotonic time that advances while the machine sleeps [s]."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    # macOS lacks that clock; its monotonic one advances in sleep
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class ClaimLost(AlreadyAtWork):

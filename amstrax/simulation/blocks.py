@@ -44,7 +44,7 @@ class Settings:
     duration: float = 60.0  #: of the run [s]
     seed: int = 0  #: the same seed gives the same run
     energy_range: tuple[float, float] | None = None  #: of sources with uniform energies [keV]
-    #: of a source of photons [mm]; None: from everywhere outside
+    #: of a source of photons [mm]; None: from everywhere outside (``am241``: inside)
     source_position: tuple[float, float, float] | None = None
     #: other sources in the run, and their rates [Hz]
     backgrounds: Mapping[str, float] = immutabledict()
@@ -168,17 +168,25 @@ def _signals(
     drifting = rng.binomial(freed, deposits.charge)
     in_gas = light.extracted(rng, light.surviving(rng, drifting, drift, detector), detector)
     s1 = light.s1_photoelectrons(rng, deposits, photons, patterns, detector)
+    x, y = (
+        light.mean_positions(rng, position, drift, in_gas, detector)
+        for position in (deposits.x, deposits.y)
+    )
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
         in_gas,
         np.arange(len(deposits.event)),
-        light.mean_positions(rng, deposits.x, drift, in_gas, detector),
-        light.mean_positions(rng, deposits.y, drift, in_gas, detector),
+        x,
+        y,
         patterns,
         detector,
     )
-    all_light = light.join(s1, s2, sensors.dark_counts(rng, detector, start, stop))
+    all_light = light.join(
+        *(s1, s2, light.photoionisation(rng, light.join(s1, s2), patterns, detector)),
+        light.delayed_electrons(rng, deposits.time + drift, in_gas, x, y, patterns, detector),
+        sensors.dark_counts(rng, detector, start, stop),
+    )
     all_light = light.join(all_light, sensors.afterpulses(rng, all_light, detector))
     if detector.external_channel is not None:
         background = sources.external_background(rng, detector, start, stop)

@@ -46,9 +46,10 @@ class Detector:
     # Sources are in amstrax.common; drift times are to the middle of the S2's light
     radius: Positive[float] = XAMS_VOLUME.radius
     gate_cathode_distance: Positive[float] = XAMS_VOLUME.depth
-    drift_time_gate: Positive[float] = float(XAMS_VOLUME.drift_time_gate)
+    drift_time_gate: Positive[float] = 5_000.0  # published corrections v0 to v2 and ONLINE
     drift_time_cathode: float = float(XAMS_VOLUME.drift_time_cathode)
-    electron_lifetime: Positive[float] = 30_000.0  # default of the option elife (corrected_areas)
+    # Published elife_v0.json: 275 us up to run 6875, 300 us from run 7000 on
+    electron_lifetime: Positive[float] = 300_000.0
     # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
     diffusion_longitudinal: NotNegative[float] = 2.6e-6
     # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
@@ -88,6 +89,9 @@ class Detector:
     # --- S2 light
     extraction_efficiency: Share[float] = 0.95  # at 5 kV/cm in the liquid; assumed
     se_gain: Positive[float] = 10.0  # in all PMTs of the TPC; assumed
+    # standard deviation / mean of the light of an electron, besides photon statistics: that of
+    # NEST's default s2Fano = 3.61 (nestpy 2) if PMTs see 10 % of the photons, which is assumed
+    se_gain_spread: NotNegative[float] = 0.16
     # an electron gives light for so long; 5 mm at 2.5 mm/us
     gas_transit_time: Positive[float] = 2_000.0
     s2_area_fraction_top: Share[float] = 0.5  # assumed
@@ -97,6 +101,17 @@ class Detector:
         (212.89988642, -320.95097295, 198.71830514, -46.03953999),
         (211.40051359, -319.83147964, 198.69552524, -46.23585688),
     )
+
+    # --- electrons after S1s and S2s
+    # electrons that impurities set free per photoelectron that PMTs see. XENON100, J. Phys. G 41
+    # (2014) 035201, sees them after S1s and S2s in proportion to the light; the number is assumed
+    photoionisation_probability: Share[float] = 2e-4
+    # electrons that come later for each one of an S2; assumed. LUX, PRD 102 (2020) 092004, and
+    # XENON1T, PRD 106 (2022) 022001, see rates that fall like t^-a with a about 1
+    delayed_electron_probability: Share[float] = 0.005
+    delayed_electron_exponent: NotNegative[float] = 1.1  # a
+    delayed_electron_first: Positive[float] = 50_000.0  # after the S2; about the longest drift
+    delayed_electron_last: Positive[float] = 1e8  # assumed: beyond, they are few
 
     # --- PMTs of the TPC
     bottom_channels: tuple[int, ...] = (0,)
@@ -122,6 +137,11 @@ class Detector:
         (1_800.0, 250.0, 0.6),
     )
     dark_rate: NotNegative[float] = 30.0  # [Hz] per PMT, cold; assumed
+    # The gain is halved when the base's capacitors lack the charge of so many photoelectrons:
+    # assumed 10 nF at 80 V and 2e6 electrons a photoelectron, of which 40 % are gone
+    pmt_saturation_charge: Positive[float] = 1e6
+    # time in which these are charged again: 10 nF through 1 MOhm; assumed
+    pmt_recovery_time: Positive[float] = 1e7
 
     # --- NaI detector next to the TPC; None: without
     external_channel: int | None = 5
@@ -239,6 +259,8 @@ class Detector:
         """Check drift, light and positions."""
         if self.drift_time_gate < self.gas_transit_time / 2:
             self._refuse("drift_time_gate", "half of gas_transit_time is part of it")
+        if self.delayed_electron_last <= self.delayed_electron_first:
+            self._refuse("delayed_electron_last", "it must be after delayed_electron_first")
         if self.drift_time_cathode <= self.drift_time_gate:
             self._refuse("drift_time_cathode", "electrons drift upwards: over drift_time_gate")
         if self.s1_light(-self.gate_cathode_distance) <= 0 or self.s1_light_at_gate <= 0:
@@ -332,13 +354,23 @@ class Detector:
         return self.photoelectron_areas[channel]
 
     def options(self) -> dict[str, Any]:
-        """Return options for the context that processes the simulated runs, gains included."""
+        """Return options for the context that processes the simulated runs.
+
+        For XAMS, gains, electron lifetime and drift are those of the simulation.
+        """
         result = dict(self.processing_options)
         if self.context == "xams":
             result["gain_to_pe_array"] = tuple(
                 1 / self.unit_area(channel) if channel in self.channels else 1.0
                 for channel in range(len(self.baselines))
             )
+            for option, value in (
+                ("elife", self.electron_lifetime),
+                ("drift_time_gate", self.drift_time_gate),
+                ("drift_time_cathode", self.drift_time_cathode),
+                ("gate_cathode_distance", self.gate_cathode_distance),
+            ):
+                result.setdefault(option, value)
         return result
 
 

@@ -13,7 +13,7 @@ import strax
 from amstrax.processing.rows import check_bounds, sort_by_time
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join
-from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
+from amstrax.simulation.sensors import PHASES, Signals, base_gain, pulse_shapes
 
 
 class Pulses(NamedTuple):
@@ -42,6 +42,8 @@ class Digitizer:
         self._waiting = Signals.none()
         #: First sample at which each channel can trigger again
         self._free = dict.fromkeys(detector.channels, -(2**62))
+        #: Charge that the base of each PMT lacks [PE], and the time of that [ns]
+        self._lacking = dict.fromkeys(detector.tpc_channels, (0.0, 0.0))
         #: Samples in the memory of the board, and the time of that
         self._memory = np.zeros(2)
 
@@ -55,6 +57,9 @@ class Digitizer:
         self.complete_until = math.inf
         for channel in detector.channels:
             signals, inputs = self._of_channel(self._waiting, channel)
+            if channel in self._lacking:
+                gain, lacking = base_gain(*signals[::2], self._lacking[channel], detector)
+                inputs[1][:] *= gain
             n_done, *columns, self._free[channel] = _digitize(
                 self._rng,
                 *inputs,
@@ -67,6 +72,8 @@ class Digitizer:
                 detector.length_multiple,
                 detector.dead_samples,
             )
+            if channel in self._lacking and n_done:
+                self._lacking[channel] = lacking[n_done - 1], signals.time[n_done - 1]
             channels = np.full(len(columns[0]), channel, dtype=np.int16)
             parts.append(Pulses(channels, *columns))
             kept.append(Signals(*(column[n_done:] for column in signals)))

@@ -18,18 +18,24 @@ EFFECTS: Mapping[str, str] = immutabledict(
         "adc_saturation": "the end of the ADC's range: counts go on to the end of 16-bit integers",
         "afterpulses": "after-pulses of PMTs",
         "dark_counts": "dark counts of PMTs and SiPM",
+        "delayed_electrons": "single electrons up to 100 ms after S2s",
         "diffusion": "diffusion of drifting electrons, along and across the drift",
         "double_photoelectrons": "second photoelectrons of VUV photons; areas stay on average",
+        "electron_gain_spread": "differences of the light of electrons, besides photon statistics",
         "electron_lifetime": "capture of drifting electrons by impurities",
         "extraction": "electrons that stay in the liquid",
+        "multiple_scatters": "what a photon does after its first deposit",
         "noise": "noise of the digitizer",
         "photoelectron_spread": "spread of the charge of photoelectrons",
+        "photoionisation": "electrons that the light of S1s and S2s sets free in the liquid",
+        "pmt_saturation": "loss of gain of PMTs after much charge",
         "sipm_crosstalk": "avalanches of the SiPM that start others",
+        "surface_charge_loss": "loss of electrons at the wall and at the cathode",
         "transit_time_spread": "spread of the transit time of PMTs",
     }
 )
 
-_NEVER = 1e18  # a time that no drift comes near [ns]
+_ENDLESS = 1e18  # a time [ns] or charge [PE] that nothing comes near
 
 #: Effect -> numbers of `Detector` at which it does nothing
 _OFF: Mapping[str, Mapping[str, Any]] = immutabledict(
@@ -37,17 +43,23 @@ _OFF: Mapping[str, Mapping[str, Any]] = immutabledict(
         "adc_saturation": {"adc_saturates": False},
         "afterpulses": {"afterpulse_probability": 0.0},
         "dark_counts": {"dark_rate": 0.0, "sipm_dark_rate": 0.0},
+        "delayed_electrons": {"delayed_electron_probability": 0.0},
         "diffusion": {"diffusion_longitudinal": 0.0, "diffusion_transverse": 0.0},
         "double_photoelectrons": {"dpe_probability": 0.0},
-        "electron_lifetime": {"electron_lifetime": _NEVER},
+        "electron_gain_spread": {"se_gain_spread": 0.0},
+        "electron_lifetime": {"electron_lifetime": _ENDLESS},
         "extraction": {"extraction_efficiency": 1.0},
+        "multiple_scatters": {"multiple_scatters": False},
         "noise": {"noise": 0.0},
         "photoelectron_spread": {
             "photoelectron_spread": 0.0,
             "photoelectron_small": 0.0,
             "sipm_spread": 0.0,
         },
+        "photoionisation": {"photoionisation_probability": 0.0},
+        "pmt_saturation": {"pmt_saturation_charge": _ENDLESS},
         "sipm_crosstalk": {"sipm_crosstalk": 0.0},
+        "surface_charge_loss": {"wall_charge_share": 1.0, "cathode_charge_share": 1.0},
         "transit_time_spread": {"transit_time_spread": 0.0},
     }
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.optics import Patterns
-from amstrax.simulation.sources import Deposits, Interaction
+from amstrax.simulation.sources import Deposits, Interaction, positions
 
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
 
@@ -190,6 +190,12 @@ def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -
     return second.astype(np.int64)
 
 
+def electron_gains(rng: np.random.Generator, n: int, detector: Detector) -> np.ndarray:
+    """Return the light of `n` electrons in units of its mean: a gamma distribution."""
+    spread = detector.se_gain_spread
+    return rng.gamma(1 / spread**2, spread**2, n) if spread else np.ones(n)
+
+
 def s2_photoelectrons(
     rng: np.random.Generator,
     arrivals: np.ndarray,
@@ -210,10 +216,19 @@ def s2_photoelectrons(
     per_channel = photons_per_electron * patterns.s2(x, y)
     sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
     per_channel, channels = _with_sipm(per_channel, sipm, detector)
-    ends = np.cumsum(electrons)
-    time, column, photons, cloud = _electroluminescence(
-        rng, arrivals, ends - electrons, ends, per_channel, detector.gas_transit_time
-    )
+    gains = electron_gains(rng, len(arrivals), detector)
+    ends, transit = np.cumsum(electrons), detector.gas_transit_time
+    if np.all(electrons <= 1):
+        # Photon by photon: most bins would be empty
+        counts = rng.poisson(gains[:, np.newaxis] * per_channel[electrons > 0])
+        entry = np.repeat(np.arange(counts.size), counts.ravel())
+        electron, column = np.divmod(entry, counts.shape[1])
+        time = arrivals[electron] + transit * rng.random(len(entry))
+        photons, cloud = np.ones(len(entry), dtype=np.int64), np.flatnonzero(electrons)[electron]
+    else:
+        time, column, photons, cloud = _electroluminescence(
+            rng, arrivals, gains, ends - electrons, ends, per_channel, transit
+        )
     channel = channels[column]
     second = np.where(
         channel == detector.sipm_channel if detector.sipm_channel is not None else False,
@@ -224,8 +239,78 @@ def s2_photoelectrons(
     return Light(time, channel, photons + second, deposit[cloud], origins)
 
 
+def causes(rng: np.random.Generator, counts: np.ndarray, probability: float) -> np.ndarray:
+    """Return rows of `counts` of which one causes something; each does with `probability`."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    n = rng.binomial(total, probability)
+    return np.searchsorted(ends, rng.integers(max(total, 1), size=n), side="right")
+
+
+def photoionisation(
+    rng: np.random.Generator, cause: Light, patterns: Patterns, detector: Detector
+) -> Light:
+    """Return the light of electrons that the light `cause` sets free anywhere in the liquid.
+
+    They belong to the deposit of that light. The chance of each photoelectron that a PMT sees is
+    `Detector.photoionisation_probability`.
+    """
+    pmt = np.flatnonzero(np.isin(cause.channel, detector.tpc_channels))
+    parent = pmt[causes(rng, cause.n_pe[pmt], detector.photoionisation_probability)]
+    x, y, z = positions(rng, len(parent), detector)
+    drift = drift_times(z, detector)
+    one = np.ones(len(parent), dtype=np.int64)
+    in_gas = extracted(rng, surviving(rng, one, drift, detector), detector)
+    arrivals = arrival_times(rng, cause.time[parent], drift, in_gas, detector)
+    deposit = cause.deposit[parent]
+    return s2_photoelectrons(
+        rng, arrivals, in_gas, deposit, x, y, patterns, detector, Origin.PHOTOIONISATION
+    )
+
+
+def delayed_electrons(
+    rng: np.random.Generator,
+    s2_times: np.ndarray,
+    electrons: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    patterns: Patterns,
+    detector: Detector,
+) -> Light:
+    """Return the light of single electrons long after S2s, where the S2s were.
+
+    Deposits have the mean time of their S2, a number of `electrons` in the gas and a position
+    there, of shape (n,). The rate of later electrons falls like a power of time.
+    """
+    n = rng.binomial(electrons, detector.delayed_electron_probability)
+    which = np.repeat(np.arange(len(n)), n)
+    delay = power_law(
+        rng,
+        len(which),
+        detector.delayed_electron_exponent,
+        detector.delayed_electron_first,
+        detector.delayed_electron_last,
+    )
+    arrivals = s2_times[which] + delay - detector.gas_transit_time / 2
+    one = np.ones(len(which), dtype=np.int64)
+    place = x[which], y[which]
+    return s2_photoelectrons(
+        rng, arrivals, one, which, *place, patterns, detector, Origin.DELAYED_ELECTRON
+    )
+
+
+def power_law(
+    rng: np.random.Generator, n: int, exponent: float, first: float, last: float
+) -> np.ndarray:
+    """Return `n` numbers from `first` to `last` with the density t^-exponent."""
+    u, power = rng.random(n), 1 - exponent
+    if abs(power) < 1e-9:
+        return first * (last / first) ** u
+    return (first**power + u * (last**power - first**power)) ** (1 / power)
+
+
 @numba.njit(cache=True, nogil=True)
-def _electroluminescence(rng, arrivals, starts, ends, per_channel, transit):
+def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transit):
     """Photons in bins of S2_BIN ns, Poisson around the light of the electrons in the gas."""
     n_channels = per_channel.shape[1]
     capacity = 0
@@ -244,10 +329,11 @@ def _electroluminescence(rng, arrivals, starts, ends, per_channel, transit):
         own = arrivals[starts[i] : ends[i]]
         first = own.min()
         n_bins = int((own.max() - first + transit) / S2_BIN) + 3
-        # Light in each bin, in units of an electron's: the running sum of starts minus ends
+        # Light in each bin, in units of a mean electron's: the running sum of starts minus ends
         slope = np.zeros(n_bins + 1)
-        for arrival in own:
-            for position, sign in ((arrival - first, 1.0), (arrival - first + transit, -1.0)):
+        for e in range(starts[i], ends[i]):
+            enters = arrivals[e] - first
+            for position, sign in ((enters, gains[e]), (enters + transit, -gains[e])):
                 b = int(position / S2_BIN)
                 inside = 1 - (position / S2_BIN - b)  # share of the bin after that moment
                 slope[b] += sign * inside

@@ -32,7 +32,7 @@ from amstrax.simulation.detector import Detector
 _MAPS = Path(__file__).with_name("light_maps")
 _EDGE = 1e-3  # distance to walls and electrodes at which points of light begin [mm]
 # Highest powers of the distance from the axis and of the depth in the fits
-_S1_POWERS, _S2_POWERS = (8, 8), (12, 0)
+_S1_POWERS, _S2_POWERS = (10, 10), (12, 0)
 
 
 class Window(NamedTuple):
@@ -80,6 +80,11 @@ class Geometry:
             *(self.anode, self.top_plane - screen, self.top_plane),
         )
         return np.array(z), np.full(len(z), self.transparency), 4
+
+    @property
+    def s1_range(self) -> tuple[float, float]:
+        """Return z between which S1 light is traced: from below the cathode to the surface."""
+        return (self.bottom_plane - self.depth) / 2, self.liquid_level
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -252,8 +257,14 @@ class LightMap:
     s2: tuple[np.ndarray, np.ndarray]
 
     def s1_shares(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return the share of S1 photons that reaches each window, shape (n, windows)."""
-        return self._shares(self.s1, _S1_POWERS, x, y, 1 + 2 * z / self.geometry.depth)
+        """Return the share of S1 photons that reaches each window, shape (n, windows).
+
+        Light from the gas is seen like that of S2s.
+        """
+        result = self._shares(self.s1, _S1_POWERS, x, y, _scaled(z, self.geometry))
+        above = z > self.geometry.liquid_level
+        result[above] = self.s2_shares(x[above], y[above])
+        return result
 
     def s2_shares(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the share of S2 photons that reaches each window, shape (n, windows)."""
@@ -283,31 +294,38 @@ def _grid(geometry: Geometry) -> tuple[np.ndarray, ...]:
     return r * np.cos(phi), r * np.sin(phi), z
 
 
+def _scaled(z: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return z as numbers from -1 to 1 in the range of the map, and its ends outside of it."""
+    lowest, highest = geometry.s1_range
+    return np.clip(2 * (z - lowest) / (highest - lowest) - 1, -1, 1)
+
+
 def _functions(radius, window, powers, x, y, depth):
     """Return functions of r and phi, and of depth, at n points: shapes (n, terms)."""
     in_r, in_depth = powers
     rho, phi = np.hypot(x, y) / radius, np.arctan2(y, x) - math.atan2(window.y, window.x)
     on_axis = window.x == window.y == 0
-    flat = [
-        rho**n * np.cos(m * phi)
-        for m in range(1 if on_axis else in_r + 1)
-        for n in range(m, in_r + 1, 2)
-    ]
-    return np.stack(flat, axis=1), np.polynomial.chebyshev.chebvander(depth, in_depth)
+    highest = 0 if on_axis else in_r
+    m, n = np.array(
+        [(m, n) for m in range(highest + 1) for n in range(m, in_r + 1, 2)], dtype=np.int64
+    ).T
+    of_r = np.vander(rho, in_r + 1, increasing=True)
+    of_phi = np.cos(phi[:, np.newaxis] * np.arange(highest + 1))
+    return of_r[:, n] * of_phi[:, m], np.polynomial.chebyshev.chebvander(depth, in_depth)
 
 
 def make_map(
-    geometry: Geometry, seed: int = 1, points: int = 2_500, photons: int = 2_500
+    geometry: Geometry, seed: int = 1, points: int = 2_500, photons: int = 4_000
 ) -> LightMap:
     """Trace `photons` from each of `points` for S1 and for S2, and fit the light map to them.
 
-    Points are evenly distributed in the volume between gate and cathode, and between liquid and
-    anode. Top windows that are not on the axis must be the same, turned around it.
+    Points are evenly distributed in the liquid (`Geometry.s1_range`), and between liquid and anode.
+    Top windows that are not on the axis must be the same, turned around it.
     """
     rng = np.random.default_rng(seed)
     fits = []
     for bottom, top, powers in (
-        (-geometry.depth, 0.0, _S1_POWERS),
+        (*geometry.s1_range, _S1_POWERS),
         (geometry.liquid_level, geometry.anode, _S2_POWERS),
     ):
         r = (geometry.radius - _EDGE) * np.sqrt(rng.random(points))
@@ -315,7 +333,7 @@ def make_map(
         x, y = r * np.cos(phi), r * np.sin(phi)
         z = rng.uniform(bottom + _EDGE, top - _EDGE, points)
         shares = trace(rng, np.stack([x, y, z], axis=1), photons, geometry) / photons
-        depth = 1 + 2 * z / geometry.depth if powers[1] else np.zeros(points)
+        depth = _scaled(z, geometry) if powers[1] else np.zeros(points)
         own = []
         for first, windows in ((0, (geometry.bottom,)), (1, geometry.top)):
             terms = [
@@ -550,7 +568,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", choices=list(GEOMETRIES), help="light maps")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--points", type=int, default=2_500, help="points (%(default)s)")
-    parser.add_argument("--photons", type=int, default=2_500, help="from each (%(default)s)")
+    parser.add_argument("--photons", type=int, default=4_000, help="from each (%(default)s)")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     for name in args.names:

@@ -55,6 +55,10 @@ _ATOMS_AT_UNIT_DENSITY = 0.602214 / 131.29 / 10
 _LOG_ENERGY, _LOG_COMPTON, _LOG_ABSORBED = np.log(CROSS_SECTIONS).T.copy()
 
 
+#: Where photons come from, if not from a point: see `enter`
+OUTSIDE, INSIDE = "outside", "inside"
+
+
 class Tracks(NamedTuple):
     """Deposits of photons, arrays of shape (m,); those of a photon follow each other in order."""
 
@@ -86,15 +90,22 @@ def enter(
     rng: np.random.Generator,
     n: int,
     detector: Detector,
-    position: tuple[float, float, float] | None,
+    position: tuple[float, float, float] | str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where `n` photons enter the drift volume, and their directions; both shape (n, 3).
 
-    With a `position`, they come from that point in straight lines. None: from everywhere outside,
-    equally from all directions (an isotropic flux through wall, top and bottom).
+    With a `position`, they come from that point in straight lines. `OUTSIDE`: from everywhere
+    outside, equally from all directions (an isotropic flux through wall, top and bottom). `INSIDE`:
+    they start in the liquid, uniformly and to all directions.
     """
-    if position is None:
+    if position == OUTSIDE:
         return _enter_from_everywhere(rng, n, detector)
+    if position == INSIDE:
+        r = detector.radius * np.sqrt(rng.random(n))
+        phi, z = rng.uniform(0, 2 * np.pi, n), -detector.gate_cathode_distance * rng.random(n)
+        up = np.tile([0.0, 0.0, 1.0], (n, 1))
+        direction = _turned(up, rng.uniform(-1, 1, n), rng.uniform(0, 2 * np.pi, n))
+        return np.stack([r * np.cos(phi), r * np.sin(phi), z], axis=1), direction
     return _enter_from_point(rng, n, detector, np.array(position))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from immutabledict import immutabledict
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import amstrax
 from amstrax import redax, rundoc, strict_json
@@ -74,9 +74,10 @@ def simulate(
         Folder for the run.
     detector
         ``xams``, ``xamsl``, or a `Detector`.
-    source, rate, duration, seed, energy_range, source_position, backgrounds, occupancy, yields,
-    optics, without
+    source, rate, duration, seed, energy_range, source_position, backgrounds
         See `amstrax.simulation.blocks.Settings`.
+    occupancy, yields, optics, without
+        Likewise.
     compressor
         Of live data, ``lz4`` or ``blosc``.
     n_hosts, n_threads
@@ -142,7 +143,7 @@ def simulate(
         prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
     ) as folder:
         new = _Files(run_id, Path(folder))
-        _write_json(new.config, {} if settings.is_led else settings.acting.options())
+        _write_json(new.config, _options(settings))
         _write_json(new.settings, all_settings(settings))
         run_dir = new.run
         if realtime is not None:
@@ -183,6 +184,11 @@ def _summary(settings: Settings) -> dict[str, Any]:
         if usual is None or getattr(usual, name) != value
     }
     return {**summary, "detector": settings.detector.name, "detector_values": changed}
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return the options to process the run with."""
+    return {} if settings.is_led else settings.acting.options()
 
 
 def run_document(
@@ -230,6 +236,7 @@ def run_document(
             "channels": {str(board): sorted(detector.channels)},
             "thresholds": {str(board): [detector.threshold] * len(detector.channels)},
         },
+        rundoc.OPTIONS_FIELD: _options(settings),
         "data": [{"type": "live", "host": socket.gethostname(), "location": str(output)}],
         "tags": [],
         "comments": [],
@@ -248,7 +255,7 @@ def load_options(path: str | Path) -> dict[str, Any]:
         raise InvalidOption(
             f"options cannot be read: {error}. Name the file config_RUN.json of `amstrax simulate`"
         ) from None
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    return strict_json.with_tuples(options)
 
 
 class SimulatedRun(NamedTuple):

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import Light, Origin
+from amstrax.simulation.light import Light, Origin, causes
 from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
 
 PHASES = 20  # pulse shapes are tabulated at so many times within a sample
@@ -46,14 +46,9 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
     They belong to the deposit of that light.
     """
     pmt = np.flatnonzero(_in_pmt(light.channel, detector))
-    ends = np.cumsum(light.n_pe[pmt])
-    total = int(ends[-1]) if len(ends) else 0
-    n = rng.binomial(total, detector.afterpulse_probability)
-    if n == 0:
-        return Light.none()
-    parent = pmt[np.searchsorted(ends, rng.integers(total, size=n), side="right")]
+    parent = pmt[causes(rng, light.n_pe[pmt], detector.afterpulse_probability)]
     mean, spread, share = np.array(detector.afterpulse_delays).T
-    kind = rng.choice(len(share), size=n, p=share / share.sum())
+    kind = rng.choice(len(share), size=len(parent), p=share / share.sum())
     delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
     time, channel = light.time[parent] + delay, light.channel[parent]
     return Light.single(time, channel, Origin.AFTERPULSE, light.deposit[parent])
@@ -82,6 +77,34 @@ def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signa
     charge[~pmt] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
     time = rng.normal(light.time, detector.transit_time_spread)
     return Signals(time, light.channel, charge)
+
+
+def base_gain(
+    time: np.ndarray,
+    charge: np.ndarray,
+    before: tuple[float, float],
+    detector: Detector,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gain of a PMT for each of its sorted signals, 1 at rest, and the charge after it.
+
+    The charge Q that the capacitors of the base lack after earlier signals [PE] reduces the gain to
+    1 / (1 + Q / pmt_saturation_charge). It decays within pmt_recovery_time. `before` is that charge
+    at an earlier time, and the time.
+    """
+    return _base_gain(
+        time, charge, *before, detector.pmt_saturation_charge, detector.pmt_recovery_time
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _base_gain(time, charge, lacking, since, half, recovery):
+    gain, after = np.empty(len(time)), np.empty(len(time))
+    for i in range(len(time)):
+        lacking *= np.exp(-(time[i] - since) / recovery)
+        gain[i] = 1 / (1 + lacking / half)
+        lacking += charge[i] * gain[i]
+        after[i], since = lacking, time[i]
+    return gain, after
 
 
 def photoelectron_moments(detector: Detector) -> tuple[float, float]:

@@ -258,10 +258,11 @@ class Kr83m(NamedTuple):
 
 
 class Photons(NamedTuple):
-    """A source of photons outside of the drift volume, with those events that deposit energy."""
+    """A source of photons, with those events that deposit energy."""
 
     lines: Lines
-    position: tuple[float, float, float] | None = None  # [mm]; None: from everywhere
+    #: [mm], or `photons.OUTSIDE`: from everywhere outside of the drift volume, or `photons.INSIDE`
+    position: tuple[float, float, float] | str = photons.OUTSIDE
 
     def deposits(
         self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
@@ -410,7 +411,10 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "beta decays of tritium, up to 18.6 keV", Decays(Betas((18.59,), 2), _BETA)
         ),
         "kr83m": Source("32.1 keV and 9.4 keV, 154 ns half-life apart", Kr83m(KR83M_HALF_LIFE)),
-        "am241": Source("photons of 59.5 keV", Photons(Lines((59.54,)))),
+        "am241": Source(
+            "photons of 59.5 keV that start in the liquid, uniformly: they go 0.5 mm",
+            Photons(Lines((59.54,)), photons.INSIDE),
+        ),
         "co57": Source(
             "photons of 122 and 136 keV", Photons(Lines((122.06, 136.47), (85.6, 10.7)))
         ),
@@ -472,7 +476,7 @@ def source(
     energy_range
         Of sources with uniform energies [keV].
     position
-        Of a source of photons [mm]; None: from everywhere outside.
+        Of a source of photons [mm]; None: from everywhere outside (``am241``: inside).
     """
     if name not in SOURCES:
         raise InvalidOption(f"no source {name!r}{did_you_mean(name, SOURCES)}")

@@ -10,8 +10,8 @@ MODELS = ("nest", "simple")
 #: Mean energy for an excited or ionised atom [keV]; C. Dahl, thesis, Princeton 2009
 WORK_FUNCTION = 13.7e-3
 #: Mean energies for an electron and for a photon in xenon gas [keV], without recombination: usual
-#: value; C. Henriques et al., arXiv:2309.14202, for electrons and alphas
-GAS_PER_ELECTRON, GAS_PER_PHOTON = 21.9e-3, 38.7e-3
+#: value; assumed, published ones are 34 to 111 eV (C. Henriques et al., arXiv:2309.14202)
+GAS_PER_ELECTRON, GAS_PER_PHOTON = 21.9e-3, 40e-3
 _GAS_FANO = 0.15  # of electrons in xenon gas; usual value
 
 #: Interaction -> NEST's model, a member of ``nestpy.interactions``; the others have own functions
@@ -38,8 +38,8 @@ class NestYields:
         except ImportError as error:
             raise NotAvailable(
                 f"photon and electron yields come from nestpy, which cannot be imported ({error}): "
-                "install it with `pip install amstrax[simulation]`, or take the simpler model with "
-                "--yields simple (yields='simple')"
+                "pip install 'amstrax[simulation]', or take the simpler model: --yields simple "
+                "(in Python yields='simple')"
             ) from None
         self._nest = nestpy
         self._calculator = nestpy.NESTcalc(nestpy.detectors.VDetector())

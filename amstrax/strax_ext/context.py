@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import functools
+import inspect
 import io
+import logging
 import operator
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import PurePath
@@ -20,9 +22,16 @@ import pandas as pd
 import strax
 from immutabledict import immutabledict
 
-from amstrax.exceptions import NoSuchDataType, RunNotCovered, did_you_mean
+from amstrax.exceptions import (
+    InvalidOption,
+    RunNotCovered,
+    UnknownColumn,
+    UnknownMethod,
+    did_you_mean,
+)
 from amstrax.run_values import RunValues
 from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext import checks
 from amstrax.strax_ext.equivalents import (
     EQUIVALENT_PARENTS,
     EquivalentData,
@@ -30,6 +39,8 @@ from amstrax.strax_ext.equivalents import (
     parents_metadata,
 )
 from amstrax.strax_ext.plugin import Plugin, Processor
+
+log = logging.getLogger(__name__)
 
 #: Methods of `amstrax.analyses.on_context`
 ANALYSES = (
@@ -57,6 +68,9 @@ class _Analysis:
         return function if instance is None else MethodType(function, instance)
 
 
+#: Arguments of ``get_iter``, which takes options of the context as well
+_OF_GET_ITER = tuple(inspect.signature(strax.Context.get_iter).parameters)
+
 #: Serialises changes and copies of contexts, which take microseconds
 _lock = threading.RLock()
 
@@ -72,6 +86,13 @@ class _Made:
     keys: dict[str, strax.DataKey] = field(default_factory=dict)
     #: Data type and lineage hash -> key of equal data of the other release, for any run
     equal_keys: dict[tuple[str, str], strax.DataKey | None] = field(default_factory=dict)
+    #: Options from run documents, as text -> the same for runs with these
+    by_options: dict[str, "_Made"] = field(default_factory=dict)
+
+    def for_options(self, options: Mapping[str, Any]) -> "_Made":
+        """Return the cache for runs with these options in their documents."""
+        made = _Made(equal_keys=self.equal_keys)
+        return self.by_options.setdefault(repr(sorted(options.items())), made)
 
     def without(self, data_type: str) -> "_Made":
         """Return a copy without one data type, on which no other depends."""
@@ -105,6 +126,35 @@ def _serialised(name: str) -> Callable:
     return method
 
 
+def _checking_data_type(name: str) -> Callable:
+    """Return strax's method of that name, whose first argument is checked to be a data type."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
+        snapshot = self._snapshot()
+        checks.check_data_types(data_type, snapshot._plugin_class_registry)
+        return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
+
+    method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
+    return method
+
+
+def _checking_runs(name: str) -> Callable:
+    """Return strax's method of that name, whose first argument is checked to be run ids."""
+
+    @functools.wraps(getattr(strax.Context, name))
+    def method(self: "Context", run_id: Any, *args: Any, **kwargs: Any) -> Any:
+        checks.check_run_ids(run_id)
+        return getattr(super(Context, self), name)(run_id, *args, **kwargs)
+
+    method.__doc__ = f"Do what strax's ``{name}`` does, for run ids that are text."
+    return method
+
+
+#: Runs whose options have been reported, with these options; and reported warnings of plugins
+_reported: set[tuple[str, ...]] = set()
+
+
 @strax.takes_config(
     strax.Option(
         "stored_chunk_size_mb",
@@ -129,6 +179,12 @@ class Context(strax.Context):
     """
 
     _is_snapshot = False
+    #: Snapshot from which `_of_run` made this one; None for others
+    _of_any_run: "Context | None" = None
+    #: Options from the document of the run that this snapshot is for
+    _run_options: Mapping[str, Any] = immutabledict()
+    #: Runs without document; only in snapshots, since one may be added
+    _unknown_runs: set[str] | frozenset[str] = frozenset()
     #: Version of the corrections that was applied last, and its options
     corrections_version = ""
     corrections: Mapping[str, Any] = immutabledict()
@@ -138,6 +194,8 @@ class Context(strax.Context):
     run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: Cache for the last state
     _made = _Made()
+    #: Unknown options of plugins that a warning has named
+    _unknown_options: frozenset[str] = frozenset()
     #: Access to data of the other release; only in snapshots
     _equivalents: EquivalentData | None = None
 
@@ -165,15 +223,103 @@ class Context(strax.Context):
         self.run_documents = {**self.run_documents, run_id: document}
         self._run_values = RunValues(self)
 
+    def run_defaults(self, run_id: str) -> Mapping[str, Any]:
+        """Return the options in the document of a run.
+
+        Options of the context's config take precedence. The document is the one given with
+        `set_run_document`, or that in the run database. A superrun has the options of its runs.
+
+        Raises
+        ------
+        InvalidRunDocument
+            (a ValueError) when they are no table.
+        InvalidOption
+            (a ValueError) when the runs of a superrun have different options.
+        """
+        if self._of_any_run is not None:
+            return self._run_options
+        if run_id.startswith("_"):
+            return self._superrun_options(run_id)
+        # strax asks for run 0 where there is no run
+        if run_id == "0" or not run_id.isdecimal() or run_id in self._unknown_runs:
+            return {}
+        options = self.run_values.options(run_id)
+        if options is None and isinstance(self._unknown_runs, set):
+            self._unknown_runs.add(run_id)
+        return options or super().run_defaults(run_id)
+
+    def _superrun_options(self, run_id: str) -> Mapping[str, Any]:
+        try:
+            runs = list(self.run_metadata(run_id, projection="sub_run_spec")["sub_run_spec"])
+        except (strax.RunMetadataNotAvailable, LookupError):
+            return {}
+        found = {run: self.run_defaults(run) for run in runs}
+        first = next(iter(found), "")
+        for run, options in found.items():
+            names = sorted(
+                name
+                for name in {*options, *found[first]} - {*self.config}
+                if repr(options.get(name)) != repr(found[first].get(name))
+            )
+            if names:
+                raise InvalidOption(
+                    f"runs {first} and {run} of superrun {run_id} have different options in their "
+                    f"documents: {', '.join(names)}: set these in the config of the context"
+                )
+        return found.get(first, {})
+
+    def _of_run(self, run_id: str) -> "Context":
+        """Return a snapshot with the options in the document of a run, which are logged once."""
+        snapshot = self._of_any_run or self._snapshot()
+        given = snapshot.run_defaults(run_id)
+        if not given and not run_id.startswith("_"):
+            return snapshot
+        options = {name: value for name, value in given.items() if name not in snapshot.config}
+        taken = {o for p in snapshot._plugin_class_registry.values() for o in p.takes_config}
+        used = sorted(taken & {*options})
+        others = sorted(taken & ({*given} - {*options}))
+        others = [name for name in others if repr(given[name]) != repr(snapshot.config[name])]
+        key = (run_id, *used, "", *others)
+        if (used or others) and key not in _reported:
+            _reported.add(key)
+            log.info(
+                "run %s: options of its run document are used: %s%s",
+                run_id,
+                ", ".join(used) or "none",
+                f"; the config of the context overrides {', '.join(others)}" if others else "",
+            )
+        of_run = snapshot._copy()
+        of_run._is_snapshot, of_run._run_values = True, snapshot.run_values
+        of_run._of_any_run, of_run._run_options = snapshot, given
+        of_run._made = snapshot._made.for_options(options) if options else snapshot._made
+        return of_run
+
     deregister_plugins_with_missing_dependencies = _serialised(
         "deregister_plugins_with_missing_dependencies"
     )
     purge_unused_configs = _serialised("purge_unused_configs")
 
     get_data_kinds = _on_snapshot("get_data_kinds")
-    get_dependency_plugins = _on_snapshot("get_dependency_plugins")
-    is_stored = _on_snapshot("is_stored")
+    get_dependencies = _checking_data_type("get_dependencies")
+    get_dependency_plugins = _checking_data_type("get_dependency_plugins")
+    get_save_when = _checking_data_type("get_save_when")
+    get_array = _checking_runs("get_array")
+    make = _checking_runs("make")
+    accumulate = _checking_runs("accumulate")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
+
+    def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
+        """Return whether data is stored; parameters are as in strax."""
+        checks.check_run_ids(run_id)
+        snapshot = self._snapshot()
+        return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what does not exist
+        problem = f"a context has no attribute {name!r}"
+        if not name.startswith("_"):
+            problem += did_you_mean(name, [known for known in dir(self) if known[0] != "_"])
+        raise UnknownMethod(problem)
 
     def set_config(self, config: Mapping[str, Any] | None = None, mode: str = "update") -> None:
         """Set options, as strax does; paths become strings, which strax can hash."""
@@ -191,21 +337,25 @@ class Context(strax.Context):
         if strax.Context.takes_config.keys() - cls.takes_config.keys():
             # straxen, if imported later, adds options only to the class of strax
             cls.takes_config = immutabledict({**strax.Context.takes_config, **cls.takes_config})
+        self._check_arguments(context_config or ())
         self._set_context_config(context_config, mode)
+
+    def _check_arguments(self, names: Iterable[str]) -> None:
+        """Raise UnknownArgument for a name that is not an option of contexts."""
+        unknown = {*names} - {*self.takes_config}
+        known = {*_OF_GET_ITER, *self.takes_config} - {"self", "kwargs", *unknown}
+        checks.check_arguments(sorted(unknown), known, self._options_of_plugins())
 
     _set_context_config = _serialised("set_context_config")
 
     def _get_plugins(
-        self, targets: Sequence[str], *args: Any, **kwargs: Any
+        self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
-        snapshot = self._snapshot()
-        known = snapshot._plugin_class_registry
-        for target in targets:
-            if target not in known:
-                raise NoSuchDataType(
-                    f"this context does not make {target!r}{did_you_mean(target, known)}"
-                )
-        plugins = super(Context, snapshot)._get_plugins(targets, *args, **kwargs)
+        checks.check_run_ids((run_id,))
+        snapshot = self._of_run(run_id)
+        checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
+        self._warn_of_unknown_options(snapshot)
+        plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
         todo = list(plugins.values())
         while todo:
             plugin = todo.pop()
@@ -214,6 +364,25 @@ class Context(strax.Context):
                 todo += plugin.deps.values()
         return plugins
 
+    def _options_of_plugins(self) -> set[str]:
+        plugins = getattr(self, "_plugin_class_registry", {}).values()
+        return {option for plugin in plugins for option in plugin.takes_config}
+
+    def _warn_of_unknown_options(self, snapshot: "Context") -> None:
+        """Warn once of each option that no plugin takes; strax would, many times a call."""
+        free = tuple(snapshot.context_config["free_options"])
+        known = snapshot._options_of_plugins()
+        unknown = snapshot.config.keys() - known - set(free)
+        for option in sorted(unknown - snapshot._unknown_options):
+            self.log.warning(
+                "no plugin of this context takes the option %r%s",
+                option,
+                did_you_mean(option, known),
+            )
+        if unknown:
+            snapshot.context_config["free_options"] = (*free, *unknown)
+            self._unknown_options = snapshot._unknown_options = self._unknown_options | unknown
+
     def get_components(
         self, run_id: str, targets: Any = (), *args: Any, **kwargs: Any
     ) -> strax.ProcessorComponents:
@@ -221,7 +390,7 @@ class Context(strax.Context):
 
         Metadata of new data lists missing live data, and parents from the other release.
         """
-        snapshot = self._snapshot()
+        snapshot = self._of_run(run_id)
         try:
             with self._corrections_named():
                 components = super(Context, snapshot).get_components(
@@ -230,16 +399,19 @@ class Context(strax.Context):
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
             snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
+            snapshot._explain_missing(run_id, targets, kwargs.get("time_range"), error)
             raise
+        plugins = snapshot._get_plugins(strax.to_str_tuple(targets), run_id).values()
+        snapshot._warn_once(run_id, plugins)
         if components.savers:
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
             snapshot._complete_metadata(run_id, components, **which)
         return components
 
-    def get_single_plugin(self, *args: Any, **kwargs: Any) -> strax.Plugin:
+    def get_single_plugin(self, run_id: str, *args: Any, **kwargs: Any) -> strax.Plugin:
         """Return a plugin set up for a run; parameters are as in strax."""
         with self._corrections_named():
-            return super(Context, self._snapshot()).get_single_plugin(*args, **kwargs)
+            return super(Context, self._of_run(run_id)).get_single_plugin(run_id, *args, **kwargs)
 
     @contextlib.contextmanager
     def _corrections_named(self) -> Iterator[None]:
@@ -255,6 +427,14 @@ class Context(strax.Context):
                 f"corrections_version={version!r}, {error}. Covered runs: amstrax corrections "
                 f"coverage {version}"
             ) from None
+
+    def _warn_once(self, run_id: str, plugins: Iterable[strax.Plugin]) -> None:
+        """Log the warnings of plugins about their results, each once in a process."""
+        for plugin in plugins:
+            text = plugin.caution() if isinstance(plugin, Plugin) else ""
+            if text and (text,) not in _reported:
+                _reported.add((text,))
+                log.warning("run %s: %s", run_id, text)
 
     def _complete_metadata(
         self, run_id: str, components: strax.ProcessorComponents, **which: Any
@@ -290,6 +470,19 @@ class Context(strax.Context):
             reason = self._equivalent_data.why_not(self.key_for(run_id, data_type))
             if reason:
                 raise strax.DataNotAvailable(reason) from error
+
+    def _explain_missing(
+        self, run_id: str, targets: Any, time_range: Any, error: strax.DataNotAvailable
+    ) -> None:
+        """Raise an error with the remedy if a run has no data, or none to make the targets from."""
+        if run_id.startswith("_"):
+            return
+        names: list[str] = []
+        for name in strax.to_str_tuple(targets):
+            joined = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
+            names += self._plugin_class_registry[name].depends_on if joined else [name]
+        is_part = time_range is not None
+        raise checks.missing_data(run_id, names, self.storage, self.runs, is_part) from error
 
     @property
     def _equivalent_data(self) -> EquivalentData:
@@ -338,6 +531,7 @@ class Context(strax.Context):
             return super(Context, snapshot).get_metadata(run_id, target, *args, **kwargs)
         except strax.DataNotAvailable as error:
             snapshot._explain(run_id, [target], error)
+            snapshot._explain_missing(run_id, target, None, error)
             raise
 
     def register(self, plugin_class: Any) -> Any:
@@ -351,11 +545,59 @@ class Context(strax.Context):
             return super().register(plugin_class)
 
     def get_iter(self, run_id: str, targets: Any, *args: Any, **kwargs: Any) -> Iterator:
-        """Return an iterator over chunks of data; parameters are as in strax."""
+        """Return an iterator over chunks of data; parameters are as in strax.
+
+        Raises
+        ------
+        InvalidRunId
+            (a ValueError) when `run_id` is not text.
+        NoSuchDataType
+            (a KeyError) for unknown targets.
+        UnknownColumn
+            (a KeyError and ValueError) for columns that are not in the data.
+        InvalidSelection
+            (a ValueError) when the selection is not an expression of columns.
+        UnknownArgument
+            (a TypeError) for an unknown argument.
+        DataNotAvailable
+            (strax's) without data, nor data to make it from.
+        """
+        checks.check_run_ids((run_id,))
+        if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
+            return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
+        snapshot = self._snapshot(new=True)
+        # Such functions may add columns
+        if not snapshot.context_config["apply_data_function"]:
+            snapshot._check_columns(run_id, strax.to_str_tuple(targets), **kwargs)
         if kwargs.get("allow_multiple") and kwargs.get("processor") in (None, "default", Processor):
             # strax accepts targets of different kinds only for its own classes
             kwargs["processor"] = strax.SingleThreadProcessor
-        return super(Context, self._snapshot(new=True)).get_iter(run_id, targets, *args, **kwargs)
+        return super(Context, snapshot).get_iter(run_id, targets, *args, **kwargs)
+
+    def _check_columns(
+        self,
+        run_id: str,
+        targets: tuple[str, ...],
+        selection: Any = None,
+        keep_columns: Any = None,
+        drop_columns: Any = None,
+        time_selection: str = "skip",
+        **_others: Any,
+    ) -> None:
+        """Raise an error if the data has no such columns; parameters are as of ``get_iter``."""
+        checks.check_time_selection(time_selection)
+        if not (selection or keep_columns or drop_columns):
+            return
+        plugins = self._get_plugins(targets, run_id)
+        if len({plugins[target].data_kind_for(target) for target in targets}) > 1:
+            return  # strax refuses these
+        dtype = checks.joined_dtype(plugins, targets)
+        checks.check_selection(selection, dtype)
+        checks.check_columns("keep_columns", keep_columns, dtype)
+        try:
+            checks.check_columns("drop_columns", drop_columns, dtype)
+        except UnknownColumn as error:
+            self.log.warning("%s", error)  # Not an error in strax
 
     # While a run database is unreachable, folders serve, also those without metadata of runs
 
@@ -384,6 +626,10 @@ class Context(strax.Context):
 
     def select_runs(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return a table of selected runs; parameters are as in strax."""
+        arguments = inspect.signature(super().select_runs).bind_partial(*args, **kwargs).arguments
+        if (run_id := arguments.get("run_id")) is not None:
+            checks.check_run_ids(run_id)
+        checks.check_data_types(arguments.get("available", ()), self._plugin_class_registry)
         self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
@@ -391,11 +637,16 @@ class Context(strax.Context):
         """Return the runs with stored data; parameters are as in strax."""
         if kwargs:
             return self.new_context(**kwargs).list_available(target, runs)
+        checks.check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
-        found = super().list_available(target, runs)
-        asked = self.runs["name"].values if runs is None else strax.to_str_tuple(runs)
-        keys = self.keys_for_runs(target, sorted({*asked} - {*found}))
+        if self.runs is None:
+            self.scan_runs()
+        # One snapshot, which fetches the options of runs once
+        snapshot = self._snapshot()
+        found = super(Context, snapshot).list_available(target, runs)
+        asked = snapshot.runs["name"].values if runs is None else strax.to_str_tuple(runs)
+        keys = snapshot.keys_for_runs(target, sorted({*asked} - {*found}))
         places = self._equivalent_data.find_several(keys, **self._find_options)
         equal = [key.run_id for key, place in zip(keys, places, strict=True) if place]
         return sorted([*found, *equal])
@@ -427,7 +678,8 @@ class Context(strax.Context):
         self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
-        snapshot = self._snapshot()
+        checks.check_run_ids((run_id,))
+        snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
         may_differ = snapshot.context_config["use_per_run_defaults"] or run_id.startswith("_")
@@ -439,6 +691,13 @@ class Context(strax.Context):
         key.run_id = run_id
         key._lineage = key._lineage.copy()
         return key
+
+    def keys_for_runs(self, target: str, run_ids: Any) -> list[strax.DataKey]:
+        """Return the keys of data of several runs; parameters are as in strax."""
+        snapshot, runs = self._snapshot(), strax.to_str_tuple(run_ids)
+        left = {*runs} - snapshot._unknown_runs
+        snapshot._unknown_runs |= snapshot.run_values.fetch_options(left)
+        return [snapshot.key_for(run_id, target) for run_id in runs]
 
     def new_context(
         self,
@@ -457,6 +716,7 @@ class Context(strax.Context):
         """
         if processors is None:
             processors = self.processors
+        self._check_arguments(kwargs)
         storage = list(storage) if isinstance(storage, list | tuple) else [storage]
         if not replace:
             storage = [*self.storage, *storage]
@@ -513,6 +773,7 @@ class Context(strax.Context):
             snapshot._plugin_class_registry = dict(self._plugin_class_registry)
             # Shared with the context, which keeps them for later calls
             snapshot._run_values = self.run_values
+            snapshot._unknown_runs = set()
         if not self._is_snapshot:
             made, state = self._made, _State.of(snapshot)
             if state is None or state != made.state:
@@ -549,6 +810,7 @@ class Context(strax.Context):
 
     def __getstate__(self) -> dict[str, Any]:
         left_out = {"_is_snapshot", "_made", "_run_values", "_equivalents"}
+        left_out |= {"_of_any_run", "_run_options", "_unknown_runs"}
         left_out |= {"_fixed_plugin_cache", "_fixed_level_cache"}
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 

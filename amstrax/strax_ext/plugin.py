@@ -55,6 +55,10 @@ class Plugin(strax.Plugin):
         if not self._has_final_dtype:
             super().fix_dtype()
 
+    def caution(self) -> str:
+        """Return a warning about the results with these options, for the log; empty without."""
+        return ""
+
     def iter(self, iters: Mapping[str, Iterator[strax.Chunk]], executor: Any = None) -> Iterator:
         own = vars(type(self))
         narrow = own["input_fields"] if {"input_fields", "compute"} <= own.keys() else {}

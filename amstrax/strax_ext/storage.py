@@ -47,10 +47,12 @@ HOOKS: dict[str, str | None] = {
     "Context.get_metadata": "self, run_id, target, chunk_number, combining",
     "Context.get_source_sf": "self, run_id, target, should_exist, chunk_number",
     "Context.key_for": "self, run_id, target, chunk_number, combining",
+    "Context.keys_for_runs": "self, target, run_ids",
     "Context.__init__": "self, storage, config, register, register_all, processors, kwargs",
     "Context.new_context": "self, storage, config, register, register_all, processors, "
     "replace, kwargs",
     "Context.register": "self, plugin_class",
+    "Context.run_defaults": "self, run_id",
     "Context.scan_runs": "self, check_available, if_check_available, store_fields",
     "Context.set_config": "self, config, mode",
     "Context.set_context_config": "self, context_config, mode",
@@ -324,9 +326,25 @@ class CheckedBackend(strax.FileSytemBackend):
 class DataDirectory(strax.DataDirectory):
     """Folder of data; parameters are those of `strax.DataDirectory`."""
 
+    #: strax writes definitions of superruns into the folder, and by default does not read them
+    provide_run_metadata = True
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.backends = [CheckedBackend()]
+
+    def run_metadata(self, run_id: str, projection: Any = None) -> dict[str, Any]:
+        """Return the metadata of a run, or the definition of a superrun, that is in the folder.
+
+        Raises
+        ------
+        strax.DataNotAvailable
+            Without such a file: strax's context then asks the next frontend.
+        """
+        try:
+            return super().run_metadata(run_id, projection)
+        except strax.RunMetadataNotAvailable as error:
+            raise strax.DataNotAvailable(str(error)) from None
 
     def _scan_runs(self, store_fields: Any) -> Iterator[dict[str, Any]]:
         for run in super()._scan_runs(store_fields):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import logging
 import os
 import pkgutil
 import re
@@ -14,10 +15,34 @@ os.environ["AMSTRAX_CONFIG"] = os.devnull
 for _name in [name for name in os.environ if name.startswith(("XAMS_", "XAMSL_"))]:
     del os.environ[_name]
 SOURCE = Path(__file__).resolve().parent
+BUILD = SOURCE.parent / "build"
+
+# utilix, which straxen imports, asks for the settings of XENON, which nothing here reads
+logging.getLogger("utilix").addFilter(
+    lambda record: "Could not load a configuration file" not in record.getMessage()
+)
+# nbclient tells at level INFO that it begins with a notebook
+logging.getLogger("traitlets").setLevel(logging.WARNING)
+# ipykernel warns that others on this machine could listen to a kernel; these run our notebooks.
+# A kernel reads this file before it says so; that of the user would change what notebooks show.
+_profile = BUILD / "ipython/profile_default"
+_profile.mkdir(parents=True, exist_ok=True)
+(_profile / "ipython_kernel_config.py").write_text(
+    """import logging
+
+logging.getLogger("IPKernelApp").addFilter(
+    lambda record: "TCP without encryption" not in record.getMessage()
+)
+""",
+    encoding="utf-8",
+)
+os.environ["IPYTHONDIR"] = str(_profile.parent)
+
 sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
 
 import build_data_structure_doc  # noqa: E402
 import import_graph  # noqa: E402
+import make_simulation_comparison  # noqa: E402
 import numba  # noqa: E402
 
 import amstrax  # noqa: E402
@@ -103,6 +128,7 @@ def write_pages(app):
         text = results.read_text(encoding="utf-8")
     # Its title is that of the section there
     (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
+    make_simulation_comparison.write()
     show_plain_functions()
     if app.config.nb_execution_mode != "off":
         make_demo()

@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numba.core.event
 import numpy as np
 import pytest
 from make_runs import LENGTH, OVERLAP, RUN_ID, THREADS, options, pulses, write_run
 
 from amstrax import cli, contexts, redax
-from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing import amstraxer, job
 
 OPTIONS = """
 --context --target --output_folder --detector --from_scratch --config_kwargs --context_kwargs
@@ -275,6 +276,35 @@ def test_killed_at_any_moment(tmp_path):
     assert len(st.get_array(RUN_ID, "peak_basics", progress_bar=False)) == len(
         expected["peak_basics"]
     )
+
+
+@pytest.mark.parametrize("show_bar", [False, True])
+def test_compiling_is_shown_and_is_no_work(show_bar, capsys, caplog):
+    caplog.set_level("INFO")
+    slow = 0.1  # [s]
+
+    def compile_one():
+        function = numba.njit(lambda x: x + 1)
+        numba.core.event.start_event("numba:compile")
+        time.sleep(slow)
+        function(1)  # within, as functions that a function calls
+        numba.core.event.end_event("numba:compile")
+
+    began = time.monotonic()
+    with job.Progress("peaks of run 1", 0, 10.0, show_bar) as progress:
+        compile_one()
+        progress.add_raw(10**6)
+        progress.add_chunk(5 * 10**9, 3)
+        compile_one()
+        progress.add_chunk(10 * 10**9, 3)
+        elapsed, _ = progress._elapsed_and_rate()
+        assert progress._compilation.n == 2 and progress._compilation.seconds > 2 * slow
+        assert 0 <= elapsed <= time.monotonic() - began - 2 * slow
+    assert ("compiling (once, about a minute)" in capsys.readouterr().err) == show_bar
+    assert ("compiled 1 functions in" in caplog.text) == (not show_bar)
+    # Afterwards nobody listens
+    compile_one()
+    assert progress._compilation.n == 2
 
 
 def test_bar_in_a_terminal_lines_in_a_job(tmp_path):

@@ -76,6 +76,7 @@ def test_run_that_the_dashboard_submits(runs, live_runs, tmp_path):
     assert set(done[1:-1]) == {("target_raw_records", "done"), ("target_peak_basics", "done")}
     st = contexts.xams(output_folder=tmp_path / "out 1", init_rundb=False)
     st.set_config({"elife": 20000})
+    st.set_run_document(SHORT, document)
     for data_type in ("raw_records", "peak_basics"):
         (made,) = documents.data_of(document, type=data_type)
         key = st.key_for(SHORT, data_type)

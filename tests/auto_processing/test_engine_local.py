@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from needs import need_all
 
 from amstrax import settings
 from amstrax.auto_processing import engines, loop
@@ -23,6 +24,7 @@ from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused
 @pytest.fixture
 def engine(tmp_path):
     """An engine for two jobs at once; all jobs end with the test."""
+    need_all("pidfd")
     engine = LocalEngine(tmp_path / "state", slots=2, grace=0.5)
     yield engine
     for job in engine.jobs():

@@ -51,7 +51,9 @@ def expected(live_runs, tmp_path_factory):
     arguments = [SHORT, TARGET, f"--live_data_dir={live_runs}", f"--output_folder={folder}"]
     rundoc = f"--testing_rundoc={live_runs / f'rundoc_{SHORT}.json'}"
     assert amstraxer.main([*arguments, rundoc, '--context_kwargs={"init_rundb": false}']) == 0
-    return contexts.xams(storage=[strax.DataDirectory(str(folder))])
+    st = contexts.xams(storage=[strax.DataDirectory(str(folder))])
+    st.set_run_document(SHORT, json.loads((live_runs / f"rundoc_{SHORT}.json").read_text()))
+    return st
 
 
 def processed(*arguments, run_id=SHORT):

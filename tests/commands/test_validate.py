@@ -63,7 +63,7 @@ def test_how_well_events_are_reconstructed(report):
     assert abs(merged - number(report, "events_merged_expected")[0]) <= error
     bias, error = number(report, "elife_per_electron_bias")
     assert abs(bias) < 0.02 + 2 * error
-    assert error < 0.03
+    assert error < 0.5  # of 300 us, 8 times the longest drift
 
 
 def test_numbers_are_those_of_the_stored_data(made, report):

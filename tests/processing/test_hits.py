@@ -6,8 +6,10 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing import peaks as kernels
 from amstrax.processing.rows import sort_by_time
+from amstrax.processing.waveforms import record_links
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 SAMPLES = 12
@@ -145,3 +147,103 @@ def test_sort_by_time_without_channels():
     assert sort_by_time(things).tolist() == expected
     assert sort_by_time(things[::-1][::-1]).tolist() == expected
     assert len(sort_by_time(things[:0])) == 0
+
+
+# ---- Integration of the samples around hits ----
+
+# waveforms of the fragments of a pulse; margins [samples]; bounds and areas of its hits at 15
+INTEGRALS = [
+    ([[1, 2, 3, 20, 4, 5, 6]], (0, 0), [(3, 4, 20)]),
+    ([[1, 2, 3, 20, 4, 5, 6]], (2, 1), [(1, 5, 29)]),
+    ([[1, 2, 3, 20, 4, 5, 6]], (9, 12), [(0, 12, 41)]),  # within the pulse
+    ([[20, 1, 2, 3, 20, 5]], (2, 2), [(0, 3, 23), (3, 7, 28)]),  # the earlier hit has more
+    ([[20, 1, 30, 5]], (3, 3), [(0, 2, 21), (2, 6, 35)]),  # not into the next hit
+    ([[0] * 11 + [20], [1, 2, 3]], (1, 2), [(10, 14, 23)]),  # into the fragment behind
+    ([[0] * 11 + [20], [30, 2, 3]], (1, 2), [(10, 12, 20), (0, 3, 35)]),
+    ([[0] * 10 + [3, 4], [30, 2]], (2, 1), [(-2, 2, 39)]),  # into the one before
+]
+
+
+@pytest.mark.parametrize(("waveforms", "margins", "expected"), INTEGRALS)
+def test_integrate_hits(waveforms, margins, expected):
+    n = len(waveforms)
+    records = make_records(waveforms, time=120 * np.arange(n), record_i=np.arange(n))
+    hits = kernels.find_hits(records, by_time=True)
+    before = hits.copy()
+    left, right = (10 * margin for margin in margins)
+    kernels.integrate_hits(hits, records, record_links(records), left, right)
+    bounds = hits[["left_integration", "right_integration", "area"]]
+    assert bounds.tolist() == expected
+    for field in set(hits.dtype.names) - set(bounds.dtype.names):
+        np.testing.assert_array_equal(hits[field], before[field])
+
+
+def sums_of_samples(hits, records, left, right):
+    """Return start, end [ns] and area of widened hits, sample by sample."""
+    samples = {}
+    for r in records:
+        for j in range(r["length"]):
+            value = r["data"][j] + r["baseline"] % 1
+            samples[r["channel"], r["time"] + 10 * j] = value
+    owner = {}
+    for h, hit in enumerate(hits):
+        for t in range(hit["time"], hit["time"] + 10 * hit["length"], 10):
+            owner[hit["channel"], t] = h
+    for h, hit in enumerate(hits):
+        for step, start, n in (
+            (-10, hit["time"] - 10, left),
+            (10, hit["time"] + 10 * hit["length"], right),
+        ):
+            for i in range(n):
+                place = hit["channel"], start + step * i
+                if place not in samples or place in owner:
+                    break
+                owner[place] = h
+    result = []
+    for h in range(len(hits)):
+        times = [t for (_, t), o in owner.items() if o == h]
+        total = sum(samples[hits[h]["channel"], t] for t in times)
+        result.append((min(times), max(times) + 10, total))
+    return result
+
+
+@PROPERTY
+@given(waveforms, st.integers(0, SAMPLES), st.integers(0, SAMPLES), st.sampled_from([0, 0.25]))
+def test_integrals_equal_sums_of_samples(waveforms, left, right, baseline):
+    n = len(waveforms)
+    # Two channels, each with pulses of two fragments, the second of them shorter
+    fragment, channel = np.arange(n) // 2 % 2, np.arange(n) % 2
+    records = make_records(
+        waveforms,
+        time=1000 * (np.arange(n) // 4) + 120 * fragment,
+        channel=channel,
+        record_i=fragment,
+        length=SAMPLES - 3 * fragment,
+        baseline=baseline,
+    )
+    records = sort_by_time(records)
+    links = record_links(records)
+    hits = kernels.find_hits(records, by_time=True)
+    plain = hits.copy()
+    kernels.integrate_hits(hits, records, links, 10 * left, 10 * right)
+    wide = kernels.widen_hits(hits)
+    assert [(h["time"], h["time"] + 10 * h["length"], h["area"]) for h in wide] == sums_of_samples(
+        hits, records, left, right
+    )
+    if len(plain):
+        arguments = kernels._Records.of(records), *links, int(plain["channel"].max()) + 1
+        kernels._integrate_hits.py_func(kernels._NewHits.of(plain), *arguments, left, right)
+        np.testing.assert_array_equal(plain, hits)
+
+
+def test_integrals_that_cannot_be():
+    records = make_records([[20]])
+    links, hits = record_links(records), kernels.find_hits(records)
+    with pytest.raises(InvalidOption, match="hit_left_margin=-1: give a time between 0 and"):
+        kernels.integrate_hits(hits, records, links, -1, 0)
+    with pytest.raises(InvalidOption, match=r"hit_right_margin=130: .* of a record, 120 \[ns\]"):
+        kernels.integrate_hits(hits, records, links, 0, 130)
+    hits["record_i"] = 1
+    with pytest.raises(IndexOutOfBounds, match="record_i"):
+        kernels.integrate_hits(hits, records, links, 0, 0)
+    kernels.integrate_hits(hits[:0], records[:0], record_links(records[:0]), 0, 0)

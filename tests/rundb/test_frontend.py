@@ -226,8 +226,8 @@ def test_there_is_one_query_per_data_type(tmp_path, stored):
     st = with_rundb(counting)
     st.set_context_config({"check_available": ("raw_records", "records")})
     found = st.select_runs()
-    # One for the runs, and for each data type one for each release
-    assert counting.queries == 5
+    # One for the runs, and for each data type one for their options and one for each release
+    assert counting.queries == 7
     assert list(found[found["raw_records_available"]]["name"]) == [RUN_ID]
     assert not found["records_available"].any()
 

@@ -38,6 +38,10 @@ MAY_BE_0 = {
     "s1_position_contrast",
     "extraction_efficiency",
     "s2_area_fraction_top",
+    "se_gain_spread",
+    "photoionisation_probability",
+    "delayed_electron_probability",
+    "delayed_electron_exponent",
     "dpe_probability",
     "photoelectron_spread",
     "photoelectron_small",
@@ -70,6 +74,8 @@ SHARES = {
         "s2_area_fraction_top",
         "s1_position_contrast",
         "extraction_efficiency",
+        "photoionisation_probability",
+        "delayed_electron_probability",
         "dpe_probability",
         "photoelectron_small",
         "afterpulse_probability",
@@ -133,7 +139,8 @@ def test_shares(name):
     ("values", "name", "why"),
     [
         ({"sipm_crosstalk": 1.0}, "sipm_crosstalk", "without end"),
-        ({"gas_transit_time": 6_001.0}, "drift_time_gate", "half of gas_transit_time"),
+        ({"gas_transit_time": 10_001.0}, "drift_time_gate", "half of gas_transit_time"),
+        ({"delayed_electron_last": 5e4}, "delayed_electron_last", "after delayed_electron_first"),
         ({"drift_time_gate": 39_500.0}, "drift_time_cathode", "over drift_time_gate"),
         ({"s1_light_slope": 14.0}, "s1_light_slope", "light at every depth"),
         ({"bottom_channels": (0, 7)}, "top_channels", "one bottom PMT"),
@@ -177,7 +184,7 @@ def test_numbers_that_do_not_go_together(values, name, why):
 
 
 def test_at_the_edge_of_what_goes_together():
-    XAMS.with_values(gas_transit_time=6_000.0, drift_time_cathode=3_000.1, length_multiple=60)
+    XAMS.with_values(gas_transit_time=10_000.0, drift_time_cathode=5_000.1, length_multiple=60)
     XAMS.with_values(baselines=(16_383.0,) * 7)
     XAMS.with_values(top_channels=(1,), s1_light_slope=13.8, adc_bits=15)
 
@@ -243,7 +250,7 @@ def test_channels():
 
 
 def test_drift_velocity():
-    assert XAMS.drift_velocity == pytest.approx(50.5 / 36_500)
+    assert XAMS.drift_velocity == pytest.approx(50.5 / 34_500)
     assert XAMSL.drift_velocity == pytest.approx(1.6e-3, rel=0.01)  # 1.6 mm/us
 
 
@@ -267,6 +274,9 @@ def test_unit_areas_and_gains():
     assert without.options()["gain_to_pe_array"][5] == 1
     assert XAMS.options()["s2_min_area"] == 100
     assert XAMSL.options() == {}
+    slow = XAMS.with_values(electron_lifetime=1e5, drift_time_cathode=45_000.0)
+    drift = ("elife", "drift_time_gate", "drift_time_cathode", "gate_cathode_distance")
+    assert [slow.options()[name] for name in drift] == [1e5, 5_000, 45_000, 50.5]
     # they are a new dictionary
     XAMS.options()["s2_min_area"] = 0
     assert XAMS.options()["s2_min_area"] == 100
@@ -276,9 +286,7 @@ def test_unit_areas_and_gains():
     ("plugin", "option", "value"),
     [
         (event_processing.EventPositions, "gate_cathode_distance", XAMS.gate_cathode_distance),
-        (event_processing.EventPositions, "drift_time_gate", XAMS.drift_time_gate),
         (event_processing.EventPositions, "drift_time_cathode", XAMS.drift_time_cathode),
-        (event_processing.CorrectedAreas, "elife", XAMS.electron_lifetime),
     ],
 )
 def test_numbers_that_are_defaults_of_options(plugin, option, value):

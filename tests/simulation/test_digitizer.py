@@ -13,7 +13,7 @@ from amstrax.simulation.digitizer import Digitizer, Pulses
 from amstrax.simulation.sensors import PHASES, Signals, pulse_shapes
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
-QUIET = XAMS.with_values(noise=0.0)
+QUIET = XAMS.with_values(noise=0.0, pmt_saturation_charge=1e18)
 NEVER = -(2**62)
 
 
@@ -256,7 +256,7 @@ def test_pulses_are_those_of_the_whole_waveform(rows, values, horizons):
 
 @pytest.mark.parametrize("detector", [XAMS, XAMSL])
 def test_many_signals(detector):
-    detector = detector.with_values(noise=0.0)
+    detector = detector.with_values(noise=0.0, pmt_saturation_charge=1e18)
     n = 2_000
     times = 1e5 + np.sort(rng(5).uniform(0, 4e6, n))
     charges = rng(6).exponential(2.0, n)

@@ -18,7 +18,7 @@ def rng(seed=1):
 
 def test_drift_times():
     z = np.array([0.0, -25.25, -50.5])
-    assert electrons.drift_times(z, XAMS) == pytest.approx([3_000, 21_250, 39_500])
+    assert electrons.drift_times(z, XAMS) == pytest.approx([5_000, 22_250, 39_500])
     assert electrons.drift_times(np.array([0.0, -100.0]), XAMSL) == pytest.approx([3_000, 66_000])
     assert electrons.drift_times(z[:0], XAMS).shape == (0,)
 
@@ -66,10 +66,10 @@ def test_extraction():
 
 
 def test_arrival_spread():
-    # D = 2.6e-6 mm2/ns: sqrt(2 D t) = 0.322 mm after 20 us, at 50.5 mm in 36.5 us
+    # D = 2.6e-6 mm2/ns: sqrt(2 D t) = 0.322 mm after 20 us, at 50.5 mm in 34.5 us
     spread = electrons.arrival_spread(np.array([0.0, 20_000.0, 80_000.0]), XAMS)
     assert spread[0] == 0
-    assert spread[1] == pytest.approx(0.32249 / 50.5 * 36_500, rel=1e-4)
+    assert spread[1] == pytest.approx(0.32249 / 50.5 * 34_500, rel=1e-4)
     assert spread[2] == pytest.approx(2 * spread[1])
 
 

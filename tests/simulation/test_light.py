@@ -114,7 +114,7 @@ def s2(arrivals, electrons, detector, seed=1, x=None, y=None):
 @pytest.mark.parametrize("double", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("detector", [XAMS, XAMSL])
 def test_photoelectrons_of_s2s(detector, double):
-    detector = detector.with_values(dpe_probability=double, se_gain=12.0)
+    detector = detector.with_values(dpe_probability=double, se_gain=12.0, se_gain_spread=0.0)
     n, electrons = 400, 50
     arrivals = 1e9 + np.sort(rng().normal(0, 500, n * electrons))
     x, y = np.full(n, 12.0), np.full(n, 3.0)
@@ -135,7 +135,7 @@ def test_photoelectrons_of_s2s(detector, double):
 
 
 def test_light_of_an_s2_is_even_while_electrons_cross_the_gas():
-    detector = XAMS.with_values(se_gain=20_000.0)
+    detector = XAMS.with_values(se_gain=20_000.0, se_gain_spread=0.0)
     found = s2([1e6 + 3.3], [1], detector)
     times = np.repeat(found.time, found.n_pe)
     assert times.min() >= 1e6 + 3.3
@@ -195,8 +195,9 @@ def test_electroluminescence_and_its_twin(arrivals, transit, photons, n_channels
     starts = ends - np.array([len(own) for own in arrivals], dtype=np.int64)
     flat = np.array([t for own in arrivals for t in own], dtype=float)
     per = np.full((len(arrivals), n_channels), photons)
-    compiled = light._electroluminescence(rng(seed), flat, starts, ends, per, transit)
-    plain = light._electroluminescence.py_func(rng(seed), flat, starts, ends, per, transit)
+    gains = rng(seed).gamma(5.0, 0.2, len(flat))
+    compiled = light._electroluminescence(rng(seed), flat, gains, starts, ends, per, transit)
+    plain = light._electroluminescence.py_func(rng(seed), flat, gains, starts, ends, per, transit)
     for one, other in zip(compiled, plain, strict=True):
         np.testing.assert_array_equal(one, other)
 

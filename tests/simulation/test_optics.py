@@ -147,7 +147,7 @@ def test_maps_of_the_package_are_those_of_their_geometry(name):
     assert (optics._MAPS / f"{name}.json").stat().st_size < 200_000
     n, photons, steps = 60, 4_000, 10
     phi, r = rng().uniform(0, 2 * np.pi, n), geometry.radius * np.sqrt(rng(2).random(n)) * 0.999
-    x, y, z = r * np.cos(phi), r * np.sin(phi), rng(3).uniform(-geometry.depth, 0, n)
+    x, y, z = r * np.cos(phi), r * np.sin(phi), rng(3).uniform(*geometry.s1_range, n)
     found = traced(geometry, np.stack([x, y, z], axis=1), photons)
     expected = light_map.s1_shares(x, y, z)
     pulls = (found - expected) / np.sqrt(expected / photons)

@@ -220,7 +220,8 @@ def test_truth_of_xams(tmp_path):
     assert (made_of["purity"][large] > 0.9).mean() > 0.95
     assert (made_of["completeness"][large] > 0.95).mean() > 0.95
     s2s = large & (made_of["kind"] == 2) & (peaks["n_saturated_channels"] == 0)
-    assert np.median(peaks["area"][s2s] / made_of["n_pe"][s2s]) == pytest.approx(1, abs=0.01)
+    # PMTs lose a percent of their gain in the largest
+    assert np.median(peaks["area"][s2s] / made_of["n_pe"][s2s]) == pytest.approx(1, abs=0.02)
     assert (made_of["kind"][large] == peaks["type"][large]).mean() > 0.95
     in_nai = load(chain, "peak_truth_ext")
     area = load(chain, "peak_basics_ext")["area"]

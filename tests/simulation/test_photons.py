@@ -23,7 +23,7 @@ def beam(n, start, direction):
 
 def tracks(energy, n, detector=XAMS, seed=1):
     generator = rng(seed)
-    start, direction = photons.enter(generator, n, detector, None)
+    start, direction = photons.enter(generator, n, detector, photons.OUTSIDE)
     return photons.track(generator, np.full(n, float(energy)), start, direction, detector)
 
 
@@ -69,7 +69,7 @@ def test_share_of_photons_that_pass(energy, detector):
     """An isotropic flux has a known distribution of chords, of which the mean is 4 V / S."""
     n = 20_000
     generator = rng()
-    start, direction = photons.enter(generator, n, detector, None)
+    start, direction = photons.enter(generator, n, detector, photons.OUTSIDE)
     r, h = detector.radius, detector.gate_cathode_distance
     assert (np.hypot(start[:, 0], start[:, 1]) <= r * (1 + 1e-9)).all()
     assert ((start[:, 2] <= 0) & (start[:, 2] >= -h)).all()
@@ -180,8 +180,20 @@ def test_source_at_a_point():
     np.testing.assert_allclose(direction.mean(axis=0), 0, atol=0.03)
 
 
-def test_no_photons():
-    start, direction = photons.enter(rng(), 0, XAMS, None)
+def test_source_in_the_liquid():
+    start, direction = photons.enter(rng(), 20_000, XAMS, photons.INSIDE)
+    assert (
+        stats.kstest(start[:, 0] ** 2 + start[:, 1] ** 2, "uniform", args=(0, 31**2)).pvalue > 0.001
+    )
+    assert stats.kstest(start[:, 2], "uniform", args=(-50.5, 50.5)).pvalue > 1e-3
+    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1)
+    np.testing.assert_allclose(direction.mean(axis=0), 0, atol=0.02)
+    np.testing.assert_allclose((direction**2).mean(axis=0), 1 / 3, atol=0.02)
+
+
+@pytest.mark.parametrize("place", [photons.OUTSIDE, photons.INSIDE, (80.0, 0.0, 0.0)])
+def test_no_photons(place):
+    start, direction = photons.enter(rng(), 0, XAMS, place)
     found = photons.track(rng(), np.zeros(0), start, direction, XAMS)
     assert {len(column) for column in found} == {0}
 

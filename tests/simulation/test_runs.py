@@ -1,5 +1,6 @@
 """Simulated runs: the files, read by somebody else's eyes, and the whole chain on them."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -168,7 +169,7 @@ def test_the_chain_finds_the_events(run, st):
     assert 0.97 * len(truth) < len(events) <= len(truth)
     distance = np.abs(events["s2_center_time"][:, np.newaxis] - truth["s2_center_time"])
     there = (truth["s2_pe"] > 200) & (truth["n_deposits"] == 1)
-    assert np.median(distance.min(axis=0)[there]) < 10
+    assert np.median(distance.min(axis=0)[there]) < 20  # two samples
 
 
 def test_coincidences_are_those_of_the_pairs(run, st):
@@ -192,7 +193,7 @@ def test_every_data_type_of_xams_is_made(st):
 
 def test_positive_pulses_with_their_polarity_corrected(tmp_path):
     """SiPM pulses go up: quiet samples average 0, and saturation is that of the digitizer."""
-    detector = XAMS.with_values(sipm_area=5e4, sipm_dark_rate=300.0)
+    detector = XAMS.with_values(sipm_area=5e4, sipm_dark_rate=300.0, electron_lifetime=30_000.0)
     simulate(tmp_path, detector=detector, rate=60, duration=8.0)
     first_context = processed(tmp_path)
     raw = load(first_context, "raw_records_sipm")
@@ -203,8 +204,9 @@ def test_positive_pulses_with_their_polarity_corrected(tmp_path):
         assert len(raw) == len(records) > 2000 and raw["data"].max() <= 0
         first = records[records["record_i"] == 0]
         exact = first["data"][:, : XAMS.pre_trigger - 5] + first["baseline"][:, np.newaxis] % 1
-        # The median, since some pulses come within others
-        found[corrected] = np.median(exact.mean(axis=1)), load(st, "peaks_sipm")
+        # Pulses that follow another at once have no samples before
+        quiet = exact[abs(exact).max(axis=1) < 10 * XAMS.noise]
+        found[corrected] = quiet.mean(), load(st, "peaks_sipm")
     assert 0.8 < found[False][0] < 1
     assert abs(found[True][0]) < 0.02
     (_, wrong), (_, peaks) = found.values()
@@ -366,9 +368,17 @@ def test_run_ids_are_digits(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["simulate", "demo", "validate"])
+def test_commands_that_simulate_take_the_remedy(command):
+    """The error without nestpy names --yields."""
+    parse_args = importlib.import_module(f"amstrax.commands.{command}").parse_args
+    run_id = [RUN] * (command == "simulate")
+    assert parse_args([*run_id, "--yields=simple"]).yields == "simple"
+
+
 def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nestpy", None)
-    with pytest.raises(NotAvailable, match=r"pip install amstrax\[simulation\].*--yields simple"):
+    with pytest.raises(NotAvailable, match=r"pip install 'amstrax\[simulation\]'.*--yields simple"):
         simulate(tmp_path, yields="nest")
     with pytest.raises(NotAvailable):
         simulate(tmp_path, yields="nest", realtime=10)

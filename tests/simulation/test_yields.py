@@ -169,7 +169,7 @@ def test_without_nestpy(monkeypatch):
 @pytest.mark.parametrize("name", yields.MODELS)
 def test_gas(name):
     photons, electrons = quanta(name, make_deposits(100.0, kind=GAS))
-    assert photons.mean() == pytest.approx(100 / 38.7e-3, rel=0.005)
+    assert photons.mean() == pytest.approx(100 / 40e-3, rel=0.005)
     assert electrons.mean() == pytest.approx(100 / 21.9e-3, rel=0.005)
     # without recombination, the two are independent
     assert abs(np.corrcoef(photons, electrons)[0, 1]) < 0.1

@@ -77,7 +77,14 @@ class LocalEngine(base.Engine):
         self._jobs = self.folder / "jobs"
 
     def submit(self, job: Job) -> str:
-        """Submit a job and return its id, ``NUMBER@HOST``, as `base.Engine.submit`."""
+        """Submit a job and return its id, ``NUMBER@HOST``, as `base.Engine.submit`.
+
+        Raises JobRefused outside Linux too, which alone has handles of processes and ``/proc``.
+        """
+        if not hasattr(os, "pidfd_open"):
+            raise JobRefused(
+                f"engine local on {sys.platform}: it needs Linux; process the run with amstraxer"
+            )
         base.check_files(job)
         try:
             log = job.log.open("ab")

@@ -1,0 +1,496 @@
+"""The command ``amstrax export``: data of runs as CSV, HDF5, Parquet or ROOT file.
+
+Formats, and what each makes of the columns:
+
+- csv: a header of names, so pandas reads it without options. A field of several values becomes
+  columns ``name_0``, ``name_1``, ... Units and descriptions are in ``FILE.json``.
+- hdf5: a group with the name of the data, and in it a dataset for each column, of the shape of the
+  field, with the attributes ``unit`` and ``description``.
+- parquet: fields of several values are lists of fixed size. Fields have the metadata ``unit`` and
+  ``description``.
+- root: a TTree with the name of the data, whose branches have the shape of the fields. ``run_id``
+  is a number.
+
+The rest of the metadata is JSON: columns, runs, targets, selection, lineages. HDF5 has it in the
+attribute ``amstrax`` of the group, Parquet in the metadata ``amstrax`` of the schema, ROOT in the
+string ``amstrax``, CSV in ``FILE.json``.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.amstraxer import ProcessingOptions
+from amstrax.commands import base
+from amstrax.exceptions import InvalidOption, NotAvailable, UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    import strax
+
+log = logging.getLogger("amstrax.export")
+
+#: Rows are written when there are this many [bytes]; chunks of strax are often much smaller
+BATCH_BYTES = 20_000_000
+#: Size of the chunks of a column in HDF5 [bytes]
+_HDF5_CHUNK = 2**16
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Write data of runs to a file for other programs. All runs go into one file, "
+        "with the column run_id first. Data that is not stored is made first, if the context can.",
+        epilog="csv is read by pandas.read_csv(FILE, dtype={'run_id': str}), parquet by "
+        "pandas.read_parquet, hdf5 by h5py, root by uproot or ROOT. All but csv need a package: "
+        "pip install 'amstrax[export]'.",
+    )
+    add = parser.add_argument
+    add("run_ids", nargs="+", metavar="RUN_ID", type=base.run_id, help="runs, as 006724")
+    add(
+        "--target",
+        nargs="+",
+        required=True,
+        metavar="TYPE",
+        help="data type to export, as event_info; several of one data kind are joined",
+    )
+    add(
+        "--format",
+        choices=tuple(FORMATS),
+        help="format of the file (default: that of the suffix of --output, or else csv)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write; required for several runs (default: ./TYPE_RUN_ID.SUFFIX)",
+    )
+    add("--force", action="store_true", help="replace an existing file")
+    add(
+        "--selection",
+        nargs="+",
+        metavar="EXPRESSION",
+        help="export rows for which all of these are true, as 's2_area > 100' '(x < 5) | (y < 5)'",
+    )
+    add(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="export these columns and run_id (default: all)",
+    )
+    add(
+        "--seconds_range",
+        nargs=2,
+        type=float,
+        metavar=("START", "STOP"),
+        help="export rows within this range [s since the start of each run]; needs stored data",
+    )
+    add(
+        "--context",
+        type=base.context_name,
+        help=f"one of {', '.join(base.CONTEXTS)} (default: the first that makes the targets)",
+    )
+    base.add_data(
+        parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
+    )
+    base.add_corrections_version(parser)
+    base.add_reconstruction(parser)
+    add(
+        "--context_kwargs",
+        type=base.json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
+    )
+    base.add_workers(parser)
+    base.add_console(parser)
+    args = parser.parse_args(argv)
+    args.run_ids = list(dict.fromkeys(args.run_ids))
+    if args.format is None:
+        suffixes = {suffix: name for name, f in FORMATS.items() for suffix in f.suffixes}
+        suffix = ".csv" if args.output is None else args.output.suffix
+        if suffix not in suffixes:
+            parser.error(
+                f"--output {args.output}: no format has the suffix {suffix!r}: end it in "
+                f"{', '.join(suffixes)}, or give --format"
+            )
+        args.format = suffixes[suffix]
+    if args.output is None and len(args.run_ids) > 1:
+        parser.error("--output is required for several runs, which go into one file")
+    return args
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Export data, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output or "the current folder"
+    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the export", folder)
+
+
+class Column(NamedTuple):
+    """Column of a file: `shape` is that of the value in a row, () for a number."""
+
+    name: str
+    dtype: "np.dtype"
+    shape: tuple[int, ...]
+    unit: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the metadata of a file says of it."""
+
+    name: str  #: Data type, or data kind of joined data types
+    targets: tuple[str, ...]
+    runs: Mapping[str, Mapping[str, str]]  #: Run id -> data type -> hash of the lineage
+    lineages: Mapping[str, Any]  #: Hash -> lineage
+    selection: Sequence[str]
+    seconds_range: Sequence[float] | None
+    versions: Mapping[str, str]
+    columns: Sequence[Column]
+
+    def as_json(self) -> str:
+        """Return the metadata as JSON."""
+        columns = {
+            c.name: {
+                "dtype": str(c.dtype),
+                "shape": c.shape,
+                "unit": c.unit,
+                "description": c.description,
+            }
+            for c in self.columns
+        }
+        return json.dumps(asdict(self) | {"columns": columns}, indent=1, default=str)
+
+
+class _Format:
+    """Base of the writers of files: columns are written in batches of the same columns."""
+
+    suffixes: tuple[str, ...]
+    package = ""
+
+    def __init__(self, path: Path, content: Content):
+        self.content = content
+        if self.package:
+            self.module = _imported(self.package)
+        self._open(path)
+
+    def _open(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        """Add rows."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Complete the file."""
+        raise NotImplementedError
+
+
+class _Csv(_Format):
+    suffixes = (".csv",)
+
+    def _open(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._header = True
+
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        import pandas as pd
+
+        flat = {name: x for column in columns for name, x in _flat(column, columns[column])}
+        pd.DataFrame(flat).to_csv(self._file, index=False, header=self._header, lineterminator="\n")
+        self._header = False
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _flat(name: str, values: "np.ndarray") -> Iterator[tuple[str, "np.ndarray"]]:
+    """Yield the names and values of columns of numbers, for a column of any shape."""
+    if values.ndim == 1:
+        yield name, values
+        return
+    for i in range(values.shape[1]):
+        yield from _flat(f"{name}_{i}", values[:, i])
+
+
+class _Hdf5(_Format):
+    suffixes = (".h5", ".hdf5")
+    package = "h5py"
+
+    def _open(self, path: Path) -> None:
+        import numpy as np
+
+        self._file = self.module.File(path, "w")
+        group = self._file.create_group(self.content.name, track_order=True)
+        group.attrs["amstrax"] = self.content.as_json()
+        for name, dtype, shape, unit, description in self.content.columns:
+            if dtype.kind == "U":
+                dtype = np.dtype(f"S{dtype.itemsize // 4}")
+            row_bytes = dtype.itemsize * max(1, _product(shape))
+            dataset = group.create_dataset(
+                name,
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                dtype=dtype,
+                chunks=(max(1, _HDF5_CHUNK // row_bytes), *shape),
+                compression="gzip",
+                shuffle=True,
+            )
+            dataset.attrs["unit"], dataset.attrs["description"] = unit, description
+        self._group = group
+
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        for name, values in columns.items():
+            dataset, n = self._group[name], len(self._group[name])
+            dataset.resize(n + len(values), axis=0)
+            dataset[n:] = values.astype(dataset.dtype)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for n in shape:
+        result *= n
+    return result
+
+
+class _Parquet(_Format):
+    suffixes = (".parquet",)
+    package = "pyarrow.parquet"
+
+    def _open(self, path: Path) -> None:
+        import pyarrow
+
+        self._pyarrow = pyarrow
+        fields = []
+        for name, dtype, shape, unit, description in self.content.columns:
+            of_numbers = pyarrow.string() if dtype.kind == "U" else pyarrow.from_numpy_dtype(dtype)
+            for n in reversed(shape):
+                of_numbers = pyarrow.list_(of_numbers, n)
+            about = {"unit": unit, "description": description}
+            fields.append(pyarrow.field(name, of_numbers, nullable=False, metadata=about))
+        self._schema = pyarrow.schema(fields, metadata={"amstrax": self.content.as_json()})
+        self._writer = self.module.ParquetWriter(path, self._schema)
+
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        arrays = [
+            self._array(columns[field.name], field.type).cast(field.type) for field in self._schema
+        ]
+        self._writer.write_table(self._pyarrow.Table.from_arrays(arrays, schema=self._schema))
+
+    def _array(self, values: "np.ndarray", type_: Any) -> Any:
+        if values.ndim == 1:
+            return self._pyarrow.array(values)
+        inner = self._array(values.reshape(-1, *values.shape[2:]), type_.value_type)
+        return self._pyarrow.FixedSizeListArray.from_arrays(inner, type=type_)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Root(_Format):
+    suffixes = (".root",)
+    package = "uproot"
+
+    def _open(self, path: Path) -> None:
+        import numpy as np
+
+        self._file = self.module.recreate(path)
+        branches = {
+            name: np.dtype(np.int64) if dtype.kind == "U" else np.dtype((dtype, shape))
+            for name, dtype, shape, *_ in self.content.columns
+        }
+        runs = ", ".join(self.content.runs)
+        self._tree = self._file.mktree(self.content.name, branches, title=f"Runs {runs}")
+        self._file["amstrax"] = self.content.as_json()
+
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        self._tree.extend(
+            {n: x.astype("int64") if x.dtype.kind == "U" else x for n, x in columns.items()}
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+
+FORMATS: Mapping[str, type[_Format]] = {
+    "csv": _Csv,
+    "hdf5": _Hdf5,
+    "parquet": _Parquet,
+    "root": _Root,
+}
+
+
+def _imported(package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        name = package.partition(".")[0]
+        raise NotAvailable(
+            f"this format needs the package {name}, which cannot be imported ({error}): pip "
+            "install 'amstrax[export]'"
+        ) from None
+
+
+def work(args: argparse.Namespace, stop: Stop) -> str:
+    """Export data, and return the line to print.
+
+    Raises
+    ------
+    UsageError
+        If an option is invalid, or a file exists.
+    NotAvailable
+        Without the package for the format.
+    DataNotAvailable
+        If data is neither stored nor can it be made.
+    """
+    options = base.filled(ProcessingOptions, args, targets=tuple(dict.fromkeys(args.target)))
+    st, options = amstraxer.make_context(options, args.run_ids[0])
+    content = _content(st, options.targets, args)
+    form = FORMATS[args.format]
+    path = args.output or Path(f"{content.name}_{args.run_ids[0]}{form.suffixes[0]}")
+    sidecar = path.with_name(f"{path.name}.json") if form is _Csv else None
+    for file in (path, sidecar) if sidecar else (path,):
+        if file.exists() and not args.force:
+            raise UsageError(f"{file} exists: replace it with --force, or name another --output")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".new_{os.getpid()}_{path.name}")
+    new_sidecar = new.with_name(f"{new.name}.json")
+    n = 0
+    try:
+        with contextlib.closing(form(new, content)) as file:
+            for run_id in args.run_ids:
+                n_before = n
+                for rows in _batches(st, run_id, options.targets, args, stop):
+                    file.write(_columns(rows, run_id, content))
+                    n += len(rows)
+                log.info("run %s: %d rows", run_id, n - n_before)
+        if sidecar is not None:
+            new_sidecar.write_text(content.as_json() + "\n", encoding="utf-8")
+            os.replace(new_sidecar, sidecar)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+        new_sidecar.unlink(missing_ok=True)
+    return f"{path}: {n} rows of {', '.join(options.targets)}, {len(content.columns)} columns"
+
+
+def _content(st: "strax.Context", targets: tuple[str, ...], args: argparse.Namespace) -> Content:
+    """Return what the file is to hold; raises UsageError for options that do not fit the data."""
+    import numpy as np
+    import strax
+
+    import amstrax
+    from amstrax.analyses.loading import area_unit
+    from amstrax.analyses.quantities import ADC_COUNTS
+    from amstrax.strax_ext import checks
+
+    plugins = st._get_plugins(targets, args.run_ids[0])
+    kinds = {target: plugins[target].data_kind_for(target) for target in targets}
+    if len(set(kinds.values())) > 1:
+        text = ", ".join(f"{target} (of {kind})" for target, kind in kinds.items())
+        raise UsageError(f"--target {text}: only data of one kind is joined: export each")
+    dtype = checks.joined_dtype(plugins, targets)
+    try:
+        checks.check_selection(args.selection, dtype)
+        checks.check_columns("--columns", args.columns, dtype)
+    except InvalidOption as error:
+        raise UsageError(f"{error}") from None
+    without_gains = all(area_unit(st, args.run_ids[0], t) == ADC_COUNTS for t in targets)
+    width = max(map(len, args.run_ids))
+    columns = [Column("run_id", np.dtype(f"U{width}"), (), "", "Run")]
+    for (title, name), kind in strax.unpack_dtype(dtype):
+        if args.columns and name not in args.columns:
+            continue
+        unit = (re.findall(r"\[([^]]+)\]", title) or [""])[0]
+        if without_gains:
+            unit = unit.replace("PE", ADC_COUNTS)
+        base_type, shape = np.dtype(kind).subdtype or (np.dtype(kind), ())
+        columns.append(Column(name, base_type, shape, unit, title))
+    runs: dict[str, dict[str, str]] = {}
+    lineages: dict[str, Any] = {}
+    for run_id in args.run_ids:
+        keys = {target: st.key_for(run_id, target) for target in targets}
+        runs[run_id] = {target: key.lineage_hash for target, key in keys.items()}
+        lineages |= {key.lineage_hash: key.lineage for key in keys.values()}
+    return Content(
+        targets[0] if len(targets) == 1 else kinds[targets[0]],
+        targets,
+        runs,
+        lineages,
+        args.selection or (),
+        args.seconds_range,
+        {"amstrax": amstrax.__version__, "strax": strax.__version__},
+        columns,
+    )
+
+
+def _batches(
+    st: "strax.Context",
+    run_id: str,
+    targets: tuple[str, ...],
+    args: argparse.Namespace,
+    stop: Stop,
+) -> Iterator["np.ndarray"]:
+    """Yield the rows of a run in batches of about `BATCH_BYTES`, at least one."""
+    import numpy as np
+
+    chunks = st.get_iter(
+        run_id,
+        targets,
+        selection=args.selection,
+        keep_columns=args.columns,
+        seconds_range=args.seconds_range,
+        max_workers=args.workers,
+        progress_bar=base.shows_progress(args.progress),
+    )
+    waiting: list[np.ndarray] = []
+    try:
+        for chunk in chunks:
+            stop.check()
+            waiting.append(chunk.data)
+            if sum(rows.nbytes for rows in waiting) >= BATCH_BYTES:
+                yield np.concatenate(waiting)
+                waiting = [chunk.data[:0]]
+    except ValueError as error:
+        if args.seconds_range is None or "returned no chunks" not in str(error):
+            raise
+        text = " ".join(f"{t:g}" for t in args.seconds_range)
+        raise UsageError(f"--seconds_range {text}: run {run_id} has no data there") from None
+    finally:
+        # strax closes its files, and raises its own exception
+        with contextlib.suppress(Exception):
+            chunks.close()  # type: ignore[attr-defined]
+    yield np.concatenate(waiting)
+
+
+def _columns(rows: "np.ndarray", run_id: str, content: Content) -> dict[str, "np.ndarray"]:
+    """Return the columns of rows, with that of the run."""
+    import numpy as np
+
+    columns = {"run_id": np.full(len(rows), run_id, content.columns[0].dtype)}
+    for column in content.columns[1:]:
+        columns[column.name] = np.ascontiguousarray(rows[column.name])
+    return columns
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+#!/usr/bin/env python
+"""Compare the simulation with NEST and with a real run, for the page "Checks of the simulation".
+
+Writes simulation_yields.inc and simulation_run.inc beside this file, and the picture of the latter,
+of the run 999999 in ../shared beside the repository. Without nestpy, or that run, they say so.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amstrax import contexts, simulation
+from amstrax.analyses import pulses
+from amstrax.exceptions import NotAvailable
+from amstrax.simulation import sources, yields
+from amstrax.simulation.detector import XAMS, XAMSL
+
+SOURCE = Path(__file__).parent
+SHARED = SOURCE.resolve().parents[2] / "shared/data"
+RUN_ID, SIMULATED_ID = "999999", "100999"
+PICTURE = "_static/simulation_run.png"
+GAMMA = sources.Interaction.PHOTOABSORPTION
+#: Events of each source, and length of the simulated run [s]
+N_EVENTS, DURATION = 2000, 16.0
+#: Pulses of alphas in the real run are higher [ADC counts]
+ALPHA_HEIGHT = 600.0
+
+DIFFERENCES = """Differences, and what they come from:
+
+- Half of the pulses of the run are low, and most of them are in both channels at once: light that
+  is not of alphas in the drift volume. No source of the simulation has it.
+- Areas and heights of alphas: the product of ``g1`` and ``photoelectron_areas`` is assumed for
+  XAMSL. The sum over both channels is about 3 times too large, and the share of channel 1 too low
+  (27 % of the area with the light map, 42 % in the run), as far as both PMTs have the same gain.
+- The spectrum of areas is wider in the run, and shows no lines.
+- The board of the run gives windows of 500 samples, of which the signal is a part. Simulated pulses
+  end ``post_trigger`` samples after the signal.
+- Baselines of the run wander, and noise differs between channels. In the simulation both are
+  constant.
+"""
+
+
+def write(folder: Path = SOURCE, shared: Path = SHARED) -> None:
+    """Write both parts of the page into `folder`."""
+    (folder / "simulation_yields.inc").write_text(yields_part(), encoding="utf-8")
+    (folder / "simulation_run.inc").write_text(run_part(folder, shared), encoding="utf-8")
+
+
+def yields_part() -> str:
+    """Return a table of yields of each source, of the simulation and of nestpy."""
+    try:
+        import nestpy
+    except ImportError:
+        return "nestpy is not installed where this page was built: no table.\n"
+    interactions = nestpy.interactions
+    models = {
+        GAMMA: interactions.gammaRay,
+        sources.Interaction.COMPTON: interactions.beta,
+        sources.Interaction.BETA: interactions.beta,
+        sources.Interaction.NUCLEAR_RECOIL: interactions.NR,
+    }
+    nest = nestpy.NESTcalc(nestpy.detectors.VDetector())
+    at = XAMS.xenon_density, XAMS.drift_field
+
+    def mean(kind: int, energy: float, delay: float) -> tuple[float, float]:
+        if kind == sources.Interaction.ALPHA:
+            found = nest.GetYields(interactions.ion, energy, *at, 4.0, 2.0)
+        elif kind in (sources.Interaction.KR83M_FIRST, sources.Interaction.KR83M_SECOND):
+            found = nest.GetYieldKr83m(energy, *at, delay + 1, max(delay - 1, 0))
+        else:
+            found = nest.GetYields(models[kind], energy, *at)
+        return found.PhotonYield, found.ElectronYield
+
+    rows = []
+    model = yields.model("nest", *at)
+    for name, source in sources.SOURCES.items():
+        if source.model is None or name == "gas":
+            continue
+        rng = np.random.default_rng(1)
+        found, _ = sources.deposits(rng, source, np.arange(N_EVENTS) * 1e6, XAMS)
+        photons, electrons = model.quanta(rng, found)
+        columns = (found.kind.tolist(), found.energy.tolist(), found.delay.tolist())
+        direct = np.sum([mean(*row) for row in zip(*columns, strict=True)], axis=0)
+        as_gamma = sum(mean(GAMMA, energy, 0.0)[0] for energy in columns[1])
+        energy = found.energy.sum()
+        numbers = (photons.sum(), direct[0], electrons.sum(), direct[1], as_gamma)
+        is_electronic = not np.isin(found.kind, (1, 5)).any()
+        last = f"{as_gamma / energy:.1f}" if is_electronic else "-"
+        rows.append((f"``{name}``", *(f"{n / energy:.1f}" for n in numbers[:-1]), last))
+    header = (
+        "Source",
+        "photons/keV",
+        "of NEST",
+        "electrons/keV",
+        "of NEST",
+        "photons/keV, all as photoabsorption",
+    )
+    version = "nestpy " + _version("nestpy")
+    text = f"{N_EVENTS} events of each source, at {at[1]:.0f} V/cm and {at[0]} g/cm3, {version}. "
+    text += f"{_resolution(model):.1%} is the resolution (sigma/E) of 662 keV that follows from "
+    text += "photoelectrons and electrons in the gas in XAMS, of photons that are absorbed at once."
+    return f"{text}\n\n{_table(header, rows)}"
+
+
+def _resolution(model: yields.Yields, n: int = 4000) -> float:
+    """Return sigma / E of photoabsorbed 662 keV, from detected photons and extracted electrons."""
+    rng = np.random.default_rng(1)
+    places = sources.in_liquid(rng, n, XAMS)
+    kinds = np.full(n, sources.Interaction.PHOTOABSORPTION, dtype=np.int8)
+    zero = np.zeros(n)
+    found = sources.Deposits(np.arange(n), zero, np.full(n, 661.66), kinds, zero, *places)
+    photons, electrons = model.quanta(rng, found)
+    seen = rng.binomial(photons, XAMS.g1 / (1 + XAMS.dpe_probability))
+    out = rng.binomial(electrons, XAMS.extraction_efficiency)
+    light = rng.poisson(out * XAMS.se_gain)
+    energy = seen * (1 + XAMS.dpe_probability) / XAMS.g1
+    energy = energy + light / XAMS.se_gain / XAMS.extraction_efficiency
+    return float(energy.std() / energy.mean())
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def run_part(folder: Path, shared: Path) -> str:
+    """Return a table of pulses of the real and a simulated run of XAMSL, and draw their spectra."""
+    document = shared / f"rundoc_{RUN_ID}.json"
+    if not document.exists():
+        return "The real run is not on the machine where this page was built: no comparison.\n"
+    with tempfile.TemporaryDirectory() as work:
+        real = _pulses(RUN_ID, shared / "live_data", document, Path(work, "real"))
+        seconds = float(np.ptp(real.time)) / 1e9
+        # Alphas as often as in the run; it has no S2, so that no electrons come out of the liquid
+        rate = len(real.above(ALPHA_HEIGHT).of(0).time) / seconds
+        simulated = _simulated(rate, Path(work))
+    runs = {f"run {RUN_ID}": (real, seconds), "simulated": (simulated, DURATION)}
+    figure = pulses.plot_pulses(runs)
+    (folder / PICTURE).parent.mkdir(exist_ok=True)
+    figure.savefig(folder / PICTURE, dpi=80)
+    numbers = list(pulses.pulse_numbers(runs, ALPHA_HEIGHT))
+    rows = [
+        (str(n.channel), n.text, *map(_short, n.values), _short(n.values[1] / n.values[0]))
+        for n in numbers
+    ]
+    header = ("Channel", "Pulses", *runs, "ratio")
+    text = (
+        f"Run {RUN_ID} ({seconds:.1f} s of it), beside {DURATION:.0f} s of ``rn222`` at {rate:.0f} "
+        "Hz in XAMSL, with ``extraction_efficiency`` 0:"
+    )
+    return f"{text}\n\n{_table(header, rows)}\n{DIFFERENCES}\n.. image:: {PICTURE}\n"
+
+
+def _simulated(rate: float, folder: Path) -> pulses.Pulses:
+    detector = XAMSL.with_values(extraction_efficiency=0.0)
+    simulation.simulate(
+        SIMULATED_ID, folder / "live", detector, "rn222", rate, DURATION, yields=_best_yields()
+    )
+    document = folder / f"live/rundoc_{SIMULATED_ID}.json"
+    return _pulses(SIMULATED_ID, folder / "live", document, folder / "simulated")
+
+
+def _best_yields() -> str:
+    try:
+        yields.model("nest", XAMSL.xenon_density, XAMSL.drift_field)
+    except NotAvailable:
+        return "simple"
+    return "nest"
+
+
+def _pulses(run_id: str, live_data: Path, document: Path, output: Path) -> pulses.Pulses:
+    st = contexts.xams_little(
+        output_folder=output, init_rundb=False, config={"live_data_dir": str(live_data)}
+    )
+    run_doc = json.loads(document.read_text(encoding="utf-8"))
+    st = contexts.context_for_daq_reader(st, run_id, run_doc=run_doc)
+    return pulses.pulses_of(st.get_array(run_id, "raw_records_v1730", progress_bar=False))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (header, *rows):
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write()

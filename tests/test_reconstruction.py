@@ -1,0 +1,205 @@
+"""Parts of the improved reconstruction: lineage, combination, and their gain on truth."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from make_runs import RUN_ID, context, load, pulses, write_run
+
+from amstrax import contexts
+from amstrax.auto_processing import amstraxer, submitting
+from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
+from amstrax.exceptions import InvalidOption, UsageError
+from amstrax.plugins import improved_hits, reconstruction
+from amstrax.plugins.peak_processing import Peaks
+from amstrax.simulation import matching, simulate
+
+#: Data types of xams that no part changes
+UNCHANGED = ("raw_records", "records", "pulse_counts", "peaks_ext", "peak_basics_sipm")
+
+
+def xams(**kwargs):
+    return contexts.xams(init_rundb=False, storage=[], **kwargs)
+
+
+def hashes(**kwargs):
+    return {name: found["hash"] for name, found in xams(**kwargs).provided_dtypes().items()}
+
+
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+def test_lineage(release):
+    lab = hashes(release=release)
+    for same in ("lab", ["lab"], None, ()):
+        assert hashes(release=release, reconstruction=same) == lab
+    improved = hashes(release=release, reconstruction="improved")
+    assert improved.keys() == lab.keys()
+    changed = {name for name in lab if lab[name] != improved[name]}
+    assert not changed & set(UNCHANGED)
+    assert changed >= {"hits", "lone_hits", "peaks", "peak_basics", "event_info"}
+    assert hashes(release=release, reconstruction=("hits",)) == hashes(
+        release=release, reconstruction="hits"
+    )
+    plugin = xams(release=release, reconstruction="hits")._plugin_class_registry["peaks"]
+    assert plugin.__name__ == "Peaks" and plugin.__version__ == "0.1.50+hits1"
+    assert issubclass(plugin, Peaks) and issubclass(plugin, improved_hits.ImprovedPeaks)
+
+
+def test_options_are_in_the_lineage():
+    st = xams(reconstruction="hits")
+    before = st.key_for("0", "peaks").lineage_hash
+    for name, value in (
+        ("hit_threshold_adc", (5, 6, 7, 8, 9)),
+        ("hit_threshold_sigma", 5),
+        ("hit_left_margin", 20),
+        ("hit_right_margin", 20),
+    ):
+        changed = xams(reconstruction="hits", config={name: value})
+        assert changed.key_for("0", "peaks").lineage_hash != before
+        assert changed.key_for("0", "hits").lineage_hash != st.key_for("0", "hits").lineage_hash
+
+
+def test_contexts_can_be_pickled():
+    st = xams(reconstruction="improved", release="2.2")
+    copy = pickle.loads(pickle.dumps(st))
+    assert copy._plugin_class_registry["peaks"] is st._plugin_class_registry["peaks"]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = reconstruction.nothing
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        ("imprved", "no part 'imprved'; did you mean improved?"),
+        (["hits", "hit"], "no part 'hit'; did you mean hits?"),
+        (["lab", "hits"], "lab goes with no part"),
+        ("", "no part ''"),
+        (3, "no part 3"),
+    ],
+)
+def test_unknown_parts(wrong, text):
+    with pytest.raises(InvalidOption, match=text):
+        xams(reconstruction=wrong)
+
+
+def test_parts_combine(monkeypatch):
+    """A second part of the same plugin: both are in its version, in the order of the table."""
+
+    class OtherPeaks:
+        """Other peaks."""
+
+        def find_hits(self, records, links):
+            return super().find_hits(records, links)[:0]
+
+    parts = {**reconstruction.PARTS, "other": reconstruction.Part(3, {"Peaks": OtherPeaks})}
+    monkeypatch.setattr(reconstruction, "PARTS", parts)
+    for names in (("hits", "other"), ("other", "hits"), ("improved",)):
+        (plugin,) = reconstruction.with_parts([Peaks], reconstruction.parts_of(names))
+        assert plugin.__version__ == "0.1.50+hits1+other3"
+        assert plugin.__mro__[1:3] == (OtherPeaks, improved_hits.ImprovedPeaks)
+        assert {"hit_left_margin", "peak_min_pmts"} <= plugin.takes_config.keys()
+    assert reconstruction.with_parts([Peaks], ()) == (Peaks,)
+
+
+def test_tools():
+    options = ProcessingOptions(
+        targets=("peaks",),
+        context_kwargs={"init_rundb": False, "storage": []},
+        config_kwargs={"hit_left_margin": 20},
+    )
+    with pytest.raises(UsageError, match="no plugin takes the option 'hit_left_margin'"):
+        amstraxer.make_context(options)
+    words = ["1", "--target", "peaks", "--reconstruction", "hits", "--config_kwargs"]
+    words += ['{"hit_left_margin": 20}', "--context_kwargs", '{"init_rundb": false}']
+    options = ProcessingOptions.of(amstraxer.parse_args(words))
+    st, _ = amstraxer.make_context(options)
+    expected = xams(reconstruction="hits", config={"hit_left_margin": 20})
+    assert st.key_for("0", "peaks").lineage == expected.key_for("0", "peaks").lineage
+    template = submitting.make_job_template(options, "jobs", "logs")
+    assert "--reconstruction=hits" in template.options
+    by_keyword = ProcessingOptions(
+        ("peaks",), context_kwargs={"init_rundb": False, "reconstruction": ["hits"]}
+    )
+    assert amstraxer.make_context(by_keyword)[0].key_for("0", "peaks").lineage["peaks"][1] == (
+        "0.1.50+hits1"
+    )
+    with pytest.raises(InvalidOption, match="xams_led has no such parts"):
+        amstraxer.make_context(ProcessingOptions(("records_led",), reconstruction=("hits",)))
+
+
+# ---- Part: hits ----
+
+
+@pytest.mark.parametrize(
+    "config, text",
+    [
+        ({"hit_threshold_adc": -1}, "hit_threshold_adc=-1: give a number of 0 or more"),
+        ({"hit_threshold_adc": ((1, 2), (3,))}, "hit_threshold_adc=.*one a channel"),
+        ({"hit_threshold_sigma": (5, float("nan"))}, "hit_threshold_sigma=.*: give a number"),
+        ({"hit_right_margin": 400}, "hit_right_margin=400 ns of peaks is too long for chunks"),
+        ({"hit_left_margin": -10}, "hit_left_margin=-10: give a time between 0 and"),
+        ({"hit_threshold_adc": (8, 8)}, "channel 2, but thresholds for 2 channels"),
+    ],
+)
+def test_invalid_options_of_hits(tmp_path, config, text):
+    write_run(tmp_path, pulses([1_000_000], channels=range(5)))
+    st = context(tmp_path, reconstruction="hits", **config)
+    with pytest.raises(ValueError, match=text):
+        load(st, "peaks")
+
+
+def test_thresholds_and_margins(tmp_path):
+    """Pulses of 20, 5 and 30 ADC counts, a triangle of 20 samples."""
+    parts = [pulses(1_000_000, channel, height=h) for channel, h in enumerate((20, 5, 30))]
+    write_run(tmp_path, np.concatenate(parts))
+    first = {"hit_threshold_adc": (15, 15, 25, 0, 0), "hit_left_margin": 0, "hit_right_margin": 0}
+    st = context(tmp_path, reconstruction="hits", peak_min_area=0, **first)
+    hits = load(st, "hits")
+    assert hits["channel"].tolist() == [0, 2]
+    assert hits["threshold"].tolist() == [15, 25]
+    narrow = load(st, "peaks")
+    st.set_config({"hit_left_margin": 100, "hit_right_margin": 100})
+    peaks = load(st, "peaks")
+    whole = load(st, "records")["area"]
+    np.testing.assert_array_equal(peaks["area_per_channel"][0], [whole[0], 0, whole[2], 0, 0])
+    assert (narrow["area_per_channel"][0][[0, 2]] < 0.8 * whole[[0, 2]]).all()
+    assert load(st, "hits")["area"].tolist() == whole[[0, 2]].tolist()
+    # Each hit is in a peak
+    assert not len(load(st, "lone_hits"))
+
+
+@pytest.fixture(scope="module")
+def small_signals(tmp_path_factory):
+    """Folder of a simulated run of 1 to 40 photoelectrons of S1 light, and its truth."""
+    folder = tmp_path_factory.mktemp("simulated")
+    kwargs = dict(energy_range=(0.3, 4), yields="simple", rate=150, duration=5)
+    simulate(RUN_ID, folder, source="flat", **kwargs)
+    return folder, np.load(folder / f"truth_{RUN_ID}.npy")
+
+
+def areas_of_s1s(small_signals, name):
+    """Return true and reconstructed areas of S1s [PE]; 0 where no peak is."""
+    folder, truth = small_signals
+    options = json.loads((folder / f"config_{RUN_ID}.json").read_text())
+    document = json.loads((folder / f"rundoc_{RUN_ID}.json").read_text())
+    config = to_dict_tuple(options) | {"peak_min_area": 0.3, "live_data_dir": str(folder)}
+    st = contexts.xams(
+        output_folder=folder / "out", init_rundb=False, config=config, reconstruction=name
+    )
+    contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
+    peaks = load(st, ("peaks", "peak_basics"))
+    first, beyond = (x[:, 0] for x in matching._peak_ranges(truth, peaks))
+    total = np.concatenate([[0], np.cumsum(peaks["area"], dtype=float)])
+    return truth["s1_pe"], total[beyond] - total[first]
+
+
+def test_small_signals_keep_their_area(small_signals):
+    found = {name: areas_of_s1s(small_signals, name) for name in ("lab", "hits")}
+    pe = found["lab"][0]
+    some, few = (pe >= 5) & (pe <= 16), (pe >= 1) & (pe <= 3)
+    ratio = {name: area[some].sum() / pe[some].sum() for name, (_, area) in found.items()}
+    # Counts of photoelectrons vary by 0.35 of their charge, so the mean of 400 S1s by 0.6 %
+    assert ratio["lab"] < 0.985
+    assert ratio["hits"] == pytest.approx(1, abs=0.015)
+    efficiency = {name: (area[few] > 0).mean() for name, (_, area) in found.items()}
+    assert efficiency["hits"] >= efficiency["lab"] > 0.9
