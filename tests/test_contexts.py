@@ -80,7 +80,10 @@ def test_signatures():
         return list(inspect.signature(function).parameters)
 
     expected = ["output_folder", "init_rundb", "mongo_kwargs", "corrections_version", "args"]
-    assert parameters(contexts.xams) == [*expected, "release", "simulation_truth", "kwargs"]
+    assert parameters(contexts.xams) == [
+        *expected,
+        *("release", "reconstruction", "simulation_truth", "kwargs"),
+    ]
     assert parameters(contexts.xams_little) == [*expected, "simulation_truth", "kwargs"]
     assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"
     little = inspect.signature(contexts.xams_little).parameters

@@ -108,11 +108,11 @@ def test_tools():
         config_kwargs={"hit_left_margin": 20},
     )
     with pytest.raises(UsageError, match="no plugin takes the option 'hit_left_margin'"):
-        amstraxer.make_context(options)
+        amstraxer.make_context(options, RUN_ID)
     words = ["1", "--target", "peaks", "--reconstruction", "hits", "--config_kwargs"]
     words += ['{"hit_left_margin": 20}', "--context_kwargs", '{"init_rundb": false}']
     options = ProcessingOptions.of(amstraxer.parse_args(words))
-    st, _ = amstraxer.make_context(options)
+    st, _ = amstraxer.make_context(options, RUN_ID)
     expected = xams(reconstruction="hits", config={"hit_left_margin": 20})
     assert st.key_for("0", "peaks").lineage == expected.key_for("0", "peaks").lineage
     template = submitting.make_job_template(options, "jobs", "logs")
@@ -120,11 +120,13 @@ def test_tools():
     by_keyword = ProcessingOptions(
         ("peaks",), context_kwargs={"init_rundb": False, "reconstruction": ["hits"]}
     )
-    assert amstraxer.make_context(by_keyword)[0].key_for("0", "peaks").lineage["peaks"][1] == (
-        "0.1.50+hits1"
-    )
+    assert amstraxer.make_context(by_keyword, RUN_ID)[0].key_for("0", "peaks").lineage["peaks"][
+        1
+    ] == ("0.1.50+hits1")
     with pytest.raises(InvalidOption, match="xams_led has no such parts"):
-        amstraxer.make_context(ProcessingOptions(("records_led",), reconstruction=("hits",)))
+        amstraxer.make_context(
+            ProcessingOptions(("records_led",), reconstruction=("hits",)), RUN_ID
+        )
 
 
 # ---- Part: hits ----
@@ -173,7 +175,8 @@ def small_signals(tmp_path_factory):
     """Folder of a simulated run of 1 to 40 photoelectrons of S1 light, and its truth."""
     folder = tmp_path_factory.mktemp("simulated")
     kwargs = dict(energy_range=(0.3, 4), yields="simple", rate=150, duration=5)
-    simulate(RUN_ID, folder, source="flat", **kwargs)
+    # Tracing of photons takes longer, and changes only where they are seen
+    simulate(RUN_ID, folder, source="flat", optics="inverse_of_reconstruction", **kwargs)
     return folder, np.load(folder / f"truth_{RUN_ID}.npy")
 
 

@@ -1,8 +1,7 @@
 """Corrections: option values for ranges of runs, from published files.
 
-- `amstrax.corrections.lookup`: parse a file, look up the value for a run, add ranges
-- `amstrax.corrections.store`: find files in a folder, a package, a server or a cache on disk
-- `amstrax.corrections.versions`: options that a version of the corrections sets, and covered runs
+- `amstrax.corrections.store`: find files in a folder, a package, a server or a cache; parse them
+- `amstrax.corrections.lookup`: values for a run, ranges of files, look-up strings, versions
 - `amstrax.corrections.config`: plugin options whose value is looked up for each run
 - `amstrax.corrections.check`: report errors in a folder of files
 """

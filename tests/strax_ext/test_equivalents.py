@@ -15,6 +15,7 @@ from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts
 from amstrax.auto_processing.amstraxer import to_dict_tuple
+from amstrax.plugins import peak_processing
 from amstrax.rundb import RunDB
 from amstrax.rundb.diagnose import described_releases
 from amstrax.rundb.embedded import LocalClient
@@ -359,7 +360,7 @@ def test_equal_data_is_loaded_and_named_in_the_metadata(as_other, caplog, monkey
 
 
 def test_other_options_and_plugins_of_users_load_nothing(as_other):
-    class Peaks(contexts.peak_processing.Peaks):
+    class Peaks(peak_processing.Peaks):
         pass
 
     assert not plain(as_other, config={"peak_min_pmts": 2}).is_stored(RUN_ID, "peaks")
