@@ -361,9 +361,13 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         Without the package for the format.
     DataNotAvailable
         If data is neither stored nor can it be made.
+    RunDatabaseUnreachable
+        If the options of a run cannot be read now.
     """
     options = base.filled(ProcessingOptions, args, targets=tuple(dict.fromkeys(args.target)))
     st, options = amstraxer.make_context(options, args.run_ids[0])
+    for run_id in args.run_ids:
+        st.run_values.check_options(run_id)
     content = _content(st, options.targets, args)
     form = FORMATS[args.format]
     path = args.output or Path(f"{content.name}_{args.run_ids[0]}{form.suffixes[0]}")
