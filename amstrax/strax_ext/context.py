@@ -337,7 +337,8 @@ class Context(strax.Context):
     def __getattr__(self, name: str) -> Any:
         # Called only for what does not exist
         problem = f"a context has no attribute {name!r}"
-        if not name.startswith("_"):
+        # strax looks for the settings of a context that it has not made yet
+        if not name.startswith("_") and "context_config" in self.__dict__:
             problem += did_you_mean(name, [known for known in dir(self) if known[0] != "_"])
         raise UnknownMethod(problem)
 
