@@ -9,6 +9,7 @@ from make_runs import RUN_ID
 
 from amstrax import contexts
 from amstrax.exceptions import AmstraxError
+from amstrax.strax_ext import context as context_module
 
 SELECTION = "selection '{}': "
 
@@ -126,3 +127,15 @@ def test_columns_that_a_function_of_the_context_adds(st):
             apply_data_function=lambda data, run_id, targets: data,
             progress_bar=False,
         )
+
+
+def test_hints_cost_nothing_without_an_error(monkeypatch):
+    asked = []
+    monkeypatch.setattr(context_module, "did_you_mean", lambda *args: asked.append(args) or "")
+    st = contexts.xams(storage=[])
+    st.key_for("000123", "event_info")
+    st.new_context()
+    assert asked == []
+    with pytest.raises(AttributeError):
+        st.get_aray  # noqa: B018
+    assert len(asked) == 1
