@@ -224,7 +224,8 @@ def test_commands_of_the_first_pages_in_one_folder(clone, environment):
 def test_first_pages_are_in_the_order_of_the_index():
     index = (SOURCE / "index.rst").read_text(encoding="utf-8")
     listed = re.findall(r"^   (\w+)$", index, re.M)
-    with_commands = [name for name in listed if sessions(SOURCE / f"{name}.rst")]
+    pages = {page.stem: page for page in PAGES}  # without those that the build makes
+    with_commands = [name for name in listed if name in pages and sessions(pages[name])]
     assert tuple(with_commands[: len(FIRST_PAGES)]) == FIRST_PAGES
 
 
