@@ -387,7 +387,7 @@ class _Files:
         existing = [str(path) for path in self if path.exists()]
         if existing and not force:
             raise DataExists(
-                f"{', '.join(existing)} would be overwritten: take another run number or folder, "
+                f"{existing[0]} would be overwritten: take another run number or folder, "
                 "or --force (force=True) to replace it"
             )
 
