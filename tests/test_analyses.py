@@ -363,6 +363,9 @@ def test_electron_lifetime(true_elife):
         assert entry["error"] < 0.03 * true_elife
         bias = report["numbers"][f"{name}_bias"]["value"]
         assert bias == pytest.approx(entry["value"] / true_elife - 1)
+    left, error = (report["numbers"]["elife_left"][key] for key in ("value", "error"))
+    expected = np.expm1(np.ptp(drift) * (1 / CONDITIONS.elife - 1 / true_elife))
+    assert abs(np.log1p(left) - np.log1p(expected)) < 4 * error
 
 
 def test_electron_lifetime_that_cannot_be():

@@ -200,12 +200,12 @@ def commands(page: Path) -> str:
 )
 def test_commands(page, clone, environment):
     run_page(page, clone, environment)
-    if page.name == "README.md":
+    if page.name == "first_tour.rst":
         check_areas_of_the_job(clone)
 
 
 def check_areas_of_the_job(clone):
-    """Check that the job of README used the gains of its simulated run: areas are in PE."""
+    """Check that the job of the tour used the gains of its simulated run: areas are in PE."""
     runs = amstrax.get_mongo_collection("xams")
 
     def is_done():

@@ -299,6 +299,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         },
         **{f"line_{kind}_area_bias": (-0.05, 0.05) for kind in KINDS},
         "event_efficiency": (0.95, 1.0),
+        "elife_left": (-0.05, 0.05),
         "elife_bias": (-0.05, 0.05),
         "elife_per_electron_bias": (-0.05, 0.05),
         **{f"ring_{i}_error": (0.0, 3.0) for i in range(1, N_RINGS + 1)},
@@ -812,6 +813,11 @@ def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> 
 def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for the electron lifetime."""
     drift_time, cs2, per_electron = lifetime_points(matched)
+    slope = statistics.fit_line(drift_time, np.log(per_electron)).slope
+    span = float(np.ptp(drift_time)) if len(drift_time) else np.nan
+    left = Number(float(np.expm1(slope.value * span)), slope.error * span)
+    text = "cs2 per true electron from the shortest to the longest drift time: change that is left"
+    yield "elife_left", left, "1", text
     true = conditions.true_elife
     for name, values, text in (
         ("elife", cs2, "from cs2, of all energies"),

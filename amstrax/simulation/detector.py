@@ -108,7 +108,7 @@ class Detector:
     photoionisation_probability: Share[float] = 2e-4
     # electrons that come later for each one of an S2; assumed. LUX, PRD 102 (2020) 092004, and
     # XENON1T, PRD 106 (2022) 022001, see rates that fall like t^-a with a about 1
-    delayed_electron_probability: Share[float] = 0.005
+    delayed_electron_probability: Share[float] = 0.001
     delayed_electron_exponent: NotNegative[float] = 1.1  # a
     delayed_electron_first: Positive[float] = 50_000.0  # after the S2; about the longest drift
     delayed_electron_last: Positive[float] = 1e8  # assumed: beyond, they are few

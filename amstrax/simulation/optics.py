@@ -105,7 +105,7 @@ GEOMETRIES: Mapping[str, Geometry] = immutabledict(
             depth=XAMS_VOLUME.depth,
             liquid_level=2.5,  # assumed
             anode=7.5,  # 5 mm of gas; assumed
-            # Where the lab's polynomials for positions fit best, to 3 mm; assumed
+            # Assumed: errors of the polynomials for positions have a flat minimum at 12 to 14 mm
             top_plane=19.5,
             # Fitted to the published s1_map_v0.json, as reflectivity_liquid: 5 % rms
             bottom_plane=-XAMS_VOLUME.depth - 10.0,
