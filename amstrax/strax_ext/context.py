@@ -26,6 +26,7 @@ from immutabledict import immutabledict
 from amstrax.exceptions import (
     InvalidOption,
     InvalidRunDocument,
+    NoSuchDataType,
     RunNotCovered,
     UnknownColumn,
     UnknownMethod,
@@ -586,6 +587,10 @@ class Context(strax.Context):
         checks.check_run_ids((run_id,))
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
             return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
+        if isinstance(targets, list | tuple) and not targets:
+            raise NoSuchDataType("no data type is given: name one, as 'event_info'")
+        for name in ("time_range", "seconds_range"):
+            checks.check_range(name, kwargs.get(name))
         snapshot = self._snapshot(new=True)
         # Such functions may add columns
         if not snapshot.context_config["apply_data_function"]:
