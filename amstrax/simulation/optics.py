@@ -246,7 +246,7 @@ class LightMap:
     A window on the axis sees sums of r^n T_j(depth), another sums of r^n cos(m phi) T_j(depth),
     with the Chebyshev polynomials T_j and with phi from the direction of the window on. `s1` and
     `s2` are coefficients of the bottom window and of one of the top windows, each of shape (terms
-    in r and phi, terms in depth).
+    in r and phi, terms in depth). Light from beyond the wall is seen like that from the wall.
     """
 
     geometry: Geometry
@@ -303,7 +303,9 @@ def _scaled(z: np.ndarray, geometry: Geometry) -> np.ndarray:
 def _functions(radius, window, powers, x, y, depth):
     """Return functions of r and phi, and of depth, at n points: shapes (n, terms)."""
     in_r, in_depth = powers
-    rho, phi = np.hypot(x, y) / radius, np.arctan2(y, x) - math.atan2(window.y, window.x)
+    # Beyond the wall, where diffusion moves clouds of few electrons, polynomials run away
+    rho = np.minimum(np.hypot(x, y) / radius, 1.0)
+    phi = np.arctan2(y, x) - math.atan2(window.y, window.x)
     on_axis = window.x == window.y == 0
     highest = 0 if on_axis else in_r
     m, n = np.array(

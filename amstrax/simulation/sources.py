@@ -332,8 +332,10 @@ class BetaAlpha(NamedTuple):
         n = len(times)
         places = in_liquid(rng, n, detector)
         delay = rng.exponential(self.half_life / np.log(2), n)
-        # Alphas after the end would be among the events of what comes next: such pairs come earlier
-        first = np.minimum(times, end - delay)
+        # Alphas after the end would be among the events of what comes next: such pairs come
+        # earlier, but not before all others, which may be before the start of the run
+        first = np.clip(end - delay, times.min(initial=end), times)
+        delay = np.minimum(delay, end - first)
         beta = _single(first, self.betas.draw(rng, n), Interaction.BETA, places)
         alpha = _single(first + delay, np.full(n, self.alpha), Interaction.ALPHA, places)
         return merge((beta, External.none()), (alpha, External.none()))

@@ -359,3 +359,16 @@ def test_s2_shares():
     found = Inverse(detector).s2(x, y)
     np.testing.assert_allclose(found[:, 0], 0.4)
     np.testing.assert_allclose(found[:, 1:], 0.6 * Inverse(detector).top_shares(x, y))
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_light_from_beyond_the_wall_is_that_from_the_wall(name):
+    """Diffusion moves clouds there, where the polynomials of the map would be wrong."""
+    light_map = optics.load_map(name)
+    radius = light_map.geometry.radius
+    x, y = radius * np.cos([0.0, 0.8]), radius * np.sin([0.0, 0.8])
+    z = np.full(2, -10.0)
+    np.testing.assert_allclose(light_map.s2_shares(1.2 * x, 1.2 * y), light_map.s2_shares(x, y))
+    np.testing.assert_allclose(
+        light_map.s1_shares(1.2 * x, 1.2 * y, z), light_map.s1_shares(x, y, z)
+    )

@@ -311,6 +311,18 @@ def test_pairs_at_the_end_stay_before_it():
     assert len(found.time) == 400
 
 
+def test_pairs_do_not_begin_before_the_run():
+    """A run of 0.5 ms is not much longer than the half-life of 164 us."""
+    times = np.sort(rng().uniform(1e5, 3e5, 500))
+    found, _ = sources.deposits(rng(2), sources.source("bipo"), times, XAMS, 3e5)
+    assert found.time.min() == times[0]
+    assert found.time.max() <= 3e5
+    assert len(found.time) == 1000
+    assert (found.kind[:1] == Interaction.BETA).all()
+    empty, _ = sources.deposits(rng(), sources.source("bipo"), times[:0], XAMS, 3e5)
+    assert not len(empty.time)
+
+
 def test_rn_chain_is_in_equilibrium():
     n = 20_000
     found, _ = deposits_of("rn_chain", n)
