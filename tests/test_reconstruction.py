@@ -307,3 +307,17 @@ def test_light_map_is_in_the_lineage():
         )
     }
     assert len(keys) == 4
+
+
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+@pytest.mark.parametrize("height", [0, 900])
+def test_improved_data_types_of_both_releases(tmp_path, release, height):
+    """Also without peaks."""
+    write_run(tmp_path, pulses([1_000_000], channels=range(5), height=height))
+    st = context(tmp_path, release=release, reconstruction="improved", peak_min_area=0)
+    peaks, events = load(st, "peak_positions"), load(st, "event_info")
+    assert len(peaks) == (height > 0)
+    assert np.isfinite(peaks["x_mle"]).all()
+    names = ("x_error", "alt_s2_r_error", "s2_x_mle", "alt_s2_mle_deviance")
+    assert set(names) <= set(events.dtype.names)
+    assert np.isnan([events[name] for name in names]).all()
