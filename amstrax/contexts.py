@@ -123,7 +123,7 @@ def _plugins_of(
     Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; other
     contexts have no parts of the reconstruction, and raise InvalidOption for them.
     """
-    if reconstruction not in (None, "lab"):
+    if reconstruction not in (None, "lab", ()):
         from amstrax.plugins.reconstruction import parts_of, with_parts
 
         parts = parts_of(reconstruction)

@@ -150,8 +150,8 @@ class RunValues:
     def __init__(self, context: Any = None):
         self._context = context
         self._known: dict[tuple[str, str], Any] = {}
-        #: Runs already reported as using the default channel map
-        self._warned: set[str] = set()
+        #: Kind of value and run, for those reported as taken without the run document
+        self._warned: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes get values, since a client belongs to one process
@@ -202,8 +202,8 @@ class RunValues:
             found = rundoc.channel_map(self._document(run_id, address) or {})
         except RunDatabaseUnreachable:
             # The frontend has reported the reason
-            if run_id not in self._warned:
-                self._warned.add(run_id)
+            if ("channel map", run_id) not in self._warned:
+                self._warned.add(("channel map", run_id))
                 log.warning(
                     "run %s: its document cannot be read, so the default channel map is used: if "
                     "the run has another, give the context config={'channel_map': {...}}",
@@ -216,17 +216,36 @@ class RunValues:
         """Return the options of plugins in the document of a run; None for an unknown run.
 
         Only the context's own run database is queried. While it cannot be reached, all runs are
-        unknown. Raises InvalidRunDocument if they are no table.
+        unknown, with one warning per run. Raises InvalidRunDocument if they are no table.
         """
         if ("options", run_id) not in self._known:
             document, frontend = self._given(run_id), self._frontend()
             if document is None and frontend is not None:
-                with contextlib.suppress(RunDatabaseUnreachable):
+                try:
                     document = frontend.run_document(run_id, _fields([rundoc.OPTIONS_FIELD]))
+                except RunDatabaseUnreachable:
+                    # The frontend has reported the reason
+                    if ("options", run_id) not in self._warned:
+                        self._warned.add(("options", run_id))
+                        log.warning(
+                            "run %s: its document cannot be read, so options in it, as gains, are "
+                            "not used: if it has some, give the context config={...}, or use "
+                            "set_run_document",
+                            run_id,
+                        )
             if document is None:
                 return None
             self._known["options", run_id] = rundoc.options(document)
         return self._known["options", run_id]
+
+    def check_options(self, run_id: str) -> None:
+        """Raise RunDatabaseUnreachable while the options of a run cannot be read."""
+        if self.options(run_id) is None and getattr(self._frontend(), "is_away", False):
+            raise RunDatabaseUnreachable(
+                f"run {run_id}: its document may have options, as gains, and the run database "
+                "cannot be reached: see `amstrax rundb check`, or leave the run database out: "
+                "--context_kwargs '{\"init_rundb\": false}'"
+            )
 
     def fetch_options(self, run_ids: Iterable[str]) -> set[str]:
         """Fetch what `options` returns for several runs with one query; return the other runs."""
@@ -237,7 +256,8 @@ class RunValues:
             return set()
         with contextlib.suppress(RunDatabaseUnreachable):
             for run_id, document in frontend.documents_with(rundoc.OPTIONS_FIELD, left).items():
-                self._known["options", run_id] = rundoc.options(document)
+                with contextlib.suppress(InvalidRunDocument):  # raised when the run is used
+                    self._known["options", run_id] = rundoc.options(document)
                 left.remove(run_id)
         return left
 

@@ -38,6 +38,11 @@ PAGES = [page for page in PAGES if not page.name.startswith("data_structure_")]
 NOTEBOOKS = sorted((SOURCE / "tutorials").glob("*.ipynb"))
 RUN = {"sh": "sh", "bash": "sh", "python": "python"}
 NOT_RUN = ("text", "ini")
+#: Pages that someone new follows in one folder, in the order of index.rst
+FIRST_PAGES = (
+    *("setting_up", "first_tour", "own_plugin", "export"),
+    *("runs", "options", "waveforms", "analyses", "simulation"),
+)
 
 
 class Block(NamedTuple):
@@ -181,7 +186,8 @@ def clone(tmp_path, request) -> Path:
             (folder / path.name).symlink_to(path)
     # What is tested, also where that is an installed wheel
     (folder / ".venv").symlink_to(venv)
-    run = commands(request.node.callspec.params["page"])
+    page = request.node.callspec.params["page"] if hasattr(request.node, "callspec") else None
+    run = commands(page) if page else ""
     if "amstrax_demo/" in run and not re.search(r"(make|amstrax) demo", run):
         shutil.copytree(request.getfixturevalue("demo_run"), folder / "amstrax_demo")
     return folder
@@ -195,17 +201,45 @@ def commands(page: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if sessions(page) and page.name != "release.rst"],
+    [
+        page
+        for page in PAGES
+        if sessions(page) and page.stem not in ("README", "release", *FIRST_PAGES)
+    ],
     ids=lambda page: page.name,
 )
 def test_commands(page, clone, environment):
     run_page(page, clone, environment)
-    if page.name == "README.md":
-        check_areas_of_the_job(clone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_commands_of_the_first_pages_in_one_folder(clone, environment):
+    """README and the pages that follow, as someone new types them."""
+    for page in (ROOT / "README.md", *(SOURCE / f"{name}.rst" for name in FIRST_PAGES)):
+        run_page(page, clone, environment)
+    check_areas_of_the_job(clone)
+
+
+def test_first_pages_are_in_the_order_of_the_index():
+    index = (SOURCE / "index.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\w+)$", index, re.M)
+    pages = {page.stem: page for page in PAGES}  # without those that the build makes
+    with_commands = [name for name in listed if name in pages and sessions(pages[name])]
+    assert tuple(with_commands[: len(FIRST_PAGES)]) == FIRST_PAGES
+
+
+@pytest.mark.parametrize("name", FIRST_PAGES)
+def test_first_pages_simulate_the_runs_that_they_use(name):
+    """Or use that of the demo, so that each page can be followed alone."""
+    run = commands(SOURCE / f"{name}.rst")
+    simulated = re.findall(r"simulate(?:\(\"| )(\d{6})", run)
+    used = set(re.findall(r"(?<!\d)(?:2000|2100)\d\d(?!\d)", run))
+    assert used <= set(simulated)
 
 
 def check_areas_of_the_job(clone):
-    """Check that the job of README used the gains of its simulated run: areas are in PE."""
+    """Check that the job used the gains of its simulated run: areas are in PE."""
     runs = amstrax.get_mongo_collection("xams")
 
     def is_done():

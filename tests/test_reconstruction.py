@@ -180,16 +180,24 @@ def small_signals(tmp_path_factory):
     return folder, np.load(folder / f"truth_{RUN_ID}.npy")
 
 
+def of_simulation(folder, reconstruction, **config):
+    """Return a context for a simulated run, with its options."""
+    options = json.loads((folder / f"config_{RUN_ID}.json").read_text())
+    document = json.loads((folder / f"rundoc_{RUN_ID}.json").read_text())
+    config = to_dict_tuple(options) | {"live_data_dir": str(folder)} | config
+    st = contexts.xams(
+        output_folder=folder / "out",
+        init_rundb=False,
+        config=config,
+        reconstruction=reconstruction,
+    )
+    return contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
+
+
 def areas_of_s1s(small_signals, name):
     """Return true and reconstructed areas of S1s [PE]; 0 where no peak is."""
     folder, truth = small_signals
-    options = json.loads((folder / f"config_{RUN_ID}.json").read_text())
-    document = json.loads((folder / f"rundoc_{RUN_ID}.json").read_text())
-    config = to_dict_tuple(options) | {"peak_min_area": 0.3, "live_data_dir": str(folder)}
-    st = contexts.xams(
-        output_folder=folder / "out", init_rundb=False, config=config, reconstruction=name
-    )
-    contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
+    st = of_simulation(folder, name, peak_min_area=0.3)
     peaks = load(st, ("peaks", "peak_basics"))
     first, beyond = (x[:, 0] for x in matching._peak_ranges(truth, peaks))
     total = np.concatenate([[0], np.cumsum(peaks["area"], dtype=float)])
@@ -206,3 +214,110 @@ def test_small_signals_keep_their_area(small_signals):
     assert ratio["hits"] == pytest.approx(1, abs=0.015)
     efficiency = {name: (area[few] > 0).mean() for name, (_, area) in found.items()}
     assert efficiency["hits"] >= efficiency["lab"] > 0.9
+
+
+# ---- Part: positions ----
+
+#: Heights of pulses [ADC counts] by channel: more light at x > 0
+HEIGHTS = (600, 900, 900, 300, 300)
+
+
+def positions(folder, heights=HEIGHTS, reconstruction="positions", **config):
+    """Return peak_positions and peaks of a run of one peak."""
+    write_run(
+        folder, np.concatenate([pulses(1_000_000, i, height=h) for i, h in enumerate(heights)])
+    )
+    st = context(folder, reconstruction=reconstruction, peak_min_area=0, **config)
+    (position,), (peak,) = load(st, "peak_positions"), load(st, "peaks")
+    return position, peak
+
+
+def test_positions_of_peaks(tmp_path):
+    lab, _ = positions(tmp_path / "lab", reconstruction="lab")
+    found, _ = positions(tmp_path / "mle")
+    for name in ("x_cgr", "y_corr", "r_corr", "time", "endtime"):
+        assert found[name] == lab[name]
+    assert found["x"] == found["x_mle"] and 5 < found["x"] < 25
+    assert found["y"] == pytest.approx(0, abs=0.05)
+    assert found["r"] == pytest.approx(np.hypot(found["x"], found["y"]), rel=1e-6)
+    assert 0 < found["x_mle_error"] < 5 and found["mle_deviance"] >= 0
+    by_lab, _ = positions(tmp_path / "corr", default_reconstruction_algorithm="corr")
+    assert by_lab["x"] == lab["x"] and by_lab["x_mle"] == found["x"]
+    none, _ = positions(tmp_path / "none", position_min_area=1e9)
+    assert np.isnan([none[name] for name in ("x", "y", "r", "x_mle_error", "mle_deviance")]).all()
+
+
+def test_saturated_and_dead_channels_do_not_count(tmp_path):
+    found, peak = positions(tmp_path / "dead", gain_to_pe_array=(1, 1, 1, 1, 0))
+    assert not peak["saturated_channel"].any()
+    saturated, peak = positions(tmp_path / "saturated", heights=(*HEIGHTS[:4], 20_000))
+    assert peak["saturated_channel"].tolist() == [0, 0, 0, 0, 1]
+    for name in ("x", "y", "x_mle_error", "mle_deviance"):
+        assert saturated[name] == pytest.approx(found[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config, text",
+    [
+        ({"position_light_map": "xam"}, "position_light_map='xam': .* did you mean xams"),
+        ({"position_light_map": "xamsl"}, "has 2 PMTs, the channel map 5"),
+        ({"position_light_map": {"radius": 3}}, "position_light_map.*no light map"),
+        ({"position_min_area": -1}, "position_min_area=-1: give an area of 0 or more"),
+        ({"position_area_fano": 0}, "areas 0: give a number above 0"),
+        ({"default_reconstruction_algorithm": "lpf"}, "'lpf': give mle, corr or cgr"),
+    ],
+)
+def test_invalid_options_of_positions(tmp_path, config, text):
+    with pytest.raises(ValueError, match=text):
+        positions(tmp_path, **config)
+
+
+def test_positions_of_events_on_truth(tmp_path):
+    """Light of the map: no bias at the wall, where the lab's positions are 6 mm off."""
+    kwargs = dict(energy_range=(5, 40), yields="simple", rate=80, duration=5)
+    simulate(RUN_ID, tmp_path, source="flat", **kwargs)
+    truth = np.load(tmp_path / f"truth_{RUN_ID}.npy")
+    for name, bias in (("lab", (-7, -4)), ("positions", (-0.5, 0.5))):
+        events = load(of_simulation(tmp_path, name), "event_info")
+        row = np.searchsorted(truth["s2_center_time"], events["s2_center_time"] - 500)
+        row = np.minimum(row, len(truth) - 1)
+        of = truth[row]
+        same = np.abs(events["s2_area"] / of["s2_pe"] - 1) < 0.2
+        r = np.hypot(of["x"], of["y"])
+        outer = same & (r > 26) & np.isfinite(events["r"])
+        assert outer.sum() > 20
+        assert bias[0] < np.median(events["r"][outer] - r[outer]) < bias[1]
+        if name == "positions":
+            pull = ((events["x"] - of["x"]) / events["x_error"])[same]
+            assert 0.4 < np.nanmedian(np.abs(pull)) < 1.1
+            np.testing.assert_array_equal(events["x_error"], events["s2_x_mle_error"])
+            for prefix in ("", "alt_s2_"):
+                has = np.isfinite(events[f"{prefix}x"])
+                assert (np.isfinite(events[f"{prefix}r_error"]) == has).all()
+
+
+def test_light_map_is_in_the_lineage():
+    keys = {
+        xams(reconstruction="positions", config=config).key_for("0", "peak_positions").lineage_hash
+        for config in (
+            {},
+            {"position_light_map": {"radius": 31, "step": 1, "light": [[[1.0]]]}},
+            {"position_light_map": {"radius": 31, "step": 1, "light": [[[2.0]]]}},
+            {"position_uses_bottom": False},
+        )
+    }
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("release", ["2.1", "2.2"])
+@pytest.mark.parametrize("height", [0, 900])
+def test_improved_data_types_of_both_releases(tmp_path, release, height):
+    """Also without peaks."""
+    write_run(tmp_path, pulses([1_000_000], channels=range(5), height=height))
+    st = context(tmp_path, release=release, reconstruction="improved", peak_min_area=0)
+    peaks, events = load(st, "peak_positions"), load(st, "event_info")
+    assert len(peaks) == (height > 0)
+    assert np.isfinite(peaks["x_mle"]).all()
+    names = ("x_error", "alt_s2_r_error", "s2_x_mle", "alt_s2_mle_deviance")
+    assert set(names) <= set(events.dtype.names)
+    assert np.isnan([events[name] for name in names]).all()

@@ -13,7 +13,7 @@ import amstrax
 from amstrax import contexts
 from amstrax import rundoc as run_documents
 from amstrax.auto_processing import amstraxer, process_run
-from amstrax.exceptions import InvalidOption, InvalidRunDocument
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunDatabaseUnreachable
 from amstrax.rundb import documents
 from amstrax.rundb.frontend import RunDB
 from amstrax.strax_ext import context as context_module
@@ -199,3 +199,62 @@ def test_snapshot_for_a_run_serves_others():
     of_run = st._of_run(RUN_ID)
     assert isinstance(of_run, Context) and hash_of(of_run, "000124") == hash_of(st, "000124")
     assert hash_of(of_run.new_context(), "000124") == hash_of(st, "000124")
+
+
+@pytest.mark.parametrize(
+    "wrong, why",
+    [
+        ({"elife": "30000"}, "elife is a text, and must be a number"),
+        ({"s1_min_channels": True}, "s1_min_channels is a truth value"),
+        ({"elife": [1]}, "elife is a list"),
+        ({"allow_incomplete": True}, "sets allow_incomplete, which is not in the lineage"),
+        ({"daq_input_dir": "/etc"}, "sets daq_input_dir, which is not in the lineage"),
+    ],
+)
+def test_option_that_a_document_may_not_set(wrong, why):
+    st = contexts.xams(storage=[])
+    st.set_run_document(RUN_ID, document(**wrong))
+    with pytest.raises(InvalidRunDocument, match=f"run {RUN_ID}.*{why}"):
+        hash_of(st, RUN_ID)
+    # A user's own value is used instead
+    st.set_config({name: st.config.get(name, 1) for name in wrong})
+    assert hash_of(st, RUN_ID)
+
+
+def test_misspelled_option_of_a_document(caplog):
+    st = contexts.xams(storage=[])
+    st.set_run_document(RUN_ID, document(elif_=3, led_windows=[1, 2], live_data_dir="/etc"))
+    for _ in range(2):
+        assert hash_of(st, RUN_ID) == hash_of(st, "000124")
+    (told,) = caplog.messages
+    assert "'elif_'" in told and told.endswith("did you mean elife?")
+    assert st.config.get("live_data_dir") != "/etc"
+
+
+def test_invalid_document_hides_no_other_run(runs, tmp_path, caplog):
+    documents.add_run(runs, document())
+    bad = {"000124": [1], "000125": {"elife": "x"}, "000126": {"allow_incomplete": True}}
+    for run_id, wrong in bad.items():
+        documents.add_run(runs, document(run_id) | {run_documents.OPTIONS_FIELD: wrong})
+    st = contexts.xams(tmp_path)
+    plain = hash_of(st, "000999")
+    for _ in range(2):
+        keys = st.keys_for_runs("event_info", [RUN_ID, *bad])
+        assert [key.lineage_hash for key in keys] == [hash_of(st, RUN_ID), plain, plain, plain]
+        assert st.list_available("event_info") == []
+        assert len(st.select_runs(available="event_info")) == 0
+    assert sorted(run for run in bad for text in caplog.messages if run in text) == [*bad]
+
+
+def test_run_database_that_is_away(tmp_path, monkeypatch, caplog):
+    """Its options are unknown: each run has a warning, and amstraxer makes no data."""
+    monkeypatch.setenv("AMSTRAX_MONGO_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=20")
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "0.1")
+    st = contexts.xams(tmp_path)
+    for run_id in (RUN_ID, "000124", RUN_ID):
+        st.is_stored(run_id, "peaks")
+    told = [text for text in caplog.messages if "options in it, as gains, are not used" in text]
+    assert [text[:10] for text in told] == [f"run {RUN_ID}", "run 000124"]
+    options = amstraxer.ProcessingOptions(targets=("peaks",), output_folder=tmp_path)
+    with pytest.raises(RunDatabaseUnreachable, match=f"run {RUN_ID}: its document may have"):
+        amstraxer.process(RUN_ID, options, amstraxer.Stop())

@@ -147,6 +147,7 @@ def process(
     began = time.monotonic()
     base.retain_freed_memory()
     st, options = make_context(options, run_id)
+    st.run_values.check_options(run_id)
     remove_damaged_cache()
     output = _make_output_folder(st)
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()

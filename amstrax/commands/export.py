@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -118,6 +119,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_console(parser)
     args = parser.parse_args(argv)
     args.run_ids = list(dict.fromkeys(args.run_ids))
+    if args.seconds_range and not 0 <= args.seconds_range[0] < args.seconds_range[1] < math.inf:
+        text = " ".join(f"{t:g}" for t in args.seconds_range)
+        parser.error(f"--seconds_range {text}: give START and STOP, 0 <= START < STOP, as 0 10")
     if args.format is None:
         suffixes = {suffix: name for name, f in FORMATS.items() for suffix in f.suffixes}
         suffix = ".csv" if args.output is None else args.output.suffix
@@ -241,7 +245,7 @@ class _Hdf5(_Format):
         group.attrs["amstrax"] = self.content.as_json()
         for name, dtype, shape, unit, description in self.content.columns:
             if dtype.kind == "U":
-                dtype = np.dtype(f"S{dtype.itemsize // 4}")
+                dtype = np.dtype(f"S{dtype.itemsize}")  # numpy and UTF-8 have up to 4 bytes each
             row_bytes = dtype.itemsize * max(1, _product(shape))
             dataset = group.create_dataset(
                 name,
@@ -256,10 +260,12 @@ class _Hdf5(_Format):
         self._group = group
 
     def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
+        import numpy as np
+
         for name, values in columns.items():
             dataset, n = self._group[name], len(self._group[name])
             dataset.resize(n + len(values), axis=0)
-            dataset[n:] = values.astype(dataset.dtype)
+            dataset[n:] = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
 
     def close(self) -> None:
         self._file.close()
@@ -313,6 +319,12 @@ class _Root(_Format):
     def _open(self, path: Path) -> None:
         import numpy as np
 
+        texts = [c.name for c in self.content.columns[1:] if c.dtype.kind not in "biuf"]
+        if texts:
+            raise UsageError(
+                f"--format root: branches hold numbers, not {', '.join(texts)}: choose others with "
+                "--columns, or another format"
+            )
         self._file = self.module.recreate(path)
         branches = {
             name: np.dtype(np.int64) if dtype.kind == "U" else np.dtype((dtype, shape))
@@ -361,14 +373,20 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         Without the package for the format.
     DataNotAvailable
         If data is neither stored nor can it be made.
+    RunDatabaseUnreachable
+        If the options of a run cannot be read now.
     """
     options = base.filled(ProcessingOptions, args, targets=tuple(dict.fromkeys(args.target)))
     st, options = amstraxer.make_context(options, args.run_ids[0])
+    for run_id in args.run_ids:
+        st.run_values.check_options(run_id)
     content = _content(st, options.targets, args)
     form = FORMATS[args.format]
     path = args.output or Path(f"{content.name}_{args.run_ids[0]}{form.suffixes[0]}")
     sidecar = path.with_name(f"{path.name}.json") if form is _Csv else None
     for file in (path, sidecar) if sidecar else (path,):
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{file} is a folder or device, not a file: name another --output")
         if file.exists() and not args.force:
             raise UsageError(f"{file} exists: replace it with --force, or name another --output")
     path.parent.mkdir(parents=True, exist_ok=True)

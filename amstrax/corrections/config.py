@@ -28,7 +28,12 @@ from immutabledict import immutabledict
 
 from amstrax import run_values, strict_json
 from amstrax.corrections import lookup
-from amstrax.exceptions import InvalidCorrection, InvalidOption
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidCorrection,
+    InvalidOption,
+    InvalidRunDocument,
+)
 from amstrax.processing.events import position_map, s1_map_correction
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strict_json import short
@@ -73,7 +78,15 @@ class XAMSConfig(strax.Config):
     def validate(
         self, config: dict, run_id: Any = None, run_defaults: Any = None, set_defaults: bool = True
     ) -> None:
-        """Check the option in `config`, and set its default, unless that is left out."""
+        """Check the option in `config`, and set its default, unless that is left out.
+
+        Raises InvalidRunDocument for a value in the options of a run of another kind.
+        """
+        if run_defaults and self.name in run_defaults and self.name not in config:
+            value = run_defaults[self.name]
+            if not lookup.is_lookup(value):
+                what = f"run {run_id}: the value {short(value)} in its run document"
+                _check_kind(self, value, what, InvalidRunDocument)
         if not self.omit_default or self.name in (run_defaults or {}):
             super().validate(config, run_id, run_defaults, set_defaults)
         if self.omit_default and self.name in config and config[self.name] == self.default:
@@ -157,8 +170,13 @@ def _kinds(option: strax.Option) -> list[str]:
     return [] if {strict_json.NOTHING, strict_json.OTHER} & set(kinds) else kinds
 
 
-def _check_kind(option: strax.Option, value: Any, what: str) -> None:
-    """Raise InvalidCorrection for a value of a kind that an option does not accept.
+def _check_kind(
+    option: strax.Option,
+    value: Any,
+    what: str,
+    error: type[AmstraxError] = InvalidCorrection,
+) -> None:
+    """Raise an error for a value of a kind that an option does not accept.
 
     A list of numbers must contain only numbers.
     """
@@ -166,7 +184,7 @@ def _check_kind(option: strax.Option, value: Any, what: str) -> None:
     if wanted and strict_json.full_kind(option.default) == _NUMBERS:
         wanted, found = [_NUMBERS], strict_json.full_kind(value)
     if wanted and found not in wanted:
-        raise InvalidCorrection(
+        raise error(
             f"{what} for the option {option.name} is {found}, and must be {' or '.join(wanted)}: "
             "correct it there"
         )

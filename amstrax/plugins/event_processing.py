@@ -238,7 +238,7 @@ class EventBasics(CorrectedPlugin):
         chosen = kernels.choose_peaks(peaks, first, self.selection())
         # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
         copied = ["time", "center_time", "endtime", "area", *basics_of_sx()]
-        copied += [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
+        copied += self.position_fields()
         kernels.copy_properties(peaks, chosen, result, copied)
         for column, prefix in enumerate(kernels.PREFIXES):
             result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
@@ -247,6 +247,10 @@ class EventBasics(CorrectedPlugin):
             kernels.areas_before_main_s2(peaks, first, chosen[:, kernels.MAIN_S2])
         )
         return result
+
+    def position_fields(self) -> list[str]:
+        """Return the fields of peak_positions that main and alternative S2 have."""
+        return [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
 
     def selection(self) -> kernels.Selection:
         """Return the conditions on main and alternative peaks."""

@@ -13,7 +13,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.plugins import improved_hits
+from amstrax.plugins import improved_hits, improved_positions
 
 LAB, IMPROVED = "lab", "improved"
 
@@ -31,6 +31,14 @@ PARTS: Mapping[str, Part] = immutabledict(
     hits=Part(
         1,
         immutabledict(Hits=improved_hits.ImprovedHits, Peaks=improved_hits.ImprovedPeaks),
+    ),
+    positions=Part(
+        1,
+        immutabledict(
+            PeakPositions=improved_positions.LikelihoodPeakPositions,
+            EventBasics=improved_positions.LikelihoodEventBasics,
+            EventPositions=improved_positions.LikelihoodEventPositions,
+        ),
     ),
 )
 
@@ -92,6 +100,10 @@ def _variant(plugin: type[strax.Plugin], parts: tuple[str, ...]) -> type[strax.P
         "__version__": "+".join([plugin.__version__, *versions]),
         "takes_config": immutabledict(options),
     }
+    # Input is narrowed only in a class that defines both attributes itself
+    narrow = {"input_fields", "compute"}
+    if narrow <= vars(variants[0]).keys():
+        members |= {name: vars(variants[0])[name] for name in narrow}
     return type(plugin.__name__, (*variants, plugin), members)
 
 

@@ -61,6 +61,8 @@ def simulate(
 ) -> Path:
     """Simulate a run, and return the folder of its live data.
 
+    An existing run of the same settings and release is kept, since it would get the same data.
+
     Besides the folder ``RUN_ID``, `output_folder` gets ``rundoc_RUN_ID.json`` (the run document),
     ``truth_RUN_ID.npy`` (see `load_truth`), ``parts_RUN_ID.npz`` (deposits and light, see
     `amstrax.simulation.parts`), ``config_RUN_ID.json`` (options for the context), and
@@ -100,7 +102,7 @@ def simulate(
     InvalidOption
         (a ValueError) for impossible values.
     DataExists
-        (a ValueError) when files of the run exist, without `force`.
+        (a ValueError) when the run exists with other settings, or in part, without `force`.
     NotAvailable
         Without nestpy, unless `yields` is ``simple``.
     Stopped
@@ -133,8 +135,11 @@ def simulate(
         start = START if realtime is None else datetime.now(UTC)
     start = start.astimezone(UTC).replace(microsecond=0)
     files = _Files(run_id, Path(output_folder).absolute())
-    files.check(force)
     document = run_document(settings, run_id, start, files.output, threads, compressor)
+    if not force and realtime is None and files.hold(document, all_settings(settings)):
+        log.info("run %s is in %s already, with the same settings", run_id, files.output)
+        return files.run
+    files.check(force)
     simulated = blocks(settings)
     log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
     files.output.mkdir(parents=True, exist_ok=True)
@@ -362,12 +367,27 @@ class _Files:
         # The document is last: with it, the run is complete
         return iter((self.run, self.truth, self.parts, self.config, self.settings, self.document))
 
+    def hold(self, document: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        """Return whether the complete run is here, as these would make it."""
+        if not all(path.exists() for path in self):
+            return False
+        try:
+            found = strict_json.load_object(self.document, InvalidOption)
+            found_settings = strict_json.load_object(self.settings, InvalidOption)
+        except InvalidOption:
+            return False
+        is_complete = found.get("end") is not None
+        return is_complete and (found | {"end": None}, found_settings) == (
+            json.loads(_json(document)),
+            json.loads(_json(settings)),
+        )
+
     def check(self, force: bool) -> None:
         """Raise DataExists when files of the run exist, without `force`."""
         existing = [str(path) for path in self if path.exists()]
         if existing and not force:
             raise DataExists(
-                f"{', '.join(existing)} would be overwritten: take another run number or folder, "
+                f"{existing[0]} would be overwritten: take another run number or folder, "
                 "or --force (force=True) to replace it"
             )
 
@@ -443,4 +463,8 @@ def _write(
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, default=dict) + "\n", encoding="utf-8")
+    path.write_text(_json(content) + "\n", encoding="utf-8")
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1, default=dict)

@@ -96,6 +96,13 @@ def check_time_selection(name: Any) -> None:
         raise InvalidOption(f"time_selection {name!r} is unknown{hint}")
 
 
+def check_range(argument: str, value: Any) -> None:
+    """Raise InvalidSelection unless a range is None, or a start and an end."""
+    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
+        return
+    raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
+
+
 def joined_dtype(plugins: dict[str, strax.Plugin], data_types: Iterable[str]) -> np.dtype:
     """Return the dtype of joined data types."""
     dtypes = [plugins[name].dtype_for(name) for name in data_types]

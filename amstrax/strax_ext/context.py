@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -24,6 +25,8 @@ from immutabledict import immutabledict
 
 from amstrax.exceptions import (
     InvalidOption,
+    InvalidRunDocument,
+    NoSuchDataType,
     RunNotCovered,
     UnknownColumn,
     UnknownMethod,
@@ -275,10 +278,28 @@ class Context(strax.Context):
         if not given and not run_id.startswith("_"):
             return snapshot
         options = {name: value for name, value in given.items() if name not in snapshot.config}
-        taken = {o for p in snapshot._plugin_class_registry.values() for o in p.takes_config}
-        used = sorted(taken & {*options})
-        others = sorted(taken & ({*given} - {*options}))
+        taken: dict[str, strax.Option] = {}
+        for plugin in snapshot._plugin_class_registry.values():
+            taken.update(plugin.takes_config)
+        used = sorted(taken.keys() & options.keys())
+        if untracked := [name for name in used if not taken[name].track]:
+            raise InvalidRunDocument(
+                f"the run document of run {run_id} sets {untracked[0]}, which is not in the "
+                "lineage, so data would not show it: remove it there, or set it in config"
+            )
+        others = sorted(taken.keys() & (given.keys() - options.keys()))
         others = [name for name in others if repr(given[name]) != repr(snapshot.config[name])]
+        for name in sorted(given.keys() - taken.keys()):
+            # Options of other contexts are not similar
+            near = get_close_matches(name, taken, 1, 0.8)
+            if near and (run_id, "unknown", name) not in _reported:
+                _reported.add((run_id, "unknown", name))
+                log.warning(
+                    "run %s: no plugin takes the option %r in its run document; did you mean %s?",
+                    run_id,
+                    name,
+                    near[0],
+                )
         key = (run_id, *used, "", *others)
         if (used or others) and key not in _reported:
             _reported.add(key)
@@ -317,7 +338,8 @@ class Context(strax.Context):
     def __getattr__(self, name: str) -> Any:
         # Called only for what does not exist
         problem = f"a context has no attribute {name!r}"
-        if not name.startswith("_"):
+        # strax looks for the settings of a context that it has not made yet
+        if not name.startswith("_") and "context_config" in self.__dict__:
             problem += did_you_mean(name, [known for known in dir(self) if known[0] != "_"])
         raise UnknownMethod(problem)
 
@@ -565,6 +587,10 @@ class Context(strax.Context):
         checks.check_run_ids((run_id,))
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
             return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
+        if isinstance(targets, list | tuple) and not targets:
+            raise NoSuchDataType("no data type is given: name one, as 'event_info'")
+        for name in ("time_range", "seconds_range"):
+            checks.check_range(name, kwargs.get(name))
         snapshot = self._snapshot(new=True)
         # Such functions may add columns
         if not snapshot.context_config["apply_data_function"]:
@@ -697,7 +723,18 @@ class Context(strax.Context):
         snapshot, runs = self._snapshot(), strax.to_str_tuple(run_ids)
         left = {*runs} - snapshot._unknown_runs
         snapshot._unknown_runs |= snapshot.run_values.fetch_options(left)
-        return [snapshot.key_for(run_id, target) for run_id in runs]
+        keys = []
+        for run_id in runs:
+            try:
+                keys.append(snapshot.key_for(run_id, target))
+            except InvalidRunDocument as error:
+                # One run must not hide all others
+                if (f"{error}",) not in _reported:
+                    _reported.add((f"{error}",))
+                    log.warning("%s (the run is listed as one without options)", error)
+                snapshot._unknown_runs |= {run_id}
+                keys.append(snapshot.key_for(run_id, target))
+        return keys
 
     def new_context(
         self,

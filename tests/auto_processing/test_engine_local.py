@@ -141,7 +141,7 @@ def test_so_many_at_once_and_in_order(slots, tmp_path):
 _SUBMIT = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_engine_local import LocalEngine, job
 print(LocalEngine(Path({state!r}), slots=1).submit(job(Path({folder!r}), {shell!r})), flush=True)
 os.killpg(0, signal.SIGKILL)
@@ -151,7 +151,7 @@ os.killpg(0, signal.SIGKILL)
 def test_jobs_outlive_a_submitter_that_is_killed(engine, tmp_path):
     """Even with all of its process group."""
     code = _SUBMIT.format(
-        tests=str(Path(__file__).parent),
+        tests=[str(folder) for folder in Path(__file__).parents[:2]],
         state=str(tmp_path / "state"),
         folder=str(tmp_path),
         shell=f"until [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 4",
@@ -466,7 +466,7 @@ def test_old_jobs_are_forgotten(engine, tmp_path, monkeypatch):
 _SUBMIT_MANY = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from test_engine_local import LocalEngine, job
 engine = LocalEngine(Path({state!r}), slots=2)
 folder = Path({folder!r}) / sys.argv[1]
@@ -477,7 +477,9 @@ print(*[engine.submit(job(folder, "exit 0", str(i))) for i in range(5)])
 
 def test_several_submit_at_once(engine, tmp_path):
     code = _SUBMIT_MANY.format(
-        tests=str(Path(__file__).parent), state=str(tmp_path / "state"), folder=str(tmp_path)
+        tests=[str(folder) for folder in Path(__file__).parents[:2]],
+        state=str(tmp_path / "state"),
+        folder=str(tmp_path),
     )
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(i)], stdout=subprocess.PIPE, text=True)

@@ -243,6 +243,7 @@ def test_areas_without_gains_are_in_adc_counts():
         (["--context_kwargs", '{"relase": "2.2"}'], "did you mean release"),
         (["--seconds_range", "900", "901"], "--seconds_range 900 901: run 000123 has no data"),
         (["--output", "there.csv"], "there.csv exists: replace it with --force"),
+        (["--output", "folder.csv", "--force"], "folder.csv is a folder or device"),
         (["--output", "beside.csv"], "beside.csv.json exists: replace it with --force"),
     ],
 )
@@ -250,6 +251,7 @@ def test_wrong_use(words, text, folder, capsys):
     context().make(RUN_ID, "things")
     for name in ("there.csv", "beside.csv.json"):
         (folder / name).write_text("mine")
+    (folder / "folder.csv").mkdir()
     before = sorted(folder.iterdir())
     assert export.main([RUN_ID, "--target", "things", *CONTEXT, *words]) == 2
     assert sorted(folder.iterdir()) == before
@@ -265,6 +267,10 @@ def test_wrong_use(words, text, folder, capsys):
         (["--output", "x.cvs"], "no format has the suffix '.cvs': end it in .csv, .h5, .hdf5"),
         ([OTHER_RUN], "--output is required for several runs"),
         (["run"], "'run' is no run id"),
+        (["_superrun"], "'_superrun' is no run id"),
+        (["--seconds_range", "5", "1"], "--seconds_range 5 1: give START and STOP"),
+        (["--seconds_range", "nan", "1"], "--seconds_range nan 1: give START and STOP"),
+        (["--seconds_range", "0", "inf"], "--seconds_range 0 inf: give START and STOP"),
     ],
 )
 def test_wrong_options(words, text, capsys):
@@ -293,6 +299,56 @@ def test_a_failure_leaves_the_file_as_it_was(form, folder, monkeypatch, capsys):
     assert (folder / "file").read_text() == "mine"
     assert [path.name for path in folder.iterdir() if path.name != "strax_data"] == ["file"]
     monkeypatch.undo()
+
+
+def test_text(folder, capsys):
+    """A plugin of a user may have it; only ROOT refuses."""
+    text = 'z\xe4,"\n'
+
+    class Named(Things):
+        provides = "named"
+        dtype = [*strax.time_fields, (("Name", "label"), "U5"), (("Time", "u"), np.uint64)]
+
+        def compute(self, chunk_i):
+            start = (1_704_164_645 + 10 * chunk_i) * 1_000_000_000
+            rows = np.zeros(3, self.dtype)
+            rows["time"], rows["endtime"] = start, start + 1
+            rows["label"], rows["u"] = text, 2**64 - 1
+            return self.chunk(start=start, end=start + 10_000_000_000, data=rows)
+
+    contexts._XAMS_PLUGINS += (Named,)  # of this test, by the fixture
+    for form in READ:
+        words = ("--target", "named", "--format", form, "--output", form)
+        run(RUN_ID, *words, status=2 if form == "root" else 0)
+    assert "branches hold numbers, not label" in capsys.readouterr().err
+    assert not (folder / "root").exists()
+    with h5py.File("hdf5") as file:
+        found = {"hdf5": [x.decode() for x in file["named"]["label"]]}
+        assert (file["named"]["u"][:] == 2**64 - 1).all()
+    found |= {"csv": pd.read_csv("csv")["label"].tolist()}
+    found |= {"parquet": pd.read_parquet("parquet")["label"].tolist()}
+    assert all(values == [text] * 9 for values in found.values())
+    assert (pd.read_csv("csv")["u"] == 2**64 - 1).all()
+
+
+def test_a_killed_export_leaves_no_file(folder):
+    """Its temporary file is hidden, and names the process and the file."""
+    code = (
+        "import os, signal, numpy; from amstrax.commands import export\n"
+        "dtype = numpy.dtype('f4'); column = export.Column('x', dtype, (), '', '')\n"
+        "run = export.Column('run_id', numpy.dtype('U6'), (), '', '')\n"
+        "content = export.Content('x', (), {}, {}, (), None, {}, [run, column])\n"
+        "export._content = lambda *args: content\n"
+        "def batches(*args):\n"
+        "    yield numpy.zeros(9, [('x', 'f4')])\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export._batches = batches\n"
+        f"export.main({[RUN_ID, '--target', 'events', '--output', 'file', *CONTEXT]!r}"
+        " + ['--format', 'parquet'])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (left,) = (path.name for path in folder.iterdir() if path.is_file())
+    assert re.fullmatch(r"\.new_\d+_file", left)
 
 
 def test_force():

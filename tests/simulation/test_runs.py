@@ -298,6 +298,25 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     assert after.keys() == before.keys() and after != before
 
 
+def test_the_same_run_is_kept_if_it_is_complete(tmp_path):
+    run = simulate(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert simulate(tmp_path) == run
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+    for other in ({"compressor": "blosc"}, {"detector": XAMS.with_values(noise=9)}, {"n_hosts": 2}):
+        with pytest.raises(DataExists):
+            simulate(tmp_path, **other)
+    document = tmp_path / f"rundoc_{RUN}.json"
+    whole = document.read_text()
+    document.write_text(json.dumps(json.loads(whole) | {"end": None}))
+    with pytest.raises(DataExists):
+        simulate(tmp_path)
+    document.write_text(whole)
+    (tmp_path / f"truth_{RUN}.npy").unlink()
+    with pytest.raises(DataExists):
+        simulate(tmp_path)
+
+
 def test_a_run_that_is_given_up_leaves_nothing_and_spares_what_is_there(tmp_path):
     simulate(tmp_path)
     before = files(tmp_path)

@@ -159,7 +159,7 @@ def test_unknown_model():
 
 def test_without_nestpy(monkeypatch):
     monkeypatch.setitem(sys.modules, "nestpy", None)
-    with pytest.raises(NotAvailable, match="pip install amstrax") as error:
+    with pytest.raises(NotAvailable, match="pip install 'amstrax") as error:
         yields.model("nest", DENSITY, FIELD)
     assert "--yields simple" in str(error.value)
     photons, electrons = quanta("simple", make_deposits(10.0, 3))

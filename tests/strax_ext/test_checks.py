@@ -9,6 +9,7 @@ from make_runs import RUN_ID
 
 from amstrax import contexts
 from amstrax.exceptions import AmstraxError
+from amstrax.strax_ext import context as context_module
 
 SELECTION = "selection '{}': "
 
@@ -35,6 +36,9 @@ def selected(selection):
         (selected("aera > 3"), (KeyError, ValueError), "no column 'aera'; did you mean area"),
         (selected(["dt > 3", "aera > 1"]), KeyError, "no column 'aera'; did you mean area"),
         (selected("area >"), SyntaxError, "selection 'area >': invalid syntax; write an expr"),
+        (array(RUN_ID, ()), KeyError, "no data type is given: name one, as 'event_info'"),
+        (array(RUN_ID, "peaks", seconds_range=(5,)), (ValueError, IndexError), "give a start and"),
+        (array(RUN_ID, "peaks", time_range=5), (ValueError, TypeError), "give a start and an end"),
         (selected("area = 3"), SyntaxError, "invalid syntax"),
         (selected("dt > 3 and area > 3"), TypeError, r"write &, \| and ~ for and, or and not"),
         (selected("area"), IndexError, "not true or false for each row: compare"),
@@ -126,3 +130,15 @@ def test_columns_that_a_function_of_the_context_adds(st):
             apply_data_function=lambda data, run_id, targets: data,
             progress_bar=False,
         )
+
+
+def test_hints_cost_nothing_without_an_error(monkeypatch):
+    asked = []
+    monkeypatch.setattr(context_module, "did_you_mean", lambda *args: asked.append(args) or "")
+    st = contexts.xams(storage=[])
+    st.key_for("000123", "event_info")
+    st.new_context()
+    assert asked == []
+    with pytest.raises(AttributeError):
+        st.get_aray  # noqa: B018
+    assert len(asked) == 1

@@ -1,0 +1,184 @@
+"""Reconstruction part ``positions``: x and y by maximum likelihood with a light map, and errors.
+
+The lab's positions are polynomials of the shares of light in two halves of the top PMTs, which
+cannot show how light falls near the wall. The likelihood uses the light of each PMT, leaves out
+saturated and dead ones, and knows its own error.
+"""
+
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+from immutabledict import immutabledict
+
+from amstrax import rundoc
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.exceptions import InvalidOption, did_you_mean
+from amstrax.processing import likelihood_positions as likelihood
+from amstrax.processing import peaks as kernels
+from amstrax.simulation import optics
+
+#: Field after x, y or r, or alone -> title
+_FIELDS = {
+    "x_mle": "x by maximum likelihood [mm]",
+    "y_mle": "y by maximum likelihood [mm]",
+    "x_mle_error": "standard deviation of x_mle, from light alone [mm]",
+    "y_mle_error": "standard deviation of y_mle, from light alone [mm]",
+    "r_mle_error": "standard deviation of r_mle, from light alone [mm]",
+    "mle_deviance": "deviance of the likelihood per degree of freedom, about 1 for S2s [1]",
+}
+
+
+class _LikelihoodByDefault(CorrectedPlugin):
+    """Default of the algorithm, the same in all plugins of a context."""
+
+    default_reconstruction_algorithm = XAMSConfig(
+        default="mle", help="Algorithm of the fields x, y and r: mle, corr or cgr"
+    )
+
+    def setup(self):
+        super().setup()
+        chosen = self.default_reconstruction_algorithm
+        if chosen not in ("mle", "corr", "cgr"):
+            raise InvalidOption(
+                f"default_reconstruction_algorithm={chosen!r}: give mle, corr or cgr"
+            )
+
+
+class LikelihoodPeakPositions(_LikelihoodByDefault):
+    """Positions of peaks by maximum likelihood, with errors, beside those of the lab's formulas."""
+
+    gain_to_pe_array = XAMSConfig(
+        default=None,
+        help="Photoelectrons per ADC count x sample, a number a channel; channels of gain 0 are "
+        "dead, and left out",
+    )
+    position_light_map = XAMSConfig(
+        default="xams",
+        help="Name of a light map of amstrax.simulation.optics; or a table made from data: radius "
+        "and step [mm], and light [any unit] of PMT, x and y, bottom PMT first",
+    )
+    position_uses_bottom = XAMSConfig(
+        default=True,
+        help="Use the light of the bottom PMTs too, whose ratio to the top ones must be that of "
+        "the map",
+    )
+    position_min_area = XAMSConfig(
+        default=5, help="Positions need at least this area in the channels that are used [PE]"
+    )
+    position_area_fano = XAMSConfig(
+        default=1.5,
+        help="Variance of the area of a PMT divided by its mean [PE]: 1.15 from the spread of the "
+        "charge of photoelectrons, times 1.3 from double photoelectrons",
+    )
+
+    input_fields = immutabledict(
+        peaks=("area_per_channel", "saturated_channel"),
+        peak_basics=("area", "area_fraction_top"),
+    )
+
+    def infer_dtype(self):
+        fields = [
+            ((f"Reconstructed {title}", name), np.float32)
+            for name, title in {"r_mle": "r by maximum likelihood [mm]", **_FIELDS}.items()
+        ]
+        return fields + super().infer_dtype()
+
+    def setup(self):
+        super().setup()
+        least = self.position_min_area
+        if not isinstance(least, Real) or not float(least) >= 0:
+            raise InvalidOption(
+                f"position_min_area={self.position_min_area!r}: give an area of 0 or more [PE]"
+            )
+        parts = ("bottom", "top")
+        ranges = [rundoc.channel_range(self.channel_map, part) for part in parts]
+        channels = [np.arange(first, last + 1) for first, last in ranges]
+        self.channels = np.concatenate(channels)
+        self.table = self.light_table()
+        gains = self.gain_to_pe_array
+        n_channels = self.channels.max() + 1
+        to_pe = kernels.gains(gains, n_channels, self.origin("gain_to_pe_array"))
+        self.is_alive = to_pe[self.channels] != 0
+        if not self.position_uses_bottom:
+            self.is_alive[: len(channels[0])] = False
+
+    def light_table(self) -> likelihood.LightTable:
+        """Return the light of the map in `channels`."""
+        value = self.position_light_map
+        if isinstance(value, Mapping):
+            origin = self.origin("position_light_map")
+            return likelihood.check_table(value, len(self.channels), origin)
+        if value not in optics.GEOMETRIES:
+            hint = did_you_mean(str(value), optics.GEOMETRIES)
+            raise InvalidOption(
+                f"position_light_map={value!r}: give a table, not its file, or a name{hint}"
+            )
+        light_map = optics.load_map(value)
+        table = likelihood.table_from(light_map.s2_shares, light_map.geometry.radius)
+        if len(table.light) != len(self.channels):
+            raise InvalidOption(
+                f"position_light_map={value!r} has {len(table.light)} PMTs, the channel map "
+                f"{len(self.channels)}: give the map of this detector"
+            )
+        return table
+
+    def compute(self, peaks):
+        result = super().compute(peaks)
+        fits = likelihood.fit_positions(
+            peaks["area_per_channel"][:, self.channels],
+            self.is_alive & (peaks["saturated_channel"][:, self.channels] == 0),
+            self.table,
+            self.position_area_fano,
+            self.position_min_area,
+        )
+        for name, values in zip(_FIELDS, fits, strict=True):
+            result[name] = values
+        result["r_mle"] = kernels.radius(fits.x, fits.y)
+        for axis in "xyr":
+            result[axis] = result[f"{axis}_{self.default_reconstruction_algorithm}"]
+        return result
+
+
+class LikelihoodEventBasics(CorrectedPlugin):
+    """Main and alternative S1 and S2 of each event; positions by likelihood, with errors."""
+
+    def infer_dtype(self):
+        return [
+            *type(self).dtype,
+            *(
+                ((f"{which} S2: {title}", f"{prefix}_{name}"), np.float32)
+                for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
+                for name, title in _FIELDS.items()
+            ),
+        ]
+
+    def position_fields(self):
+        return [*super().position_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
+
+
+class LikelihoodEventPositions(_LikelihoodByDefault):
+    """Position of each event, with errors."""
+
+    def infer_dtype(self):
+        return [
+            *type(self).dtype,
+            *(
+                (
+                    (
+                        f"{which} S2: error of the {axis} by maximum likelihood [mm]",
+                        f"{prefix}{axis}_error",
+                    ),
+                    np.float32,
+                )
+                for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
+                for axis in "xyr"
+            ),
+        ]
+
+    def compute(self, events):
+        result = super().compute(events)
+        for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
+            for axis in "xyr":
+                result[f"{prefix}{axis}_error"] = events[f"{source}_{axis}_mle_error"]
+        return result
