@@ -14,6 +14,8 @@ from amstrax.simulation.optics import Patterns
 from amstrax.simulation.sources import Deposits, Interaction, positions
 
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
+S1_BIN = 1.0  # so are those of an S1 within so many ns, of deposits with more photons than this
+S1_BRIGHT = 5_000
 
 
 class Origin(IntEnum):
@@ -166,9 +168,25 @@ def s1_photoelectrons(
     deposit, column = np.divmod(np.arange(counts.size), counts.shape[1])
     which = np.repeat(deposit, counts.ravel())
     channel = channels[np.repeat(column, counts.ravel())]
-    times = deposits.time[which] + scintillation_times(rng, deposits.kind[which], detector)
+    times = scintillation_times(rng, deposits.kind[which], detector)
     n_pe = 1 + doubled(rng, channel, detector)
-    return Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
+    is_bright = counts.sum(axis=1) > S1_BRIGHT
+    bright = is_bright[which]
+    if bright.any():
+        # Those of one bin are one entry: alphas would have ten thousands
+        cells = np.flatnonzero(np.repeat(is_bright, counts.shape[1]))
+        cell = np.repeat(np.arange(len(cells)), counts.ravel()[cells])
+        bins = (times[bright] / S1_BIN).astype(np.int64)
+        n_bins = int(bins.max()) + 1
+        total = np.bincount(cell * n_bins + bins, n_pe[bright]).astype(np.int64)
+        cell, bins = np.divmod(np.flatnonzero(total), n_bins)
+        deposit, column = np.divmod(cells[cell], counts.shape[1])
+        n_pe = np.concatenate([n_pe[~bright], total[total > 0]])
+        times = np.concatenate([times[~bright], (bins + rng.random(len(bins))) * S1_BIN])
+        which = np.concatenate([which[~bright], deposit])
+        channel = np.concatenate([channel[~bright], channels[column]])
+    origin = np.full(len(which), Origin.S1, dtype=np.int8)
+    return Light(deposits.time[which] + times, channel, n_pe, which, origin)
 
 
 def scintillation_times(

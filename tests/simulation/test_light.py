@@ -221,3 +221,26 @@ def test_join():
     for column, part in zip(both, one, strict=True):
         assert column.tolist() == 2 * part.tolist()
         assert column.dtype == part.dtype
+
+
+def test_bright_s1s_in_bins_are_the_same_light(monkeypatch):
+    deposits = make_deposits(3, kind=Interaction.ALPHA)
+    photons = np.array([200_000, 50, 300_000])
+    binned, single = [], []
+    for least, parts in ((light.S1_BRIGHT, binned), (10**9, single)):
+        monkeypatch.setattr(light, "S1_BRIGHT", least)
+        parts.append(light.s1_photoelectrons(rng(), deposits, photons, Inverse(XAMS), XAMS))
+    (one,), (other,) = binned, single
+    assert len(one.time) < len(other.time) / 10
+    for deposit in range(3):
+        a, b = (
+            part._replace(
+                **{name: c[part.deposit == deposit] for name, c in part._asdict().items()}
+            )
+            for part in (one, other)
+        )
+        np.testing.assert_array_equal(per_channel(a, XAMS), per_channel(b, XAMS))
+        for q in (0.1, 0.5, 0.9):
+            times = [np.quantile(np.repeat(p.time, p.n_pe), q) for p in (a, b)]
+            assert abs(times[0] - times[1]) <= light.S1_BIN
+    assert (one.n_pe > 0).all()
