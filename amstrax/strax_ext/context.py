@@ -4,21 +4,16 @@ import contextlib
 import copy
 import functools
 import inspect
-import io
 import logging
-import operator
-import pickle
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import MethodType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import strax
 from immutabledict import immutabledict
@@ -41,7 +36,7 @@ from amstrax.strax_ext.equivalents import (
     other_release,
     parents_metadata,
 )
-from amstrax.strax_ext.plugin import Plugin, Processor
+from amstrax.strax_ext.plugin import Made, Plugin, Processor, State
 
 log = logging.getLogger(__name__)
 
@@ -78,31 +73,6 @@ _OF_GET_ITER = tuple(inspect.signature(strax.Context.get_iter).parameters)
 _lock = threading.RLock()
 
 
-@dataclass(eq=False)
-class _Made:
-    """Cache of plugins and keys for one state of the options and plugin classes of a context."""
-
-    state: "_State | None" = None  #: None if it cannot be compared with a later one
-    #: Data type -> plugin, which is copied for each call
-    plugins: dict[str, strax.Plugin] = field(default_factory=dict)
-    #: Data type -> key, for any run
-    keys: dict[str, strax.DataKey] = field(default_factory=dict)
-    #: Data type and lineage hash -> key of equal data of the other release, for any run
-    equal_keys: dict[tuple[str, str], strax.DataKey | None] = field(default_factory=dict)
-    #: Options from run documents, as text -> the same for runs with these
-    by_options: dict[str, "_Made"] = field(default_factory=dict)
-
-    def for_options(self, options: Mapping[str, Any]) -> "_Made":
-        """Return the cache for runs with these options in their documents."""
-        made = _Made(equal_keys=self.equal_keys)
-        return self.by_options.setdefault(repr(sorted(options.items())), made)
-
-    def without(self, data_type: str) -> "_Made":
-        """Return a copy without one data type, on which no other depends."""
-        plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
-        return _Made(plugins=plugins, keys={d: k for d, k in self.keys.items() if d != data_type})
-
-
 def _on_snapshot(name: str) -> Callable:
     """Return strax's method of that name, to be called on a snapshot of the context."""
 
@@ -122,7 +92,7 @@ def _serialised(name: str) -> Callable:
         with _lock:
             # A snapshot belongs to one call, so its changes must not reach the common cache
             if self._is_snapshot:
-                self._made = _Made()
+                self._made = Made()
             return getattr(super(Context, self), name)(*args, **kwargs)
 
     method.__doc__ = f"Do what strax's ``{name}`` does, one thread at a time."
@@ -196,7 +166,7 @@ class Context(strax.Context):
     #: Name of a run -> document that replaces the one in the run database
     run_documents: Mapping[str, Mapping[str, Any]] = immutabledict()
     #: Cache for the last state
-    _made = _Made()
+    _made = Made()
     #: Unknown options of plugins that a warning has named
     _unknown_options: frozenset[str] = frozenset()
     #: Access to data of the other release; only in snapshots
@@ -563,7 +533,7 @@ class Context(strax.Context):
                 # strax's get_iter registers a plugin that joins its targets
                 name = getattr(plugin_class, "__name__", "")
                 is_temporary = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
-                self._made = self._made.without(name) if is_temporary else _Made()
+                self._made = self._made.without(name) if is_temporary else Made()
             return super().register(plugin_class)
 
     def get_iter(self, run_id: str, targets: Any, *args: Any, **kwargs: Any) -> Iterator:
@@ -812,9 +782,9 @@ class Context(strax.Context):
             snapshot._run_values = self.run_values
             snapshot._unknown_runs = set()
         if not self._is_snapshot:
-            made, state = self._made, _State.of(snapshot)
+            made, state = self._made, State.of(snapshot)
             if state is None or state != made.state:
-                made = _Made(state)
+                made = Made(state)
                 if state is not None:
                     self._made = made
             snapshot._made = made
@@ -850,92 +820,6 @@ class Context(strax.Context):
         left_out |= {"_of_any_run", "_run_options", "_unknown_runs"}
         left_out |= {"_fixed_plugin_cache", "_fixed_level_cache"}
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
-
-
-class _State:
-    """Everything that determines plugins and keys of a context, to be compared with a later state.
-
-    Numbers 1, 1.0 and True differ, as in strax's hash.
-    """
-
-    def __init__(self, config: Mapping[str, Any], registry: Mapping[str, type[strax.Plugin]]):
-        #: Objects to compare by identity
-        self.objects: list[Any] = []
-        plugins = dict.fromkeys(registry.values())
-        classes = dict.fromkeys(c for plugin in plugins for c in plugin.__mro__)
-        options = {id(o): o for plugin in plugins for o in plugin.takes_config.values()}
-        attributes, values = [], [config]
-        for c in classes:
-            held = vars(c)
-            self.objects.append(c)
-            self.objects.extend(held)
-            self.objects.extend(held.values())
-            takes_config = held.get("takes_config")
-            for value in held.values():
-                if type(value) in _CONSTANTS:
-                    continue
-                if isinstance(value, FunctionType):
-                    # IPython's autoreload changes it in place
-                    self.objects.append(value.__code__)
-                elif value is not takes_config and isinstance(value, _CONTAINERS):
-                    attributes.append(value)
-        for option in options.values():
-            self.objects.append(option)
-            self.objects.extend(vars(option).values())
-            if type(option.default) not in _CONSTANTS:
-                values.append(option.default)
-            if callable(option.default_factory):
-                values.append(option.default_factory())
-        for plugin in plugins:
-            if plugin.version.__func__ is not strax.Plugin.version.__func__:
-                values.append(plugin.version())
-        self.objects += (*registry, *registry.values())
-        file = io.BytesIO()
-        _Pickler(file, self.objects).dump(values)
-        # Classes by name take a tenth of the time
-        self.bytes = file.getvalue() + pickle.dumps(attributes)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _State)
-            and self.bytes == other.bytes
-            and len(self.objects) == len(other.objects)
-            and all(map(operator.is_, self.objects, other.objects))
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @classmethod
-    def of(cls, context: "Context") -> "_State | None":
-        """Return the state of a context, or None if it cannot be compared with another."""
-        try:
-            return cls(context.config, context._plugin_class_registry)
-        except Exception:
-            # An option cannot be pickled, or another thread adds an attribute
-            return None
-
-
-class _Pickler(pickle.Pickler):
-    """Pickler that lists functions and classes instead of pickling them by name."""
-
-    def __init__(self, file: io.BytesIO, objects: list[Any]):
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._objects = objects
-
-    def persistent_id(self, obj: Any) -> Any:
-        """Return True for an object that is listed, None for one that is pickled."""
-        if not isinstance(obj, _CODE):
-            return None
-        self._objects.append(obj)
-        return True
-
-
-#: Types of values that cannot change in place
-_CONSTANTS = {str, int, float, bool, type(None), property, classmethod, staticmethod}
-#: Types compared by identity within values
-_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-#: Attributes of plugin classes that may change in place
-_CONTAINERS = (list, tuple, set, dict, immutabledict, np.ndarray)
 
 
 for _name in ANALYSES:

@@ -1,4 +1,4 @@
-"""Plugins of amstrax, and the processor that runs them.
+"""Plugins of amstrax, the processor that runs them, and the cache of them in a context.
 
 strax (2.2.3) has a processor with threads, too. Each plugin is one there, and each keeps several
 chunks: dense live data takes gigabytes, and most of the gain is lost to Python's lock. Here one
@@ -6,10 +6,15 @@ thread computes. Helper threads do what takes long without that lock: they decom
 next chunk of live data, and compress and write chunks.
 """
 
+import io
+import operator
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -279,3 +284,114 @@ class _SaverSpy(SaverSpy):
         super().close()
         if self.saver.got_exception is not None and not is_failing:
             raise self.saver.got_exception
+
+
+@dataclass(eq=False)
+class Made:
+    """Cache of plugins and keys for one state of the options and plugin classes of a context."""
+
+    state: "State | None" = None  #: None if it cannot be compared with a later one
+    #: Data type -> plugin, which is copied for each call
+    plugins: dict[str, strax.Plugin] = field(default_factory=dict)
+    #: Data type -> key, for any run
+    keys: dict[str, strax.DataKey] = field(default_factory=dict)
+    #: Data type and lineage hash -> key of equal data of the other release, for any run
+    equal_keys: dict[tuple[str, str], strax.DataKey | None] = field(default_factory=dict)
+    #: Options from run documents, as text -> the same for runs with these
+    by_options: dict[str, "Made"] = field(default_factory=dict)
+
+    def for_options(self, options: Mapping[str, Any]) -> "Made":
+        """Return the cache for runs with these options in their documents."""
+        made = Made(equal_keys=self.equal_keys)
+        return self.by_options.setdefault(repr(sorted(options.items())), made)
+
+    def without(self, data_type: str) -> "Made":
+        """Return a copy without one data type, on which no other depends."""
+        plugins = {d: plugin for d, plugin in self.plugins.items() if d != data_type}
+        return Made(plugins=plugins, keys={d: k for d, k in self.keys.items() if d != data_type})
+
+
+class State:
+    """Everything that determines plugins and keys of a context, to be compared with a later state.
+
+    Numbers 1, 1.0 and True differ, as in strax's hash.
+    """
+
+    def __init__(self, config: Mapping[str, Any], registry: Mapping[str, type[strax.Plugin]]):
+        #: Objects to compare by identity
+        self.objects: list[Any] = []
+        plugins = dict.fromkeys(registry.values())
+        classes = dict.fromkeys(c for plugin in plugins for c in plugin.__mro__)
+        options = {id(o): o for plugin in plugins for o in plugin.takes_config.values()}
+        attributes, values = [], [config]
+        for c in classes:
+            held = vars(c)
+            self.objects.append(c)
+            self.objects.extend(held)
+            self.objects.extend(held.values())
+            takes_config = held.get("takes_config")
+            for value in held.values():
+                if type(value) in _CONSTANTS:
+                    continue
+                if isinstance(value, FunctionType):
+                    # IPython's autoreload changes it in place
+                    self.objects.append(value.__code__)
+                elif value is not takes_config and isinstance(value, _CONTAINERS):
+                    attributes.append(value)
+        for option in options.values():
+            self.objects.append(option)
+            self.objects.extend(vars(option).values())
+            if type(option.default) not in _CONSTANTS:
+                values.append(option.default)
+            if callable(option.default_factory):
+                values.append(option.default_factory())
+        for plugin in plugins:
+            if plugin.version.__func__ is not strax.Plugin.version.__func__:
+                values.append(plugin.version())
+        self.objects += (*registry, *registry.values())
+        file = io.BytesIO()
+        _Pickler(file, self.objects).dump(values)
+        # Classes by name take a tenth of the time
+        self.bytes = file.getvalue() + pickle.dumps(attributes)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, State)
+            and self.bytes == other.bytes
+            and len(self.objects) == len(other.objects)
+            and all(map(operator.is_, self.objects, other.objects))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, context: strax.Context) -> "State | None":
+        """Return the state of a context, or None if it cannot be compared with another."""
+        try:
+            return cls(context.config, context._plugin_class_registry)
+        except Exception:
+            # An option cannot be pickled, or another thread adds an attribute
+            return None
+
+
+class _Pickler(pickle.Pickler):
+    """Pickler that lists functions and classes instead of pickling them by name."""
+
+    def __init__(self, file: io.BytesIO, objects: list[Any]):
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._objects = objects
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return True for an object that is listed, None for one that is pickled."""
+        if not isinstance(obj, _CODE):
+            return None
+        self._objects.append(obj)
+        return True
+
+
+#: Types of values that cannot change in place
+_CONSTANTS = {str, int, float, bool, type(None), property, classmethod, staticmethod}
+#: Types compared by identity within values
+_CODE = (type, FunctionType, BuiltinFunctionType, MethodType, ModuleType)
+#: Attributes of plugin classes that may change in place
+_CONTAINERS = (list, tuple, set, dict, immutabledict, np.ndarray)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from make_runs import context, pulses, write_run
 
 from amstrax import contexts
-from amstrax.strax_ext.context import Context, _State
+from amstrax.strax_ext.context import Context
+from amstrax.strax_ext.plugin import State
 
 DTYPE = [*strax.time_fields, (("Checksum of what it was made with", "value"), np.int64)]
 
@@ -269,7 +270,7 @@ def test_keys_follow_the_options(tmp_path):
 
 def test_what_cannot_be_compared_is_not_kept():
     used = Context(storage=[], config={"of_first": threading.Lock()}, register=registered())
-    assert _State.of(used._snapshot()) is None
+    assert State.of(used._snapshot()) is None
     assert outcome(used, "key_for", "1", "first") is outcome(fresh_lock(), "key_for", "1", "first")
 
 
