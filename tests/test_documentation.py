@@ -199,6 +199,15 @@ def commands(page: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_commands_of_the_first_pages_in_one_folder(clone, environment):
+    """README and the pages that follow, as someone new types them."""
+    for page in (ROOT / "README.md", *(SOURCE / f"{name}.rst" for name in FIRST_PAGES)):
+        run_page(page, clone, environment)
+    check_areas_of_the_job(clone)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [
@@ -210,15 +219,6 @@ def commands(page: Path) -> str:
 )
 def test_commands(page, clone, environment):
     run_page(page, clone, environment)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_commands_of_the_first_pages_in_one_folder(clone, environment):
-    """README and the pages that follow, as someone new types them."""
-    for page in (ROOT / "README.md", *(SOURCE / f"{name}.rst" for name in FIRST_PAGES)):
-        run_page(page, clone, environment)
-    check_areas_of_the_job(clone)
 
 
 def test_first_pages_are_in_the_order_of_the_index():
