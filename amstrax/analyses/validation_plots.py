@@ -385,10 +385,12 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
     lines = []
     for name, text in (("elife", "from cS2"), ("elife_per_electron", "from cS2/electrons")):
         entry, bias = report["numbers"][name], report["numbers"][f"{name}_bias"]
-        lines.append(
-            f"{text}: {entry['value'] / 1000:.2f} ± {entry['error'] / 1000:.2f} µs"
-            f" ({100 * bias['value']:+.1f} % of true)"
-        )
+        if np.isfinite(entry["value"]):
+            value, error = entry["value"] / 1000, entry["error"] / 1000
+            found = f"{value:.2f} ± {error:.2f} µs ({100 * bias['value']:+.1f} % of true)"
+        else:
+            found = "not found, cS2 does not fall with drift time"
+        lines.append(f"{text}: {found}")
     axes.text(0.03, 0.97, "\n".join(lines), transform=axes.transAxes, va="top")
     return None
 

@@ -643,7 +643,8 @@ def run_tool(
         with stop_on_signals(stop), around(stop):
             text = work(stop)
         if text is not None:
-            print(text)
+            with _while_read():
+                print(text)
     except Exception as error:
         message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
         logger.error("%s", message, exc_info=args.debug)
@@ -671,17 +672,25 @@ def run_subcommand(
         Failures to log; others are bugs.
     """
     log_to_console(args.debug)
+    status = None
     try:
-        status = work()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, closed the pipe: write nothing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        with _while_read():
+            status = work()
     except errors as error:
         logger.error("%s", " ".join(str(error).split()), exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
     return status or 0
+
+
+@contextlib.contextmanager
+def _while_read() -> Iterator[None]:
+    """Print within it until the reader of standard output, such as `head`, closes it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Write nothing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 #: Loggers of strax that repeat errors at length; commands report them in one line

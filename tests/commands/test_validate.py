@@ -37,6 +37,21 @@ def report(made):
     return validation_text.read_report(made / "validation.json")
 
 
+def test_a_reader_may_have_had_enough(made):
+    path = made / "validation.json"
+    code = (
+        f"import sys; from amstrax.commands import validate; "
+        f"sys.exit(validate.main(['--report', {str(path)!r}]))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def number(report, name):
     entry = report["numbers"][name]
     return entry["value"], entry["error"]
