@@ -115,6 +115,7 @@ setup(
     author="The XAMS collaboration",
     url="https://github.com/XAMS-nikhef/amstrax",
     project_urls={
+        "Documentation": "https://amstrax.readthedocs.io",
         "Source": "https://github.com/XAMS-nikhef/amstrax",
         "Issues": "https://github.com/XAMS-nikhef/amstrax/issues",
         "Changelog": "https://github.com/XAMS-nikhef/amstrax/blob/master/HISTORY.md",
