@@ -88,6 +88,10 @@ extras_require = {
         "playwright>=1.60,<2",
         # what the dashboard is made of
         "bokeh>=3.9,<4",
+        # as of the extra "export"
+        "h5py>=3.12,<4",
+        "pyarrow>=18,<27",
+        "uproot>=5.6,<6",
         # a MongoDB server for tests, GPL-2.0; a pre-release, which pip takes only when it is pinned
         "SecantusDB==0.7.0b3",
         # an SSH server with passwords for tests
