@@ -82,13 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="run document to use, or a file with it, instead of the run database's",
     )
-    parser.add_argument(
-        "--context_kwargs",
-        type=base.json_object,
-        default={},
-        metavar="JSON",
-        help="arguments for the context, as '{\"init_rundb\": false}'",
-    )
+    base.add_context_kwargs(parser)
     parser.add_argument(
         "--from_scratch",
         action="store_true",

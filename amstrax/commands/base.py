@@ -239,6 +239,17 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_context_kwargs(parser: argparse.ArgumentParser) -> None:
+    """Add the option for arguments of the context."""
+    parser.add_argument(
+        "--context_kwargs",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="arguments for the context, as '{\"init_rundb\": false}'",
+    )
+
+
 def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
     """Add the option for ended runs with incomplete live data."""
     parser.add_argument(

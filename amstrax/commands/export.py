@@ -24,8 +24,9 @@ import math
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,13 +109,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_corrections_version(parser)
     base.add_reconstruction(parser)
-    add(
-        "--context_kwargs",
-        type=base.json_object,
-        default={},
-        metavar="JSON",
-        help="arguments for the context, as '{\"init_rundb\": false}'",
-    )
+    base.add_context_kwargs(parser)
     base.add_workers(parser)
     base.add_console(parser)
     args = parser.parse_args(argv)
@@ -141,8 +136,30 @@ def main(args: argparse.Namespace) -> int:
     """Export data, and return the exit status."""
     from amstrax.auto_processing import job
 
-    folder = args.output or "the current folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the export", folder)
+    options, folder = ExportOptions.of(args), args.output or "the current folder"
+    return job.run_strax_tool(args, log, lambda stop: export(options, stop), "the export", folder)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Rows to export, and where to: the options of `amstrax export`, see the help."""
+
+    run_ids: Sequence[str]
+    processing: ProcessingOptions  #: Data types, and how they are loaded or made
+    format: str
+    output: Path | None = None
+    force: bool = False
+    selection: Sequence[str] | None = None
+    columns: Sequence[str] | None = None
+    seconds_range: Sequence[float] | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "ExportOptions":
+        """Return the options from those of the command."""
+        targets = tuple(dict.fromkeys(args.target))
+        return base.filled(
+            cls, args, processing=base.filled(ProcessingOptions, args, targets=targets)
+        )
 
 
 class Column(NamedTuple):
@@ -182,7 +199,7 @@ class Content:
         return json.dumps(asdict(self) | {"columns": columns}, indent=1, default=str)
 
 
-class _Format:
+class _Format(ABC):
     """Base of the writers of files: columns are written in batches of the same columns."""
 
     suffixes: tuple[str, ...]
@@ -194,16 +211,16 @@ class _Format:
             self.module = _imported(self.package)
         self._open(path)
 
-    def _open(self, path: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, path: Path) -> None: ...
 
+    @abstractmethod
     def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
         """Add rows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Complete the file."""
-        raise NotImplementedError
 
 
 class _Csv(_Format):
@@ -246,7 +263,7 @@ class _Hdf5(_Format):
         for name, dtype, shape, unit, description in self.content.columns:
             if dtype.kind == "U":
                 dtype = np.dtype(f"S{dtype.itemsize}")  # numpy and UTF-8 have up to 4 bytes each
-            row_bytes = dtype.itemsize * max(1, _product(shape))
+            row_bytes = dtype.itemsize * max(1, math.prod(shape))
             dataset = group.create_dataset(
                 name,
                 shape=(0, *shape),
@@ -269,13 +286,6 @@ class _Hdf5(_Format):
 
     def close(self) -> None:
         self._file.close()
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for n in shape:
-        result *= n
-    return result
 
 
 class _Parquet(_Format):
@@ -362,7 +372,7 @@ def _imported(package: str) -> Any:
         ) from None
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
+def export(options: ExportOptions, stop: Stop) -> str:
     """Export data, and return the line to print.
 
     Raises
@@ -376,29 +386,29 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     RunDatabaseUnreachable
         If the options of a run cannot be read now.
     """
-    options = base.filled(ProcessingOptions, args, targets=tuple(dict.fromkeys(args.target)))
-    st, options = amstraxer.make_context(options, args.run_ids[0])
-    for run_id in args.run_ids:
+    st, processing = amstraxer.make_context(options.processing, options.run_ids[0])
+    options = replace(options, processing=processing)
+    for run_id in options.run_ids:
         st.run_values.check_options(run_id)
-    content = _content(st, options.targets, args)
-    form = FORMATS[args.format]
-    path = args.output or Path(f"{content.name}_{args.run_ids[0]}{form.suffixes[0]}")
+    content = _content(st, options)
+    form = FORMATS[options.format]
+    path = options.output or Path(f"{content.name}_{options.run_ids[0]}{form.suffixes[0]}")
     sidecar = path.with_name(f"{path.name}.json") if form is _Csv else None
     for file in (path, sidecar) if sidecar else (path,):
         if file.exists() and not file.is_file():
             raise UsageError(f"{file} is a folder or device, not a file: name another --output")
-        if file.exists() and not args.force:
+        if file.exists() and not options.force:
             raise UsageError(f"{file} exists: replace it with --force, or name another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".new_{os.getpid()}_{path.name}")
     new_sidecar = new.with_name(f"{new.name}.json")
     n = 0
     try:
-        with contextlib.closing(form(new, content)) as file:
-            for run_id in args.run_ids:
+        with contextlib.closing(form(new, content)) as writer:
+            for run_id in options.run_ids:
                 n_before = n
-                for rows in _batches(st, run_id, options.targets, args, stop):
-                    file.write(_columns(rows, run_id, content))
+                for rows in _batches(st, run_id, options, stop):
+                    writer.write(_columns(rows, run_id, content))
                     n += len(rows)
                 log.info("run %s: %d rows", run_id, n - n_before)
         if sidecar is not None:
@@ -408,10 +418,10 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     finally:
         new.unlink(missing_ok=True)
         new_sidecar.unlink(missing_ok=True)
-    return f"{path}: {n} rows of {', '.join(options.targets)}, {len(content.columns)} columns"
+    return f"{path}: {n} rows of {', '.join(content.targets)}, {len(content.columns)} columns"
 
 
-def _content(st: "strax.Context", targets: tuple[str, ...], args: argparse.Namespace) -> Content:
+def _content(st: "strax.Context", options: ExportOptions) -> Content:
     """Return what the file is to hold; raises UsageError for options that do not fit the data."""
     import numpy as np
     import strax
@@ -421,22 +431,23 @@ def _content(st: "strax.Context", targets: tuple[str, ...], args: argparse.Names
     from amstrax.analyses.quantities import ADC_COUNTS
     from amstrax.strax_ext import checks
 
-    plugins = st._get_plugins(targets, args.run_ids[0])
+    targets, run_ids = options.processing.targets, options.run_ids
+    plugins = st._get_plugins(targets, run_ids[0])
     kinds = {target: plugins[target].data_kind_for(target) for target in targets}
     if len(set(kinds.values())) > 1:
         text = ", ".join(f"{target} (of {kind})" for target, kind in kinds.items())
         raise UsageError(f"--target {text}: only data of one kind is joined: export each")
     dtype = checks.joined_dtype(plugins, targets)
     try:
-        checks.check_selection(args.selection, dtype)
-        checks.check_columns("--columns", args.columns, dtype)
+        checks.check_selection(options.selection, dtype)
+        checks.check_columns("--columns", options.columns, dtype)
     except InvalidOption as error:
         raise UsageError(f"{error}") from None
-    without_gains = all(area_unit(st, args.run_ids[0], t) == ADC_COUNTS for t in targets)
-    width = max(map(len, args.run_ids))
+    without_gains = all(area_unit(st, run_ids[0], t) == ADC_COUNTS for t in targets)
+    width = max(map(len, run_ids))
     columns = [Column("run_id", np.dtype(f"U{width}"), (), "", "Run")]
     for (title, name), kind in strax.unpack_dtype(dtype):
-        if args.columns and name not in args.columns:
+        if options.columns and name not in options.columns:
             continue
         unit = (re.findall(r"\[([^]]+)\]", title) or [""])[0]
         if without_gains:
@@ -445,7 +456,7 @@ def _content(st: "strax.Context", targets: tuple[str, ...], args: argparse.Names
         columns.append(Column(name, base_type, shape, unit, title))
     runs: dict[str, dict[str, str]] = {}
     lineages: dict[str, Any] = {}
-    for run_id in args.run_ids:
+    for run_id in run_ids:
         keys = {target: st.key_for(run_id, target) for target in targets}
         runs[run_id] = {target: key.lineage_hash for target, key in keys.items()}
         lineages |= {key.lineage_hash: key.lineage for key in keys.values()}
@@ -454,31 +465,27 @@ def _content(st: "strax.Context", targets: tuple[str, ...], args: argparse.Names
         targets,
         runs,
         lineages,
-        args.selection or (),
-        args.seconds_range,
+        options.selection or (),
+        options.seconds_range,
         {"amstrax": amstrax.__version__, "strax": strax.__version__},
         columns,
     )
 
 
 def _batches(
-    st: "strax.Context",
-    run_id: str,
-    targets: tuple[str, ...],
-    args: argparse.Namespace,
-    stop: Stop,
+    st: "strax.Context", run_id: str, options: ExportOptions, stop: Stop
 ) -> Iterator["np.ndarray"]:
     """Yield the rows of a run in batches of about `BATCH_BYTES`, at least one."""
     import numpy as np
 
     chunks = st.get_iter(
         run_id,
-        targets,
-        selection=args.selection,
-        keep_columns=args.columns,
-        seconds_range=args.seconds_range,
-        max_workers=args.workers,
-        progress_bar=base.shows_progress(args.progress),
+        options.processing.targets,
+        selection=options.selection,
+        keep_columns=options.columns,
+        seconds_range=options.seconds_range,
+        max_workers=options.processing.workers,
+        progress_bar=base.shows_progress(options.processing.progress),
     )
     waiting: list[np.ndarray] = []
     try:
@@ -489,9 +496,9 @@ def _batches(
                 yield np.concatenate(waiting)
                 waiting = [chunk.data[:0]]
     except ValueError as error:
-        if args.seconds_range is None or "returned no chunks" not in str(error):
+        if options.seconds_range is None or "returned no chunks" not in str(error):
             raise
-        text = " ".join(f"{t:g}" for t in args.seconds_range)
+        text = " ".join(f"{t:g}" for t in options.seconds_range)
         raise UsageError(f"--seconds_range {text}: run {run_id} has no data there") from None
     finally:
         # strax closes its files, and raises its own exception

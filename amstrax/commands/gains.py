@@ -91,13 +91,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="run documents to use, one for each run, LED-off runs last, instead of the run "
         "database's",
     )
-    add(
-        "--context_kwargs",
-        type=base.json_object,
-        default={},
-        metavar="JSON",
-        help="arguments for the context, as '{\"init_rundb\": false}'",
-    )
+    base.add_context_kwargs(parser)
     base.add_allow_incomplete(parser)
     base.add_workers(parser)
     base.add_console(parser)
