@@ -87,13 +87,7 @@ def plot_numbers(report: dict[str, Any], prefix: str, axes: Axes) -> None:
 
 def plot_saturation(report: dict[str, Any], axes: Axes) -> None:
     """Draw the fraction of signals that reach the end of the ADC, against photoelectrons."""
-    for kind in KINDS:
-        data = report["by_size"][kind]
-        n, saturated = np.array(data["n"]), np.array(data["n_saturated"])
-        low, high = statistics.fraction_interval(saturated, n)
-        value = saturated / np.maximum(n, 1)
-        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
-    _label_size(axes)
+    _draw_fractions(report, "n_saturated", axes)
     axes.set(ylim=(-3, 108), ylabel="saturated [%]", title="Saturation of the ADC")
 
 
@@ -206,14 +200,8 @@ def plot_pile_up(report: dict[str, Any], axes: Axes) -> None:
 
 def plot_efficiency(report: dict[str, Any], axes: Axes) -> None:
     """Draw the fraction of true signals found as the right type, against their photoelectrons."""
-    for kind in KINDS:
-        data = report["by_size"][kind]
-        n, found = np.array(data["n"]), np.array(data["n_found"])
-        low, high = statistics.fraction_interval(found, n)
-        value = found / np.maximum(n, 1)
-        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
+    _draw_fractions(report, "n_found", axes)
     axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
-    _label_size(axes)
     axes.set(ylim=(-3, 108), ylabel="found as the right type [%]", title="Efficiency")
 
 
@@ -234,6 +222,17 @@ def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
     else:
         axes.set(ylabel="half the central 68 % of found/true [%]", title="Resolution of the area")
         axes.set_ylim(bottom=0)
+
+
+def _draw_fractions(report: dict[str, Any], field: str, axes: Axes) -> None:
+    """Draw the fraction of signals that `field` counts, against their photoelectrons."""
+    for kind in KINDS:
+        data = report["by_size"][kind]
+        n, counted = np.array(data["n"]), np.array(data[field])
+        low, high = statistics.fraction_interval(counted, n)
+        value = counted / np.maximum(n, 1)
+        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
+    _label_size(axes)
 
 
 def _draw_by_size(
