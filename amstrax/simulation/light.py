@@ -170,23 +170,31 @@ def s1_photoelectrons(
     channel = channels[np.repeat(column, counts.ravel())]
     times = scintillation_times(rng, deposits.kind[which], detector)
     n_pe = 1 + doubled(rng, channel, detector)
-    is_bright = counts.sum(axis=1) > S1_BRIGHT
-    bright = is_bright[which]
+    bright = (counts.sum(axis=1) > S1_BRIGHT)[which]
+    light = Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
     if bright.any():
-        # Those of one bin are one entry: alphas would have ten thousands
-        cells = np.flatnonzero(np.repeat(is_bright, counts.shape[1]))
-        cell = np.repeat(np.arange(len(cells)), counts.ravel()[cells])
-        bins = (times[bright] / S1_BIN).astype(np.int64)
-        n_bins = int(bins.max()) + 1
-        total = np.bincount(cell * n_bins + bins, n_pe[bright]).astype(np.int64)
-        cell, bins = np.divmod(np.flatnonzero(total), n_bins)
-        deposit, column = np.divmod(cells[cell], counts.shape[1])
-        n_pe = np.concatenate([n_pe[~bright], total[total > 0]])
-        times = np.concatenate([times[~bright], (bins + rng.random(len(bins))) * S1_BIN])
-        which = np.concatenate([which[~bright], deposit])
-        channel = np.concatenate([channel[~bright], channels[column]])
-    origin = np.full(len(which), Origin.S1, dtype=np.int8)
-    return Light(deposits.time[which] + times, channel, n_pe, which, origin)
+        # Alphas would have ten thousands of entries
+        faint, binned = (Light(*(column[rows] for column in light)) for rows in (~bright, bright))
+        light = join(faint, _in_bins(rng, binned, channels))
+    return light._replace(time=deposits.time[light.deposit] + light.time)
+
+
+def _in_bins(rng: np.random.Generator, light: Light, channels: np.ndarray) -> Light:
+    """Return S1 light with one entry for each deposit, channel and bin of `S1_BIN`.
+
+    Times are relative to the deposit; entries are sorted by deposit, then as in `channels`.
+    """
+    bins = (light.time / S1_BIN).astype(np.int64)
+    column = np.argsort(channels)[np.searchsorted(np.sort(channels), light.channel)]
+    shape = int(light.deposit.max()) + 1, len(channels), int(bins.max()) + 1
+    key, entry = np.unique(
+        np.ravel_multi_index((light.deposit, column, bins), shape), return_inverse=True
+    )
+    n_pe = np.bincount(entry, light.n_pe).astype(np.int64)
+    deposit, column, bins = np.unravel_index(key, shape)
+    time = (bins + rng.random(len(bins))) * S1_BIN
+    origin = np.full(len(time), Origin.S1, dtype=np.int8)
+    return Light(time, channels[column], n_pe, deposit, origin)
 
 
 def scintillation_times(
