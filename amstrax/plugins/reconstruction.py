@@ -7,6 +7,7 @@ add one, write a class with what differs for each plugin, and a row in `PARTS`.
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import strax
@@ -119,7 +120,5 @@ def __getattr__(name: str) -> Any:
     plugin_name, *parts = rest.split("-")
     if not parts:
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    import importlib
-
-    plugin = getattr(importlib.import_module(f"amstrax.plugins.{module}"), plugin_name)
+    plugin = getattr(import_module(f"amstrax.plugins.{module}"), plugin_name)
     return _variant(plugin, tuple(parts))

@@ -65,7 +65,7 @@ def check_selection(selection: Any, dtype: np.dtype) -> None:
             f"selection {selection!r} is not true or false for each row: compare, as "
             "'s2_area > 100'"
         ) from None
-    except Exception as error:
+    except (AttributeError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
         raise InvalidSelection(f"selection {selection!r}: {_remedy(error)}") from None
 
 

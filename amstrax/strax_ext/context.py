@@ -248,9 +248,7 @@ class Context(strax.Context):
         if not given and not run_id.startswith("_"):
             return snapshot
         options = {name: value for name, value in given.items() if name not in snapshot.config}
-        taken: dict[str, strax.Option] = {}
-        for plugin in snapshot._plugin_class_registry.values():
-            taken.update(plugin.takes_config)
+        taken = snapshot._options_of_plugins()
         used = sorted(taken.keys() & options.keys())
         if untracked := [name for name in used if not taken[name].track]:
             raise InvalidRunDocument(
@@ -356,15 +354,15 @@ class Context(strax.Context):
                 todo += plugin.deps.values()
         return plugins
 
-    def _options_of_plugins(self) -> set[str]:
+    def _options_of_plugins(self) -> dict[str, strax.Option]:
         plugins = getattr(self, "_plugin_class_registry", {}).values()
-        return {option for plugin in plugins for option in plugin.takes_config}
+        return {n: option for plugin in plugins for n, option in plugin.takes_config.items()}
 
     def _warn_of_unknown_options(self, snapshot: "Context") -> None:
         """Warn once of each option that no plugin takes; strax would, many times a call."""
         free = tuple(snapshot.context_config["free_options"])
         known = snapshot._options_of_plugins()
-        unknown = snapshot.config.keys() - known - set(free)
+        unknown = snapshot.config.keys() - known.keys() - set(free)
         for option in sorted(unknown - snapshot._unknown_options):
             self.log.warning(
                 "no plugin of this context takes the option %r%s",
