@@ -46,7 +46,7 @@ class _LikelihoodByDefault(CorrectedPlugin):
 
 
 class LikelihoodPeakPositions(_LikelihoodByDefault):
-    """Positions of peaks by maximum likelihood, with errors, beside those of the lab's formulas."""
+    """Positions of peaks by maximum likelihood, with errors; the lab's positions are kept."""
 
     gain_to_pe_array = XAMSConfig(
         default=None,

@@ -302,7 +302,7 @@ def test_compiling_is_shown_and_is_no_work(show_bar, capsys, caplog):
         assert 0 <= elapsed <= time.monotonic() - began - 2 * slow
     assert ("compiling (once, about a minute)" in capsys.readouterr().err) == show_bar
     assert ("compiled 1 functions in" in caplog.text) == (not show_bar)
-    # Afterwards nobody listens
+    # After the work, compilations are not counted
     compile_one()
     assert progress._compilation.n == 2
 
