@@ -707,10 +707,9 @@ def _double_s1s(matched: Matched, parts: Parts) -> tuple[dict[str, list], list[R
     is_s1 = parts.made_of["kind"] == 1
     event, type_ = parts.made_of["event_number"][is_s1], matched.peaks["type"][is_s1]
     # Peaks of one deposit count once
-    deposits = np.unique(np.stack([event, parts.made_of["deposit"][is_s1]])[:, type_ == 1], axis=1)[
-        0
-    ]
-    n_typed = np.bincount(deposits[deposits < n], minlength=n)[second["event_number"]]
+    pairs = np.stack([event, parts.made_of["deposit"][is_s1]])[:, type_ == 1]
+    events_of_typed, _ = np.unique(pairs, axis=1)
+    n_typed = np.bincount(events_of_typed[events_of_typed < n], minlength=n)[second["event_number"]]
     unknown = event[(type_ == 0) & (event < n)]
     n_unknown = np.bincount(unknown, minlength=n)[second["event_number"]]
     outcomes = {
