@@ -182,12 +182,11 @@ def check_same_run(truth: np.ndarray, deposits: np.ndarray) -> None:
     """Raise InvalidOption when truth and truth_deposits are not of one simulation."""
     number = deposits["event_number"]
     n = max(len(truth), int(number.max(initial=-1)) + 1)
-    if len(truth) == n:
-        if all(
-            np.allclose(np.bincount(number, deposits[x], n), truth[x], rtol=1e-4)
-            for x in ("energy", "photons", "s1_pe", "s2_pe")
-        ):
-            return
+    if len(truth) == n and all(
+        np.allclose(np.bincount(number, deposits[x], n), truth[x], rtol=1e-4)
+        for x in ("energy", "photons", "s1_pe", "s2_pe")
+    ):
+        return
     raise InvalidOption(
         f"the truth of {len(truth)} events is not that of the deposits in parts_RUN.npz: take the "
         "files of one `amstrax simulate`"
@@ -356,6 +355,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{f"line_{kind}_area_bias": (-0.05, 0.05) for kind in KINDS},
         "event_efficiency": (0.95, 1.0),
         "elife_left": (-0.05, 0.05),
+        "elife_left_of_line": (-0.05, 0.05),
         "elife_bias": (-0.05, 0.05),
         "elife_per_electron_bias": (-0.05, 0.05),
         **{f"ring_{i}_error": (0.0, 3.0) for i in range(1, N_RINGS + 1)},
@@ -366,6 +366,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{f"peaks_{kind}_impure": (0.0, 0.1) for kind in KINDS},
         **{f"peaks_{kind}_incomplete": (0.0, 0.1) for kind in KINDS},
         **{f"led_gain_{channel}": (-0.05, 0.05) for channel in range(16)},
+        **{f"led_occupancy_{channel}": (-0.05, 0.05) for channel in range(16)},
         "coincidence_efficiency": (0.95, 1.0),
         "coincidence_false": (0.0, 0.02),
         "sipm_efficiency": (0.9, 1.0),
@@ -379,12 +380,30 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
 def poor(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names of numbers that are outside `LIMITS` by more than two errors."""
     found = []
-    for name, (low, high) in LIMITS.items():
-        if name in numbers:
-            value, error = numbers[name]["value"], np.nan_to_num(numbers[name]["error"])
-            if value + 2 * error < low or value - 2 * error > high:
-                found.append(name)
+    for name in sorted(numbers, key=_order):
+        low, high = limits_of(name)
+        value, error = numbers[name]["value"], np.nan_to_num(numbers[name]["error"])
+        if value + 2 * error < low or value - 2 * error > high:
+            found.append(name)
     return found
+
+
+def limits_of(name: str) -> tuple[float, float]:
+    """Return lowest and highest good value of a number; infinite for those without `LIMITS`."""
+    return LIMITS.get(_at_any_rate(name), (-np.inf, np.inf))
+
+
+def _at_any_rate(name: str) -> str:
+    """Return the name of a number without the rate that `pile_up_numbers` adds."""
+    before, of, number = name.partition("pile_up_")
+    return number.rpartition("_")[0] if of and not before else name
+
+
+def _order(name: str) -> tuple[bool, int]:
+    """Return what numbers are sorted by: the order of `LIMITS`, those at other rates last."""
+    own = _at_any_rate(name)
+    place = list(LIMITS).index(own) if own in LIMITS else len(LIMITS)
+    return own != name, place
 
 
 def unknown(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -746,9 +765,7 @@ def _scatter_numbers(matched: Matched) -> Iterator[Row]:
     yield "scatters_resolved", resolved, "1", f"events with {name} that have several peaks there"
 
 
-def _composition_numbers(
-    matched: Matched, parts: Parts, conditions: Conditions
-) -> Iterator[Row]:
+def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for what peaks are made of."""
     made_of = parts.made_of
     row = np.searchsorted(matched.truth["event_number"], made_of["event_number"])
@@ -862,9 +879,14 @@ def _coincidence_numbers(matched: Matched, coincidences: np.ndarray) -> Iterator
     yield "coincidence_false", false, "1", "events without energy there found as coincidences"
 
 
-def lifetime_points(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return drift time [ns], cs2 [PE] and cs2 per true electron of clean events."""
-    rows = np.flatnonzero(matched.clean & (matched.truth["electrons"] > 0))
+def lifetime_points(
+    matched: Matched, own: np.ndarray | bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return drift time [ns], cs2 [PE] and cs2 per true electron of clean events.
+
+    `own` says which rows of truth count.
+    """
+    rows = np.flatnonzero(matched.clean & (matched.truth["electrons"] > 0) & own)
     events = matched.event_of(rows)
     cs2 = events["cs2"].astype(np.float64)
     good = cs2 > 0
@@ -889,20 +911,31 @@ def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> 
     return Number(1 / rate, slope.error / rate**2)
 
 
+def _change_over_drift(drift_time: np.ndarray, cs2: np.ndarray) -> Number:
+    """Return the relative change of cs2 over all drift times, of a line through its logarithm."""
+    slope = statistics.fit_line(drift_time, np.log(cs2)).slope
+    span = float(np.ptp(drift_time)) if len(drift_time) else np.nan
+    return Number(float(np.expm1(slope.value * span)), slope.error * span)
+
+
 def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for the electron lifetime."""
-    drift_time, cs2, per_electron = lifetime_points(matched)
-    slope = statistics.fit_line(drift_time, np.log(per_electron)).slope
-    span = float(np.ptp(drift_time)) if len(drift_time) else np.nan
-    left = Number(float(np.expm1(slope.value * span)), slope.error * span)
+    own, energy = line(matched.truth)
+    of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
+    drift_time, _, per_electron = lifetime_points(matched)
+    drift_on_line, cs2, _ = lifetime_points(matched, own)
+    left = _change_over_drift(drift_time, per_electron)
     text = "cs2 per true electron from the shortest to the longest drift time: change that is left"
     yield "elife_left", left, "1", text
+    if np.isfinite(energy):
+        text = text.replace("per true electron", of)
+        yield "elife_left_of_line", _change_over_drift(drift_on_line, cs2), "1", text
     true = conditions.true_elife
-    for name, values, text in (
-        ("elife", cs2, "from cs2, of all energies"),
-        ("elife_per_electron", per_electron, "from cs2 / true electrons"),
+    for name, times, values, text in (
+        ("elife", drift_on_line, cs2, f"from cs2, {of}"),
+        ("elife_per_electron", drift_time, per_electron, "from cs2 / true electrons"),
     ):
-        found = electron_lifetime(drift_time, values, conditions.elife)
+        found = electron_lifetime(times, values, conditions.elife)
         yield name, found, "ns", f"electron lifetime {text}"
         # As many errors from 0 as the rates of losses, whose errors are symmetric, are apart
         bias = Number(found.value / true - 1, found.error / found.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import strict_json
-from amstrax.analyses.validation import FORMAT, LIMITS
+from amstrax.analyses.validation import FORMAT, LIMITS, limits_of
 from amstrax.exceptions import InvalidOption
 
 Report = dict[str, Any]
@@ -29,6 +29,8 @@ _SECTIONS = (
     ("Pile-up against rate", ("pile_up_",)),
 )
 _UNITS = {"external": "keV"}
+#: Biases of lifetimes from cs2 per electron, and from cs2 of a line
+_LIFETIMES = ("elife_per_electron_bias", "elife_bias")
 #: Fraction of saturated signals from which saturation explains a poor area
 _MANY = 0.3
 
@@ -51,7 +53,8 @@ def format_report(report: Report) -> str:
 def poor_lines(report: Report) -> list[str]:
     """Return lines that name the numbers outside `LIMITS`."""
     unknown = report.get("unknown", [])
-    left = f"Too few signals: {len(unknown)} numbers with limits are not known" if unknown else ""
+    left = f"Not known, most for too few signals: {len(unknown)} numbers with limits"
+    left = left if unknown else ""
     if not report["poor"]:
         known = any(name in LIMITS and name not in unknown for name in report["numbers"])
         if not known:
@@ -61,7 +64,7 @@ def poor_lines(report: Report) -> list[str]:
     for name in report["poor"]:
         entry = report["numbers"][name]
         factor, unit = (100, " %") if entry["unit"] == "1" else (1, f" {entry['unit']}")
-        low, high = (f"{factor * limit:g}" for limit in LIMITS[name])
+        low, high = (f"{factor * limit:g}" for limit in limits_of(name))
         lines.append(f"  {_with_error(entry)}  {entry['text']} [{low} to {high}{unit}]")
     return [*lines, *filter(None, [left]), *_plainly(report)]
 
@@ -79,7 +82,8 @@ def _plainly(report: Report) -> list[str]:
 
     lines = []
     for kind in ("s1", "s2"):
-        of = f"line_{kind}_area_bias" if f"line_{kind}_area_bias" in numbers else f"{kind}_area_bias"
+        of = f"line_{kind}_area_bias"
+        of = of if of in numbers else f"{kind}_area_bias"
         saturated = of.replace("area_bias", "saturated")
         if of in poor and exceeds(saturated, _MANY):
             which = numbers[of]["text"].partition(":")[0].removeprefix("area of ")
@@ -87,28 +91,28 @@ def _plainly(report: Report) -> list[str]:
                 f"{percent(saturated)} of {which} saturate the ADC: area {percent(of, True)}, "
                 f"although {percent(f'{kind}_efficiency')} are found"
             )
-    change = "elife_left"
-    if exceeds("s2_saturated", _MANY) and {change, "elife_per_electron_bias", "elife_bias"} & poor:
-        bias = "elife_per_electron_bias"
-        found = f"is {percent(bias, True)} off" if _is_known(numbers, bias) else "is not found"
-        lines.append(
-            f"S2s of short drifts saturate most: cs2 per electron changes by "
-            f"{percent(change, True)} over all drift times, the electron lifetime {found}"
-        )
+    ends = ("", "_of_line") if exceeds("s2_saturated", _MANY) else ()
+    for change, bias in zip((f"elife_left{end}" for end in ends), _LIFETIMES, strict=False):
+        if change in poor or bias in poor:
+            found = f"is {percent(bias, True)} off" if _is_known(numbers, bias) else "is not found"
+            lines.append(
+                f"S2s saturate, those of short drifts most: {numbers[change]['text']} is "
+                f"{percent(change, True)}, and the electron lifetime from it {found}"
+            )
     if "kr_unknown" in poor:
         table = report["kr_delays"]
-        worst = max(range(len(table["n"])), key=lambda i: table["unknown"][i] / (table["n"][i] or 1))
-        low = table["edges"][worst]
+        shares = [k / (n or 1) for k, n in zip(table["unknown"], table["n"], strict=True)]
+        low = table["edges"][shares.index(max(shares))]
         lines.append(
-            f"{percent('kr_unknown')} of the S1 pairs of Kr-83m have no type, most with delays from "
-            f"{low:g} ns on: one peak, wider than s1_max_width"
+            f"{percent('kr_unknown')} of the S1 pairs of Kr-83m have no type, most with delays "
+            f"from {low:g} ns on: one peak, wider than s1_max_width"
         )
     rings = [f"ring_{i}_bias" for i in range(1, 9) if f"ring_{i}_bias" in poor]
     if rings:
         last = max(rings, key=lambda name: abs(numbers[name]["value"]))
         lines.append(
-            f"Positions are up to {abs(numbers[last]['value']):.0f} mm off in r: the polynomials do "
-            "not know the light of the geometry, nor saturation"
+            f"Positions are up to {abs(numbers[last]['value']):.0f} mm off in r: the polynomials "
+            "do not know the light of the geometry, nor saturation"
         )
     return ["In words:", *(f"  {line}" for line in lines)] if lines else []
 

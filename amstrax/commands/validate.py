@@ -34,6 +34,7 @@ log = logging.getLogger("amstrax.validate")
 
 RUN_ID = "100101"
 NAME = "validation"
+_WORK = ".work_"
 _SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -263,11 +264,10 @@ def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, 
                     folder_at_rate = folder.with_name(f"{folder.name}_{rate:g}_Hz")
                     at_rates[rate], _ = assess(other, folder_at_rate, more, options, stop)
                 report["numbers"] |= validation.pile_up_numbers(at_rates)
+                report["poor"] = validation.poor(report["numbers"])
             figure = validation_plots.plot_validation(matched, report)
             made.append((f"{NAME}_{name}" if name else NAME, report, figure))
         for file, report, figure in made:
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # one layout for all formats
             for suffix in ("png", "pdf"):
                 base.save_figure(figure, options.output / f"{file}.{suffix}", dpi=110)
             validation_text.write_report(report, options.output / f"{file}.json")
@@ -296,9 +296,7 @@ def _check_options(options: ValidationOptions, more: Mapping[str, Any]) -> None:
     )
 
 
-def _reconstruction(
-    options: ValidationOptions, more: Mapping[str, Any]
-) -> str | tuple[str, ...]:
+def _reconstruction(options: ValidationOptions, more: Mapping[str, Any]) -> str | tuple[str, ...]:
     """Return the reconstruction for a set of options."""
     return to_dict_tuple(more).get("reconstruction", options.reconstruction)
 
@@ -358,6 +356,17 @@ def _truth(run: "SimulatedRun") -> Any:
     return load_truth(run.truth)
 
 
+def _check_truth(run: "SimulatedRun") -> None:
+    """Raise InvalidOption when the files of the truth are not of one simulation."""
+    import numpy as np
+
+    from amstrax.analyses import validation
+    from amstrax.simulation import parts
+
+    deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
+    validation.check_same_run(_truth(run), deposits)
+
+
 def _settings(run: "SimulatedRun") -> dict[str, Any]:
     """Return the settings of a simulation, from its file, or else from the run document."""
     from dataclasses import asdict
@@ -413,9 +422,16 @@ class _Processed:
             if (self.has_sipm or "sipm" not in target)
             and (self.has_nai or target not in ("peak_basics_ext", "event_coincidences"))
         ]
-        kwargs = {}
-        if reconstruction := _reconstruction(options, more_options):
-            kwargs["reconstruction"] = reconstruction
+        self.has_parts = run.parts.exists()
+        if self.has_parts and self.context != "xams_led":
+            _check_truth(run)
+        elif not self.has_parts:
+            log.warning(
+                "%s is missing: without what peaks are made of, Kr-83m pairs and other sensors; "
+                "simulate the run again for these",
+                run.parts,
+            )
+        reconstruction = _reconstruction(options, more_options)
         of_plugins = {k: v for k, v in more_options.items() if k != "reconstruction"}
         all_options = run.options() | of_plugins
         process(
@@ -427,15 +443,14 @@ class _Processed:
             stop,
             options.workers,
             options.progress,
-            **kwargs,
+            reconstruction=reconstruction,
         )
-        self.has_parts = run.parts.exists()
         self._st = getattr(contexts, self.context)(
             output_folder=folder,
             init_rundb=False,
             config=to_dict_tuple(all_options),
             simulation_truth=run.run_dir if self.has_parts else None,
-            **kwargs,
+            **({"reconstruction": reconstruction} if reconstruction else {}),
         )
         self._st.set_run_document(run.run_id, run.document())
 
@@ -479,7 +494,6 @@ class _Processed:
         parts = validation.Parts(
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
-        validation.check_same_run(truth, parts.deposits)
         matched = validation.match(truth, peaks, events, parts.light)
         if is_xams and self.has_sipm:
             parts = parts._replace(sipm=self._of_sensor("sipm"))
@@ -538,7 +552,9 @@ def _check_output(options: ValidationOptions) -> None:
 def _work_folder(options: ValidationOptions) -> Iterator[Path]:
     """Make a folder for live and processed data, on the file system of the output."""
     options.output.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work_", dir=options.output))
+    for left in options.output.glob(f"{_WORK}*"):
+        log.warning("%s is of another or a killed validation: remove it, unless one runs", left)
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=options.output))
     try:
         yield work
         if options.keep:
