@@ -417,7 +417,7 @@ def test_words_on_saturation_and_pairs():
     words = words[words.index("In words:") + 1 :]
     assert len(words) == 3
     assert "97 % of S1s at 661.7 keV saturate the ADC: area -26 %" in words[0]
-    assert "is +12 %" in words[1] and "the electron lifetime from it is +44 % off" in words[1]
+    assert "by +12 % over all drift times, the electron lifetime is +44 % off" in words[1]
     assert "32 % of the S1 pairs" in words[2] and "from 150 ns on" in words[2]
     numbers["elife_per_electron_bias"]["value"] = np.nan
     assert "is not found" in "\n".join(validation_text.poor_lines(report))

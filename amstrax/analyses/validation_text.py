@@ -95,9 +95,10 @@ def _plainly(report: Report) -> list[str]:
     for change, bias in zip((f"elife_left{end}" for end in ends), _LIFETIMES, strict=False):
         if change in poor or bias in poor:
             found = f"is {percent(bias, True)} off" if _is_known(numbers, bias) else "is not found"
+            what = numbers[change]["text"].partition(" from ")[0]
             lines.append(
-                f"S2s saturate, those of short drifts most: {numbers[change]['text']} is "
-                f"{percent(change, True)}, and the electron lifetime from it {found}"
+                f"S2s saturate, those of short drifts most: {what} changes by "
+                f"{percent(change, True)} over all drift times, the electron lifetime {found}"
             )
     if "kr_unknown" in poor:
         table = report["kr_delays"]
