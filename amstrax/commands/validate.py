@@ -99,7 +99,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         nargs="+",
         default=(),
         metavar="HZ",
-        help="assess runs at these rates too, each with as many events",
+        help="assess runs at these rates too, each with as many events, but at most as long",
     )
     base.add_workers(parser)
     add(
@@ -148,6 +148,8 @@ def _check_use(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("--options has two sets of one name: give each another NAME")
     if args.pile_up and args.live_data is not None:
         parser.error("--pile_up simulates runs: leave --live_data out")
+    if args.pile_up and args.source == "led":
+        parser.error("--pile_up changes the rate of events: leave it out for --source led")
     if args.truth is not None and args.live_data is None:
         parser.error("--truth needs --live_data, the run of this truth")
 
@@ -244,7 +246,7 @@ def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, 
     with _work_folder(options) as work:
         run = _run(options, work / "live_data", options.rate, options.duration, stop)
         others = {
-            # As many events as in the run itself
+            # As many events as in the run itself, but no longer run
             rate: _run(
                 options,
                 work / f"live_data_{rate:g}_Hz",

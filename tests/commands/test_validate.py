@@ -190,6 +190,7 @@ def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeyp
         ["--options=a={}", "--options=a={}"],
         ["--pile_up=0"],
         ["--pile_up=50", "--live_data=000001"],
+        ["--pile_up=50", "--source=led"],
         ["--truth=truth.npy"],
         ["--config_kwargs=[1]"],
         ["--workers=0"],
