@@ -304,9 +304,17 @@ def test_the_run_document_says_which_simulation_made_the_run(tmp_path):
     )
     with pytest.raises(InvalidOption, match="make a context for this run"):
         load(chain, "truth_events")
-    # Nor is another run
-    chain.set_run_document("000044", run.document())
-    with pytest.raises(InvalidOption, match="make a context for this run"):
-        chain.get_array("000044", "truth_events", config={"daq_input_dir": str(run_dir)})
     with pytest.raises(LiveDataNotFound, match="000044"):
         contexts.xams(init_rundb=False, storage=[], simulation_truth=tmp_path / "000044")
+
+
+def test_truth_of_one_run_is_not_that_of_another(tmp_path):
+    runs = [
+        simulation.simulate(name, tmp_path, source="am241", duration=0.5, yields="simple")
+        for name in (RUN, "000044")
+    ]
+    chain = contexts.xams(tmp_path / "out", init_rundb=False, simulation_truth=runs[0])
+    run = SimulatedRun.at(runs[1])
+    contexts.context_for_daq_reader(chain, run.run_id, run_doc=run.document())
+    with pytest.raises(InvalidOption, match="make a context for this run"):
+        chain.get_array(run.run_id, "truth_events", progress_bar=False)
