@@ -410,7 +410,8 @@ def test_several_sets_of_options_and_rates(tmp_path, capsys):
         assert number(usual, f"{kind}_whole")[0] < 0.9
         assert {f"{kind}_whole", f"line_{kind}_area_bias"} <= set(usual["poor"])
     # S2s of short drifts lose most, whatever the lifetime
-    assert number(usual, "elife_left")[0] > 0.05 and "elife_left" in usual["poor"]
+    assert number(usual, "elife_left")[0] > 0.05
+    assert number(usual, "elife_left_of_line")[0] > 0.05
     poor, table = text.split("Poor: ")[1].split("S1s by size")
     assert "area of S2s at 661.7 keV" in poor.split("\n\n")[0]
     assert table.count(" to ") > 10
