@@ -275,8 +275,21 @@ def _with_truth(name: str, run_dir: str | Path | None, kwargs: dict[str, Any]) -
     """Return arguments of `_context` with plugins for the truth of a simulated run; None: none."""
     if run_dir is None:
         return kwargs
-    from amstrax.plugins import simulation_truth as truth
+    config = {**(kwargs.get("config") or {}), **_truth_options(Path(run_dir))}
+    return kwargs | {"truth": _truth_plugins(name), "config": config}
+
+
+def _truth_options(run_dir: Path) -> dict[str, Any]:
+    """Return the options of plugins for the truth of a simulated run with live data in a folder."""
     from amstrax.simulation.run import SimulatedRun
+
+    run = SimulatedRun.at(run_dir)
+    return {"simulation": run.simulation(), "simulated_run": str(run.run_dir)}
+
+
+def _truth_plugins(name: str) -> tuple[type[strax.Plugin], ...]:
+    """Return the plugins for the truth of simulated runs that a context can have."""
+    from amstrax.plugins import simulation_truth as truth
 
     plugins: dict[str, tuple[type[strax.Plugin], ...]] = {
         "xams": (
@@ -288,10 +301,33 @@ def _with_truth(name: str, run_dir: str | Path | None, kwargs: dict[str, Any]) -
         "xams_led": (truth.SimulationTruth,),
         "xams_little": (truth.RadonSimulationTruth, truth.RadonPeakTruth),
     }
-    run = SimulatedRun.at(Path(run_dir))
-    options = {"simulation": run.simulation(), "simulated_run": str(run.run_dir)}
-    config = {**(kwargs.get("config") or {}), **options}
-    return kwargs | {"truth": plugins[name], "config": config}
+    return plugins[name]
+
+
+def add_truth(
+    st: strax.Context,
+    name: str,
+    run_id: str,
+    detector: str = "xams",
+    run_doc: Mapping[str, Any] | None = None,
+) -> None:
+    """Give a context the truth of a simulated run, from the files beside its live data.
+
+    Live data is found as by `context_for_daq_reader`, whose errors are raised.
+
+    Parameters
+    ----------
+    st
+        Context to change.
+    name
+        Name of the context.
+    run_id, detector, run_doc
+        As of `context_for_daq_reader`.
+    """
+    if run_doc is None and not st.config.get("live_data_dir"):
+        run_doc = _find_document(run_id, detector)
+    st.set_config(_truth_options(_find_live_data(st, run_id, run_doc or {})))
+    st.register(_truth_plugins(name))
 
 
 def _context(
@@ -452,15 +488,7 @@ def context_for_daq_reader(
             f"context for run {run_id}"
         )
     if run_doc is None:
-        from amstrax.rundb import documents, get_mongo_collection
-
-        collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))
-        try:
-            run_doc = documents.find_run(collection, run_id)
-        except RunNotFound as error:
-            raise RunNotFound(
-                f"{error}; or give its document as run_doc, or --testing_rundoc"
-            ) from None
+        run_doc = _find_document(run_id, detector, runs_col_kwargs)
     config = rundoc.reader_config(run_doc)
     end = rundoc.end_time(run_doc)
     config["run_end_time"] = None if end is None else end.timestamp()
@@ -488,6 +516,21 @@ def context_for_daq_reader(
     return st
 
 
+def _find_document(
+    run_id: str, detector: str, runs_col_kwargs: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """Return the document of a run in the run database."""
+    from amstrax.rundb import documents, get_mongo_collection
+
+    collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))
+    try:
+        return documents.find_run(collection, run_id)
+    except RunNotFound as error:
+        raise RunNotFound(
+            f"{error}; or give its document as run_doc, or --testing_rundoc"
+        ) from None
+
+
 def raw_data_types(st: strax.Context) -> tuple[str, ...]:
     """Return the data types that a context makes from live data."""
     return _raw_data_types(st._plugin_class_registry.values())
@@ -513,7 +556,7 @@ def find_context(
     Parameters
     ----------
     targets
-        Data types; none for all raw data.
+        Data types, also those of the truth of simulated runs; none for all raw data.
     names
         Names of the contexts to choose from.
     options
@@ -536,7 +579,9 @@ def find_context(
     known: list[str] = []
     for name in names:
         plugins = _plugins_of(name, release)
-        data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
+        data_types = _data_types(plugins)
+        if not set(targets) <= set(data_types):
+            data_types += _data_types(_truth_plugins(name))
         missing = [target for target in targets if target not in data_types]
         if not missing:
             break
@@ -562,6 +607,10 @@ def find_context(
             corrections.options_for(plugins, corrections_version, _all_plugins())
     raw_types = _raw_data_types(plugins)
     return name, tuple(targets) or raw_types, raw_types
+
+
+def _data_types(plugins: Iterable[type[strax.Plugin]]) -> list[str]:
+    return [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:

@@ -333,13 +333,108 @@ def test_pairs_of_s1s_and_other_sensors():
     assert {"S1 pairs of Kr-83m", "SiPM", "NaI detector", "Pile-up"} <= set(titles)
 
 
+def test_scatters_with_s2s_apart_are_no_split_signals():
+    """Of three events the second has S2s 3 us apart, the third only 0.5 us, as of one S2."""
+    start = np.arange(3) * 10_000_000
+    truth = make_truth(start, drift=np.full(3, 20_000), s2_pe=5_000)
+    middle = truth["s2_center_time"] - T0
+    light = [(start[i] + 20, 2 * i, i, Origin.S1, Sensor.TPC, 200, 200) for i in range(3)]
+    rows = [
+        *((0, 0, 4_990), (0, 3_000, 10)),  # too small to count
+        *((1, -600, 4_000), (1, 2_400, 1_000)),
+        *((2, -200, 3_000), (2, 300, 2_000)),
+    ]
+    for j, (i, shift, size) in enumerate(rows):
+        light.append((middle[i] + shift, j, i, Origin.S2, Sensor.TPC, size, 5_000))
+    # Light of the SiPM and after-pulses do not count
+    light.append((middle[0] + 9_000, 1, 0, Origin.S2, Sensor.SIPM, 5_000, 5_000))
+    light.append((middle[0] + 9_000, 1, 0, Origin.AFTERPULSE, Sensor.TPC, 500, 500))
+    light.sort()
+    peaks = make_peaks(
+        [
+            *((t - 20, t + 200, 1, 200) for t in start),
+            *((t - 900, t + 900, 2, 5_000) for t in middle[[0, 2]]),
+            (middle[1] - 1_400, middle[1] + 400, 2, 4_000),
+            (middle[1] + 900, middle[1] + 3_500, 2, 1_000),
+        ]
+    )
+    truth["endtime"][1] = T0 + middle[1] + 3_500
+    parts = make_parts(truth, [], light, peaks)
+    matched = validation.match(truth, peaks, perfect_events(truth), parts.light)
+    assert matched.apart.tolist() == [False, True, False]
+    assert matched.clean.tolist() == [True, False, True]
+    report = validation.validation_report(matched, CONDITIONS, parts)
+    assert value(report, "s2_split") == 0 and value(report, "s2_whole") == 1
+    assert value(report, "peaks_s2_incomplete") == 0
+    assert value(report, "scatters") == pytest.approx(1 / 3)
+    assert value(report, "scatters_resolved") == 1
+    assert sum(report["rings"]["n"]) == 2
+    # Without light nobody knows
+    unknown = report_of(truth, peaks, perfect_events(truth))
+    assert value(unknown, "s2_split") == pytest.approx(1 / 3)
+    assert "scatters" not in unknown["numbers"]
+
+
+def test_truth_and_deposits_of_one_run():
+    truth = make_truth(np.arange(3) * 10_000_000, drift=9_000)
+    truth["s1_pe"], truth["energy"] = [100, 200, 300], 10.0
+    deposits = np.zeros(4, dtype=DEPOSIT_DTYPE)
+    deposits["event_number"] = [0, 1, 1, 2]
+    deposits["s1_pe"], deposits["energy"] = [100, 150, 50, 300], [10, 7, 3, 10]
+    for field in ("photons", "s2_pe"):
+        deposits[field] = truth[field][deposits["event_number"]]
+        deposits[field][2] = 0
+    validation.check_same_run(truth, deposits)
+    validation.check_same_run(truth[:0], deposits[:0])
+    other = deposits.copy()
+    other["s1_pe"][0] += 1
+    for wrong in ((truth[:2], deposits), (truth, deposits[:3]), (truth, other)):
+        with pytest.raises(InvalidOption, match="files of one"):
+            validation.check_same_run(*wrong)
+
+
+def test_words_on_saturation_and_pairs():
+    """What the command says of caesium and krypton, from the numbers of reports."""
+    entries = {
+        "s1_efficiency": (1.0, 0.01),
+        "s2_efficiency": (1.0, 0.01),
+        "s2_saturated": (0.8, 0.01),
+        "line_s1_area_bias": (-0.26, 0.01),
+        "line_s1_saturated": (0.97, 0.01),
+        "line_s2_area_bias": (-0.37, 0.01),
+        "line_s2_saturated": (0.2, 0.01),  # something else, then
+        "elife_left": (0.12, 0.01),
+        "elife_per_electron_bias": (0.44, 0.02),
+        "kr_unknown": (0.32, 0.01),
+    }
+    numbers = {
+        name: {"value": x, "error": e, "unit": "1", "text": "area of S1s at 661.7 keV: median"}
+        for name, (x, e) in entries.items()
+    }
+    report = {"numbers": numbers, "poor": validation.poor(numbers), "unknown": []}
+    report["kr_delays"] = {"edges": [0, 150, 300], "n": [10, 10], "unknown": [0, 6]}
+    words = validation_text.poor_lines(report)
+    words = words[words.index("In words:") + 1 :]
+    assert len(words) == 3
+    assert "97 % of S1s at 661.7 keV saturate the ADC: area -26 %" in words[0]
+    assert "by +12 % over all drift times, the electron lifetime is +44 % off" in words[1]
+    assert "32 % of the S1 pairs" in words[2] and "from 150 ns on" in words[2]
+    numbers["elife_per_electron_bias"]["value"] = np.nan
+    assert "is not found" in "\n".join(validation_text.poor_lines(report))
+
+
 def test_reports_at_different_rates():
     truth = make_run()
     report = report_of(truth, perfect_peaks(truth), perfect_events(truth))
     numbers = validation.pile_up_numbers({100.0: report, 5.0: report})
     assert list(numbers)[0] == "pile_up_s1_efficiency_5"
     assert numbers["pile_up_events_merged_100"]["text"].startswith("at 100 Hz: true events")
+    numbers["pile_up_event_efficiency_100"]["value"] = 0.5
+    assert validation.poor(numbers) == ["pile_up_event_efficiency_100"]
     report["numbers"] |= numbers
+    report["poor"] = validation.poor(report["numbers"])
+    poor = "\n".join(validation_text.poor_lines(report))
+    assert "at 100 Hz: events" in poor and "[95 to 100 %]" in poor
     assert "Pile-up against rate" in validation_text.format_report(report)
 
 
@@ -466,8 +561,24 @@ def test_comparison(report):
     error = report["numbers"]["drift_time_bias"]["error"] * np.sqrt(2)
     assert float(row[1]) == pytest.approx(30, rel=0.01)
     assert float(row[3]) == pytest.approx(30 / error, rel=0.02)
-    other = {**report, "made": report["made"] | {"seed": 1}}
-    assert "same true events" not in validation_text.format_comparison(other, report)
+    assert "same true events" not in compared(report, seed=1)
+    assert "seed 1 and" in compared(report, seed=1)
+    # Other light is another run, too
+    settings = {"amstrax": "3", "optics": "geometry"}
+    simulated = {**report, "made": report["made"] | {"simulation": settings}}
+    assert "same true events" in compared(simulated)
+    text = compared(simulated, simulation=settings | {"optics": "inverse"})
+    assert "optics inverse and geometry" in text and "same true events" not in text
+    text = compared(simulated, simulation=settings | {"amstrax": "4"})
+    assert "Simulated by amstrax 4 and 3" in text and "same true events" not in text
+    led = {**report, "numbers": {"led_gain_0": report["numbers"]["x_bias"]}}
+    assert "no number in common" in validation_text.format_comparison(led, report)
+
+
+def compared(report, **made):
+    """Return the comparison with a report that was made in another way."""
+    other = {**report, "made": report["made"] | made}
+    return validation_text.format_comparison(other, report)
 
 
 # --- plots

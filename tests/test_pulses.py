@@ -76,18 +76,42 @@ def test_numbers_and_spectra_of_runs():
     assert heights == [1.0, 0.0]
 
 
-def test_page_without_the_real_run(tmp_path, monkeypatch):
+@pytest.fixture
+def page(monkeypatch):
+    """The module that makes the page."""
     monkeypatch.syspath_prepend(DOCS)
     name = "make_simulation_comparison"
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     page = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, page)
     spec.loader.exec_module(page)
-    assert page.run_part(tmp_path, tmp_path).startswith("The real run is not on the machine")
-    assert not list(tmp_path.iterdir())
+    return page
+
+
+def test_real_run_beside_a_simulated_one(page, tmp_path, monkeypatch):
+    """Anywhere, also where the real run is not: its pulses are in the repository."""
+    monkeypatch.setattr(page, "DURATION", 0.5)
+    text = page.run_part(tmp_path)
+    for what in ("rate of pulses [Hz]", "median noise", "median baseline", "median length"):
+        assert text.count(what) == 2  # channels
+    assert "Differences, and what they come from" in text
+    assert (tmp_path / page.PICTURE).stat().st_size > 10_000
+    rates = text.split("rate of pulses [Hz]")[1].split("\n     - ")[1:3]
+    assert float(rates[0]) == pytest.approx(7230 / 16.5, rel=0.01)
+    assert 0.3 < float(rates[1]) / float(rates[0]) < 0.7
+
+
+def test_pulses_of_the_real_run_are_those_of_its_live_data(page, shared, tmp_path):
+    page.save_real(shared / "data", tmp_path / "pulses.npz")
+    made, stored = np.load(tmp_path / "pulses.npz"), np.load(page.REAL)
+    for name in stored.files:
+        np.testing.assert_array_equal(made[name], stored[name])
+
+
+def test_table_of_yields(page, monkeypatch):
     monkeypatch.setitem(sys.modules, "nestpy", None)
     assert page.yields_part().startswith("nestpy is not installed")
-    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "nestpy")
     pytest.importorskip("nestpy", reason="needs nestpy, of the extra `simulation`")
     monkeypatch.setattr(page, "N_EVENTS", 20)
     table = page.yields_part()

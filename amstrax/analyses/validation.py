@@ -9,7 +9,7 @@ import numpy as np
 from amstrax.analyses import statistics
 from amstrax.analyses.gains import mean_gain
 from amstrax.analyses.statistics import NOTHING, Number
-from amstrax.exceptions import NoGain
+from amstrax.exceptions import InvalidOption, NoGain
 from amstrax.processing.events import find_groups
 from amstrax.simulation import matching
 from amstrax.simulation.light import Origin
@@ -45,6 +45,10 @@ KR_DELAYS = (0.0, 50.0, 100.0, 150.0, 200.0, 300.0, 500.0, 1000.0)
 COINCIDENT, LEAST_ENERGY = (456.0, 566.0), 100.0
 #: Photoelectrons from which single numbers of the SiPM count [PE]
 LEAST_SIPM = 3.0
+#: S2s of an event whose mean times differ by more are not one signal [ns]; those with less than
+#: `_LEAST_S2` of the electrons' light do not count
+APART = 1_000
+_LEAST_S2 = 0.01
 #: Rows and columns of the misclassification matrix; the columns are types 1, 2, 0 and no peak
 TRUE_KINDS = ("S1", "S2", "no true signal")
 FOUND_KINDS = ("S1", "S2", "unknown", "missed")
@@ -91,12 +95,19 @@ class Matched(NamedTuple):
     of_peaks: np.ndarray  #: row by row of truth: `matching.PEAK_MATCH_DTYPE`
     of_events: np.ndarray  #: row by row of truth: `matching.EVENT_MATCH_DTYPE`
     labels: np.ndarray  #: row by row of peaks: `matching.PEAK_LABEL_DTYPE`
+    #: row by row of truth: whether scatters have S2s that are `APART`; all False if not known
+    apart: np.ndarray
 
     @property
     def clean(self) -> np.ndarray:
-        """Whether rows of truth are alone in their event, with its main S1 and main S2."""
+        """Whether rows of truth are alone in their event, with its main S1 and main and only S2."""
         match = self.of_events
-        return (match["n_truth"] == 1) & match["s1_is_main"] & match["s2_is_main"]
+        is_alone = (match["n_truth"] == 1) & ~self.apart
+        return is_alone & match["s1_is_main"] & match["s2_is_main"]
+
+    def is_one(self, kind: str) -> np.ndarray:
+        """Return whether all light of the s1 or s2 of each row of truth is one signal."""
+        return ~self.apart if kind == "s2" else np.ones(len(self.truth), dtype=bool)
 
     def event_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the events of these rows of truth, which all have one."""
@@ -132,14 +143,54 @@ def with_true_types(peaks: np.ndarray, truth: np.ndarray, gain: float) -> np.nda
     return peaks
 
 
-def match(truth: np.ndarray, peaks: np.ndarray, events: np.ndarray) -> Matched:
+def match(
+    truth: np.ndarray, peaks: np.ndarray, events: np.ndarray, light: np.ndarray | None = None
+) -> Matched:
     """Match simulated events with peaks as of peak_basics and events as of event_info.
 
-    Raises ValueError when one is not sorted by time.
+    With `light`, as of truth_light, events of several S2s are known, see `Matched.apart`. Raises
+    ValueError when a table is not sorted by time.
     """
     of_peaks = matching.match_peaks(truth, peaks)
     of_events = matching.match_truth(truth, events)
-    return Matched(truth, peaks, events, of_peaks, of_events, matching.label_peaks(truth, peaks))
+    labels = matching.label_peaks(truth, peaks)
+    apart = np.zeros(len(truth), dtype=bool) if light is None else s2s_apart(truth, light)
+    return Matched(truth, peaks, events, of_peaks, of_events, labels, apart)
+
+
+def s2s_apart(truth: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Return whether events have S2s of several deposits whose mean times are `APART`.
+
+    Shape (n,), row by row of `truth`. `light` is as of truth_light.
+    """
+    own = (light["sensor"] == Sensor.TPC) & (light["origin"] == Origin.S2)
+    own &= (light["event_number"] >= 0) & (light["deposit"] >= 0)
+    light = light[own]
+    deposit, first, of = np.unique(light["deposit"], return_index=True, return_inverse=True)
+    size = np.bincount(of, light["size"], len(deposit))
+    delay = (light["time"] - light["time"][first][of]).astype(np.float64)
+    mean = light["time"][first] + np.bincount(of, light["size"] * delay, len(deposit)) / size
+    large = size >= _LEAST_S2 * light["size_of_signal"][first]
+    row = np.searchsorted(truth["event_number"], light["event_number"][first][large])
+    earliest, latest = np.full(len(truth), np.inf), np.full(len(truth), -np.inf)
+    np.minimum.at(earliest, row, mean[large])
+    np.maximum.at(latest, row, mean[large])
+    return latest - earliest > APART
+
+
+def check_same_run(truth: np.ndarray, deposits: np.ndarray) -> None:
+    """Raise InvalidOption when truth and truth_deposits are not of one simulation."""
+    number = deposits["event_number"]
+    n = max(len(truth), int(number.max(initial=-1)) + 1)
+    if len(truth) == n and all(
+        np.allclose(np.bincount(number, deposits[x], n), truth[x], rtol=1e-4)
+        for x in ("energy", "photons", "s1_pe", "s2_pe")
+    ):
+        return
+    raise InvalidOption(
+        f"the truth of {len(truth)} events is not that of the deposits in parts_RUN.npz: take the "
+        "files of one `amstrax simulate`"
+    )
 
 
 def validation_report(
@@ -152,6 +203,7 @@ def validation_report(
     - ``format``: see `FORMAT`
     - ``numbers``: name to ``value``, ``error``, ``unit`` and ``text``, its description
     - ``poor``: names of numbers outside `LIMITS`
+    - ``unknown``: names of numbers with `LIMITS` that too few signals leave unknown
     - ``rings``: errors of positions in rings of the same area, inner ring first
     - ``uniformity``: for cs1 and cs2, medians by ring and layer relative to all, layers downwards
     - ``kr_delays``: for Kr-83m, what the two S1s were found as, in bins of their delay
@@ -180,7 +232,8 @@ def validation_report(
     by_size = {kind: _by_size_of(matched, kind) for kind in KINDS}
     kr_delays: dict[str, list] = {}
     if parts is not None:
-        rows += _composition_numbers(parts, conditions)
+        rows += _composition_numbers(matched, parts, conditions)
+        rows += _scatter_numbers(matched)
         kr_delays, numbers_of_kr = _double_s1s(matched, parts)
         rows += numbers_of_kr
         for prefix, of_sensor, sensor in (
@@ -200,6 +253,7 @@ def validation_report(
         "n_events": len(matched.events) if conditions.has_events else None,
         "numbers": numbers,
         "poor": poor(numbers),
+        "unknown": unknown(numbers),
         "rings": rings,
         "uniformity": uniformity,
         "kr_delays": kr_delays,
@@ -256,6 +310,7 @@ def led_report(
         "n_events": None,
         "numbers": numbers,
         "poor": poor(numbers),
+        "unknown": unknown(numbers),
         "by_size": {},
         "matrix": {},
     }
@@ -300,6 +355,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{f"line_{kind}_area_bias": (-0.05, 0.05) for kind in KINDS},
         "event_efficiency": (0.95, 1.0),
         "elife_left": (-0.05, 0.05),
+        "elife_left_of_line": (-0.05, 0.05),
         "elife_bias": (-0.05, 0.05),
         "elife_per_electron_bias": (-0.05, 0.05),
         **{f"ring_{i}_error": (0.0, 3.0) for i in range(1, N_RINGS + 1)},
@@ -310,6 +366,7 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
         **{f"peaks_{kind}_impure": (0.0, 0.1) for kind in KINDS},
         **{f"peaks_{kind}_incomplete": (0.0, 0.1) for kind in KINDS},
         **{f"led_gain_{channel}": (-0.05, 0.05) for channel in range(16)},
+        **{f"led_occupancy_{channel}": (-0.05, 0.05) for channel in range(16)},
         "coincidence_efficiency": (0.95, 1.0),
         "coincidence_false": (0.0, 0.02),
         "sipm_efficiency": (0.9, 1.0),
@@ -323,12 +380,35 @@ LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
 def poor(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names of numbers that are outside `LIMITS` by more than two errors."""
     found = []
-    for name, (low, high) in LIMITS.items():
-        if name in numbers:
-            value, error = numbers[name]["value"], np.nan_to_num(numbers[name]["error"])
-            if value + 2 * error < low or value - 2 * error > high:
-                found.append(name)
+    for name in sorted(numbers, key=_order):
+        low, high = limits_of(name)
+        value, error = numbers[name]["value"], np.nan_to_num(numbers[name]["error"])
+        if value + 2 * error < low or value - 2 * error > high:
+            found.append(name)
     return found
+
+
+def limits_of(name: str) -> tuple[float, float]:
+    """Return lowest and highest good value of a number; infinite for those without `LIMITS`."""
+    return LIMITS.get(_at_any_rate(name), (-np.inf, np.inf))
+
+
+def _at_any_rate(name: str) -> str:
+    """Return the name of a number without the rate that `pile_up_numbers` adds."""
+    before, of, number = name.partition("pile_up_")
+    return number.rpartition("_")[0] if of and not before else name
+
+
+def _order(name: str) -> tuple[bool, int]:
+    """Return what numbers are sorted by: the order of `LIMITS`, those at other rates last."""
+    own = _at_any_rate(name)
+    place = list(LIMITS).index(own) if own in LIMITS else len(LIMITS)
+    return own != name, place
+
+
+def unknown(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of numbers with `LIMITS` that are not known."""
+    return [name for name in LIMITS if name in numbers and np.isnan(numbers[name]["value"])]
 
 
 def confusion_matrix(matched: Matched) -> np.ndarray:
@@ -374,7 +454,7 @@ def _is_right_type(matched: Matched, kind: str) -> np.ndarray:
 def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
     """Yield name, number, unit and text for all S1s or all S2s."""
     least = THRESHOLDS[kind]
-    large = matched.truth[f"{kind}_pe"] > least
+    large = (matched.truth[f"{kind}_pe"] > least) & matched.is_one(kind)
     n = int(large.sum())
     name = f"{kind.upper()}s above {least} PE"
     right = _is_right_type(matched, kind)
@@ -429,10 +509,11 @@ def line(truth: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _line_numbers(matched: Matched) -> Iterator[Row]:
     """Yield name, number, unit and text for the full energy of a source."""
-    own, energy = line(matched.truth)
+    on_line, energy = line(matched.truth)
     if np.isnan(energy):
         return
     for kind in KINDS:
+        own = on_line & matched.is_one(kind)
         name = f"{kind.upper()}s at {energy:g} keV"
         ratio = _ratio_of_largest(matched, kind)[own]
         bias = _bias(ratio[np.isfinite(ratio)])
@@ -671,11 +752,27 @@ def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Ro
         yield f"{name}_resolution", relative, "1", what
 
 
-def _composition_numbers(parts: Parts, conditions: Conditions) -> Iterator[Row]:
+def _scatter_numbers(matched: Matched) -> Iterator[Row]:
+    """Yield name, number, unit and text for events with several S2s."""
+    large = matched.truth["s2_pe"] > THRESHOLDS["s2"]
+    apart = large & matched.apart
+    name = f"S2s more than {APART / 1000:g} us apart"
+    share = statistics.fraction(int(apart.sum()), int(large.sum()))
+    yield "scatters", share, "1", f"events with {name}, which numbers on S2s leave out"
+    resolved = statistics.fraction(
+        int((apart & (matched.of_peaks["s2_n_peaks"] > 1)).sum()), int(apart.sum())
+    )
+    yield "scatters_resolved", resolved, "1", f"events with {name} that have several peaks there"
+
+
+def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for what peaks are made of."""
     made_of = parts.made_of
+    row = np.searchsorted(matched.truth["event_number"], made_of["event_number"])
     for i, kind in enumerate(KINDS):
-        large = (made_of["kind"] == i + 1) & (made_of["n_pe"] > THRESHOLDS[kind])
+        # The last row serves peaks of no event
+        is_one = np.append(matched.is_one(kind), False)[row]
+        large = (made_of["kind"] == i + 1) & (made_of["n_pe"] > THRESHOLDS[kind]) & is_one
         name = f"peaks with a true {kind.upper()} and above {THRESHOLDS[kind]} PE"
         for field, suffix, text in (
             ("purity", "impure", "of which more than a tenth is something else"),
@@ -782,9 +879,14 @@ def _coincidence_numbers(matched: Matched, coincidences: np.ndarray) -> Iterator
     yield "coincidence_false", false, "1", "events without energy there found as coincidences"
 
 
-def lifetime_points(matched: Matched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return drift time [ns], cs2 [PE] and cs2 per true electron of clean events."""
-    rows = np.flatnonzero(matched.clean & (matched.truth["electrons"] > 0))
+def lifetime_points(
+    matched: Matched, own: np.ndarray | bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return drift time [ns], cs2 [PE] and cs2 per true electron of clean events.
+
+    `own` says which rows of truth count.
+    """
+    rows = np.flatnonzero(matched.clean & (matched.truth["electrons"] > 0) & own)
     events = matched.event_of(rows)
     cs2 = events["cs2"].astype(np.float64)
     good = cs2 > 0
@@ -809,21 +911,33 @@ def electron_lifetime(drift_time: np.ndarray, cs2: np.ndarray, elife: float) -> 
     return Number(1 / rate, slope.error / rate**2)
 
 
+def _change_over_drift(drift_time: np.ndarray, cs2: np.ndarray) -> Number:
+    """Return the relative change of cs2 over all drift times, of a line through its logarithm."""
+    slope = statistics.fit_line(drift_time, np.log(cs2)).slope
+    span = float(np.ptp(drift_time)) if len(drift_time) else np.nan
+    return Number(float(np.expm1(slope.value * span)), slope.error * span)
+
+
 def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     """Yield name, number, unit and text for the electron lifetime."""
-    drift_time, cs2, per_electron = lifetime_points(matched)
-    slope = statistics.fit_line(drift_time, np.log(per_electron)).slope
-    span = float(np.ptp(drift_time)) if len(drift_time) else np.nan
-    left = Number(float(np.expm1(slope.value * span)), slope.error * span)
+    own, energy = line(matched.truth)
+    of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
+    drift_time, _, per_electron = lifetime_points(matched)
+    drift_on_line, cs2, _ = lifetime_points(matched, own)
+    left = _change_over_drift(drift_time, per_electron)
     text = "cs2 per true electron from the shortest to the longest drift time: change that is left"
     yield "elife_left", left, "1", text
+    if np.isfinite(energy):
+        text = text.replace("per true electron", of)
+        yield "elife_left_of_line", _change_over_drift(drift_on_line, cs2), "1", text
     true = conditions.true_elife
-    for name, values, text in (
-        ("elife", cs2, "from cs2, of all energies"),
-        ("elife_per_electron", per_electron, "from cs2 / true electrons"),
+    for name, times, values, text in (
+        ("elife", drift_on_line, cs2, f"from cs2, {of}"),
+        ("elife_per_electron", drift_time, per_electron, "from cs2 / true electrons"),
     ):
-        found = electron_lifetime(drift_time, values, conditions.elife)
+        found = electron_lifetime(times, values, conditions.elife)
         yield name, found, "ns", f"electron lifetime {text}"
-        bias = Number(found.value / true - 1, found.error / true)
+        # As many errors from 0 as the rates of losses, whose errors are symmetric, are apart
+        bias = Number(found.value / true - 1, found.error / found.value)
         known = f"{true:.6g} ns" if np.isfinite(true) else "not known"
         yield f"{name}_bias", bias, "1", f"electron lifetime {text}: found/true - 1; true {known}"

@@ -16,6 +16,8 @@ _COLORS = {kind: style.TYPE_COLORS[i + 1] for i, kind in enumerate(KINDS)}
 _MARKERS = {"s1": "o", "s2": "s"}
 #: Bins with fewer entries are left out
 _LEAST_IN_BIN = 5
+#: Width and height of a panel, its margins (left, right, bottom, top), height of the title [inch]
+_PANEL, _MARGINS, _TITLE = (5.3, 4.2), (1.25, 0.5, 0.65, 0.35), 0.4
 
 
 def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
@@ -56,7 +58,21 @@ def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
         panels.append(partial(plot_pile_up, report))
     n_columns = min(4, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure = style.new_figure((5 * n_columns, 4.2 * n_rows))
+    width, height = (size * n for size, n in zip(_PANEL, (n_columns, n_rows), strict=True))
+    figure = style.new_figure((width, height + _TITLE))
+    if len(panels) > 1:
+        # Fixed margins: a layout from the sizes of all texts takes longer than all else
+        figure.set_layout_engine(None)
+        left, right, bottom, top = _MARGINS
+        inner = _PANEL[0] - left - right, _PANEL[1] - bottom - top
+        figure.subplots_adjust(
+            left=left / width,
+            right=1 - right / width,
+            bottom=bottom / (height + _TITLE),
+            top=1 - (_TITLE + top) / (height + _TITLE),
+            wspace=(left + right) / inner[0],
+            hspace=(bottom + top) / inner[1],
+        )
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for panel, own in zip(panels, axes, strict=False):
         panel(own)
@@ -68,7 +84,9 @@ def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
         found = "" if report["n_events"] is None else f", {report['n_events']} reconstructed"
         figure.suptitle(
             f"Run {made['run_id']}: {what}{made['duration']:.4g} s, {report['n_truth']} true "
-            f"events{found} (amstrax {made['amstrax']})"
+            f"events{found} (amstrax {made['amstrax']})",
+            y=1 - 0.15 / (height + _TITLE),
+            va="top",
         )
     return figure
 
@@ -122,9 +140,13 @@ def plot_uniformity(report: dict[str, Any], name: str, axes: Axes) -> None:
     square = np.array(uniformity["rings"]) ** 2
     depth = -np.array(uniformity["layers"])
     mesh = axes.pcolormesh(square, depth, off.T, cmap="RdBu", vmin=-reach, vmax=reach)
-    style.figure_of(axes).colorbar(mesh, ax=axes, label="median / that of all - 1 [%]")
+    style.figure_of(axes).colorbar(mesh, ax=axes)
     quantum = {"cs1": "photon", "cs2": "electron"}[name]
-    axes.set(xlabel="true r² [mm²]", ylabel="true z [mm]", title=f"{name} per true {quantum}")
+    axes.set(
+        xlabel="true r² [mm²]",
+        ylabel="true z [mm]",
+        title=f"{name}/{quantum}: median / that of all - 1 [%]",
+    )
 
 
 def plot_kr_delays(report: dict[str, Any], axes: Axes) -> None:
@@ -390,7 +412,7 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
         else:
             found = "not found, cS2 does not fall with drift time"
         lines.append(f"{text}: {found}")
-    axes.text(0.03, 0.97, "\n".join(lines), transform=axes.transAxes, va="top")
+    axes.text(0.03, 0.97, "\n".join(lines), transform=axes.transAxes, va="top", size="small")
     return None
 
 

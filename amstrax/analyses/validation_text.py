@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amstrax import strict_json
-from amstrax.analyses.validation import FORMAT, LIMITS
+from amstrax.analyses.validation import FORMAT, LIMITS, limits_of
 from amstrax.exceptions import InvalidOption
 
 Report = dict[str, Any]
@@ -21,6 +21,7 @@ _SECTIONS = (
     ("Corrected areas and energy", ("cs1_", "cs2_", "energy_")),
     ("Electron lifetime", ("elife",)),
     ("What peaks are made of", ("peaks_", "stray_")),
+    ("Several scatters", ("scatters",)),
     ("S1 pairs of Kr-83m", ("kr_",)),
     ("SiPM", ("sipm_",)),
     ("NaI detector", ("external_", "coincidence_")),
@@ -28,6 +29,10 @@ _SECTIONS = (
     ("Pile-up against rate", ("pile_up_",)),
 )
 _UNITS = {"external": "keV"}
+#: Biases of lifetimes from cs2 per electron, and from cs2 of a line
+_LIFETIMES = ("elife_per_electron_bias", "elife_bias")
+#: Fraction of saturated signals from which saturation explains a poor area
+_MANY = 0.3
 
 
 def format_report(report: Report) -> str:
@@ -47,15 +52,74 @@ def format_report(report: Report) -> str:
 
 def poor_lines(report: Report) -> list[str]:
     """Return lines that name the numbers outside `LIMITS`."""
+    unknown = report.get("unknown", [])
+    left = f"Not known, most for too few signals: {len(unknown)} numbers with limits"
+    left = left if unknown else ""
     if not report["poor"]:
-        return ["Poor: none of the numbers with limits is outside these"]
+        known = any(name in LIMITS and name not in unknown for name in report["numbers"])
+        if not known:
+            return [left or "No number has limits"]
+        return ["Poor: none of the numbers with limits is outside these", *filter(None, [left])]
     lines = ["Poor: outside the limits on the right"]
     for name in report["poor"]:
         entry = report["numbers"][name]
         factor, unit = (100, " %") if entry["unit"] == "1" else (1, f" {entry['unit']}")
-        low, high = (f"{factor * limit:g}" for limit in LIMITS[name])
+        low, high = (f"{factor * limit:g}" for limit in limits_of(name))
         lines.append(f"  {_with_error(entry)}  {entry['text']} [{low} to {high}{unit}]")
-    return lines
+    return [*lines, *filter(None, [left]), *_plainly(report)]
+
+
+def _plainly(report: Report) -> list[str]:
+    """Return sentences on the weaknesses of the reconstruction that poor numbers come from."""
+    numbers, poor = report["numbers"], set(report["poor"])
+
+    def percent(name: str, signed: bool = False) -> str:
+        value = 100 * numbers.get(name, {"value": math.nan})["value"]
+        return f"{value:{'+' if signed else ''}.0f} %"
+
+    def exceeds(name: str, least: float) -> bool:
+        return numbers.get(name, {"value": math.nan})["value"] > least
+
+    lines = []
+    for kind in ("s1", "s2"):
+        of = f"line_{kind}_area_bias"
+        of = of if of in numbers else f"{kind}_area_bias"
+        saturated = of.replace("area_bias", "saturated")
+        if of in poor and exceeds(saturated, _MANY):
+            which = numbers[of]["text"].partition(":")[0].removeprefix("area of ")
+            lines.append(
+                f"{percent(saturated)} of {which} saturate the ADC: area {percent(of, True)}, "
+                f"although {percent(f'{kind}_efficiency')} are found"
+            )
+    ends = ("", "_of_line") if exceeds("s2_saturated", _MANY) else ()
+    for change, bias in zip((f"elife_left{end}" for end in ends), _LIFETIMES, strict=False):
+        if change in poor or bias in poor:
+            found = f"is {percent(bias, True)} off" if _is_known(numbers, bias) else "is not found"
+            what = numbers[change]["text"].partition(" from ")[0]
+            lines.append(
+                f"S2s saturate, those of short drifts most: {what} changes by "
+                f"{percent(change, True)} over all drift times, the electron lifetime {found}"
+            )
+    if "kr_unknown" in poor:
+        table = report["kr_delays"]
+        shares = [k / (n or 1) for k, n in zip(table["unknown"], table["n"], strict=True)]
+        low = table["edges"][shares.index(max(shares))]
+        lines.append(
+            f"{percent('kr_unknown')} of the S1 pairs of Kr-83m have no type, most with delays "
+            f"from {low:g} ns on: one peak, wider than s1_max_width"
+        )
+    rings = [f"ring_{i}_bias" for i in range(1, 9) if f"ring_{i}_bias" in poor]
+    if rings:
+        last = max(rings, key=lambda name: abs(numbers[name]["value"]))
+        lines.append(
+            f"Positions are up to {abs(numbers[last]['value']):.0f} mm off in r: the polynomials "
+            "do not know the light of the geometry, nor saturation"
+        )
+    return ["In words:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _is_known(numbers: dict[str, Any], name: str) -> bool:
+    return name in numbers and math.isfinite(numbers[name]["value"])
 
 
 def _sizes(kind: str, columns: dict[str, list]) -> list[str]:
@@ -115,12 +179,9 @@ def format_comparison(new: Report, old: Report) -> str:
     Errors are those of independent runs. With the same seed they have the same true events, and
     differences of less than an error can be real.
     """
-    lines = [f"new: {_title(new)}", f"old: {_title(old)}"]
-    if _is_same_run(new, old):
-        lines.append(
-            "Both have the same true events: errors of differences are overestimates, and any "
-            "difference comes from the processing."
-        )
+    lines = [f"new: {_title(new)}", f"old: {_title(old)}", *_differences(new, old)]
+    if not new["numbers"].keys() & old["numbers"].keys():
+        return "\n".join([*lines, "They have no number in common"])
     lines += ["", f"  {'new':>12s} {'new - old':>12s} {'error':>10s} {'sigma':>7s}"]
     for section, names in _by_section(new):
         if not any(name in old["numbers"] for name in names):
@@ -173,11 +234,27 @@ def _title(report: Report) -> str:
     )
 
 
-def _is_same_run(new: Report, old: Report) -> bool:
-    keys = ("detector", "source", "rate", "duration", "seed", "run_id")
-    made, made_before = new.get("made", {}), old.get("made", {})
-    is_known = made.get("source") is not None
-    return is_known and all(made.get(key) == made_before.get(key) for key in keys)
+def _differences(new: Report, old: Report) -> list[str]:
+    """Return lines that tell whether the true events are the same, or how the runs differ."""
+    runs = []
+    for report in (new, old):
+        made = report.get("made", {})
+        of_run = {name: made.get(name) for name in ("detector", "source", "rate", "seed")}
+        runs.append({**of_run, "duration": made.get("duration"), **(made.get("simulation") or {})})
+    names = dict.fromkeys([*runs[0], *runs[1]])
+    differ = [name for name in names if runs[0].get(name) != runs[1].get(name)]
+    if differ == ["amstrax"]:
+        versions = " and ".join(str(run.get("amstrax")) for run in runs)
+        return [f"Simulated by amstrax {versions}: the true events may differ."]
+    if differ:
+        told = "; ".join(f"{x} {runs[0].get(x)} and {runs[1].get(x)}" for x in differ)
+        return [f"The runs differ, not only their processing: {told}."]
+    if new.get("made", {}).get("source") is None or new["n_truth"] != old["n_truth"]:
+        return []
+    return [
+        "Both have the same true events: errors of differences are overestimates, and any "
+        "difference comes from the processing."
+    ]
 
 
 def _by_section(report: Report) -> Iterator[tuple[str, list[str]]]:

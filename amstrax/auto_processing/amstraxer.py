@@ -209,6 +209,9 @@ def make_context(
     st.set_config(config)
     if options.run_document is not None:
         st.set_run_document(run_id, options.run_document)
+    if not set(targets) <= st._plugin_class_registry.keys():
+        detector = options.detector or CONTEXT_DETECTORS[name]
+        contexts.add_truth(st, name, run_id, detector, options.run_document)
     if options.build_lowlevel:
         st.set_context_config({"forbid_creation_of": ()})
     return st, replace(options, context=name, targets=targets)

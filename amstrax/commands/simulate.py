@@ -38,7 +38,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default="kr83m",
         help="source in the detector, or led; --sources lists all (default: %(default)s)",
     )
-    add("--sources", action=_ListSources, nargs=0, help="list the sources, and exit")
     add(
         "--rate",
         type=float,
@@ -61,38 +60,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="FOLDER",
         help="folder to write to (default: ./simulated)",
     )
-    add(
-        "--energy",
-        type=float,
-        nargs=2,
-        metavar=("LOWEST", "HIGHEST"),
-        help="range of energies of the sources flat, nr, gas and below_cathode [keV]",
-    )
-    add(
-        "--source_position",
-        type=float,
-        nargs=3,
-        metavar=("X", "Y", "Z"),
-        help="place of a source of photons, z = 0 at the gate [mm] (default: photons come from "
-        "everywhere outside)",
-    )
-    add(
-        "--background",
-        dest="backgrounds",
-        action="append",
-        default=[],
-        metavar="NAME=HZ",
-        help="another source in the run and its rate, as wall=0.5. Can be given more than once",
-    )
-    add(
-        "--occupancy",
-        type=float,
-        default=0.1,
-        metavar="PE",
-        help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
-    )
     add_model(parser)
-    add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
     add("--numbers", action="store_true", help="print the detector parameters as JSON, and exit")
     add(
         "--compressor", default="lz4", help="lz4 or blosc, for the live data (default: %(default)s)"
@@ -124,8 +92,39 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose models, effects and numbers of the simulation."""
+    """Add the options of a simulation: sources, models, effects and numbers."""
     add = parser.add_argument
+    add("--sources", action=_ListSources, nargs=0, help="list the sources, and exit")
+    add(
+        "--energy",
+        type=float,
+        nargs=2,
+        metavar=("LOWEST", "HIGHEST"),
+        help="range of energies of the sources flat, nr, gas and below_cathode [keV]",
+    )
+    add(
+        "--source_position",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="place of a source of photons, z = 0 at the gate [mm] (default: photons come from "
+        "everywhere outside)",
+    )
+    add(
+        "--background",
+        dest="backgrounds",
+        action="append",
+        default=[],
+        metavar="NAME=HZ",
+        help="another source in the run and its rate, as wall=0.5. Can be given more than once",
+    )
+    add(
+        "--occupancy",
+        type=float,
+        default=0.1,
+        metavar="PE",
+        help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
+    )
     base.add_yields(parser)
     add(
         "--optics",
@@ -140,6 +139,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="effects to leave out, as noise afterpulses; --effects lists all",
     )
+    add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
     add(
         "--set",
         dest="values",
@@ -149,6 +149,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="value of a detector parameter, as electron_lifetime=20000; lists as JSON. Can be "
         "given more than once; --numbers lists the parameters",
     )
+
+
+def model(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `amstrax.simulation.simulate` for the options of `add_model`.
+
+    Without the detector and its numbers, see `changed_detector`.
+    """
+    return {
+        "energy_range": args.energy and tuple(args.energy),
+        "source_position": args.source_position and tuple(args.source_position),
+        "backgrounds": _rates(args.backgrounds),
+        "occupancy": args.occupancy,
+        "yields": args.yields,
+        "optics": args.optics,
+        "without": tuple(args.without),
+    }
 
 
 class _ListSources(argparse.Action):
@@ -208,13 +224,7 @@ def _work(args: argparse.Namespace, stop: Stop) -> str:
         args.rate,
         args.duration,
         args.seed,
-        energy_range=args.energy and tuple(args.energy),
-        source_position=args.source_position and tuple(args.source_position),
-        backgrounds=_rates(args.backgrounds),
-        occupancy=args.occupancy,
-        yields=args.yields,
-        optics=args.optics,
-        without=args.without,
+        **model(args),
         compressor=args.compressor,
         n_hosts=args.hosts,
         n_threads=args.threads,
@@ -252,6 +262,8 @@ def _rates(backgrounds: Sequence[str]) -> dict[str, float]:
     rates: dict[str, float] = {}
     for text in backgrounds:
         name, _, rate = text.partition("=")
+        if name.strip() in rates:
+            raise UsageError(f"--background {text}: {name.strip()} has a rate already, take one")
         try:
             rates[name.strip()] = float(rate)
         except ValueError:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.commands import base
-from amstrax.commands.simulate import add_model, changed_detector
+from amstrax.commands.simulate import add_model, changed_detector, model
 from amstrax.exceptions import DataExists
 from amstrax.rundb.leases import Stop
 
@@ -34,6 +34,7 @@ log = logging.getLogger("amstrax.validate")
 
 RUN_ID = "100101"
 NAME = "validation"
+_WORK = ".work_"
 _SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -61,13 +62,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_seconds(parser, "--duration", 300.0, "duration of the run")
     add("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
-    add(
-        "--energy",
-        type=float,
-        nargs=2,
-        metavar=("LOWEST", "HIGHEST"),
-        help="range of energies of the source flat [keV], for small signals as 0.1 5",
-    )
     add_model(parser)
     add(
         "--live_data",
@@ -95,15 +89,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default=[],
         metavar="NAME=JSON",
         help="process the run with these options too, and compare with the first set. Can be given "
-        "more than once; files get the name of the set",
+        "more than once; files get the name of the set. The option reconstruction is that of the "
+        "set",
     )
+    base.add_reconstruction(parser)
     add(
         "--pile_up",
         type=base.positive_number,
         nargs="+",
         default=(),
         metavar="HZ",
-        help="assess runs at these rates too, each with as many events",
+        help="assess runs at these rates too, each with as many events, but at most as long",
     )
     base.add_workers(parser)
     add(
@@ -124,13 +120,38 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_console(parser)
     args = parser.parse_args(argv)
+    _check_use(parser, args)
+    return args
+
+
+#: Options by their names in the arguments that make the run, and its data
+_OF_RUN = (
+    *("detector", "source", "rate", "duration", "seed", "energy", "source_position"),
+    *("backgrounds", "occupancy", "yields", "optics", "without", "values"),
+)
+_OF_DATA = ("live_data", "truth", "config_kwargs", "options", "pile_up", "reconstruction", "keep")
+
+
+def _check_use(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with 2 when options exclude each other."""
+    flags = {action.dest: action.option_strings[0] for action in parser._actions}
+
+    def given(names: Sequence[str]) -> str:
+        found = (name for name in names if getattr(args, name) != parser.get_default(name))
+        return ", ".join(flags[name] for name in found)
+
+    if args.report is not None and (unused := given((*_OF_RUN, *_OF_DATA, "force"))):
+        parser.error(f"--report makes no report: leave {unused} out")
+    if args.live_data is not None and (unused := given(_OF_RUN)):
+        parser.error(f"--live_data names a run, so that none is simulated: leave {unused} out")
     if len(dict(args.options)) < len(args.options):
         parser.error("--options has two sets of one name: give each another NAME")
     if args.pile_up and args.live_data is not None:
         parser.error("--pile_up simulates runs: leave --live_data out")
+    if args.pile_up and args.source == "led":
+        parser.error("--pile_up changes the rate of events: leave it out for --source led")
     if args.truth is not None and args.live_data is None:
         parser.error("--truth needs --live_data, the run of this truth")
-    return args
 
 
 def _option_set(text: str) -> tuple[str, dict[str, Any]]:
@@ -154,15 +175,14 @@ class ValidationOptions:
     rate: float = 5.0
     duration: float = 300.0
     seed: int = 0
-    energy: tuple[float, float] | None = None
-    yields: str = "nest"
-    optics: str = "geometry"
     values: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
+    #: further arguments of `amstrax.simulation.simulate`
+    model: Mapping[str, Any] = field(default_factory=dict)
     live_data: Path | None = None
     truth: Path | None = None
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
     option_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reconstruction: str | tuple[str, ...] = ()
     pile_up: tuple[float, ...] = ()
     workers: int = 1
     progress: bool | None = None
@@ -172,8 +192,7 @@ class ValidationOptions:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "ValidationOptions":
         """Return the options from those of the command."""
-        energy = args.energy and tuple(args.energy)
-        return base.filled(cls, args, option_sets=dict(args.options), energy=energy)
+        return base.filled(cls, args, option_sets=dict(args.options), model=model(args))
 
 
 @base.main_of(parse_args)
@@ -221,11 +240,13 @@ def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, 
     from amstrax.analyses import validation, validation_plots, validation_text
 
     _check_output(options)
+    for more in (options.option_sets or {"": {}}).values():
+        _check_options(options, more)
     made: list[tuple[str, dict[str, Any], Any]] = []
     with _work_folder(options) as work:
         run = _run(options, work / "live_data", options.rate, options.duration, stop)
         others = {
-            # As many events as in the run itself
+            # As many events as in the run itself, but no longer run
             rate: _run(
                 options,
                 work / f"live_data_{rate:g}_Hz",
@@ -245,11 +266,10 @@ def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, 
                     folder_at_rate = folder.with_name(f"{folder.name}_{rate:g}_Hz")
                     at_rates[rate], _ = assess(other, folder_at_rate, more, options, stop)
                 report["numbers"] |= validation.pile_up_numbers(at_rates)
+                report["poor"] = validation.poor(report["numbers"])
             figure = validation_plots.plot_validation(matched, report)
             made.append((f"{NAME}_{name}" if name else NAME, report, figure))
         for file, report, figure in made:
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # one layout for all formats
             for suffix in ("png", "pdf"):
                 base.save_figure(figure, options.output / f"{file}.{suffix}", dpi=110)
             validation_text.write_report(report, options.output / f"{file}.json")
@@ -258,6 +278,29 @@ def make_reports(options: ValidationOptions, stop: Stop) -> dict[str, dict[str, 
         log.info("written: %s", paths)
     names = options.option_sets or [""]
     return {name: report for name, (_, report, _) in zip(names, made, strict=True)}
+
+
+def _check_options(options: ValidationOptions, more: Mapping[str, Any]) -> None:
+    """Raise UsageError or InvalidOption for unknown options, before anything is simulated."""
+    from amstrax import contexts
+
+    if options.live_data is not None:
+        context = _context_of(_settings(_run(options, Path(), 0, 0, Stop())))
+    else:
+        detector = {"detector": {"context": changed_detector(options.detector, ()).context}}
+        context = _context_of(detector | {"source": options.source})
+    names = options.config_kwargs.keys() | more.keys() - {"reconstruction"}
+    contexts.find_context(
+        _Processed.TARGETS[context],
+        (context,),
+        sorted(names),
+        reconstruction=_reconstruction(options, more) or None,
+    )
+
+
+def _reconstruction(options: ValidationOptions, more: Mapping[str, Any]) -> str | tuple[str, ...]:
+    """Return the reconstruction for a set of options."""
+    return to_dict_tuple(more).get("reconstruction", options.reconstruction)
 
 
 def assess(
@@ -276,7 +319,7 @@ def assess(
     import amstrax
     from amstrax.analyses import validation
 
-    settings, processed = run.settings(), _Processed(run, folder, more_options, options, stop)
+    settings, processed = _settings(run), _Processed(run, folder, more_options, options, stop)
     detector = settings.get("detector", {})
     if processed.context == "xams_led":
         matched = None
@@ -301,8 +344,11 @@ def assess(
         **{name: settings.get(name) for name in ("source", "rate", "seed")},
         "simulation": run.document().get("simulation"),
         "options": run.options() | dict(more_options),
+        "reconstruction": _reconstruction(options, more_options) or "lab",
         "lineage": processed.lineage(),
     }
+    if matched is None:
+        report["made"]["rate"] = detector["led_rate"]
     return report, matched
 
 
@@ -310,6 +356,38 @@ def _truth(run: "SimulatedRun") -> Any:
     from amstrax.simulation import load_truth
 
     return load_truth(run.truth)
+
+
+def _check_truth(run: "SimulatedRun") -> None:
+    """Raise InvalidOption when the files of the truth are not of one simulation."""
+    import numpy as np
+
+    from amstrax.analyses import validation
+    from amstrax.simulation import parts
+
+    deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
+    validation.check_same_run(_truth(run), deposits)
+
+
+def _settings(run: "SimulatedRun") -> dict[str, Any]:
+    """Return the settings of a simulation, from its file, or else from the run document."""
+    from dataclasses import asdict
+
+    from amstrax.simulation import DETECTORS
+
+    settings = run.settings()
+    told = run.document().get("simulation")
+    if not settings and isinstance(told, dict) and told.get("detector") in DETECTORS:
+        values = to_dict_tuple(told.get("detector_values") or {})
+        settings = told | {"detector": asdict(DETECTORS[told["detector"]].with_values(**values))}
+    return settings
+
+
+def _context_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the context that processes a simulated run."""
+    if settings.get("source") == "led":
+        return "xams_led"
+    return settings.get("detector", {}).get("context", "xams")
 
 
 class _Processed:
@@ -334,12 +412,10 @@ class _Processed:
     ):
         from amstrax import contexts
 
-        settings = run.settings()
+        settings = _settings(run)
         detector = settings.get("detector", {})
         self.run = run
-        self.context = detector.get("context", "xams")
-        if settings.get("source") == "led":
-            self.context = "xams_led"
+        self.context = _context_of(settings)
         self.has_nai = detector.get("external_channel", 5) is not None
         self.has_sipm = detector.get("sipm_channel", 6) is not None
         targets = [
@@ -348,17 +424,37 @@ class _Processed:
             if (self.has_sipm or "sipm" not in target)
             and (self.has_nai or target not in ("peak_basics_ext", "event_coincidences"))
         ]
-        all_options = run.options() | dict(more_options)
-        process(
-            run, folder, self.context, targets, all_options, stop, options.workers, options.progress
-        )
         self.has_parts = run.parts.exists()
+        if self.has_parts and self.context != "xams_led":
+            _check_truth(run)
+        elif not self.has_parts:
+            log.warning(
+                "%s is missing: without what peaks are made of, Kr-83m pairs and other sensors; "
+                "simulate the run again for these",
+                run.parts,
+            )
+        reconstruction = _reconstruction(options, more_options)
+        of_plugins = {k: v for k, v in more_options.items() if k != "reconstruction"}
+        all_options = run.options() | of_plugins
+        process(
+            run,
+            folder,
+            self.context,
+            targets,
+            all_options,
+            stop,
+            options.workers,
+            options.progress,
+            reconstruction=reconstruction,
+        )
         self._st = getattr(contexts, self.context)(
             output_folder=folder,
             init_rundb=False,
             config=to_dict_tuple(all_options),
             simulation_truth=run.run_dir if self.has_parts else None,
+            **({"reconstruction": reconstruction} if reconstruction else {}),
         )
+        self._st.set_run_document(run.run_id, run.document())
 
     def load(self, data_type: str) -> Any:
         """Return all data of a type."""
@@ -395,12 +491,12 @@ class _Processed:
             peaks = validation.with_true_types(
                 peaks, truth, float(np.mean(detector["photoelectron_areas"]))
             )
-        matched = validation.match(truth, peaks, events)
         if not self.has_parts:
-            return matched, conditions, None
+            return validation.match(truth, peaks, events), conditions, None
         parts = validation.Parts(
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
+        matched = validation.match(truth, peaks, events, parts.light)
         if is_xams and self.has_sipm:
             parts = parts._replace(sipm=self._of_sensor("sipm"))
         if is_xams and self.has_nai:
@@ -431,13 +527,10 @@ def _run(
         folder,
         detector=changed_detector(options.detector, options.values),
         source=options.source,
-        energy_range=options.energy,
         rate=rate,
         duration=duration,
         seed=options.seed,
-        yields=options.yields,
-        optics=options.optics,
-        without=options.without,
+        **options.model,
         show_progress=base.shows_progress(options.progress),
         stop=stop.event.is_set,
     )
@@ -461,7 +554,9 @@ def _check_output(options: ValidationOptions) -> None:
 def _work_folder(options: ValidationOptions) -> Iterator[Path]:
     """Make a folder for live and processed data, on the file system of the output."""
     options.output.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".work_", dir=options.output))
+    for left in options.output.glob(f"{_WORK}*"):
+        log.warning("%s is of another or a killed validation: remove it, unless one runs", left)
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=options.output))
     try:
         yield work
         if options.keep:
@@ -484,6 +579,7 @@ def process(
     progress: bool | None = None,
     from_scratch: bool = False,
     document: Mapping[str, Any] | None = None,
+    reconstruction: str | tuple[str, ...] = (),
 ) -> None:
     """Process a simulated run as `amstraxer` does.
 
@@ -507,6 +603,8 @@ def process(
         Make all data again, also existing data.
     document
         Run document; None for the one next to the run.
+    reconstruction
+        As of `amstrax.contexts.xams`.
     """
     processing = ProcessingOptions(
         targets=tuple(targets),
@@ -520,6 +618,7 @@ def process(
         build_lowlevel=from_scratch,
         workers=workers,
         progress=progress,
+        reconstruction=reconstruction,
     )
     amstraxer.process(run.run_id, processing, stop)
 

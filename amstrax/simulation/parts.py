@@ -5,6 +5,7 @@ which `numpy.load` reads too. It is written block by block.
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
@@ -215,7 +216,14 @@ def load_parts(path: str | Path, name: str) -> Iterator[np.ndarray]:
                 if piece.dtype != TABLES[name]:
                     raise ValueError(f"{member} has the columns of another release")
                 yield piece
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InvalidOption(
             f"parts of the truth cannot be read from {path} ({error}): name the file parts_RUN.npz "
             "that this release's `amstrax simulate` writes next to the run"

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Compare the simulation with NEST and with a real run, for the page "Checks of the simulation".
 
-Writes simulation_yields.inc and simulation_run.inc beside this file, and the picture of the latter,
-of the run 999999 in ../shared beside the repository. Without nestpy, or that run, they say so.
+Writes simulation_yields.inc and simulation_run.inc beside this file, and the picture of the latter.
+Properties of the pulses of the real run, 999999, are in pulses_999999.npz, which `save_real` makes
+from its live data. Without nestpy the table of yields says so.
 """
 
 import json
@@ -19,7 +20,7 @@ from amstrax.simulation import sources, yields
 from amstrax.simulation.detector import XAMS, XAMSL
 
 SOURCE = Path(__file__).parent
-SHARED = SOURCE.resolve().parents[2] / "shared/data"
+REAL = SOURCE / "pulses_999999.npz"
 RUN_ID, SIMULATED_ID = "999999", "100999"
 PICTURE = "_static/simulation_run.png"
 GAMMA = sources.Interaction.PHOTOABSORPTION
@@ -43,10 +44,23 @@ DIFFERENCES = """Differences, and what they come from:
 """
 
 
-def write(folder: Path = SOURCE, shared: Path = SHARED) -> None:
+def write(folder: Path = SOURCE) -> None:
     """Write both parts of the page into `folder`."""
     (folder / "simulation_yields.inc").write_text(yields_part(), encoding="utf-8")
-    (folder / "simulation_run.inc").write_text(run_part(folder, shared), encoding="utf-8")
+    (folder / "simulation_run.inc").write_text(run_part(folder), encoding="utf-8")
+
+
+def save_real(data: Path, path: Path = REAL) -> None:
+    """Save the pulses of the real run, whose live data and document are in a folder."""
+    with tempfile.TemporaryDirectory() as work:
+        document = data / f"rundoc_{RUN_ID}.json"
+        real = _pulses(RUN_ID, data / "live_data", document, Path(work))
+    small = {"channel": np.int8, "length": np.int16}
+    columns = {
+        name: column.astype(small.get(name, np.float32)) for name, column in real._asdict().items()
+    }
+    # Time since the first pulse [ns]
+    np.savez_compressed(path, **columns | {"time": real.time - real.time.min()})
 
 
 def yields_part() -> str:
@@ -127,13 +141,11 @@ def _version(package: str) -> str:
     return version(package)
 
 
-def run_part(folder: Path, shared: Path) -> str:
+def run_part(folder: Path) -> str:
     """Return a table of pulses of the real and a simulated run of XAMSL, and draw their spectra."""
-    document = shared / f"rundoc_{RUN_ID}.json"
-    if not document.exists():
-        return "The real run is not on the machine where this page was built: no comparison.\n"
+    with np.load(REAL) as file:
+        real = pulses.Pulses(**file)
     with tempfile.TemporaryDirectory() as work:
-        real = _pulses(RUN_ID, shared / "live_data", document, Path(work, "real"))
         seconds = float(np.ptp(real.time)) / 1e9
         # Alphas as often as in the run; it has no S2, so that no electrons come out of the liquid
         rate = len(real.above(ALPHA_HEIGHT).of(0).time) / seconds

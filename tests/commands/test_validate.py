@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from amstrax import cli, contexts, simulation
 from amstrax.analyses import validation_text
-from amstrax.commands import validate
+from amstrax.commands import simulate, validate
 from amstrax.exceptions import LiveDataNotFound
 from amstrax.simulation import SimulatedRun
 
@@ -156,14 +157,20 @@ def test_reports_are_not_replaced_unasked(made, capsys):
         (["--live_data=nowhere/000001"], "nowhere/000001"),
         (["--compare=nowhere.json"], "nowhere.json"),
         (["--report=nowhere.json"], "nowhere.json"),
-        (['--config_kwargs={"s1_min_aera": 3}'], "s1_min_area"),
-        (['--config_kwargs={"s1_min_area": "three"}'], "--debug"),
+        (["--duration=1", '--config_kwargs={"s1_min_area": "three"}'], "--debug"),
+        # Before a run that would take days
+        (["--duration=1e6", '--config_kwargs={"s1_min_aera": 3}'], "s1_min_area"),
+        (["--duration=1e6", '--options=a={"s1_min_aera": 3}'], "s1_min_area"),
+        (["--duration=1e6", "--reconstruction=hitz"], "hits"),
+        (["--duration=1e6", '--options=a={"reconstruction": ["hitz"]}'], "hits"),
+        (["--duration=1e6", "--detector=xamsl", "--reconstruction=hits"], "xams_little"),
+        (["--background=wall=1", "--background=wall=2"], "wall"),
     ],
     ids=str,
 )
 def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert validate.main(["--duration=1", "--output=out", *arguments]) in (1, 2)
+    assert validate.main(["--output=out", *arguments]) in (1, 2)
     text = capsys.readouterr().err
     assert message in text
     assert "Traceback" not in text
@@ -183,9 +190,15 @@ def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeyp
         ["--options=a={}", "--options=a={}"],
         ["--pile_up=0"],
         ["--pile_up=50", "--live_data=000001"],
+        ["--pile_up=50", "--source=led"],
         ["--truth=truth.npy"],
         ["--config_kwargs=[1]"],
         ["--workers=0"],
+        # What would be ignored
+        ["--source=cs137", "--live_data=000001"],
+        ["--background=wall=1", "--live_data=000001"],
+        ["--seed=1", "--report=validation.json"],
+        ["--reconstruction=hits", "--report=validation.json"],
     ],
     ids=str,
 )
@@ -215,12 +228,93 @@ def test_what_the_run_was_simulated_with_is_known(tmp_path, monkeypatch, capsys)
     assert abs(value - 15_000) < 4 * error
     assert error < 500
     assert number(report, "elife_per_electron_bias")[0] == pytest.approx(value / 15_000 - 1)
-    # Without that file the truth is not known
+    # Without that file and document the truth is not known
     os.remove("simulation_000077.json")
+    path = tmp_path / "rundoc_000077.json"
+    document = json.loads(path.read_text())
+    del document["simulation"]
+    path.write_text(json.dumps(document))
+    os.remove("parts_000077.npz")
     assert validate.main(["--live_data=000077", "--output=other"]) == 0
     report = validation_text.read_report("other/validation.json")
     assert np.isnan(number(report, "elife_per_electron_bias")[0])
     assert number(report, "elife_per_electron") == (value, error)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A short run that uses all options of the simulation, its report, and the folder of both."""
+    folder = tmp_path_factory.mktemp("short")
+    arguments = [
+        *("--source=cs137", "--rate=20", "--duration=3", "--seed=4", "--yields=simple", "--keep"),
+        *("--source_position", "60", "0", "-25", "--background=wall=3", "--background=gas=2"),
+        *("--occupancy=0.3", "--optics=inverse_of_reconstruction", "--without", "afterpulses"),
+        *("--set=noise=1.6", "--reconstruction=hits", f"--output={folder}"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AMSTRAX_CONFIG", os.devnull)
+        assert validate.main(arguments) == 0
+    return folder
+
+
+def test_all_options_of_the_simulation_arrive(short):
+    report = validation_text.read_report(short / "validation.json")
+    told = report["made"]["simulation"]
+    expected = {
+        "source_position": [60, 0, -25],
+        "backgrounds": {"wall": 3, "gas": 2},
+        "occupancy": 0.3,
+        "optics": "inverse_of_reconstruction",
+        "without": ["afterpulses"],
+        "detector_values": {"noise": 1.6},
+        "yields": "simple",
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert report["made"]["reconstruction"] == ["hits"]
+    run = SimulatedRun.at(short / "data/live_data" / validate.RUN_ID)
+    st = contexts.xams(init_rundb=False, storage=[], config=run.options(), reconstruction="hits")
+    assert report["made"]["lineage"] == st.key_for(run.run_id, "event_info").lineage_hash
+    # No option of the command that simulates is missing, but those on the format of files
+    own, other = (
+        vars(parse(words)).keys()
+        for parse, words in ((validate.parse_args, []), (simulate.parse_args, ["1"]))
+    )
+    of_files = {"run_id", "numbers", "compressor", "hosts", "threads", "start", "realtime"}
+    assert other - own == of_files
+
+
+def test_truth_that_does_not_fit(short, tmp_path, capsys):
+    """Of another run, or damaged: told before the run is processed."""
+    data = tmp_path / "data"
+    shutil.copytree(short / "data/live_data", data)
+    arguments = [f"--live_data={data / validate.RUN_ID}", f"--output={tmp_path / 'out'}"]
+    truth = np.load(data / f"truth_{validate.RUN_ID}.npy")
+    np.save(tmp_path / "truth.npy", truth[:-1])
+    assert validate.main([*arguments, f"--truth={tmp_path / 'truth.npy'}"]) == 1
+    assert "files of one" in capsys.readouterr().err
+    parts = data / f"parts_{validate.RUN_ID}.npz"
+    parts.write_bytes(parts.read_bytes()[:-100])
+    assert validate.main(arguments) == 1
+    assert str(parts) in capsys.readouterr().err
+    assert files(tmp_path / "out") == []
+
+
+def test_files_that_are_missing(short, tmp_path, capsys):
+    """Without parts some numbers are missing, and it is said; settings are in the document, too."""
+    data, name = tmp_path / "data", validate.RUN_ID
+    shutil.copytree(short / "data/live_data", data)
+    for file in (f"parts_{name}.npz", f"simulation_{name}.json", f"config_{name}.json"):
+        (data / file).unlink()
+    (tmp_path / "out/.work_killed").mkdir(parents=True)
+    arguments = [f"--live_data={data / name}", f"--output={tmp_path / 'out'}"]
+    assert validate.main([*arguments, "--reconstruction=hits"]) == 0
+    text = capsys.readouterr().err
+    assert "parts_" in text and ".work_killed" in text
+    before = validation_text.read_report(short / "validation.json")
+    after = validation_text.read_report(tmp_path / "out/validation.json")
+    assert "scatters" in before["numbers"] and "scatters" not in after["numbers"]
+    for name in ("s1_efficiency", "s1_area_bias", "events_merged"):
+        np.testing.assert_equal(number(after, name), number(before, name))
 
 
 OPTICS = ("geometry", "inverse_of_reconstruction")
@@ -316,7 +410,8 @@ def test_several_sets_of_options_and_rates(tmp_path, capsys):
         assert number(usual, f"{kind}_whole")[0] < 0.9
         assert {f"{kind}_whole", f"line_{kind}_area_bias"} <= set(usual["poor"])
     # S2s of short drifts lose most, whatever the lifetime
-    assert number(usual, "elife_left")[0] > 0.05 and "elife_left" in usual["poor"]
+    assert number(usual, "elife_left")[0] > 0.05
+    assert number(usual, "elife_left_of_line")[0] > 0.05
     poor, table = text.split("Poor: ")[1].split("S1s by size")
     assert "area of S2s at 661.7 keV" in poor.split("\n\n")[0]
     assert table.count(" to ") > 10

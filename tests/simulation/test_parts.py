@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax import contexts, simulation
+from amstrax.auto_processing import amstraxer
 from amstrax.exceptions import InvalidOption, LiveDataNotFound
 from amstrax.simulation import SimulatedRun, parts
 from amstrax.simulation.detector import XAMS
@@ -168,6 +169,22 @@ def test_other_files_are_refused(tmp_path, content):
         list(parts.load_parts(tmp_path / "none.npz", "light"))
 
 
+def test_damaged_files_are_refused(tmp_path):
+    """Bytes of the compressed rows are lost, as on a bad disk."""
+    path = tmp_path / "parts.npz"
+    file = parts.PartsFile(path)
+    rows = np.zeros(5_000, dtype=LIGHT_DTYPE)
+    rows["time"] = np.arange(5_000)
+    rows["size"] = np.random.default_rng(1).random(5_000)
+    file.append("light", rows, 10_000)
+    file.close()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2_000] = bytes(2_000)
+    path.write_bytes(content)
+    with pytest.raises(InvalidOption, match="cannot be read from"):
+        list(parts.load_parts(path, "light"))
+
+
 def processed(folder, context, **options):
     """Return a simulated run, and a context with its truth."""
     run_dir = simulation.simulate(RUN, folder, **{"yields": "simple", "duration": 6.0} | options)
@@ -194,6 +211,17 @@ def test_truth_of_xams(tmp_path):
         assert str(chain.key_for(RUN, data_type)) == str(usual.key_for(RUN, data_type))
     lineage = chain.key_for(RUN, "peak_truth").lineage
     assert lineage["truth_light"][2]["simulation"] == run.simulation()
+
+    # The tool finds the truth beside the live data, and makes the same data
+    options = amstraxer.ProcessingOptions(
+        targets=("peak_basics", "peak_truth"),
+        live_data_dir=tmp_path,
+        context_kwargs={"init_rundb": False, "output_folder": str(tmp_path / "out")},
+        run_document=run.document(),
+    )
+    tool, options = amstraxer.make_context(options, RUN)
+    assert options.context == "xams"
+    assert str(tool.key_for(RUN, "peak_truth")) == str(chain.key_for(RUN, "peak_truth"))
 
     truth = simulation.load_truth(run.truth)
     events, deposits, light = (load(chain, f"truth_{x}") for x in ("events", "deposits", "light"))
@@ -229,7 +257,7 @@ def test_truth_of_xams(tmp_path):
     assert (load(chain, "peak_truth_sipm")["n_pe"] > 0).mean() > 0.9
 
 
-def test_truth_of_xamsl_and_of_led_runs(tmp_path):
+def test_truth_of_xamsl_and_of_led_runs(tmp_path, capsys):
     run, chain = processed(
         tmp_path / "xamsl", "xams_little", detector="xamsl", source="rn222", rate=5, duration=2.0
     )
@@ -244,6 +272,17 @@ def test_truth_of_xamsl_and_of_led_runs(tmp_path):
     truth = load(chain, "truth_events")
     summed = np.bincount(flashes["event_number"], flashes["size"], len(truth))
     np.testing.assert_array_equal(summed, truth["s1_pe"])
+    made = tmp_path / "made"
+    arguments = [
+        *(RUN, "--context=xams_led", "--target", "truth_light", "--no-progress"),
+        *(f"--live_data_dir={tmp_path / 'led'}", f"--output_folder={made}"),
+        *(f"--testing_rundoc={run.document_path}", '--context_kwargs={"init_rundb": false}'),
+    ]
+    assert amstraxer.main(arguments) == 0
+    assert str(chain.key_for(RUN, "truth_light")) in [path.name for path in made.iterdir()]
+    run.truth.unlink()
+    assert amstraxer.main(arguments) == 1
+    assert "truth_000043.npy is missing" in capsys.readouterr().err
 
 
 def test_the_run_document_says_which_simulation_made_the_run(tmp_path):
@@ -267,3 +306,15 @@ def test_the_run_document_says_which_simulation_made_the_run(tmp_path):
         load(chain, "truth_events")
     with pytest.raises(LiveDataNotFound, match="000044"):
         contexts.xams(init_rundb=False, storage=[], simulation_truth=tmp_path / "000044")
+
+
+def test_truth_of_one_run_is_not_that_of_another(tmp_path):
+    runs = [
+        simulation.simulate(name, tmp_path, source="am241", duration=0.5, yields="simple")
+        for name in (RUN, "000044")
+    ]
+    chain = contexts.xams(tmp_path / "out", init_rundb=False, simulation_truth=runs[0])
+    run = SimulatedRun.at(runs[1])
+    contexts.context_for_daq_reader(chain, run.run_id, run_doc=run.document())
+    with pytest.raises(InvalidOption, match="make a context for this run"):
+        chain.get_array(run.run_id, "truth_events", progress_bar=False)
