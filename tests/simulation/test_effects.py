@@ -64,8 +64,7 @@ def s2_light(detector, electrons, n=1, seed=1):
     arrivals = np.repeat(np.arange(n) * 1e6, electrons)
     return light.s2_photoelectrons(
         rng(seed),
-        arrivals,
-        np.full(n, electrons),
+        (arrivals, np.ones(len(arrivals), dtype=np.int64), np.full(n, electrons)),
         np.arange(n),
         np.zeros(n),
         np.zeros(n),
@@ -87,9 +86,13 @@ def test_electron_gain_spread():
         assert areas.mean() == pytest.approx(20, rel=0.02)
         # photon statistics, and the light itself
         assert areas.var() == pytest.approx(20 + (20 * spread) ** 2, rel=0.08)
-        gains = light.electron_gains(rng(), 100_000, one)
+        gains = light.electron_gains(rng(), np.ones(100_000, dtype=int), one)
         assert gains.mean() == pytest.approx(1, abs=0.005)
         assert gains.std() == pytest.approx(spread, abs=0.005)
+        # of groups of electrons
+        gains = light.electron_gains(rng(), np.full(100_000, 25), one)
+        assert gains.mean() == pytest.approx(25, abs=0.05)
+        assert gains.std() == pytest.approx(5 * spread, abs=0.03)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.1, 2.0])
@@ -226,7 +229,8 @@ def test_adc_saturation():
 def test_diffusion():
     drift, electrons = np.array([30_000.0]), np.array([20_000])
     for detector, share in ((XAMS, 1.0), (off("diffusion"), 0.0)):
-        arrivals = light.arrival_times(rng(), np.zeros(1), drift, electrons, detector)
+        times, sizes, _ = light.arrival_times(rng(), np.zeros(1), drift, electrons, detector)
+        arrivals = np.repeat(times, sizes)
         spread = np.sqrt(2 * 2.6e-6 * 30_000) / XAMS.drift_velocity
         assert arrivals.std() == pytest.approx(share * spread, rel=0.03, abs=1e-9)
         x = light.mean_positions(
