@@ -236,17 +236,21 @@ def test_bright_s1s_in_bins_are_the_same_light(monkeypatch):
         parts.append(light.s1_photoelectrons(rng(), deposits, photons, Inverse(XAMS), XAMS))
     (one,), (other,) = binned, single
     assert len(one.time) < len(other.time) / 10
-    for deposit in range(3):
+    # What is not bright is drawn in the same way
+    assert (one.deposit == 1).sum() == (other.deposit == 1).sum()
+    for deposit in (0, 2):
         a, b = (
             part._replace(
                 **{name: c[part.deposit == deposit] for name, c in part._asdict().items()}
             )
             for part in (one, other)
         )
-        np.testing.assert_array_equal(per_channel(a, XAMS), per_channel(b, XAMS))
+        counts = np.array([per_channel(part, XAMS) for part in (a, b)])
+        # The same photons, but for second photoelectrons
+        assert (abs(counts[0] - counts[1]) < 5 * np.sqrt(0.3 * counts.mean(axis=0)) + 1).all()
         for q in (0.1, 0.5, 0.9):
             times = [np.quantile(np.repeat(p.time, p.n_pe), q) for p in (a, b)]
-            assert abs(times[0] - times[1]) <= light.S1_BIN
+            assert abs(times[0] - times[1]) <= light.S1_BIN + 1
     assert (one.n_pe > 0).all()
 
 
