@@ -112,9 +112,22 @@ def blocks(settings: Settings) -> Iterator[Block]:
     if settings.is_led:
         return _led_blocks(settings, seeds)
     detector = settings.acting
+    if _last_event(settings) <= _EDGE:
+        shortest = (_EDGE + settings.nanoseconds - _last_event(settings)) / 1e6
+        log.warning(
+            "a run of %g ms has no events, for which their light has no time: simulate more than "
+            "%.2f ms",
+            settings.nanoseconds / 1e6,
+            shortest,
+        )
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
     patterns = optics.model(settings.optics, detector)
     return _xenon_blocks(settings, model, patterns, seeds)
+
+
+def _last_event(settings: Settings) -> float:
+    """Return the time until which events begin, so that their light is in the run [ns]."""
+    return settings.nanoseconds - 2 * settings.acting.drift_time_cathode - _EDGE
 
 
 def _xenon_blocks(
@@ -183,7 +196,7 @@ def _signals(
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
     """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
-    last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
+    last = _last_event(settings)
     start = max(start, _EDGE)
     deposits, external = _deposits(rng, settings, detector, start, min(stop, last))
     photons, freed = model.quanta(rng, deposits)
@@ -289,10 +302,14 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
     for start, stop in _stretches(end):
         rng = _generator(seeds)
         first = max(-(-start // detector.dt // interval), 1)
-        triggers = np.arange(first, -(-stop // detector.dt // interval)) * interval
+        following = max(-(-stop // detector.dt // interval), 1)
+        triggers = np.arange(first, following) * interval
         triggers = triggers[triggers < last]
         flashes = _led_light(rng, triggers, settings)
-        all_light = light.join(flashes, sensors.dark_counts(rng, detector, start, stop))
+        # From before the first window to before that of the next block: none is cut
+        begin, beyond = (n * interval * detector.dt - _EARLY for n in (first, following))
+        begin, beyond = begin if start else 0, end if stop == end else beyond
+        all_light = light.join(flashes, sensors.dark_counts(rng, detector, begin, beyond))
         all_light = light.join(all_light, sensors.afterpulses(rng, all_light, detector))
         signals = sensors.charges(rng, all_light, detector)
         pulses = board.windows(triggers, detector.led_samples, signals)

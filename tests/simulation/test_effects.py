@@ -10,7 +10,7 @@ from scipy import stats
 
 from amstrax.exceptions import InvalidOption
 from amstrax.simulation import effects, light, sensors
-from amstrax.simulation.blocks import Settings, blocks
+from amstrax.simulation.blocks import BLOCK, Settings, blocks
 from amstrax.simulation.detector import DETECTORS, XAMS
 from amstrax.simulation.digitizer import Digitizer
 from amstrax.simulation.light import Origin
@@ -302,3 +302,21 @@ def test_the_documentation_has_all_effects():
     page = Path(__file__).parents[2] / "docs/source/simulation.rst"
     listed = re.findall(r"^   \* - ``(\w+)``$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(effects.EFFECTS) <= set(listed)
+
+
+def test_led_windows_at_the_edge_of_a_block_have_all_dark_counts():
+    """The first window starts 1 us before the second block: both of its halves have light."""
+    interval = BLOCK // XAMS.dt - 100
+    detector = XAMS.with_values(led_rate=1e9 / XAMS.dt / interval, dark_rate=2e6)
+    settings = Settings(detector, source="led", duration=1.2, occupancy=0.0, without=("noise",))
+    found = list(blocks(settings))
+    assert [len(block.truth) for block in found] == [1, 1, 0]
+    records = found[0].records
+    assert records["time"].min() == BLOCK - 1_000
+    light = [15_800, 15_837, 15_874, 15_911, 15_948]
+    below = np.array(light)[records["channel"]][:, np.newaxis] - records["data"]
+    late = records["record_i"] == 1
+    assert (below[~late].sum() > 0) and (below[late].sum() > 0)
+    # 5 PMTs, 1.1 us, 2 MHz
+    area = below[late].sum() / np.mean(detector.photoelectron_areas)
+    assert area == pytest.approx(11, abs=5 * 11**0.5)
