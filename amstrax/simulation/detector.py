@@ -63,8 +63,8 @@ class Detector:
     below_cathode: Positive[float] = 5.0  # depth of the xenon below the cathode; assumed
 
     # --- scintillation: decay times, and the share of light from singlets
-    # Usual values, as of A. Hitachi et al., PRB 27 (1983) 5279, of which only the abstract was read:
-    # intensity ratio 0.05 for electrons, 0.45 for alphas
+    # Usual values, as of A. Hitachi et al., PRB 27 (1983) 5279 (read: abstract): intensity ratio
+    # 0.05 for electrons, 0.45 for alphas
     singlet_time: Positive[float] = 2.2
     triplet_time: Positive[float] = 27.0
     singlet_share_electrons: Share[float] = 0.05 / 1.05

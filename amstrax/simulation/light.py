@@ -231,7 +231,9 @@ def s1_photoelectrons(
     times = scintillation_times(rng, deposits.kind[which], detector)
     n_pe = 1 + doubled(rng, channel, detector)
     light = Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
-    light = join(light, _bright_s1s(rng, np.flatnonzero(bright), deposits, counts, channels, detector))
+    light = join(
+        light, _bright_s1s(rng, np.flatnonzero(bright), deposits, counts, channels, detector)
+    )
     return light._replace(time=deposits.time[light.deposit] + light.time)
 
 
@@ -340,9 +342,7 @@ def _doubling(channel: np.ndarray, detector: Detector) -> np.ndarray:
     return np.where(channel == detector.sipm_channel, 0.0, detector.dpe_probability)
 
 
-def electron_gains(
-    rng: np.random.Generator, sizes: np.ndarray, detector: Detector
-) -> np.ndarray:
+def electron_gains(rng: np.random.Generator, sizes: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the light of groups of electrons, in units of the mean of one.
 
     That of an electron has a gamma distribution, and so has a sum of them.

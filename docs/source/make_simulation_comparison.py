@@ -28,18 +28,19 @@ N_EVENTS, DURATION = 2000, 16.0
 #: Pulses of alphas in the real run are higher [ADC counts]
 ALPHA_HEIGHT = 600.0
 
-DIFFERENCES = """How the numbers of XAMSL come from this run: the area of a photoelectron from fluctuations in the
-tail of S1s of alphas (1 ADC count x sample, within 30 %), ``g1`` from their median area, the shape of
-pulses from their mean. Up to release 3.0.0, areas of alphas were 2.9 times too large, since both
-were assumed. Low pulses are betas of Pb-214 and Bi-214, which ``rn222`` lacks and ``rn_chain`` has.
+DIFFERENCES = """How the numbers of XAMSL come from this run: the area of a photoelectron from
+fluctuations in the tail of S1s of alphas (1 ADC count x sample, within 30 %), ``g1`` from their
+median area, the shape of pulses from their mean. Before, areas of alphas were 2.9 times too large,
+since the first two were assumed. Some of the low pulses are betas of Pb-214 and Bi-214, which
+``rn222`` lacks and ``rn_chain`` has.
 
 Differences, and what they come from:
 
-- The run has 1.4 to 1.7 times as many pulses, and about 140 Hz more of low ones, in both channels at
-  once, than the betas of the chain: photons, from the surroundings or after beta decays, which no
-  source of the simulation has.
-- The share of channel 1 is lower in the simulation (26 % of the area, 41 % in the run), and lines of
-  alphas are wider: the light map is less even than the detector, or the PMTs differ in gain.
+- The run has 1.4 to 1.7 times as many pulses: about 140 Hz more of low ones, mostly in both
+  channels at once. They may be photons, from outside or after beta decays, which this simulated run
+  lacks.
+- The share of channel 1 is lower in the simulation (26 % of the area, 41 % in the run), and lines
+  of alphas are wider: the light map is less even than the detector, or the PMTs differ in gain.
 - The board of the run gives windows of 500 samples, of which the signal is a part. Simulated pulses
   end ``post_trigger`` samples after the signal.
 - Baselines of the run wander, and noise differs between channels. In the simulation both are
@@ -154,8 +155,8 @@ def run_part(folder: Path, shared: Path) -> str:
     ]
     header = ("Channel", "Pulses", *runs, "ratio")
     text = (
-        f"Run {RUN_ID} ({seconds:.1f} s of it), beside {DURATION:.0f} s of ``rn_chain`` at {rate:.0f} "
-        "Hz in XAMSL, with ``extraction_efficiency`` 0:"
+        f"Run {RUN_ID} ({seconds:.1f} s of it), beside {DURATION:.0f} s of ``rn_chain`` at "
+        f"{rate:.0f} Hz in XAMSL, with ``extraction_efficiency`` 0:"
     )
     return f"{text}\n\n{_table(header, rows)}\n{DIFFERENCES}\n.. image:: {PICTURE}\n"
 

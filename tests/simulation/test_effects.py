@@ -304,19 +304,30 @@ def test_the_documentation_has_all_effects():
     assert set(effects.EFFECTS) <= set(listed)
 
 
+def test_runs_too_short_for_events_say_so(caplog):
+    for duration, n in ((2e-4, 0), (5e-3, 1)):
+        caplog.clear()
+        settings = Settings(XAMS, source="tritium", rate=10_000, duration=duration, yields="simple")
+        events = sum(len(block.truth) for block in blocks(settings))
+        assert (events >= n) and (n > 0) == (events > 0)
+        assert ("has no events" in caplog.text) == (n == 0)
+
+
 def test_led_windows_at_the_edge_of_a_block_have_all_dark_counts():
-    """The first window starts 1 us before the second block: both of its halves have light."""
-    interval = BLOCK // XAMS.dt - 100
-    detector = XAMS.with_values(led_rate=1e9 / XAMS.dt / interval, dark_rate=2e6)
-    settings = Settings(detector, source="led", duration=1.2, occupancy=0.0, without=("noise",))
-    found = list(blocks(settings))
-    assert [len(block.truth) for block in found] == [1, 1, 0]
+    """The window starts 100 us before the second block: both of its halves have light."""
+    interval = BLOCK // XAMS.dt - 10_000
+    detector = XAMS.with_values(
+        led_rate=1e9 / XAMS.dt / interval, led_samples=20_000, dark_rate=2e5, sipm_dark_rate=0.0
+    )
+    options = dict(source="led", duration=0.6, occupancy=0.0)
+    found = list(blocks(Settings(detector, without=("noise", "afterpulses"), **options)))
+    assert [len(block.truth) for block in found] == [1, 0]
     records = found[0].records
-    assert records["time"].min() == BLOCK - 1_000
-    light = [15_800, 15_837, 15_874, 15_911, 15_948]
-    below = np.array(light)[records["channel"]][:, np.newaxis] - records["data"]
-    late = records["record_i"] == 1
-    assert (below[~late].sum() > 0) and (below[late].sum() > 0)
-    # 5 PMTs, 1.1 us, 2 MHz
-    area = below[late].sum() / np.mean(detector.photoelectron_areas)
-    assert area == pytest.approx(11, abs=5 * 11**0.5)
+    assert records["time"].min() == BLOCK - 100_000
+    below = np.array(XAMS.baselines)[records["channel"]][:, np.newaxis] - records["data"]
+    below[np.arange(below.shape[1]) >= records["length"][:, np.newaxis]] = 0
+    late = records["time"] >= BLOCK
+    for half in (late, ~late):
+        # 5 PMTs, 100 us, 0.2 MHz
+        area = below[half].sum() / np.mean(detector.photoelectron_areas[:5])
+        assert area == pytest.approx(100, abs=5 * 12)

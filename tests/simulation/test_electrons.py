@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from amstrax.processing import events
 from amstrax.simulation import light as electrons
@@ -79,9 +79,7 @@ def test_arrival_times(monkeypatch):
     drift = np.array([3_000.0, 30_000.0, 39_500.0])
     deposit = np.array([1e9, 2e9, 3e9])
     monkeypatch.setattr(electrons, "S2_BRIGHT", n)
-    times, sizes, counts = electrons.arrival_times(
-        rng(), deposit, drift, np.array([n, 0, n]), XAMS
-    )
+    times, sizes, counts = electrons.arrival_times(rng(), deposit, drift, np.array([n, 0, n]), XAMS)
     assert times.shape == (2 * n,)
     assert (sizes == 1).all() and counts.tolist() == [n, 0, n]
     for own, i in ((times[:n], 0), (times[n:], 2)):

@@ -273,9 +273,7 @@ def test_bright_s1s_have_the_statistics_of_single_photons(kind):
     assert area.mean() == pytest.approx(mean, abs=5 * np.sqrt(variance / n))
     assert area.var() == pytest.approx(variance, rel=0.25)
     delay = found.time - deposits.time[found.deposit]
-    delays = np.bincount(found.deposit, found.n_pe * delay) / np.bincount(
-        found.deposit, found.n_pe
-    )
+    delays = np.bincount(found.deposit, found.n_pe * delay) / np.bincount(found.deposit, found.n_pe)
     singlets = light.singlet_shares(np.array([kind]), detector)[0]
     mean = singlets * 2.2 + (1 - singlets) * 27
     variance = singlets * 2 * 2.2**2 + (1 - singlets) * 2 * 27**2 - mean**2
