@@ -275,7 +275,8 @@ def write_directory(
     names = _file_names(threads)
     with _written_whole(directory) as temporary:
         for i, name in enumerate(names):
-            write_file(temporary / name, records[records["channel"] % len(names) == i], compressor)
+            own = records if len(names) == 1 else records[records["channel"] % len(names) == i]
+            write_file(temporary / name, own, compressor)
 
 
 def write_end(run_dir: Path, threads: Mapping[str, int]) -> None:

@@ -17,7 +17,7 @@ BENCHMARKS = (
     ("Growth with length, rate, and workers", "scaling.py", []),
     ("A high rate for long", "steady.py", ["--minutes", "3"]),
     ("Live", "live.py", []),
-    ("Simulation", "simulation.py", ["--seconds", "60", "120", "240"]),
+    ("Simulation", "simulation.py", ["--seconds", "60", "240", "--sources"]),
     ("Run database", "run_database.py", ["--runs", "2000", "--finds", "50", "--repeat", "2"]),
     ("Plots", "plots.py", []),
     ("Dashboard", "dashboard.py", ["--views", "200"]),

@@ -18,12 +18,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from amstrax.simulation import sources
+
 
 def main() -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0, help="events/s (%(default)s)")
     parser.add_argument("--source", default="flat", help="see amstrax simulate (%(default)s)")
+    parser.add_argument(
+        "--sources", nargs="*", help="sources to measure with runs of the first length, too: all"
+    )
     parser.add_argument(
         "--seconds", type=int, nargs="+", default=[60, 120, 600], help="lengths of runs [s]"
     )
@@ -33,17 +38,22 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         job(Path(folder), ["--duration=1"])  # compiles
         for seconds in args.seconds:
-            options = [f"--rate={args.rate}", f"--source={args.source}", f"--duration={seconds}"]
-            took, cpu, memory = job(Path(folder), options)
-            print(
-                f"run of {seconds:5d} s{took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB",
-                flush=True,
-            )
+            measure(f"run of {seconds:5d} s", Path(folder), args.source, args.rate, seconds)
+        if args.sources is not None:
+            for name in args.sources or [*sources.SOURCES]:
+                measure(f"{name:14}", Path(folder), name, args.rate, args.seconds[0])
         maps = ["-m", "amstrax.simulation.optics", "xams", "xamsl", f"--output={folder}/maps"]
         run([*maps, "--points=300", "--photons=10"])
         took, cpu, memory = run(maps)
         print(f"light maps     {took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB")
     return 0
+
+
+def measure(title: str, folder: Path, source: str, rate: float, seconds: int) -> None:
+    """Print a row of the table."""
+    options = [f"--rate={rate}", f"--source={source}", f"--duration={seconds}"]
+    took, cpu, memory = job(folder, options)
+    print(f"{title}{took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB", flush=True)
 
 
 def job(folder: Path, options: list[str]) -> tuple[float, float, float]:

@@ -2,10 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from immutabledict import immutabledict
@@ -16,6 +18,7 @@ from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BLOCK = 500_000_000  # length of a block [ns]
 _EDGE = 100_000  # time without events at the start of a run [ns]
@@ -109,9 +112,22 @@ def blocks(settings: Settings) -> Iterator[Block]:
     if settings.is_led:
         return _led_blocks(settings, seeds)
     detector = settings.acting
+    if _last_event(settings) <= _EDGE:
+        shortest = (_EDGE + settings.nanoseconds - _last_event(settings)) / 1e6
+        log.warning(
+            "a run of %g ms has no events, for which their light has no time: simulate more than "
+            "%.2f ms",
+            settings.nanoseconds / 1e6,
+            shortest,
+        )
     model = yields.model(settings.yields, detector.xenon_density, detector.drift_field)
     patterns = optics.model(settings.optics, detector)
     return _xenon_blocks(settings, model, patterns, seeds)
+
+
+def _last_event(settings: Settings) -> float:
+    """Return the time until which events begin, so that their light is in the run [ns]."""
+    return settings.nanoseconds - 2 * settings.acting.drift_time_cathode - _EDGE
 
 
 def _xenon_blocks(
@@ -123,11 +139,12 @@ def _xenon_blocks(
     detector, end = settings.acting, settings.nanoseconds
     board = digitizer.Digitizer(detector, _generator(seeds))
     n_events, n_deposits = 0, 0
-    for start in range(0, end, BLOCK):
-        stop = min(start + BLOCK, end)
-        signals, truth, deposits, bright = _signals(
-            settings, model, patterns, _generator(seeds), start, stop
+    for stop, (signals, truth, deposits, bright) in _ahead(
+        (
+            (stop, partial(_signals, settings, model, patterns, _generator(seeds), start, stop))
+            for start, stop in _stretches(end)
         )
+    ):
         for table in (truth, deposits, bright):
             table["event_number"][table["event_number"] >= 0] += n_events
         for table in (deposits, bright):
@@ -150,6 +167,25 @@ def _xenon_blocks(
         )
 
 
+def _stretches(end: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each block of a run [ns]."""
+    for start in range(0, end, BLOCK):
+        yield start, min(start + BLOCK, end)
+
+
+def _ahead(tasks: Iterator[tuple[int, Callable[[], T]]]) -> Iterator[tuple[int, T]]:
+    """Yield what tasks return, with their numbers; a helper thread does the next one meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="simulation") as helper:
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        for number, task in tasks:
+            waiting.append((number, helper.submit(task)))
+            if len(waiting) > 1:
+                number, done = waiting.popleft()
+                yield number, done.result()
+        for number, done in waiting:
+            yield number, done.result()
+
+
 def _signals(
     settings: Settings,
     model: yields.Yields,
@@ -160,7 +196,7 @@ def _signals(
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
     """Return signals, truth, deposits and light of the events from `start` to `stop`."""
     detector = settings.acting
-    last = settings.nanoseconds - 2 * detector.drift_time_cathode - _EDGE
+    last = _last_event(settings)
     start = max(start, _EDGE)
     deposits, external = _deposits(rng, settings, detector, start, min(stop, last))
     photons, freed = model.quanta(rng, deposits)
@@ -175,7 +211,6 @@ def _signals(
     s2 = light.s2_photoelectrons(
         rng,
         light.arrival_times(rng, deposits.time, drift, in_gas, detector),
-        in_gas,
         np.arange(len(deposits.event)),
         x,
         y,
@@ -240,7 +275,7 @@ def _truth(
     truth["n_deposits"] = np.bincount(event, minlength=n)
     last = truth["time"].copy()
     for name, part in (("s1", s1), ("s2", s2)):
-        seen = np.isin(part.channel, detector.tpc_channels)
+        seen = light.in_tpc(part.channel, detector)
         of_event = part.event(deposits)
         event, count = of_event[seen], part.n_pe[seen]
         total = np.bincount(event, count, n)
@@ -264,14 +299,17 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
     # The first flash is an interval after the start
     interval = round(1e9 / detector.led_rate / detector.dt)  # [samples]
     last = (end - detector.led_samples * detector.dt) // detector.dt
-    for start in range(0, end, BLOCK):
-        stop = min(start + BLOCK, end)
+    for start, stop in _stretches(end):
         rng = _generator(seeds)
         first = max(-(-start // detector.dt // interval), 1)
-        triggers = np.arange(first, -(-stop // detector.dt // interval)) * interval
+        following = max(-(-stop // detector.dt // interval), 1)
+        triggers = np.arange(first, following) * interval
         triggers = triggers[triggers < last]
         flashes = _led_light(rng, triggers, settings)
-        all_light = light.join(flashes, sensors.dark_counts(rng, detector, start, stop))
+        # From before the first window to before that of the next block: none is cut
+        begin, beyond = (n * interval * detector.dt - _EARLY for n in (first, following))
+        begin, beyond = begin if start else 0, end if stop == end else beyond
+        all_light = light.join(flashes, sensors.dark_counts(rng, detector, begin, beyond))
         all_light = light.join(all_light, sensors.afterpulses(rng, all_light, detector))
         signals = sensors.charges(rng, all_light, detector)
         pulses = board.windows(triggers, detector.led_samples, signals)

@@ -50,9 +50,9 @@ class Detector:
     drift_time_cathode: float = float(XAMS_VOLUME.drift_time_cathode)
     # Published elife_v0.json: 275 us up to run 6875, 300 us from run 7000 on
     electron_lifetime: Positive[float] = 300_000.0
-    # [mm^2/ns]; 26 cm^2/s, P. Sorensen, NIM A 635 (2011) 41
+    # [mm^2/ns]; 25.7 +- 4.6 cm^2/s at 500 V/cm, O. Njoya et al., arXiv:1911.11580
     diffusion_longitudinal: NotNegative[float] = 2.6e-6
-    # [mm^2/ns]; 55 cm^2/s, EXO-200, PRC 95 (2017) 025502
+    # [mm^2/ns]; 55 +- 4 cm^2/s at 380 V/cm, EXO-200, arXiv:1609.04467
     diffusion_transverse: NotNegative[float] = 5.5e-6
     drift_field: Positive[float] = 500.0  # [V/cm], for the yields; assumed
     xenon_density: Positive[float] = 2.86  # [g/cm^3] at 177 K, NIST
@@ -63,7 +63,8 @@ class Detector:
     below_cathode: Positive[float] = 5.0  # depth of the xenon below the cathode; assumed
 
     # --- scintillation: decay times, and the share of light from singlets
-    # A. Hitachi et al., PRB 27 (1983) 5279: intensity ratio 0.05 for electrons, 0.45 for alphas
+    # Usual values, as of A. Hitachi et al., PRB 27 (1983) 5279 (read: abstract): intensity ratio
+    # 0.05 for electrons, 0.45 for alphas
     singlet_time: Positive[float] = 2.2
     triplet_time: Positive[float] = 27.0
     singlet_share_electrons: Share[float] = 0.05 / 1.05
@@ -87,7 +88,8 @@ class Detector:
     s1_position_contrast: Share[float] = 0.3
 
     # --- S2 light
-    extraction_efficiency: Share[float] = 0.95  # at 5 kV/cm in the liquid; assumed
+    # At 5 kV/cm in the liquid; assumed. It still rises at 7.1 kV/cm (B. Edwards, arXiv:1710.11032)
+    extraction_efficiency: Share[float] = 0.95
     se_gain: Positive[float] = 10.0  # in all PMTs of the TPC; assumed
     # standard deviation / mean of the light of an electron, besides photon statistics: that of
     # NEST's default s2Fano = 3.61 (nestpy 2) if PMTs see 10 % of the photons, which is assumed
@@ -106,8 +108,8 @@ class Detector:
     # electrons that impurities set free per photoelectron that PMTs see. XENON100, J. Phys. G 41
     # (2014) 035201, sees them after S1s and S2s in proportion to the light; the number is assumed
     photoionisation_probability: Share[float] = 2e-4
-    # electrons that come later for each one of an S2; assumed. LUX, PRD 102 (2020) 092004, and
-    # XENON1T, PRD 106 (2022) 022001, see rates that fall like t^-a with a about 1
+    # electrons that come later for each one of an S2, with a rate that falls like t^-a; numbers
+    # assumed. Effect: LUX, arXiv:2004.07791, and XENON1T, arXiv:2112.12116
     delayed_electron_probability: Share[float] = 0.001
     delayed_electron_exponent: NotNegative[float] = 1.1  # a
     delayed_electron_first: Positive[float] = 50_000.0  # after the S2; about the longest drift
@@ -118,7 +120,8 @@ class Detector:
     top_channels: tuple[int, ...] = (1, 2, 3, 4)
     # Mean area of a photoelectron, by channel from 0: 1 / published gain_to_pe_array_v0.json
     photoelectron_areas: Positive[tuple[float, ...]] = (125.4, 166.9, 141.5, 155.2, 142.2)
-    dpe_probability: Share[float] = 0.2  # C. Faham et al., JINST 10 (2015) P09010, for VUV light
+    # 18 to 24 % at 175 nm; C. Faham et al., JINST 10 (2015) P09010 (arXiv:1506.08748)
+    dpe_probability: Share[float] = 0.2
     # standard deviation / mean of the full-size ones; assumed
     photoelectron_spread: NotNegative[float] = 0.35
     # share with an exponential spectrum of small ones; assumed
@@ -398,13 +401,18 @@ XAMSL = Detector(
     gate_cathode_distance=XAMSL_VOLUME.depth,
     drift_time_gate=float(XAMSL_VOLUME.drift_time_gate),
     drift_time_cathode=float(XAMSL_VOLUME.drift_time_cathode),
-    electron_lifetime=400_000.0,  # E. Hogenbirk et al., NIM A 840 (2016) 87
-    g1=0.04,  # assumed
+    # Assumed, after E. Hogenbirk et al., NIM A 840 (2016) 87, which could not be read
+    electron_lifetime=400_000.0,
+    g1=0.116,  # from the area of alphas in run 999999, for `photoelectron_areas`
     light_map="xamsl",
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),
     top_channels=(1,),
-    photoelectron_areas=(8.0, 8.0),  # low gain, so that alphas stay within the ADC; assumed
+    # Within about 30 %, from run 999999: fluctuations in the tail of S1s of alphas, as far as they
+    # are those of numbers of photoelectrons
+    photoelectron_areas=(1.0, 1.0),
+    pmt_rise=2.0,  # these two: fits to mean S1s of alphas in run 999999
+    pmt_fall=6.5,
     external_channel=None,
     sipm_channel=None,
     dt=2,  # V1730: 500 MHz

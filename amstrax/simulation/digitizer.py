@@ -99,9 +99,9 @@ class Digitizer:
         self, signals: Signals, channel: int
     ) -> tuple[Signals, tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
         """Return sorted signals of a channel, and their positions, areas, and pulse shapes."""
-        own = signals.channel == channel
-        order = np.argsort(signals.time[own], kind="stable")
-        signals = Signals(*(column[own][order] for column in signals))
+        own = np.flatnonzero(signals.channel == channel)
+        own = own[np.argsort(signals.time[own], kind="stable")]
+        signals = Signals(*(column[own] for column in signals))
         position = signals.time / self.detector.dt
         area = signals.charge * self.detector.unit_area(channel)
         return signals, (position, area, *pulse_shapes(self.detector, channel))
@@ -176,7 +176,7 @@ def _add_pulse(buffer, buffer_start, position, area, shapes, first):
 def _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest):
     """Digitize: baseline, noise, and the ends of the ADC's range."""
     for k in range(len(buffer)):
-        value = np.floor(baseline + sign * buffer[k] + rng.normal(0.0, noise) + 0.5)
+        value = np.floor(baseline + sign * buffer[k] + noise * rng.standard_normal() + 0.5)
         counts[k] = np.int16(min(max(value, lowest), highest))
 
 

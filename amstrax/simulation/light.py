@@ -3,6 +3,7 @@
 Lengths are in mm, times in ns since the start of the run. z is 0 at the gate and negative below.
 """
 
+import math
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,8 +15,9 @@ from amstrax.simulation.optics import Patterns
 from amstrax.simulation.sources import Deposits, Interaction, positions
 
 S2_BIN = 10.0  # photoelectrons of an S2 within so many ns are one entry
-S1_BIN = 1.0  # so are those of an S1 within so many ns, of deposits with more photons than this
-S1_BRIGHT = 5_000
+S2_BRIGHT = 500  # so are the electrons of clouds of more than this
+S1_BIN = 1.0  # so are those of an S1 within so many ns, if more photons than this are detected
+S1_BRIGHT = 500
 
 
 class Origin(IntEnum):
@@ -81,6 +83,13 @@ def join(*parts: Columns) -> Columns:
     return kind(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def in_tpc(channel: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return which of the channels are PMTs of the TPC, shape (n,)."""
+    is_pmt = np.zeros(max(detector.channels) + 1, dtype=np.bool_)
+    is_pmt[list(detector.tpc_channels)] = True
+    return is_pmt[channel]
+
+
 def drift_times(z: np.ndarray, detector: Detector) -> np.ndarray:
     """Return times from the deposit to the middle of the S2's light.
 
@@ -112,15 +121,64 @@ def arrival_times(
     drift: np.ndarray,
     electrons: np.ndarray,
     detector: Detector,
-) -> np.ndarray:
-    """Return times at which electrons begin to give light, shape (sum of `electrons`,).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return times at which electrons begin to give light.
 
     Deposits have a time, a drift time and a number of `electrons` in the gas, of shape (n,).
+
+    Returns
+    -------
+    times
+        Cloud by cloud, shape (m,). Those of up to `S2_BRIGHT` electrons have one for each. Those of
+        larger clouds have one for all electrons within `S2_BIN`, of which the numbers are
+        multinomial.
+    sizes
+        Number of electrons of each time, shape (m,).
+    counts
+        Number of times of each cloud, shape (n,).
     """
     # Electrons give light evenly in the gas: the drift time is that to the middle of it
     mean = deposit_times + drift - detector.gas_transit_time / 2
-    spread = arrival_spread(drift, detector)
-    return rng.normal(np.repeat(mean, electrons), np.repeat(spread, electrons))
+    return _arrivals(rng, mean, arrival_spread(drift, detector), electrons, S2_BRIGHT)
+
+
+@numba.njit(cache=True, nogil=True)
+def _arrivals(rng, mean, spread, electrons, most):
+    reach = 6.0  # standard deviations, beyond which 2e-9 of the electrons are
+    capacity = 0
+    for i in range(len(mean)):
+        n_bins = int(2 * reach * spread[i] / S2_BIN) + 1
+        capacity += electrons[i] if electrons[i] <= most else min(n_bins, electrons[i])
+    times = np.empty(capacity)
+    sizes = np.empty(capacity, dtype=np.int64)
+    counts = np.zeros(len(mean), dtype=np.int64)
+    n = 0
+    for i in range(len(mean)):
+        first = n
+        if electrons[i] <= most:
+            for _ in range(electrons[i]):
+                times[n], sizes[n] = rng.normal(mean[i], spread[i]), 1
+                n += 1
+            counts[i] = n - first
+            continue
+        n_bins = int(2 * reach * spread[i] / S2_BIN) + 1
+        left, above = electrons[i], 1.0  # electrons, and their share, from this bin on
+        edge = -n_bins / 2 * S2_BIN
+        for b in range(n_bins):
+            beyond = 0.0
+            if b < n_bins - 1:
+                beyond = math.erfc((edge + S2_BIN) / spread[i] / math.sqrt(2.0)) / 2
+            k = left if beyond <= 0 else rng.binomial(left, max(1 - beyond / above, 0.0))
+            if k > 0:
+                # The mean of k times that are uniform in the bin
+                within = 0.5 + (rng.random() - 0.5) / math.sqrt(k) if spread[i] > 0 else 0.5
+                times[n], sizes[n] = mean[i] + edge + within * S2_BIN, k
+                n += 1
+            edge, above, left = edge + S2_BIN, beyond, left - k
+            if left == 0:
+                break
+        counts[i] = n - first
+    return times[:n], sizes[:n], counts
 
 
 def mean_positions(
@@ -165,67 +223,137 @@ def s1_photoelectrons(
     lost = 1 - np.minimum(probability.sum(axis=1, keepdims=True), 1.0)
     shares = np.concatenate([probability / total, lost], axis=1)
     counts = rng.multinomial(photons, shares)[:, :-1]
-    deposit, column = np.divmod(np.arange(counts.size), counts.shape[1])
-    which = np.repeat(deposit, counts.ravel())
-    channel = channels[np.repeat(column, counts.ravel())]
+    bright = counts.sum(axis=1) > S1_BRIGHT
+    faint = np.where(bright[:, np.newaxis], 0, counts).ravel()
+    deposit, column = np.divmod(np.arange(faint.size), counts.shape[1])
+    which = np.repeat(deposit, faint)
+    channel = channels[np.repeat(column, faint)]
     times = scintillation_times(rng, deposits.kind[which], detector)
     n_pe = 1 + doubled(rng, channel, detector)
-    bright = (counts.sum(axis=1) > S1_BRIGHT)[which]
     light = Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
-    if bright.any():
-        # Alphas would have ten thousands of entries
-        faint, binned = (Light(*(column[rows] for column in light)) for rows in (~bright, bright))
-        light = join(faint, _in_bins(rng, binned, channels))
+    light = join(
+        light, _bright_s1s(rng, np.flatnonzero(bright), deposits, counts, channels, detector)
+    )
     return light._replace(time=deposits.time[light.deposit] + light.time)
 
 
-def _in_bins(rng: np.random.Generator, light: Light, channels: np.ndarray) -> Light:
-    """Return S1 light with one entry for each deposit, channel and bin of `S1_BIN`.
+def _bright_s1s(
+    rng: np.random.Generator,
+    rows: np.ndarray,
+    deposits: Deposits,
+    counts: np.ndarray,
+    channels: np.ndarray,
+    detector: Detector,
+) -> Light:
+    """Return S1 light of some `rows` of deposits, one entry for each channel and bin of `S1_BIN`.
 
-    Times are relative to the deposit; entries are sorted by deposit, then as in `channels`.
+    `counts` are the detected photons, shape (deposits, channels). Times are relative to the
+    deposit.
     """
-    bins = (light.time / S1_BIN).astype(np.int64)
-    column = np.argsort(channels)[np.searchsorted(np.sort(channels), light.channel)]
-    shape = int(light.deposit.max()) + 1, len(channels), int(bins.max()) + 1
-    key, entry = np.unique(
-        np.ravel_multi_index((light.deposit, column, bins), shape), return_inverse=True
+    time, column, n_pe, deposit = _scintillation_bins(
+        rng,
+        rows,
+        counts,
+        singlet_shares(deposits.kind, detector),
+        detector.singlet_time,
+        detector.triplet_time,
+        _doubling(channels, detector),
     )
-    n_pe = np.bincount(entry, light.n_pe).astype(np.int64)
-    deposit, column, bins = np.unravel_index(key, shape)
-    time = (bins + rng.random(len(bins))) * S1_BIN
     origin = np.full(len(time), Origin.S1, dtype=np.int8)
     return Light(time, channels[column], n_pe, deposit, origin)
+
+
+@numba.njit(cache=True, nogil=True)
+def _scintillation_bins(rng, rows, counts, singlet_share, singlet_time, triplet_time, doubling):
+    """Photons in bins of S1_BIN ns: the decay in each bin is binomial for those that are left."""
+    few = 10  # photons, from which on each is drawn
+    n_bins = int(40 * max(singlet_time, triplet_time) / S1_BIN) + 1
+    capacity = 0
+    for i in rows:
+        for c in range(counts.shape[1]):
+            capacity += min(n_bins, counts[i, c])
+    time = np.empty(capacity)
+    column = np.empty(capacity, dtype=np.int64)
+    n_pe = np.empty(capacity, dtype=np.int64)
+    deposit = np.empty(capacity, dtype=np.int64)
+    in_bin = np.zeros(n_bins, dtype=np.int64)
+    n = 0
+    for i in rows:
+        for c in range(counts.shape[1]):
+            if counts[i, c] == 0:
+                continue
+            in_bin[:] = 0
+            singlets = rng.binomial(counts[i, c], singlet_share[i])
+            for total, decay in ((singlets, singlet_time), (counts[i, c] - singlets, triplet_time)):
+                left, b, share = total, 0, -math.expm1(-S1_BIN / decay)
+                while left > few and b < n_bins:
+                    k = rng.binomial(left, share)
+                    in_bin[b] += k
+                    left -= k
+                    b += 1
+                for _ in range(left):
+                    later = b + int(rng.exponential(decay) / S1_BIN)
+                    in_bin[min(later, n_bins - 1)] += 1
+            for b in range(n_bins):
+                k = in_bin[b]
+                if k > 0:
+                    # The mean of k times that are uniform in the bin
+                    time[n] = (b + 0.5 + (rng.random() - 0.5) / math.sqrt(k)) * S1_BIN
+                    column[n], deposit[n] = c, i
+                    n_pe[n] = k + _doubled(rng, k, doubling[c])
+                    n += 1
+    return time[:n], column[:n], n_pe[:n], deposit[:n]
+
+
+@numba.njit(cache=True, nogil=True)
+def _doubled(rng, photons, probability):
+    """Return the number of second photoelectrons of detected photons."""
+    if photons > 3:
+        return rng.binomial(photons, probability) if probability > 0 else 0
+    seconds = 0
+    for _ in range(photons):
+        seconds += rng.random() < probability
+    return seconds
 
 
 def scintillation_times(
     rng: np.random.Generator, kind: np.ndarray, detector: Detector
 ) -> np.ndarray:
     """Return decay times of singlets and triplets."""
+    singlet = rng.random(len(kind)) < singlet_shares(kind, detector)
+    return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
+
+
+def singlet_shares(kind: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the share of light from singlets for each `Interaction` in `kind`."""
     share = np.full(len(kind), detector.singlet_share_electrons)
     share[kind == Interaction.ALPHA] = detector.singlet_share_alphas
     share[kind == Interaction.NUCLEAR_RECOIL] = detector.singlet_share_recoils
-    singlet = rng.random(len(kind)) < share
-    return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
+    return share
 
 
 def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the number of second photoelectrons of each detected photon: 0 or 1."""
-    second = rng.random(len(channel)) < detector.dpe_probability
-    if detector.sipm_channel is not None:
-        second &= channel != detector.sipm_channel
-    return second.astype(np.int64)
+    return (rng.random(len(channel)) < _doubling(channel, detector)).astype(np.int64)
 
 
-def electron_gains(rng: np.random.Generator, n: int, detector: Detector) -> np.ndarray:
-    """Return the light of `n` electrons in units of its mean: a gamma distribution."""
+def _doubling(channel: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the probability of a second photoelectron in each channel: 0 in the SiPM."""
+    return np.where(channel == detector.sipm_channel, 0.0, detector.dpe_probability)
+
+
+def electron_gains(rng: np.random.Generator, sizes: np.ndarray, detector: Detector) -> np.ndarray:
+    """Return the light of groups of electrons, in units of the mean of one.
+
+    That of an electron has a gamma distribution, and so has a sum of them.
+    """
     spread = detector.se_gain_spread
-    return rng.gamma(1 / spread**2, spread**2, n) if spread else np.ones(n)
+    return rng.gamma(sizes / spread**2, spread**2) if spread else sizes.astype(np.float64)
 
 
 def s2_photoelectrons(
     rng: np.random.Generator,
-    arrivals: np.ndarray,
-    electrons: np.ndarray,
+    arrivals: tuple[np.ndarray, np.ndarray, np.ndarray],
     deposit: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
@@ -235,34 +363,31 @@ def s2_photoelectrons(
 ) -> Light:
     """Return the photoelectrons of electrons, which give light evenly while they cross the gas.
 
-    `arrivals` are those of `arrival_times`, cloud by cloud. Clouds have a number of `electrons`,
-    the row of their `deposit` and a position in the gas, of shape (n,).
+    `arrivals` are those of `arrival_times`, cloud by cloud. Clouds have the row of their `deposit`
+    and a position in the gas, of shape (n,).
     """
     photons_per_electron = detector.se_gain / (1 + detector.dpe_probability)
     per_channel = photons_per_electron * patterns.s2(x, y)
     sipm = np.full((len(x), 1), photons_per_electron * detector.sipm_share)
     per_channel, channels = _with_sipm(per_channel, sipm, detector)
-    gains = electron_gains(rng, len(arrivals), detector)
-    ends, transit = np.cumsum(electrons), detector.gas_transit_time
-    if np.all(electrons <= 1):
+    times, sizes, counts = arrivals
+    gains = electron_gains(rng, sizes, detector)
+    ends, transit = np.cumsum(counts), detector.gas_transit_time
+    doubling = _doubling(channels, detector)
+    if np.all(counts <= 1) and np.all(sizes == 1):
         # Photon by photon: most bins would be empty
-        counts = rng.poisson(gains[:, np.newaxis] * per_channel[electrons > 0])
-        entry = np.repeat(np.arange(counts.size), counts.ravel())
-        electron, column = np.divmod(entry, counts.shape[1])
-        time = arrivals[electron] + transit * rng.random(len(entry))
-        photons, cloud = np.ones(len(entry), dtype=np.int64), np.flatnonzero(electrons)[electron]
+        photons = rng.poisson(gains[:, np.newaxis] * per_channel[counts > 0])
+        entry = np.repeat(np.arange(photons.size), photons.ravel())
+        electron, column = np.divmod(entry, photons.shape[1])
+        time = times[electron] + transit * rng.random(len(entry))
+        n_pe = 1 + doubled(rng, channels[column], detector)
+        cloud = np.flatnonzero(counts)[electron]
     else:
-        time, column, photons, cloud = _electroluminescence(
-            rng, arrivals, gains, ends - electrons, ends, per_channel, transit
+        time, column, n_pe, cloud = _electroluminescence(
+            rng, times, gains, ends - counts, ends, per_channel, transit, doubling
         )
-    channel = channels[column]
-    second = np.where(
-        channel == detector.sipm_channel if detector.sipm_channel is not None else False,
-        0,
-        rng.binomial(photons, detector.dpe_probability),
-    )
     origins = np.full(len(time), origin, dtype=np.int8)
-    return Light(time, channel, photons + second, deposit[cloud], origins)
+    return Light(time, channels[column], n_pe, deposit[cloud], origins)
 
 
 def causes(rng: np.random.Generator, counts: np.ndarray, probability: float) -> np.ndarray:
@@ -270,7 +395,8 @@ def causes(rng: np.random.Generator, counts: np.ndarray, probability: float) -> 
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     n = rng.binomial(total, probability)
-    return np.searchsorted(ends, rng.integers(max(total, 1), size=n), side="right")
+    # Sorted, since a search from place to place in memory takes longer
+    return np.searchsorted(ends, np.sort(rng.integers(max(total, 1), size=n)), side="right")
 
 
 def photoionisation(
@@ -281,7 +407,7 @@ def photoionisation(
     They belong to the deposit of that light. The chance of each photoelectron that a PMT sees is
     `Detector.photoionisation_probability`.
     """
-    pmt = np.flatnonzero(np.isin(cause.channel, detector.tpc_channels))
+    pmt = np.flatnonzero(in_tpc(cause.channel, detector))
     parent = pmt[causes(rng, cause.n_pe[pmt], detector.photoionisation_probability)]
     x, y, z = positions(rng, len(parent), detector)
     drift = drift_times(z, detector)
@@ -290,7 +416,7 @@ def photoionisation(
     arrivals = arrival_times(rng, cause.time[parent], drift, in_gas, detector)
     deposit = cause.deposit[parent]
     return s2_photoelectrons(
-        rng, arrivals, in_gas, deposit, x, y, patterns, detector, Origin.PHOTOIONISATION
+        rng, arrivals, deposit, x, y, patterns, detector, Origin.PHOTOIONISATION
     )
 
 
@@ -317,11 +443,11 @@ def delayed_electrons(
         detector.delayed_electron_first,
         detector.delayed_electron_last,
     )
-    arrivals = s2_times[which] + delay - detector.gas_transit_time / 2
     one = np.ones(len(which), dtype=np.int64)
+    arrivals = s2_times[which] + delay - detector.gas_transit_time / 2, one, one
     place = x[which], y[which]
     return s2_photoelectrons(
-        rng, arrivals, one, which, *place, patterns, detector, Origin.DELAYED_ELECTRON
+        rng, arrivals, which, *place, patterns, detector, Origin.DELAYED_ELECTRON
     )
 
 
@@ -336,8 +462,8 @@ def power_law(
 
 
 @numba.njit(cache=True, nogil=True)
-def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transit):
-    """Photons in bins of S2_BIN ns, Poisson around the light of the electrons in the gas."""
+def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transit, doubling):
+    """Light in bins of S2_BIN ns, Poisson around that of the electrons in the gas."""
     n_channels = per_channel.shape[1]
     capacity = 0
     for i in range(len(starts)):
@@ -346,7 +472,7 @@ def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transi
             capacity += (int((own.max() - own.min() + transit) / S2_BIN) + 3) * n_channels
     time = np.empty(capacity)
     column = np.empty(capacity, dtype=np.int64)
-    photons = np.empty(capacity, dtype=np.int64)
+    n_pe = np.empty(capacity, dtype=np.int64)
     deposit = np.empty(capacity, dtype=np.int64)
     n = 0
     for i in range(len(starts)):
@@ -372,9 +498,11 @@ def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transi
             for c in range(n_channels):
                 k = rng.poisson(light * S2_BIN / transit * per_channel[i, c])
                 if k > 0:
-                    time[n] = first + (b + rng.random()) * S2_BIN
+                    # The mean of k times that are uniform in the bin
+                    within = 0.5 + (rng.random() - 0.5) / math.sqrt(k)
+                    time[n] = first + (b + within) * S2_BIN
                     column[n] = c
-                    photons[n] = k
+                    n_pe[n] = k + _doubled(rng, k, doubling[c])
                     deposit[n] = i
                     n += 1
-    return time[:n], column[:n], photons[:n], deposit[:n]
+    return time[:n], column[:n], n_pe[:n], deposit[:n]

@@ -66,10 +66,10 @@ class Geometry:
     # Share that cathode, gate and anode let pass, and a screen before each plane of windows: etched
     # hexagonal meshes, E. Hogenbirk et al., NIM A 840 (2016) 87; the number is assumed
     transparency: float = 0.93
-    # at 178 nm; V. Solovov et al., NIM A 516 (2004) 462
+    # At 178 nm, usual values, attributed to V. Solovov et al., NIM A 516 (2004) 462, not read
     refractive_index: float = 1.69
     absorption_length: float = 500.0  # assumed: some ppb of water
-    rayleigh_length: float = 364.0  # V. Solovov et al., same place
+    rayleigh_length: float = 364.0  # likewise
 
     @property
     def planes(self) -> tuple[np.ndarray, np.ndarray, int]:
@@ -129,9 +129,9 @@ GEOMETRIES: Mapping[str, Geometry] = immutabledict(
             bottom_plane=-XAMSL_VOLUME.depth - 10.0,  # assumed
             bottom=Window(0.0, 0.0, 22.5, False),
             top=(Window(0.0, 0.0, 22.5, False),),
-            # Above 0.97 in liquid: F. Neves et al., JINST 12 (2017) P01017; lower for gaps, assumed
+            # 0.97 and more in liquid: F. Neves et al., arXiv:1612.07965; lower for gaps, assumed
             reflectivity_liquid=0.95,
-            reflectivity_gas=0.6,  # 0.47 to 0.66: C. Silva et al., J. Appl. Phys. 107 (2010) 064902
+            reflectivity_gas=0.6,  # assumed; C. Silva et al., J. Appl. Phys. 107 064902, not read
         ),
     }
 )

@@ -56,26 +56,26 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
 
 def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:
     """Return the signals of photoelectrons, with the spread of sensors in time and charge."""
-    pmt = _in_pmt(light.channel, detector)
-    count = light.n_pe.copy()
-    # Avalanches start others, which may start others again: a geometric series
-    count[~pmt] += rng.negative_binomial(count[~pmt], 1 - detector.sipm_crosstalk)
-    charge = np.empty(len(count))
     mean, spread = photoelectron_moments(detector)
-    charge[pmt] = _sum_of_charges(
+    charge = _sum_of_charges(
         rng,
-        count[pmt],
+        light.n_pe,
         detector.photoelectron_small,
         detector.photoelectron_small_size / mean,
         1 / mean,
         detector.photoelectron_spread / mean,
         spread,
     )
+    sipm = np.flatnonzero(~_in_pmt(light.channel, detector))
+    cells = light.n_pe[sipm]
+    # Avalanches start others, which may start others again: a geometric series
+    cells = cells + rng.negative_binomial(cells, 1 - detector.sipm_crosstalk)
     # Scaled such that crosstalk does not change the mean
     size = 1 - detector.sipm_crosstalk
-    cells = count[~pmt]
-    charge[~pmt] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
-    time = rng.normal(light.time, detector.transit_time_spread)
+    charge[sipm] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
+    # The mean time of the photoelectrons of an entry
+    delay = detector.transit_time_spread * rng.standard_normal(len(charge))
+    time = light.time + delay / np.sqrt(light.n_pe)
     return Signals(time, light.channel, charge)
 
 

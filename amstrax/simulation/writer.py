@@ -12,6 +12,7 @@ import strax
 
 from amstrax import redax
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.rows import as_void
 
 TRUTH_DTYPE = np.dtype(
     [
@@ -127,7 +128,7 @@ class RunWriter:
         self.n_records = 0
         self._threads, self._compressor, self._pace = threads, compressor, pace
         self._run_dir = run_dir
-        self._waiting = np.zeros(0, dtype=strax.raw_record_dtype(fragment_samples))
+        self._waiting = [np.zeros(0, dtype=strax.raw_record_dtype(fragment_samples))]
         self._period = length + overlap
         self._steps = _steps(run_dir, length, overlap)
         self._chunk_i, self._step = next(self._steps)
@@ -139,7 +140,7 @@ class RunWriter:
         or after it.
         """
         self.n_records += len(records)
-        self._waiting = np.concatenate([self._waiting, records])
+        self._waiting.append(records)
         while self._step[-1].end <= complete_until:
             self._write_step()
 
@@ -153,12 +154,14 @@ class RunWriter:
 
     def _write_step(self) -> None:
         self._pace.wait_for(self._step[-1].end)
-        time = self._waiting["time"]
+        dtype = self._waiting[0].dtype
+        waiting = np.concatenate([as_void(part) for part in self._waiting])
+        time = waiting.view(dtype)["time"].copy()
         for part in self._step:
-            inside = (time >= part.start) & (time < part.end)
-            redax.write_directory(part.path, self._waiting[inside], self._threads, self._compressor)
+            inside = waiting[(time >= part.start) & (time < part.end)].view(dtype)
+            redax.write_directory(part.path, inside, self._threads, self._compressor)
         self._chunk_i, self._step = next(self._steps)
-        self._waiting = self._waiting[time >= self._step[0].start]
+        self._waiting = [waiting[time >= self._step[0].start].view(dtype)]
 
 
 def _steps(

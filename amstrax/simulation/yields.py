@@ -7,7 +7,8 @@ from amstrax.simulation.sources import Deposits, Interaction
 
 MODELS = ("nest", "simple")
 
-#: Mean energy for an excited or ionised atom [keV]; C. Dahl, thesis, Princeton 2009
+#: Mean energy for an excited or ionised atom [keV]; 13.7 +- 0.2 eV, C. Dahl, thesis, Princeton
+#: 2009, as cited by arXiv:1101.6080. EXO-200 finds 11.5 eV (arXiv:1908.04128), as arXiv:2109.07151
 WORK_FUNCTION = 13.7e-3
 #: Mean energies for an electron and for a photon in xenon gas [keV], without recombination: usual
 #: value; assumed, published ones are 34 to 111 eV (C. Henriques et al., arXiv:2309.14202)

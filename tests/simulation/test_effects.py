@@ -10,7 +10,7 @@ from scipy import stats
 
 from amstrax.exceptions import InvalidOption
 from amstrax.simulation import effects, light, sensors
-from amstrax.simulation.blocks import Settings, blocks
+from amstrax.simulation.blocks import BLOCK, Settings, blocks
 from amstrax.simulation.detector import DETECTORS, XAMS
 from amstrax.simulation.digitizer import Digitizer
 from amstrax.simulation.light import Origin
@@ -64,8 +64,7 @@ def s2_light(detector, electrons, n=1, seed=1):
     arrivals = np.repeat(np.arange(n) * 1e6, electrons)
     return light.s2_photoelectrons(
         rng(seed),
-        arrivals,
-        np.full(n, electrons),
+        (arrivals, np.ones(len(arrivals), dtype=np.int64), np.full(n, electrons)),
         np.arange(n),
         np.zeros(n),
         np.zeros(n),
@@ -87,9 +86,13 @@ def test_electron_gain_spread():
         assert areas.mean() == pytest.approx(20, rel=0.02)
         # photon statistics, and the light itself
         assert areas.var() == pytest.approx(20 + (20 * spread) ** 2, rel=0.08)
-        gains = light.electron_gains(rng(), 100_000, one)
+        gains = light.electron_gains(rng(), np.ones(100_000, dtype=int), one)
         assert gains.mean() == pytest.approx(1, abs=0.005)
         assert gains.std() == pytest.approx(spread, abs=0.005)
+        # of groups of electrons
+        gains = light.electron_gains(rng(), np.full(100_000, 25), one)
+        assert gains.mean() == pytest.approx(25, abs=0.05)
+        assert gains.std() == pytest.approx(5 * spread, abs=0.03)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 1.1, 2.0])
@@ -226,7 +229,8 @@ def test_adc_saturation():
 def test_diffusion():
     drift, electrons = np.array([30_000.0]), np.array([20_000])
     for detector, share in ((XAMS, 1.0), (off("diffusion"), 0.0)):
-        arrivals = light.arrival_times(rng(), np.zeros(1), drift, electrons, detector)
+        times, sizes, _ = light.arrival_times(rng(), np.zeros(1), drift, electrons, detector)
+        arrivals = np.repeat(times, sizes)
         spread = np.sqrt(2 * 2.6e-6 * 30_000) / XAMS.drift_velocity
         assert arrivals.std() == pytest.approx(share * spread, rel=0.03, abs=1e-9)
         x = light.mean_positions(
@@ -298,3 +302,32 @@ def test_the_documentation_has_all_effects():
     page = Path(__file__).parents[2] / "docs/source/simulation.rst"
     listed = re.findall(r"^   \* - ``(\w+)``$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(effects.EFFECTS) <= set(listed)
+
+
+def test_runs_too_short_for_events_say_so(caplog):
+    for duration, n in ((2e-4, 0), (5e-3, 1)):
+        caplog.clear()
+        settings = Settings(XAMS, source="tritium", rate=10_000, duration=duration, yields="simple")
+        events = sum(len(block.truth) for block in blocks(settings))
+        assert (events >= n) and (n > 0) == (events > 0)
+        assert ("has no events" in caplog.text) == (n == 0)
+
+
+def test_led_windows_at_the_edge_of_a_block_have_all_dark_counts():
+    """The window starts 100 us before the second block: both of its halves have light."""
+    interval = BLOCK // XAMS.dt - 10_000
+    detector = XAMS.with_values(
+        led_rate=1e9 / XAMS.dt / interval, led_samples=20_000, dark_rate=2e5, sipm_dark_rate=0.0
+    )
+    options = dict(source="led", duration=0.6, occupancy=0.0)
+    found = list(blocks(Settings(detector, without=("noise", "afterpulses"), **options)))
+    assert [len(block.truth) for block in found] == [1, 0]
+    records = found[0].records
+    assert records["time"].min() == BLOCK - 100_000
+    below = np.array(XAMS.baselines)[records["channel"]][:, np.newaxis] - records["data"]
+    below[np.arange(below.shape[1]) >= records["length"][:, np.newaxis]] = 0
+    late = records["time"] >= BLOCK
+    for half in (late, ~late):
+        # 5 PMTs, 100 us, 0.2 MHz
+        area = below[half].sum() / np.mean(detector.photoelectron_areas[:5])
+        assert area == pytest.approx(100, abs=5 * 12)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from amstrax.processing import events
 from amstrax.simulation import light as electrons
@@ -73,12 +74,14 @@ def test_arrival_spread():
     assert spread[2] == pytest.approx(2 * spread[1])
 
 
-def test_arrival_times():
+def test_arrival_times(monkeypatch):
     n = 20_000
     drift = np.array([3_000.0, 30_000.0, 39_500.0])
     deposit = np.array([1e9, 2e9, 3e9])
-    times = electrons.arrival_times(rng(), deposit, drift, np.array([n, 0, n]), XAMS)
+    monkeypatch.setattr(electrons, "S2_BRIGHT", n)
+    times, sizes, counts = electrons.arrival_times(rng(), deposit, drift, np.array([n, 0, n]), XAMS)
     assert times.shape == (2 * n,)
+    assert (sizes == 1).all() and counts.tolist() == [n, 0, n]
     for own, i in ((times[:n], 0), (times[n:], 2)):
         spread = electrons.arrival_spread(drift[[i]], XAMS)[0]
         # the light, even over the gas, has its middle at the end of the drift time
@@ -88,8 +91,65 @@ def test_arrival_times():
     # deeper is wider
     assert times[n:].std() > 3 * times[:n].std()
     none = XAMS.with_values(diffusion_longitudinal=0.0)
-    exact = electrons.arrival_times(rng(), deposit, drift, np.array([1, 2, 0]), none)
+    exact, *_ = electrons.arrival_times(rng(), deposit, drift, np.array([1, 2, 0]), none)
     assert exact.tolist() == [1e9 + 2_000, 2e9 + 29_000, 2e9 + 29_000]
+
+
+@pytest.mark.parametrize("drift", [5_000.0, 40_000.0])
+def test_electrons_of_bright_clouds_in_bins_arrive_like_single_ones(drift, monkeypatch):
+    """Moments of many clouds, and the numbers in a bin: binomial."""
+    clouds, n = 400, 5_000
+    arguments = np.zeros(clouds), np.full(clouds, drift), np.full(clouds, n), XAMS
+    times, sizes, counts = electrons.arrival_times(rng(), *arguments)
+    assert counts.sum() == len(times) < clouds * n / 5
+    cloud = np.repeat(np.arange(clouds), counts)
+    assert (np.bincount(cloud, sizes) == n).all()
+    spread = electrons.arrival_spread(np.array([drift]), XAMS)[0]
+    middle = drift - XAMS.gas_transit_time / 2
+    mean = np.bincount(cloud, sizes * (times - middle)) / n
+    assert mean.mean() == pytest.approx(0, abs=5 * spread / np.sqrt(clouds * n))
+    assert mean.std() == pytest.approx(spread / np.sqrt(n), rel=0.15)
+    within = np.average((times - middle) ** 2, weights=sizes)
+    assert np.sqrt(within) == pytest.approx(spread, rel=0.003)
+    first = -(int(12 * spread / electrons.S2_BIN) + 1) / 2 * electrons.S2_BIN
+    for low, high in ((-6, -2), (-0.5, 0.5), (1, 6)):
+        # Between bins
+        low, high = (
+            first + round((edge * spread - first) / electrons.S2_BIN) * electrons.S2_BIN
+            for edge in (low, high)
+        )
+        inside = (times > middle + low) & (times <= middle + high)
+        number = np.bincount(cloud[inside], sizes[inside], clouds)
+        share = stats.norm.cdf(high / spread) - stats.norm.cdf(low / spread)
+        assert number.mean() == pytest.approx(n * share, rel=0.05)
+        assert number.var() == pytest.approx(n * share * (1 - share), rel=0.35)
+
+
+def test_bright_clouds_without_diffusion_arrive_at_once():
+    none = XAMS.with_values(diffusion_longitudinal=0.0)
+    times, sizes, counts = electrons.arrival_times(
+        rng(), np.zeros(2), np.full(2, 20_000.0), np.array([100_000, 0]), none
+    )
+    assert (times.tolist(), sizes.tolist(), counts.tolist()) == ([19_000], [100_000], [1, 0])
+
+
+@PROPERTY
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.floats(0, 500)), max_size=3),
+    st.integers(0, 60),
+    st.integers(0, 2**32),
+)
+def test_arrivals_and_their_twin(rows, most, seed):
+    numbers = np.array([row[0] for row in rows], dtype=np.int64)
+    spread = np.array([row[1] for row in rows], dtype=float)
+    arguments = np.zeros(len(rows)), spread, numbers, most
+    compiled = electrons._arrivals(rng(seed), *arguments)
+    plain = electrons._arrivals.py_func(rng(seed), *arguments)
+    for one, other in zip(compiled, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9)
+    times, sizes, counts = compiled
+    assert len(times) == counts.sum()
+    assert sizes.sum() == numbers.sum() and (sizes > 0).all()
 
 
 def test_mean_positions():
@@ -120,5 +180,5 @@ def test_electrons_only_get_fewer(rows, lifetime, seed):
     out = electrons.extracted(rng(seed), left, detector)
     assert ((out >= 0) & (out <= left) & (left <= freed)).all()
     arrivals = electrons.arrival_times(rng(seed), np.zeros(len(rows)), times, out, detector)
-    assert arrivals.shape == (out.sum(),)
+    assert arrivals[1].sum() == out.sum()
     np.testing.assert_array_equal(left, electrons.surviving(rng(seed), freed, times, detector))

@@ -156,7 +156,7 @@ def test_nothing_is_left_of_what_is_written(tmp_path):
     run.add(make_records([119]), 120)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000", "000000_post"]
     # the overlap is kept for the next chunk, and nothing else
-    assert run._waiting["time"].tolist() == list(range(100, 120))
+    assert np.concatenate(run._waiting)["time"].tolist() == list(range(100, 120))
 
 
 def test_fragments_of_another_size(tmp_path):
