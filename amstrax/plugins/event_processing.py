@@ -213,7 +213,7 @@ class EventBasics(CorrectedPlugin):
         """Raise InvalidOption if peaks do not have tight_coincidence."""
         name = "tight_coincidence_window"
         for plugin in dependencies(self):
-            if isinstance(plugin, PeaksBase) and plugin.coincidence_window() is None:
+            if isinstance(plugin, PeaksBase) and not plugin.has_coincidences():
                 raise InvalidOption(
                     f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but "
                     f"tight_coincidence of {plugin.provides[0]} is 0: set the option {name} [ns], "

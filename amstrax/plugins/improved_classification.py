@@ -9,7 +9,7 @@ import numpy as np
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.improved_peaks import AREA_FANO_HELP, S1_WINDOW_HELP
 from amstrax.processing import classification
-from amstrax.processing.peaks import S2
+from amstrax.processing import peaks as kernels
 
 #: Fields that the part adds
 _FIELDS = [
@@ -24,12 +24,16 @@ _FIELDS = [
 class CoincidentPeaks(CorrectedPlugin):
     """Peaks with the channels in tight coincidence."""
 
-    #: Where tight_coincidence_window is not set [ns]; two decay times of an S1
+    #: Window where the option tight_coincidence_window is not set [ns]: two decay times of an S1
     default_window = 50
 
-    def coincidence_window(self):
-        window = super().coincidence_window()  # type: ignore[misc]  # of PeaksBase
-        return self.default_window if window is None else window
+    def has_coincidences(self):
+        return True
+
+    def set_hit_features(self, peaks, hits):
+        super().set_hit_features(peaks, hits)  # type: ignore[misc]  # of PeaksBase
+        if self.tight_coincidence_window is None:  # type: ignore[attr-defined]
+            kernels.set_tight_coincidence(peaks, hits, self.default_window)
 
 
 class _Types(CorrectedPlugin):
@@ -122,7 +126,7 @@ class ClassifiedPeakBasics(_Types):
         # The central 90% of even light take 0.9 of the transit time
         is_short = result["range_90p_area"] <= self.gas_transit_time
         is_small = result["area"] <= self.single_electron_max_area
-        result["is_single_electron"] = (result["type"] == S2) & is_short & is_small
+        result["is_single_electron"] = (result["type"] == kernels.S2) & is_short & is_small
         return result
 
 

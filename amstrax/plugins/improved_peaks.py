@@ -80,7 +80,7 @@ class MergedPeaks(CorrectedPlugin):
             peaks[name] = groups[name]
         return peaks
 
-    def splits(self):
+    def split_finder(self):
         pairs = splitting.s1_pair_splits(
             self.s1_window,
             self.s1_split_window,
@@ -88,4 +88,4 @@ class MergedPeaks(CorrectedPlugin):
             self.s1_split_min_fraction,
             self.area_fano,
         )
-        return [*super().splits(), pairs]
+        return splitting.first_of(super().split_finder(), pairs)

@@ -266,14 +266,11 @@ class PeaksBase(CorrectedPlugin):
         adc_max = ADC_MAX if self.correct_positive_polarity else 0
         waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
         waveforms.set_widths(peaks)
-        for find_splits in self.splits():
-            peaks = splitting.split_peaks(
-                peaks, hits, records, links, to_pe, find_splits, adc_max=adc_max
-            )
+        peaks = splitting.split_peaks(
+            peaks, hits, records, links, to_pe, self.split_finder(), adc_max=adc_max
+        )
         kernels.set_center_times(peaks)
-        window = self.coincidence_window()
-        if window is not None:
-            kernels.set_hit_features(peaks, hits, window)
+        self.set_hit_features(peaks, hits)
         return peaks
 
     def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
@@ -300,15 +297,20 @@ class PeaksBase(CorrectedPlugin):
             min_channels=min_channels,
         )
 
-    def splits(self) -> list[Callable]:
-        """Return the finders of places at which peaks are split, one after the other."""
-        return [
-            splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio)
-        ]
+    def split_finder(self) -> Callable:
+        """Return what finds the places at which peaks are split."""
+        return splitting.local_minimum_splits(
+            self.peak_split_min_height, self.peak_split_min_ratio
+        )
 
-    def coincidence_window(self) -> float | None:
-        """Return the window of tight coincidence [ns]; None: not computed."""
-        return self.tight_coincidence_window
+    def has_coincidences(self) -> bool:
+        """Return whether tight_coincidence is filled."""
+        return self.tight_coincidence_window is not None
+
+    def set_hit_features(self, peaks: np.ndarray, hits: np.ndarray) -> None:
+        """Fill the properties of peaks that come from hits, where an option asks for them."""
+        if self.tight_coincidence_window is not None:
+            kernels.set_hit_features(peaks, hits, self.tight_coincidence_window)
 
 
 def check_window(window: float | None) -> None:

@@ -55,7 +55,8 @@ class Limits(NamedTuple):
 def shapes(peaks: np.ndarray, window: float) -> Shape:
     """Return the largest fractions of the area of peaks within one and two windows of time.
 
-    The waveform within a sample is taken as even. Peaks without area have fractions of 0.
+    The waveform within a sample is taken as even. Fractions are 0 for peaks without area, and for
+    those that have less than half of it in any two windows.
 
     Parameters
     ----------
@@ -75,14 +76,17 @@ def _shapes(data, length, dt, window, one, two):
     for i in range(len(length)):
         n = min(np.int64(length[i]), data.shape[1])
         samples = row(data, i)
-        total = 0.0
+        total, highest = 0.0, np.float32(0)
         for j in range(n):
             total += samples[j]
+            highest = max(highest, samples[j])
         if not total > 0:
             continue
         w = max(np.int64(np.round(window / dt[i])), 1)
         # Samples longer than the window hold less of the light in it
         part = min(1.0, window / dt[i])
+        if 4 * w * highest < total:
+            continue
         best_before[0] = best = best_pair = inside = 0.0
         for j in range(n):
             inside += samples[j]

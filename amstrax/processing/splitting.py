@@ -144,6 +144,22 @@ def _local_minima(data, length, area, min_height, min_ratio):
     return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
 
 
+def first_of(*finders: Callable) -> Callable:
+    """Return a finder for `split_peaks` that splits a peak as the first does that splits it."""
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        index, part_end = finders[0](peaks)
+        for finder in finders[1:]:
+            more, ends = finder(peaks)
+            is_new = ~np.isin(more, index)
+            index = np.concatenate([index, more[is_new]])
+            part_end = np.concatenate([part_end, ends[is_new]])
+        order = np.argsort(index, kind="stable")
+        return index[order], part_end[order]
+
+    return find_splits
+
+
 def s1_pair_splits(
     window: float,
     split_window: float,
