@@ -63,9 +63,7 @@ class _Types(CorrectedPlugin):
 
     def limits(self) -> classification.Limits:
         """Return the limits between S1s and S2s."""
-        return classification.Limits(
-            self.s1_window, self.s1_prompt_fraction, self.gas_transit_time
-        )
+        return classification.Limits(self.s1_window, self.s1_prompt_fraction, self.gas_transit_time)
 
     def classify(self, result: np.ndarray, peaks: np.ndarray) -> None:
         """Fill the types in rows of peak_basics; `peaks` have the waveforms."""

@@ -296,9 +296,7 @@ class PeaksBase(CorrectedPlugin):
 
     def split_finder(self) -> Callable:
         """Return what finds the places at which peaks are split."""
-        return splitting.local_minimum_splits(
-            self.peak_split_min_height, self.peak_split_min_ratio
-        )
+        return splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio)
 
     def has_coincidences(self) -> bool:
         """Return whether tight_coincidence is filled."""

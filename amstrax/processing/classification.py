@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import F32, F64, I32, I64, column, kernel, output, row
+from amstrax.processing.compiled import F32, F64, I32, column, kernel, output, row
 from amstrax.processing.peaks import S1, S2, UNKNOWN
 
 

@@ -11,12 +11,10 @@ from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import (
     BOOL,
     F64,
-    I32,
     I64,
     column,
     columns,
     kernel,
-    output,
 )
 
 #: Fields of groups of hits, as `peaks.find_peaks` fills them
