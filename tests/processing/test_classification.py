@@ -15,7 +15,7 @@ LIMITS = Limits(150, 0.7, 2000, min_area=2, fano=1.5, s1_min_score=2.6)
 
 
 def make_peaks(waveforms, dt=10):
-    peaks = np.zeros(len(waveforms), dtype=strax.peak_dtype(n_channels=1))
+    peaks = np.zeros(len(waveforms), dtype=strax.peak_dtype(n_channels=2))
     peaks["dt"] = dt
     for peak, waveform in zip(peaks, waveforms, strict=True):
         peak["length"] = len(waveform)
@@ -67,7 +67,7 @@ def test_no_peaks():
         (100, 0.2, 35, 0.6, 0.9, (1, True)),  # Kr-83m
         (100, 0.2, 200, 0.6, 0.8, (0, False)),  # neither short enough nor wide enough
         (5, 0.0, 30, 1.0, 1.0, (1, False)),
-        (5, 1.0, 30, 1.0, 1.0, (1, False)),
+        (6, 1.0, 30, 1.0, 1.0, (1, False)),
         (3, 0.0, 30, 1.0, 1.0, (1, False)),
         (3, 1.0, 30, 1.0, 1.0, (2, False)),  # as of an electron
         (3, 1.0, 300, 0.4, 0.7, (2, False)),

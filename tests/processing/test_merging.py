@@ -50,8 +50,8 @@ def intervals(rows, **options):
         ([(0, 5.5, 150), (500, 1, 20)], [(0, 150), (500, 520)]),  # 5.5 PE in the window
         ([(0, 5, 300), (700, 1, 20)], [(0, 720)]),  # 5 PE, half of them in the window
         ([(0, 900, 2000), (2400, 1, 20)], [(0, 2420)]),  # the last electron of an S2
-        # Parts of a group: 8 PE within 150 ns, the rest is 11 in 450 ns, 3.7 in the window
-        ([(0, 8, 20), (150, 11, 440), (1000, 1, 20)], [(0, 1020)]),
+        # Parts of a group: 8 PE within 150 ns, the rest is 11 in 470 ns, 3.5 in a window
+        ([(0, 8, 20), (160, 11, 440), (1000, 1, 20)], [(0, 1020)]),
         # At most 4000 ns together
         ([(900 * i, 1, 20) for i in range(6)], [(0, 3620), (4500, 4520)]),
     ],

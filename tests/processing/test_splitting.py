@@ -349,7 +349,7 @@ def test_single_s1s_are_rarely_split():
 
 
 def test_first_finder_decides():
-    peaks = np.zeros(3, dtype=strax.peak_dtype(n_channels=1))
+    peaks = np.zeros(3, dtype=strax.peak_dtype(n_channels=2))
 
     def finder(*found):
         return lambda peaks: tuple(np.array(x, dtype=np.int64) for x in found)
