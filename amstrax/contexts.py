@@ -134,7 +134,7 @@ def _plugins_of(
                 f"reconstruction={reconstruction!r}: {name} has no such parts: leave out "
                 f"{', '.join(other)}"
             )
-        return with_parts(plugins, parts)
+        return with_parts(plugins, tuple(part for part in parts if part not in other))
     if name == "xams_little":
         from amstrax.plugins import radon
 
