@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import strax
 from immutabledict import immutabledict
 
@@ -120,18 +121,20 @@ def _plugins_of(
 ) -> tuple[type[strax.Plugin], ...]:
     """Return the plugins of a context, for XAMS those of a release of the lab's package.
 
-    Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; other
-    contexts have no parts of the reconstruction, and raise InvalidOption for them.
+    Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; parts
+    that have no plugin of the context raise InvalidOption, unless some have and all are wanted.
     """
     if reconstruction not in (None, "lab", ()):
-        from amstrax.plugins.reconstruction import parts_of, with_parts
+        from amstrax.plugins.reconstruction import IMPROVED, parts_of, with_parts
 
-        parts = parts_of(reconstruction)
-        if parts and name != "xams":
+        plugins, parts = _plugins_of(name, release), parts_of(reconstruction)
+        other = [part for part in parts if with_parts(plugins, (part,)) == plugins]
+        if other and (other == list(parts) or IMPROVED not in np.atleast_1d(reconstruction)):
             raise InvalidOption(
-                f"reconstruction={reconstruction!r}: {name} has no such parts: leave it out"
+                f"reconstruction={reconstruction!r}: {name} has no such parts: leave out "
+                f"{', '.join(other)}"
             )
-        return with_parts(_plugins_of(name, release), parts)
+        return with_parts(plugins, tuple(part for part in parts if part not in other))
     if name == "xams_little":
         from amstrax.plugins import radon
 
@@ -234,14 +237,18 @@ def xams_little(
     mongo_kwargs: Mapping[str, Any] = _XAMSL_MONGO,
     corrections_version: str | None = None,
     *args: Any,
+    reconstruction: str | Sequence[str] = "lab",
     simulation_truth: str | Path | None = None,
     **kwargs: Any,
 ) -> strax.Context:
-    """Return the context of XAMSL; parameters are as in `xams`."""
+    """Return the context of XAMSL; parameters are as in `xams`.
+
+    The only part of the reconstruction is ``classification``, which ``'improved'`` has.
+    """
     kwargs = _with_truth("xams_little", simulation_truth, kwargs)
     return _context(
         "xamsl",
-        _plugins_of("xams_little"),
+        _plugins_of("xams_little", reconstruction=reconstruction),
         XAMSL_CONFIG,
         output_folder,
         init_rundb,

@@ -13,7 +13,9 @@ from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.plugins import improved_hits, reconstruction
 from amstrax.plugins.peak_processing import Peaks
+from amstrax.processing.rows import sort_by_time
 from amstrax.simulation import matching, simulate
+from amstrax.simulation.light import Origin
 
 #: Data types of xams that no part changes
 UNCHANGED = ("raw_records", "records", "pulse_counts", "peaks_ext", "peak_basics_sipm")
@@ -91,7 +93,10 @@ def test_parts_combine(monkeypatch):
         def find_hits(self, records, links):
             return super().find_hits(records, links)[:0]
 
-    parts = {**reconstruction.PARTS, "other": reconstruction.Part(3, {"Peaks": OtherPeaks})}
+    parts = {
+        "hits": reconstruction.PARTS["hits"],
+        "other": reconstruction.Part(3, {"Peaks": OtherPeaks}),
+    }
     monkeypatch.setattr(reconstruction, "PARTS", parts)
     for names in (("hits", "other"), ("other", "hits"), ("improved",)):
         (plugin,) = reconstruction.with_parts([Peaks], reconstruction.parts_of(names))
@@ -181,7 +186,7 @@ def small_signals(tmp_path_factory):
 
 
 def of_simulation(folder, reconstruction, **config):
-    """Return a context for a simulated run, with its options."""
+    """Return a context for a simulated run, with its options and truth."""
     options = json.loads((folder / f"config_{RUN_ID}.json").read_text())
     document = json.loads((folder / f"rundoc_{RUN_ID}.json").read_text())
     config = to_dict_tuple(options) | {"live_data_dir": str(folder)} | config
@@ -190,6 +195,7 @@ def of_simulation(folder, reconstruction, **config):
         init_rundb=False,
         config=config,
         reconstruction=reconstruction,
+        simulation_truth=folder / RUN_ID,
     )
     return contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
 
@@ -321,3 +327,150 @@ def test_improved_data_types_of_both_releases(tmp_path, release, height):
     names = ("x_error", "alt_s2_r_error", "s2_x_mle", "alt_s2_mle_deviance")
     assert set(names) <= set(events.dtype.names)
     assert np.isnan([events[name] for name in names]).all()
+
+
+# ---- Parts: peaks and classification ----
+
+#: Type of the light of each origin: S1, S2 and electrons; after-pulses and dark counts have none
+TRUE_TYPES = {
+    Origin.S1: 1,
+    Origin.S2: 2,
+    Origin.PHOTOIONISATION: 2,
+    Origin.DELAYED_ELECTRON: 2,
+}
+
+
+def true_types(truth):
+    """Return the types that peaks should have, of peak_truth."""
+    return np.array([TRUE_TYPES.get(origin, 0) for origin in truth["origin"]])
+
+
+def test_misclassification_from_3_pe_on(small_signals):
+    folder, _ = small_signals
+    wrong, found = {}, {}
+    for name in ("lab", "classification", "improved"):
+        st = of_simulation(folder, name, peak_min_area=2)
+        peaks, truth = load(st, "peak_basics"), load(st, "peak_truth")
+        expected, large = true_types(truth), truth["n_pe"] >= 3
+        wrong[name] = (peaks["type"] != expected)[large].mean()
+        found[name] = peaks
+        assert (expected[large] == 1).sum() > 300
+    # S1s of 3 to 40 PE are the hardest; of larger ones none is wrong
+    assert wrong["classification"] < wrong["lab"] / 2
+    assert wrong["improved"] < wrong["lab"] / 2
+    assert wrong["lab"] > 0.08
+    improved = found["improved"]
+    single = improved["is_single_electron"]
+    assert single.any() and (improved["type"][single] == 2).all()
+    assert improved["area"][single].max() <= 15
+    is_s1 = improved["type"] == 1
+    coincidence = improved["tight_coincidence"][is_s1]
+    assert coincidence.max() == 5 and (coincidence <= improved["n_hits"][is_s1]).all()
+    assert not found["lab"]["tight_coincidence"].any()
+
+
+def test_single_electrons_are_whole(small_signals):
+    """10 PE, of which the lab's peaks have pieces."""
+    folder, _ = small_signals
+    median = {}
+    for name in ("hits", ["hits", "peaks"]):
+        st = of_simulation(folder, name, peak_min_area=2)
+        peaks, truth = load(st, "peak_basics"), load(st, "peak_truth")
+        electron = np.isin(truth["origin"], (Origin.PHOTOIONISATION, Origin.DELAYED_ELECTRON))
+        assert electron.sum() > 20
+        median[str(name)] = np.median(peaks["area"][electron])
+    before, after = median.values()
+    assert before < 6.5 < 7.5 < after < 12
+
+
+@pytest.fixture(scope="module")
+def krypton(tmp_path_factory):
+    """Folder of a simulated run of Kr-83m."""
+    folder = tmp_path_factory.mktemp("krypton")
+    kwargs = dict(yields="simple", rate=100, duration=3, optics="inverse_of_reconstruction")
+    simulate(RUN_ID, folder, source="kr83m", **kwargs)
+    return folder
+
+
+def pairs_of_s1s(folder, name):
+    """Return delays, and types of the peaks of both S1s; -1 where both are one peak."""
+    st = of_simulation(folder, name)
+    peaks, deposits = load(st, "peak_basics"), load(st, "truth_deposits")
+    deposits = np.sort(deposits, order="deposit").reshape(-1, 2)
+    # Light of an S1 is seen within 20 ns
+    peak = np.searchsorted(peaks["time"], deposits["time"] + 20, side="right") - 1
+    assert (deposits["time"] + 20 < peaks["endtime"][peak]).all()
+    types = peaks["type"][peak].astype(int)
+    types[peak[:, 0] == peak[:, 1], 1] = -1
+    return deposits["time"][:, 1] - deposits["time"][:, 0], types
+
+
+def test_pairs_of_krypton(krypton):
+    delay, types = pairs_of_s1s(krypton, "lab")
+    assert 0.25 < (types == 0).any(axis=1).mean() < 0.4
+    far, near = delay > 150, delay < 70
+    assert (types[far] == 1).all(axis=1).mean() < 0.4
+    for name in (["peaks", "classification"], "improved"):
+        _, types = pairs_of_s1s(krypton, name)
+        assert (types[:, 0] == 1).all()
+        assert (types[far] == 1).all(axis=1).mean() > 0.9
+        assert (types[near, 1] == -1).all()
+    # Where they stay one peak, it is an S1, and marked
+    _, types = pairs_of_s1s(krypton, "classification")
+    assert (types[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "part, config, text",
+    [
+        ("peaks", {"s2_merge_gap": 2000}, "s2_merge_gap=2000 ns of peaks is too long for chunks"),
+        ("peaks", {"s2_merge_gap": 0}, "s2_merge_gap=0: give a number above 0"),
+        ("peaks", {"s1_split_significance": 0}, "s1_split_significance=0: give a number above 0"),
+        ("classification", {"s1_window": 0}, "s1_window=0: give a time above 0"),
+        ("classification", {"s1_prompt_fraction": 2}, "s1_prompt_fraction=2: give a fraction"),
+    ],
+)
+def test_invalid_options_of_peaks(tmp_path, part, config, text):
+    write_run(tmp_path, pulses([1_000_000], channels=range(5)))
+    with pytest.raises(ValueError, match=text):
+        load(context(tmp_path, reconstruction=part, **config), "peak_basics")
+
+
+def test_every_combination_of_parts():
+    names = [*reconstruction.PARTS]
+    plugins = {p.__name__: p for p in contexts._plugins_of("xams")}
+    for parts in ((a, b) for a in names for b in names if a != b):
+        st = xams(reconstruction=parts)
+        for name, plugin in st._plugin_class_registry.items():
+            own = [p for p in names if p in parts and plugin.__name__ in reconstruction.PARTS[p][1]]
+            assert plugin.__version__.count("+") == len(own), name
+            assert issubclass(plugin, plugins[plugin.__name__])
+
+
+def test_trigger_of_events():
+    """Single electrons, which now are S2s, make no events."""
+    for name, expected in (("lab", 10), ("classification", 25)):
+        plugin = xams(reconstruction=name)._plugin_class_registry["events"]
+        assert plugin.takes_config["trigger_min_area"].default == expected
+
+
+def test_coincidence_needs_no_option(tmp_path):
+    write_run(tmp_path, pulses([1_000_000], channels=range(5)))
+    config = dict(reconstruction="classification", peak_min_area=0, event_s1_min_coincidence=2)
+    st = context(tmp_path, **config)
+    assert not len(load(st, "event_basics"))
+    (peak,) = load(st, "peak_basics")
+    assert peak["tight_coincidence"] == 5
+
+
+def test_types_of_xamsl(tmp_path):
+    """A short and a long pulse; the lab's have no types."""
+    short = pulses([1_000_000], range(2), dt=2, width=40)
+    long = pulses([1_100_000], range(2), 12, dt=2, width=1000)
+    for name, types in (("lab", [0, 0]), ("classification", [1, 2]), ("improved", [1, 2])):
+        write_run(tmp_path / name, sort_by_time(np.concatenate([short, long])))
+        st = context(tmp_path / name, "xams_little", reconstruction=name)
+        assert load(st, "radon_peak_basics")["type"].tolist() == types
+    for wrong in ("hits", ["hits", "classification"]):
+        with pytest.raises(InvalidOption, match="xams_little has no such parts: leave out hits"):
+            contexts.xams_little(init_rundb=False, storage=[], reconstruction=wrong)

@@ -10,6 +10,7 @@ from amstrax.exceptions import InvalidOption
 from amstrax.plugins.peak_processing import (
     ALGORITHMS,
     CoincidencesBase,
+    PeaksBase,
     peak_basics_dtype,
     rows_for,
 )
@@ -212,8 +213,7 @@ class EventBasics(CorrectedPlugin):
         """Raise InvalidOption if peaks do not have tight_coincidence."""
         name = "tight_coincidence_window"
         for plugin in dependencies(self):
-            option = plugin.takes_config.get(name)
-            if option and plugin.config.get(name, option.default) is None:
+            if isinstance(plugin, PeaksBase) and not plugin.has_coincidences():
                 raise InvalidOption(
                     f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but "
                     f"tight_coincidence of {plugin.provides[0]} is 0: set the option {name} [ns], "

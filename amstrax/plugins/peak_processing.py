@@ -1,5 +1,6 @@
 """From records to peaks: hits, sum waveforms, properties, positions, coincidences."""
 
+from collections.abc import Callable
 from numbers import Real
 
 import numpy as np
@@ -257,33 +258,54 @@ class PeaksBase(CorrectedPlugin):
         )
         links = waveforms.record_links(records)
         hits = self.find_hits(records, links)
-        peaks = kernels.find_peaks(
-            hits,
-            to_pe,
-            self.dtype,
-            gap_threshold=self.peak_gap_threshold,
-            left_extension=self.peak_left_extension,
-            right_extension=self.peak_right_extension,
-            min_area=self.peak_min_area,
-            min_channels=self.min_channels,
-        )
+        peaks = self.group_hits(hits, to_pe)
         kernels.clip_peaks(peaks, start, end)
         adc_max = ADC_MAX if self.correct_positive_polarity else 0
         waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
         waveforms.set_widths(peaks)
         peaks = splitting.split_peaks(
-            peaks,
-            hits,
-            records,
-            links,
-            to_pe,
-            splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio),
-            adc_max=adc_max,
+            peaks, hits, records, links, to_pe, self.split_finder(), adc_max=adc_max
         )
         kernels.set_center_times(peaks)
+        self.set_hit_features(peaks, hits)
+        return peaks
+
+    def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
+        """Return peaks without waveforms around groups of hits; `to_pe` are gains."""
+        return self.groups(hits, to_pe, self.dtype, self.peak_min_area, self.min_channels)
+
+    def groups(
+        self,
+        hits: np.ndarray,
+        to_pe: np.ndarray,
+        dtype: np.dtype,
+        min_area: float,
+        min_channels: int,
+    ) -> np.ndarray:
+        """Return groups of hits of a least area [PE] and number of channels."""
+        return kernels.find_peaks(
+            hits,
+            to_pe,
+            dtype,
+            gap_threshold=self.peak_gap_threshold,
+            left_extension=self.peak_left_extension,
+            right_extension=self.peak_right_extension,
+            min_area=min_area,
+            min_channels=min_channels,
+        )
+
+    def split_finder(self) -> Callable:
+        """Return what finds the places at which peaks are split."""
+        return splitting.local_minimum_splits(self.peak_split_min_height, self.peak_split_min_ratio)
+
+    def has_coincidences(self) -> bool:
+        """Return whether tight_coincidence is filled."""
+        return self.tight_coincidence_window is not None
+
+    def set_hit_features(self, peaks: np.ndarray, hits: np.ndarray) -> None:
+        """Fill the properties of peaks that come from hits, where an option asks for them."""
         if self.tight_coincidence_window is not None:
             kernels.set_hit_features(peaks, hits, self.tight_coincidence_window)
-        return peaks
 
 
 def check_window(window: float | None) -> None:

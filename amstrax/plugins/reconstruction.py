@@ -14,7 +14,12 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.plugins import improved_hits, improved_positions
+from amstrax.plugins import (
+    improved_classification,
+    improved_hits,
+    improved_peaks,
+    improved_positions,
+)
 
 LAB, IMPROVED = "lab", "improved"
 
@@ -32,6 +37,16 @@ PARTS: Mapping[str, Part] = immutabledict(
     hits=Part(
         1,
         immutabledict(Hits=improved_hits.ImprovedHits, Peaks=improved_hits.ImprovedPeaks),
+    ),
+    peaks=Part(1, immutabledict(Peaks=improved_peaks.MergedPeaks)),
+    classification=Part(
+        1,
+        immutabledict(
+            Peaks=improved_classification.CoincidentPeaks,
+            PeakBasics=improved_classification.ClassifiedPeakBasics,
+            Events=improved_classification.TriggeredEvents,
+            RadonPeakBasics=improved_classification.ClassifiedRadonPeakBasics,
+        ),
     ),
     positions=Part(
         1,

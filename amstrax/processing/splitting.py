@@ -144,6 +144,117 @@ def _local_minima(data, length, area, min_height, min_ratio):
     return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
 
 
+def first_of(*finders: Callable) -> Callable:
+    """Return a finder for `split_peaks` that splits a peak as the first does that splits it."""
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        index, part_end = finders[0](peaks)
+        for finder in finders[1:]:
+            more, ends = finder(peaks)
+            is_new = ~np.isin(more, index)
+            index = np.concatenate([index, more[is_new]])
+            part_end = np.concatenate([part_end, ends[is_new]])
+        order = np.argsort(index, kind="stable")
+        return index[order], part_end[order]
+
+    return find_splits
+
+
+def s1_pair_splits(
+    window: float,
+    split_window: float,
+    significance: float,
+    min_fraction: float,
+    fano: float,
+) -> Callable:
+    """Return a finder of the minimum between two S1s, as those of Kr-83m, for `split_peaks`.
+
+    Light is counted in sums of `split_window` [ns], in which the minimum lies below the largest sum
+    on either side by `significance` standard deviations of the difference, the variance of a sum
+    being `fano` [PE] times the sum. Both parts have at least `min_fraction` of the area, and at
+    least 0.7 of their own area within `window` [ns], so that S2s are not split.
+    """
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
+        return _s1_pairs(
+            peaks["data"],
+            peaks["length"],
+            peaks["dt"],
+            peaks["area"],
+            float(window),
+            float(split_window),
+            float(significance),
+            float(min_fraction),
+            float(fano),
+        )
+
+    return find_splits
+
+
+@kernel(column(F32, 2), column(I32), column(I32), column(F32), F64, F64, F64, F64, F64)
+def _s1_pairs(data, length, dt, area, window, split_window, significance, min_fraction, fano):
+    index = [0][:0]
+    part_end = [0][:0]
+    sums = np.empty(data.shape[1] + 1, dtype=np.float64)
+    before = np.empty(data.shape[1], dtype=np.float64)
+    for i in range(len(length)):
+        n = np.int64(length[i])
+        w, long = np.int64(split_window / dt[i]), np.int64(window / dt[i])
+        # The least area of which a part is significant
+        if w < 1 or n < 2 * w or area[i] < 2 * fano * significance**2:
+            continue
+        sums[0] = 0
+        for j in range(n):
+            sums[j + 1] = sums[j] + data[i, j]
+        # Two S1s have most of the area within two windows, S2s have not
+        best = pair = 0.0
+        for j in range(n):
+            inside = sums[j + 1] - sums[max(j + 1 - long, 0)]
+            best = max(best, inside)
+            before[j] = best
+            pair = max(pair, inside + (before[j - long] if j >= long else 0.0))
+        if pair < 0.7 * sums[n]:
+            continue
+        # Largest sum before, and from the other side behind, of the one that starts at a sample
+        n_sums = n - w + 1
+        best = 0.0
+        for j in range(n_sums):
+            best = max(best, sums[j + w] - sums[j])
+            before[j] = best
+        best, strongest, at = 0.0, significance, -1
+        for j in range(n_sums - 1, -1, -1):
+            here = sums[j + w] - sums[j]
+            best = max(best, here)
+            peak = min(best, before[j])
+            if peak <= max(here, 0.0):
+                continue
+            found = (peak - here) / np.sqrt(fano * (peak + max(here, 0.0)))
+            if found > strongest:
+                strongest, at = found, j
+        if at < 0:
+            continue
+        # The lowest sample of that sum
+        split = at
+        for j in range(at, at + w):
+            if data[i, j] <= data[i, split]:
+                split = j
+        split = max(split, 1)
+        good = True
+        for low, high in ((np.int64(0), split), (split, n)):
+            whole = sums[high] - sums[low]
+            best = 0.0
+            for j in range(low, high):
+                best = max(best, sums[min(j + long, high)] - sums[j])
+            good = good and whole >= min_fraction * sums[n] and best >= 0.7 * whole
+        if good:
+            index.append(i)
+            part_end.append(split)
+            index.append(i)
+            part_end.append(n)
+    return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
+
+
 def natural_breaks_splits(
     threshold: Callable[[np.ndarray], np.ndarray], wing_width: int, min_area: float
 ) -> Callable:

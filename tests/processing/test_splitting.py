@@ -291,3 +291,69 @@ def test_nothing_to_split():
         assert (len(index), len(ends)) == (0, 0)
     never = splitting.local_minimum_splits(1e9, 4)
     assert splitting.split_peaks(peaks, hits, records, links, to_pe, never) is peaks
+
+
+# ---- Pairs of S1s ----
+
+
+def pairs(waveform, significance=2.5, min_fraction=0.05, dt=10):
+    """Return where a pair of S1s is split; compiled and in plain Python."""
+    data = np.array([waveform], dtype=np.float32)
+    arguments = (data, np.array([data.size], dtype=np.int32), np.array([dt], dtype=np.int32))
+    arguments += (data.sum(axis=1), 150.0, 40.0, float(significance), float(min_fraction), 1.5)
+    index, ends = splitting._s1_pairs(*arguments)
+    slow = splitting._s1_pairs.py_func(*arguments)
+    assert [index.tolist(), ends.tolist()] == [x.tolist() for x in slow]
+    return ends.tolist()
+
+
+def s1s(*rows, length=60):
+    """Return a waveform of rows (first sample, area [PE]), decaying with 27 ns."""
+    result = np.zeros(length)
+    for start, area in rows:
+        t = np.arange(length - start)
+        result[start:] += area * np.exp(-t / 2.7) * (1 - np.exp(-1 / 2.7))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("waveform", "is_split"),
+    [
+        (s1s((2, 150)), False),
+        (s1s((2, 150), (22, 45)), True),
+        (s1s((2, 150), (17, 45)), True),
+        (s1s((2, 150), (6, 45)), False),  # too near
+        (s1s((2, 150), (22, 10)), False),  # not significant
+        (s1s((2, 10_000), (40, 300)), False),  # less than 0.05
+        (s1s((2, 45), (22, 150)), True),
+        (np.full(60, 50.0), False),
+        (50 + 40 * np.sin(np.arange(60)), False),  # an S2
+        (np.zeros(60), False),
+        (s1s((1, 150), length=5), False),
+    ],
+)
+def test_pairs_of_s1s(waveform, is_split):
+    ends = pairs(waveform)
+    assert len(ends) == 2 * is_split
+    if is_split:
+        second = int(np.argmax(np.diff(waveform[5:]))) + 5
+        assert second - 3 <= ends[0] <= second + 1 and ends[1] == len(waveform)
+
+
+def test_single_s1s_are_rarely_split():
+    """One of 1000, of all sizes."""
+    rng = np.random.default_rng(1)
+    shape = s1s((3, 1))
+    n_split = sum(len(pairs(rng.poisson(shape * area))) > 0 for area in rng.uniform(20, 300, 300))
+    assert n_split <= 3
+
+
+def test_first_finder_decides():
+    peaks = np.zeros(3, dtype=strax.peak_dtype(n_channels=2))
+
+    def finder(*found):
+        return lambda peaks: tuple(np.array(x, dtype=np.int64) for x in found)
+
+    both = splitting.first_of(finder([1, 1], [5, 9]), finder([0, 0, 1, 1], [2, 7, 3, 9]))
+    index, ends = both(peaks)
+    assert index.tolist() == [0, 0, 1, 1] and ends.tolist() == [2, 7, 5, 9]
