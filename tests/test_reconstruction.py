@@ -91,7 +91,8 @@ def test_parts_combine(monkeypatch):
         def find_hits(self, records, links):
             return super().find_hits(records, links)[:0]
 
-    parts = {**reconstruction.PARTS, "other": reconstruction.Part(3, {"Peaks": OtherPeaks})}
+    hits = reconstruction.PARTS["hits"]
+    parts = {"hits": hits, "other": reconstruction.Part(3, {"Peaks": OtherPeaks})}
     monkeypatch.setattr(reconstruction, "PARTS", parts)
     for names in (("hits", "other"), ("other", "hits"), ("improved",)):
         (plugin,) = reconstruction.with_parts([Peaks], reconstruction.parts_of(names))

@@ -14,7 +14,12 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.plugins import improved_hits, improved_positions
+from amstrax.plugins import (
+    improved_hits,
+    improved_positions,
+    improved_pulse_shape,
+    improved_saturation,
+)
 
 LAB, IMPROVED = "lab", "improved"
 
@@ -33,12 +38,27 @@ PARTS: Mapping[str, Part] = immutabledict(
         1,
         immutabledict(Hits=improved_hits.ImprovedHits, Peaks=improved_hits.ImprovedPeaks),
     ),
+    saturation=Part(
+        1,
+        immutabledict(
+            Peaks=improved_saturation.SaturationPeaks,
+            PeakBasics=improved_saturation.SaturationPeakBasics,
+            EventBasics=improved_saturation.SaturationEventBasics,
+        ),
+    ),
     positions=Part(
         1,
         immutabledict(
             PeakPositions=improved_positions.LikelihoodPeakPositions,
             EventBasics=improved_positions.LikelihoodEventBasics,
             EventPositions=improved_positions.LikelihoodEventPositions,
+        ),
+    ),
+    pulse_shape=Part(
+        1,
+        immutabledict(
+            PeakBasics=improved_pulse_shape.PulseShapePeakBasics,
+            EventBasics=improved_pulse_shape.PulseShapeEventBasics,
         ),
     ),
 )

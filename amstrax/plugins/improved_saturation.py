@@ -1,0 +1,104 @@
+"""Reconstruction part ``saturation``: areas of signals that reach the end of the ADC.
+
+The lab's areas sum what the ADC has recorded, and only count the channels that reach its end: of
+large signals up to more than half is lost.
+"""
+
+from numbers import Real
+
+import numpy as np
+
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.exceptions import InvalidOption
+from amstrax.processing import peaks as kernels
+from amstrax.processing import saturation
+from amstrax.processing.pulses import ADC_MAX
+
+#: Help of the option `area_fano`
+FANO_HELP = (
+    "Variance of an area divided by its mean [PE]: 1.15 from the spread of the charge of "
+    "photoelectrons, times 1.3 from double photoelectrons"
+)
+
+
+class SaturationPeaks(CorrectedPlugin):
+    """Peaks whose samples at the end of the ADC are those of unsaturated channels, scaled."""
+
+    saturation_max_error = XAMSConfig(
+        default=0.3,
+        help="Saturated peaks are corrected where the light of a channel in its saturated samples "
+        "is known within this standard deviation [fraction of that light]",
+    )
+    area_fano = XAMSConfig(default=1.5, help=FANO_HELP)
+    pmt_saturation_charge = XAMSConfig(
+        default=None,
+        help="Charge that halves the gain of a PMT when its base has lost it [PE], a number that "
+        "must be measured; None: no correction for it",
+    )
+
+    def infer_dtype(self):
+        return super().infer_dtype() + saturation.fields(self.n_channels)  # type: ignore[attr-defined]
+
+    def setup(self):
+        super().setup()
+        for name in ("saturation_max_error", "area_fano", "pmt_saturation_charge"):
+            value = getattr(self, name)
+            if value is None and name == "pmt_saturation_charge":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
+                raise InvalidOption(f"{name}={value!r}: give a number above 0")
+
+    def find_peaks(self, records, start, end):
+        peaks = super().find_peaks(records, start, end)  # type: ignore[misc]  # of PeaksBase
+        n_channels = self.n_channels  # type: ignore[attr-defined]
+        to_pe = kernels.gains(self.gain_to_pe_array, n_channels, self.origin("gain_to_pe_array"))  # type: ignore[attr-defined]
+        charge = self.pmt_saturation_charge
+        saturation.correct_saturation(
+            peaks,
+            records,
+            to_pe,
+            self.area_fano,
+            self.saturation_max_error,
+            np.inf if charge is None else charge,
+            ADC_MAX if self.correct_positive_polarity else 0,  # type: ignore[attr-defined]
+        )
+        return peaks
+
+
+class SaturationPeakBasics(CorrectedPlugin):
+    """Basic properties of peaks, and what was corrected for saturation."""
+
+    def infer_dtype(self):
+        return [*super().infer_dtype(), *_entries()]
+
+    def compute(self, peaks):
+        result = super().compute(peaks)
+        for name in saturation.FIELDS:
+            result[name] = peaks[name]
+        return result
+
+
+class SaturationEventBasics(CorrectedPlugin):
+    """Main and alternative S1 and S2 of each event, and what was corrected for saturation."""
+
+    def infer_dtype(self):
+        return [
+            *super().infer_dtype(),
+            *(
+                entry
+                for which, prefix in (("Main", ""), ("Alternative", "alt_"))
+                for sx in ("s1", "s2")
+                for entry in _entries(f"{which} {sx.upper()}: ", f"{prefix}{sx}_")
+            ),
+        ]
+
+    def copied_fields(self):
+        return [*super().copied_fields(), *saturation.FIELDS]  # type: ignore[misc]  # of EventBasics
+
+
+def _entries(title_of: str = "", prefix: str = "") -> list:
+    """Return entries of a dtype for what was corrected, with a beginning of titles and names."""
+    return [
+        ((title_of + title, prefix + name), dtype)
+        for name, (title, dtype) in saturation.FIELDS.items()
+    ]
