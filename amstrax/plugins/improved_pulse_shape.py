@@ -1,12 +1,9 @@
 """Reconstruction part ``pulse_shape``: prompt fraction and decay time of S1s."""
 
-from numbers import Real
-
 import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
-from amstrax.exceptions import InvalidOption
-from amstrax.plugins.improved_saturation import FANO_HELP
+from amstrax.plugins.improved_saturation import FANO_HELP, check_number
 from amstrax.processing import pulse_shape
 from amstrax.processing.peaks import S1
 from amstrax.processing.saturation import CORRECTED
@@ -45,15 +42,9 @@ class PulseShapePeakBasics(CorrectedPlugin):
     def setup(self):
         super().setup()
         for name in ("pulse_shape_min_area", "decay_fit_length", "area_fano"):
-            self.check_number(name, "a number above 0", 0)
+            check_number(self, name, 0, "a number above 0")
         for name in ("pulse_shape_prompt_time", "decay_fit_start"):
-            self.check_number(name, "a time [ns]", -np.inf)
-
-    def check_number(self, name: str, kind: str, above: float) -> None:
-        """Raise InvalidOption where an option is no finite number above a limit."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, Real) or not above < value < np.inf:
-            raise InvalidOption(f"{name}={value!r}: give {kind}")
+            check_number(self, name, -np.inf, "a time [ns]")
 
     def compute(self, peaks):
         result = super().compute(peaks)
@@ -77,7 +68,7 @@ class PulseShapePeakBasics(CorrectedPlugin):
     def flags(self, peaks: np.ndarray, basics: np.ndarray) -> np.ndarray:
         """Return why peaks have no pulse shape, or `pulse_shape.DONE`."""
         is_saturated = peaks["n_saturated_channels"] > 0
-        if "saturation_flag" in peaks.dtype.names:
+        if "saturation_flag" in (peaks.dtype.names or ()):
             is_saturated &= peaks["saturation_flag"] > CORRECTED
         return np.select(
             [

@@ -10,6 +10,7 @@ import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
+from amstrax.plugins.peak_processing import GAINS_HELP
 from amstrax.processing import peaks as kernels
 from amstrax.processing import saturation
 from amstrax.processing.pulses import ADC_MAX
@@ -21,9 +22,18 @@ FANO_HELP = (
 )
 
 
+def check_number(plugin: CorrectedPlugin, name: str, above: float, kind: str) -> None:
+    """Raise InvalidOption where an option is no finite number above a limit; `kind` names these."""
+    value = getattr(plugin, name)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not above < float(value) < np.inf:
+        raise InvalidOption(f"{name}={value!r}: give {kind}")
+
+
 class SaturationPeaks(CorrectedPlugin):
     """Peaks whose samples at the end of the ADC are those of unsaturated channels, scaled."""
 
+    gain_to_pe_array = XAMSConfig(default=None, help=GAINS_HELP)
     saturation_max_error = XAMSConfig(
         default=0.3,
         help="Saturated peaks are corrected where the light of a channel in its saturated samples "
@@ -37,30 +47,31 @@ class SaturationPeaks(CorrectedPlugin):
     )
 
     def infer_dtype(self):
-        return super().infer_dtype() + saturation.fields(self.n_channels)  # type: ignore[attr-defined]
+        n_channels = self.n_channels  # type: ignore[attr-defined]  # of PeaksBase
+        return super().infer_dtype() + saturation.fields(n_channels)
 
     def setup(self):
         super().setup()
         for name in ("saturation_max_error", "area_fano", "pmt_saturation_charge"):
-            value = getattr(self, name)
-            if value is None and name == "pmt_saturation_charge":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
-                raise InvalidOption(f"{name}={value!r}: give a number above 0")
+            if name != "pmt_saturation_charge" or self.pmt_saturation_charge is not None:
+                check_number(self, name, 0, "a number above 0")
 
     def find_peaks(self, records, start, end):
         peaks = super().find_peaks(records, start, end)  # type: ignore[misc]  # of PeaksBase
-        n_channels = self.n_channels  # type: ignore[attr-defined]
-        to_pe = kernels.gains(self.gain_to_pe_array, n_channels, self.origin("gain_to_pe_array"))  # type: ignore[attr-defined]
         charge = self.pmt_saturation_charge
+        goes_up = self.correct_positive_polarity  # type: ignore[attr-defined]  # of PeaksBase
         saturation.correct_saturation(
             peaks,
             records,
-            to_pe,
+            kernels.gains(
+                self.gain_to_pe_array,
+                peaks["area_per_channel"].shape[1],
+                self.origin("gain_to_pe_array"),
+            ),
             self.area_fano,
             self.saturation_max_error,
             np.inf if charge is None else charge,
-            ADC_MAX if self.correct_positive_polarity else 0,  # type: ignore[attr-defined]
+            ADC_MAX if goes_up else 0,
         )
         return peaks
 
@@ -93,7 +104,7 @@ class SaturationEventBasics(CorrectedPlugin):
         ]
 
     def copied_fields(self):
-        return [*super().copied_fields(), *saturation.FIELDS]  # type: ignore[misc]  # of EventBasics
+        return [*super().copied_fields(), *saturation.FIELDS]  # type: ignore[misc]
 
 
 def _entries(title_of: str = "", prefix: str = "") -> list:

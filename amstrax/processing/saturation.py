@@ -7,6 +7,7 @@ import numpy as np
 import strax
 
 from amstrax.processing.compiled import F64, I64, column, columns, kernel, output
+from amstrax.processing.peaks import center_times
 from amstrax.processing.rows import check_records
 from amstrax.processing.waveforms import set_widths
 
@@ -128,7 +129,11 @@ def correct_saturation(
         float(base_charge),
         int(adc_max),
     )
-    set_widths(some)
+    has_changed = (some["saturation_flag"] == CORRECTED) | (some["base_correction"] != 0)
+    changed = some[has_changed]
+    set_widths(changed)
+    changed["center_time"] = center_times(*(changed[f] for f in ("time", "dt", "area", "data")))
+    some[has_changed] = changed
     peaks[which] = some
 
 
