@@ -55,10 +55,6 @@ class Plugin(strax.Plugin):
         made._has_final_dtype = type(self).__module__.startswith("amstrax.")
         return made
 
-    def infer_dtype(self) -> Any:
-        """Return the dtype of the class, to which variants add fields."""
-        return type(self).dtype if hasattr(type(self), "dtype") else super().infer_dtype()
-
     def fix_dtype(self) -> None:
         """Infer the dtype; strax does so again for each copy of a plugin."""
         if not self._has_final_dtype:
