@@ -85,12 +85,10 @@ def areas_before(data: np.ndarray, time: np.ndarray, dt: np.ndarray) -> np.ndarr
 
     The sample in which `time` is counts in part.
     """
-    cumulative = np.zeros((len(data), data.shape[1] + 1))
-    np.cumsum(data, axis=1, out=cumulative[:, 1:])
-    position = np.clip(time / dt, 0, data.shape[1])
-    j = np.minimum(position.astype(np.int64), data.shape[1] - 1)
-    rows = np.arange(len(data))
-    return cumulative[rows, j] + (position - j) * data[rows, j]
+    position = np.clip(time / dt, 0, data.shape[1])[:, np.newaxis]
+    n = min(int(position.max(initial=0)) + 1, data.shape[1])
+    part = np.clip(position - np.arange(n), 0, 1)
+    return (part * data[:, :n]).sum(axis=1)
 
 
 def decay_times(
@@ -118,12 +116,14 @@ def decay_times(
     fano
         Variance of an area over its mean [PE].
     """
-    sample = np.arange(data.shape[1])
-    j = sample - first[:, np.newaxis]
-    tail = np.where((j >= 0) & (j < n_samples[:, np.newaxis]), data, 0)
-    area = tail.sum(axis=1, dtype=np.float64)
+    j = np.arange(min(n_samples.max(initial=0), data.shape[1]))
+    sample = first[:, np.newaxis] + j
+    tail = np.take_along_axis(data, np.clip(sample, 0, data.shape[1] - 1), axis=1)
+    is_tail = (j < n_samples[:, np.newaxis]) & (sample >= 0) & (sample < data.shape[1])
+    tail = np.where(is_tail, tail, 0).astype(np.float64)
+    area = tail.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        mean = (tail * j).sum(axis=1) / area
+        mean = tail @ j.astype(np.float64) / area
         mean[~((area > 0) & (mean > 0) & (mean < (n_samples - 1) / 2))] = np.nan
         x = np.log1p(1 / mean)
         for _ in range(_STEPS):

@@ -8,7 +8,6 @@ import strax
 
 from amstrax.processing.compiled import F64, I64, column, columns, kernel, output
 from amstrax.processing.peaks import center_times
-from amstrax.processing.rows import check_records
 from amstrax.processing.waveforms import set_widths
 
 #: Values of saturation_flag
@@ -93,7 +92,7 @@ def correct_saturation(
     peaks
         `strax.peak_dtype` and `fields`, with waveforms, shape (n,).
     records
-        Records of the peaks, sorted by time, shape (r,).
+        Records of the peaks, sorted by time, shape (r,). Those of other channels are ignored.
     to_pe
         PE per ADC count x sample of each channel; those of 0 are left out.
     fano
@@ -104,11 +103,6 @@ def correct_saturation(
         Charge at which the gain is halved [PE]; infinite for no correction.
     adc_max
         See `amstrax.processing.waveforms.sum_waveform`.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) for records of impossible channel or length.
     """
     # A base that has lost less than a thousandth of its gain is not worth the time
     concerned = peaks["n_saturated_channels"] > 0
@@ -117,7 +111,6 @@ def correct_saturation(
     which = np.flatnonzero(concerned)
     if not len(which) or not len(records):
         return
-    check_records(records)
     some = peaks[which]
     _correct(
         _Peaks.of(some),
@@ -157,23 +150,28 @@ def _correct(peaks, records, to_pe, dt, fano, max_error, base_charge, adc_max):
         clipped[:, :n] = False
         others[:n] = 0
         peak_start = peaks.time[p] // dt
-        while first < len(records.time) and (
-            records.time[first] // dt + n_record_samples <= peak_start
-        ):
-            first += 1
+        # Bisection: records are wide, and few belong to saturated peaks
+        beyond = np.int64(len(records.time))
+        while first < beyond:
+            middle = (first + beyond) // 2
+            if records.time[middle] // dt + n_record_samples <= peak_start:
+                first = middle + 1
+            else:
+                beyond = middle
         for r in range(first, len(records.time)):
             offset = records.time[r] // dt - peak_start
             if offset >= n:
                 break
             c = records.channel[r]
-            if c >= n_channels:
+            if not 0 <= c < n_channels:
                 continue
+            length = min(np.int64(records.length[r]), n_record_samples)
             baseline = np.float64(records.baseline[r])
             limit = np.int64(np.int16(baseline))
             if adc_max > 0 and baseline < 0:
                 limit = np.int64(np.floor(baseline)) + adc_max
             fraction = baseline - np.floor(baseline)
-            for j in range(max(np.int64(0), -offset), min(np.int64(records.length[r]), n - offset)):
+            for j in range(max(np.int64(0), -offset), min(length, n - offset)):
                 x = records.data[r, j]
                 wave[c, offset + j] = (x + fraction) * to_pe[c]
                 clipped[c, offset + j] = x >= limit
