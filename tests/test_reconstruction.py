@@ -1,5 +1,6 @@
 """Parts of the improved reconstruction: lineage, combination, and their gain on truth."""
 
+import itertools
 import json
 import pickle
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from make_runs import RUN_ID, context, load, pulses, write_run
 
-from amstrax import contexts
+from amstrax import contexts, simulation
 from amstrax.auto_processing import amstraxer, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.exceptions import InvalidOption, UsageError
@@ -45,6 +46,29 @@ def test_lineage(release):
     plugin = xams(release=release, reconstruction="hits")._plugin_class_registry["peaks"]
     assert plugin.__name__ == "Peaks" and plugin.__version__ == "0.1.50+hits1"
     assert issubclass(plugin, Peaks) and issubclass(plugin, improved_hits.ImprovedPeaks)
+
+
+def test_all_combinations_of_parts():
+    """Each part adds its fields, and its version, whatever others there are."""
+    fields = {
+        "saturation": {"saturation_flag", "alt_s2_saturation_correction_error"},
+        "positions": {"x_mle", "s2_x_mle_error", "r_error"},
+        "pulse_shape": {"decay_time", "s1_prompt_fraction", "alt_s1_pulse_shape_flag"},
+        "hits": set(),
+    }
+    names = ("peaks", "peak_basics", "peak_positions", "event_basics", "event_positions")
+    seen = set()
+    for n in range(len(fields) + 1):
+        for parts in itertools.combinations(fields, n):
+            st = xams(reconstruction=parts)
+            plugins = [st.get_single_plugin("0", name) for name in names]
+            have = set().union(*(plugin.dtype.names for plugin in plugins))
+            for part, own in fields.items():
+                assert own <= have if part in parts else not own & have
+                version = f"+{part}{reconstruction.PARTS[part].version}"
+                assert (part in parts) == any(version in p.__version__ for p in plugins)
+            seen.add(st.key_for("0", "event_info").lineage_hash)
+    assert len(seen) == 2 ** len(fields)
 
 
 def test_options_are_in_the_lineage():
@@ -93,10 +117,8 @@ def test_parts_combine(monkeypatch):
         def find_hits(self, records, links):
             return super().find_hits(records, links)[:0]
 
-    parts = {
-        "hits": reconstruction.PARTS["hits"],
-        "other": reconstruction.Part(3, {"Peaks": OtherPeaks}),
-    }
+    hits = reconstruction.PARTS["hits"]
+    parts = {"hits": hits, "other": reconstruction.Part(3, {"Peaks": OtherPeaks})}
     monkeypatch.setattr(reconstruction, "PARTS", parts)
     for names in (("hits", "other"), ("other", "hits"), ("improved",)):
         (plugin,) = reconstruction.with_parts([Peaks], reconstruction.parts_of(names))
@@ -278,13 +300,20 @@ def test_invalid_options_of_positions(tmp_path, config, text):
         positions(tmp_path, **config)
 
 
-def test_positions_of_events_on_truth(tmp_path):
-    """Light of the map: no bias at the wall, where the lab's positions are 6 mm off."""
+@pytest.fixture(scope="module")
+def electrons(tmp_path_factory):
+    """Folder of a simulated run of electrons of 5 to 40 keV, and its truth."""
+    folder = tmp_path_factory.mktemp("electrons")
     kwargs = dict(energy_range=(5, 40), yields="simple", rate=80, duration=5)
-    simulate(RUN_ID, tmp_path, source="flat", **kwargs)
-    truth = np.load(tmp_path / f"truth_{RUN_ID}.npy")
+    simulate(RUN_ID, folder, source="flat", **kwargs)
+    return folder, np.load(folder / f"truth_{RUN_ID}.npy")
+
+
+def test_positions_of_events_on_truth(electrons):
+    """Light of the map: no bias at the wall, where the lab's positions are 6 mm off."""
+    folder, truth = electrons
     for name, bias in (("lab", (-7, -4)), ("positions", (-0.5, 0.5))):
-        events = load(of_simulation(tmp_path, name), "event_info")
+        events = load(of_simulation(folder, name), "event_info")
         row = np.searchsorted(truth["s2_center_time"], events["s2_center_time"] - 500)
         row = np.minimum(row, len(truth) - 1)
         of = truth[row]
@@ -313,6 +342,130 @@ def test_light_map_is_in_the_lineage():
         )
     }
     assert len(keys) == 4
+
+
+# ---- Part: saturation ----
+
+
+def saturated_peak(folder, heights, targets, reconstruction="lab", **config):
+    """Return the row of a run of one peak, of pulses of `heights` that end with the ADC."""
+    records = np.concatenate([pulses(1_000_000, i, height=h) for i, h in enumerate(heights)])
+    np.maximum(records["data"], 0, out=records["data"])
+    write_run(folder, records)
+    (row,) = load(context(folder, reconstruction=reconstruction, **config), targets)
+    return row
+
+
+@pytest.mark.parametrize("names", [["saturation"], ["hits", "saturation", "positions"]])
+def test_saturated_peaks(tmp_path, names):
+    """The bottom PMT has lost a fifth; templates are the others, each of a tenth of the light."""
+    heights, targets = (30_000, *[3_000] * 4), ("peaks", "peak_basics", "peak_positions")
+    lab = saturated_peak(tmp_path / "lab", heights, targets)
+    peak = saturated_peak(tmp_path / "corrected", heights, targets, names)
+    bottom, top = peak["area_per_channel"][:2]
+    assert bottom == pytest.approx(10 * top, rel=0.01)
+    assert lab["area_per_channel"][0] < 0.8 * bottom
+    assert peak["saturation_flag"] == 1
+    assert peak["saturated_samples"].tolist() == [peak["n_saturated_samples"], 0, 0, 0, 0]
+    assert peak["n_saturated_samples"] > 3
+    assert peak["area"] - peak["saturation_correction"] == pytest.approx(lab["area"], rel=0.03)
+    assert peak["area_fraction_top"] < lab["area_fraction_top"]
+    assert peak["range_50p_area"] < lab["range_50p_area"]
+    if "positions" in names:
+        assert np.isfinite(peak["x_mle"])
+
+
+def test_peaks_of_saturated_channels_only_stay_the_labs(tmp_path):
+    heights = (30_000, 20_000, 20_000, 20_000, 20_000)
+    lab = saturated_peak(tmp_path / "lab", heights, "peaks")
+    peak = saturated_peak(tmp_path / "part", heights, "peaks", "saturation")
+    assert peak["saturation_flag"] == 2 and (peak["saturated_samples"] > 0).all()
+    for name in lab.dtype.names:
+        np.testing.assert_array_equal(peak[name], lab[name])
+
+
+def test_saturation_on_truth(tmp_path):
+    """Cs-137: S1s and S2s get the light back that the ADC has cut off."""
+    simulate(RUN_ID, tmp_path, source="cs137", yields="simple", rate=40, duration=2)
+    truth = np.load(tmp_path / f"truth_{RUN_ID}.npy")
+    bias = {}
+    for name in ("lab", "saturation"):
+        st = of_simulation(tmp_path, name)
+        peaks, events = load(st, ("peaks", "peak_basics")), load(st, "event_info")
+        matched = simulation.match_peaks(truth, peaks)
+        for kind in ("s1", "s2"):
+            peak = peaks[matched[f"{kind}_peak"]]
+            good = matched[f"{kind}_outcome"] == matching.Outcome.FOUND
+            good &= peak["n_saturated_channels"] > 0
+            if name != "lab":
+                good &= peak["saturation_flag"] == 1
+            ratio = peak["area"] / truth[f"{kind}_pe"]
+            assert good.sum() > 15
+            bias[name, kind] = np.median(ratio[good]) - 1
+    assert bias["lab", "s1"] < -0.1 and abs(bias["saturation", "s1"]) < 0.04
+    # Gain that the bases have lost, which is not corrected by default, is in the bias
+    assert bias["lab", "s2"] < -0.15 and -0.1 < bias["saturation", "s2"] < 0.02
+    corrected = events["s2_saturation_flag"] == 1
+    # Slightly negative by chance, where one sample is barely saturated
+    correction = events["s2_saturation_correction"][corrected]
+    assert (correction > -0.02 * events["s2_area"][corrected]).all()
+    assert (
+        np.median(correction) > 0
+        and (events["s2_saturation_correction_error"][corrected] > 0).all()
+    )
+    assert (events["s2_n_saturated_samples"] > 0)[corrected].all()
+
+
+@pytest.mark.parametrize(
+    "config, text",
+    [
+        ({"saturation_max_error": 0}, "saturation_max_error=0: give a number above 0"),
+        ({"area_fano": "1"}, "area_fano='1': give a number above 0"),
+        ({"pmt_saturation_charge": -1}, "pmt_saturation_charge=-1: give a number above 0"),
+        ({"pulse_shape_min_area": 0}, "pulse_shape_min_area=0: give a number above 0"),
+        ({"decay_fit_length": None}, "decay_fit_length=None: give a number above 0"),
+        ({"decay_fit_start": float("nan")}, "decay_fit_start=nan: give a time"),
+    ],
+)
+def test_invalid_options_of_saturation_and_pulse_shape(tmp_path, config, text):
+    write_run(tmp_path, pulses([1_000_000], channels=range(5)))
+    st = context(tmp_path, reconstruction=("saturation", "pulse_shape"), **config)
+    with pytest.raises(ValueError, match=text):
+        load(st, "peak_basics")
+
+
+# ---- Part: pulse_shape ----
+
+
+def test_pulse_shapes_of_events_on_truth(electrons):
+    """Decay times are those of triplets, 27 ns, within their errors."""
+    folder, _ = electrons
+    events = load(of_simulation(folder, ("hits", "pulse_shape")), "event_info")
+    known = events["s1_pulse_shape_flag"] == 0
+    assert known.sum() > 150
+    pull = ((events["s1_decay_time"] - 27) / events["s1_decay_time_error"])[known]
+    assert abs(pull.mean()) < 0.3 and 0.75 < pull.std() < 1.15
+    assert events["s1_prompt_fraction"][known].mean() == pytest.approx(0.304, abs=0.01)
+    faint = events["s1_pulse_shape_flag"] == 2
+    assert (events["s1_area"][faint] < 50).all() and (events["s1_area"][known] >= 50).all()
+    none = ~known & (events["s1_pulse_shape_flag"] != 5)
+    assert np.isnan(events["s1_prompt_fraction"][none]).all()
+    assert np.isnan(events["s1_decay_time"][~known]).all()
+    absent = events["alt_s1_index"] < 0
+    assert (events["alt_s1_pulse_shape_flag"][absent] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("parts", "flag"), [(["pulse_shape"], 3), (["saturation", "pulse_shape"], 0)]
+)
+def test_saturated_s1s_have_a_pulse_shape_if_corrected(tmp_path, parts, flag):
+    config = {"s1_max_area_fraction_top": 1, "s1_max_width": 500, "decay_fit_start": 60}
+    peak = saturated_peak(tmp_path, (20_000, *[3_000] * 4), "peak_basics", parts, **config)
+    assert peak["type"] == 1 and peak["pulse_shape_flag"] == flag
+    assert np.isnan([peak["decay_time"], peak["prompt_fraction"]]).all() == (flag == 3)
+
+
+# ---- All parts ----
 
 
 @pytest.mark.parametrize("release", ["2.1", "2.2"])

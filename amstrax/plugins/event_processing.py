@@ -237,9 +237,7 @@ class EventBasics(CorrectedPlugin):
         result["n_peaks"] = n_peaks
         chosen = kernels.choose_peaks(peaks, first, self.selection())
         # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
-        copied = ["time", "center_time", "endtime", "area", *basics_of_sx()]
-        copied += self.position_fields()
-        kernels.copy_properties(peaks, chosen, result, copied)
+        kernels.copy_properties(peaks, chosen, result, self.copied_fields())
         for column, prefix in enumerate(kernels.PREFIXES):
             result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
         kernels.drift_times(peaks["center_time"], chosen, result)
@@ -248,9 +246,10 @@ class EventBasics(CorrectedPlugin):
         )
         return result
 
-    def position_fields(self) -> list[str]:
-        """Return the fields of peak_positions that main and alternative S2 have."""
-        return [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
+    def copied_fields(self) -> list[str]:
+        """Return the fields of peaks that main and alternative S1 or S2 have."""
+        basics = ["time", "center_time", "endtime", "area", *basics_of_sx()]
+        return basics + [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
 
     def selection(self) -> kernels.Selection:
         """Return the conditions on main and alternative peaks."""

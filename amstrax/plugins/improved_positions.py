@@ -16,6 +16,7 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption, did_you_mean
 from amstrax.processing import likelihood_positions as likelihood
 from amstrax.processing import peaks as kernels
+from amstrax.processing.saturation import CORRECTED
 from amstrax.simulation import optics
 
 #: Field after x, y or r, or alone -> title
@@ -73,7 +74,8 @@ class LikelihoodPeakPositions(_LikelihoodByDefault):
     )
 
     input_fields = immutabledict(
-        peaks=("area_per_channel", "saturated_channel"),
+        # saturation_flag is there with the part saturation
+        peaks=("area_per_channel", "saturated_channel", "saturation_flag"),
         peak_basics=("area", "area_fraction_top"),
     )
 
@@ -125,9 +127,12 @@ class LikelihoodPeakPositions(_LikelihoodByDefault):
 
     def compute(self, peaks):
         result = super().compute(peaks)
+        is_whole = peaks["saturated_channel"][:, self.channels] == 0
+        if "saturation_flag" in (peaks.dtype.names or ()):
+            is_whole |= (peaks["saturation_flag"] == CORRECTED)[:, np.newaxis]
         fits = likelihood.fit_positions(
             peaks["area_per_channel"][:, self.channels],
-            self.is_alive & (peaks["saturated_channel"][:, self.channels] == 0),
+            self.is_alive & is_whole,
             self.table,
             self.position_area_fano,
             self.position_min_area,
@@ -145,7 +150,7 @@ class LikelihoodEventBasics(CorrectedPlugin):
 
     def infer_dtype(self):
         return [
-            *type(self).dtype,
+            *super().infer_dtype(),
             *(
                 ((f"{which} S2: {title}", f"{prefix}_{name}"), np.float32)
                 for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
@@ -153,8 +158,8 @@ class LikelihoodEventBasics(CorrectedPlugin):
             ),
         ]
 
-    def position_fields(self):
-        return [*super().position_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
+    def copied_fields(self):
+        return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
 
 
 class LikelihoodEventPositions(_LikelihoodByDefault):
@@ -162,7 +167,7 @@ class LikelihoodEventPositions(_LikelihoodByDefault):
 
     def infer_dtype(self):
         return [
-            *type(self).dtype,
+            *super().infer_dtype(),
             *(
                 (
                     (

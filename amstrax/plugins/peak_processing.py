@@ -27,6 +27,9 @@ WINDOW_HELP = (
     "lineage only where it is set"
 )
 
+#: Help of the option `gain_to_pe_array` of plugins that find peaks
+GAINS_HELP = "Photoelectrons per ADC count x sample, a number a channel; None for ones"
+
 __all__ = [
     "Hits",
     "LoneHits",
@@ -191,10 +194,7 @@ def check_safe_break_for_peaks(plugin: strax.Plugin) -> None:
 class PeaksBase(CorrectedPlugin):
     """Base of the plugins that find peaks; a subclass sets records and number of channels."""
 
-    gain_to_pe_array = XAMSConfig(
-        default=None,
-        help="Photoelectrons per ADC count x sample, a number a channel; None for ones",
-    )
+    gain_to_pe_array = XAMSConfig(default=None, help=GAINS_HELP)
     peak_gap_threshold = XAMSConfig(
         default=300, help="An interval this long without hits ends a peak [ns]"
     )

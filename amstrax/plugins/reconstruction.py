@@ -19,6 +19,8 @@ from amstrax.plugins import (
     improved_hits,
     improved_peaks,
     improved_positions,
+    improved_pulse_shape,
+    improved_saturation,
 )
 
 LAB, IMPROVED = "lab", "improved"
@@ -48,12 +50,27 @@ PARTS: Mapping[str, Part] = immutabledict(
             RadonPeakBasics=improved_classification.ClassifiedRadonPeakBasics,
         ),
     ),
+    saturation=Part(
+        1,
+        immutabledict(
+            Peaks=improved_saturation.SaturationPeaks,
+            PeakBasics=improved_saturation.SaturationPeakBasics,
+            EventBasics=improved_saturation.SaturationEventBasics,
+        ),
+    ),
     positions=Part(
         1,
         immutabledict(
             PeakPositions=improved_positions.LikelihoodPeakPositions,
             EventBasics=improved_positions.LikelihoodEventBasics,
             EventPositions=improved_positions.LikelihoodEventPositions,
+        ),
+    ),
+    pulse_shape=Part(
+        1,
+        immutabledict(
+            PeakBasics=improved_pulse_shape.PulseShapePeakBasics,
+            EventBasics=improved_pulse_shape.PulseShapeEventBasics,
         ),
     ),
 )

@@ -1,0 +1,116 @@
+"""Reconstruction part ``pulse_shape``: prompt fraction and decay time of S1s."""
+
+import numpy as np
+
+from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
+from amstrax.plugins.improved_saturation import FANO_HELP, check_number
+from amstrax.processing import pulse_shape
+from amstrax.processing.peaks import S1
+from amstrax.processing.saturation import CORRECTED
+
+#: Field -> title, type
+_FIELDS: dict[str, tuple[str, type]] = {
+    "prompt_fraction": ("fraction of the area that is prompt, S1s only [1]", np.float32),
+    "decay_time": ("decay time of the tail, S1s only [ns]", np.float32),
+    "decay_time_error": ("standard deviation of decay_time [ns]", np.float32),
+    "pulse_shape_flag": (
+        "pulse shape: 0 known; NaN for 1 no S1, 2 too little light, 3 saturated, 4 samples too "
+        "wide; 5 tail does not fall, decay time NaN",
+        np.int8,
+    ),
+}
+
+
+class PulseShapePeakBasics(CorrectedPlugin):
+    """Basic properties of peaks, and the pulse shape of S1s."""
+
+    pulse_shape_min_area = XAMSConfig(
+        default=50, help="S1s have a pulse shape from this area on [PE]"
+    )
+    pulse_shape_prompt_time = XAMSConfig(
+        default=15, help="Light up to this time after half of the maximum is reached is prompt [ns]"
+    )
+    decay_fit_start = XAMSConfig(
+        default=30, help="The tail begins this long after half of the maximum is reached [ns]"
+    )
+    decay_fit_length = XAMSConfig(default=200, help="Length of the tail [ns]")
+    area_fano = XAMSConfig(default=1.5, help=FANO_HELP)
+
+    def infer_dtype(self):
+        return [*super().infer_dtype(), *_entries()]
+
+    def setup(self):
+        super().setup()
+        for name in ("pulse_shape_min_area", "decay_fit_length", "area_fano"):
+            check_number(self, name, 0, "a number above 0")
+        for name in ("pulse_shape_prompt_time", "decay_fit_start"):
+            check_number(self, name, -np.inf, "a time [ns]")
+
+    def compute(self, peaks):
+        result = super().compute(peaks)
+        flag = self.flags(peaks, result)
+        known = np.flatnonzero(flag == pulse_shape.DONE)
+        found = pulse_shape.pulse_shapes(
+            peaks["data"][known],
+            peaks["dt"][known],
+            self.pulse_shape_prompt_time,
+            self.decay_fit_start,
+            self.decay_fit_length,
+            self.area_fano,
+        )
+        for name, values in found._asdict().items():
+            result[name] = np.nan
+            result[name][known] = values
+        flag[known[np.isnan(found.decay_time)]] = pulse_shape.NO_DECAY
+        result["pulse_shape_flag"] = flag
+        return result
+
+    def flags(self, peaks: np.ndarray, basics: np.ndarray) -> np.ndarray:
+        """Return why peaks have no pulse shape, or `pulse_shape.DONE`."""
+        is_saturated = peaks["n_saturated_channels"] > 0
+        if "saturation_flag" in (peaks.dtype.names or ()):
+            is_saturated &= peaks["saturation_flag"] > CORRECTED
+        return np.select(
+            [
+                basics["type"] != S1,
+                basics["area"] < self.pulse_shape_min_area,
+                is_saturated,
+                peaks["dt"] * 2 > self.decay_fit_length,
+            ],
+            [
+                pulse_shape.NO_S1,
+                pulse_shape.TOO_LITTLE_LIGHT,
+                pulse_shape.SATURATED,
+                pulse_shape.TOO_COARSE,
+            ],
+            default=pulse_shape.DONE,
+        ).astype(np.int8)
+
+
+class PulseShapeEventBasics(CorrectedPlugin):
+    """Main and alternative S1 and S2 of each event, and the pulse shape of the S1s."""
+
+    def infer_dtype(self):
+        return [
+            *super().infer_dtype(),
+            *_entries("Main S1: ", "s1_"),
+            *_entries("Alternative S1: ", "alt_s1_"),
+        ]
+
+    def compute(self, events, peaks):
+        result = super().compute(events, peaks)
+        for prefix in ("s1_", "alt_s1_"):
+            absent = result[f"{prefix}index"] < 0
+            result[f"{prefix}pulse_shape_flag"][absent] = pulse_shape.NO_S1
+        return result
+
+    def copied_fields(self):
+        return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
+
+
+def _entries(title_of: str = "", prefix: str = "") -> list:
+    """Return entries of a dtype for pulse shapes, with a beginning of titles and names."""
+    return [
+        (((title_of + title)[0].upper() + (title_of + title)[1:], prefix + name), dtype)
+        for name, (title, dtype) in _FIELDS.items()
+    ]
