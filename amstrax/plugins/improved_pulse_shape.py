@@ -3,7 +3,8 @@
 import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
-from amstrax.plugins.improved_saturation import FANO_HELP, check_number
+from amstrax.plugins.improved_peaks import AREA_FANO_HELP
+from amstrax.plugins.improved_saturation import check_number
 from amstrax.processing import pulse_shape
 from amstrax.processing.peaks import S1
 from amstrax.processing.saturation import CORRECTED
@@ -34,7 +35,7 @@ class PulseShapePeakBasics(CorrectedPlugin):
         default=30, help="The tail begins this long after half of the maximum is reached [ns]"
     )
     decay_fit_length = XAMSConfig(default=200, help="Length of the tail [ns]")
-    area_fano = XAMSConfig(default=1.5, help=FANO_HELP)
+    area_fano = XAMSConfig(default=1.5, help=AREA_FANO_HELP)
 
     def infer_dtype(self):
         return [*super().infer_dtype(), *_entries()]
