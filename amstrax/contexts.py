@@ -124,14 +124,14 @@ def _plugins_of(
     contexts have no parts of the reconstruction, and raise InvalidOption for them.
     """
     if reconstruction not in (None, "lab", ()):
-        from amstrax.plugins.reconstruction import parts_of, with_parts
+        from amstrax.plugins.reconstruction import added_by, parts_of, with_parts
 
         parts = parts_of(reconstruction)
         if parts and name != "xams":
             raise InvalidOption(
                 f"reconstruction={reconstruction!r}: {name} has no such parts: leave it out"
             )
-        return with_parts(_plugins_of(name, release), parts)
+        return with_parts(_plugins_of(name, release), parts) + added_by(parts)
     if name == "xams_little":
         from amstrax.plugins import radon
 
@@ -534,7 +534,8 @@ def find_context(
     lacking: list[list[str]] = []
     known: list[str] = []
     for name in names:
-        plugins = _plugins_of(name, release)
+        # Parts of the reconstruction may add data types; only xams has parts
+        plugins = _plugins_of(name, release, reconstruction if name == "xams" else None)
         data_types = [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
         missing = [target for target in targets if target not in data_types]
         if not missing:
@@ -547,6 +548,8 @@ def find_context(
         problem = f"no context makes {what}"
         if len(names) == 1:
             problem = f"context {name} does not make it"
+        if part := _part_with(wrong):
+            raise UsageError(f"--target {wrong}: {problem}: add --reconstruction {part}")
         raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
     plugins = _plugins_of(name, release, reconstruction)
     taken = {option for plugin in plugins for option in plugin.takes_config}
@@ -561,6 +564,16 @@ def find_context(
             corrections.options_for(plugins, corrections_version, _all_plugins())
     raw_types = _raw_data_types(plugins)
     return name, tuple(targets) or raw_types, raw_types
+
+
+def _part_with(data_type: str) -> str:
+    """Return the part of the reconstruction that adds a data type; empty without one."""
+    from amstrax.plugins.reconstruction import PARTS, added_by
+
+    for part in PARTS:
+        if any(data_type in strax.to_str_tuple(plugin.provides) for plugin in added_by([part])):
+            return part
+    return ""
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:

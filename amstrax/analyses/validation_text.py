@@ -19,6 +19,7 @@ _SECTIONS = (
     ("Events", ("event",)),
     ("Drift time and position", ("drift_time_", "z_", "x_", "y_", "ring_")),
     ("Corrected areas and energy", ("cs1_", "cs2_", "energy_")),
+    ("Scatters", ("scatters_",)),
     ("Electron lifetime", ("elife",)),
     ("What peaks are made of", ("peaks_", "stray_")),
     ("S1 pairs of Kr-83m", ("kr_",)),

@@ -88,6 +88,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="options for the plugins, in addition to those of the simulated detector",
     )
+    base.add_reconstruction(parser)
     add(
         "--options",
         type=_option_set,
@@ -162,6 +163,7 @@ class ValidationOptions:
     live_data: Path | None = None
     truth: Path | None = None
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reconstruction: str | tuple[str, ...] = ()
     option_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pile_up: tuple[float, ...] = ()
     workers: int = 1
@@ -301,6 +303,7 @@ def assess(
         **{name: settings.get(name) for name in ("source", "rate", "seed")},
         "simulation": run.document().get("simulation"),
         "options": run.options() | dict(more_options),
+        "reconstruction": options.reconstruction,
         "lineage": processed.lineage(),
     }
     return report, matched
@@ -349,15 +352,27 @@ class _Processed:
             and (self.has_nai or target not in ("peak_basics_ext", "event_coincidences"))
         ]
         all_options = run.options() | dict(more_options)
-        process(
-            run, folder, self.context, targets, all_options, stop, options.workers, options.progress
-        )
+        kwargs = {"init_rundb": False}
+        if options.reconstruction:
+            kwargs["reconstruction"] = options.reconstruction
         self.has_parts = run.parts.exists()
         self._st = getattr(contexts, self.context)(
             output_folder=folder,
-            init_rundb=False,
             config=to_dict_tuple(all_options),
             simulation_truth=run.run_dir if self.has_parts else None,
+            **kwargs,
+        )
+        self.has_scatters = "event_scatters" in self._st._plugin_class_registry
+        process(
+            run,
+            folder,
+            self.context,
+            ["event_scatters", *targets] if self.has_scatters else targets,
+            all_options,
+            stop,
+            options.workers,
+            options.progress,
+            reconstruction=options.reconstruction,
         )
 
     def load(self, data_type: str) -> Any:
@@ -401,6 +416,8 @@ class _Processed:
         parts = validation.Parts(
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
+        if self.has_scatters:
+            parts = parts._replace(scatters=self.load("event_scatters"))
         if is_xams and self.has_sipm:
             parts = parts._replace(sipm=self._of_sensor("sipm"))
         if is_xams and self.has_nai:
@@ -484,6 +501,7 @@ def process(
     progress: bool | None = None,
     from_scratch: bool = False,
     document: Mapping[str, Any] | None = None,
+    reconstruction: str | tuple[str, ...] = (),
 ) -> None:
     """Process a simulated run as `amstraxer` does.
 
@@ -507,6 +525,8 @@ def process(
         Make all data again, also existing data.
     document
         Run document; None for the one next to the run.
+    reconstruction
+        As of `amstrax.contexts.xams`.
     """
     processing = ProcessingOptions(
         targets=tuple(targets),
@@ -520,6 +540,7 @@ def process(
         build_lowlevel=from_scratch,
         workers=workers,
         progress=progress,
+        reconstruction=reconstruction,
     )
     amstraxer.process(run.run_id, processing, stop)
 

@@ -204,6 +204,12 @@ class CorrectedPlugin(Plugin):
     values.
     """
 
+    def infer_dtype(self):
+        """Return the dtype of the class, to which parts of the reconstruction add fields."""
+        if not hasattr(type(self), "dtype"):
+            raise RuntimeError("no dtype")  # as strax.Plugin does
+        return type(self).dtype
+
     def setup(self):
         super().setup()
         for option in self.takes_config.values():

@@ -145,7 +145,7 @@ class LikelihoodEventBasics(CorrectedPlugin):
 
     def infer_dtype(self):
         return [
-            *type(self).dtype,
+            *super().infer_dtype(),
             *(
                 ((f"{which} S2: {title}", f"{prefix}_{name}"), np.float32)
                 for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
@@ -162,7 +162,7 @@ class LikelihoodEventPositions(_LikelihoodByDefault):
 
     def infer_dtype(self):
         return [
-            *type(self).dtype,
+            *super().infer_dtype(),
             *(
                 (
                     (

@@ -14,7 +14,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.plugins import improved_hits, improved_positions
+from amstrax.plugins import improved_events, improved_hits, improved_positions
 
 LAB, IMPROVED = "lab", "improved"
 
@@ -25,6 +25,8 @@ class Part(NamedTuple):
     version: int  #: Increased when numbers change
     #: Name of a plugin class -> class that comes before it in the order of inheritance
     variants: Mapping[str, type]
+    #: Plugins of data types that only this part has
+    added: tuple[type[strax.Plugin], ...] = ()
 
 
 #: Parts in the order in which they replace plugins; `IMPROVED` is all of them
@@ -40,6 +42,15 @@ PARTS: Mapping[str, Part] = immutabledict(
             EventBasics=improved_positions.LikelihoodEventBasics,
             EventPositions=improved_positions.LikelihoodEventPositions,
         ),
+    ),
+    events=Part(
+        1,
+        immutabledict(
+            EventBasics=improved_events.EventBasicsWithScatters,
+            EventPositions=improved_events.EventPositionsOfBoth,
+            CorrectedAreas=improved_events.CorrectedAreasWithErrors,
+        ),
+        (improved_events.EventScatters, improved_events.PeakShadow),
     ),
 )
 
@@ -83,6 +94,11 @@ def with_parts(
         own = tuple(part for part in parts if plugin.__name__ in PARTS[part].variants)
         result.append(_variant(plugin, own) if own else plugin)  # type: ignore[arg-type]
     return tuple(result)
+
+
+def added_by(parts: Sequence[str]) -> tuple[type[strax.Plugin], ...]:
+    """Return the plugins of data types that only `parts` (of `parts_of`) have."""
+    return tuple(plugin for part in parts for plugin in PARTS[part].added)
 
 
 @functools.cache
