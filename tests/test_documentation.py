@@ -492,10 +492,14 @@ def load_module(name, needed=("grandalf", "sphinx")):
     return module
 
 
-@pytest.mark.parametrize("name", settings.CONTEXT_DETECTORS)
+@pytest.mark.parametrize("name", [*settings.CONTEXT_DETECTORS, "xams_improved"])
 def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
     page = builder.page(name)
-    st = getattr(contexts, name)(init_rundb=False, storage=[], config={"readout_threads": {}})
+    context = name.removesuffix("_improved")
+    kwargs = {"reconstruction": "improved"} if name.endswith("_improved") else {}
+    st = getattr(contexts, context)(
+        init_rundb=False, storage=[], config={"readout_threads": {}}, **kwargs
+    )
     # Text before the first section, then name and text of each
     _, *parts = re.split(r"^\.\. _[\w-]+:\n\n(\w+)\n-+\n", page, flags=re.M)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -517,7 +521,7 @@ def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
 def test_every_context_has_a_page(builder, tmp_path):
     pages = builder.write(tmp_path)
     assert [page.stem for page in pages] == [
-        f"data_structure_{name}" for name in settings.CONTEXT_DETECTORS
+        f"data_structure_{name}" for name in (*settings.CONTEXT_DETECTORS, "xams_improved")
     ]
     index = (SOURCE / "index.rst").read_text(encoding="utf-8")
     for page in pages:

@@ -188,6 +188,14 @@ def _by_section(report: Report) -> Iterator[tuple[str, list[str]]]:
             yield section, names
 
 
+def format_number(entry: dict[str, Any]) -> str:
+    """Return a number of a report with its error and unit; fractions in per cent."""
+    value, error, unit = _scaled(entry)
+    if math.isnan(value):
+        return "-"
+    return f"{_rounded(value, error)} +- {_rounded(error, error)} {unit}"
+
+
 def _with_error(entry: dict[str, Any]) -> str:
     value, error, unit = _scaled(entry)
     if math.isnan(value):

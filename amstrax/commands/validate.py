@@ -352,7 +352,7 @@ class _Processed:
             and (self.has_nai or target not in ("peak_basics_ext", "event_coincidences"))
         ]
         all_options = run.options() | dict(more_options)
-        kwargs = {"init_rundb": False}
+        kwargs: dict[str, Any] = {"init_rundb": False}
         if options.reconstruction:
             kwargs["reconstruction"] = options.reconstruction
         self.has_parts = run.parts.exists()

@@ -113,16 +113,17 @@ class _AreaErrors(_Checked):
         "those of Cs-137 67 ns",
     )
     s1_map_error = XAMSConfig(
-        default=0.0,
-        help="Relative standard deviation of S1s over the volume that corrections leave [1]",
+        default=0.25,
+        help="Relative standard deviation of corrected S1s over the volume [1], 0 with an exact "
+        "s1_map; the default is that of simulated events with the correction by depth",
     )
     s2_map_error = XAMSConfig(
-        default=0.0,
-        help="Relative standard deviation of S2s over the volume that corrections leave, besides "
-        "the lifetime [1]",
+        default=0.14,
+        help="Relative standard deviation of corrected S2s over the volume [1], which have no map "
+        "in x and y; the default is that of simulated events",
     )
 
-    not_negative = (
+    not_negative: tuple[str, ...] = (
         *("s1_area_fano", "s2_area_fano", "se_gain", "elife_relative_error"),
         *("drift_time_error", "s1_map_error", "s2_map_error"),
     )
@@ -251,6 +252,10 @@ class EventScatters(_ScatterSelection, _AreaErrors):
     Events without a main S1 have none. x and y are those of peak_positions.
     """
 
+    # Python inherits options of the first class only
+    takes_config = immutabledict(
+        {**_ScatterSelection.takes_config, **_AreaErrors.takes_config}  # type: ignore[dict-item]
+    )
     gate_cathode_distance = CorrectedAreasWithErrors.gate_cathode_distance
 
     __version__ = "1.0.0"
