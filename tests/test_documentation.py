@@ -4,6 +4,7 @@ That the pages can be built, notebooks run, and links lead somewhere, is tested 
 """
 
 import configparser
+import csv
 import importlib.util
 import itertools
 import json
@@ -687,3 +688,32 @@ def test_links_that_lead_nowhere_are_found(text, message, check_html, tmp_path, 
 def test_folder_without_pages_is_an_error(check_html, tmp_path):
     with pytest.raises(FileNotFoundError, match="there are no pages"):
         check_html.main([str(tmp_path)])
+
+
+def test_table_of_lab_and_improved(tmp_path):
+    table = load_module("make_reconstruction_table", needed=())
+    table.write(tmp_path, (table.Run("flat", 100, 50),))
+    text = (tmp_path / "reconstruction_table.inc").read_text()
+    rows = list(csv.reader(text[len(table.HEADER) :].splitlines(), skipinitialspace=True))
+    assert {"S1 efficiency", "S2 area bias", "Single scatters kept"} <= {row[1] for row in rows}
+    assert {len(row) for row in rows} == {5} and {row[0] for row in rows} == {"flat, 100 Hz"}
+    committed = (SOURCE / "reconstruction_table.inc").read_text()
+    runs = {f'"{run.source}, {run.rate:g} Hz"' for run in table.RUNS}
+    assert all(run in committed for run in runs)
+
+
+@pytest.mark.parametrize(
+    "lab, improved, best, verdict",
+    [
+        ((0.9, 0.01), (0.95, 0.01), 1, "better"),
+        ((0.9, 0.01), (0.92, 0.01), 1, "the same"),
+        ((0.95, 0.01), (0.9, 0.01), 1, "worse"),
+        ((-0.1, 0.001), (0.02, 0.001), 0, "better"),
+        ((np.nan, np.nan), (0.02, 0.001), 0, "better"),
+        ((0.0, np.nan), (np.nan, np.nan), 0, "worse"),
+    ],
+)
+def test_verdicts(lab, improved, best, verdict):
+    table = load_module("make_reconstruction_table", needed=())
+    pair = [dict(zip(("value", "error"), each, strict=True)) for each in (lab, improved)]
+    assert table.verdict(*pair, best) == verdict

@@ -118,7 +118,7 @@ class _AreaErrors(_Checked):
         "s1_map; the default is that of simulated events with the correction by depth",
     )
     s2_map_error = XAMSConfig(
-        default=0.14,
+        default=0.18,
         help="Relative standard deviation of corrected S2s over the volume [1], which have no map "
         "in x and y; the default is that of simulated events",
     )
