@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Compare the lab's and the improved reconstruction on truth, for the page of that name.
 
-Writes reconstruction_table.inc beside this file, in some ten minutes: ``make reconstruction``. Each
-run is simulated once, processed with both, and assessed as by ``amstrax validate``.
+Writes reconstruction_table.inc beside this file, in a minute or two: ``make reconstruction``. Each
+run is simulated once, processed with both, and assessed as by ``amstrax validate``. Numbers that
+are equal in both are left out.
 """
 
 import argparse
@@ -85,9 +86,10 @@ def rows(run: Run, lab: Mapping[str, Any], improved: Mapping[str, Any]) -> Itera
         both = [numbers.get(name) for numbers in (lab, improved)]
         if None in both or all(math.isnan(entry["value"]) for entry in both):
             continue
-        cells = [f"{run.source}, {run.rate:g} Hz", title]
-        cells += [format_number(entry) for entry in both]
-        cells.append(verdict(*both, best))
+        values = [format_number(entry) for entry in both]
+        if values[0] == values[1]:
+            continue
+        cells = [f"{run.source}, {run.rate:g} Hz", title, *values, verdict(*both, best)]
         yield "   " + ", ".join(f'"{cell}"' for cell in cells) + "\n"
 
 
