@@ -471,6 +471,16 @@ def test_shadow_of_peaks(few_scatters, online_config):
     assert (wide["shadow_area"][4:] > 0).all() and wide["shadow_delay"][4] > 2_900_000_000
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shadow_over_the_border_of_chunks(tmp_path, online_config, workers):
+    starts = [4_900_000_000, 5_700_000_000, 6_900_000_000]
+    write_run(tmp_path, pulses(starts, range(5), 4, height=1500, width=380), n_chunks=2)
+    st = context(tmp_path, reconstruction="events", **online_config)
+    st.make(RUN_ID, "peak_shadow", max_workers=workers, progress_bar=False)
+    shadows = st.get_array(RUN_ID, "peak_shadow", progress_bar=False)
+    assert shadows["shadow_delay"].tolist() == [-1, 800_000_000, -1]
+
+
 @pytest.mark.parametrize(
     "config",
     [
