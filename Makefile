@@ -139,6 +139,10 @@ format: dev ## let ruff mend what lint complains of, where it can
 docs: dev ## build the documentation into docs/build/html, notebooks included; warnings are errors
 	@bash docs/make_docs.sh
 
+.PHONY: reconstruction
+reconstruction: install ## compare the lab's and the improved reconstruction on truth, for the documentation; takes minutes
+	$(BIN)/python docs/source/make_reconstruction_table.py
+
 .PHONY: bench
 bench: dev ## measure speed and memory, into benchmarks/RESULTS.md, which the documentation shows
 	$(BIN)/python benchmarks/bench.py

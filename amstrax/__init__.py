@@ -35,6 +35,7 @@ _NAMES = {
     "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM",
     "plugins.event_processing": "CorrectedAreas EventAreaPerChannel EventBasics EventCoincidences "
     "EventInfo EventPositions EventWaveform Events",
+    "plugins.improved_events": "EventScatters PeakShadow",
     "plugins.led_calibration": "LEDCalibration RecordsLED",
     "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
     "plugins.pax_interface": "RecordsFromPax pax_to_records",

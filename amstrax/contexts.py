@@ -125,7 +125,7 @@ def _plugins_of(
     that have no plugin of the context raise InvalidOption, unless some have and all are wanted.
     """
     if reconstruction not in (None, "lab", ()):
-        from amstrax.plugins.reconstruction import IMPROVED, parts_of, with_parts
+        from amstrax.plugins.reconstruction import IMPROVED, added_by, parts_of, with_parts
 
         plugins, parts = _plugins_of(name, release), parts_of(reconstruction)
         other = [part for part in parts if with_parts(plugins, (part,)) == plugins]
@@ -134,7 +134,8 @@ def _plugins_of(
                 f"reconstruction={reconstruction!r}: {name} has no such parts: leave out "
                 f"{', '.join(other)}"
             )
-        return with_parts(plugins, tuple(part for part in parts if part not in other))
+        parts = tuple(part for part in parts if part not in other)
+        return with_parts(plugins, parts) + added_by(parts)
     if name == "xams_little":
         from amstrax.plugins import radon
 
@@ -585,7 +586,8 @@ def find_context(
     lacking: list[list[str]] = []
     known: list[str] = []
     for name in names:
-        plugins = _plugins_of(name, release)
+        # Parts of the reconstruction may add data types, to those of xams
+        plugins = _plugins_of(name, release, reconstruction if name == "xams" else None)
         data_types = _data_types(plugins)
         if not set(targets) <= set(data_types):
             data_types += _data_types(_truth_plugins(name))
@@ -600,6 +602,8 @@ def find_context(
         problem = f"no context makes {what}"
         if len(names) == 1:
             problem = f"context {name} does not make it"
+        if part := _part_with(wrong):
+            raise UsageError(f"--target {wrong}: {problem}: add --reconstruction {part}")
         raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
     plugins = _plugins_of(name, release, reconstruction)
     taken = {option for plugin in plugins for option in plugin.takes_config}
@@ -618,6 +622,16 @@ def find_context(
 
 def _data_types(plugins: Iterable[type[strax.Plugin]]) -> list[str]:
     return [d for plugin in plugins for d in strax.to_str_tuple(plugin.provides)]
+
+
+def _part_with(data_type: str) -> str:
+    """Return the part of the reconstruction that adds a data type; empty without one."""
+    from amstrax.plugins.reconstruction import PARTS, added_by
+
+    for part in PARTS:
+        if any(data_type in strax.to_str_tuple(plugin.provides) for plugin in added_by([part])):
+            return part
+    return ""
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:

@@ -807,3 +807,22 @@ def test_colors_of_types_and_channels_differ_in_brightness():
     assert len(set(style.CHANNEL_COLORS)) == len(style.CHANNEL_COLORS) >= 7
     brightness = [np.dot(to_rgb(color), (0.3, 0.59, 0.11)) for color in style.TYPE_COLORS]
     assert np.diff(sorted(brightness)).min() > 0.04
+
+
+def make_light(rows):
+    """Return light of rows of deposit, event, time [ns], size [PE]; and some of other origins."""
+    light = np.zeros(len(rows) + 2, dtype=LIGHT_DTYPE)
+    for row, (deposit, event, time, size) in zip(light, rows, strict=False):
+        row["deposit"], row["event_number"], row["time"], row["size"] = deposit, event, time, size
+        row["origin"] = Origin.S2
+    light["origin"][-2:] = Origin.S1, Origin.AFTERPULSE
+    return light
+
+
+def test_true_scatters():
+    rows = [(0, 0, 9000, 10), (0, 0, 9600, 20), (1, 0, 12_000, 30), (2, 0, 16_000, 7)]
+    rows += [(3, 1, 12_500, 50), (4, 1, 15_501, 60)]
+    found = validation.true_scatters(make_light(rows))
+    # Means of deposits are 9400 and 12000: one scatter; in event 1, 3001 ns are two
+    assert found.tolist() == [(0, 10_700, 60), (1, 12_500, 50), (1, 15_501, 60), (0, 16_000, 7)]
+    assert not len(validation.true_scatters(make_light([])))

@@ -4,6 +4,7 @@ That the pages can be built, notebooks run, and links lead somewhere, is tested 
 """
 
 import configparser
+import csv
 import importlib.util
 import itertools
 import json
@@ -492,10 +493,14 @@ def load_module(name, needed=("grandalf", "sphinx")):
     return module
 
 
-@pytest.mark.parametrize("name", settings.CONTEXT_DETECTORS)
+@pytest.mark.parametrize("name", [*settings.CONTEXT_DETECTORS, "xams_improved"])
 def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
     page = builder.page(name)
-    st = getattr(contexts, name)(init_rundb=False, storage=[], config={"readout_threads": {}})
+    context = name.removesuffix("_improved")
+    kwargs = {"reconstruction": "improved"} if name.endswith("_improved") else {}
+    st = getattr(contexts, context)(
+        init_rundb=False, storage=[], config={"readout_threads": {}}, **kwargs
+    )
     # Text before the first section, then name and text of each
     _, *parts = re.split(r"^\.\. _[\w-]+:\n\n(\w+)\n-+\n", page, flags=re.M)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
@@ -517,7 +522,7 @@ def test_page_of_a_context_has_all_types_columns_and_options(name, builder):
 def test_every_context_has_a_page(builder, tmp_path):
     pages = builder.write(tmp_path)
     assert [page.stem for page in pages] == [
-        f"data_structure_{name}" for name in settings.CONTEXT_DETECTORS
+        f"data_structure_{name}" for name in (*settings.CONTEXT_DETECTORS, "xams_improved")
     ]
     index = (SOURCE / "index.rst").read_text(encoding="utf-8")
     for page in pages:
@@ -683,3 +688,32 @@ def test_links_that_lead_nowhere_are_found(text, message, check_html, tmp_path, 
 def test_folder_without_pages_is_an_error(check_html, tmp_path):
     with pytest.raises(FileNotFoundError, match="there are no pages"):
         check_html.main([str(tmp_path)])
+
+
+def test_table_of_lab_and_improved(tmp_path):
+    table = load_module("make_reconstruction_table", needed=())
+    table.write(tmp_path, (table.Run("flat", 100, 50),))
+    text = (tmp_path / "reconstruction_table.inc").read_text()
+    rows = list(csv.reader(text[len(table.HEADER) :].splitlines(), skipinitialspace=True))
+    assert {"Position error, outer ring", "S1 area bias"} <= {row[1] for row in rows}
+    assert {len(row) for row in rows} == {5} and {row[0] for row in rows} == {"flat, 100 Hz"}
+    committed = (SOURCE / "reconstruction_table.inc").read_text()
+    runs = {f'"{run.source}, {run.rate:g} Hz"' for run in table.RUNS}
+    assert all(run in committed for run in runs)
+
+
+@pytest.mark.parametrize(
+    "lab, improved, best, verdict",
+    [
+        ((0.9, 0.01), (0.95, 0.01), 1, "better"),
+        ((0.9, 0.01), (0.92, 0.01), 1, "the same"),
+        ((0.95, 0.01), (0.9, 0.01), 1, "worse"),
+        ((-0.1, 0.001), (0.02, 0.001), 0, "better"),
+        ((np.nan, np.nan), (0.02, 0.001), 0, "better"),
+        ((0.0, np.nan), (np.nan, np.nan), 0, "worse"),
+    ],
+)
+def test_verdicts(lab, improved, best, verdict):
+    table = load_module("make_reconstruction_table", needed=())
+    pair = [dict(zip(("value", "error"), each, strict=True)) for each in (lab, improved)]
+    assert table.verdict(*pair, best) == verdict

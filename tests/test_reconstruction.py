@@ -6,16 +6,18 @@ import pickle
 
 import numpy as np
 import pytest
-from make_runs import RUN_ID, context, load, pulses, write_run
+from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts, simulation
 from amstrax.auto_processing import amstraxer, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
+from amstrax.commands import validate
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.plugins import improved_hits, reconstruction
 from amstrax.plugins.peak_processing import Peaks
 from amstrax.processing.rows import sort_by_time
-from amstrax.simulation import matching, simulate
+from amstrax.rundb.leases import Stop
+from amstrax.simulation import SimulatedRun, matching, simulate
 from amstrax.simulation.light import Origin
 
 #: Data types of xams that no part changes
@@ -36,7 +38,9 @@ def test_lineage(release):
     for same in ("lab", ["lab"], None, ()):
         assert hashes(release=release, reconstruction=same) == lab
     improved = hashes(release=release, reconstruction="improved")
-    assert improved.keys() == lab.keys()
+    added = {"event_scatters", "peak_shadow"}
+    assert improved.keys() == lab.keys() | added
+    assert not added & lab.keys()
     changed = {name for name in lab if lab[name] != improved[name]}
     assert not changed & set(UNCHANGED)
     assert changed >= {"hits", "lone_hits", "peaks", "peak_basics", "event_info"}
@@ -128,6 +132,20 @@ def test_parts_combine(monkeypatch):
     assert reconstruction.with_parts([Peaks], ()) == (Peaks,)
 
 
+def fields_of_events(names):
+    """Return the columns of event_info."""
+    st = xams(release="2.2", reconstruction=names)
+    return set(st.get_single_plugin("0", "event_info").dtype.names)
+
+
+def test_parts_keep_each_others_columns():
+    lab = fields_of_events("lab")
+    own = {part: fields_of_events(part) - lab for part in reconstruction.PARTS}
+    assert own["positions"] and own["events"] and not own["hits"]
+    for names in [*itertools.combinations(own, 2), tuple(own)]:
+        assert fields_of_events(names) == lab.union(*(own[name] for name in names)), names
+
+
 def test_tools():
     options = ProcessingOptions(
         targets=("peaks",),
@@ -142,6 +160,10 @@ def test_tools():
     st, _ = amstraxer.make_context(options, RUN_ID)
     expected = xams(reconstruction="hits", config={"hit_left_margin": 20})
     assert st.key_for("0", "peaks").lineage == expected.key_for("0", "peaks").lineage
+    with pytest.raises(UsageError, match="event_scatters: context xams .*--reconstruction events"):
+        amstraxer.make_context(
+            ProcessingOptions(("event_scatters",), context="xams", reconstruction=("hits",)), RUN_ID
+        )
     template = submitting.make_job_template(options, "jobs", "logs")
     assert "--reconstruction=hits" in template.options
     by_keyword = ProcessingOptions(
@@ -478,8 +500,185 @@ def test_improved_data_types_of_both_releases(tmp_path, release, height):
     assert len(peaks) == (height > 0)
     assert np.isfinite(peaks["x_mle"]).all()
     names = ("x_error", "alt_s2_r_error", "s2_x_mle", "alt_s2_mle_deviance")
+    names += ("alt_s2_z", "cs1_error", "alt_cs2_statistical_error")
     assert set(names) <= set(events.dtype.names)
     assert np.isnan([events[name] for name in names]).all()
+    assert not len(load(st, "event_scatters"))
+    shadows = load(st, "peak_shadow")
+    assert shadows["shadow_delay"].tolist() == [-1] * len(peaks)
+    assert not shadows["shadow"].any() and np.isnan(shadows["shadow_distance"]).all()
+
+
+# ---- Part: events ----
+
+#: S1, two S2s of the same event, and an S2 too late for it [ns after the S1]
+TIMES = (0, 10_000, 25_000, 48_000)
+EVENTS = {"elife": 100_000, "scatter_drift_time_margin": 0, "elife_relative_error": 0.1}
+
+
+@pytest.fixture(scope="module")
+def few_scatters(tmp_path_factory):
+    """Folder of a run of two events of four peaks, the second S2 the largest."""
+    folder = tmp_path_factory.mktemp("scatters")
+    parts = []
+    for start in (1_000_000, 3_000_000_000):
+        for delay, height, width in zip(
+            TIMES, (300, 800, 1500, 700), (20, 380, 380, 380), strict=True
+        ):
+            n = 1 if width < 70 else 4
+            parts.append(pulses(start + delay, range(5), n, height=height, width=width))
+    write_run(folder, np.concatenate(parts))
+    return folder
+
+
+def events_of(folder, online_config, *names, reconstruction="events", **config):
+    """Return data types of the run of `few_scatters`."""
+    st = contexts.xams(
+        output_folder=folder / "out",
+        init_rundb=False,
+        config={"live_data_dir": str(folder), **online_config, **config},
+        reconstruction=reconstruction,
+    )
+    st = contexts.context_for_daq_reader(st, RUN_ID, run_doc=rundoc(), check_exists=False)
+    return [load(st, name) for name in names]
+
+
+def test_scatters_of_events(few_scatters, online_config):
+    events, scatters, peaks = events_of(
+        few_scatters, online_config, "event_info", "event_scatters", "peak_positions", **EVENTS
+    )
+    assert events["n_scatters"].tolist() == [2, 2]
+    assert events["pile_up"].tolist() == [2 | 4, 2 | 4]
+    assert scatters["event_number"].tolist() == [0, 0, 1, 1]
+    assert scatters["scatter"].tolist() == [0, 1, 0, 1]
+    assert scatters["is_main"].tolist() == [False, True] * 2
+    np.testing.assert_array_equal(scatters["time"], peaks["time"][[1, 2, 5, 6]])
+    np.testing.assert_array_equal(scatters["x"], peaks["x"][[1, 2, 5, 6]])
+    main, alt = scatters[1::2], scatters[::2]
+    for name in ("drift_time", "z", "cs2", "cs2_error", "cs2_statistical_error"):
+        np.testing.assert_allclose(main[name], events[name], rtol=1e-6)
+    for name in ("z", "x", "r"):
+        np.testing.assert_array_equal(alt[name], events[f"alt_s2_{name}"])
+    np.testing.assert_allclose(alt["cs2"], events["alt_cs2"], rtol=1e-6)
+    np.testing.assert_array_equal(alt["drift_time"], events["alt_s2_interaction_drift_time"])
+    np.testing.assert_allclose(
+        alt["cs2"], alt["area"] * np.exp(alt["drift_time"] / EVENTS["elife"]), rtol=1e-6
+    )
+    assert (np.diff(scatters["z"]) < 0)[[0, 2]].all()
+
+
+def test_lab_corrects_alternative_s2s_with_the_main_one(few_scatters, online_config):
+    """All other numbers are the lab's."""
+    (lab,), (own,) = (
+        events_of(few_scatters, online_config, "event_info", reconstruction=name, elife=100_000)
+        for name in ("lab", "events")
+    )
+    differing = [name for name in lab.dtype.names if not (lab[name] == own[name]).all()]
+    differing = [name for name in differing if not np.isnan(lab[name]).all()]
+    assert differing == ["alt_cs2"]
+    np.testing.assert_allclose(
+        own["alt_cs2"] / lab["alt_cs2"],
+        np.exp((own["alt_s2_interaction_drift_time"] - own["drift_time"]) / 100_000),
+        rtol=1e-6,
+    )
+
+
+def test_errors_of_corrected_areas(few_scatters, online_config):
+    none = dict(elife_relative_error=0, drift_time_error=0, s1_map_error=0, s2_map_error=0)
+    (event, _) = events_of(few_scatters, online_config, "event_info", elife=1e9, **none)[0]
+    for sx, fano in (("s1", 1.5), ("s2", 2.25)):
+        expected = event[f"c{sx}"] * np.sqrt(fano / event[f"{sx}_area"])
+        assert event[f"c{sx}_statistical_error"] == pytest.approx(expected, rel=1e-3)
+        assert event[f"c{sx}_error"] == event[f"c{sx}_statistical_error"]
+    for name, area, value, expected in (
+        ("s1_map_error", "cs1", 10.0, 10.0),
+        ("s2_map_error", "cs2", 10.0, 10.0),
+        ("drift_time_error", "cs2", 1e10, 10.0),
+        ("elife_relative_error", "alt_cs2", 1e6, None),
+    ):
+        (one, _) = events_of(
+            few_scatters, online_config, "event_info", elife=1e9, **none | {name: value}
+        )[0]
+        if expected is None:
+            expected = value * one["alt_s2_interaction_drift_time"] / 1e9
+        assert one[f"{area}_error"] / one[area] == pytest.approx(expected, rel=0.01)
+    # Slope of the correction by depth: 7.69 / 700 per mm near the gate, 1.38 mm/us
+    (one, _) = events_of(few_scatters, online_config, "event_info", **none | EVENTS_Z)[0]
+    error = np.sqrt(one["cs1_error"] ** 2 - one["cs1_statistical_error"] ** 2) / one["cs1"]
+    slope = 7.69 / (700 - 7.69 * one["z"]) * 50.5 / 36.5
+    assert error == pytest.approx(slope, rel=0.01)
+
+
+EVENTS_Z = {"drift_time_error": 1000.0, "elife_relative_error": 0.0}
+
+
+def test_shadow_of_peaks(few_scatters, online_config):
+    peaks, basics, shadows = events_of(
+        few_scatters, online_config, "peak_positions", "peak_basics", "peak_shadow"
+    )
+    delay = np.diff(basics["center_time"])
+    area = basics["area"]
+    assert (area[[1, 2, 3]] > 1000).all()
+    # The second event is 3 s later, beyond the window
+    assert shadows["shadow_area"].tolist() == [0, 0, area[1], area[2], 0, 0, area[5], area[6]]
+    np.testing.assert_array_equal(shadows["shadow_delay"][[2, 3]], delay[[1, 2]])
+    np.testing.assert_allclose(shadows["shadow"][2], area[1] / delay[1], rtol=1e-6)
+    distance = np.hypot(peaks["x"][3] - peaks["x"][2], peaks["y"][3] - peaks["y"][2])
+    assert shadows["shadow_distance"][3] == pytest.approx(distance)
+    (wide,) = events_of(few_scatters, online_config, "peak_shadow", shadow_window=4_000_000_000)
+    assert (wide["shadow_area"][4:] > 0).all() and wide["shadow_delay"][4] > 2_900_000_000
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shadow_over_the_border_of_chunks(tmp_path, online_config, workers):
+    starts = [4_900_000_000, 5_700_000_000, 6_900_000_000]
+    write_run(tmp_path, pulses(starts, range(5), 4, height=1500, width=380), n_chunks=2)
+    st = context(tmp_path, reconstruction="events", **online_config)
+    st.make(RUN_ID, "peak_shadow", max_workers=workers, progress_bar=False)
+    shadows = st.get_array(RUN_ID, "peak_shadow", progress_bar=False)
+    assert shadows["shadow_delay"].tolist() == [-1, 800_000_000, -1]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"scatter_min_fraction": -0.1},
+        {"s2_area_fano": "1"},
+        {"shadow_window": float("nan")},
+        {"pile_up_s1_min_area": None},
+    ],
+)
+def test_invalid_options_of_events(few_scatters, online_config, config):
+    (name,) = config
+    with pytest.raises(ValueError, match=f"{name}=.*give 0 or more"):
+        events_of(few_scatters, online_config, "event_scatters", "peak_shadow", **config)
+
+
+def test_scatters_on_truth(tmp_path):
+    """Photons of Cs-137 scatter several times: the lab's alternative S2 is often none of these."""
+    simulate(RUN_ID, tmp_path, source="cs137", rate=60, duration=1.5)
+    run = SimulatedRun.at(tmp_path / RUN_ID)
+    numbers = {}
+    for name in ((), ("events",)):
+        options = validate.ValidationOptions(tmp_path, reconstruction=name)
+        report, _ = validate.assess(run, tmp_path / "out", {}, options, Stop())
+        numbers[name] = {key: entry["value"] for key, entry in report["numbers"].items()}
+    lab, own = numbers.values()
+    assert own["scatters_efficiency"] > 0.95 and own["scatters_complete"] > 0.9
+    assert own["scatters_purity"] > 0.9
+    assert own["scatters_single_kept"] > 0.9 > lab["scatters_single_kept"]
+    assert own["scatters_multiple_kept"] < 0.05
+
+
+def test_errors_on_truth(tmp_path):
+    """In light that the corrections describe, errors of corrected areas are statistical."""
+    kwargs = dict(optics="inverse_of_reconstruction", energy_range=(10, 60), yields="simple")
+    simulate(RUN_ID, tmp_path, source="flat", rate=80, duration=3, **kwargs)
+    run = SimulatedRun.at(tmp_path / RUN_ID)
+    options = validate.ValidationOptions(tmp_path, reconstruction=("events",))
+    report, _ = validate.assess(run, tmp_path / "out", {}, options, Stop())
+    for name in ("cs1_statistical_pull", "cs2_statistical_pull"):
+        assert 0.8 < report["numbers"][name]["value"] < 1.2, name
 
 
 # ---- Parts: peaks and classification ----

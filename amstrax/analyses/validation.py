@@ -37,6 +37,8 @@ PILE_UP = (
 N_RINGS, N_LAYERS = 4, 5
 #: Least events in a bin of the uniformity
 _LEAST_IN_BIN = 10
+#: S2s of an event whose mean times are closer than this are one scatter: they last so long [ns]
+RESOLVED = 3000.0
 #: Fraction of a peak's light, or of a signal, that belongs together in a good peak
 _GOOD_SHARE = 0.9
 #: Delays between the two S1s of Kr-83m [ns]
@@ -84,6 +86,7 @@ class Parts(NamedTuple):
     sipm: OfSensor | None = None
     external: OfSensor | None = None
     coincidences: np.ndarray | None = None  #: row by row of the events: as of event_coincidences
+    scatters: np.ndarray | None = None  #: as of event_scatters
 
 
 class Matched(NamedTuple):
@@ -228,12 +231,15 @@ def validation_report(
         rows += _position_numbers(matched)
         rows += _ring_numbers(rings)
         rows += _energy_numbers(matched, uniformity)
+        rows += _pull_numbers(matched)
         rows += _lifetime_numbers(matched, conditions)
     by_size = {kind: _by_size_of(matched, kind) for kind in KINDS}
     kr_delays: dict[str, list] = {}
     if parts is not None:
         rows += _composition_numbers(matched, parts, conditions)
-        rows += _scatter_numbers(matched)
+        rows += _apart_numbers(matched)
+        if conditions.has_events:
+            rows += _scatter_numbers(matched, parts)
         kr_delays, numbers_of_kr = _double_s1s(matched, parts)
         rows += numbers_of_kr
         for prefix, of_sensor, sensor in (
@@ -567,6 +573,18 @@ def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     poisson = Number(_poisson_merging(matched, conditions), 0.0)
     text = "the same, predicted from the event window and the rate, if every S2 makes an event"
     yield "events_merged_poisson", poisson, "1", text
+    if "pile_up" not in (matched.events.dtype.names or ()):
+        return
+    flagged = matched.events["pile_up"] > 0
+    n_true = np.bincount(
+        match_["event"][match_["event"] != matching.NO_MATCH], minlength=len(flagged)
+    )
+    for name, own, text in (
+        ("found", n_true > 1, "of several true events"),
+        ("false", n_true == 1, "of one true event"),
+    ):
+        fraction = statistics.fraction(int((flagged & own).sum()), int(own.sum()))
+        yield f"event_pile_up_{name}", fraction, "1", f"reconstructed events {text} with pile_up"
 
 
 def _stray_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
@@ -752,7 +770,7 @@ def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Ro
         yield f"{name}_resolution", relative, "1", what
 
 
-def _scatter_numbers(matched: Matched) -> Iterator[Row]:
+def _apart_numbers(matched: Matched) -> Iterator[Row]:
     """Yield name, number, unit and text for events with several S2s."""
     large = matched.truth["s2_pe"] > THRESHOLDS["s2"]
     apart = large & matched.apart
@@ -763,6 +781,103 @@ def _scatter_numbers(matched: Matched) -> Iterator[Row]:
         int((apart & (matched.of_peaks["s2_n_peaks"] > 1)).sum()), int(apart.sum())
     )
     yield "scatters_resolved", resolved, "1", f"events with {name} that have several peaks there"
+
+
+def _pull_numbers(matched: Matched) -> Iterator[Row]:
+    """Yield name, number, unit and text for deviations of corrected areas over their errors."""
+    rows, per_quantum = _per_quantum(matched)
+    truth, events = matched.truth[rows], matched.event_of(rows)
+    for name, quanta in (("cs1", "photons"), ("cs2", "electrons")):
+        ratio = per_quantum[name]
+        expected = statistics.median(ratio[np.isfinite(ratio)]).value * truth[quanta]
+        for error, text in (("error", "error"), ("statistical_error", "error by statistics")):
+            if f"{name}_{error}" not in (events.dtype.names or ()):
+                continue
+            pull = (events[name] - expected) / events[f"{name}_{error}"]
+            width = statistics.spread(pull[np.isfinite(pull)])
+            what = f"({name} - median per quantum x true quanta) / {text}: spread"
+            yield f"{name}_{error.replace('error', 'pull')}", width, "1", what
+
+
+def true_scatters(light: np.ndarray) -> np.ndarray:
+    """Return the scatters of true events that S2s can resolve: event_number, time [ns], size [PE].
+
+    Deposits of an event are one scatter if the mean times of their S2s are closer than `RESOLVED`
+    to the next. Sorted by time. `light` is as of truth_light.
+    """
+    own = (light["origin"] == Origin.S2) & (light["sensor"] == Sensor.TPC)
+    light = light[own & (light["deposit"] >= 0) & (light["event_number"] >= 0)]
+    _, first, deposit = np.unique(light["deposit"], return_index=True, return_inverse=True)
+    start, size = light["time"][first], np.bincount(deposit, light["size"])
+    later = np.bincount(deposit, light["size"] * (light["time"] - start[deposit]))
+    time, event = start + later / size if len(first) else start, light["event_number"][first]
+    order = np.lexsort((time, event))
+    time, event, size = time[order], event[order], size[order]
+    is_new = np.append(True, (np.diff(event) != 0) | (np.diff(time) > RESOLVED))[: len(order)]
+    group = np.cumsum(is_new) - 1
+    result = np.zeros(
+        int(is_new.sum()), dtype=[("event_number", "i8"), ("time", "i8"), ("size", "f8")]
+    )
+    result["event_number"], result["size"] = event[is_new], np.bincount(group, size)
+    shift = np.bincount(group, size * (time - time[is_new][group]))
+    result["time"] = time[is_new] + shift / result["size"]
+    return result[np.argsort(result["time"], kind="stable")]
+
+
+def _scatter_numbers(matched: Matched, parts: Parts) -> Iterator[Row]:
+    """Yield name, number, unit and text for scatters, and the selection of single ones."""
+    true = true_scatters(parts.light)
+    of = np.searchsorted(matched.truth["event_number"], true["event_number"])
+    purity = NOTHING
+    if parts.scatters is not None:
+        n_pure = int(_found_scatters(matched, true, of, parts.scatters).sum())
+        purity = statistics.fraction(n_pure, len(parts.scatters))
+    large = (true["size"] > THRESHOLDS["s2"]) & (matched.truth["s1_pe"][of] > THRESHOLDS["s1"])
+    true, of = true[large], of[large]
+    n_true = np.bincount(of, minlength=len(matched.truth))
+    name = f"scatters of more than {THRESHOLDS['s2']} PE"
+    if parts.scatters is not None:
+        found = _found_scatters(matched, true, of, parts.scatters)
+        n_found = np.bincount(of[found], minlength=len(n_true))
+        fraction = statistics.fraction(int(found.sum()), len(true))
+        yield "scatters_efficiency", fraction, "1", f"true {name} in event_scatters"
+        yield "scatters_purity", purity, "1", "rows of event_scatters that are a true scatter"
+        several = n_true > 1
+        fraction = statistics.fraction(int((n_found == n_true)[several].sum()), int(several.sum()))
+        text = f"true events of several {name} with all of them in event_scatters"
+        yield "scatters_complete", fraction, "1", text
+    rows = np.flatnonzero(matched.clean)
+    events = matched.event_of(rows)
+    if "n_scatters" in (events.dtype.names or ()):
+        selected, text = events["n_scatters"] == 1, "one scatter"
+    else:
+        selected, text = ~(events["alt_s2_area"] > 0), "no alternative S2"
+    for suffix, own, what in (
+        ("single_kept", n_true[rows] == 1, "one scatter"),
+        ("multiple_kept", n_true[rows] > 1, "several scatters"),
+    ):
+        fraction = statistics.fraction(int((selected & own).sum()), int(own.sum()))
+        yield f"scatters_{suffix}", fraction, "1", f"true events of {what} found with {text}"
+
+
+def _found_scatters(
+    matched: Matched, true: np.ndarray, of: np.ndarray, scatters: np.ndarray
+) -> np.ndarray:
+    """Return whether true scatters, of these rows of truth, are the largest in a row of theirs."""
+    row = np.searchsorted(scatters["time"], true["time"], side="right") - 1
+    event = matched.of_events["event"][of]
+    own = (row >= 0) & (event != matching.NO_MATCH) & matched.of_events["s1_is_main"][of]
+    inside = np.flatnonzero(own)
+    found = scatters[row[inside]]
+    inside = inside[
+        (true["time"][inside] < found["endtime"])
+        & (matched.events["event_number"][event[inside]] == found["event_number"])
+    ]
+    order = inside[np.lexsort((true["size"][inside], row[inside]))]
+    is_largest = np.append(np.diff(row[order]) != 0, True)[: len(order)]
+    result = np.zeros(len(true), dtype=bool)
+    result[order[is_largest]] = True
+    return result
 
 
 def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions) -> Iterator[Row]:

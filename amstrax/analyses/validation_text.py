@@ -19,6 +19,7 @@ _SECTIONS = (
     ("Events", ("event",)),
     ("Drift time and position", ("drift_time_", "z_", "x_", "y_", "ring_")),
     ("Corrected areas and energy", ("cs1_", "cs2_", "energy_")),
+    ("Scatters", ("scatters_",)),
     ("Electron lifetime", ("elife",)),
     ("What peaks are made of", ("peaks_", "stray_")),
     ("Several scatters", ("scatters",)),
@@ -262,6 +263,14 @@ def _by_section(report: Report) -> Iterator[tuple[str, list[str]]]:
         names = [name for name in report["numbers"] if name.startswith(prefixes)]
         if names:
             yield section, names
+
+
+def format_number(entry: dict[str, Any]) -> str:
+    """Return a number of a report with its error and unit; fractions in per cent."""
+    value, error, unit = _scaled(entry)
+    if math.isnan(value):
+        return "-"
+    return f"{_rounded(value, error)} +- {_rounded(error, error)} {unit}"
 
 
 def _with_error(entry: dict[str, Any]) -> str:

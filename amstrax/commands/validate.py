@@ -82,6 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="options for the plugins, in addition to those of the simulated detector",
     )
+    base.add_reconstruction(parser)
     add(
         "--options",
         type=_option_set,
@@ -92,7 +93,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "more than once; files get the name of the set. The option reconstruction is that of the "
         "set",
     )
-    base.add_reconstruction(parser)
     add(
         "--pile_up",
         type=base.positive_number,
@@ -436,23 +436,24 @@ class _Processed:
         reconstruction = _reconstruction(options, more_options)
         of_plugins = {k: v for k, v in more_options.items() if k != "reconstruction"}
         all_options = run.options() | of_plugins
+        self._st = getattr(contexts, self.context)(
+            output_folder=folder,
+            config=to_dict_tuple(all_options),
+            simulation_truth=run.run_dir if self.has_parts else None,
+            init_rundb=False,
+            **({"reconstruction": reconstruction} if reconstruction else {}),
+        )
+        self.has_scatters = "event_scatters" in self._st._plugin_class_registry
         process(
             run,
             folder,
             self.context,
-            targets,
+            ["event_scatters", *targets] if self.has_scatters else targets,
             all_options,
             stop,
             options.workers,
             options.progress,
             reconstruction=reconstruction,
-        )
-        self._st = getattr(contexts, self.context)(
-            output_folder=folder,
-            init_rundb=False,
-            config=to_dict_tuple(all_options),
-            simulation_truth=run.run_dir if self.has_parts else None,
-            **({"reconstruction": reconstruction} if reconstruction else {}),
         )
         self._st.set_run_document(run.run_id, run.document())
 
@@ -497,6 +498,8 @@ class _Processed:
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
         matched = validation.match(truth, peaks, events, parts.light)
+        if self.has_scatters:
+            parts = parts._replace(scatters=self.load("event_scatters"))
         if is_xams and self.has_sipm:
             parts = parts._replace(sipm=self._of_sensor("sipm"))
         if is_xams and self.has_nai:

@@ -334,8 +334,9 @@ class CorrectedAreasBase(CorrectedPlugin):
     def compute(self, events):
         result = rows_for(events, self.dtype)
         s1_factor = self.s1_factor(events)
-        s2_factor = kernels.s2_lifetime_correction(events["drift_time"], self.elife)
         for prefix in ("", "alt_"):
+            drift_time = self.s2_drift_time(events, prefix)
+            s2_factor = kernels.s2_lifetime_correction(drift_time, self.elife)
             result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
             result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
         return result
@@ -343,6 +344,10 @@ class CorrectedAreasBase(CorrectedPlugin):
     def s1_factor(self, events: np.ndarray) -> np.ndarray:
         """Return the correction factor for S1s from the depth of each event."""
         return kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
+
+    def s2_drift_time(self, events: np.ndarray, prefix: str) -> np.ndarray:
+        """Return the drift time [ns] with which ``{prefix}s2_area`` is corrected."""
+        return events["drift_time"]
 
 
 class CorrectedAreas(CorrectedAreasBase):

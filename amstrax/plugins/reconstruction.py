@@ -16,6 +16,7 @@ from immutabledict import immutabledict
 from amstrax.exceptions import InvalidOption, did_you_mean
 from amstrax.plugins import (
     improved_classification,
+    improved_events,
     improved_hits,
     improved_peaks,
     improved_positions,
@@ -32,6 +33,8 @@ class Part(NamedTuple):
     version: int  #: Increased when numbers change
     #: Name of a plugin class -> class that comes before it in the order of inheritance
     variants: Mapping[str, type]
+    #: Plugins of data types that only this part has
+    added: tuple[type[strax.Plugin], ...] = ()
 
 
 #: Parts in the order in which they replace plugins; `IMPROVED` is all of them
@@ -72,6 +75,15 @@ PARTS: Mapping[str, Part] = immutabledict(
             PeakBasics=improved_pulse_shape.PulseShapePeakBasics,
             EventBasics=improved_pulse_shape.PulseShapeEventBasics,
         ),
+    ),
+    events=Part(
+        1,
+        immutabledict(
+            EventBasics=improved_events.EventBasicsWithScatters,
+            EventPositions=improved_events.EventPositionsOfBoth,
+            CorrectedAreas=improved_events.CorrectedAreasWithErrors,
+        ),
+        (improved_events.EventScatters, improved_events.PeakShadow),
     ),
 )
 
@@ -115,6 +127,11 @@ def with_parts(
         own = tuple(part for part in parts if plugin.__name__ in PARTS[part].variants)
         result.append(_variant(plugin, own) if own else plugin)  # type: ignore[arg-type]
     return tuple(result)
+
+
+def added_by(parts: Sequence[str]) -> tuple[type[strax.Plugin], ...]:
+    """Return the plugins of data types that only `parts` (of `parts_of`) have."""
+    return tuple(plugin for part in parts for plugin in PARTS[part].added)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import numpy as np
 import strax
 
 from amstrax import contexts, settings
+from amstrax.plugins import reconstruction
 from amstrax.plugins.peak_processing import EMPTY_COLUMNS
 
 #: Context -> (title of its page, what to say first)
@@ -38,6 +39,14 @@ INTRODUCTIONS = {
         "data of one of the two digitizers; the ``radon_*`` types are made of whichever it is.",
     ),
 }
+
+#: The same context with the improved reconstruction, whose page has its own name
+IMPROVED = "xams_improved"
+INTRODUCTIONS[IMPROVED] = (
+    "Data types of the improved reconstruction",
+    'The context ``amstrax.contexts.xams(reconstruction="improved")``, with the columns, options '
+    "and data types that parts of the reconstruction add (:doc:`reconstruction`).",
+)
 
 LEGEND = """
 Tables of one *data kind* have a row for the same things, in the same order: ask for several of
@@ -76,7 +85,7 @@ class DataType(NamedTuple):
 def write(folder: Path) -> list[Path]:
     """Write ``data_structure_CONTEXT.rst`` for every context into `folder`."""
     paths = []
-    for name in settings.CONTEXT_DETECTORS:
+    for name in (*settings.CONTEXT_DETECTORS, IMPROVED):
         path = folder / f"data_structure_{name}.rst"
         path.write_text(page(name), encoding="utf-8")
         paths.append(path)
@@ -84,12 +93,15 @@ def write(folder: Path) -> list[Path]:
 
 
 def page(context: str) -> str:
-    """Return the page of the context called `context`."""
+    """Return the page of the context called `context`, or of `IMPROVED`."""
+    name, kwargs = context, {}
+    if context == IMPROVED:
+        name, kwargs = "xams", {"reconstruction": "improved"}
     with tempfile.TemporaryDirectory() as folder:
         live_data = Path(folder) / _RUN_ID
         live_data.mkdir()
         config = dict(zip(_OF_THE_RUN, (str(live_data), {}), strict=True))
-        st = getattr(contexts, context)(init_rundb=False, storage=[], config=config)
+        st = getattr(contexts, name)(init_rundb=False, storage=[], config=config, **kwargs)
         types = [
             DataType(
                 name, st.get_single_plugin(_RUN_ID, name), st.key_for(_RUN_ID, name).lineage_hash
@@ -259,6 +271,8 @@ def _summary(data_type: DataType) -> str:
 
 def _plugin(data_type: DataType) -> str:
     cls = type(data_type.plugin)
+    if cls.__module__ == reconstruction.__name__:
+        cls = cls.__mro__[1]  # Classes of combined parts are in no module
     return f":py:class:`~{cls.__module__}.{cls.__qualname__}`"
 
 
