@@ -82,7 +82,7 @@ def _shapes(data, length, dt, window, one, two):
             highest = max(highest, samples[j])
         if not total > 0:
             continue
-        w = max(np.int64(np.round(window / dt[i])), 1)
+        w = max(np.int64(np.round(window / dt[i])), np.int64(1))
         # Samples longer than the window hold less of the light in it
         part = min(1.0, window / dt[i])
         if 4 * w * highest < total:

@@ -249,9 +249,9 @@ def _s1_pairs(data, length, dt, area, window, split_window, significance, min_fr
             good = good and whole >= min_fraction * sums[n] and best >= 0.7 * whole
         if good:
             index.append(i)
-            part_end.append(split)
+            part_end.append(int(split))
             index.append(i)
-            part_end.append(n)
+            part_end.append(int(n))
     return np.array(index, dtype=np.int64), np.array(part_end, dtype=np.int64)
 
 
