@@ -38,6 +38,7 @@ from amstrax.plugins.event_processing import (
     Events,
     EventWaveform,
 )
+from amstrax.plugins.kr83m import EventKr83m
 from amstrax.plugins.peak_processing import (
     Hits,
     LoneHits,
@@ -103,6 +104,7 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventInfo,
     EventWaveform,
     EventAreaPerChannel,
+    EventKr83m,
     PulseProcessingEXT,
     PeaksEXT,
     PeakBasicsEXT,
