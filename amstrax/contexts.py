@@ -27,6 +27,7 @@ from amstrax.exceptions import (
     UsageError,
     did_you_mean,
 )
+from amstrax.plugins import cuts
 from amstrax.plugins.daqreader import DAQReader, LiveDataReader
 from amstrax.plugins.event_processing import (
     CorrectedAreas,
@@ -105,6 +106,8 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventWaveform,
     EventAreaPerChannel,
     EventKr83m,
+    *cuts.EventCuts.cuts,
+    cuts.EventCuts,
     PulseProcessingEXT,
     PeaksEXT,
     PeakBasicsEXT,

@@ -5,6 +5,7 @@ distribution for the PMTs and the digitizer. Two such pulses are fitted to the s
 S1 of an event, whether that is one peak or several.
 """
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,15 @@ _ONSET = 0.03
 _FLOOR = 0.02
 #: Events that are fitted at once
 _BATCH = 2_000
+
+
+class Quality(IntEnum):
+    """Quality of the two S1s of an event."""
+
+    NONE = 0  #: no second S1 improves the fit
+    DOUBTFUL = 1  #: a second S1 that fails a condition of the options
+    MERGED = 2  #: two S1s in one peak
+    SEPARATE = 3  #: two S1s in different peaks
 
 
 class Pairs(NamedTuple):

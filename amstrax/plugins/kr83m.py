@@ -1,30 +1,20 @@
 """Kr-83m: the two S1s and S2s of a decay in each event."""
 
-from enum import IntEnum
-
 import numpy as np
 from immutabledict import immutabledict
 
 from amstrax.calibration import kr83m
+from amstrax.calibration.kr83m import Quality
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.peak_processing import rows_for
 from amstrax.processing import events as kernels
 from amstrax.processing.peaks import S2
 
-__all__ = ["EventKr83m", "Quality"]
+__all__ = ["EventKr83m"]
 
 #: Waveforms begin so long before the largest S1, where the first S1 may be [samples]
 _LEAD = 20
-
-
-class Quality(IntEnum):
-    """Quality of the two S1s of an event."""
-
-    NONE = 0  #: no second S1 improves the fit
-    DOUBTFUL = 1  #: a second S1 that fails a condition of the options
-    MERGED = 2  #: two S1s in one peak
-    SEPARATE = 3  #: two S1s in different peaks
 
 
 def _dtype() -> list:
