@@ -35,7 +35,6 @@ class Histogram(NamedTuple):
 
     edges: np.ndarray  #: shape (k + 1,)
     counts: np.ndarray  #: shape (k,)
-    live: np.ndarray  #: shape (k,), live time [s]
 
 
 class Histogram2d(NamedTuple):

@@ -111,7 +111,8 @@ def fit_pairs(
     """Return the two pulses, with the least sum of squares, of each waveform.
 
     The first pulse is near the onset of the waveform, the second at any later time. Areas are those
-    of the linear least-squares fit at the best positions, in steps of 5 ns.
+    of the linear least-squares fit at the best positions, in steps of 5 ns; times are interpolated
+    between these.
 
     Parameters
     ----------
@@ -152,8 +153,10 @@ def _fit(waveforms: np.ndarray, decay_time: float, spread: float, min_delay: flo
     best = np.full(n, -np.inf)
     best_single = np.full(n, -np.inf)
     first, second, single = np.zeros((3, n), dtype=np.int64)
-    a, b = np.zeros((2, n))
-    for shift in range(_AROUND_ONSET[0] * _STEPS, _AROUND_ONSET[1] * _STEPS + 1):
+    a, b, of_second = np.zeros((3, n))
+    shifts = np.arange(_AROUND_ONSET[0] * _STEPS, _AROUND_ONSET[1] * _STEPS + 1)
+    by_shift = np.full((n, len(shifts)), -np.inf)
+    for column, shift in enumerate(shifts):
         i = np.clip(onset + shift, 0, m * _STEPS - 1)
         own = overlap[rows, i]
         better = own**2 / norm[i] > best_single
@@ -167,19 +170,37 @@ def _fit(waveforms: np.ndarray, decay_time: float, spread: float, min_delay: flo
         decrease = area * own[:, np.newaxis] + later * overlap
         decrease[~allowed | (area <= 0) | (later <= 0)] = -np.inf
         j = np.argmax(decrease, axis=1)
-        gained = decrease[rows, j]
+        gained = by_shift[:, column] = decrease[rows, j]
         better = gained > best
         best[better] = gained[better]
         first[better], second[better] = i[better], j[better]
         a[better], b[better] = area[rows, j][better], later[rows, j][better]
+        of_second[better] = _vertex(decrease, j)[better]
     found = np.isfinite(best)
     two = a[:, np.newaxis] * shapes[first] + b[:, np.newaxis] * shapes[second] + _FLOOR
     total = (a + b)[:, np.newaxis]
     one = total * shapes[single] + _FLOOR
     gain = np.where(found, (np.maximum(waveforms, 0) * np.log(two / one)).sum(axis=1), np.nan)
     step = SAMPLE / _STEPS
-    columns = (first * step, (second - first) * step, a, b)
+    start = (first + _vertex(by_shift, np.argmax(by_shift, axis=1))) * step
+    columns = (start, (second + of_second) * step - start, a, b)
     return Pairs(*(np.where(found, column, np.nan) for column in columns), gain)
+
+
+def _vertex(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the vertex of the parabola through the values around each maximum, relative to it.
+
+    `values` has shape (n, m), `index` (n,); the result is 0 at the edges. Without this, delays
+    would be multiples of a step, and a limit of a fit would not be where it is said to be.
+    """
+    inner = np.clip(index, 1, values.shape[1] - 2)
+    rows = np.arange(len(values))
+    left, middle, right = (values[rows, inner + shift] for shift in (-1, 0, 1))
+    with np.errstate(invalid="ignore"):
+        curvature = left - 2 * middle + right
+        is_peak = (inner == index) & np.isfinite(curvature) & (curvature < 0)
+        vertex = np.divide(left - right, 2 * curvature, out=np.zeros(len(values)), where=is_peak)
+    return np.clip(vertex, -0.5, 0.5)
 
 
 def half_life(delays: np.ndarray, shortest: float, longest: float) -> Result:
