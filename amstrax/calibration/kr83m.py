@@ -183,8 +183,8 @@ def _fit(waveforms: np.ndarray, decay_time: float, spread: float, min_delay: flo
     gain = np.where(found, (np.maximum(waveforms, 0) * np.log(two / one)).sum(axis=1), np.nan)
     step = SAMPLE / _STEPS
     start = (first + _vertex(by_shift, np.argmax(by_shift, axis=1))) * step
-    columns = (start, (second + of_second) * step - start, a, b)
-    return Pairs(*(np.where(found, column, np.nan) for column in columns), gain)
+    columns = (start, (second + of_second) * step - start, a, b, gain)
+    return Pairs(*(np.where(found, column, np.nan) for column in columns))
 
 
 def _vertex(values: np.ndarray, index: np.ndarray) -> np.ndarray:
