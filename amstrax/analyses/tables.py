@@ -12,11 +12,10 @@ from amstrax.analyses import quantities
 from amstrax.analyses.loading import end_of_run, types_with_dead_time
 from amstrax.calibration import livetime as algorithms
 from amstrax.calibration.livetime import LIVETIME_DTYPE, MISSING, SILENT
-from amstrax.exceptions import InvalidOption, InvalidRunDocument
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
 from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.simulation.matching import match_truth
 from amstrax.simulation.writer import TRUTH_DTYPE
-from amstrax.strax_ext.checks import check_data_types
 
 log = logging.getLogger(__name__)
 
@@ -148,11 +147,15 @@ def cut_flow(
         (strax's) without data, nor data to make it from.
     """
     registry = context._plugin_class_registry
-    check_data_types(("event_cuts", *(("truth_events",) if truth else ())), registry)
+    if "event_cuts" not in registry or (truth and "truth_events" not in registry):
+        missing = "truth_events: give it simulation_truth" if truth else "event_cuts"
+        raise NoSuchDataType(f"this context does not make {missing}")
     usual = [cut.cut_name for cut in registry["event_cuts"].cuts]
     names = list(usual if cuts is None else strax.to_str_tuple(cuts))
     own = tuple(name for name in names if name not in usual)
-    check_data_types(own, registry)
+    for name in own:
+        if name not in registry:
+            raise NoSuchDataType(f"no cut {name!r}{did_you_mean(name, [*usual, *registry])}")
     chosen, columns = [], {name: [] for name in names}
     for run in strax.to_str_tuple(run_id):
         targets = ("event_basics", "event_cuts", *own)
