@@ -36,6 +36,9 @@ _NAMES = {
     "plugins.event_processing": "CorrectedAreas EventAreaPerChannel EventBasics EventCoincidences "
     "EventInfo EventPositions EventWaveform Events",
     "plugins.improved_events": "EventScatters PeakShadow",
+    "plugins.kr83m": "EventKr83m",
+    "plugins.cuts": "CutFiducialVolume CutS1Area CutS2Area CutS2Width CutSaturation "
+    "CutSingleScatter EventCuts",
     "plugins.led_calibration": "LEDCalibration RecordsLED",
     "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
     "plugins.pax_interface": "RecordsFromPax pax_to_records",

@@ -28,6 +28,7 @@ from amstrax.exceptions import (
     UsageError,
     did_you_mean,
 )
+from amstrax.plugins import cuts
 from amstrax.plugins.daqreader import DAQReader, LiveDataReader
 from amstrax.plugins.event_processing import (
     CorrectedAreas,
@@ -39,6 +40,7 @@ from amstrax.plugins.event_processing import (
     Events,
     EventWaveform,
 )
+from amstrax.plugins.kr83m import EventKr83m
 from amstrax.plugins.peak_processing import (
     Hits,
     LoneHits,
@@ -104,6 +106,9 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventInfo,
     EventWaveform,
     EventAreaPerChannel,
+    EventKr83m,
+    *cuts.EventCuts.cuts,
+    cuts.EventCuts,
     PulseProcessingEXT,
     PeaksEXT,
     PeakBasicsEXT,

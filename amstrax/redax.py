@@ -27,6 +27,10 @@ from amstrax.strict_json import short
 
 THE_END = "THE_END"
 
+#: Channels of the fragments that mark dead time of a digitizer, by versions of redax
+#: (StraxFormatter::GenerateArtificialDeadtime): 790 and 799 for the TPC
+DEAD_TIME_CHANNELS = (790, 799)
+
 _CHUNK_NAME = re.compile(r"(\d{6})(_pre|_post)?")
 _TEMP_NAME = re.compile("_temp", re.IGNORECASE)
 _BLOSC_HEADER_BYTES = 16

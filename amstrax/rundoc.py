@@ -20,6 +20,8 @@ RunDocument = Mapping[str, Any]
 
 #: Key of the missing live data in the metadata of data, and in its entry in a run document
 MISSING_LIVE_DATA = "missing_live_data"
+#: Field of the metadata of data with its dead time, in raw data and what is made from it
+DEAD_TIME = "dead_time"
 
 #: Defaults of redax
 CHUNK_LENGTH_S, CHUNK_OVERLAP_S = 5.0, 0.5

@@ -25,7 +25,8 @@ N_EVENTS = 40
 _TARGETS = {
     "xams": (
         "raw_records", "records", "peaks", "peak_basics", "event_info", "event_waveform",
-        "event_area_per_channel", "records_sipm", "peaks_sipm", "peak_basics_sipm",
+        "event_area_per_channel", "event_kr83m", "records_sipm", "peaks_sipm",
+        "peak_basics_sipm",
     ),
     "xams_little": ("raw_records_v1730", "radon_records", "radon_peaks", "radon_peak_basics"),
     "xams_led": ("raw_records", "records_led", "led_calibration"),

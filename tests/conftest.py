@@ -98,3 +98,39 @@ def online_config(shared) -> dict:
     from amstrax.auto_processing.amstraxer import to_dict_tuple
 
     return to_dict_tuple(json.loads((shared / "parity/run_100001_config.json").read_text()))
+
+
+def _simulated(folder: Path, run_id: str, **settings):
+    """Return a context for a short simulated run, with its truth."""
+    from amstrax import contexts
+    from amstrax.simulation import simulate
+    from amstrax.simulation.run import SimulatedRun
+
+    run_dir = simulate(
+        run_id, folder, without=("afterpulses", "delayed_electrons", "photoionisation"), **settings
+    )
+    st = contexts.xams(folder / "out", init_rundb=False, simulation_truth=run_dir)
+    st.set_config({"live_data_dir": str(folder)})
+    return contexts.context_for_daq_reader(st, run_id, run_doc=SimulatedRun.at(run_dir).document())
+
+
+@pytest.fixture(scope="session")
+def kr83m_run(tmp_path_factory):
+    """Context for run 100001, 8 s at 100 Hz of Kr-83m, with truth."""
+    folder = tmp_path_factory.mktemp("kr83m")
+    return _simulated(folder, "100001", source="kr83m", rate=100, duration=8, seed=4)
+
+
+@pytest.fixture(scope="session")
+def flat_run(tmp_path_factory):
+    """Context for run 100002, 3 s at 100 Hz of 20 to 60 keV, with truth; digitizers are busy."""
+    from dataclasses import replace
+
+    from amstrax.simulation.detector import find
+
+    folder = tmp_path_factory.mktemp("flat")
+    detector = replace(find("xams"), busy_rate=100.0, busy_time=1e6)
+    return _simulated(
+        folder, "100002", source="flat", energy_range=(20, 60), rate=100, duration=4, seed=5,
+        detector=detector,
+    )  # fmt: skip

@@ -30,6 +30,24 @@ BASELINES = Path(__file__).with_name("baseline_images")
 TOLERANCE = 2.5
 
 PART = {"seconds_range": (0.019, 0.3)}
+
+
+def kr83m_delays():
+    """Return events of Kr-83m with drawn delays."""
+    events = np.zeros(
+        500,
+        dtype=[
+            ("time", np.int64), ("endtime", np.int64), ("kr_quality", np.int8),
+            ("s1_delay", np.float32),
+        ],
+    )  # fmt: skip
+    events["time"] = np.arange(500) * 10_000
+    events["endtime"] = events["time"] + 1_000
+    events["kr_quality"] = 1 + (np.arange(500) > 20)
+    events["s1_delay"] = np.random.default_rng(3).exponential(154.4 / np.log(2), 500)
+    return events
+
+
 #: Name of the picture -> context, analysis, arguments
 PICTURES = {
     "records": ("xams", "plot_records", PART),
@@ -44,6 +62,7 @@ PICTURES = {
     "scatter": ("xams", "event_scatter", {}),
     "scatter_color": ("xams", "event_scatter", {"color": "drift_time"}),
     "drift_time": ("xams", "plot_drift_time", {"gate": 3_000, "cathode": 39_500, "n_bins": 20}),
+    "kr83m_delays": ("xams", "plot_kr83m_delays", {"event_kr83m": kr83m_delays(), "n_bins": 30}),
     "positions": ("xams", "plot_positions", {"radius": 31, "depth": 50.5}),
     "event": ("xams", "event_display", {"event_number": 3}),
     "matrix": ("xams", "plot_records_matrix", {"seconds_range": (0.0199, 0.0202)}),

@@ -12,8 +12,9 @@ from matplotlib.patches import Circle, Wedge
 from amstrax.analyses import style
 from amstrax.analyses.quantities import ADC_COUNTS, PE, bin_edges, random_subset, short_unit
 from amstrax.analyses.waveform_plots import plot_peaks, plot_waveform
+from amstrax.calibration import kr83m
 from amstrax.common import XAMS_VOLUME
-from amstrax.exceptions import InvalidOption, did_you_mean
+from amstrax.exceptions import InvalidOption, NoResult, did_you_mean
 
 #: More points than these are drawn as a histogram
 _MOST_POINTS = 3000
@@ -124,6 +125,55 @@ def plot_drift_time(
         axes.axvline(time, color=style.BLACK, ls="--", lw=1)
         where = axes.get_xaxis_transform()
         axes.text(time, 1.01, name, transform=where, ha="center", va="bottom")
+    return style.figure_of(axes)
+
+
+def plot_kr83m_delays(
+    events: np.ndarray,
+    axes: Axes | None = None,
+    shortest: float = 100.0,
+    longest: float = 750.0,
+    n_bins: int = 60,
+    empty: str = "no events with two S1s",
+) -> Figure:
+    """Draw delays between the S1s of Kr-83m, with the fitted half-life of the 9.4-keV state.
+
+    Raises InvalidOption (a ValueError) unless 0 <= `shortest` < `longest`.
+
+    Parameters
+    ----------
+    events
+        As of event_kr83m, shape (n,); those of quality 2 and 3 are drawn.
+    shortest, longest
+        Limits of the fit [ns]; see `amstrax.calibration.kr83m.half_life`.
+    n_bins
+        Number of bins.
+    """
+    axes = style.new_axes() if axes is None else axes
+    delays = events["s1_delay"][events["kr_quality"] >= kr83m.Quality.MERGED]
+    axes.set(xlabel="Delay of the second S1 [ns]", ylabel="Events")
+    if not len(delays):
+        style.note(axes, empty)
+        return style.figure_of(axes)
+    edges = np.linspace(0, max(float(delays.max()), longest), n_bins + 1)
+    width = edges[1] - edges[0]
+    axes.hist(delays, edges.tolist(), histtype="stepfilled", color=style.BLUE, alpha=0.5)
+    axes.hist(delays, edges.tolist(), histtype="step", color=style.BLUE)
+    axes.set_ylabel(f"Events per {width:.3g} ns")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)
+    try:
+        found = kr83m.half_life(delays, shortest, longest)
+    except NoResult as error:
+        axes.set_title(f"no half-life: {str(error).partition(':')[2]}", fontsize="x-small", pad=3)
+        return style.figure_of(axes)
+    n = np.count_nonzero((delays >= shortest) & (delays < longest))
+    times = np.linspace(shortest, longest, 100)
+    rate = np.log(2) / found.value
+    shape = rate * np.exp(-rate * (times - shortest)) / -np.expm1(-rate * (longest - shortest))
+    label = f"half-life {found.value:.1f} ± {found.error:.1f} ns, {n} events"
+    axes.plot(times, n * width * shape, color=style.BLACK, lw=1.5, label=label)
+    axes.legend(frameon=False)
     return style.figure_of(axes)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import strax
 
 from amstrax.analyses.quantities import ADC_COUNTS, PE
+from amstrax.calibration import livetime
 from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing.rows import sort_by_time
+from amstrax.rundoc import DEAD_TIME
 from amstrax.strax_ext.checks import check_selection, joined_dtype
 
 #: Sort of data -> its data types in the contexts of the detectors
@@ -21,6 +23,7 @@ SORTS: Mapping[str, tuple[str, ...]] = {
     "peaks": ("peaks", "radon_peaks"),
     "peak_basics": ("peak_basics", "radon_peak_basics"),
     "event_info": ("event_info",),
+    "event_kr83m": ("event_kr83m",),
     "records_led": ("records_led",),
     "led_calibration": ("led_calibration",),
 }
@@ -261,6 +264,12 @@ class Part:
         last = int(data["time"].max()) if len(data) else 0
         return max(end_of_run(self.context, self.run_id, self.end, last), self.start + 1)
 
+    def live_seconds(self, data: np.ndarray) -> float:
+        """Return the live time of the part [s], which ends at `taken_until`."""
+        edges = np.array([self.start, self.taken_until(data)])
+        dead = livetime.covered(dead_intervals(self.context, self.run_id), edges)
+        return float(np.diff(edges)[0] - dead[0]) / 1e9
+
     def dtype(self, *names: str) -> np.dtype:
         """Return the dtype of joined data types."""
         # Not get_single_plugin, which also needs the reader's options of live data
@@ -286,6 +295,26 @@ class Part:
 def _numbers(first_and_last: tuple[int, int]) -> list[int]:
     first, last = first_and_last
     return np.arange(first, last + 1).tolist()
+
+
+def types_with_dead_time(context: strax.Context, run_id: str) -> list[str]:
+    """Return the stored data types that tell of raw data: raw data or, without any, others."""
+    types = list(context._plugin_class_registry)
+    raw = [d for d in types if d.startswith("raw_records") and not d.endswith("aqmon")]
+    others = [d for d in ("peaks", "peak_basics", "events", "event_info") if d in types]
+    stored = [d for d in sorted(raw) if context.is_stored(run_id, d)]
+    return stored or [d for d in others if context.is_stored(run_id, d)][:1]
+
+
+def dead_intervals(context: strax.Context, run_id: str) -> np.ndarray:
+    """Return the dead time of a run, disjoint and sorted intervals [ns], shape (n, 2).
+
+    It is empty for a run of which no data says what was dead.
+    """
+    for data_type in types_with_dead_time(context, run_id):
+        dead = context.get_metadata(run_id, data_type).get(DEAD_TIME) or ()
+        return livetime.merge([interval[:2] for interval in dead])
+    return livetime.merge([])
 
 
 def end_of_run(context: strax.Context, run_id: str, end: int, last: int = 0) -> int:

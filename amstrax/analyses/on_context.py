@@ -22,7 +22,7 @@ from amstrax.analyses import (
     style,
     waveform_plots,
 )
-from amstrax.analyses.loading import Part
+from amstrax.analyses.loading import Part, dead_intervals
 from amstrax.analyses.mini_analysis import on_context
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
@@ -154,6 +154,26 @@ def event_display(
     top, unit = tuple(part.top_channels()), part.area_unit("event_info")
     figure = event_plots.event_display(wide[0], peaks, peaks["type"], top, radius, figure, unit)
     return _with_title(figure, part)
+
+
+@on_context("event_kr83m", draws=event_plots.plot_kr83m_delays)
+def plot_kr83m_delays(
+    part: Part,
+    shortest: float = 100.0,
+    longest: float = 750.0,
+    n_bins: int = 60,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw delays between the S1s of Kr-83m, with the fitted half-life of the 9.4-keV state.
+
+    Raises InvalidOption (a ValueError) unless 0 <= `shortest` < `longest`.
+    """
+    ax = style.new_axes() if ax is None else ax
+    data = part.load("event_kr83m", columns=("time", "kr_quality", "s1_delay"))
+    empty = part.nothing("events with two S1s")
+    figure = event_plots.plot_kr83m_delays(data, ax, shortest, longest, n_bins, empty)
+    ax.set_title(f"Run {part.run_id}", loc="left")
+    return figure
 
 
 # Peaks
@@ -302,8 +322,8 @@ _NORMALIZE = {"rate": "Hz per bin", "counts": "Number per bin", "shape": "Share 
 def plot_rates(part: Part, bin_seconds: float | None = None, ax: Axes | None = None) -> Figure:
     """Draw rates over a run: of S1s, S2s, other peaks and events, or of pulses in each LED channel.
 
-    Events are drawn where event_info is stored. The end of the run is that of its run document or,
-    without one, that of its last stored data.
+    Rates are per live time, see ``st.livetime``. Events are drawn where event_info is stored. The
+    end of the run is that of its run document or, without one, that of its last stored data.
 
     Parameters
     ----------
@@ -331,8 +351,9 @@ def plot_rates(part: Part, bin_seconds: float | None = None, ax: Axes | None = N
         longest = max((len(time) for time in times.values()), default=0)
         n_bins = min(max(longest // 20, 10), 120) if bin_seconds is None else None
         since = (start - part.run_start) / 1e9
+        dead = dead_intervals(part.context, part.run_id)
         for name, time in times.items():
-            rates = quantities.rates(time, start, end, n_bins, bin_seconds)
+            rates = quantities.rates(time, start, end, n_bins, bin_seconds, dead)
             series[name] = rates._replace(edges=rates.edges + since)
     names = (*style.TYPE_NAMES, "events")
     colors = dict(zip(names, (*style.TYPE_COLORS, style.BLACK), strict=True))
@@ -376,10 +397,7 @@ def compare_runs(
         for part in parts:
             part.main = next(iter(by_sort))
             tables[part.run_id] = part.load(sort, columns=("time", *names))
-        spans = {
-            part.run_id: (part.taken_until(tables[part.run_id]) - part.start) / 1e9
-            for part in parts
-        }
+        spans = {part.run_id: part.live_seconds(tables[part.run_id]) for part in parts}
         unit = " or ".join(dict.fromkeys(part.area_unit(sort) for part in parts))
         table_of_labels = _LED_COLUMNS if sort == "led_calibration" else _COLUMNS
         for name in names:

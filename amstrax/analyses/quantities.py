@@ -3,13 +3,14 @@
 Arrays in and out, without matplotlib and Bokeh, which both draw them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numba
 import numpy as np
 import strax
 
+from amstrax.calibration.livetime import covered
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.rows import check_bounds, check_records
 
@@ -26,6 +27,7 @@ class Rates(NamedTuple):
     rate: np.ndarray  #: shape (k,) [Hz]
     error: np.ndarray  #: shape (k,), standard error, in empty bins that of one [Hz]
     counts: np.ndarray  #: shape (k,)
+    live: np.ndarray  #: shape (k,), live time [s]
 
 
 class Histogram(NamedTuple):
@@ -160,9 +162,14 @@ def _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y):
 
 
 def rates(
-    time: np.ndarray, start: int, end: int, n_bins: int | None = None, width: float | None = None
+    time: np.ndarray,
+    start: int,
+    end: int,
+    n_bins: int | None = None,
+    width: float | None = None,
+    dead: np.ndarray | None = None,
 ) -> Rates:
-    """Return rates in bins of time.
+    """Return rates in bins of time, per live time; NaN in bins without any.
 
     Raises InvalidOption (a ValueError) when `end` is not after `start`, or the number or the width
     of bins is not above 0.
@@ -178,6 +185,8 @@ def rates(
         with about 20 entries a bin.
     width
         Of a bin [s]. The last one is up to half of that shorter or longer where it does not fit.
+    dead
+        Dead time: disjoint and sorted intervals [ns since unix epoch], shape (m, 2); None: none.
     """
     if not start < end:
         raise InvalidOption(f"rates from {start} to {end} ns: the end has to be after the start")
@@ -192,8 +201,53 @@ def rates(
         wanted = n_bins or min(max(len(inside) // 20, 10), 120)
         edges = np.linspace(0, span, wanted + 1)
     counts = np.histogram((inside - start) / 1e9, edges)[0]
-    widths = np.diff(edges)
-    return Rates(edges, counts / widths, np.sqrt(np.maximum(counts, 1)) / widths, counts)
+    live = np.diff(edges)
+    if dead is not None and len(dead):
+        live = live - covered(dead, start + np.round(edges * 1e9).astype(np.int64)) / 1e9
+        live[live <= 0] = np.nan
+    error = np.sqrt(np.maximum(counts, 1)) / live
+    return Rates(edges, counts / live, error, counts, np.nan_to_num(live))
+
+
+#: A row of a cut flow
+CUT_FLOW_DTYPE = np.dtype(
+    [
+        (("Name of the cut", "cut"), "U40"),
+        (("Events that it keeps, without others", "alone"), np.int64),
+        (("Share of all events that it keeps [1]", "acceptance_alone"), np.float64),
+        (("Events that it and all before it keep", "left"), np.int64),
+        (("Share of all events that these keep [1]", "acceptance"), np.float64),
+        (("Share of the events that those before it keep [1]", "acceptance_of_left"), np.float64),
+    ]
+)
+
+
+def cut_flow(cuts: Mapping[str, np.ndarray], chosen: np.ndarray | None = None) -> np.ndarray:
+    """Return rows of `CUT_FLOW_DTYPE`: all events, and each cut. Shares of no events are NaN.
+
+    Parameters
+    ----------
+    cuts
+        Name -> True for the events that the cut keeps, shape (n,), in the order of the flow.
+    chosen
+        True for the events that count, as those that are good by truth, shape (n,); None: all.
+    """
+    n = len(next(iter(cuts.values()), ()))
+    left = np.ones(n, dtype=np.bool_) if chosen is None else np.asarray(chosen, dtype=np.bool_)
+    all_events = left
+    result = np.zeros(len(cuts) + 1, dtype=CUT_FLOW_DTYPE)
+    before = total = int(left.sum())
+    for row, (name, keeps) in zip(result, {"all events": left, **cuts}.items(), strict=True):
+        left = left & keeps
+        row["cut"], row["alone"], row["left"] = name, (all_events & keeps).sum(), left.sum()
+        for share, part, whole in (
+            ("acceptance_alone", row["alone"], total),
+            ("acceptance", row["left"], total),
+            ("acceptance_of_left", row["left"], before),
+        ):
+            row[share] = part / whole if whole else np.nan
+        before = int(row["left"])
+    return result
 
 
 def outline(data: np.ndarray, length: int, dt: int, start: int = 0) -> tuple[np.ndarray, ...]:

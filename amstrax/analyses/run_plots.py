@@ -31,14 +31,16 @@ def plot_rates(
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     axes.set(xlabel="Time since the start of the run [s]", ylabel="Rate [Hz]")
-    shown = {name: rates for name, rates in series.items() if rates.counts.any()}
+    shown = {
+        name: rates for name, rates in series.items() if rates.counts.any() and rates.live.any()
+    }
     if not shown:
         style.note(axes, empty)
         return style.figure_of(axes)
     for i, (name, rates) in enumerate(shown.items()):
         color = (colors or {}).get(name, style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)])
         line = (styles or {}).get(name, _LINE_STYLES[i // len(style.CHANNEL_COLORS) % 4])
-        total = rates.counts.sum() / (rates.edges[-1] - rates.edges[0])
+        total = rates.counts.sum() / rates.live.sum()
         axes.stairs(
             rates.rate, rates.edges, baseline=None, color=color, ls=line, lw=1.5,
             label=f"{name}: {total:.3g} Hz",
@@ -47,7 +49,7 @@ def plot_rates(
         axes.stairs(high, rates.edges, baseline=low, fill=True, color=color, alpha=0.15, lw=0)
     axes.set_xlim(min(r.edges[0] for r in shown.values()), max(r.edges[-1] for r in shown.values()))
     # Room for the legend above the lines
-    highest = max(float((rates.rate + rates.error).max()) for rates in shown.values())
+    highest = max(float(np.nanmax(rates.rate + rates.error)) for rates in shown.values())
     axes.set_ylim(0, highest * (1.15 + 0.08 * -(-len(shown) // 4)))
     axes.legend(loc="upper right", ncols=4, frameon=False, fontsize="small")
     return style.figure_of(axes)

@@ -7,7 +7,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
-from amstrax.analyses.loading import SORTS, area_unit, end_of_run
+from amstrax.analyses.loading import SORTS, area_unit, dead_intervals, end_of_run
 from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard.page import wrapped
@@ -234,7 +234,8 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         peaks, source, scales, unit, marked
     )
     n_bins = min(max(max(map(len, times.values())) // 20, 10), 120)
-    series = {name: rates(time, start, end, n_bins) for name, time in times.items()}
+    dead = dead_intervals(st, run_id)
+    series = {name: rates(time, start, end, n_bins, dead=dead) for name, time in times.items()}
     groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
     return Drawn(groups, ", ".join(text), sources, linked)
 
@@ -302,10 +303,10 @@ def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     pulses = load(st, run_id, "led_calibration", LED_COLUMNS)
     times = span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
-    by_channel, colors = {}, {}
+    by_channel, colors, dead = {}, {}, dead_intervals(st, run_id)
     for channel in np.unique(pulses["channel"]).tolist():
         name = f"channel {channel}"
-        by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times)
+        by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times, dead=dead)
         # The same colours as in the spectra
         colors[name] = channel_color(channel)
     groups = {

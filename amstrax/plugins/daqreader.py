@@ -2,9 +2,11 @@
 
 import functools
 import logging
+import os
 import threading
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numba
@@ -13,6 +15,8 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import redax, rundoc
+from amstrax.calibration import livetime
+from amstrax.calibration.livetime import DIGITIZER, DROPPED, MISSING
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import (
     InvalidOption,
@@ -133,6 +137,8 @@ class LiveDataReader(CorrectedPlugin):
     stop_waiting: threading.Event | None = None
     #: Channel of the records that mark artificial dead time; None if no data type has it
     dead_time_channel: int | None = None
+    #: Channels of the fragments by which redax marks dead time of the digitizers
+    redax_dead_time_channels: tuple[int, ...] = ()
 
     def infer_dtype(self):
         return dict.fromkeys(self.provides, self.record_dtype)
@@ -149,6 +155,10 @@ class LiveDataReader(CorrectedPlugin):
         self.t0 = int(self.config["run_start_time"]) * 1_000_000_000
         self.dt_max = self.config["max_digitizer_sampling_time"]
         self.missing_live_data = [] if self.config["allow_incomplete"] else None
+        #: Dead time: start, end [ns since unix epoch] and cause; the metadata of raw data has it.
+        #: An interval may be there twice
+        self.dead_time: list[tuple[int, int, str]] = []
+        self._process = os.getpid()
         #: Number of chunks, known once the run has ended
         self.n_chunks: int | None = None
         self._logged: set[str] = set()
@@ -447,7 +457,35 @@ class LiveDataReader(CorrectedPlugin):
             return _NO_BYTES
         records = redax.decode(blob, path, self.config["daq_compressor"], self.record_dtype)
         self._check(records, path, interval)
-        return records
+        return self._without_dead_time(records)
+
+    def _without_dead_time(self, records: np.ndarray) -> np.ndarray:
+        """Return records without those of dead time, which are noted, unless a data type has them.
+
+        A fragment of redax in one of `redax_dead_time_channels` lasts as long as the dead time, or
+        is one of several in a row. In some of its versions it has a fixed length: see /runs.
+        """
+        channels = self.redax_dead_time_channels
+        if not len(records) or records["channel"].max() < min(channels, default=1 << 15):
+            return records
+        is_dead = np.isin(records["channel"], channels)
+        dead = records[is_dead]
+        intervals = np.stack([dead["time"], strax.endtime(dead)], axis=1)
+        self._add_dead_time(livetime.merge(intervals), DIGITIZER)
+        return records if self.dead_time_channel in channels else records[~is_dead]
+
+    def _add_dead_time(self, intervals: Iterable[Sequence[int]], cause: str) -> None:
+        """Note dead time between times since the start of the run [ns]."""
+        if os.getpid() != self._process and "process" not in self._logged:
+            self._logged.add("process")
+            log.warning(
+                "run %s: dead time is not recorded, since live data is read in another process: "
+                "leave allow_multiprocess out",
+                self.run_id,
+            )
+        self.dead_time += [
+            (self.t0 + int(start), self.t0 + int(end), cause) for start, end in intervals
+        ]
 
     def _records(self, files: Files) -> list[np.ndarray]:
         """Return the records of each file; at least one array."""
@@ -460,7 +498,11 @@ class LiveDataReader(CorrectedPlugin):
         redax creates such files for a thread without data, but crashes and full disks leave them
         as well. The same thread's other files of the chunk, and other threads, tell the difference.
         """
-        _, central, post = self.intervals(chunk_i)
+        pre, central, post = self.intervals(chunk_i)
+        for part, found in ((pre, left), (central, files), (post, right)):
+            is_due = part is not None and (part != post or self.n_chunks != chunk_i + 1 or found)
+            if is_due and len(found) < sum(self.threads.values()):
+                self._add_dead_time([part[1:]], MISSING)
         nothing = all(records is _NO_BYTES for records in files.values())
         for name, records in files.items():
             sides = [
@@ -471,11 +513,13 @@ class LiveDataReader(CorrectedPlugin):
             if records is _NO_BYTES:
                 if nothing or any(side is not _NO_BYTES for _, side in sides):
                     self._note_missing(f"{central.path / name} has 0 bytes")
+                    self._add_dead_time([central[1:]], MISSING)
             elif len(records):
                 silence = (post.end - post.start) * _GAP_SHARE
                 for kind, side in sides:
                     if side is _NO_BYTES and live_data.longest_gap(records, *central[1:]) < silence:
                         self._note_missing(f"{self._copy(chunk_i, kind) / name} has 0 bytes")
+                        self._add_dead_time([(pre if kind == "pre" else post)[1:]], MISSING)
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
         record_length = self.config["record_length"]
@@ -514,6 +558,7 @@ class LiveDataReader(CorrectedPlugin):
                 f"no gap of {self.config['safe_break_in_pulses']} ns in {interval.path}: records "
                 f"at {self.t0 + cut.dead_start} to {self.t0 + cut.dead_end} ns are dropped"
             )
+            self._add_dead_time([(cut.dead_start, cut.dead_end)], DROPPED)
             warnings.warn(message, ArtificialDeadtimeInserted, stacklevel=2)
             log.warning(message)
         return cut
@@ -576,6 +621,7 @@ class XAMSReader(LiveDataReader):
     data_kind = immutabledict(zip(raw_types, raw_types, strict=True))
     rechunk_on_save = immutabledict.fromkeys(raw_types, False)
     compressor = "lz4"
+    redax_dead_time_channels = redax.DEAD_TIME_CHANNELS
 
     def subdetectors(self):
         tpc = [rundoc.channel_range(self.channel_map, group) for group in ("bottom", "top")]

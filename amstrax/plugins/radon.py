@@ -47,6 +47,7 @@ class DAQReader(LiveDataReader):
     rechunk_on_save = immutabledict.fromkeys(provides, False)
     compressor = "zstd"
     dead_time_channel = 40
+    redax_dead_time_channels = (40,)
 
     def subdetectors(self):
         return {

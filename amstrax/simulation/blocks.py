@@ -13,6 +13,7 @@ import numpy as np
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.rows import sort_by_time
 from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
@@ -156,6 +157,9 @@ def _xenon_blocks(
         # The spread in time can move light of the next block before its start
         pulses = board.digitize(math.inf if is_last else stop - _EARLY)
         records = digitizer.fragments(pulses, detector)
+        if detector.busy_rate > 0:
+            dead = board.dead_time(end if is_last else board.complete_until)
+            records = sort_by_time(np.concatenate([records, dead]))
         records = records[records["time"] < end]
         complete_until = end if is_last else board.complete_until
         yield Block(records, truth, deposits, bright, complete_until, stop - _EARLY)

@@ -185,6 +185,10 @@ class Detector:
     post_trigger: Positive[int] = 60  # samples after the last over threshold; as in run 100001
     # a pulse's length is a multiple of so many samples; as in run 100001
     length_multiple: Positive[int] = 2
+    #: how often the digitizers are busy, for busy_time: no pulses, and fragments in the dead-time
+    #: channel of redax [Hz]; 0: no such fragments either
+    busy_rate: NotNegative[float] = 0.0
+    busy_time: Positive[float] = 100_000.0  # [ns]
     dead_samples: NotNegative[int] = 2  # a channel cannot start a pulse sooner after one; assumed
     # A board that has no memory left loses pulses until it has been read out
     board_memory: Positive[int] = (

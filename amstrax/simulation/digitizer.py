@@ -11,6 +11,7 @@ import numpy as np
 import strax
 
 from amstrax.processing.rows import check_bounds, sort_by_time
+from amstrax.redax import DEAD_TIME_CHANNELS
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join
 from amstrax.simulation.sensors import PHASES, Signals, base_gain, pulse_shapes
@@ -44,6 +45,9 @@ class Digitizer:
         self._free = dict.fromkeys(detector.channels, -(2**62))
         #: Charge that the base of each PMT lacks [PE], and the time of that [ns]
         self._lacking = dict.fromkeys(detector.tpc_channels, (0.0, 0.0))
+        #: First and last (excluded) sample of busy stretches of the digitizer, shape (n, 2)
+        self._busy = np.zeros((0, 2), dtype=np.int64)
+        self._marked = 0
         #: Samples in the memory of the board, and the time of that
         self._memory = np.zeros(2)
 
@@ -126,8 +130,37 @@ class Digitizer:
             self.detector.readout_rate * self.detector.dt,
         )
         self.lost_pulses += int(np.count_nonzero(~kept))
+        if self.detector.busy_rate > 0:
+            kept &= ~self._is_busy(pulses.start[order], pulses.length[order])
         columns = (column[order[kept]] for column in pulses[:-1])
         return Pulses(*columns, samples=pulses.samples)  # type: ignore[misc]
+
+    def _is_busy(self, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """Return which pulses, sorted, overlap with stretches in which the digitizer is busy."""
+        horizon = self.complete_until / self.detector.dt
+        known = horizon if math.isfinite(horizon) else 0
+        known = max(known, start[-1] + length.max() if len(start) else 0)
+        busy, per_sample = list(self._busy), self.detector.busy_rate * self.detector.dt / 1e9
+        while not busy or busy[-1][0] < known:
+            gap = 1 + int(self._rng.exponential(1 / per_sample))
+            begin = (busy[-1][1] if busy else 0) + gap
+            busy.append((begin, begin + max(int(self.detector.busy_time / self.detector.dt), 1)))
+        self._busy = np.array(busy, dtype=np.int64)
+        ended = np.searchsorted(self._busy[:, 1], start, side="right")
+        # The last stretch begins after all pulses
+        return self._busy[np.minimum(ended, len(busy) - 1), 0] < start + length
+
+    def dead_time(self, until: float) -> np.ndarray:
+        """Return new fragments that mark busy stretches that begin before `until` [ns]."""
+        n = np.searchsorted(self._busy[:, 0], until / self.detector.dt)
+        new, self._marked = self._busy[self._marked : n], max(int(n), self._marked)
+        length = new[:, 1] - new[:, 0]
+        offset = np.cumsum(length) - length
+        nothing = np.zeros(int(length.sum()), dtype=np.int16)
+        pulses = Pulses(np.zeros(len(new), np.int16), new[:, 0], length, offset, nothing)
+        result = fragments(pulses, self.detector)
+        result["channel"], result["baseline"] = DEAD_TIME_CHANNELS[-1], 0
+        return result
 
 
 def fragments(pulses: Pulses, detector: Detector) -> np.ndarray:

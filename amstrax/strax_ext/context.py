@@ -33,7 +33,7 @@ from amstrax.exceptions import (
     did_you_mean,
 )
 from amstrax.run_values import RunValues
-from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.strax_ext import checks
 from amstrax.strax_ext.equivalents import (
     EQUIVALENT_PARENTS,
@@ -48,7 +48,8 @@ log = logging.getLogger(__name__)
 #: Methods of `amstrax.analyses.on_context`
 ANALYSES = (
     *("compare_runs", "event_display", "event_scatter", "plot_area_per_channel"),
-    *("plot_drift_time", "plot_led_areas", "plot_led_records", "plot_peak_records", "plot_peaks"),
+    *("plot_drift_time", "plot_kr83m_delays", "plot_led_areas", "plot_led_records"),
+    *("plot_peak_records", "plot_peaks"),
     *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),
     *("plot_peaks_area_width_histogram", "plot_positions", "plot_rates", "plot_records"),
     *("plot_records_matrix", "raw_records_matrix", "records_matrix", "waveform_display"),
@@ -479,8 +480,11 @@ class Context(strax.Context):
         loaded = {name: self.get_metadata(run_id, name, **which) for name in names}
         # The reader extends its list while it runs
         plugins = components.plugins.values()
-        missing = [getattr(plugin, "missing_live_data", None) for plugin in plugins]
-        missing += [metadata.get(MISSING_LIVE_DATA) for metadata in loaded.values()]
+        inherited = {
+            field: [getattr(plugin, field, None) for plugin in plugins]
+            + [metadata.get(field) for metadata in loaded.values()]
+            for field in (MISSING_LIVE_DATA, DEAD_TIME)
+        }
         used = [
             (name, key)
             for (run, name), key in self._equivalent_data.found.items()
@@ -488,8 +492,9 @@ class Context(strax.Context):
         ]
         parents = parents_metadata(loaded, used)
         for saver in (saver for savers in components.savers.values() for saver in savers):
-            if (lacks := next((m for m in missing if m is not None), None)) is not None:
-                saver.md[MISSING_LIVE_DATA] = lacks
+            for field, found in inherited.items():
+                if (value := next((m for m in found if m is not None), None)) is not None:
+                    saver.md[field] = value
             if parents:
                 saver.md[EQUIVALENT_PARENTS] = parents
 
@@ -880,6 +885,10 @@ class Context(strax.Context):
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
 
+#: Methods of `amstrax.analyses.tables`
+TABLES = ("cut_flow", "livetime")
+for _name in TABLES:
+    setattr(Context, _name, _Analysis(_name, "amstrax.analyses.tables"))
 for _name in ANALYSES:
     setattr(Context, _name, _Analysis(_name, "amstrax.analyses.on_context"))
 # Methods of amstrax 2, which would otherwise be those of straxen with the same names

@@ -1,0 +1,181 @@
+"""Tables of runs as methods of the context: ``st.livetime(run)`` and ``st.cut_flow(run)``."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import strax
+
+from amstrax import rundoc
+from amstrax.analyses import quantities
+from amstrax.analyses.loading import end_of_run, types_with_dead_time
+from amstrax.calibration import livetime as algorithms
+from amstrax.calibration.livetime import LIVETIME_DTYPE, MISSING, SILENT
+from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
+from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
+from amstrax.simulation.matching import match_truth
+from amstrax.simulation.writer import TRUTH_DTYPE
+
+log = logging.getLogger(__name__)
+
+__all__ = ["cut_flow", "livetime"]
+
+#: Accuracy of start and end of a run in its document [ns]
+_CLOCK_ACCURACY = 1_000_000_000
+_warned: set[str] = set()
+
+
+def livetime(
+    context: strax.Context, run_id: str | Sequence[str], silence: float | None = None
+) -> np.ndarray:
+    """Return start, end, live and dead time [ns] of runs, a row for each group of channels.
+
+    Rows are those of `amstrax.calibration.livetime.LIVETIME_DTYPE`, ordered by run and data type.
+    Dead time is what the metadata of raw data says: dead time of the digitizers that redax marked,
+    regions dropped between chunks, and missing live data, which counts for all channels, since
+    which channels a file has is not known. The run ends as its document says; data that ends more
+    than 1 s before that is missing. Data made by earlier releases does not say what was dead:
+    ``is_known`` is False then, with one warning.
+
+    Parameters
+    ----------
+    run_id
+        Name of the run, or several.
+    silence
+        Gaps between the records of two chunks, before the first and after the last, count as dead
+        if they are longer than this [s], as of a digitizer that began late; None: they do not.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) unless `silence` is above 0.
+    DataNotAvailable
+        (strax's) without stored raw data, or data made from it.
+    """
+    if silence is not None and not silence > 0:
+        raise InvalidOption(f"silence={silence!r}: give a number of seconds above 0, or None")
+    rows = [_rows(context, run, silence) for run in strax.to_str_tuple(run_id)]
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=LIVETIME_DTYPE)
+
+
+def _rows(context: strax.Context, run_id: str, silence: float | None) -> np.ndarray:
+    types = types_with_dead_time(context, run_id)
+    if not types:
+        # Raises the error that names run and remedy
+        context.get_metadata(run_id, next(iter(context._plugin_class_registry)))
+    planned = _planned_end(context, run_id)
+    rows = []
+    for data_type in types:
+        metadata = context.get_metadata(run_id, data_type)
+        chunks = metadata["chunks"]
+        if not chunks:
+            continue
+        start, end = chunks[0]["start"], chunks[-1]["end"]
+        filled = [chunk for chunk in chunks if chunk["n"]]
+        first = np.array([chunk["first_time"] for chunk in filled], dtype=np.int64)
+        last = np.array([chunk["last_endtime"] for chunk in filled], dtype=np.int64)
+        # Chunks cover more than the run
+        dead = [tuple(interval) for interval in metadata.get(DEAD_TIME) or ()]
+        if planned is None:
+            stop = end_of_run(context, run_id, end, int(last.max(initial=0)))
+        elif planned > end + _CLOCK_ACCURACY:
+            dead.append((end, planned, MISSING))
+            stop = planned
+        else:
+            stop = min(end, planned)
+        if silence is not None:
+            gaps = algorithms.silences(first, last, start, stop, silence * 1e9)
+            dead += [(int(a), int(b), SILENT) for a, b in gaps]
+        is_known = DEAD_TIME in metadata
+        if not is_known and run_id not in _warned:
+            _warned.add(run_id)
+            log.warning(
+                "run %s: its %s is of a release that did not record dead time%s: make it again "
+                "from live data to have it counted",
+                run_id,
+                data_type,
+                ", and lacks live data" if metadata.get(MISSING_LIVE_DATA) else "",
+            )
+        bounds = (int(first[0]), int(last[-1])) if len(first) else (-1, -1)
+        rows.append(algorithms.row(data_type, start, stop, dead, *bounds, is_known))
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=LIVETIME_DTYPE)
+
+
+def _planned_end(context: strax.Context, run_id: str) -> int | None:
+    """Return the end of a run by its document [ns since unix epoch]; None if it is not known."""
+    document = getattr(context, "run_documents", {}).get(run_id)
+    try:
+        if document is None:
+            document = context.run_metadata(run_id)
+        start, stop = rundoc.start_time(document), rundoc.end_time(document)
+    except (strax.RunMetadataNotAvailable, InvalidRunDocument):
+        return None
+    if stop is None:
+        return None
+    # Times of data count from the whole second in which the run began
+    return int(start.timestamp()) * 1_000_000_000 + round((stop - start).total_seconds() * 1e9)
+
+
+def cut_flow(
+    context: strax.Context,
+    run_id: str | Sequence[str],
+    cuts: Sequence[str] | None = None,
+    truth: bool = False,
+) -> pd.DataFrame:
+    """Return how many events of one run, or several together, cuts leave: a row for each cut.
+
+    Columns are those of `amstrax.analyses.quantities.CUT_FLOW_DTYPE`: events that a cut keeps alone
+    and after those before it, and shares of all events. Shares are NaN without events.
+
+    Parameters
+    ----------
+    run_id
+        Name of the run, or several.
+    cuts
+        Columns of ``event_cuts``, or data types of own cuts, in the order of the flow; None: those
+        of ``event_cuts``.
+    truth
+        Count only events that hold one simulated event whose S1 and S2 are the main ones: shares
+        are acceptances then. The context needs the truth (``simulation_truth``) of each run.
+
+    Raises
+    ------
+    NoSuchDataType
+        (a KeyError) for unknown cuts, or without ``truth_events`` in the context.
+    DataNotAvailable
+        (strax's) without data, nor data to make it from.
+    """
+    registry = context._plugin_class_registry
+    if "event_cuts" not in registry or (truth and "truth_events" not in registry):
+        missing = "truth_events: give it simulation_truth" if truth else "event_cuts"
+        raise NoSuchDataType(f"this context does not make {missing}")
+    usual = [cut.cut_name for cut in registry["event_cuts"].cuts]
+    names = list(usual if cuts is None else strax.to_str_tuple(cuts))
+    own = tuple(name for name in names if name not in usual)
+    for name in own:
+        if name not in registry:
+            raise NoSuchDataType(f"no cut {name!r}{did_you_mean(name, [*usual, *registry])}")
+    chosen, columns = [], {name: [] for name in names}
+    for run in strax.to_str_tuple(run_id):
+        targets = ("event_basics", "event_cuts", *own)
+        events = context.get_array(run, targets, progress_bar=False)
+        for name in names:
+            columns[name].append(events[getattr(registry.get(name), "cut_name", name)])
+        chosen.append(_is_true_event(context, run, events) if truth else events["time"] > 0)
+    masks = {name: np.concatenate([*found, np.zeros(0, bool)]) for name, found in columns.items()}
+    flow = quantities.cut_flow(masks, np.concatenate([*chosen, np.zeros(0, bool)]))
+    return pd.DataFrame.from_records(flow, index="cut")
+
+
+def _is_true_event(context: strax.Context, run_id: str, events: np.ndarray) -> np.ndarray:
+    """Return which events hold one simulated event, with its S1 and S2 as main ones."""
+    stored = context.get_array(run_id, "truth_events", progress_bar=False)
+    truth = np.zeros(len(stored), dtype=TRUTH_DTYPE)
+    for field in TRUTH_DTYPE.names or ():
+        truth[field] = stored["light_endtime" if field == "endtime" else field]
+    found = match_truth(truth, events)
+    is_good = (found["n_truth"] == 1) & found["s1_is_main"] & found["s2_is_main"]
+    result = np.zeros(len(events), dtype=np.bool_)
+    result[found["event"][is_good]] = True
+    return result
