@@ -19,6 +19,8 @@ TOOLS = {
     "validate": Tool("commands.validate", "simulate, process, and validate the reconstruction"),
     "demo": Tool("commands.demo", "simulate, process and plot a run of XAMS"),
     "gains": Tool("commands.gains", "find the gains of channels in LED runs"),
+    "elife": Tool("commands.elife", "find the electron lifetime in source runs"),
+    "drift": Tool("commands.drift", "find gate, cathode, drift velocity and diffusion"),
     "export": Tool("commands.export", "write data to a CSV, HDF5, Parquet or ROOT file"),
     "corrections": Tool("commands.corrections", "show corrections, and check files of them"),
     "process-run": Tool("auto_processing.process_run", "process a run, and set its status"),
