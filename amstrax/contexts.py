@@ -33,6 +33,7 @@ from amstrax.plugins.event_processing import (
     EventAreaPerChannel,
     EventBasics,
     EventCoincidences,
+    EventEnergy,
     EventInfo,
     EventPositions,
     Events,
@@ -55,6 +56,7 @@ from amstrax.plugins.pulse_processing import (
     PulseProcessingEXT,
     PulseProcessingSiPM,
 )
+from amstrax.plugins.single_electrons import SingleElectrons
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
@@ -103,6 +105,8 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventInfo,
     EventWaveform,
     EventAreaPerChannel,
+    EventEnergy,
+    SingleElectrons,
     PulseProcessingEXT,
     PeaksEXT,
     PeakBasicsEXT,

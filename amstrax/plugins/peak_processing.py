@@ -226,6 +226,10 @@ class PeaksBase(CorrectedPlugin):
     def setup(self):
         super().setup()
         check_window(self.tight_coincidence_window)
+        self.check_breaks()
+
+    def check_breaks(self) -> None:
+        """Raise InvalidOption if a cut between two chunks can be within a peak."""
         check_safe_break_for_peaks(self)
 
     def caution(self) -> str:
@@ -247,6 +251,10 @@ class PeaksBase(CorrectedPlugin):
         return 1
 
     def infer_dtype(self):
+        return self.peak_dtype()
+
+    def peak_dtype(self) -> list:
+        """Return the dtype of `find_peaks`."""
         return strax.peak_dtype(n_channels=self.n_channels)
 
     def find_hits(self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -263,7 +271,7 @@ class PeaksBase(CorrectedPlugin):
         peaks = kernels.find_peaks(
             hits,
             to_pe,
-            self.dtype,
+            np.dtype(self.peak_dtype()),
             gap_threshold=self.peak_gap_threshold,
             left_extension=self.peak_left_extension,
             right_extension=self.peak_right_extension,

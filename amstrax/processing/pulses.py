@@ -157,6 +157,40 @@ def _baseline(
         )
 
 
+def steady_baselines(records: np.ndarray, half_window: int = 5) -> np.ndarray:
+    """Return a copy of records in which baselines are medians over pulses of the same channel.
+
+    A pulse that closely follows another begins with signal, which lowers its own baseline and so
+    its area. The median is over it and `half_window` pulses on each side, fewer at both ends.
+
+    Parameters
+    ----------
+    records
+        `strax.record_dtype`, shape (n,), sorted by time, pulses positive.
+    """
+    records = records.copy()
+    shift = np.zeros(len(records), dtype=np.int64)
+    for channel in np.unique(records["channel"]):
+        own = np.flatnonzero(records["channel"] == channel)
+        is_first = records["record_i"][own] == 0
+        baseline = records["baseline"][own[is_first]].astype(np.float64)
+        if not len(baseline):
+            continue
+        padded = np.pad(baseline, half_window, constant_values=np.nan)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half_window + 1)
+        change = np.rint(np.nanmedian(windows, axis=1) - baseline).astype(np.int64)
+        # Later fragments have the baseline of their pulse
+        pulse = np.cumsum(is_first) - 1
+        shift[own] = np.where(pulse >= 0, change[pulse], 0)
+    changed = np.flatnonzero(shift)
+    by, length = shift[changed, np.newaxis], records["length"][changed, np.newaxis]
+    inside = np.arange(records["data"].shape[1]) < length
+    records["data"][changed] += (by * inside).astype(np.int16)
+    records["baseline"] += shift
+    records["area"] += shift * records["length"]
+    return records
+
+
 @kernel(_Raw, _Records, BOOL, I64, I64, I64, BOOL, I64, BOOL)
 def _subtract_baseline(
     raw, records, make_new, n_channels, baseline_samples, sign, sloppy, fallback, floor
