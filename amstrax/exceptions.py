@@ -187,7 +187,11 @@ class AlreadyAtWork(AmstraxError, RuntimeError):
     """Another process does the same work."""
 
 
-class NoGain(AmstraxError, ValueError):
+class NoResult(AmstraxError, ValueError):
+    """Data does not determine what a calibration looks for."""
+
+
+class NoGain(NoResult):
     """An LED run does not determine the gain of a channel."""
 
 

@@ -4,28 +4,24 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amstrax import rundoc
-from amstrax.auto_processing import amstraxer
-from amstrax.auto_processing.amstraxer import ProcessingOptions
-from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, NoGain, UsageError
+from amstrax.commands import base, calibrating
+from amstrax.exceptions import NoGain, UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
     from amstrax.analyses.gains import Gain
+    from amstrax.calibration.result import Result
 
     Gains = Mapping[int, Mapping[str, Gain | NoGain]]
 
 log = logging.getLogger("amstrax.gains")
 
 CONTEXT, DATA_TYPE, OPTION = "xams_led", "led_calibration", "gain_to_pe_array"
-#: Significant figures of a value in a correction file; errors are about 1 %
-_FIGURES = 6
 #: Limits for warnings: difference of the two methods [errors], p-value of the fit
 _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
@@ -37,38 +33,26 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Measure the gain of each channel in LED calibration runs with two methods, "
         "and write the gains as an entry of a correction file",
     )
-    add = parser.add_argument
-    add(
-        "run_ids",
-        nargs="+",
-        metavar="RUN_ID",
-        type=base.run_id,
-        help="LED runs of one setting, which are analysed together, as 006724",
+    calibrating.add_options(
+        parser,
+        "LED runs of one setting, which are analysed together, as 006724",
+        "--output",
     )
+    add = parser.add_argument
     add(
         "--led_off",
         nargs="+",
         default=[],
         metavar="RUN_ID",
         type=base.run_id,
-        help="runs with the LED off, for the noise (default: the noise window of the LED runs)",
+        help="runs with the LED off, for the noise (default: the noise window of the LED runs); "
+        "their --testing_rundoc come last",
     )
     add(
         "--method",
         choices=("mean", "fit"),
         default="mean",
         help="gain to write: of the means, or of the fit to the spectrum (default: %(default)s)",
-    )
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=f"correction file, {OPTION}_VERSION.json, to add the gains to; it may exist",
-    )
-    add(
-        "--range",
-        metavar="FIRST-LAST",
-        help="runs that the gains apply to, as 006724-006725; required with --output",
     )
     add(
         "--channel",
@@ -80,30 +64,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="value to write for a channel that the LED does not reach, as 5=0.0178 (default: "
         "that of the range before). Can be given more than once",
     )
-    add("--plot", type=Path, metavar="FILE", help="draw the spectra and fits, as gains.png")
-    add("--output_folder", type=Path, help="folder of processed data (default: ./strax_data)")
-    base.add_input(parser)
-    add(
-        "--testing_rundoc",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="run documents to use, one for each run, LED-off runs last, instead of the run "
-        "database's",
-    )
-    base.add_context_kwargs(parser)
-    base.add_allow_incomplete(parser)
-    base.add_workers(parser)
-    base.add_console(parser)
     args = parser.parse_args(argv)
-    if (args.output is None) != (args.range is None):
-        parser.error(
-            "--output and --range go together: a file, and the runs that its gains apply to"
-        )
-    n_runs = len(args.run_ids) + len(args.led_off)
-    if args.testing_rundoc and len(args.testing_rundoc) != n_runs:
-        parser.error(f"--testing_rundoc: {n_runs} runs need as many run documents")
-    return args
+    return calibrating.check_options(parser, args, [*args.run_ids, *args.led_off])
 
 
 def _channel_value(text: str) -> tuple[int, float]:
@@ -122,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
     """Measure gains, and return the exit status."""
     from amstrax.auto_processing import job
 
-    folder = args.output or args.output_folder or "the output folder"
+    folder = args.output_folder or "the output folder"
     return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the gains", folder)
 
 
@@ -140,7 +102,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     """
     from amstrax.analyses.gains import channel_gains
 
-    entries = _entries(args)  # reports errors in the file before the work
+    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     pulses, windows = load(args, args.run_ids, stop)
     off = None
     if args.led_off:
@@ -154,16 +116,15 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         why = "".join(f"; channel {c}: {methods['mean']}" for c, methods in list(gains.items())[:1])
         raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
-    if args.plot:
-        from amstrax.analyses.led_plots import plot_gains
+    calibrating.save_plot(args, lambda: _figure(pulses, gains))
+    calibrating.write_json(args, [(args.run_ids, result) for result in results(gains)])
+    return "\n".join([text, *(_write(args, gains, entry) for entry in new)])
 
-        try:
-            base.save_figure(plot_gains(pulses, gains), args.plot)
-        except ValueError as error:
-            raise UsageError(f"--plot {args.plot}: {error}") from None
-    if args.output is not None:
-        text += "\n" + _write(args, gains, entries)
-    return text
+
+def _figure(pulses: "np.ndarray", gains: "Gains") -> "Figure":
+    from amstrax.analyses.led_plots import plot_gains
+
+    return plot_gains(pulses, gains)
 
 
 def load(
@@ -176,15 +137,11 @@ def load(
     import numpy as np
 
     parts, all_windows = [], []
-    for run_id in run_ids:
-        options = processing_options(args, run_id)
-        amstraxer.process(run_id, options, stop)
-        st, _ = amstraxer.make_context(options, run_id)
+    for run_id, st in calibrating.processed(args, run_ids, (DATA_TYPE,), stop, context=CONTEXT):
         # Windows of the stored data may differ from those of the context
         made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(made_with[w]) for w in ("led_window", "noise_window")})
         parts.append(st.get_array(run_id, DATA_TYPE, progress_bar=False))
-        stop.check()
     for run_id, windows in zip(run_ids, all_windows, strict=True):
         if windows != all_windows[0]:
             raise UsageError(
@@ -194,15 +151,24 @@ def load(
     return np.concatenate(parts), all_windows[0]
 
 
-def processing_options(args: argparse.Namespace, run_id: str) -> ProcessingOptions:
-    """Return the options to process a run."""
-    document = None
-    if args.testing_rundoc:
-        path = args.testing_rundoc[[*args.run_ids, *args.led_off].index(run_id)]
-        document = rundoc.from_json(path)
-    return base.filled(
-        ProcessingOptions, args, targets=(DATA_TYPE,), context=CONTEXT, run_document=document
-    )
+def results(gains: "Gains") -> "list[Result]":
+    """Return the gains of channels and methods, as in correction files."""
+    from amstrax.calibration.result import Result
+
+    unit = "photoelectrons per ADC count x sample"
+    return [
+        Result(
+            f"{OPTION}[{channel}]",
+            gain.to_pe.value,
+            gain.to_pe.value - gain.to_pe.error,
+            gain.to_pe.value + gain.to_pe.error,
+            unit,
+            name,
+        )
+        for channel, methods in gains.items()
+        for name, gain in methods.items()
+        if not isinstance(gain, NoGain)
+    ]
 
 
 def table(gains: "Gains", method: str) -> str:
@@ -250,33 +216,13 @@ def _warn(gains: "Gains") -> None:
             )
 
 
-def _entries(args: argparse.Namespace) -> list[Any]:
-    """Return the entries of the correction file, after a check that the new range fits."""
-    if args.output is None:
-        return []
-    from amstrax.corrections import lookup, store
-
-    if not args.output.name.startswith(f"{OPTION}_") or args.output.suffix != ".json":
-        raise UsageError(f"--output {args.output}: the file must be called {OPTION}_VERSION.json")
-    try:
-        new = lookup.entry(args.range, None, store.is_development(args.output.name))
-    except AmstraxError as error:
-        raise UsageError(f"--range: {error}") from None
-    entries = lookup.read_entries(args.output)
-    lookup.with_entry(entries, new, args.output)
-    return entries
-
-
-def _write(args: argparse.Namespace, gains: "Gains", entries: list[Any]) -> str:
+def _write(args: argparse.Namespace, gains: "Gains", new: calibrating.NewEntry) -> str:
     """Add the gains to the correction file, and return the message."""
     from amstrax.corrections import lookup
 
-    new = lookup.entry(args.range, None)
-    before = lookup.value_before(entries, new)
+    before = lookup.value_before(lookup.read_entries(new.path), new.entry)
     values = _values(gains, args.method, dict(args.channels), before if before else ())
-    new = new._replace(value=values)
-    lookup.write_entries(lookup.with_entry(entries, new, args.output), args.output)
-    return f'\nwritten to {args.output}:\n    "{new.text}": {values}'
+    return calibrating.write_entry(new, values)
 
 
 def _values(
@@ -303,7 +249,7 @@ def _values(
                 f"channel {channel} is not in the LED runs, and no range before has it: give it a "
                 f"value with --channel {channel}=VALUE"
             )
-        values.append(float(f"{value:.{_FIGURES}g}"))
+        values.append(value)
     return values
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOMS = {
     "base": "Settings, errors, run documents, live data on disk: everything else uses these",
     "processing": "Algorithms and kernels: arrays in, arrays out",
+    "calibration": "From source runs to corrections: arrays in, results out",
     "simulation": "Detector model: live data with the truth",
     "strax_ext.storage": "Folders of data, and savers that verify what they write",
     "rundb": "Run database: documents, leases, connection, RunDB as strax sees it",

@@ -68,11 +68,19 @@ def test_from_live_data_to_a_correction_file(runs, tmp_path, capsys, monkeypatch
         assert values[channel] == pytest.approx(1 / found[channel, "mean"][0], rel=1e-3)
 
     # A second run, by the fit; the channel without light keeps its value
-    output = [f"--output={path}", "--range=000301", "--method=fit"]
+    output = [f"--write={path}", "--from-run=301", "--to_run=301", "--method=fit"]
+    output.append(f"--json={tmp_path / 'new' / 'gains.json'}")
     assert gains.main([*arguments(runs, "000202"), *output]) == 0
     found = rows(capsys.readouterr().out)
     content = json.loads(path.read_text())
     assert list(content) == ["000201-000300", "000301"]
+    written = json.loads((tmp_path / "new" / "gains.json").read_text())
+    assert len(written) == len(found) == 10
+    assert {*written[0]} == {"name", "value", "lower", "upper", "unit", "method", "runs", "options"}
+    row = next(r for r in written if (r["name"], r["method"]) == ("gain_to_pe_array[2]", "fit"))
+    assert row["value"] == pytest.approx(content["000301"][2], rel=1e-5)
+    assert row["lower"] < row["value"] < row["upper"] and row["runs"] == ["000202"]
+    assert row["options"]["method"] == "fit"
     assert content["000201-000300"] == values
     assert content["000301"][5] == 0.0178
     assert content["000301"][2] == pytest.approx(1 / found[2, "fit"][0], rel=1e-3)
@@ -156,14 +164,17 @@ def test_runs_with_other_windows(runs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output=gain_to_pe_array_v1.json"], "--output and --range go together"),
-        (["--range=1-2"], "--output and --range go together"),
+        (["--output=gain_to_pe_array_v1.json"], "--write goes with"),
+        (["--range=1-2"], "--write goes with"),
+        (["--write=gain_to_pe_array_v1.json", "--from-run=1"], "give --from-run and --to-run"),
         (["--channel", "five=3"], "write N=VALUE"),
         (["--channel", "5=-3"], "values are above 0"),
         (["--testing_rundoc", "a.json", "b.json"], "1 runs need as many run documents"),
         (["--method", "median"], "invalid choice"),
+        (["201"], "run 000201 is given twice"),
+        (["--led_off", "201"], "run 000201 is given twice"),
     ],
-    ids=["output", "range", "channel", "value", "documents", "method"],
+    ids=["output", "range", "to_run", "channel", "value", "documents", "method", "twice", "off"],
 )
 def test_wrong_options(options, message, capsys):
     with pytest.raises(SystemExit) as stop:

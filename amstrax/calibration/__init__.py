@@ -1,0 +1,1 @@
+"""From source runs to corrections: algorithms, arrays in, results with uncertainties out."""

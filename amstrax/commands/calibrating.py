@@ -1,0 +1,282 @@
+"""Shared code of the commands that measure corrections: options, data, tables, files."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from amstrax import rundoc, strict_json
+from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing.amstraxer import ProcessingOptions
+from amstrax.commands import base
+from amstrax.exceptions import AmstraxError, NoResult, UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    import strax
+    from matplotlib.figure import Figure
+
+    from amstrax.calibration.result import Result
+    from amstrax.corrections.lookup import Entry
+
+#: Runs, and what was found in them
+Found = tuple[Sequence[str], "Result"]
+
+#: Significant figures of a value in a correction file
+_FIGURES = 6
+#: Options of a command that do not change what it finds
+_NOT_SHOWN = frozenset(
+    ("run_ids", "run_documents", "testing_rundoc", "output_folder", "live_data_dir", "workers")
+    + ("write", "range", "from_run", "to_run", "json", "plot", "progress", "debug")
+)
+
+
+def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str) -> None:
+    """Add the options of all commands that measure corrections.
+
+    Parameters
+    ----------
+    parser
+        Parser of the command, which then calls `check_options`.
+    runs
+        Help on the runs.
+    write_aliases
+        Other names of ``--write``.
+    """
+    add = parser.add_argument
+    add("run_ids", nargs="+", metavar="RUN_ID", type=base.run_id, help=runs)
+    add(
+        "--write",
+        *write_aliases,
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="correction file, OPTION_VERSION.json, to add an entry to; it may exist. Can be given "
+        "more than once",
+    )
+    for name, which in (("from", "first"), ("to", "last")):
+        add(
+            f"--{name}-run",
+            f"--{name}_run",
+            metavar="N",
+            type=base.run_id,
+            help=f"{which} run that the entry applies to, as 006724; required with --write",
+        )
+    add("--range", metavar="FIRST-LAST", help="the same in one option, as 006724-006877")
+    add("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+    add("--plot", type=Path, metavar="FILE", help="draw data and fits, as result.png")
+    add(
+        "--output_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of processed data (default: ./strax_data)",
+    )
+    base.add_input(parser)
+    add(
+        "--testing_rundoc",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="run documents to use instead of the run database's, one for each run in the order of "
+        "the runs",
+    )
+    base.add_context_kwargs(parser)
+    base.add_allow_incomplete(parser)
+    base.add_workers(parser)
+    base.add_console(parser)
+
+
+def add_events(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that use events."""
+    parser.add_argument(
+        "--context",
+        type=base.context_name,
+        help=f"one of {', '.join(base.CONTEXTS)} (default: the first that makes the data)",
+    )
+    base.add_corrections_version(parser)
+    base.add_reconstruction(parser)
+
+
+def check_options(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, run_ids: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Check the options of `add_options`, and return them with ``range`` and ``run_documents``.
+
+    `run_ids` are all runs of the command, by default ``args.run_ids``. Exits with 2 on wrong use.
+    """
+    run_ids = args.run_ids if run_ids is None else run_ids
+    ends = args.from_run, args.to_run
+    if any(ends):
+        if args.range or not all(ends):
+            parser.error("give --from-run and --to-run together, and --range only instead of both")
+        args.range = "-".join(dict.fromkeys(ends))
+    if bool(args.write) != (args.range is not None):
+        parser.error(
+            "--write goes with --from-run and --to-run, or --range: files, and the runs that their "
+            "entries apply to"
+        )
+    if args.testing_rundoc and len(args.testing_rundoc) != len(run_ids):
+        parser.error(f"--testing_rundoc: {len(run_ids)} runs need as many run documents")
+    twice = next((run_id for run_id in run_ids if run_ids.count(run_id) > 1), None)
+    if twice is not None:
+        parser.error(f"run {twice} is given twice, and would count twice: remove one")
+    # Without the option there are none
+    args.run_documents = dict(zip(run_ids, args.testing_rundoc, strict=False))
+    return args
+
+
+# Data
+
+
+def processed(
+    args: argparse.Namespace,
+    run_ids: Iterable[str],
+    targets: Sequence[str],
+    stop: Stop,
+    **more: Any,
+) -> Iterator[tuple[str, "strax.Context"]]:
+    """Make data types of runs if they are not stored; yield each run with its context.
+
+    `args` has the options of `add_options`, `more` are fields of `ProcessingOptions`.
+    """
+    for run_id in run_ids:
+        path = args.run_documents.get(run_id)
+        document = None if path is None else rundoc.from_json(path)
+        options = base.filled(
+            ProcessingOptions, args, targets=tuple(targets), run_document=document, **more
+        )
+        amstraxer.process(run_id, options, stop)
+        st, _ = amstraxer.make_context(options, run_id)
+        yield run_id, st
+        stop.check()
+
+
+def load(
+    args: argparse.Namespace, targets: Sequence[str], columns: Sequence[str], stop: Stop
+) -> dict[str, "np.ndarray"]:
+    """Return columns of data types of one kind for each of ``args.run_ids``, see `processed`."""
+    return {
+        run_id: st.get_array(
+            run_id, tuple(targets), keep_columns=tuple(columns), progress_bar=False
+        )
+        for run_id, st in processed(args, args.run_ids, targets, stop)
+    }
+
+
+# Results
+
+
+def table(results: Sequence[Found]) -> str:
+    """Return results as a table with their 68 % intervals."""
+    rows = [["result", "value", "68 % interval", "unit", "method", "runs"]]
+    for runs, result in results:
+        ends = f"{result.lower:.6g} to {result.upper:.6g}"
+        rows.append(
+            [result.name, f"{result.value:.6g}", ends, result.unit, result.method, " ".join(runs)]
+        )
+    return base.format_table(rows)
+
+
+def write_json(args: argparse.Namespace, results: Sequence[Found]) -> None:
+    """Write results to ``args.json``, if it is set.
+
+    The file has a list of objects with ``name``, ``value``, ``lower``, ``upper``, ``unit``,
+    ``method``, ``runs`` and ``options``. Numbers that are not finite are null.
+    """
+    if args.json is None:
+        return
+    options = {name: value for name, value in vars(args).items() if name not in _NOT_SHOWN}
+    rows = [
+        {name: _finite(value) for name, value in asdict(result).items()}
+        | {"runs": list(runs), "options": options}
+        for runs, result in results
+    ]
+    text = json.dumps(rows, indent=1, default=str, allow_nan=False)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    strict_json.write_text(args.json, f"{text}\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    return float(value) if math.isfinite(value) else None
+
+
+def save_plot(args: argparse.Namespace, draw: "Callable[[], Figure]") -> None:
+    """Draw a figure and save it as ``args.plot``, if that is set; UsageError for its format."""
+    if args.plot is not None:
+        try:
+            base.save_figure(draw(), args.plot)
+        except ValueError as error:
+            raise UsageError(f"--plot {args.plot}: {error}") from None
+
+
+# Correction files
+
+
+class NewEntry(NamedTuple):
+    """Entry to be added to a correction file."""
+
+    path: Path
+    option: str  #: option that the file has values of
+    entry: "Entry"  #: range of runs, without a value
+
+
+def new_entries(args: argparse.Namespace, options: Collection[str]) -> list[NewEntry]:
+    """Return the entry for each file of ``args.write``, after a check that it fits.
+
+    Raises
+    ------
+    UsageError
+        If the range or a name is wrong: OPTION_VERSION.json, with one of `options`.
+    InvalidCorrection
+        If a file is invalid, or has a value for runs of the range.
+    """
+    return [new_entry(path, args.range, options) for path in args.write]
+
+
+def new_entry(path: Path, range_text: str, options: Collection[str]) -> NewEntry:
+    """Return the entry for a range of runs and a file; errors are those of `new_entries`."""
+    from amstrax.corrections import lookup, store
+
+    fitting = [option for option in options if path.name.startswith(f"{option}_")]
+    if not fitting or path.suffix != ".json":
+        names = " or ".join(f"{option}_VERSION.json" for option in options)
+        raise UsageError(f"--write {path}: the file must be called {names}")
+    try:
+        entry = lookup.entry(range_text, None, store.is_development(path.name))
+    except AmstraxError as error:
+        raise UsageError(f"range of runs: {error}") from None
+    lookup.with_entry(lookup.read_entries(path), entry, path)
+    return NewEntry(path, max(fitting, key=len), entry)
+
+
+def write_entry(new: NewEntry, value: Any) -> str:
+    """Add an entry to its file, which is made if it is missing, and return the message.
+
+    Numbers are rounded to six significant figures. Raises NoResult for one that is not finite.
+    """
+    from amstrax.corrections import lookup
+
+    value = _rounded(new, value)
+    entries = lookup.read_entries(new.path)
+    entry = new.entry._replace(value=value)
+    lookup.write_entries(lookup.with_entry(entries, entry, new.path), new.path)
+    return f'\nwritten to {new.path}:\n    "{entry.text}": {value}'
+
+
+def _rounded(new: NewEntry, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(new, item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(new, item) for item in value]
+    if not math.isfinite(value):
+        raise NoResult(
+            f"{new.option} is {value}, and was not written to {new.path}: take more data"
+        )
+    return float(f"{value:.{_FIGURES}g}")
