@@ -81,7 +81,7 @@ def find_line(
 
     From the densest place in the logarithms of both areas, events within 3 standard deviations
     (Mahalanobis distance) of the mean are kept until nothing changes. The covariance is corrected
-    for what a Gaussian distribution has beyond.
+    for what a Gaussian distribution has beyond. `energy` is in keV, NaN where it is not known.
 
     Raises
     ------
@@ -108,17 +108,21 @@ def find_line(
     peaked = float(np.mean(_distance(x[inside], mean, covariance) < 1))
     if peaked < _LEAST_PEAKED - 0.5 / np.sqrt(inside.sum()):
         raise NoResult(
-            f"no peak found for {energy:g} keV: {peaked:.0%} of the events near cS1 {mean[0]:.0f}, "
-            f"cS2 {mean[1]:.0f} PE are in its core, a peak has 40 %; give ranges around the line"
+            f"no peak found for {_named(energy)}: {peaked:.0%} of the events near cS1 "
+            f"{mean[0]:.0f}, cS2 {mean[1]:.0f} PE are in its core, not 40 %; give ranges around it"
         )
     return Line(energy, mean, covariance, inside)
+
+
+def _named(energy: float) -> str:
+    return "the line" if np.isnan(energy) else f"{energy:g} keV"
 
 
 def _check_number(energy: float, n: int, where: str) -> None:
     if n < _FEWEST:
         raise NoResult(
-            f"{n} events of {energy:g} keV {where} are too few: take a longer run, or other ranges,"
-            f" for {_FEWEST} or more"
+            f"{n} events of {_named(energy)} {where} are too few: take a longer run, or other "
+            f"ranges, for {_FEWEST} or more"
         )
 
 
@@ -128,10 +132,12 @@ def _densest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     logs = np.log(x)
     low, high = np.quantile(logs, (0.01, 0.99), axis=0)
-    edges = [np.linspace(a, max(b, a + 1e-3), _SEARCH_BINS + 1) for a, b in zip(low, high)]
+    edges = [
+        np.linspace(a, max(b, a + 1e-3), _SEARCH_BINS + 1) for a, b in zip(low, high, strict=False)
+    ]
     density = gaussian_filter(np.histogram2d(*logs.T, edges)[0], 1.5, mode="constant")
     place = np.unravel_index(density.argmax(), density.shape)
-    start = np.array([(e[i] + e[i + 1]) / 2 for e, i in zip(edges, place)])
+    start = np.array([(e[i] + e[i + 1]) / 2 for e, i in zip(edges, place, strict=False)])
     # A third of the events that are nearest, in units of the spread of all
     off = (logs - start) / np.maximum(logs.std(axis=0), 1e-6)
     near = np.argsort((off**2).sum(axis=1))[: max(len(x) // 3, _FEWEST // 2)]
@@ -352,8 +358,12 @@ def fit_peak(energies: np.ndarray, expected: float, width: float | None = None) 
         Result(f"mean {name}", mean, mean - at, mean + at, "keV", method),
         Result(f"sigma {name}", sigma, sigma - by, sigma + by, "keV", method),
         Result(
-            f"resolution {name}", sigma / mean, sigma / mean - by_ratio, sigma / mean + by_ratio,
-            "1", method,
+            f"resolution {name}",
+            sigma / mean,
+            sigma / mean - by_ratio,
+            sigma / mean + by_ratio,
+            "1",
+            method,
         ),
         edges,
         counts,

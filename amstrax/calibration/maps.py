@@ -133,7 +133,9 @@ class _Binned:
         self.axes = axes
         self.edges = tuple(np.asarray(values, dtype=np.float64) for values in edges)
         self.shape = tuple(len(values) - 1 for values in self.edges)
-        rows = [np.searchsorted(e, p, "right") - 1 for e, p in zip(self.edges, position)]
+        rows = [
+            np.searchsorted(e, p, "right") - 1 for e, p in zip(self.edges, position, strict=False)
+        ]
         usable = np.isfinite(area) & (np.asarray(area) > 0)
         for row, n in zip(rows, self.shape, strict=True):
             usable &= (row >= 0) & (row < n)

@@ -105,8 +105,8 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
     area = area[np.isfinite(area) & (area >= lowest)]
     if len(area) < _FEWEST:
         raise NoResult(
-            f"{len(area)} peaks above {lowest:g} PE are too few for single electrons: take a longer run, "
-            f"or more time after large peaks, for {_FEWEST} or more"
+            f"{len(area)} peaks above {lowest:g} PE are too few for single electrons: take a "
+            f"longer run, or more time after large peaks, for {_FEWEST} or more"
         )
     gain = float(np.median(area)) if start is None else start
     edges = np.linspace(lowest, max(_RANGE * gain, 2 * lowest), int(_RANGE * _BINS) + 1)
@@ -136,8 +136,8 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
     at_limit = not 0.31 * gain < spectrum.gain < 1.99 * gain
     if not fit.valid or at_limit or not is_peak or spectrum.gain < 1.2 * lowest:
         raise NoResult(
-            f"no peak of single electrons found above {lowest:g} PE in {n} peaks, median {gain:.1f} PE: "
-            "look at the plot, and give another range of time or areas"
+            f"no peak of single electrons found above {lowest:g} PE in {n} peaks, median "
+            f"{gain:.1f} PE: look at the plot, and give another range of time or areas"
         )
     expected = n * bin_shares(edges, spectrum)
     many = expected > 5

@@ -43,7 +43,9 @@ def test_table():
     np.testing.assert_allclose(found.ratio, [[0.5, 0], [0, 1.5]])
     assert found.option()["hist_ratio"] == [[0.5, 0.0], [0.0, 1.5]]
     # The empty bin is as the nearest other one, and beyond all it is the last
-    factor = s2_map_correction(np.array([1, 3.5, 9, np.nan]), np.array([3.5, 3, 9, 0]), found.option())
+    factor = s2_map_correction(
+        np.array([1, 3.5, 9, np.nan]), np.array([3.5, 3, 9, 0]), found.option()
+    )
     np.testing.assert_allclose(factor[1:], [1 / 1.5, 1 / 1.5, np.nan])
     assert factor[0] in (1 / 0.5, 1 / 1.5)
 
@@ -57,7 +59,10 @@ def test_closure():
             (maps.s1_map(r, z, s1, R_EDGES, Z_EDGES), s1_light, (r, z), s1, s1_map_correction),
             (maps.s2_map(x, y, s2, XY_EDGES, XY_EDGES), s2_light, (x, y), s2, s2_map_correction),
         ):
-            index = [np.searchsorted(e, p, "right") - 1 for e, p in zip(found.edges, places)]
+            index = [
+                np.searchsorted(e, p, "right") - 1
+                for e, p in zip(found.edges, places, strict=False)
+            ]
             index = np.ravel_multi_index(index, found.ratio.shape)
             total = np.bincount(index, light(*places), found.ratio.size)
             true = (total / np.maximum(found.n_events.ravel(), 1)).reshape(found.ratio.shape)
