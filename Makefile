@@ -114,6 +114,10 @@ soak: dev ## the long form of tests that CI has in short: a day of RUNS= runs, E
 	AMSTRAX_DAY_RUNS=$(RUNS) AMSTRAX_FUZZ_EXAMPLES=$(EXAMPLES) \
 	    $(BIN)/python -m pytest --timeout=0 tests/auto_processing/test_day.py tests/test_fuzz.py $(ARGS)
 
+.PHONY: closure
+closure: dev ## compare what calibrations find in simulated runs with the truth: 50 runs of each set, some 10 minutes
+	$(BIN)/python benchmarks/closure.py $(ARGS)
+
 .PHONY: demo
 demo: install ## simulate a run, process it, and plot its events, in ./amstrax_demo
 	$(BIN)/amstrax demo $(ARGS)

@@ -22,6 +22,8 @@ TOOLS = {
     "maps": Tool("commands.maps", "measure maps of S1 and S2 light with a uniform line"),
     "energy": Tool("commands.energy", "measure g1, g2 and the resolution with lines"),
     "se-gain": Tool("commands.se_gain", "measure the gain of single electrons"),
+    "elife": Tool("commands.elife", "find the electron lifetime in source runs"),
+    "drift": Tool("commands.drift", "find gate, cathode, drift velocity and diffusion"),
     "export": Tool("commands.export", "write data to a CSV, HDF5, Parquet or ROOT file"),
     "corrections": Tool("commands.corrections", "show corrections, and check files of them"),
     "process-run": Tool("auto_processing.process_run", "process a run, and set its status"),

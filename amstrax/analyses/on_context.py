@@ -4,6 +4,7 @@ Each calls a function of arrays of the other modules, with the same name where i
 `amstrax.analyses.mini_analysis` makes methods of them, and `amstrax.strax_ext.context` binds these.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amstrax.analyses import (
+    calibration_plots,
     event_plots,
     interactive,
     led_plots,
@@ -24,8 +26,9 @@ from amstrax.analyses import (
 )
 from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
+from amstrax.calibration import drift, lifetime
 from amstrax.common import XAMS_VOLUME
-from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
+from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
 from amstrax.processing.rows import sort_by_time
 
@@ -80,6 +83,74 @@ def plot_drift_time(
     figure = event_plots.plot_drift_time(data, ax, gate, cathode, n_bins, empty)
     ax.set_title(f"Run {part.run_id}", loc="left", pad=16)
     return figure
+
+
+@on_context("event_info")
+def plot_lifetime(
+    part: Part,
+    s2_range: tuple[float, float] | None = None,
+    drift_range: tuple[float, float] | None = None,
+    allow_saturated: bool = False,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw S2 against drift time of events of one energy, and fit the electron lifetime.
+
+    A picture without lifetime says why.
+
+    Parameters
+    ----------
+    s2_range
+        Lowest and highest S2 area [PE]; None: all, of which the densest line is found.
+    drift_range
+        First and last drift time [ns]; None: from gate to cathode as found in the events.
+    allow_saturated
+        Use S2s with saturated channels, as where they have been corrected.
+    """
+    ax = style.new_axes() if ax is None else ax
+    columns = ("time", "s2_area", "drift_time", "r", "s2_n_saturated_channels")
+    data = part.load("event_info", columns=columns)
+    unit = part.area_unit("event_info")
+    try:
+        used, found = lifetime.lifetime_of_events(data, s2_range, drift_range, allow_saturated)
+    except NoResult as error:
+        ax.set(xlabel="Drift time [µs]", ylabel=f"S2 area [{unit}]")
+        style.note(ax, textwrap.fill(f"no lifetime: {error}", 50))
+    else:
+        calibration_plots.plot_lifetime(used, found, ax, unit)
+    ax.set_title(f"Run {part.run_id}: {ax.get_title()}")
+    return style.figure_of(ax)
+
+
+@on_context("event_info")
+def plot_drift_edges(
+    part: Part, guess: tuple[float, float] | None = None, figure: Figure | None = None
+) -> Figure:
+    """Draw drift times around gate and cathode with fitted edges, and diffusion of S2s.
+
+    A picture without edges says why.
+
+    Parameters
+    ----------
+    guess
+        Rough drift times from gate and cathode [ns]; None: the ends of the dense part.
+    """
+    data = part.load("event_info", columns=("time", "drift_time", "s2_range_90p_area"))
+    try:
+        gate, cathode = drift.find_edges(data["drift_time"], guess)
+    except NoResult as error:
+        figure, (axes,) = style.panels_of(figure, 1)
+        axes.set(xlabel="Drift time [µs]", ylabel="Events")
+        style.note(axes, textwrap.fill(f"no edges: {error}", 40))
+        return _with_title(figure, part)
+    inside = data[(data["drift_time"] > gate.edge) & (data["drift_time"] < cathode.edge)]
+    positions = part.context.get_single_plugin(part.run_id, "event_positions")
+    velocity = positions.gate_cathode_distance / (cathode.edge - gate.edge)
+    try:
+        widths, times = inside["s2_range_90p_area"], inside["drift_time"]
+        diffusion = drift.find_diffusion(widths, times, velocity)
+    except NoResult:
+        diffusion = None
+    return _with_title(calibration_plots.plot_drift(data, gate, cathode, diffusion, figure), part)
 
 
 @on_context("event_info", draws=event_plots.plot_positions)

@@ -266,7 +266,7 @@ def _figure(
     scale: "EnergyScale",
     peaks: "Mapping[float, PeakFit]",
 ) -> "Figure":
-    from amstrax.analyses.calibration_plots import plot_energy
+    from amstrax.analyses.energy_plots import plot_energy
 
     return plot_energy(cs1, cs2, lines, scale, peaks)
 

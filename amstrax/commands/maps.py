@@ -199,7 +199,7 @@ def results(name: str, found: "LightMap") -> "list[Result]":
 
 
 def _figure(found: "dict[str, LightMap]") -> "Figure":
-    from amstrax.analyses.calibration_plots import plot_light_map
+    from amstrax.analyses.energy_plots import plot_light_map
 
     return plot_light_map(found)
 

@@ -136,7 +136,7 @@ def results(fit: "ElectronFit", g2: Sequence[float] | None = None) -> "list[Resu
 
 
 def _figure(area: "np.ndarray", fit: "ElectronFit") -> "Figure":
-    from amstrax.analyses.calibration_plots import plot_single_electrons
+    from amstrax.analyses.energy_plots import plot_single_electrons
 
     return plot_single_electrons(area, fit)
 

@@ -1,0 +1,155 @@
+"""The command ``amstrax drift``: gate, cathode, drift velocity and diffusion from drift times."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from amstrax.commands import base, calibrating
+from amstrax.exceptions import NoResult, UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from amstrax.calibration.drift import Diffusion, Edge
+
+log = logging.getLogger("amstrax.drift")
+
+OPTIONS = ("drift_time_gate", "drift_time_cathode", "electron_drift_velocity")
+_COLUMNS = ("time", "drift_time", "s2_area", "s2_range_90p_area")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure drift times from gate and cathode, drift velocity and diffusion, and "
+        "write entries of correction files",
+    )
+    calibrating.add_options(parser, "runs with events at all depths, analysed together")
+    calibrating.add_events(parser)
+    add = parser.add_argument
+    add(
+        "--guess",
+        type=float,
+        nargs=2,
+        metavar=("GATE", "CATHODE"),
+        help="rough drift times from gate and cathode [ns] (default: ends of the dense part)",
+    )
+    add(
+        "--drift_length",
+        type=base.positive_number,
+        metavar="MM",
+        help="distance of the two [mm] (default: gate_cathode_distance of the context)",
+    )
+    add(
+        "--s2_range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="use S2s of these areas [PE] (default: all)",
+    )
+    base.add_count(parser, "--bootstrap", 50, "number of samples for the bootstrap")
+    args = calibrating.check_options(parser, parser.parse_args(argv))
+    if args.guess and not args.guess[0] < args.guess[1]:
+        parser.error("--guess: give the drift time from the gate first, which is shorter")
+    return args
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Measure the drift, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output_folder or "the output folder"
+    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the drift", folder)
+
+
+def work(args: argparse.Namespace, stop: Stop) -> str:
+    """Measure the drift, write the requested files, and return the table to print.
+
+    Raises
+    ------
+    NoResult
+        If the runs do not determine the edges.
+    InvalidCorrection
+        If a correction file is invalid, or has a value for runs of the range.
+    """
+    from amstrax.calibration import drift
+
+    new = calibrating.new_entries(args, OPTIONS)  # reports errors in files before the work
+    events, length, max_length = _load(args, stop)
+    gate, cathode = drift.find_edges(
+        events["drift_time"], args.guess and tuple(args.guess), args.bootstrap
+    )
+    velocity = drift.velocity(gate.likelihood, cathode.likelihood, length)
+    results = [gate.likelihood, gate.bootstrap, cathode.likelihood, cathode.bootstrap, velocity]
+    lines = []
+    diffusion = None
+    inside = (events["drift_time"] > gate.edge) & (events["drift_time"] < cathode.edge)
+    try:
+        diffusion = drift.find_diffusion(
+            events["s2_range_90p_area"][inside], events["drift_time"][inside], velocity.value
+        )
+        results.append(diffusion.result)
+    except NoResult as error:
+        lines.append(f"no diffusion: {error}")
+    found = [(args.run_ids, result) for result in results if result is not None]
+    calibrating.save_plot(args, lambda: _figure(events, gate, cathode, diffusion))
+    calibrating.write_json(args, found)
+    values = {result.name: result.value for result in reversed(results) if result is not None}
+    if any(entry.option == OPTIONS[2] for entry in new):
+        _check_longest(max_length, velocity.value, cathode.edge)
+    lines += [calibrating.write_entry(entry, values[entry.option]) for entry in new]
+    return "\n".join([calibrating.table(found), *lines])
+
+
+def _load(args: argparse.Namespace, stop: Stop) -> tuple["np.ndarray", float, float]:
+    """Return events, distance of gate and cathode, and max_drift_length of the context [mm]."""
+    import numpy as np
+
+    parts, lengths, longest = [], set(), np.inf
+    for run_id, st in calibrating.processed(args, args.run_ids, ("event_info",), stop):
+        parts.append(st.get_array(run_id, "event_info", keep_columns=_COLUMNS, progress_bar=False))
+        positions = st.get_single_plugin(run_id, "event_positions")
+        lengths.add(args.drift_length or float(positions.gate_cathode_distance))
+        longest = min(longest, float(st.get_single_plugin(run_id, "event_basics").max_drift_length))
+    if len(lengths) > 1:
+        raise UsageError(
+            f"gate_cathode_distance differs between the runs ({sorted(lengths)} mm): give the "
+            "distance with --drift_length"
+        )
+    events = np.concatenate(parts)
+    if args.s2_range:
+        low, high = args.s2_range
+        events = events[(events["s2_area"] > low) & (events["s2_area"] < high)]
+    return events, lengths.pop(), longest
+
+
+def _check_longest(max_length: float, velocity: float, cathode: float) -> None:
+    """Warn if alternative S2s from the cathode would be too late with a new drift velocity."""
+    longest = 1.01 * max_length / velocity
+    if longest < cathode:
+        log.warning(
+            "max_drift_length %g / electron_drift_velocity leaves out alternative S2s after %.0f "
+            "ns, and the cathode is at %.0f ns: set max_drift_length to %.3g mm or more",
+            max_length,
+            longest,
+            cathode,
+            1.05 * cathode * velocity,
+        )
+
+
+def _figure(
+    events: "np.ndarray", gate: "Edge", cathode: "Edge", diffusion: "Diffusion | None"
+) -> "Figure":
+    from amstrax.analyses import calibration_plots
+
+    return calibration_plots.plot_drift(events, gate, cathode, diffusion)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The command ``amstrax elife``: electron lifetime from source runs, for a correction file."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from amstrax.commands import base, calibrating
+from amstrax.exceptions import NoResult
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from amstrax.calibration.lifetime import Lifetime
+
+log = logging.getLogger("amstrax.elife")
+
+OPTION = "elife"
+_COLUMNS = ("time", "s2_area", "drift_time", "r", "s2_n_saturated_channels")
+#: Limit for a warning: chi-square per degree of freedom of the line
+_ODD_CHI2 = 3.0
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure the electron lifetime with S2 areas of events of one energy (Kr-83m, "
+        "Cs-137, Rn-222) against drift time, and write an entry of a correction file",
+    )
+    calibrating.add_options(parser, "runs with a source of one energy, analysed together")
+    calibrating.add_events(parser)
+    add = parser.add_argument
+    add(
+        "--s2_range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="use S2s of these areas [PE] (default: all, of which the densest line is found)",
+    )
+    add(
+        "--drift_range",
+        type=float,
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        help="use these drift times [ns] (default: from gate to cathode as found in the runs, "
+        "without 500 ns at each end)",
+    )
+    add(
+        "--per_run",
+        action="store_true",
+        help="also show the lifetime of each run alone, and draw its trend",
+    )
+    add(
+        "--allow_saturated",
+        action="store_true",
+        help="use S2s with saturated channels, as where the reconstruction corrects for it",
+    )
+    base.add_count(parser, "--bootstrap", 100, "number of samples for the bootstrap")
+    return calibrating.check_options(parser, parser.parse_args(argv))
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Measure the lifetime, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output_folder or "the output folder"
+    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the lifetime", folder)
+
+
+def work(args: argparse.Namespace, stop: Stop) -> str:
+    """Measure the lifetime, write the requested files, and return the table to print.
+
+    Raises
+    ------
+    NoResult
+        If the runs do not determine a lifetime, or one to write is infinite.
+    InvalidCorrection
+        If a correction file is invalid, or has a value for runs of the range.
+    """
+    import numpy as np
+
+    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
+    runs = calibrating.load(args, ("event_info",), _COLUMNS, stop)
+    events = np.concatenate(list(runs.values()))
+    kept, found = measure(events, args)
+    results = [(args.run_ids, found.likelihood), (args.run_ids, found.bootstrap)]
+    lines = []
+    by_run = {}
+    for run_id, of_run in runs.items() if args.per_run else ():
+        try:
+            by_run[run_id] = measure(of_run, args)[1].likelihood
+            results.append(([run_id], by_run[run_id]))
+        except NoResult as error:
+            lines.append(f"run {run_id} alone: {error}")
+    line = found.line
+    lines.insert(0, calibrating.table(results))
+    lines.append(
+        f"{line.in_band.sum()} events; lower limit {found.limit:.4g} ns at 90 % confidence; "
+        f"chi2 {line.chi2:.1f} for {len(line.time) - 2} degrees of freedom"
+    )
+    if line.chi2 > _ODD_CHI2 * max(len(line.time) - 2, 1):
+        log.warning("S2s do not fall exponentially with drift time (chi2 above): see --plot")
+    calibrating.save_plot(args, lambda: _figure(kept, found, by_run))
+    calibrating.write_json(args, results)
+    return "\n".join([*lines, *(_write(entry, found) for entry in new)])
+
+
+def _write(entry: calibrating.NewEntry, found: "Lifetime") -> str:
+    if not found.likelihood.value < float("inf"):
+        raise NoResult(
+            f"the lifetime is above {found.limit:.4g} ns (90 %) without an upper end, and was not "
+            f"written to {entry.path}: take more data, or write that number yourself"
+        )
+    return calibrating.write_entry(entry, found.likelihood.value)
+
+
+def measure(events: "np.ndarray", args: argparse.Namespace) -> tuple["np.ndarray", "Lifetime"]:
+    """Return the events that are used, and their lifetime; `args` are the options.
+
+    Errors are those of `amstrax.calibration.lifetime.lifetime_of_events`.
+    """
+    from amstrax.calibration import lifetime
+
+    return lifetime.lifetime_of_events(
+        events,
+        args.s2_range and tuple(args.s2_range),
+        args.drift_range and tuple(args.drift_range),
+        args.allow_saturated,
+        args.bootstrap,
+    )
+
+
+def _figure(events: "np.ndarray", found: "Lifetime", by_run: dict) -> "Figure":
+    from amstrax.analyses import calibration_plots, style
+
+    figure = style.new_figure((12, 5) if by_run else (7, 5))
+    axes = figure.subplots(1, 2) if by_run else [figure.add_subplot()]
+    calibration_plots.plot_lifetime(events, found, axes[0])
+    if by_run:
+        calibration_plots.plot_trend(by_run, axes[1])
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
