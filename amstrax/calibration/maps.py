@@ -4,10 +4,13 @@ The value of a bin is the mean area of its events, less outliers, relative to th
 bins. Only ratios of bins matter, so what the outliers' cut takes from a skewed line cancels.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from amstrax.calibration.energy import find_line
+from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import NoResult
 
 #: Events further from the median of their bin than this are outliers [half-widths of 68 %]
@@ -124,6 +127,61 @@ def s2_map(
         merged(0, 0)
     area = np.outer(*(np.diff(edges) for edges in events.edges))
     return events.light_map(merged, events.n_events > 0, area)
+
+
+def maps_of_events(
+    events: np.ndarray,
+    n_bins: tuple[int, int, int] = (4, 10, 8),
+    names: Collection[str] = ("s1_map", "s2_map"),
+    ranges: tuple[tuple[float, float], tuple[float, float]] = ((0.0, np.inf), (0.0, np.inf)),
+    min_events: int = MIN_EVENTS,
+    radius: float = XAMS_VOLUME.radius,
+    depth: float = XAMS_VOLUME.depth,
+) -> dict[str, LightMap]:
+    """Return maps of the densest line in cS1 and cS2.
+
+    Events count within three standard deviations of the line in the other signal, which does not
+    select those of more or less light. Positions outside of the volume count in the outer bins.
+
+    Parameters
+    ----------
+    events
+        As of event_info without s2_map, shape (n,).
+    n_bins
+        Of s1_map in r, with equal areas, and in z; of s2_map in x, and as many in y.
+    names
+        Maps to make.
+    ranges
+        cS1 and cS2 of events that count [PE].
+    min_events
+        As of `s1_map`.
+    radius, depth
+        Of the volume [mm].
+
+    Raises
+    ------
+    NoResult
+        (a ValueError) without a line, or for too few events.
+    """
+    line = find_line(np.nan, events["cs1"], events["cs2"], *ranges)
+    sigma = np.sqrt(np.diag(line.covariance))
+    counts = np.ones(len(events), dtype=bool)
+    for name, (low, high) in zip(("cs1", "cs2"), ranges, strict=True):
+        counts &= (events[name] >= low) & (events[name] <= high)
+    n_r, n_z, n_xy = n_bins
+    below = radius * (1 - 1e-6)
+    found = {}
+    if "s1_map" in names:
+        own = events[counts & (np.abs(events["cs2"] - line.mean[1]) < _CUT * sigma[1])]
+        edges = radius * np.sqrt(np.linspace(0, 1, n_r + 1)), np.linspace(-depth, 0, n_z + 1)
+        r, z = np.minimum(own["r"], below), np.clip(own["z"], -depth, -1e-6 * depth)
+        found["s1_map"] = s1_map(r, z, own["s1_area"], *edges, min_events)
+    if "s2_map" in names:
+        own = events[counts & (np.abs(events["cs1"] - line.mean[0]) < _CUT * sigma[0])]
+        edge = np.linspace(-radius, radius, n_xy + 1)
+        x, y = (np.clip(own[axis], -radius, below) for axis in "xy")
+        found["s2_map"] = s2_map(x, y, own["cs2"], edge, edge, min_events)
+    return found
 
 
 class _Binned:

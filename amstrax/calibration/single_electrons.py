@@ -16,6 +16,8 @@ from amstrax.exceptions import NoResult
 
 #: Fewest peaks in the range of the fit
 _FEWEST = 200
+#: Least width of the central 50 % of the area, which S1s and dark counts do not have [ns]
+LEAST_WIDTH = 50.0
 #: Most electrons in a peak that the fit knows, bins in the mean area of an electron
 _MOST_ELECTRONS, _BINS = 5, 15
 #: The fit ends at this many gains

@@ -11,7 +11,6 @@ from amstrax.exceptions import UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
     from amstrax.calibration.maps import LightMap
@@ -21,8 +20,6 @@ log = logging.getLogger("amstrax.maps")
 
 MAPS = "s1_map", "s2_map"
 _COLUMNS = ("time", "x", "y", "r", "z", "drift_time", "s1_area", "cs1", "cs2")
-#: Events of the line, within so many standard deviations of the other signal
-_CUT = 3.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -109,6 +106,9 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     """
     import numpy as np
 
+    from amstrax.calibration.maps import maps_of_events
+    from amstrax.common import XAMS_VOLUME
+
     new = calibrating.new_entries(args, args.maps)  # reports errors in files before the work
     parts = []
     for run_id, st in calibrating.processed(args, args.run_ids, ("event_info",), stop):
@@ -118,7 +118,15 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
                 "--config_kwargs '{\"s2_map\": null}'"
             )
         parts.append(st.get_array(run_id, "event_info", keep_columns=_COLUMNS, progress_bar=False))
-    found = measure(args, np.concatenate(parts))
+    found = maps_of_events(
+        np.concatenate(parts),
+        (args.r_bins, args.z_bins, args.xy_bins),
+        args.maps,
+        (tuple(args.cs1_range), tuple(args.cs2_range)),
+        args.min_events,
+        args.radius or XAMS_VOLUME.radius,
+        args.depth or XAMS_VOLUME.depth,
+    )
     rows = [(args.run_ids, row) for name, one in found.items() for row in results(name, one)]
     calibrating.save_plot(args, lambda: _figure(found))
     calibrating.write_json(args, rows)
@@ -129,45 +137,6 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     ]
     written = [calibrating.write_entry(entry, found[entry.option].option()) for entry in new]
     return "\n".join([calibrating.table(rows), "", *merged, *written])
-
-
-def measure(args: argparse.Namespace, events: "np.ndarray") -> "dict[str, LightMap]":
-    """Return the maps of ``args.maps``."""
-    import numpy as np
-
-    from amstrax.calibration import energy, maps
-    from amstrax.common import XAMS_VOLUME
-
-    line = energy.find_line(
-        float("nan"), events["cs1"], events["cs2"], tuple(args.cs1_range), tuple(args.cs2_range)
-    )
-    sigma = np.sqrt(np.diag(line.covariance))
-    log.info("line at cS1 %.0f, cS2 %.0f PE, %d events", *line.mean, line.n_events)
-    radius = args.radius or XAMS_VOLUME.radius
-    depth = args.depth or XAMS_VOLUME.depth
-
-    def of_line(column: int) -> np.ndarray:
-        value = events[("cs1", "cs2")[column]]
-        chosen = np.abs(value - line.mean[column]) < _CUT * sigma[column]
-        for name in ("cs1", "cs2"):
-            low, high = getattr(args, f"{name}_range")
-            chosen &= (events[name] >= low) & (events[name] <= high)
-        return events[chosen]
-
-    found = {}
-    if "s1_map" in args.maps:
-        own = of_line(1)
-        r_edges = radius * np.sqrt(np.linspace(0, 1, args.r_bins + 1))
-        z_edges = np.linspace(-depth, 0, args.z_bins + 1)
-        # Positions beyond the wall and the electrodes belong to the outer bins
-        r, z = np.minimum(own["r"], 0.999999 * radius), np.clip(own["z"], -depth, -1e-6)
-        found["s1_map"] = maps.s1_map(r, z, own["s1_area"], r_edges, z_edges, args.min_events)
-    if "s2_map" in args.maps:
-        own = of_line(0)
-        edges = np.linspace(-radius, radius, args.xy_bins + 1)
-        x, y = (np.clip(own[axis], -radius, 0.999999 * radius) for axis in "xy")
-        found["s2_map"] = maps.s2_map(x, y, own["cs2"], edges, edges, args.min_events)
-    return found
 
 
 def results(name: str, found: "LightMap") -> "list[Result]":

@@ -46,8 +46,11 @@ ANALYSES = (
     *(
         "plot_drift_edges",
         "plot_drift_time",
+        "plot_energy",
         "plot_led_areas",
         "plot_lifetime",
+        "plot_light_map",
+        "plot_single_electrons",
         "plot_led_records",
         "plot_peak_records",
         "plot_peaks",
