@@ -39,8 +39,6 @@ def test_lineage(release):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({}, r"event_energy has no g1 \[PE/photon\]: set the option.*amstrax energy"),
-        ({"g1": 0.1}, r"event_energy has no g2 \[PE/electron\]"),
         (OPTIONS | {"g1": 0}, "g1 is 0, give a number above 0"),
         (OPTIONS | {"g2": "ten"}, "g2 is 'ten', give a number above 0"),
         (OPTIONS | {"w_value": -1.0}, "w_value is -1.0, give a number above 0"),
@@ -48,6 +46,23 @@ def test_lineage(release):
     ],
 )
 def test_unusable_options(config, text):
-    plugin = xams(**config).get_single_plugin("0", "event_energy")
     with pytest.raises(InvalidOption, match=text):
-        plugin.setup()
+        xams(**config).get_single_plugin("0", "event_energy")
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({}, r"event_energy has no g1 \[PE/photon\]: set the option.*amstrax energy"),
+        ({"g1": 0.1}, r"event_energy has no g2 \[PE/electron\]"),
+    ],
+)
+def test_no_energy_without_g1_and_g2(config, text):
+    """The plugin can be looked at, and computes nothing, also of no events."""
+    plugin = xams(**config).get_single_plugin("0", "event_energy")
+    dtype = [("time", "i8"), ("endtime", "i8"), ("cs1", "f4"), ("cs2", "f4")]
+    for n in (0, 3):
+        with pytest.raises(InvalidOption, match=text):
+            plugin.compute(np.zeros(n, dtype))
+    found = xams(**OPTIONS).get_single_plugin("0", "event_energy").compute(np.ones(2, dtype))
+    np.testing.assert_allclose(found["e_ces"], [0.1507] * 2)

@@ -156,7 +156,11 @@ def plot_drift_edges(
 
 @on_context("event_info")
 def plot_energy(
-    part: Part, line: float, w_value: float = 13.7, fano: float = 0.03, figure: Figure | None = None
+    part: Part,
+    line: float = 41.5,
+    w_value: float = 13.7,
+    fano: float = 0.03,
+    figure: Figure | None = None,
 ) -> Figure:
     """Draw cS2 against cS1 with a line, g1 and g2 of its ellipse, and the spectrum of energies.
 
@@ -165,7 +169,7 @@ def plot_energy(
     Parameters
     ----------
     line
-        Energy of the line, which is the densest population [keV].
+        Energy of the line, which is the densest population [keV]: by default that of Kr-83m.
     w_value
         Mean energy for a photon or an electron [eV].
     fano

@@ -423,6 +423,7 @@ class EventEnergy(CorrectedPlugin):
     depends_on = ("corrected_areas",)
     input_fields = immutabledict(corrected_areas=("cs1", "cs2"))
     provides = "event_energy"
+    _units = immutabledict(g1="PE/photon", g2="PE/electron", w_value="eV")
     data_kind = "events"
     parallel = "process"
     dtype = [
@@ -434,19 +435,22 @@ class EventEnergy(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        for name, unit in (("g1", "PE/photon"), ("g2", "PE/electron"), ("w_value", "eV")):
+        for name, unit in self._units.items():
             value = getattr(self, name)
-            if value is None:
-                raise InvalidOption(
-                    f"event_energy has no {name} [{unit}]: set the option, or a version of the "
-                    "corrections that has it; `amstrax energy` measures g1 and g2"
-                )
+            if value is None:  # an error of compute, since plugins can be looked at without it
+                continue
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
                 raise InvalidOption(
                     f"{self.origin(name)}: {name} is {value!r:.40}, give a number above 0 [{unit}]"
                 )
 
     def compute(self, events):
+        for name, unit in self._units.items():
+            if getattr(self, name) is None:
+                raise InvalidOption(
+                    f"event_energy has no {name} [{unit}]: set the option, or a version of the "
+                    "corrections that has it; `amstrax energy` measures g1 and g2"
+                )
         result = rows_for(events, self.dtype)
         for name, energy in zip(
             ("e_light", "e_charge", "e_ces"),

@@ -385,7 +385,7 @@ def test_steady_baselines():
     records["baseline"][[10, 12]] -= 7
     records["data"][[10, 12], :8] -= 7
     records["area"] = records["data"].sum(axis=1)
-    found = kernels.steady_baselines(records)
+    found = pulses.steady_baselines(records)
     expected = records.copy()
     expected["baseline"][[10, 12]] += 7
     expected["data"][[10, 12], :8] += 7
@@ -393,4 +393,4 @@ def test_steady_baselines():
     np.testing.assert_array_equal(found, expected)
     assert (records["baseline"][10], records["data"][10, 0]) == (15793.25, -6)
     for some in (records[:0], expected, records[12:13]):
-        np.testing.assert_array_equal(kernels.steady_baselines(some), some)
+        np.testing.assert_array_equal(pulses.steady_baselines(some), some)
