@@ -245,13 +245,14 @@ SETS: Mapping[str, Set] = {
         without=("surface_charge_loss",),
         optics=_INVERSE,
     ),
+    # After S2s of 40 keV the PMT bases lack charge, and single electrons of 28 PE lose 2.7 %
     "single_electrons": Set(
         "flat",
-        15.0,
-        30.0,
+        10.0,
+        100.0,
         lambda rng: {"se_gain": float(rng.uniform(7, 25))},
         lambda sample: [lambda: _se_gain(sample)],
-        energy_range=(40.0, 40.0),
+        energy_range=(10.0, 10.0),
     ),
     "maps": Set(
         "flat",

@@ -54,15 +54,9 @@ def plot_energy(
         _ellipse(plane, line, color)
         error = np.sqrt(np.diag(line.covariance) / line.n_events)
         point, bar = line.mean / line.energy, error / line.energy
-        doke.errorbar(
-            *point,
-            xerr=bar[0],
-            yerr=bar[1],
-            fmt="o",
-            ms=4,
-            color=color,
-            label=f"{line.energy:g} keV",
-        )
+        label = f"{line.energy:g} keV"
+        x, y = point
+        doke.errorbar(x, y, bar[1], bar[0], fmt="o", ms=4, color=color, label=label)
     if scale is not None:
         _draw_scale(doke, lines, scale)
         _draw_spectrum(spectrum, scale.energy(cs1[good], cs2[good]), lines, peaks or {})
@@ -81,7 +75,7 @@ def _ellipse(axes: Axes, line: Line, color: str) -> None:
     circle = vectors @ (np.sqrt(values)[:, np.newaxis] * np.stack([np.cos(angle), np.sin(angle)]))
     for sigma in (1, 2):
         axes.plot(*(line.mean[:, np.newaxis] + sigma * circle), color=color, lw=1)
-    axes.annotate(f"{line.energy:g} keV", line.mean, color=color, fontsize="small")
+    axes.annotate(f"{line.energy:g} keV", tuple(line.mean), color=color, fontsize="small")
 
 
 def _draw_scale(axes: Axes, lines: Sequence[Line], scale: EnergyScale) -> None:
@@ -163,7 +157,8 @@ def plot_single_electrons(
         style.note(axes, empty)
         return style.figure_of(axes)
     if fit is None:
-        axes.hist(area, np.linspace(0, np.quantile(area, 0.95), 80), histtype="step", color="k")
+        edges = np.linspace(0, np.quantile(area, 0.95) + 1, 80)
+        axes.stairs(np.histogram(area, edges)[0], edges, color=style.BLACK)
         return style.figure_of(axes)
     width = fit.edges[1] - fit.edges[0]
     edges = np.concatenate([np.arange(fit.edges[0], 0, -width)[:0:-1], fit.edges])

@@ -23,7 +23,7 @@ class LightMap(NamedTuple):
     """A measured map, with the statistics of each bin."""
 
     axes: str  #: names of the two axes: rz or xy
-    edges: tuple[np.ndarray, np.ndarray]  #: of the bins along both [mm]
+    edges: tuple[np.ndarray, ...]  #: of the bins along both [mm]
     ratio: np.ndarray  #: light / mean light, shape (n, m); 0 in bins without events of an s2_map
     error: np.ndarray  #: statistical error of it
     n_events: np.ndarray  #: events in each bin

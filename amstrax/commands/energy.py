@@ -182,7 +182,8 @@ def _find_lines(
 
     from amstrax.calibration.energy import find_line
 
-    lines, events = [], []
+    lines: list[Line] = []
+    events: list[np.ndarray] = []
     for spec in args.lines:
         own = np.concatenate([v for run, v in runs.items() if spec.run_id in (None, run)])
         line = find_line(spec.energy, own["cs1"], own["cs2"], *spec.ranges)

@@ -439,7 +439,11 @@ class EventEnergy(CorrectedPlugin):
             value = getattr(self, name)
             if value is None:  # an error of compute, since plugins can be looked at without it
                 continue
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, Real)
+                or not 0 < float(value) < np.inf
+            ):
                 raise InvalidOption(
                     f"{self.origin(name)}: {name} is {value!r:.40}, give a number above 0 [{unit}]"
                 )
