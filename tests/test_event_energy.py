@@ -29,11 +29,12 @@ def test_lineage(release):
     differing = {
         name
         for name in plain._plugin_class_registry
-        if plain.key_for("0", name) != with_g.key_for("0", name)
+        if plain.key_for("0", name).lineage_hash != with_g.key_for("0", name).lineage_hash
     }
     assert differing == {"event_energy"}
     other = xams(release, **OPTIONS, w_value=11.5)
-    assert other.key_for("0", "event_energy") != with_g.key_for("0", "event_energy")
+    hashes = {st.key_for("0", "event_energy").lineage_hash for st in (plain, with_g, other)}
+    assert len(hashes) == 3
 
 
 @pytest.mark.parametrize(
@@ -65,4 +66,4 @@ def test_no_energy_without_g1_and_g2(config, text):
         with pytest.raises(InvalidOption, match=text):
             plugin.compute(np.zeros(n, dtype))
     found = xams(**OPTIONS).get_single_plugin("0", "event_energy").compute(np.ones(2, dtype))
-    np.testing.assert_allclose(found["e_ces"], [0.1507] * 2)
+    np.testing.assert_allclose(found["e_ces"], [0.13837] * 2, rtol=1e-5)
