@@ -337,7 +337,8 @@ def _context(
     known |= {*inspect.signature(xams if detector == "xams" else xams_little).parameters}
     registered = [*plugins, *truth]
     taken = {option for plugin in registered for option in plugin.takes_config}
-    check_arguments(kwargs.keys() - {"processors", *Context.takes_config}, known, taken)
+    if unknown := kwargs.keys() - {"processors", *Context.takes_config}:
+        check_arguments(unknown, known, taken)
     st = Context(storage, config, register=registered, **options | kwargs)
     if more_modules is not None:
         st.register_all(more_modules)

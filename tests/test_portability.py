@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from needs import need_all
 
-from amstrax.auto_processing import copying
+from amstrax.auto_processing import rsync
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.exceptions import CopyRefused, JobRefused
@@ -72,7 +72,7 @@ def test_unknown_mounts_refuse_copies(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", unreadable)
     with pytest.raises(CopyRefused, match="No such file.*on a machine with Linux"):
-        copying.mounted_in(tmp_path)
+        rsync.mounted_in(tmp_path)
 
 
 def test_progress_bars_of_strax_work_in_jupyter():

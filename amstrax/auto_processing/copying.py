@@ -242,27 +242,6 @@ def is_closed(run_dir: Path) -> bool:
     return (run_dir / redax.THE_END).is_dir() and not any(run_dir.glob("*_TEMP"))
 
 
-def mounted_in(folder: Path) -> Path | None:
-    """Find a mount point at a folder, given without links, or below it.
-
-    Raises CopyRefused where mounts cannot be listed, as outside Linux.
-    """
-    # `os.path.ismount` misses bind mounts
-    mounts = Path("/proc/self/mountinfo")
-    try:
-        text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise CopyRefused(
-            f"{mounts} cannot be read ({error.strerror}), so mounts in {folder} are unknown: copy "
-            "and delete on a machine with Linux"
-        ) from None
-    for line in text.splitlines():
-        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
-        if point.is_relative_to(folder):
-            return point
-    return None
-
-
 # Markers of copies
 
 
@@ -344,7 +323,7 @@ def check_apart(run_dir: Path, place: Place, marker: Mapping[str, Any] | None = 
     then, and when something is mounted in a copy on this machine.
     """
     folder = Path(place.folder)
-    if place.ssh_host is None and (mounted := mounted_in(folder.resolve())):
+    if place.ssh_host is None and (mounted := rsync.mounted_in(folder.resolve())):
         raise CopyRefused(
             f"something is mounted at {mounted}, so {place} may be no copy: unmount that, or "
             "correct the destination"

@@ -473,7 +473,7 @@ def _check_removable(path: Path, parent: int) -> None:
         ) from None
     finally:
         os.close(descriptor)
-    if mounted := copying.mounted_in(whole):
+    if mounted := rsync.mounted_in(whole):
         raise DeletionRefused(f"something is mounted at {mounted}, in {path}: nothing is deleted")
 
 

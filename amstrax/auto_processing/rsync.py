@@ -472,3 +472,24 @@ def _is_inside(line: str, place: Place) -> bool:
     return not place.folder.endswith("/.") and bool(
         re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)
     )
+
+
+def mounted_in(folder: Path) -> Path | None:
+    """Find a mount point at a folder, given without links, or below it.
+
+    Raises CopyRefused where mounts cannot be listed, as outside Linux.
+    """
+    # `os.path.ismount` misses bind mounts
+    mounts = Path("/proc/self/mountinfo")
+    try:
+        text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise CopyRefused(
+            f"{mounts} cannot be read ({error.strerror}), so mounts in {folder} are unknown: copy "
+            "and delete on a machine with Linux"
+        ) from None
+    for line in text.splitlines():
+        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
+        if point.is_relative_to(folder):
+            return point
+    return None

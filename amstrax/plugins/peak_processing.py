@@ -222,6 +222,11 @@ class PeaksBase(CorrectedPlugin):
     tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
 
     parallel = "process"
+    caution = (
+        "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a version "
+        "of the corrections, config, or the run document (amstrax rundb add)"
+    )
+    caution_unless = "gain_to_pe_array"
 
     def setup(self):
         super().setup()
@@ -231,14 +236,6 @@ class PeaksBase(CorrectedPlugin):
     def check_breaks(self) -> None:
         """Raise InvalidOption if a cut between two chunks can be within a peak."""
         check_safe_break_for_peaks(self)
-
-    def caution(self) -> str:
-        if self.config["gain_to_pe_array"] is not None:
-            return ""
-        return (
-            "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a "
-            "version of the corrections, config, or the run document (amstrax rundb add)"
-        )
 
     @property
     def n_channels(self) -> int:

@@ -186,6 +186,7 @@ class RadonPeaks(CorrectedPlugin):
     rechunk_on_save = immutabledict.fromkeys(provides, True)
     compressor = "zstd"
     parallel = "process"
+    caution = "XAMSL has no gains, so areas are in ADC counts x samples, not PE"
 
     def infer_dtype(self):
         return {
@@ -197,9 +198,6 @@ class RadonPeaks(CorrectedPlugin):
         super().setup()
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
-
-    def caution(self) -> str:
-        return "XAMSL has no gains, so areas are in ADC counts x samples, not PE"
 
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))

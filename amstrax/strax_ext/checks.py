@@ -1,53 +1,20 @@
-"""Checks of what users give to a context: errors name value, place and similar names.
+"""Checks of selections and arguments given to a context.
 
 The errors derive from the exceptions that strax raises for the same mistakes.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import strax
 
 from amstrax.exceptions import (
-    AmstraxError,
-    InvalidOption,
-    InvalidRunId,
     InvalidSelection,
-    NoSuchDataType,
     UnknownArgument,
     UnknownColumn,
     did_you_mean,
 )
-
-_TIME_SELECTIONS = ("fully_contained", "touching", "skip")
-
-
-class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
-    """Data of a run is neither stored nor can it be made from what is stored."""
-
-
-def check_data_types(names: Any, known: Iterable[str]) -> None:
-    """Raise NoSuchDataType for a name that is not in `known`."""
-    for name in strax.to_str_tuple(names):
-        if name not in known:
-            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
-
-
-def check_run_ids(run_ids: Any) -> None:
-    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
-    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
-    if several and not len(run_ids):
-        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
-    for run_id in run_ids if several else (run_ids,):
-        if isinstance(run_id, str | bytes):
-            continue
-        text = "006724"
-        if isinstance(run_id, int | np.integer) and run_id >= 0:
-            text = f"{run_id:06d}"
-        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
 
 
 def check_selection(selection: Any, dtype: np.dtype) -> None:
@@ -89,63 +56,10 @@ def check_columns(argument: str, names: Any, dtype: np.dtype) -> None:
             raise UnknownColumn(f"{argument}: no column {name!r}{did_you_mean(str(name), known)}")
 
 
-def check_time_selection(name: Any) -> None:
-    """Raise InvalidOption for an unknown kind of time selection."""
-    if name not in _TIME_SELECTIONS:
-        hint = did_you_mean(str(name), _TIME_SELECTIONS)
-        raise InvalidOption(f"time_selection {name!r} is unknown{hint}")
-
-
-def check_range(argument: str, value: Any) -> None:
-    """Raise InvalidSelection unless a range is None, or a start and an end."""
-    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
-        return
-    raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
-
-
 def joined_dtype(plugins: dict[str, strax.Plugin], data_types: Iterable[str]) -> np.dtype:
     """Return the dtype of joined data types."""
     dtypes = [plugins[name].dtype_for(name) for name in data_types]
     return dtypes[0] if len(dtypes) == 1 else np.dtype(strax.merged_dtype(dtypes))
-
-
-def missing_data(
-    run_id: str,
-    data_types: Iterable[str],
-    storage: Iterable[strax.StorageFrontend],
-    runs: Any,
-    is_part: bool,
-) -> DataNotAvailable:
-    """Return the error for data that is not available.
-
-    Parameters
-    ----------
-    run_id, data_types
-        Data that was asked for.
-    storage
-        Frontends of the context.
-    runs
-        Table of runs of the context, or None.
-    is_part
-        Whether a time range was asked for, which needs stored data.
-    """
-    what = " ".join(data_types)
-    known = set() if runs is None else set(runs["name"])
-    for frontend in storage:
-        if isinstance(frontend, strax.DataDirectory) and os.path.isdir(frontend.path):
-            known |= {name.partition("-")[0] for name in os.listdir(frontend.path) if "-" in name}
-    remedy = f"process it: amstraxer {run_id} --target {what}"
-    if run_id in known and is_part:
-        return DataNotAvailable(
-            f"a time range needs stored data, and {what} of run {run_id} is not stored: {remedy}"
-        )
-    if run_id in known:
-        return DataNotAvailable(f"no {what} of run {run_id}, nor data to make it from: {remedy}")
-    hint = did_you_mean(run_id, known)
-    near = hint if hint.endswith("?") else "."
-    return DataNotAvailable(
-        f"no data of run {run_id} in the storage of this context{near} To {remedy}"
-    )
 
 
 def check_arguments(names: Iterable[str], known: Iterable[str], options: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ import copy
 import functools
 import inspect
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,13 +15,17 @@ from pathlib import PurePath
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import (
+    AmstraxError,
     InvalidOption,
     InvalidRunDocument,
+    InvalidRunId,
+    InvalidSelection,
     NoSuchDataType,
     RunNotCovered,
     UnknownColumn,
@@ -61,6 +66,10 @@ ANALYSES = (
 )
 
 
+class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
+    """Data of a run is neither stored nor can it be made from what is stored."""
+
+
 class _Analysis:
     """Method of the context that is imported at its first use.
 
@@ -80,8 +89,38 @@ class _Analysis:
 #: Arguments of ``get_iter``, which takes options of the context as well
 _OF_GET_ITER = tuple(inspect.signature(strax.Context.get_iter).parameters)
 
+_TIME_SELECTIONS = ("fully_contained", "touching", "skip")
+
 #: Serialises changes and copies of contexts, which take microseconds
 _lock = threading.RLock()
+
+
+def _check_data_types(names: Any, known: Iterable[str]) -> None:
+    """Raise NoSuchDataType for a name that is not in `known`."""
+    for name in strax.to_str_tuple(names):
+        if name not in known:
+            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
+
+
+def _check_run_ids(run_ids: Any) -> None:
+    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
+    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
+    if several and not len(run_ids):
+        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
+    for run_id in run_ids if several else (run_ids,):
+        if isinstance(run_id, str | bytes):
+            continue
+        text = "006724"
+        if isinstance(run_id, int | np.integer) and run_id >= 0:
+            text = f"{run_id:06d}"
+        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
+
+
+def _check_range(argument: str, value: Any) -> None:
+    """Raise InvalidSelection unless a range is None, or a start and an end."""
+    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
+        return
+    raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
 
 
 def _on_snapshot(name: str) -> Callable:
@@ -116,7 +155,7 @@ def _checking_data_type(name: str) -> Callable:
     @functools.wraps(getattr(strax.Context, name))
     def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
         snapshot = self._snapshot()
-        checks.check_data_types(data_type, snapshot._plugin_class_registry)
+        _check_data_types(data_type, snapshot._plugin_class_registry)
         return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
 
     method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
@@ -128,7 +167,7 @@ def _checking_runs(name: str) -> Callable:
 
     @functools.wraps(getattr(strax.Context, name))
     def method(self: "Context", run_id: Any, *args: Any, **kwargs: Any) -> Any:
-        checks.check_run_ids(run_id)
+        _check_run_ids(run_id)
         return getattr(super(Context, self), name)(run_id, *args, **kwargs)
 
     method.__doc__ = f"Do what strax's ``{name}`` does, for run ids that are text."
@@ -310,7 +349,7 @@ class Context(strax.Context):
 
     def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
         """Return whether data is stored; parameters are as in strax."""
-        checks.check_run_ids(run_id)
+        _check_run_ids(run_id)
         snapshot = self._snapshot()
         return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
 
@@ -343,7 +382,8 @@ class Context(strax.Context):
 
     def _check_arguments(self, names: Iterable[str]) -> None:
         """Raise UnknownArgument for a name that is not an option of contexts."""
-        unknown = {*names} - {*self.takes_config}
+        if not (unknown := {*names} - {*self.takes_config}):
+            return
         known = {*_OF_GET_ITER, *self.takes_config} - {"self", "kwargs", *unknown}
         checks.check_arguments(sorted(unknown), known, self._options_of_plugins())
 
@@ -352,9 +392,9 @@ class Context(strax.Context):
     def _get_plugins(
         self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
-        checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
+        _check_data_types(tuple(targets), snapshot._plugin_class_registry)
         self._warn_of_unknown_options(snapshot)
         plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
         todo = list(plugins.values())
@@ -432,8 +472,9 @@ class Context(strax.Context):
     def _warn_once(self, run_id: str, plugins: Iterable[strax.Plugin]) -> None:
         """Log the warnings of plugins about their results, each once in a process."""
         for plugin in plugins:
-            text = plugin.caution() if isinstance(plugin, Plugin) else ""
-            if text and (text,) not in _reported:
+            text = plugin.caution if isinstance(plugin, Plugin) else ""
+            is_needed = text and plugin.config.get(plugin.caution_unless) is None
+            if is_needed and (text,) not in _reported:
                 _reported.add((text,))
                 log.warning("run %s: %s", run_id, text)
 
@@ -482,8 +523,25 @@ class Context(strax.Context):
         for name in strax.to_str_tuple(targets):
             joined = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
             names += self._plugin_class_registry[name].depends_on if joined else [name]
-        is_part = time_range is not None
-        raise checks.missing_data(run_id, names, self.storage, self.runs, is_part) from error
+        what = " ".join(names)
+        known = set() if self.runs is None else set(self.runs["name"])
+        for frontend in self.storage:
+            if isinstance(frontend, strax.DataDirectory) and os.path.isdir(frontend.path):
+                stored = (name.partition("-") for name in os.listdir(frontend.path))
+                known |= {run for run, dash, _ in stored if dash}
+        remedy = f"process it: amstraxer {run_id} --target {what}"
+        if run_id not in known:
+            hint = did_you_mean(run_id, known)
+            near = hint if hint.endswith("?") else "."
+            text = f"no data of run {run_id} in the storage of this context{near} To {remedy}"
+        elif time_range is None:
+            text = f"no {what} of run {run_id}, nor data to make it from: {remedy}"
+        else:
+            text = (
+                f"a time range needs stored data, and {what} of run {run_id} is not stored: "
+                f"{remedy}"
+            )
+        raise DataNotAvailable(text) from error
 
     @property
     def _equivalent_data(self) -> EquivalentData:
@@ -563,13 +621,13 @@ class Context(strax.Context):
         DataNotAvailable
             (strax's) without data, nor data to make it from.
         """
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
             return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
         if isinstance(targets, list | tuple) and not targets:
             raise NoSuchDataType("no data type is given: name one, as 'event_info'")
         for name in ("time_range", "seconds_range"):
-            checks.check_range(name, kwargs.get(name))
+            _check_range(name, kwargs.get(name))
         snapshot = self._snapshot(new=True)
         # Such functions may add columns
         if not snapshot.context_config["apply_data_function"]:
@@ -590,7 +648,9 @@ class Context(strax.Context):
         **_others: Any,
     ) -> None:
         """Raise an error if the data has no such columns; parameters are as of ``get_iter``."""
-        checks.check_time_selection(time_selection)
+        if time_selection not in _TIME_SELECTIONS:
+            hint = did_you_mean(str(time_selection), _TIME_SELECTIONS)
+            raise InvalidOption(f"time_selection {time_selection!r} is unknown{hint}")
         if not (selection or keep_columns or drop_columns):
             return
         plugins = self._get_plugins(targets, run_id)
@@ -633,8 +693,8 @@ class Context(strax.Context):
         """Return a table of selected runs; parameters are as in strax."""
         arguments = inspect.signature(super().select_runs).bind_partial(*args, **kwargs).arguments
         if (run_id := arguments.get("run_id")) is not None:
-            checks.check_run_ids(run_id)
-        checks.check_data_types(arguments.get("available", ()), self._plugin_class_registry)
+            _check_run_ids(run_id)
+        _check_data_types(arguments.get("available", ()), self._plugin_class_registry)
         self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
@@ -642,7 +702,7 @@ class Context(strax.Context):
         """Return the runs with stored data; parameters are as in strax."""
         if kwargs:
             return self.new_context(**kwargs).list_available(target, runs)
-        checks.check_data_types(target, self._plugin_class_registry)
+        _check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
         if self.runs is None:
@@ -683,7 +743,7 @@ class Context(strax.Context):
         self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys

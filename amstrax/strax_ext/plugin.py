@@ -43,6 +43,9 @@ class Plugin(strax.Plugin):
     #: Missing live data of the run, in a reader that accepts incomplete runs
     missing_live_data: list[str] | None = None
 
+    #: Warning about the results, for the log, and the option that makes it needless where it is set
+    caution, caution_unless = "", ""
+
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None
 
@@ -59,10 +62,6 @@ class Plugin(strax.Plugin):
         """Infer the dtype; strax does so again for each copy of a plugin."""
         if not self._has_final_dtype:
             super().fix_dtype()
-
-    def caution(self) -> str:
-        """Return a warning about the results with these options, for the log; empty without."""
-        return ""
 
     def iter(self, iters: Mapping[str, Iterator[strax.Chunk]], executor: Any = None) -> Iterator:
         own = vars(type(self))
