@@ -1,4 +1,4 @@
-"""Electron lifetimes from made-up S2s; those from simulated runs are in test_closure.py."""
+"""Electron lifetimes from made-up S2s."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_lifetimes(tau, background):
 def test_pulls():
     """Errors by likelihood are right, of a line on a continuum too."""
     pulls = []
-    for seed in range(60):
+    for seed in range(40):
         t_y_ring = made_up(40e3, 600, seed, background=0.4)
         y, t, r = np.log(t_y_ring[0]), t_y_ring[1], t_y_ring[2]
         line = lifetime.fit_line(y, t, lifetime._rings(r, len(r)))

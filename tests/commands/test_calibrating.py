@@ -109,7 +109,9 @@ def test_drift(runs, tmp_path, capsys):
     assert diffusion["value"] == pytest.approx(26, rel=0.25)
     for path, name in zip(paths, drift.OPTIONS, strict=True):
         (value,) = json.loads(path.read_text()).values()
-        assert value == pytest.approx(next(r["value"] for k, r in rows.items() if k[0] == name))
+        assert value == pytest.approx(
+            next(r["value"] for k, r in rows.items() if k[0] == name), rel=1e-5
+        )
     assert check.check_folder(folder).problems == []
     assert "set max_drift_length to" in capsys.readouterr().err
 
