@@ -75,7 +75,9 @@ def _ellipse(axes: Axes, line: Line, color: str) -> None:
     circle = vectors @ (np.sqrt(values)[:, np.newaxis] * np.stack([np.cos(angle), np.sin(angle)]))
     for sigma in (1, 2):
         axes.plot(*(line.mean[:, np.newaxis] + sigma * circle), color=color, lw=1)
-    axes.annotate(f"{line.energy:g} keV", tuple(line.mean), color=color, fontsize="small")
+    axes.annotate(
+        f"{line.energy:g} keV", (line.mean[0], line.mean[1]), color=color, fontsize="small"
+    )
 
 
 def _draw_scale(axes: Axes, lines: Sequence[Line], scale: EnergyScale) -> None:
