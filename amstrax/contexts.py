@@ -35,6 +35,7 @@ from amstrax.plugins.event_processing import (
     EventAreaPerChannel,
     EventBasics,
     EventCoincidences,
+    EventEnergy,
     EventInfo,
     EventPositions,
     Events,
@@ -58,6 +59,7 @@ from amstrax.plugins.pulse_processing import (
     PulseProcessingEXT,
     PulseProcessingSiPM,
 )
+from amstrax.plugins.single_electrons import SingleElectrons
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
@@ -109,6 +111,8 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventKr83m,
     *cuts.EventCuts.cuts,
     cuts.EventCuts,
+    EventEnergy,
+    SingleElectrons,
     PulseProcessingEXT,
     PeaksEXT,
     PeakBasicsEXT,

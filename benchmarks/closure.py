@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amstrax import contexts, simulation
-from amstrax.calibration import drift, lifetime
+from amstrax.calibration import drift, energy, lifetime, maps, single_electrons
 from amstrax.calibration.result import Result
 from amstrax.commands import base
 from amstrax.exceptions import NoResult
+from amstrax.simulation import matching, optics
 
 RUN_ID = "000001"
 #: Limits of a method that passes
@@ -59,6 +60,7 @@ class Set(NamedTuple):
     estimates: Callable[[Sample], Iterable[Callable[[], Iterable[Estimate]]]]  #: the methods
     energy_range: tuple[float, float] | None = None  #: [keV]
     without: Sequence[str] = ()
+    optics: str = "geometry"
 
 
 # Lifetime and drift
@@ -117,6 +119,108 @@ def _drift(sample: Sample) -> Iterable[Estimate]:
     yield Estimate(found.result, detector.diffusion_longitudinal * 1e7, 0.05)
 
 
+# Energy scale, single electrons, maps
+
+#: Energies of two lines of electrons [keV]. With at most 6 PE for an electron, S2s of 120 keV do
+#: not reach the end of the ADC; with the default 10 PE, 62 % of them do
+_LOW, _HIGH = 20.0, 120.0
+#: W of NEST at 2.86 g/cm^3 [eV], and its variance / mean of the number of quanta at 120 keV and 500
+#: V/cm, of 1000 draws
+_NEST_W, _NEST_FANO = 13.558, 2.4
+
+
+def _corrected(sample: Sample) -> np.ndarray:
+    """Return event_info, corrected with the true lifetime and drift times."""
+    names = "drift_time_gate", "drift_time_cathode"
+    config = {name: getattr(sample.detector, name) for name in names}
+    sample.st.set_config({"elife": sample.detector.electron_lifetime, **config})
+    return sample.load("event_info")
+
+
+def _scale_values(rng: np.random.Generator) -> dict[str, float]:
+    return {"g1": float(rng.uniform(0.07, 0.13)), "se_gain": float(rng.uniform(3.5, 6.0))}
+
+
+def _scale(sample: Sample) -> Iterable[Estimate]:
+    detector = sample.detector
+    low = _corrected(sample)
+    seed = int(low["time"].sum() % 2**31)
+    with tempfile.TemporaryDirectory() as folder:
+        range_, rest = (_HIGH, _HIGH), dict(without=("surface_charge_loss",), optics=_INVERSE)
+        live = simulation.simulate(
+            RUN_ID, folder, detector, "flat", 50.0, 8.0, seed, energy_range=range_, **rest
+        )
+        found = simulation.SimulatedRun.at(live)
+        st = contexts.xams(storage=[], init_rundb=False, config=found.options())
+        contexts.context_for_daq_reader(st, RUN_ID, run_doc=found.document())
+        high = st.get_array(RUN_ID, "event_info", progress_bar=False)
+    lines = [
+        energy.find_line(keV, events["cs1"], events["cs2"])
+        for keV, events in ((_LOW, low), (_HIGH, high))
+    ]
+    scales = [energy.doke_fit(lines, _NEST_W)]
+    noise = 0.5 * detector.se_gain
+    own = lines[1], high["cs1"], high["cs2"], _NEST_W
+    scales.append(energy.ellipse_fit(*own, _NEST_FANO, noise))
+    for scale in scales:
+        yield Estimate(scale.g1, detector.g1, 0.01)
+        yield Estimate(scale.g2, detector.se_gain * detector.extraction_efficiency, 0.01)
+
+
+def _se_gain(sample: Sample) -> Iterable[Estimate]:
+    peaks = sample.load("single_electrons")
+    chosen = (peaks["delay"] > 10_000) & (peaks["delay"] < 2_000_000)
+    area = peaks["area"][chosen & (peaks["range_50p_area"] > 50)]
+    yield Estimate(single_electrons.fit_electrons(area).gain, sample.detector.se_gain, 0.01)
+
+
+def _maps(sample: Sample) -> Iterable[Estimate]:
+    """Estimate each bin that has events enough; the true one is the mean light of its events."""
+    detector, events = sample.detector, _corrected(sample)
+    match = matching.match_truth(sample.truth, events)
+    good = (match["n_truth"] == 1) & match["s1_is_main"] & match["s2_is_main"]
+    truth, events = sample.truth[good], events[match["event"][good]]
+    x, y, z = (truth[axis].astype(np.float64) for axis in "xyz")
+    light = optics.model("geometry", detector)
+    s2 = events["s2_area"] * np.exp(events["drift_time"] / detector.electron_lifetime)
+    r_edges = detector.radius * np.sqrt(np.linspace(0, 1, 4))
+    z_edges = np.linspace(-detector.gate_cathode_distance, 0, 5)
+    edges = np.linspace(-detector.radius, detector.radius, 5)
+    for name, found, axes, seen in (
+        (
+            "s1_map",
+            maps.s1_map(events["r"], events["z"], events["s1_area"], r_edges, z_edges, 10),
+            "rz",
+            light.s1(x, y, z).sum(axis=1),
+        ),
+        (
+            "s2_map",
+            maps.s2_map(events["x"], events["y"], s2, edges, edges, 10),
+            "xy",
+            light.s2(x, y).sum(axis=1),
+        ),
+    ):
+        bins = [
+            np.searchsorted(e, events[axis], "right") - 1
+            for e, axis in zip(found.edges, axes, strict=True)
+        ]
+        shape = found.ratio.shape
+        inside = np.all([(b >= 0) & (b < n) for b, n in zip(bins, shape, strict=True)], axis=0)
+        index = np.ravel_multi_index([b[inside] for b in bins], shape)
+        total = np.bincount(index, seen[inside], found.ratio.size).reshape(shape)
+        true = total / np.maximum(found.n_events, 1)
+        kept = (found.n_used == found.n_events) & (found.n_events >= 10)
+        weight = found.error[kept] ** -2.0
+        true *= np.sum(weight * true[kept] * found.ratio[kept]) / np.sum(weight * true[kept] ** 2)
+        for value, error, right in zip(
+            found.ratio[kept], found.error[kept], true[kept], strict=True
+        ):
+            ends = float(value - error), float(value + error)
+            yield Estimate(Result(name, float(value), *ends, "1", "mean of a bin"), right, 0.01)
+
+
+_INVERSE = "inverse_of_reconstruction"
+
 SETS: Mapping[str, Set] = {
     # Electrons of one energy everywhere: photons would go some 0.5 mm, which blurs the edges
     "drift": Set(
@@ -130,6 +234,33 @@ SETS: Mapping[str, Set] = {
             lambda: _drift(sample),
         ],
         energy_range=(10.0, 10.1),
+    ),
+    "energy": Set(
+        "flat",
+        8.0,
+        50.0,
+        _scale_values,
+        lambda sample: [lambda: _scale(sample)],
+        energy_range=(_LOW, _LOW),
+        without=("surface_charge_loss",),
+        optics=_INVERSE,
+    ),
+    # After S2s of 40 keV the PMT bases lack charge, and single electrons of 28 PE lose 2.7 %
+    "single_electrons": Set(
+        "flat",
+        10.0,
+        100.0,
+        lambda rng: {"se_gain": float(rng.uniform(7, 25))},
+        lambda sample: [lambda: _se_gain(sample)],
+        energy_range=(10.0, 10.0),
+    ),
+    "maps": Set(
+        "flat",
+        5.0,
+        100.0,
+        lambda rng: {},
+        lambda sample: [lambda: _maps(sample)],
+        energy_range=(40.0, 40.0),
     ),
 }
 
@@ -153,6 +284,7 @@ def run(name: str, seed: int) -> list[Estimate | str]:
             seed,
             energy_range=chosen.energy_range,
             without=chosen.without,
+            optics=chosen.optics,
             show_progress=False,
         )
         # What is looked for must not be among the options

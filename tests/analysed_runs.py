@@ -27,6 +27,7 @@ _TARGETS = {
         "raw_records", "records", "peaks", "peak_basics", "event_info", "event_waveform",
         "event_area_per_channel", "event_kr83m", "records_sipm", "peaks_sipm",
         "peak_basics_sipm",
+        "single_electrons",
     ),
     "xams_little": ("raw_records_v1730", "radon_records", "radon_peaks", "radon_peak_basics"),
     "xams_led": ("raw_records", "records_led", "led_calibration"),

@@ -84,7 +84,12 @@ def options(folder: Path, *more: str, document=None, run_id=RUN_ID) -> list[str]
 
 
 def context(folder: Path, name="xams", document=None, release=None, reconstruction=None, **config):
-    """Return a context that is set up to read run RUN_ID, live data in `folder`."""
+    """Return a context that is set up to read run RUN_ID, live data in `folder`.
+
+    g1 and g2, which event_energy needs, have values.
+    """
+    if name == "xams":
+        config = {"g1": 0.1, "g2": 10.0} | config
     st = getattr(contexts, name)(
         output_folder=folder / "out",
         init_rundb=False,

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from amstrax.analyses import (
     calibration_plots,
+    energy_plots,
     event_plots,
     interactive,
     led_plots,
@@ -26,7 +27,7 @@ from amstrax.analyses import (
 )
 from amstrax.analyses.loading import Part, dead_intervals
 from amstrax.analyses.mini_analysis import on_context
-from amstrax.calibration import drift, lifetime
+from amstrax.calibration import drift, energy, lifetime, maps, single_electrons
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
@@ -151,6 +152,88 @@ def plot_drift_edges(
     except NoResult:
         diffusion = None
     return _with_title(calibration_plots.plot_drift(data, gate, cathode, diffusion, figure), part)
+
+
+@on_context("event_info")
+def plot_energy(
+    part: Part,
+    line: float = 41.5,
+    w_value: float = 13.7,
+    fano: float = 0.03,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw cS2 against cS1 with a line, g1 and g2 of its ellipse, and the spectrum of energies.
+
+    A picture without line or scale says why. `amstrax energy` draws several lines.
+
+    Parameters
+    ----------
+    line
+        Energy of the line, which is the densest population [keV]: by default that of Kr-83m.
+    w_value
+        Mean energy for a photon or an electron [eV].
+    fano
+        Variance / mean of the number of quanta; see `amstrax.calibration.energy.ellipse_fit`.
+    """
+    data = part.load("event_info", columns=("time", "cs1", "cs2"))
+    cs1, cs2 = data["cs1"], data["cs2"]
+    lines, scale, peaks = [], None, {}
+    try:
+        lines = [energy.find_line(line, cs1, cs2)]
+        scale = energy.ellipse_fit(lines[0], cs1, cs2, w_value, fano)
+        peaks = {line: energy.fit_peak(scale.energy(cs1, cs2), line)}
+    except NoResult as error:
+        note = textwrap.fill(str(error), 40)
+    figure = energy_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure)
+    if not peaks:
+        style.note(figure.axes[1], note)
+    return _with_title(figure, part)
+
+
+@on_context("single_electrons")
+def plot_single_electrons(
+    part: Part, delays: tuple[float, float] = (1e4, 2e6), ax: Axes | None = None
+) -> Figure:
+    """Draw the spectrum of small peaks after large ones, and fit the gain of single electrons.
+
+    A picture without gain says why.
+
+    Parameters
+    ----------
+    delays
+        Shortest and longest time after the end of a large peak [ns].
+    """
+    ax = style.new_axes() if ax is None else ax
+    data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
+    chosen = (data["delay"] >= delays[0]) & (data["delay"] < delays[1])
+    area = data["area"][chosen & (data["range_50p_area"] > single_electrons.LEAST_WIDTH)]
+    try:
+        fit = single_electrons.fit_electrons(area)
+    except NoResult as error:
+        figure = energy_plots.plot_single_electrons(area, None, ax, part.nothing("small peaks"))
+        style.note(ax, "\n\n\n" + textwrap.fill(f"no gain: {error}", 50))
+    else:
+        figure = energy_plots.plot_single_electrons(area, fit, ax)
+    ax.set_title(f"Run {part.run_id}", loc="left")
+    return figure
+
+
+@on_context("event_info")
+def plot_light_map(
+    part: Part, r_bins: int = 4, z_bins: int = 8, xy_bins: int = 8, figure: Figure | None = None
+) -> Figure:
+    """Draw the light of S1s in r and z, and of S2s in x and y, of the densest line.
+
+    `amstrax maps` writes such maps, and explains them. A picture without maps says why.
+    """
+    columns = ("time", "x", "y", "r", "z", "s1_area", "cs1", "cs2")
+    data = part.load("event_info", columns=columns)
+    found, note = {}, "no maps"
+    try:
+        found = maps.maps_of_events(data, (r_bins, z_bins, xy_bins))
+    except NoResult as error:
+        note = textwrap.fill(f"no maps: {error}", 40)
+    return _with_title(energy_plots.plot_light_map(found, figure, note), part)
 
 
 @on_context("event_info", draws=event_plots.plot_positions)

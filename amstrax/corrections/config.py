@@ -34,7 +34,7 @@ from amstrax.exceptions import (
     InvalidOption,
     InvalidRunDocument,
 )
-from amstrax.processing.events import position_map, s1_map_correction
+from amstrax.processing.events import position_map, s1_map_correction, s2_map_correction
 from amstrax.strax_ext.plugin import Plugin
 from amstrax.strict_json import short
 
@@ -193,6 +193,7 @@ def _check_kind(
 #: Option with a map -> function that raises InvalidOption for an invalid map
 MAP_CHECKS: Mapping[str, Callable[[Any], Any]] = immutabledict(
     s1_map=lambda s1_map: s1_map_correction(np.empty(0), np.empty(0), s1_map),
+    s2_map=lambda s2_map: s2_map_correction(np.empty(0), np.empty(0), s2_map),
     pos_rec_map=position_map,
 )
 

@@ -1,5 +1,7 @@
 """From peaks to events: main and alternative S1 and S2, positions, corrected areas."""
 
+from numbers import Real
+
 import numpy as np
 import strax
 from immutabledict import immutabledict
@@ -23,6 +25,7 @@ __all__ = [
     "EventAreaPerChannel",
     "EventBasics",
     "EventCoincidences",
+    "EventEnergy",
     "EventInfo",
     "EventPositions",
     "EventWaveform",
@@ -326,6 +329,13 @@ class CorrectedAreasBase(CorrectedPlugin):
         help="(zmin [mm], zmax [mm], y0 [PE], a [PE/mm]): S1s are scaled by the line y0 + a z, "
         "relative to its value midway between zmin and zmax",
     )
+    s2_map = XAMSConfig(
+        default=None,
+        omit_default=True,
+        help="S2 light seen from each x and y of the reconstruction, by which S2s are scaled too: "
+        "x_edges [mm], y_edges [mm], hist_ratio [1]; see "
+        "amstrax.processing.events.s2_map_correction. In the lineage only where it is set",
+    )
 
     depends_on = ("event_basics", "event_positions")
     data_kind = "events"
@@ -335,8 +345,9 @@ class CorrectedAreasBase(CorrectedPlugin):
         result = rows_for(events, self.dtype)
         s1_factor = self.s1_factor(events)
         for prefix in ("", "alt_"):
-            drift_time = self.s2_drift_time(events, prefix)
-            s2_factor = kernels.s2_lifetime_correction(drift_time, self.elife)
+            s2_factor = kernels.s2_correction(
+                *self.s2_place(events, prefix), self.elife, self.s2_map
+            )
             result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
             result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
         return result
@@ -345,16 +356,16 @@ class CorrectedAreasBase(CorrectedPlugin):
         """Return the correction factor for S1s from the depth of each event."""
         return kernels.s1_z_correction(events["z"], self.s1_naive_z_correction)
 
-    def s2_drift_time(self, events: np.ndarray, prefix: str) -> np.ndarray:
-        """Return the drift time [ns] with which ``{prefix}s2_area`` is corrected."""
-        return events["drift_time"]
+    def s2_place(self, events: np.ndarray, prefix: str) -> tuple[np.ndarray, ...]:
+        """Return the drift time [ns], x and y [mm] for which ``{prefix}s2_area`` is corrected."""
+        return events["drift_time"], events["x"], events["y"]
 
 
 class CorrectedAreas(CorrectedAreasBase):
     """Areas corrected for the position of the event: cS1 for depth, cS2 for lost electrons.
 
-    With an s1_map, cS1 is also corrected for the distance from the axis. Alternative S1s and S2s
-    are corrected for the position of the main ones.
+    With an s1_map, cS1 is also corrected for the distance from the axis, and with an s2_map cS2 for
+    x and y. Alternative S1s and S2s are corrected for the position of the main ones.
     """
 
     s1_map = XAMSConfig(
@@ -389,6 +400,72 @@ class EventInfo(Plugin, strax.MergeOnlyPlugin):
     provides = "event_info"
     data_kind = "events"
     save_when = strax.SaveWhen.ALWAYS
+
+
+class EventEnergy(CorrectedPlugin):
+    """Energy of each event from light, from charge, and from both.
+
+    The options g1 and g2 have no default: they belong to a detector and its corrections, and
+    `amstrax energy` measures them. Of nuclear recoils and alphas, energies are too low.
+    """
+
+    g1 = XAMSConfig(default=None, help="Mean cS1 of a photon of scintillation [PE/photon]")
+    g2 = XAMSConfig(
+        default=None,
+        help="Mean cS2 of an electron before extraction [PE/electron]: single-electron gain x "
+        "extraction efficiency",
+    )
+    w_value = XAMSConfig(
+        default=13.7,
+        help="Mean energy for a photon or an electron [eV]: 13.7 +- 0.2 is C. Dahl, thesis, "
+        "Princeton 2009; 11.5 +- 0.5 EXO-200, arXiv:1908.04128, and L. Baudis et al., "
+        "arXiv:2109.07151. g1 and g2 must be measured with the same",
+    )
+
+    __version__ = "0.1.0"
+    depends_on = ("corrected_areas",)
+    input_fields = immutabledict(corrected_areas=("cs1", "cs2"))
+    provides = "event_energy"
+    _units = immutabledict(g1="PE/photon", g2="PE/electron", w_value="eV")
+    data_kind = "events"
+    parallel = "process"
+    dtype = [
+        (("Energy that became photons, from the main S1 [keV]", "e_light"), np.float32),
+        (("Energy that became electrons, from the main S2 [keV]", "e_charge"), np.float32),
+        (("Energy, sum of e_light and e_charge [keV]", "e_ces"), np.float32),
+        *strax.time_fields,
+    ]
+
+    def setup(self):
+        super().setup()
+        for name, unit in self._units.items():
+            value = getattr(self, name)
+            if value is None:  # an error of compute, since plugins can be looked at without it
+                continue
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, Real)
+                or not 0 < float(value) < np.inf
+            ):
+                raise InvalidOption(
+                    f"{self.origin(name)}: {name} is {value!r:.40}, give a number above 0 [{unit}]"
+                )
+
+    def compute(self, events):
+        for name, unit in self._units.items():
+            if getattr(self, name) is None:
+                raise InvalidOption(
+                    f"event_energy has no {name} [{unit}]: set the option, or a version of the "
+                    "corrections that has it; `amstrax energy` measures g1 and g2"
+                )
+        result = rows_for(events, self.dtype)
+        for name, energy in zip(
+            ("e_light", "e_charge", "e_ces"),
+            kernels.combined_energy(events["cs1"], events["cs2"], self.g1, self.g2, self.w_value),
+            strict=True,
+        ):
+            result[name] = energy
+        return result
 
 
 class PerPeakCopy(Plugin):

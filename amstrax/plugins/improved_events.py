@@ -13,6 +13,7 @@ from immutabledict import immutabledict
 from amstrax.common import DEFAULT_ELIFE, XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
+from amstrax.plugins.event_processing import CorrectedAreasBase
 from amstrax.processing import events as kernels
 from amstrax.processing import scatters
 from amstrax.processing.peaks import S2
@@ -214,8 +215,11 @@ class CorrectedAreasWithErrors(_AreaErrors):
             ]
         return fields
 
-    def s2_drift_time(self, events, prefix):
-        return events["alt_s2_interaction_drift_time" if prefix else "drift_time"]
+    def s2_place(self, events, prefix):
+        names = ("drift_time", "x", "y")
+        if prefix:
+            names = ("alt_s2_interaction_drift_time", "alt_s2_x", "alt_s2_y")
+        return tuple(events[name] for name in names)
 
     def compute(self, events):
         result = super().compute(events)
@@ -228,7 +232,7 @@ class CorrectedAreasWithErrors(_AreaErrors):
             result[f"{prefix}cs1_error"] = np.hypot(statistical, corrected * s1_correction)
             error, statistical = self.s2_errors(
                 events[f"{prefix}s2_area"],
-                self.s2_drift_time(events, prefix),
+                self.s2_place(events, prefix)[0],
                 result[f"{prefix}cs2"],
             )
             result[f"{prefix}cs2_statistical_error"] = statistical
@@ -257,6 +261,7 @@ class EventScatters(_ScatterSelection, _AreaErrors):
         {**_ScatterSelection.takes_config, **_AreaErrors.takes_config}  # type: ignore[dict-item]
     )
     gate_cathode_distance = CorrectedAreasWithErrors.gate_cathode_distance
+    s2_map = CorrectedAreasBase.s2_map
 
     __version__ = "1.0.0"
     depends_on = ("event_basics", "peak_basics", "peak_positions")
@@ -321,7 +326,9 @@ class EventScatters(_ScatterSelection, _AreaErrors):
             drift_time, self.gate_cathode_distance, self.drift_time_gate, self.drift_time_cathode
         )
         area = result["area"]
-        result["cs2"] = area * kernels.s2_lifetime_correction(drift_time, self.elife)
+        result["cs2"] = area * kernels.s2_correction(
+            drift_time, result["x"], result["y"], self.elife, self.s2_map
+        )
         result["cs2_error"], result["cs2_statistical_error"] = self.s2_errors(
             area, drift_time, result["cs2"]
         )

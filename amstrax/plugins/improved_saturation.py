@@ -41,9 +41,9 @@ class SaturationPeaks(CorrectedPlugin):
         "must be measured; None: no correction for it",
     )
 
-    def infer_dtype(self):
+    def peak_dtype(self):
         n_channels = self.n_channels  # type: ignore[attr-defined]  # of PeaksBase
-        return super().infer_dtype() + saturation.fields(n_channels)
+        return super().peak_dtype() + saturation.fields(n_channels)  # type: ignore[misc]
 
     def setup(self):
         super().setup()

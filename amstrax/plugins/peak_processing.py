@@ -232,6 +232,10 @@ class PeaksBase(CorrectedPlugin):
     def setup(self):
         super().setup()
         check_window(self.tight_coincidence_window)
+        self.check_breaks()
+
+    def check_breaks(self) -> None:
+        """Raise InvalidOption if a cut between two chunks can be within a peak."""
         check_safe_break_for_peaks(self)
 
     @property
@@ -245,6 +249,10 @@ class PeaksBase(CorrectedPlugin):
         return 1
 
     def infer_dtype(self):
+        return self.peak_dtype()
+
+    def peak_dtype(self) -> list:
+        """Return the dtype of `find_peaks`."""
         return strax.peak_dtype(n_channels=self.n_channels)
 
     def find_hits(self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -272,7 +280,8 @@ class PeaksBase(CorrectedPlugin):
 
     def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
         """Return peaks without waveforms around groups of hits; `to_pe` are gains."""
-        return self.groups(hits, to_pe, self.dtype, self.peak_min_area, self.min_channels)
+        dtype = np.dtype(self.peak_dtype())
+        return self.groups(hits, to_pe, dtype, self.peak_min_area, self.min_channels)
 
     def groups(
         self,

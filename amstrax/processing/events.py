@@ -352,46 +352,116 @@ def s1_map_correction(r: np.ndarray, z: np.ndarray, s1_map: Mapping[str, Any]) -
     light = np.where(np.isfinite(light) & (light > 0), light, np.nan)
     volume = np.outer(np.diff(r_edges**2), np.diff(z_edges))
     mean = np.nansum(volume * light) / volume[~np.isnan(light)].sum()
-    row = np.clip(np.searchsorted(r_edges, r, side="right") - 1, 0, len(r_edges) - 2)
-    column = np.clip(np.searchsorted(z_edges, z, side="right") - 1, 0, len(z_edges) - 2)
+    row, column = _bin(r, r_edges), _bin(z, z_edges)
     return np.where(np.isnan(r) | np.isnan(z), np.nan, mean / light[row, column])
 
 
-def _checked_map(s1_map: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return edges of r, of z, and the light in the bins, as arrays."""
-    try:
-        r_edges, z_edges, light = (
-            np.asarray(s1_map[name]) for name in ("r_edges", "z_edges", "hist_ratio")
+def s2_map_correction(x: np.ndarray, y: np.ndarray, s2_map: Mapping[str, Any]) -> np.ndarray:
+    """Return the factor <h>/h(x, y) for S2 areas, with h the light seen from a position.
+
+    h is the value of the bin, or of the nearest bin with a positive number, and <h> its mean over
+    the area of these bins. NaN for NaN in `x` or `y`.
+
+    Parameters
+    ----------
+    x, y
+        Position [mm], shape (e,).
+    s2_map
+        ``x_edges`` and ``y_edges``, increasing [mm], shapes (n + 1,) and (m + 1,), and
+        ``hist_ratio``, h for each bin of x and y, shape (n, m) [any unit].
+
+    Raises
+    ------
+    InvalidOption
+        When `s2_map` is not like that.
+    """
+    x_edges, y_edges, light = _checked_map(s2_map, "s2_map", "xy")
+    is_filled = np.isfinite(light) & (light > 0)
+    area = np.outer(np.diff(x_edges), np.diff(y_edges))
+    mean = np.average(light[is_filled], weights=area[is_filled])
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    factor = np.full(len(x), np.nan)
+    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    row, column = _bin(x[known], x_edges), _bin(y[known], y_edges)
+    middle_x, middle_y = ((edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges))
+    filled = np.argwhere(is_filled)
+    for i in np.flatnonzero(~is_filled[row, column]):
+        distance = np.hypot(
+            middle_x[filled[:, 0]] - x[known[i]], middle_y[filled[:, 1]] - y[known[i]]
         )
-        for values in (r_edges, z_edges, light):
+        row[i], column[i] = filled[distance.argmin()]
+    factor[known] = mean / light[row, column]
+    return factor
+
+
+def _bin(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the bin of each value, or the nearest one."""
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+
+
+def _checked_map(
+    map_: Mapping[str, Any], name: str = "s1_map", axes: str = "rz"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return edges of both axes, and the light in the bins, as arrays."""
+    keys = [f"{axis}_edges" for axis in axes] + ["hist_ratio"]
+    try:
+        first, second, light = arrays = tuple(np.asarray(map_[key]) for key in keys)
+        for values in arrays:
             if values.size and values.dtype.kind not in "iuf":
                 raise TypeError(f"{values.ravel().tolist()[0]!r} is not one")
     except KeyError as error:
-        raise InvalidOption(
-            f"s1_map has no {error}: it needs r_edges, z_edges, hist_ratio"
-        ) from None
+        raise InvalidOption(f"{name} has no {error}: it needs {', '.join(keys)}") from None
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"s1_map must be a table of lists of numbers: {error}") from None
-    for name, edges in (("r_edges", r_edges), ("z_edges", z_edges)):
+        raise InvalidOption(f"{name} must be a table of lists of numbers: {error}") from None
+    for key, edges in zip(keys, (first, second), strict=False):
         is_finite = edges.ndim == 1 and np.isfinite(edges).all()
         if not is_finite or len(edges) < 2 or not (np.diff(edges) > 0).all():
-            raise InvalidOption(f"{name} of s1_map must be two or more numbers that rise [mm]")
-    if r_edges[0] < 0:
-        raise InvalidOption(f"r_edges of s1_map begins at {r_edges[0]} mm: it cannot be below 0")
-    shape = len(r_edges) - 1, len(z_edges) - 1
+            raise InvalidOption(f"{key} of {name} must be two or more numbers that rise [mm]")
+    if axes[0] == "r" and first[0] < 0:
+        raise InvalidOption(f"r_edges of {name} begins at {first[0]} mm: it cannot be below 0")
+    shape = len(first) - 1, len(second) - 1
     if light.shape != shape:
         raise InvalidOption(
-            f"hist_ratio of s1_map has the shape {light.shape}: it must be {shape}, a row for each "
-            "bin of r and a column for each bin of z"
+            f"hist_ratio of {name} has the shape {light.shape}: it must be {shape}, a row for each "
+            f"bin of {axes[0]} and a column for each bin of {axes[1]}"
         )
     if not (np.isfinite(light) & (light > 0)).any():
-        raise InvalidOption("hist_ratio of s1_map has no bin above 0")
-    return r_edges.astype(np.float64), z_edges.astype(np.float64), light.astype(np.float64)
+        raise InvalidOption(f"hist_ratio of {name} has no bin above 0")
+    return first.astype(np.float64), second.astype(np.float64), light.astype(np.float64)
+
+
+def combined_energy(
+    cs1: np.ndarray, cs2: np.ndarray, g1: float, g2: float, w: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the energy in photons, in electrons, and their sum [keV], shape (e,) each.
+
+    W cS1 / g1, W cS2 / g2, and W (cS1 / g1 + cS2 / g2): T. Shutt et al., NIM A 579 (2007) 451.
+    The sum is the energy of a deposit by an electron or photon, whatever recombines. `cs1` and
+    `cs2` are in PE, `g1` in PE/photon, `g2` in PE/electron, `w` in eV.
+    """
+    light = 1e-3 * w / g1 * np.asarray(cs1, dtype=np.float64)
+    charge = 1e-3 * w / g2 * np.asarray(cs2, dtype=np.float64)
+    return light, charge, light + charge
 
 
 def s2_lifetime_correction(drift_time: np.ndarray, elife: float) -> np.ndarray:
     """Return the factor exp(drift_time/elife) for S2 areas; both in ns, shape (e,)."""
     return np.exp(drift_time / elife)
+
+
+def s2_correction(
+    drift_time: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    elife: float,
+    s2_map: Mapping[str, Any] | None,
+) -> np.ndarray:
+    """Return the factor for S2 areas: that of the lifetime, times that of `s2_map` if there is one.
+
+    Parameters are as in `s2_lifetime_correction` and `s2_map_correction`.
+    """
+    factor = s2_lifetime_correction(drift_time, elife)
+    return factor if s2_map is None else factor * s2_map_correction(x, y, s2_map)
 
 
 # Maps from light fractions to positions, in the format of the option pos_rec_map

@@ -27,6 +27,9 @@ from amstrax.processing.compiled import (
 #: Largest count of a digitizer of 14 bits
 ADC_MAX = 2**14 - 1
 
+#: Baselines of a channel differ by this at least where they count as different [ADC counts]
+_LEAST_OFF = 1.0
+
 #: Stored as mean baseline of a channel without pulses
 NO_BASELINE = -9999
 
@@ -155,6 +158,46 @@ def _baseline(
             "ns has no fragment 0 before it, so its baseline is unknown: the live data is "
             "incomplete, or set allow_sloppy_chunking to take a fixed baseline"
         )
+
+
+def steady_baselines(records: np.ndarray, half_window: int = 5) -> np.ndarray:
+    """Return a copy of records in which baselines are medians over pulses of the same channel.
+
+    A pulse that closely follows another begins with signal, which lowers its own baseline and so
+    its area. The median is over it and `half_window` pulses on each side, fewer at both ends,
+    without those further from the median than three standard deviations, by the median deviation.
+
+    Parameters
+    ----------
+    records
+        `strax.record_dtype`, shape (n,), sorted by time, pulses positive.
+    """
+    records = records.copy()
+    shift = np.zeros(len(records), dtype=np.int64)
+    for channel in np.unique(records["channel"]):
+        own = np.flatnonzero(records["channel"] == channel)
+        is_first = records["record_i"][own] == 0
+        baseline = records["baseline"][own[is_first]].astype(np.float64)
+        if not len(baseline):
+            continue
+        padded = np.pad(baseline, half_window, constant_values=np.nan)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half_window + 1)
+        median = np.nanmedian(windows, axis=1, keepdims=True)
+        off = np.abs(windows - median)
+        # Pulses that begin with signal are outliers on one side, which would move the median
+        limit = np.maximum(4.5 * np.nanmedian(off, axis=1, keepdims=True), _LEAST_OFF)
+        steady = np.nanmedian(np.where(off <= limit, windows, np.nan), axis=1)
+        change = np.rint(steady - baseline).astype(np.int64)
+        # Later fragments have the baseline of their pulse
+        pulse = np.cumsum(is_first) - 1
+        shift[own] = np.where(pulse >= 0, change[pulse], 0)
+    changed = np.flatnonzero(shift)
+    by, length = shift[changed, np.newaxis], records["length"][changed, np.newaxis]
+    inside = np.arange(records["data"].shape[1]) < length
+    records["data"][changed] += (by * inside).astype(np.int16)
+    records["baseline"] += shift
+    records["area"] += shift * records["length"]
+    return records
 
 
 @kernel(_Raw, _Records, BOOL, I64, I64, I64, BOOL, I64, BOOL)

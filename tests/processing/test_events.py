@@ -413,3 +413,38 @@ def test_no_events():
         kernels.s1_map_correction(empty, empty, MAP),
     ):
         assert len(factor) == 0
+
+
+S2_MAP = {"x_edges": [-20, 0, 20], "y_edges": [-10, 10], "hist_ratio": [[2.0], [1.0]]}
+
+
+def test_s2_map():
+    """Bins have their lower edges; outside is as in the nearest bin; NaN stays NaN."""
+    x = np.array([-30, -1, 0, 25, np.nan, 5], dtype=np.float32)
+    y = np.array([0, -99, 10, 99, 0, np.nan], dtype=np.float32)
+    factor = kernels.s2_map_correction(x, y, S2_MAP)
+    np.testing.assert_allclose(factor, [0.75, 0.75, 1.5, 1.5, np.nan, np.nan])
+    assert len(kernels.s2_map_correction(np.array([]), np.array([]), S2_MAP)) == 0
+
+
+@pytest.mark.parametrize("empty", [0, np.nan, -1, np.inf])
+def test_s2_map_with_an_empty_bin(empty):
+    """It counts not in the mean, and is as the nearest bin with a number."""
+    s2_map = S2_MAP | {"hist_ratio": [[2.0], [empty]]}
+    np.testing.assert_array_equal(kernels.s2_map_correction(np.array([15]), [0.0], s2_map), [1])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x_edges": [0, 20, 10]}, "x_edges of s2_map must"),
+        ({"y_edges": [0]}, "y_edges of s2_map must"),
+        ({"hist_ratio": [[1, 2]]}, r"shape \(1, 2\): it must be \(2, 1\), a row for each bin of x"),
+        ({"hist_ratio": [[0], [np.nan]]}, "no bin above 0"),
+    ],
+)
+def test_what_is_no_s2_map(change, words):
+    with pytest.raises(InvalidOption, match=words):
+        kernels.s2_map_correction(np.zeros(1), np.zeros(1), S2_MAP | change)
+    with pytest.raises(InvalidOption, match="s2_map has no 'x_edges': it needs x_edges, y_edges"):
+        kernels.s2_map_correction(np.zeros(1), np.zeros(1), MAP)

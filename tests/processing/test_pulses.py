@@ -370,3 +370,27 @@ def test_plain_python_twin_holds_real_numbers():
         _, records = subtract_baseline(kernel, raw, -1, False, True)
         assert records["baseline"].tolist() == [16_000, 0]
         assert records["area"].tolist() == [0, 70_000]
+
+
+def test_steady_baselines():
+    """A pulse that begins with signal gets the baseline of its neighbours, in all fragments."""
+    records = np.zeros(26, dtype=strax.record_dtype(10))
+    records["time"] = np.arange(26) * 1000
+    records["channel"] = np.arange(26) % 2
+    records["baseline"] = np.where(records["channel"] == 0, 15800.25, 15900.5)
+    records["length"], records["dt"] = 8, 10
+    records["data"][:, :8] = 1
+    # The pulse of rows 10 and 12 has two fragments; its baseline is 7 counts low
+    records["record_i"][12] = 1
+    records["baseline"][[10, 12]] -= 7
+    records["data"][[10, 12], :8] -= 7
+    records["area"] = records["data"].sum(axis=1)
+    found = pulses.steady_baselines(records)
+    expected = records.copy()
+    expected["baseline"][[10, 12]] += 7
+    expected["data"][[10, 12], :8] += 7
+    expected["area"][[10, 12]] += 56
+    np.testing.assert_array_equal(found, expected)
+    assert (records["baseline"][10], records["data"][10, 0]) == (15793.25, -6)
+    for some in (records[:0], expected, records[12:13]):
+        np.testing.assert_array_equal(pulses.steady_baselines(some), some)

@@ -1,0 +1,177 @@
+"""The command ``amstrax maps``: measure s1_map and s2_map with a line that fills the volume."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from amstrax.commands import base, calibrating
+from amstrax.exceptions import UsageError
+from amstrax.rundb.leases import Stop
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from amstrax.calibration.maps import LightMap
+    from amstrax.calibration.result import Result
+
+log = logging.getLogger("amstrax.maps")
+
+MAPS = "s1_map", "s2_map"
+_COLUMNS = ("time", "x", "y", "r", "z", "drift_time", "s1_area", "cs1", "cs2")
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure maps of light with a mono-energetic source that fills the volume "
+        "evenly: s1_map in r and z from uncorrected S1s, s2_map in x and y from S2s corrected for "
+        "lost electrons",
+    )
+    calibrating.add_options(parser, "runs of the source, which are analysed together, as 006724")
+    calibrating.add_events(parser)
+    add = parser.add_argument
+    add(
+        "--map",
+        dest="maps",
+        choices=MAPS,
+        action="append",
+        help="map to measure (default: both). Can be given more than once",
+    )
+    for name, what in (("cs1", "cS1"), ("cs2", "cS2")):
+        add(
+            f"--{name}_range",
+            type=float,
+            nargs=2,
+            default=(0.0, 1e12),
+            metavar=("LOW", "HIGH"),
+            help=f"{what} of the line, which is the densest place there [PE] (default: all)",
+        )
+    for name, default, text in (
+        ("r", 4, "bins of s1_map in r, of equal areas"),
+        ("z", 10, "bins of s1_map in z"),
+        ("xy", 8, "bins of s2_map in each of x and y"),
+    ):
+        add(
+            f"--{name}_bins",
+            type=base.positive_integer,
+            default=default,
+            metavar="N",
+            help=f"{text} (default: %(default)s)",
+        )
+    add(
+        "--min_events",
+        type=base.positive_integer,
+        default=30,
+        metavar="N",
+        help="bins with fewer events are merged with neighbours, in r or in x and y, until they "
+        "have so many (default: %(default)s)",
+    )
+    for name, what in (("radius", "radius"), ("depth", "depth of the cathode below the gate")):
+        add(
+            f"--{name}",
+            type=float,
+            metavar="MM",
+            help=f"{what} of the volume [mm] (default: that of XAMS)",
+        )
+    args = calibrating.check_options(parser, parser.parse_args(argv))
+    args.maps = tuple(dict.fromkeys(args.maps or MAPS))
+    if args.min_events < 2:
+        parser.error("--min_events must be at least 2, for statistical errors")
+    return args
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Measure maps, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output_folder or "the output folder"
+    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the maps", folder)
+
+
+def work(args: argparse.Namespace, stop: Stop) -> str:
+    """Measure maps, write the requested files, and return the table to print.
+
+    Raises
+    ------
+    NoResult
+        If there is no line, or too few events in a slice of z.
+    UsageError
+        If S2s are corrected with an s2_map already, or for a file of a map that is not measured.
+    AmstraxError
+        If a run cannot be processed.
+    """
+    import numpy as np
+
+    from amstrax.calibration.maps import maps_of_events
+    from amstrax.common import XAMS_VOLUME
+
+    new = calibrating.new_entries(args, args.maps)  # reports errors in files before the work
+    parts = []
+    for run_id, st in calibrating.processed(args, args.run_ids, ("event_info",), stop):
+        if "s2_map" in args.maps and st.config.get("s2_map") is not None:
+            raise UsageError(
+                f"S2s of run {run_id} are corrected with an s2_map already: set it to null with "
+                "--config_kwargs '{\"s2_map\": null}'"
+            )
+        parts.append(st.get_array(run_id, "event_info", keep_columns=_COLUMNS, progress_bar=False))
+    found = maps_of_events(
+        np.concatenate(parts),
+        (args.r_bins, args.z_bins, args.xy_bins),
+        args.maps,
+        (tuple(args.cs1_range), tuple(args.cs2_range)),
+        args.min_events,
+        args.radius or XAMS_VOLUME.radius,
+        args.depth or XAMS_VOLUME.depth,
+    )
+    rows = [(args.run_ids, row) for name, one in found.items() for row in results(name, one)]
+    calibrating.save_plot(args, lambda: _figure(found))
+    calibrating.write_json(args, rows)
+    merged = [
+        f"{name}: {np.sum(one.n_used > one.n_events)} of {one.ratio.size} bins merged, "
+        f"{np.sum(one.ratio == 0)} without events, {one.n_events.sum()} events"
+        for name, one in found.items()
+    ]
+    written = [calibrating.write_entry(entry, found[entry.option].option()) for entry in new]
+    return "\n".join([calibrating.table(rows), "", *merged, *written])
+
+
+def results(name: str, found: "LightMap") -> "list[Result]":
+    """Return the light in each bin with events, relative to the mean."""
+    from amstrax.calibration.result import Result
+
+    rows = []
+    first, second = found.edges
+    for (i, j), value in zip(
+        ((i, j) for i in range(len(first) - 1) for j in range(len(second) - 1)),
+        found.ratio.ravel().tolist(),
+        strict=True,
+    ):
+        if not value:
+            continue
+        error = float(found.error[i, j])
+        place = ", ".join(
+            f"{axis} {edges[k]:.3g} to {edges[k + 1]:.3g} mm"
+            for axis, edges, k in zip(found.axes, found.edges, (i, j), strict=True)
+        )
+        used, own = found.n_used[i, j], found.n_events[i, j]
+        events = f"{own} events" if used == own else f"{own} events, merged to {used}"
+        rows.append(
+            Result(
+                f"{name}[{i},{j}]", value, value - error, value + error, "1", f"{place}; {events}"
+            )
+        )
+    return rows
+
+
+def _figure(found: "dict[str, LightMap]") -> "Figure":
+    from amstrax.analyses.energy_plots import plot_light_map
+
+    return plot_light_map(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
