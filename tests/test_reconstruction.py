@@ -796,7 +796,7 @@ def test_every_combination_of_parts():
         for name, plugin in st._plugin_class_registry.items():
             own = [p for p in names if p in parts and plugin.__name__ in reconstruction.PARTS[p][1]]
             assert plugin.__version__.count("+") == len(own), name
-            assert issubclass(plugin, plugins[plugin.__name__])
+            assert issubclass(plugin, plugins.get(plugin.__name__, plugin))
 
 
 def test_trigger_of_events():
