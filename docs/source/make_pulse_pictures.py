@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from amstrax import contexts, hitfinder_thresholds, redax, simulation
+from amstrax import contexts, hitfinder_thresholds, redax
 from amstrax.analyses import plot_peaks, plot_records
 from amstrax.analyses.quantities import record_waveform
 from amstrax.analyses.style import (
@@ -35,10 +35,9 @@ from amstrax.analyses.style import (
 from amstrax.analyses.waveform_plots import plot_waveform
 from amstrax.exceptions import LiveDataNotFound
 from amstrax.processing.peaks import RANGE_50P, RANGE_90P
-from amstrax.processing.pulses import ADC_MAX
 from amstrax.simulation import digitizer, light, optics, sensors, sources
 from amstrax.simulation.blocks import Settings
-from amstrax.simulation.detector import XAMS, XAMSL
+from amstrax.simulation.detector import XAMS
 from amstrax.simulation.run import START, run_document
 
 SOURCE = Path(__file__).resolve().parent
@@ -54,12 +53,14 @@ CHAINS = ("lab", "improved")
 CHAIN_COLORS = {"lab": ORANGE, "improved": GREEN}
 #: Photoelectrons that are alone in a pulse, and small signals for types
 N_ALONE, N_SMALL = 1000, 200
-#: Samples of the baseline [1], and delay of the second S1 of Kr-83m [ns]
-BASELINE_SAMPLES, KR83M_DELAY = 20, 200.0
+#: Samples of the baseline, defaults of XAMS and XAMSL
+BASELINE_SAMPLES, XAMSL_BASELINE_SAMPLES = 20, 40
+#: Delay of the second S1 of Kr-83m [ns]
+KR83M_DELAY = 200.0
 
 
 class Case(NamedTuple):
-    """A deposit: photons, electrons in the liquid, place [mm], and time after the one before [ns]."""
+    """A deposit: photons, electrons in the liquid, place [mm], time since the one before [ns]."""
 
     photons: int
     electrons: int
@@ -126,8 +127,8 @@ def write(folder: Path = SOURCE, real: Path = REAL) -> dict[str, float]:
     return found
 
 
-NOTE = f"""The live data of run {REAL_ID} was not at hand where these pages were built: pictures show
-the simulated run alone.
+NOTE = f"""The live data of run {REAL_ID} was not at hand where these pages were built: pictures
+show the simulated run alone.
 
 """
 
@@ -219,9 +220,7 @@ def write_run(folder: Path, signals: sensors.Signals, rng: np.random.Generator, 
 def processed(folder: Path, chain: str) -> dict[str, np.ndarray]:
     """Return the data types of the simulated run that pictures show."""
     options = XAMS.options() | {"live_data_dir": str(folder), "peak_min_area": MIN_AREA}
-    st = contexts.xams(
-        folder / chain, init_rundb=False, reconstruction=chain, config=options
-    )
+    st = contexts.xams(folder / chain, init_rundb=False, reconstruction=chain, config=options)
     document = json.loads((folder / f"rundoc_{RUN_ID}.json").read_text())
     st = contexts.context_for_daq_reader(st, RUN_ID, run_doc=document)
     types: dict[str, str | tuple[str, ...]] = {
@@ -278,8 +277,13 @@ def within(rows: np.ndarray, start: float, end: float) -> np.ndarray:
 def panels(n: int, real: Any, height: float = 3.2) -> tuple[Figure, list[Axes], Axes | None]:
     """Return a figure with `n` panels, and one more before them if there is a real run."""
     total = n + (real is not None)
-    figure = Figure(figsize=(min(4.8 * total, 13), height), layout="constrained")
+    width = min(4.8 * total, 13)
+    figure = Figure(figsize=(width, height))
+    # A layout engine would take more time than all else
     axes = list(figure.subplots(1, total, squeeze=False)[0])
+    figure.subplots_adjust(
+        left=0.9 / width, right=1 - 0.15 / width, bottom=0.16, top=0.9, wspace=0.28
+    )
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
     return (figure, axes, None) if real is None else (figure, axes[1:], axes[0])
@@ -291,19 +295,23 @@ def title(axes: Axes, text: str) -> None:
 
 
 def alone(run: Run, channel: int = 2) -> int:
-    """Return the first photoelectron that is alone in its pulse, of about the mean charge."""
-    found = (run.deposit < 0) & (run.channel == channel)
-    return int(np.flatnonzero(found)[np.argmin(np.abs(run.charge[found] - 1))])
+    """Return a photoelectron alone in its pulse, of about mean charge, and of areas as most."""
+    rows = np.flatnonzero((run.deposit < 0) & (run.channel == channel))
+    off = np.abs(run.charge[rows] - 1)
+    for chain in CHAINS:
+        kept = hits_of(run, chain, rows)["area"] * run.to_pe[channel] / run.charge[rows]
+        off += np.abs(kept - np.median(kept))
+    return int(rows[np.argmin(off)])
 
 
-def draw_raw(axes: Axes, pulse: np.ndarray, start: float, thresholds: dict[str, float]) -> float:
-    """Draw the counts of one pulse, with baseline and thresholds, and return the baseline."""
+def draw_raw(axes: Axes, pulse: np.ndarray, n_baseline: int, thresholds: dict[str, float]) -> None:
+    """Draw the counts of one pulse, the samples of its baseline, and thresholds below this."""
+    start = int(pulse["time"][0])
     for record in pulse:
-        times, counts = record_waveform(record, int(start))
+        times, counts = record_waveform(record, start)
         axes.step(times, counts, where="post", color=BLACK, lw=1)
-    quiet = pulse[0]["data"][:BASELINE_SAMPLES].astype(np.float64)
-    first = float(pulse[0]["time"] - start)
-    axes.axvspan(first, first + BASELINE_SAMPLES * int(pulse[0]["dt"]), color=GREY, alpha=0.25)
+    quiet = pulse[0]["data"][:n_baseline].astype(np.float64)
+    axes.axvspan(0, n_baseline * int(pulse[0]["dt"]), color=GREY, alpha=0.25)
     axes.axhline(quiet.mean(), color=BLUE, lw=1, label="baseline")
     for name, threshold in thresholds.items():
         color = CHAIN_COLORS.get(name, ORANGE)
@@ -311,7 +319,6 @@ def draw_raw(axes: Axes, pulse: np.ndarray, start: float, thresholds: dict[str, 
     axes.set(xlabel="Time [ns]", ylabel="ADC counts")
     axes.ticklabel_format(useOffset=False)
     axes.legend(fontsize="small", loc="lower right")
-    return float(quiet.mean())
 
 
 def one_pulse(raw: np.ndarray, channel: int, time: float) -> np.ndarray:
@@ -327,15 +334,15 @@ def draw_pulse(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
     figure, (axes,), beside = panels(1, real)
     i = alone(run)
     pulse = one_pulse(run.data["lab"]["raw_records"], run.channel[i], run.time[i])
-    start = float(pulse["time"][0])
-    draw_raw(axes, pulse, start, {"lab": 15, "improved": 8})
-    axes.axvline(run.time[i] - start, color=VERMILLION, lw=1, ls=":")
+    draw_raw(axes, pulse, BASELINE_SAMPLES, {"lab": 15, "improved": 8})
+    axes.axvline(run.time[i] - pulse["time"][0], color=VERMILLION, lw=1, ls=":")
     title(axes, "Simulated photoelectron (dotted: truth)")
     if real is not None and beside is not None:
         peak = real["peak"]
         pulse = one_pulse(real["raw_records"], 0, float(peak["center_time"]))
         threshold = hitfinder_thresholds.hit_min_amplitude("xamsl_thresholds")
-        draw_raw(beside, pulse, float(pulse["time"][0]), {"threshold": float(np.max(threshold))})
+        limits = {"threshold": float(np.max(threshold))}
+        draw_raw(beside, pulse, XAMSL_BASELINE_SAMPLES, limits)
         title(beside, f"Run {REAL_ID}, channel 0")
     return figure
 
@@ -368,6 +375,8 @@ def draw_hit(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
         for hit in within(real["hits"], peak["time"], strax.endtime(peak)):
             color = channel_color(hit["channel"])
             beside.axvspan(*(np.array(own(hit)) - start), color=color, alpha=0.12, lw=0)
+        middle = float(peak["center_time"] - start)
+        beside.set_xlim(middle - 100, middle + 250)
         title(beside, f"Run {REAL_ID}: records, hits shaded")
     return figure
 
@@ -410,7 +419,7 @@ def draw_groups(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
         axes.plot(run.time[mine] - start, run.channel[mine] + 0.4, "v", color=VERMILLION, ms=4)
         axes.set(yticks=range(5), xlim=(0, np.ptp(run.time[mine]) + 350))
         areas = " + ".join(f"{area:.1f}" for area in peaks["area"])
-        title(axes, f"{chain}: {areas or 0} of {run.n_pe[mine].sum():.0f} PE")
+        title(axes, f"{chain}: {areas or 0} of {run.charge[mine].sum():.1f} PE")
     if real is not None and beside is not None:
         peak = real["peak"]
         near = np.array([peak])
@@ -434,32 +443,35 @@ def draw_hits(axes: Axes, hits: np.ndarray, peaks: np.ndarray, start: float) -> 
 def draw_sum(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
     """Draw the sum waveform of an S1 with its widths."""
     figure, simulated_axes, beside = panels(2, real)
-    true = run.n_pe[run.of("event", light.Origin.S1)].sum()
+    true = run.charge[run.of("event", light.Origin.S1)].sum()
     for chain, axes in zip(CHAINS, simulated_axes, strict=True):
         peak = largest(run.around(chain, "peaks", "event", light.Origin.S1))
         draw_widths(axes, peak, "PE")
-        title(axes, f"{chain}: {peak['area']:.1f} of {true} PE")
+        title(axes, f"{chain}: {peak['area']:.1f} of {true:.1f} PE")
     if real is not None and beside is not None:
         draw_widths(beside, real["peak"], "ADC counts x samples")
         title(beside, f"Run {REAL_ID}")
-        beside.set_xlim(800, 2_000)
     return figure
 
 
 def draw_widths(axes: Axes, peak: np.void, unit: str) -> None:
     """Draw a waveform, and the ranges of the central 50 and 90 % of its area."""
-    plot_waveform(peak["data"], int(peak["length"]), int(peak["dt"]), axes, GREY, unit)
-    axes.set_xlabel("Time [ns]")
-    top = float((peak["data"][: peak["length"]] / peak["dt"]).max())
-    deciles = peak["area_decile_from_midpoint"] + float(peak["median_time"])
-    for height, (first, last), color, name in (
-        (1.06, (2.5, 7.5), BLUE, "50 %"),
-        (1.14, (0.5, 9.5), VERMILLION, "90 %"),
+    # Peaks of XAMSL have 1000 ns before and behind the hits
+    bright = np.flatnonzero(peak["data"] > 0.002 * peak["data"].max())
+    low, high = bright[0], bright[-1] + 1
+    dt = int(peak["dt"])
+    plot_waveform(peak["data"][low:high], int(high - low), dt, axes, GREY, unit)
+    top = float(peak["data"].max()) / dt
+    edges = (np.arange(len(peak["data"]) + 1) - low) * dt
+    fractions = np.append(0, np.cumsum(peak["data"])) / peak["area"]
+    for height, share, column, color in (
+        (1.06, 50, RANGE_50P, BLUE),
+        (1.14, 90, RANGE_90P, VERMILLION),
     ):
-        column = RANGE_50P if name == "50 %" else RANGE_90P
-        low = np.interp(first, np.arange(11), deciles)
-        axes.plot([low, low + peak["width"][column]], [height * top] * 2, color=color, lw=3)
-        axes.text(low + peak["width"][column], height * top, f"  {name}", color=color, va="center")
+        start = np.interp(0.5 - share / 200, fractions, edges)
+        end = start + float(peak["width"][column])
+        axes.plot([start, end], [height * top] * 2, color=color, lw=3)
+        axes.text(end, height * top, f"  {share} %", color=color, va="center")
     axes.set_ylim(0, 1.25 * top)
 
 
@@ -533,6 +545,7 @@ def draw_types(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
 
 
 def draw_area_width(axes: Axes, peaks: np.ndarray, unit: str) -> None:
+    """Draw the width of peaks against their area, coloured by type."""
     for kind, name in enumerate(TYPE_NAMES):
         own_type = peaks[peaks["type"] == kind]
         axes.plot(
@@ -588,6 +601,7 @@ def draw_event(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
         peaks = within(run.data[chain]["peaks"], event["s1_time"] - 500, event["s2_endtime"])
         plot_peaks(peaks, axes=axes, start=int(event["s1_time"]) - 1_000)
         axes.set_yscale("symlog", linthresh=0.05)
+        axes.set_ylim(bottom=0)
         title(axes, f"{chain}: {event['drift_time'] / 1e3:.2f} µs, z = {event['z']:.1f} mm")
     return figure
 
@@ -621,7 +635,9 @@ def numbers(run: Run) -> dict[str, float]:
         np.average(run.time[s2] - run.starts[0], weights=run.n_pe[s2])
         - np.average(run.time[s1] - run.starts[0], weights=run.n_pe[s1])
     ) / 1e3
-    found["electron_true"] = run.n_pe[run.of("electron")].sum()
+    found |= {"s1_charge": run.charge[s1].sum(), "s2_charge": run.charge[s2].sum()}
+    found["electron_true"] = run.charge[run.of("electron")].sum()
+    found["electron_n_pe"] = run.n_pe[run.of("electron")].sum()
     for chain in CHAINS:
         hits = hits_of(run, chain, rows)
         seen = hits["area"] > 0
@@ -631,7 +647,24 @@ def numbers(run: Run) -> dict[str, float]:
         pieces = run.around(chain, "peaks", "electron")
         found[f"electron_{chain}"] = pieces["area"].sum()
         found[f"pieces_{chain}"] = len(pieces)
-        found |= of_event(run, chain) | of_large(run, chain)
+        found |= of_event(run, chain) | of_large(run, chain) | of_small(run, chain)
+    return found
+
+
+def of_small(run: Run, chain: str) -> dict[str, float]:
+    """Return how many of the small signals have which type."""
+    found = {"n_small": N_SMALL // 2}
+    peaks = run.data[chain]["peaks"]
+    for sx, origin, kind in (("s1", light.Origin.S1, 1), ("s2", light.Origin.S2, 2)):
+        mine = (run.origin == origin) & (run.deposit >= len(CASES))
+        first, inverse = np.unique(run.deposit[mine], return_inverse=True)
+        center = np.bincount(inverse, (run.time[mine] - run.starts[0]) * run.n_pe[mine])
+        center = center / np.bincount(inverse, run.n_pe[mine]) + run.starts[0]
+        typed = peaks[peaks["type"] == kind]
+        found[f"small_{sx}_{chain}"] = sum(
+            len(within(typed, time - 500, time + 500)) > 0 for time in center
+        )
+        found[f"small_{sx}_true"] = len(first)
     return found
 
 
