@@ -72,7 +72,14 @@ def test_numbers_agree_with_the_truth(page, numbers):
 
 
 def test_real_run_beside_the_simulated_one(page, tmp_path, shared):
-    found = page.real_run(shared / "data", tmp_path)
-    assert found["peak"]["n_channels"] == 2
-    figure = page.draw_types_real(found) if hasattr(page, "draw_types_real") else None
-    assert figure is None or figure.axes
+    real, run = page.real_run(shared / "data", tmp_path), page.simulated(tmp_path)
+    panels = {step: len(draw(run, real).axes) for step, draw in page.STEPS.items()}
+    # The real run has neither S2s nor pairs of S1s
+    assert {step for step, n in panels.items() if n == 3} == {
+        *("hit", "groups", "sum", "saturated", "types")
+    }
+    assert set(panels.values()) == {2, 3}
+    peak = real["peak"]
+    assert peak["n_channels"] == 2 and peak["type"] == 1
+    # Counts, baseline and threshold, beside those of the simulated photoelectron
+    assert all(len(axes.lines) >= 3 for axes in page.STEPS["raw"](run, real).axes)

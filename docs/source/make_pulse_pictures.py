@@ -266,7 +266,7 @@ def real_run(data: Path, folder: Path) -> dict[str, np.ndarray] | None:
     return made
 
 
-def within(rows: np.ndarray, start: float, end: float) -> np.ndarray:
+def within(rows: np.ndarray, start: int, end: int) -> np.ndarray:
     """Return rows that touch the time from `start` to `end` [ns]."""
     return rows[(rows["time"] < end) & (strax.endtime(rows) > start)]
 
@@ -321,7 +321,7 @@ def draw_raw(axes: Axes, pulse: np.ndarray, n_baseline: int, thresholds: dict[st
     axes.legend(fontsize="small", loc="lower right")
 
 
-def one_pulse(raw: np.ndarray, channel: int, time: float) -> np.ndarray:
+def one_pulse(raw: np.ndarray, channel: int, time: int) -> np.ndarray:
     """Return the fragments of the pulse of a channel that holds a time [ns]."""
     of = raw[raw["channel"] == channel]
     starts = of["time"] - of["record_i"].astype(np.int64) * of["data"].shape[1] * of["dt"]
@@ -339,7 +339,7 @@ def draw_pulse(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
     title(axes, "Simulated photoelectron (dotted: truth)")
     if real is not None and beside is not None:
         peak = real["peak"]
-        pulse = one_pulse(real["raw_records"], 0, float(peak["center_time"]))
+        pulse = one_pulse(real["raw_records"], 0, int(peak["center_time"]))
         threshold = hitfinder_thresholds.hit_min_amplitude("xamsl_thresholds")
         limits = {"threshold": float(np.max(threshold))}
         draw_raw(beside, pulse, XAMSL_BASELINE_SAMPLES, limits)
@@ -423,14 +423,14 @@ def draw_groups(run: Run, real: dict[str, np.ndarray] | None) -> Figure:
     if real is not None and beside is not None:
         peak = real["peak"]
         near = np.array([peak])
-        start = float(peak["time"])
+        start = int(peak["time"])
         draw_hits(beside, within(real["hits"], start, strax.endtime(peak)), near, start)
         beside.set(yticks=(0, 1))
         title(beside, f"Run {REAL_ID}: hits and peak")
     return figure
 
 
-def draw_hits(axes: Axes, hits: np.ndarray, peaks: np.ndarray, start: float) -> None:
+def draw_hits(axes: Axes, hits: np.ndarray, peaks: np.ndarray, start: int) -> None:
     """Draw a bar for each hit, and the time of each peak shaded."""
     for hit in hits:
         low, high = own(hit)
@@ -659,10 +659,11 @@ def of_small(run: Run, chain: str) -> dict[str, float]:
         mine = (run.origin == origin) & (run.deposit >= len(CASES))
         first, inverse = np.unique(run.deposit[mine], return_inverse=True)
         center = np.bincount(inverse, (run.time[mine] - run.starts[0]) * run.n_pe[mine])
-        center = center / np.bincount(inverse, run.n_pe[mine]) + run.starts[0]
+        center = center / np.bincount(inverse, run.n_pe[mine])
         typed = peaks[peaks["type"] == kind]
         found[f"small_{sx}_{chain}"] = sum(
-            len(within(typed, time - 500, time + 500)) > 0 for time in center
+            len(within(typed, time - 500, time + 500)) > 0
+            for time in center.astype(np.int64) + run.starts[0]
         )
         found[f"small_{sx}_true"] = len(first)
     return found
