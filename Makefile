@@ -172,7 +172,7 @@ constraints: ## resolve setup.py afresh on Python 3.11 and 3.12 and rewrite cons
 .PHONY: clean
 clean: ## remove what was built and cached; keeps .venv and processed data
 	rm -rf build dist docs/build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
-	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/architecture.inc docs/source/simulation_*.inc docs/source/_static/simulation_run.png docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
+	rm -rf docs/source/reference docs/source/data_structure_*.rst docs/source/results.inc docs/source/architecture.inc docs/source/simulation_*.inc docs/source/_static/simulation_run.png docs/source/pulse_numbers.inc docs/source/_static/pulse_*.png docs/source/tutorials/{amstrax_data,amstrax_demo,strax_data}
 	find amstrax tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .PHONY: distclean

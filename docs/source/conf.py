@@ -43,6 +43,7 @@ sys.path[:0] = [str(SOURCE), str(SOURCE.parents[1])]
 import build_data_structure_doc  # noqa: E402
 import import_graph  # noqa: E402
 import make_position_table  # noqa: E402
+import make_pulse_pictures  # noqa: E402
 import make_simulation_comparison  # noqa: E402
 import numba  # noqa: E402
 
@@ -130,6 +131,7 @@ def write_pages(app):
     # Its title is that of the section there
     (SOURCE / "results.inc").write_text(re.sub(r"\A# .*\n", "", text), encoding="utf-8")
     make_position_table.write()
+    make_pulse_pictures.write()
     make_simulation_comparison.write()
     show_plain_functions()
     if app.config.nb_execution_mode != "off":
