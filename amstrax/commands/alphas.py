@@ -23,6 +23,8 @@ log = logging.getLogger("amstrax.alphas")
 PEAKS, RECORDS, OPTION = "radon_peak_basics", "radon_records", "gain_to_pe_array"
 #: Columns of peaks that `amstrax.calibration.alphas.alphas_of_peaks` takes
 COLUMNS = ("time", "center_time", "area", "range_50p_area", "area_fraction_top", "n_channels")
+#: Gains in a file: of all channels of a digitizer, as `amstrax corrections check` accepts
+_N_GAINS = 8
 #: Limit for a warning: p-value of the fit
 _ODD_P_VALUE = 1e-3
 
@@ -95,7 +97,6 @@ def main(args: argparse.Namespace) -> int:
 class _Data(NamedTuple):
     peaks: "np.ndarray"
     unit: str
-    n_gains: int  # number of channels in gain_to_pe_array
 
 
 def work(args: argparse.Namespace, stop: Stop) -> str:
@@ -130,7 +131,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     of_runs = [(args.run_ids, result) for result in found]
     calibrating.save_plot(args, lambda: _figure(data, fit))
     calibrating.write_json(args, of_runs)
-    values = [1 / gains[c].value if c in gains else 1.0 for c in range(data.n_gains)]
+    values = [1 / gains[c].value if c in gains else 1.0 for c in range(_N_GAINS)]
     if new:
         notes.append("channels without a measurement have the gain 1")
     written = [calibrating.write_entry(entry, values) for entry in new]
@@ -142,11 +143,11 @@ def _load(args: argparse.Namespace, stop: Stop) -> _Data:
 
     from amstrax.analyses.loading import area_unit
 
-    peaks, unit, n_gains = [], "", 0
+    peaks, unit = [], ""
     for run_id, st in calibrating.processed(args, args.run_ids, (PEAKS,), stop):
         peaks.append(st.get_array(run_id, PEAKS, keep_columns=COLUMNS, progress_bar=False))
-        unit, n_gains = area_unit(st, run_id, PEAKS), int(st.config["n_tpc_pmts"])
-    return _Data(np.concatenate(peaks), unit, n_gains)
+        unit = area_unit(st, run_id, PEAKS)
+    return _Data(np.concatenate(peaks), unit)
 
 
 def _photoelectrons(args: argparse.Namespace, stop: Stop) -> "dict[int, Result]":
