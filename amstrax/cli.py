@@ -19,6 +19,7 @@ TOOLS = {
     "validate": Tool("commands.validate", "simulate, process, and validate the reconstruction"),
     "demo": Tool("commands.demo", "simulate, process and plot a run of XAMS"),
     "gains": Tool("commands.gains", "find the gains of channels in LED runs"),
+    "alphas": Tool("commands.alphas", "find the alpha lines of radon in runs of XAMSL"),
     "maps": Tool("commands.maps", "measure maps of S1 and S2 light with a uniform line"),
     "energy": Tool("commands.energy", "measure g1, g2 and the resolution with lines"),
     "se-gain": Tool("commands.se_gain", "measure the gain of single electrons"),

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amstrax import contexts, simulation
-from amstrax.calibration import drift, energy, lifetime, maps, single_electrons
+from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_electrons
 from amstrax.calibration.result import Result
 from amstrax.commands import base
 from amstrax.exceptions import NoResult
 from amstrax.simulation import matching, optics
+from amstrax.simulation.sources import PO214_HALF_LIFE
 
 RUN_ID = "000001"
 #: Limits of a method that passes
@@ -61,6 +62,7 @@ class Set(NamedTuple):
     energy_range: tuple[float, float] | None = None  #: [keV]
     without: Sequence[str] = ()
     optics: str = "geometry"
+    detector: str = "xams"
 
 
 # Lifetime and drift
@@ -219,6 +221,26 @@ def _maps(sample: Sample) -> Iterable[Estimate]:
             yield Estimate(Result(name, float(value), *ends, "1", "mean of a bin"), right, 0.01)
 
 
+def _alphas(sample: Sample) -> Iterable[Estimate]:
+    """Estimate lines, scale, PE areas and half-life; the PMTs have photoelectrons of one area."""
+    (own,) = set(sample.detector.photoelectron_areas)
+    found, delays = alphas.alphas_of_peaks(sample.load("radon_peaks", "radon_peak_basics"), "ADC")
+    truth, energies = sample.truth, alphas.ENERGIES
+    of_line = {name: np.abs(truth["energy"] - keV) < 0.5 for name, keV in energies.items()}
+    some = np.any(list(of_line.values()), axis=0)
+    area = own * np.mean(truth["s1_pe"][some] / truth["photons"][some])  # for a photon
+    true = {name: area * truth["photons"][which].mean() for name, which in of_line.items()}
+    for name, line in found.lines.items():
+        yield Estimate(line, true[name], 0.01)
+    yield Estimate(found.scale, np.mean([energies[name] / true[name] for name in true]), 0.01)
+    yield Estimate(alphas.half_life(delays), PO214_HALF_LIFE / 1e3, 0.05)
+    records = sample.load("radon_records")
+    for channel in sample.detector.channels:
+        pulses = records[records["channel"] == channel]
+        noise = float(np.median(pulses["baseline_rms"]))
+        yield Estimate(alphas.photoelectron_area(alphas.tails_of(pulses), noise), own, 0.05)
+
+
 _INVERSE = "inverse_of_reconstruction"
 
 SETS: Mapping[str, Set] = {
@@ -262,6 +284,19 @@ SETS: Mapping[str, Set] = {
         lambda sample: [lambda: _maps(sample)],
         energy_range=(40.0, 40.0),
     ),
+    # S2s of betas before them would take gain from the S1s of Po-214
+    "alphas": Set(
+        "rn_chain",
+        15.0,
+        60.0,
+        lambda rng: {
+            "g1": float(rng.uniform(0.08, 0.13)),
+            "photoelectron_areas": (float(rng.uniform(0.8, 1.5)),) * 2,
+        },
+        lambda sample: [lambda: _alphas(sample)],
+        without=("pmt_saturation",),
+        detector="xamsl",
+    ),
 }
 
 
@@ -272,7 +307,7 @@ def run(name: str, seed: int) -> list[Estimate | str]:
     """Simulate and process a run of a set; return what is found, or why nothing is."""
     chosen = SETS[name]
     rng = np.random.default_rng(seed)
-    detector = simulation.DETECTORS["xams"].with_values(**chosen.values(rng))
+    detector = simulation.DETECTORS[chosen.detector].with_values(**chosen.values(rng))
     with tempfile.TemporaryDirectory() as folder:
         simulation.simulate(
             RUN_ID,
@@ -291,7 +326,8 @@ def run(name: str, seed: int) -> list[Estimate | str]:
         config = simulation.load_options(Path(folder, f"config_{RUN_ID}.json"))
         for option in ("elife", "drift_time_gate", "drift_time_cathode"):
             config.pop(option, None)
-        st = contexts.xams(output_folder=Path(folder, "data"), init_rundb=False, config=config)
+        context = getattr(contexts, detector.context)
+        st = context(output_folder=Path(folder, "data"), init_rundb=False, config=config)
         document = json.loads(Path(folder, f"rundoc_{RUN_ID}.json").read_text(encoding="utf-8"))
         document.pop("strax_defaults", None)
         contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from amstrax.analyses import style
 from amstrax.analyses.quantities import random_subset
+from amstrax.calibration.alphas import ENERGIES, Alphas
 from amstrax.calibration.energy import EnergyScale, Line, PeakFit
 from amstrax.calibration.maps import LightMap
 from amstrax.calibration.single_electrons import ElectronFit, bin_shares
@@ -175,3 +176,33 @@ def plot_single_electrons(
         axes.plot(middle, part, color=color, lw=1, ls="--", label=name)
     axes.legend(fontsize="small")
     return style.figure_of(axes)
+
+
+def plot_alphas(
+    found: Alphas | None, unit: str, figure: Figure | None = None, empty: str = "no alphas"
+) -> Figure:
+    """Draw the spectrum of alphas with fitted lines, and the light by which it is corrected.
+
+    `unit` is that of areas. Without `found`, `empty` is written.
+    """
+    figure, (spectrum, light) = style.panels_of(figure, 2)
+    spectrum.set(xlabel=f"Corrected S1 area [{unit}]", ylabel="S1s per bin")
+    light.set(xlabel="Light / mean [1]", ylabel=f"Corrected S1 area [{unit}]")
+    if found is None:
+        for axes in (spectrum, light):
+            style.note(axes, empty)
+        return figure
+    edges = found.edges
+    spectrum.stairs(found.counts, edges, color=style.BLACK)
+    label = f"{1e3 * found.scale.value:.4g} ± {1e3 * found.scale.error:.2g} eV/({unit})"
+    spectrum.plot((edges[1:] + edges[:-1]) / 2, found.expected, color=style.BLUE, label=label)
+    good = np.flatnonzero(np.isfinite(found.corrected) & (found.corrected < 1.2 * edges[-1]))
+    shown = good[random_subset(len(good), _MOST_POINTS)]
+    light.scatter(
+        found.light[shown], found.corrected[shown], s=2, color=style.GREY, rasterized=True
+    )
+    for (name, line), color in zip(found.lines.items(), style.CHANNEL_COLORS[2:], strict=False):
+        spectrum.axvline(line.value, color=color, ls="--", label=f"{name}, {ENERGIES[name]} keV")
+        light.axhline(line.value, color=color, ls="--")
+    spectrum.legend(fontsize="small")
+    return figure

@@ -27,7 +27,7 @@ from amstrax.analyses import (
 )
 from amstrax.analyses.loading import Part, dead_intervals
 from amstrax.analyses.mini_analysis import on_context
-from amstrax.calibration import drift, energy, lifetime, maps, single_electrons
+from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_electrons
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
@@ -216,6 +216,29 @@ def plot_single_electrons(
         figure = energy_plots.plot_single_electrons(area, fit, ax)
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
+
+
+@on_context("radon_peak_basics")
+def plot_alphas(
+    part: Part, longest: float = alphas.LONGEST_ALPHA, figure: Figure | None = None
+) -> Figure:
+    """Draw the alpha lines of radon in S1s of XAMSL with fit, and the light that corrects areas.
+
+    A picture without lines says why. `amstrax alphas` prints the results.
+
+    Parameters
+    ----------
+    longest
+        S1s of alphas have a shorter central half of the area [ns].
+    """
+    columns = ("time", "center_time", "area", "range_50p_area", "area_fraction_top", "n_channels")
+    data = part.load("radon_peak_basics", columns=columns)
+    unit, found, note = part.area_unit("radon_peak_basics"), None, ""
+    try:
+        found = alphas.alphas_of_peaks(data, unit, longest)[0]
+    except NoResult as error:
+        note = textwrap.fill(f"no lines: {error}", 40)
+    return _with_title(energy_plots.plot_alphas(found, unit, figure, note), part)
 
 
 @on_context("event_info")

@@ -9,6 +9,7 @@ from amstrax.exceptions import LiveDataCorrupted
 from amstrax.hitfinder_thresholds import hit_min_amplitude
 from amstrax.plugins.daqreader import LiveDataReader
 from amstrax.plugins.peak_processing import (
+    GAINS_HELP,
     WINDOW_HELP,
     check_safe_break_for_peaks,
     check_window,
@@ -138,7 +139,11 @@ def find_hits(records: np.ndarray, model) -> np.ndarray:
 class RadonPeaks(CorrectedPlugin):
     """Find peaks: groups of hits, with sum waveform and widths, split at natural breaks.
 
-    radon_lone_hits are hits outside peaks.
+    radon_lone_hits are hits outside peaks, in ADC counts.
+
+    Without gains (gain_to_pe_array) areas are in ADC counts x samples, and so are the options in
+    PE: peak_min_area, peak_split_min_area and the areas of peak_split_gof_threshold.
+    hit_min_amplitude is always in ADC counts.
     """
 
     peak_gap_threshold = XAMSConfig(
@@ -178,6 +183,9 @@ class RadonPeaks(CorrectedPlugin):
         "amstrax.hit_min_amplitude",
     )
 
+    gain_to_pe_array = XAMSConfig(
+        default=None, omit_default=True, help=f"{GAINS_HELP}. In the lineage only where it is set"
+    )
     tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
 
     __version__ = "0.1.78"
@@ -188,6 +196,7 @@ class RadonPeaks(CorrectedPlugin):
     compressor = "zstd"
     parallel = "process"
     caution = "XAMSL has no gains, so areas are in ADC counts x samples, not PE"
+    caution_unless = "gain_to_pe_array"
 
     def infer_dtype(self):
         return {
@@ -199,6 +208,9 @@ class RadonPeaks(CorrectedPlugin):
         super().setup()
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
+        self.to_pe = kernels.gains(
+            self.gain_to_pe_array, self.config["n_tpc_pmts"], self.origin("gain_to_pe_array")
+        )
 
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
@@ -217,7 +229,7 @@ class RadonPeaks(CorrectedPlugin):
         """Return peaks without waveforms around groups of hits in a chunk."""
         peaks = kernels.find_peaks(
             hits,
-            np.ones(self.config["n_tpc_pmts"]),
+            self.to_pe,
             self.dtype["radon_peaks"],
             gap_threshold=self.peak_gap_threshold,
             left_extension=self.peak_left_extension,
@@ -247,16 +259,15 @@ class RadonPeaks(CorrectedPlugin):
 
     def shape(self, peaks: np.ndarray, hitlets: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Return peaks with waveforms and widths, split at natural breaks."""
-        to_pe = np.ones(self.config["n_tpc_pmts"])
         links = waveforms.record_links(records)
-        waveforms.sum_waveform(peaks, hitlets, records, links, to_pe)
+        waveforms.sum_waveform(peaks, hitlets, records, links, self.to_pe)
         waveforms.set_widths(peaks)
         return splitting.split_peaks(
             peaks,
             hitlets,
             records,
             links,
-            to_pe,
+            self.to_pe,
             splitting.natural_breaks_splits(
                 splitting.natural_breaks_threshold(self.peak_split_gof_threshold),
                 self.peak_split_filter_wing_width,

@@ -24,6 +24,16 @@ def test_a_run(monkeypatch):
             assert abs(result.value - true) < 4 * result.error + systematic, result
 
 
+def test_alphas(monkeypatch):
+    """Lines, scale, half-life and photoelectrons of XAMSL, likewise."""
+    short = closure.SETS["alphas"]._replace(duration=8.0)
+    monkeypatch.setattr(closure, "SETS", {"alphas": short})
+    found = closure.run("alphas", 1)
+    assert not [x for x in found if isinstance(x, str)] and len(found) == 7
+    for result, true, tolerance, _ in found:
+        assert abs(result.value - true) < 4 * result.error + tolerance * true, result
+
+
 def estimates(bias, n=400):
     rng = np.random.default_rng(0)
     for error in rng.uniform(1.0, 3.0, n):
