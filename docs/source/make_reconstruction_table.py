@@ -128,9 +128,7 @@ def misclassified(run: SimulatedRun, folder: Path, name: str) -> dict[str, Any]:
         init_rundb=False,
         reconstruction=name,
     )
-    st = contexts.context_for_daq_reader(
-        st, run.run_id, run_doc=run.document(), check_exists=False
-    )
+    st = contexts.context_for_daq_reader(st, run.run_id, run_doc=run.document(), check_exists=False)
     types, truth = (
         st.get_array(run.run_id, data_type, progress_bar=False)
         for data_type in ("peak_basics", "peak_truth")
