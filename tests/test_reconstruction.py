@@ -52,27 +52,38 @@ def test_lineage(release):
     assert issubclass(plugin, Peaks) and issubclass(plugin, improved_hits.ImprovedPeaks)
 
 
-def test_all_combinations_of_parts():
+#: Part -> fields of peaks and events that it adds
+FIELDS_OF_PARTS = {
+    "hits": set(),
+    "peaks": set(),
+    "classification": {"is_double_s1", "is_single_electron"},
+    "saturation": {"saturation_flag", "alt_s2_saturation_correction_error"},
+    "positions": {"x_mle", "s2_x_mle_error", "r_error"},
+    "pulse_shape": {"decay_time", "s1_prompt_fraction", "alt_s1_pulse_shape_flag"},
+    "events": {"n_scatters", "alt_s2_z"},
+}
+COMBINATIONS = [
+    *((part,) for part in FIELDS_OF_PARTS),
+    *itertools.combinations(FIELDS_OF_PARTS, 2),
+    tuple(FIELDS_OF_PARTS),
+]
+
+
+def test_combinations_of_parts():
     """Each part adds its fields, and its version, whatever others there are."""
-    fields = {
-        "saturation": {"saturation_flag", "alt_s2_saturation_correction_error"},
-        "positions": {"x_mle", "s2_x_mle_error", "r_error"},
-        "pulse_shape": {"decay_time", "s1_prompt_fraction", "alt_s1_pulse_shape_flag"},
-        "hits": set(),
-    }
+    assert FIELDS_OF_PARTS.keys() == reconstruction.PARTS.keys()
     names = ("peaks", "peak_basics", "peak_positions", "event_basics", "event_positions")
     seen = set()
-    for n in range(len(fields) + 1):
-        for parts in itertools.combinations(fields, n):
-            st = xams(reconstruction=parts)
-            plugins = [st.get_single_plugin("0", name) for name in names]
-            have = set().union(*(plugin.dtype.names for plugin in plugins))
-            for part, own in fields.items():
-                assert own <= have if part in parts else not own & have
-                version = f"+{part}{reconstruction.PARTS[part].version}"
-                assert (part in parts) == any(version in p.__version__ for p in plugins)
-            seen.add(st.key_for("0", "event_info").lineage_hash)
-    assert len(seen) == 2 ** len(fields)
+    for parts in COMBINATIONS:
+        st = xams(reconstruction=parts)
+        plugins = [st.get_single_plugin("0", name) for name in names]
+        have = set().union(*(plugin.dtype.names for plugin in plugins))
+        for part, own in FIELDS_OF_PARTS.items():
+            assert own <= have if part in parts else not own & have
+            version = f"+{part}{reconstruction.PARTS[part].version}"
+            assert (part in parts) == any(version in p.__version__ for p in plugins)
+        seen.add(st.key_for("0", "event_info").lineage_hash)
+    assert len(seen) == len(COMBINATIONS)
 
 
 def test_options_are_in_the_lineage():
@@ -770,6 +781,12 @@ def test_pairs_of_krypton(krypton):
     # Where they stay one peak, it is an S1, and marked
     _, types = pairs_of_s1s(krypton, "classification")
     assert (types[:, 0] == 1).all()
+
+
+def test_pairs_of_parts_on_a_run(few_scatters, online_config):
+    for parts in [*itertools.combinations(FIELDS_OF_PARTS, 2), tuple(FIELDS_OF_PARTS)]:
+        (events,) = events_of(few_scatters, online_config, "event_info", reconstruction=parts)
+        assert len(events) == 2 and (events["s2_area"] > 0).all(), parts
 
 
 @pytest.mark.parametrize(

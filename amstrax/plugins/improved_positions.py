@@ -5,6 +5,7 @@ cannot show how light falls near the wall. The likelihood uses the light of each
 saturated and dead ones, and knows its own error.
 """
 
+import functools
 from collections.abc import Mapping
 from numbers import Real
 
@@ -28,6 +29,13 @@ _FIELDS = {
     "r_mle_error": "standard deviation of r_mle, from light alone [mm]",
     "mle_deviance": "deviance of the likelihood per degree of freedom, about 1 for S2s [1]",
 }
+
+
+@functools.lru_cache(maxsize=8)
+def _table_of(name: str) -> likelihood.LightTable:
+    """Return the S2 light of a map of the simulation."""
+    light_map = optics.load_map(name)
+    return likelihood.table_from(light_map.s2_shares, light_map.geometry.radius)
 
 
 class _LikelihoodByDefault(CorrectedPlugin):
@@ -116,8 +124,7 @@ class LikelihoodPeakPositions(_LikelihoodByDefault):
             raise InvalidOption(
                 f"position_light_map={value!r}: give a table, not its file, or a name{hint}"
             )
-        light_map = optics.load_map(value)
-        table = likelihood.table_from(light_map.s2_shares, light_map.geometry.radius)
+        table = _table_of(value)
         if len(table.light) != len(self.channels):
             raise InvalidOption(
                 f"position_light_map={value!r} has {len(table.light)} PMTs, the channel map "

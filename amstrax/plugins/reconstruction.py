@@ -152,8 +152,9 @@ def _variant(plugin: type[strax.Plugin], parts: tuple[str, ...]) -> type[strax.P
     }
     # Input is narrowed only in a class that defines both attributes itself
     narrow = {"input_fields", "compute"}
-    if narrow <= vars(variants[0]).keys():
-        members |= {name: vars(variants[0])[name] for name in narrow}
+    computes = next((c for c in variants if "compute" in vars(c)), plugin)
+    if narrow <= vars(computes).keys():
+        members |= {name: vars(computes)[name] for name in narrow}
     return type(plugin.__name__, (*variants, plugin), members)
 
 

@@ -12,6 +12,9 @@ from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import F32, F64, I32, column, kernel, output, row
 from amstrax.processing.peaks import S1, S2, UNKNOWN
 
+#: S2s may always be this much of the expected width [1]
+_LEAST_WIDTH = 0.75
+
 
 class Shape(NamedTuple):
     """Largest fractions of the area within short windows, [1], each of shape (n,)."""
@@ -130,7 +133,7 @@ def types(
     S1s have `prompt_fraction` of their area within the window, or within two (double S1s), and at
     least `s1_min_score`. Of the others, S2s have a central 50 % of the area as wide as that of
     light that is even over the transit time T, which is T/2 with a standard deviation of
-    T / (2 sqrt(n)) for n photoelectrons.
+    T / (2 sqrt(n)) for n photoelectrons; three quarters of it always suffice.
 
     Parameters
     ----------
@@ -153,7 +156,8 @@ def types(
         is_double &= s1_score(rest, area_fraction_top, limits) >= limits.s1_min_score
         is_s1 &= is_prompt | is_double
         spread = np.sqrt(limits.fano / np.maximum(area, limits.fano))
-        least_width = least_width * (1 - limits.width_sigmas * spread)
+        # Saturation, and gain that PMTs lose, narrow large S2s by more than chance
+        least_width = least_width * np.minimum(1 - limits.width_sigmas * spread, _LEAST_WIDTH)
     large = area >= limits.min_area
     result = np.full(len(area), UNKNOWN, dtype=np.int16)
     result[large & is_s1] = S1

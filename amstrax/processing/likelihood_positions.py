@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import F64, column, kernel
+from amstrax.processing.compiled import F64, column, kernel, row
 
 #: Positions are searched up to this many radii of the map, so that fluctuations of events at the
 #: wall do not all move inwards
@@ -66,9 +66,11 @@ def table_from(
     inwards = np.minimum(1.0, radius / np.maximum(r, step))
     depth = 3.0
     at = np.log(np.maximum(light(x * inwards, y * inwards), 1e-12))
-    further = inwards * (1 - depth / radius)
-    slope = (at - np.log(np.maximum(light(x * further, y * further), 1e-12))) / depth
-    result = np.exp(at + slope * np.maximum(r - radius, 0)[:, np.newaxis])
+    outside = r > radius
+    further = inwards[outside] * (1 - depth / radius)
+    inner = np.log(np.maximum(light(x[outside] * further, y[outside] * further), 1e-12))
+    at[outside] += (at[outside] - inner) / depth * (r[outside] - radius)[:, np.newaxis]
+    result = np.exp(at)
     return LightTable(radius, step, result.T.reshape(-1, 2 * half + 1, 2 * half + 1))
 
 
@@ -148,7 +150,7 @@ def fit_positions(
         channels = np.flatnonzero(used[rows[0]])
         light = np.ascontiguousarray(table.light[channels])
         coarse = light[:, middle + i, middle + j]
-        scores = np.log(coarse / coarse.sum(axis=0)).T
+        scores = np.log(coarse / coarse.sum(axis=0))
         result[rows] = _fit(
             areas[rows][:, channels],
             light,
@@ -169,6 +171,7 @@ def _fit(areas, light, start, scores, step, limit, fano):
     middle, last = light.shape[1] // 2, light.shape[1] - 3
     result = np.full((n, 6), np.nan)
     f, fx, fy = np.zeros(c), np.zeros(c), np.zeros(c)
+    sums = np.empty(len(start))
     # Weights of the four nodes in x and in y, and their derivatives: cubic convolution,
     # R. Keys, IEEE Trans. Acoust. Speech Signal Process. 29 (1981) 1153
     w = np.zeros((2, 4))
@@ -177,13 +180,16 @@ def _fit(areas, light, start, scores, step, limit, fano):
         total = 0.0
         for k in range(c):
             total += areas[peak, k]
+        # Channel by channel, so that several points are summed at once
+        sums[:] = 0
+        for k in range(c):
+            area, of_channel = areas[peak, k], row(scores, k)
+            for point in range(np.uint64(len(sums))):
+                sums[point] += area * of_channel[point]
         best, found = -np.inf, 0
-        for point in range(len(start)):
-            score = 0.0
-            for k in range(c):
-                score += areas[peak, k] * scores[point, k]
-            if score > best:
-                best, found = score, point
+        for point in range(len(sums)):
+            if sums[point] > best:
+                best, found = sums[point], point
         x, y = start[found, 0], start[found, 1]
         tx, ty = x, y
         best = -np.inf
@@ -208,14 +214,14 @@ def _fit(areas, light, start, scores, step, limit, fano):
             for k in range(c):
                 value, value_x, value_y = 0.0, 0.0, 0.0
                 for a in range(4):
-                    row, row_y = 0.0, 0.0
+                    in_y, slope_y = 0.0, 0.0
                     for b in range(4):
                         node = light[k, i + a - 1, j + b - 1]
-                        row += w[1, b] * node
-                        row_y += d[1, b] * node
-                    value += w[0, a] * row
-                    value_x += d[0, a] * row
-                    value_y += w[0, a] * row_y
+                        in_y += w[1, b] * node
+                        slope_y += d[1, b] * node
+                    value += w[0, a] * in_y
+                    value_x += d[0, a] * in_y
+                    value_y += w[0, a] * slope_y
                 f[k] = max(value, 1e-300)
                 fx[k], fy[k] = value_x / step, value_y / step
                 s += f[k]

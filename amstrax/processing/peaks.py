@@ -545,6 +545,7 @@ def set_tight_coincidence(peaks: np.ndarray, hits: np.ndarray, window: float) ->
     found = np.zeros(len(peaks), dtype=np.int64)
     _count_coincident(
         peaks["time"],
+        peaks["length"],
         peaks["dt"],
         peaks["data"],
         hits["time"],
@@ -562,6 +563,7 @@ def set_tight_coincidence(peaks: np.ndarray, hits: np.ndarray, window: float) ->
 @kernel(
     column(I64),
     column(I32),
+    column(I32),
     column(F32, 2),
     column(I64),
     column(I64),
@@ -572,14 +574,14 @@ def set_tight_coincidence(peaks: np.ndarray, hits: np.ndarray, window: float) ->
     output(I64),
 )
 def _count_coincident(
-    start, dt, data, hit_start, apex, channel, window, longest_rise, n_channels, result
+    start, length, dt, data, hit_start, apex, channel, window, longest_rise, n_channels, result
 ):
     """Fill `result`; hits reach their largest sample at most `longest_rise` after their start."""
     seen = np.full(n_channels, -1, dtype=np.int64)
     for i in range(len(start)):
         samples = row(data, i)
         highest = 0
-        for j in range(1, len(samples)):
+        for j in range(1, min(np.int64(length[i]), len(samples))):
             if samples[j] > samples[highest]:
                 highest = j
         summit = start[i] + highest * np.int64(dt[i])

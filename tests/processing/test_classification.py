@@ -74,6 +74,7 @@ def test_no_peaks():
         (1.9, 0.0, 30, 1.0, 1.0, (0, False)),  # too small
         (10, 0.7, 900, 0.3, 0.5, (2, False)),
         (5000, 0.7, 1000, 0.1, 0.2, (2, False)),
+        (130_000, 0.5, 970, 0.1, 0.2, (2, False)),  # saturated
         (5000, 0.7, 500, 0.1, 0.2, (0, False)),  # after-pulses of a large S1
         (100, np.nan, 35, 0.99, 1.0, (1, False)),
         (-3, np.nan, 0, 0.0, 0.0, (0, False)),
