@@ -50,9 +50,7 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
     add = parser.add_argument
     add("run_ids", nargs="+", metavar="RUN_ID", type=base.run_id, help=runs)
     add(
-        *write_aliases,
         "--write",
-        dest="write",
         action="append",
         default=[],
         type=Path,
@@ -60,6 +58,8 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
         help="correction file, OPTION_VERSION.json, to add an entry to; it may exist. Can be given "
         "more than once",
     )
+    for name in write_aliases:
+        add(name, dest="write", action="append", type=Path, metavar="FILE", help="as --write")
     for name, which in (("from", "first"), ("to", "last")):
         add(
             f"--{name}-run",
