@@ -32,6 +32,8 @@ log = logging.getLogger("amstrax.trends")
 
 #: Sorts of data that a row is made of
 _SORTS = ("raw_records", "peak_basics", "event_info", "single_electrons", "led_calibration")
+#: Time to wait for live data that is missing [s]: runs have ended, and it will not come
+_TIMEOUT = 1.0
 #: Number of `amstrax.analyses.pulses.pulse_numbers` -> its name in a row
 _PULSE_NUMBERS = {
     "median baseline [ADC counts]": "baseline",
@@ -166,7 +168,9 @@ def _measure(
         st, _ = amstraxer.make_context(processing, run_id)
         for target in () if args.only_stored_data else data_types(st):
             try:
-                for _, made in calibrating.processed(args, [run_id], (target,), stop):
+                for _, made in calibrating.processed(
+                    args, [run_id], (target,), stop, timeout=_TIMEOUT
+                ):
                     st = made
             except Exception as error:
                 _check_stopped(error, stop)

@@ -129,7 +129,7 @@ def test_led_run(live_runs, tmp_path, runs):
 
 def test_row_of_a_job(live_runs, tmp_path, runs, monkeypatch, capsys):
     add_run(runs, live_runs)
-    words = [SHORT, "--target", "event_info", f"--live_data_dir={live_runs}"]
+    words = [SHORT, "--target", "peak_basics", f"--live_data_dir={live_runs}"]
     words += [f"--output_folder={tmp_path}", "--no-progress"]
     limit = ["--trends", '--trend_limit={"s2_rate": [null, 0.01]}']
     assert process_run.main([*words, *limit]) == 0
