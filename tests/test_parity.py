@@ -217,7 +217,11 @@ def test_data_of_the_clone_is_that_of_the_reference(shared):
 
 
 #: Data types of amstrax 3, which the lab's package does not have
-NEW_DATA_TYPES = ("hits", "lone_hits", "event_energy", "single_electrons")
+NEW_DATA_TYPES = (
+    *("hits", "lone_hits", "event_energy", "single_electrons", "event_kr83m", "event_cuts"),
+    *("cut_fiducial_volume", "cut_single_scatter", "cut_s1_area", "cut_s2_area", "cut_s2_width"),
+    "cut_saturation",
+)
 
 
 @pytest.mark.parametrize(("context", "release", "file"), SPECIFICATIONS)
