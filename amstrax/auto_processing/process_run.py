@@ -24,9 +24,9 @@ if __name__ == "__main__" and not __package__:
 
 import amstrax
 from amstrax import run_metadata, rundoc, settings
-from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing import amstraxer, trends
 from amstrax.auto_processing.amstraxer import ProcessingOptions
-from amstrax.commands import base, trends
+from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady, UsageError
 from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection

@@ -11,6 +11,7 @@ from rundb_stores import collection  # noqa: F401
 
 from amstrax import cli, contexts
 from amstrax.auto_processing import process_run, submitting
+from amstrax.auto_processing import trends as measuring
 from amstrax.commands import base, trends
 from amstrax.rundb import documents
 from amstrax.rundb.connection import get_trends_collection
@@ -106,7 +107,7 @@ def test_rows(live_runs, processed, collection, store, tmp_path, capsys):  # noq
 
 
 def test_failed_run_that_works_later(store):
-    row = trends._row(SHORT, trends.TrendOptions("xams", "xams"), error="no disk")
+    row = measuring.make_row(SHORT, measuring.TrendOptions("xams", "xams"), error="no disk")
     documents.save_trend(store, row)
     documents.save_trend(store, row)
     assert [r["error"] for r in documents.read_trends(store, flagged=True)] == ["no disk"]
@@ -141,7 +142,7 @@ def test_row_of_a_job(live_runs, tmp_path, runs, monkeypatch, capsys):
     def fail(*args):
         raise OSError("no disk")
 
-    monkeypatch.setattr(trends, "row_of", fail)
+    monkeypatch.setattr(measuring, "row_of", fail)
     documents.set_status(runs, SHORT, "pending")
     assert process_run.main([*words, "--trends"]) == 0
     assert documents.status_of(documents.find_run(runs, SHORT)).status == "done"
@@ -187,5 +188,5 @@ def test_limits_in_a_file(tmp_path):
 
 def test_nothing_is_stored(tmp_path):
     st = contexts.xams(storage=[strax.DataDirectory(str(tmp_path))])
-    row = trends.row_of(st, SHORT, trends.TrendOptions("xams", "xams"))
+    row = measuring.row_of(st, SHORT, measuring.TrendOptions("xams", "xams"))
     assert "is stored" in row["error"] and row["is_flagged"] and row["lineage"] == ""
