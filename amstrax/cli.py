@@ -25,6 +25,7 @@ TOOLS = {
     "se-gain": Tool("commands.se_gain", "measure the gain of single electrons"),
     "elife": Tool("commands.elife", "find the electron lifetime in source runs"),
     "drift": Tool("commands.drift", "find gate, cathode, drift velocity and diffusion"),
+    "trends": Tool("commands.trends", "keep numbers of runs over weeks, with limits"),
     "export": Tool("commands.export", "write data to a CSV, HDF5, Parquet or ROOT file"),
     "corrections": Tool("commands.corrections", "show corrections, and check files of them"),
     "process-run": Tool("auto_processing.process_run", "process a run, and set its status"),

@@ -259,6 +259,16 @@ class Part:
             return ADC_COUNTS
         return area_unit(self.context, self.run_id, self.names(sort)[0])
 
+    def gains(self, channels: np.ndarray) -> np.ndarray | None:
+        """Return photoelectrons per ADC count x sample by channel; None without peaks."""
+        if not self.has("peaks"):
+            return None
+        name = self.names("peaks")[0]
+        plugin = self.context._get_plugins((name,), self.run_id)[name]
+        gains = np.asarray(getattr(plugin, "gain_to_pe_array", None) or 1.0, dtype=np.float64)
+        n = int(np.max(channels, initial=0)) + 1
+        return np.full(n, float(gains)) if gains.ndim == 0 else gains
+
     def taken_until(self, data: np.ndarray) -> int:
         """Return the end of the part or, if that is earlier, of the run [ns since unix epoch]."""
         last = int(data["time"].max()) if len(data) else 0

@@ -205,8 +205,7 @@ def plot_single_electrons(
     """
     ax = style.new_axes() if ax is None else ax
     data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
-    chosen = (data["delay"] >= delays[0]) & (data["delay"] < delays[1])
-    area = data["area"][chosen & (data["range_50p_area"] > single_electrons.LEAST_WIDTH)]
+    area = single_electrons.select(data, *(delay / 1e3 for delay in delays))
     try:
         fit = single_electrons.fit_electrons(area)
     except NoResult as error:
@@ -891,20 +890,9 @@ def _as_matrix(
     else:
         start, end = part.start, max(part.end, part.start + 1)
     matrix = quantities.records_to_matrix(
-        records, start, end, numbers, _gains(part, numbers), max_samples
+        records, start, end, numbers, part.gains(numbers), max_samples
     )
     return matrix.data, (matrix.edges - part.run_start) / 1e9, matrix.channels
-
-
-def _gains(part: Part, channels: np.ndarray) -> np.ndarray | None:
-    """Return photoelectrons per ADC count x sample by channel; None for a detector without."""
-    if not part.has("peaks"):
-        return None
-    name = part.names("peaks")[0]
-    plugin = part.context._get_plugins((name,), part.run_id)[name]
-    gains = np.asarray(getattr(plugin, "gain_to_pe_array", None) or 1.0, dtype=np.float64)
-    n = int(np.max(channels, initial=0)) + 1
-    return np.full(n, float(gains)) if gains.ndim == 0 else gains
 
 
 def _baselined(part: Part) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Plots of whole runs: rates over time, and comparisons of runs."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,6 +9,10 @@ from matplotlib.figure import Figure
 
 from amstrax.analyses import style
 from amstrax.analyses.quantities import Histogram, Rates
+from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, quantity_of, unit_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Styles of lines, for those who do not see colours
 _LINE_STYLES = ("-", "--", "-.", ":")
@@ -93,3 +98,67 @@ def plot_comparison(
     if handles:
         figure.legend(handles, labels, loc="outside upper right", ncols=6, frameon=False)
     return figure
+
+
+def plot_trends(
+    table: "pd.DataFrame",
+    quantities: Sequence[str] | None = None,
+    limits: Mapping[str, Sequence[float | None]] | None = None,
+    figure: Figure | None = None,
+    empty: str = "no rows",
+) -> Figure:
+    """Draw rows of trends against the start of the runs: a panel a quantity.
+
+    The newest row of each run is drawn; flagged ones have a circle.
+
+    Parameters
+    ----------
+    table
+        As of `amstrax.analyses.tables.trends_table`.
+    quantities
+        Names as ``"s1_rate"``, ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that
+        the table has.
+    limits
+        Lowest and highest value (None: none) of quantities, drawn as dashed lines.
+    """
+    table = table[table["start"].notna()].sort_values("time")
+    table = table.drop_duplicates("run_id", keep="last").sort_values("start")
+    known = {*QUANTITIES, *(n for n in table.columns if quantity_of(n)[0] in CHANNEL_QUANTITIES)}
+    columns = [n for n in table.columns if n in known and table[n].notna().any()]
+    if quantities is None:
+        names = (quantity_of(n)[0] for n in columns if not n.endswith("_error"))
+        quantities = list(dict.fromkeys(names))
+    figure, panels = style.panels_of(figure, len(quantities))
+    if not quantities:
+        style.note(panels[0], empty)
+    for axes, quantity in zip(panels, quantities, strict=False):
+        own = [n for n in columns if quantity in (n, quantity_of(n)[0])]
+        _draw_trend(axes, table, own)
+        axes.set_ylabel(f"{quantity} [{unit_of(quantity)}]")
+        if not own:
+            style.note(axes, f"no {quantity}")
+        for name, pair in (limits or {}).items():
+            for end in pair if quantity in (name, quantity_of(name)[0]) else ():
+                if end is not None:
+                    axes.axhline(end, color=style.GREY, ls="--", lw=1)
+    return figure
+
+
+def _draw_trend(axes: Axes, table: "pd.DataFrame", columns: Sequence[str]) -> None:
+    """Draw columns with their errors against the start of the runs."""
+    start = table["start"].dt.tz_localize(None).to_numpy()
+    flagged = (table["flags"] != "").to_numpy() | (table["error"] != "").to_numpy()
+    for column in columns:
+        channel = quantity_of(column)[1]
+        color = style.BLUE if channel is None else style.channel_color(channel)
+        value = table[column].to_numpy()
+        value = np.where(np.isfinite(value), value, np.nan)
+        error = table.get(f"{column}_error")
+        error = None if error is None else np.where(np.isfinite(error), error, 0.0)
+        label = None if channel is None else f"ch {channel}"
+        axes.errorbar(start, value, error, fmt="o-", ms=3, lw=0.8, color=color, label=label)
+        axes.plot(start[flagged], value[flagged], "o", ms=9, mfc="none", color=style.VERMILLION)
+    if len(columns) > 1:
+        axes.legend(fontsize="small", ncols=4)
+    axes.tick_params(axis="x", rotation=30)
+    axes.set_xlabel("Start of the run [UTC]")

@@ -1,25 +1,31 @@
-"""Tables of runs as methods of the context: ``st.livetime(run)`` and ``st.cut_flow(run)``."""
+"""Tables of runs as methods of the context: ``st.livetime``, ``st.cut_flow``, ``st.trends``."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import strax
 
 from amstrax import rundoc
-from amstrax.analyses import quantities
+from amstrax.analyses import quantities, run_plots
 from amstrax.analyses.loading import end_of_run, types_with_dead_time
 from amstrax.calibration import livetime as algorithms
 from amstrax.calibration.livetime import LIVETIME_DTYPE, MISSING, SILENT
+from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, check_names, quantity_of
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
+from amstrax.rundb import connection, documents
 from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.simulation.matching import match_truth
 from amstrax.simulation.writer import TRUTH_DTYPE
 
 log = logging.getLogger(__name__)
 
-__all__ = ["cut_flow", "livetime"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["cut_flow", "livetime", "plot_trends", "trends", "trends_table"]
 
 #: Accuracy of start and end of a run in its document [ns]
 _CLOCK_ACCURACY = 1_000_000_000
@@ -180,3 +186,90 @@ def _is_true_event(context: strax.Context, run_id: str, events: np.ndarray) -> n
     result = np.zeros(len(events), dtype=np.bool_)
     result[found["event"][is_good]] = True
     return result
+
+
+def trends(
+    context: strax.Context, run_ids: str | Sequence[str] | None = None, detector: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of `amstrax trends` that the run database has, as of `trends_table`.
+
+    Parameters
+    ----------
+    run_ids
+        Names of runs; None: all.
+    detector
+        Detector of the runs; None: that of the context.
+
+    Raises
+    ------
+    RunDatabaseError
+        If the run database cannot be read.
+    """
+    return trends_table(_rows_of_trends(context, run_ids, detector))
+
+
+def _rows_of_trends(
+    context: strax.Context, run_ids: str | Sequence[str] | None, detector: str | None
+) -> list[dict[str, Any]]:
+    if detector is None:
+        detector = "xamsl" if "radon_peaks" in context._plugin_class_registry else "xams"
+    names = None if run_ids is None else strax.to_str_tuple(run_ids)
+    return documents.read_trends(connection.get_trends_collection(detector), names)
+
+
+def trends_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of trends as a table, by run and time: a column a number, NaN where absent.
+
+    Columns: ``run_id``, ``start`` and ``time`` of the row [UTC], the quantities of
+    `amstrax.calibration.trends.QUANTITIES`, those of channels that a row has as ``baseline_0``, and
+    ``flags``, ``error``, ``reasons`` of absent values, ``context``, ``lineage``.
+    """
+    rows = list(rows)
+    order = list(CHANNEL_QUANTITIES)
+    of_channels = {
+        name for row in rows for name in row["values"] if quantity_of(name)[1] is not None
+    }
+    names = [*QUANTITIES, *sorted(of_channels, key=lambda n: (order.index(quantity_of(n)[0]), n))]
+    table: dict[str, Any] = {"run_id": [row["name"] for row in rows]}
+    for name in ("start", "time"):
+        table[name] = pd.to_datetime([row[name] for row in rows], utc=True)
+    for name in names:
+        table[name] = np.array([row["values"].get(name, np.nan) for row in rows], dtype=np.float64)
+    table["flags"] = ["; ".join(row["flags"]) for row in rows]
+    table["error"] = [row["error"] or "" for row in rows]
+    table["reasons"] = ["; ".join(f"{k}: {v}" for k, v in row["reasons"].items()) for row in rows]
+    for name in ("context", "lineage"):
+        table[name] = [row[name] for row in rows]
+    return pd.DataFrame(table)
+
+
+def plot_trends(
+    context: strax.Context,
+    run_ids: str | Sequence[str] | None = None,
+    quantities: str | Sequence[str] | None = None,
+    detector: str | None = None,
+    figure: "Figure | None" = None,
+) -> "Figure":
+    """Draw rows of `amstrax trends` that the run database has against the start of the runs.
+
+    Parameters
+    ----------
+    run_ids, detector
+        As of ``st.trends``.
+    quantities
+        As ``"s1_rate"``, ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that exist.
+    figure
+        Draw into this figure; None: into a new one.
+
+    Raises
+    ------
+    InvalidOption
+        (a ValueError) for an unknown quantity.
+    RunDatabaseError
+        If the run database cannot be read.
+    """
+    wanted = None if quantities is None else strax.to_str_tuple(quantities)
+    check_names(wanted or ())
+    rows = _rows_of_trends(context, run_ids, detector)
+    limits = {name: pair for row in rows for name, pair in row["limits"].items()}
+    return run_plots.plot_trends(trends_table(rows), wanted, limits, figure)

@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ if __name__ == "__main__" and not __package__:
 
 import amstrax
 from amstrax import run_metadata, rundoc, settings
-from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing import amstraxer, trends
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady, UsageError
@@ -32,6 +32,7 @@ from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS
+from amstrax.strict_json import one_line, short
 
 # Functions import job, and so strax, which takes seconds, too long for --help
 
@@ -66,6 +67,8 @@ class JobOptions(ProcessingOptions):
     attempt: str | None = None
     claim_lifetime: float = leases.LIFETIME
     patience: float = 1800
+    trends: bool = False
+    trend_limit: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -79,6 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
     )
     base.add_target(parser)
+    base.add_trends(parser)
     parser.add_argument(
         "--any_length", action="store_true", help="accept raw data that does not cover the run"
     )
@@ -286,7 +290,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         history = History(claim, plan, options.is_online)
         try:
             claim.check_only_document()
-            _make_and_register(run_id, options, document, history, stop)
+            st = _make_and_register(run_id, options, document, history, stop)
         except Exception as error:
             claim.check()
             reason = stop.message()
@@ -305,14 +309,16 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
             claim.remove_tag(documents.PROCESS)
+    if options.trends:
+        _record_trends(st, run_id, plan, options)
     seconds = time.monotonic() - began
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(plan.targets))
 
 
 def _make_and_register(
     run_id: str, options: JobOptions, document: Mapping[str, Any], history: "History", stop: Stop
-) -> None:
-    """Make the data of a run, verify it, and register it."""
+) -> Any:
+    """Make the data of a run, verify it, and register it; return the context."""
     from amstrax.auto_processing import job
     from amstrax.rundb.frontend import new_entry
 
@@ -334,6 +340,23 @@ def _make_and_register(
         history.claim.add_data(entry)
         history.registered(entry)
         log.info("%s is complete, and registered", place / str(key))
+    return st
+
+
+def _record_trends(st: Any, run_id: str, plan: Plan, options: JobOptions) -> None:
+    """Keep the row of trends of a run that is done; log a failure, which is not one of the run."""
+    try:
+        trends.record(
+            st, run_id, trends.TrendOptions(plan.detector, plan.context, options.trend_limit)
+        )
+    except Exception as error:
+        log.debug("trends of run %s", run_id, exc_info=True)
+        log.warning(
+            "run %s is done, but has no row of trends (%s): make it with `amstrax trends %s`",
+            run_id,
+            short(error, one_line),
+            run_id,
+        )
 
 
 def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:

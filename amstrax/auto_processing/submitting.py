@@ -28,7 +28,7 @@ from amstrax.auto_processing.process_run import (
     find_plan,
     plan_of_run,
 )
-from amstrax.exceptions import InvalidOption, JobRefused
+from amstrax.exceptions import InvalidOption, JobRefused, UsageError
 from amstrax.rundb import connection, documents, leases
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,16 @@ def find_work(args: argparse.Namespace) -> JobTemplate:
         memory=args.mem,
         queue=args.queue,
         dry_run=args.dry_run,
+        more_options=_trend_words(args),
     )
+
+
+def _trend_words(args: argparse.Namespace) -> list[str]:
+    """Return the options of `base.add_trends` for process_run."""
+    if args.trend_limit and not args.trends:
+        raise UsageError("--trend_limit needs --trends, which makes what the limits are of")
+    limits = [f"--trend_limit={json.dumps(args.trend_limit)}"] if args.trend_limit else []
+    return ["--trends", *limits] if args.trends else []
 
 
 def _program(script: str | Path) -> tuple[str, ...]:

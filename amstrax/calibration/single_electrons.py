@@ -49,6 +49,28 @@ class ElectronFit(NamedTuple):
     p_value: float
 
 
+def select(
+    peaks: np.ndarray,
+    min_delay: float = 10.0,
+    max_delay: float = 2000.0,
+    min_width: float = LEAST_WIDTH,
+) -> np.ndarray:
+    """Return the areas of small peaks that may be electrons [PE], shape (m,).
+
+    Parameters
+    ----------
+    peaks
+        With the columns ``area``, ``delay`` and ``range_50p_area`` of single_electrons, shape (n,).
+    min_delay, max_delay
+        Time after the end of a large peak, the latter excluded [us].
+    min_width
+        Least width of the central 50 % of the area [ns].
+    """
+    delay = peaks["delay"] / 1e3
+    chosen = (delay >= min_delay) & (delay < max_delay) & (peaks["range_50p_area"] >= min_width)
+    return peaks["area"][chosen]
+
+
 def bin_shares(
     edges: np.ndarray, spectrum: ElectronSpectrum, n_electrons: int | None = None
 ) -> np.ndarray:

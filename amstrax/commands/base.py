@@ -14,6 +14,7 @@ import functools
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -328,6 +329,7 @@ def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
+    add_trends(parser)
     add_engine(parser)
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
@@ -375,6 +377,55 @@ def add_yields(parser: argparse.ArgumentParser) -> None:
         help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
         "(default: %(default)s)",
     )
+
+
+def trend_limits(text: str) -> dict[str, Any]:
+    """Return limits on quantities of trends, from NAME=LOW:HIGH, a JSON object or its file."""
+    from amstrax.calibration.trends import check_limits  # slow, and seldom needed
+
+    found = re.fullmatch(r"\s*(\w+)\s*=([^:]*):([^:]*)", text)
+    try:
+        if found is None:
+            return check_limits(options(text))
+        ends = [float(end) if end.strip() else None for end in found.groups()[1:]]
+        return check_limits({found[1]: ends})
+    except InvalidOption as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write NAME=LOW:HIGH with numbers, as s1_rate=1:20, or s1_rate=1:"
+        ) from None
+
+
+class _AddItems(argparse.Action):
+    """Adds the items of a dictionary to those of the same option before."""
+
+    def __call__(self, _parser: Any, args: argparse.Namespace, values: Any, _name: Any = None):
+        setattr(args, self.dest, {**getattr(args, self.dest), **values})
+
+
+def add_trend_limits(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the option `name` for limits on quantities of trends."""
+    parser.add_argument(
+        name,
+        action=_AddItems,
+        type=trend_limits,
+        default={},
+        metavar="LIMIT",
+        help="flag runs beyond this limit of a quantity of trends: s1_rate=1:20, baseline_3=15000: "
+        'for one end, or a JSON file as {"s1_rate": [1, 20]}. Can be given more than once',
+    )
+
+
+def add_trends(parser: argparse.ArgumentParser) -> None:
+    """Add the options for a row of `amstrax trends` of each run."""
+    parser.add_argument(
+        "--trends",
+        action="store_true",
+        help="after a run is done, keep a row of its rates, baselines, gains and so on in the run "
+        "database, see `amstrax trends`; if that fails, the run is done all the same",
+    )
+    add_trend_limits(parser, "--trend_limit")
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

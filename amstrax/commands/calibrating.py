@@ -71,14 +71,19 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
     add("--range", metavar="FIRST-LAST", help="the same in one option, as 006724-006877")
     add("--json", type=Path, metavar="FILE", help="write the results as JSON too")
     add("--plot", type=Path, metavar="FILE", help="draw data and fits, as result.png")
-    add(
+    add_data(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options on how data of runs is found, or made."""
+    parser.add_argument(
         "--output_folder",
         type=Path,
         metavar="FOLDER",
         help="folder of processed data (default: ./strax_data)",
     )
     base.add_input(parser)
-    add(
+    parser.add_argument(
         "--testing_rundoc",
         nargs="+",
         default=[],
@@ -121,6 +126,16 @@ def check_options(
             "--write goes with --from-run and --to-run, or --range: files, and the runs that their "
             "entries apply to"
         )
+    return check_runs(parser, args, run_ids)
+
+
+def check_runs(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, run_ids: Sequence[str]
+) -> argparse.Namespace:
+    """Check the options of `add_data` for runs, and return them with ``run_documents``.
+
+    Exits with 2 on wrong use.
+    """
     if args.testing_rundoc and len(args.testing_rundoc) != len(run_ids):
         parser.error(f"--testing_rundoc: {len(run_ids)} runs need as many run documents")
     twice = next((run_id for run_id in run_ids if run_ids.count(run_id) > 1), None)

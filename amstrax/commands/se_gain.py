@@ -93,15 +93,12 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     """
     import numpy as np
 
-    from amstrax.calibration.single_electrons import fit_electrons
+    from amstrax.calibration.single_electrons import fit_electrons, select
 
     new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     columns = ("time", "area", "delay", "range_50p_area")
     peaks = np.concatenate(list(calibrating.load(args, (DATA_TYPE,), columns, stop).values()))
-    delay = peaks["delay"] / 1e3
-    chosen = (delay >= args.min_delay) & (delay < args.max_delay)
-    chosen &= peaks["range_50p_area"] >= args.min_width
-    area = peaks["area"][chosen]
+    area = select(peaks, args.min_delay, args.max_delay, args.min_width)
     fit = fit_electrons(area, args.min_area)
     if fit.p_value < _ODD_P_VALUE:
         log.warning(

@@ -145,6 +145,15 @@ def get_mongo_collection(detector: str = "xams", runcolname: str = DATABASE, **k
     return get_collection(runcolname, COLLECTIONS[detector], **kwargs)
 
 
+def get_trends_collection(detector: str = "xams") -> Any:
+    """Return the collection of trends of a detector, next to that of its run documents.
+
+    Raises UnknownDetector as `get_mongo_collection`.
+    """
+    runs = get_mongo_collection(detector).name
+    return get_collection(DATABASE, runs.replace("runs", "trends", 1))
+
+
 def get_collection(
     database: str,
     collection: str,

@@ -873,3 +873,42 @@ def _status(collection: Any, status: str, reason: str | None, host: str | None) 
         "host": host or this_host(),
         "reason": reason,
     }
+
+
+def save_trend(trends: Any, row: Mapping[str, Any]) -> None:
+    """Store a row of trends instead of that of the same run and lineage.
+
+    Parameters
+    ----------
+    trends
+        Collection of trends, see `amstrax.rundb.connection.get_trends_collection`. Run documents
+        stay as they are.
+    row
+        With ``name`` and ``lineage``; that of a run that failed before has the lineage "", and is
+        removed when the run has another.
+    """
+    name, lineage = row["name"], row["lineage"]
+    new = {**row, "_id": f"{name}-{lineage}"}
+    # Idempotent: the _id tells the row
+    connection.resilient(trends.replace_one, {"_id": new["_id"]}, new, upsert=True)
+    if lineage:
+        connection.resilient(trends.delete_one, {"_id": f"{name}-"})
+
+
+def read_trends(
+    trends: Any, run_ids: Iterable[str] | None = None, flagged: bool = False
+) -> list[dict[str, Any]]:
+    """Return rows of trends by the number of the run, then the time of the row; see `save_trend`.
+
+    Parameters
+    ----------
+    run_ids
+        Names of runs; None: all.
+    flagged
+        Return only runs that broke a limit, or failed.
+    """
+    conditions: list[Filter] = [] if run_ids is None else [{"name": {"$in": list(run_ids)}}]
+    if flagged:
+        conditions.append({"is_flagged": True})
+    found = list(trends.find({"$and": conditions} if conditions else {}))
+    return sorted(found, key=lambda row: (row["number"], row["time"]))

@@ -887,7 +887,7 @@ class Context(strax.Context):
 
 
 #: Methods of `amstrax.analyses.tables`
-TABLES = ("cut_flow", "livetime")
+TABLES = ("cut_flow", "livetime", "plot_trends", "trends")
 for _name in TABLES:
     setattr(Context, _name, _Analysis(_name, "amstrax.analyses.tables"))
 for _name in ANALYSES:

@@ -1,0 +1,221 @@
+"""The command ``amstrax trends``: a row of numbers for each run, kept in the run database."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amstrax.auto_processing import amstraxer
+from amstrax.auto_processing import trends as measuring
+from amstrax.auto_processing.amstraxer import ProcessingOptions
+from amstrax.commands import base, calibrating
+from amstrax.exceptions import NotAvailable, Stopped, UsageError
+from amstrax.rundb import connection, documents
+from amstrax.rundb.leases import Stop
+from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+log = logging.getLogger("amstrax.trends")
+
+#: Time to wait for live data that is missing [s]: runs have ended, and it will not come
+_TIMEOUT = 1.0
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Measure rates, baselines, noise, gains, lifetime and other numbers of runs, "
+        "and keep a row for each run in the run database. Numbers that a run does not have are "
+        "absent. Exit status: 1 if a run broke a limit, or failed.",
+    )
+    add = parser.add_argument
+    add("run_ids", nargs="*", metavar="RUN_ID", type=base.run_id, help="runs, as 006724")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--flagged",
+        action="store_true",
+        help="measure nothing; list the rows of runs that broke a limit or failed, of all runs or "
+        "those given",
+    )
+    which.add_argument(
+        "--stored",
+        action="store_true",
+        help="measure nothing; list the rows of all runs or those given",
+    )
+    base.add_trend_limits(parser, "--limit")
+    add(
+        "--energy",
+        type=base.positive_number,
+        metavar="KEV",
+        help="energy of the line that most events are of, for light and charge yield [keV]",
+    )
+    add(
+        "--only_stored_data",
+        action="store_true",
+        help="make no data: numbers of data types that are not stored are absent",
+    )
+    add("--output", type=Path, metavar="FILE", help="write the rows as .csv or .parquet too")
+    add("--plot", type=Path, metavar="FILE", help="draw the rows against the start of the runs")
+    add(
+        "--quantity",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="quantities to draw, as s1_rate baseline (default: all that a row has)",
+    )
+    add(
+        "--detector",
+        choices=DETECTORS,
+        help="detector of the runs (default: that of the context, or else xams)",
+    )
+    calibrating.add_data(parser)
+    calibrating.add_events(parser)
+    args = parser.parse_args(argv)
+    if not (args.run_ids or args.flagged or args.stored):
+        parser.error("give runs, or --flagged or --stored for the rows of all runs")
+    if args.output is not None and args.output.suffix not in (".csv", ".parquet"):
+        parser.error(f"--output {args.output}: end the name of the file in .csv or .parquet")
+    if args.context is None:
+        args.context = "xams_little" if args.detector == "xamsl" else "xams"
+    own = CONTEXT_DETECTORS[args.context]
+    if args.detector not in (None, own):
+        parser.error(f"--detector {args.detector}: context {args.context} is of {own}")
+    args.detector = own
+    return calibrating.check_runs(parser, args, args.run_ids)
+
+
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    """Make or list rows, and return the exit status."""
+    from amstrax.auto_processing import job
+
+    folder = args.output_folder or "the output folder"
+    flagged: list[str] = []
+    status = job.run_strax_tool(
+        args, log, lambda stop: work(args, flagged, stop), "the trends", folder
+    )
+    # A list of flagged runs that was asked for is a success
+    return status or int(bool(flagged) and not (args.flagged or args.stored))
+
+
+def work(args: argparse.Namespace, flagged: list[str], stop: Stop) -> str:
+    """Make or read rows, write the requested files, and return the table to print.
+
+    Names of flagged runs are appended to `flagged`. Raises UsageError for an unknown quantity.
+    """
+    from amstrax.analyses.tables import trends_table
+    from amstrax.calibration import trends
+
+    trends.check_names(args.quantity)
+    collection = connection.get_trends_collection(args.detector)
+    if args.flagged or args.stored:
+        rows = documents.read_trends(collection, args.run_ids or None, args.flagged)
+    else:
+        options = base.filled(measuring.TrendOptions, args, limits=args.limit)
+        rows = []
+        for run_id in args.run_ids:
+            row = _measure(run_id, args, options, stop)
+            documents.save_trend(collection, row)
+            rows.append(row)
+            measuring.report(row)
+    flagged += [row["name"] for row in rows if row["is_flagged"]]
+    if args.output is not None:
+        write_table(trends_table(rows), args.output)
+    if args.plot is not None:
+        calibrating.save_plot(args, lambda: _figure(rows, args.quantity))
+    return _text(rows)
+
+
+def _measure(
+    run_id: str, args: argparse.Namespace, options: measuring.TrendOptions, stop: Stop
+) -> dict[str, Any]:
+    """Make the data of a run and return its row, which says why it failed."""
+    failed: dict[str, str] = {}
+    try:
+        processing = base.filled(ProcessingOptions, args, run_document=_document(args, run_id))
+        st, _ = amstraxer.make_context(processing, run_id)
+        for target in () if args.only_stored_data else measuring.data_types(st):
+            try:
+                for _, made in calibrating.processed(
+                    args, [run_id], (target,), stop, timeout=_TIMEOUT
+                ):
+                    st = made
+            except Exception as error:
+                _check_stopped(error, stop)
+                failed[target] = measuring.reason(error)
+        return measuring.row_of(st, run_id, options, failed)
+    except (UsageError, Stopped):
+        raise
+    except Exception as error:
+        _check_stopped(error, stop)
+        log.debug("run %s", run_id, exc_info=True)
+        return measuring.make_row(run_id, options, error=measuring.reason(error))
+
+
+def _document(args: argparse.Namespace, run_id: str) -> Mapping[str, Any] | None:
+    path = args.run_documents.get(run_id)
+    return None if path is None else base.run_document(path)
+
+
+def _check_stopped(error: Exception, stop: Stop) -> None:
+    if isinstance(error, Stopped) or stop.reason:
+        raise error
+
+
+# Output
+
+
+def _text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a table: the numbers of runs, without those of channels."""
+    from amstrax.calibration.trends import QUANTITIES
+
+    if not rows:
+        return "no rows"
+    names = [n for n in QUANTITIES if any(n in row["values"] for row in rows)]
+    names = [name for name in names if not name.endswith("_error")]
+    lines = [["run", "start (UTC)", *(f"{n} [{QUANTITIES[n]}]" for n in names), "flags"]]
+    for row in rows:
+        start = "" if row["start"] is None else f"{row['start']:%Y-%m-%d %H:%M:%S}"
+        numbers = [f"{row['values'][n]:.4g}" if n in row["values"] else "" for n in names]
+        flags = [*row["flags"], *([] if row["error"] is None else [f"failed: {row['error']}"])]
+        lines.append([row["name"], start, *numbers, "; ".join(flags)])
+    return base.format_table(lines)
+
+
+def write_table(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table as CSV or Parquet, by the suffix, atomically; make the folder.
+
+    Raises NotAvailable without the package for Parquet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".new_{path.name}")
+    write: Callable[..., Any] = table.to_csv if path.suffix == ".csv" else table.to_parquet
+    try:
+        write(new, index=False)
+        os.replace(new, path)
+    except ImportError as error:
+        raise NotAvailable(
+            f"{path}: Parquet needs the package pyarrow, which cannot be imported ({error}): pip "
+            "install 'amstrax[export]'"
+        ) from None
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _figure(rows: Sequence[Mapping[str, Any]], quantities: Sequence[str]) -> Any:
+    from amstrax.analyses.run_plots import plot_trends
+    from amstrax.analyses.tables import trends_table
+
+    limits = {name: pair for row in rows for name, pair in row["limits"].items()}
+    return plot_trends(trends_table(rows), quantities or None, limits)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
