@@ -9,14 +9,14 @@ from make_truth import EVENT_DTYPE, T0, make_peaks, make_truth, perfect_events, 
 from matplotlib.figure import Figure
 
 from amstrax import analyses
-from amstrax.analyses import statistics, validation, validation_text
+from amstrax.analyses import statistics, validation, validation_data, validation_text
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.event_processing import basics_of_sx
 from amstrax.simulation.light import Origin
 from amstrax.simulation.parts import DEPOSIT_DTYPE, LIGHT_DTYPE, Sensor, peak_composition
 from amstrax.simulation.sources import Interaction
 
-CONDITIONS = validation.Conditions(100.0, 50_000, 50_000, 30_000.0, 30_000.0)
+CONDITIONS = validation_data.Conditions(100.0, 50_000, 50_000, 30_000.0, 30_000.0)
 
 
 # --- statistics
@@ -109,7 +109,7 @@ def make_run(n=400):
 
 
 def report_of(truth, peaks, events, conditions=CONDITIONS):
-    return validation.validation_report(validation.match(truth, peaks, events), conditions)
+    return validation.validation_report(validation_data.match(truth, peaks, events), conditions)
 
 
 def value(report, name):
@@ -177,7 +177,7 @@ def test_positions_are_of_events_that_are_alone_in_theirs():
     events = perfect_events(truth)[[0, 2]]
     events["endtime"][0] += 60_000
     events["drift_time"] += [500, 7]
-    matched = validation.match(truth, perfect_peaks(truth), events)
+    matched = validation_data.match(truth, perfect_peaks(truth), events)
     assert matched.of_events["s1_is_main"].tolist() == [True, False, True]
     assert matched.clean.tolist() == [False, False, True]
     report = validation.validation_report(matched, CONDITIONS)
@@ -269,8 +269,8 @@ def make_parts(truth, deposits, light, peaks, **sensors):
         row["time"], row["event_number"], row["interaction"] = T0 + time, event, interaction
     composition = peak_composition(peaks, light)
     for name, (own, sensor) in sensors.items():
-        sensors[name] = validation.OfSensor(own, peak_composition(own, light, sensor))
-    return validation.Parts(made, light, composition, **sensors)
+        sensors[name] = validation_data.OfSensor(own, peak_composition(own, light, sensor))
+    return validation_data.Parts(made, light, composition, **sensors)
 
 
 def test_pairs_of_s1s_and_other_sensors():
@@ -309,7 +309,7 @@ def test_pairs_of_s1s_and_other_sensors():
     coincidences = np.zeros(4, dtype=[("is_coinc", bool)])
     coincidences["is_coinc"] = [True, True, False, True]
     truth["external_energy"] = [511, 511, 511, 0]
-    matched = validation.match(truth, peaks, events)
+    matched = validation_data.match(truth, peaks, events)
     report = validation.validation_report(
         matched, CONDITIONS, parts._replace(coincidences=coincidences)
     )
@@ -360,7 +360,7 @@ def test_scatters_with_s2s_apart_are_no_split_signals():
     )
     truth["endtime"][1] = T0 + middle[1] + 3_500
     parts = make_parts(truth, [], light, peaks)
-    matched = validation.match(truth, peaks, perfect_events(truth), parts.light)
+    matched = validation_data.match(truth, peaks, perfect_events(truth), parts.light)
     assert matched.apart.tolist() == [False, True, False]
     assert matched.clean.tolist() == [True, False, True]
     report = validation.validation_report(matched, CONDITIONS, parts)
@@ -384,13 +384,13 @@ def test_truth_and_deposits_of_one_run():
     for field in ("photons", "s2_pe"):
         deposits[field] = truth[field][deposits["event_number"]]
         deposits[field][2] = 0
-    validation.check_same_run(truth, deposits)
-    validation.check_same_run(truth[:0], deposits[:0])
+    validation_data.check_same_run(truth, deposits)
+    validation_data.check_same_run(truth[:0], deposits[:0])
     other = deposits.copy()
     other["s1_pe"][0] += 1
     for wrong in ((truth[:2], deposits), (truth, deposits[:3]), (truth, other)):
         with pytest.raises(InvalidOption, match="files of one"):
-            validation.check_same_run(*wrong)
+            validation_data.check_same_run(*wrong)
 
 
 def test_words_on_saturation_and_pairs():
@@ -783,16 +783,16 @@ def test_axes_that_are_given_are_drawn_into():
 
 def test_page_of_validation(report):
     truth = make_run()
-    matched = validation.match(truth, perfect_peaks(truth), perfect_events(truth))
+    matched = validation_data.match(truth, perfect_peaks(truth), perfect_events(truth))
     axes = drawn(analyses.plot_validation(matched, report))
     titles = [a.get_title() for a in axes if a.get_title()]
     assert len(titles) == 13 and len(axes) == 15  # with two scales of colours
     nothing = make_truth([])
-    matched = validation.match(nothing, make_peaks([]), perfect_events(nothing))
+    matched = validation_data.match(nothing, make_peaks([]), perfect_events(nothing))
     empty = validation.validation_report(matched, CONDITIONS)
     assert len(drawn(analyses.plot_validation(matched, empty))) == 15
     # Without events, as of XAMSL
-    matched = validation.match(truth, perfect_peaks(truth), validation.NO_EVENTS)
+    matched = validation_data.match(truth, perfect_peaks(truth), validation_data.NO_EVENTS)
     only_peaks = validation.validation_report(matched, CONDITIONS._replace(has_events=False))
     assert len(drawn(analyses.plot_validation(matched, only_peaks))) == 6
     assert "reconstructed" not in validation_text.format_report(only_peaks)
@@ -822,7 +822,7 @@ def make_light(rows):
 def test_true_scatters():
     rows = [(0, 0, 9000, 10), (0, 0, 9600, 20), (1, 0, 12_000, 30), (2, 0, 16_000, 7)]
     rows += [(3, 1, 12_500, 50), (4, 1, 15_501, 60)]
-    found = validation.true_scatters(make_light(rows))
+    found = validation_data.true_scatters(make_light(rows))
     # Means of deposits are 9400 and 12000: one scatter; in event 1, 3001 ns are two
     assert found.tolist() == [(0, 10_700, 60), (1, 12_500, 50), (1, 15_501, 60), (0, 16_000, 7)]
-    assert not len(validation.true_scatters(make_light([])))
+    assert not len(validation_data.true_scatters(make_light([])))

@@ -123,6 +123,7 @@ def plot_light_map(
     rows = figure.subplots(max(len(maps), 1), 2, squeeze=False)
     if not maps:
         for axes in rows[0]:
+            axes.set(xlabel="r [mm]", ylabel="z [mm]")
             style.note(axes, empty)
     for panels, (name, found) in zip(rows, maps.items(), strict=False):
         filled = found.ratio > 0

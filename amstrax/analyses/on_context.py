@@ -225,6 +225,13 @@ def plot_light_map(
     """Draw the light of S1s in r and z, and of S2s in x and y, of the densest line.
 
     `amstrax maps` writes such maps, and explains them. A picture without maps says why.
+
+    Parameters
+    ----------
+    r_bins, z_bins
+        Bins of the map of S1s.
+    xy_bins
+        Bins of the map of S2s, in each of x and y.
     """
     columns = ("time", "x", "y", "r", "z", "s1_area", "cs1", "cs2")
     data = part.load("event_info", columns=columns)

@@ -156,7 +156,8 @@ def cut_flow(
     for name in own:
         if name not in registry:
             raise NoSuchDataType(f"no cut {name!r}{did_you_mean(name, [*usual, *registry])}")
-    chosen, columns = [], {name: [] for name in names}
+    chosen = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for run in strax.to_str_tuple(run_id):
         targets = ("event_basics", "event_cuts", *own)
         events = context.get_array(run, targets, progress_bar=False)

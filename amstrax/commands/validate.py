@@ -27,7 +27,7 @@ from amstrax.exceptions import DataExists
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.analyses.validation import Conditions, Matched, OfSensor, Parts
+    from amstrax.analyses.validation_data import Conditions, Matched, OfSensor, Parts
     from amstrax.simulation import SimulatedRun
 
 log = logging.getLogger("amstrax.validate")
@@ -362,11 +362,11 @@ def _check_truth(run: "SimulatedRun") -> None:
     """Raise InvalidOption when the files of the truth are not of one simulation."""
     import numpy as np
 
-    from amstrax.analyses import validation
+    from amstrax.analyses import validation_data
     from amstrax.simulation import parts
 
     deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
-    validation.check_same_run(_truth(run), deposits)
+    validation_data.check_same_run(_truth(run), deposits)
 
 
 def _settings(run: "SimulatedRun") -> dict[str, Any]:
@@ -469,12 +469,12 @@ class _Processed:
         """Return matches, conditions for the figures of merit, and parts of the truth."""
         import numpy as np
 
-        from amstrax.analyses import validation
+        from amstrax.analyses import validation_data
 
         is_xams = self.context == "xams"
         prefix = "" if is_xams else "radon_"
         truth, peaks = _truth(self.run), self.load(f"{prefix}peak_basics")
-        conditions = validation.Conditions(
+        conditions = validation_data.Conditions(
             duration=self.run.duration(),
             left_event_extension=self._option("events", "left_event_extension") if is_xams else 0,
             right_event_extension=self._option("events", "right_event_extension") if is_xams else 0,
@@ -487,17 +487,17 @@ class _Processed:
         if is_xams:
             events = self.load("event_info")
         else:
-            events = validation.NO_EVENTS
+            events = validation_data.NO_EVENTS
             # The chain of XAMSL has neither gains nor types
-            peaks = validation.with_true_types(
+            peaks = validation_data.with_true_types(
                 peaks, truth, float(np.mean(detector["photoelectron_areas"]))
             )
         if not self.has_parts:
-            return validation.match(truth, peaks, events), conditions, None
-        parts = validation.Parts(
+            return validation_data.match(truth, peaks, events), conditions, None
+        parts = validation_data.Parts(
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
-        matched = validation.match(truth, peaks, events, parts.light)
+        matched = validation_data.match(truth, peaks, events, parts.light)
         if self.has_scatters:
             parts = parts._replace(scatters=self.load("event_scatters"))
         if is_xams and self.has_sipm:
@@ -509,7 +509,7 @@ class _Processed:
         return matched, conditions, parts
 
     def _of_sensor(self, name: str) -> "OfSensor":
-        from amstrax.analyses.validation import OfSensor
+        from amstrax.analyses.validation_data import OfSensor
 
         return OfSensor(self.load(f"peak_basics_{name}"), self.load(f"peak_truth_{name}"))
 

@@ -502,7 +502,7 @@ class LiveDataReader(CorrectedPlugin):
         for part, found in ((pre, left), (central, files), (post, right)):
             is_due = part is not None and (part != post or self.n_chunks != chunk_i + 1 or found)
             if is_due and len(found) < sum(self.threads.values()):
-                self._add_dead_time([part[1:]], MISSING)
+                self._add_dead_time([part[1:]], MISSING)  # type: ignore[index]  # is_due
         nothing = all(records is _NO_BYTES for records in files.values())
         for name, records in files.items():
             sides = [
@@ -519,7 +519,8 @@ class LiveDataReader(CorrectedPlugin):
                 for kind, side in sides:
                     if side is _NO_BYTES and live_data.longest_gap(records, *central[1:]) < silence:
                         self._note_missing(f"{self._copy(chunk_i, kind) / name} has 0 bytes")
-                        self._add_dead_time([(pre if kind == "pre" else post)[1:]], MISSING)
+                        lost = post if kind == "post" else pre
+                        self._add_dead_time([lost[1:]], MISSING)  # type: ignore[index]
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
         record_length = self.config["record_length"]

@@ -345,9 +345,8 @@ class CorrectedAreasBase(CorrectedPlugin):
         result = rows_for(events, self.dtype)
         s1_factor = self.s1_factor(events)
         for prefix in ("", "alt_"):
-            s2_factor = kernels.s2_correction(
-                *self.s2_place(events, prefix), self.elife, self.s2_map
-            )
+            drift_time, x, y = self.s2_place(events, prefix)
+            s2_factor = kernels.s2_correction(drift_time, x, y, self.elife, self.s2_map)
             result[f"{prefix}cs1"] = events[f"{prefix}s1_area"] * s1_factor
             result[f"{prefix}cs2"] = events[f"{prefix}s2_area"] * s2_factor
         return result

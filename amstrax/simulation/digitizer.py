@@ -4,7 +4,7 @@ Positions are in samples since the start of the run.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -140,7 +140,8 @@ class Digitizer:
         horizon = self.complete_until / self.detector.dt
         known = horizon if math.isfinite(horizon) else 0
         known = max(known, start[-1] + length.max() if len(start) else 0)
-        busy, per_sample = list(self._busy), self.detector.busy_rate * self.detector.dt / 1e9
+        per_sample = self.detector.busy_rate * self.detector.dt / 1e9
+        busy: list[Any] = list(self._busy)
         while not busy or busy[-1][0] < known:
             gap = 1 + int(self._rng.exponential(1 / per_sample))
             begin = (busy[-1][1] if busy else 0) + gap
