@@ -53,7 +53,7 @@ ANALYSES = (
     *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),
     *("plot_peaks_area_width_histogram", "plot_positions", "plot_rates", "plot_records"),
     *("plot_records_matrix", "plot_single_electrons", "raw_records_matrix", "records_matrix"),
-    *("waveform_display"),
+    "waveform_display",
 )
 
 
