@@ -84,7 +84,10 @@ def test_signatures():
         *expected,
         *("release", "reconstruction", "simulation_truth", "kwargs"),
     ]
-    assert parameters(contexts.xams_little) == [*expected, "simulation_truth", "kwargs"]
+    assert parameters(contexts.xams_little) == [
+        *expected,
+        *("reconstruction", "simulation_truth", "kwargs"),
+    ]
     assert inspect.signature(contexts.xams).parameters["output_folder"].default == "./strax_data"
     little = inspect.signature(contexts.xams_little).parameters
     assert little["output_folder"].default == "./amstrax_data"

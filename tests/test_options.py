@@ -59,7 +59,7 @@ def options_in_use(cls):
         return None
 
     named, seen = set(), set()
-    waiting = [method(name) for name in dir(strax.Plugin)]
+    waiting = [method(name) for name in {*dir(strax.Plugin), *dir(strax.CutPlugin)}]
     while waiting:
         entry = waiting.pop()
         if entry is None or entry in seen:
@@ -135,6 +135,7 @@ ALWAYS_ONE = {
     "radon_hits": {"threshold"},
     "event_basics": {"alt_s1_n_saturated_channels"},
     "event_info": {"alt_s1_n_saturated_channels"},
+    "event_kr83m": {"kr_quality", "s2_a_area", "s2_b_area", "s2_delay"},
 }
 
 

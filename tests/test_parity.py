@@ -217,7 +217,11 @@ def test_data_of_the_clone_is_that_of_the_reference(shared):
 
 
 #: Data types of amstrax 3, which the lab's package does not have
-NEW_DATA_TYPES = ("hits", "lone_hits", "event_energy", "single_electrons")
+NEW_DATA_TYPES = (
+    *("hits", "lone_hits", "event_energy", "single_electrons", "event_kr83m", "event_cuts"),
+    *("cut_fiducial_volume", "cut_single_scatter", "cut_s1_area", "cut_s2_area", "cut_s2_width"),
+    "cut_saturation",
+)
 
 
 @pytest.mark.parametrize(("context", "release", "file"), SPECIFICATIONS)
@@ -305,6 +309,7 @@ def test_titles_and_help_name_units(tmp_path, context):
             assert title and title[0], (data_type, name)
             # Records, hits and peaks have strax's own titles
             is_ours = data_type.startswith(("peak_", "event", "corrected", "radon_peak_"))
+            is_ours = is_ours and data_type != "event_cuts"  # of yes or no
             if is_ours and name.endswith(("time", "area", "delay", "dt", "_x", "_y", "z")):
                 assert "[" in title[0], (data_type, name, title)
         for option in plugin.takes_config.values():

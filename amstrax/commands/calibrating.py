@@ -50,8 +50,9 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
     add = parser.add_argument
     add("run_ids", nargs="+", metavar="RUN_ID", type=base.run_id, help=runs)
     add(
-        "--write",
         *write_aliases,
+        "--write",
+        dest="write",
         action="append",
         default=[],
         type=Path,

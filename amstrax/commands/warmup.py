@@ -27,6 +27,8 @@ _THREADS = {"warmup_reader_0": 1}
 _LENGTH, _OVERLAP = 1_000_000_000, 100_000_000
 #: Channels and sample width [ns] of the run that is processed, for each context
 _RUNS = {"xams": (range(7), 10), "xams_led": (range(5), 10), "xams_little": (range(2), 2)}
+#: Options without default that plugins need
+_OPTIONS = {"xams": {"g1": 0.1, "g2": 5.0}}
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -97,7 +99,7 @@ def _process_all(name: str, stop: Stop) -> None:
         st = getattr(contexts, name)(
             output_folder=Path(folder) / "data",
             init_rundb=False,
-            config={"live_data_dir": str(live)},
+            config={"live_data_dir": str(live), **_OPTIONS.get(name, {})},
         )
         contexts.context_for_daq_reader(st, _RUN_ID, run_doc=document)
         for data_type in st._plugin_class_registry:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-class Cut(CorrectedPlugin, strax.CutPlugin):
+class Cut(strax.CutPlugin, CorrectedPlugin):
     """Base of the cuts: a subclass sets options, names, and ``cut_by``."""
 
     depends_on: tuple[str, ...] = ("event_basics",)
