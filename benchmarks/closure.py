@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from amstrax import contexts, simulation
-from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_electrons
+from amstrax.calibration import alphas, drift, energy, kr83m, lifetime, maps, single_electrons
 from amstrax.calibration.result import Result
 from amstrax.commands import base
 from amstrax.exceptions import NoResult
-from amstrax.simulation import matching, optics
+from amstrax.simulation import matching, optics, sources
 from amstrax.simulation.sources import PO214_HALF_LIFE
 
 RUN_ID = "000001"
@@ -36,6 +37,7 @@ class Sample(NamedTuple):
     st: Any
     detector: simulation.Detector
     truth: np.ndarray
+    model: Any  #: of the source
 
     def load(self, *targets: str) -> np.ndarray:
         """Return data types of the run."""
@@ -63,6 +65,8 @@ class Set(NamedTuple):
     without: Sequence[str] = ()
     optics: str = "geometry"
     detector: str = "xams"
+    #: Model of the source, instead of that of `sources.SOURCES`
+    model: Callable[[np.random.Generator], sources.Model] | None = None
 
 
 # Lifetime and drift
@@ -104,10 +108,24 @@ def _ends(result: Result) -> tuple[float, float, float]:
     return result.value, result.lower, result.upper
 
 
+def _s1_delay(detector: simulation.Detector) -> float:
+    """Return the mean time from a deposit to the light of its S1, which is not in drift_time [ns].
+
+    Simulated S2 light comes without a decay time, so the two do not cancel.
+    """
+    share = detector.singlet_share_electrons
+    return share * detector.singlet_time + (1 - share) * detector.triplet_time
+
+
 def _drift(sample: Sample) -> Iterable[Estimate]:
     events, detector = sample.load("event_info"), sample.detector
     gate, cathode = drift.find_edges(events["drift_time"], n_samples=20)
-    for edge, true in ((gate, detector.drift_time_gate), (cathode, detector.drift_time_cathode)):
+    delay = _s1_delay(detector)
+    for edge, since_deposit in (
+        (gate, detector.drift_time_gate),
+        (cathode, detector.drift_time_cathode),
+    ):
+        true = since_deposit - delay
         yield Estimate(edge.likelihood, true, 50.0, is_relative=False)
         if edge.bootstrap is not None:
             yield Estimate(edge.bootstrap, true, 50.0, is_relative=False)
@@ -241,6 +259,12 @@ def _alphas(sample: Sample) -> Iterable[Estimate]:
         yield Estimate(alphas.photoelectron_area(alphas.tails_of(pulses), noise), own, 0.05)
 
 
+def _kr83m_half_life(sample: Sample) -> Iterable[Estimate]:
+    events = sample.load("event_kr83m")
+    delay = events["s1_delay"][events["kr_quality"] >= 2]
+    yield Estimate(kr83m.half_life(delay, 100, 750), sample.model.half_life, 0.01)
+
+
 _INVERSE = "inverse_of_reconstruction"
 
 SETS: Mapping[str, Set] = {
@@ -297,6 +321,15 @@ SETS: Mapping[str, Set] = {
         without=("pmt_saturation",),
         detector="xamsl",
     ),
+    "kr83m": Set(
+        "kr83m",
+        10.0,
+        100.0,
+        lambda rng: {},
+        lambda sample: [lambda: _kr83m_half_life(sample)],
+        without=("afterpulses", "delayed_electrons", "photoionisation"),
+        model=lambda rng: sources.Kr83m(float(rng.uniform(120, 200))),
+    ),
 }
 
 
@@ -308,6 +341,10 @@ def run(name: str, seed: int) -> list[Estimate | str]:
     chosen = SETS[name]
     rng = np.random.default_rng(seed)
     detector = simulation.DETECTORS[chosen.detector].with_values(**chosen.values(rng))
+    usual = sources.SOURCES[chosen.source]
+    source = usual if chosen.model is None else usual._replace(model=chosen.model(rng))
+    # Only names of sources are accepted, so the row of this process is exchanged
+    sources.SOURCES = MappingProxyType({**sources.SOURCES, chosen.source: source})
     with tempfile.TemporaryDirectory() as folder:
         simulation.simulate(
             RUN_ID,
@@ -333,7 +370,7 @@ def run(name: str, seed: int) -> list[Estimate | str]:
         contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
         truth = simulation.load_truth(Path(folder, f"truth_{RUN_ID}.npy"))
         found: list[Estimate | str] = []
-        for estimate in chosen.estimates(Sample(st, detector, truth)):
+        for estimate in chosen.estimates(Sample(st, detector, truth, source.model)):
             try:
                 found += estimate()
             except NoResult as error:

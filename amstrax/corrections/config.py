@@ -208,7 +208,7 @@ class CorrectedPlugin(Plugin):
     def infer_dtype(self):
         """Return the dtype of the class, to which parts of the reconstruction add fields."""
         if not hasattr(type(self), "dtype"):
-            raise RuntimeError("no dtype")  # as strax.Plugin does
+            return super().infer_dtype()  # that of a cut; strax.Plugin has none
         return type(self).dtype
 
     def setup(self):
