@@ -187,7 +187,7 @@ class ActionsPanel:
     page
         The page.
     run_ids
-        Returns the runs to act on.
+        Returns the runs to act on; raises UsageError if the entered ones are not understood.
     done
         Called after an action.
     """
@@ -262,12 +262,18 @@ class ActionsPanel:
         for each_button in (self._dry, *self._tagging, self._cancel):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
-        self._submit.disabled = off or self._dry_run != self._entered()
+        entered = self._entered()
+        self._submit.disabled = off or entered is None or self._dry_run != entered
         self._cancel.label = "Really cancel?" if self._is_cancel_pressed else "Cancel jobs"
 
-    def _entered(self) -> tuple[Any, ...]:
+    def _entered(self) -> tuple[Any, ...] | None:
+        """Return runs and options as entered; None if the runs are not understood."""
         fields = (self._targets, self._context, self._version, self._memory)
-        return (*self._run_ids(), *(field.value for field in fields), self._again.active)
+        try:
+            run_ids = self._run_ids()
+        except UsageError:
+            return None
+        return (*run_ids, *(field.value for field in fields), self._again.active)
 
     def _request(self) -> SubmitRequest:
         memory = self._memory.value.strip()
@@ -282,8 +288,9 @@ class ActionsPanel:
         )
 
     def _on_submit(self, dry_run: bool) -> None:
-        run_ids, entered = list(self._run_ids()), self._entered()
+        entered = self._entered()
         try:
+            run_ids = list(self._run_ids())
             request = self._request()
             # The browser disables the button, but cannot be trusted
             if not dry_run and entered != self._dry_run:
@@ -301,17 +308,24 @@ class ActionsPanel:
         self._run(lambda: submit(self._page, run_ids, request, dry_run), done)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
-        run_ids = list(self._run_ids())
-        self._run(lambda: tag(self._page, run_ids, name, remove))
+        self._act(lambda run_ids: tag(self._page, run_ids, name, remove))
 
     def _on_cancel(self) -> None:
-        run_ids = list(self._run_ids())
         if not self._is_cancel_pressed and self._page.may_act():
             self._is_cancel_pressed = True
             self._set_buttons()
             return
         self._is_cancel_pressed = False
-        self._run(lambda: cancel(self._page, run_ids))
+        self._act(lambda run_ids: cancel(self._page, run_ids))
+
+    def _act(self, act: Callable[[list[str]], list[Row]]) -> None:
+        """Run an action on the runs; show the words that are not understood, if any."""
+        try:
+            run_ids = list(self._run_ids())
+        except UsageError as error:
+            self._show([], describe(error))
+            return
+        self._run(lambda: act(run_ids))
 
     def _run(self, act: Callable[[], list[Row]], then: Callable[[], None] = lambda: None) -> None:
         """Run an action in a thread, and show the outcome or the error."""

@@ -218,8 +218,8 @@ class LivePart:
         document = documents.find_run(site.collection(), self._run_id)
         types = find_stored(site.context(site.context_for(document)), self._run_id)
         is_growing = (
-            documents.utc_time_of(document, "end") is None
-            or documents.status_of(document).status in ("submitted", "running")
+            documents.is_being_taken(document)
+            or documents.state_of(document).status in ("submitted", "running")
             or any(not each.is_complete for each in types)
         )
         live = find_live(document, site.detector, site.live_data_dir)

@@ -83,17 +83,20 @@ class Page:
         self._troubles: dict[str, str] = {}
         self.message = self.html("", name="message")
         self._address = PreText(text="", visible=False, name="address")
-        # The only line of JavaScript: Bokeh cannot set the address bar
+        # JavaScript, since Bokeh cannot set the address bar
         self._address.js_on_change(
             "text", CustomJS(code="window.history.replaceState(null, '', cb_obj.text)")
         )
         doc.theme = _THEME
+        # page.html tells it, and loads the page again
+        doc.config.notify_connection_status = False
         doc.title = f"{self.title} · amstrax {site.detector.upper()}"
         doc.template = render.template("page.html")
         doc.template_variables.update(
             detector=site.detector.upper(),
             page=self.path,
             has_table=self.has_table,
+            start=site.start,
             user=self.user if site.logins is not None else "",
             may_act=self.may_act(),
             actions=site.actions,

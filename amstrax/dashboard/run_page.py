@@ -139,11 +139,11 @@ class RunPage(OfRun):
 
     def _find_about(self) -> tuple[str, str]:
         """Return summary and document of the run, as HTML."""
-        document = self.document()
+        document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=documents.summary(document),
-            status=documents.status_of(document),
+            summary=documents.summary(document, followed),
+            status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),
             job=documents.job_of(document),

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.commands import base
 from amstrax.dashboard.logins import Logins
-from amstrax.rundb import connection, get_mongo_collection
+from amstrax.rundb import connection, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Site:
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
+        #: Number of this start of the dashboard
+        self.start = secrets.token_hex(8)
         self.local_user = settings.login_name() or "?"
 
     def collection(self) -> Any:
@@ -107,6 +110,15 @@ class Site:
         """Return the engine."""
         return engines.get(self.engine_name)
 
+    def folder(self) -> Path:
+        """Return the folder of data that jobs use, see `process_run.folders`."""
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        return self.output_folder or settings.processed_data(self.detector) or Path(default)
+
+    def followed(self) -> frozenset[str]:
+        """Return the runs that processes write into the folder of data now."""
+        return frozenset(leases.runs_at_work(self.folder()))
+
     def context(self, name: str, corrections_version: str | None = None) -> "strax.Context":
         """Return a new context that loads stored data, and makes none.
 
@@ -124,9 +136,7 @@ class Site:
         """
         from amstrax import contexts
 
-        # The folder that jobs use, see `process_run.folders`
-        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
-        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        folder = self.folder()
         # A context makes its folder, so give it one that exists
         output_folder = str(folder.absolute()) if folder.is_dir() else self._empty.name
         st = getattr(contexts, name)(
