@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bokeh.models import Column
 
-from amstrax.auto_processing import loop, submit_stbc, submitting
+from amstrax.auto_processing import loop, process_run, submit_stbc, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.dashboard import render
 from amstrax.dashboard.page import (
@@ -115,16 +115,23 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
     what = f"{'dry run of ' if dry_run else ''}submit {request}"
     # A dry run is an action too: it queries the batch system
     check(page, what)
-    processing = ProcessingOptions(
-        targets=request.targets,
-        context=request.context,
-        detector=site.detector,
-        output_folder=site.output_folder,
-        live_data_dir=site.live_data_dir,
-        config_kwargs=site.config_kwargs,
-        corrections_version=request.corrections_version or site.corrections_version,
-        reconstruction=site.reconstruction if request.context in (None, "xams") else (),
+    processing, left = (
+        ProcessingOptions(
+            targets=request.targets,
+            context=request.context,
+            detector=site.detector,
+            output_folder=site.output_folder,
+            live_data_dir=site.live_data_dir,
+            config_kwargs=site.config_kwargs,
+            corrections_version=request.corrections_version or site.corrections_version,
+            reconstruction=site.reconstruction,
+        ),
+        "",
     )
+    if request.context is not None:
+        # The options are those of the dashboard, which is for all contexts
+        plan = process_run.Plan((), request.context, site.detector, ())
+        processing, left = process_run.options_of_run(processing, plan)
     work = submitting.make_job_template(
         processing, site.job_folder, site.log_folder, memory=request.memory, dry_run=dry_run
     )
@@ -136,6 +143,8 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
             return Row(run_id, "skipped", why.split(",")[0])
         done = submitting.submit(work, run_id, collection, engine, reset_failures=request.again)
         text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
+        if left:
+            text = f"# options {left}\n{text}" if dry_run else f"{text}; options {left}"
         return Row(run_id, done.state, text)
 
     return each(page, what, run_ids, act)

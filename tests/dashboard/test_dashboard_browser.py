@@ -490,7 +490,9 @@ def test_an_open_page_outlives_a_restart(browser, lab):
     assert server.stop() == 0
     for each in (page, idle):
         expect(each.locator("#lost")).to_be_visible()
-    server = Server(lab, "second", "--allow-actions", f"--port={port}")
+    server = Server(
+        lab, "second", "--allow-actions", f"--port={port}", '--config_kwargs={"elife": 3e5}'
+    )
     for each in (page, idle):
         expect(each.locator("#lost")).to_be_hidden()
     # With what was to be seen, and alive
@@ -499,6 +501,20 @@ def test_an_open_page_outlives_a_restart(browser, lab):
     expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
     write(idle, "a", "x")
     expect(part(idle, "message")).to_contain_text("'x' is no run")
+    # An LED run is submitted from there, although its context does not take this option
+    idle.goto(f"{server.address}processing?runs={LED},{SHORT}")
+    part(idle, "again").locator("input").check()
+    press(idle, "dry_run")
+    result = part(idle, "result")
+    expect(result.locator("tr", has_text=LED)).to_contain_text("dry run")
+    for row in result.locator("summary").all():
+        row.click()
+    left = "options left out, since xams_led does not take: elife"
+    expect(result.locator("tr", has_text=LED)).to_contain_text(left)
+    expect(result.locator("tr", has_text=SHORT)).to_contain_text("--config_kwargs=")
+    choose(idle, "submit_context", "xams_led")
+    press(idle, "dry_run")
+    expect(result.locator("tr", has_text=SHORT)).to_contain_text(left)
     assert page.problems == idle.problems == []
     for each in (page, idle):
         each.context.close()
