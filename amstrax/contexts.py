@@ -9,7 +9,7 @@ Live data is processed only in a context that `context_for_daq_reader` has set u
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -615,13 +615,7 @@ def find_context(
             raise UsageError(f"--target {wrong}: {problem}: add --reconstruction {part}")
         raise UsageError(f"--target {wrong}: {problem}{did_you_mean(wrong, known)}")
     plugins = _plugins_of(name, release, reconstruction)
-    taken = {option for plugin in plugins for option in plugin.takes_config}
-    for option in options:
-        if option not in {*taken, *_DETECTOR_OPTIONS}:
-            raise UsageError(
-                f"--config_kwargs: no plugin takes the option {option!r}"
-                f"{did_you_mean(option, taken)}"
-            )
+    check_options(options, options_of(name, release, reconstruction))
     if corrections_version is not None:
         with contextlib.suppress(CorrectionsUnreachable):
             corrections.options_for(plugins, corrections_version, _all_plugins())
@@ -641,6 +635,24 @@ def _part_with(data_type: str) -> str:
         if any(data_type in strax.to_str_tuple(plugin.provides) for plugin in added_by([part])):
             return part
     return ""
+
+
+def options_of(
+    name: str, release: str | None = None, reconstruction: str | Sequence[str] | None = None
+) -> set[str]:
+    """Return the names of the options that a context, of these arguments, takes."""
+    plugins = _plugins_of(name, release, reconstruction)
+    return {*_DETECTOR_OPTIONS, *(option for plugin in plugins for option in plugin.takes_config)}
+
+
+def check_options(options: Iterable[str], taken: Collection[str]) -> None:
+    """Raise UsageError for an option that is not among those that are taken."""
+    for option in options:
+        if option not in taken:
+            raise UsageError(
+                f"--config_kwargs: no plugin takes the option {option!r}"
+                f"{did_you_mean(option, taken)}"
+            )
 
 
 def _find_live_data(st: strax.Context, run_id: str, run_doc: Mapping[str, Any]) -> Path:

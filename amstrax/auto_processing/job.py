@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from amstrax.commands.base import run_tool
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidRunDocument
 from amstrax.processing.compiled import Kernel
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 from amstrax.rundb.frontend import identity
 from amstrax.rundb.leases import Stop
 from amstrax.strax_ext.storage import CheckedBackend, DataDirectory
@@ -250,14 +249,14 @@ def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
     AlreadyAtWork
         When another process holds it.
     """
-    path = folder / ".amstraxer.lock"
+    path = folder / leases.LOCK_FILE
     is_new = not path.exists()
     with path.open("a") as file:
         if is_new:
             os.fchmod(file.fileno(), 0o666)  # other users may write to the folder too
         try:
             # Each run has a byte of the file, which may lie beyond its end
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, zlib.crc32(run_id.encode()))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, leases.lock_place(run_id))
         except (BlockingIOError, PermissionError):
             raise AlreadyAtWork(
                 f"another process is at work on run {run_id} in {folder}: wait until it has ended, "

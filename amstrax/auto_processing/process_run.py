@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 if __name__ == "__main__" and not __package__:
     # Run as a file: import the amstrax that this file belongs to
@@ -41,6 +41,7 @@ log = logging.getLogger("amstrax.process_run")
 #: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
 
+_Options = TypeVar("_Options", bound=ProcessingOptions)
 
 #: Context and targets of LED runs
 LED_CONTEXT = "xams_led"
@@ -194,11 +195,15 @@ def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Pl
     name, made, raw_types = contexts.find_context(
         options.targets,
         names,
-        options.config_kwargs,
         corrections_version=options.corrections_version if check_corrections else None,
         reconstruction=options.reconstruction,
     )
     own = CONTEXT_DETECTORS[name]
+    taken = contexts.options_of(name, reconstruction=options.reconstruction)
+    if options.context is None and own == CONTEXT_DETECTORS[LED_CONTEXT]:
+        # The run may choose this context, see `plan_of_run` and `options_of_run`
+        taken |= contexts.options_of(LED_CONTEXT)
+    contexts.check_options(options.config_kwargs, taken)
     if detector not in (None, own):
         raise UsageError(
             f"--detector {detector}: context {name}, which makes {', '.join(made)}, is of {own}: "
@@ -226,6 +231,23 @@ def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
         more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
         return plan._replace(targets=plan.targets + more)
     return plan
+
+
+def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
+    """Return the options that the context of a run takes, and a text that names all others.
+
+    Options are checked for all contexts that runs may choose, see `find_plan` and `plan_of_run`.
+    """
+    from amstrax import contexts
+
+    parts = options.reconstruction if plan.context == "xams" else ()
+    taken = contexts.options_of(plan.context, reconstruction=parts)
+    config = {name: value for name, value in options.config_kwargs.items() if name in taken}
+    left = [name for name in options.config_kwargs if name not in taken]
+    if options.reconstruction and not parts:
+        left.append("reconstruction")
+    why = f"left out, since {plan.context} does not take: {', '.join(left)}" if left else ""
+    return replace(options, config_kwargs=config, reconstruction=parts), why
 
 
 def check_ready(document: Mapping[str, Any]) -> None:
@@ -282,6 +304,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             raise
         if not options.fix_targets:
             plan = plan_of_run(plan, document)
+        options = _chosen_options(run_id, options, plan)
         if options.attempt and _is_done(document, plan):
             log.info("run %s was done before this job began: nothing is changed", run_id)
             return
@@ -366,7 +389,16 @@ def make_only(run_id: str, options: JobOptions, stop: Stop) -> None:
     check_ready(document)
     if not options.fix_targets:
         plan = plan_of_run(plan, document)
+    options = _chosen_options(run_id, options, plan)
     _make(run_id, plan, options, document, stop, lambda target, state: None)
+
+
+def _chosen_options(run_id: str, options: JobOptions, plan: Plan) -> JobOptions:
+    """Return the options that the context of a run takes; log the others."""
+    options, left = options_of_run(options, plan)
+    if left:
+        log.warning("run %s: options %s", run_id, left)
+    return options
 
 
 def _is_done(document: Mapping[str, Any], plan: Plan) -> bool:
@@ -498,8 +530,6 @@ def _make(
         detector=plan.detector,
         output_folder=places[1],
         run_document=document,
-        # LED runs have no such parts
-        reconstruction=() if plan.context == LED_CONTEXT else options.reconstruction,
     )
     st, _ = amstraxer.make_context(options, run_id)
 

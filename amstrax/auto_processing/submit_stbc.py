@@ -74,13 +74,13 @@ class RunQuery:
                 texts += run_ids_from_file(self.file)
             except (OSError, UnicodeDecodeError) as error:
                 raise UsageError(f"--run_file {self.file} cannot be read: {error}") from None
-        return [run_id for text in texts for run_id in _expanded(text)]
+        return [run_id for text in texts for run_id in expanded(text)]
 
     def conditions(self) -> list[Mapping[str, Any]]:
         """Return the conditions as filters for the run database."""
         found: list[Mapping[str, Any]] = []
         if self.status:
-            found.append(documents.has_status(self.status))
+            found.append(documents.has_state(self.status))
         if self.tag:
             found.append(documents.has_tag(self.tag))
         if self.mode:
@@ -107,7 +107,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--run_file", type=Path, metavar="FILE", help="file of runs: one a line, # starts a comment"
     )
     selection = parser.add_argument_group("runs selected in the run database")
-    selection.add_argument("--status", choices=documents.STATUSES, help="runs with this status")
+    selection.add_argument("--status", choices=documents.STATES, help="runs in this state")
     selection.add_argument("--tag", help="runs with this tag")
     selection.add_argument("--mode", help="runs with this mode")
     selection.add_argument(
@@ -280,8 +280,8 @@ def _from_extended_json(query: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _expanded(text: str) -> list[str]:
-    """Return the run ids in a range, or the one."""
+def expanded(text: str) -> list[str]:
+    """Return the run ids in a range, or the one; raise UsageError for anything else."""
     first, dash, last = text.partition("-")
     try:
         if not dash:

@@ -26,6 +26,7 @@ from amstrax.auto_processing.process_run import (
     Plan,
     check_ready,
     find_plan,
+    options_of_run,
     plan_of_run,
 )
 from amstrax.exceptions import InvalidOption, JobRefused, UsageError
@@ -70,8 +71,10 @@ class JobTemplate:
         Folders for scripts and logs.
     script
         Program with its first arguments.
-    options
-        Options of process_run in addition to those of the plan.
+    processing
+        Data to make, and how.
+    more_options
+        Other options of process_run.
     memory, queue
         Memory of a job [MB], and queue of the batch system.
     dry_run
@@ -85,11 +88,32 @@ class JobTemplate:
     job_folder: Path
     log_folder: Path
     script: tuple[str, ...]
-    options: tuple[str, ...]
+    processing: ProcessingOptions
+    more_options: tuple[str, ...]
     memory: int
     queue: str | None = None
     dry_run: bool = False
     flat: bool = False
+
+    def options_for(self, plan: Plan) -> tuple[list[str], str]:
+        """Return the options of process_run for a run, and a text that names those left out."""
+        options, left = options_of_run(self.processing, plan)
+        words = [f"--workers={options.workers}"]
+        for name in ("output_folder", "live_data_dir"):
+            folder = getattr(options, name)
+            if folder is not None:
+                words.append(f"--{name}={settings.expanded(folder).absolute()}")
+        if options.allow_incomplete:
+            words.append("--allow_incomplete")
+        if options.config_kwargs:
+            words.append(f"--config_kwargs={json.dumps(options.config_kwargs)}")
+        if options.corrections_version is not None:
+            words.append(f"--corrections_version={options.corrections_version}")
+        chosen = options.reconstruction
+        if chosen:
+            text = chosen if isinstance(chosen, str) else ",".join(chosen)
+            words.append(f"--reconstruction={text}")
+        return [*words, *self.more_options], left
 
 
 def make_job_template(
@@ -125,26 +149,13 @@ def make_job_template(
         When the script does not exist, or a setting is invalid.
     """
     plan = find_plan(options, check_corrections=True)
-    words = [f"--workers={options.workers}"]
-    for name in ("output_folder", "live_data_dir"):
-        folder = getattr(options, name)
-        if folder is not None:
-            words.append(f"--{name}={settings.expanded(folder).absolute()}")
-    if options.allow_incomplete:
-        words.append("--allow_incomplete")
-    if options.config_kwargs:
-        words.append(f"--config_kwargs={json.dumps(options.config_kwargs)}")
-    if options.corrections_version is not None:
-        words.append(f"--corrections_version={options.corrections_version}")
-    if options.reconstruction:
-        chosen = options.reconstruction
-        words.append(f"--reconstruction={chosen if isinstance(chosen, str) else ','.join(chosen)}")
     return JobTemplate(
         plan=plan,
         job_folder=settings.expanded(job_folder).absolute(),
         log_folder=settings.expanded(log_folder).absolute(),
         script=_program(script),
-        options=(*words, *more_options),
+        processing=options,
+        more_options=tuple(more_options),
         memory=settings.job_memory() if memory is None else memory,
         queue=queue or settings.get("AMSTRAX_QUEUE"),
         dry_run=dry_run,
@@ -253,13 +264,14 @@ class _Submitter:
             template.memory,
             template.queue,
         )
+        words, self._left = template.options_for(plan)
         self.command = [
             *template.script,
             run_id,
             f"--context={plan.context}",
             f"--detector={plan.detector}",
             f"--attempt={self.attempt}",
-            *template.options,
+            *words,
             "--target",
             *plan.targets,
         ]
@@ -276,9 +288,10 @@ class _Submitter:
             if known.state.alive:
                 return self.result("alive already", known.job_id, _describe_state(known))
         script = base.script_text(self.command, environment())
+        left = f"# options {self._left}\n" if self._left else ""
         return self.result(
             "dry run",
-            text=f"# {self.job.name}\n{self.engine.describe(self.job)}\n"
+            text=f"# {self.job.name}\n{left}{self.engine.describe(self.job)}\n"
             f"# where {self.job.script} is\n{script}",
         )
 
@@ -324,7 +337,8 @@ class _Submitter:
             # Submission took so long that another process has begun
             self.engine.cancel(job_id)
             return self._busy()
-        return self.result("submitted", job_id, f"log {self.job.log}")
+        left = f"; options {self._left}" if self._left else ""
+        return self.result("submitted", job_id, f"log {self.job.log}{left}")
 
     def _adopt(self, before: dict[str, Any], status: str, known: KnownJob) -> Submission:
         """Adopt an existing job and follow it."""

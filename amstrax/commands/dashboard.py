@@ -142,7 +142,7 @@ def make_site(args: argparse.Namespace) -> "Site":
     Raises
     ------
     UsageError
-        If the options conflict.
+        If the options conflict, or no plugin of the detector takes an option.
     InvalidOption
         If the file of users cannot be used.
     """
@@ -168,6 +168,13 @@ def make_site(args: argparse.Namespace) -> "Site":
         raise UsageError(
             "--allow-actions with names needs a log-in: name the file of users with --users"
         )
+    if args.config_kwargs:
+        from amstrax import contexts
+
+        names = [name for name, its in settings.CONTEXT_DETECTORS.items() if its == args.detector]
+        parts = {"xams": args.reconstruction}
+        taken = [contexts.options_of(name, reconstruction=parts.get(name)) for name in names]
+        contexts.check_options(args.config_kwargs, set().union(*taken))
     return Site(
         detector=args.detector,
         engine_name=args.engine or settings.engine(),

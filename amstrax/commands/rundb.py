@@ -12,7 +12,7 @@ from tqdm import tqdm
 from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import documents, get_mongo_collection, transfer
+from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     show = command("show", "show the document of a run", "")
     show.add_argument("--fields", nargs="+", metavar="FIELD", help="show only these fields")
     list_ = command("list", "list runs", "*")
-    list_.add_argument("--status", choices=documents.STATUSES, help="runs with this status")
+    list_.add_argument("--status", choices=documents.STATES, help="runs in this state")
     list_.add_argument("--tag", help="runs with this tag")
     list_.add_argument("--type", help="runs with data of this type")
     list_.add_argument(
@@ -114,8 +114,9 @@ def show(collection: Any, args: argparse.Namespace) -> None:
 def list_runs(collection: Any, args: argparse.Namespace) -> None:
     """Print one line per run."""
     conditions: list[Mapping[str, Any]] = []
+    followed = leases.runs_at_work(settings.processed_data(args.detector))
     if args.status:
-        conditions.append(documents.has_status(args.status))
+        conditions.append(documents.has_state(args.status, followed=followed))
     if args.tag:
         conditions.append(documents.has_tag(args.tag))
     if args.type:
@@ -134,7 +135,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
         ("run", "start (UTC)", "length", "status", "mode", "tags", "data")
     ]
     for document in reversed(found):
-        run = documents.summary(document)
+        run = documents.summary(document, followed)
         start = "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}"
         length = "" if run.length is None else f"{run.length:.0f} s"
         tags, types = ",".join(run.tags), ",".join(run.types)
@@ -187,9 +188,10 @@ def status(collection: Any, args: argparse.Namespace) -> None:
         return
     if args.reason is not None:
         raise UsageError("--reason is the reason of a new status: name the status too")
-    fields = ["processing_status", "processing_failed", "processing_claim"]
+    fields = [*documents.STATE_FIELDS, "processing_failed"]
     document = documents.find_run(collection, args.run_id, None, fields)
-    known = documents.status_of(document)
+    followed = leases.runs_at_work(settings.processed_data(args.detector))
+    known = documents.state_of(document, followed)
     print(known.status)
     for name in ("time", "host", "reason"):
         if getattr(known, name) is not None:

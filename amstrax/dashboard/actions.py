@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bokeh.models import Column
 
-from amstrax.auto_processing import loop, submit_stbc, submitting
+from amstrax.auto_processing import loop, process_run, submit_stbc, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.dashboard import render
 from amstrax.dashboard.page import (
@@ -115,16 +115,23 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
     what = f"{'dry run of ' if dry_run else ''}submit {request}"
     # A dry run is an action too: it queries the batch system
     check(page, what)
-    processing = ProcessingOptions(
-        targets=request.targets,
-        context=request.context,
-        detector=site.detector,
-        output_folder=site.output_folder,
-        live_data_dir=site.live_data_dir,
-        config_kwargs=site.config_kwargs,
-        corrections_version=request.corrections_version or site.corrections_version,
-        reconstruction=site.reconstruction if request.context in (None, "xams") else (),
+    processing, left = (
+        ProcessingOptions(
+            targets=request.targets,
+            context=request.context,
+            detector=site.detector,
+            output_folder=site.output_folder,
+            live_data_dir=site.live_data_dir,
+            config_kwargs=site.config_kwargs,
+            corrections_version=request.corrections_version or site.corrections_version,
+            reconstruction=site.reconstruction,
+        ),
+        "",
     )
+    if request.context is not None:
+        # The options are those of the dashboard, which is for all contexts
+        plan = process_run.Plan((), request.context, site.detector, ())
+        processing, left = process_run.options_of_run(processing, plan)
     work = submitting.make_job_template(
         processing, site.job_folder, site.log_folder, memory=request.memory, dry_run=dry_run
     )
@@ -136,6 +143,8 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
             return Row(run_id, "skipped", why.split(",")[0])
         done = submitting.submit(work, run_id, collection, engine, reset_failures=request.again)
         text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
+        if left:
+            text = f"# options {left}\n{text}" if dry_run else f"{text}; options {left}"
         return Row(run_id, done.state, text)
 
     return each(page, what, run_ids, act)
@@ -187,7 +196,7 @@ class ActionsPanel:
     page
         The page.
     run_ids
-        Returns the runs to act on.
+        Returns the runs to act on; raises UsageError if the entered ones are not understood.
     done
         Called after an action.
     """
@@ -262,12 +271,18 @@ class ActionsPanel:
         for each_button in (self._dry, *self._tagging, self._cancel):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
-        self._submit.disabled = off or self._dry_run != self._entered()
+        entered = self._entered()
+        self._submit.disabled = off or entered is None or self._dry_run != entered
         self._cancel.label = "Really cancel?" if self._is_cancel_pressed else "Cancel jobs"
 
-    def _entered(self) -> tuple[Any, ...]:
+    def _entered(self) -> tuple[Any, ...] | None:
+        """Return runs and options as entered; None if the runs are not understood."""
         fields = (self._targets, self._context, self._version, self._memory)
-        return (*self._run_ids(), *(field.value for field in fields), self._again.active)
+        try:
+            run_ids = self._run_ids()
+        except UsageError:
+            return None
+        return (*run_ids, *(field.value for field in fields), self._again.active)
 
     def _request(self) -> SubmitRequest:
         memory = self._memory.value.strip()
@@ -282,8 +297,9 @@ class ActionsPanel:
         )
 
     def _on_submit(self, dry_run: bool) -> None:
-        run_ids, entered = list(self._run_ids()), self._entered()
+        entered = self._entered()
         try:
+            run_ids = list(self._run_ids())
             request = self._request()
             # The browser disables the button, but cannot be trusted
             if not dry_run and entered != self._dry_run:
@@ -301,17 +317,24 @@ class ActionsPanel:
         self._run(lambda: submit(self._page, run_ids, request, dry_run), done)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
-        run_ids = list(self._run_ids())
-        self._run(lambda: tag(self._page, run_ids, name, remove))
+        self._act(lambda run_ids: tag(self._page, run_ids, name, remove))
 
     def _on_cancel(self) -> None:
-        run_ids = list(self._run_ids())
         if not self._is_cancel_pressed and self._page.may_act():
             self._is_cancel_pressed = True
             self._set_buttons()
             return
         self._is_cancel_pressed = False
-        self._run(lambda: cancel(self._page, run_ids))
+        self._act(lambda run_ids: cancel(self._page, run_ids))
+
+    def _act(self, act: Callable[[list[str]], list[Row]]) -> None:
+        """Run an action on the runs; show the words that are not understood, if any."""
+        try:
+            run_ids = list(self._run_ids())
+        except UsageError as error:
+            self._show([], describe(error))
+            return
+        self._run(lambda: act(run_ids))
 
     def _run(self, act: Callable[[], list[Row]], then: Callable[[], None] = lambda: None) -> None:
         """Run an action in a thread, and show the outcome or the error."""

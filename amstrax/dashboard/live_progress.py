@@ -203,23 +203,23 @@ class LivePart:
         self._page, self._run_id = page, run_id
         self._text = page.html("", name="live_progress")
         self._figure: Any = None
+        #: Whether the run is being taken or processed
+        self.is_growing = False
         self._sources: dict[str, ColumnDataSource] = {}
         self.model = Column(self._text, sizing_mode="stretch_width")
 
-    def start(self) -> None:
-        """Show the progress from now on."""
-        self._page.repeat(self._refresh, min(INTERVAL, self._page.site.refresh))
-
-    def _refresh(self) -> None:
-        self._page.load("the progress of the run", self._find, self._take, again=False)
+    def refresh(self, again: bool = False) -> None:
+        """Show the progress."""
+        self._page.load("the progress of the run", self._find, self._take, again)
 
     def _find(self) -> _Found:
         site = self._page.site
         document = documents.find_run(site.collection(), self._run_id)
-        types = find_stored(site.context(site.context_for(document)), self._run_id)
+        with site.few:
+            types = find_stored(site.context(site.context_for(document)), self._run_id)
         is_growing = (
-            documents.utc_time_of(document, "end") is None
-            or documents.status_of(document).status in ("submitted", "running")
+            documents.is_being_taken(document)
+            or documents.state_of(document).status in ("submitted", "running")
             or any(not each.is_complete for each in types)
         )
         live = find_live(document, site.detector, site.live_data_dir)
@@ -235,6 +235,7 @@ class LivePart:
             "live_progress.html", growing=found.is_growing, live=found.live, types=found.types
         )
         set_text(self._text, text)
+        self.is_growing = found.is_growing
         if self._figure is not None:
             self._figure.visible = found.is_growing
         elif not found.is_growing:

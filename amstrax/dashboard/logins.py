@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 from bokeh.server.auth_provider import AuthProvider, NullAuth
 from tornado.web import HTTPError, RequestHandler
 
-from amstrax import strict_json
+from amstrax import settings, strict_json
 from amstrax.dashboard import render
 from amstrax.exceptions import AmstraxError, InvalidOption
 
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: Duration of a log-in [s]
 LIFETIME = 12 * 3600.0
+#: File with the secret of `lasting_key`
+SECRET_FILE = "dashboard_secret"
 #: Threads that check passwords, and limit on the attempts that wait for one
 THREADS, QUEUE = 2, 16
 #: Number of names, addresses and browsers whose attempts are kept, the newest of each
@@ -58,6 +60,33 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
 #: Hash that matches no password; checked if the file has no users
 _NOBODYS = b"$2b$12$BfFHHWdcODJtM6VnRzDEpOTKNMZA.NvFB0L2vjb3CaPwREZtyAyVO"
+
+
+def lasting_key(purpose: str) -> bytes:
+    """Return a key that is the same after a restart, and another one for each purpose.
+
+    It is derived from a secret file of the user who starts the dashboard, in the folder of
+    `amstrax.settings.local_folder`. If the file cannot be made, the key lasts until the end of the
+    process, with a warning. If others can read it, or it is damaged, InvalidOption is raised.
+    """
+    path = settings.local_folder() / SECRET_FILE
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            strict_json.write_text(path, secrets.token_hex(32), mode=0o600)
+        mode, secret = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        log.warning(
+            "%s cannot be used (%s): after a restart, open pages load again, and browsers are "
+            "not known",
+            *(path, error.strerror or error),
+        )
+        return secrets.token_bytes(32)
+    if mode & 0o077:
+        raise InvalidOption(f"others can read {path}: chmod 600 {path}, or remove it")
+    if len(secret) < 64:
+        raise InvalidOption(f"{path} is damaged: remove it, and start the dashboard again")
+    return hmac.digest(secret, purpose.encode(), "sha256")
 
 
 def check_name(name: str) -> str:
@@ -243,7 +272,7 @@ class Logins:
         self._by_secret: dict[str, Login] = {}
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
         self._queued = 0
-        self._key = secrets.token_bytes(32)
+        self._key = lasting_key(f"browsers of {passwords.path.absolute()}")
         self._strict = Limit(free=5, pause=60.0, longest=900.0, memory=86400.0)
         self._by_name = Limit(free=20, pause=10.0, longest=10.0, memory=3600.0)
         self._by_address = Limit(free=50, pause=10.0, longest=10.0, memory=3600.0)

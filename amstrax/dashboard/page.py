@@ -1,6 +1,7 @@
 """Base of all pages: work in threads, refresh, messages, address; and the widgets of pages."""
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -83,23 +84,27 @@ class Page:
         self._troubles: dict[str, str] = {}
         self.message = self.html("", name="message")
         self._address = PreText(text="", visible=False, name="address")
-        # The only line of JavaScript: Bokeh cannot set the address bar
+        # JavaScript, since Bokeh cannot set the address bar
         self._address.js_on_change(
             "text", CustomJS(code="window.history.replaceState(null, '', cb_obj.text)")
         )
         doc.theme = _THEME
+        # page.html tells it, and loads the page again
+        doc.config.notify_connection_status = False
         doc.title = f"{self.title} · amstrax {site.detector.upper()}"
         doc.template = render.template("page.html")
         doc.template_variables.update(
             detector=site.detector.upper(),
             page=self.path,
             has_table=self.has_table,
+            start=site.start,
             user=self.user if site.logins is not None else "",
             may_act=self.may_act(),
             actions=site.actions,
             xsrf=payload.get("xsrf") or "",
         )
         doc.on_session_destroyed(self._close)
+        doc.destroy = functools.partial(_end, doc)  # type: ignore[method-assign]
 
     def show(self, *children: Any) -> None:
         """Put models on the page, below each other."""
@@ -205,6 +210,13 @@ class Page:
         self._futures.add(future)
         future.add_done_callback(done)
 
+    def is_free(self, *names: str) -> bool:
+        """Return whether work of these names neither runs nor pauses after a run."""
+        now = time.monotonic()
+        return all(
+            name not in self._running and now >= self._not_before.get(name, 0) for name in names
+        )
+
     def _is_gone(self) -> bool:
         # Bokeh calls _close some time after it has destroyed the document
         return self._is_closed or (
@@ -242,6 +254,17 @@ class Page:
         if not self.site.actions or self.site.logins is None:
             return self.site.actions
         return self.user in self.site.actors and self.site.logins.is_valid(self.login)
+
+
+def _end(doc: Document, session: Any) -> None:
+    """End a document as Bokeh does, without its full garbage collection in the thread of all pages.
+
+    `Site.tidy` has one for many pages.
+    """
+    doc.remove_on_change(session)
+    doc._session_context = None
+    for part in (doc.callbacks, doc.models, doc.modules):
+        part.destroy()
 
 
 def set_text(part: Div, text: str) -> None:

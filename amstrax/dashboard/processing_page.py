@@ -1,14 +1,15 @@
 """Page about processing: runs by status, queue of the engine, automatic processing, actions."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from amstrax.auto_processing.loop import is_switched_on, read_status
+from amstrax.auto_processing.submit_stbc import expanded
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
-from amstrax.dashboard.run_page import run_id_of
+from amstrax.exceptions import UsageError
 from amstrax.rundb import documents
 
 #: Runs shown of each status
@@ -39,9 +40,9 @@ class ProcessingPage(Page):
         self._status = select(
             "status",
             "Runs that are",
-            documents.STATUSES,
+            [(state, render.state(state)) for state in documents.STATES],
             lambda: self._load_runs(again=True),
-            given if given in documents.STATUSES else "failed",
+            given if given in documents.STATES else "failed",
         )
         self._runs = text_input(
             "runs",
@@ -49,7 +50,7 @@ class ProcessingPage(Page):
             self._runs_changed,
             320,
             value=self.argument("runs"),
-            placeholder="6724, 6725",
+            placeholder="6724, 6730-6735",
         )
         self._loop = self.html("<p>Asking …</p>", name="loop")
         off = not self.may_act()
@@ -61,7 +62,7 @@ class ProcessingPage(Page):
         self._table = self.html("<p>Asking the run database …</p>", name="by_status")
         self._queue = self.html("<p>Asking the engine …</p>", name="queue")
         self._panel = actions.ActionsPanel(self, self._run_ids, self._after)
-        self._log = LogPart(self, lambda: next(iter(self._run_ids()), ""))
+        self._log = LogPart(self, lambda: next(iter(self._known_runs()[0]), ""))
         self.show(
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
@@ -80,17 +81,36 @@ class ProcessingPage(Page):
         self.repeat(self._refresh)
         self._log.start()
 
+    def _known_runs(self) -> tuple[list[str], list[str]]:
+        """Return the runs in the field, with ranges expanded, and the problems of other words."""
+        run_ids: list[str] = []
+        problems = []
+        for word in self._runs.value.replace(",", " ").split():
+            try:
+                run_ids += expanded(word)
+            except UsageError as error:
+                problems.append(str(error))
+        return list(dict.fromkeys(run_ids)), problems
+
     def _run_ids(self) -> list[str]:
-        words = self._runs.value.replace(",", " ").split()
-        return list(dict.fromkeys(filter(None, map(run_id_of, words))))
+        """Return the runs in the field; raise UsageError if a word is not understood."""
+        run_ids, problems = self._known_runs()
+        if problems:
+            raise UsageError("; ".join(problems))
+        return run_ids
 
     def _runs_changed(self) -> None:
+        problems = self._known_runs()[1]
+        if problems:
+            self.report("the runs to act on", UsageError("; ".join(problems)))
+        else:
+            self.clear_report("the runs to act on")
         self._panel.runs_changed()
         self._log.refresh(again=True)
         self._keep_address()
 
     def _keep_address(self) -> None:
-        self.set_address(status=self._status.value, runs=",".join(self._run_ids()))
+        self.set_address(status=self._status.value, runs=self._runs.value.strip())
 
     def _on_switch(self, is_on: bool) -> None:
         def work() -> str:
@@ -121,14 +141,14 @@ class ProcessingPage(Page):
         self._keep_address()
 
         def work() -> str:
-            collection = self.site.collection()
+            collection, followed = self.site.collection(), self.site.followed()
             counts = {
-                each: collection.count_documents(run_overview.Search(statuses=(each,)).filter())
-                for each in documents.STATUSES
+                each: collection.count_documents(documents.has_state(each, followed=followed))
+                for each in documents.STATES
             }
-            search = run_overview.Search(statuses=(status,))
+            search = run_overview.Search(statuses=(status,), followed=followed)
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
-            runs = [_run(document) for document in page.runs]
+            runs = [_run(document, followed) for document in page.runs]
             return render.html("by_status.html", most=MOST, counts=counts, runs=runs, status=status)
 
         self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
@@ -161,10 +181,10 @@ class ProcessingPage(Page):
         self.load("automatic processing", work, lambda text: set_text(self._loop, text), again)
 
 
-def _run(document: Mapping[str, Any]) -> _Run:
+def _run(document: Mapping[str, Any], followed: Collection[str]) -> _Run:
     return _Run(
         documents.name_of(document) or "?",
-        documents.status_of(document),
+        documents.state_of(document, followed),
         documents.failures_of(document),
         documents.job_of(document),
         documents.tags_of(document),

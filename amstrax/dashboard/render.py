@@ -11,6 +11,8 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
+from amstrax.rundb.documents import Summary
+
 
 @cache
 def _environment() -> jinja2.Environment:
@@ -19,6 +21,7 @@ def _environment() -> jinja2.Environment:
         autoescape=True,
     )
     environment.filters |= {"time": time, "size": size, "duration": length, "parent": parent}
+    environment.filters |= {"state": state, "run_length": run_length}
     environment.globals["address"] = address
     return environment
 
@@ -63,6 +66,18 @@ def length(seconds: float | None) -> str:
             value = seconds / unit
             return f"{value:.3g} {name}" if value < 1000 else f"{value:.0f} {name}"
     return f"{seconds:.0f} s"
+
+
+def state(word: str) -> str:
+    """Return one of `amstrax.rundb.documents.STATES` as shown."""
+    return {"taking": "being taken", "no-end": "no end"}.get(word, word)
+
+
+def run_length(run: Summary) -> str:
+    """Return the length of a run, or why it has none; empty without start."""
+    if run.length is not None:
+        return length(run.length)
+    return "" if run.start is None else state("taking" if run.is_being_taken else "no-end")
 
 
 def parent(folder: str) -> str:

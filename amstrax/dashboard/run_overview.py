@@ -51,13 +51,15 @@ class Search:
     text
         Words; each is in the name, mode, user, a tag or a comment, in any case, or is the number.
     statuses, modes
-        Runs with one of these, see `amstrax.rundb.documents.STATUSES`.
+        Runs with one of these: states, see `amstrax.rundb.documents.STATES`, and modes.
     tags
         Runs with all of these tags.
     since, until
         First and last day of the start (UTC).
     first, last
         Range of numbers.
+    followed
+        As of `amstrax.rundb.documents.state_of`.
     """
 
     text: str = ""
@@ -68,17 +70,18 @@ class Search:
     until: date | None = None
     first: int | None = None
     last: int | None = None
+    followed: frozenset[str] = frozenset()
 
     def filter(self) -> Filter:
         """Return the filter for these runs; raise InvalidOption for an unknown status."""
         conditions: list[Filter] = [_has_word(word) for word in self.text.split()]
         for status in self.statuses:
-            if status not in documents.STATUSES:
+            if status not in documents.STATES:
                 raise InvalidOption(
-                    f"status {status!r} is unknown{did_you_mean(status, documents.STATUSES)}"
+                    f"status {status!r} is unknown{did_you_mean(status, documents.STATES)}"
                 )
         if self.statuses:
-            conditions.append(documents.has_status(*self.statuses))
+            conditions.append(documents.has_state(*self.statuses, followed=self.followed))
         if self.modes:
             conditions.append({"mode": {"$in": list(self.modes)}})
         conditions += [documents.has_tag(tag) for tag in self.tags]

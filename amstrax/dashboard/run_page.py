@@ -13,7 +13,7 @@ from amstrax.corrections import lookup
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import ActionsPanel
 from amstrax.dashboard.figures import Drawn, Linked, Marks
-from amstrax.dashboard.live_progress import LivePart, LogPart
+from amstrax.dashboard.live_progress import INTERVAL, LivePart, LogPart
 from amstrax.dashboard.page import (
     Page,
     button,
@@ -112,7 +112,8 @@ class RunPage(OfRun):
             value=self.argument("version"),
             placeholder=self.site.corrections_version or "none",
         )
-        live_part, log_part = LivePart(self, self.run_id), LogPart(self, lambda: self.run_id)
+        self._live = live_part = LivePart(self, self.run_id)
+        self._log = log_part = LogPart(self, lambda: self.run_id)
         self.show(
             self.links,
             self._about,
@@ -125,25 +126,46 @@ class RunPage(OfRun):
             log_part.model,
             self._json,
         )
-        self.repeat(self._refresh)
-        log_part.start()
-        live_part.start()
+        self._is_due = False
+        self._refresh()
+        self.site.watcher.add(self.run_id, self._on_change)
+        self.repeat(self._follow, min(INTERVAL, self.site.refresh))
+
+    def _close(self, context: Any) -> None:
+        super()._close(context)
+        if self.run_id:
+            self.site.watcher.remove(self.run_id, self._on_change)
+
+    def _on_change(self) -> None:
+        self._is_due = True
+
+    def _follow(self) -> None:
+        """Refresh a run that has changed; what changes quickly is refreshed more often."""
+        if self._is_due and self.is_free("the run", "its data"):
+            self._is_due = False
+            self._refresh()
+        elif self._live.is_growing:
+            self._live.refresh()
+            self._log.refresh()
 
     def _refresh(self) -> None:
+        self._live.refresh(again=True)
+        self._log.refresh(again=True)
+
         def take(found: tuple[str, str]) -> None:
             set_text(self._about, found[0])
             set_text(self._json, found[1])
 
-        self.load("the run", self._find_about, take, again=False)
-        self._load_data()
+        self.load("the run", self._find_about, take)
+        self._load_data(again=True)
 
     def _find_about(self) -> tuple[str, str]:
         """Return summary and document of the run, as HTML."""
-        document = self.document()
+        document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=documents.summary(document),
-            status=documents.status_of(document),
+            summary=documents.summary(document, followed),
+            status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),
             job=documents.job_of(document),
@@ -170,9 +192,10 @@ class RunPage(OfRun):
         """Return the data of a context, and its options and corrections, as HTML."""
         document = self.document()
         context = context or self.site.context_for(document)
-        st = self.site.context(context, version or None)
-        states = run_overview.states(st, self.run_id, document)
-        options = lookup.options_of(st, self.run_id)
+        with self.site.few:
+            st = self.site.context(context, version or None)
+            states = run_overview.states(st, self.run_id, document)
+            options = lookup.options_of(st, self.run_id)
         covered = _versions(self.run_id, version or self.site.corrections_version)
         return (
             render.html("data.html", states=states, context=context),
@@ -223,9 +246,12 @@ class DataPage(OfRun):
         scales = figures.Scales(**values)
         self.set_run_address(**{name: int(value) for name, value in values.items()})
         self._text.text = _LOADING
-        self.load(
-            "the plots", lambda: figures.of_run(self.context(), self.run_id, scales), self._take
-        )
+
+        def work() -> Drawn:
+            with self.site.few:
+                return figures.of_run(self.context(), self.run_id, scales)
+
+        self.load("the plots", work, self._take)
 
     def report(self, what: str, error: Exception) -> None:
         """Show an error; if the plots failed, also in their place."""
@@ -403,7 +429,12 @@ class EventsPage(OfRun):
 
     def _show_event(self, step: int = 0) -> None:
         number, complete = self._event, self._complete.active
-        self.load("the event", lambda: self._find(number, step, complete), self._take)
+
+        def work() -> _Event:
+            with self.site.few:
+                return self._find(number, step, complete)
+
+        self.load("the event", work, self._take)
 
     def _find(self, number: int | None, step: int, complete: bool) -> _Event:
         st = self.context()

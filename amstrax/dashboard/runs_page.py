@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from bokeh.models import (
     Select,
     StringFormatter,
     TableColumn,
+    TextInput,
 )
 
 from amstrax.dashboard import figures, render, run_overview
@@ -40,10 +42,13 @@ _COLUMNS = (
     ("here", "Data here", 260),
     ("elsewhere", "Data elsewhere", 200),
 )
+#: Columns by which the list can be sorted -> one of `run_overview.ORDERS`
+_ORDERS = {"run": "number", **{name: name for name in ("status", "start", "mode", "user")}}
 # <%- escapes, as StringFormatter does
 _TEMPLATES = {
     "run": '<a href="run?id=<%- encodeURIComponent(value) %>"><%- value %></a>',
-    "status": '<span class="status <%- value %>"><%- value %></span>',
+    "status": '<span class="status <%- value %>">'
+    '<%- {"taking": "being taken", "no-end": "no end"}[value] || value %></span>',
 }
 _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { font-size: 14px; }"
 
@@ -74,11 +79,21 @@ class RunsPage(Page):
         self._skip = max(self.number("skip") or 0, 0)
         self._make_filters()
         self._source = ColumnDataSource({field: [] for field, _, _ in _COLUMNS})
-        self._source.selected.on_change("indices", lambda attr, old, new: self._show_selection())
+        self._source.selected.on_change("indices", lambda attr, old, new: self._take_selection())
+        #: Selected runs on all pages of the list
+        self._selected: list[str] = []
+        self._is_loading = False
         self._table = DataTable(
             source=self._source,
             columns=[
-                TableColumn(field=field, title=title, width=width, formatter=_formatter(field))
+                TableColumn(
+                    field=field,
+                    title=title,
+                    width=width,
+                    formatter=_formatter(field),
+                    # Bokeh would sort the rows of this page alone: see `_sort_by`
+                    sortable=False,
+                )
                 for field, title, width in _COLUMNS
             ],
             name="runs",
@@ -94,7 +109,11 @@ class RunsPage(Page):
         )
         self._count = self.html("", name="count")
         self._selection = self.html("", name="selection")
+        self._unselect = button("unselect", "Select none", self._select_none, 130)
         clear = button("clear", "Clear", self._clear_filters)
+        # Set by page.html when a header is clicked
+        self._pressed = TextInput(visible=False, name="header")
+        self._pressed.on_change("value", lambda attr, old, new: self._sort_by(new))
         self._before = button("previous", "‹ Previous", lambda: self._go(-ROWS))
         self._after = button("next", "Next ›", lambda: self._go(ROWS))
         self.show(
@@ -102,7 +121,9 @@ class RunsPage(Page):
             wrapped(self._order, self._way, self._before, self._after),
             self._count,
             self._selection,
+            self._unselect,
             self._table,
+            self._pressed,
         )
         self._show_selection()
         self.repeat(self.refresh)
@@ -117,9 +138,9 @@ class RunsPage(Page):
 
         def choice(name: str, title: str, options: tuple[str, ...] = ()) -> Select:
             given = self.argument(name) or _ANY
-            return select(
-                name, title, list(dict.fromkeys([_ANY, *options, given])), change, given, 140
-            )
+            values = dict.fromkeys([_ANY, *options, given])
+            pairs = [(value, render.state(value)) for value in values]
+            return select(name, title, pairs, change, given, 140)
 
         def text(name: str, title: str, width: int, placeholder: str = "") -> Any:
             value = self.argument(name)
@@ -131,7 +152,7 @@ class RunsPage(Page):
             "last": text("last", "To run", 95),
             "since": text("since", "Begun from (UTC)", 140, "2024-01-31"),
             "until": text("until", "Begun until (UTC)", 140, "2024-01-31"),
-            "status": choice("status", "Status", documents.STATUSES),
+            "status": choice("status", "Status", documents.STATES),
             "mode": choice("mode", "Mode"),
             "tag": choice("tag", "Tag"),
         }
@@ -170,8 +191,10 @@ class RunsPage(Page):
 
         def work() -> _Found:
             collection, fields = self.site.collection(), documents.SUMMARY_FIELDS
-            page = run_overview.page(collection, search, fields, order, descending, skip, ROWS)
-            runs = [documents.summary(run) for run in page.runs]
+            followed = self.site.followed()
+            wanted = replace(search, followed=followed)
+            page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
+            runs = [documents.summary(run, followed) for run in page.runs]
             return _Found(runs, page.total, page.skipped, bool(search.filter()))
 
         self.load("the list of runs", work, self._take, again)
@@ -179,14 +202,18 @@ class RunsPage(Page):
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
         columns = _columns(found.runs)
+        self._mark_order()
         if columns != self._source.data:
-            selected = self._selected()
-            self._source.data = columns
-            # Bokeh (3.9.2) shows other values only when their number, or the view, changes
-            self._table.view.filter = AllIndices()
-            self._source.selected.indices = [
-                i for i, run_id in enumerate(columns["run"]) if run_id in selected
-            ]
+            self._is_loading = True
+            try:
+                self._source.data = columns
+                # Bokeh (3.9.2) shows other values only when their number, or the view, changes
+                self._table.view.filter = AllIndices()
+                self._source.selected.indices = [
+                    i for i, run_id in enumerate(columns["run"]) if run_id in self._selected
+                ]
+            finally:
+                self._is_loading = False
         last = found.skipped + len(found.runs)
         self._before.disabled = found.skipped == 0
         self._after.disabled = last >= found.total
@@ -209,23 +236,49 @@ class RunsPage(Page):
             widget = self._filters[name]
             widget.options = list(dict.fromkeys([_ANY, *options, widget.value]))
 
-    def _selected(self) -> list[str]:
+    def _take_selection(self) -> None:
+        """Keep which runs of this page are selected; those of other pages stay."""
+        if self._is_loading:
+            return
         names = self._source.data["run"]
-        return [names[i] for i in self._source.selected.indices if i < len(names)]
+        rows = [i for i in self._source.selected.indices if i < len(names)]
+        kept = [run_id for run_id in self._selected if run_id not in names]
+        self._selected = kept + [names[i] for i in rows]
+        self._show_selection()
+
+    def _select_none(self) -> None:
+        self._selected = []
+        self._source.selected.indices = []
+        self._show_selection()
 
     def _show_selection(self) -> None:
-        self._selection.text = render.html("selection.html", runs=self._selected())
+        self._selection.text = render.html("selection.html", runs=self._selected)
+        self._unselect.visible = bool(self._selected)
+
+    def _sort_by(self, pressed: str) -> None:
+        """Sort the list, not only this page of it, by the column whose header is clicked."""
+        order = _ORDERS.get(pressed.partition(" ")[0])
+        if order is None:
+            return
+        if self._order.value == order:
+            self._way.value = "up" if self._way.value == "down" else "down"
+        else:
+            self._order.value = order
+
+    def _mark_order(self) -> None:
+        """Mark the column by which the list is sorted."""
+        arrow = "▼" if self._way.value == "down" else "▲"
+        for column, (field, title, _) in zip(self._table.columns, _COLUMNS, strict=True):
+            is_it = _ORDERS.get(field) == self._order.value
+            column.title = f"{title} {arrow}" if is_it else title
 
 
 def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
-    def length(run: documents.Summary) -> str:
-        return render.length(run.length) if run.end or not run.start else "being taken"
-
     return {
         "run": [run.run_id for run in runs],
-        "status": ["cancelled" if run.cancelled_by else run.status for run in runs],
+        "status": [run.status for run in runs],
         "start": [render.time(run.start) for run in runs],
-        "length": [length(run) for run in runs],
+        "length": [render.run_length(run) for run in runs],
         "mode": [run.mode for run in runs],
         "tags": [", ".join(run.tags) for run in runs],
         "user": [run.user for run in runs],
@@ -292,6 +345,13 @@ class ComparePage(Page):
 
     def _draw(self) -> None:
         names = [run_id_of(widget.value) for widget in self._runs]
+        for widget, name in zip(self._runs, names, strict=True):
+            if widget.value.strip() and not name:
+                self.report(
+                    "the runs", InvalidOption(f"{widget.value!r} is no run: write it as 6724")
+                )
+                return
+        self.clear_report("the runs")
         normalize = self._normalize.value
         self.set_address(a=names[0], b=names[1], normalize=normalize)
         if not all(names):
@@ -327,7 +387,7 @@ class ComparePage(Page):
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=100)
         picture = base64.b64encode(file.getvalue()).decode("ascii")
-        runs = [documents.summary(document) for document in found]
+        runs = [documents.summary(document, self.site.followed()) for document in found]
         return render.html("compared.html", runs=runs, picture=picture)
 
     def _take(self, text: str) -> None:

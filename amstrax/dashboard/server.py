@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import secrets
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from bokeh.server.util import bind_sockets
 from bokeh.settings import settings as bokeh_settings
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.web import OutputTransform, RedirectHandler
+from tornado.web import OutputTransform, RedirectHandler, RequestHandler
 
-from amstrax.dashboard.logins import login_of, provider
+from amstrax.dashboard.logins import lasting_key, login_of, provider
 from amstrax.dashboard.page import Page
 from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
@@ -111,6 +110,18 @@ class ProxiedServer(HTTPServer):
 
         delegate.headers_received = headers_received
         return delegate
+
+
+class StartHandler(RequestHandler):
+    """Answers with a number of this start of the server, for pages that lost their connection."""
+
+    def initialize(self, start: str) -> None:
+        """Set the number."""
+        self._start = start
+
+    def get(self) -> None:
+        """Return the number."""
+        self.write(self._start)
 
 
 class PageHandler(FunctionHandler):
@@ -207,7 +218,7 @@ def make_server(
         extra_websocket_origins=[*own, *origins],
         auth_provider=provider(site),
         sign_sessions=True,
-        secret_key=secrets.token_bytes(32),
+        secret_key=lasting_key(f"sessions of {site.detector} at {address}:{port}"),
         xsrf_cookies=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
         # The token of a session is part of the page, and must not contain cookies
@@ -217,7 +228,10 @@ def make_server(
         unused_session_lifetime_milliseconds=_UNUSED,
         check_unused_sessions_milliseconds=_CHECK,
         use_index=False,
-        extra_patterns=[(r"/", RedirectHandler, {"url": "runs", "permanent": False})],
+        extra_patterns=[
+            (r"/", RedirectHandler, {"url": "runs", "permanent": False}),
+            (r"/start", StartHandler, {"start": site.start}),
+        ],
         transforms=[Headers],
     )
     http = (ProxiedServer if behind_proxy else HTTPServer)(tornado, **options)

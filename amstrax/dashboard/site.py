@@ -2,16 +2,19 @@
 
 import contextlib
 import logging
+import os
+import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tornado.ioloop import IOLoop
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from amstrax import settings
 from amstrax.auto_processing import engines, process_run
@@ -19,7 +22,7 @@ from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.commands import base
 from amstrax.dashboard.logins import Logins
-from amstrax.rundb import connection, get_mongo_collection
+from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
 
 if TYPE_CHECKING:
@@ -29,8 +32,89 @@ log = logging.getLogger(__name__)
 
 #: Threads that read from run database, engine and disks
 THREADS = 8
+#: Threads among these that may compute at once
+FEW = 2
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
+
+
+class Watcher:
+    """Looks for changes of runs, once for all pages that show them.
+
+    A change is one of the run document, of its folders of data, or of the log of its job. A run
+    that is being taken or processed counts as changed each time. The interval is `Site.refresh`.
+    """
+
+    def __init__(self, site: "Site"):
+        self._site = site
+        self._calls: dict[str, list[Callable[[], None]]] = {}
+        self._seen: dict[str, Any] = {}
+        self._timer = PeriodicCallback(self._look, 1000 * site.refresh)
+        self._is_looking = False
+
+    def add(self, run_id: str, changed: Callable[[], None]) -> None:
+        """Call a function, in the server's thread, when a run has changed, and once at first."""
+        self._calls.setdefault(run_id, []).append(changed)
+        if not self._timer.is_running():
+            self._timer.start()
+
+    def remove(self, run_id: str, changed: Callable[[], None]) -> None:
+        """Undo `add`."""
+        self._calls[run_id].remove(changed)
+        if not self._calls[run_id]:
+            del self._calls[run_id]
+            self._seen.pop(run_id, None)
+        if not self._calls:
+            self._timer.stop()
+
+    def _look(self) -> None:
+        if self._is_looking:
+            return
+        self._is_looking = True
+        run_ids, loop = list(self._calls), IOLoop.current()
+
+        def done(future: Future) -> None:
+            with contextlib.suppress(RuntimeError):  # The server has ended
+                loop.add_callback(self._take, future)
+
+        self._site.pool.submit(self._find, run_ids).add_done_callback(done)
+
+    def _find(self, run_ids: list[str]) -> dict[str, Any]:
+        """Return what tells whether runs have changed; a new object for those at work."""
+        site, folders = self._site, dict[str, list[Any]]()
+        followed = site.followed()
+        with contextlib.suppress(OSError), os.scandir(site.folder()) as entries:
+            for entry in entries:
+                run_id = entry.name.partition("-")[0]
+                if run_id in self._calls:
+                    folders.setdefault(run_id, []).append((entry.name, entry.stat().st_mtime_ns))
+        found: dict[str, Any] = {}
+        for run_id in run_ids:
+            try:
+                document = documents.find_run(site.collection(), run_id)
+            except Exception as error:
+                # The pages fail in the same way, and tell it
+                found[run_id] = str(error)
+                continue
+            state = documents.state_of(document, followed).status
+            log_file = str(documents.job_of(document).get("log") or "")
+            with contextlib.suppress(OSError, ValueError):
+                log_file += str(os.stat(log_file).st_mtime_ns)
+            is_at_work = state in ("taking", "submitted", "running")
+            now = time.monotonic() if is_at_work else 0.0
+            found[run_id] = (document, state, log_file, sorted(folders.get(run_id, ())), now)
+        return found
+
+    def _take(self, future: Future) -> None:
+        self._is_looking = False
+        if future.cancelled():
+            return
+        for run_id, new in future.result().items():
+            if run_id not in self._calls or self._seen.get(run_id) == new:
+                continue
+            self._seen[run_id] = new
+            for changed in list(self._calls[run_id]):
+                changed()
 
 
 @dataclass
@@ -79,10 +163,15 @@ class Site:
 
     def __post_init__(self) -> None:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
+        #: Held by work that computes; with more at once, requests would wait for the interpreter
+        self.few = threading.BoundedSemaphore(FEW)
+        self.watcher = Watcher(self)
         self.host = socket.gethostname()
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
+        #: Number of this start of the dashboard
+        self.start = secrets.token_hex(8)
         self.local_user = settings.login_name() or "?"
 
     def collection(self) -> Any:
@@ -107,6 +196,15 @@ class Site:
         """Return the engine."""
         return engines.get(self.engine_name)
 
+    def folder(self) -> Path:
+        """Return the folder of data that jobs use, see `process_run.folders`."""
+        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
+        return self.output_folder or settings.processed_data(self.detector) or Path(default)
+
+    def followed(self) -> frozenset[str]:
+        """Return the runs that processes write into the folder of data now."""
+        return frozenset(leases.runs_at_work(self.folder()))
+
     def context(self, name: str, corrections_version: str | None = None) -> "strax.Context":
         """Return a new context that loads stored data, and makes none.
 
@@ -124,9 +222,7 @@ class Site:
         """
         from amstrax import contexts
 
-        # The folder that jobs use, see `process_run.folders`
-        default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
-        folder = self.output_folder or settings.processed_data(self.detector) or Path(default)
+        folder = self.folder()
         # A context makes its folder, so give it one that exists
         output_folder = str(folder.absolute()) if folder.is_dir() else self._empty.name
         st = getattr(contexts, name)(

@@ -17,8 +17,8 @@ import re
 import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
@@ -38,6 +38,12 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 #: States of a run's processing, from first to last; failed runs are retried a few times
 STATUSES = ("pending", "submitted", "running", "done", "failed")
+#: States of a run as shown and searched, see `state_of`
+STATES = ("taking", "no-end", *STATUSES, "cancelled")
+#: A run without end that began earlier is not being taken any more; longest run, assumed
+LONGEST_RUN = timedelta(days=2)
+#: Prefix of the owner of the claim of a run while its job is submitted
+SUBMITTER_PREFIX = "submit-"
 #: States of one target of a run
 TARGET_STATUSES = ("running", "done", "failed", "skipped")
 #: Tag of runs to leave alone, and tag of runs to process whatever their state
@@ -65,7 +71,7 @@ _DOCUMENT_FORM = {"$type": "object", "$not": {"$type": "array"}}
 
 
 class Status(NamedTuple):
-    """State of a run's processing, from a document of either form."""
+    """Status or state of a run, from a document of either form."""
 
     status: str
     time: datetime | None = None
@@ -120,6 +126,44 @@ def status_of(document: Mapping[str, Any]) -> Status:
     given = (value.get(field) for field in ("host", "reason"))
     host, reason = (v if v is None or type(v) is str else short(v) for v in given)
     return Status(OLD_WORDS.get(str(word), str(word)), time_of(value, "time"), host, reason)
+
+
+def state_of(document: Mapping[str, Any], followed: Collection[str] = ()) -> Status:
+    """Return the state of a run, one of `STATES`: its status, and what else its document tells.
+
+    A failed run whose job was cancelled is ``cancelled``. A pending run is ``running`` while a
+    process has claimed it, or follows it; without end it is ``taking``, or ``no-end`` if it began
+    more than `LONGEST_RUN` ago. `has_state` is the filter.
+
+    Parameters
+    ----------
+    document
+        Document of the run, with the fields `STATE_FIELDS`.
+    followed
+        Names of runs that processes without claim are at work on, see `leases.runs_at_work`.
+    """
+    status = status_of(document)
+    if cancelled_by(document) is not None:
+        return status._replace(status="cancelled")
+    if status.status != "pending":
+        return status
+    if name_of(document) in followed:
+        return Status("running", host=this_host(), reason="amstraxer is at work on it")
+    claim = document.get(PROCESSING_CLAIM)
+    if is_claimed(document) and isinstance(claim, Mapping):
+        owner = claim.get("owner")
+        if isinstance(owner, str) and not owner.startswith(SUBMITTER_PREFIX):
+            return Status("running", reason="a process has claimed it")
+    if document.get("end") is not None:
+        return status
+    return status._replace(status="taking" if is_being_taken(document) else "no-end")
+
+
+def is_being_taken(document: Mapping[str, Any]) -> bool:
+    """Return whether a run has begun within the last `LONGEST_RUN`, and has no end yet."""
+    start = utc_time_of(document, "start")
+    is_recent = start is not None and start > datetime.now(UTC) - LONGEST_RUN
+    return document.get("end") is None and is_recent
 
 
 def time_of(document: Mapping[str, Any], field: str) -> datetime | None:
@@ -222,7 +266,7 @@ class Summary(NamedTuple):
     run_id: str
     start: datetime | None
     end: datetime | None
-    #: One of `STATUSES`
+    #: One of `STATES`
     status: str
     mode: str
     user: str
@@ -232,37 +276,42 @@ class Summary(NamedTuple):
     here: list[str]
     #: Who has cancelled the last job, if that made the run fail
     cancelled_by: str | None = None
+    #: Whether the run is being taken
+    is_being_taken: bool = False
 
     @property
     def length(self) -> float | None:
-        """Duration [s]; None while the run is being taken."""
+        """Duration [s]; None without start or end."""
         if self.start is None or self.end is None:
             return None
         return (self.end - self.start).total_seconds()
 
 
-#: Fields of a document that `summary` reads
-SUMMARY_FIELDS = (
-    *("name", "number", "start", "end", "mode", "user", "tags"),
-    *("processing_status", "processing_job.cancelled_by", "data.type", "data.host"),
+#: Fields of a document that `state_of` reads
+STATE_FIELDS = (
+    *("name", "number", "start", "end", "processing_status", "processing_job.cancelled_by"),
+    PROCESSING_CLAIM,
 )
+#: Fields of a document that `summary` reads
+SUMMARY_FIELDS = (*STATE_FIELDS, "mode", "user", "tags", "data.type", "data.host")
 
 
-def summary(document: Mapping[str, Any]) -> Summary:
-    """Return the summary of a run for lists."""
+def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
+    """Return the summary of a run for lists; `followed` as of `state_of`."""
     entries = data_of(document)
     here = data_of(document, host=this_host())
     return Summary(
         name_of(document) or "?",
         utc_time_of(document, "start"),
         utc_time_of(document, "end"),
-        status_of(document).status,
+        state_of(document, followed).status,
         str(document.get("mode") or ""),
         str(document.get("user") or ""),
         tags_of(document),
         list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
         list(dict.fromkeys(str(entry.get("type")) for entry in here)),
         cancelled_by(document),
+        is_being_taken(document),
     )
 
 
@@ -291,6 +340,38 @@ def has_status(*statuses: str) -> Filter:
     if "failed" in statuses:
         options.append({"processing_status": {"$regex": "^failed"}})
     return {"$or": options}
+
+
+def has_state(*states: str, followed: Collection[str] = ()) -> Filter:
+    """Return a filter for runs in any of these `STATES`; `followed` as of `state_of`."""
+    for state in states:
+        _check_word(state, STATES)
+    names = sorted(followed)
+    numbers = [int(name) for name in names if _is_number(name)]
+    now = datetime.now(UTC)
+    is_at_work: Filter = {
+        "$or": [
+            {"name": {"$in": names}},
+            {"name": None, "number": {"$in": numbers}},
+            {
+                "$nor": [is_unclaimed(now), {f"{PROCESSING_CLAIM}.owner": None}],
+                f"{PROCESSING_CLAIM}.owner": {"$not": {"$regex": f"^{SUBMITTER_PREFIX}"}},
+            },
+        ]
+    }
+    is_pending: Filter = {"$or": [has_status("pending"), has_no_status()]}
+    is_recent: Filter = {"start": {"$gt": now - LONGEST_RUN}}
+    is_cancelled: Filter = {"$nor": [is_not_cancelled()]}
+    waits = {"$and": [is_pending, {"$nor": [is_at_work]}]}
+    filters: dict[str, Filter] = {
+        "taking": {"$and": [waits, {"end": None}, is_recent]},
+        "no-end": {"$and": [waits, {"end": None}, {"$nor": [is_recent]}]},
+        "pending": {"$and": [waits, {"end": {"$ne": None}}]},
+        "running": {"$or": [has_status("running"), {"$and": [is_pending, is_at_work]}]},
+        "failed": {"$and": [has_status("failed"), is_not_cancelled()]},
+        "cancelled": {"$and": [has_status("failed"), is_cancelled]},
+    }
+    return {"$or": [filters.get(state) or has_status(state) for state in states]}
 
 
 def has_no_status() -> Filter:

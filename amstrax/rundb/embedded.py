@@ -434,17 +434,20 @@ class LocalClient:
     Parameters
     ----------
     path
-        File; the first write makes it and its folder. A missing file has no documents.
+        File; the first write makes it and its folder. A file that does not exist yet has no
+        documents.
 
     Raises
     ------
     LocalDatabaseError
-        In all methods, when the file cannot be read or written, or is not a run database.
+        In all methods, when the file cannot be read or written, is not a run database, or has
+        vanished since this client used it.
     """
 
     def __init__(self, path: str | Path):
         self.path = settings.expanded(path).absolute()
         self._local = threading.local()
+        self._was_there = False
 
     def __repr__(self) -> str:
         return f"LocalClient({str(self.path)!r})"
@@ -503,6 +506,12 @@ class LocalClient:
                 return connection
             # The file has been removed or replaced since
             self.close()
+        if self._was_there and not self.path.exists():
+            # Else runs would seem to be lost, and a write would begin a second database
+            raise LocalDatabaseError(
+                f"run database {self.path} has vanished: bring the file back, or name another with "
+                "AMSTRAX_RUNDB_PATH"
+            )
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         elif not self.path.exists():
@@ -517,6 +526,7 @@ class LocalClient:
             raise
         self._local.connection, self._local.process = connection, os.getpid()
         self._local.identity = _identity(self.path)
+        self._was_there = True
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

@@ -12,13 +12,16 @@ With `RunClaim` a job writes to its run document while it holds the lease of the
 """
 
 import contextlib
+import fcntl
 import logging
 import math
 import os
 import socket
+import struct
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,11 +50,15 @@ _RENEWALS = 12
 _SEPARATOR = "/"
 _TAKEN = "another process has claimed it"
 #: Prefix of the owner's name while a job is submitted
-OWNER_PREFIX = "submit-"
+OWNER_PREFIX = documents.SUBMITTER_PREFIX
 #: While the run database is unreachable: time between two attempts, and between two log lines [s]
 PAUSE, SAY_EVERY = 2.0, 60.0
 #: Polling interval while another process submits the run [s]
 LOOK_EVERY = 0.2
+#: File in a folder of data, of which processes that write a run lock a byte, see `lock_place`
+LOCK_FILE = ".amstraxer.lock"
+#: ``struct flock`` of the system
+_FLOCK = "hhqqi4x"
 T = TypeVar("T")
 
 
@@ -262,6 +269,35 @@ class Lease:
             self.lose(
                 f"its claim was not renewed for {STOP_AFTER * self._lifetime:.0f} s, and ends soon"
             )
+
+
+def lock_place(run_id: str) -> int:
+    """Return the byte of `LOCK_FILE` that the process locks that writes a run."""
+    return zlib.crc32(run_id.encode())
+
+
+def runs_at_work(folder: Path | None) -> set[str]:
+    """Return the names of the runs that processes write into a folder of data now.
+
+    Only runs with incomplete data are looked at. Nothing is locked, so no process is disturbed. An
+    unreadable folder has none.
+    """
+    if folder is None:
+        return set()
+    try:
+        names = {path.name.partition("-")[0] for path in folder.glob("*-*_temp")}
+        if not names:
+            return set()
+        with (folder / LOCK_FILE).open("rb") as file:
+
+            def is_locked(name: str) -> bool:
+                asked = (fcntl.F_WRLCK, os.SEEK_SET, lock_place(name), 1, 0)
+                answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(_FLOCK, *asked))
+                return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+
+            return {name for name in names if is_locked(name)}
+    except OSError:
+        return set()
 
 
 @contextlib.contextmanager

@@ -229,8 +229,9 @@ def test_all_ways_to_start_it(command, tmp_path, runs, live_runs, out, request):
         assert option in done.stdout
     if request.node.callspec.id == "file":
         add_run(runs, live_runs, LED)
-        done = run(LED, f"--output_folder={out}")
+        done = run(LED, f"--output_folder={out}", '--config_kwargs={"elife": 3}')
         assert done.returncode == 0, done.stderr
+        assert "options left out, since xams_led does not take: elife" in done.stderr
         assert is_untouched_since_done(runs, LED)
 
 

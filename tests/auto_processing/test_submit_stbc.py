@@ -567,3 +567,22 @@ def test_a_file_of_settings_that_is_none(tmp_path, capsys, monkeypatch):
     assert submit_stbc.main([SHORT, "--target", "events"]) == 1
     said = capsys.readouterr().err
     assert "no_settings is not a file of settings" in said and "Traceback" not in said
+
+
+def test_options_that_the_context_of_a_run_does_not_take(runs, live_runs, submit, tmp_path, caplog):
+    """They are named, and left out, if the mode of the run has chosen the context."""
+    add_run(runs, live_runs)
+    add_run(runs, live_runs, LED)
+    options = {"config_kwargs": {"elife": 3, "led_window": [10, 20]}, "reconstruction": "hits"}
+    for run_id, kept, left in (
+        (SHORT, '{"elife": 3}', "xams does not take: led_window"),
+        (LED, '{"led_window": [10, 20]}', "xams_led does not take: elife, recons"),
+    ):
+        text = submit(run_id, [], context=None, dry_run=True, **options).text
+        assert f"--config_kwargs={kept}" in text and f"# options left out, since {left}" in text
+        assert ("--reconstruction=hits" in text) is (run_id == SHORT)
+        assert f"options left out, since {left}" in submit(run_id, [], context=None, **options).text
+    with pytest.raises(UsageError, match="no plugin takes the option 'elive'"):
+        submit(LED, [], context=None, config_kwargs={"elive": 3})
+    with pytest.raises(UsageError, match="no plugin takes the option 'led_window'"):
+        submit(SHORT, [], config_kwargs={"led_window": [10, 20]})

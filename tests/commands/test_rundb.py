@@ -143,7 +143,8 @@ def test_show_and_list(collection, lines, said):  # noqa: F811
     assert rows[1][-1] == "live,raw_records,pulse_counts,records,peaks,peak_basics"
     for options, expected in (
         (["--status", "done"], ["002241"]),
-        (["--status", "pending"], ["002240", "002242"]),
+        (["--status", "pending"], ["002240"]),
+        (["--status", "no-end"], ["002242"]),
         (["--tag", "bad"], ["002241"]),
         (["--type", "peaks"], ["002240", "002241"]),
         (["--limit", "2"], ["002241", "002242"]),

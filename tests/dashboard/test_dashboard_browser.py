@@ -1,5 +1,6 @@
 """The dashboard, as it runs, in a browser: with the local engine, on simulated runs."""
 
+import fcntl
 import getpass
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from dashboard_server import (
     RUN_ID,
     SHORT,
     SUBMITTED,
+    Server,
     choose,
     expect,
     new_page,
@@ -289,7 +292,9 @@ def test_a_run_is_seen_growing(page, server, lab):
     def take(chunk_i: int) -> None:
         redax.write_chunk(run_dir, chunk_i, records, THREADS, LENGTH, OVERLAP)
 
-    documents.add_run(lab.runs, rundoc() | {"number": int(RUN_ID), "end": None})
+    documents.add_run(
+        lab.runs, rundoc() | {"number": int(RUN_ID), "start": datetime.now(UTC), "end": None}
+    )
     page.goto(f"{server.address}run?id={RUN_ID}")
     progress = part(page, "live_progress")
     expect(progress).to_contain_text("being taken")
@@ -361,3 +366,158 @@ def test_it_can_be_used_with_the_keyboard_and_on_a_phone(server, browser, tmp_pa
     assert wanted | {"order", "way", "next", "Runs", "Processing", "runs"} <= reached
     assert page.problems == []
     page.context.close()
+
+
+def test_what_is_selected_and_sorted_is_the_whole_list(page, server):
+    page.goto(f"{server.address}runs?text=ann&last={MANY}")
+    count, rows = part(page, "count"), part(page, "runs").locator(".slick-row")
+    expect(count).to_contain_text("Runs 1 to 50")
+    rows.first.locator("input").click()
+    expect(part(page, "selection")).to_contain_text("1 selected")
+    press(page, "next")
+    expect(count).to_contain_text("Runs 51 to 100")
+    rows.filter(has_text=f"{MANY - 50:06d}").locator("input").click()
+    expect(part(page, "selection")).to_contain_text("2 selected")
+    chosen = f"runs={MANY:06d}%2C{MANY - 50:06d}"
+    link = part(page, "selection").locator("a", has_text="process")
+    expect(link).to_have_attribute("href", re.compile(chosen))
+    # A click on a header sorts all runs, and the header says so
+    header = part(page, "runs").locator(".slick-header-column")
+    header.filter(has_text="Mode").click()
+    expect(header.filter(has_text="Mode ▼")).to_be_visible()
+    expect(rows.first).to_contain_text("kr83m")
+    header.filter(has_text="Mode").click()
+    expect(header.filter(has_text="Mode ▲")).to_be_visible()
+    expect(rows.first).to_contain_text("background")
+    header.filter(has_text="Tags").click()
+    expect(part(page, "runs").locator(".slick-sort-indicator:visible")).to_have_count(0)
+    expect(part(page, "selection")).to_contain_text("2 selected")
+    press(page, "unselect")
+    expect(part(page, "selection")).to_contain_text("Select runs to process")
+
+
+def test_runs_to_act_on_are_all_understood_or_refused(page, server):
+    page.goto(f"{server.address}processing?status=failed")
+    write(page, "runs", "8-10, 12")
+    press(page, "dry_run")
+    result = part(page, "result")
+    for number in (8, 9, 10, 12):
+        expect(result.locator("tr", has_text=f"{number:06d}")).to_have_count(1)
+    page.wait_for_url(re.compile("runs=8-10"))
+    write(page, "runs", "8-10, 12 9..11 12-8 last")
+    expect(part(page, "message")).to_contain_text("'9..11' is no run id")
+    for name in ("dry_run", "add_tag", "cancel"):
+        press(page, name)
+        for word in ("9..11", "12-8", "last"):
+            expect(result).to_contain_text(f"'{word}' is no")
+        expect(result.locator("table")).to_have_count(0)
+    write(page, "runs", "")
+    expect(part(page, "message")).to_be_hidden()
+
+
+def test_states_are_the_same_everywhere(page, server, lab):
+    """Also of runs that have no status of their own."""
+    now = datetime.now(UTC)
+    base_of = {"mode": "background", "user": "zoe"}
+    job = {"attempt": "a", "cancelled_by": "ann"}
+    claim = {"owner": "a.1", "expires": now + timedelta(hours=1)}
+    states = {
+        7001: ("being taken", {"start": now - timedelta(hours=3)}),
+        7002: ("no end", {"start": now - timedelta(weeks=6)}),
+        7003: ("cancelled", {"processing_status": {"status": "failed"}, "processing_job": job}),
+        7004: ("running", {"processing_claim": claim, "start": now, "end": now}),
+        7005: ("running", {"start": now}),
+    }
+    for number, (_, fields) in states.items():
+        documents.add_run(lab.runs, {"number": number, **base_of, **fields})
+    # As amstraxer does, which leaves the run database alone
+    (lab.out / "007005-peaks-abc_temp").mkdir()
+    folder = (lab.out / ".amstraxer.lock").open("a")
+    fcntl.lockf(folder, fcntl.LOCK_EX, 1, leases.lock_place("007005"))
+    try:
+        page.goto(f"{server.address}runs?first=7001&last=7005")
+        rows = part(page, "runs").locator(".slick-row")
+        for number, (state, _) in states.items():
+            cell = rows.filter(has_text=f"{number:06d}").locator(".status")
+            expect(cell).to_have_text(state)
+        for state, total in (("running", 2), ("being taken", 1), ("no end", 1), ("cancelled", 1)):
+            choose(page, "status", state)
+            expect(part(page, "count")).to_contain_text(f"Runs 1 to {total} of {total} that")
+        for number, (state, _) in states.items():
+            page.goto(f"{server.address}run?id={number}")
+            expect(part(page, "about").locator(".status").first).to_contain_text(state)
+        page.goto(f"{server.address}processing?status=cancelled")
+        expect(part(page, "by_status").locator("table")).to_contain_text("007003")
+        page.goto(f"{server.address}processing?status=failed")
+        table = part(page, "by_status").locator("table")
+        expect(table).to_contain_text("000007")
+        expect(table).not_to_contain_text("007003")
+    finally:
+        folder.close()
+        (lab.out / "007005-peaks-abc_temp").rmdir()
+        lab.runs.delete_many({"user": "zoe"})
+
+
+def test_a_run_database_that_vanishes_is_not_taken_for_an_empty_one(page, server, lab):
+    page.goto(f"{server.address}runs")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 50")
+    here, away = lab.store.parent, lab.store.parent.with_name("vanished")
+    here.rename(away)
+    try:
+        expect(part(page, "message")).to_contain_text("has vanished")
+        expect(part(page, "count")).to_contain_text("Runs 1 to 50")
+        page.reload()
+        expect(part(page, "message")).to_contain_text("has vanished")
+        expect(part(page, "count")).to_have_text("")
+    finally:
+        away.rename(here)
+    expect(part(page, "message")).to_be_hidden()
+    expect(part(page, "count")).to_contain_text("Runs 1 to 50")
+
+
+def test_an_open_page_outlives_a_restart(browser, lab):
+    server = Server(lab, "first", "--allow-actions")
+    port = server.address.split(":")[2].strip("/")
+    page, idle = new_page(browser), new_page(browser)
+    page.goto(f"{server.address}runs?text=kr83m")
+    idle.goto(f"{server.address}compare")
+    expect(part(page, "count")).to_contain_text("that match")
+    expect(part(idle, "compared")).to_contain_text("Name two runs")
+    for each in (page, idle):
+        each.wait_for_function("Bokeh.documents[0].is_idle")
+        # Bokeh's own way back, which is open for 5 minutes, is closed
+        each.evaluate("() => { WebSocket = class { close() {} } }")
+    assert server.stop() == 0
+    for each in (page, idle):
+        expect(each.locator("#lost")).to_be_visible()
+    server = Server(
+        lab, "second", "--allow-actions", f"--port={port}", '--config_kwargs={"elife": 3e5}'
+    )
+    for each in (page, idle):
+        expect(each.locator("#lost")).to_be_hidden()
+    # With what was to be seen, and alive
+    expect(part(page, "count")).to_contain_text("that match")
+    write(page, "text", "000005")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
+    write(idle, "a", "x")
+    expect(part(idle, "message")).to_contain_text("'x' is no run")
+    # An LED run is submitted from there, although its context does not take this option
+    idle.goto(f"{server.address}processing?runs={LED},{SHORT}")
+    part(idle, "again").locator("input").check()
+    press(idle, "dry_run")
+    result = part(idle, "result")
+    expect(result.locator("tr", has_text=LED)).to_contain_text("dry run")
+    for row in result.locator("summary").all():
+        row.click()
+    left = "options left out, since xams_led does not take: elife"
+    expect(result.locator("tr", has_text=LED)).to_contain_text(left)
+    expect(result.locator("tr", has_text=SHORT)).to_contain_text("--config_kwargs=")
+    choose(idle, "submit_context", "xams_led")
+    press(idle, "dry_run")
+    expect(result.locator("tr", has_text=SHORT)).to_contain_text(left)
+    assert page.problems == idle.problems == []
+    for each in (page, idle):
+        each.context.close()
+    assert server.stop() == 0
+    secret = lab.folder / "local" / "dashboard_secret"
+    assert secret.stat().st_mode & 0o777 == 0o600

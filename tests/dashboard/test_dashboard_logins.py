@@ -14,6 +14,7 @@ from amstrax.dashboard.logins import (
     PasswordFile,
     QueueFull,
     TooManyAttempts,
+    lasting_key,
     network,
 )
 from amstrax.exceptions import InvalidOption
@@ -273,3 +274,25 @@ def test_how_values_are_written():
     assert [render.size(n) for n in (None, 0, 999, 1500, 2e9)] == [
         *("", "0 B", "999 B", "1.5 kB", "2 GB")
     ]
+
+
+def test_keys_outlive_the_process(passwords, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("AMSTRAX_LOCAL_FOLDER", str(tmp_path / "local"))
+    keys = [lasting_key("a"), lasting_key("a"), lasting_key("b")]
+    assert keys[0] == keys[1] != keys[2] and len(keys[0]) == 32
+    path = tmp_path / "local" / "dashboard_secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    # So a browser is known after a restart
+    granted = Logins(passwords).attempt("ann", "password of ann").result()
+    assert Logins(passwords)._is_known("ann", granted.browser)
+    path.chmod(0o640)
+    with pytest.raises(InvalidOption, match="others can read .*chmod 600"):
+        lasting_key("a")
+    path.chmod(0o600)
+    path.write_text("")
+    with pytest.raises(InvalidOption, match="damaged: remove it"):
+        lasting_key("a")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AMSTRAX_LOCAL_FOLDER", str(tmp_path / "file"))
+    assert lasting_key("a") != lasting_key("a")
+    assert "cannot be used" in caplog.text

@@ -176,6 +176,6 @@ def test_summary(monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "here")
     data = [{"type": t, "host": h} for t, h in (("a", "here"), ("b", "there"), ("a", "there"))]
     run = documents.summary({"number": 7, "start": BEGIN, "data": data, "mode": 3})
-    assert (run.run_id, run.status, run.mode, run.length) == ("000007", "pending", "3", None)
+    assert (run.run_id, run.status, run.mode, run.length) == ("000007", "no-end", "3", None)
     assert (run.types, run.here) == (["a", "b"], ["a"])
     assert documents.STATUSES[0] == "pending"

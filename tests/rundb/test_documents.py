@@ -86,6 +86,51 @@ def test_status_in_either_form(collection, value, expected):  # noqa: F811
         assert collection.count_documents(documents.has_status(*others)) == 0
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "pending"),
+        ({"processing_status": 3}, "pending"),
+        ({"end": None}, "taking"),
+        ({"end": None, "start": "2024-01-01T00:00:00Z"}, "no-end"),
+        ({"end": None, "start": None}, "no-end"),
+        ({"end": None, "processing_status": "done"}, "done"),
+        ({"number": 9}, "running"),
+        ({"number": 9, "end": None}, "running"),
+        ({"number": 9, "processing_status": "failed"}, "failed"),
+        ({"processing_status": "failed"}, "failed"),
+        ({"processing_status": "failed", "processing_job": {"cancelled_by": "u"}}, "cancelled"),
+        ({"processing_status": "done", "processing_job": {"cancelled_by": "u"}}, "done"),
+        ({"processing_claim": {"owner": "a.1", "expires": "later"}}, "running"),
+        ({"processing_claim": {"owner": "a.1"}}, "running"),
+        ({"processing_claim": {"owner": "a.1", "expires": "earlier"}}, "pending"),
+        ({"processing_claim": {"owner": "submit-h", "expires": "later"}}, "pending"),
+        # As `process_run --leave_status` leaves it
+        ({"processing_status": {"targets": {"peaks": {"status": "done"}}}}, "pending"),
+    ],
+    ids=str,
+)
+def test_state_and_its_filter_agree(collection, fields, expected):  # noqa: F811
+    now = datetime.now(UTC)
+    document = {"number": 1, "start": now, "end": now, **fields}
+    claim = document.get("processing_claim")
+    if claim is not None and "expires" in claim:
+        hours = 1 if claim["expires"] == "later" else -1
+        document["processing_claim"] = {**claim, "expires": now + timedelta(hours=hours)}
+    collection.insert_one(document)
+    followed = ["000009"]
+    assert documents.state_of(collection.find_one({}), followed).status == expected
+    found = [
+        state
+        for state in documents.STATES
+        if collection.count_documents(documents.has_state(state, followed=followed))
+    ]
+    assert found == [expected]
+    assert collection.count_documents(documents.has_state(*documents.STATES)) == 1
+    with pytest.raises(InvalidOption, match="status 'dne' is unknown; did you mean done"):
+        documents.has_state("dne")
+
+
 def test_odd_values():
     assert documents.tags_of({"tags": [{"name": "a"}, "b", {"name": 3}, {}, 7, None]}) == ["a", "b"]
     # As the filter for tags finds it

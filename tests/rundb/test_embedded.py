@@ -360,11 +360,16 @@ def test_bad_files_are_named(tmp_path):
 
 def test_a_file_that_is_replaced_is_opened_anew(client):
     runs = client["run"]["runs_gas"]
+    assert runs.find_one({}) is None
     runs.insert_one({"_id": 1})
     for path in client.path.parent.iterdir():
         path.unlink()
-    assert runs.find_one({}) is None
-    runs.insert_one({"_id": 2})
+    # It has not become empty, and nothing is written into a second one
+    for use in (runs.estimated_document_count, runs.find_one, lambda: runs.insert_one({"_id": 3})):
+        with pytest.raises(LocalDatabaseError, match=rf"{client.path} has vanished: bring the"):
+            use()
+    with LocalClient(client.path) as other:
+        other["run"]["runs_gas"].insert_one({"_id": 2})
     assert [run["_id"] for run in runs.find()] == [2]
 
 

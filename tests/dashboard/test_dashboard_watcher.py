@@ -1,0 +1,49 @@
+"""Changes of runs, which are looked for once for all pages."""
+
+import asyncio
+from datetime import UTC, datetime
+
+from amstrax.dashboard.site import Site
+from amstrax.rundb import documents
+
+
+def test_pages_are_told_of_changes_only(tmp_path):
+    site = Site("xams", "local", output_folder=tmp_path)
+    runs, now = site.collection(), datetime.now(UTC)
+    runs.insert_one({"number": 7, "name": "000007", "start": now, "end": now})
+    calls: list[int] = []
+    pages = [lambda page=page: calls.append(page) for page in range(10)]
+
+    async def told() -> int:
+        before = len(calls)
+        site.watcher._look()
+        while site.watcher._is_looking:
+            await asyncio.sleep(0.01)
+        return len(calls) - before
+
+    async def watch() -> None:
+        for page in pages:
+            site.watcher.add("000007", page)
+        assert [await told(), await told(), await told()] == [10, 0, 0]
+        documents.add_tag(runs, "000007", "good", "ann")
+        assert [await told(), await told()] == [10, 0]
+        (tmp_path / "000007-peaks-abc").mkdir()
+        assert [await told(), await told()] == [10, 0]
+        (tmp_path / "000007-peaks-abc" / "chunk").touch()
+        (tmp_path / "000008-peaks-abc").mkdir()
+        assert [await told(), await told()] == [10, 0]
+        # Its log and its data grow
+        documents.set_status(runs, "000007", "running")
+        assert [await told(), await told()] == [10, 10]
+        documents.set_status(runs, "000007", "done")
+        runs.delete_many({})
+        assert [await told(), await told()] == [10, 0]
+        for page in pages[1:]:
+            site.watcher.remove("000007", page)
+        runs.insert_one({"number": 7, "name": "000007", "start": now, "end": now})
+        assert await told() == 1
+        site.watcher.remove("000007", pages[0])
+        assert not site.watcher._timer.is_running()
+
+    asyncio.run(watch())
+    site.close()
