@@ -184,7 +184,9 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
     many = expected > 5
     free = int(many.sum()) - fit.nfit
     statistic = float(np.sum((counts - expected)[many] ** 2 / expected[many]))
-    lines, sigmas, resolutions = {}, {}, {}
+    lines: dict[str, Result] = {}
+    sigmas: dict[str, Result] = {}
+    resolutions: dict[str, Result] = {}
     for name, parameter in zip(ENERGIES, names, strict=False):
         width = "width_214" if name == "Po-214" else "width"
         at, ratio = fit.values[parameter], fit.values[width]
@@ -358,7 +360,7 @@ def photoelectron_area(
         return float((off[kept].mean() - own) / (one + r**2 * two)[kept].mean() / excess)
 
     value = estimate(np.arange(n))
-    low, high = interval(bootstrap(estimate, n)[:, 0])
+    low, high = interval(bootstrap(lambda index: np.array([estimate(index)]), n)[:, 0])
     if value < high - low:
         raise NoResult(
             f"fluctuations in tails of {n} pulses are those of the noise, {noise:.2g} ADC counts: "
