@@ -203,9 +203,9 @@ def _of_led(st: "strax.Context", run_id: str, pulses: "np.ndarray") -> "Part":
     from amstrax.calibration import trends
 
     made_with = st.get_metadata(run_id, "led_calibration")["lineage"]["led_calibration"][2]
-    windows = {name: tuple(made_with[name]) for name in ("led_window", "noise_window")}
+    led_window, noise_window = (tuple(made_with[name]) for name in ("led_window", "noise_window"))
     values, reasons = {}, {}
-    for channel, methods in channel_gains(pulses, **windows).items():
+    for channel, methods in channel_gains(pulses, led_window, noise_window).items():
         gain = methods["mean"]
         if isinstance(gain, NoGain):
             reasons[f"gain_{channel}"] = str(gain)
