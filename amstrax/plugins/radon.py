@@ -186,7 +186,7 @@ class RadonPeaks(CorrectedPlugin):
     xamsl_gain_to_pe_array = XAMSConfig(
         default=None,
         omit_default=True,
-        help=f"{GAINS_HELP}. Not gain_to_pe_array, whose published files have the gains of XAMS. In "
+        help=f"{GAINS_HELP}. Not gain_to_pe_array: its published files have the gains of XAMS. In "
         "the lineage only where it is set",
     )
     tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
