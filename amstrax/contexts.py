@@ -597,14 +597,14 @@ def find_context(
     for name in names:
         # Parts of the reconstruction may add data types, to those of xams
         plugins = _plugins_of(name, release, reconstruction if name == "xams" else None)
-        data_types = _data_types(plugins)
-        if not set(targets) <= set(data_types):
-            data_types += _data_types(_truth_plugins(name))
+        own = data_types = _data_types(plugins)
+        if not set(targets) <= set(own):
+            data_types = own + _data_types(_truth_plugins(name))
         missing = [target for target in targets if target not in data_types]
         if not missing:
             break
         lacking.append(missing)
-        known += data_types
+        known += own
     else:
         wrong = min(lacking, key=len)[0]
         what = f"all of {', '.join(targets)}" if len(targets) > 1 else "it"

@@ -152,9 +152,9 @@ def test_a_curve_that_is_missing_is_seen(analysed, picture, tmp_path):  # noqa: 
 
 _ARRAYS = ("records_matrix", "raw_records_matrix")
 _BY_CONTEXT = {
-    "xams": sorted(set(ANALYSES) - {"plot_led_areas", "plot_led_records"}),
+    "xams": sorted(set(ANALYSES) - {"plot_alphas", "plot_led_areas", "plot_led_records"}),
     "xams_little": [
-        "compare_runs", "plot_area_per_channel", "plot_peak_records", "plot_peaks",
+        "compare_runs", "plot_alphas", "plot_area_per_channel", "plot_peak_records", "plot_peaks",
         "plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram",
         "plot_peaks_area_width_histogram", "plot_rates", "plot_records", "plot_records_matrix",
         "raw_records_matrix", "records_matrix", "waveform_display",

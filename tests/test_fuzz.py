@@ -269,7 +269,7 @@ def do_all(collection, document):
         documents.status_of,
         documents.is_claimed,
         documents.failures_of,
-        processing_page._run,
+        lambda found: processing_page._run(found, ()),
     ):
         assert outcome(read, document) is not None
     assert runs_page._columns([documents.summary(document)])

@@ -544,14 +544,15 @@ def test_jobs_get_the_option(tmp_path):
     folders = {"job_folder": tmp_path, "log_folder": tmp_path}
     processing = amstraxer.ProcessingOptions(("peaks",), allow_incomplete=True)
     work = submitting.make_job_template(processing, **folders)
-    assert "--allow_incomplete" in work.options
-    assert process_run.parse_args([SHORT, *work.options]).allow_incomplete
+    options, left_out = work.options_for(work.plan)
+    assert "--allow_incomplete" in options and not left_out
+    assert process_run.parse_args([SHORT, *options]).allow_incomplete
     processing = amstraxer.ProcessingOptions(("peaks",))
     work = submitting.make_job_template(processing, **folders)
-    assert not process_run.parse_args([SHORT, *work.options]).allow_incomplete
+    assert not process_run.parse_args([SHORT, *work.options_for(work.plan)[0]]).allow_incomplete
     for tool in (submit_stbc, auto_processing):
         for options in ([], ["--allow_incomplete"]):
             work = submit_stbc.find_work(tool.parse_args(["--target=peaks", *options]))
-            assert ("--allow_incomplete" in work.options) == bool(options)
+            assert ("--allow_incomplete" in work.options_for(work.plan)[0]) == bool(options)
             args = gains.parse_args([SHORT, *options])
             assert gains.processing_options(args, SHORT).allow_incomplete == bool(options)

@@ -136,6 +136,8 @@ ALWAYS_ONE = {
     "event_basics": {"alt_s1_n_saturated_channels"},
     "event_info": {"alt_s1_n_saturated_channels"},
     "event_kr83m": {"kr_quality", "s2_a_area", "s2_b_area", "s2_delay"},
+    "cut_s1_area": {"cut_s1_area"},
+    "event_cuts": {"cut_s1_area"},
 }
 
 

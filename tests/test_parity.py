@@ -24,7 +24,7 @@ ADDED_OPTIONS = {
     ),
     **dict.fromkeys(("records", "pulse_counts", "records_ext", "records_sipm"), {_POLARITY}),
     **dict.fromkeys(("peaks", "peaks_ext", "peaks_sipm"), {_POLARITY, _WINDOW}),
-    **dict.fromkeys(("radon_peaks", "radon_lone_hits"), {_WINDOW, "gain_to_pe_array"}),
+    **dict.fromkeys(("radon_peaks", "radon_lone_hits"), {_WINDOW, "xamsl_gain_to_pe_array"}),
     "corrected_areas": {"s2_map"},
 }
 #: The same of release 2.1 alone

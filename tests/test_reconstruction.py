@@ -176,7 +176,7 @@ def test_tools():
             ProcessingOptions(("event_scatters",), context="xams", reconstruction=("hits",)), RUN_ID
         )
     template = submitting.make_job_template(options, "jobs", "logs")
-    assert "--reconstruction=hits" in template.options
+    assert "--reconstruction=hits" in template.options_for(template.plan)[0]
     by_keyword = ProcessingOptions(
         ("peaks",), context_kwargs={"init_rundb": False, "reconstruction": ["hits"]}
     )

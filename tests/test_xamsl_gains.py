@@ -43,7 +43,7 @@ def test_areas_are_in_pe(tmp_path):
     """Peaks are the same with gains, with each channel's area times its gain."""
     gains = (0.5, 0.25, 1, 1)
     without = load(two_peaks(tmp_path / "a"), "radon_peaks")
-    st = two_peaks(tmp_path / "b", gain_to_pe_array=gains)
+    st = two_peaks(tmp_path / "b", xamsl_gain_to_pe_array=gains)
     peaks = load(st, "radon_peaks")
     assert len(peaks) == len(without) == 2
     np.testing.assert_array_equal(peaks["n_hits"], without["n_hits"])
@@ -54,14 +54,14 @@ def test_areas_are_in_pe(tmp_path):
     assert area_unit(st, RUN_ID, "radon_peak_basics") == "PE"
     config = {"peak_min_area": float(without["area"][0]) * 0.6}
     assert len(load(two_peaks(tmp_path / "c", **config), "radon_peaks")) == 2
-    config["gain_to_pe_array"] = gains  # the option is then in PE
+    config["xamsl_gain_to_pe_array"] = gains  # the option is then in PE
     assert not len(load(two_peaks(tmp_path / "d", **config), "radon_peaks"))
 
 
 def test_lineage_and_caution(tmp_path, caplog):
     default = two_peaks(tmp_path / "a")
-    again = two_peaks(tmp_path / "b", gain_to_pe_array=None)
-    st = two_peaks(tmp_path / "c", gain_to_pe_array=(0.5,) * 4)
+    again = two_peaks(tmp_path / "b", xamsl_gain_to_pe_array=None)
+    st = two_peaks(tmp_path / "c", xamsl_gain_to_pe_array=(0.5,) * 4)
     for data_type, same in (("radon_records", True), ("radon_peaks", False)):
         keys = [x.key_for(RUN_ID, data_type).lineage_hash for x in (default, again, st)]
         assert keys[0] == keys[1] and (keys[0] == keys[2]) is same
@@ -69,7 +69,7 @@ def test_lineage_and_caution(tmp_path, caplog):
         load(st, "radon_peaks")
     assert "has no gains" not in caplog.text
     with pytest.raises(InvalidOption, match="at least 4 finite numbers"):
-        load(two_peaks(tmp_path / "d", gain_to_pe_array=(0.5,)), "radon_peaks")
+        load(two_peaks(tmp_path / "d", xamsl_gain_to_pe_array=(0.5,)), "radon_peaks")
 
 
 def arguments(folder, tmp_path):
@@ -82,7 +82,7 @@ def arguments(folder, tmp_path):
 
 def test_alphas(made, tmp_path, capsys):
     folder, found, plot = tmp_path / "c", tmp_path / "a.json", tmp_path / "a.png"
-    path = folder / "gain_to_pe_array" / "gain_to_pe_array_v1.json"
+    path = folder / "xamsl_gain_to_pe_array" / "xamsl_gain_to_pe_array_v1.json"
     path.parent.mkdir(parents=True)
     more = [f"--json={found}", f"--plot={plot}", f"--write={path}"]
     more += ["--from-run", "000200", "--to-run", "000299"]
@@ -94,7 +94,7 @@ def test_alphas(made, tmp_path, capsys):
     assert scale["unit"] == "keV/(ADC counts x samples)"
     assert rows["position Po-214"]["value"] * scale["value"] == pytest.approx(7686.8, rel=0.03)
     (gains,) = json.loads(path.read_text()).values()
-    assert len(gains) == 8 and gains[2:] == [1] * 6
+    assert len(gains) == 4 and gains[2:] == [1, 1]
     for channel in (0, 1):
         own = rows[f"photoelectron_area {channel}"]
         assert gains[channel] == pytest.approx(1 / own["value"], rel=1e-5)

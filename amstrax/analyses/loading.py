@@ -265,7 +265,8 @@ class Part:
             return None
         name = self.names("peaks")[0]
         plugin = self.context._get_plugins((name,), self.run_id)[name]
-        gains = np.asarray(getattr(plugin, "gain_to_pe_array", None) or 1.0, dtype=np.float64)
+        gains = getattr(plugin, plugin.gains_option, None)
+        gains = np.asarray(1.0 if gains is None else gains, dtype=np.float64)
         n = int(np.max(channels, initial=0)) + 1
         return np.full(n, float(gains)) if gains.ndim == 0 else gains
 
@@ -356,7 +357,7 @@ def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
     if plugin is None:
         return ADC_COUNTS
     try:
-        gains = plugin.gain_to_pe_array
+        gains = getattr(plugin, plugin.gains_option)
     except (AmstraxError, OSError):
         return PE  # Gains of a correction file, which stored data does not need
     return ADC_COUNTS if gains is None or (np.asarray(gains) == 1).all() else PE
@@ -364,7 +365,7 @@ def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
 
 def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
     """Return the plugin that has applied gains: `plugin`, or one that it depends on."""
-    if "gain_to_pe_array" in plugin.takes_config:
+    if getattr(plugin, "gains_option", ""):
         return plugin
     return next(filter(None, map(_plugin_with_gains, plugin.deps.values())), None)
 

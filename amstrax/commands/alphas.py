@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("amstrax.alphas")
 
-PEAKS, RECORDS, OPTION = "radon_peak_basics", "radon_records", "gain_to_pe_array"
+PEAKS, RECORDS, OPTION = "radon_peak_basics", "radon_records", "xamsl_gain_to_pe_array"
 #: Columns of peaks that `amstrax.calibration.alphas.alphas_of_peaks` takes
 COLUMNS = ("time", "center_time", "area", "range_50p_area", "area_fraction_top", "n_channels")
-#: Gains in a file: of all channels of a digitizer, as `amstrax corrections check` accepts
-_N_GAINS = 8
+#: Gains in a file: of all channels of the context
+_N_GAINS = 4
 #: Limit for a warning: p-value of the fit
 _ODD_P_VALUE = 1e-3
 
@@ -134,6 +134,10 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     values = [1 / gains[c].value if c in gains else 1.0 for c in range(_N_GAINS)]
     if new:
         notes.append("channels without a measurement have the gain 1")
+        log.warning(
+            "gains from tails depend on the shape of the tail: vary --tail, and keep them only if "
+            "they change by less than their errors"
+        )
     written = [calibrating.write_entry(entry, values) for entry in new]
     return "\n".join([calibrating.table(of_runs), "", *notes, *written])
 

@@ -303,7 +303,8 @@ def _why_not(
         return f"on {', '.join(others)}, not here"
     if hosts:
         return _GONE
-    needs = strax.to_str_tuple(st._plugin_class_registry[key.data_type].depends_on)
+    plugin = st._get_plugins((key.data_type,), run_id)[key.data_type]
+    needs = strax.to_str_tuple(plugin.depends_on)
     missing = [kind for kind in needs if find(st, st.key_for(run_id, kind)) is None]
     if not needs:
         return "not made: it is made from live data"

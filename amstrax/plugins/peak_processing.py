@@ -227,7 +227,7 @@ class PeaksBase(CorrectedPlugin):
         "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a version "
         "of the corrections, config, or the run document (amstrax rundb add)"
     )
-    caution_unless = "gain_to_pe_array"
+    gains_option = "gain_to_pe_array"
 
     def setup(self):
         super().setup()

@@ -141,8 +141,8 @@ class RadonPeaks(CorrectedPlugin):
 
     radon_lone_hits are hits outside peaks, in ADC counts.
 
-    Without gains (gain_to_pe_array) areas are in ADC counts x samples, and so are the options in
-    PE: peak_min_area, peak_split_min_area and the areas of peak_split_gof_threshold.
+    Without gains (xamsl_gain_to_pe_array) areas are in ADC counts x samples, and so are the options
+    in PE: peak_min_area, peak_split_min_area and the areas of peak_split_gof_threshold.
     hit_min_amplitude is always in ADC counts.
     """
 
@@ -183,8 +183,11 @@ class RadonPeaks(CorrectedPlugin):
         "amstrax.hit_min_amplitude",
     )
 
-    gain_to_pe_array = XAMSConfig(
-        default=None, omit_default=True, help=f"{GAINS_HELP}. In the lineage only where it is set"
+    xamsl_gain_to_pe_array = XAMSConfig(
+        default=None,
+        omit_default=True,
+        help=f"{GAINS_HELP}. Not gain_to_pe_array: its published files have the gains of XAMS. In "
+        "the lineage only where it is set",
     )
     tight_coincidence_window = XAMSConfig(default=None, omit_default=True, help=WINDOW_HELP)
 
@@ -196,7 +199,7 @@ class RadonPeaks(CorrectedPlugin):
     compressor = "zstd"
     parallel = "process"
     caution = "XAMSL has no gains, so areas are in ADC counts x samples, not PE"
-    caution_unless = "gain_to_pe_array"
+    gains_option = "xamsl_gain_to_pe_array"
 
     def infer_dtype(self):
         return {
@@ -209,7 +212,7 @@ class RadonPeaks(CorrectedPlugin):
         check_window(self.tight_coincidence_window)
         check_safe_break_for_peaks(self)
         self.to_pe = kernels.gains(
-            self.gain_to_pe_array, self.config["n_tpc_pmts"], self.origin("gain_to_pe_array")
+            self.xamsl_gain_to_pe_array, self.config["n_tpc_pmts"], self.origin(self.gains_option)
         )
 
     def compute(self, radon_records, start, end):

@@ -464,7 +464,7 @@ class Context(strax.Context):
         """Log the warnings of plugins about their results, each once in a process."""
         for plugin in plugins:
             text = plugin.caution if isinstance(plugin, Plugin) else ""
-            is_needed = text and plugin.config.get(plugin.caution_unless) is None
+            is_needed = text and plugin.config.get(plugin.gains_option) is None
             if is_needed and (text,) not in _reported:
                 _reported.add((text,))
                 log.warning("run %s: %s", run_id, text)

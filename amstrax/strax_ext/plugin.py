@@ -43,8 +43,8 @@ class Plugin(strax.Plugin):
     #: Missing live data of the run, in a reader that accepts incomplete runs
     missing_live_data: list[str] | None = None
 
-    #: Warning about the results, for the log, and the option that makes it needless where it is set
-    caution, caution_unless = "", ""
+    #: Option with the gains of a plugin that applies them, and the warning where it is not set
+    gains_option, caution = "", ""
 
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None

@@ -19,7 +19,7 @@ from amstrax.analyses.quantities import record_waveform
 from amstrax.analyses.style import BLACK, TYPE_COLORS, channel_color
 from amstrax.analyses.waveform_plots import plot_waveform
 
-RUN_ID, SOURCE, RATE, DURATION, SEED = "100100", "am241", 20.0, 4.0, 3
+RUN_ID, SOURCE, RATE, DURATION, SEED = "100100", "am241", 20.0, 4.0, 4
 #: The event is the one nearest to this drift time [ns] and distance from the axis [mm]
 DRIFT_TIME, RADIUS = 22_000, 18
 

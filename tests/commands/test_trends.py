@@ -154,7 +154,7 @@ def test_options_of_jobs(tmp_path, capsys):
 
     words = ["--target=event_info", "--trends", "--trend_limit=s1_rate=1:20"]
     template = submitting.find_work(auto_processing.parse_args(words))
-    given = process_run.parse_args(["000303", *template.options])
+    given = process_run.parse_args(["000303", *template.options_for(template.plan)[0]])
     assert given.trends and given.trend_limit == {"s1_rate": (1, 20)}
     assert auto_processing.main([words[0], words[2], "--once", f"--log_folder={tmp_path}"]) == 2
     assert "needs --trends" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_what_was_simulated_is_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def st(run):
-    return processed(run.parent)
+    return processed(run.parent, g1=0.1, g2=5.0)  # event_energy has no defaults
 
 
 @pytest.mark.slow

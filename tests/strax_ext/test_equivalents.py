@@ -156,7 +156,8 @@ def both(shared, tmp_path_factory):
     live = {"live_data_dir": str(shared / "data/live_data")}
     for release in RELEASES:
         for name in CONTEXTS:
-            config = live | (to_dict_tuple(json.loads(text)) if name == "xams" else {})
+            of_xams = {**to_dict_tuple(json.loads(text)), "g1": 0.1, "g2": 10.0}
+            config = live | (of_xams if name == "xams" else {})
             frontend = strax.DataDirectory(str(folder / release))
             st = in_release(release, name, [frontend], config=config)
             contexts.context_for_daq_reader(st, RUN, run_doc=document, check_exists=False)
