@@ -284,7 +284,7 @@ def do_all(collection, document):
     )
     assert render.html("document.html", json=render.pretty(about))
     counts = dict.fromkeys(documents.STATUSES, 1)
-    run = processing_page._run(document)
+    run = processing_page._run(document, ())
     assert render.html("by_status.html", most=1, counts=counts, runs=[run], status="failed")
     assert transfer.to_json(document)
     wanted = loop.RunSelection("xams", ("event_info",), ("raw_records",))

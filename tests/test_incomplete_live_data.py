@@ -555,4 +555,4 @@ def test_jobs_get_the_option(tmp_path):
             work = submit_stbc.find_work(tool.parse_args(["--target=peaks", *options]))
             assert ("--allow_incomplete" in work.options_for(work.plan)[0]) == bool(options)
             args = gains.parse_args([SHORT, *options])
-            assert gains.processing_options(args, SHORT).allow_incomplete == bool(options)
+            assert args.allow_incomplete == bool(options)

@@ -265,7 +265,7 @@ class Part:
             return None
         name = self.names("peaks")[0]
         plugin = self.context._get_plugins((name,), self.run_id)[name]
-        gains = getattr(plugin, plugin.gains_option, None)
+        gains = getattr(plugin, _gains_option(plugin), None)
         gains = np.asarray(1.0 if gains is None else gains, dtype=np.float64)
         n = int(np.max(channels, initial=0)) + 1
         return np.full(n, float(gains)) if gains.ndim == 0 else gains
@@ -357,7 +357,7 @@ def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
     if plugin is None:
         return ADC_COUNTS
     try:
-        gains = getattr(plugin, plugin.gains_option)
+        gains = getattr(plugin, _gains_option(plugin))
     except (AmstraxError, OSError):
         return PE  # Gains of a correction file, which stored data does not need
     return ADC_COUNTS if gains is None or (np.asarray(gains) == 1).all() else PE
@@ -365,9 +365,15 @@ def area_unit(context: strax.Context, run_id: str, data_type: str) -> str:
 
 def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
     """Return the plugin that has applied gains: `plugin`, or one that it depends on."""
-    if getattr(plugin, "gains_option", ""):
+    if _gains_option(plugin):
         return plugin
     return next(filter(None, map(_plugin_with_gains, plugin.deps.values())), None)
+
+
+def _gains_option(plugin: strax.Plugin) -> str:
+    """Return the option with the gains that a plugin applies; empty without one."""
+    names = (getattr(plugin, "gains_option", ""), "gain_to_pe_array")
+    return next((name for name in names if name in plugin.takes_config), "")
 
 
 def argument_of(sort: str) -> str:

@@ -344,14 +344,14 @@ def runs(tmp_path_factory):
 
 
 def test_peaks_of_xamsl(runs):
-    """Alphas are found, and their S2s have their area but for the ends of pulses."""
+    """Alphas are found; of their S2s, half is below the threshold of 15 ADC counts."""
     report = runs["xamsl"]
     assert report["n_events"] is None and report["n_truth"] > 8
     assert "event_efficiency" not in report["numbers"]
     for kind in ("s1", "s2"):
         assert number(report, f"{kind}_efficiency")[0] > 0.9
     assert abs(number(report, "s1_area_bias")[0]) < 0.02
-    assert -0.2 < number(report, "s2_area_bias")[0] < 0.02
+    assert -0.7 < number(report, "s2_area_bias")[0] < -0.3
     assert "s1_whole" not in report["poor"]
 
 

@@ -30,6 +30,7 @@ MAY_BE_0 = {
     "singlet_share_alphas",
     "singlet_share_recoils",
     "wall_charge_share",
+    "busy_rate",
     "cathode_charge_share",
     "g1",
     "s1_light_slope",
