@@ -88,9 +88,11 @@ def page(monkeypatch):
     return page
 
 
-def test_real_run_beside_a_simulated_one(page, tmp_path, monkeypatch):
-    """Anywhere, also where the real run is not: its pulses are in the repository."""
+def test_real_run_beside_a_simulated_one(page, shared, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "DURATION", 0.5)
+    monkeypatch.setattr(page, "REAL", tmp_path / "nothing")
+    assert "Run 999999 is not there" in page.run_part(tmp_path)
+    monkeypatch.setattr(page, "REAL", shared / "data")
     text = page.run_part(tmp_path)
     for what in ("rate of pulses [Hz]", "median noise", "median baseline", "median length"):
         assert text.count(what) == 2  # channels
@@ -99,13 +101,6 @@ def test_real_run_beside_a_simulated_one(page, tmp_path, monkeypatch):
     rates = text.split("rate of pulses [Hz]")[1].split("\n     - ")[1:3]
     assert float(rates[0]) == pytest.approx(7230 / 16.5, rel=0.01)
     assert 0.3 < float(rates[1]) / float(rates[0]) < 0.9
-
-
-def test_pulses_of_the_real_run_are_those_of_its_live_data(page, shared, tmp_path):
-    page.save_real(shared / "data", tmp_path / "pulses.npz")
-    made, stored = np.load(tmp_path / "pulses.npz"), np.load(page.REAL)
-    for name in stored.files:
-        np.testing.assert_array_equal(made[name], stored[name])
 
 
 def test_table_of_yields(page, monkeypatch):

@@ -2,8 +2,8 @@
 """Compare the simulation with NEST and with a real run, for the page "Checks of the simulation".
 
 Writes simulation_yields.inc and simulation_run.inc beside this file, and the picture of the latter.
-Properties of the pulses of the real run, 999999, are in pulses_999999.npz, which `save_real` makes
-from its live data. Without nestpy the table of yields says so.
+The real run, 999999, is in ../shared beside the repository. Without nestpy, or that run, the page
+says so.
 """
 
 import json
@@ -20,7 +20,7 @@ from amstrax.simulation import sources, yields
 from amstrax.simulation.detector import XAMS, XAMSL
 
 SOURCE = Path(__file__).parent
-REAL = SOURCE / "pulses_999999.npz"
+REAL = SOURCE.resolve().parents[2] / "shared/data"
 RUN_ID, SIMULATED_ID = "999999", "100999"
 PICTURE = "_static/simulation_run.png"
 GAMMA = sources.Interaction.PHOTOABSORPTION
@@ -53,19 +53,6 @@ def write(folder: Path = SOURCE) -> None:
     """Write both parts of the page into `folder`."""
     (folder / "simulation_yields.inc").write_text(yields_part(), encoding="utf-8")
     (folder / "simulation_run.inc").write_text(run_part(folder), encoding="utf-8")
-
-
-def save_real(data: Path, path: Path = REAL) -> None:
-    """Save the pulses of the real run, whose live data and document are in a folder."""
-    with tempfile.TemporaryDirectory() as work:
-        document = data / f"rundoc_{RUN_ID}.json"
-        real = _pulses(RUN_ID, data / "live_data", document, Path(work))
-    small = {"channel": np.int8, "length": np.int16}
-    columns = {
-        name: column.astype(small.get(name, np.float32)) for name, column in real._asdict().items()
-    }
-    # Time since the first pulse [ns]
-    np.savez_compressed(path, **columns | {"time": real.time - real.time.min()})
 
 
 def yields_part() -> str:
@@ -148,9 +135,11 @@ def _version(package: str) -> str:
 
 def run_part(folder: Path) -> str:
     """Return a table of pulses of the real and a simulated run of XAMSL, and draw their spectra."""
-    with np.load(REAL) as file:
-        real = pulses.Pulses(**file)
+    document = REAL / f"rundoc_{RUN_ID}.json"
+    if not document.exists():
+        return f"Run {RUN_ID} is not there where this page was built: no comparison.\n"
     with tempfile.TemporaryDirectory() as work:
+        real = _pulses(RUN_ID, REAL / "live_data", document, Path(work, "real"))
         seconds = float(np.ptp(real.time)) / 1e9
         # Alphas as often as in the run: three of the chain's four decays that give events have one.
         # It has no S2, so that no electrons come out of the liquid
