@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Close calibrations on truth: what each method finds in simulated runs, beside the true values.
+"""Compare calibration results of simulated runs with the true values (closure).
 
 For each set of runs of `SETS`, runs of different seeds and true values are simulated and processed.
 The table has the bias, and mean and width of pulls, (found - true) / error, for each method.

@@ -369,7 +369,7 @@ def test_scatters_with_s2s_apart_are_no_split_signals():
     assert value(report, "scatters") == pytest.approx(1 / 3)
     assert value(report, "scatters_resolved") == 1
     assert sum(report["rings"]["n"]) == 2
-    # Without light nobody knows
+    # Without truth_light, scatters are unknown
     unknown = report_of(truth, peaks, perfect_events(truth))
     assert value(unknown, "s2_split") == pytest.approx(1 / 3)
     assert "scatters" not in unknown["numbers"]

@@ -57,7 +57,7 @@ def test_page_and_numbers_name_each_other(page, folder, numbers):
 
 def test_numbers_agree_with_the_truth(page, numbers):
     n = numbers
-    # Samples below the threshold are lost to the lab, and to nobody else
+    # Only the lab's reconstruction drops samples below the threshold
     assert 0.86 < n["pe_lab"] < 0.92 and n["pe_improved"] == pytest.approx(1, abs=0.02)
     assert n["seen_lab"] <= n["seen_improved"] < 1
     assert n["electron_lab"] < n["electron_improved"] <= 1.15 * n["electron_true"]
@@ -81,5 +81,5 @@ def test_real_run_beside_the_simulated_one(page, tmp_path, shared):
     assert set(panels.values()) == {2, 3}
     peak = real["peak"]
     assert peak["n_channels"] == 2 and peak["type"] == 1
-    # Counts, baseline and threshold, beside those of the simulated photoelectron
+    # The simulated photoelectron has as many lines: counts, baseline and threshold
     assert all(len(axes.lines) >= 3 for axes in page.STEPS["raw"](run, real).axes)

@@ -122,20 +122,29 @@ def match(
     return Matched(truth, peaks, events, of_peaks, of_events, labels, apart)
 
 
+def _s2s_of_deposits(light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the first light, mean time [ns] and size [PE] of the S2 of each deposit of an event.
+
+    `light` is as of truth_light.
+    """
+    own = (light["sensor"] == Sensor.TPC) & (light["origin"] == Origin.S2)
+    light = light[own & (light["event_number"] >= 0) & (light["deposit"] >= 0)]
+    _, index, deposit = np.unique(light["deposit"], return_index=True, return_inverse=True)
+    first = light[index]
+    size = np.bincount(deposit, light["size"], len(first))
+    delay = (light["time"] - first["time"][deposit]).astype(np.float64)
+    mean = first["time"] + np.bincount(deposit, light["size"] * delay, len(first)) / size
+    return first, mean, size
+
+
 def s2s_apart(truth: np.ndarray, light: np.ndarray) -> np.ndarray:
     """Return whether events have S2s of several deposits whose mean times are `APART`.
 
     Shape (n,), row by row of `truth`. `light` is as of truth_light.
     """
-    own = (light["sensor"] == Sensor.TPC) & (light["origin"] == Origin.S2)
-    own &= (light["event_number"] >= 0) & (light["deposit"] >= 0)
-    light = light[own]
-    deposit, first, of = np.unique(light["deposit"], return_index=True, return_inverse=True)
-    size = np.bincount(of, light["size"], len(deposit))
-    delay = (light["time"] - light["time"][first][of]).astype(np.float64)
-    mean = light["time"][first] + np.bincount(of, light["size"] * delay, len(deposit)) / size
-    large = size >= _LEAST_S2 * light["size_of_signal"][first]
-    row = np.searchsorted(truth["event_number"], light["event_number"][first][large])
+    first, mean, size = _s2s_of_deposits(light)
+    large = size >= _LEAST_S2 * first["size_of_signal"]
+    row = np.searchsorted(truth["event_number"], first["event_number"][large])
     earliest, latest = np.full(len(truth), np.inf), np.full(len(truth), -np.inf)
     np.minimum.at(earliest, row, mean[large])
     np.maximum.at(latest, row, mean[large])
@@ -148,12 +157,8 @@ def true_scatters(light: np.ndarray) -> np.ndarray:
     Deposits of an event are one scatter if the mean times of their S2s are closer than `RESOLVED`
     to the next. Sorted by time. `light` is as of truth_light.
     """
-    own = (light["origin"] == Origin.S2) & (light["sensor"] == Sensor.TPC)
-    light = light[own & (light["deposit"] >= 0) & (light["event_number"] >= 0)]
-    _, first, deposit = np.unique(light["deposit"], return_index=True, return_inverse=True)
-    start, size = light["time"][first], np.bincount(deposit, light["size"])
-    later = np.bincount(deposit, light["size"] * (light["time"] - start[deposit]))
-    time, event = start + later / size if len(first) else start, light["event_number"][first]
+    first, time, size = _s2s_of_deposits(light)
+    event = first["event_number"]
     order = np.lexsort((time, event))
     time, event, size = time[order], event[order], size[order]
     is_new = np.append(True, (np.diff(event) != 0) | (np.diff(time) > RESOLVED))[: len(order)]

@@ -60,7 +60,7 @@ def covered(intervals: np.ndarray, edges: np.ndarray) -> np.ndarray:
         return np.zeros(len(edges) - 1, dtype=np.int64)
     start, end = intervals.T
     before = np.append(0, np.cumsum(end - start))
-    # Time covered up to each edge: all intervals that have begun, less what is left of the last
+    # Intervals that start before an edge count, without the part of the last that is after the edge
     begun = np.searchsorted(start, edges)
     left = np.where(begun > 0, np.maximum(end[begun - 1] - edges, 0), 0)
     return np.diff(before[begun] - left)

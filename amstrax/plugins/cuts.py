@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-class Cut(strax.CutPlugin, CorrectedPlugin):
+class Cut(CorrectedPlugin, strax.CutPlugin):
     """Base of the cuts: a subclass sets options, names, and ``cut_by``."""
 
     depends_on: tuple[str, ...] = ("event_basics",)

@@ -51,11 +51,7 @@ class _Types(CorrectedPlugin):
     )
 
     def infer_dtype(self):
-        try:
-            fields = super().infer_dtype()  # of another part
-        except RuntimeError:
-            fields = type(self).dtype
-        return [*fields, *_FIELDS]
+        return [*super().infer_dtype(), *_FIELDS]
 
     def setup(self):
         super().setup()

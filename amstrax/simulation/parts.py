@@ -134,7 +134,7 @@ def light_table(light: Light, event: np.ndarray, detector: Detector) -> np.ndarr
     sensor = np.where(in_tpc(light.channel, detector), Sensor.TPC, Sensor.SIPM)
     grain = np.floor(light.time / GRAIN).astype(np.int64)
     grain -= grain.min()
-    # In the order in which light is made, so that there is little to sort
+    # Light is generated in this order, so the sort below is quick
     columns = (light.deposit + 1, light.origin.astype(np.int64), grain, sensor)
     shape = tuple(int(column.max()) + 1 for column in columns)
     key = np.ravel_multi_index(columns, shape)
