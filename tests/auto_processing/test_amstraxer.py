@@ -340,4 +340,4 @@ def test_amstrax_command(capsys):
     assert cli.main(["--version"]) == 0
     assert cli.main([]) == 2
     assert cli.main(["proces"]) == 2
-    assert "did you mean process or process-run" in capsys.readouterr().err
+    assert "did you mean process or process-run or trends?" in capsys.readouterr().err
