@@ -32,6 +32,11 @@ from amstrax.strax_ext.equivalents import (
 #: Versions of ours that the lab does not have, and data types of ours
 RAISED = {"peak_coincidences", "event_coincidences"}
 OWN = {"hits", "lone_hits"}
+#: Data types of amstrax 3 alone, which each release makes for itself
+NEW = {
+    *("event_energy", "event_kr83m", "single_electrons", "event_cuts", "cut_fiducial_volume"),
+    *("cut_single_scatter", "cut_s1_area", "cut_s2_area", "cut_s2_width", "cut_saturation"),
+}
 RUN = "100001"
 CONTEXTS = ("xams", "xams_led")
 PAIRS = [
@@ -186,20 +191,13 @@ def folder_with(both, release, key, tmp_path):
     return folder
 
 
-#: Data types of amstrax 3 alone, which each release makes for itself
-OWN = {
-    *("event_energy", "event_kr83m", "single_electrons", "event_cuts", "cut_fiducial_volume"),
-    *("cut_single_scatter", "cut_s1_area", "cut_s2_area", "cut_s2_width", "cut_saturation"),
-}
-
-
 @pytest.mark.parametrize("name", CONTEXTS)
 @pytest.mark.parametrize("release", RELEASES)
 def test_each_type_of_the_other_release_is_equal_or_refused(both, tmp_path, name, release):
     (other,) = {*RELEASES} - {release}
     own, source = reader_of(both, release, name), reader_of(both, other, name)
     n_rows = 0
-    for data_type in own._plugin_class_registry.keys() - OWN:
+    for data_type in own._plugin_class_registry.keys() - NEW:
         key = source.key_for(RUN, data_type)
         st = reader_of(both, release, name, folder_with(both, other, key, tmp_path))
         assert not st.get_source_sf(RUN, data_type)
@@ -223,7 +221,7 @@ def test_unequal_types_differ(both):
     """No type is refused that could be loaded: rows or fields differ, or those of a parent."""
     for name in CONTEXTS:
         a, b = (reader_of(both, r, name) for r in RELEASES)
-        for data_type in a._plugin_class_registry.keys() - EQUAL.keys() - OWN:
+        for data_type in a._plugin_class_registry.keys() - EQUAL.keys() - NEW:
             x, y = (st.get_array(RUN, data_type, progress_bar=False) for st in (a, b))
             assert x.dtype != y.dtype or x.tobytes() != y.tobytes(), data_type
 
