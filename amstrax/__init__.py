@@ -32,14 +32,12 @@ _NAMES = {
     "plugins.daqreader": "DAQReader",
     "plugins.pulse_processing": "PulseProcessing PulseProcessingEXT PulseProcessingSiPM",
     "plugins.peak_processing": "Hits LoneHits PeakBasics PeakBasicsEXT PeakBasicsSiPM "
-    "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM",
+    "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM SingleElectrons",
     "plugins.event_processing": "CorrectedAreas EventAreaPerChannel EventBasics EventCoincidences "
-    "EventEnergy EventInfo EventPositions EventWaveform Events",
+    "EventEnergy EventInfo EventKr83m EventPositions EventWaveform Events",
     "plugins.improved_events": "EventScatters PeakShadow",
-    "plugins.kr83m": "EventKr83m",
     "plugins.cuts": "CutFiducialVolume CutS1Area CutS2Area CutS2Width CutSaturation "
     "CutSingleScatter EventCuts",
-    "plugins.single_electrons": "SingleElectrons",
     "plugins.led_calibration": "LEDCalibration RecordsLED",
     "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
     "plugins.pax_interface": "RecordsFromPax pax_to_records",

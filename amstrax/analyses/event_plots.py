@@ -15,6 +15,7 @@ from amstrax.analyses.waveform_plots import plot_peaks, plot_waveform
 from amstrax.calibration import kr83m
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, did_you_mean
+from amstrax.plugins.event_processing import Quality
 
 #: More points than these are drawn as a histogram
 _MOST_POINTS = 3000
@@ -150,7 +151,7 @@ def plot_kr83m_delays(
         Number of bins.
     """
     axes = style.new_axes() if axes is None else axes
-    delays = events["s1_delay"][events["kr_quality"] >= kr83m.Quality.MERGED]
+    delays = events["s1_delay"][events["kr_quality"] >= Quality.MERGED]
     axes.set(xlabel="Delay of the second S1 [ns]", ylabel="Events")
     if not len(delays):
         style.note(axes, empty)

@@ -31,7 +31,7 @@ from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_el
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 # A package before: `amstrax._legacy` finds its modules
 __path__: list[str] = []

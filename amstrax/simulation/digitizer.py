@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import strax
 
-from amstrax.processing.rows import check_bounds, sort_by_time
+from amstrax.processing.compiled import check_bounds, sort_by_time
 from amstrax.redax import DEAD_TIME_CHANNELS
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join

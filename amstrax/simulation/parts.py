@@ -15,7 +15,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import NO_DEPOSIT, Light, Origin, in_tpc
 from amstrax.simulation.sources import Deposits, External
