@@ -159,15 +159,12 @@ class EventBasicsWithScatters(_ScatterSelection):
             ),
         ]
 
-    def compute(self, events, peaks):
-        result = super().compute(events, peaks)
-        inside, first = kernels.contained_peaks(peaks, events)
-        main_s1 = kernels.peaks_of_events(result, np.arange(len(inside)), first)[:, kernels.MAIN_S1]
-        peaks, limits = peaks[inside], self.limits()
+    def describe(self, result, peaks, first, chosen):
+        super().describe(result, peaks, first, chosen)
+        limits, main_s1 = self.limits(), chosen[:, kernels.MAIN_S1]
         _, event, _ = scatters.find_scatters(peaks, first, main_s1, limits)
-        result["n_scatters"] = np.bincount(event, minlength=len(events))
+        result["n_scatters"] = np.bincount(event, minlength=len(result))
         result["pile_up"] = scatters.pile_up(peaks, first, main_s1, limits)
-        return result
 
 
 class EventPositionsOfBoth(CorrectedPlugin):
