@@ -68,11 +68,11 @@ class _IntegratedHits(CorrectedPlugin):
             records,
             self.threshold("hit_threshold_adc"),
             self.threshold("hit_threshold_sigma"),
-            by_time=True,
         )
         margins = self.hit_left_margin, self.hit_right_margin
+        # In the order of records, each of which is read once
         kernels.integrate_hits(hits, records, links, *margins, widen)
-        return sort_by_time(hits) if widen else hits
+        return sort_by_time(hits)
 
 
 class ImprovedHits(_IntegratedHits):

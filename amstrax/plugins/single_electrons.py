@@ -102,7 +102,7 @@ class SingleElectrons(PeaksBase):
         ]
 
     def find_hits(self, records, links):
-        hits = kernels.find_hits(records, self.se_hit_threshold, by_time=True)
+        hits = kernels.find_hits(records, self.se_hit_threshold)
         kernels.integrate_hits(hits, records, links, *_MARGINS, widen=True)
         return sort_by_time(hits)
 

@@ -197,13 +197,13 @@ def integrate_hits(
     Parameters
     ----------
     hits
-        `strax.hit_dtype`, sorted by time, shape (m,).
+        `strax.hit_dtype`, those of each channel sorted by time, shape (m,).
     records
         Records of the hits, shape (r,).
     links
         From `waveforms.record_links`.
     widen
-        Also let time and length cover the bounds, as `widen_hits` does: hits may then be unsorted.
+        Also let time and length cover the bounds, as `widen_hits` does.
 
     Raises
     ------
