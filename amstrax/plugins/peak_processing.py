@@ -701,9 +701,9 @@ class SingleElectrons(PeaksBase):
         ]
 
     def find_hits(self, records, links):
-        hits = kernels.find_hits(records, self.se_hit_threshold, by_time=True)
-        kernels.integrate_hits(hits, records, links, *_MARGINS)
-        return sort_by_time(kernels.widen_hits(hits))
+        hits = kernels.find_hits(records, self.se_hit_threshold)
+        kernels.integrate_hits(hits, records, links, *_MARGINS, widen=True)
+        return sort_by_time(hits)
 
     def compute(self, records, start, end):
         peaks = self.find_peaks(steady_baselines(records), start, end)
