@@ -27,7 +27,6 @@ def made(tmp_path_factory):
         80,
         7,
         3,
-        without=("pmt_saturation",),
         show_progress=False,
     )
     return folder
