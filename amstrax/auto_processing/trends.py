@@ -199,8 +199,8 @@ def _pulses(st: "strax.Context", run_id: str, data_type: str) -> "Iterator[Pulse
 
 def _of_led(st: "strax.Context", run_id: str, pulses: "np.ndarray") -> "Part":
     """Return the gains that an LED run gives."""
-    from amstrax.analyses.gains import channel_gains
     from amstrax.calibration import trends
+    from amstrax.calibration.gains import channel_gains
 
     made_with = st.get_metadata(run_id, "led_calibration")["lineage"]["led_calibration"][2]
     led_window, noise_window = (tuple(made_with[name]) for name in ("led_window", "noise_window"))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -31,8 +32,31 @@ _FIGURES = 6
 #: Options of a command that do not change what it finds
 _NOT_SHOWN = frozenset(
     ("run_ids", "run_documents", "testing_rundoc", "output_folder", "live_data_dir", "workers")
-    + ("write", "range", "from_run", "to_run", "json", "plot", "progress", "debug")
+    + ("timeout", "write", "range", "from_run", "to_run", "json", "plot", "progress", "debug")
 )
+
+
+class _Range(argparse.Action):
+    """Option with two ends, of which the lower one comes first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        low, high = values
+        if not low < high:  # nor if one is NaN
+            parser.error(f"{option_string} {low:g} {high:g}: give the lower end first")
+        setattr(namespace, self.dest, (low, high))
+
+
+def add_range(
+    parser: argparse.ArgumentParser,
+    name: str,
+    text: str,
+    metavar: tuple[str, str] = ("LOW", "HIGH"),
+    default: tuple[float, float] | None = None,
+) -> None:
+    """Add an option with the lower and the upper end of a range."""
+    parser.add_argument(
+        name, type=float, nargs=2, action=_Range, metavar=metavar, default=default, help=text
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str) -> None:
@@ -93,6 +117,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     base.add_context_kwargs(parser)
     base.add_allow_incomplete(parser)
+    base.add_seconds(
+        parser,
+        "--timeout",
+        1.0,
+        "give up when a run that has not ended gets no new live data for this long",
+    )
     base.add_workers(parser)
     base.add_console(parser)
 
@@ -144,6 +174,28 @@ def check_runs(
     # Without the option there are none
     args.run_documents = dict(zip(run_ids, args.testing_rundoc, strict=False))
     return args
+
+
+def main_of(
+    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+    work: Callable[[argparse.Namespace, Stop], str],
+    log: logging.Logger,
+    what: str,
+) -> Callable[..., int]:
+    """Return the function ``main(args=None, prog=None)`` of a command, see `base.main_of`.
+
+    It does the `work`, prints the text, and returns the exit status; `what` is measured.
+    """
+
+    @base.main_of(parse_args)
+    def main(args: argparse.Namespace) -> int:
+        """Measure, write the requested files, and return the exit status."""
+        from amstrax.auto_processing import job
+
+        folder = args.output_folder or "the output folder"
+        return job.run_strax_tool(args, log, lambda stop: work(args, stop), what, folder)
+
+    return main
 
 
 # Data

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("amstrax.trends")
 
-#: Time to wait for live data that is missing [s]: runs have ended, and it will not come
-_TIMEOUT = 1.0
-
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
@@ -143,9 +140,7 @@ def _measure(
         st, _ = amstraxer.make_context(processing, run_id)
         for target in () if args.only_stored_data else measuring.data_types(st):
             try:
-                for _, made in calibrating.processed(
-                    args, [run_id], (target,), stop, timeout=_TIMEOUT
-                ):
+                for _, made in calibrating.processed(args, [run_id], (target,), stop):
                     st = made
             except Exception as error:
                 _check_stopped(error, stop)

@@ -227,7 +227,6 @@ class PeaksBase(CorrectedPlugin):
         "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a version "
         "of the corrections, config, or the run document (amstrax rundb add)"
     )
-    gains_option = "gain_to_pe_array"
 
     def setup(self):
         super().setup()

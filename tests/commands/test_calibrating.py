@@ -150,7 +150,7 @@ def test_wrong_files(options, message, tmp_path, monkeypatch, capsys):
 def test_guess_in_wrong_order(capsys):
     with pytest.raises(SystemExit):
         drift.parse_args(["000301", "--guess", "39500", "5000"])
-    assert "which is shorter" in capsys.readouterr().err
+    assert "--guess 39500 5000: give the lower end first" in capsys.readouterr().err
 
 
 def test_name_of_a_file_with_several_options(tmp_path):
