@@ -98,7 +98,8 @@ def sessions(page: Path) -> list[list[Block]]:
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed -o {venv}/.dev)
+venv=${{SERVED_VENV:-{venv}}}
+make=({make} --no-print-directory -C {root} "VENV=$venv" -o "$venv/.installed" -o "$venv/.dev")
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" LIVE="$PWD/simulated" OUT="$PWD/amstrax_data" "$@" ;;
@@ -157,8 +158,8 @@ def environment(tmp_path) -> dict[str, str]:
 def clone(tmp_path, request, served_scripts) -> Path:
     """A folder that looks like this repository, where commands may leave what they like.
 
-    Its commands fork from one process (see fork_server.py), but for those of `make`. It has the
-    run of the demo if the page uses that without making it.
+    Its commands fork from one process (see fork_server.py), but for those of `make` on
+    the first pages. It has the run of the demo if the page uses that without making it.
     """
     venv = Path(sys.prefix)
     need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
@@ -201,7 +202,7 @@ def test_commands_of_the_first_pages_in_one_folder(clone, environment):
     ids=lambda page: page.name,
 )
 def test_commands(page, clone, environment):
-    run_page(page, clone, environment)
+    run_page(page, clone, environment | {"SERVED_VENV": str(clone / ".venv")})
 
 
 def test_first_pages_are_in_the_order_of_the_index():
