@@ -325,7 +325,6 @@ SETS: Mapping[str, Set] = {
         lambda sample: [lambda: _maps(sample)],
         energy_range=(40.0, 40.0),
     ),
-    # S2s of betas before them would take gain from the S1s of Po-214
     "alphas": Set(
         "rn_chain",
         15.0,
@@ -335,7 +334,6 @@ SETS: Mapping[str, Set] = {
             "photoelectron_areas": (float(rng.uniform(0.8, 1.5)),) * 2,
         },
         lambda sample: [lambda: _alphas(sample)],
-        without=("pmt_saturation",),
         detector="xamsl",
     ),
     "kr83m": Set(

@@ -15,6 +15,7 @@ from amstrax.processing import live_data
 from amstrax.processing.compiled import sort_by_time
 from amstrax.rundoc import DEAD_TIME
 from amstrax.strax_ext.checks import check_selection, joined_dtype
+from amstrax.strax_ext.plugin import Plugin
 
 #: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -372,8 +373,8 @@ def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
 
 def _gains_option(plugin: strax.Plugin) -> str:
     """Return the option with the gains that a plugin applies; empty without one."""
-    names = (getattr(plugin, "gains_option", ""), "gain_to_pe_array")
-    return next((name for name in names if name in plugin.takes_config), "")
+    name = getattr(plugin, "gains_option", Plugin.gains_option)  # Plugins of users may lack it
+    return name if name in plugin.takes_config else ""
 
 
 def argument_of(sort: str) -> str:

@@ -69,6 +69,18 @@ def event_scatter(
     return figure
 
 
+@on_context("event_info", draws=event_plots.plot_bands)
+def plot_bands(
+    part: Part, split: float | None = None, n_slices: int = 12, ax: Axes | None = None
+) -> Figure:
+    """Draw cS2 / cS1 against cS1 with bands, such as those of electrons and of alphas."""
+    data = part.load("event_info", columns=("time", "cs1", "cs2"))
+    empty, unit = part.nothing("events with S1 and S2"), part.area_unit("event_info")
+    figure = event_plots.plot_bands(data, ax, split, n_slices, empty, unit)
+    figure.axes[0].set_title(f"Run {part.run_id}", loc="left")
+    return figure
+
+
 @on_context("event_info", draws=event_plots.plot_drift_time)
 def plot_drift_time(
     part: Part,

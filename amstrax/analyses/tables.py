@@ -149,6 +149,8 @@ def cut_flow(
     ------
     NoSuchDataType
         (a KeyError) for unknown cuts, or without ``truth_events`` in the context.
+    InvalidOption
+        (a ValueError) for a run that is given twice.
     DataNotAvailable
         (strax's) without data, nor data to make it from.
     """
@@ -162,9 +164,12 @@ def cut_flow(
     for name in own:
         if name not in registry:
             raise NoSuchDataType(f"no cut {name!r}{did_you_mean(name, [*usual, *registry])}")
+    runs = strax.to_str_tuple(run_id)
+    if len(set(runs)) < len(runs):
+        raise InvalidOption(f"runs {', '.join(runs)}: a run is given twice, and would count twice")
     chosen = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for run in strax.to_str_tuple(run_id):
+    for run in runs:
         targets = ("event_basics", "event_cuts", *own)
         events = context.get_array(run, targets, progress_bar=False)
         for name in names:

@@ -250,7 +250,13 @@ class EventBasics(CorrectedPlugin):
         result["area_before_main_s2"], result["large_s2_before_main_s2"] = (
             kernels.areas_before_main_s2(peaks, first, chosen[:, kernels.MAIN_S2])
         )
+        self.describe(result, peaks, first, chosen)
         return result
+
+    def describe(
+        self, result: np.ndarray, peaks: np.ndarray, first: np.ndarray, chosen: np.ndarray
+    ) -> None:
+        """Fill the fields of variants, from the peaks in events; see `kernels.choose_peaks`."""
 
     def copied_fields(self) -> list[str]:
         """Return the fields of peaks that main and alternative S1 or S2 have."""

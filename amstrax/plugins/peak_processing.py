@@ -230,7 +230,6 @@ class PeaksBase(CorrectedPlugin):
         "no gains (gain_to_pe_array), so areas are in ADC counts x samples, not PE: give a version "
         "of the corrections, config, or the run document (amstrax rundb add)"
     )
-    gains_option = "gain_to_pe_array"
 
     def setup(self):
         super().setup()
@@ -701,9 +700,9 @@ class SingleElectrons(PeaksBase):
         ]
 
     def find_hits(self, records, links):
-        hits = kernels.find_hits(records, self.se_hit_threshold, by_time=True)
-        kernels.integrate_hits(hits, records, links, *_MARGINS)
-        return sort_by_time(kernels.widen_hits(hits))
+        hits = kernels.find_hits(records, self.se_hit_threshold)
+        kernels.integrate_hits(hits, records, links, *_MARGINS, widen=True)
+        return sort_by_time(hits)
 
     def compute(self, records, start, end):
         peaks = self.find_peaks(steady_baselines(records), start, end)
@@ -716,7 +715,8 @@ class SingleElectrons(PeaksBase):
         result["range_90p_area"] = small["width"][:, kernels.RANGE_90P]
         last = np.searchsorted(large["time"], small["time"], side="right") - 1
         has_large = last >= 0
+        last = large[last[has_large]]
         result["delay"] = NO_DELAY
-        result["delay"][has_large] = (small["time"] - strax.endtime(large)[last])[has_large]
-        result["large_area"][has_large] = large["area"][last[has_large]]
+        result["delay"][has_large] = small["time"][has_large] - strax.endtime(last)
+        result["large_area"][has_large] = last["area"]
         return result

@@ -216,9 +216,14 @@ def _s1_pairs(data, length, dt, area, window, split_window, significance, min_fr
         # The least area of which a part is significant
         if w < 1 or n < 2 * w or area[i] < 2 * fano * significance**2:
             continue
+        highest = np.float32(0)
         sums[0] = 0
         for j in range(n):
             sums[j + 1] = sums[j] + data[i, j]
+            highest = max(highest, data[i, j])
+        # Not even two windows full of the highest sample suffice
+        if 2.0001 * long * highest < 0.7 * sums[n]:
+            continue
         # Two S1s have most of the area within two windows, S2s have not
         best = pair = 0.0
         for j in range(n):

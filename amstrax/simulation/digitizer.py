@@ -104,7 +104,7 @@ class Digitizer:
     ) -> tuple[Signals, tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
         """Return sorted signals of a channel, and their positions, areas, and pulse shapes."""
         own = np.flatnonzero(signals.channel == channel)
-        own = own[np.argsort(signals.time[own], kind="stable")]
+        own = own[np.argsort(signals.time[own])]
         signals = Signals(*(column[own] for column in signals))
         position = signals.time / self.detector.dt
         area = signals.charge * self.detector.unit_area(channel)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from make_runs import context, load, pulses, write_run
 
 from amstrax.calibration import single_electrons as electrons
 from amstrax.calibration.result import Result
@@ -69,3 +70,11 @@ def test_g2():
     assert g2.name == "g2" and g2.value == 5.0
     assert g2.value - g2.lower == pytest.approx(5 * np.hypot(0.02, 0.04))
     assert g2.upper - g2.value == pytest.approx(5 * np.hypot(0.03, 0.04))
+
+
+def test_small_peaks_without_a_large_one(tmp_path):
+    """As in a run without source: they have no delay, and are not selected."""
+    write_run(tmp_path, pulses([1_000_000, 1_200_000], range(2), height=100))
+    peaks = load(context(tmp_path, gain_to_pe_array=(0.01,) * 7), "single_electrons")
+    assert len(peaks) >= 2 and (peaks["delay"] == -1).all() and (peaks["large_area"] == 0).all()
+    assert len(electrons.select(peaks, 0.0, 1e6)) == 0
