@@ -609,6 +609,7 @@ def test_notebooks_of_the_lab_are_there():
         "event_displays",
         "validation",
         "led_gains",
+        "calibrating_a_detector",
     }
 
 

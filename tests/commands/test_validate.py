@@ -342,14 +342,17 @@ def runs(tmp_path_factory):
 
 
 def test_peaks_of_xamsl(runs):
-    """Alphas are found; of their S2s, half is below the threshold of 15 ADC counts."""
+    """Alphas are found; of their S2s, half is below the threshold of 15 ADC counts.
+
+    A photoelectron of these PMTs at their low voltage is 1 ADC count x sample. With 20 it is 6 %.
+    """
     report = runs["xamsl"]
     assert report["n_events"] is None and report["n_truth"] > 8
     assert "event_efficiency" not in report["numbers"]
     for kind in ("s1", "s2"):
         assert number(report, f"{kind}_efficiency")[0] > 0.9
     assert abs(number(report, "s1_area_bias")[0]) < 0.02
-    assert -0.7 < number(report, "s2_area_bias")[0] < -0.3
+    assert -0.62 < number(report, "s2_area_bias")[0] < -0.46
     assert "s1_whole" not in report["poor"]
 
 
