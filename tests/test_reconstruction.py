@@ -15,7 +15,7 @@ from amstrax.commands import validate
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.plugins import improved_hits, reconstruction
 from amstrax.plugins.peak_processing import Peaks
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.rundb.leases import Stop
 from amstrax.simulation import SimulatedRun, matching, simulate
 from amstrax.simulation.light import Origin

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import threading
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -54,9 +53,6 @@ _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { 
 
 _DIRECTIONS = (("down", "largest, newest first"), ("up", "smallest, oldest first"))
 _NORMALIZE = (("rate", "rates"), ("counts", "numbers"), ("shape", "shapes"))
-
-# matplotlib's fonts and caches belong to the whole process
-_drawing = threading.Lock()
 
 
 class _Found(NamedTuple):
@@ -382,7 +378,7 @@ class ComparePage(Page):
         sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
         for name in names:
             figures.span(st, name, sort)
-        with _drawing:
+        with figures.DRAWING:
             figure = st.compare_runs(names, normalize=normalize, progress_bar=False)  # type: ignore[attr-defined]
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=100)

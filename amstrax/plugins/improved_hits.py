@@ -11,7 +11,7 @@ from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
 from amstrax.processing import live_data, waveforms
 from amstrax.processing import peaks as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 
 class _IntegratedHits(CorrectedPlugin):

@@ -15,13 +15,14 @@ from amstrax.processing.compiled import (
     I16,
     I32,
     I64,
+    check_bounds,
     column,
     columns,
     kernel,
     output,
     row,
+    sort_by_time,
 )
-from amstrax.processing.rows import check_bounds, sort_by_time
 
 _Hits = columns(
     __name__, "_Hits", strax.hit_dtype, column, "time", "length", "dt", "channel", "area"

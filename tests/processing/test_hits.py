@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing import peaks as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.waveforms import record_links
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
