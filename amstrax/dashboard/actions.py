@@ -37,6 +37,26 @@ MOST_RUNS = 200
 _FIRST = "first that makes them"
 
 
+def known_runs(text: str) -> tuple[list[str], list[str]]:
+    """Return the runs in a text, with ranges expanded, and the problems of other words."""
+    run_ids: list[str] = []
+    problems = []
+    for word in text.replace(",", " ").split():
+        try:
+            run_ids += submit_stbc.expanded(word)
+        except UsageError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(run_ids)), problems
+
+
+def understood(text: str) -> list[str]:
+    """Return the runs in a text; raise UsageError if a word is not understood."""
+    run_ids, problems = known_runs(text)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return run_ids
+
+
 class NotAllowed(AmstraxError, PermissionError):
     """The user may not do this."""
 

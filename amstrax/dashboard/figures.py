@@ -126,11 +126,20 @@ def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
 
 
 class Scales(NamedTuple):
-    """Which scales are logarithmic, and whether areas are corrected."""
+    """Which scales are logarithmic, whether areas are corrected, and the number of bins.
+
+    `bins` None leaves it to each figure.
+    """
 
     log: bool = True
     log_counts: bool = False
     corrected: bool = True
+    bins: int | None = None
+
+    @property
+    def bin_options(self) -> dict[str, int]:
+        """Options of figures with bins."""
+        return {} if self.bins is None else {"n_bins": self.bins}
 
 
 class Linked(NamedTuple):
@@ -184,7 +193,9 @@ def fit(figures: Iterable[Any]) -> Row:
     """Return figures in rows, as many in a row as the width of the page allows."""
     figures = list(figures)
     for figure in figures:
-        figure.width, figure.height = None, 330
+        figure.width = None
+        if isinstance(figure, Plot):
+            figure.height = 360 if figure.below[1:] else 330
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
         if len(figures) > 1:
@@ -224,6 +235,8 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         points = events[source.data["index"]]
         intervals = points["time"].copy(), points["endtime"].copy()
     text.append(f"{len(peaks):,} peaks")
+    if not len(peaks):
+        raise NotAvailable(f"run {run_id} has no peaks, so there is nothing to plot")
     source = sources["peaks"] = interactive.peak_source(peaks, start, MOST_POINTS, unit)
     if intervals is not None:
         also = ", with their events"
@@ -233,7 +246,7 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     groups[f"Peaks: selecting some shows them in both figures{also}"] = _of_peaks(
         peaks, source, scales, unit, marked
     )
-    n_bins = min(max(max(map(len, times.values())) // 20, 10), 120)
+    n_bins = scales.bins or min(max(max(map(len, times.values())) // 20, 10), 120)
     dead = dead_intervals(st, run_id)
     series = {name: rates(time, start, end, n_bins, dead=dead) for name, time in times.items()}
     groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
@@ -255,7 +268,7 @@ def _of_events(source: Any, scales: Scales) -> list[Any]:
     s1, s2 = ("cs1", "cs2") if scales.corrected else ("s1_area", "s2_area")
     return [
         interactive.s1_s2(source, s1, s2, log=scales.log),
-        interactive.drift_time(source, log=scales.log_counts),
+        interactive.drift_time(source, log=scales.log_counts, **scales.bin_options),
         interactive.positions(source),
         interactive.depth(source),
     ]
@@ -280,6 +293,7 @@ def _of_peaks(
             log=log,
             labels=(f"Area [{unit}]", label),
             tools="pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save",
+            **scales.bin_options,
         )
         # Faint points for selections, above the histogram of all peaks
         figure.scatter(
@@ -301,20 +315,23 @@ def _of_peaks(
 
 def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     pulses = load(st, run_id, "led_calibration", LED_COLUMNS)
+    if not len(pulses):
+        raise NotAvailable(f"run {run_id} has no LED pulses, so there is nothing to plot")
     times = span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
     by_channel, colors, dead = {}, {}, dead_intervals(st, run_id)
     for channel in np.unique(pulses["channel"]).tolist():
         name = f"channel {channel}"
-        by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times, dead=dead)
+        of_channel = pulses["time"][pulses["channel"] == channel]
+        by_channel[name] = rates(of_channel, *times, scales.bins, dead=dead)
         # The same colours as in the spectra
         colors[name] = channel_color(channel)
     groups = {
         "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],
         "LED spectra": [
-            interactive.led_spectrum(source, log=True),
-            interactive.value_histogram(
-                source, "amplitude_led", "Height of pulses [ADC counts]", log_y=scales.log_counts
+            interactive.led_spectrum(source, **scales.bin_options),
+            interactive.led_spectrum(
+                source, log=scales.log_counts, column="amplitude_led", **scales.bin_options
             ),
         ],
     }

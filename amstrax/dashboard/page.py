@@ -1,7 +1,6 @@
 """Base of all pages: work in threads, refresh, messages, address; and the widgets of pages."""
 
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -103,17 +102,15 @@ class Page:
             actions=site.actions,
             xsrf=payload.get("xsrf") or "",
         )
-        doc.on_session_destroyed(self._close)
-        doc.destroy = functools.partial(_end, doc)  # type: ignore[method-assign]
+        doc.destroy = self._end  # type: ignore[method-assign]
 
     def show(self, *children: Any) -> None:
         """Put models on the page, below each other."""
         children = (self.message, *children, self._address)
-        root = Column(*children, sizing_mode="stretch_width", name="page")
-        for model in root.references():
+        self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
+        for model in self.doc.models:
             if isinstance(model, UIElement) and model.name:
                 model.html_attributes = {"data-name": model.name}
-        self.doc.add_root(root)
 
     def html(self, text: str, name: str | None = None) -> Div:
         """Return a part of the page with HTML of `render`; it is hidden while it is empty."""
@@ -218,17 +215,27 @@ class Page:
         )
 
     def _is_gone(self) -> bool:
-        # Bokeh calls _close some time after it has destroyed the document
-        return self._is_closed or (
-            self._session_context is not None and self._session_context.destroyed
-        )
+        return self._is_closed
 
     def repeat(self, function: Callable[[], None], seconds: float | None = None) -> None:
         """Call a function now, and repeatedly while the page is open."""
         function()
         self.doc.add_periodic_callback(function, int(1000 * (seconds or self.site.refresh)))
 
-    def _close(self, _context: Any) -> None:
+    def _end(self, session: Any) -> None:
+        """End the document as Bokeh does, without its full garbage collections for each page.
+
+        They would stop all other pages; `Site.tidy` has one for many.
+        """
+        self.close()
+        doc = self.doc
+        doc.remove_on_change(session)
+        doc._session_context = None
+        for part in (doc.callbacks, doc.models, doc.modules):
+            part.destroy()
+
+    def close(self) -> None:
+        """End what the page does."""
         self._is_closed = True
         for future in list(self._futures):
             future.cancel()
@@ -254,17 +261,6 @@ class Page:
         if not self.site.actions or self.site.logins is None:
             return self.site.actions
         return self.user in self.site.actors and self.site.logins.is_valid(self.login)
-
-
-def _end(doc: Document, session: Any) -> None:
-    """End a document as Bokeh does, without its full garbage collection in the thread of all pages.
-
-    `Site.tidy` has one for many pages.
-    """
-    doc.remove_on_change(session)
-    doc._session_context = None
-    for part in (doc.callbacks, doc.models, doc.modules):
-        part.destroy()
 
 
 def set_text(part: Div, text: str) -> None:

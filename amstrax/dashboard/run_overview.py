@@ -14,6 +14,7 @@ from amstrax.exceptions import InvalidOption, did_you_mean
 from amstrax.rundb import documents
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
+from amstrax.strax_ext.context import Context
 
 #: Sort keys of runs -> fields of the document
 ORDERS = {
@@ -220,22 +221,35 @@ def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[
 
     Only metadata is read. The run `document` lists data on other hosts.
     """
+    st = of_run(st, run_id)
+    keys = {data_type: st.key_for(run_id, data_type) for data_type in st._plugin_class_registry}
+    places = {data_type: find(st, key) for data_type, key in keys.items()}
     return [
         state
-        for data_type in st._plugin_class_registry
-        for state in _of_type(st, run_id, data_type, document)
+        for data_type, key in keys.items()
+        for state in _of_type(st, run_id, key, places, document)
     ]
 
 
+def of_run(st: strax.Context, run_id: str) -> strax.Context:
+    """Return the context for many questions about one run: it does not look for new options."""
+    return st._of_run(run_id) if isinstance(st, Context) else st
+
+
 def _of_type(
-    st: strax.Context, run_id: str, data_type: str, document: Mapping[str, Any]
+    st: strax.Context,
+    run_id: str,
+    key: strax.DataKey,
+    stored: Mapping[str, Path | None],
+    document: Mapping[str, Any],
 ) -> Iterator[State]:
     """Yield the state of what the context loads, of other lineages here, of entries elsewhere."""
-    key = st.key_for(run_id, data_type)
+    data_type = key.data_type
     entries = documents.data_of(document, type=data_type)
-    found = find(st, key)
+    found = stored[data_type]
     if found is None:
-        yield State(data_type, key.lineage_hash, True, reason=_why_not(st, run_id, entries, key))
+        why = _why_not(st, run_id, entries, key, stored)
+        yield State(data_type, key.lineage_hash, True, reason=why)
     else:
         # Data of the other release counts as equal, under its own hash
         is_own = found.name.startswith(str(key))
@@ -293,7 +307,11 @@ def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
 
 
 def _why_not(
-    st: strax.Context, run_id: str, entries: list[dict[str, Any]], key: strax.DataKey
+    st: strax.Context,
+    run_id: str,
+    entries: list[dict[str, Any]],
+    key: strax.DataKey,
+    stored: Mapping[str, Path | None],
 ) -> str:
     if being_made(st, key) is not None:
         return "being made now, or left by a job that was ended"
@@ -305,7 +323,7 @@ def _why_not(
         return _GONE
     plugin = st._get_plugins((key.data_type,), run_id)[key.data_type]
     needs = strax.to_str_tuple(plugin.depends_on)
-    missing = [kind for kind in needs if find(st, st.key_for(run_id, kind)) is None]
+    missing = [kind for kind in needs if stored.get(kind) is None]
     if not needs:
         return "not made: it is made from live data"
     if missing:

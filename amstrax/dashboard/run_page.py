@@ -38,6 +38,8 @@ _MOST_LINKS = 30
 #: Longest event whose records are shown [ns]
 _LONGEST = 5_000_000
 _LOADING = "<p>Loading …</p>"
+#: Number of bins that suits each figure
+_USUAL = "of each plot"
 
 
 def run_id_of(text: str) -> str:
@@ -131,8 +133,9 @@ class RunPage(OfRun):
         self.site.watcher.add(self.run_id, self._on_change)
         self.repeat(self._follow, min(INTERVAL, self.site.refresh))
 
-    def _close(self, context: Any) -> None:
-        super()._close(context)
+    def close(self) -> None:
+        """End what the page does."""
+        super().close()
         if self.run_id:
             self.site.watcher.remove(self.run_id, self._on_change)
 
@@ -230,21 +233,30 @@ class DataPage(OfRun):
                 ("corrected", "corrected areas (cS1, cS2)", "1"),
             )
         }
+        self._bins = select(
+            "bins",
+            "Bins",
+            [_USUAL, "30", "60", "120", "240"],
+            self._draw,
+            self.argument("bins"),
+            130,
+        )
         self._text = self.html(_LOADING, name="loaded")
         self._selected = self.html("", name="selected")
         self._figures = Column(sizing_mode="stretch_width", name="figures")
         self._gains = self.html("", name="gains")
         self._drawn: Drawn | None = None
         self._is_linking = False
-        choices = wrapped(*self._choices.values())
+        choices = wrapped(self._bins, *self._choices.values())
         self.show(self.links, choices, self._text, self._selected, self._figures, self._gains)
         if self.run_id:
             self._draw()
 
     def _draw(self) -> None:
         values = {name: box.active for name, box in self._choices.items()}
-        scales = figures.Scales(**values)
-        self.set_run_address(**{name: int(value) for name, value in values.items()})
+        bins = None if self._bins.value == _USUAL else int(self._bins.value)
+        scales = figures.Scales(**values, bins=bins)
+        self.set_run_address(**{name: int(value) for name, value in values.items()}, bins=bins)
         self._text.text = _LOADING
 
         def work() -> Drawn:

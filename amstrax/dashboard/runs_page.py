@@ -1,14 +1,12 @@
 """Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
-import base64
-import io
-import threading
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
 
 from bokeh.models import (
     AllIndices,
+    CellEditor,
     ColumnDataSource,
     DataTable,
     HTMLTemplateFormatter,
@@ -19,8 +17,8 @@ from bokeh.models import (
 )
 
 from amstrax.dashboard import figures, render, run_overview
+from amstrax.dashboard.actions import understood
 from amstrax.dashboard.page import STYLE, Page, button, select, text_input, wrapped
-from amstrax.dashboard.run_page import run_id_of
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.rundb import documents
 
@@ -55,8 +53,8 @@ _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { 
 _DIRECTIONS = (("down", "largest, newest first"), ("up", "smallest, oldest first"))
 _NORMALIZE = (("rate", "rates"), ("counts", "numbers"), ("shape", "shapes"))
 
-# matplotlib's fonts and caches belong to the whole process
-_drawing = threading.Lock()
+#: Most runs that are compared at once
+_MOST_COMPARED = 12
 
 
 class _Found(NamedTuple):
@@ -83,6 +81,8 @@ class RunsPage(Page):
         #: Selected runs on all pages of the list
         self._selected: list[str] = []
         self._is_loading = False
+        # One for all columns: each model takes a millisecond of a page
+        plain, editor = StringFormatter(), CellEditor()
         self._table = DataTable(
             source=self._source,
             columns=[
@@ -90,7 +90,8 @@ class RunsPage(Page):
                     field=field,
                     title=title,
                     width=width,
-                    formatter=_formatter(field),
+                    formatter=_formatter(field) or plain,
+                    editor=editor,
                     # Bokeh would sort the rows of this page alone: see `_sort_by`
                     sortable=False,
                 )
@@ -129,7 +130,9 @@ class RunsPage(Page):
         self.repeat(self.refresh)
         self.load(
             "the modes and tags of runs",
-            lambda: run_overview.modes_and_tags(self.site.collection()),
+            lambda: self.site.shared(
+                "choices", lambda: run_overview.modes_and_tags(self.site.collection()), 60
+            ),
             self._take_choices,
         )
 
@@ -197,7 +200,8 @@ class RunsPage(Page):
             runs = [documents.summary(run, followed) for run in page.runs]
             return _Found(runs, page.total, page.skipped, bool(search.filter()))
 
-        self.load("the list of runs", work, self._take, again)
+        key = ("runs", search, order, descending, skip)
+        self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
 
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
@@ -290,7 +294,7 @@ def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
 def _formatter(field: str) -> Any:
     if field in _TEMPLATES:
         return HTMLTemplateFormatter(template=_TEMPLATES[field])
-    return StringFormatter()
+    return None
 
 
 def _search(values: dict[str, str]) -> run_overview.Search:
@@ -327,68 +331,85 @@ def _number(text: str) -> int | None:
 
 
 class ComparePage(Page):
-    """Distributions of two runs in the same plots."""
+    """Distributions of several runs in the same plots, and ratios to the first."""
 
     path, title = "compare", "Compare runs"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._runs = [
-            text_input(name, title, self._draw, value=self.argument(name), placeholder="6724")
-            for name, title in (("a", "Run"), ("b", "and run"))
-        ]
+        # a and b are in addresses of before
+        given = self.argument("runs") or f"{self.argument('a')} {self.argument('b')}"
+        self._runs = text_input(
+            "runs",
+            "Runs (the first is the reference)",
+            self._draw,
+            320,
+            value=given.strip(),
+            placeholder="6724, 6730-6735",
+        )
         given = self.argument("normalize")
         self._normalize = select("normalize", "Compare", _NORMALIZE, self._draw, given, 140)
+        bins = self.argument("bins", "60")
+        self._bins = select("bins", "Bins", ["30", "60", "120", "240"], self._draw, bins, 90)
         self._result = self.html("", name="compared")
-        self.show(wrapped(*self._runs, self._normalize), self._result)
+        self._figures = wrapped()
+        self.show(wrapped(self._runs, self._normalize, self._bins), self._result, self._figures)
         self._draw()
 
     def _draw(self) -> None:
-        names = [run_id_of(widget.value) for widget in self._runs]
-        for widget, name in zip(self._runs, names, strict=True):
-            if widget.value.strip() and not name:
-                self.report(
-                    "the runs", InvalidOption(f"{widget.value!r} is no run: write it as 6724")
-                )
-                return
+        try:
+            names = understood(self._runs.value)
+            if len(names) > _MOST_COMPARED:
+                raise UsageError(f"{len(names)} runs are too many: the limit is {_MOST_COMPARED}")
+        except UsageError as error:
+            self.report("the runs", error)
+            return
         self.clear_report("the runs")
-        normalize = self._normalize.value
-        self.set_address(a=names[0], b=names[1], normalize=normalize)
-        if not all(names):
-            self._result.text = "<p>Name two runs; or select two in the list of runs.</p>"
+        normalize, bins = self._normalize.value, int(self._bins.value)
+        self.set_address(runs=self._runs.value.strip(), normalize=normalize, bins=bins)
+        if len(names) < 2:
+            self._figures.children = []
+            self._result.text = "<p>Name runs to compare; or select some in the list of runs.</p>"
             return
         self._result.text = "<p>Loading …</p>"
-        self.load("the comparison", lambda: self._find(names, normalize), self._take)
+        self.load("the comparison", lambda: self._find(names, normalize, bins), self._take)
 
     def report(self, what: str, error: Exception) -> None:
-        """Show an error, also in place of the plot."""
+        """Show an error, also in place of the plots."""
         super().report(what, error)
         self._result.text = "<p>No plot.</p>"
+        self._figures.children = []
 
-    def _find(self, names: list[str], normalize: str) -> str:
-        """Return a picture of both runs, as HTML."""
+    def _find(self, names: list[str], normalize: str, bins: int) -> tuple[str, list[Any]]:
+        """Return a table of the runs, as HTML, and figures."""
         collection = self.site.collection()
         found = [
             documents.find_run(collection, name, projection=documents.SUMMARY_FIELDS)
             for name in names
         ]
         contexts = [self.site.context_for(document) for document in found]
-        if contexts[0] != contexts[1]:
-            raise UsageError(
-                f"run {names[0]} is one of context {contexts[0]}, and run {names[1]} one of "
-                f"{contexts[1]}: compare runs of one sort"
+        for name, context in zip(names, contexts, strict=True):
+            if context != contexts[0]:
+                raise UsageError(
+                    f"run {names[0]} is one of context {contexts[0]}, and run {name} one of "
+                    f"{context}: compare runs of one sort"
+                )
+        with self.site.few:
+            st = self.site.context(contexts[0])
+            sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
+            for name in names:
+                figures.span(st, name, sort)
+            layout = st.compare_runs(  # type: ignore[attr-defined]
+                names, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
             )
-        st = self.site.context(contexts[0])
-        sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
-        for name in names:
-            figures.span(st, name, sort)
-        with _drawing:
-            figure = st.compare_runs(names, normalize=normalize, progress_bar=False)  # type: ignore[attr-defined]
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=100)
-        picture = base64.b64encode(file.getvalue()).decode("ascii")
         runs = [documents.summary(document, self.site.followed()) for document in found]
-        return render.html("compared.html", runs=runs, picture=picture)
+        return render.html("compared.html", runs=runs), layout.children
 
-    def _take(self, text: str) -> None:
-        self._result.text = text
+    def _take(self, found: tuple[str, list[Any]]) -> None:
+        self._result.text, columns = found
+        for column in columns:
+            column.sizing_mode = "stretch_width"
+            column.styles = {"flex": "1 1 400px", "min-width": "300px", "max-width": "640px"}
+            for figure, height in zip(column.children, (280, 150), strict=True):
+                figure.width, figure.height, figure.sizing_mode = None, height, "stretch_width"
+        self._figures.children = columns
