@@ -1,9 +1,10 @@
 """Stored data of a run, read without making any, and figures of it for pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import strax
 from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
@@ -12,9 +13,6 @@ from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard.page import wrapped
 from amstrax.exceptions import NotAvailable
-
-if TYPE_CHECKING:
-    import strax
 
 #: Columns of the figures, of which a context may lack some
 EVENT_COLUMNS = (
@@ -108,6 +106,25 @@ def load(
         }
         options["keep_columns"] = tuple(name for name in columns if name in fields)
     return st.get_array(run_id, names if len(names) > 1 else names[0], **options)
+
+
+def windows(st: "strax.Context", run_id: str) -> tuple[np.ndarray, str, str]:
+    """Return what a run can be browsed by: windows in time, their name, and the sort of data.
+
+    These are events, or the peaks or LED pulses of contexts that make no events; windows have the
+    columns ``time``, ``endtime``, ``event_number`` and ``drift_time``.
+    """
+    columns = ("time", "endtime", "event_number", "drift_time")
+    if name_of(st, "event_info") is not None:
+        return load(st, run_id, "event_info", columns), "event", "event_info"
+    sort, noun = ("peak_basics", "peak") if name_of(st, "peak_basics") else ("records", "pulse")
+    rows = load(st, run_id, sort, ("time", "endtime", "length", "dt"))
+    # Records of all channels begin at the same time
+    times, first = np.unique(rows["time"], return_index=True)
+    result = np.zeros(len(times), dtype=[(name, np.int64) for name in columns])
+    result["time"], result["event_number"] = times, np.arange(len(times))
+    result["endtime"] = strax.endtime(rows[first])
+    return result, noun, sort
 
 
 def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -108,9 +108,12 @@ class Page:
         """Put models on the page, below each other."""
         children = (self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
-        for model in self.doc.models:
-            if isinstance(model, UIElement) and model.name:
-                model.html_attributes = {"data-name": model.name}
+        _name(self.doc.models)
+
+    def add_later(self, place: Column, part: Any) -> None:
+        """Put a part into a place on the page, which is shown already."""
+        _name(part.references())
+        place.children = [part]
 
     def html(self, text: str, name: str | None = None) -> Div:
         """Return a part of the page with HTML of `render`; it is hidden while it is empty."""
@@ -261,6 +264,13 @@ class Page:
         if not self.site.actions or self.site.logins is None:
             return self.site.actions
         return self.user in self.site.actors and self.site.logins.is_valid(self.login)
+
+
+def _name(models: Iterable[Any]) -> None:
+    """Write the names of models into the HTML of the page."""
+    for model in models:
+        if isinstance(model, UIElement) and model.name:
+            model.html_attributes = {"data-name": model.name}
 
 
 def set_text(part: Div, text: str) -> None:

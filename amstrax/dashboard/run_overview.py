@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -28,7 +28,10 @@ ORDERS = {
     "failures": "processing_failed",
 }
 #: Fields in which words are searched
-_TEXTS = ("name", "mode", "user", "tags", "tags.name", "comments.comment")
+_TEXTS = (
+    *("name", "mode", "user", "tags", "tags.name", "tags.comment", "comments.comment"),
+    *("comments.text", "processing_status.reason"),
+)
 #: Replaces a secret
 HIDDEN = "(hidden)"
 #: Names of fields that hold secrets
@@ -50,7 +53,8 @@ class Search:
     Attributes
     ----------
     text
-        Words; each is in the name, mode, user, a tag or a comment, in any case, or is the number.
+        Words; each is in the name, mode, user, a tag, a comment or the reason of the status, in any
+        case, or is the number.
     statuses, modes
         Runs with one of these: states, see `amstrax.rundb.documents.STATES`, and modes.
     tags
@@ -164,6 +168,59 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
     modes = {mode for mode in collection.distinct("mode") if isinstance(mode, str) and mode}
     tags = set(documents.tags_of({"tags": collection.distinct("tags")}))
     return sorted(modes), sorted(tags)
+
+
+def live_seconds(collection: Any, search: Search) -> float:
+    """Return the sum of the lengths of the runs that a search finds [s]."""
+    found = documents.read(collection, search.filter(), ["start", "end"])
+    return sum(documents.summary(run).length or 0.0 for run in found)
+
+
+#: Raw data, and the beginning of other types of it
+_RAW = "raw_records"
+
+
+def availability(
+    document: Mapping[str, Any], st: strax.Context | None, targets: Sequence[str]
+) -> dict[str, str]:
+    """Return for raw data and each target whether it is there: a word for a column of the list.
+
+    These are ``here``, ``elsewhere`` (on another host), ``outdated`` (of another lineage than the
+    context would make), ``live`` (raw data as the DAQ wrote it), ``missing``, or empty where the
+    context of the run does not make it.
+
+    Parameters
+    ----------
+    document
+        With the fields of `documents.SUMMARY_FIELDS`.
+    st
+        Context that processes the run; None if it is not to be compared.
+    targets
+        Data types.
+    """
+    result = {}
+    run_id = documents.name_of(document) or ""
+    for target in (_RAW, *targets):
+        if st is not None and target != _RAW and target not in st._plugin_class_registry:
+            result[target] = ""
+            continue
+        is_raw = target == _RAW
+        entries = [
+            entry
+            for entry in documents.data_of(document)
+            if entry.get("type") == target
+            or (is_raw and str(entry.get("type") or "").startswith(target))
+        ]
+        hosts = {entry.get("host") for entry in entries}
+        word = "here" if documents.this_host() in hosts else "elsewhere" if hosts else "missing"
+        if entries and st is not None and not is_raw and run_id:
+            current = st.key_for(run_id, target).lineage_hash
+            if all(entry.get("lineage_hash") != current for entry in entries):
+                word = "outdated"
+        if is_raw and not entries and documents.data_of(document, type="live"):
+            word = "live"
+        result[target] = word
+    return result
 
 
 def _has_word(word: str) -> Filter:
@@ -487,10 +544,11 @@ def timeline(document: Mapping[str, Any]) -> list[Moment]:
     # The last failure is its status too
     elif not (status.status == "failed" and failures):
         add(status._asdict(), "time", f"status {status.status}", _reason(status._asdict()))
-    for field, what, text in (("tags", "tagged", "name"), ("comments", "comment", "comment")):
+    for field, what in (("tags", "tagged"), ("comments", "comment")):
         for item in items(field):
             by = f" ({item['user']})" if item.get("user") else ""
-            add(item, "date", what, f"{item.get(text)}{by}")
+            texts = (item.get("name"), item.get("comment") or item.get("text"))
+            add(item, "date", what, f"{': '.join(str(text) for text in texts if text)}{by}")
     return sorted(moments, key=lambda moment: moment.time)
 
 

@@ -118,13 +118,13 @@ class RunPage(OfRun):
         self._log = log_part = LogPart(self, lambda: self.run_id)
         self.show(
             self.links,
+            ActionsPanel(self, lambda: [self.run_id], self._refresh).model,
             self._about,
             live_part.model,
             self.html("<h2>Data</h2>"),
             wrapped(self._context, self._version),
             self._data,
             self._options,
-            ActionsPanel(self, lambda: [self.run_id]).model,
             log_part.model,
             self._json,
         )
@@ -382,8 +382,9 @@ def _notes(sources: Mapping[str, Any]) -> list[str]:
 
 
 class _Event(NamedTuple):
-    """An event, with its position among `total` events."""
+    """An event, peak or pulse, with its position among `total` of them."""
 
+    noun: str
     number: int
     position: int
     total: int
@@ -407,7 +408,7 @@ _FACTS = {
 
 
 class EventsPage(OfRun):
-    """One event of a run, with buttons for the events before and after it."""
+    """One event of a run, or one peak or LED pulse where the context makes no events."""
 
     path, title = "events", ": events"
 
@@ -415,6 +416,8 @@ class EventsPage(OfRun):
         super().__init__(*args)
         self._event: int | None = self.number("event")
         self._index: Any = None
+        #: What the run is shown by, and the sort of data that tells of it
+        self._noun, self._sort = "event", "event_info"
         self._before = button("previous", "‹ Previous", lambda: self._show_event(-1))
         self._after = button("next", "Next ›", lambda: self._show_event(1))
         self._number = text_input("event", "Event number", self._jump)
@@ -452,13 +455,13 @@ class EventsPage(OfRun):
         st = self.context()
         index = self._index
         if index is None:
-            columns = ("time", "endtime", "event_number", "drift_time")
-            index = self._index = figures.load(st, self.run_id, "event_info", columns)
+            index, self._noun, self._sort = figures.windows(st, self.run_id)
+            self._index = index
         if complete:
             index = index[np.isfinite(index["drift_time"])]
         if not len(index):
             raise NotAvailable(
-                f"run {self.run_id} has no events{' with S1 and S2' if complete else ''}"
+                f"run {self.run_id} has no {self._noun}s{' with S1 and S2' if complete else ''}"
             )
         numbers = index["event_number"]
         place = 0 if number is None else int(np.searchsorted(numbers, number))
@@ -466,7 +469,8 @@ class EventsPage(OfRun):
         is_there = numbers[place] == number
         if step == 0 and number is not None and not complete and not is_there:
             raise NotAvailable(
-                f"run {self.run_id} has no event {number}: it has {numbers[0]} to {numbers[-1]}"
+                f"run {self.run_id} has no {self._noun} {number}: it has {numbers[0]} to "
+                f"{numbers[-1]}"
             )
         if step < 0 or (step > 0 and is_there):
             place = min(max(place + step, 0), len(index) - 1)
@@ -475,6 +479,8 @@ class EventsPage(OfRun):
     def _draw(self, st: Any, index: np.ndarray, place: int) -> _Event:
         chosen = index[place]
         time_range = (int(chosen["time"]), int(chosen["endtime"]))
+        if self._noun != "event":
+            return self._draw_records(st, index, place)
         kinds, notes = ["event_info"], []
         for kind in ("event_waveform", "event_area_per_channel"):
             if figures.is_stored(st, self.run_id, kind):
@@ -494,7 +500,29 @@ class EventsPage(OfRun):
             for field, (label, factor) in _FACTS.items()
             if field in row.dtype.names
         }
-        return _Event(int(row["event_number"]), place + 1, len(index), facts, drawn, notes)
+        number = int(row["event_number"])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+
+    def _draw_records(self, st: Any, index: np.ndarray, place: int) -> _Event:
+        """Return peaks and records around a peak, or those of a pulse of an LED run."""
+        start, end = int(index["time"][place]), int(index["endtime"][place])
+        notes: list[str] = []
+        drawn = []
+        if figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
+            unit = area_unit(st, self.run_id, figures.name_of(st, "peak_basics") or "peak_basics")
+            drawn = self._waveforms(st, (start, end), notes, unit)
+        elif figures.is_stored(st, self.run_id, "records"):
+            records = figures.load(st, self.run_id, "records", time_range=(start, end))
+            drawn = [interactive.channels(records, start, title="Records of the channels")]
+        else:
+            notes.append("records are not stored, so no waveforms are shown")
+        began = figures.span(st, self.run_id, self._sort).start
+        facts = {
+            "since the start [s]": f"{(start - began) / 1e9:.6f}",
+            "length [µs]": f"{(end - start) / 1e3:.5g}",
+        }
+        number = int(index["event_number"][place])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
 
     def _waveforms(
         self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str
@@ -523,6 +551,8 @@ class EventsPage(OfRun):
 
     def _take(self, event: _Event) -> None:
         self._event = event.number
+        self._number.title = f"{event.noun.capitalize()} number"
+        self._complete.visible = event.noun == "event"
         self._number.value = str(event.number)
         self._before.disabled = event.position == 1
         self._after.disabled = event.position == event.total

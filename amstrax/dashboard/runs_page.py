@@ -1,5 +1,8 @@
 """Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
+import base64
+import csv
+import io
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -7,6 +10,7 @@ from typing import Any, NamedTuple
 from bokeh.models import (
     AllIndices,
     CellEditor,
+    Column,
     ColumnDataSource,
     DataTable,
     HTMLTemplateFormatter,
@@ -17,8 +21,8 @@ from bokeh.models import (
 )
 
 from amstrax.dashboard import figures, render, run_overview
-from amstrax.dashboard.actions import understood
-from amstrax.dashboard.page import STYLE, Page, button, select, text_input, wrapped
+from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, understood
+from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.rundb import documents
 
@@ -35,11 +39,18 @@ _COLUMNS = (
     ("start", "Start (UTC)", 160),
     ("length", "Length", 80),
     ("mode", "Mode", 170),
-    ("tags", "Tags", 140),
-    ("user", "User", 100),
-    ("here", "Data here", 260),
-    ("elsewhere", "Data elsewhere", 200),
+    ("raw", "Raw data", 80),
+    ("events", "Events", 80),
+    ("led", "LED", 80),
+    ("tags", "Tags", 120),
+    ("comment", "Newest comment", 220),
+    ("reason", "Reason", 220),
+    ("user", "User", 90),
 )
+#: Columns of data besides raw data -> data types
+_DATA = {"events": "event_info", "led": "led_calibration"}
+#: Most runs in an export
+_MOST_EXPORTED = 20_000
 #: Columns by which the list can be sorted -> one of `run_overview.ORDERS`
 _ORDERS = {"run": "number", **{name: name for name in ("status", "start", "mode", "user")}}
 # <%- escapes, as StringFormatter does
@@ -48,6 +59,8 @@ _TEMPLATES = {
     "status": '<span class="status <%- value %>">'
     '<%- {"taking": "being taken", "no-end": "no end"}[value] || value %></span>',
 }
+_AVAILABLE = '<span class="data <%- value %>"><%- value %></span>'
+_TEMPLATES |= dict.fromkeys(("raw", "events", "led"), _AVAILABLE)
 _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { font-size: 14px; }"
 
 _DIRECTIONS = (("down", "largest, newest first"), ("up", "smallest, oldest first"))
@@ -64,6 +77,8 @@ class _Found(NamedTuple):
     total: int
     skipped: int
     filtered: bool
+    seconds: float
+    data: list[dict[str, str]]
 
 
 class RunsPage(Page):
@@ -80,6 +95,7 @@ class RunsPage(Page):
         self._source.selected.on_change("indices", lambda attr, old, new: self._take_selection())
         #: Selected runs on all pages of the list
         self._selected: list[str] = []
+        self._panel: ActionsPanel | None = None
         self._is_loading = False
         # One for all columns: each model takes a millisecond of a page
         plain, editor = StringFormatter(), CellEditor()
@@ -111,6 +127,10 @@ class RunsPage(Page):
         self._count = self.html("", name="count")
         self._selection = self.html("", name="selection")
         self._unselect = button("unselect", "Select none", self._select_none, 130)
+        self._select_found = button("select_all", "Select all found", self._select_all, 150)
+        self._export = button("export", "Export", self._on_export)
+        self._exported = self.html("", name="exported")
+        self._actions = Column(sizing_mode="stretch_width")
         clear = button("clear", "Clear", self._clear_filters)
         # Set by page.html when a header is clicked
         self._pressed = TextInput(visible=False, name="header")
@@ -119,10 +139,14 @@ class RunsPage(Page):
         self._after = button("next", "Next ›", lambda: self._go(ROWS))
         self.show(
             wrapped(*self._filters.values(), clear),
-            wrapped(self._order, self._way, self._before, self._after),
+            wrapped(
+                *(self._order, self._way, self._before, self._after),
+                *(self._select_found, self._unselect, self._export),
+            ),
             self._count,
+            self._exported,
             self._selection,
-            self._unselect,
+            self._actions,
             self._table,
             self._pressed,
         )
@@ -198,14 +222,70 @@ class RunsPage(Page):
             wanted = replace(search, followed=followed)
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
             runs = [documents.summary(run, followed) for run in page.runs]
-            return _Found(runs, page.total, page.skipped, bool(search.filter()))
+            is_filtered = bool(search.filter())
+            seconds = run_overview.live_seconds(collection, wanted) if is_filtered else 0.0
+            data = self._availability(page.runs)
+            return _Found(runs, page.total, page.skipped, is_filtered, seconds, data)
 
         key = ("runs", search, order, descending, skip)
         self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
 
+    def _availability(self, found: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Return for each run whether its data is there, see `run_overview.availability`."""
+        site, targets = self.site, tuple(_DATA.values())
+        with site.few:
+            contexts = {name: site.context(name) for name in site.contexts()}
+            return [
+                run_overview.availability(run, contexts[site.context_for(run)], targets)
+                for run in found
+            ]
+
+    def _search_now(self) -> run_overview.Search:
+        return replace(_search(self._values()), followed=self.site.followed())
+
+    def _select_all(self) -> None:
+        """Select all runs that the filters find, on all pages, as far as actions take them."""
+
+        def work() -> list[str]:
+            search = self._search_now()
+            page = run_overview.page(
+                self.site.collection(), search, ["name", "number"], limit=MOST_RUNS + 1
+            )
+            if page.total > MOST_RUNS:
+                raise UsageError(f"{page.total} runs are found: an action takes {MOST_RUNS}")
+            return [documents.name_of(run) or "?" for run in page.runs]
+
+        def take(found: list[str]) -> None:
+            self._selected = found
+            names = self._source.data["run"]
+            self._source.selected.indices = [i for i, name in enumerate(names) if name in found]
+            self._show_selection()
+
+        self.load("the selection", work, take)
+
+    def _on_export(self) -> None:
+        """Show the runs that the filters find as a file and as a line for a notebook."""
+
+        def work() -> str:
+            search = self._search_now()
+            fields = documents.SUMMARY_FIELDS
+            page = run_overview.page(
+                self.site.collection(), search, fields, descending=False, limit=_MOST_EXPORTED
+            )
+            runs = [documents.summary(run, search.followed) for run in page.runs]
+            return render.html(
+                "exported.html",
+                csv=base64.b64encode(_csv(runs).encode()).decode(),
+                total=page.total,
+                shown=len(runs),
+                code=_snippet(search, [run.run_id for run in runs]),
+            )
+
+        self.load("the export", work, lambda text: set_text(self._exported, text))
+
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
-        columns = _columns(found.runs)
+        columns = _columns(found.runs, found.data)
         self._mark_order()
         if columns != self._source.data:
             self._is_loading = True
@@ -227,6 +307,7 @@ class RunsPage(Page):
             last=last,
             total=found.total,
             filtered=found.filtered,
+            seconds=found.seconds,
         )
         self.set_address(
             **self._values(),
@@ -258,6 +339,17 @@ class RunsPage(Page):
     def _show_selection(self) -> None:
         self._selection.text = render.html("selection.html", runs=self._selected)
         self._unselect.visible = bool(self._selected)
+        if self._selected and self._panel is None:
+            # Only now, since its widgets take as long as the rest of the page
+            self._panel = ActionsPanel(self, lambda: self._selected, self._after)
+            self.add_later(self._actions, self._panel.model)
+        elif self._panel is not None:
+            self._panel.runs_changed()
+        self._actions.visible = bool(self._selected)
+
+    def _after(self) -> None:
+        self.site.forget("runs")
+        self.refresh(again=True)
 
     def _sort_by(self, pressed: str) -> None:
         """Sort the list, not only this page of it, by the column whose header is clicked."""
@@ -277,8 +369,44 @@ class RunsPage(Page):
             column.title = f"{title} {arrow}" if is_it else title
 
 
-def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
+def _csv(runs: list[documents.Summary]) -> str:
+    """Return a table of runs, a line a run."""
+    file = io.StringIO()
+    table = csv.writer(file)
+    table.writerow(
+        ["run", "status", "start", "end", "seconds", "mode", "user", "quality", "tags", "comment"]
+    )
+    for run in runs:
+        row = (
+            *(run.run_id, run.status, render.time(run.start), render.time(run.end)),
+            *("" if run.length is None else run.length, run.mode, run.user, run.quality),
+            *(" ".join(run.tags), run.comment),
+        )
+        # A leading = + - @ would be a formula in spreadsheets
+        table.writerow([f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in row])
+    return file.getvalue()
+
+
+def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
+    """Return a line of Python that selects the same runs."""
+    given = []
+    if search.modes:
+        given.append(f"run_mode={search.modes[0]!r}")
+    if search.tags:
+        given.append(f"include_tags={search.tags[0]!r}")
+    others = replace(search, modes=(), tags=(), followed=frozenset())
+    if others != run_overview.Search():
+        # strax's run ids are patterns
+        given.append(f"run_id={run_ids!r}")
+    return f"runs = st.select_runs({', '.join(given)})"
+
+
+def _columns(runs: list[documents.Summary], data: list[dict[str, str]]) -> dict[str, list[str]]:
     return {
+        "raw": [of_run["raw_records"] for of_run in data],
+        **{name: [of_run[target] for of_run in data] for name, target in _DATA.items()},
+        "comment": [run.comment for run in runs],
+        "reason": [run.reason for run in runs],
         "run": [run.run_id for run in runs],
         "status": [run.status for run in runs],
         "start": [render.time(run.start) for run in runs],
@@ -286,8 +414,6 @@ def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
         "mode": [run.mode for run in runs],
         "tags": [", ".join(run.tags) for run in runs],
         "user": [run.user for run in runs],
-        "here": [", ".join(run.here) for run in runs],
-        "elsewhere": [", ".join(t for t in run.types if t not in run.here) for run in runs],
     }
 
 

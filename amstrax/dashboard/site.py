@@ -239,6 +239,12 @@ class Site:
                 self._shared.pop(other, None)
         return result
 
+    def forget(self, kind: str) -> None:
+        """Forget shared results whose key begins with a word, since an action has changed them."""
+        for key in list(self._shared):
+            if isinstance(key, tuple) and key[0] == kind:
+                self._shared.pop(key, None)
+
     def followed(self) -> frozenset[str]:
         """Return the runs that processes write into the folder of data now."""
         return frozenset(leases.runs_at_work(self.folder()))
