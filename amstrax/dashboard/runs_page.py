@@ -36,16 +36,16 @@ _ANY = "any"
 _COLUMNS = (
     ("run", "Run", 90),
     ("status", "Status", 90),
-    ("start", "Start (UTC)", 160),
-    ("length", "Length", 80),
-    ("mode", "Mode", 170),
-    ("raw", "Raw data", 80),
-    ("events", "Events", 80),
-    ("led", "LED", 80),
-    ("tags", "Tags", 120),
-    ("comment", "Newest comment", 220),
-    ("reason", "Reason", 220),
-    ("user", "User", 90),
+    ("start", "Start (UTC)", 150),
+    ("length", "Length", 70),
+    ("mode", "Mode", 150),
+    ("raw", "Raw data", 75),
+    ("events", "Events", 75),
+    ("led", "LED", 75),
+    ("tags", "Tags", 100),
+    ("reason", "Reason", 120),
+    ("comment", "Newest comment", 140),
+    ("user", "User", 80),
 )
 #: Columns of data besides raw data -> data types
 _DATA = {"events": "event_info", "led": "led_calibration"}

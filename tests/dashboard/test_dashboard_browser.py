@@ -209,7 +209,7 @@ def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
     page.goto(f"{server.address}processing?runs={SUBMITTED},{SHORT}&status=done")
     submit = part(page, "submit").locator("button")
     expect(submit).to_be_disabled()
-    write(page, "targets", "raw_records")
+    choose(page, "make", "raw data")
     press(page, "dry_run")
     result = part(page, "result")
     expect(result).to_contain_text("dry run")

@@ -55,6 +55,7 @@ def new_figure(
     for is_log, axis in zip(log, (figure.xaxis, figure.yaxis), strict=True):
         if is_log:
             axis.ticker.mantissas = [1, 2, 5]
+            axis.ticker.num_minor_ticks = 2
             axis.major_label_policy = bokeh().models.NoOverlap()
     figure.title.text_font_size = "10pt"
     return figure
