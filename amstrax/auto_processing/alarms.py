@@ -33,7 +33,7 @@ _TIMEOUT = 10
 
 
 class Cause(NamedTuple):
-    """Something that goes wrong: a name that stays the same, and what is said about it."""
+    """Something that goes wrong: a name with the detector, as ``xams: jobs``, and a text."""
 
     name: str
     text: str
@@ -105,7 +105,7 @@ def find_causes(
             share = 100 * usage.free / max(usage.total, 1)
             if share < least:
                 text = f"{documents.this_host()}: {share:.1f} % of the disk of {folder} are free"
-                found.append(Cause(f"disk {folder}", text))
+                found.append(Cause(f"{detector}: disk {folder}", text))
     return found
 
 
@@ -132,8 +132,10 @@ class Alarms:
     def __init__(self, path: Path | None = None):
         self._path = path or settings.local_folder() / "alarms.json"
 
-    def update(self, causes: Iterable[Cause], now: datetime | None = None) -> list[Alarm]:
-        """Record the causes of now, send those that are due, and return those to show."""
+    def update(
+        self, causes: Iterable[Cause], detector: str, now: datetime | None = None
+    ) -> list[Alarm]:
+        """Record the causes of a detector of now, send what is due, return the alarms to show."""
         now = now or datetime.now(UTC)
         by_name = {cause.name: cause for cause in causes}
         due = []
@@ -145,7 +147,8 @@ class Alarms:
                 if not is_quiet and not entry.get("acknowledged_by"):
                     entry["sent"] = now.isoformat()
                     due.append(cause.text)
-            for name in known.keys() - by_name.keys():
+            ended = [name for name in known.keys() - by_name.keys() if _of(name) == detector]
+            for name in ended:
                 # Kept for the pause, in case it comes back
                 known[name] |= {"is_over": True, "acknowledged_by": None}
                 sent = known[name]["sent"]
@@ -153,12 +156,12 @@ class Alarms:
                     del known[name]
         if due:
             send(due)
-        return _to_show(known)
+        return _to_show(known, detector)
 
-    def shown(self) -> list[Alarm]:
-        """Return the alarms that nobody has acknowledged."""
+    def shown(self, detector: str) -> list[Alarm]:
+        """Return the alarms of a detector that nobody has acknowledged."""
         with self._changing() as known:
-            return _to_show(known)
+            return _to_show(known, detector)
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show and to send an alarm until its cause is over."""
@@ -185,11 +188,16 @@ class Alarms:
                 strict_json.write_text(self._path, new)
 
 
-def _to_show(known: dict[str, dict[str, Any]]) -> list[Alarm]:
+def _of(name: str) -> str:
+    """Return the detector in the name of a cause."""
+    return name.partition(":")[0]
+
+
+def _to_show(known: dict[str, dict[str, Any]], detector: str) -> list[Alarm]:
     return [
         Alarm(name, entry["text"], datetime.fromisoformat(entry["since"]))
         for name, entry in sorted(known.items())
-        if not entry["is_over"] and not entry.get("acknowledged_by")
+        if _of(name) == detector and not entry["is_over"] and not entry.get("acknowledged_by")
     ]
 
 

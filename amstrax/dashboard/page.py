@@ -38,6 +38,9 @@ _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
 
+#: Interval between two looks at the alarms, which the dashboard looks for once a minute [ms]
+_ALARMS_EVERY = 5000
+
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
 _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
@@ -81,7 +84,9 @@ class Page:
         self._futures: set[Future] = set()
         self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
+        self._shown_alarms: list[tuple[str, str]] = []
         self.message = self.html("", name="message")
+        self._alarms = Column(sizing_mode="stretch_width", name="alarms")
         self._address = PreText(text="", visible=False, name="address")
         # JavaScript, since Bokeh cannot set the address bar
         self._address.js_on_change(
@@ -106,9 +111,38 @@ class Page:
 
     def show(self, *children: Any) -> None:
         """Put models on the page, below each other."""
-        children = (self.message, *children, self._address)
+        children = (self._alarms, self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
         _name(self.doc.models)
+        # Not at once, since the page itself comes first
+        self.doc.add_periodic_callback(self._look_for_alarms, _ALARMS_EVERY)
+
+    def _look_for_alarms(self) -> None:
+        self.load("the alarms", self.site.alarms, self._show_alarms, again=False)
+
+    def _show_alarms(self, found: list[Any]) -> None:
+        shown = [(alarm.name, alarm.text) for alarm in found]
+        if shown == self._shown_alarms:
+            return
+        self._shown_alarms = shown
+        parts: list[UIElement] = []
+        for alarm in found:
+            parts.append(self.html(render.html("alarm.html", alarm=alarm)))
+            if self.may_act():
+                name = alarm.name
+                parts.append(button("acknowledge", "Acknowledge", lambda n=name: self._on_seen(n)))
+        _name(parts)
+        self._alarms.children = parts
+
+    def _on_seen(self, name: str) -> None:
+        """Acknowledge an alarm, on all pages."""
+
+        def work() -> list[Any]:
+            if self.may_act():
+                self.site.acknowledge(name, self.user)
+            return self.site.alarms()
+
+        self.load("the alarms", work, self._show_alarms)
 
     def add_later(self, place: Column, part: Any) -> None:
         """Put a part into a place on the page, which is shown already."""

@@ -341,13 +341,13 @@ class RunsPage(Page):
         self._unselect.visible = bool(self._selected)
         if self._selected and self._panel is None:
             # Only now, since its widgets take as long as the rest of the page
-            self._panel = ActionsPanel(self, lambda: self._selected, self._after)
+            self._panel = ActionsPanel(self, lambda: self._selected, self._acted)
             self.add_later(self._actions, self._panel.model)
         elif self._panel is not None:
             self._panel.runs_changed()
         self._actions.visible = bool(self._selected)
 
-    def _after(self) -> None:
+    def _acted(self) -> None:
         self.site.forget("runs")
         self.refresh(again=True)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from amstrax import settings
-from amstrax.auto_processing import engines, process_run
+from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.commands import base
@@ -238,6 +238,21 @@ class Site:
             if its and its[1] < now:
                 self._shared.pop(other, None)
         return result
+
+    def alarms(self) -> list[alarms.Alarm]:
+        """Return the alarms to show, looked for once a minute; call it in a thread."""
+
+        def work() -> list[alarms.Alarm]:
+            path = self.log_folder / f"auto_processing_{self.detector}.json"
+            found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
+            return alarms.Alarms().update(found, self.detector)
+
+        return self.shared(("alarms",), work, 60)
+
+    def acknowledge(self, name: str, user: str) -> None:
+        """Stop to show an alarm."""
+        alarms.Alarms().acknowledge(name, user)
+        self.forget("alarms")
 
     def forget(self, kind: str) -> None:
         """Forget shared results whose key begins with a word, since an action has changed them."""

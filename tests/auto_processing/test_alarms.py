@@ -45,7 +45,7 @@ def test_causes(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("AMSTRAX_ALARM_NO_RUN", "0.5")
     assert names() == ["xams: no run"]
     monkeypatch.setenv("AMSTRAX_ALARM_DISK", "100")
-    assert names() == ["xams: no run", f"disk {tmp_path}"]
+    assert names() == ["xams: no run", f"xams: disk {tmp_path}"]
     monkeypatch.setenv("AMSTRAX_ALARM_DISK", "few")
     with pytest.raises(InvalidOption, match="AMSTRAX_ALARM_DISK is 'few'"):
         names()
@@ -112,28 +112,33 @@ def test_a_cause_is_sent_once_an_hour(tmp_path, monkeypatch):
         monkeypatch.setenv("AMSTRAX_ALARM_WEBHOOK", webhook.address)
         # Two tools that share the file
         ours, others = (alarms.Alarms(tmp_path / "alarms.json") for _ in range(2))
-        jobs = alarms.Cause("jobs", "the last 3 jobs failed")
-        assert [alarm.text for alarm in ours.update([jobs], NOW)] == [jobs.text]
-        others.update([jobs], NOW + 30 * MINUTE)
+        jobs = alarms.Cause("xams: jobs", "the last 3 jobs failed")
+        assert [alarm.text for alarm in ours.update([jobs], "xams", NOW)] == [jobs.text]
+        others.update([jobs], "xams", NOW + 30 * MINUTE)
         # Over, and back again
-        assert ours.update([], NOW + 40 * MINUTE) == []
-        ours.update([jobs], NOW + 50 * MINUTE)
+        assert ours.update([], "xams", NOW + 40 * MINUTE) == []
+        ours.update([jobs], "xams", NOW + 50 * MINUTE)
         assert webhook.posted == ["amstrax: the last 3 jobs failed"]
         assert mails[0][0] == ["ann@example.org", "bob@example.org"]
         assert "Subject: amstrax: the last 3 jobs failed" in mails[0][1]
         assert len(mails) == 1
-        others.update([jobs], NOW + 61 * MINUTE)
+        others.update([jobs], "xams", NOW + 61 * MINUTE)
         assert len(webhook.posted) == len(mails) == 2
         # Another cause is another message
-        ours.update([jobs, alarms.Cause("disk", "full")], NOW + 62 * MINUTE)
+        ours.update([jobs, alarms.Cause("xams: disk", "full")], "xams", NOW + 62 * MINUTE)
         assert webhook.posted[2:] == ["amstrax: full"]
-        ours.acknowledge("jobs", "ann")
-        assert [alarm.name for alarm in others.shown()] == ["disk"]
-        others.update([jobs], NOW + 200 * MINUTE)
+        ours.acknowledge("xams: jobs", "ann")
+        assert [alarm.name for alarm in others.shown("xams")] == ["xams: disk"]
+        others.update([jobs], "xams", NOW + 200 * MINUTE)
         assert len(webhook.posted) == 3
+        # Those of another detector stay
+        ours.update([], "xamsl", NOW + 200 * MINUTE)
+        assert [alarm.name for alarm in ours.shown("xams")] == []
         # A cause that was over is a new one
-        ours.update([], NOW + 201 * MINUTE)
-        assert [alarm.name for alarm in ours.update([jobs], NOW + 300 * MINUTE)] == ["jobs"]
+        ours.update([], "xams", NOW + 201 * MINUTE)
+        assert [alarm.name for alarm in ours.update([jobs], "xams", NOW + 300 * MINUTE)] == [
+            "xams: jobs"
+        ]
     finally:
         mail.stop()
         webhook.stop()
