@@ -8,7 +8,7 @@ from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
-from amstrax.exceptions import UsageError
+from amstrax.exceptions import EngineUnreachable, UsageError
 from amstrax.rundb import documents
 
 #: Runs shown of each status
@@ -26,6 +26,7 @@ class _Run(NamedTuple):
     failures: int
     job: Mapping[str, Any]
     tags: list[str]
+    is_lost: bool = False
 
 
 class ProcessingPage(Page):
@@ -133,12 +134,31 @@ class ProcessingPage(Page):
             search = run_overview.Search(statuses=(status,), followed=followed)
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
             runs = [_run(document, followed) for document in page.runs]
+            runs = self._with_marks(runs)
             return render.html("by_status.html", most=MOST, counts=counts, runs=runs, status=status)
 
         def work() -> str:
             return self.site.shared(("runs by status", status), find, fresh=again)
 
         self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
+
+    def _with_marks(self, runs: list[_Run]) -> list[_Run]:
+        """Mark runs whose jobs the database calls alive, and the engine does not know."""
+        own = {
+            run.run_id: str(run.job["job_id"])
+            for run in runs
+            if run.status.status in ("submitted", "running")
+            and run.job.get("job_id")
+            and run.job.get("engine") == self.site.engine_name
+        }
+        if not own:
+            return runs
+        try:
+            known = {job.job_id for job in self.site.engine().jobs()}
+        except EngineUnreachable:
+            # The queue tells
+            return runs
+        return [run._replace(is_lost=own.get(run.run_id, "") not in {"", *known}) for run in runs]
 
     def _load_queue(self, again: bool = False) -> None:
         def work() -> str:

@@ -198,6 +198,13 @@ class Site:
             return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
+    def trends(self) -> Any:
+        """Return the collection of trends."""
+        if self._embedded is not None:
+            runs = self._embedded
+            return runs.database[runs.name.replace("runs", "trends", 1)]
+        return connection.get_trends_collection(self.detector)
+
     def engine(self) -> Engine:
         """Return the engine."""
         return engines.get(self.engine_name)
@@ -247,7 +254,7 @@ class Site:
             found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
             return alarms.Alarms().update(found, self.detector)
 
-        return self.shared(("alarms",), work, 60)
+        return self.shared(("alarms",), work, 12 * self.refresh)
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""

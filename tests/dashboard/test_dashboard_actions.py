@@ -3,6 +3,7 @@
 import csv
 import io
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -124,11 +125,56 @@ def test_several_runs_are_compared_with_ratios(tab, server, lab, live_runs):
         lab.runs.delete_one({"name": again})
 
 
+def test_trends_are_shown_with_limits_and_lead_to_runs(tab, server, lab):
+    trends = lab.runs.database["trends_gas"]
+    now = datetime.now(UTC)
+    for number, rate in ((10, 4.0), (11, 9.0)):
+        row = {"name": f"{number:06d}", "number": number, "lineage": "abc", "context": "xams"}
+        row |= {"start": now - timedelta(hours=number), "time": now, "values": {"s1_rate": rate}}
+        row |= {"flags": ["s1_rate"] if rate > 5 else [], "error": None, "reasons": {}}
+        documents.save_trend(trends, row | {"limits": {"s1_rate": [None, 5.0]}})
+    tab.goto(f"{server.address}trends")
+    expect(part(tab, "loaded")).to_contain_text("2 runs.")
+    tab.wait_for_function("Bokeh.documents[0].roots()[0].select({type: 'Figure'}).length == 1")
+    sizes = tab.evaluate(
+        "Array.from(Bokeh.documents[0].roots()[0].select({type: 'Figure'})[0]"
+        ".renderers[0].data_source.get_column('size'))"
+    )
+    # The flagged run began first
+    assert sizes == [11, 6]
+
+
+def test_alarms_are_shown_until_acknowledged(tab, server, lab):
+    """And what was written about runs is in the shift log."""
+    now = datetime.now(UTC)
+    for number in range(700, 703):
+        document = {"number": number, "start": now, "end": now}
+        document["processing_status"] = {"status": "failed", "time": now, "reason": "no <disk>"}
+        document["comments"] = [{"user": "eve", "comment": "<i>odd</i>", "date": now}]
+        documents.add_run(lab.runs, document)
+    try:
+        tab.goto(f"{server.address}log?days=1&text=odd")
+        expect(part(tab, "entries").locator("tr", has_text="000701")).to_contain_text("<i>odd</i>")
+        alarm = part(tab, "alarms")
+        expect(alarm).to_contain_text("the last 3 jobs of xams failed")
+        expect(alarm).to_contain_text("no <disk>")
+        tab.goto(f"{server.address}compare")
+        expect(alarm).to_contain_text("the last 3 jobs of xams failed")
+        press(tab, "acknowledge")
+        expect(alarm).not_to_contain_text("the last 3 jobs")
+        tab.goto(f"{server.address}log?days=1")
+        expect(part(tab, "entries")).to_contain_text("eve")
+        tab.wait_for_timeout(6000)
+        expect(alarm).not_to_contain_text("the last 3 jobs")
+    finally:
+        lab.runs.delete_many({"number": {"$gte": 700}})
+
+
 def test_no_page_breaks_a_rule_of_accessibility(tab, server):
     axe = pytest.importorskip("axe_playwright_python")
     rules = (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8")
     pages = ("runs", f"run?id={SHORT}", f"data?id={SHORT}", f"events?id={SHORT}")
-    for path in (*pages, "compare", "processing"):
+    for path in (*pages, "compare", "processing", "log", "trends"):
         tab.goto(server.address + path)
         tab.wait_for_function("window.Bokeh && Bokeh.documents[0]?.is_idle")
         # Names of check boxes come within a second
