@@ -22,6 +22,7 @@ from bokeh.models import (
 
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, understood
+from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.rundb import documents
@@ -131,6 +132,7 @@ class RunsPage(Page):
         self._export = button("export", "Export", self._on_export)
         self._exported = self.html("", name="exported")
         self._actions = Column(sizing_mode="stretch_width")
+        self._logs = Column(sizing_mode="stretch_width")
         clear = button("clear", "Clear", self._clear_filters)
         # Set by page.html when a header is clicked
         self._pressed = TextInput(visible=False, name="header")
@@ -148,6 +150,7 @@ class RunsPage(Page):
             self._selection,
             self._actions,
             self._table,
+            self._logs,
             self._pressed,
         )
         self._show_selection()
@@ -343,9 +346,13 @@ class RunsPage(Page):
             # Only now, since its widgets take as long as the rest of the page
             self._panel = ActionsPanel(self, lambda: self._selected, self._acted)
             self.add_later(self._actions, self._panel.model)
+            self._log = LogPart(self, lambda: self._selected[-1] if self._selected else "")
+            self.add_later(self._logs, self._log.model)
+            self._log.start()
         elif self._panel is not None:
             self._panel.runs_changed()
-        self._actions.visible = bool(self._selected)
+            self._log.refresh(again=True)
+        self._actions.visible = self._logs.visible = bool(self._selected)
 
     def _acted(self) -> None:
         self.site.forget("runs")

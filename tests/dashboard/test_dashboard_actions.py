@@ -30,6 +30,7 @@ def test_runs_are_judged_and_commented_beside_the_list(tab, server, lab):
     expect(part(tab, "count")).to_contain_text("6 of 6 that match. They last 3 h together")
     press(tab, "select_all")
     expect(part(tab, "selection")).to_contain_text("6 selected")
+    expect(part(tab, "log")).to_contain_text("no log is known")
     write(tab, "comment", "gas <b>leak</b>")
     press(tab, "bad")
     result = part(tab, "result")
@@ -94,7 +95,7 @@ def test_led_runs_are_browsed_and_compared(tab, server):
     expect(part(tab, "event_text")).to_contain_text("Pulse 1 (2 of")
     expect(part(tab, "figures").locator(".bk-Figure")).to_have_count(1)
     tab.goto(f"{server.address}data?id={SHORT}&bins=30")
-    expect(part(tab, "loaded")).to_contain_text("events")
+    expect(part(tab, "figures").locator(".bk-Figure")).to_have_count(7)
     # Brushing needs no click on a tool
     drags = tab.evaluate(
         "Bokeh.documents[0].roots()[0].select({type: 'Figure'})"
