@@ -32,14 +32,12 @@ _NAMES = {
     "plugins.daqreader": "DAQReader",
     "plugins.pulse_processing": "PulseProcessing PulseProcessingEXT PulseProcessingSiPM",
     "plugins.peak_processing": "Hits LoneHits PeakBasics PeakBasicsEXT PeakBasicsSiPM "
-    "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM",
+    "PeakCoincidences PeakPositions Peaks PeaksEXT PeaksSiPM SingleElectrons",
     "plugins.event_processing": "CorrectedAreas EventAreaPerChannel EventBasics EventCoincidences "
-    "EventEnergy EventInfo EventPositions EventWaveform Events",
+    "EventEnergy EventInfo EventKr83m EventPositions EventWaveform Events",
     "plugins.improved_events": "EventScatters PeakShadow",
-    "plugins.kr83m": "EventKr83m",
     "plugins.cuts": "CutFiducialVolume CutS1Area CutS2Area CutS2Width CutSaturation "
     "CutSingleScatter EventCuts",
-    "plugins.single_electrons": "SingleElectrons",
     "plugins.led_calibration": "LEDCalibration RecordsLED",
     "plugins.pulse_processing_alt_baseline": "PulseProcessingAltBaseline",
     "plugins.pax_interface": "RecordsFromPax pax_to_records",
@@ -69,14 +67,15 @@ def members_of(package: str) -> dict[str, str]:
 def attributes_of(package: str, members: Mapping[str, str] | None = None) -> Callable[[str], Any]:
     """Return a ``__getattr__`` for a package, which finds its modules and the names in `members`.
 
-    `members` maps public names to modules of the package, or to ``MODULE:NAME``.
+    `members` maps public names to modules of the package (``.MODULE``: of the package above it), or
+    to ``MODULE:NAME``.
     """
     members = members or {}
 
     def getattr_(name: str) -> Any:
         if name in members:
             module, _, member = members[name].partition(":")
-            value = getattr(import_module(f"{package}.{module}"), member or name)
+            value = getattr(import_module(f".{module}", package), member or name)
             setattr(sys.modules[package], name, value)
             return value
         full_name = f"{package}.{name}"

@@ -37,11 +37,11 @@ from amstrax.plugins.event_processing import (
     EventCoincidences,
     EventEnergy,
     EventInfo,
+    EventKr83m,
     EventPositions,
     Events,
     EventWaveform,
 )
-from amstrax.plugins.kr83m import EventKr83m
 from amstrax.plugins.peak_processing import (
     Hits,
     LoneHits,
@@ -53,13 +53,13 @@ from amstrax.plugins.peak_processing import (
     Peaks,
     PeaksEXT,
     PeaksSiPM,
+    SingleElectrons,
 )
 from amstrax.plugins.pulse_processing import (
     PulseProcessing,
     PulseProcessingEXT,
     PulseProcessingSiPM,
 )
-from amstrax.plugins.single_electrons import SingleElectrons
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
@@ -106,6 +106,7 @@ _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     EventCoincidences,
     CorrectedAreas,
     EventInfo,
+    EventKr83m,
     EventWaveform,
     EventAreaPerChannel,
     EventKr83m,

@@ -25,6 +25,7 @@ def main() -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0, help="events/s (%(default)s)")
+    parser.add_argument("--detector", default="xams", help="xams or xamsl (%(default)s)")
     parser.add_argument("--source", default="flat", help="see amstrax simulate (%(default)s)")
     parser.add_argument(
         "--sources", nargs="*", help="sources to measure with runs of the first length, too: all"
@@ -34,25 +35,26 @@ def main() -> int:
     )
     args = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(f"{args.rate:.0f} events/s of {args.source}")
+    print(f"{args.rate:.0f} events/s in {args.detector}, {args.source} unless it says another")
+    usual = [f"--rate={args.rate}", f"--detector={args.detector}"]
     with tempfile.TemporaryDirectory() as folder:
         job(Path(folder), ["--duration=1"])  # compiles
         for seconds in args.seconds:
-            measure(f"run of {seconds:5d} s", Path(folder), args.source, args.rate, seconds)
+            options = [*usual, f"--source={args.source}", f"--duration={seconds}"]
+            report(f"run of {seconds:5d} s", job(Path(folder), options))
         if args.sources is not None:
             for name in args.sources or [*sources.SOURCES]:
-                measure(f"{name:14}", Path(folder), name, args.rate, args.seconds[0])
+                options = [*usual, f"--source={name}", f"--duration={args.seconds[0]}"]
+                report(f"{name:14}", job(Path(folder), options))
         maps = ["-m", "amstrax.simulation.optics", "xams", "xamsl", f"--output={folder}/maps"]
         run([*maps, "--points=300", "--photons=10"])
-        took, cpu, memory = run(maps)
-        print(f"light maps     {took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB")
+        report("light maps    ", run(maps))
     return 0
 
 
-def measure(title: str, folder: Path, source: str, rate: float, seconds: int) -> None:
+def report(title: str, measured: tuple[float, float, float]) -> None:
     """Print a row of the table."""
-    options = [f"--rate={rate}", f"--source={source}", f"--duration={seconds}"]
-    took, cpu, memory = job(folder, options)
+    took, cpu, memory = measured
     print(f"{title}{took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB", flush=True)
 
 

@@ -5,7 +5,7 @@ import pytest
 from make_runs import RUN_ID, context, pulses, write_run
 
 from amstrax import contexts
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 CONFIG = {
     "gain_to_pe_array": (0.0142857,) * 7,

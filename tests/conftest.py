@@ -5,6 +5,7 @@ import os
 import random
 from pathlib import Path
 
+import fork_server
 import pytest
 from batch_servers import slurm, slurm_cluster  # noqa: F401
 from condor_pool import condor, condor_pool  # noqa: F401
@@ -75,6 +76,8 @@ def no_settings(monkeypatch, tmp_path):
     # Where a run database is that nothing else is said of
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "user_data"))
     monkeypatch.setenv("AMSTRAX_CORRECTIONS_CACHE", str(tmp_path / "corrections_cache"))
+    # As in the process from which served commands fork; there is no display
+    monkeypatch.setenv("MPLBACKEND", "agg")
     # Where the local engine keeps track of its jobs
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user_state"))
 
@@ -90,6 +93,12 @@ def demo_run(tmp_path_factory) -> Path:
         assert cli.main(["demo", *options]) == 0
 
     return made_once(tmp_path_factory, "demo", make)
+
+
+@pytest.fixture(scope="session")
+def served_scripts(tmp_path_factory) -> Path:
+    """Folder with ``python`` and the console scripts, whose processes fork from a server."""
+    return made_once(tmp_path_factory, "server", fork_server.start) / "bin"
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import strax
 
 from amstrax import contexts, redax
 from amstrax.commands.base import CONTEXTS
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 THREADS = {"xams-daq_reader_0": 1}
 LENGTH, OVERLAP = 5_000_000_000, 500_000_000

@@ -5,7 +5,7 @@ import strax
 
 from amstrax.plugins.event_processing import event_basics_dtype
 from amstrax.plugins.peak_processing import peak_basics_dtype
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation import TRUTH_DTYPE
 
 T0 = 1_704_164_645_000_000_000

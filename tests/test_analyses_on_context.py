@@ -60,6 +60,7 @@ PICTURES = {
     "area_aft": ("xams", "plot_peaks_area_aft_histogram", {"n_bins": 30}),
     "area_width": ("xams", "plot_peaks_area_width_histogram", {"n_bins": 30}),
     "scatter": ("xams", "event_scatter", {}),
+    "bands": ("xams", "plot_bands", {"split": 30.0, "n_slices": 4}),
     "scatter_color": ("xams", "event_scatter", {"color": "drift_time"}),
     "drift_time": ("xams", "plot_drift_time", {"gate": 3_000, "cathode": 39_500, "n_bins": 20}),
     "kr83m_delays": ("xams", "plot_kr83m_delays", {"event_kr83m": kr83m_delays(), "n_bins": 30}),

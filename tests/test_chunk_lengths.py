@@ -16,7 +16,7 @@ from make_runs import (
 
 from amstrax import contexts, redax
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 #: Duration of chunks and of overlaps [ns]: all of the run, and parts of it
 WHOLE = (50_000_000, 1_000_000)

@@ -16,7 +16,7 @@ import amstrax
 from amstrax import contexts
 from amstrax.corrections.config import CorrectedPlugin
 from amstrax.exceptions import CorrectionError, InvalidCorrection, InvalidOption, RunNotCovered
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 RUNS = ("000101", "000102", "000203")
 #: Of those runs: the second has the range of the first, the third its own

@@ -103,13 +103,15 @@ def test_flow_of_a_hand_made_table():
 
 
 def test_flow_of_a_run_without_events_and_of_no_run(empty):
-    for runs in (RUN_ID, [RUN_ID], [RUN_ID, RUN_ID], []):
+    for runs in (RUN_ID, [RUN_ID], []):
         flow = empty.cut_flow(runs)
         assert len(flow) == 7 and not flow["left"].any() and flow["acceptance"].isna().all()
     with pytest.raises(NoSuchDataType, match="truth_events"):
         empty.cut_flow(RUN_ID, truth=True)
     with pytest.raises(NoSuchDataType, match="cut_s3"):
         empty.cut_flow(RUN_ID, cuts=["cut_s3_area"])
+    with pytest.raises(InvalidOption, match="given twice"):
+        empty.cut_flow([RUN_ID, RUN_ID])
 
 
 def test_flow_and_acceptance_on_truth(kr83m_run):

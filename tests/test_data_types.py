@@ -5,7 +5,7 @@ import pytest
 import strax
 from make_runs import RAW_DTYPE, RELEASED, RUN_ID, context, load, pulses, write_run
 
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 #: Channels with data in each context: XAMSL's chain takes one digitizer
 CHANNELS = {"xams": range(7), "xams_led": range(5), "xams_little": (0, 1)}

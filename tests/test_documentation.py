@@ -8,7 +8,6 @@ import csv
 import importlib.util
 import itertools
 import json
-import logging
 import os
 import pkgutil
 import re
@@ -16,15 +15,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import traceback
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from make_jobs import Child, wait
+from make_jobs import wait
 from needs import need, need_all
 
 import amstrax
@@ -96,33 +93,13 @@ def sessions(page: Path) -> list[list[Block]]:
     return result
 
 
-class PythonSession:
-    """Blocks of Python that run in a forked process, which need not import strax first."""
-
-    def __init__(self, page: Path, session: list[Block]):
-        self.page, self.session = page, session
-
-    def __call__(self, _arguments) -> int:
-        logging.getLogger().handlers.clear()
-        warnings.resetwarnings()
-        namespace = {"__name__": "__main__"}
-        try:
-            for block in self.session:
-                # Empty lines before it, so that errors name the line of the page
-                code = "\n" * (block.line - 1) + block.code
-                exec(compile(code, str(self.page), "exec"), namespace)
-        except BaseException:
-            traceback.print_exc()
-            return 1
-        return 0
-
-
 # Tests do not start themselves, nor an installation, nor JupyterLab: see whether there is such a
 # target, but let `make demo` (of 10 s, not 60) and `make process` work, on what is installed here.
 _MAKE = """#!/usr/bin/env bash
 set -eu
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
-make=({make} --no-print-directory -C {root} VENV={venv} -o {venv}/.installed -o {venv}/.dev)
+venv=${{SERVED_VENV:-{venv}}}
+make=({make} --no-print-directory -C {root} "VENV=$venv" -o "$venv/.installed" -o "$venv/.dev")
 case " $* " in
     *" demo "*) exec "${{make[@]}}" ARGS="--output '$PWD/amstrax_demo' --duration 10" "$@" ;;
     *" process "*) exec "${{make[@]}}" LIVE="$PWD/simulated" OUT="$PWD/amstrax_data" "$@" ;;
@@ -134,17 +111,13 @@ esac
 def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
     """Run what a page has to run, in order, in a folder."""
     for session in sessions(page):
-        place = f"{page.relative_to(ROOT)}, line {session[0].line}"
+        command = ["bash", "-euo", "pipefail", "-c", session[0].code]
         if session[0].language == "python":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.chdir(folder)
-                for name, value in environment.items():
-                    patch.setenv(name, value)
-                process = Child(PythonSession(page, session), (), folder.parent / "log_of_python")
-            assert process.result() == 0, f"{place}:\n{process.text()[-6000:]}"
-            continue
+            script = folder.parent / f"{page.stem}.py"
+            script.write_text(as_script(session), encoding="utf-8")
+            command = [folder / ".venv/bin/python", script]
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", session[0].code],
+            command,
             cwd=folder,
             env=os.environ | environment,
             capture_output=True,
@@ -152,7 +125,16 @@ def run_page(page: Path, folder: Path, environment: dict[str, str]) -> None:
             timeout=400,
             check=False,
         )
+        place = f"{page.relative_to(ROOT)}, line {session[0].line}"
         assert done.returncode == 0, f"{place}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
+def as_script(session: list[Block]) -> str:
+    """Return the code of blocks, each on the lines that it has on its page."""
+    lines: list[str] = []
+    for block in session:
+        lines += [""] * (block.line - 1 - len(lines)) + block.code.splitlines()
+    return "\n".join(lines)
 
 
 def tool(folder: Path, name: str, text: str) -> None:
@@ -169,14 +151,15 @@ def environment(tmp_path) -> dict[str, str]:
     need_all("make")
     make = shutil.which("make")
     tool(tmp_path / "bin", "make", _MAKE.format(make=make, root=ROOT, venv=sys.prefix))
-    return {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
+    return {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture
-def clone(tmp_path, request) -> Path:
+def clone(tmp_path, request, served_scripts) -> Path:
     """A folder that looks like this repository, where commands may leave what they like.
 
-    It has the run of the demo if the page uses that without making it.
+    Its commands fork from one process (see fork_server.py), but for those of `make` on
+    the first pages. It has the run of the demo if the page uses that without making it.
     """
     venv = Path(sys.prefix)
     need((venv / "bin/amstraxer").exists(), f"needs amstrax installed in {venv}")
@@ -185,8 +168,8 @@ def clone(tmp_path, request) -> Path:
     for path in ROOT.iterdir():
         if path.name not in (".git", ".venv", "strax_data", "amstrax_data", "build", "dist"):
             (folder / path.name).symlink_to(path)
-    # What is tested, also where that is an installed wheel
-    (folder / ".venv").symlink_to(venv)
+    (folder / ".venv").mkdir()
+    (folder / ".venv/bin").symlink_to(served_scripts)
     page = request.node.callspec.params["page"] if hasattr(request.node, "callspec") else None
     run = commands(page) if page else ""
     if "amstrax_demo/" in run and not re.search(r"(make|amstrax) demo", run):
@@ -219,7 +202,7 @@ def test_commands_of_the_first_pages_in_one_folder(clone, environment):
     ids=lambda page: page.name,
 )
 def test_commands(page, clone, environment):
-    run_page(page, clone, environment)
+    run_page(page, clone, environment | {"SERVED_VENV": str(clone / ".venv")})
 
 
 def test_first_pages_are_in_the_order_of_the_index():
@@ -626,6 +609,7 @@ def test_notebooks_of_the_lab_are_there():
         "event_displays",
         "validation",
         "led_gains",
+        "calibrating_a_detector",
     }
 
 

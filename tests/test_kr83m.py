@@ -7,8 +7,9 @@ from hypothesis import strategies as some
 from make_runs import RUN_ID, context, pulses, write_run
 
 from amstrax.calibration import kr83m
-from amstrax.calibration.kr83m import Quality
 from amstrax.exceptions import InvalidOption, NoResult
+from amstrax.plugins.event_processing import Quality
+from amstrax.processing import splitting
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 DECAY, SPREAD = 27.0, 9.0
@@ -16,15 +17,15 @@ DECAY, SPREAD = 27.0, 9.0
 
 def waveform(start, delay, first, second, n=250):
     """Return the expected waveform of two S1s [PE/sample]."""
-    return first * kr83m.pulse_shape(n, DECAY, SPREAD, start) + second * kr83m.pulse_shape(
+    return first * splitting.pulse_shape(n, DECAY, SPREAD, start) + second * splitting.pulse_shape(
         n, DECAY, SPREAD, start + delay
     )
 
 
 def test_pulse_shape():
-    shape = kr83m.pulse_shape(100, DECAY, SPREAD, 203.0)
+    shape = splitting.pulse_shape(100, DECAY, SPREAD, 203.0)
     assert shape.sum() == pytest.approx(1, abs=1e-6) and (shape >= 0).all()
-    mean = (shape * (np.arange(100) + 0.5) * kr83m.SAMPLE).sum()
+    mean = (shape * (np.arange(100) + 0.5) * splitting.SAMPLE).sum()
     assert mean == pytest.approx(203 + DECAY, abs=0.5)
 
 
@@ -34,7 +35,7 @@ def test_pulse_shape():
     first=some.floats(50, 400), ratio=some.floats(0.2, 1.2),
 )  # fmt: skip
 def test_fit_without_noise(start, delay, first, ratio):
-    pairs = kr83m.fit_pairs(waveform(start, delay, first, ratio * first)[None], DECAY, SPREAD)
+    pairs = splitting.fit_pairs(waveform(start, delay, first, ratio * first)[None], DECAY, SPREAD)
     assert pairs.start[0] == pytest.approx(start, abs=2.5)
     assert pairs.delay[0] == pytest.approx(delay, abs=2.5)
     assert pairs.first[0] == pytest.approx(first, rel=0.1)
@@ -44,15 +45,15 @@ def test_fit_without_noise(start, delay, first, ratio):
 
 def test_one_s1_gains_nothing_by_a_second():
     rng = np.random.default_rng(2)
-    waveforms = rng.poisson(150 * kr83m.pulse_shape(250, DECAY, SPREAD, 203.0), (500, 250))
-    gain = kr83m.fit_pairs(waveforms, DECAY, SPREAD).gain
+    waveforms = rng.poisson(150 * splitting.pulse_shape(250, DECAY, SPREAD, 203.0), (500, 250))
+    gain = splitting.fit_pairs(waveforms, DECAY, SPREAD).gain
     # 2 x gain follows about chi2, with the choice among many delays
     assert (gain > 10).mean() < 0.01 and np.nanmedian(gain) < 3
 
 
 def test_fit_of_nothing():
     for n in (0, 3):
-        pairs = kr83m.fit_pairs(np.zeros((n, 50)), DECAY, SPREAD)
+        pairs = splitting.fit_pairs(np.zeros((n, 50)), DECAY, SPREAD)
         assert all(column.shape == (n,) and np.isnan(column).all() for column in pairs)
 
 
@@ -67,10 +68,11 @@ def test_join_waveforms():
         ],
         dtype=dtype,
     )
-    found = kr83m.join_waveforms(peaks, np.array([0, 0, 0, 1]), np.array([990, 5_000]), 10)
+    found = splitting.join_waveforms(peaks, np.array([0, 0, 0, 1]), np.array([990, 5_000]), 10)
     expected = [[0, 1, 2, 3, 0, 2, 2, 3, 3, 1], [7] + 9 * [0]]
     np.testing.assert_array_equal(found, expected)
-    assert kr83m.join_waveforms(peaks[:0], np.zeros(0, int), np.zeros(0, int), 5).shape == (0, 5)
+    nothing = np.zeros(0, dtype=np.int64)
+    assert splitting.join_waveforms(peaks[:0], nothing, nothing, 5).shape == (0, 5)
 
 
 def test_half_life_of_drawn_delays():

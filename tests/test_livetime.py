@@ -10,9 +10,9 @@ from hypothesis import strategies as some
 from make_runs import LENGTH, OVERLAP, RUN_ID, START, context, load, pulses, rundoc, write_run
 
 from amstrax.analyses.quantities import rates
-from amstrax.calibration import livetime
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing import live_data
+from amstrax.processing.compiled import sort_by_time
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None)
 T0 = START * 1_000_000_000
@@ -23,20 +23,20 @@ INTERVALS = some.lists(some.tuples(some.integers(0, 40), some.integers(0, 40)), 
 @given(intervals=INTERVALS, edges=some.lists(some.integers(0, 50), min_size=2, max_size=6))
 def test_merge_and_covered(intervals, edges):
     """Beside sets of nanoseconds."""
-    merged = livetime.merge(intervals)
+    merged = live_data.merge_intervals(intervals)
     seconds = {t for start, end in intervals for t in range(start, end)}
     assert {t for start, end in merged for t in range(start, end)} == seconds
     assert (merged[1:, 0] > merged[:-1, 1]).all()
     edges = np.sort(edges)
     expected = [len(seconds & {*range(a, b)}) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    assert livetime.covered(merged, edges).tolist() == expected
+    assert live_data.covered(merged, edges).tolist() == expected
 
 
 def test_silences():
     first, last = np.array([10, 50, 90]), np.array([40, 60, 95])
-    found = livetime.silences(first, last, 0, 100, 9)
+    found = live_data.silences(first, last, 0, 100, 9)
     assert found.tolist() == [[0, 10], [40, 50], [60, 90]]
-    assert livetime.silences(first[:0], last[:0], 0, 100, 9).tolist() == [[0, 100]]
+    assert live_data.silences(first[:0], last[:0], 0, 100, 9).tolist() == [[0, 100]]
 
 
 def test_rates_are_per_live_time():

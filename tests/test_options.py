@@ -15,8 +15,8 @@ from amstrax.exceptions import InvalidOption
 from amstrax.plugins.peak_processing import EMPTY_COLUMNS, Peaks
 from amstrax.processing import peaks as kernels
 from amstrax.processing import waveforms
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.peaks import find_hits
-from amstrax.processing.rows import sort_by_time
 
 SIPM_REGISTERS = [{"reg": f"1{c}80", "val": "100000" if c == 6 else "110000"} for c in range(7)]
 

@@ -16,7 +16,7 @@ from make_runs import RUN_ID, START, THREADS, load, pulses, rundoc
 
 from amstrax import contexts, redax
 from amstrax.processing import events as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 #: Arguments of the functions of `amstrax.contexts`, one set a release
 RELEASES = [pytest.param({}, id="2.1")]

@@ -15,7 +15,7 @@ from amstrax.commands import validate
 from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.plugins import improved_hits, reconstruction
 from amstrax.plugins.peak_processing import Peaks
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.rundb.leases import Stop
 from amstrax.simulation import SimulatedRun, matching, simulate
 from amstrax.simulation.light import Origin
@@ -620,6 +620,31 @@ def test_errors_of_corrected_areas(few_scatters, online_config):
     assert error == pytest.approx(slope, rel=0.01)
 
 
+def test_errors_contain_that_of_saturation(tmp_path, online_config):
+    parts = []
+    for delay, n, width in ((0, 1, 20), (10_000, 4, 380)):
+        for channel, height in enumerate((30_000, *[3_000] * 4)):
+            parts.append(pulses(1_000_000 + delay, channel, n, height=height, width=width))
+    records = sort_by_time(np.concatenate(parts))
+    np.maximum(records["data"], 0, out=records["data"])
+    write_run(tmp_path, records)
+    (event,), (scatter,) = events_of(
+        tmp_path,
+        online_config,
+        *("event_info", "event_scatters"),
+        reconstruction=("saturation", "events"),
+        **dict(elife=1e9, elife_relative_error=0, drift_time_error=0),
+        **dict(s1_map_error=0, s2_map_error=0),
+    )
+    for sx in ("s1", "s2"):
+        assert event[f"{sx}_saturation_flag"] == 1
+        by_saturation = event[f"{sx}_saturation_correction_error"] / event[f"{sx}_area"]
+        expected = np.hypot(event[f"c{sx}_statistical_error"], by_saturation * event[f"c{sx}"])
+        assert event[f"c{sx}_error"] == pytest.approx(expected, rel=1e-3)
+        assert event[f"c{sx}_error"] > 1.05 * event[f"c{sx}_statistical_error"]
+    assert scatter["cs2_error"] == pytest.approx(event["cs2_error"], rel=1e-5)
+
+
 EVENTS_Z = {"drift_time_error": 1000.0, "elife_relative_error": 0.0}
 
 
@@ -679,6 +704,11 @@ def test_scatters_on_truth(tmp_path):
     assert own["scatters_purity"] > 0.9
     assert own["scatters_single_kept"] > 0.9 > lab["scatters_single_kept"]
     assert own["scatters_multiple_kept"] < 0.05
+    # Electrons that come late after S2s are in deep shadow
+    st = of_simulation(tmp_path, "events", peak_min_area=2)
+    shadow, origin = load(st, "peak_shadow")["shadow"], load(st, "peak_truth")["origin"]
+    late, s1s = (shadow[origin == each] for each in (Origin.DELAYED_ELECTRON, Origin.S1))
+    assert len(late) > 200 and np.median(late) > 5 * np.median(s1s)
 
 
 def test_errors_on_truth(tmp_path):

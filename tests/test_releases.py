@@ -7,7 +7,7 @@ from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 from amstrax import contexts
 from amstrax.exceptions import InvalidOption, LiveDataIncomplete
 from amstrax.plugins import daqreader, event_processing, led_calibration, release_2_2
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 #: Hashes of raw_records and records_led of the lab, by release
 HASHES = {"2.1": ("c7zrd7k56r", "ljkgctchzw"), "2.2": ("y5oixg6qla", "tfxymovrur")}

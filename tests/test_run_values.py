@@ -22,7 +22,7 @@ from amstrax.exceptions import (
     RunDatabaseError,
     UnknownChannel,
 )
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.rundb import documents
 
 RUN_ID = make_runs.RUN_ID

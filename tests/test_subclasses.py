@@ -9,7 +9,7 @@ from make_runs import RUN_ID, context, load, pulses, write_run
 
 import amstrax
 from amstrax import contexts
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 PLUGINS = (
     *contexts._plugins_of("xams", "2.1"),

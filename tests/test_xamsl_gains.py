@@ -27,7 +27,6 @@ def made(tmp_path_factory):
         80,
         7,
         3,
-        without=("pmt_saturation",),
         show_progress=False,
     )
     return folder
@@ -105,7 +104,7 @@ def test_alphas(made, tmp_path, capsys):
 
 def test_wrong_use_and_too_few(made, tmp_path, capsys):
     for wrong, message in (
-        (["--tail", "90", "30"], "--tail: FIRST"),
+        (["--tail", "90", "30"], "give the lower end first"),
         (["--excess", "0"], "above 0"),
     ):
         with pytest.raises(SystemExit, match="2"):

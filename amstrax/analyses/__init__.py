@@ -9,11 +9,11 @@ from amstrax import attributes_of
 
 # Public name -> the module that defines it
 _MEMBERS = {
-    "channel_gains": "gains",
+    "channel_gains": ".calibration.gains",
     "event_display": "event_plots",
     "event_scatter": "event_plots",
-    "fit_gain": "gains",
-    "mean_gain": "gains",
+    "fit_gain": ".calibration.gains",
+    "mean_gain": ".calibration.gains",
     "plot_aft_histogram": "peak_plots",
     "plot_area_aft": "peak_plots",
     "plot_area_per_channel": "peak_plots",

@@ -15,6 +15,7 @@ from amstrax.analyses.waveform_plots import plot_peaks, plot_waveform
 from amstrax.calibration import kr83m
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, did_you_mean
+from amstrax.plugins.event_processing import Quality
 
 #: More points than these are drawn as a histogram
 _MOST_POINTS = 3000
@@ -87,6 +88,59 @@ def event_scatter(
     return style.figure_of(axes)
 
 
+def plot_bands(
+    events: np.ndarray,
+    axes: Axes | None = None,
+    split: float | None = None,
+    n_slices: int = 12,
+    empty: str = "no events with S1 and S2",
+    unit: str = PE,
+) -> Figure:
+    """Draw cS2 / cS1 against cS1, with the median and the central 68 % of bands in slices of cS1.
+
+    Parameters
+    ----------
+    events
+        As of event_info, shape (n,).
+    split
+        cS2 / cS1 between two bands: that of alphas is below that of electrons; None: one band.
+    n_slices
+        Number of slices, each with as many events of the band.
+    """
+    axes = style.new_axes() if axes is None else axes
+    axes.set(xlabel=f"cS1 [{unit}]", ylabel="cS2 / cS1", xscale="log", yscale="log")
+    cs1, cs2 = events["cs1"], events["cs2"]
+    good = (cs1 > 0) & (cs2 > 0) & np.isfinite(cs1) & np.isfinite(cs2)
+    cs1, ratio = cs1[good], cs2[good] / cs1[good]
+    if not len(cs1):
+        axes.set(xscale="linear", yscale="linear")
+        style.note(axes, empty)
+        return style.figure_of(axes)
+    shown = random_subset(len(cs1), 3000)
+    axes.scatter(cs1[shown], ratio[shown], s=3, color=style.GREY, rasterized=True)
+    bands = [("events", style.BLUE, np.ones(len(cs1), dtype=bool))]
+    if split is not None:
+        axes.axhline(split, color=style.BLACK, ls=":")
+        bands = [
+            ("electrons", style.BLUE, ratio >= split),
+            ("alphas", style.VERMILLION, ratio < split),
+        ]
+    for name, color, chosen in bands:
+        rows = np.flatnonzero(chosen)[np.argsort(cs1[chosen], kind="stable")]
+        slices = [row for row in np.array_split(rows, n_slices) if len(row)]
+        if not slices:
+            continue
+        x = [np.median(cs1[row]) for row in slices]
+        low, middle, high = np.array(
+            [np.quantile(ratio[row], (0.1587, 0.5, 0.8413)) for row in slices]
+        ).T
+        axes.plot(x, middle, "o-", ms=4, color=color, label=f"{name}: {len(rows)}")
+        axes.fill_between(x, low, high, color=color, alpha=0.25, lw=0)
+    axes.legend()
+    style.tidy_log_axes(axes)
+    return style.figure_of(axes)
+
+
 def plot_drift_time(
     events: np.ndarray,
     axes: Axes | None = None,
@@ -150,7 +204,7 @@ def plot_kr83m_delays(
         Number of bins.
     """
     axes = style.new_axes() if axes is None else axes
-    delays = events["s1_delay"][events["kr_quality"] >= kr83m.Quality.MERGED]
+    delays = events["s1_delay"][events["kr_quality"] >= Quality.MERGED]
     axes.set(xlabel="Delay of the second S1 [ns]", ylabel="Events")
     if not len(delays):
         style.note(axes, empty)

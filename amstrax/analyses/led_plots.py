@@ -8,9 +8,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from amstrax.analyses import style
-from amstrax.analyses.gains import Gain, area_bins
-from amstrax.analyses.photoelectron_spectrum import bin_shares
 from amstrax.analyses.quantities import bin_edges, histogram, random_subset
+from amstrax.calibration.gains import Gain, area_bins
+from amstrax.calibration.photoelectron_spectrum import bin_shares
 from amstrax.exceptions import NoGain
 
 
@@ -119,7 +119,7 @@ def plot_gains(
     pulses
         As of led_calibration, shape (n,).
     gains
-        As of `amstrax.analyses.gains.channel_gains`, of these pulses.
+        As of `amstrax.calibration.gains.channel_gains`, of these pulses.
     """
     figure, panels = style.panels_of(figure, len(gains), (5, 3.8))
     if not gains:

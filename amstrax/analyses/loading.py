@@ -10,11 +10,12 @@ import numpy as np
 import strax
 
 from amstrax.analyses.quantities import ADC_COUNTS, PE
-from amstrax.calibration import livetime
 from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing import live_data
+from amstrax.processing.compiled import sort_by_time
 from amstrax.rundoc import DEAD_TIME
 from amstrax.strax_ext.checks import check_selection, joined_dtype
+from amstrax.strax_ext.plugin import Plugin
 
 #: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -278,7 +279,7 @@ class Part:
     def live_seconds(self, data: np.ndarray) -> float:
         """Return the live time of the part [s], which ends at `taken_until`."""
         edges = np.array([self.start, self.taken_until(data)])
-        dead = livetime.covered(dead_intervals(self.context, self.run_id), edges)
+        dead = live_data.covered(dead_intervals(self.context, self.run_id), edges)
         return float(np.diff(edges)[0] - dead[0]) / 1e9
 
     def dtype(self, *names: str) -> np.dtype:
@@ -324,8 +325,8 @@ def dead_intervals(context: strax.Context, run_id: str) -> np.ndarray:
     """
     for data_type in types_with_dead_time(context, run_id):
         dead = context.get_metadata(run_id, data_type).get(DEAD_TIME) or ()
-        return livetime.merge([interval[:2] for interval in dead])
-    return livetime.merge([])
+        return live_data.merge_intervals([interval[:2] for interval in dead])
+    return live_data.merge_intervals([])
 
 
 def end_of_run(context: strax.Context, run_id: str, end: int, last: int = 0) -> int:
@@ -372,8 +373,8 @@ def _plugin_with_gains(plugin: strax.Plugin) -> strax.Plugin | None:
 
 def _gains_option(plugin: strax.Plugin) -> str:
     """Return the option with the gains that a plugin applies; empty without one."""
-    names = (getattr(plugin, "gains_option", ""), "gain_to_pe_array")
-    return next((name for name in names if name in plugin.takes_config), "")
+    name = getattr(plugin, "gains_option", Plugin.gains_option)  # Plugins of users may lack it
+    return name if name in plugin.takes_config else ""
 
 
 def argument_of(sort: str) -> str:

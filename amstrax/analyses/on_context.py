@@ -31,7 +31,7 @@ from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_el
 from amstrax.common import XAMS_VOLUME
 from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 # A package before: `amstrax._legacy` finds its modules
 __path__: list[str] = []
@@ -66,6 +66,18 @@ def event_scatter(
         data, ax, s1, s2, color, part.nothing("events with S1 and S2"), part.area_unit("event_info")
     )
     ax.set_title(f"Run {part.run_id}: {ax.get_title()}")
+    return figure
+
+
+@on_context("event_info", draws=event_plots.plot_bands)
+def plot_bands(
+    part: Part, split: float | None = None, n_slices: int = 12, ax: Axes | None = None
+) -> Figure:
+    """Draw cS2 / cS1 against cS1 with bands, such as those of electrons and of alphas."""
+    data = part.load("event_info", columns=("time", "cs1", "cs2"))
+    empty, unit = part.nothing("events with S1 and S2"), part.area_unit("event_info")
+    figure = event_plots.plot_bands(data, ax, split, n_slices, empty, unit)
+    figure.axes[0].set_title(f"Run {part.run_id}", loc="left")
     return figure
 
 

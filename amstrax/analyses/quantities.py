@@ -10,9 +10,9 @@ import numba
 import numpy as np
 import strax
 
-from amstrax.calibration.livetime import covered
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import check_bounds, check_records
+from amstrax.processing.compiled import check_bounds, check_records
+from amstrax.processing.live_data import covered
 
 #: Units of areas: with gains, and with gains of 1
 PE, ADC_COUNTS = "PE", "ADC counts x samples"

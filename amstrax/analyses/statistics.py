@@ -4,19 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from amstrax.calibration.result import Number
+
 #: Standard error of the median / that of the mean, for a normal distribution
 _MEDIAN_ERROR = np.sqrt(np.pi / 2)
 #: Standard error of half the central 68 % of a normal distribution, in units of sigma / sqrt(n):
 #: sqrt(p (1 - 2 p) / 2) / density at the quantile, with p = 0.1587
 _WIDTH_ERROR = 0.9621
 _ONE_SIGMA = 0.6826894921370859
-
-
-class Number(NamedTuple):
-    """A number with its standard error; both NaN without data."""
-
-    value: float
-    error: float
 
 
 class Line(NamedTuple):

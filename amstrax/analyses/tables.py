@@ -11,10 +11,10 @@ import strax
 from amstrax import rundoc
 from amstrax.analyses import quantities, run_plots
 from amstrax.analyses.loading import end_of_run, types_with_dead_time
-from amstrax.calibration import livetime as algorithms
-from amstrax.calibration.livetime import LIVETIME_DTYPE, MISSING, SILENT
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, check_names, quantity_of
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
+from amstrax.processing import live_data as algorithms
+from amstrax.processing.live_data import LIVETIME_DTYPE, MISSING, SILENT
 from amstrax.rundb import connection, documents
 from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.simulation.matching import match_truth
@@ -37,7 +37,7 @@ def livetime(
 ) -> np.ndarray:
     """Return start, end, live and dead time [ns] of runs, a row for each group of channels.
 
-    Rows are those of `amstrax.calibration.livetime.LIVETIME_DTYPE`, ordered by run and data type.
+    Rows are those of `amstrax.processing.live_data.LIVETIME_DTYPE`, ordered by run and data type.
     Dead time is what the metadata of raw data says: dead time of the digitizers that redax marked,
     regions dropped between chunks, and missing live data, which counts for all channels, since
     which channels a file has is not known. The run ends as its document says; data that ends more
@@ -104,7 +104,7 @@ def _rows(context: strax.Context, run_id: str, silence: float | None) -> np.ndar
                 ", and lacks live data" if metadata.get(MISSING_LIVE_DATA) else "",
             )
         bounds = (int(first[0]), int(last[-1])) if len(first) else (-1, -1)
-        rows.append(algorithms.row(data_type, start, stop, dead, *bounds, is_known))
+        rows.append(algorithms.livetime_row(data_type, start, stop, dead, *bounds, is_known))
     return np.concatenate(rows) if rows else np.zeros(0, dtype=LIVETIME_DTYPE)
 
 
@@ -149,6 +149,8 @@ def cut_flow(
     ------
     NoSuchDataType
         (a KeyError) for unknown cuts, or without ``truth_events`` in the context.
+    InvalidOption
+        (a ValueError) for a run that is given twice.
     DataNotAvailable
         (strax's) without data, nor data to make it from.
     """
@@ -162,9 +164,12 @@ def cut_flow(
     for name in own:
         if name not in registry:
             raise NoSuchDataType(f"no cut {name!r}{did_you_mean(name, [*usual, *registry])}")
+    runs = strax.to_str_tuple(run_id)
+    if len(set(runs)) < len(runs):
+        raise InvalidOption(f"runs {', '.join(runs)}: a run is given twice, and would count twice")
     chosen = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for run in strax.to_str_tuple(run_id):
+    for run in runs:
         targets = ("event_basics", "event_cuts", *own)
         events = context.get_array(run, targets, progress_bar=False)
         for name in names:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from amstrax.analyses import statistics
-from amstrax.analyses.gains import mean_gain
 from amstrax.analyses.statistics import NOTHING, Number
 from amstrax.analyses.validation_data import (
     APART,
@@ -17,6 +16,7 @@ from amstrax.analyses.validation_data import (
     Parts,
     true_scatters,
 )
+from amstrax.calibration.gains import mean_gain
 from amstrax.exceptions import NoGain
 from amstrax.processing.events import find_groups
 from amstrax.simulation import matching

@@ -200,7 +200,8 @@ def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Pl
     )
     own = CONTEXT_DETECTORS[name]
     taken = contexts.options_of(name, reconstruction=options.reconstruction)
-    if options.context is None and own == CONTEXT_DETECTORS[LED_CONTEXT]:
+    may_choose = options.context is None and own == CONTEXT_DETECTORS[LED_CONTEXT]
+    if may_choose and not taken >= options.config_kwargs.keys():
         # The run may choose this context, see `plan_of_run` and `options_of_run`
         taken |= contexts.options_of(LED_CONTEXT)
     contexts.check_options(options.config_kwargs, taken)

@@ -158,6 +158,8 @@ def _part(
         return trends.of_electrons(load(trends.ELECTRON_COLUMNS))
     if data_type == "led_calibration":
         return _of_led(st, run_id, load())
+    if data_type == "radon_peak_basics":
+        return trends.Part({}, dict.fromkeys(("s1_rate", "s2_rate"), "XAMSL's peaks have no types"))
     return trends.of_peaks(load(("time", "type"))["type"], seconds)
 
 
@@ -199,8 +201,8 @@ def _pulses(st: "strax.Context", run_id: str, data_type: str) -> "Iterator[Pulse
 
 def _of_led(st: "strax.Context", run_id: str, pulses: "np.ndarray") -> "Part":
     """Return the gains that an LED run gives."""
-    from amstrax.analyses.gains import channel_gains
     from amstrax.calibration import trends
+    from amstrax.calibration.gains import channel_gains
 
     made_with = st.get_metadata(run_id, "led_calibration")["lineage"]["led_calibration"][2]
     led_window, noise_window = (tuple(made_with[name]) for name in ("led_window", "noise_window"))

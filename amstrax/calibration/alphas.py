@@ -180,6 +180,9 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
     # Derivative of the mean of energy / position
     slope = -energies / positions**2 / len(energies)
     scale, by = np.mean(energies / positions), np.sqrt(slope @ covariance @ slope)
+    # The light that is divided out is that of medians of the two lower lines
+    of_light = np.sqrt(np.pi / 2 / numbers[:2].sum()) * fit.values["width"]
+    by = np.hypot(by, of_light * scale)
     expected = model(*fit.values)
     many = expected > 5
     free = int(many.sum()) - fit.nfit
@@ -189,9 +192,11 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
     resolutions: dict[str, Result] = {}
     for name, parameter in zip(ENERGIES, names, strict=False):
         width = "width_214" if name == "Po-214" else "width"
-        at, ratio = fit.values[parameter], fit.values[width]
+        at, ratio, error = fit.values[parameter], fit.values[width], fit.errors[parameter]
+        if name == "Po-214":
+            error = np.hypot(error, of_light * at)
         for of, key, value, off, its in (
-            (lines, "position", at, fit.errors[parameter], unit),
+            (lines, "position", at, error, unit),
             (sigmas, "sigma", at * ratio, at * fit.errors[width], unit),
             (resolutions, "resolution", ratio, fit.errors[width], "1"),
         ):

@@ -17,6 +17,8 @@ from amstrax.exceptions import NoResult
 FEWEST_EVENTS = 100
 #: Slices of drift time, and the fewest events of each
 _SLICES, _FEWEST_IN_SLICE = 12, 20
+#: Fewest slices of which the spread may change with drift time
+_FEWEST_SLICES = 6
 #: Rates of loss among which the first guess is [1/ns], and the bins of its histogram in ln S2
 _RATES = np.concatenate([[0.0], np.geomspace(1e-7, 5e-4, 60)])
 _BIN = 0.04
@@ -264,11 +266,15 @@ def _through_medians(y: np.ndarray, t: np.ndarray, in_band: np.ndarray, half_wid
     slices = np.array_split(order, n_slices)
     time = np.array([t[rows].mean() for rows in slices])
     median = np.array([np.median(y[rows]) for rows in slices])
-    # All slices have one spread: of few events, its error would spoil the weights
-    spread = np.concatenate([y[rows] - m for rows, m in zip(slices, median, strict=True)])
-    low, high = np.quantile(spread, (0.5 - ONE_SIGMA / 2, 0.5 + ONE_SIGMA / 2))
-    number = np.array([len(rows) for rows in slices])
-    error = np.sqrt(np.pi / 2) * (high - low) / 2 / np.sqrt(number)
+    shares = 0.5 - ONE_SIGMA / 2, 0.5 + ONE_SIGMA / 2
+    spread = np.array([np.ptp(np.quantile(y[rows], shares)) / 2 for rows in slices])
+    # Fewer electrons arrive from below, so the spread grows with drift time. That of each slice
+    # alone would spoil the weights, if events are few
+    if n_slices >= _FEWEST_SLICES:
+        spread = np.exp(np.polyval(np.polyfit(time, np.log(np.maximum(spread, 1e-6)), 1), time))
+    else:
+        spread = np.full(n_slices, spread.mean())
+    error = np.sqrt(np.pi / 2 / np.array([len(rows) for rows in slices])) * spread
     weight = 1 / error**2
     centre = np.average(time, weights=weight)
     sum_of_squares = np.sum(weight * (time - centre) ** 2)

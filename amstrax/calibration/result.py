@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,13 @@ from amstrax.exceptions import NoResult
 
 #: Probability of the interval within one standard deviation of a normal distribution
 ONE_SIGMA = 0.6826894921370859
+
+
+class Number(NamedTuple):
+    """A number with its standard error; both NaN without data."""
+
+    value: float
+    error: float
 
 
 @dataclass(frozen=True)

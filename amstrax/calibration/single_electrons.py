@@ -178,3 +178,22 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
         expected,
         float(chi2.sf(statistic, free)) if free > 0 else np.nan,
     )
+
+
+def g2_of_electrons(gain: Result, extraction: tuple[float, float]) -> Result:
+    """Return g2 = gain x extraction efficiency [PE/electron], independent of lines and of W.
+
+    Parameters
+    ----------
+    gain
+        Of `fit_electrons` [PE/electron].
+    extraction
+        Extraction efficiency of the field at the liquid's surface, and its error.
+    """
+    share, error = extraction
+    value = gain.value * share
+    lower, upper = (
+        value * float(np.hypot(end / gain.value, error / share))
+        for end in (gain.value - gain.lower, gain.upper - gain.value)
+    )
+    return Result("g2", value, value - lower, value + upper, gain.unit, "se_gain x extraction")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from amstrax.commands import base, calibrating
+from amstrax.commands import calibrating
 from amstrax.exceptions import NoResult
 from amstrax.rundb.leases import Stop
 
@@ -60,13 +60,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="measure the area of a photoelectron in fluctuations of the tails of alphas' S1s; "
         "--write does so too",
     )
-    add(
+    calibrating.add_range(
+        parser,
         "--tail",
-        type=float,
-        nargs=2,
-        default=(30.0, 100.0),
-        metavar=("FIRST", "LAST"),
-        help="the tail, after the maximum of the pulse [ns] (default: 30 100)",
+        "the tail, after the maximum of the pulse [ns] (default: 30 100)",
+        ("FIRST", "LAST"),
+        (30.0, 100.0),
     )
     add(
         "--excess",
@@ -78,20 +77,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     args = calibrating.check_options(parser, parser.parse_args(argv))
     args.context, args.gains = "xams_little", args.gains or bool(args.write)
-    if not 0 <= args.tail[0] < args.tail[1]:
-        parser.error("--tail: FIRST must be at least 0 and below LAST")
+    if args.tail[0] < 0:
+        parser.error("--tail: FIRST must be at least 0")
     if not (args.excess > 0 and args.max_width > 0):
         parser.error("--excess and --max_width must be above 0")
     return args
-
-
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Find the lines, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the lines", folder)
 
 
 class _Data(NamedTuple):
@@ -166,7 +156,7 @@ def _photoelectrons(args: argparse.Namespace, stop: Stop) -> "dict[int, Result]"
         for chunk in st.get_iter(run_id, RECORDS, progress_bar=False):
             for channel in np.unique(chunk.data["channel"]).tolist():
                 own = chunk.data[chunk.data["channel"] == channel]
-                tails.setdefault(channel, []).append(alphas.tails_of(own, tuple(args.tail)))
+                tails.setdefault(channel, []).append(alphas.tails_of(own, args.tail))
                 noise.setdefault(channel, []).append(own["baseline_rms"])
     found = {}
     for channel in tails:
@@ -182,6 +172,8 @@ def _figure(data: _Data, fit: "Alphas") -> "Figure":
 
     return plot_alphas(fit, data.unit)
 
+
+main = calibrating.main_of(parse_args, work, log, "the lines")
 
 if __name__ == "__main__":
     sys.exit(main())

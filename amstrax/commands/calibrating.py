@@ -2,18 +2,20 @@
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amstrax import rundoc, strict_json
+from amstrax import run_metadata, rundoc, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NoResult, UsageError
 from amstrax.rundb.leases import Stop
+from amstrax.settings import CONTEXT_DETECTORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from amstrax.calibration.result import Result
     from amstrax.corrections.lookup import Entry
 
+log = logging.getLogger(__name__)
+
 #: Runs, and what was found in them
 Found = tuple[Sequence[str], "Result"]
 
@@ -31,8 +35,31 @@ _FIGURES = 6
 #: Options of a command that do not change what it finds
 _NOT_SHOWN = frozenset(
     ("run_ids", "run_documents", "testing_rundoc", "output_folder", "live_data_dir", "workers")
-    + ("write", "range", "from_run", "to_run", "json", "plot", "progress", "debug")
+    + ("timeout", "write", "range", "from_run", "to_run", "json", "plot", "progress", "debug")
 )
+
+
+class _Range(argparse.Action):
+    """Option with two ends, of which the lower one comes first."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        low, high = values
+        if not low < high:  # nor if one is NaN
+            parser.error(f"{option_string} {low:g} {high:g}: give the lower end first")
+        setattr(namespace, self.dest, (low, high))
+
+
+def add_range(
+    parser: argparse.ArgumentParser,
+    name: str,
+    text: str,
+    metavar: tuple[str, str] = ("LOW", "HIGH"),
+    default: tuple[float, float] | None = None,
+) -> None:
+    """Add an option with the lower and the upper end of a range."""
+    parser.add_argument(
+        name, type=float, nargs=2, action=_Range, metavar=metavar, default=default, help=text
+    )
 
 
 def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str) -> None:
@@ -93,6 +120,12 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     base.add_context_kwargs(parser)
     base.add_allow_incomplete(parser)
+    base.add_seconds(
+        parser,
+        "--timeout",
+        1.0,
+        "give up when a run that has not ended gets no new live data for this long",
+    )
     base.add_workers(parser)
     base.add_console(parser)
 
@@ -146,6 +179,28 @@ def check_runs(
     return args
 
 
+def main_of(
+    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+    work: Callable[[argparse.Namespace, Stop], str],
+    log: logging.Logger,
+    what: str,
+) -> Callable[..., int]:
+    """Return the function ``main(args=None, prog=None)`` of a command, see `base.main_of`.
+
+    It does the `work`, prints the text, and returns the exit status; `what` is measured.
+    """
+
+    @base.main_of(parse_args)
+    def main(args: argparse.Namespace) -> int:
+        """Measure, write the requested files, and return the exit status."""
+        from amstrax.auto_processing import job
+
+        folder = args.output_folder or "the output folder"
+        return job.run_strax_tool(args, log, lambda stop: work(args, stop), what, folder)
+
+    return main
+
+
 # Data
 
 
@@ -166,10 +221,44 @@ def processed(
         options = base.filled(
             ProcessingOptions, args, targets=tuple(targets), run_document=document, **more
         )
+        st, options = amstraxer.make_context(options, run_id)
+        check_run(st, run_id, str(options.context), path)
         amstraxer.process(run_id, options, stop)
-        st, _ = amstraxer.make_context(options, run_id)
         yield run_id, st
         stop.check()
+
+
+def check_run(st: "strax.Context", run_id: str, context: str, path: str | None) -> None:
+    """Raise AmstraxError for a run of another detector, and warn of one for another context.
+
+    `path` is that of ``--testing_rundoc``, if it is given: UsageError, if it is of another run.
+    Without a run document nothing is checked.
+    """
+    import strax
+
+    try:
+        document = st.run_documents.get(run_id) or st.run_metadata(run_id)
+    except strax.RunMetadataNotAvailable:
+        return
+    if path is not None and document.get("number", int(run_id)) != int(run_id):
+        raise UsageError(
+            f"--testing_rundoc {path}: the document of run {document['number']}, not of {run_id}: "
+            "give documents in the order of the runs"
+        )
+    detectors, detector = document.get("detectors") or (), CONTEXT_DETECTORS[context]
+    if detectors and detector not in detectors:
+        raise AmstraxError(
+            f"run {run_id} is of {', '.join(map(str, detectors))}, and context {context} is of "
+            f"{detector}: take a run of {detector}"
+        )
+    is_led = run_metadata.is_led_run(document)
+    if is_led != (context == "xams_led"):
+        log.warning(
+            "run %s is %s LED run by its document: results of context %s may mean nothing",
+            run_id,
+            "an" if is_led else "no",
+            context,
+        )
 
 
 def load(
@@ -249,10 +338,14 @@ def new_entries(args: argparse.Namespace, options: Collection[str]) -> list[NewE
     Raises
     ------
     UsageError
-        If the range or a name is wrong: OPTION_VERSION.json, with one of `options`.
+        If the range or a name is wrong (OPTION_VERSION.json, with one of `options`), or a file is
+        given twice.
     InvalidCorrection
         If a file is invalid, or has a value for runs of the range.
     """
+    twice = next((path for path in args.write if args.write.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--write {twice} is given twice: remove one")
     return [new_entry(path, args.range, options) for path in args.write]
 
 

@@ -31,41 +31,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     calibrating.add_options(parser, "runs with events at all depths, analysed together")
     calibrating.add_events(parser)
-    add = parser.add_argument
-    add(
+    calibrating.add_range(
+        parser,
         "--guess",
-        type=float,
-        nargs=2,
-        metavar=("GATE", "CATHODE"),
-        help="rough drift times from gate and cathode [ns] (default: ends of the dense part)",
+        "rough drift times from gate and cathode [ns] (default: ends of the dense part)",
+        ("GATE", "CATHODE"),
     )
-    add(
+    parser.add_argument(
         "--drift_length",
         type=base.positive_number,
         metavar="MM",
         help="distance of the two [mm] (default: gate_cathode_distance of the context)",
     )
-    add(
-        "--s2_range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="use S2s of these areas [PE] (default: all)",
-    )
+    calibrating.add_range(parser, "--s2_range", "use S2s of these areas [PE] (default: all)")
     base.add_count(parser, "--bootstrap", 50, "number of samples for the bootstrap")
-    args = calibrating.check_options(parser, parser.parse_args(argv))
-    if args.guess and not args.guess[0] < args.guess[1]:
-        parser.error("--guess: give the drift time from the gate first, which is shorter")
-    return args
-
-
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure the drift, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the drift", folder)
+    return calibrating.check_options(parser, parser.parse_args(argv))
 
 
 def work(args: argparse.Namespace, stop: Stop) -> str:
@@ -82,9 +62,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
 
     new = calibrating.new_entries(args, OPTIONS)  # reports errors in files before the work
     events, length, max_length = _load(args, stop)
-    gate, cathode = drift.find_edges(
-        events["drift_time"], args.guess and tuple(args.guess), args.bootstrap
-    )
+    gate, cathode = drift.find_edges(events["drift_time"], args.guess, args.bootstrap)
     velocity = drift.velocity(gate.likelihood, cathode.likelihood, length)
     results = [gate.likelihood, gate.bootstrap, cathode.likelihood, cathode.bootstrap, velocity]
     lines = []
@@ -150,6 +128,8 @@ def _figure(
 
     return calibration_plots.plot_drift(events, gate, cathode, diffusion)
 
+
+main = calibrating.main_of(parse_args, work, log, "the drift")
 
 if __name__ == "__main__":
     sys.exit(main())

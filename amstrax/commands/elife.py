@@ -34,20 +34,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     calibrating.add_options(parser, "runs with a source of one energy, analysed together")
     calibrating.add_events(parser)
     add = parser.add_argument
-    add(
+    calibrating.add_range(
+        parser,
         "--s2_range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="use S2s of these areas [PE] (default: all, of which the densest line is found)",
+        "use S2s of these areas [PE] (default: all, of which the densest line is found)",
     )
-    add(
+    calibrating.add_range(
+        parser,
         "--drift_range",
-        type=float,
-        nargs=2,
-        metavar=("FIRST", "LAST"),
-        help="use these drift times [ns] (default: from gate to cathode as found in the runs, "
-        "without 500 ns at each end)",
+        "use these drift times [ns] (default: from gate to cathode as found in the runs, without "
+        "500 ns at each end)",
+        ("FIRST", "LAST"),
     )
     add(
         "--per_run",
@@ -61,15 +58,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_count(parser, "--bootstrap", 100, "number of samples for the bootstrap")
     return calibrating.check_options(parser, parser.parse_args(argv))
-
-
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure the lifetime, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the lifetime", folder)
 
 
 def work(args: argparse.Namespace, stop: Stop) -> str:
@@ -128,8 +116,8 @@ def measure(events: "np.ndarray", args: argparse.Namespace) -> tuple["np.ndarray
 
     return lifetime.lifetime_of_events(
         events,
-        args.s2_range and tuple(args.s2_range),
-        args.drift_range and tuple(args.drift_range),
+        args.s2_range,
+        args.drift_range,
         args.allow_saturated,
         args.bootstrap,
     )
@@ -145,6 +133,8 @@ def _figure(events: "np.ndarray", found: "Lifetime", by_run: dict) -> "Figure":
         calibration_plots.plot_trend(by_run, axes[1])
     return figure
 
+
+main = calibrating.main_of(parse_args, work, log, "the lifetime")
 
 if __name__ == "__main__":
     sys.exit(main())

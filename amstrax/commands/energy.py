@@ -130,15 +130,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure the energy scale, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the scale", folder)
-
-
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Measure the energy scale, write the requested files, and return the table to print.
 
@@ -271,6 +262,8 @@ def _figure(
 
     return plot_energy(cs1, cs2, lines, scale, peaks)
 
+
+main = calibrating.main_of(parse_args, work, log, "the scale")
 
 if __name__ == "__main__":
     sys.exit(main())

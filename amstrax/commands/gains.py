@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from amstrax.analyses.gains import Gain
+    from amstrax.calibration.gains import Gain
     from amstrax.calibration.result import Result
 
     Gains = Mapping[int, Mapping[str, Gain | NoGain]]
@@ -79,15 +79,6 @@ def _channel_value(text: str) -> tuple[int, float]:
     return result
 
 
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure gains, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the gains", folder)
-
-
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Measure gains, write the requested files, and return the table to print.
 
@@ -100,7 +91,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     AmstraxError
         If a run cannot be processed.
     """
-    from amstrax.analyses.gains import channel_gains
+    from amstrax.calibration.gains import channel_gains
 
     new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     pulses, windows = load(args, args.run_ids, stop)
@@ -252,6 +243,8 @@ def _values(
         values.append(value)
     return values
 
+
+main = calibrating.main_of(parse_args, work, log, "the gains")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -41,13 +41,11 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="map to measure (default: both). Can be given more than once",
     )
     for name, what in (("cs1", "cS1"), ("cs2", "cS2")):
-        add(
+        calibrating.add_range(
+            parser,
             f"--{name}_range",
-            type=float,
-            nargs=2,
+            f"{what} of the line, which is the densest place there [PE] (default: all)",
             default=(0.0, 1e12),
-            metavar=("LOW", "HIGH"),
-            help=f"{what} of the line, which is the densest place there [PE] (default: all)",
         )
     for name, default, text in (
         ("r", 4, "bins of s1_map in r, of equal areas"),
@@ -83,15 +81,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure maps, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the maps", folder)
-
-
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Measure maps, write the requested files, and return the table to print.
 
@@ -122,7 +111,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         np.concatenate(parts),
         (args.r_bins, args.z_bins, args.xy_bins),
         args.maps,
-        (tuple(args.cs1_range), tuple(args.cs2_range)),
+        (args.cs1_range, args.cs2_range),
         args.min_events,
         args.radius or XAMS_VOLUME.radius,
         args.depth or XAMS_VOLUME.depth,
@@ -172,6 +161,8 @@ def _figure(found: "dict[str, LightMap]") -> "Figure":
 
     return plot_light_map(found)
 
+
+main = calibrating.main_of(parse_args, work, log, "the maps")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from amstrax.commands import base, calibrating
+from amstrax.commands import calibrating
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
@@ -72,15 +72,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-@base.main_of(parse_args)
-def main(args: argparse.Namespace) -> int:
-    """Measure the gain, and return the exit status."""
-    from amstrax.auto_processing import job
-
-    folder = args.output_folder or "the output folder"
-    return job.run_strax_tool(args, log, lambda stop: work(args, stop), "the gain", folder)
-
-
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Measure the gain, write the requested files, and return the table to print.
 
@@ -137,6 +128,8 @@ def _figure(area: "np.ndarray", fit: "ElectronFit") -> "Figure":
 
     return plot_single_electrons(area, fit)
 
+
+main = calibrating.main_of(parse_args, work, log, "the gain")
 
 if __name__ == "__main__":
     sys.exit(main())

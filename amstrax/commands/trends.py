@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("amstrax.trends")
-
-#: Time to wait for live data that is missing [s]: runs have ended, and it will not come
-_TIMEOUT = 1.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -141,12 +139,10 @@ def _measure(
     try:
         processing = base.filled(ProcessingOptions, args, run_document=_document(args, run_id))
         st, _ = amstraxer.make_context(processing, run_id)
+        calibrating.check_run(st, run_id, args.context, args.run_documents.get(run_id))
         for target in () if args.only_stored_data else measuring.data_types(st):
             try:
-                for _, made in calibrating.processed(
-                    args, [run_id], (target,), stop, timeout=_TIMEOUT
-                ):
-                    st = made
+                amstraxer.process(run_id, replace(processing, targets=(target,)), stop)
             except Exception as error:
                 _check_stopped(error, stop)
                 failed[target] = measuring.reason(error)

@@ -1,5 +1,6 @@
 """Stored data of a run, read without making any, and figures of it for pages."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ LED_COLUMNS = ("time", "channel", "area", "amplitude_led")
 MOST_POINTS = 10_000
 #: Number of peaks of selected events that are marked, if not all peaks are points
 MOST_MARKED = 2_000
+#: Held while matplotlib draws: its fonts and caches belong to the whole process
+DRAWING = threading.Lock()
 #: Columns of these marks -> fields of peaks
 _MARKED = {"area": "area", "width": "range_50p_area", "aft": "area_fraction_top"}
 

@@ -125,13 +125,15 @@ class Page:
         if shown == self._shown_alarms:
             return
         self._shown_alarms = shown
-        parts: list[UIElement] = []
+        parts: list[Row] = []
         for alarm in found:
-            parts.append(self.html(render.html("alarm.html", alarm=alarm)))
+            text = Div(text=render.html("alarm.html", alarm=alarm), disable_math=True)
+            parts.append(wrapped(text))
             if self.may_act():
                 name = alarm.name
-                parts.append(button("acknowledge", "Acknowledge", lambda n=name: self._on_seen(n)))
-        _name(parts)
+                seen = button("acknowledge", "Acknowledge", lambda n=name: self._on_seen(n))
+                parts[-1].children = [text, seen]
+        _name(each for part in parts for each in part.references())
         self._alarms.children = parts
 
     def _on_seen(self, name: str) -> None:

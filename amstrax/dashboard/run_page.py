@@ -1,5 +1,6 @@
 """Pages of one run: overview, plots of its data, and single events."""
 
+import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,6 +38,17 @@ from amstrax.rundb import documents
 _MOST_LINKS = 30
 #: Longest event whose records are shown [ns]
 _LONGEST = 5_000_000
+#: Plots of calibrations: name -> method of the context, and its data type
+_CALIBRATIONS = {
+    "electron lifetime": ("plot_lifetime", "event_info"),
+    "gate and cathode": ("plot_drift_edges", "event_info"),
+    "energy": ("plot_energy", "event_info"),
+    "bands of cS2 / cS1": ("plot_bands", "event_info"),
+    "maps of light": ("plot_light_map", "event_info"),
+    "Kr-83m": ("plot_kr83m_delays", "event_kr83m"),
+    "single electrons": ("plot_single_electrons", "single_electrons"),
+    "alphas of XAMSL": ("plot_alphas", "radon_peak_basics"),
+}
 _LOADING = "<p>Loading …</p>"
 #: Number of bins that suits each figure
 _USUAL = "of each plot"
@@ -247,10 +259,33 @@ class DataPage(OfRun):
         self._gains = self.html("", name="gains")
         self._drawn: Drawn | None = None
         self._is_linking = False
-        choices = wrapped(self._bins, *self._choices.values())
-        self.show(self.links, choices, self._text, self._selected, self._figures, self._gains)
+        self._calibration = select(
+            "calibration", "Calibration", ["none", *_CALIBRATIONS], self._calibrate
+        )
+        self._fit = self.html("", name="fit")
+        choices = wrapped(self._bins, *self._choices.values(), self._calibration)
+        parts = self.links, choices, self._text, self._fit, self._selected, self._figures
+        self.show(*parts, self._gains)
         if self.run_id:
             self._draw()
+
+    def _calibrate(self) -> None:
+        """Show the chosen plot of a calibration."""
+        method, data_type = _CALIBRATIONS.get(self._calibration.value, ("", ""))
+        self._fit.text = _LOADING if method else ""
+
+        def work() -> str:
+            if not method:
+                return ""
+            with self.site.few, figures.DRAWING:
+                st = self.context()
+                if not figures.is_stored(st, self.run_id, data_type):
+                    return render.html("calibration.html", missing=data_type)
+                png = getattr(st, method)(self.run_id, progress_bar=False)._repr_png_()
+            picture = base64.b64encode(png).decode("ascii")
+            return render.html("calibration.html", picture=picture, method=method)
+
+        self.load("the calibration", work, lambda text: set_text(self._fit, text))
 
     def _draw(self) -> None:
         values = {name: box.active for name, box in self._choices.items()}

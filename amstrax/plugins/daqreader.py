@@ -15,8 +15,6 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax import redax, rundoc
-from amstrax.calibration import livetime
-from amstrax.calibration.livetime import DIGITIZER, DROPPED, MISSING
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import (
     InvalidOption,
@@ -26,7 +24,8 @@ from amstrax.exceptions import (
     Stopped,
 )
 from amstrax.processing import live_data
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
+from amstrax.processing.live_data import DIGITIZER, DROPPED, MISSING
 from amstrax.strax_ext.plugin import dependencies
 
 #: Help of the option `channel_map`
@@ -471,7 +470,7 @@ class LiveDataReader(CorrectedPlugin):
         is_dead = np.isin(records["channel"], channels)
         dead = records[is_dead]
         intervals = np.stack([dead["time"], strax.endtime(dead)], axis=1)
-        self._add_dead_time(livetime.merge(intervals), DIGITIZER)
+        self._add_dead_time(live_data.merge_intervals(intervals), DIGITIZER)
         return records if self.dead_time_channel in channels else records[~is_dead]
 
     def _add_dead_time(self, intervals: Iterable[Sequence[int]], cause: str) -> None:

@@ -130,16 +130,35 @@ class _AreaErrors(_Checked):
     )
 
     def s2_errors(
-        self, area: np.ndarray, drift_time: np.ndarray, corrected: np.ndarray
+        self,
+        area: np.ndarray,
+        drift_time: np.ndarray,
+        corrected: np.ndarray,
+        saturation_error: np.ndarray | float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return error, and that by statistics alone, of corrected S2s [PE], shape (n,)."""
+        """Return error, and that by statistics alone, of corrected S2s [PE], shape (n,).
+
+        `saturation_error` is that of `area` by its correction for saturation [PE].
+        """
         fano = scatters.s2_fano(drift_time, self.elife, self.s2_area_fano, self.se_gain)
         statistical = corrected * scatters.area_error(area, fano)
         correction = scatters.s2_correction_error(
             drift_time, self.elife, self.elife_relative_error, self.drift_time_error
         )
         correction = np.hypot(correction, self.s2_map_error)
+        correction = np.hypot(correction, _relative(saturation_error, area))
         return np.hypot(statistical, corrected * correction), statistical
+
+
+def _saturation_error(rows: np.ndarray, prefix: str = "") -> np.ndarray | float:
+    """Return the error of areas by the part saturation [PE], 0 without it and for absent peaks."""
+    name = f"{prefix}saturation_correction_error"
+    return np.nan_to_num(rows[name]) if name in (rows.dtype.names or ()) else 0.0
+
+
+def _relative(error: np.ndarray | float, area: np.ndarray) -> np.ndarray:
+    """Return error / area [1], NaN for areas of 0 or less."""
+    return error / np.where(area > 0, area, np.nan)
 
 
 class EventBasicsWithScatters(_ScatterSelection):
@@ -159,15 +178,12 @@ class EventBasicsWithScatters(_ScatterSelection):
             ),
         ]
 
-    def compute(self, events, peaks):
-        result = super().compute(events, peaks)
-        inside, first = kernels.contained_peaks(peaks, events)
-        main_s1 = kernels.peaks_of_events(result, np.arange(len(inside)), first)[:, kernels.MAIN_S1]
-        peaks, limits = peaks[inside], self.limits()
+    def describe(self, result, peaks, first, chosen):
+        super().describe(result, peaks, first, chosen)
+        limits, main_s1 = self.limits(), chosen[:, kernels.MAIN_S1]
         _, event, _ = scatters.find_scatters(peaks, first, main_s1, limits)
-        result["n_scatters"] = np.bincount(event, minlength=len(events))
+        result["n_scatters"] = np.bincount(event, minlength=len(result))
         result["pile_up"] = scatters.pile_up(peaks, first, main_s1, limits)
-        return result
 
 
 class EventPositionsOfBoth(CorrectedPlugin):
@@ -229,11 +245,15 @@ class CorrectedAreasWithErrors(_AreaErrors):
             area = events[f"{prefix}s1_area"]
             statistical = corrected * scatters.area_error(area, self.s1_area_fano)
             result[f"{prefix}cs1_statistical_error"] = statistical
-            result[f"{prefix}cs1_error"] = np.hypot(statistical, corrected * s1_correction)
+            saturation = _relative(_saturation_error(events, f"{prefix}s1_"), area)
+            result[f"{prefix}cs1_error"] = np.hypot(
+                statistical, corrected * np.hypot(s1_correction, saturation)
+            )
             error, statistical = self.s2_errors(
                 events[f"{prefix}s2_area"],
                 self.s2_place(events, prefix)[0],
                 result[f"{prefix}cs2"],
+                _saturation_error(events, f"{prefix}s2_"),
             )
             result[f"{prefix}cs2_statistical_error"] = statistical
             result[f"{prefix}cs2_error"] = error
@@ -243,8 +263,12 @@ class CorrectedAreasWithErrors(_AreaErrors):
         """Return the relative error of corrected S1s by that of the drift time [1]."""
         speed = self.gate_cathode_distance / (self.drift_time_cathode - self.drift_time_gate)
         factors = []
+        fields = ("x", "y", "z", "r")
         for sign in (-1, 1):
-            moved = events.copy()
+            # A copy of all fields takes longer than the factors
+            moved = np.empty(len(events), dtype=[(name, events.dtype[name]) for name in fields])
+            for name in fields:
+                moved[name] = events[name]
             moved["z"] += sign * speed * self.drift_time_error
             factors.append(self.s1_factor(moved))  # type: ignore[attr-defined]  # of CorrectedAreas
         return np.abs(factors[1] - factors[0]) / np.abs(factors[1] + factors[0])
@@ -330,7 +354,7 @@ class EventScatters(_ScatterSelection, _AreaErrors):
             drift_time, result["x"], result["y"], self.elife, self.s2_map
         )
         result["cs2_error"], result["cs2_statistical_error"] = self.s2_errors(
-            area, drift_time, result["cs2"]
+            area, drift_time, result["cs2"], _saturation_error(peaks[rows])
         )
         return result
 

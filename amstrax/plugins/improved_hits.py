@@ -11,7 +11,7 @@ from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
 from amstrax.processing import live_data, waveforms
 from amstrax.processing import peaks as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 
 class _IntegratedHits(CorrectedPlugin):
@@ -58,17 +58,21 @@ class _IntegratedHits(CorrectedPlugin):
         return result
 
     def integrated_hits(
-        self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray]
+        self, records: np.ndarray, links: tuple[np.ndarray, np.ndarray], widen: bool = False
     ) -> np.ndarray:
-        """Return hits sorted by time, with integration bounds and the area within these."""
+        """Return hits sorted by time, with integration bounds and the area within these.
+
+        With `widen`, time and length are those of the bounds.
+        """
         hits = kernels.find_hits(
             records,
             self.threshold("hit_threshold_adc"),
             self.threshold("hit_threshold_sigma"),
-            by_time=True,
         )
-        kernels.integrate_hits(hits, records, links, self.hit_left_margin, self.hit_right_margin)
-        return hits
+        margins = self.hit_left_margin, self.hit_right_margin
+        # In the order of records, each of which is read once
+        kernels.integrate_hits(hits, records, links, *margins, widen)
+        return sort_by_time(hits)
 
 
 class ImprovedHits(_IntegratedHits):
@@ -82,4 +86,4 @@ class ImprovedPeaks(_IntegratedHits):
     """Peaks of hits above thresholds that are options, with the samples around these hits."""
 
     def find_hits(self, records, links):
-        return sort_by_time(kernels.widen_hits(self.integrated_hits(records, links)))
+        return self.integrated_hits(records, links, widen=True)

@@ -11,6 +11,7 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
 from amstrax.processing import merging, splitting
+from amstrax.processing.rows import as_void
 
 #: Help of options that parts share; the defaults must be the same, too
 S1_WINDOW_HELP = "Light of an S1 comes within this time [ns]: five decay times of 27 ns"
@@ -74,7 +75,7 @@ class MergedPeaks(CorrectedPlugin):
         )
         n_channels = (groups["area_per_channel"] != 0).sum(axis=1)
         large = (groups["area"] >= self.peak_min_area) & (n_channels >= self.min_channels)
-        groups = groups[large]
+        groups = as_void(groups)[large].view(groups.dtype)
         peaks = np.zeros(len(groups), dtype=self.dtype)
         for name in groups.dtype.names:
             peaks[name] = groups[name]

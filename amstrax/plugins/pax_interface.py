@@ -16,7 +16,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption, LiveDataCorrupted, LiveDataNotFound, NotAvailable
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.strax_ext.plugin import Plugin
 
 __all__ = ["RecordsFromPax", "pax_to_records"]

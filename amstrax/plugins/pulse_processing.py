@@ -6,6 +6,7 @@ from immutabledict import immutabledict
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.processing import pulses
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.pulses import (
     baseline_per_channel,
     channel_split,
@@ -13,7 +14,6 @@ from amstrax.processing.pulses import (
     mask_and_not,
     pulse_count_dtype,
 )
-from amstrax.processing.rows import sort_by_time
 
 #: Help of the option `correct_positive_polarity` of plugins that make records
 CORRECT_POLARITY = (

@@ -19,9 +19,9 @@ from amstrax.plugins.peak_processing import (
 from amstrax.plugins.pulse_processing import PulseProcessingBase
 from amstrax.processing import peaks as kernels
 from amstrax.processing import splitting, waveforms
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.events import index_of_container
 from amstrax.processing.peaks import find_hits as hits_above
-from amstrax.processing.rows import sort_by_time
 
 __all__ = ["DAQReader", "RadonHits", "RadonPeakBasics", "RadonPeaks", "RadonPulseProcessing"]
 

@@ -77,7 +77,7 @@ PARTS: Mapping[str, Part] = immutabledict(
         ),
     ),
     events=Part(
-        1,
+        2,
         immutabledict(
             EventBasics=improved_events.EventBasicsWithScatters,
             EventPositions=improved_events.EventPositionsOfBoth,

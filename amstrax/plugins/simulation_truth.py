@@ -8,7 +8,7 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation import load_truth, parts
 from amstrax.simulation.run import SimulatedRun
 from amstrax.simulation.writer import TRUTH_DTYPE

@@ -13,9 +13,8 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
-from amstrax.processing.compiled import F32, I64, column, kernel, output
+from amstrax.processing.compiled import F32, I64, check_bounds, column, kernel, output
 from amstrax.processing.peaks import S1, S2
-from amstrax.processing.rows import check_bounds
 
 #: Columns of the array of indices that `choose_peaks` returns
 MAIN_S1, ALT_S1, MAIN_S2, ALT_S2 = range(4)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from amstrax.processing.rows import check_bounds, latest_in_channel
+from amstrax.processing.compiled import check_bounds, latest_in_channel
 
 _REMEDY = "the live data is not what redax writes; copy it again from the DAQ"
 #: The area is a mean over this many windows, each this many samples longer than the previous one

@@ -170,7 +170,7 @@ def _fit(areas, light, start, scores, step, limit, fano):
     n, c = areas.shape
     middle, last = light.shape[1] // 2, light.shape[1] - 3
     result = np.full((n, 6), np.nan)
-    f, fx, fy = np.zeros(c), np.zeros(c), np.zeros(c)
+    f, fx, fy, shares = np.zeros(c), np.zeros(c), np.zeros(c), np.zeros(c)
     sums = np.empty(len(start))
     # Weights of the four nodes in x and in y, and their derivatives: cubic convolution,
     # R. Keys, IEEE Trans. Acoust. Speech Signal Process. 29 (1981) 1153
@@ -195,7 +195,6 @@ def _fit(areas, light, start, scores, step, limit, fano):
         best = -np.inf
         dx, dy = 0.0, 0.0
         xx, xy, yy = 0.0, 0.0, 0.0
-        deviance = 0.0
         for _ in range(60):
             iu, iv = tx / step + middle, ty / step + middle
             i = min(max(int(iu), 1), last)
@@ -227,15 +226,14 @@ def _fit(areas, light, start, scores, step, limit, fano):
                 s += f[k]
                 sx += fx[k]
                 sy += fy[k]
-            score, dev = 0.0, 0.0
+            score = 0.0
             for k in range(c):
-                area = areas[peak, k]
-                if area > 0:
-                    p = f[k] / s
-                    score += area * np.log(p)
-                    dev += area * np.log(area / (total * p))
+                if areas[peak, k] > 0:
+                    score += areas[peak, k] * np.log(f[k] / s)
             if score >= best:
-                x, y, best, deviance = tx, ty, score, dev
+                x, y, best = tx, ty, score
+                for k in range(c):
+                    shares[k] = f[k] / s
                 gx, gy, xx, xy, yy = 0.0, 0.0, 0.0, 0.0, 0.0
                 for k in range(c):
                     ux, uy = fx[k] / f[k] - sx / s, fy[k] / f[k] - sy / s
@@ -272,5 +270,9 @@ def _fit(areas, light, start, scores, step, limit, fano):
             ex, ey = (x / r, y / r) if r > 0 else (1.0, 0.0)
             result[peak, 4] = np.sqrt(ex * ex * cxx + 2 * ex * ey * cxy + ey * ey * cyy)
         if c > 3:
+            deviance = 0.0
+            for k in range(c):
+                if areas[peak, k] > 0:
+                    deviance += areas[peak, k] * np.log(areas[peak, k] / (total * shares[k]))
             result[peak, 5] = 2 * max(deviance, 0.0) / fano / (c - 3)
     return result

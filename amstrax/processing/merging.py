@@ -16,6 +16,7 @@ from amstrax.processing.compiled import (
     columns,
     kernel,
 )
+from amstrax.processing.rows import as_void
 
 #: Fields of groups of hits, as `peaks.find_peaks` fills them
 _FIELDS = ("time", "length", "dt", "channel", "n_hits", "max_gap", "area", "area_per_channel")
@@ -153,14 +154,20 @@ def _first_of_clusters(start, end, is_s1, gap, max_duration):
 
 def _joined(groups: np.ndarray, end: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Return one group for each cluster, `first` the index of its first group."""
-    result = groups[first]
+    result = as_void(groups)[first].view(groups.dtype)
     last = np.append(first[1:], len(groups)) - 1
     result["length"] = (end[last] - result["time"]) // result["dt"]
-    for field in ("n_hits", "area", "area_per_channel"):
-        result[field] = np.add.reduceat(groups[field], first)
+    # Most clusters are one group
+    merged = np.flatnonzero(last > first)
+    bounds = np.stack([first[merged], last[merged] + 1], axis=1).ravel()
     # The longest time without a hit; gaps between groups are without their extensions
     gap = np.append(0, groups["time"][1:] - end[:-1])
     gap[first] = 0
-    within = np.maximum(gap, groups["max_gap"])
-    result["max_gap"] = np.maximum.reduceat(within, first)
+    for field, function, values in (
+        *((name, np.add, groups[name]) for name in ("n_hits", "area", "area_per_channel")),
+        ("max_gap", np.maximum, np.maximum(gap, groups["max_gap"])),
+    ):
+        # One more value, in no range, lets a range end at the last
+        values = np.concatenate([values, values[-1:]])
+        result[field][merged] = function.reduceat(values, bounds)[::2]
     return result

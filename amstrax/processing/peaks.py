@@ -7,7 +7,7 @@ channels.
 import numpy as np
 import strax
 
-from amstrax.exceptions import InvalidOption
+from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing.compiled import (
     BOOL,
     F32,
@@ -15,13 +15,14 @@ from amstrax.processing.compiled import (
     I16,
     I32,
     I64,
+    check_bounds,
     column,
     columns,
     kernel,
     output,
     row,
+    sort_by_time,
 )
-from amstrax.processing.rows import check_bounds, sort_by_time
 
 _Hits = columns(
     __name__, "_Hits", strax.hit_dtype, column, "time", "length", "dt", "channel", "area"
@@ -184,6 +185,7 @@ def integrate_hits(
     links: tuple[np.ndarray, np.ndarray],
     left: int,
     right: int,
+    widen: bool = False,
 ) -> None:
     """Fill, in place, integration bounds and areas of hits, with the samples around them.
 
@@ -196,11 +198,13 @@ def integrate_hits(
     Parameters
     ----------
     hits
-        `strax.hit_dtype`, sorted by time, shape (m,).
+        `strax.hit_dtype`, those of each channel sorted by time, shape (m,).
     records
         Records of the hits, shape (r,).
     links
         From `waveforms.record_links`.
+    widen
+        Also let time and length cover the bounds, as `widen_hits` does.
 
     Raises
     ------
@@ -220,40 +224,55 @@ def integrate_hits(
                 "[ns]"
             )
     mixed = "hits are not of these records; make both again"
-    check_bounds("record_i", hits["record_i"], 0, len(records), mixed, hits["time"])
-    check_bounds("channel", hits["channel"], 0, 2**15, mixed, hits["time"])
-    for field in ("left", "right"):
-        check_bounds(field, hits[field], 0, n_samples + 1, mixed, hits["time"])
-    check_bounds(
-        "length", records["length"], 0, n_samples + 1, "make records again", records["time"]
-    )
+    channel = np.ascontiguousarray(hits["channel"])
+    check_bounds("channel", channel, 0, 2**15, mixed, hits["time"])
     for link in links:
         check_bounds("link", np.asarray(link), _NO_RECORD, len(records), mixed, records["time"])
-    _integrate_hits(
+    good = len(links[0]) == len(links[1]) == len(records) and _integrate_hits(
         _NewHits.of(hits),
         _Records.of(records),
         *(np.asarray(link, dtype=np.int32) for link in links),
-        int(hits["channel"].max()) + 1,
+        channel,
+        int(channel.max()) + 1,
         int(left) // dt,
         int(right) // dt,
+        bool(widen),
     )
+    if not good:
+        check_bounds("record_i", hits["record_i"], 0, len(records), mixed, hits["time"])
+        for field in ("left", "right"):
+            check_bounds(field, hits[field], 0, n_samples + 1, mixed, hits["time"])
+        remedy = "make records again"
+        check_bounds("length", records["length"], 0, n_samples + 1, remedy, records["time"])
+        raise IndexOutOfBounds(
+            f"links of {len(links[0])} and {len(links[1])} records, but there are {len(records)}: "
+            "take those that record_links returns for these records"
+        )
 
 
-@kernel(_NewHits, _Records, column(I32), column(I32), I64, I64, I64)
-def _integrate_hits(hits, records, before, behind, n_channels, left, right):
-    """Fill bounds and areas; margins are in samples."""
+@kernel(_NewHits, _Records, column(I32), column(I32), column(I16), I64, I64, I64, BOOL)
+def _integrate_hits(hits, records, before, behind, channel, n_channels, left, right, widen):
+    """Fill bounds and areas; margins are in samples. Return False at an index out of bounds."""
     n_samples = records.data.shape[1]
     # Hit that follows in the channel, and the first sample that is not in the one before [ns]
     following = np.full(len(hits.time), _NO_RECORD, dtype=np.int64)
     latest = np.full(n_channels, _NO_RECORD, dtype=np.int64)
     free_from = np.full(n_channels, -(2**62), dtype=np.int64)
-    for h in range(len(hits.time)):
-        c = hits.channel[h]
+    for h in range(len(channel)):
+        c = channel[h]
         if latest[c] != _NO_RECORD:
             following[latest[c]] = h
         latest[c] = h
-    for h in range(len(hits.time)):
-        c, r, dt = hits.channel[h], hits.record_i[h], np.int64(hits.dt[h])
+    for h in range(len(channel)):
+        c, r, dt = channel[h], hits.record_i[h], np.int64(hits.dt[h])
+        if not (
+            0 <= r < len(records.time)
+            and 0 <= hits.left[h] <= n_samples
+            and 0 <= hits.right[h] <= n_samples
+            and 0 <= records.length[r] <= n_samples
+            and (behind[r] == _NO_RECORD or 0 <= records.length[behind[r]] <= n_samples)
+        ):
+            return False
         start = records.time[r]
         first = np.int64(hits.left[h]) - left
         if before[r] == _NO_RECORD:
@@ -284,6 +303,10 @@ def _integrate_hits(hits, records, before, behind, n_channels, left, right):
             for j in range(np.uint64(low), np.uint64(high)):
                 total += samples[j]
         hits.area[h] = total + (beyond - first) * (baseline - np.floor(baseline))
+        if widen:
+            hits.time[h] -= (np.int64(hits.left[h]) - first) * dt
+            hits.length[h] = beyond - first
+    return True
 
 
 def find_peaks(
@@ -541,19 +564,21 @@ def set_tight_coincidence(peaks: np.ndarray, hits: np.ndarray, window: float) ->
     if not len(hits):
         peaks["tight_coincidence"] = 0
         return
-    check_bounds("channel", hits["channel"], 0, 2**15, "make hits again", hits["time"])
+    channel = np.ascontiguousarray(hits["channel"])
+    check_bounds("channel", channel, 0, 2**15, "make hits again", hits["time"])
+    start, apex = (np.ascontiguousarray(hits[name]) for name in ("time", "max_time"))
     found = np.zeros(len(peaks), dtype=np.int64)
     _count_coincident(
         peaks["time"],
         peaks["length"],
         peaks["dt"],
         peaks["data"],
-        hits["time"],
-        hits["max_time"],
-        hits["channel"],
+        start,
+        apex,
+        channel,
         float(window),
-        int((hits["max_time"] - hits["time"]).max()),
-        int(hits["channel"].max()) + 1,
+        int((apex - start).max()),
+        int(channel.max()) + 1,
         found,
     )
     peaks["tight_coincidence"] = found

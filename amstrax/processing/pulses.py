@@ -403,7 +403,7 @@ def check_overlaps(records: np.ndarray, n_channels: int) -> None:
         raise PulsesOverlap(
             f"records are not sorted: channel {channel[i]} at {time[i]} ns comes after "
             f"{time[i - 1]} ns. Sort them by time first "
-            "(amstrax.processing.rows.sort_by_time)"
+            "(amstrax.processing.compiled.sort_by_time)"
         )
     raise PulsesOverlap(
         f"two pulses overlap in channel {channel[i]} at {time[i]} ns: the live data "

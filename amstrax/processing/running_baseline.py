@@ -8,8 +8,8 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption
+from amstrax.processing.compiled import check_records, sort_by_time
 from amstrax.processing.pulses import raw_to_records
-from amstrax.processing.rows import check_records, sort_by_time
 
 #: Standard deviation of rounding to whole ADC counts: 1 / sqrt(12)
 QUANTISATION_NOISE = 12**-0.5

@@ -14,13 +14,13 @@ from amstrax.processing.compiled import (
     I16,
     I32,
     I64,
+    check_bounds,
     column,
     columns,
     kernel,
     output,
     row,
 )
-from amstrax.processing.rows import check_bounds
 
 #: Index that stands for no record
 NO_RECORD = -1

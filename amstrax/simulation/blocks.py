@@ -13,7 +13,7 @@ import numpy as np
 from immutabledict import immutabledict
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.writer import TRUTH_DTYPE
@@ -24,6 +24,7 @@ T = TypeVar("T")
 BLOCK = 500_000_000  # length of a block [ns]
 _EDGE = 100_000  # time without events at the start of a run [ns]
 _EARLY = 1_000  # most time of a signal before its event [ns]
+_HELPERS = 2  # threads that simulate blocks ahead; any number gives the same run
 MOST_LIGHT = 50_000.0  # rate of events above which pulses would hardly ever end [Hz]
 
 
@@ -178,12 +179,12 @@ def _stretches(end: int) -> Iterator[tuple[int, int]]:
 
 
 def _ahead(tasks: Iterator[tuple[int, Callable[[], T]]]) -> Iterator[tuple[int, T]]:
-    """Yield what tasks return, with their numbers; a helper thread does the next one meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="simulation") as helper:
+    """Yield what tasks return, with their numbers; helper threads do the next ones meanwhile."""
+    with ThreadPoolExecutor(_HELPERS, thread_name_prefix="simulation") as helpers:
         waiting: deque[tuple[int, Future[T]]] = deque()
         for number, task in tasks:
-            waiting.append((number, helper.submit(task)))
-            if len(waiting) > 1:
+            waiting.append((number, helpers.submit(task)))
+            if len(waiting) > _HELPERS:
                 number, done = waiting.popleft()
                 yield number, done.result()
         for number, done in waiting:
@@ -222,7 +223,8 @@ def _signals(
         detector,
     )
     all_light = light.join(
-        *(s1, s2, light.photoionisation(rng, light.join(s1, s2), patterns, detector)),
+        *(s1, light.photoionisation(rng, s1, patterns, detector)),
+        *(s2, light.photoionisation(rng, s2, patterns, detector)),
         light.delayed_electrons(rng, deposits.time + drift, in_gas, x, y, patterns, detector),
         sensors.dark_counts(rng, detector, start, stop),
     )
@@ -232,10 +234,11 @@ def _signals(
         external = light.join(external, background)
     nai, measured = sensors.external_signals(rng, external, detector)
     signals = light.join(sensors.charges(rng, all_light, detector), nai)
-    truth = _truth(deposits, photons, freed, s1, s2, detector)
+    of_s1, of_s2 = (light.of_deposits(part, deposits, detector) for part in (s1, s2))
+    truth = _truth(deposits, photons, freed, of_s1, of_s2)
     own = external.event >= 0
     truth["external_energy"][external.event[own]] = measured[own]
-    of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, all_light, detector)
+    of_deposits = parts.deposit_table(deposits, photons, freed, in_gas, of_s1.n_pe, of_s2.n_pe)
     bright = parts.light_table(all_light, all_light.event(deposits), detector)
     nai_deposits = parts.external_table(external, measured, detector)
     return signals, truth, of_deposits, np.concatenate([bright, nai_deposits])
@@ -259,9 +262,8 @@ def _truth(
     deposits: sources.Deposits,
     photons: np.ndarray,
     freed: np.ndarray,
-    s1: light.Light,
-    s2: light.Light,
-    detector: Detector,
+    s1: light.OfDeposits,
+    s2: light.OfDeposits,
 ) -> np.ndarray:
     """Return a row for each event, times from the start of the run."""
     first = np.flatnonzero(np.diff(deposits.event, prepend=-1))
@@ -279,18 +281,16 @@ def _truth(
     truth["n_deposits"] = np.bincount(event, minlength=n)
     last = truth["time"].copy()
     for name, part in (("s1", s1), ("s2", s2)):
-        seen = light.in_tpc(part.channel, detector)
-        of_event = part.event(deposits)
-        event, count = of_event[seen], part.n_pe[seen]
-        total = np.bincount(event, count, n)
+        total = np.bincount(event, part.n_pe, n)
         # Relative to the event, since sums of times are too large for exact floats
-        moment = np.bincount(event, count * (part.time[seen] - times[event]), n)
+        later = deposits.time - times[event]
+        moment = np.bincount(event, part.moment + part.n_pe * later, n)
         truth[f"{name}_pe"] = total
         found = total > 0
         center = truth[f"{name}_center_time"]
         center[:] = -1
         center[found] = (times + moment / np.maximum(total, 1))[found]
-        np.maximum.at(last, of_event, part.time.astype(np.int64))
+        np.maximum.at(last, event, part.last.astype(np.int64))
     truth["endtime"] = last + 1
     both = (truth["s1_pe"] > 0) & (truth["s2_pe"] > 0)
     truth["drift_time"] = np.where(both, truth["s2_center_time"] - truth["s1_center_time"], np.nan)

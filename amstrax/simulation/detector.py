@@ -412,9 +412,12 @@ XAMSL = Detector(
     s1_light_slope=-3.5,  # assumed
     bottom_channels=(0,),
     top_channels=(1,),
-    # Within about 30 %, from run 999999: fluctuations in the tail of S1s of alphas, as far as they
-    # are those of numbers of photoelectrons
+    # Within a factor of two, from run 999999: fluctuations in the tail of S1s of alphas, as far as
+    # they are those of numbers of photoelectrons (`amstrax alphas --gains`: 1.8 and 1.5). It is a
+    # gain of 3e4, as PMTs have at this run's -560 and -555 V; runs at -850 V have far more
     photoelectron_areas=(1.0, 1.0),
+    # 40 % of 10 nF at 56 V, as for XAMS, and the 3e4 electrons of a photoelectron; assumed
+    pmt_saturation_charge=5e7,
     pmt_rise=2.0,  # these two: fits to mean S1s of alphas in run 999999
     pmt_fall=6.5,
     external_channel=None,

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import strax
 
-from amstrax.processing.rows import check_bounds, sort_by_time
+from amstrax.processing.compiled import check_bounds, sort_by_time
 from amstrax.redax import DEAD_TIME_CHANNELS
 from amstrax.simulation.detector import Detector
 from amstrax.simulation.light import join
@@ -104,7 +104,7 @@ class Digitizer:
     ) -> tuple[Signals, tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
         """Return sorted signals of a channel, and their positions, areas, and pulse shapes."""
         own = np.flatnonzero(signals.channel == channel)
-        own = own[np.argsort(signals.time[own], kind="stable")]
+        own = own[np.argsort(signals.time[own])]
         signals = Signals(*(column[own] for column in signals))
         position = signals.time / self.detector.dt
         area = signals.charge * self.detector.unit_area(channel)

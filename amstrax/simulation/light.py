@@ -83,11 +83,44 @@ def join(*parts: Columns) -> Columns:
     return kind(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def is_pmt(detector: Detector) -> np.ndarray:
+    """Return whether each channel has a PMT of the TPC, by channel from 0."""
+    result = np.zeros(max(detector.channels) + 1, dtype=np.bool_)
+    result[list(detector.tpc_channels)] = True
+    return result
+
+
 def in_tpc(channel: np.ndarray, detector: Detector) -> np.ndarray:
     """Return which of the channels are PMTs of the TPC, shape (n,)."""
-    is_pmt = np.zeros(max(detector.channels) + 1, dtype=np.bool_)
-    is_pmt[list(detector.tpc_channels)] = True
-    return is_pmt[channel]
+    return is_pmt(detector)[channel]
+
+
+class OfDeposits(NamedTuple):
+    """Light of deposits in the PMTs of the TPC, arrays of shape (n,)."""
+
+    n_pe: np.ndarray  # [PE]
+    moment: np.ndarray  # sum of times after the deposit, photoelectron by photoelectron [ns]
+    last: np.ndarray  # time of the last light, that of the deposit without light [ns]
+
+
+def of_deposits(light: Light, deposits: Deposits, detector: Detector) -> OfDeposits:
+    """Return sums over the light of each deposit, all of which have one."""
+    columns = light.time, light.channel, light.n_pe, light.deposit
+    return OfDeposits(*_of_deposits(*columns, is_pmt(detector), deposits.time))
+
+
+@numba.njit(cache=True, nogil=True)
+def _of_deposits(time, channel, n_pe, deposit, counted, start):
+    total, moment = np.zeros(len(start), dtype=np.int64), np.zeros(len(start))
+    last = start.copy()
+    for i in range(len(time)):
+        of = deposit[i]
+        last[of] = max(last[of], time[i])
+        if counted[channel[i]]:
+            total[of] += n_pe[i]
+            # Relative to the deposit, since sums of times are too large for exact floats
+            moment[of] += n_pe[i] * (time[i] - start[of])
+    return total, moment, last
 
 
 def drift_times(z: np.ndarray, detector: Detector) -> np.ndarray:
@@ -390,13 +423,31 @@ def s2_photoelectrons(
     return Light(time, channels[column], n_pe, deposit[cloud], origins)
 
 
-def causes(rng: np.random.Generator, counts: np.ndarray, probability: float) -> np.ndarray:
-    """Return rows of `counts` of which one causes something; each does with `probability`."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    n = rng.binomial(total, probability)
-    # Sorted, since a search from place to place in memory takes longer
-    return np.searchsorted(ends, np.sort(rng.integers(max(total, 1), size=n)), side="right")
+def causes(
+    rng: np.random.Generator, light: Light, detector: Detector, probability: float
+) -> np.ndarray:
+    """Return rows of `light`, one for each photoelectron in a PMT of the TPC that causes something.
+
+    Each does with `probability`.
+    """
+    if not probability:
+        return np.zeros(0, dtype=np.int64)
+    return _causes(rng, light.n_pe, light.channel, is_pmt(detector), probability)
+
+
+@numba.njit(cache=True, nogil=True)
+def _causes(rng, n_pe, channel, able, probability):
+    # An array that grows in this loop takes six times as long
+    rows = [np.int64(0) for _ in range(0)]
+    wait = rng.geometric(probability)  # photoelectrons until the next that causes something
+    for i in range(len(n_pe)):
+        if not able[channel[i]]:
+            continue
+        wait -= n_pe[i]
+        while wait <= 0:
+            rows.append(i)
+            wait += rng.geometric(probability)
+    return np.array(rows) if len(rows) else np.zeros(0, dtype=np.int64)
 
 
 def photoionisation(
@@ -407,8 +458,7 @@ def photoionisation(
     They belong to the deposit of that light. The chance of each photoelectron that a PMT sees is
     `Detector.photoionisation_probability`.
     """
-    pmt = np.flatnonzero(in_tpc(cause.channel, detector))
-    parent = pmt[causes(rng, cause.n_pe[pmt], detector.photoionisation_probability)]
+    parent = causes(rng, cause, detector, detector.photoionisation_probability)
     x, y, z = positions(rng, len(parent), detector)
     drift = drift_times(z, detector)
     one = np.ones(len(parent), dtype=np.int64)
@@ -496,13 +546,18 @@ def _electroluminescence(rng, arrivals, gains, starts, ends, per_channel, transi
             if light <= 1e-9:
                 continue
             for c in range(n_channels):
-                k = rng.poisson(light * S2_BIN / transit * per_channel[i, c])
+                mean = light * S2_BIN / transit * per_channel[i, c]
+                # Photons with one photoelectron and with two are independent
+                singles, doubles = rng.poisson(mean * (1 - doubling[c])), 0
+                if doubling[c] > 0:
+                    doubles = rng.poisson(mean * doubling[c])
+                k = singles + doubles
                 if k > 0:
                     # The mean of k times that are uniform in the bin
                     within = 0.5 + (rng.random() - 0.5) / math.sqrt(k)
                     time[n] = first + (b + within) * S2_BIN
                     column[n] = c
-                    n_pe[n] = k + _doubled(rng, k, doubling[c])
+                    n_pe[n] = singles + 2 * doubles
                     deposit[n] = i
                     n += 1
     return time[:n], column[:n], n_pe[:n], deposit[:n]

@@ -201,7 +201,7 @@ def _check_sorted(table: np.ndarray, name: str) -> None:
         row = int(np.argmax(bad)) + 1
         raise ValueError(
             f"{name} is not sorted by time: row {row}, at {table['time'][row]} ns, is before row "
-            f"{row - 1}. Sort it with amstrax.processing.rows.sort_by_time"
+            f"{row - 1}. Sort it with amstrax.processing.compiled.sort_by_time"
         )
 
 

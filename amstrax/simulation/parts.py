@@ -5,19 +5,21 @@ which `numpy.load` reads too. It is written block by block.
 """
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 
+import numba
 import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import NO_DEPOSIT, Light, Origin, in_tpc
+from amstrax.simulation.light import NO_DEPOSIT, Light, Origin, in_tpc, is_pmt
 from amstrax.simulation.sources import Deposits, External
 
 #: Light of one deposit, origin and sensor within so long is one row [ns]
@@ -105,8 +107,8 @@ def deposit_table(
     photons: np.ndarray,
     electrons: np.ndarray,
     extracted: np.ndarray,
-    light: Light,
-    detector: Detector,
+    s1_pe: np.ndarray,
+    s2_pe: np.ndarray,
 ) -> np.ndarray:
     """Return a row of `DEPOSIT_DTYPE` for each deposit, times from the start of the run."""
     n = len(deposits.time)
@@ -117,10 +119,7 @@ def deposit_table(
         table[field] = getattr(deposits, field)
     table["photons"], table["electrons"] = photons, electrons
     table["electrons_extracted"] = extracted
-    in_pmts = in_tpc(light.channel, detector)
-    for origin, field in ((Origin.S1, "s1_pe"), (Origin.S2, "s2_pe")):
-        own = in_pmts & (light.origin == origin)
-        table[field] = np.bincount(light.deposit[own], light.n_pe[own], n)
+    table["s1_pe"], table["s2_pe"] = s1_pe, s2_pe
     return table
 
 
@@ -131,10 +130,13 @@ def light_table(light: Light, event: np.ndarray, detector: Detector) -> np.ndarr
     """
     if not len(light.time):
         return np.zeros(0, dtype=LIGHT_DTYPE)
+    first, total, delay = _neighbours(*light, is_pmt(detector))
+    light = Light(*(column[first] for column in light))
+    light, event = light._replace(time=light.time + delay, n_pe=total), event[first]
     sensor = np.where(in_tpc(light.channel, detector), Sensor.TPC, Sensor.SIPM)
     grain = np.floor(light.time / GRAIN).astype(np.int64)
     grain -= grain.min()
-    # Light is generated in this order, so the sort below is quick
+    # Most light is generated in this order, so the sort below is quick
     columns = (light.deposit + 1, light.origin.astype(np.int64), grain, sensor)
     shape = tuple(int(column.max()) + 1 for column in columns)
     key = np.ravel_multi_index(columns, shape)
@@ -159,6 +161,37 @@ def light_table(light: Light, event: np.ndarray, detector: Detector) -> np.ndarr
     alone = table["event_number"] == NO_DEPOSIT
     table["size_of_signal"][alone] = table["size"][alone]
     return sort_by_time(table)
+
+
+@numba.njit(cache=True, nogil=True)
+def _neighbours(time, channel, n_pe, deposit, origin, in_pmt):
+    """Merge entries of one `GRAIN` that only those of the other sensor separate.
+
+    Returns the first of each group, its photoelectrons, and its mean time after that of the first.
+    """
+    first = np.empty(len(time), dtype=np.int64)
+    total, moment = np.empty(len(time)), np.empty(len(time))
+    n = 0
+    latest = np.full(2, -1)  # group of each sensor
+    grain = np.empty(2)
+    for i in range(len(time)):
+        sensor = int(in_pmt[channel[i]])
+        own = math.floor(time[i] / GRAIN)
+        group = latest[sensor]
+        of = first[group]
+        if (
+            group < 0
+            or own != grain[sensor]
+            or deposit[of] != deposit[i]
+            or origin[of] != origin[i]
+        ):
+            group, of = n, i
+            latest[sensor], grain[sensor] = n, own
+            first[n], total[n], moment[n] = i, 0.0, 0.0
+            n += 1
+        total[group] += n_pe[i]
+        moment[group] += n_pe[i] * (time[i] - time[of])
+    return first[:n], total[:n], moment[:n] / total[:n]
 
 
 def external_table(external: External, measured: np.ndarray, detector: Detector) -> np.ndarray:

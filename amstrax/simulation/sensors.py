@@ -3,6 +3,7 @@
 Charges are in photoelectrons (keV for the NaI detector), times in ns since the start of the run.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numba
 import numpy as np
 
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import Light, Origin, causes
+from amstrax.simulation.light import Light, Origin, causes, is_pmt
 from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
 
 PHASES = 20  # pulse shapes are tabulated at so many times within a sample
@@ -45,8 +46,7 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
 
     They belong to the deposit of that light.
     """
-    pmt = np.flatnonzero(_in_pmt(light.channel, detector))
-    parent = pmt[causes(rng, light.n_pe[pmt], detector.afterpulse_probability)]
+    parent = causes(rng, light, detector, detector.afterpulse_probability)
     mean, spread, share = np.array(detector.afterpulse_delays).T
     kind = rng.choice(len(share), size=len(parent), p=share / share.sum())
     delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
@@ -57,26 +57,54 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
 def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:
     """Return the signals of photoelectrons, with the spread of sensors in time and charge."""
     mean, spread = photoelectron_moments(detector)
-    charge = _sum_of_charges(
+    delay, charge = _delays_and_charges(
         rng,
         light.n_pe,
+        is_pmt(detector)[light.channel],
+        detector.transit_time_spread,
         detector.photoelectron_small,
         detector.photoelectron_small_size / mean,
         1 / mean,
         detector.photoelectron_spread / mean,
         spread,
+        detector.sipm_crosstalk,
+        detector.sipm_spread,
     )
-    sipm = np.flatnonzero(~_in_pmt(light.channel, detector))
-    cells = light.n_pe[sipm]
-    # Avalanches start others, which may start others again: a geometric series
-    cells = cells + rng.negative_binomial(cells, 1 - detector.sipm_crosstalk)
-    # Scaled such that crosstalk does not change the mean
-    size = 1 - detector.sipm_crosstalk
-    charge[sipm] = size * np.maximum(rng.normal(cells, detector.sipm_spread * np.sqrt(cells)), 0)
-    # The mean time of the photoelectrons of an entry
-    delay = detector.transit_time_spread * rng.standard_normal(len(charge))
-    time = light.time + delay / np.sqrt(light.n_pe)
-    return Signals(time, light.channel, charge)
+    return Signals(light.time + delay, light.channel, charge)
+
+
+@numba.njit(cache=True, nogil=True)
+def _delays_and_charges(
+    rng,
+    counts,
+    in_pmt,
+    transit_spread,
+    small,
+    small_size,
+    full_size,
+    full_spread,
+    spread_of_any,
+    crosstalk,
+    cell_spread,
+):
+    """Return mean delays and summed charges of `counts` photoelectrons each."""
+    delay, charge = np.empty(len(counts)), np.empty(len(counts))
+    for i in range(len(counts)):
+        delay[i] = transit_spread * rng.standard_normal() / math.sqrt(counts[i])
+        if in_pmt[i]:
+            charge[i] = _sum_of_charges(
+                rng, counts[i], small, small_size, full_size, full_spread, spread_of_any
+            )
+            continue
+        cells, new = counts[i], counts[i]
+        # Avalanches start others, which may start others again: a geometric series
+        while new > 0:
+            new = rng.binomial(new, crosstalk) if crosstalk > 0 else 0
+            cells += new
+        # Scaled such that crosstalk does not change the mean
+        drawn = cells + cell_spread * math.sqrt(cells) * rng.standard_normal()
+        charge[i] = (1 - crosstalk) * max(drawn, 0.0)
+    return delay, charge
 
 
 def base_gain(
@@ -127,22 +155,19 @@ def photoelectron_moments(detector: Detector) -> tuple[float, float]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sum_of_charges(rng, counts, small, small_size, full_size, full_spread, spread_of_any):
-    """Return summed charges of `counts` photoelectrons each; Gaussian for more than 20."""
-    result = np.zeros(len(counts))
-    for i in range(len(counts)):
-        if counts[i] > 20:
-            drawn = rng.normal(counts[i], spread_of_any * np.sqrt(counts[i]))
-            result[i] = max(drawn, 0.0)
+def _sum_of_charges(rng, count, small, small_size, full_size, full_spread, spread_of_any):
+    """Return the summed charge of `count` photoelectrons; Gaussian for more than 20."""
+    if count > 20:
+        return max(count + spread_of_any * math.sqrt(count) * rng.standard_normal(), 0.0)
+    result = 0.0
+    for _ in range(count):
+        if rng.random() < small:
+            result += rng.exponential(small_size)
             continue
-        for _ in range(counts[i]):
-            if rng.random() < small:
-                result[i] += rng.exponential(small_size)
-                continue
-            drawn = -1.0
-            while drawn < 0:
-                drawn = rng.normal(full_size, full_spread)
-            result[i] += drawn
+        drawn = -1.0
+        while drawn < 0:
+            drawn = full_size + full_spread * rng.standard_normal()
+        result += drawn
     return result
 
 
@@ -196,7 +221,3 @@ def _pulse_shapes(rise: float, fall: float, mean: float, dt: int) -> tuple[np.nd
     middles = np.arange(first, last) + 0.5
     shapes = shape.pdf((middles[np.newaxis, :] - phases[:, np.newaxis]) * dt)
     return shapes / shapes.sum(axis=1, keepdims=True), first
-
-
-def _in_pmt(channel: np.ndarray, detector: Detector) -> np.ndarray:
-    return channel != (-1 if detector.sipm_channel is None else detector.sipm_channel)

@@ -12,7 +12,7 @@ import strax
 
 from amstrax import redax
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.rows import as_void
+from amstrax.processing.compiled import as_void
 
 TRUTH_DTYPE = np.dtype(
     [

@@ -1,5 +1,7 @@
 """Photons and electrons of energy deposits: from nestpy, or from a simple model."""
 
+import threading
+
 import numpy as np
 
 from amstrax.exceptions import InvalidOption, NotAvailable
@@ -14,6 +16,9 @@ WORK_FUNCTION = 13.7e-3
 #: value; assumed, published ones are 34 to 111 eV (C. Henriques et al., arXiv:2309.14202)
 GAS_PER_ELECTRON, GAS_PER_PHOTON = 21.9e-3, 40e-3
 _GAS_FANO = 0.15  # of electrons in xenon gas; usual value
+
+#: NEST has one generator of random numbers a process, which one thread at a time seeds and uses
+_NEST_GENERATOR = threading.Lock()
 
 #: Interaction -> NEST's model, a member of ``nestpy.interactions``; the others have own functions
 _NEST_MODELS = {
@@ -71,16 +76,19 @@ class NestYields:
 
         NEST's random numbers are seeded from `rng`.
         """
-        self._nest.RandomGen.rndm().set_seed(int(rng.integers(2**31)))
+        seed = int(rng.integers(2**31))
         photons = np.zeros(len(deposits.energy), dtype=np.int64)
         electrons = np.zeros_like(photons)
         in_gas = deposits.kind == Interaction.GAS
         columns = (deposits.kind, deposits.energy, deposits.delay)
-        for i, *row in zip(
+        rows = zip(
             np.flatnonzero(~in_gas), *(column[~in_gas].tolist() for column in columns), strict=True
-        ):
-            quanta = self._calculator.GetQuanta(self.mean(*row), self._at[0])
-            photons[i], electrons[i] = quanta.photons, quanta.electrons
+        )
+        with _NEST_GENERATOR:
+            self._nest.RandomGen.rndm().set_seed(seed)
+            for i, *row in rows:
+                quanta = self._calculator.GetQuanta(self.mean(*row), self._at[0])
+                photons[i], electrons[i] = quanta.photons, quanta.electrons
         photons[in_gas], electrons[in_gas] = gas_quanta(rng, deposits.energy[in_gas])
         return np.maximum(photons, 0), np.maximum(electrons, 0)
 

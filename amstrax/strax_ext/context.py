@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 #: Methods of `amstrax.analyses.on_context`
 ANALYSES = (
     *("compare_runs", "event_display", "event_scatter", "plot_alphas", "plot_area_per_channel"),
+    "plot_bands",
     *("plot_drift_edges", "plot_drift_time", "plot_energy", "plot_kr83m_delays", "plot_led_areas"),
     *("plot_led_records", "plot_lifetime", "plot_light_map", "plot_peak_records", "plot_peaks"),
     *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),

@@ -43,8 +43,8 @@ class Plugin(strax.Plugin):
     #: Missing live data of the run, in a reader that accepts incomplete runs
     missing_live_data: list[str] | None = None
 
-    #: Option with the gains of a plugin that applies them, and the warning where it is not set
-    gains_option, caution = "", ""
+    #: Option with the gains, of a plugin that takes it, and the warning where it is not set
+    gains_option, caution = "gain_to_pe_array", ""
 
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None

@@ -23,8 +23,7 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import UnsupportedStrax
-from amstrax.processing.compiled import I64, column, kernel
-from amstrax.processing.rows import as_void
+from amstrax.processing.compiled import I64, as_void, column, kernel
 
 #: Versions of strax that amstrax is tested with
 TESTED = ("2.2.3",)

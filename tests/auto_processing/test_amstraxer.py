@@ -26,15 +26,15 @@ OPTIONS = """
 ROOT = Path(amstraxer.__file__).resolve().parents[2]
 
 
-def command(arguments, **kwargs):
-    """Start amstraxer as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "amstrax.auto_processing.amstraxer", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **kwargs,
-    )
+@pytest.fixture
+def command(served_scripts):
+    """Function that starts amstraxer as a process of its own."""
+
+    def start(arguments, **kwargs):
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs
+        return subprocess.Popen([served_scripts / "amstraxer", *arguments], text=True, **streams)
+
+    return start
 
 
 def stored(folder, data_type="raw_records"):
@@ -197,7 +197,7 @@ def test_missing_raw_types_are_made_beside_those_that_are_stored(tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_stopped_at_work_it_leaves_nothing_that_looks_complete(tmp_path, how, workers):
+def test_stopped_at_work_it_leaves_nothing_that_looks_complete(tmp_path, command, how, workers):
     """And started again it finishes."""
     records = pulses(np.arange(1, 150) * 100_000_000, range(5))
     run_dir = write_run(tmp_path, records, 2, end=False)
@@ -223,7 +223,7 @@ def test_stopped_at_work_it_leaves_nothing_that_looks_complete(tmp_path, how, wo
     assert len(stored(tmp_path, "peaks")) == 149
 
 
-def test_a_second_one_leaves(tmp_path, capsys):
+def test_a_second_one_leaves(tmp_path, command, capsys):
     """Two at work on one run would spoil each other's data: one wins, the other says so."""
     records = pulses(np.arange(1, 150) * 100_000_000, range(5))
     run_dir = write_run(tmp_path, records, 2, end=False)
@@ -246,7 +246,7 @@ def test_a_second_one_leaves(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment(tmp_path):
+def test_killed_at_any_moment(tmp_path, command):
     """Data that strax finds is all there, whenever the process is killed."""
     records = pulses(np.arange(1, 200) * 50_000_000, range(5))
     write_run(tmp_path, records, 2)
@@ -307,7 +307,7 @@ def test_compiling_is_shown_and_is_no_work(show_bar, capsys, caplog):
     assert progress._compilation.n == 2
 
 
-def test_bar_in_a_terminal_lines_in_a_job(tmp_path):
+def test_bar_in_a_terminal_lines_in_a_job(tmp_path, command):
     """With a terminal as error stream there is a bar; otherwise lines."""
     import pty
     import termios
@@ -315,10 +315,7 @@ def test_bar_in_a_terminal_lines_in_a_job(tmp_path):
     write_run(tmp_path, pulses([1_000_000]), 2)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "amstrax.auto_processing.amstraxer", *options(tmp_path)],
-        stderr=theirs,
-    )
+    process = command(options(tmp_path), stdout=None, stderr=theirs)
     os.close(theirs)
     text = b""
     while True:

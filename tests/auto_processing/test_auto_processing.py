@@ -27,6 +27,7 @@ from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.loop import remove_old_job_files
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
 from amstrax.rundb import documents, get_mongo_collection, leases, transfer
+from amstrax.rundb.connection import get_trends_collection
 from amstrax.rundb.leases import Stop
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
@@ -91,6 +92,7 @@ def use_server(server, monkeypatch):
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "120")
     with server.client() as client:
         client["run"].drop_collection("runs_gas")
+        client["run"].drop_collection("trends_gas")
         client["daq"].drop_collection("processing")
 
 
@@ -175,6 +177,19 @@ def attempts(lab):
     return sorted(path.parent.name for path in (lab / "jobs").glob("*/*.sh"))
 
 
+def check_trends(*names, flags=0):
+    """Check that each run has one row of trends, with so many broken limits."""
+
+    def rows():
+        return documents.read_trends(get_trends_collection("xams"))
+
+    # Jobs write them when the run is done
+    wait_for(lambda: sorted(row["name"] for row in rows()) == list(names))
+    for row in rows():
+        assert row["error"] is None and row["values"]["noise_1"] > 0.001
+        assert len(row["flags"]) == flags and row["is_flagged"] == bool(flags)
+
+
 def check_data(lab, number):
     """Check that a run's data is registered once, and is what there is to load."""
     document = documents.find_run(runs(), number)
@@ -187,7 +202,7 @@ def check_data(lab, number):
 
 
 def test_runs_are_processed_and_it_ends_when_told(lab):
-    loop = start(lab)
+    loop = start(lab, "--trends", '--trend_limit={"noise_1": [null, 0.001]}')
     wait_for(are("done", "done"), lab)
     status_path = lab / "logs/auto_processing_xams.json"
     wait_for(lambda: written(status_path).get("done") == 2, lab)
@@ -210,6 +225,7 @@ def test_runs_are_processed_and_it_ends_when_told(lab):
     for number in (1, 2):
         check_data(lab, number)
     assert attempts(lab) == ["000001", "000002"]
+    check_trends("000001", "000002", flags=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
@@ -391,12 +407,13 @@ def test_two_at_once_do_not_collide_on_a_server(mongo_server, lab, simulated, mo
         (lab / f"live/{number:06d}").unlink()
         add_run(lab, simulated, number)
     add_run(lab, simulated, 3, 1)
-    check_two_loops(lab)
+    check_two_loops(lab, "--trends")
+    check_trends("000001", "000002", "000003")
 
 
-def check_two_loops(lab):
+def check_two_loops(lab, *more):
     """Check that of two loops runs 1 to 3 are processed once."""
-    loops = [start(lab, "--max_jobs=2") for _ in range(2)]
+    loops = [start(lab, "--max_jobs=2", *more) for _ in range(2)]
     wait_for(are(*["done"] * 3), lab)
     for loop in loops:
         loop.send_signal(signal.SIGTERM)

@@ -25,7 +25,7 @@ from make_runs import (
 from amstrax import exceptions, redax
 from amstrax.auto_processing import job
 from amstrax.plugins.daqreader import ArtificialDeadtimeInserted
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.rundb.leases import Stop
 from amstrax.rundoc import MISSING_LIVE_DATA
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from make_runs import context, load, pulses, write_run
 
 from amstrax.calibration import single_electrons as electrons
 from amstrax.exceptions import NoResult
@@ -60,3 +61,11 @@ def test_missing_areas_do_not_count():
     area = areas(np.random.default_rng(3), 10.0, 600)
     more = np.append(area, [np.nan, -1.0, 0.1])
     assert electrons.fit_electrons(more).gain == electrons.fit_electrons(area).gain
+
+
+def test_small_peaks_without_a_large_one(tmp_path):
+    """As in a run without source: they have no delay, and are not selected."""
+    write_run(tmp_path, pulses([1_000_000, 1_200_000], range(2), height=100))
+    peaks = load(context(tmp_path, gain_to_pe_array=(0.01,) * 7), "single_electrons")
+    assert len(peaks) >= 2 and (peaks["delay"] == -1).all() and (peaks["large_area"] == 0).all()
+    assert len(electrons.select(peaks, 0.0, 1e6)) == 0

@@ -1,6 +1,7 @@
 """`amstrax elife` and `amstrax drift`: from live data of simulated runs to correction files."""
 
 import json
+import shutil
 
 import pytest
 
@@ -147,10 +148,49 @@ def test_wrong_files(options, message, tmp_path, monkeypatch, capsys):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_guess_in_wrong_order(capsys):
+@pytest.mark.parametrize("ends", [("39500", "5000"), ("nan", "5000")])
+def test_range_in_wrong_order(ends, capsys):
     with pytest.raises(SystemExit):
-        drift.parse_args(["000301", "--guess", "39500", "5000"])
-    assert "which is shorter" in capsys.readouterr().err
+        drift.parse_args(["000301", "--guess", *ends])
+    assert f"--guess {ends[0]} 5000: give the lower end first" in capsys.readouterr().err
+
+
+def test_file_that_is_given_twice(tmp_path, capsys):
+    write = f"--write={tmp_path / 'elife_v1.json'}"
+    assert elife.main(["000301", write, write, "--range=301"]) == 2
+    assert "is given twice" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_document_of_another_run(runs, capsys):
+    words = arguments(runs, RUNS[0])
+    words[words.index("--testing_rundoc") + 1] = str(runs / f"rundoc_{RUNS[1]}.json")
+    assert drift.main(words) == 2
+    assert "the document of run 302, not of 000301" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("detectors", ["xamsl"], "ERROR run 000301 is of xamsl, and context xams is of xams"),
+        ("mode", "led_1", "WARNING run 000301 is an LED run by its document"),
+    ],
+)
+def test_run_of_another_kind(field, value, message, runs, tmp_path, capsys):
+    path = tmp_path / "rundoc.json"
+    document = json.loads((runs / f"rundoc_{RUNS[0]}.json").read_text())
+    path.write_text(json.dumps(document | {field: value}))
+    words = arguments(runs, RUNS[0])
+    words[words.index("--testing_rundoc") + 1] = str(path)
+    assert elife.main([*words, "--s2_range", "1", "20"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_live_data_that_is_missing_is_said_at_once(runs, tmp_path, capsys):
+    shutil.copytree(runs / RUNS[0], tmp_path / RUNS[0])
+    shutil.rmtree(tmp_path / RUNS[0] / "THE_END")
+    shutil.copy(runs / f"rundoc_{RUNS[0]}.json", tmp_path)
+    assert elife.main(arguments(tmp_path, RUNS[0])) == 1
+    assert "after 1.0 s, and the run has not ended there" in capsys.readouterr().err
 
 
 def test_name_of_a_file_with_several_options(tmp_path):

@@ -4,11 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import matplotlib.image
 import numpy as np
 import pytest
+from make_jobs import made_once
 
 from amstrax import cli, contexts
 from amstrax.commands import demo
@@ -18,19 +18,23 @@ PLOTS = ["drift_time", "event_display", "positions", "s1_s2", "waveforms"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, served_scripts):
     """Folder of a demo, and what it printed: started as a command, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("demo")
-    return folder / "amstrax_demo", run_demo(folder)
+
+    def make(folder):
+        (folder / "text").write_text(run_demo(folder, served_scripts))
+
+    folder = made_once(tmp_path_factory, "demo_command", make)
+    return folder / "amstrax_demo", (folder / "text").read_text()
 
 
-def run_demo(folder, *arguments):
+def run_demo(folder, scripts):
     done = subprocess.run(
-        [sys.executable, "-m", "amstrax.cli", "demo", DURATION, *arguments],
+        [scripts / "amstrax", "demo", DURATION],
         cwd=folder,
         capture_output=True,
         text=True,
-        env=os.environ | {"AMSTRAX_CONFIG": os.devnull},
+        env=os.environ | {"AMSTRAX_CONFIG": os.devnull, "MPLBACKEND": "agg"},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -76,12 +80,17 @@ def test_plots(made):
 
 
 @pytest.mark.slow
-def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
+def test_what_it_says_to_type_next_works(made, served_scripts, tmp_path, monkeypatch, capsys):
     folder, text = made
     code = re.search(r"^    import amstrax\n.*?(?=^\S)", text, re.M | re.S)[0]
     code = "\n".join(line[4:] for line in code.splitlines())
+    (tmp_path / "typed.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+        [served_scripts / "python", "typed.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "drift_time" in done.stdout
@@ -94,13 +103,13 @@ def test_what_it_says_to_type_next_works(made, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_dashboard_that_it_names_works(made, tmp_path):
+def test_the_dashboard_that_it_names_works(made, served_scripts, tmp_path):
     _, text = made
     command = re.search(
         r"^    AMSTRAX_RUNDB_PATH=(\S+) \S+/amstrax (dashboard .*\\\n.*)$", text, re.M
     )
     done = subprocess.run(
-        [sys.executable, "-m", "amstrax.cli", *command[2].replace("\\\n", "").split(), "--check"],
+        [served_scripts / "amstrax", *command[2].replace("\\\n", "").split(), "--check"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -112,11 +121,11 @@ def test_the_dashboard_that_it_names_works(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_time_nothing_is_made_again(made):
+def test_a_second_time_nothing_is_made_again(made, served_scripts):
     folder, text = made
     data = [p for name in ("live_data", "processed") for p in (folder / name).rglob("*")]
     before = {path: path.stat().st_mtime_ns for path in data if path.is_file()}
-    assert run_demo(folder.parent) == text
+    assert run_demo(folder.parent, served_scripts) == text
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert not list(folder.glob(".*"))
 

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from make_jobs import made_once
 
 from amstrax import cli, contexts, simulation
 from amstrax.analyses import validation_text
@@ -25,12 +26,20 @@ def files(folder):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Folder with a report of a short run at a low rate, and its data."""
-    folder = tmp_path_factory.mktemp("validate") / "out"
-    arguments = ["--duration=30", "--rate=10", "--keep", "--no-progress", f"--output={folder}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMSTRAX_CONFIG", os.devnull)
-        assert validate.main(arguments) == 0
-    return folder
+    return once(
+        tmp_path_factory, "validate", ["--duration=30", "--rate=10", "--keep", "--no-progress"]
+    )
+
+
+def once(tmp_path_factory, name, arguments):
+    """Return the folder of a validation, which is made once for all workers."""
+
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AMSTRAX_CONFIG", os.devnull)
+            assert validate.main([*arguments, f"--output={folder / 'out'}"]) == 0
+
+    return made_once(tmp_path_factory, name, make) / "out"
 
 
 @pytest.fixture(scope="module")
@@ -244,17 +253,13 @@ def test_what_the_run_was_simulated_with_is_known(tmp_path, monkeypatch, capsys)
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """A short run that uses all options of the simulation, its report, and the folder of both."""
-    folder = tmp_path_factory.mktemp("short")
     arguments = [
         *("--source=cs137", "--rate=20", "--duration=3", "--seed=4", "--yields=simple", "--keep"),
         *("--source_position", "60", "0", "-25", "--background=wall=3", "--background=gas=2"),
         *("--occupancy=0.3", "--optics=inverse_of_reconstruction", "--without", "afterpulses"),
-        *("--set=noise=1.6", "--reconstruction=hits", f"--output={folder}"),
+        *("--set=noise=1.6", "--reconstruction=hits"),
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMSTRAX_CONFIG", os.devnull)
-        assert validate.main(arguments) == 0
-    return folder
+    return once(tmp_path_factory, "validate_short", arguments)
 
 
 def test_all_options_of_the_simulation_arrive(short):
@@ -323,35 +328,31 @@ OPTICS = ("geometry", "inverse_of_reconstruction")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Reports of short runs: of XAMSL, of an LED run, and of XAMS with each model of light."""
-    folder = tmp_path_factory.mktemp("runs")
-    common = ["--no-progress", "--yields=simple"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AMSTRAX_CONFIG", os.devnull)
-        for name, arguments in (
-            ("xamsl", ["--detector=xamsl", "--source=rn222", "--rate=5", "--duration=4"]),
-            ("led", ["--source=led", "--duration=6"]),
-            *(
-                (x, [f"--optics={x}", "--source=kr83m", "--rate=60", "--duration=8"])
-                for x in OPTICS
-            ),
-        ):
-            output = f"--output={folder / name}"
-            assert validate.main([output, *arguments, *common]) == 0
-    return {
-        name: validation_text.read_report(folder / name / "validation.json")
-        for name in ("xamsl", "led", *OPTICS)
+    runs = {
+        "xamsl": ["--detector=xamsl", "--source=rn222", "--rate=5", "--duration=4"],
+        "led": ["--source=led", "--duration=6"],
+        **{x: [f"--optics={x}", "--source=kr83m", "--rate=60", "--duration=8"] for x in OPTICS},
     }
+    reports = {}
+    for name, arguments in runs.items():
+        arguments = [*arguments, "--no-progress", "--yields=simple"]
+        folder = once(tmp_path_factory, f"validate_{name}", arguments)
+        reports[name] = validation_text.read_report(folder / "validation.json")
+    return reports
 
 
 def test_peaks_of_xamsl(runs):
-    """Alphas are found; of their S2s, half is below the threshold of 15 ADC counts."""
+    """Alphas are found; of their S2s, half is below the threshold of 15 ADC counts.
+
+    A photoelectron of these PMTs at their low voltage is 1 ADC count x sample. With 20 it is 6 %.
+    """
     report = runs["xamsl"]
     assert report["n_events"] is None and report["n_truth"] > 8
     assert "event_efficiency" not in report["numbers"]
     for kind in ("s1", "s2"):
         assert number(report, f"{kind}_efficiency")[0] > 0.9
     assert abs(number(report, "s1_area_bias")[0]) < 0.02
-    assert -0.7 < number(report, "s2_area_bias")[0] < -0.3
+    assert -0.62 < number(report, "s2_area_bias")[0] < -0.46
     assert "s1_whole" not in report["poor"]
 
 
@@ -436,14 +437,13 @@ def test_truth_of_another_place(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_stopped(tmp_path):
+def test_stopped(tmp_path, served_scripts):
     """SIGTERM: nothing is left, and no exception is shown."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "amstrax.cli", "validate", "--duration=3000", "--output=out"],
+        [served_scripts / "amstrax", "validate", "--duration=3000", "--output=out"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     line = ""
     while "simulating" not in line and process.poll() is None:

@@ -192,6 +192,15 @@ def test_led_runs_have_spectra_and_gains(page, server):
     expect(part(page, "gains")).to_contain_text("Occupancy")
 
 
+def test_calibrations_are_drawn(page, server):
+    """With a note where the data is not stored."""
+    page.goto(f"{server.address}data?id={SHORT}")
+    choose(page, "calibration", "gate and cathode")
+    expect(part(page, "fit").locator("img")).to_be_visible()
+    choose(page, "calibration", "alphas of XAMSL")
+    expect(part(page, "fit")).to_contain_text("radon_peak_basics is not stored here")
+
+
 def test_two_runs_are_compared(page, server):
     # The address of before, with two runs
     page.goto(f"{server.address}compare?a={SHORT}&b={SHORT}")

@@ -18,8 +18,8 @@ from amstrax.exceptions import AmstraxError, IndexOutOfBounds, InvalidOption
 from amstrax.plugins.peak_processing import peak_basics_dtype
 from amstrax.processing import events, led, pulses, running_baseline, splitting, waveforms
 from amstrax.processing import peaks as peak_kernels
+from amstrax.processing.compiled import check_bounds, sort_by_time
 from amstrax.processing.peaks import find_hits
-from amstrax.processing.rows import check_bounds, sort_by_time
 from amstrax.simulation.detector import XAMS
 from amstrax.simulation.digitizer import Pulses, fragments
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from amstrax.exceptions import IndexOutOfBounds, InvalidOption
 from amstrax.processing import peaks as kernels
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.waveforms import record_links
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
@@ -230,9 +230,14 @@ def test_integrals_equal_sums_of_samples(waveforms, left, right, baseline):
     assert [(h["time"], h["time"] + 10 * h["length"], h["area"]) for h in wide] == sums_of_samples(
         hits, records, left, right
     )
+    again = plain.copy()
+    kernels.integrate_hits(again, records, links, 10 * left, 10 * right, widen=True)
+    np.testing.assert_array_equal(again, wide)
     if len(plain):
-        arguments = kernels._Records.of(records), *links, int(plain["channel"].max()) + 1
-        kernels._integrate_hits.py_func(kernels._NewHits.of(plain), *arguments, left, right)
+        arguments = *links, plain["channel"], int(plain["channel"].max()) + 1, left, right
+        assert kernels._integrate_hits.py_func(
+            kernels._NewHits.of(plain), kernels._Records.of(records), *arguments, False
+        )
         np.testing.assert_array_equal(plain, hits)
 
 
@@ -246,4 +251,10 @@ def test_integrals_that_cannot_be():
     hits["record_i"] = 1
     with pytest.raises(IndexOutOfBounds, match="record_i"):
         kernels.integrate_hits(hits, records, links, 0, 0)
+    hits["record_i"], hits["left"] = 0, 13
+    with pytest.raises(IndexOutOfBounds, match="left 13"):
+        kernels.integrate_hits(hits, records, links, 0, 0)
+    hits["left"] = 0
+    with pytest.raises(IndexOutOfBounds, match="links of 0 and 1 records"):
+        kernels.integrate_hits(hits, records, (links[0][:0], links[1]), 0, 0)
     kernels.integrate_hits(hits[:0], records[:0], record_links(records[:0]), 0, 0)

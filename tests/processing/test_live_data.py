@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from amstrax.exceptions import UnknownChannel
 from amstrax.plugins.daqreader import split_channel_ranges
 from amstrax.processing import live_data
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 DTYPE = np.dtype(strax.raw_record_dtype(10))

@@ -5,8 +5,8 @@ import pytest
 import strax
 
 from amstrax.processing import saturation, waveforms
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.peaks import set_center_times
-from amstrax.processing.rows import sort_by_time
 from amstrax.processing.saturation import (
     ALL_SATURATED,
     CORRECTED,

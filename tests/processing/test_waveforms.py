@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amstrax.processing import waveforms
+from amstrax.processing.compiled import sort_by_time
 from amstrax.processing.peaks import find_hits
-from amstrax.processing.rows import sort_by_time
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)
 SAMPLES, DT = 10, 10

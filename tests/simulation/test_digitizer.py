@@ -6,7 +6,7 @@ import strax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amstrax.processing.rows import sort_by_time
+from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation import digitizer
 from amstrax.simulation.detector import XAMS, XAMSL
 from amstrax.simulation.digitizer import Digitizer, Pulses

@@ -111,13 +111,23 @@ def test_power_law(exponent):
 
 
 def test_causes():
-    counts = np.array([0, 5, 0, 1, 0])
-    assert len(light.causes(rng(), counts, 0.0)) == 0
-    assert set(light.causes(rng(), np.repeat(counts, 200), 1.0) // 200) == {1, 3}
-    n = np.bincount(light.causes(rng(), counts * 10_000, 0.5), minlength=5)
+    """Photoelectrons of PMTs cause something, each on its own, and those of the SiPM nothing."""
+
+    def causes(counts, probability):
+        channel = np.resize([0, 1, 2, 3, XAMS.sipm_channel], len(counts))
+        entries = light.Light.single(np.zeros(len(counts)), channel, Origin.S1)
+        entries = entries._replace(n_pe=np.array(counts))
+        return light.causes(rng(), entries, XAMS, probability)
+
+    counts = [0, 5, 0, 1, 7]
+    assert len(causes(counts, 0.0)) == 0
+    assert causes(counts, 1.0).tolist() == [1] * 5 + [3]
+    n = np.bincount(causes(np.array(counts) * 10_000, 0.5), minlength=5)
     assert n[[0, 2, 4]].tolist() == [0, 0, 0]
     assert n[[1, 3]] == pytest.approx([25_000, 5_000], abs=800)
-    assert len(light.causes(rng(), counts[:0], 0.5)) == 0
+    assert len(causes([], 0.5)) == 0
+    gaps = np.diff(causes(np.resize([1, 1, 1, 1, 0], 100_000), 0.1) // 5 * 4)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)
 
 
 def test_photoionisation():

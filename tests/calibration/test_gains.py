@@ -6,8 +6,8 @@ from numpy.lib import recfunctions
 from scipy.stats import kstest
 
 from amstrax import analyses, simulation
-from amstrax.analyses import gains
-from amstrax.analyses import photoelectron_spectrum as spectrum
+from amstrax.calibration import gains
+from amstrax.calibration import photoelectron_spectrum as spectrum
 from amstrax.exceptions import NoGain
 from amstrax.plugins.led_calibration import LEDCalibration
 from amstrax.processing import led

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from amstrax.analyses import photoelectron_spectrum as spectrum
-from amstrax.analyses.statistics import Number
+from amstrax.calibration import photoelectron_spectrum as spectrum
+from amstrax.calibration.result import Number
 from amstrax.exceptions import NoGain
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _missed(
 def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     """Return the gain from a fit to the spectrum of areas.
 
-    The spectrum (`amstrax.analyses.photoelectron_spectrum`) is fitted by a binned maximum
+    The spectrum (`amstrax.calibration.photoelectron_spectrum`) is fitted by a binned maximum
     likelihood, and judged by Pearson's chi-square, in bins with 10 expected areas or more.
 
     The spectrum does not tell how many small photoelectrons hide in the noise. So the fit assumes a
