@@ -375,7 +375,8 @@ def compare_runs(
     normalize: str = "rate",
     n_bins: int = 60,
     figure: Figure | None = None,
-) -> Figure:
+    interactive: bool = False,
+) -> Any:
     """Draw distributions of several runs over each other, a panel a column, a line a run.
 
     Raises InvalidOption (a ValueError) for no runs, an unknown column, or another `normalize`.
@@ -389,6 +390,8 @@ def compare_runs(
         ``rate`` for rates per bin, ``counts`` for numbers, ``shape`` for shares of each run's.
     n_bins
         Number of bins in each panel.
+    interactive
+        Return a Bokeh layout, with ratios to the first run, instead of a matplotlib figure.
     """
     if not parts:
         raise InvalidOption("no runs to compare: give their names, as ['999999']")
@@ -410,6 +413,11 @@ def compare_runs(
             values = {run: table[name] * shown.factor for run, table in tables.items()}
             histograms = _histograms(values, spans, shown, n_bins, normalize)
             panels.append((shown.label.format(unit=unit), histograms, shown.log))
+    if interactive:
+        from amstrax.analyses.interactive import _bokeh, comparison
+
+        columns = comparison(panels, _NORMALIZE[normalize])
+        return _bokeh.bokeh().layouts.row(*columns, styles={"flex-wrap": "wrap"})
     return run_plots.plot_comparison(panels, _NORMALIZE[normalize], figure)
 
 
@@ -451,7 +459,7 @@ def _histograms(
     shown: _Shown,
     n_bins: int,
     normalize: str,
-) -> dict[str, quantities.Histogram]:
+) -> dict[str, quantities.Compared]:
     """Return run -> histogram, all in the same bins."""
     together = np.concatenate(list(values.values())).astype(np.float64)
     together = together[np.isfinite(together)]
@@ -464,7 +472,8 @@ def _histograms(
     for run_id, of_run in values.items():
         edges, counts = quantities.histogram(of_run, n_bins, limits, shown.log)
         scale = {"rate": spans[run_id], "counts": 1.0, "shape": float(counts.sum())}[normalize]
-        result[run_id] = quantities.Histogram(edges, counts / (scale or 1.0))
+        scale = scale or 1.0
+        result[run_id] = quantities.Compared(edges, counts / scale, np.sqrt(counts) / scale)
     return result
 
 
