@@ -10,7 +10,6 @@ from bokeh.models import Column
 from amstrax import rundoc
 from amstrax.analyses import interactive
 from amstrax.analyses.loading import area_unit
-from amstrax.commands import rundb
 from amstrax.corrections import lookup
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import ActionsPanel
@@ -33,7 +32,7 @@ from amstrax.exceptions import (
     NotAvailable,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 #: Number of links to selected events
 _MOST_LINKS = 30
@@ -180,7 +179,7 @@ class RunPage(OfRun):
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=rundb.summary(document, followed),
+            summary=transfer.summary(document, followed),
             status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),

@@ -1,4 +1,4 @@
-"""Import and export run documents as JSON of MongoDB's tools, and register live-data folders.
+"""Import and export run documents as JSON of MongoDB's tools, add new ones, and summarize them.
 
 Dates, ids and similar values are in the relaxed extended JSON of ``mongoexport``, such as
 ``{"$date": "2024-01-02T03:04:05Z"}``: one document per line, or all in an array.
@@ -10,10 +10,10 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from amstrax import rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
@@ -287,3 +287,66 @@ def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
             f"stores at most {_MOST_DOCUMENT_BYTES / 1e6:.1f} MB: make it smaller"
         )
     return new
+
+
+class Summary(NamedTuple):
+    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None."""
+
+    #: Name of the run; ``"?"`` without one
+    run_id: str
+    start: datetime | None
+    end: datetime | None
+    #: One of `documents.STATES`
+    status: str
+    mode: str
+    user: str
+    tags: list[str]
+    #: Registered data types, on any host and on this one, without duplicates
+    types: list[str]
+    here: list[str]
+    #: Who has cancelled the last job, if that made the run fail
+    cancelled_by: str | None = None
+    #: Whether the run is being taken
+    is_being_taken: bool = False
+    #: One of `documents.QUALITIES`, or empty; text of the newest comment; reason of the status
+    quality: str = ""
+    comment: str = ""
+    reason: str = ""
+
+    @property
+    def length(self) -> float | None:
+        """Duration [s]; None without start or end."""
+        if self.start is None or self.end is None:
+            return None
+        return (self.end - self.start).total_seconds()
+
+
+#: Fields of a document that `summary` reads
+SUMMARY_FIELDS = (
+    *(*documents.STATE_FIELDS, "mode", "user", "tags", "comments"),
+    *("data.type", "data.host", "data.lineage_hash"),
+)
+
+
+def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
+    """Return the summary of a run for lists; `followed` as of `documents.state_of`."""
+    entries = documents.data_of(document)
+    here = documents.data_of(document, host=documents.this_host())
+    state = documents.state_of(document, followed)
+    comments = documents.comments_of(document)
+    return Summary(
+        documents.name_of(document) or "?",
+        documents.utc_time_of(document, "start"),
+        documents.utc_time_of(document, "end"),
+        state.status,
+        str(document.get("mode") or ""),
+        str(document.get("user") or ""),
+        documents.tags_of(document),
+        list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
+        list(dict.fromkeys(str(entry.get("type")) for entry in here)),
+        documents.cancelled_by(document),
+        documents.is_being_taken(document),
+        documents.quality_of(document),
+        comments[-1]["text"] if comments else "",
+        state.reason or "",
+    )
