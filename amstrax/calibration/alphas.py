@@ -84,10 +84,13 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
     """Return the relative light at each fraction, and ln of the area of Rn-222."""
     logs, x = np.log(area), np.log(fraction_top / (1 - fraction_top))
     x = np.clip(x, *np.quantile(x, (0.01, 0.99)))
-    shift = np.zeros(len(area))
+    shift, above = np.zeros(len(area)), np.zeros(len(area))
     for i in range(_ITERATIONS):
         # At first each slice on its own; later the lines of all slices tell which alphas count
         first = None if i == 0 else _first_line(logs - shift)
+        if first is not None:
+            # Relative to its own line each: the median of two lines would follow their numbers
+            above = _above_first(logs - shift, first)
         edges = np.quantile(x, np.linspace(0, 1, min(_SLICES, len(x) // 40) + 1))
         middles, shifts, weights = [], [], []
         for low, high in zip(edges[:-1], edges[1:], strict=True):
@@ -98,7 +101,7 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
             )
             if near.sum() > 5:
                 middles.append(x[near].mean())
-                shifts.append(np.median(logs[near]) if i else at)
+                shifts.append(np.median((logs - above)[near]) if i else at)
                 weights.append(np.sqrt(near.sum()))
         degree = min(_DEGREE, len(middles) - 1)
         shift = np.polyval(np.polyfit(middles, shifts, degree, w=weights), x)
@@ -107,6 +110,16 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
     alphas = logs - shift > first + _LOW
     factor = np.mean(np.exp(shift[alphas]))
     return np.exp(shift) / factor, first + np.log(factor)
+
+
+def _above_first(logs: np.ndarray, first: float) -> np.ndarray:
+    """Return how far the nearer of the two lower lines is above the first, in ln(area)."""
+    step = np.log(ENERGIES["Po-218"] / ENERGIES["Rn-222"])
+    near = (logs > first + _LOW) & (logs < first + _HIGH)
+    upper = logs > first + step / 2
+    if (near & upper).any() and (near & ~upper).any():
+        step = np.median(logs[near & upper]) - np.median(logs[near & ~upper])
+    return np.where(upper, step, 0.0)
 
 
 def _first_line(logs: np.ndarray) -> float:
