@@ -237,7 +237,9 @@ def alphas_of_peaks(
 
     S1s of alphas have light in both PMTs, a central half of the area of less than `longest` [ns],
     and at least `least_area`: None for a tenth of the largest. Other S1s, from a hundredth of the
-    area of Rn-222 on, are betas. `unit` is that of the areas. Raises NoResult as `find_alphas`.
+    area of Rn-222 on, are betas, also those in one PMT: of betas in the simulation, a tenth to a
+    third reach the threshold of the top PMT. `unit` is that of the areas. Raises NoResult as
+    `find_alphas`.
     """
     area, width = peaks["area"], peaks["range_50p_area"]
     both = (peaks["n_channels"] == 2) & (width > 0)
@@ -249,7 +251,7 @@ def alphas_of_peaks(
     lowest = found.lines["Rn-222"].value
     is_alpha = np.zeros(len(peaks), dtype=bool)
     is_alpha[chosen] = found.corrected > (1 + _LOW) * lowest
-    is_beta = both & ~is_alpha & (width < LONGEST_BETA) & (area > 0.01 * lowest)
+    is_beta = (width > 0) & ~is_alpha & (width < LONGEST_BETA) & (area > 0.01 * lowest)
     off = np.abs(found.corrected - found.lines["Po-214"].value)
     po214 = peaks["center_time"][chosen][off < 3 * found.sigmas["Po-214"].value]
     return found, delays_before(np.sort(peaks["center_time"][is_beta]), np.sort(po214))

@@ -193,7 +193,7 @@ class _Scan(NamedTuple):
     def _quantiles(self, shares: Sequence[float]) -> np.ndarray:
         step = self.edges[1] - self.edges[0]
         cumulative = np.cumsum(self.weighted.sum(axis=1)) / self.weighted.sum()
-        return np.interp(shares, cumulative, self.edges + step / 2)
+        return np.interp(np.asarray(shares), cumulative, self.edges + step / 2)
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return edges and widths drawn by their weighted likelihood, shape (n, 2)."""

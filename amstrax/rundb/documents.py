@@ -48,6 +48,8 @@ SUBMITTER_PREFIX = "submit-"
 TARGET_STATUSES = ("running", "done", "failed", "skipped")
 #: Tag of runs to leave alone, and tag of runs to process whatever their state
 ABANDON, PROCESS = "abandon", "process"
+#: Quality of a run, as judged by people: each is a tag, and a run has one of them at most
+QUALITIES = ("good", "bad", "unsure")
 #: Fields of claims: for processing a run, and for copying or deleting its live data
 PROCESSING_CLAIM, COPY_CLAIM = "processing_claim", "copy_claim"
 #: Largest valid count of failures
@@ -207,6 +209,29 @@ def tags_of(document: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in names if isinstance(name, str) and name]
 
 
+def quality_of(document: Mapping[str, Any]) -> str:
+    """Return the quality of a run, one of `QUALITIES`; empty if nobody has judged it."""
+    tags = tags_of(document)
+    return next((quality for quality in QUALITIES if quality in tags), "")
+
+
+def comments_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the comments of a run, from first to last: ``user``, ``text`` and ``time``.
+
+    The DAQ writes their text as ``comment``, other tools as ``text``.
+    """
+    found = document.get("comments")
+    return [
+        {
+            "user": str(each.get("user") or ""),
+            "text": str(each.get("comment") or each.get("text") or ""),
+            "time": utc_time_of(each, "date"),
+        }
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, Mapping)
+    ]
+
+
 def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
     """Return the entries of a run's data whose `fields`, such as ``type="live"``, match."""
     data = document.get("data")
@@ -278,6 +303,10 @@ class Summary(NamedTuple):
     cancelled_by: str | None = None
     #: Whether the run is being taken
     is_being_taken: bool = False
+    #: One of `QUALITIES`, or empty; text of the newest comment; reason of the status
+    quality: str = ""
+    comment: str = ""
+    reason: str = ""
 
     @property
     def length(self) -> float | None:
@@ -293,18 +322,23 @@ STATE_FIELDS = (
     PROCESSING_CLAIM,
 )
 #: Fields of a document that `summary` reads
-SUMMARY_FIELDS = (*STATE_FIELDS, "mode", "user", "tags", "data.type", "data.host")
+SUMMARY_FIELDS = (
+    *(*STATE_FIELDS, "mode", "user", "tags", "comments"),
+    *("data.type", "data.host", "data.lineage_hash"),
+)
 
 
 def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
     """Return the summary of a run for lists; `followed` as of `state_of`."""
     entries = data_of(document)
     here = data_of(document, host=this_host())
+    state = state_of(document, followed)
+    comments = comments_of(document)
     return Summary(
         name_of(document) or "?",
         utc_time_of(document, "start"),
         utc_time_of(document, "end"),
-        state_of(document, followed).status,
+        state.status,
         str(document.get("mode") or ""),
         str(document.get("user") or ""),
         tags_of(document),
@@ -312,6 +346,9 @@ def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summ
         list(dict.fromkeys(str(entry.get("type")) for entry in here)),
         cancelled_by(document),
         is_being_taken(document),
+        quality_of(document),
+        comments[-1]["text"] if comments else "",
+        state.reason or "",
     )
 
 
@@ -611,6 +648,32 @@ def remove_tag(collection: Any, run_id: _Run, tag: str) -> bool:
     forms = (("tags.name", {"name": tag}), ("tags", tag))
     done = [collection.update_one({"_id": _id, f: tag}, {"$pull": {"tags": v}}) for f, v in forms]
     return any(result.matched_count for result in done)
+
+
+def set_quality(collection: Any, run_id: str | int, quality: str, user: str, reason: str) -> None:
+    """Set the quality of a run to one of `QUALITIES`, with who says so and why; replace others.
+
+    It is a tag, so `select_runs` of a context selects by it: ``include_tags="good"``. An unknown
+    quality raises `InvalidOption`.
+    """
+    if quality not in QUALITIES:
+        raise InvalidOption(f"quality {quality!r} is unknown{did_you_mean(quality, QUALITIES)}")
+    _id = id_of(collection, run_id)
+    for other in QUALITIES:
+        remove_tag(collection, {"_id": _id}, other)
+    _make_list(collection, _id, "tags")
+    tag = {"name": quality, "user": user, "date": datetime.now(UTC), "comment": reason}
+    collection.update_one({"_id": _id, **lacks_tag(quality)}, {"$push": {"tags": tag}})
+
+
+def add_comment(collection: Any, run_id: str | int, text: str, user: str) -> None:
+    """Add a comment to a run, in the form of the DAQ."""
+    _id = id_of(collection, run_id)
+    _make_list(collection, _id, "comments")
+    comment = {"user": user, "comment": text, "date": datetime.now(UTC)}
+    # Each has its time, so that one that is sent again after a lost answer is there once
+    condition = {"_id": _id, "comments": {"$not": {"$elemMatch": comment}}}
+    collection.update_one(condition, {"$push": {"comments": comment}})
 
 
 def _identity(entry: Mapping[str, Any]) -> Filter:

@@ -541,3 +541,20 @@ def test_two_documents_of_one_run(collection, caplog, monkeypatch):  # noqa: F81
     assert caplog.text.count("run 000005 has 3 documents in run.runs_gas (_id 1, 3, 4)") == 1
     assert documents.merge_tags(collection, {"_id": 7, "name": None}) == {"_id": 7, "name": None}
     assert documents.duplicates(collection.find({})) == ["000005"]
+
+
+def test_quality_and_comments(run):
+    run.update_one({"number": 2240}, {"$set": {"tags": ["bad"], "comments": None}})
+    documents.set_quality(run, 2240, "good", "me", "stable")
+    documents.set_quality(run, 2240, "unsure", "you", "field off?")
+    found = documents.find_run(run, 2240)
+    assert documents.tags_of(found) == ["unsure"] and documents.quality_of(found) == "unsure"
+    assert found["tags"][0]["comment"] == "field off?"
+    with pytest.raises(InvalidOption, match="quality 'godo' is unknown"):
+        documents.set_quality(run, 2240, "godo", "me", "")
+    for text in ("one", "two"):
+        documents.add_comment(run, 2240, text, "me")
+    run.update_one({"number": 2240}, {"$push": {"comments": {"text": "of another tool"}}})
+    comments = documents.comments_of(documents.find_run(run, 2240))
+    assert [each["text"] for each in comments] == ["one", "two", "of another tool"]
+    assert comments[0]["user"] == "me" and comments[2]["time"] is None
