@@ -3,9 +3,10 @@
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -16,6 +17,69 @@ from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
+
+
+class Summary(NamedTuple):
+    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None."""
+
+    #: Name of the run; ``"?"`` without one
+    run_id: str
+    start: datetime | None
+    end: datetime | None
+    #: One of `documents.STATES`
+    status: str
+    mode: str
+    user: str
+    tags: list[str]
+    #: Registered data types, on any host and on this one, without duplicates
+    types: list[str]
+    here: list[str]
+    #: Who has cancelled the last job, if that made the run fail
+    cancelled_by: str | None = None
+    #: Whether the run is being taken
+    is_being_taken: bool = False
+    #: One of `documents.QUALITIES`, or empty; text of the newest comment; reason of the status
+    quality: str = ""
+    comment: str = ""
+    reason: str = ""
+
+    @property
+    def length(self) -> float | None:
+        """Duration [s]; None without start or end."""
+        if self.start is None or self.end is None:
+            return None
+        return (self.end - self.start).total_seconds()
+
+
+#: Fields of a document that `summary` reads
+SUMMARY_FIELDS = (
+    *(*documents.STATE_FIELDS, "mode", "user", "tags", "comments"),
+    *("data.type", "data.host", "data.lineage_hash"),
+)
+
+
+def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
+    """Return the summary of a run for lists; `followed` as of `documents.state_of`."""
+    entries = documents.data_of(document)
+    here = documents.data_of(document, host=documents.this_host())
+    state = documents.state_of(document, followed)
+    comments = documents.comments_of(document)
+    return Summary(
+        documents.name_of(document) or "?",
+        documents.utc_time_of(document, "start"),
+        documents.utc_time_of(document, "end"),
+        state.status,
+        str(document.get("mode") or ""),
+        str(document.get("user") or ""),
+        documents.tags_of(document),
+        list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
+        list(dict.fromkeys(str(entry.get("type")) for entry in here)),
+        documents.cancelled_by(document),
+        documents.is_being_taken(document),
+        documents.quality_of(document),
+        comments[-1]["text"] if comments else "",
+        state.reason or "",
+    )
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
@@ -127,7 +191,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
     found = documents.read(
         collection,
         {"$and": conditions} if conditions else {},
-        documents.SUMMARY_FIELDS,
+        SUMMARY_FIELDS,
         sort=[("number", -1)],
         limit=args.limit or 0,
     )
@@ -135,7 +199,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
         ("run", "start (UTC)", "length", "status", "mode", "tags", "data")
     ]
     for document in reversed(found):
-        run = documents.summary(document, followed)
+        run = summary(document, followed)
         start = "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}"
         length = "" if run.length is None else f"{run.length:.0f} s"
         tags, types = ",".join(run.tags), ",".join(run.types)

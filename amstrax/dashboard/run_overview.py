@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import strax
 
+from amstrax.commands import rundb
 from amstrax.exceptions import InvalidOption, did_you_mean
 from amstrax.rundb import documents
 from amstrax.rundb.documents import Filter
@@ -173,7 +174,7 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
 def live_seconds(collection: Any, search: Search) -> float:
     """Return the sum of the lengths of the runs that a search finds [s]."""
     found = documents.read(collection, search.filter(), ["start", "end"])
-    return sum(documents.summary(run).length or 0.0 for run in found)
+    return sum(rundb.summary(run).length or 0.0 for run in found)
 
 
 #: Raw data, and the beginning of other types of it
@@ -192,7 +193,7 @@ def availability(
     Parameters
     ----------
     document
-        With the fields of `documents.SUMMARY_FIELDS`.
+        With the fields of `rundb.SUMMARY_FIELDS`.
     st
         Context that processes the run; None if it is not to be compared.
     targets

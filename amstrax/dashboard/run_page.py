@@ -10,6 +10,7 @@ from bokeh.models import Column
 from amstrax import rundoc
 from amstrax.analyses import interactive
 from amstrax.analyses.loading import area_unit
+from amstrax.commands import rundb
 from amstrax.corrections import lookup
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import ActionsPanel
@@ -179,7 +180,7 @@ class RunPage(OfRun):
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=documents.summary(document, followed),
+            summary=rundb.summary(document, followed),
             status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),

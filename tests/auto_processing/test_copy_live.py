@@ -44,7 +44,7 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
     RunNotFound,
 )
-from amstrax.rundb import documents, get_mongo_collection, leases
+from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 
@@ -160,7 +160,7 @@ def test_names_that_are_no_folders(daq):  # noqa: F811
     for name in ("../secret", "..", ".", "", "a/b", ".hidden", "-e", "a\nb"):
         with pytest.raises(AmstraxError):
             copy_live.copy_data(name, daq.live, str(daq.dcache), "dcache", True)
-    documents.add_run(
+    transfer.add_run(
         daq.runs,
         {"name": "../secret", "end": recently(), "data": [
             {"type": "live", "host": "daq", "location": str(daq.live)}]},
