@@ -1,5 +1,6 @@
 """Drift times from gate and cathode, drift velocity and longitudinal diffusion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -189,10 +190,10 @@ class _Scan(NamedTuple):
         low, high = self._quantiles((0.5 - ONE_SIGMA / 2, 0.5 + ONE_SIGMA / 2))
         return float(low), float(high)
 
-    def _quantiles(self, shares: tuple[float, ...]) -> np.ndarray:
+    def _quantiles(self, shares: Sequence[float]) -> np.ndarray:
         step = self.edges[1] - self.edges[0]
         cumulative = np.cumsum(self.weighted.sum(axis=1)) / self.weighted.sum()
-        return np.interp(shares, cumulative, self.edges + step / 2)
+        return np.interp(np.asarray(shares), cumulative, self.edges + step / 2)
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return edges and widths drawn by their weighted likelihood, shape (n, 2)."""
