@@ -86,6 +86,10 @@ extras_require = {
         "hypothesis>=6.112,<7",
         # drives the browser in which the dashboard is tested; brings its own driver, but no browser
         "playwright>=1.60,<2",
+        # rules of accessibility (axe-core) for its pages
+        "axe-playwright-python>=0.1.8,<0.2",
+        # an SMTP server, for alarms
+        "aiosmtpd>=1.4.6,<2",
         # what the dashboard is made of
         "bokeh>=3.9,<4",
         # as of the extra "export"

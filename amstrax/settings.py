@@ -135,8 +135,25 @@ DASHBOARD = MappingProxyType(
         ),
     }
 )
-#: Settings whose values are never shown. A connection string may contain a password.
-SECRETS = frozenset({"AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"})
+#: Settings of alarms
+ALARMS = MappingProxyType(
+    {
+        "AMSTRAX_ALARM_MAIL": ("addresses to which alarms are sent, with commas between them", ""),
+        "AMSTRAX_ALARM_SMTP": ("server that takes the mails, as HOST:PORT", "localhost:25"),
+        "AMSTRAX_ALARM_WEBHOOK": ("address of a webhook of Mattermost or Slack", ""),
+        "AMSTRAX_ALARM_FAILURES": ("jobs that fail one after the other", "3"),
+        "AMSTRAX_ALARM_NO_RUN": ("time without a new run [h], 0 for any", "0"),
+        "AMSTRAX_ALARM_DISK": ("free space of a disk of data [%]", "5"),
+    }
+)
+#: Settings whose values are never shown. A connection string may contain a password, and the
+#: address of a webhook is one.
+SECRETS = frozenset(
+    {
+        *("AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"),
+        "AMSTRAX_ALARM_WEBHOOK",
+    }
+)
 
 # Paths already warned about
 _warned: set[Path] = set()
@@ -153,7 +170,9 @@ FOLDERS = tuple(
     for kind in ("LIVE", "RAW", "PROCESSED")
 )
 #: All settings
-NAMES = frozenset((*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *CONTEXTS, *DASHBOARD, *FOLDERS))
+NAMES = frozenset(
+    (*RUN_DATABASE, *CORRECTIONS, *BATCH, *COPY, *CONTEXTS, *DASHBOARD, *ALARMS, *FOLDERS)
+)
 #: Similarity to a setting from which a name counts as misspelt
 _SIMILAR = 0.87
 

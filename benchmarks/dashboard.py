@@ -25,7 +25,8 @@ from tornado.websocket import websocket_connect
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from dashboard_server import CHROMIUM, Lab, Server, new_page, part  # noqa: E402
+from dashboard_server import Lab, Server, new_page, part  # noqa: E402
+from needs import CHROMIUM  # noqa: E402
 
 RUN_ID = "123456"
 #: Whether so many figures are there, and have been painted
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10_000, help="runs (%(default)s)")
     parser.add_argument("--peaks", type=int, default=1_000_000, help="peaks (%(default)s)")
     parser.add_argument("--views", type=int, default=1000, help="page views (%(default)s)")
+    parser.add_argument("--clients", type=int, default=20, help="clients at once (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pages to time (%(default)s)")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -77,6 +79,7 @@ def main() -> int:
                 args.repeat,
             )
             measure(f"plots of a run of {args.peaks} peaks, the same", browser, plots, args.repeat)
+            clients(server, args.clients)
             views(server, args.views)
         finally:
             browser.close()
@@ -132,12 +135,65 @@ def views(server: Server, number: int) -> None:
         work = view_pages(server.address, number, process)
         peak = pool.submit(asyncio.run, work).result()
     seconds = time.monotonic() - began
-    # Sessions are looked for every 5 s, and go 5 s after their page; memory is given back after 20
+    # Sessions are looked for every 5 s, and go 15 s after their page; memory is given back after 20
     end = time.monotonic() + 60
     while time.monotonic() < end and state(process).connections > before.connections:
         time.sleep(1)
     print(f"{number} page views in {seconds:.0f} s, {peak:.0f} MiB at most; after them:")
     print(f"  {state(process)}", flush=True)
+
+
+async def view_at_once(address: str, number: int) -> tuple[list[float], list[float]]:
+    """Let clients view a few pages each at once; return the times of GETs, and to documents [s]."""
+    gets, opened = [], []
+
+    async def client(which: int) -> None:
+        http = AsyncHTTPClient(force_instance=True)
+        pages = ("runs", f"run?id={which + 1}", "processing", f"data?id={RUN_ID}")
+        for i in range(len(pages)):
+            path = pages[(which + i) % len(pages)]
+            began = time.monotonic()
+            text = (await http.fetch(address + path, request_timeout=120)).body.decode()
+            gets.append(time.monotonic() - began)
+            new = await open_websocket(address, path, text)
+            for part_of_message in ('{"msgid": "1", "msgtype": "PULL-DOC-REQ"}', "{}", "{}"):
+                await new.write_message(part_of_message)
+            while "PULL-DOC-REPLY" not in str(await new.read_message()):
+                pass
+            opened.append(time.monotonic() - began)
+            # As long as somebody looks at it
+            await asyncio.sleep(1)
+            new.close()
+
+    await asyncio.gather(*map(client, range(number)))
+    return gets, opened
+
+
+def clients(server: Server, number: int) -> None:
+    """Print how long pages take while many clients open some at once."""
+    process = psutil.Process(server.process.pid)
+    before = sum(process.cpu_times()[:2])
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(asyncio.run, view_at_once(server.address, number)).result()
+    spent = (sum(process.cpu_times()[:2]) - before) / len(found[0])
+    print(f"{number} clients at once, {len(found[0])} views of {spent:.2f} s of processors each:")
+    for what, times in zip(("page", "page and its document"), found, strict=True):
+        late = statistics.quantiles(times, n=20)[-1]
+        print(f"  {what}: median {statistics.median(times):.2f} s, 95 % below {late:.2f} s")
+
+
+async def open_websocket(address: str, path: str, text: str) -> Any:
+    """Open the websocket of a page with this text, as a browser does."""
+    token = re.search(r'"token":\s*"([^"]+)"', text)[1]
+    request = HTTPRequest(
+        f"ws{address.removeprefix('http')}{path.partition('?')[0]}/ws",
+        headers={"Origin": address.rstrip("/")},
+        connect_timeout=120,
+        request_timeout=120,
+    )
+    new = await websocket_connect(request, subprotocols=["bokeh", token])
+    assert "ACK" in await new.read_message()
+    return new
 
 
 async def view_pages(address: str, number: int, process: psutil.Process) -> float:
@@ -153,13 +209,7 @@ async def view_pages(address: str, number: int, process: psutil.Process) -> floa
             print(f"  after {i} views: {state(process)}", flush=True)
         path = pages[i % len(pages)].format(1 + i)
         text = (await client.fetch(address + path, request_timeout=120)).body.decode()
-        token = re.search(r'"token":\s*"([^"]+)"', text)[1]
-        request = HTTPRequest(
-            f"ws{address.removeprefix('http')}{path.partition('?')[0]}/ws",
-            headers={"Origin": address.rstrip("/")},
-        )
-        new = await websocket_connect(request, subprotocols=["bokeh", token])
-        assert "ACK" in await new.read_message()
+        new = await open_websocket(address, path, text)
         if line is not None:
             line.close()
         line = new

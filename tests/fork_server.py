@@ -146,8 +146,12 @@ class Server:
         """Fork for a connection; return what is to run in the child."""
         client, _ = self.listener.accept()
         request, streams, _, _ = socket.recv_fds(client, 1 << 16, 3)
-        while not request.endswith(b"\n"):
-            request += client.recv(1 << 16)
+        while not request.endswith(b"\n") and (more := client.recv(1 << 16)):
+            request += more
+        if not request.endswith(b"\n"):  # the script was killed
+            for file in (*streams, client.detach()):
+                os.close(file)
+            return None
         command, folder, environment, umask = json.loads(request)
         pid, run = 0, main_of(command)
         if run and import_environment(environment) == self.environment:

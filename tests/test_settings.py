@@ -450,7 +450,7 @@ def test_page_has_all_settings(page):
         "run_database": settings.RUN_DATABASE,
         "corrections": settings.CORRECTIONS,
         "processing_on_the_cluster": (*settings.BATCH, *settings.COPY),
-        "dashboard": settings.DASHBOARD,
+        "dashboard": (*settings.ALARMS, *settings.DASHBOARD),
         "releases": settings.CONTEXTS,
     }
     assert listed == list(named[page])

@@ -37,6 +37,17 @@ class Histogram(NamedTuple):
     counts: np.ndarray  #: shape (k,)
 
 
+class Compared(NamedTuple):
+    """Histogram of a run that is compared with others: scaled numbers in k bins, and their errors.
+
+    Of scaled numbers as of `Histogram`; errors are those of Poisson, scaled.
+    """
+
+    edges: np.ndarray  #: shape (k + 1,)
+    counts: np.ndarray  #: shape (k,)
+    error: np.ndarray  #: shape (k,)
+
+
 class Histogram2d(NamedTuple):
     """Numbers of pairs of values in k x m bins."""
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amstrax.analyses import style
-from amstrax.analyses.quantities import Histogram, Rates
+from amstrax.analyses.quantities import Compared, Histogram, Rates
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, quantity_of, unit_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def plot_rates(
 
 
 def plot_comparison(
-    panels: Sequence[tuple[str, Mapping[str, Histogram], bool]],
+    panels: Sequence[tuple[str, Mapping[str, Histogram | Compared], bool]],
     ylabel: str,
     figure: Figure | None = None,
 ) -> Figure:

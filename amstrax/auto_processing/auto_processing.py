@@ -22,7 +22,7 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import settings
-from amstrax.auto_processing import engines, submitting
+from amstrax.auto_processing import alarms, engines, process_run, submitting
 from amstrax.auto_processing.loop import (
     Document,
     RunSelection,
@@ -57,6 +57,8 @@ log = logging.getLogger("amstrax.auto_processing")
 
 #: Longest pause after rounds that failed, such as for an unreachable service [s]
 LONGEST_WAIT = 300.0
+#: Interval between two looks for alarms [s]
+ALARMS_EVERY = 60.0
 #: Interval between two counts of waiting runs without changes; a count reads all runs [s]
 COUNT_EVERY = 60.0
 #: Interval for removing old scripts and logs of jobs [s]
@@ -212,7 +214,7 @@ class Loop:
         self.switched_on = True
         self.waiting: int | None = None
         self._counted: tuple[dict[str, int], int] | None = None
-        self._count_at = self._clean_at = 0.0
+        self._count_at = self._clean_at = self._alarms_at = 0.0
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
@@ -426,6 +428,21 @@ class Loop:
         """Write the status after a round, with its error if any."""
         self.trouble = trouble
         self._write_status("in trouble" if trouble else "at work")
+        if not trouble and not self.dry_run:
+            self._look_for_alarms()
+
+    def _look_for_alarms(self) -> None:
+        """Tell people what goes wrong, see `alarms`; now and then."""
+        if time.monotonic() < self._alarms_at:
+            return
+        self._alarms_at = time.monotonic() + ALARMS_EVERY
+        plan, processing = self.template.plan, self.template.processing
+        try:
+            places = process_run.folders(plan, processing.output_folder)
+            found = alarms.find_causes(plan.detector, self.collection, places)
+            alarms.Alarms().update(found, plan.detector)
+        except (AmstraxError, OSError) as error:
+            log.warning("alarms are not looked for: %s", describe_error(error))
 
     def end(self, reason: str) -> None:
         """Log the end of the loop and its cause, a signal or an error if any."""

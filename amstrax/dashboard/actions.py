@@ -5,6 +5,7 @@ No action deletes data, and none takes a path.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from bokeh.models import Column
@@ -35,6 +36,34 @@ log = logging.getLogger(__name__)
 #: Largest number of runs of one action; `amstrax submit` takes more
 MOST_RUNS = 200
 _FIRST = "first that makes them"
+#: Longest comment [characters]
+_LONGEST = 2000
+#: Choices of data types to make
+_EVENTS, _RAW, _OTHER = "events, or LED pulses", "raw data", "data types as entered"
+_TARGETS = {
+    _EVENTS: ("event_info", "event_waveform", "event_area_per_channel"),
+    _RAW: (),
+}
+
+
+def known_runs(text: str) -> tuple[list[str], list[str]]:
+    """Return the runs in a text, with ranges expanded, and the problems of other words."""
+    run_ids: list[str] = []
+    problems = []
+    for word in text.replace(",", " ").split():
+        try:
+            run_ids += submit_stbc.expanded(word)
+        except UsageError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(run_ids)), problems
+
+
+def understood(text: str) -> list[str]:
+    """Return the runs in a text; raise UsageError if a word is not understood."""
+    run_ids, problems = known_runs(text)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return run_ids
 
 
 class NotAllowed(AmstraxError, PermissionError):
@@ -180,6 +209,36 @@ def tag(page: Page, run_ids: Sequence[str], name: str, remove: bool = False) -> 
     return each(page, what, run_ids, act)
 
 
+def comment(page: Page, run_ids: Sequence[str], text: str) -> list[Row]:
+    """Add a comment to runs."""
+    text = text.strip()
+    check(page, "comment")
+    if not text or len(text) > _LONGEST:
+        raise InvalidOption(f"a comment has 1 to {_LONGEST} characters: this one has {len(text)}")
+    collection = page.site.collection()
+
+    def act(run_id: str) -> Row:
+        documents.add_comment(collection, run_id, text, page.user)
+        return Row(run_id, "commented", text)
+
+    return each(page, f"comment {text!r}", run_ids, act)
+
+
+def judge(page: Page, run_ids: Sequence[str], quality: str, reason: str) -> list[Row]:
+    """Set the quality of runs, with a reason."""
+    reason = reason.strip()
+    check(page, f"quality {quality}")
+    if not reason or len(reason) > _LONGEST:
+        raise InvalidOption("the quality of a run takes a reason: write it as the comment")
+    collection = page.site.collection()
+
+    def act(run_id: str) -> Row:
+        documents.set_quality(collection, run_id, quality, page.user, reason)
+        return Row(run_id, quality, reason)
+
+    return each(page, f"quality {quality}, {reason!r}", run_ids, act)
+
+
 def switch(page: Page, is_on: bool) -> None:
     """Switch automatic processing on or off."""
     what = f"switch automatic processing {'on' if is_on else 'off'}"
@@ -217,27 +276,29 @@ class ActionsPanel:
             "rights.html", may_act=page.may_act(), actions=page.site.actions, user=page.user
         )
         self.model = Column(
-            page.html("<h2>Process, tag, cancel</h2>"),
+            page.html("<h2>Process, tag, judge, comment</h2>"),
             page.html(rights, name="rights"),
             wrapped(
-                *(self._targets, self._context, self._version, self._memory, self._again),
-                *(self._dry, self._submit),
+                *(self._make, self._targets, self._dry, self._submit),
+                *(self._context, self._version, self._memory, self._again),
             ),
             wrapped(self._tag, *self._tagging, self._cancel),
+            wrapped(self._comment, *self._commenting),
             self._result,
+            self._undo,
             sizing_mode="stretch_width",
         )
         self._set_buttons()
 
     def _make_widgets(self) -> None:
         site, change = self._page.site, self._set_buttons
+        given = self._page.argument("targets")
+        choices = [_EVENTS, _RAW, _OTHER] if "xams" in site.contexts() else [_RAW, _OTHER]
+        self._make = select(
+            "make", "Make", choices, self._change_make, _OTHER if given else choices[0], 190
+        )
         self._targets = text_input(
-            "targets",
-            "Data types to make",
-            change,
-            220,
-            placeholder="raw data of the context",
-            value=self._page.argument("targets"),
+            "targets", "Data types to make", change, 220, value=given, visible=bool(given)
         )
         self._context = select(
             "submit_context", "Context", [_FIRST, *site.contexts()], change, width=190
@@ -260,6 +321,25 @@ class ActionsPanel:
             button("abandon", "Abandon", lambda: self._on_tag(documents.ABANDON), 130),
         ]
         self._cancel = button("cancel", "Cancel jobs", self._on_cancel, 130)
+        self._comment = text_input("comment", "Comment, or reason", lambda: None, 330)
+        self._commenting = [button("add_comment", "Add comment", self._on_comment, 130)]
+        for quality in documents.QUALITIES:
+            self._commenting.append(
+                button(
+                    quality,
+                    quality.capitalize(),
+                    partial(self._on_quality, quality),
+                    80,
+                )
+            )
+        self._undo = button("undo", "Undo", self._on_undo, 130)
+        self._undo.visible = False
+        #: Runs, tag, and whether it was removed, of the last action
+        self._tagged: tuple[list[str], str, bool] = ([], "", False)
+
+    def _change_make(self) -> None:
+        self._targets.visible = self._make.value == _OTHER
+        self._set_buttons()
 
     def runs_changed(self) -> None:
         """Adapt the buttons to another choice of runs."""
@@ -268,7 +348,7 @@ class ActionsPanel:
 
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
-        for each_button in (self._dry, *self._tagging, self._cancel):
+        for each_button in (self._dry, *self._tagging, *self._commenting, self._cancel):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
         entered = self._entered()
@@ -277,7 +357,7 @@ class ActionsPanel:
 
     def _entered(self) -> tuple[Any, ...] | None:
         """Return runs and options as entered; None if the runs are not understood."""
-        fields = (self._targets, self._context, self._version, self._memory)
+        fields = (self._make, self._targets, self._context, self._version, self._memory)
         try:
             run_ids = self._run_ids()
         except UsageError:
@@ -288,8 +368,11 @@ class ActionsPanel:
         memory = self._memory.value.strip()
         if memory and not (memory.isascii() and memory.isdigit() and 0 < int(memory) < 10**7):
             raise InvalidOption(f"memory {memory!r} is no number of MB: write it as 4000")
+        entered = tuple(self._targets.value.replace(",", " ").split())
+        if self._make.value == _OTHER and not entered:
+            raise InvalidOption("name the data types to make, such as peak_basics")
         return SubmitRequest(
-            tuple(self._targets.value.replace(",", " ").split()),
+            _TARGETS.get(self._make.value, entered),
             None if self._context.value == _FIRST else self._context.value,
             self._version.value.strip() or None,
             int(memory) if memory else None,
@@ -317,7 +400,26 @@ class ActionsPanel:
         self._run(lambda: submit(self._page, run_ids, request, dry_run), done)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
-        self._act(lambda run_ids: tag(self._page, run_ids, name, remove))
+        def act(run_ids: list[str]) -> list[Row]:
+            rows = tag(self._page, run_ids, name, remove)
+            done = [row.run_id for row in rows if row.state in ("tagged", "tag removed")]
+            self._tagged = done, name, remove
+            return rows
+
+        self._act(act)
+
+    def _on_undo(self) -> None:
+        run_ids, name, was_removed = self._tagged
+        self._tagged = [], "", False
+        self._run(lambda: tag(self._page, run_ids, name, not was_removed))
+
+    def _on_comment(self) -> None:
+        text = self._comment.value
+        self._act(lambda run_ids: comment(self._page, run_ids, text))
+
+    def _on_quality(self, quality: str) -> None:
+        reason = self._comment.value
+        self._act(lambda run_ids: judge(self._page, run_ids, quality, reason))
 
     def _on_cancel(self) -> None:
         if not self._is_cancel_pressed and self._page.may_act():
@@ -357,4 +459,6 @@ class ActionsPanel:
 
     def _show(self, rows: Sequence[Row], problem: str) -> None:
         self._result.text = render.html("result.html", rows=rows, problem=problem)
+        self._undo.visible = bool(self._tagged[0]) and rows[:1] != []
+        self._undo.label = f"Undo: {'add' if self._tagged[2] else 'remove'} {self._tagged[1]}"
         self._set_buttons()

@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import strax
 from bokeh.models import ColumnDataSource, Plot, Row
 
 from amstrax.analyses import interactive
@@ -13,9 +14,6 @@ from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard.page import wrapped
 from amstrax.exceptions import NotAvailable
-
-if TYPE_CHECKING:
-    import strax
 
 #: Columns of the figures, of which a context may lack some
 EVENT_COLUMNS = (
@@ -113,6 +111,25 @@ def load(
     return st.get_array(run_id, names if len(names) > 1 else names[0], **options)
 
 
+def windows(st: "strax.Context", run_id: str) -> tuple[np.ndarray, str, str]:
+    """Return what a run can be browsed by: windows in time, their name, and the sort of data.
+
+    These are events, or the peaks or LED pulses of contexts that make no events; windows have the
+    columns ``time``, ``endtime``, ``event_number`` and ``drift_time``.
+    """
+    columns = ("time", "endtime", "event_number", "drift_time")
+    if name_of(st, "event_info") is not None:
+        return load(st, run_id, "event_info", columns), "event", "event_info"
+    sort, noun = ("peak_basics", "peak") if name_of(st, "peak_basics") else ("records", "pulse")
+    rows = load(st, run_id, sort, ("time", "endtime", "length", "dt"))
+    # Records of all channels begin at the same time
+    times, first = np.unique(rows["time"], return_index=True)
+    result = np.zeros(len(times), dtype=[(name, np.int64) for name in columns])
+    result["time"], result["event_number"] = times, np.arange(len(times))
+    result["endtime"] = strax.endtime(rows[first])
+    return result, noun, sort
+
+
 def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
     name = name_of(st, sort) if sort in SORTS else sort
     if name is None or name not in st._plugin_class_registry:
@@ -129,11 +146,20 @@ def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
 
 
 class Scales(NamedTuple):
-    """Which scales are logarithmic, and whether areas are corrected."""
+    """Which scales are logarithmic, whether areas are corrected, and the number of bins.
+
+    `bins` None leaves it to each figure.
+    """
 
     log: bool = True
     log_counts: bool = False
     corrected: bool = True
+    bins: int | None = None
+
+    @property
+    def bin_options(self) -> dict[str, int]:
+        """Options of figures with bins."""
+        return {} if self.bins is None else {"n_bins": self.bins}
 
 
 class Linked(NamedTuple):
@@ -187,7 +213,9 @@ def fit(figures: Iterable[Any]) -> Row:
     """Return figures in rows, as many in a row as the width of the page allows."""
     figures = list(figures)
     for figure in figures:
-        figure.width, figure.height = None, 330
+        figure.width = None
+        if isinstance(figure, Plot):
+            figure.height = 360 if figure.below[1:] else 330
         figure.sizing_mode = "stretch_width"
         figure.styles = {"flex": "1 1 400px", "min-width": "300px"}
         if len(figures) > 1:
@@ -227,6 +255,8 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
         points = events[source.data["index"]]
         intervals = points["time"].copy(), points["endtime"].copy()
     text.append(f"{len(peaks):,} peaks")
+    if not len(peaks):
+        raise NotAvailable(f"run {run_id} has no peaks, so there is nothing to plot")
     source = sources["peaks"] = interactive.peak_source(peaks, start, MOST_POINTS, unit)
     if intervals is not None:
         also = ", with their events"
@@ -236,7 +266,7 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     groups[f"Peaks: selecting some shows them in both figures{also}"] = _of_peaks(
         peaks, source, scales, unit, marked
     )
-    n_bins = min(max(max(map(len, times.values())) // 20, 10), 120)
+    n_bins = scales.bins or min(max(max(map(len, times.values())) // 20, 10), 120)
     dead = dead_intervals(st, run_id)
     series = {name: rates(time, start, end, n_bins, dead=dead) for name, time in times.items()}
     groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
@@ -258,7 +288,7 @@ def _of_events(source: Any, scales: Scales) -> list[Any]:
     s1, s2 = ("cs1", "cs2") if scales.corrected else ("s1_area", "s2_area")
     return [
         interactive.s1_s2(source, s1, s2, log=scales.log),
-        interactive.drift_time(source, log=scales.log_counts),
+        interactive.drift_time(source, log=scales.log_counts, **scales.bin_options),
         interactive.positions(source),
         interactive.depth(source),
     ]
@@ -283,6 +313,7 @@ def _of_peaks(
             log=log,
             labels=(f"Area [{unit}]", label),
             tools="pan,box_zoom,wheel_zoom,box_select,lasso_select,reset,save",
+            **scales.bin_options,
         )
         # Faint points for selections, above the histogram of all peaks
         figure.scatter(
@@ -304,20 +335,23 @@ def _of_peaks(
 
 def _of_led(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     pulses = load(st, run_id, "led_calibration", LED_COLUMNS)
+    if not len(pulses):
+        raise NotAvailable(f"run {run_id} has no LED pulses, so there is nothing to plot")
     times = span(st, run_id, "led_calibration")
     source = interactive.led_source(pulses)
     by_channel, colors, dead = {}, {}, dead_intervals(st, run_id)
     for channel in np.unique(pulses["channel"]).tolist():
         name = f"channel {channel}"
-        by_channel[name] = rates(pulses["time"][pulses["channel"] == channel], *times, dead=dead)
+        of_channel = pulses["time"][pulses["channel"] == channel]
+        by_channel[name] = rates(of_channel, *times, scales.bins, dead=dead)
         # The same colours as in the spectra
         colors[name] = channel_color(channel)
     groups = {
         "Rates": [interactive.rates(by_channel, log=scales.log_counts, colors=colors)],
         "LED spectra": [
-            interactive.led_spectrum(source, log=True),
-            interactive.value_histogram(
-                source, "amplitude_led", "Height of pulses [ADC counts]", log_y=scales.log_counts
+            interactive.led_spectrum(source, **scales.bin_options),
+            interactive.led_spectrum(
+                source, log=scales.log_counts, column="amplitude_led", **scales.bin_options
             ),
         ],
     }

@@ -114,6 +114,7 @@ def find_live(
 def find_stored(st: strax.Context, run_id: str) -> list[Growing]:
     """Find the data types of a context that are stored or being made; only read metadata."""
     result = []
+    st = run_overview.of_run(st, run_id)
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
         found = run_overview.find(st, key)

@@ -1,11 +1,11 @@
 """Base of all pages: work in threads, refresh, messages, address; and the widgets of pages."""
 
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bokeh.document import Document
@@ -38,6 +38,9 @@ T = TypeVar("T")
 _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
+
+#: Interval between two looks at the alarms, which the dashboard looks for once a minute [ms]
+_ALARMS_EVERY = 5000
 
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
@@ -82,7 +85,9 @@ class Page:
         self._futures: set[Future] = set()
         self._not_before: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
+        self._shown_alarms: list[tuple[str, str]] = []
         self.message = self.html("", name="message")
+        self._alarms = Column(sizing_mode="stretch_width", name="alarms")
         self._address = PreText(text="", visible=False, name="address")
         # JavaScript, since Bokeh cannot set the address bar
         self._address.js_on_change(
@@ -103,17 +108,49 @@ class Page:
             actions=site.actions,
             xsrf=payload.get("xsrf") or "",
         )
-        doc.on_session_destroyed(self._close)
-        doc.destroy = functools.partial(_end, doc)  # type: ignore[method-assign]
+        doc.destroy = self._end  # type: ignore[method-assign]
 
     def show(self, *children: Any) -> None:
         """Put models on the page, below each other."""
-        children = (self.message, *children, self._address)
-        root = Column(*children, sizing_mode="stretch_width", name="page")
-        for model in root.references():
-            if isinstance(model, UIElement) and model.name:
-                model.html_attributes = {"data-name": model.name}
-        self.doc.add_root(root)
+        children = (self._alarms, self.message, *children, self._address)
+        self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
+        _name(self.doc.models)
+        # Not at once, since the page itself comes first
+        self.doc.add_periodic_callback(self._look_for_alarms, _ALARMS_EVERY)
+
+    def _look_for_alarms(self) -> None:
+        self.load("the alarms", self.site.alarms, self._show_alarms, again=False)
+
+    def _show_alarms(self, found: list[Any]) -> None:
+        shown = [(alarm.name, alarm.text) for alarm in found]
+        if shown == self._shown_alarms:
+            return
+        self._shown_alarms = shown
+        parts: list[Row] = []
+        for alarm in found:
+            text = Div(text=render.html("alarm.html", alarm=alarm), disable_math=True)
+            parts.append(wrapped(text))
+            if self.may_act():
+                name = alarm.name
+                seen = button("acknowledge", "Acknowledge", partial(self._on_seen, name))
+                parts[-1].children = [text, seen]
+        _name(each for part in parts for each in part.references())
+        self._alarms.children = parts
+
+    def _on_seen(self, name: str) -> None:
+        """Acknowledge an alarm, on all pages."""
+
+        def work() -> list[Any]:
+            if self.may_act():
+                self.site.acknowledge(name, self.user)
+            return self.site.alarms()
+
+        self.load("the alarms", work, self._show_alarms)
+
+    def add_later(self, place: Column, part: Any) -> None:
+        """Put a part into a place on the page, which is shown already."""
+        _name(part.references())
+        place.children = [part]
 
     def html(self, text: str, name: str | None = None) -> Div:
         """Return a part of the page with HTML of `render`; it is hidden while it is empty."""
@@ -218,17 +255,27 @@ class Page:
         )
 
     def _is_gone(self) -> bool:
-        # Bokeh calls _close some time after it has destroyed the document
-        return self._is_closed or (
-            self._session_context is not None and self._session_context.destroyed
-        )
+        return self._is_closed
 
     def repeat(self, function: Callable[[], None], seconds: float | None = None) -> None:
         """Call a function now, and repeatedly while the page is open."""
         function()
         self.doc.add_periodic_callback(function, int(1000 * (seconds or self.site.refresh)))
 
-    def _close(self, _context: Any) -> None:
+    def _end(self, session: Any) -> None:
+        """End the document as Bokeh does, without its full garbage collections for each page.
+
+        They would stop all other pages; `Site.tidy` has one for many.
+        """
+        self.close()
+        doc = self.doc
+        doc.remove_on_change(session)
+        doc._session_context = None
+        for part in (doc.callbacks, doc.models, doc.modules):
+            part.destroy()
+
+    def close(self) -> None:
+        """End what the page does."""
         self._is_closed = True
         for future in list(self._futures):
             future.cancel()
@@ -256,15 +303,11 @@ class Page:
         return self.user in self.site.actors and self.site.logins.is_valid(self.login)
 
 
-def _end(doc: Document, session: Any) -> None:
-    """End a document as Bokeh does, without its full garbage collection in the thread of all pages.
-
-    `Site.tidy` has one for many pages.
-    """
-    doc.remove_on_change(session)
-    doc._session_context = None
-    for part in (doc.callbacks, doc.models, doc.modules):
-        part.destroy()
+def _name(models: Iterable[Any]) -> None:
+    """Write the names of models into the HTML of the page."""
+    for model in models:
+        if isinstance(model, UIElement) and model.name:
+            model.html_attributes = {"data-name": model.name}
 
 
 def set_text(part: Div, text: str) -> None:

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from amstrax.auto_processing.loop import is_switched_on, read_status
-from amstrax.auto_processing.submit_stbc import expanded
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
-from amstrax.exceptions import UsageError
+from amstrax.exceptions import EngineUnreachable, UsageError
 from amstrax.rundb import documents
 
 #: Runs shown of each status
@@ -27,6 +26,7 @@ class _Run(NamedTuple):
     failures: int
     job: Mapping[str, Any]
     tags: list[str]
+    is_lost: bool = False
 
 
 class ProcessingPage(Page):
@@ -62,7 +62,7 @@ class ProcessingPage(Page):
         self._table = self.html("<p>Asking the run database …</p>", name="by_status")
         self._queue = self.html("<p>Asking the engine …</p>", name="queue")
         self._panel = actions.ActionsPanel(self, self._run_ids, self._after)
-        self._log = LogPart(self, lambda: next(iter(self._known_runs()[0]), ""))
+        self._log = LogPart(self, lambda: next(iter(actions.known_runs(self._runs.value)[0]), ""))
         self.show(
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
@@ -81,26 +81,11 @@ class ProcessingPage(Page):
         self.repeat(self._refresh)
         self._log.start()
 
-    def _known_runs(self) -> tuple[list[str], list[str]]:
-        """Return the runs in the field, with ranges expanded, and the problems of other words."""
-        run_ids: list[str] = []
-        problems = []
-        for word in self._runs.value.replace(",", " ").split():
-            try:
-                run_ids += expanded(word)
-            except UsageError as error:
-                problems.append(str(error))
-        return list(dict.fromkeys(run_ids)), problems
-
     def _run_ids(self) -> list[str]:
-        """Return the runs in the field; raise UsageError if a word is not understood."""
-        run_ids, problems = self._known_runs()
-        if problems:
-            raise UsageError("; ".join(problems))
-        return run_ids
+        return actions.understood(self._runs.value)
 
     def _runs_changed(self) -> None:
-        problems = self._known_runs()[1]
+        problems = actions.known_runs(self._runs.value)[1]
         if problems:
             self.report("the runs to act on", UsageError("; ".join(problems)))
         else:
@@ -140,7 +125,7 @@ class ProcessingPage(Page):
         status = self._status.value
         self._keep_address()
 
-        def work() -> str:
+        def find() -> str:
             collection, followed = self.site.collection(), self.site.followed()
             counts = {
                 each: collection.count_documents(documents.has_state(each, followed=followed))
@@ -149,9 +134,31 @@ class ProcessingPage(Page):
             search = run_overview.Search(statuses=(status,), followed=followed)
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
             runs = [_run(document, followed) for document in page.runs]
+            runs = self._with_marks(runs)
             return render.html("by_status.html", most=MOST, counts=counts, runs=runs, status=status)
 
+        def work() -> str:
+            return self.site.shared(("runs by status", status), find, fresh=again)
+
         self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
+
+    def _with_marks(self, runs: list[_Run]) -> list[_Run]:
+        """Mark runs whose jobs the database calls alive, and the engine does not know."""
+        own = {
+            run.run_id: str(run.job["job_id"])
+            for run in runs
+            if run.status.status in ("submitted", "running")
+            and run.job.get("job_id")
+            and run.job.get("engine") == self.site.engine_name
+        }
+        if not own:
+            return runs
+        try:
+            known = {job.job_id for job in self.site.engine().jobs()}
+        except EngineUnreachable:
+            # The queue tells
+            return runs
+        return [run._replace(is_lost=own.get(run.run_id, "") not in {"", *known}) for run in runs]
 
     def _load_queue(self, again: bool = False) -> None:
         def work() -> str:

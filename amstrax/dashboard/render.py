@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
-from amstrax.rundb.documents import Summary
+from amstrax.rundb.transfer import Summary
 
 
 @cache
@@ -19,6 +19,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
+        auto_reload=False,
     )
     environment.filters |= {"time": time, "size": size, "duration": length, "parent": parent}
     environment.filters |= {"state": state, "run_length": run_length}

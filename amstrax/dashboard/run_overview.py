@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import strax
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
+from amstrax.strax_ext.context import Context
 
 #: Sort keys of runs -> fields of the document
 ORDERS = {
@@ -27,7 +28,10 @@ ORDERS = {
     "failures": "processing_failed",
 }
 #: Fields in which words are searched
-_TEXTS = ("name", "mode", "user", "tags", "tags.name", "comments.comment")
+_TEXTS = (
+    *("name", "mode", "user", "tags", "tags.name", "tags.comment", "comments.comment"),
+    *("comments.text", "processing_status.reason"),
+)
 #: Replaces a secret
 HIDDEN = "(hidden)"
 #: Names of fields that hold secrets
@@ -49,7 +53,8 @@ class Search:
     Attributes
     ----------
     text
-        Words; each is in the name, mode, user, a tag or a comment, in any case, or is the number.
+        Words; each is in the name, mode, user, a tag, a comment or the reason of the status, in any
+        case, or is the number.
     statuses, modes
         Runs with one of these: states, see `amstrax.rundb.documents.STATES`, and modes.
     tags
@@ -165,6 +170,59 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
     return sorted(modes), sorted(tags)
 
 
+def live_seconds(collection: Any, search: Search) -> float:
+    """Return the sum of the lengths of the runs that a search finds [s]."""
+    found = documents.read(collection, search.filter(), ["start", "end"])
+    return sum(transfer.summary(run).length or 0.0 for run in found)
+
+
+#: Raw data, and the beginning of other types of it
+_RAW = "raw_records"
+
+
+def availability(
+    document: Mapping[str, Any], st: strax.Context | None, targets: Sequence[str]
+) -> dict[str, str]:
+    """Return for raw data and each target whether it is there: a word for a column of the list.
+
+    These are ``here``, ``elsewhere`` (on another host), ``outdated`` (of another lineage than the
+    context would make), ``live`` (raw data as the DAQ wrote it), ``missing``, or empty where the
+    context of the run does not make it.
+
+    Parameters
+    ----------
+    document
+        With the fields of `transfer.SUMMARY_FIELDS`.
+    st
+        Context that processes the run; None if it is not to be compared.
+    targets
+        Data types.
+    """
+    result = {}
+    run_id = documents.name_of(document) or ""
+    for target in (_RAW, *targets):
+        if st is not None and target != _RAW and target not in st._plugin_class_registry:
+            result[target] = ""
+            continue
+        is_raw = target == _RAW
+        entries = [
+            entry
+            for entry in documents.data_of(document)
+            if entry.get("type") == target
+            or (is_raw and str(entry.get("type") or "").startswith(target))
+        ]
+        hosts = {entry.get("host") for entry in entries}
+        word = "here" if documents.this_host() in hosts else "elsewhere" if hosts else "missing"
+        if entries and st is not None and not is_raw and run_id:
+            current = st.key_for(run_id, target).lineage_hash
+            if all(entry.get("lineage_hash") != current for entry in entries):
+                word = "outdated"
+        if is_raw and not entries and documents.data_of(document, type="live"):
+            word = "live"
+        result[target] = word
+    return result
+
+
 def _has_word(word: str) -> Filter:
     pattern = {"$regex": re.escape(word), "$options": "i"}
     options: list[Mapping[str, Any]] = [{field: pattern} for field in _TEXTS]
@@ -220,22 +278,35 @@ def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[
 
     Only metadata is read. The run `document` lists data on other hosts.
     """
+    st = of_run(st, run_id)
+    keys = {data_type: st.key_for(run_id, data_type) for data_type in st._plugin_class_registry}
+    places = {data_type: find(st, key) for data_type, key in keys.items()}
     return [
         state
-        for data_type in st._plugin_class_registry
-        for state in _of_type(st, run_id, data_type, document)
+        for data_type, key in keys.items()
+        for state in _of_type(st, run_id, key, places, document)
     ]
 
 
+def of_run(st: strax.Context, run_id: str) -> strax.Context:
+    """Return the context for many questions about one run: it does not look for new options."""
+    return st._of_run(run_id) if isinstance(st, Context) else st
+
+
 def _of_type(
-    st: strax.Context, run_id: str, data_type: str, document: Mapping[str, Any]
+    st: strax.Context,
+    run_id: str,
+    key: strax.DataKey,
+    stored: Mapping[str, Path | None],
+    document: Mapping[str, Any],
 ) -> Iterator[State]:
     """Yield the state of what the context loads, of other lineages here, of entries elsewhere."""
-    key = st.key_for(run_id, data_type)
+    data_type = key.data_type
     entries = documents.data_of(document, type=data_type)
-    found = find(st, key)
+    found = stored[data_type]
     if found is None:
-        yield State(data_type, key.lineage_hash, True, reason=_why_not(st, run_id, entries, key))
+        why = _why_not(st, run_id, entries, key, stored)
+        yield State(data_type, key.lineage_hash, True, reason=why)
     else:
         # Data of the other release counts as equal, under its own hash
         is_own = found.name.startswith(str(key))
@@ -293,7 +364,11 @@ def being_made(st: strax.Context, key: strax.DataKey) -> Path | None:
 
 
 def _why_not(
-    st: strax.Context, run_id: str, entries: list[dict[str, Any]], key: strax.DataKey
+    st: strax.Context,
+    run_id: str,
+    entries: list[dict[str, Any]],
+    key: strax.DataKey,
+    stored: Mapping[str, Path | None],
 ) -> str:
     if being_made(st, key) is not None:
         return "being made now, or left by a job that was ended"
@@ -305,7 +380,7 @@ def _why_not(
         return _GONE
     plugin = st._get_plugins((key.data_type,), run_id)[key.data_type]
     needs = strax.to_str_tuple(plugin.depends_on)
-    missing = [kind for kind in needs if find(st, st.key_for(run_id, kind)) is None]
+    missing = [kind for kind in needs if stored.get(kind) is None]
     if not needs:
         return "not made: it is made from live data"
     if missing:
@@ -469,10 +544,11 @@ def timeline(document: Mapping[str, Any]) -> list[Moment]:
     # The last failure is its status too
     elif not (status.status == "failed" and failures):
         add(status._asdict(), "time", f"status {status.status}", _reason(status._asdict()))
-    for field, what, text in (("tags", "tagged", "name"), ("comments", "comment", "comment")):
+    for field, what in (("tags", "tagged"), ("comments", "comment")):
         for item in items(field):
             by = f" ({item['user']})" if item.get("user") else ""
-            add(item, "date", what, f"{item.get(text)}{by}")
+            texts = (item.get("name"), item.get("comment") or item.get("text"))
+            add(item, "date", what, f"{': '.join(str(text) for text in texts if text)}{by}")
     return sorted(moments, key=lambda moment: moment.time)
 
 

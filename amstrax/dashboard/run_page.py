@@ -32,7 +32,7 @@ from amstrax.exceptions import (
     NotAvailable,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 #: Number of links to selected events
 _MOST_LINKS = 30
@@ -50,6 +50,8 @@ _CALIBRATIONS = {
     "alphas of XAMSL": ("plot_alphas", "radon_peak_basics"),
 }
 _LOADING = "<p>Loading …</p>"
+#: Number of bins that suits each figure
+_USUAL = "of each plot"
 
 
 def run_id_of(text: str) -> str:
@@ -128,13 +130,13 @@ class RunPage(OfRun):
         self._log = log_part = LogPart(self, lambda: self.run_id)
         self.show(
             self.links,
+            ActionsPanel(self, lambda: [self.run_id], self._refresh).model,
             self._about,
             live_part.model,
             self.html("<h2>Data</h2>"),
             wrapped(self._context, self._version),
             self._data,
             self._options,
-            ActionsPanel(self, lambda: [self.run_id]).model,
             log_part.model,
             self._json,
         )
@@ -143,8 +145,9 @@ class RunPage(OfRun):
         self.site.watcher.add(self.run_id, self._on_change)
         self.repeat(self._follow, min(INTERVAL, self.site.refresh))
 
-    def _close(self, context: Any) -> None:
-        super()._close(context)
+    def close(self) -> None:
+        """End what the page does."""
+        super().close()
         if self.run_id:
             self.site.watcher.remove(self.run_id, self._on_change)
 
@@ -176,7 +179,7 @@ class RunPage(OfRun):
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=documents.summary(document, followed),
+            summary=transfer.summary(document, followed),
             status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),
@@ -242,6 +245,14 @@ class DataPage(OfRun):
                 ("corrected", "corrected areas (cS1, cS2)", "1"),
             )
         }
+        self._bins = select(
+            "bins",
+            "Bins",
+            [_USUAL, "30", "60", "120", "240"],
+            self._draw,
+            self.argument("bins"),
+            130,
+        )
         self._text = self.html(_LOADING, name="loaded")
         self._selected = self.html("", name="selected")
         self._figures = Column(sizing_mode="stretch_width", name="figures")
@@ -252,7 +263,7 @@ class DataPage(OfRun):
             "calibration", "Calibration", ["none", *_CALIBRATIONS], self._calibrate
         )
         self._fit = self.html("", name="fit")
-        choices = wrapped(*self._choices.values(), self._calibration)
+        choices = wrapped(self._bins, *self._choices.values(), self._calibration)
         parts = self.links, choices, self._text, self._fit, self._selected, self._figures
         self.show(*parts, self._gains)
         if self.run_id:
@@ -278,8 +289,9 @@ class DataPage(OfRun):
 
     def _draw(self) -> None:
         values = {name: box.active for name, box in self._choices.items()}
-        scales = figures.Scales(**values)
-        self.set_run_address(**{name: int(value) for name, value in values.items()})
+        bins = None if self._bins.value == _USUAL else int(self._bins.value)
+        scales = figures.Scales(**values, bins=bins)
+        self.set_run_address(**{name: int(value) for name, value in values.items()}, bins=bins)
         self._text.text = _LOADING
 
         def work() -> Drawn:
@@ -405,8 +417,9 @@ def _notes(sources: Mapping[str, Any]) -> list[str]:
 
 
 class _Event(NamedTuple):
-    """An event, with its position among `total` events."""
+    """An event, peak or pulse, with its position among `total` of them."""
 
+    noun: str
     number: int
     position: int
     total: int
@@ -430,7 +443,7 @@ _FACTS = {
 
 
 class EventsPage(OfRun):
-    """One event of a run, with buttons for the events before and after it."""
+    """One event of a run, or one peak or LED pulse where the context makes no events."""
 
     path, title = "events", ": events"
 
@@ -438,6 +451,8 @@ class EventsPage(OfRun):
         super().__init__(*args)
         self._event: int | None = self.number("event")
         self._index: Any = None
+        #: What the run is shown by, and the sort of data that tells of it
+        self._noun, self._sort = "event", "event_info"
         self._before = button("previous", "‹ Previous", lambda: self._show_event(-1))
         self._after = button("next", "Next ›", lambda: self._show_event(1))
         self._number = text_input("event", "Event number", self._jump)
@@ -475,13 +490,13 @@ class EventsPage(OfRun):
         st = self.context()
         index = self._index
         if index is None:
-            columns = ("time", "endtime", "event_number", "drift_time")
-            index = self._index = figures.load(st, self.run_id, "event_info", columns)
+            index, self._noun, self._sort = figures.windows(st, self.run_id)
+            self._index = index
         if complete:
             index = index[np.isfinite(index["drift_time"])]
         if not len(index):
             raise NotAvailable(
-                f"run {self.run_id} has no events{' with S1 and S2' if complete else ''}"
+                f"run {self.run_id} has no {self._noun}s{' with S1 and S2' if complete else ''}"
             )
         numbers = index["event_number"]
         place = 0 if number is None else int(np.searchsorted(numbers, number))
@@ -489,7 +504,8 @@ class EventsPage(OfRun):
         is_there = numbers[place] == number
         if step == 0 and number is not None and not complete and not is_there:
             raise NotAvailable(
-                f"run {self.run_id} has no event {number}: it has {numbers[0]} to {numbers[-1]}"
+                f"run {self.run_id} has no {self._noun} {number}: it has {numbers[0]} to "
+                f"{numbers[-1]}"
             )
         if step < 0 or (step > 0 and is_there):
             place = min(max(place + step, 0), len(index) - 1)
@@ -498,6 +514,8 @@ class EventsPage(OfRun):
     def _draw(self, st: Any, index: np.ndarray, place: int) -> _Event:
         chosen = index[place]
         time_range = (int(chosen["time"]), int(chosen["endtime"]))
+        if self._noun != "event":
+            return self._draw_records(st, index, place)
         kinds, notes = ["event_info"], []
         for kind in ("event_waveform", "event_area_per_channel"):
             if figures.is_stored(st, self.run_id, kind):
@@ -517,7 +535,29 @@ class EventsPage(OfRun):
             for field, (label, factor) in _FACTS.items()
             if field in row.dtype.names
         }
-        return _Event(int(row["event_number"]), place + 1, len(index), facts, drawn, notes)
+        number = int(row["event_number"])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+
+    def _draw_records(self, st: Any, index: np.ndarray, place: int) -> _Event:
+        """Return peaks and records around a peak, or those of a pulse of an LED run."""
+        start, end = int(index["time"][place]), int(index["endtime"][place])
+        notes: list[str] = []
+        drawn = []
+        if figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
+            unit = area_unit(st, self.run_id, figures.name_of(st, "peak_basics") or "peak_basics")
+            drawn = self._waveforms(st, (start, end), notes, unit)
+        elif figures.is_stored(st, self.run_id, "records"):
+            records = figures.load(st, self.run_id, "records", time_range=(start, end))
+            drawn = [interactive.channels(records, start, title="Records of the channels")]
+        else:
+            notes.append("records are not stored, so no waveforms are shown")
+        began = figures.span(st, self.run_id, self._sort).start
+        facts = {
+            "since the start [s]": f"{(start - began) / 1e9:.6f}",
+            "length [µs]": f"{(end - start) / 1e3:.5g}",
+        }
+        number = int(index["event_number"][place])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
 
     def _waveforms(
         self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str
@@ -546,6 +586,8 @@ class EventsPage(OfRun):
 
     def _take(self, event: _Event) -> None:
         self._event = event.number
+        self._number.title = f"{event.noun.capitalize()} number"
+        self._complete.visible = event.noun == "event"
         self._number.value = str(event.number)
         self._before.disabled = event.position == 1
         self._after.disabled = event.position == event.total

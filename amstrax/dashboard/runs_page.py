@@ -1,6 +1,7 @@
 """Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
 import base64
+import csv
 import io
 from dataclasses import replace
 from datetime import date
@@ -8,6 +9,8 @@ from typing import Any, NamedTuple
 
 from bokeh.models import (
     AllIndices,
+    CellEditor,
+    Column,
     ColumnDataSource,
     DataTable,
     HTMLTemplateFormatter,
@@ -18,10 +21,11 @@ from bokeh.models import (
 )
 
 from amstrax.dashboard import figures, render, run_overview
-from amstrax.dashboard.page import STYLE, Page, button, select, text_input, wrapped
-from amstrax.dashboard.run_page import run_id_of
+from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, understood
+from amstrax.dashboard.live_progress import LogPart
+from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
 from amstrax.exceptions import InvalidOption, UsageError
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 #: Rows of the table
 ROWS = 50
@@ -33,14 +37,21 @@ _ANY = "any"
 _COLUMNS = (
     ("run", "Run", 90),
     ("status", "Status", 90),
-    ("start", "Start (UTC)", 160),
-    ("length", "Length", 80),
-    ("mode", "Mode", 170),
-    ("tags", "Tags", 140),
-    ("user", "User", 100),
-    ("here", "Data here", 260),
-    ("elsewhere", "Data elsewhere", 200),
+    ("start", "Start (UTC)", 150),
+    ("length", "Length", 70),
+    ("mode", "Mode", 150),
+    ("raw", "Raw data", 75),
+    ("events", "Events", 75),
+    ("led", "LED", 75),
+    ("tags", "Tags", 100),
+    ("reason", "Reason", 120),
+    ("comment", "Newest comment", 140),
+    ("user", "User", 80),
 )
+#: Columns of data besides raw data -> data types
+_DATA = {"events": "event_info", "led": "led_calibration"}
+#: Most runs in an export
+_MOST_EXPORTED = 20_000
 #: Columns by which the list can be sorted -> one of `run_overview.ORDERS`
 _ORDERS = {"run": "number", **{name: name for name in ("status", "start", "mode", "user")}}
 # <%- escapes, as StringFormatter does
@@ -49,19 +60,26 @@ _TEMPLATES = {
     "status": '<span class="status <%- value %>">'
     '<%- {"taking": "being taken", "no-end": "no end"}[value] || value %></span>',
 }
+_AVAILABLE = '<span class="data <%- value %>"><%- value %></span>'
+_TEMPLATES |= dict.fromkeys(("raw", "events", "led"), _AVAILABLE)
 _TABLE_STYLE = STYLE + ".slick-cell { font-size: 14px; } .slick-header-column { font-size: 14px; }"
 
 _DIRECTIONS = (("down", "largest, newest first"), ("up", "smallest, oldest first"))
 _NORMALIZE = (("rate", "rates"), ("counts", "numbers"), ("shape", "shapes"))
 
+#: Most runs that are compared at once
+_MOST_COMPARED = 12
+
 
 class _Found(NamedTuple):
     """A page of the list of runs, and whether a filter is applied."""
 
-    runs: list[documents.Summary]
+    runs: list[transfer.Summary]
     total: int
     skipped: int
     filtered: bool
+    seconds: float
+    data: list[dict[str, str]]
 
 
 class RunsPage(Page):
@@ -78,7 +96,10 @@ class RunsPage(Page):
         self._source.selected.on_change("indices", lambda attr, old, new: self._take_selection())
         #: Selected runs on all pages of the list
         self._selected: list[str] = []
+        self._panel: ActionsPanel | None = None
         self._is_loading = False
+        # One for all columns: each model takes a millisecond of a page
+        plain, editor = StringFormatter(), CellEditor()
         self._table = DataTable(
             source=self._source,
             columns=[
@@ -86,7 +107,8 @@ class RunsPage(Page):
                     field=field,
                     title=title,
                     width=width,
-                    formatter=_formatter(field),
+                    formatter=_formatter(field) or plain,
+                    editor=editor,
                     # Bokeh would sort the rows of this page alone: see `_sort_by`
                     sortable=False,
                 )
@@ -106,6 +128,11 @@ class RunsPage(Page):
         self._count = self.html("", name="count")
         self._selection = self.html("", name="selection")
         self._unselect = button("unselect", "Select none", self._select_none, 130)
+        self._select_found = button("select_all", "Select all found", self._select_all, 150)
+        self._export = button("export", "Export", self._on_export)
+        self._exported = self.html("", name="exported")
+        self._actions = Column(sizing_mode="stretch_width")
+        self._logs = Column(sizing_mode="stretch_width")
         clear = button("clear", "Clear", self._clear_filters)
         # Set by page.html when a header is clicked
         self._pressed = TextInput(visible=False, name="header")
@@ -114,18 +141,25 @@ class RunsPage(Page):
         self._after = button("next", "Next ›", lambda: self._go(ROWS))
         self.show(
             wrapped(*self._filters.values(), clear),
-            wrapped(self._order, self._way, self._before, self._after),
+            wrapped(
+                *(self._order, self._way, self._before, self._after),
+                *(self._select_found, self._unselect, self._export),
+            ),
             self._count,
+            self._exported,
             self._selection,
-            self._unselect,
+            self._actions,
             self._table,
+            self._logs,
             self._pressed,
         )
         self._show_selection()
         self.repeat(self.refresh)
         self.load(
             "the modes and tags of runs",
-            lambda: run_overview.modes_and_tags(self.site.collection()),
+            lambda: self.site.shared(
+                "choices", lambda: run_overview.modes_and_tags(self.site.collection()), 60
+            ),
             self._take_choices,
         )
 
@@ -186,18 +220,75 @@ class RunsPage(Page):
         order, descending = self._order.value, self._way.value == "down"
 
         def work() -> _Found:
-            collection, fields = self.site.collection(), documents.SUMMARY_FIELDS
+            collection, fields = self.site.collection(), transfer.SUMMARY_FIELDS
             followed = self.site.followed()
             wanted = replace(search, followed=followed)
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
-            runs = [documents.summary(run, followed) for run in page.runs]
-            return _Found(runs, page.total, page.skipped, bool(search.filter()))
+            runs = [transfer.summary(run, followed) for run in page.runs]
+            is_filtered = bool(search.filter())
+            seconds = run_overview.live_seconds(collection, wanted) if is_filtered else 0.0
+            data = self._availability(page.runs)
+            return _Found(runs, page.total, page.skipped, is_filtered, seconds, data)
 
-        self.load("the list of runs", work, self._take, again)
+        key = ("runs", search, order, descending, skip)
+        self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
+
+    def _availability(self, found: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Return for each run whether its data is there, see `run_overview.availability`."""
+        site, targets = self.site, tuple(_DATA.values())
+        with site.few:
+            contexts = {name: site.context(name) for name in site.contexts()}
+            return [
+                run_overview.availability(run, contexts[site.context_for(run)], targets)
+                for run in found
+            ]
+
+    def _search_now(self) -> run_overview.Search:
+        return replace(_search(self._values()), followed=self.site.followed())
+
+    def _select_all(self) -> None:
+        """Select all runs that the filters find, on all pages, as far as actions take them."""
+
+        def work() -> list[str]:
+            search = self._search_now()
+            page = run_overview.page(
+                self.site.collection(), search, ["name", "number"], limit=MOST_RUNS + 1
+            )
+            if page.total > MOST_RUNS:
+                raise UsageError(f"{page.total} runs are found: an action takes {MOST_RUNS}")
+            return [documents.name_of(run) or "?" for run in page.runs]
+
+        def take(found: list[str]) -> None:
+            self._selected = found
+            names = self._source.data["run"]
+            self._source.selected.indices = [i for i, name in enumerate(names) if name in found]
+            self._show_selection()
+
+        self.load("the selection", work, take)
+
+    def _on_export(self) -> None:
+        """Show the runs that the filters find as a file and as a line for a notebook."""
+
+        def work() -> str:
+            search = self._search_now()
+            fields = transfer.SUMMARY_FIELDS
+            page = run_overview.page(
+                self.site.collection(), search, fields, descending=False, limit=_MOST_EXPORTED
+            )
+            runs = [transfer.summary(run, search.followed) for run in page.runs]
+            return render.html(
+                "exported.html",
+                csv=base64.b64encode(_csv(runs).encode()).decode(),
+                total=page.total,
+                shown=len(runs),
+                code=_snippet(search, [run.run_id for run in runs]),
+            )
+
+        self.load("the export", work, lambda text: set_text(self._exported, text))
 
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
-        columns = _columns(found.runs)
+        columns = _columns(found.runs, found.data)
         self._mark_order()
         if columns != self._source.data:
             self._is_loading = True
@@ -219,6 +310,7 @@ class RunsPage(Page):
             last=last,
             total=found.total,
             filtered=found.filtered,
+            seconds=found.seconds,
         )
         self.set_address(
             **self._values(),
@@ -250,6 +342,21 @@ class RunsPage(Page):
     def _show_selection(self) -> None:
         self._selection.text = render.html("selection.html", runs=self._selected)
         self._unselect.visible = bool(self._selected)
+        if self._selected and self._panel is None:
+            # Only now, since its widgets take as long as the rest of the page
+            self._panel = ActionsPanel(self, lambda: self._selected, self._acted)
+            self.add_later(self._actions, self._panel.model)
+            self._log = LogPart(self, lambda: self._selected[-1] if self._selected else "")
+            self.add_later(self._logs, self._log.model)
+            self._log.start()
+        elif self._panel is not None:
+            self._panel.runs_changed()
+            self._log.refresh(again=True)
+        self._actions.visible = self._logs.visible = bool(self._selected)
+
+    def _acted(self) -> None:
+        self.site.forget("runs")
+        self.refresh(again=True)
 
     def _sort_by(self, pressed: str) -> None:
         """Sort the list, not only this page of it, by the column whose header is clicked."""
@@ -269,8 +376,44 @@ class RunsPage(Page):
             column.title = f"{title} {arrow}" if is_it else title
 
 
-def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
+def _csv(runs: list[transfer.Summary]) -> str:
+    """Return a table of runs, a line a run."""
+    file = io.StringIO()
+    table = csv.writer(file)
+    table.writerow(
+        ["run", "status", "start", "end", "seconds", "mode", "user", "quality", "tags", "comment"]
+    )
+    for run in runs:
+        row = (
+            *(run.run_id, run.status, render.time(run.start), render.time(run.end)),
+            *("" if run.length is None else run.length, run.mode, run.user, run.quality),
+            *(" ".join(run.tags), run.comment),
+        )
+        # A leading = + - @ would be a formula in spreadsheets
+        table.writerow([f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in row])
+    return file.getvalue()
+
+
+def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
+    """Return a line of Python that selects the same runs."""
+    given = []
+    if search.modes:
+        given.append(f"run_mode={search.modes[0]!r}")
+    if search.tags:
+        given.append(f"include_tags={search.tags[0]!r}")
+    others = replace(search, modes=(), tags=(), followed=frozenset())
+    if others != run_overview.Search():
+        # strax's run ids are patterns
+        given.append(f"run_id={run_ids!r}")
+    return f"runs = st.select_runs({', '.join(given)})"
+
+
+def _columns(runs: list[transfer.Summary], data: list[dict[str, str]]) -> dict[str, list[str]]:
     return {
+        "raw": [of_run["raw_records"] for of_run in data],
+        **{name: [of_run[target] for of_run in data] for name, target in _DATA.items()},
+        "comment": [run.comment for run in runs],
+        "reason": [run.reason for run in runs],
         "run": [run.run_id for run in runs],
         "status": [run.status for run in runs],
         "start": [render.time(run.start) for run in runs],
@@ -278,15 +421,13 @@ def _columns(runs: list[documents.Summary]) -> dict[str, list[str]]:
         "mode": [run.mode for run in runs],
         "tags": [", ".join(run.tags) for run in runs],
         "user": [run.user for run in runs],
-        "here": [", ".join(run.here) for run in runs],
-        "elsewhere": [", ".join(t for t in run.types if t not in run.here) for run in runs],
     }
 
 
 def _formatter(field: str) -> Any:
     if field in _TEMPLATES:
         return HTMLTemplateFormatter(template=_TEMPLATES[field])
-    return StringFormatter()
+    return None
 
 
 def _search(values: dict[str, str]) -> run_overview.Search:
@@ -323,68 +464,85 @@ def _number(text: str) -> int | None:
 
 
 class ComparePage(Page):
-    """Distributions of two runs in the same plots."""
+    """Distributions of several runs in the same plots, and ratios to the first."""
 
     path, title = "compare", "Compare runs"
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._runs = [
-            text_input(name, title, self._draw, value=self.argument(name), placeholder="6724")
-            for name, title in (("a", "Run"), ("b", "and run"))
-        ]
+        # a and b are in addresses of before
+        given = self.argument("runs") or f"{self.argument('a')} {self.argument('b')}"
+        self._runs = text_input(
+            "runs",
+            "Runs (the first is the reference)",
+            self._draw,
+            320,
+            value=given.strip(),
+            placeholder="6724, 6730-6735",
+        )
         given = self.argument("normalize")
         self._normalize = select("normalize", "Compare", _NORMALIZE, self._draw, given, 140)
+        bins = self.argument("bins", "60")
+        self._bins = select("bins", "Bins", ["30", "60", "120", "240"], self._draw, bins, 90)
         self._result = self.html("", name="compared")
-        self.show(wrapped(*self._runs, self._normalize), self._result)
+        self._figures = wrapped()
+        self.show(wrapped(self._runs, self._normalize, self._bins), self._result, self._figures)
         self._draw()
 
     def _draw(self) -> None:
-        names = [run_id_of(widget.value) for widget in self._runs]
-        for widget, name in zip(self._runs, names, strict=True):
-            if widget.value.strip() and not name:
-                self.report(
-                    "the runs", InvalidOption(f"{widget.value!r} is no run: write it as 6724")
-                )
-                return
+        try:
+            names = understood(self._runs.value)
+            if len(names) > _MOST_COMPARED:
+                raise UsageError(f"{len(names)} runs are too many: the limit is {_MOST_COMPARED}")
+        except UsageError as error:
+            self.report("the runs", error)
+            return
         self.clear_report("the runs")
-        normalize = self._normalize.value
-        self.set_address(a=names[0], b=names[1], normalize=normalize)
-        if not all(names):
-            self._result.text = "<p>Name two runs; or select two in the list of runs.</p>"
+        normalize, bins = self._normalize.value, int(self._bins.value)
+        self.set_address(runs=self._runs.value.strip(), normalize=normalize, bins=bins)
+        if len(names) < 2:
+            self._figures.children = []
+            self._result.text = "<p>Name runs to compare; or select some in the list of runs.</p>"
             return
         self._result.text = "<p>Loading …</p>"
-        self.load("the comparison", lambda: self._find(names, normalize), self._take)
+        self.load("the comparison", lambda: self._find(names, normalize, bins), self._take)
 
     def report(self, what: str, error: Exception) -> None:
-        """Show an error, also in place of the plot."""
+        """Show an error, also in place of the plots."""
         super().report(what, error)
         self._result.text = "<p>No plot.</p>"
+        self._figures.children = []
 
-    def _find(self, names: list[str], normalize: str) -> str:
-        """Return a picture of both runs, as HTML."""
+    def _find(self, names: list[str], normalize: str, bins: int) -> tuple[str, list[Any]]:
+        """Return a table of the runs, as HTML, and figures."""
         collection = self.site.collection()
         found = [
-            documents.find_run(collection, name, projection=documents.SUMMARY_FIELDS)
+            documents.find_run(collection, name, projection=transfer.SUMMARY_FIELDS)
             for name in names
         ]
         contexts = [self.site.context_for(document) for document in found]
-        if contexts[0] != contexts[1]:
-            raise UsageError(
-                f"run {names[0]} is one of context {contexts[0]}, and run {names[1]} one of "
-                f"{contexts[1]}: compare runs of one sort"
+        for name, context in zip(names, contexts, strict=True):
+            if context != contexts[0]:
+                raise UsageError(
+                    f"run {names[0]} is one of context {contexts[0]}, and run {name} one of "
+                    f"{context}: compare runs of one sort"
+                )
+        with self.site.few:
+            st = self.site.context(contexts[0])
+            sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
+            for name in names:
+                figures.span(st, name, sort)
+            layout = st.compare_runs(  # type: ignore[attr-defined]
+                names, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
             )
-        st = self.site.context(contexts[0])
-        sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
-        for name in names:
-            figures.span(st, name, sort)
-        with figures.DRAWING:
-            figure = st.compare_runs(names, normalize=normalize, progress_bar=False)  # type: ignore[attr-defined]
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=100)
-        picture = base64.b64encode(file.getvalue()).decode("ascii")
-        runs = [documents.summary(document, self.site.followed()) for document in found]
-        return render.html("compared.html", runs=runs, picture=picture)
+        runs = [transfer.summary(document, self.site.followed()) for document in found]
+        return render.html("compared.html", runs=runs), layout.children
 
-    def _take(self, text: str) -> None:
-        self._result.text = text
+    def _take(self, found: tuple[str, list[Any]]) -> None:
+        self._result.text, columns = found
+        for column in columns:
+            column.sizing_mode = "stretch_width"
+            column.styles = {"flex": "1 1 400px", "min-width": "300px", "max-width": "640px"}
+            for figure, height in zip(column.children, (280, 150), strict=True):
+                figure.width, figure.height, figure.sizing_mode = None, height, "stretch_width"
+        self._figures.children = columns

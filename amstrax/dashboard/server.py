@@ -9,8 +9,6 @@ from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
-from bokeh.core.validation import silence
-from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.document import Document
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
@@ -26,16 +24,18 @@ from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
 from amstrax.dashboard.runs_page import ComparePage, RunsPage
 from amstrax.dashboard.site import Site
+from amstrax.dashboard.weeks_page import LogPage, TrendsPage
 from amstrax.exceptions import UsageError
 
 log = logging.getLogger(__name__)
 
 PAGES: tuple[type[Page], ...] = (
-    *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage),
+    *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage, LogPage, TrendsPage),
 )
 
-#: Lifetime of sessions without a browser, and interval of the check for them [ms]
-_UNUSED, _CHECK = 5000, 5000
+#: Lifetime of sessions without a browser, and interval of the check for them [ms]. A browser that
+#: comes later, as under load, costs the page once more
+_UNUSED, _CHECK = 15_000, 5000
 #: Largest message or form from a browser [bytes]
 _LARGEST = 1_000_000
 #: Large parts of Bokeh that no page uses
@@ -201,8 +201,8 @@ def make_server(
     # Override the environment (BOKEH_RESOURCES, BOKEH_ALLOW_WS_ORIGIN)
     bokeh_settings.resources = "server"
     bokeh_settings.allowed_ws_origin = []
-    # A page is empty until its plots are loaded
-    silence(EMPTY_LAYOUT)
+    # It would look for mistakes of programmers in each page: an eighth of the time of a request
+    bokeh_settings.perform_document_validation = False
     applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
     options: dict[str, Any] = {"xheaders": behind_proxy, "max_body_size": _LARGEST}
     if certificate is not None:

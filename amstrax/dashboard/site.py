@@ -1,23 +1,24 @@
 """State that all pages share: run database, engine, folders, contexts, threads, and rights."""
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from amstrax import settings
-from amstrax.auto_processing import engines, process_run
+from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import Engine
 from amstrax.commands import base
@@ -30,12 +31,40 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: Threads that read from run database, engine and disks
 THREADS = 8
 #: Threads among these that may compute at once
 FEW = 2
+#: A shared result counts for at least this multiple of its duration
+_SHARE = 5
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
+
+
+#: Size from which arrays are returned to the system when they are freed [bytes]
+_LARGE = 1 << 20
+#: Number of heaps, shared by threads; each keeps the most it has had
+_HEAPS = 2
+
+
+def return_large_arrays() -> None:
+    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
+    base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
+    base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
+
+
+def freeze_existing_objects() -> None:
+    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
+    gc.collect()
+    gc.freeze()
+
+
+def trim_heap() -> None:
+    """Collect garbage, such as pages with reference cycles, and return free memory."""
+    gc.collect()
+    base.libc("malloc_trim", 0)
 
 
 class Watcher:
@@ -166,6 +195,8 @@ class Site:
         #: Held by work that computes; with more at once, requests would wait for the interpreter
         self.few = threading.BoundedSemaphore(FEW)
         self.watcher = Watcher(self)
+        #: Key -> lock, result, and time until which it counts
+        self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
         self.host = socket.gethostname()
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
@@ -192,6 +223,13 @@ class Site:
             return self._embedded.database.client["daq"]["processing"]
         return get_collection("daq", "processing")
 
+    def trends(self) -> Any:
+        """Return the collection of trends."""
+        if self._embedded is not None:
+            runs = self._embedded
+            return runs.database[runs.name.replace("runs", "trends", 1)]
+        return connection.get_trends_collection(self.detector)
+
     def engine(self) -> Engine:
         """Return the engine."""
         return engines.get(self.engine_name)
@@ -200,6 +238,59 @@ class Site:
         """Return the folder of data that jobs use, see `process_run.folders`."""
         default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
         return self.output_folder or settings.processed_data(self.detector) or Path(default)
+
+    def shared(
+        self, key: Hashable, work: Callable[[], T], seconds: float = 0.0, fresh: bool = False
+    ) -> T:
+        """Return the result of `work`, from one call for all pages that ask at about this time.
+
+        Call it in a thread. A result counts for the interval of refreshes, or for `seconds`, or as
+        long as `_SHARE` times its duration, whichever is longest. An error is not kept.
+
+        Parameters
+        ----------
+        key
+            What is asked for.
+        work
+            Does it.
+        seconds
+            Shortest time for which a result counts.
+        fresh
+            Call `work`, even if another page has just done so.
+        """
+        lock, kept = self._shared.setdefault(key, (threading.Lock(), []))
+        with lock:
+            if kept and not fresh and time.monotonic() < kept[1]:
+                return kept[0]
+            began = time.monotonic()
+            result = work()
+            now = time.monotonic()
+            kept[:] = result, now + max(self.refresh, seconds, _SHARE * (now - began))
+        for other, (_, its) in list(self._shared.items()):
+            if its and its[1] < now:
+                self._shared.pop(other, None)
+        return result
+
+    def alarms(self) -> list[alarms.Alarm]:
+        """Return the alarms to show, looked for once a minute; call it in a thread."""
+
+        def work() -> list[alarms.Alarm]:
+            path = self.log_folder / f"auto_processing_{self.detector}.json"
+            found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
+            return alarms.Alarms().update(found, self.detector)
+
+        return self.shared(("alarms",), work, 12 * self.refresh)
+
+    def acknowledge(self, name: str, user: str) -> None:
+        """Stop to show an alarm."""
+        alarms.Alarms().acknowledge(name, user)
+        self.forget("alarms")
+
+    def forget(self, kind: str) -> None:
+        """Forget shared results whose key begins with a word, since an action has changed them."""
+        for key in list(self._shared):
+            if isinstance(key, tuple) and key[0] == kind:
+                self._shared.pop(key, None)
 
     def followed(self) -> frozenset[str]:
         """Return the runs that processes write into the folder of data now."""
@@ -259,9 +350,9 @@ class Site:
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
             # Otherwise the full garbage collection at each closed page blocks all others
-            base.freeze_existing_objects()
+            freeze_existing_objects()
 
-        base.return_large_arrays()
+        return_large_arrays()
         self.pool.submit(work)
 
     def tidy(self) -> None:
@@ -275,7 +366,7 @@ class Site:
     def _tidy(self) -> None:
         self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(base.trim_heap)
+            self.pool.submit(trim_heap)
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""

@@ -445,7 +445,7 @@ def _causes(rng, n_pe, channel, able, probability):
             continue
         wait -= n_pe[i]
         while wait <= 0:
-            rows.append(i)
+            rows.append(np.int64(i))
             wait += rng.geometric(probability)
     return np.array(rows) if len(rows) else np.zeros(0, dtype=np.int64)
 

@@ -33,7 +33,7 @@ from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 from amstrax import redax
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
-from amstrax.rundb import documents, leases
+from amstrax.rundb import documents, leases, transfer
 
 pytestmark = pytest.mark.slow
 
@@ -151,7 +151,6 @@ def _frame(page, title: str) -> dict:
 def _brush(page, title: str) -> None:
     """Select all that there is in a figure."""
     box = _frame(page, title)
-    _use_tool(page, title, "BoxSelectTool")
     page.mouse.move(box["x"] + 2, box["y"] + 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=5)
@@ -167,16 +166,6 @@ def _selected(page, title: str) -> dict:
         return {{rows: Array.from(source.selected.indices), n_peaks}}
     }}""",
         title,
-    )
-
-
-def _use_tool(page, title: str, tool: str) -> None:
-    page.evaluate(
-        f"""([title, tool]) => {{
-        const figure = {_FIND}title)
-        figure.toolbar.tools.find((each) => each.type == tool).active = true
-    }}""",
-        [title, tool],
     )
 
 
@@ -213,10 +202,13 @@ def test_calibrations_are_drawn(page, server):
 
 
 def test_two_runs_are_compared(page, server):
+    # The address of before, with two runs
     page.goto(f"{server.address}compare?a={SHORT}&b={SHORT}")
-    expect(part(page, "compared").locator("img")).to_be_visible()
-    write(page, "b", LED)
+    expect(part(page, "compared")).to_contain_text("Name runs to compare")
+    write(page, "runs", f"{SHORT}, {LED}")
     expect(part(page, "message")).to_contain_text("compare runs of one sort")
+    write(page, "runs", "6724-x")
+    expect(part(page, "message")).to_contain_text("'6724-x' is no range of runs")
 
 
 def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
@@ -226,7 +218,7 @@ def test_a_run_is_submitted_and_watched_to_its_end(page, server, lab, browser):
     page.goto(f"{server.address}processing?runs={SUBMITTED},{SHORT}&status=done")
     submit = part(page, "submit").locator("button")
     expect(submit).to_be_disabled()
-    write(page, "targets", "raw_records")
+    choose(page, "make", "raw data")
     press(page, "dry_run")
     result = part(page, "result")
     expect(result).to_contain_text("dry run")
@@ -301,7 +293,7 @@ def test_a_run_is_seen_growing(page, server, lab):
     def take(chunk_i: int) -> None:
         redax.write_chunk(run_dir, chunk_i, records, THREADS, LENGTH, OVERLAP)
 
-    documents.add_run(
+    transfer.add_run(
         lab.runs, rundoc() | {"number": int(RUN_ID), "start": datetime.now(UTC), "end": None}
     )
     page.goto(f"{server.address}run?id={RUN_ID}")
@@ -438,7 +430,7 @@ def test_states_are_the_same_everywhere(page, server, lab):
         7005: ("running", {"start": now}),
     }
     for number, (_, fields) in states.items():
-        documents.add_run(lab.runs, {"number": number, **base_of, **fields})
+        transfer.add_run(lab.runs, {"number": number, **base_of, **fields})
     # As amstraxer does, which leaves the run database alone
     (lab.out / "007005-peaks-abc_temp").mkdir()
     folder = (lab.out / ".amstraxer.lock").open("a")
@@ -491,7 +483,7 @@ def test_an_open_page_outlives_a_restart(browser, lab):
     page.goto(f"{server.address}runs?text=kr83m")
     idle.goto(f"{server.address}compare")
     expect(part(page, "count")).to_contain_text("that match")
-    expect(part(idle, "compared")).to_contain_text("Name two runs")
+    expect(part(idle, "compared")).to_contain_text("Name runs to compare")
     for each in (page, idle):
         each.wait_for_function("Bokeh.documents[0].is_idle")
         # Bokeh's own way back, which is open for 5 minutes, is closed
@@ -508,7 +500,7 @@ def test_an_open_page_outlives_a_restart(browser, lab):
     expect(part(page, "count")).to_contain_text("that match")
     write(page, "text", "000005")
     expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
-    write(idle, "a", "x")
+    write(idle, "runs", "x")
     expect(part(idle, "message")).to_contain_text("'x' is no run")
     # An LED run is submitted from there, although its context does not take this option
     idle.goto(f"{server.address}processing?runs={LED},{SHORT}")

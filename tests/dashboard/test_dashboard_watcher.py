@@ -1,7 +1,10 @@
 """Changes of runs, which are looked for once for all pages."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+
+import pytest
 
 from amstrax.dashboard.site import Site
 from amstrax.rundb import documents
@@ -46,4 +49,28 @@ def test_pages_are_told_of_changes_only(tmp_path):
         assert not site.watcher._timer.is_running()
 
     asyncio.run(watch())
+    site.close()
+
+
+def test_pages_share_what_they_ask(tmp_path):
+    site = Site("xams", "local", output_folder=tmp_path, refresh=30)
+    calls: list[str] = []
+
+    def ask(key: str, **options: bool) -> int:
+        def work() -> int:
+            calls.append(key)
+            return len(calls)
+
+        return site.shared((key,), work, **options)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, ["runs"] * 20)) == {1}
+    assert ask("log") == 2 and ask("runs") == 1
+    assert ask("runs", fresh=True) == 3 and ask("runs") == 3
+    site.forget("runs")
+    assert ask("runs") == 4 and ask("log") == 2
+    # An error is not kept
+    with pytest.raises(ZeroDivisionError):
+        site.shared(("broken",), lambda: 1 / 0)
+    assert ask("broken") == 5
     site.close()

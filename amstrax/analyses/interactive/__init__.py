@@ -14,7 +14,7 @@ _MEMBERS = {
         (
             *("event_source", "led_source", "peak_source", "scatter", "s1_s2", "positions"),
             *("depth", "area_width", "area_aft", "density", "value_histogram", "drift_time"),
-            *("led_spectrum", "rates"),
+            *("led_spectrum", "rates", "comparison"),
         ),
         "distributions",
     ),

@@ -31,6 +31,11 @@ def new_figure(
     **options: Any,
 ) -> Any:
     """Return an empty figure; `options` are those of `bokeh.plotting.figure`."""
+    given = tools.split(",")
+    # Dragging selects; the wheel zooms with Ctrl, since without it the page moves
+    drag = next(
+        (tool for tool in ("box_select", "xbox_select", "box_zoom") if tool in given), "auto"
+    )
     defaults = {"width": 450, "height": 350, "output_backend": "canvas"}
     figure = bokeh().plotting.figure(
         title=title,
@@ -39,13 +44,19 @@ def new_figure(
         x_axis_type="log" if log[0] else "linear",
         y_axis_type="log" if log[1] else "linear",
         tools=tools,
-        active_drag="box_zoom" if "box_zoom" in tools else "auto",
+        active_drag=drag,
         **defaults | {name: value for name, value in options.items() if value is not None},
     )
     figure.toolbar.logo = None
+    wheels = figure.select({"type": bokeh().models.WheelZoomTool})
+    for wheel in wheels:
+        wheel.modifiers = {"ctrl": True}
+        figure.toolbar.active_scroll = wheel
     for is_log, axis in zip(log, (figure.xaxis, figure.yaxis), strict=True):
-        if is_log:  # More labels overlap where the scale spans little
+        if is_log:
             axis.ticker.mantissas = [1, 2, 5]
+            axis.ticker.num_minor_ticks = 2
+            axis.major_label_policy = bokeh().models.NoOverlap()
     figure.title.text_font_size = "10pt"
     return figure
 
@@ -74,7 +85,11 @@ def add_line(figure: Any, location: float, dimension: str, name: str | None = No
 
 
 def set_legend(figure: Any) -> None:
-    """Make a click in the legend hide its line, and the legend small."""
+    """Put the legend below the figure, small, and make a click in it hide its line."""
+    legend = figure.legend[0]
+    figure.add_layout(legend, "below")
+    legend.orientation, legend.ncols = "horizontal", min(len(legend.items), 4)
+    legend.margin, legend.padding, legend.border_line_alpha = 2, 2, 0
     figure.legend.click_policy = "hide"
     figure.legend.label_text_font_size = "8pt"
     figure.legend.background_fill_alpha = 0.7

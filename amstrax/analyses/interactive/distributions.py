@@ -14,6 +14,7 @@ from amstrax.analyses.interactive import _bokeh
 from amstrax.analyses.quantities import (
     ADC_COUNTS,
     PE,
+    Compared,
     Rates,
     histogram,
     histogram_2d,
@@ -53,6 +54,9 @@ _LABELS = {
     "width": "Width of the central 50 % [ns]",
     "aft": "Area fraction top",
     "time_s": "Time since the start of the run [s]",
+    "event_number": "Event",
+    "type_name": "Type",
+    "amplitude_led": "Height of pulses [ADC counts]",
 }
 #: Counts the selected rows in the bins of a histogram
 _COUNT_SELECTED = """
@@ -212,7 +216,7 @@ def scatter(
         selection_alpha=0.9,
     )  # fmt: skip
     columns = dict.fromkeys((*hover, x, y))
-    _bokeh.add_hover(figure, points, *((name, f"@{{{name}}}") for name in columns))
+    _bokeh.add_hover(figure, points, *((_label(name, source), f"@{{{name}}}") for name in columns))
     if not len(source.data["index"]):
         _bokeh.note(figure, "nothing to show")
     return figure
@@ -391,24 +395,25 @@ def led_spectrum(
     n_bins: int = 150,
     log: bool = True,
     linked: bool = True,
+    column: str = "area",
     **options: Any,
 ) -> Any:
-    """Return the spectrum of areas of an LED source, a line a channel; see `value_histogram`.
+    """Return the spectrum of an LED source, an outline a channel; see `value_histogram`.
 
-    A click in the legend hides a channel. Bins span the central 99.8 % of areas, `channels` None
-    are all with pulses, and `log` is the scale of the counts.
+    A click in the legend hides a channel. Bins span the central 99.8 % of values, `channels` None
+    are all with pulses, `log` is the scale of the counts, and `column` is ``area`` or
+    ``amplitude_led``.
     """
-    area, numbers = np.asarray(source.data["area"]), np.unique(source.data["channel"]).tolist()
-    figure = _histogram_figure(
-        "LED spectrum", "Area [ADC counts x samples]", False, log, source, options
-    )
-    if not len(area):
+    values, numbers = np.asarray(source.data[column]), np.unique(source.data["channel"]).tolist()
+    title = {"area": "LED spectrum"}.get(column, "Heights of pulses")
+    figure = _histogram_figure(title, _label(column, source), False, log, source, options)
+    if not len(values):
         _bokeh.note(figure, "nothing to show")
         return figure
-    low, high = np.percentile(area, (0.1, 99.9))
+    limits = tuple(np.percentile(values, (0.1, 99.9)))
     for number in numbers if channels is None else channels:
         color, only = style.channel_color(number), ("channel", int(number))
-        _add_histogram(figure, source, "area", n_bins, (low, high), False, log, color, linked, only)
+        _add_histogram(figure, source, column, n_bins, limits, False, log, color, linked, only)
     if figure.legend:
         _bokeh.set_legend(figure)
     return figure
@@ -447,6 +452,8 @@ def _add_histogram(
         values = values[np.asarray(source.data[only[0]]) == only[1]]
         label = {"legend_label": f"{only[0]} {only[1]}"}
         of_kind = f"source.data[{only[0]!r}][row] == {only[1]}"
+    # Areas of several channels over each other would blend into one shape: outlines alone
+    alpha = 0.15 if only is None else 0.0
     counts = histogram(values, n_bins, limits, log_x)
     # A logarithmic scale has no zero
     floor = 0.5 if log_y else 0.0
@@ -463,11 +470,12 @@ def _add_histogram(
     figure.line(edges, heights, color=color, line_width=1.5, **label)
     all_bins = figure.quad(
         left="left", right="right", bottom=floor, top="n", source=bins, fill_color=color,
-        fill_alpha=0.15, line_color=None, nonselection_fill_alpha=0.15, **label,
+        fill_alpha=alpha, line_color=None, nonselection_fill_alpha=alpha, **label,
     )  # fmt: skip
     _bokeh.add_hover(
-        figure, all_bins, ("bin", "@left to @right"), ("number", "@n"), ("selected", "@selected")
-    )
+        figure, all_bins, (_label(column, source), "@left to @right"), ("number", "@n"),
+        ("selected", "@selected"), *([] if only is None else [(only[0], str(only[1]))]),
+    )  # fmt: skip
     if not linked:
         return
     figure.quad(
@@ -543,3 +551,76 @@ def rates(
     if not log:
         figure.y_range.start = 0
     return figure
+
+
+def comparison(
+    panels: Sequence[tuple[str, Mapping[str, Compared], bool]], y_label: str, **options: Any
+) -> list[Any]:
+    """Return columns of two figures each: histograms of several runs, and ratios to the first run.
+
+    Parameters
+    ----------
+    panels
+        Of each its label, name of the run -> histogram, and whether the scale is logarithmic.
+    y_label
+        Unit of the histograms.
+    """
+    layouts, models = _bokeh.bokeh().layouts, _bokeh.bokeh().models
+    result = []
+    for label, runs, log in panels:
+        above = _bokeh.new_figure(
+            label, "", y_label, (log, False), "pan,xbox_zoom,box_zoom,wheel_zoom,reset,save",
+            **options,
+        )  # fmt: skip
+        below = _bokeh.new_figure(
+            "", label, "Ratio", (log, False), "pan,xbox_zoom,box_zoom,wheel_zoom,reset,save",
+            **options | {"x_range": above.x_range, "y_range": (0, 2)},
+        )  # fmt: skip
+        below.toolbar_location = None
+        _bokeh.add_line(below, 1.0, "width")
+        first = next(iter(runs.values()))
+        for i, (name, of_run) in enumerate(runs.items()):
+            color = style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)]
+            edges = np.repeat(of_run.edges, 2)
+            heights = np.concatenate([[0], np.repeat(of_run.counts, 2), [0]])
+            above.line(edges, heights, color=color, line_width=1.5, legend_label=name)
+            source = models.ColumnDataSource(_ratio(of_run, first))
+            bars = above.quad(
+                left="left", right="right", bottom=0, top="height", source=source, fill_alpha=0,
+                line_color=None,
+            )  # fmt: skip
+            _bokeh.add_hover(
+                above,
+                bars,
+                ("run", name),
+                (label, "@left to @right"),
+                (y_label, "@height ± @error"),
+            )
+            if of_run is first:
+                continue
+            below.segment(
+                "middle", "low", "middle", "high", source=source, color=color, line_width=1
+            )
+            points = below.scatter("middle", "ratio", source=source, size=4, color=color)
+            _bokeh.add_hover(
+                below, points, ("run", f"{name} / {next(iter(runs))}"), ("ratio", "@ratio"),
+                (label, "@left to @right"),
+            )  # fmt: skip
+        above.y_range.start = 0
+        _bokeh.set_legend(above)
+        result.append(layouts.column(above, below))
+    return result
+
+
+def _ratio(of_run: Compared, first: Compared) -> dict[str, np.ndarray]:
+    """Return a histogram, and its ratio to that of the first run, with standard errors."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = of_run.counts / first.counts
+        error = ratio * np.hypot(of_run.error / of_run.counts, first.error / first.counts)
+    # Where either run is empty, a ratio tells nothing
+    ratio[(of_run.counts == 0) | (first.counts == 0)] = np.nan
+    left, right = of_run.edges[:-1], of_run.edges[1:]
+    return {
+        "left": left, "right": right, "middle": (left + right) / 2, "height": of_run.counts,
+        "error": of_run.error, "ratio": ratio, "low": ratio - error, "high": ratio + error,
+    }  # fmt: skip
