@@ -103,11 +103,12 @@ $(JUPYTER)/.installed: $(STAMP)
 test: dev ## run the tests with four workers, most of which wait; options for pytest in ARGS="..."
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
-# Kernels with checks of all indices are not to be cached as, or taken from, those without
+# Kernels with checks of all indices are not to be cached as, or taken from, those without; with few
+# optimizations they compile faster
 .PHONY: bounds
 bounds: dev ## run the tests of kernels with bounds of arrays checked
 	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
-	    NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
+	    NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
 .PHONY: soak
 soak: dev ## the long form of tests that CI has in short: a day of RUNS= runs, EXAMPLES= of mutated input

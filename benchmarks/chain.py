@@ -1,12 +1,15 @@
 #!/usr/bin/env python
 """Measure the chain from live data to event_info: a whole job, warm, memory, import, cold.
 
+The last lines are CPU seconds of the lab's and the improved reconstruction, side by side.
+
 The run is a simulated one of XAMS, 55 s at 120 events/s. Times depend on the machine and on what
 else it does: compare only numbers of one and the same call of this script.
 """
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -41,6 +44,11 @@ def main() -> int:
             report(f"job, fresh process, {workers} worker(s)", run, min(runs))
         for workers in args.workers:
             report(f"warm process, {workers} worker(s)", run, warm(run, workers, args.repeat))
+        lab, improved = side_by_side(run, args.repeat)
+        ratio = statistics.median(b / a for a, b in zip(lab, improved, strict=True))
+        print(f"{'lab, CPU, median':44s}{statistics.median(lab):8.2f} s")
+        print(f"{'improved, CPU, median':44s}{statistics.median(improved):8.2f} s")
+        print(f"{'improved / lab, median of pairs':44s}{ratio:8.2f}")
     return 0
 
 
@@ -78,6 +86,32 @@ def warm(run: Run, workers: int, repeat: int) -> Job:
     code = _WARM.format(repeat=repeat)
     out = command([sys.executable, "-c", code, *run.options(workers)])
     return min(Job(*map(float, line.split()), "") for line in out.splitlines()[1:])
+
+
+_SIDE_BY_SIDE = """
+import sys, tempfile, time
+from amstrax.auto_processing import amstraxer
+for i in range({repeat} + 1):
+    for name in ("lab", "improved"):
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.process_time()
+            if amstraxer.main([*sys.argv[1:], "--output_folder", folder, "--reconstruction", name]):
+                sys.exit(1)
+            print(name, time.process_time() - began)
+"""
+
+
+def side_by_side(run: Run, repeat: int) -> tuple[list[float], list[float]]:
+    """Return CPU seconds of the lab's and the improved reconstruction, in turns in one process."""
+    code = _SIDE_BY_SIDE.format(repeat=repeat)
+    lines = command([sys.executable, "-c", code, *run.options()]).splitlines()
+    found: dict[str, list[float]] = {"lab": [], "improved": []}
+    for line in lines:
+        name, _, seconds = line.partition(" ")
+        if name in found:
+            found[name].append(float(seconds))
+    # The first of each compiles, or loads what is compiled
+    return found["lab"][1:], found["improved"][1:]
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class Server:
     def stop(self) -> int:
         """End it, and return its exit status."""
         self.process.terminate()
-        status = self.process.wait(60)
+        status = self.process.wait(240)
         self._file.close()
         return status
 

@@ -15,7 +15,7 @@ from needs import need, need_all
 from servers import SSHServer
 
 from amstrax.auto_processing import rsync
-from amstrax.rundb import documents, get_mongo_collection
+from amstrax.rundb import documents, get_mongo_collection, transfer
 
 ENDED = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -75,7 +75,7 @@ class Daq:
             (self.live / name / "THE_END/xams-daq_reader_0_139811453138688").write_text("end\n")
         entry = {"type": "live", "host": "daq", "location": str(self.live)}
         document = {"number": number, "name": name, "start": ENDED, "end": end, "data": [entry]}
-        documents.add_run(get_mongo_collection(detector), document | fields)
+        transfer.add_run(get_mongo_collection(detector), document | fields)
         return self.live / name
 
     def hosts(self, number: int, key: str = "data") -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amstrax import simulation
 from amstrax.exceptions import RunDatabaseError
-from amstrax.rundb import documents, get_mongo_collection, transfer
+from amstrax.rundb import get_mongo_collection, transfer
 
 
 def main(live: Path, kept: Path, n_runs: int, speed: float) -> None:
@@ -40,14 +40,14 @@ def register(live: Path, kept: Path, done: list[threading.Event]) -> None:
         document["data"] = [{"type": "live", "host": "daq", "location": str(live)}]
         end = document.pop("end", None)
         if end is None:
-            persist(lambda new=document: documents.add_run(runs, new | {"end": None}))
+            persist(lambda new=document: transfer.add_run(runs, new | {"end": None}))
         ended.wait()
         [document] = transfer.documents_in(str(file))
         end = {"$set": {"end": document["end"]}}
         shutil.copytree(live / name, kept / name)
         if not persist(lambda n=i + 1, end=end: runs.update_one({"number": n}, end)).matched_count:
             document["data"] = [{"type": "live", "host": "daq", "location": str(live)}]
-            persist(lambda new=document: documents.add_run(runs, new))
+            persist(lambda new=document: transfer.add_run(runs, new))
 
 
 def persist(function):

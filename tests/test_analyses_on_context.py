@@ -23,7 +23,7 @@ from amstrax.analyses import loading
 from amstrax.analyses._figure import NotebookFigure
 from amstrax.dashboard import figures
 from amstrax.exceptions import CorrectionNotFound, InvalidOption, NoSuchDataType
-from amstrax.strax_ext.context import ANALYSES
+from amstrax.strax_ext import context as of_strax
 
 BASELINES = Path(__file__).with_name("baseline_images")
 #: Root mean square of differences of 8-bit colours. Text is left out, so that fonts do not matter.
@@ -152,6 +152,7 @@ def test_a_curve_that_is_missing_is_seen(analysed, picture, tmp_path):  # noqa: 
 # --- what every analysis does
 
 _ARRAYS = ("records_matrix", "raw_records_matrix")
+ANALYSES = (*of_strax.ANALYSES["on_context"], *of_strax.ANALYSES["calibrations"])
 _BY_CONTEXT = {
     "xams": sorted(set(ANALYSES) - {"plot_alphas", "plot_led_areas", "plot_led_records"}),
     "xams_little": [

@@ -89,13 +89,18 @@ def assert_same_rows(expected, found):
 
 
 @pytest.mark.filterwarnings("error::amstrax.plugins.daqreader.ArtificialDeadtimeInserted")
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", CHANNELS)
-def test_chunk_length_does_not_matter(tmp_path, online_config, name, seed):
+@pytest.mark.parametrize(
+    ("name", "seed", "reconstruction"),
+    [
+        *((name, seed, "lab") for name in CHANNELS for seed in (1, 2)),
+        ("xams", 3, "improved"),
+    ],
+)
+def test_chunk_length_does_not_matter(tmp_path, online_config, name, seed, reconstruction):
     records = random_pulses(name, seed)
-    config = {}
+    config = {} if reconstruction == "lab" else {"reconstruction": reconstruction}
     if name == "xams":
-        config = {
+        config |= {
             **online_config,
             "trigger_min_area": 0,
             "s2_min_area": 5,

@@ -16,7 +16,7 @@ from make_runs import RUN_ID, START, THREADS, context, load, pulses, rundoc, wri
 
 import amstrax
 from amstrax import cli, contexts, exceptions
-from amstrax.rundb import documents
+from amstrax.rundb import transfer
 
 
 @pytest.mark.smoke
@@ -166,7 +166,7 @@ def test_lineages_do_not_depend_on_the_run_database(tmp_path):
 
 def test_the_run_document_comes_from_the_run_database(tmp_path):
     write_run(tmp_path / "live", pulses([1_000_000]))
-    document = documents.new_document(rundoc())
+    document = transfer.new_document(rundoc())
     document["start"] = datetime(2024, 1, 2, 3, 4, 5)
     live = {"type": "live", "host": "daq", "location": str(tmp_path / "live")}
     st = contexts.xams(output_folder=tmp_path / "out")

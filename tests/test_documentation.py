@@ -690,6 +690,23 @@ def test_table_of_lab_and_improved(tmp_path):
     assert all(run in committed for run in runs)
 
 
+def test_table_of_types():
+    table = load_module("make_reconstruction_table", needed=())
+    (row,) = csv.reader([table.type_rows(table.Run("flat", 100, 30))], skipinitialspace=True)
+    lab, *_, improved = (float(cell.split()[0]) for cell in row[1:4])
+    assert row[0].strip() == "flat, 100 Hz" and improved < lab / 3
+    committed = (SOURCE / "classification_table.inc").read_text()
+    assert all(f'"{run.title}"' in committed for run in table.TYPE_RUNS)
+
+
+def test_table_of_saturation():
+    table = load_module("make_reconstruction_table", needed=())
+    rows = table.saturation_rows(table.Run("cs137", 50, 60))
+    assert rows.startswith('   "S1, all", "')
+    committed = (SOURCE / "saturation_table.inc").read_text()
+    assert all(f'"{sx}, {flag}"' in committed for sx in ("S1", "S2") for flag in ("all", "flag 1"))
+
+
 @pytest.mark.parametrize(
     "lab, improved, best, verdict",
     [

@@ -263,7 +263,7 @@ def do_all(collection, document):
     name = documents.name_of(document)
     # What is read
     for read in (
-        documents.summary,
+        transfer.summary,
         run_overview.timeline,
         run_overview.without_secrets,
         documents.status_of,
@@ -272,11 +272,11 @@ def do_all(collection, document):
         lambda found: processing_page._run(found, ()),
     ):
         assert outcome(read, document) is not None
-    assert runs_page._columns([documents.summary(document)])
+    assert runs_page._columns([transfer.summary(document)], [{}])
     about = run_overview.without_secrets(document)
     assert render.html(
         "about.html",
-        summary=documents.summary(about),
+        summary=transfer.summary(about),
         status=documents.status_of(about),
         timeline=run_overview.timeline(about),
         failures=documents.failures_of(about),

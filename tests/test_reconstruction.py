@@ -86,6 +86,16 @@ def test_combinations_of_parts():
     assert len(seen) == len(COMBINATIONS)
 
 
+def test_versions_are_in_the_lineage():
+    """Data of an earlier version of a part is not loaded for that of a later one."""
+    for name, part in reconstruction.PARTS.items():
+        lineage = xams(reconstruction=name).key_for("0", "event_info").lineage
+        changed = {
+            plugin for plugin, version, _ in lineage.values() if f"+{name}{part.version}" in version
+        }
+        assert changed and changed <= part.variants.keys(), name
+
+
 def test_options_are_in_the_lineage():
     st = xams(reconstruction="hits")
     before = st.key_for("0", "peaks").lineage_hash

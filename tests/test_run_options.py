@@ -14,7 +14,7 @@ from amstrax import contexts
 from amstrax import rundoc as run_documents
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunDatabaseUnreachable
-from amstrax.rundb import documents
+from amstrax.rundb import transfer
 from amstrax.rundb.frontend import RunDB
 from amstrax.strax_ext import context as context_module
 from amstrax.strax_ext.context import Context
@@ -47,11 +47,11 @@ def hash_of(st, run_id, data_type="event_info"):
 
 def test_lineage_is_that_of_the_options_of_each_run(runs, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    documents.add_run(runs, document())
-    documents.add_run(runs, document("000124", elife=1234.0))
+    transfer.add_run(runs, document())
+    transfer.add_run(runs, document("000124", elife=1234.0))
     without = document("000125")
     del without[run_documents.OPTIONS_FIELD]
-    documents.add_run(runs, without)
+    transfer.add_run(runs, without)
     st = contexts.xams(tmp_path)
     plain = hash_of(contexts.xams(storage=[]), "000001")
     of_123 = hash_of(contexts.xams(storage=[], config=AS_CONFIG), "000001")
@@ -76,7 +76,7 @@ def test_lineage_is_that_of_the_options_of_each_run(runs, tmp_path, caplog):
 
 def test_options_of_the_user_win(runs, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    documents.add_run(runs, document())
+    transfer.add_run(runs, document())
     mine = {"gain_to_pe_array": (3.0,) * 5}
     st = contexts.xams(tmp_path, config=mine)
     assert hash_of(st, RUN_ID) == hash_of(
@@ -100,7 +100,7 @@ def test_option_that_is_in_the_lineage_only_where_it_is_set():
 def test_runs_that_are_added_later_and_several_runs_in_one_query(runs, tmp_path, monkeypatch):
     st = contexts.xams(tmp_path)
     plain = hash_of(st, RUN_ID)
-    documents.add_run(runs, document())
+    transfer.add_run(runs, document())
     fresh = contexts.xams(tmp_path)
     assert plain != hash_of(st, RUN_ID) == hash_of(fresh, RUN_ID)
     asked = []
@@ -158,7 +158,7 @@ def area(st):
 def test_every_way_in(runs, tmp_path, caplog):
     """A job, amstraxer with a document, and contexts give and find the same data."""
     write_run(tmp_path, pulses([10_000_000, 20_000_000], range(5)))
-    documents.add_run(runs, document())
+    transfer.add_run(runs, document())
     common = {"targets": ("peaks",), "live_data_dir": tmp_path}
     stop = amstraxer.Stop()
     job = process_run.JobOptions(**common, output_folder=tmp_path / "job", any_length=True)
@@ -232,10 +232,10 @@ def test_misspelled_option_of_a_document(caplog):
 
 
 def test_invalid_document_hides_no_other_run(runs, tmp_path, caplog):
-    documents.add_run(runs, document())
+    transfer.add_run(runs, document())
     bad = {"000124": [1], "000125": {"elife": "x"}, "000126": {"allow_incomplete": True}}
     for run_id, wrong in bad.items():
-        documents.add_run(runs, document(run_id) | {run_documents.OPTIONS_FIELD: wrong})
+        transfer.add_run(runs, document(run_id) | {run_documents.OPTIONS_FIELD: wrong})
     st = contexts.xams(tmp_path)
     plain = hash_of(st, "000999")
     for _ in range(2):

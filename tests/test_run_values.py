@@ -23,7 +23,7 @@ from amstrax.exceptions import (
     UnknownChannel,
 )
 from amstrax.processing.compiled import sort_by_time
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 RUN_ID = make_runs.RUN_ID
 TWO_PATHS = (
@@ -62,7 +62,7 @@ def plugin(context=None, **config):
 
 
 def add(runs, **fields):
-    documents.add_run(runs, make_runs.rundoc() | fields)
+    transfer.add_run(runs, make_runs.rundoc() | fields)
 
 
 def test_paths_and_fallbacks(runs):

@@ -2,7 +2,8 @@
 
 Plots draw into `axes` or `figure`; None: into a new one. They write `empty` where they have no data
 to draw. Areas are in `unit`, as of `amstrax.analyses.loading.area_unit`. The context has most of
-them as methods that load their data: ``st.plot_peaks(run_id)``, see `amstrax.analyses.on_context`.
+them as methods that load their data: ``st.plot_peaks(run_id)``, see
+`amstrax.analyses.on_context` and `calibrations`.
 """
 
 from amstrax import attributes_of

@@ -4,7 +4,7 @@ import datetime
 import functools
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import strax
@@ -16,6 +16,9 @@ from amstrax.processing.compiled import sort_by_time
 from amstrax.rundoc import DEAD_TIME
 from amstrax.strax_ext.checks import check_selection, joined_dtype
 from amstrax.strax_ext.plugin import Plugin
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Sort of data -> its data types in the contexts of the detectors
 SORTS: Mapping[str, tuple[str, ...]] = {
@@ -275,6 +278,11 @@ class Part:
         """Return the end of the part or, if that is earlier, of the run [ns since unix epoch]."""
         last = int(data["time"].max()) if len(data) else 0
         return max(end_of_run(self.context, self.run_id, self.end, last), self.start + 1)
+
+    def with_title(self, figure: "Figure") -> "Figure":
+        """Return the figure with the run as its title."""
+        figure.suptitle(f"Run {self.run_id}", x=0.01, ha="left", fontsize="large")
+        return figure
 
     def live_seconds(self, data: np.ndarray) -> float:
         """Return the live time of the part [s], which ends at `taken_until`."""

@@ -4,7 +4,6 @@ Each calls a function of arrays of the other modules, with the same name where i
 `amstrax.analyses.mini_analysis` makes methods of them, and `amstrax.strax_ext.context` binds these.
 """
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from amstrax.analyses import (
-    calibration_plots,
-    energy_plots,
     event_plots,
     interactive,
     led_plots,
@@ -27,9 +24,8 @@ from amstrax.analyses import (
 )
 from amstrax.analyses.loading import Part, dead_intervals
 from amstrax.analyses.mini_analysis import on_context
-from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_electrons
 from amstrax.common import XAMS_VOLUME
-from amstrax.exceptions import InvalidOption, NoResult, NoSuchDataType, did_you_mean
+from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing import pulses as kernels
 from amstrax.processing.compiled import sort_by_time
 
@@ -40,11 +36,6 @@ __path__: list[str] = []
 _LONGEST_PULSE = 100_000
 #: Samples of the baseline where no plugin of the context that makes records has an option for it
 _BASELINE_SAMPLES = 20
-
-
-def _with_title(figure: Figure, part: Part) -> Figure:
-    figure.suptitle(f"Run {part.run_id}", x=0.01, ha="left", fontsize="large")
-    return figure
 
 
 # Events
@@ -98,185 +89,6 @@ def plot_drift_time(
     return figure
 
 
-@on_context("event_info")
-def plot_lifetime(
-    part: Part,
-    s2_range: tuple[float, float] | None = None,
-    drift_range: tuple[float, float] | None = None,
-    allow_saturated: bool = False,
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw S2 against drift time of events of one energy, and fit the electron lifetime.
-
-    A picture without lifetime says why.
-
-    Parameters
-    ----------
-    s2_range
-        Lowest and highest S2 area [PE]; None: all, of which the densest line is found.
-    drift_range
-        First and last drift time [ns]; None: from gate to cathode as found in the events.
-    allow_saturated
-        Use S2s with saturated channels, as where they have been corrected.
-    """
-    ax = style.new_axes() if ax is None else ax
-    columns = ("time", "s2_area", "drift_time", "r", "s2_n_saturated_channels")
-    data = part.load("event_info", columns=columns)
-    unit = part.area_unit("event_info")
-    try:
-        used, found = lifetime.lifetime_of_events(data, s2_range, drift_range, allow_saturated)
-    except NoResult as error:
-        ax.set(xlabel="Drift time [µs]", ylabel=f"S2 area [{unit}]")
-        style.note(ax, textwrap.fill(f"no lifetime: {error}", 50))
-    else:
-        calibration_plots.plot_lifetime(used, found, ax, unit)
-    ax.set_title(f"Run {part.run_id}: {ax.get_title()}")
-    return style.figure_of(ax)
-
-
-@on_context("event_info")
-def plot_drift_edges(
-    part: Part, guess: tuple[float, float] | None = None, figure: Figure | None = None
-) -> Figure:
-    """Draw drift times around gate and cathode with fitted edges, and diffusion of S2s.
-
-    A picture without edges says why.
-
-    Parameters
-    ----------
-    guess
-        Rough drift times from gate and cathode [ns]; None: the ends of the dense part.
-    """
-    data = part.load("event_info", columns=("time", "drift_time", "s2_range_90p_area"))
-    try:
-        gate, cathode = drift.find_edges(data["drift_time"], guess)
-    except NoResult as error:
-        figure, (axes,) = style.panels_of(figure, 1)
-        axes.set(xlabel="Drift time [µs]", ylabel="Events")
-        style.note(axes, textwrap.fill(f"no edges: {error}", 40))
-        return _with_title(figure, part)
-    inside = data[(data["drift_time"] > gate.edge) & (data["drift_time"] < cathode.edge)]
-    positions = part.context.get_single_plugin(part.run_id, "event_positions")
-    velocity = positions.gate_cathode_distance / (cathode.edge - gate.edge)
-    try:
-        widths, times = inside["s2_range_90p_area"], inside["drift_time"]
-        diffusion = drift.find_diffusion(widths, times, velocity)
-    except NoResult:
-        diffusion = None
-    return _with_title(calibration_plots.plot_drift(data, gate, cathode, diffusion, figure), part)
-
-
-@on_context("event_info")
-def plot_energy(
-    part: Part,
-    line: float = 41.5,
-    w_value: float = 13.7,
-    fano: float = 0.03,
-    figure: Figure | None = None,
-) -> Figure:
-    """Draw cS2 against cS1 with a line, g1 and g2 of its ellipse, and the spectrum of energies.
-
-    A picture without line or scale says why. `amstrax energy` draws several lines.
-
-    Parameters
-    ----------
-    line
-        Energy of the line, which is the densest population [keV]: by default that of Kr-83m.
-    w_value
-        Mean energy for a photon or an electron [eV].
-    fano
-        Variance / mean of the number of quanta; see `amstrax.calibration.energy.ellipse_fit`.
-    """
-    data = part.load("event_info", columns=("time", "cs1", "cs2"))
-    cs1, cs2 = data["cs1"], data["cs2"]
-    lines, scale, peaks = [], None, {}
-    try:
-        lines = [energy.find_line(line, cs1, cs2)]
-        scale = energy.ellipse_fit(lines[0], cs1, cs2, w_value, fano)
-        peaks = {line: energy.fit_peak(scale.energy(cs1, cs2), line)}
-    except NoResult as error:
-        note = textwrap.fill(str(error), 40)
-    figure = energy_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure)
-    if not peaks:
-        style.note(figure.axes[1], note)
-    return _with_title(figure, part)
-
-
-@on_context("single_electrons")
-def plot_single_electrons(
-    part: Part, delays: tuple[float, float] = (1e4, 2e6), ax: Axes | None = None
-) -> Figure:
-    """Draw the spectrum of small peaks after large ones, and fit the gain of single electrons.
-
-    A picture without gain says why.
-
-    Parameters
-    ----------
-    delays
-        Shortest and longest time after the end of a large peak [ns].
-    """
-    ax = style.new_axes() if ax is None else ax
-    data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
-    area = single_electrons.select(data, *(delay / 1e3 for delay in delays))
-    try:
-        fit = single_electrons.fit_electrons(area)
-    except NoResult as error:
-        figure = energy_plots.plot_single_electrons(area, None, ax, part.nothing("small peaks"))
-        style.note(ax, "\n\n\n" + textwrap.fill(f"no gain: {error}", 50))
-    else:
-        figure = energy_plots.plot_single_electrons(area, fit, ax)
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
-@on_context("radon_peak_basics")
-def plot_alphas(
-    part: Part, longest: float = alphas.LONGEST_ALPHA, figure: Figure | None = None
-) -> Figure:
-    """Draw the alpha lines of radon in S1s of XAMSL with fit, and the light that corrects areas.
-
-    A picture without lines says why. `amstrax alphas` prints the results.
-
-    Parameters
-    ----------
-    longest
-        S1s of alphas have a shorter central half of the area [ns].
-    """
-    columns = ("time", "center_time", "area", "range_50p_area", "area_fraction_top", "n_channels")
-    data = part.load("radon_peak_basics", columns=columns)
-    unit, found, note = part.area_unit("radon_peak_basics"), None, ""
-    try:
-        found = alphas.alphas_of_peaks(data, unit, longest)[0]
-    except NoResult as error:
-        note = textwrap.fill(f"no lines: {error}", 40)
-    return _with_title(energy_plots.plot_alphas(found, unit, figure, note), part)
-
-
-@on_context("event_info")
-def plot_light_map(
-    part: Part, r_bins: int = 4, z_bins: int = 8, xy_bins: int = 8, figure: Figure | None = None
-) -> Figure:
-    """Draw the light of S1s in r and z, and of S2s in x and y, of the densest line.
-
-    `amstrax maps` writes such maps, and explains them. A picture without maps says why.
-
-    Parameters
-    ----------
-    r_bins, z_bins
-        Bins of the map of S1s.
-    xy_bins
-        Bins of the map of S2s, in each of x and y.
-    """
-    columns = ("time", "x", "y", "r", "z", "s1_area", "cs1", "cs2")
-    data = part.load("event_info", columns=columns)
-    found, note = {}, "no maps"
-    try:
-        found = maps.maps_of_events(data, (r_bins, z_bins, xy_bins))
-    except NoResult as error:
-        note = textwrap.fill(f"no maps: {error}", 40)
-    return _with_title(energy_plots.plot_light_map(found, figure, note), part)
-
-
 @on_context("event_info", draws=event_plots.plot_positions)
 def plot_positions(
     part: Part,
@@ -290,7 +102,7 @@ def plot_positions(
     """
     data = part.load("event_info", columns=("time", "x", "y", "z"))
     empty = part.nothing("positions")
-    return _with_title(event_plots.plot_positions(data, figure, radius, depth, empty), part)
+    return part.with_title(event_plots.plot_positions(data, figure, radius, depth, empty))
 
 
 @on_context("event_info", draws=event_plots.event_display)
@@ -348,7 +160,7 @@ def event_display(
     peaks = whole.load("peaks", "peak_basics")
     top, unit = tuple(part.top_channels()), part.area_unit("event_info")
     figure = event_plots.event_display(wide[0], peaks, peaks["type"], top, radius, figure, unit)
-    return _with_title(figure, part)
+    return part.with_title(figure)
 
 
 @on_context("event_kr83m", draws=event_plots.plot_kr83m_delays)
@@ -447,8 +259,8 @@ def plot_led_records(
         plugin = part.context.get_single_plugin(part.run_id, part.names("led_calibration")[0])
         windows = {"light": plugin.config["led_window"], "noise": plugin.config["noise_window"]}
     empty = part.nothing("pulses")
-    return _with_title(
-        led_plots.plot_led_pulses(pulses, channels, figure, show_most, windows, empty), part
+    return part.with_title(
+        led_plots.plot_led_pulses(pulses, channels, figure, show_most, windows, empty)
     )
 
 
@@ -470,9 +282,7 @@ def plot_led_areas(
     pulses = part.load("led_calibration", columns=("time", "channel", "area"))
     channels = part.channels("raw_records") if channels is None else list(channels)
     empty = part.nothing("pulses")
-    return _with_title(
-        led_plots.plot_led_spectra(pulses, channels, figure, n_bins, log, empty), part
-    )
+    return part.with_title(led_plots.plot_led_spectra(pulses, channels, figure, n_bins, log, empty))
 
 
 # Whole runs

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from amstrax.analyses.quantities import Histogram, histogram
+from amstrax.analyses.quantities import Compared, Histogram, histogram
 from amstrax.analyses.run_plots import plot_comparison
 from amstrax.exceptions import InvalidOption
 
@@ -162,5 +162,5 @@ def plot_pulses(runs: Mapping[str, tuple[Pulses, float]], figure: Figure | None 
     return plot_comparison(panels, "pulses [Hz per bin]", figure)
 
 
-def _per_second(counts: Histogram, seconds: float) -> Histogram:
-    return counts._replace(counts=counts.counts / seconds)
+def _per_second(found: Histogram, seconds: float) -> Compared:
+    return Compared(found.edges, found.counts / seconds, np.sqrt(found.counts) / seconds)

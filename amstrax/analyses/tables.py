@@ -15,7 +15,7 @@ from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, check_nam
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
 from amstrax.processing import live_data as algorithms
 from amstrax.processing.live_data import LIVETIME_DTYPE, MISSING, SILENT
-from amstrax.rundb import connection, documents
+from amstrax.rundb import connection
 from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.simulation.matching import match_truth
 from amstrax.simulation.writer import TRUTH_DTYPE
@@ -219,7 +219,7 @@ def _rows_of_trends(
     if detector is None:
         detector = "xamsl" if "radon_peaks" in context._plugin_class_registry else "xams"
     names = None if run_ids is None else strax.to_str_tuple(run_ids)
-    return documents.read_trends(connection.get_trends_collection(detector), names)
+    return connection.read_trends(connection.get_trends_collection(detector), names)
 
 
 def trends_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

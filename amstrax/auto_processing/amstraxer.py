@@ -139,7 +139,7 @@ def process(
     from amstrax.processing.compiled import remove_damaged_cache
 
     began = time.monotonic()
-    base.retain_freed_memory()
+    job.retain_freed_memory()
     st, options = make_context(options, run_id)
     st.run_values.check_options(run_id)
     remove_damaged_cache()
@@ -147,7 +147,7 @@ def process(
     scratch: contextlib.AbstractContextManager = contextlib.nullcontext()
     if options.from_scratch:
         scratch = job.from_scratch(st, run_id, output, remake_raw=options.build_lowlevel)
-    with base.existing_objects_frozen(), job.sole_worker(output, run_id), scratch:
+    with job.existing_objects_frozen(), job.sole_worker(output, run_id), scratch:
         for target in options.targets:
             stop.check()
             if st.is_stored(run_id, target):

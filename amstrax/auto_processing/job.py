@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import gc
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ import strax
 from tqdm import tqdm
 
 from amstrax import redax, rundoc
+from amstrax.commands import base
 from amstrax.commands.base import run_tool
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidRunDocument
@@ -49,6 +51,36 @@ class _LogStream(io.TextIOBase):
         for line in lines:
             self._logger.debug("%s", line)
         return len(text)
+
+
+#: Memory that a job keeps for its next chunk [bytes]
+_KEPT = 1 << 30
+
+
+def retain_freed_memory() -> None:
+    """Keep up to 1 GiB of freed memory for later use.
+
+    By default glibc returns freed arrays of more than 32 MB, and free memory at the end of its
+    heap, to the system. To map it again, page by page, for each chunk takes a quarter of the time
+    of a job on dense data (benchmarks/PROFILE.md).
+    """
+    base.libc("mallopt", base.M_TRIM_THRESHOLD, _KEPT)
+    base.libc("mallopt", base.M_MMAP_THRESHOLD, _KEPT)
+    # One heap, since those of other threads are limited to 64 MB
+    base.libc("mallopt", base.M_ARENA_MAX, 1)
+
+
+@contextlib.contextmanager
+def existing_objects_frozen() -> Iterator[None]:
+    """Hide existing objects from the garbage collector within the context.
+
+    More than 100,000 objects belong to imported modules, and would be visited again and again.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _CompilationNotice(numba.core.event.Listener):

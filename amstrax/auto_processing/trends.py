@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import amstrax
 from amstrax.exceptions import AmstraxError, NoGain
-from amstrax.rundb import connection, documents
+from amstrax.rundb import connection
 from amstrax.strict_json import one_line
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def data_types(st: "strax.Context") -> tuple[str, ...]:
 def record(st: "strax.Context", run_id: str, options: TrendOptions) -> dict[str, Any]:
     """Store and return the row of a run, of its stored data, and log broken limits."""
     row = row_of(st, run_id, options)
-    documents.save_trend(connection.get_trends_collection(options.detector), row)
+    connection.save_trend(connection.get_trends_collection(options.detector), row)
     report(row)
     return row
 

@@ -84,10 +84,13 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
     """Return the relative light at each fraction, and ln of the area of Rn-222."""
     logs, x = np.log(area), np.log(fraction_top / (1 - fraction_top))
     x = np.clip(x, *np.quantile(x, (0.01, 0.99)))
-    shift = np.zeros(len(area))
+    shift, above = np.zeros(len(area)), np.zeros(len(area))
     for i in range(_ITERATIONS):
         # At first each slice on its own; later the lines of all slices tell which alphas count
         first = None if i == 0 else _first_line(logs - shift)
+        if first is not None:
+            # Relative to its own line each: the median of two lines would follow their numbers
+            above = _above_first(logs - shift, first)
         edges = np.quantile(x, np.linspace(0, 1, min(_SLICES, len(x) // 40) + 1))
         middles, shifts, weights = [], [], []
         for low, high in zip(edges[:-1], edges[1:], strict=True):
@@ -98,7 +101,7 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
             )
             if near.sum() > 5:
                 middles.append(x[near].mean())
-                shifts.append(np.median(logs[near]) if i else at)
+                shifts.append(np.median((logs - above)[near]) if i else at)
                 weights.append(np.sqrt(near.sum()))
         degree = min(_DEGREE, len(middles) - 1)
         shift = np.polyval(np.polyfit(middles, shifts, degree, w=weights), x)
@@ -107,6 +110,16 @@ def _light(area: np.ndarray, fraction_top: np.ndarray) -> tuple[np.ndarray, floa
     alphas = logs - shift > first + _LOW
     factor = np.mean(np.exp(shift[alphas]))
     return np.exp(shift) / factor, first + np.log(factor)
+
+
+def _above_first(logs: np.ndarray, first: float) -> np.ndarray:
+    """Return how far the nearer of the two lower lines is above the first, in ln(area)."""
+    step = np.log(ENERGIES["Po-218"] / ENERGIES["Rn-222"])
+    near = (logs > first + _LOW) & (logs < first + _HIGH)
+    upper = logs > first + step / 2
+    if (near & upper).any() and (near & ~upper).any():
+        step = np.median(logs[near & upper]) - np.median(logs[near & ~upper])
+    return np.where(upper, step, 0.0)
 
 
 def _first_line(logs: np.ndarray) -> float:
@@ -237,7 +250,9 @@ def alphas_of_peaks(
 
     S1s of alphas have light in both PMTs, a central half of the area of less than `longest` [ns],
     and at least `least_area`: None for a tenth of the largest. Other S1s, from a hundredth of the
-    area of Rn-222 on, are betas. `unit` is that of the areas. Raises NoResult as `find_alphas`.
+    area of Rn-222 on, are betas, also those in one PMT: of betas in the simulation, a tenth to a
+    third reach the threshold of the top PMT. `unit` is that of the areas. Raises NoResult as
+    `find_alphas`.
     """
     area, width = peaks["area"], peaks["range_50p_area"]
     both = (peaks["n_channels"] == 2) & (width > 0)
@@ -249,7 +264,7 @@ def alphas_of_peaks(
     lowest = found.lines["Rn-222"].value
     is_alpha = np.zeros(len(peaks), dtype=bool)
     is_alpha[chosen] = found.corrected > (1 + _LOW) * lowest
-    is_beta = both & ~is_alpha & (width < LONGEST_BETA) & (area > 0.01 * lowest)
+    is_beta = (width > 0) & ~is_alpha & (width < LONGEST_BETA) & (area > 0.01 * lowest)
     off = np.abs(found.corrected - found.lines["Po-214"].value)
     po214 = peaks["center_time"][chosen][off < 3 * found.sigmas["Po-214"].value]
     return found, delays_before(np.sort(peaks["center_time"][is_beta]), np.sort(po214))

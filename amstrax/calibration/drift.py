@@ -1,9 +1,9 @@
 """Drift times from gate and cathode, drift velocity and longitudinal diffusion."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from amstrax.calibration.result import ONE_SIGMA, Result, interval
 from amstrax.exceptions import NoResult
@@ -183,17 +183,17 @@ class _Scan(NamedTuple):
 
     @property
     def median(self) -> float:
-        return float(self._quantiles(0.5))
+        return float(self._quantiles((0.5,))[0])
 
     def interval(self) -> tuple[float, float]:
         """Return the ends of the central 68 %."""
         low, high = self._quantiles((0.5 - ONE_SIGMA / 2, 0.5 + ONE_SIGMA / 2))
         return float(low), float(high)
 
-    def _quantiles(self, shares: npt.ArrayLike) -> np.ndarray:
+    def _quantiles(self, shares: Sequence[float]) -> np.ndarray:
         step = self.edges[1] - self.edges[0]
         cumulative = np.cumsum(self.weighted.sum(axis=1)) / self.weighted.sum()
-        return np.interp(shares, cumulative, self.edges + step / 2)
+        return np.interp(np.asarray(shares), cumulative, self.edges + step / 2)
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return edges and widths drawn by their weighted likelihood, shape (n, 2)."""

@@ -127,7 +127,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
     found = documents.read(
         collection,
         {"$and": conditions} if conditions else {},
-        documents.SUMMARY_FIELDS,
+        transfer.SUMMARY_FIELDS,
         sort=[("number", -1)],
         limit=args.limit or 0,
     )
@@ -135,7 +135,7 @@ def list_runs(collection: Any, args: argparse.Namespace) -> None:
         ("run", "start (UTC)", "length", "status", "mode", "tags", "data")
     ]
     for document in reversed(found):
-        run = documents.summary(document, followed)
+        run = transfer.summary(document, followed)
         start = "" if run.start is None else f"{run.start:%Y-%m-%d %H:%M:%S}"
         length = "" if run.length is None else f"{run.length:.0f} s"
         tags, types = ",".join(run.tags), ",".join(run.types)

@@ -14,7 +14,7 @@ from amstrax.auto_processing import trends as measuring
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NotAvailable, Stopped, UsageError
-from amstrax.rundb import connection, documents
+from amstrax.rundb import connection
 from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
 
@@ -114,13 +114,13 @@ def work(args: argparse.Namespace, flagged: list[str], stop: Stop) -> str:
     trends.check_names(args.quantity)
     collection = connection.get_trends_collection(args.detector)
     if args.flagged or args.stored:
-        rows = documents.read_trends(collection, args.run_ids or None, args.flagged)
+        rows = connection.read_trends(collection, args.run_ids or None, args.flagged)
     else:
         options = base.filled(measuring.TrendOptions, args, limits=args.limit)
         rows = []
         for run_id in args.run_ids:
             row = _measure(run_id, args, options, stop)
-            documents.save_trend(collection, row)
+            connection.save_trend(collection, row)
             rows.append(row)
             measuring.report(row)
     flagged += [row["name"] for row in rows if row["is_flagged"]]

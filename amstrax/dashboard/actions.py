@@ -5,6 +5,7 @@ No action deletes data, and none takes a path.
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from bokeh.models import Column
@@ -327,7 +328,7 @@ class ActionsPanel:
                 button(
                     quality,
                     quality.capitalize(),
-                    lambda quality=quality: self._on_quality(quality),
+                    partial(self._on_quality, quality),
                     80,
                 )
             )

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bokeh.document import Document
@@ -131,7 +132,7 @@ class Page:
             parts.append(wrapped(text))
             if self.may_act():
                 name = alarm.name
-                seen = button("acknowledge", "Acknowledge", lambda n=name: self._on_seen(n))
+                seen = button("acknowledge", "Acknowledge", partial(self._on_seen, name))
                 parts[-1].children = [text, seen]
         _name(each for part in parts for each in part.references())
         self._alarms.children = parts

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
-from amstrax.rundb.documents import Summary
+from amstrax.rundb.transfer import Summary
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import strax
 
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
 from amstrax.strax_ext.context import Context
@@ -173,7 +173,7 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
 def live_seconds(collection: Any, search: Search) -> float:
     """Return the sum of the lengths of the runs that a search finds [s]."""
     found = documents.read(collection, search.filter(), ["start", "end"])
-    return sum(documents.summary(run).length or 0.0 for run in found)
+    return sum(transfer.summary(run).length or 0.0 for run in found)
 
 
 #: Raw data, and the beginning of other types of it
@@ -192,7 +192,7 @@ def availability(
     Parameters
     ----------
     document
-        With the fields of `documents.SUMMARY_FIELDS`.
+        With the fields of `transfer.SUMMARY_FIELDS`.
     st
         Context that processes the run; None if it is not to be compared.
     targets

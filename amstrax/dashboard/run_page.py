@@ -32,7 +32,7 @@ from amstrax.exceptions import (
     NotAvailable,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 #: Number of links to selected events
 _MOST_LINKS = 30
@@ -179,7 +179,7 @@ class RunPage(OfRun):
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
-            summary=documents.summary(document, followed),
+            summary=transfer.summary(document, followed),
             status=documents.state_of(document, followed),
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),

@@ -25,7 +25,7 @@ from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, understood
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
 from amstrax.exceptions import InvalidOption, UsageError
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 #: Rows of the table
 ROWS = 50
@@ -74,7 +74,7 @@ _MOST_COMPARED = 12
 class _Found(NamedTuple):
     """A page of the list of runs, and whether a filter is applied."""
 
-    runs: list[documents.Summary]
+    runs: list[transfer.Summary]
     total: int
     skipped: int
     filtered: bool
@@ -220,11 +220,11 @@ class RunsPage(Page):
         order, descending = self._order.value, self._way.value == "down"
 
         def work() -> _Found:
-            collection, fields = self.site.collection(), documents.SUMMARY_FIELDS
+            collection, fields = self.site.collection(), transfer.SUMMARY_FIELDS
             followed = self.site.followed()
             wanted = replace(search, followed=followed)
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
-            runs = [documents.summary(run, followed) for run in page.runs]
+            runs = [transfer.summary(run, followed) for run in page.runs]
             is_filtered = bool(search.filter())
             seconds = run_overview.live_seconds(collection, wanted) if is_filtered else 0.0
             data = self._availability(page.runs)
@@ -271,11 +271,11 @@ class RunsPage(Page):
 
         def work() -> str:
             search = self._search_now()
-            fields = documents.SUMMARY_FIELDS
+            fields = transfer.SUMMARY_FIELDS
             page = run_overview.page(
                 self.site.collection(), search, fields, descending=False, limit=_MOST_EXPORTED
             )
-            runs = [documents.summary(run, search.followed) for run in page.runs]
+            runs = [transfer.summary(run, search.followed) for run in page.runs]
             return render.html(
                 "exported.html",
                 csv=base64.b64encode(_csv(runs).encode()).decode(),
@@ -376,7 +376,7 @@ class RunsPage(Page):
             column.title = f"{title} {arrow}" if is_it else title
 
 
-def _csv(runs: list[documents.Summary]) -> str:
+def _csv(runs: list[transfer.Summary]) -> str:
     """Return a table of runs, a line a run."""
     file = io.StringIO()
     table = csv.writer(file)
@@ -408,7 +408,7 @@ def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
     return f"runs = st.select_runs({', '.join(given)})"
 
 
-def _columns(runs: list[documents.Summary], data: list[dict[str, str]]) -> dict[str, list[str]]:
+def _columns(runs: list[transfer.Summary], data: list[dict[str, str]]) -> dict[str, list[str]]:
     return {
         "raw": [of_run["raw_records"] for of_run in data],
         **{name: [of_run[target] for of_run in data] for name, target in _DATA.items()},
@@ -517,7 +517,7 @@ class ComparePage(Page):
         """Return a table of the runs, as HTML, and figures."""
         collection = self.site.collection()
         found = [
-            documents.find_run(collection, name, projection=documents.SUMMARY_FIELDS)
+            documents.find_run(collection, name, projection=transfer.SUMMARY_FIELDS)
             for name in names
         ]
         contexts = [self.site.context_for(document) for document in found]
@@ -535,7 +535,7 @@ class ComparePage(Page):
             layout = st.compare_runs(  # type: ignore[attr-defined]
                 names, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
             )
-        runs = [documents.summary(document, self.site.followed()) for document in found]
+        runs = [transfer.summary(document, self.site.followed()) for document in found]
         return render.html("compared.html", runs=runs), layout.children
 
     def _take(self, found: tuple[str, list[Any]]) -> None:

@@ -1,6 +1,7 @@
 """State that all pages share: run database, engine, folders, contexts, threads, and rights."""
 
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -40,6 +41,30 @@ FEW = 2
 _SHARE = 5
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
+
+
+#: Size from which arrays are returned to the system when they are freed [bytes]
+_LARGE = 1 << 20
+#: Number of heaps, shared by threads; each keeps the most it has had
+_HEAPS = 2
+
+
+def return_large_arrays() -> None:
+    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
+    base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
+    base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
+
+
+def freeze_existing_objects() -> None:
+    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
+    gc.collect()
+    gc.freeze()
+
+
+def trim_heap() -> None:
+    """Collect garbage, such as pages with reference cycles, and return free memory."""
+    gc.collect()
+    base.libc("malloc_trim", 0)
 
 
 class Watcher:
@@ -325,9 +350,9 @@ class Site:
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
             # Otherwise the full garbage collection at each closed page blocks all others
-            base.freeze_existing_objects()
+            freeze_existing_objects()
 
-        base.return_large_arrays()
+        return_large_arrays()
         self.pool.submit(work)
 
     def tidy(self) -> None:
@@ -341,7 +366,7 @@ class Site:
     def _tidy(self) -> None:
         self._is_tidy_due, self._tidied_at = False, time.monotonic()
         with contextlib.suppress(RuntimeError):  # The dashboard is about to end
-            self.pool.submit(base.trim_heap)
+            self.pool.submit(trim_heap)
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""

@@ -12,7 +12,7 @@ from amstrax.analyses import style, tables
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, quantity_of, unit_of
 from amstrax.dashboard import figures, render
 from amstrax.dashboard.page import Page, select, set_text, text_input, wrapped
-from amstrax.rundb import documents
+from amstrax.rundb import connection, documents
 
 #: Choices of days to look back
 _DAYS = ("1", "7", "30", "365")
@@ -105,7 +105,7 @@ class TrendsPage(Page):
 
         def work() -> tuple[int, list[Any]]:
             since = datetime.now(UTC) - timedelta(days=days)
-            rows = documents.read_trends(self.site.trends())
+            rows = connection.read_trends(self.site.trends())
             rows = [row for row in rows if (documents.utc_time_of(row, "start") or since) > since]
             return len(rows), trend_figures(rows)
 

@@ -11,7 +11,7 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
 from amstrax.processing import merging, splitting
-from amstrax.processing.rows import as_void
+from amstrax.processing.compiled import as_void
 
 #: Help of options that parts share; the defaults must be the same, too
 S1_WINDOW_HELP = "Light of an S1 comes within this time [ns]: five decay times of 27 ns"

@@ -45,7 +45,7 @@ PARTS: Mapping[str, Part] = immutabledict(
     ),
     peaks=Part(1, immutabledict(Peaks=improved_peaks.MergedPeaks)),
     classification=Part(
-        1,
+        2,
         immutabledict(
             Peaks=improved_classification.CoincidentPeaks,
             PeakBasics=improved_classification.ClassifiedPeakBasics,

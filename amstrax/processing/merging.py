@@ -12,11 +12,11 @@ from amstrax.processing.compiled import (
     BOOL,
     F64,
     I64,
+    as_void,
     column,
     columns,
     kernel,
 )
-from amstrax.processing.rows import as_void
 
 #: Fields of groups of hits, as `peaks.find_peaks` fills them
 _FIELDS = ("time", "length", "dt", "channel", "n_hits", "max_gap", "area", "area_per_channel")

@@ -603,6 +603,8 @@ def _count_coincident(
 ):
     """Fill `result`; hits reach their largest sample at most `longest_rise` after their start."""
     seen = np.full(n_channels, -1, dtype=np.int64)
+    # Times since unix epoch have a precision of 256 ns as floats
+    reach = np.int64(np.ceil(min(window, 2.0**61)))
     for i in range(len(start)):
         samples = row(data, i)
         highest = 0
@@ -610,8 +612,8 @@ def _count_coincident(
             if samples[j] > samples[highest]:
                 highest = j
         summit = start[i] + highest * np.int64(dt[i])
-        h = np.searchsorted(hit_start, np.int64(np.floor(summit - window)) - longest_rise)
-        while h < len(hit_start) and hit_start[h] <= summit + window:
+        h = np.searchsorted(hit_start, summit - reach - longest_rise)
+        while h < len(hit_start) and hit_start[h] - summit <= reach:
             if abs(apex[h] - summit) <= window and seen[channel[h]] != i:
                 seen[channel[h]] = i
                 result[i] += 1

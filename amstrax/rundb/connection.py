@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -583,3 +583,42 @@ def is_repeatable(method: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
     return change.keys() <= REPEATABLE and not any(
         IDENTITY & set(fields) for fields in change.values()
     )
+
+
+def save_trend(trends: Any, row: Mapping[str, Any]) -> None:
+    """Store a row of trends instead of that of the same run and lineage.
+
+    Parameters
+    ----------
+    trends
+        Collection of trends, see `get_trends_collection`. Run documents
+        stay as they are.
+    row
+        With ``name`` and ``lineage``; that of a run that failed before has the lineage "", and is
+        removed when the run has another.
+    """
+    name, lineage = row["name"], row["lineage"]
+    new = {**row, "_id": f"{name}-{lineage}"}
+    # Idempotent: the _id tells the row
+    resilient(trends.replace_one, {"_id": new["_id"]}, new, upsert=True)
+    if lineage:
+        resilient(trends.delete_one, {"_id": f"{name}-"})
+
+
+def read_trends(
+    trends: Any, run_ids: Iterable[str] | None = None, flagged: bool = False
+) -> list[dict[str, Any]]:
+    """Return rows of trends by the number of the run, then the time of the row; see `save_trend`.
+
+    Parameters
+    ----------
+    run_ids
+        Names of runs; None: all.
+    flagged
+        Return only runs that broke a limit, or failed.
+    """
+    conditions: list[dict[str, Any]] = [] if run_ids is None else [{"name": {"$in": list(run_ids)}}]
+    if flagged:
+        conditions.append({"is_flagged": True})
+    found = list(trends.find({"$and": conditions} if conditions else {}))
+    return sorted(found, key=lambda row: (row["number"], row["time"]))

@@ -6,7 +6,8 @@ first step that fails prints a remedy. Values of secrets are never shown.
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,17 @@ def described_documents(call: Callable[..., Any], detector: str) -> str:
     numbers = [n for document in found if (n := documents.number_of(document)) is not None]
     last = max(numbers, default="?")
     text = f"{name} has {len(found)} run documents, the last of run {last}"
-    twice = documents.duplicates(found)
+    twice = duplicates(found)
     if not twice:
         return text
     shown = ", ".join(twice[:5]) + (" ..." if len(twice) > 5 else "")
     return f"{text}; {len(twice)} runs have more than one ({shown}): remove all but one of each"
+
+
+def duplicates(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of runs that have several of the given documents."""
+    names: Counter[str] = Counter()
+    for document in found:
+        number = {"number": documents.number_of(document)}
+        names[documents.name_of(number) or str(documents.name_of(document))] += 1
+    return [name for name, n in names.items() if n > 1]

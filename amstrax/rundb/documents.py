@@ -10,13 +10,10 @@ this one, even if it has no name, or the run has several. An unknown run raises 
 an `owner`, a run that this owner has not claimed stays unchanged, and False is returned.
 """
 
-import hashlib
 import logging
 import math
 import re
 import socket
-import uuid
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -29,8 +26,7 @@ from amstrax.exceptions import (
     RunNotFound,
     did_you_mean,
 )
-from amstrax.rundb import connection
-from amstrax.strict_json import one_line, short
+from amstrax.strict_json import short
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +62,6 @@ _MOST_ATTEMPTS = 100
 # Runs already reported as having several documents
 _warned: set[tuple[str, ...]] = set()
 _DATA_IDENTITY = ("type", "host", "location", "lineage_hash")
-#: Largest document that MongoDB stores [bytes]
-_MOST_BYTES = 2**24
 # $type also matches lists of objects
 _DOCUMENT_FORM = {"$type": "object", "$not": {"$type": "array"}}
 
@@ -284,72 +278,11 @@ def utc_time_of(document: Mapping[str, Any], field: str) -> datetime | None:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-class Summary(NamedTuple):
-    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None."""
-
-    #: Name of the run; ``"?"`` without one
-    run_id: str
-    start: datetime | None
-    end: datetime | None
-    #: One of `STATES`
-    status: str
-    mode: str
-    user: str
-    tags: list[str]
-    #: Registered data types, on any host and on this one, without duplicates
-    types: list[str]
-    here: list[str]
-    #: Who has cancelled the last job, if that made the run fail
-    cancelled_by: str | None = None
-    #: Whether the run is being taken
-    is_being_taken: bool = False
-    #: One of `QUALITIES`, or empty; text of the newest comment; reason of the status
-    quality: str = ""
-    comment: str = ""
-    reason: str = ""
-
-    @property
-    def length(self) -> float | None:
-        """Duration [s]; None without start or end."""
-        if self.start is None or self.end is None:
-            return None
-        return (self.end - self.start).total_seconds()
-
-
 #: Fields of a document that `state_of` reads
 STATE_FIELDS = (
     *("name", "number", "start", "end", "processing_status", "processing_job.cancelled_by"),
     PROCESSING_CLAIM,
 )
-#: Fields of a document that `summary` reads
-SUMMARY_FIELDS = (
-    *(*STATE_FIELDS, "mode", "user", "tags", "comments"),
-    *("data.type", "data.host", "data.lineage_hash"),
-)
-
-
-def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
-    """Return the summary of a run for lists; `followed` as of `state_of`."""
-    entries = data_of(document)
-    here = data_of(document, host=this_host())
-    state = state_of(document, followed)
-    comments = comments_of(document)
-    return Summary(
-        name_of(document) or "?",
-        utc_time_of(document, "start"),
-        utc_time_of(document, "end"),
-        state.status,
-        str(document.get("mode") or ""),
-        str(document.get("user") or ""),
-        tags_of(document),
-        list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
-        list(dict.fromkeys(str(entry.get("type")) for entry in here)),
-        cancelled_by(document),
-        is_being_taken(document),
-        quality_of(document),
-        comments[-1]["text"] if comments else "",
-        state.reason or "",
-    )
 
 
 def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filter]:
@@ -466,7 +399,7 @@ def find_run(
         if document is not None:
             return document
     raise RunNotFound(
-        f"run {run_id} is not in the run database ({_place(collection)}): check its number, and "
+        f"run {run_id} is not in the run database ({place(collection)}): check its number, and "
         "which detector's run it is"
     )
 
@@ -482,22 +415,16 @@ def merge_tags(collection: Any, document: Mapping[str, Any]) -> dict[str, Any]:
     if len(found) < 2:
         return dict(document)
     ids = sorted(str(other["_id"]) for other in found)
-    if (_place(collection), *ids) not in _warned:
-        _warned.add((_place(collection), *ids))
+    if (place(collection), *ids) not in _warned:
+        _warned.add((place(collection), *ids))
         log.warning(
             "run %s has %d documents in %s (_id %s), whose tags are merged: remove all but one",
             name,
             len(ids),
-            _place(collection),
+            place(collection),
             ", ".join(ids[:3]),
         )
     return {**document, "tags": [{"name": tag} for other in found for tag in tags_of(other)]}
-
-
-def duplicates(documents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of runs that have several of the given documents."""
-    names = Counter(name_of({"number": number_of(d)}) or str(name_of(d)) for d in documents)
-    return [name for name, n in names.items() if n > 1]
 
 
 def read(
@@ -533,7 +460,7 @@ def find_only(collection: Any, run_id: str | int, projection: Iterable[str]) -> 
     if len(found) > 1:
         ids = ", ".join(repr(document["_id"])[:40] for document in found)
         raise InvalidRunDocument(
-            f"run {run_id} has several documents in {_place(collection)} (_id {ids}): remove all "
+            f"run {run_id} has several documents in {place(collection)} (_id {ids}): remove all "
             "but one, or give them different numbers and names"
         )
     return found[0] if found else find_run(collection, run_id, None, projection)
@@ -546,7 +473,7 @@ def _make_list(collection: Any, _id: Any, field: str) -> None:
         collection.update_one({"_id": _id, field: None}, {"$set": {field: []}})
     elif not isinstance(value, list):
         raise InvalidRunDocument(
-            f"{field} of the run with _id {short(_id)} in {_place(collection)} is a "
+            f"{field} of the run with _id {short(_id)} in {place(collection)} is a "
             f"{type(value).__name__}, not a list: correct the document"
         )
 
@@ -555,12 +482,12 @@ def _unchangeable_error(collection: Any, run_id: _Run, _id: Any) -> InvalidRunDo
     """Return the error for a document that `_MOST_ATTEMPTS` could not change."""
     name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
     return InvalidRunDocument(
-        f"the document of run {short(name, str)} with _id {short(_id)} in {_place(collection)} "
+        f"the document of run {short(name, str)} with _id {short(_id)} in {place(collection)} "
         f"could not be changed in {_MOST_ATTEMPTS} attempts: correct its invalid fields"
     )
 
 
-def _place(collection: Any) -> str:
+def place(collection: Any) -> str:
     return getattr(collection, "full_name", "the run database")
 
 
@@ -679,76 +606,6 @@ def add_comment(collection: Any, run_id: str | int, text: str, user: str) -> Non
 def _identity(entry: Mapping[str, Any]) -> Filter:
     """Return the fields that identify an entry of data, with None for missing ones."""
     return {key: entry.get(key) for key in _DATA_IDENTITY}
-
-
-def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
-    """Add the document of a run unless it has one already; return whether it was added.
-
-    Errors are those of `new_document`.
-    """
-    from pymongo.errors import DuplicateKeyError  # slow to import
-
-    new = new_document(document)
-    name, number = name_of(new), number_of(new)
-    filters = [*run_filters(name or ""), *([] if number is None else run_filters(number))]
-
-    def exists() -> bool:
-        return any(collection.find_one(condition, ["_id"]) is not None for condition in filters)
-
-    if exists():
-        return False
-    try:
-        connection.resilient(collection.insert_one, new)
-    except DuplicateKeyError:
-        # Another process has just added it, or this one has and the answer was lost
-        if exists():
-            return False
-        raise InvalidRunDocument(
-            f"the _id {new['_id']} of run {name} belongs to another document in "
-            f"{_place(collection)}: remove it from the new document"
-        ) from None
-    return True
-
-
-def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document ready to add: with _id, name and, if possible, number.
-
-    One without number and name, or that cannot be stored, raises `InvalidRunDocument`.
-    """
-    import bson  # slow to import
-
-    name, number = name_of(document), number_of(document)
-    if name is None:
-        raise InvalidRunDocument(
-            "the run document has neither number nor name: add the number of the run"
-        )
-    # Derived from the name, so that concurrent processes add a run only once
-    digest = hashlib.sha256(f"amstrax run {name}".encode()).digest()
-    new = {"_id": document.get("_id", bson.ObjectId(digest[:12])), **document}
-    if new.get("name") is None:
-        new["name"] = name
-    if number is not None:
-        new.setdefault("number", number)
-    _id = new["_id"]
-    is_id = isinstance(_id, (str, int, bytes, datetime, bson.ObjectId, uuid.UUID))
-    if not is_id and not (isinstance(_id, float) and math.isfinite(_id)):
-        raise InvalidRunDocument(
-            f"the _id of run {short(name, str)} is {short(_id)}: take a number, a text or an "
-            "ObjectId, or leave it out"
-        )
-    try:
-        size = len(bson.encode(new))
-    except Exception as error:
-        # bson raises its own errors, Python's and those of other libraries
-        raise InvalidRunDocument(
-            f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
-        ) from None
-    if size > _MOST_BYTES:
-        raise InvalidRunDocument(
-            f"the document of run {short(name, str)} has {size / 1e6:.1f} MB; the run database "
-            f"stores at most {_MOST_BYTES / 1e6:.1f} MB: make it smaller"
-        )
-    return new
 
 
 def set_status(
@@ -970,7 +827,7 @@ def record_failure(
             if condition is not None and collection.find_one({"_id": _id}, ["_id"]) is not None:
                 return None
             name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
-            raise RunNotFound(f"run {name} has been removed from {_place(collection)}")
+            raise RunNotFound(f"run {name} has been removed from {place(collection)}")
         count = failures_of(before)
         job = job_of(before)
         if job.get("attempt") == attempt and (who := job.get("cancelled_by")):
@@ -1017,42 +874,3 @@ def _status(collection: Any, status: str, reason: str | None, host: str | None) 
         "host": host or this_host(),
         "reason": reason,
     }
-
-
-def save_trend(trends: Any, row: Mapping[str, Any]) -> None:
-    """Store a row of trends instead of that of the same run and lineage.
-
-    Parameters
-    ----------
-    trends
-        Collection of trends, see `amstrax.rundb.connection.get_trends_collection`. Run documents
-        stay as they are.
-    row
-        With ``name`` and ``lineage``; that of a run that failed before has the lineage "", and is
-        removed when the run has another.
-    """
-    name, lineage = row["name"], row["lineage"]
-    new = {**row, "_id": f"{name}-{lineage}"}
-    # Idempotent: the _id tells the row
-    connection.resilient(trends.replace_one, {"_id": new["_id"]}, new, upsert=True)
-    if lineage:
-        connection.resilient(trends.delete_one, {"_id": f"{name}-"})
-
-
-def read_trends(
-    trends: Any, run_ids: Iterable[str] | None = None, flagged: bool = False
-) -> list[dict[str, Any]]:
-    """Return rows of trends by the number of the run, then the time of the row; see `save_trend`.
-
-    Parameters
-    ----------
-    run_ids
-        Names of runs; None: all.
-    flagged
-        Return only runs that broke a limit, or failed.
-    """
-    conditions: list[Filter] = [] if run_ids is None else [{"name": {"$in": list(run_ids)}}]
-    if flagged:
-        conditions.append({"is_flagged": True})
-    found = list(trends.find({"$and": conditions} if conditions else {}))
-    return sorted(found, key=lambda row: (row["number"], row["time"]))

@@ -1,19 +1,24 @@
-"""Import and export run documents as JSON of MongoDB's tools, and register live-data folders.
+"""Import and export run documents as JSON of MongoDB's tools, add new ones, and summarize them.
 
 Dates, ids and similar values are in the relaxed extended JSON of ``mongoexport``, such as
 ``{"$date": "2024-01-02T03:04:05Z"}``: one document per line, or all in an array.
 """
 
+import hashlib
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from amstrax import rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
-from amstrax.rundb import documents
+from amstrax.rundb import connection, documents
+from amstrax.strict_json import one_line, short
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,8 @@ STDIO = "-"
 _BATCH = 200
 #: Largest file that is imported [bytes], since it is held in memory
 _MOST_BYTES = 2**31
+#: Largest document that MongoDB stores [bytes]
+_MOST_DOCUMENT_BYTES = 2**24
 
 
 def to_json(document: Mapping[str, Any], indent: int | None = None) -> str:
@@ -49,7 +56,7 @@ def documents_in(path: str) -> list[dict[str, Any]]:
         if not isinstance(document, dict):
             raise InvalidRunDocument(f"{where}: document {i} is not an object: nothing is imported")
         try:
-            documents.new_document(document)
+            new_document(document)
         except InvalidRunDocument as error:
             raise InvalidRunDocument(
                 f"{where}: document {i}: {error}: nothing is imported"
@@ -88,7 +95,7 @@ def import_documents(
     added, batch = 0, []
     present: list[dict[str, Any]] = []
     for document in new:
-        prepared = documents.new_document(document)
+        prepared = new_document(document)
         keys = {documents.name_of(document), documents.number_of(document)} - {None}
         if keys & known:
             present.append(document)
@@ -103,7 +110,7 @@ def import_documents(
         name = documents.name_of(document)
         assert name is not None
         there = documents.find_run(collection, name, projection=["_id"])
-        whole = {k: v for k, v in documents.new_document(document).items() if k != "_id"}
+        whole = {k: v for k, v in new_document(document).items() if k != "_id"}
         collection.replace_one({"_id": there["_id"]}, whole)
     return added, len(present)
 
@@ -118,7 +125,7 @@ def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
         collection.insert_many(batch)
     except (BulkWriteError, DuplicateKeyError, RunDatabaseUnreachable):
         # Another process adds runs too, or the connection dropped: one by one is safe to repeat
-        return sum(documents.add_run(collection, document) for document in batch)
+        return sum(add_run(collection, document) for document in batch)
     return len(batch)
 
 
@@ -180,7 +187,7 @@ def add_live(collection: Any, folder: Path, document_file: Path | None = None) -
                 f"run {run_id} is not in the run database, and {source} with its document is "
                 "missing: give one with --rundoc"
             )
-        is_new = documents.add_run(collection, _load_named(source, run_id))
+        is_new = add_run(collection, _load_named(source, run_id))
     entry = {"type": "live", "host": documents.this_host(), "location": str(folder.parent)}
     has_new_data = documents.add_data(collection, run_id, entry)
     run = "added" if is_new else "exists already"
@@ -208,3 +215,138 @@ def _load_named(source: Path, run_id: str) -> dict[str, Any]:
     document["start"] = rundoc.start_time(document)
     document["end"] = rundoc.end_time(document)
     return document
+
+
+def add_run(collection: Any, document: Mapping[str, Any]) -> bool:
+    """Add the document of a run unless it has one already; return whether it was added.
+
+    Errors are those of `new_document`.
+    """
+    from pymongo.errors import DuplicateKeyError  # slow to import
+
+    new = new_document(document)
+    name, number = documents.name_of(new), documents.number_of(new)
+    filters = documents.run_filters(name or "")
+    if number is not None:
+        filters += documents.run_filters(number)
+
+    def exists() -> bool:
+        return any(collection.find_one(condition, ["_id"]) is not None for condition in filters)
+
+    if exists():
+        return False
+    try:
+        connection.resilient(collection.insert_one, new)
+    except DuplicateKeyError:
+        # Another process has just added it, or this one has and the answer was lost
+        if exists():
+            return False
+        raise InvalidRunDocument(
+            f"the _id {new['_id']} of run {name} belongs to another document in "
+            f"{documents.place(collection)}: remove it from the new document"
+        ) from None
+    return True
+
+
+def new_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document ready to add: with _id, name and, if possible, number.
+
+    One without number and name, or that cannot be stored, raises `InvalidRunDocument`.
+    """
+    import bson  # slow to import
+
+    name, number = documents.name_of(document), documents.number_of(document)
+    if name is None:
+        raise InvalidRunDocument(
+            "the run document has neither number nor name: add the number of the run"
+        )
+    # Derived from the name, so that concurrent processes add a run only once
+    digest = hashlib.sha256(f"amstrax run {name}".encode()).digest()
+    new = {"_id": document.get("_id", bson.ObjectId(digest[:12])), **document}
+    if new.get("name") is None:
+        new["name"] = name
+    if number is not None:
+        new.setdefault("number", number)
+    _id = new["_id"]
+    is_id = isinstance(_id, (str, int, bytes, datetime, bson.ObjectId, uuid.UUID))
+    if not is_id and not (isinstance(_id, float) and math.isfinite(_id)):
+        raise InvalidRunDocument(
+            f"the _id of run {short(name, str)} is {short(_id)}: take a number, a text or an "
+            "ObjectId, or leave it out"
+        )
+    try:
+        size = len(bson.encode(new))
+    except Exception as error:
+        # bson raises its own errors, Python's and those of other libraries
+        raise InvalidRunDocument(
+            f"run {short(name, str)} cannot be stored: {short(error, one_line)}"
+        ) from None
+    if size > _MOST_DOCUMENT_BYTES:
+        raise InvalidRunDocument(
+            f"the document of run {short(name, str)} has {size / 1e6:.1f} MB; the run database "
+            f"stores at most {_MOST_DOCUMENT_BYTES / 1e6:.1f} MB: make it smaller"
+        )
+    return new
+
+
+class Summary(NamedTuple):
+    """Summary of a run for lists; times are in UTC, missing or invalid fields are empty or None."""
+
+    #: Name of the run; ``"?"`` without one
+    run_id: str
+    start: datetime | None
+    end: datetime | None
+    #: One of `documents.STATES`
+    status: str
+    mode: str
+    user: str
+    tags: list[str]
+    #: Registered data types, on any host and on this one, without duplicates
+    types: list[str]
+    here: list[str]
+    #: Who has cancelled the last job, if that made the run fail
+    cancelled_by: str | None = None
+    #: Whether the run is being taken
+    is_being_taken: bool = False
+    #: One of `documents.QUALITIES`, or empty; text of the newest comment; reason of the status
+    quality: str = ""
+    comment: str = ""
+    reason: str = ""
+
+    @property
+    def length(self) -> float | None:
+        """Duration [s]; None without start or end."""
+        if self.start is None or self.end is None:
+            return None
+        return (self.end - self.start).total_seconds()
+
+
+#: Fields of a document that `summary` reads
+SUMMARY_FIELDS = (
+    *(*documents.STATE_FIELDS, "mode", "user", "tags", "comments"),
+    *("data.type", "data.host", "data.lineage_hash"),
+)
+
+
+def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summary:
+    """Return the summary of a run for lists; `followed` as of `documents.state_of`."""
+    entries = documents.data_of(document)
+    here = documents.data_of(document, host=documents.this_host())
+    state = documents.state_of(document, followed)
+    comments = documents.comments_of(document)
+    return Summary(
+        documents.name_of(document) or "?",
+        documents.utc_time_of(document, "start"),
+        documents.utc_time_of(document, "end"),
+        state.status,
+        str(document.get("mode") or ""),
+        str(document.get("user") or ""),
+        documents.tags_of(document),
+        list(dict.fromkeys(str(entry.get("type")) for entry in entries)),
+        list(dict.fromkeys(str(entry.get("type")) for entry in here)),
+        documents.cancelled_by(document),
+        documents.is_being_taken(document),
+        documents.quality_of(document),
+        comments[-1]["text"] if comments else "",
+        state.reason or "",
+    )

@@ -438,7 +438,7 @@ def causes(
 @numba.njit(cache=True, nogil=True)
 def _causes(rng, n_pe, channel, able, probability):
     # An array that grows in this loop takes six times as long
-    rows = [np.int64(0) for _ in range(0)]
+    rows = [0 for _ in range(0)]
     wait = rng.geometric(probability)  # photoelectrons until the next that causes something
     for i in range(len(n_pe)):
         if not able[channel[i]]:

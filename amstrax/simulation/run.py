@@ -143,6 +143,8 @@ def simulate(
     simulated = blocks(settings)
     log.info("simulating run %s of %s, %s", run_id, settings.detector.name, files.output)
     files.output.mkdir(parents=True, exist_ok=True)
+    for left in files.output.glob(f".{run_id}_*"):
+        log.warning("%s is of another or a killed simulation: remove it, unless one runs", left)
     # On the same file system, so that complete files are moved at once
     with tempfile.TemporaryDirectory(
         prefix=f".{run_id}_", dir=files.output, ignore_cleanup_errors=True
@@ -314,7 +316,13 @@ class SimulatedRun(NamedTuple):
         end = rundoc.end_time(document)
         if end is None:
             raise InvalidOption(f"{self.document_path} has no end: the run is being taken")
-        return (end - rundoc.start_time(document)).total_seconds()
+        seconds = (end - rundoc.start_time(document)).total_seconds()
+        if seconds <= 0:
+            raise InvalidOption(
+                f"{self.document_path} has a run of 0 s, since times in it have milliseconds: "
+                "simulate a longer run"
+            )
+        return seconds
 
     def simulation(self) -> dict[str, Any]:
         """Return what the run document says of the simulation: release and settings."""

@@ -45,17 +45,22 @@ from amstrax.strax_ext.plugin import Made, Plugin, Processor, State
 
 log = logging.getLogger(__name__)
 
-#: Methods of `amstrax.analyses.on_context`
-ANALYSES = (
-    *("compare_runs", "event_display", "event_scatter", "plot_alphas", "plot_area_per_channel"),
-    "plot_bands",
-    *("plot_drift_edges", "plot_drift_time", "plot_energy", "plot_kr83m_delays", "plot_led_areas"),
-    *("plot_led_records", "plot_lifetime", "plot_light_map", "plot_peak_records", "plot_peaks"),
-    *("plot_peaks_aft_histogram", "plot_peaks_area_aft_histogram"),
-    *("plot_peaks_area_width_histogram", "plot_positions", "plot_rates", "plot_records"),
-    *("plot_records_matrix", "plot_single_electrons", "raw_records_matrix", "records_matrix"),
-    "waveform_display",
-)
+#: Methods of the modules of `amstrax.analyses`
+ANALYSES = {
+    "on_context": (
+        *("compare_runs", "event_display", "event_scatter", "plot_area_per_channel", "plot_bands"),
+        *("plot_drift_time", "plot_kr83m_delays", "plot_led_areas", "plot_led_records"),
+        *("plot_peak_records", "plot_peaks", "plot_peaks_aft_histogram"),
+        *("plot_peaks_area_aft_histogram", "plot_peaks_area_width_histogram", "plot_positions"),
+        *("plot_rates", "plot_records", "plot_records_matrix", "raw_records_matrix"),
+        *("records_matrix", "waveform_display"),
+    ),
+    "calibrations": (
+        *("plot_alphas", "plot_drift_edges", "plot_energy", "plot_lifetime", "plot_light_map"),
+        "plot_single_electrons",
+    ),
+    "tables": ("cut_flow", "livetime", "plot_trends", "trends"),
+}
 
 
 class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
@@ -887,12 +892,9 @@ class Context(strax.Context):
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 
 
-#: Methods of `amstrax.analyses.tables`
-TABLES = ("cut_flow", "livetime", "plot_trends", "trends")
-for _name in TABLES:
-    setattr(Context, _name, _Analysis(_name, "amstrax.analyses.tables"))
-for _name in ANALYSES:
-    setattr(Context, _name, _Analysis(_name, "amstrax.analyses.on_context"))
+for _module, _names in ANALYSES.items():
+    for _name in _names:
+        setattr(Context, _name, _Analysis(_name, f"amstrax.analyses.{_module}"))
 # Methods of amstrax 2, which would otherwise be those of straxen with the same names
 for _name in ("energy_spectrum", "hit_pattern", "peak_classification", "waveform"):
     setattr(Context, f"plot_{_name}", _Analysis(f"plot_{_name}", "amstrax._legacy"))

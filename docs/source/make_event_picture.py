@@ -85,8 +85,10 @@ def draw(event: np.void, peaks: np.ndarray, records: np.ndarray) -> Figure:
 
 
 def draw_whole(event: np.void, peaks: np.ndarray, axes) -> None:
-    """Draw all peaks of the event, with names and the drift time."""
+    """Draw the peaks from S1 to S2, with names and the drift time."""
     start = int(event["s1_time"]) - 1_500
+    # Later ones may change the unit of time
+    peaks = peaks[(peaks["time"] >= start) & (peaks["time"] < event["s2_endtime"])]
     analyses.plot_peaks(peaks, axes=axes, start=start)
     axes.get_legend().remove()
     middle = {prefix: (event[f"{prefix}_center_time"] - start) / 1_000 for prefix in ("s1", "s2")}

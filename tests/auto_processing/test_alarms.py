@@ -10,7 +10,7 @@ import pytest
 
 from amstrax.auto_processing import alarms, loop
 from amstrax.exceptions import InvalidOption
-from amstrax.rundb import documents
+from amstrax.rundb import transfer
 from amstrax.rundb.embedded import LocalClient
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def _add(runs, number: int, status: str, minute: int) -> None:
     begun = NOW + (minute - 60) * MINUTE
     state = {"status": status, "time": begun, "reason": "no disk"}
     document = {"number": number, "start": begun, "end": begun, "processing_status": state}
-    documents.add_run(runs, document)
+    transfer.add_run(runs, document)
 
 
 def test_causes(runs, tmp_path, monkeypatch):

@@ -207,7 +207,7 @@ def test_stopped_at_work_it_leaves_nothing_that_looks_complete(tmp_path, command
         if "chunk 0" in line:
             break
     process.send_signal(how)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate(timeout=240)
     if how != signal.SIGKILL:
         assert process.returncode == 1
         assert f"stopped by {how.name}" in text and "Traceback" not in text
@@ -241,7 +241,7 @@ def test_a_second_one_leaves(tmp_path, command, capsys):
     assert "no live data of run 000124" in capsys.readouterr().err
     redax.write_chunk(run_dir, 2, records, THREADS, LENGTH, OVERLAP)
     redax.write_end(run_dir, THREADS)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=240) == 0
     assert len(stored(tmp_path)) == len(records)
 
 
@@ -327,7 +327,7 @@ def test_bar_in_a_terminal_lines_in_a_job(tmp_path, command):
             break
         text += part
     os.close(ours)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=240) == 0
     assert b"100%" in text and b"into the run" not in text
 
 

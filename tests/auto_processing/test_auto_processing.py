@@ -26,7 +26,7 @@ from amstrax.auto_processing import auto_processing, submitting
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.loop import remove_old_job_files
 from amstrax.exceptions import AmstraxError, InvalidOption, JobRefused
-from amstrax.rundb import documents, get_mongo_collection, leases, transfer
+from amstrax.rundb import connection, documents, get_mongo_collection, leases, transfer
 from amstrax.rundb.connection import get_trends_collection
 from amstrax.rundb.leases import Stop
 
@@ -81,7 +81,7 @@ def add_run(lab, simulated, number, copy_of=None):
     document |= {"number": number, "name": name}
     document.pop("_id", None)
     document["data"] = [{"type": "live", "host": documents.this_host(), "location": f"{lab}/live"}]
-    documents.add_run(runs(), json_util.loads(json.dumps(document)))
+    transfer.add_run(runs(), json_util.loads(json.dumps(document)))
 
 
 def use_server(server, monkeypatch):
@@ -181,7 +181,7 @@ def check_trends(*names, flags=0):
     """Check that each run has one row of trends, with so many broken limits."""
 
     def rows():
-        return documents.read_trends(get_trends_collection("xams"))
+        return connection.read_trends(get_trends_collection("xams"))
 
     # Jobs write them when the run is done
     wait_for(lambda: sorted(row["name"] for row in rows()) == list(names))

@@ -44,7 +44,7 @@ from amstrax.exceptions import (
     RunDatabaseUnreachable,
     RunNotFound,
 )
-from amstrax.rundb import documents, get_mongo_collection, leases
+from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 
 FILE = "000001/xams-daq_reader_0_139811453138688"
 
@@ -160,7 +160,7 @@ def test_names_that_are_no_folders(daq):  # noqa: F811
     for name in ("../secret", "..", ".", "", "a/b", ".hidden", "-e", "a\nb"):
         with pytest.raises(AmstraxError):
             copy_live.copy_data(name, daq.live, str(daq.dcache), "dcache", True)
-    documents.add_run(
+    transfer.add_run(
         daq.runs,
         {"name": "../secret", "end": recently(), "data": [
             {"type": "live", "host": "daq", "location": str(daq.live)}]},
@@ -864,10 +864,10 @@ def test_sigterm(daq):  # noqa: F811
     children = psutil.Process(tool.pid).children(recursive=True)
     assert "rsync" in {child.name() for child in children}
     tool.send_signal(signal.SIGTERM)
-    said, _ = tool.communicate(timeout=60)
+    said, _ = tool.communicate(timeout=240)
     assert tool.returncode == 0, said
     assert "ended by SIGTERM: incomplete copies are continued" in said
-    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert not psutil.wait_procs(children, timeout=120)[1]
     assert "copy_claim" not in documents.find_run(daq.runs, 1)
     assert "ERROR" not in said and "Traceback" not in said
 
@@ -886,7 +886,7 @@ def test_two_copiers_that_wait_for_a_destination(daq, sshd):  # noqa: F811
     wait_for(lambda: said().count("verified and registered") >= 3, "all runs to be copied")
     for tool in tools:
         tool.send_signal(signal.SIGTERM)
-        out, _ = tool.communicate(timeout=60)
+        out, _ = tool.communicate(timeout=240)
         assert tool.returncode == 0, out
     assert sorted(re.findall(r"run (\d+): copy to stbc verified", said())) == [
         f"{number:06d}" for number in range(1, 4)

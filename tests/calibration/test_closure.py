@@ -12,26 +12,32 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import closure  # noqa: E402
 
 
+def is_near(estimate):
+    """Within four errors and what is systematic."""
+    result, true, tolerance, is_relative = estimate
+    systematic = tolerance * (true if is_relative else 1)
+    return abs(result.value - true) < 4 * result.error + systematic
+
+
+def run(monkeypatch, name, duration):
+    """What the methods of a set find in a short run: all something, near what is true."""
+    short = closure.SETS[name]._replace(duration=duration)
+    monkeypatch.setattr(closure, "SETS", {name: short})
+    found = closure.run(name, 1)
+    assert not [x for x in found if isinstance(x, str)]
+    for estimate in found:
+        assert is_near(estimate), estimate
+        assert not is_near(estimate._replace(true=2 * estimate.true)), estimate
+    return found
+
+
 def test_a_run(monkeypatch):
-    """All methods find what they look for, within four errors and what is systematic."""
-    short = closure.SETS["drift"]._replace(duration=5.0)
-    monkeypatch.setattr(closure, "SETS", {"drift": short})
-    found = closure.run("drift", 1)
-    assert not [x for x in found if isinstance(x, str)] and len(found) == 9
-    for result, true, tolerance, is_relative in found:
-        if "bootstrap" not in result.method:
-            systematic = tolerance * (true if is_relative else 1)
-            assert abs(result.value - true) < 4 * result.error + systematic, result
+    assert len(run(monkeypatch, "drift", 5.0)) == 9
 
 
 def test_alphas(monkeypatch):
-    """Lines, scale, half-life and photoelectrons of XAMSL, likewise."""
-    short = closure.SETS["alphas"]._replace(duration=8.0)
-    monkeypatch.setattr(closure, "SETS", {"alphas": short})
-    found = closure.run("alphas", 1)
-    assert not [x for x in found if isinstance(x, str)] and len(found) == 7
-    for result, true, tolerance, _ in found:
-        assert abs(result.value - true) < 4 * result.error + tolerance * true, result
+    """Lines, scale, half-life and photoelectrons of XAMSL."""
+    assert len(run(monkeypatch, "alphas", 8.0)) == 7
 
 
 def estimates(bias, n=400):
@@ -51,3 +57,13 @@ def test_table():
     (row,) = closure.summarise(estimates(2.0))
     assert row.bias == pytest.approx(0.02, abs=0.004) and not row.passes
     assert closure.table([row]).splitlines()[1].endswith("no")
+    assert closure.rst([row]).splitlines()[-1] == "     - no"
+
+
+def test_verdict():
+    """A method that fails, or finds nothing, makes the command fail."""
+    (good,), (bad,) = closure.summarise(estimates(0.0)), closure.summarise(estimates(2.0))
+    assert closure.passes([good], 5, 50)
+    assert not closure.passes([good, bad], 0, 50)
+    assert not closure.passes([good], 6, 50)
+    assert not closure.passes([], 0, 50)

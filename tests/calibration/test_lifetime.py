@@ -31,6 +31,16 @@ def test_lifetimes(tau, background):
     assert found.limit < found.likelihood.lower
 
 
+def test_spread_grows_with_drift_time():
+    """Fewer electrons arrive from below: medians there have larger errors."""
+    area, t, r = made_up(40e3, 3000, spread=0.0)
+    area *= np.exp(np.random.default_rng(0).normal(0, 0.04 * np.exp(t / 30e3)))
+    line = lifetime.fit_line(np.log(area), t, lifetime._rings(r, len(r)))
+    expected = np.exp((line.time[-1] - line.time[0]) / 30e3)
+    # The band cuts off some of the wider end
+    assert 0.7 < line.median_error[-1] / line.median_error[0] / expected < 1.1
+
+
 def test_pulls():
     """Errors by likelihood are right, of a line on a continuum too."""
     pulls = []

@@ -5,6 +5,7 @@ import pytest
 from make_runs import context, load, pulses, write_run
 
 from amstrax.calibration import single_electrons as electrons
+from amstrax.calibration.result import Result
 from amstrax.exceptions import NoResult
 
 
@@ -61,6 +62,14 @@ def test_missing_areas_do_not_count():
     area = areas(np.random.default_rng(3), 10.0, 600)
     more = np.append(area, [np.nan, -1.0, 0.1])
     assert electrons.fit_electrons(more).gain == electrons.fit_electrons(area).gain
+
+
+def test_g2():
+    gain = Result("se_gain", 10.0, 9.8, 10.3, "PE/e", "fit")
+    g2 = electrons.g2_of_electrons(gain, (0.5, 0.02))
+    assert g2.name == "g2" and g2.value == 5.0
+    assert g2.value - g2.lower == pytest.approx(5 * np.hypot(0.02, 0.04))
+    assert g2.upper - g2.value == pytest.approx(5 * np.hypot(0.03, 0.04))
 
 
 def test_small_peaks_without_a_large_one(tmp_path):

@@ -13,7 +13,7 @@ from amstrax import cli, contexts
 from amstrax.auto_processing import process_run, submitting
 from amstrax.auto_processing import trends as measuring
 from amstrax.commands import base, trends
-from amstrax.rundb import documents
+from amstrax.rundb import connection, documents
 from amstrax.rundb.connection import get_trends_collection
 
 
@@ -59,7 +59,7 @@ def test_rows(live_runs, processed, collection, store, tmp_path, capsys):  # noq
     assert cli.main(["trends", *words, *limits, *files]) == 1
     said = capsys.readouterr()
     assert "run 000303 is flagged: s1_rate" in said.err and "000399" in said.out
-    failed, row = documents.read_trends(store)[::-1]
+    failed, row = connection.read_trends(store)[::-1]
     assert failed["name"] == "000399" and failed["error"] and failed["values"] == {}
     assert row["error"] is None and len(row["flags"]) == 1
     assert list(collection.find({})) == before
@@ -108,20 +108,20 @@ def test_rows(live_runs, processed, collection, store, tmp_path, capsys):  # noq
 
 def test_failed_run_that_works_later(store):
     row = measuring.make_row(SHORT, measuring.TrendOptions("xams", "xams"), error="no disk")
-    documents.save_trend(store, row)
-    documents.save_trend(store, row)
-    assert [r["error"] for r in documents.read_trends(store, flagged=True)] == ["no disk"]
-    documents.save_trend(store, row | {"lineage": "abc", "error": None, "is_flagged": False})
-    assert [r["lineage"] for r in documents.read_trends(store)] == ["abc"]
-    assert documents.read_trends(store, ["000001"]) == []
-    assert documents.read_trends(store, flagged=True) == []
+    connection.save_trend(store, row)
+    connection.save_trend(store, row)
+    assert [r["error"] for r in connection.read_trends(store, flagged=True)] == ["no disk"]
+    connection.save_trend(store, row | {"lineage": "abc", "error": None, "is_flagged": False})
+    assert [r["lineage"] for r in connection.read_trends(store)] == ["abc"]
+    assert connection.read_trends(store, ["000001"]) == []
+    assert connection.read_trends(store, flagged=True) == []
 
 
 def test_led_run(live_runs, tmp_path, runs):
     """Its gains are those that it measures."""
     words = arguments(live_runs, tmp_path, LED, context="xams_led")
     assert trends.main(words) in (0, 1)
-    [row] = documents.read_trends(get_trends_collection())
+    [row] = connection.read_trends(get_trends_collection())
     assert row["error"] is None and "s1_rate" not in row["values"]
     gains = [v for name, v in row["values"].items() if name.startswith("gain_")]
     assert gains or any(name.startswith("gain_") for name in row["reasons"])
@@ -134,7 +134,7 @@ def test_row_of_a_job(live_runs, tmp_path, runs, monkeypatch, capsys):
     words += [f"--output_folder={tmp_path}", "--no-progress"]
     limit = ["--trends", '--trend_limit={"s2_rate": [null, 0.01]}']
     assert process_run.main([*words, *limit]) == 0
-    [row] = documents.read_trends(get_trends_collection())
+    [row] = connection.read_trends(get_trends_collection())
     assert row["name"] == SHORT and row["error"] is None and "s2_rate" in row["flags"][0]
     assert row["reasons"]["single_electrons"] == "not stored"
     assert "run 000303 is flagged" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def browser():
     need_all("chromium", "playwright")
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=180_000)
     # Not for longer: it has a loop in this thread, which other tests cannot have then
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(BROWSER_ARGUMENTS))

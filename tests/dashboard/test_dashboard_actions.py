@@ -11,7 +11,7 @@ from dashboard_server import LED, SHORT, choose, expect, new_page, part, press, 
 from make_jobs import add_run
 
 from amstrax import contexts
-from amstrax.rundb import documents
+from amstrax.rundb import connection, documents, transfer
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +133,7 @@ def test_trends_are_shown_with_limits_and_lead_to_runs(tab, server, lab):
         row = {"name": f"{number:06d}", "number": number, "lineage": "abc", "context": "xams"}
         row |= {"start": now - timedelta(hours=number), "time": now, "values": {"s1_rate": rate}}
         row |= {"flags": ["s1_rate"] if rate > 5 else [], "error": None, "reasons": {}}
-        documents.save_trend(trends, row | {"limits": {"s1_rate": [None, 5.0]}})
+        connection.save_trend(trends, row | {"limits": {"s1_rate": [None, 5.0]}})
     tab.goto(f"{server.address}trends")
     expect(part(tab, "loaded")).to_contain_text("2 runs.")
     tab.wait_for_function("Bokeh.documents[0].roots()[0].select({type: 'Figure'}).length == 1")
@@ -152,7 +152,7 @@ def test_alarms_are_shown_until_acknowledged(tab, server, lab):
         document = {"number": number, "start": now, "end": now}
         document["processing_status"] = {"status": "failed", "time": now, "reason": "no <disk>"}
         document["comments"] = [{"user": "eve", "comment": "<i>odd</i>", "date": now}]
-        documents.add_run(lab.runs, document)
+        transfer.add_run(lab.runs, document)
     try:
         tab.goto(f"{server.address}log?days=1&text=odd")
         expect(part(tab, "entries").locator("tr", has_text="000701")).to_contain_text("<i>odd</i>")

@@ -33,7 +33,7 @@ from make_runs import LENGTH, OVERLAP, THREADS, pulses, rundoc
 from amstrax import redax
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.local import LocalEngine
-from amstrax.rundb import documents, leases
+from amstrax.rundb import documents, leases, transfer
 
 pytestmark = pytest.mark.slow
 
@@ -293,7 +293,7 @@ def test_a_run_is_seen_growing(page, server, lab):
     def take(chunk_i: int) -> None:
         redax.write_chunk(run_dir, chunk_i, records, THREADS, LENGTH, OVERLAP)
 
-    documents.add_run(
+    transfer.add_run(
         lab.runs, rundoc() | {"number": int(RUN_ID), "start": datetime.now(UTC), "end": None}
     )
     page.goto(f"{server.address}run?id={RUN_ID}")
@@ -430,7 +430,7 @@ def test_states_are_the_same_everywhere(page, server, lab):
         7005: ("running", {"start": now}),
     }
     for number, (_, fields) in states.items():
-        documents.add_run(lab.runs, {"number": number, **base_of, **fields})
+        transfer.add_run(lab.runs, {"number": number, **base_of, **fields})
     # As amstraxer does, which leaves the run database alone
     (lab.out / "007005-peaks-abc_temp").mkdir()
     folder = (lab.out / ".amstraxer.lock").open("a")

@@ -7,7 +7,7 @@ from rundb_stores import collection  # noqa: F401
 
 from amstrax.dashboard import run_overview
 from amstrax.exceptions import InvalidOption
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 BEGIN = datetime(2024, 1, 1, 23, 30, tzinfo=UTC)
 
@@ -175,7 +175,7 @@ def test_timeline():
 def test_summary(monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "here")
     data = [{"type": t, "host": h} for t, h in (("a", "here"), ("b", "there"), ("a", "there"))]
-    run = documents.summary({"number": 7, "start": BEGIN, "data": data, "mode": 3})
+    run = transfer.summary({"number": 7, "start": BEGIN, "data": data, "mode": 3})
     assert (run.run_id, run.status, run.mode, run.length) == ("000007", "no-end", "3", None)
     assert (run.types, run.here) == (["a", "b"], ["a"])
     assert documents.STATUSES[0] == "pending"

@@ -192,6 +192,18 @@ def test_hit_features_of_whole_peaks_are_those_of_straxen(rows, window):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("rise", [0, 820])
+def test_coincidences_do_not_depend_on_the_precision_of_times_as_floats(rise):
+    """Of today's times since unix epoch that is 256 ns."""
+    peaks = make_peaks(60, time=1_700_000_000_000_000_000 + 10_010 * np.arange(60), length=20)
+    peaks["data"][:, 15] = 1
+    hits = np.zeros(60, dtype=strax.hit_dtype)
+    hits["max_time"] = peaks["time"] + 140
+    hits["time"] = hits["max_time"] - rise
+    kernels.set_tight_coincidence(peaks, hits, 50)
+    assert (peaks["tight_coincidence"] == 1).all()
+
+
 def test_hit_features_of_nothing():
     hits = np.zeros(1, dtype=strax.hit_dtype)
     kernels.set_hit_features(make_peaks(0), hits, 50)

@@ -12,7 +12,7 @@ import pytest
 from rundb_stores import collection, real_document  # noqa: F401
 
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunNotFound
-from amstrax.rundb import documents, leases
+from amstrax.rundb import diagnose, documents, leases, transfer
 
 ENDED = {"end": datetime(2026, 1, 1)}
 
@@ -447,24 +447,22 @@ def test_tags(run):
 
 def test_adding_a_run(collection, real_document):  # noqa: F811
     new = {k: v for k, v in real_document.items() if k != "_id"}
-    assert documents.add_run(collection, new)
+    assert transfer.add_run(collection, new)
     for again in (new, real_document, {"number": 2240}, {"name": "002240"}, {"number": 2240.0}):
-        assert not documents.add_run(collection, again)
+        assert not transfer.add_run(collection, again)
     found = documents.find_run(collection, 2240)
     assert found["name"] == "002240" and found["number"] == 2240
     assert {k: found[k] for k in new} == new
-    assert documents.add_run(collection, {"name": "calibration"})
-    assert not documents.add_run(collection, {"name": "calibration"})
+    assert transfer.add_run(collection, {"name": "calibration"})
+    assert not transfer.add_run(collection, {"name": "calibration"})
     with pytest.raises(InvalidRunDocument, match="neither number nor name"):
-        documents.add_run(collection, {"mode": "x"})
+        transfer.add_run(collection, {"mode": "x"})
 
 
 def test_racing_additions_of_a_run_make_one(collection):  # noqa: F811
     results = []
     threads = [
-        threading.Thread(
-            target=lambda: results.append(documents.add_run(collection, {"number": 5}))
-        )
+        threading.Thread(target=lambda: results.append(transfer.add_run(collection, {"number": 5})))
         for _ in range(8)
     ]
     for thread in threads:
@@ -540,7 +538,7 @@ def test_two_documents_of_one_run(collection, caplog, monkeypatch):  # noqa: F81
         assert sorted(documents.tags_of(found)) == ["one", "two"]
     assert caplog.text.count("run 000005 has 3 documents in run.runs_gas (_id 1, 3, 4)") == 1
     assert documents.merge_tags(collection, {"_id": 7, "name": None}) == {"_id": 7, "name": None}
-    assert documents.duplicates(collection.find({})) == ["000005"]
+    assert diagnose.duplicates(collection.find({})) == ["000005"]
 
 
 def test_quality_and_comments(run):

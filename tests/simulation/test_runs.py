@@ -330,6 +330,15 @@ def test_a_run_that_is_given_up_leaves_nothing_and_spares_what_is_there(tmp_path
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_remains_of_a_killed_simulation_are_named(tmp_path, caplog):
+    """And a run of less than a millisecond has no length in its document."""
+    (tmp_path / f".{RUN}_abc").mkdir()
+    run = simulate(tmp_path, duration=4e-4, source="led")
+    assert f".{RUN}_abc is of another or a killed simulation" in caplog.text
+    with pytest.raises(InvalidOption, match=r"rundoc_000042.json has a run of 0 s.*longer"):
+        simulation.SimulatedRun.at(run).duration()
+
+
 def test_in_real_time_a_run_grows_and_ends_early_when_stopped(tmp_path):
     seen = []
 
