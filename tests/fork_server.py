@@ -131,16 +131,17 @@ class Server:
         self.poll.register(end, select.POLLIN)
         self.poll.register(self.listener, select.POLLIN)
         while True:
-            for file, _ in self.poll.poll():
-                if file == end:
-                    return None
-                if file == self.listener.fileno():
-                    if run := self.accept():
-                        return run
-                elif file in self.children:
-                    self.report(file)
-                else:  # the script was killed
-                    self.kill(file)
+            # One at a time, since what it does may make the others obsolete
+            file, _ = self.poll.poll()[0]
+            if file == end:
+                return None
+            if file == self.listener.fileno():
+                if run := self.accept():
+                    return run
+            elif file in self.children:
+                self.report(file)
+            else:  # the script was killed
+                self.kill(file)
 
     def accept(self) -> Callable[[], object] | None:
         """Fork for a connection; return what is to run in the child."""
@@ -176,6 +177,9 @@ class Server:
     def become(self, streams, folder, environment, umask) -> None:
         """Take on the streams, folder and environment of a command."""
         os.setsid()
+        # Whoever started the tests may have had them ignored
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for i, stream in enumerate(streams):
             os.dup2(stream, i)
         os.closerange(3, max(*self.children, *self.sockets, *streams, 64) + 64)
@@ -245,7 +249,12 @@ def main(address: str, session: str) -> int:
         result = run()
         sys.exit(result if isinstance(result, int) else 0)
     except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        status = stop.code
+        if status is None:
+            status = 0
+        elif not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
     except BaseException:
         traceback.print_exc()
         status = 1

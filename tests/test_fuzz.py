@@ -272,7 +272,7 @@ def do_all(collection, document):
         lambda found: processing_page._run(found, ()),
     ):
         assert outcome(read, document) is not None
-    assert runs_page._columns([transfer.summary(document)])
+    assert runs_page._columns([transfer.summary(document)], [{}])
     about = run_overview.without_secrets(document)
     assert render.html(
         "about.html",

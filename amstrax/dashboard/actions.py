@@ -371,8 +371,11 @@ class ActionsPanel:
         entered = tuple(self._targets.value.replace(",", " ").split())
         if self._make.value == _OTHER and not entered:
             raise InvalidOption("name the data types to make, such as peak_basics")
+        targets = _TARGETS.get(self._make.value, entered)
+        if self._make.value == _EVENTS and self._context.value == process_run.LED_CONTEXT:
+            targets = process_run.LED_TARGETS
         return SubmitRequest(
-            _TARGETS.get(self._make.value, entered),
+            targets,
             None if self._context.value == _FIRST else self._context.value,
             self._version.value.strip() or None,
             int(memory) if memory else None,

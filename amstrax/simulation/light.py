@@ -438,14 +438,14 @@ def causes(
 @numba.njit(cache=True, nogil=True)
 def _causes(rng, n_pe, channel, able, probability):
     # An array that grows in this loop takes six times as long
-    rows = [np.int64(0) for _ in range(0)]
+    rows = [0 for _ in range(0)]
     wait = rng.geometric(probability)  # photoelectrons until the next that causes something
     for i in range(len(n_pe)):
         if not able[channel[i]]:
             continue
         wait -= n_pe[i]
         while wait <= 0:
-            rows.append(np.int64(i))
+            rows.append(i)
             wait += rng.geometric(probability)
     return np.array(rows) if len(rows) else np.zeros(0, dtype=np.int64)
 

@@ -1,0 +1,83 @@
+"""Commands that fork from a server behave as those that start by themselves."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from fork_server import SCRIPTS
+from make_jobs import wait
+from needs import need_all
+
+import amstrax
+
+_WAIT = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def start(served_scripts, tmp_path):
+    """Function that starts a script of the server, or a file of Python with some code."""
+    need_all("pidfd")
+
+    def start(name, *arguments, code=None, **environment):
+        if code:
+            (tmp_path / "code.py").write_text(code)
+            arguments = ("code.py", *arguments)
+        return subprocess.Popen(
+            [served_scripts / name, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | environment,
+        )
+
+    return start
+
+
+def test_each_console_script_is_served(served_scripts):
+    assert {"amstrax", "amstraxer"} <= SCRIPTS.keys()
+    assert {path.name for path in served_scripts.iterdir()} >= {"python", *SCRIPTS}
+
+
+def test_streams_and_status(start):
+    process = start("amstrax", "--version")
+    assert process.communicate() == (f"{amstrax.__version__}\n", "")
+    assert process.returncode == 0
+    process = start("amstrax", "proces")
+    assert "no command 'proces'" in process.communicate()[1] and process.returncode == 2
+    process = start("python", code="import sys; print(sys.stdin.read()); sys.exit('it failed')")
+    assert process.communicate("said") == ("said\n", "it failed\n") and process.returncode == 1
+    process = start("python", code="1 / 0")
+    assert "ZeroDivisionError" in process.communicate()[1] and process.returncode == 1
+
+
+def test_arguments_folder_and_environment(start, tmp_path):
+    code = "import os, sys; print(sys.argv, os.getcwd(), os.environ['ONE'], os.umask(0))"
+    before = os.umask(0o027)
+    try:
+        said, _ = start("python", "a b", "", code=code, ONE="x\ny").communicate()
+    finally:
+        os.umask(before)
+    assert said == f"{['code.py', 'a b', '']} {tmp_path} x\ny {0o027}\n"
+
+
+def test_what_is_read_at_import_starts_a_process(start):
+    code = "import sys; print('strax' in sys.modules)"
+    assert start("python", code=code).communicate()[0] == "True\n"
+    assert start("python", code=code, NUMBA_OPT="1").communicate()[0] == "False\n"
+    said, _ = start("python", "-c", "import sys; print(sys.executable)").communicate()
+    assert said == f"{sys.executable}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_signals(start, number):
+    process = start("python", code=_WAIT)
+    pid = int(process.stdout.readline())
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == -number
+    wait(lambda: not psutil.pid_exists(pid))
