@@ -272,7 +272,8 @@ def do_all(collection, document):
         lambda found: processing_page._run(found, ()),
     ):
         assert outcome(read, document) is not None
-    assert runs_page._columns([transfer.summary(document)], [{}])
+    data = dict.fromkeys(("raw_records", "event_info", "led_calibration"), "")
+    assert runs_page._columns([transfer.summary(document)], [data])
     about = run_overview.without_secrets(document)
     assert render.html(
         "about.html",

@@ -90,6 +90,9 @@ def _delays_and_charges(
     """Return mean delays and summed charges of `counts` photoelectrons each."""
     delay, charge = np.empty(len(counts)), np.empty(len(counts))
     for i in range(len(counts)):
+        if counts[i] == 0:
+            delay[i] = charge[i] = 0.0
+            continue
         delay[i] = transit_spread * rng.standard_normal() / math.sqrt(counts[i])
         if in_pmt[i]:
             charge[i] = _sum_of_charges(

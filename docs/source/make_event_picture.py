@@ -66,7 +66,8 @@ def draw(event: np.void, peaks: np.ndarray, records: np.ndarray) -> Figure:
     figure = Figure(figsize=(10, 5.8), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
     axes = figure.subplot_mosaic(
-        [["whole"] * 14, ["s1"] * 3 + ["s2"] * 3 + ["channels"] * 4 + ["pattern"] * 4],
+        [["whole"] * 4, ["s1", "s2", "channels", "pattern"]],
+        width_ratios=[3, 3, 4, 4],
         height_ratios=[1, 1.2],
     )
     draw_whole(event, peaks, axes["whole"])
