@@ -60,7 +60,7 @@ def plot_drift_edges(
     guess
         Rough drift times from gate and cathode [ns]; None: the ends of the dense part.
     """
-    data = part.load("event_info", columns=("time", "drift_time", "s2_range_90p_area"))
+    data = part.load("event_info", columns=("time", "drift_time", "s2_area", "s2_range_90p_area"))
     try:
         gate, cathode = drift.find_edges(data["drift_time"], guess)
     except NoResult as error:
@@ -73,7 +73,7 @@ def plot_drift_edges(
     velocity = positions.gate_cathode_distance / (cathode.edge - gate.edge)
     try:
         widths, times = inside["s2_range_90p_area"], inside["drift_time"]
-        diffusion = drift.find_diffusion(widths, times, velocity)
+        diffusion = drift.find_diffusion(widths, times, velocity, inside["s2_area"])
     except NoResult:
         diffusion = None
     return part.with_title(calibration_plots.plot_drift(data, gate, cathode, diffusion, figure))

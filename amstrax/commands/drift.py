@@ -44,6 +44,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="distance of the two [mm] (default: gate_cathode_distance of the context)",
     )
     calibrating.add_range(parser, "--s2_range", "use S2s of these areas [PE] (default: all)")
+    parser.add_argument(
+        "--se_gain",
+        type=base.positive_number,
+        default=10.0,
+        metavar="PE",
+        help="area of an electron, for widths of faint S2s [PE] (default: %(default)g)",
+    )
     base.add_count(parser, "--bootstrap", 50, "number of samples for the bootstrap")
     return calibrating.check_options(parser, parser.parse_args(argv))
 
@@ -70,7 +77,11 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     inside = (events["drift_time"] > gate.edge) & (events["drift_time"] < cathode.edge)
     try:
         diffusion = drift.find_diffusion(
-            events["s2_range_90p_area"][inside], events["drift_time"][inside], velocity.value
+            events["s2_range_90p_area"][inside],
+            events["drift_time"][inside],
+            velocity.value,
+            events["s2_area"][inside],
+            args.se_gain,
         )
         results.append(diffusion.result)
     except NoResult as error:
