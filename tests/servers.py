@@ -166,12 +166,13 @@ class Server:
 
 
 def is_stopped(process: psutil.Process) -> bool:
-    """Return whether all threads of a process are stopped."""
+    """Return whether all threads of a process are stopped, or it has ended."""
     states = []
-    for path in Path(f"/proc/{process.pid}/task").glob("*/stat"):
-        # A thread may end before it stops
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            states.append(path.read_text())
+    # Process and threads may end before they stop
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for path in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                states.append(path.read_text())
     return all(state.rpartition(")")[2].split()[0] in "TZ" for state in states)
 
 
