@@ -49,7 +49,7 @@ STEPS = ("taken", "running", "done")
 #: Data is deleted when its run ended so long ago [days]
 MIN_AGE = 1e-5
 #: No machine takes longer for all of it [s]
-DEADLINE = 900
+DEADLINE = 1200
 RAW = ("raw_records", "raw_records_ext", "raw_records_sipm")
 
 
