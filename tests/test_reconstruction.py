@@ -19,6 +19,7 @@ from amstrax.processing.compiled import sort_by_time
 from amstrax.rundb.leases import Stop
 from amstrax.simulation import SimulatedRun, matching, simulate
 from amstrax.simulation.light import Origin
+from amstrax.strax_ext.plugin import Plugin
 
 #: Data types of xams that no part changes
 UNCHANGED = ("raw_records", "records", "pulse_counts", "peaks_ext", "peak_basics_sipm")
@@ -151,6 +152,22 @@ def test_parts_combine(monkeypatch):
         assert plugin.__mro__[1:3] == (OtherPeaks, improved_hits.ImprovedPeaks)
         assert {"hit_left_margin", "peak_min_pmts"} <= plugin.takes_config.keys()
     assert reconstruction.with_parts([Peaks], ()) == (Peaks,)
+
+
+def test_bases_that_are_registered_do_not_rename_variants(monkeypatch):
+    """`register_all` registers all classes of a module, also those that provide nothing."""
+
+    class Base(Plugin):
+        """Base of a part."""
+
+    class OtherHits(Base):
+        """Other hits."""
+
+    part = reconstruction.Part(1, {"Hits": OtherHits})
+    monkeypatch.setattr(reconstruction, "PARTS", {"of_this_test": part})
+    xams().register(Base)
+    assert Base.provides == ("base",)
+    assert "hits" in xams(reconstruction="of_this_test")._plugin_class_registry
 
 
 def fields_of_events(names):

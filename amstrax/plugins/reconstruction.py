@@ -149,6 +149,8 @@ def _variant(plugin: type[strax.Plugin], parts: tuple[str, ...]) -> type[strax.P
         "__qualname__": _name(plugin, parts),
         "__version__": "+".join([plugin.__version__, *versions]),
         "takes_config": immutabledict(options),
+        # strax gives a base class that is registered a name of its own, which variants would take
+        "provides": strax.to_str_tuple(plugin.provides),
     }
     # Input is narrowed only in a class that defines both attributes itself
     narrow = {"input_fields", "compute"}
