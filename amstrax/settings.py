@@ -141,7 +141,7 @@ ALARMS = MappingProxyType(
         "AMSTRAX_ALARM_MAIL": ("addresses to which alarms are sent, with commas between them", ""),
         "AMSTRAX_ALARM_SMTP": ("server that takes the mails, as HOST:PORT", "localhost:25"),
         "AMSTRAX_ALARM_WEBHOOK": ("address of a webhook of Mattermost or Slack", ""),
-        "AMSTRAX_ALARM_FAILURES": ("jobs that fail one after the other", "3"),
+        "AMSTRAX_ALARM_FAILURES": ("jobs that fail one after the other, 0 for any", "3"),
         "AMSTRAX_ALARM_NO_RUN": ("time without a new run [h], 0 for any", "0"),
         "AMSTRAX_ALARM_DISK": ("free space of a disk of data [%]", "5"),
     }

@@ -1,4 +1,4 @@
-"""Alarms: what goes wrong while nobody looks, shown by the dashboard and sent to people.
+"""Alarms: find faults of automatic processing, show them on the dashboard and send messages.
 
 The loop of automatic processing and the dashboard look for causes. They share a file, in the folder
 of the setting AMSTRAX_LOCAL_FOLDER, so a cause is sent once an hour at most, whoever finds it.
@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from amstrax import settings, strict_json
 from amstrax.auto_processing.loop import read_status
-from amstrax.exceptions import InvalidOption
 from amstrax.rundb import documents
 
 log = logging.getLogger(__name__)
@@ -76,29 +75,28 @@ def find_causes(
         minutes = (now - said[1]).total_seconds() / 60
         text = f"automatic processing of {detector} has said nothing for {minutes:.0f} minutes"
         found.append(Cause(f"{detector}: loop", text))
-    most = _number("AMSTRAX_ALARM_FAILURES", 3)
-    fields = ["name", "number", "processing_status", "processing_job"]
-    last = documents.read(
-        collection,
-        documents.has_status("done", "failed"),
-        fields,
-        sort=[("processing_status.time", -1)],
-        limit=int(most),
-    )
-    states = [documents.state_of(document) for document in last]
-    if len(last) == most and all(state.status == "failed" for state in states):
-        names = ", ".join(documents.name_of(document) or "?" for document in last)
-        text = f"the last {len(last)} jobs of {detector} failed (runs {names}): {states[0].reason}"
-        found.append(Cause(f"{detector}: jobs", text))
-    hours = _number("AMSTRAX_ALARM_NO_RUN", 0)
-    newest = documents.read(
-        collection, {"start": {"$ne": None}}, ["start"], sort=[("start", -1)], limit=1
-    )
-    begun = documents.utc_time_of(newest[0], "start") if newest else None
-    if hours and begun is not None and now - begun > timedelta(hours=hours):
-        text = f"no run of {detector} has begun since {begun:%Y-%m-%d %H:%M} UTC"
-        found.append(Cause(f"{detector}: no run", text))
-    least = _number("AMSTRAX_ALARM_DISK", 5)
+    if most := int(_number("AMSTRAX_ALARM_FAILURES")):
+        last = documents.read(
+            collection,
+            documents.has_status("done", "failed"),
+            ["name", "number", "processing_status", "processing_job"],
+            sort=[("processing_status.time", -1)],
+            limit=most,
+        )
+        states = [documents.state_of(document) for document in last]
+        if len(last) == most and all(state.status == "failed" for state in states):
+            names = ", ".join(documents.name_of(document) or "?" for document in last)
+            text = f"the last {most} jobs of {detector} failed (runs {names}): {states[0].reason}"
+            found.append(Cause(f"{detector}: jobs", text))
+    if hours := _number("AMSTRAX_ALARM_NO_RUN"):
+        newest = documents.read(
+            collection, {"start": {"$ne": None}}, ["start"], sort=[("start", -1)], limit=1
+        )
+        begun = documents.utc_time_of(newest[0], "start") if newest else None
+        if begun is not None and now - begun > timedelta(hours=hours):
+            text = f"no run of {detector} has begun since {begun:%Y-%m-%d %H:%M} UTC"
+            found.append(Cause(f"{detector}: no run", text))
+    least = _number("AMSTRAX_ALARM_DISK")
     for folder in dict.fromkeys(folders):
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(folder)
@@ -109,15 +107,8 @@ def find_causes(
     return found
 
 
-def _number(name: str, default: float) -> float:
-    text = settings.get(name)
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise InvalidOption(f"{name} is {text!r}: give a number that is not negative")
-    return value
+def _number(name: str) -> float:
+    return settings.number(name, float(settings.ALARMS[name][1]), low=0, high=999_999)
 
 
 class Alarms:
@@ -159,7 +150,7 @@ class Alarms:
         return _to_show(known, detector)
 
     def shown(self, detector: str) -> list[Alarm]:
-        """Return the alarms of a detector that nobody has acknowledged."""
+        """Return the alarms of a detector that are neither over nor acknowledged."""
         with self._changing() as known:
             return _to_show(known, detector)
 

@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from amstrax import redax, rundoc
 from amstrax.commands import base
-from amstrax.commands.base import run_tool
 from amstrax.contexts import raw_data_types
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidRunDocument
 from amstrax.processing.compiled import Kernel
@@ -179,7 +178,7 @@ def run_strax_tool(
     def around(stop: Stop) -> contextlib.AbstractContextManager:
         return _output_to_log(logger, stop)
 
-    return run_tool(args, logger, work, what, folder, option, around=around)
+    return base.run_tool(args, logger, work, what, folder, option, around=around)
 
 
 class Source:

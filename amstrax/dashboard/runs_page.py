@@ -237,10 +237,11 @@ class RunsPage(Page):
         """Return for each run whether its data is there, see `run_overview.availability`."""
         site, targets = self.site, tuple(_DATA.values())
         with site.few:
-            contexts = {name: site.context(name) for name in site.contexts()}
+            names = [site.context_for(run) for run in found]
+            contexts = {name: site.context(name) for name in set(names)}
             return [
-                run_overview.availability(run, contexts[site.context_for(run)], targets)
-                for run in found
+                run_overview.availability(run, contexts[name], targets)
+                for run, name in zip(found, names, strict=True)
             ]
 
     def _search_now(self) -> run_overview.Search:

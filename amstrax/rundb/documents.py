@@ -204,7 +204,7 @@ def tags_of(document: Mapping[str, Any]) -> list[str]:
 
 
 def quality_of(document: Mapping[str, Any]) -> str:
-    """Return the quality of a run, one of `QUALITIES`; empty if nobody has judged it."""
+    """Return the quality of a run, one of `QUALITIES`; empty without one."""
     tags = tags_of(document)
     return next((quality for quality in QUALITIES if quality in tags), "")
 

@@ -36,6 +36,9 @@ def test_causes(runs, tmp_path, monkeypatch):
 
     monkeypatch.setenv("AMSTRAX_ALARM_DISK", "0")
     assert names() == []
+    monkeypatch.setenv("AMSTRAX_ALARM_FAILURES", "0")
+    assert names() == []
+    monkeypatch.delenv("AMSTRAX_ALARM_FAILURES")
     for number in range(1, 4):
         _add(runs, number, "failed", number)
     assert names() == ["xams: jobs"]
