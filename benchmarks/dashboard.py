@@ -161,7 +161,7 @@ async def view_at_once(address: str, number: int) -> tuple[list[float], list[flo
             while "PULL-DOC-REPLY" not in str(await new.read_message()):
                 pass
             opened.append(time.monotonic() - began)
-            # As long as somebody looks at it
+            # A shifter reads the page for a second
             await asyncio.sleep(1)
             new.close()
 

@@ -170,7 +170,7 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
     return sorted(modes), sorted(tags)
 
 
-def live_seconds(collection: Any, search: Search) -> float:
+def total_length(collection: Any, search: Search) -> float:
     """Return the sum of the lengths of the runs that a search finds [s]."""
     found = documents.read(collection, search.filter(), ["start", "end"])
     return sum(transfer.summary(run).length or 0.0 for run in found)

@@ -226,7 +226,7 @@ class RunsPage(Page):
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
             runs = [transfer.summary(run, followed) for run in page.runs]
             is_filtered = bool(search.filter())
-            seconds = run_overview.live_seconds(collection, wanted) if is_filtered else 0.0
+            seconds = run_overview.total_length(collection, wanted) if is_filtered else 0.0
             data = self._availability(page.runs)
             return _Found(runs, page.total, page.skipped, is_filtered, seconds, data)
 
