@@ -27,6 +27,8 @@ ASSUMED = 0.1
 PER_RUN = 1.0
 #: Number of recent runs to measure the rate with
 _MEASURED_RUNS = 50
+# Rates already reported
+_said: dict[Plan, str] = {}
 _FIELDS = (*("name", "number", "start", "end"), *("data.type", "data.size_mb"))
 
 
@@ -57,7 +59,7 @@ class Grouping:
     def groups(self, run_ids: Sequence[str], collection: Any, plan: Plan) -> list[list[str]]:
         """Return the runs of each job, in the order of the runs."""
         times = dict.fromkeys(run_ids, 0.0)
-        if self.job_minutes is not None:
+        if self.job_minutes is not None and run_ids:
             times |= estimated_times(run_ids, collection, plan)
         groups: list[list[str]] = []
         seconds = 0.0
@@ -81,15 +83,13 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     are not in the run database are included, so that submitting them reports the error.
     """
     rate = measured_rate(collection, plan)
-    if rate is None:
-        log.info(
-            "no run document tells how long processing to %s takes: %g s per MB is assumed",
-            ", ".join(plan.targets),
-            ASSUMED,
-        )
-        rate = Rate(ASSUMED, 0)
-    else:
-        log.info("%.3g s per MB, measured with %d runs", *rate)
+    text = f"no run document tells how long that takes: {ASSUMED} s per MB is assumed"
+    if rate is not None:
+        text = f"{rate.seconds_per_mb:.2g} s per MB, measured with {rate.n_runs} runs"
+    if _said.get(plan) != text:
+        _said[plan] = text
+        log.info("jobs to %s: %s", ", ".join(plan.targets), text)
+    seconds_per_mb = ASSUMED if rate is None else rate.seconds_per_mb
     sizes: dict[str, float | None] = dict.fromkeys(run_ids)
     asked = [one for run_id in run_ids for one in documents.run_filters(run_id)]
     for document in documents.read(collection, {"$or": asked}, _FIELDS) if asked else ():
@@ -99,7 +99,7 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     known = [size for size in sizes.values() if size is not None]
     mean = statistics.fmean(known) if known else 100.0
     return {
-        run_id: PER_RUN + rate.seconds_per_mb * (mean if size is None else size)
+        run_id: PER_RUN + seconds_per_mb * (mean if size is None else size)
         for run_id, size in sizes.items()
     }
 

@@ -396,6 +396,9 @@ class _Submitter:
             self._results[place] = result
             if result is None:
                 groups.setdefault(run.plan, {})[place] = run
+            elif run in self._held:
+                self._held.remove(run)
+                run.lease.release()
         for plan, runs in groups.items():
             job = self._job(plan, list(runs.values()))
             if self.template.dry_run:
