@@ -12,6 +12,7 @@ This file is also the program of the child: its argument is the descriptor of a 
 """
 
 import argparse
+import gc
 import logging
 import signal
 import subprocess
@@ -216,6 +217,17 @@ def _run_child(connection: Connection) -> int:
     return job.run_strax_tool(task.args, module.log, child.run, "the list of runs", "its folder")
 
 
+def _collect_garbage() -> None:
+    """Free what a run leaves behind, contexts and plugins that refer to each other (1 MB).
+
+    The first time, what stays is hidden from the garbage collector: it belongs to modules, is never
+    freed, and would be visited each time, for 0.2 s.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 class _Child:
     """Processes runs, and reports each to the parent."""
 
@@ -237,6 +249,7 @@ class _Child:
             self._report(outcome, run)
             if outcome == _POSTPONED:
                 runs.append(run._replace(waits=True))
+            _collect_garbage()
             stop.reset()
         for run in runs:
             self._try(self._work.give_back, run, f"not begun: its job was stopped by {stop.reason}")
