@@ -322,14 +322,14 @@ def settle(
         if _set_pending(collection, run, reason, free):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
-    if (
-        state.state != DONE
-        and documents.is_of_several_runs(run.job)
-        and str(run.job.get("name")) in begun
-    ):
-        is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
+    is_begun = documents.status_of(run.document).status != "submitted" or documents.is_claimed(
+        run.document, attempt=run.attempt, now=now
+    )
+    is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
+    if is_of_others and not is_begun and state.state != DONE:
         if documents.is_claimed(run.document, now=now):
             return None
+        is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
         if _set_pending(collection, run, describe_end(run, state), is_not_begun):
             log.info("run %s: %s had not begun it: pending again", run.run_id, run.describe())
             return None
