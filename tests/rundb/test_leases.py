@@ -176,6 +176,7 @@ def test_the_process_takes_over_what_it_asked_for_without_an_answer(
     assert lease.acquire() and not leases.is_dead(lease.owner)
     assert not leases.Lease(mongo_collection, 1).acquire()
     mongo_server.kill()
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
     lease.release()
     mongo_server.start()
     assert documents.find_run(mongo_collection, 1)["processing_claim"]["owner"] == lease.owner
