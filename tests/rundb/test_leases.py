@@ -166,21 +166,22 @@ def test_the_process_takes_over_what_it_asked_for_without_an_answer(
         raise RunDatabaseUnreachable("the connection is lost after the request")
 
     mongo_collection.insert_one({"number": 1, "end": ENDED})
-    lease = leases.Lease(mongo_collection, 1, lifetime=600)
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "5")
+    runs = get_mongo_collection("xams")
+    lease = leases.Lease(runs, 1, lifetime=600)
     with monkeypatch.context() as patch:
         patch.setattr(leases, "claim", claim_without_answer)
         with pytest.raises(RunDatabaseUnreachable):
             lease.acquire()
-    assert documents.find_run(mongo_collection, 1)["processing_claim"]["owner"] == lease.owner
+    assert documents.find_run(runs, 1)["processing_claim"]["owner"] == lease.owner
     # The same owner may ask again, and is none of the dead then
     assert lease.acquire() and not leases.is_dead(lease.owner)
-    assert not leases.Lease(mongo_collection, 1).acquire()
+    assert not leases.Lease(runs, 1).acquire()
     mongo_server.kill()
-    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
     lease.release()
     mongo_server.start()
-    assert documents.find_run(mongo_collection, 1)["processing_claim"]["owner"] == lease.owner
-    other = leases.Lease(mongo_collection, 1)
+    assert documents.find_run(runs, 1)["processing_claim"]["owner"] == lease.owner
+    other = leases.Lease(runs, 1)
     assert other.acquire()
     other.release()
 
