@@ -39,9 +39,6 @@ _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
 
-#: Interval between two looks at the alarms, which the dashboard looks for once a minute [ms]
-_ALARMS_EVERY = 5000
-
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
 _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
@@ -115,11 +112,7 @@ class Page:
         children = (self._alarms, self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
         _name(self.doc.models)
-        # Not at once, since the page itself comes first
-        self.doc.add_periodic_callback(self._look_for_alarms, _ALARMS_EVERY)
-
-    def _look_for_alarms(self) -> None:
-        self.load("the alarms", self.site.alarms, self._show_alarms, again=False)
+        self.repeat(lambda: self._show_alarms(self.site.alarms))
 
     def _show_alarms(self, found: list[Any]) -> None:
         shown = [(alarm.name, alarm.text) for alarm in found]
@@ -140,12 +133,11 @@ class Page:
     def _on_seen(self, name: str) -> None:
         """Acknowledge an alarm, on all pages."""
 
-        def work() -> list[Any]:
+        def work() -> None:
             if self.may_act():
                 self.site.acknowledge(name, self.user)
-            return self.site.alarms()
 
-        self.load("the alarms", work, self._show_alarms)
+        self.load("the alarms", work, lambda _: self._show_alarms(self.site.alarms))
 
     def add_later(self, place: Column, part: Any) -> None:
         """Put a part into a place on the page, which is shown already."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -198,6 +199,11 @@ class Site:
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
         self.host = socket.gethostname()
+        #: Alarms to show
+        self.alarms: list[alarms.Alarm] = []
+        self._alarms_error = ""
+        self._looking: Future | None = None
+        self._look_timer: PeriodicCallback | None = None
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
@@ -271,20 +277,46 @@ class Site:
                 self._shared.pop(other, None)
         return result
 
-    def alarms(self) -> list[alarms.Alarm]:
-        """Return the alarms to show, looked for once a minute; call it in a thread."""
+    def look_for_alarms(self) -> None:
+        """Look for alarms now and about once a minute, in a thread; pages show `alarms`."""
 
         def work() -> list[alarms.Alarm]:
-            path = self.log_folder / f"auto_processing_{self.detector}.json"
-            found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
+            plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+            found = alarms.find_causes(
+                self.detector,
+                self.collection,
+                self.trends,
+                lambda: process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+                {d: self.log_folder / f"auto_processing_{d}.json" for d in settings.DETECTORS},
+            )
             return alarms.Alarms().update(found, self.detector)
 
-        return self.shared(("alarms",), work, 12 * self.refresh)
+        def done(future: Future) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self.alarms, self._alarms_error = future.result(), ""
+            elif self._alarms_error != (text := base.describe_error(error)):
+                self._alarms_error = text
+                log.warning("alarms are not looked for: %s", text)
+                why = alarms.Alarm("", f"alarms are not looked for: {text}", datetime.now(UTC))
+                self.alarms = [*self.alarms, why]
+
+        def look() -> None:
+            if self._looking is None or self._looking.done():
+                self._looking = self.pool.submit(work)
+                self._looking.add_done_callback(done)
+
+        look()
+        self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
+        self._look_timer.start()
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""
-        alarms.Alarms().acknowledge(name, user)
-        self.forget("alarms")
+        known = alarms.Alarms()
+        known.acknowledge(name, user)
+        self.alarms = known.shown(self.detector)
 
     def forget(self, kind: str) -> None:
         """Forget shared results whose key begins with a word, since an action has changed them."""
@@ -370,6 +402,8 @@ class Site:
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""
+        if self._look_timer is not None:
+            self._look_timer.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()
