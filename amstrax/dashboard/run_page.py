@@ -68,15 +68,17 @@ class OfRun(Page):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.run_id = run_id_of(self.argument("id"))
-        self.doc.title = (
-            f"Run {self.run_id or '?'}{self.title} · amstrax {self.site.detector.upper()}"
-        )
         links = render.html("run_links.html", run_id=self.run_id, page=self.path)
         self.links = self.html(links, name="links")
         if not self.run_id:
             self.report(
                 "the run", UsageError("the address has no run id: write it as run?id=006724")
             )
+
+    @classmethod
+    def title_of(cls, arguments: dict[str, list[str]]) -> str:
+        """Return the title of the page with these arguments in its address."""
+        return f"Run {run_id_of(arguments.get('id', [''])[-1]) or '?'}{cls.title}"
 
     def document(self) -> dict[str, Any]:
         """Return the run document, without secrets."""

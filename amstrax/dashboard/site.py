@@ -1,11 +1,13 @@
 """State that all pages share: run database, engine, folders, contexts, threads, and rights."""
 
+import asyncio
 import contextlib
 import gc
 import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -194,6 +196,8 @@ class Site:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
         #: Held by work that computes; with more at once, requests would wait for the interpreter
         self.few = threading.BoundedSemaphore(FEW)
+        #: Held by the page whose document is made next
+        self.turn = asyncio.Lock()
         self.watcher = Watcher(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
@@ -204,6 +208,12 @@ class Site:
         #: Number of this start of the dashboard
         self.start = secrets.token_hex(8)
         self.local_user = settings.login_name() or "?"
+
+    def may_act(self, user: str, login: str) -> bool:
+        """Return whether a user, with the number of a log-in, may change anything."""
+        if not self.actions or self.logins is None:
+            return self.actions
+        return user in self.actors and self.logins.is_valid(login)
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
@@ -352,6 +362,7 @@ class Site:
             # Otherwise the full garbage collection at each closed page blocks all others
             freeze_existing_objects()
 
+        sys.setswitchinterval(0.001)
         return_large_arrays()
         self.pool.submit(work)
 
