@@ -39,9 +39,6 @@ _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
 
-#: Interval between two looks at the alarms, which the dashboard looks for once a minute [ms]
-_ALARMS_EVERY = 5000
-
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
 _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
@@ -107,11 +104,19 @@ class Page:
         children = (self._alarms, self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
         _name(self.doc.models)
-        # Not at once, since the page itself comes first
-        self.doc.add_periodic_callback(self._look_for_alarms, _ALARMS_EVERY)
+        self.site.alarm_watch.add(self._on_alarms)
 
-    def _look_for_alarms(self) -> None:
-        self.load("the alarms", self.site.alarms, self._show_alarms, again=False)
+    def _on_alarms(self, found: Future) -> None:
+        def take() -> None:
+            try:
+                self._show_alarms(found.result())
+            except Exception as error:
+                self.report("the alarms", error)
+            else:
+                self.clear_report("the alarms")
+
+        if not self._is_closed:
+            self.doc.add_next_tick_callback(take)
 
     def _show_alarms(self, found: list[Any]) -> None:
         shown = [(alarm.name, alarm.text) for alarm in found]
@@ -268,6 +273,8 @@ class Page:
 
     def close(self) -> None:
         """End what the page does."""
+        if not self._is_closed:
+            self.site.alarm_watch.remove(self._on_alarms)
         self._is_closed = True
         for future in list(self._futures):
             future.cancel()

@@ -128,11 +128,13 @@ class RunPage(OfRun):
             value=self.argument("version"),
             placeholder=self.site.corrections_version or "none",
         )
-        self._live = live_part = LivePart(self, self.run_id)
+        self._live = live_part = LivePart(self, self.run_id, self._follow_soon)
         self._log = log_part = LogPart(self, lambda: self.run_id)
+        self._panel = ActionsPanel(self, lambda: [self.run_id], self._refresh)
+        self._sort: tuple[str, bool] | None = None
         self.show(
             self.links,
-            ActionsPanel(self, lambda: [self.run_id], self._refresh).model,
+            self._panel.model,
             self._about,
             live_part.model,
             self.html("<h2>Data</h2>"),
@@ -142,10 +144,9 @@ class RunPage(OfRun):
             log_part.model,
             self._json,
         )
-        self._is_due = False
+        self._is_due = self._is_follow_due = False
         self._refresh()
         self.site.watcher.add(self.run_id, self._on_change)
-        self.repeat(self._follow, min(INTERVAL, self.site.refresh))
 
     def close(self) -> None:
         """End what the page does."""
@@ -155,6 +156,18 @@ class RunPage(OfRun):
 
     def _on_change(self) -> None:
         self._is_due = True
+        if not self._is_gone():
+            self.doc.add_next_tick_callback(lambda: self._follow())
+
+    def _follow_soon(self) -> None:
+        if not self._is_follow_due:
+            self._is_follow_due = True
+            interval = min(INTERVAL, self.site.refresh)
+            self.doc.add_timeout_callback(self._follow_now, int(1000 * interval))
+
+    def _follow_now(self) -> None:
+        self._is_follow_due = False
+        self._follow()
 
     def _follow(self) -> None:
         """Refresh a run that has changed; what changes quickly is refreshed more often."""
@@ -164,20 +177,25 @@ class RunPage(OfRun):
         elif self._live.is_growing:
             self._live.refresh()
             self._log.refresh()
+        if self._is_due or self._live.is_growing:
+            self._follow_soon()
 
     def _refresh(self) -> None:
         self._live.refresh(again=True)
         self._log.refresh(again=True)
 
-        def take(found: tuple[str, str]) -> None:
+        def take(found: tuple[str, str, tuple[str, bool]]) -> None:
             set_text(self._about, found[0])
             set_text(self._json, found[1])
+            if found[2] != self._sort:
+                self._sort = context, is_taking = found[2]
+                self._panel.runs_changed([context], is_taking)
 
         self.load("the run", self._find_about, take)
         self._load_data(again=True)
 
-    def _find_about(self) -> tuple[str, str]:
-        """Return summary and document of the run, as HTML."""
+    def _find_about(self) -> tuple[str, str, tuple[str, bool]]:
+        """Return summary and document of the run, as HTML; its context, and if it is being taken."""
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
@@ -186,8 +204,10 @@ class RunPage(OfRun):
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),
             job=documents.job_of(document),
+            lost=self.site.lost_jobs([document]).get(self.run_id, ""),
         )
-        return about, render.html("document.html", json=render.pretty(document))
+        sort = self.site.context_for(document), documents.is_being_taken(document)
+        return about, render.html("document.html", json=render.pretty(document)), sort
 
     def _change_context(self) -> None:
         self._load_data(again=True)

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,10 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 from amstrax import settings
 from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
-from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.engines.base import DONE, FAILED, GONE, Engine, KnownJob
 from amstrax.commands import base
 from amstrax.dashboard.logins import Logins
+from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
 
@@ -39,8 +40,9 @@ T = TypeVar("T")
 THREADS = 8
 #: Threads among these that may compute at once
 FEW = 2
-#: A shared result counts for at least this multiple of its duration
-_SHARE = 5
+#: A shared result counts for at least these multiples of its duration, and of its time of the
+#: processor: so pages that are open take less than 2 % of a core
+_SHARE, _BUSY_SHARE = 5, 50
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
 
@@ -148,6 +150,63 @@ class Watcher:
                 changed()
 
 
+class AlarmWatch:
+    """Looks for alarms, once for all open pages; a page hears of changes only.
+
+    A page is called in the thread of the server, with the alarms, or the error of the search.
+    """
+
+    def __init__(self, site: "Site"):
+        self._site = site
+        self._calls: list[Callable[[Future], None]] = []
+        self._latest: Future | None = None
+        self._timer = PeriodicCallback(self._look, 1000 * site.refresh)
+        self._is_looking = False
+
+    def add(self, changed: Callable[[Future], None]) -> None:
+        """Call a function after each change, and at first with what was found last."""
+        self._calls.append(changed)
+        if self._latest is not None:
+            changed(self._latest)
+        if not self._timer.is_running():
+            self._timer.start()
+        self._look()
+
+    def remove(self, changed: Callable[[Future], None]) -> None:
+        """Undo `add`."""
+        self._calls.remove(changed)
+        if not self._calls:
+            self._timer.stop()
+
+    def _look(self) -> None:
+        if self._is_looking:
+            return
+        self._is_looking = True
+        loop = IOLoop.current()
+
+        def done(future: Future) -> None:
+            with contextlib.suppress(RuntimeError):  # The server has ended
+                loop.add_callback(self._take, future)
+
+        self._site.pool.submit(self._site.alarms).add_done_callback(done)
+
+    def _take(self, future: Future) -> None:
+        self._is_looking = False
+        if future.cancelled() or _outcome(future) == _outcome(self._latest):
+            return
+        self._latest = future
+        for changed in list(self._calls):
+            changed(future)
+
+
+def _outcome(future: Future | None) -> Any:
+    """Return the result of a future that is done, or its error as text."""
+    if future is None:
+        return None
+    error = future.exception()
+    return str(error) if error is not None else future.result()
+
+
 @dataclass
 class Site:
     """Options of a dashboard, and access to what it shows.
@@ -199,11 +258,13 @@ class Site:
         #: Held by the page whose document is made next
         self.turn = asyncio.Lock()
         self.watcher = Watcher(self)
+        self.alarm_watch = AlarmWatch(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
         self.host = socket.gethostname()
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
+        self._data_types: list[str] = []
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         #: Number of this start of the dashboard
         self.start = secrets.token_hex(8)
@@ -244,6 +305,43 @@ class Site:
         """Return the engine."""
         return engines.get(self.engine_name)
 
+    def jobs(self, fresh: bool = False) -> list[KnownJob]:
+        """Return the jobs that the engine knows, see `Engine.jobs`, asked for once by all pages."""
+        return self.shared(("jobs",), lambda: self.engine().jobs(), fresh=fresh)
+
+    def lost_jobs(self, runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Return what became of jobs that the run database calls alive, and their engine does not.
+
+        Runs that are claimed are left out, since a job renews the claim while it lives; so are jobs
+        of engines that are not installed, or do not answer, and of other machines.
+
+        Parameters
+        ----------
+        runs
+            Run documents, with the fields of `documents.STATE_FIELDS` and the job.
+        """
+        asked: dict[str, dict[str, str]] = {}
+        for run in runs:
+            job = documents.job_of(run)
+            is_alive = documents.status_of(run).status in ("submitted", "running")
+            if is_alive and job.get("job_id") and not documents.is_claimed(run):
+                of_engine = asked.setdefault(str(job.get("engine")), {})
+                of_engine[documents.name_of(run) or "?"] = str(job["job_id"])
+        result = {}
+        for name, job_ids in asked.items():
+            with contextlib.suppress(EngineUnreachable, NotAvailable, UnknownEngine):
+                if name == self.engine_name:
+                    known = {job.job_id for job in self.jobs()}
+                    job_ids = {run: job for run, job in job_ids.items() if job not in known}
+                states = engines.get(name).states(set(job_ids.values())) if job_ids else {}
+                for run_id, job_id in job_ids.items():
+                    state = states[job_id]
+                    if state.state == GONE:
+                        result[run_id] = "not known to the engine"
+                    elif state.state in (DONE, FAILED):
+                        result[run_id] = f"has ended: {state.reason or state.state}"
+        return result
+
     def folder(self) -> Path:
         """Return the folder of data that jobs use, see `process_run.folders`."""
         default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
@@ -254,8 +352,8 @@ class Site:
     ) -> T:
         """Return the result of `work`, from one call for all pages that ask at about this time.
 
-        Call it in a thread. A result counts for the interval of refreshes, or for `seconds`, or as
-        long as `_SHARE` times its duration, whichever is longest. An error is not kept.
+        Call it in a thread. A result counts for the interval of refreshes, for `seconds`, or for a
+        multiple of the time that it took, whichever is longest. An error is not kept.
 
         Parameters
         ----------
@@ -272,10 +370,11 @@ class Site:
         with lock:
             if kept and not fresh and time.monotonic() < kept[1]:
                 return kept[0]
-            began = time.monotonic()
+            began, busy = time.monotonic(), time.thread_time()
             result = work()
-            now = time.monotonic()
-            kept[:] = result, now + max(self.refresh, seconds, _SHARE * (now - began))
+            now, busy = time.monotonic(), time.thread_time() - busy
+            lasts = max(self.refresh, seconds, _SHARE * (now - began), _BUSY_SHARE * busy)
+            kept[:] = result, now + lasts
         for other, (_, its) in list(self._shared.items()):
             if its and its[1] < now:
                 self._shared.pop(other, None)
@@ -342,6 +441,13 @@ class Site:
     def contexts(self) -> list[str]:
         """Return the names of the contexts of the detector, the default first."""
         return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
+
+    def data_types(self) -> list[str]:
+        """Return the names of all data types of the contexts of the detector."""
+        if not self._data_types:
+            found = {name: self.context(name)._plugin_class_registry for name in self.contexts()}
+            self._data_types = sorted(set().union(*found.values()))
+        return self._data_types
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""
