@@ -4,6 +4,7 @@ The time that a run takes is its amount of data times the time per MB that recen
 come from run documents: sizes of raw or live data, and ``processing_history``.
 """
 
+import argparse
 import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing.process_run import Plan
+from amstrax.commands import base as commands
 from amstrax.exceptions import InvalidRunDocument
 from amstrax.rundb import documents
 
@@ -74,6 +76,23 @@ class Grouping:
 
 
 ONE_RUN_A_JOB = Grouping()
+
+
+def add_grouping(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `Grouping` has."""
+    parser.add_argument(
+        "--runs_per_job",
+        type=commands.positive_integer,
+        metavar="N",
+        help="process up to N runs in one job, one after the other (default: one run a job)",
+    )
+    parser.add_argument(
+        "--job_minutes",
+        type=commands.positive_number,
+        metavar="M",
+        help="process as many runs in one job as take M minutes, by the time per MB that recent "
+        "runs took (default: one run a job)",
+    )
 
 
 def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict[str, float]:
