@@ -317,7 +317,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # As the module that the parent's task was made by
-    from amstrax.auto_processing import supervision
-
-    sys.exit(supervision.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
