@@ -442,7 +442,13 @@ class ActionsPanel:
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
         self._export.disabled = is_busy
-        for each_button in (self._dry, self._follow, *self._tagging, *self._commenting, self._cancel):
+        for each_button in (
+            self._dry,
+            self._follow,
+            *self._tagging,
+            *self._commenting,
+            self._cancel,
+        ):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
         entered = self._entered()

@@ -273,9 +273,7 @@ class RunsPage(Page):
             lambda document: site.context(site.context_for(document)),
         )
 
-    def _availability(
-        self, found: list[dict[str, Any]], names: list[str]
-    ) -> list[dict[str, str]]:
+    def _availability(self, found: list[dict[str, Any]], names: list[str]) -> list[dict[str, str]]:
         """Return for each run whether its data is there, see `run_overview.availability`."""
         with self.site.few:
             contexts = {name: self.site.context(name) for name in set(names)}
