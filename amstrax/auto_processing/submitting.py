@@ -236,12 +236,49 @@ def submit(
     return submitter.dry_run() if template.dry_run else submitter.submit(reset_failures)
 
 
+def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> Submission:
+    """Submit a job in which ``amstraxer`` follows a run while it is taken, unless it has one.
+
+    The status of the run stays: what is made is registered when the run is processed, after its
+    end. The state is ``submitted``, ``alive already``, ``busy`` or ``dry run``, as of `submit`.
+
+    Parameters
+    ----------
+    template
+        With the script ``amstraxer``.
+
+    Raises
+    ------
+    UsageError
+        When the run has ended.
+    RunNotFound, InvalidRunDocument, JobRefused, EngineUnreachable, RunDatabaseError
+        As of `submit`.
+    """
+    document = documents.find_only(collection, run_id, PLAN_FIELDS)
+    name = rundoc.check_run_name(documents.name_of(document))
+    if rundoc.end_time(document) is not None:
+        raise UsageError(f"run {name} has ended, so nothing is left to follow: process it")
+    plan = plan_of_run(template.plan, document)
+    return _Submitter(template, name, plan, collection, engine, follows=True).follow()
+
+
+#: In place of data types in the name of a job that follows a run, which is not the one to process it
+_FOLLOW = "follow"
+
+
 class _Submitter:
     """Submits one job."""
 
     def __init__(
-        self, template: JobTemplate, run_id: str, plan: Plan, collection: Any, engine: Engine
+        self,
+        template: JobTemplate,
+        run_id: str,
+        plan: Plan,
+        collection: Any,
+        engine: Engine,
+        follows: bool = False,
     ):
+        self.targets, self.is_dry_run = plan.targets, template.dry_run
         self.run_id, self.collection, self.engine, self.flat = (
             run_id,
             collection,
@@ -256,7 +293,7 @@ class _Submitter:
         file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.attempt[-6:]}"
         self.job = Job(
             run_id,
-            plan.targets,
+            (_FOLLOW,) if follows else plan.targets,
             plan.context,
             plan.detector,
             template.job_folder / subfolder / f"{file_name}.sh",
@@ -270,7 +307,7 @@ class _Submitter:
             run_id,
             f"--context={plan.context}",
             f"--detector={plan.detector}",
-            f"--attempt={self.attempt}",
+            *(() if follows else (f"--attempt={self.attempt}",)),
             *words,
             "--target",
             *plan.targets,
@@ -294,6 +331,28 @@ class _Submitter:
             text=f"# {self.job.name}\n{left}{self.engine.describe(self.job)}\n"
             f"# where {self.job.script} is\n{script}",
         )
+
+    def follow(self) -> Submission:
+        """Submit a job that follows the run, and record it without a change of the status."""
+        if self.is_dry_run:
+            return self.dry_run()
+        if not connection.resilient(self.lease.acquire):
+            return self._busy()
+        try:
+            for known in self.engine.find(self.job.name):
+                if known.state.alive:
+                    return self.result("alive already", known.job_id, _describe_state(known))
+            self._write_files()
+            try:
+                job_id = self.engine.submit(self.job)
+            except JobRefused:
+                self.job.script.unlink(missing_ok=True)
+                raise
+            record = self._record() | {"job_id": job_id, "follows": True}
+            self._set(documents.set_job, record, self.lease.owner)
+            return self.result("submitted", job_id, f"log {self.job.log}")
+        finally:
+            self.lease.release()
 
     def submit(self, reset_failures: bool) -> Submission:
         """Submit the job while holding the lease of the run."""
@@ -383,7 +442,7 @@ class _Submitter:
             "job_id": None,
             "name": self.job.name,
             "host": documents.this_host(),
-            "targets": list(self.job.targets),
+            "targets": list(self.targets),
             "context": self.job.context,
             "log": str(self.job.log),
             "time": datetime.now(UTC),
