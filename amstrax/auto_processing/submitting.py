@@ -262,7 +262,7 @@ def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) 
     return _Submitter(template, name, plan, collection, engine, follows=True).follow()
 
 
-#: In place of data types in the name of a job that follows a run, which is not the one to process it
+#: Instead of data types in the name of a job that follows a run: another one processes it
 _FOLLOW = "follow"
 
 
