@@ -255,7 +255,9 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
     server.start()
     site.warm_up(figures.warm_up)
     checked: list[tuple[str, str]] = []
-    if args.check:
+    if not args.check:
+        site.look_for_alarms()
+    else:
         server.io_loop.add_callback(_check, address, checked)
     try:
         server.io_loop.start()

@@ -104,19 +104,7 @@ class Page:
         children = (self._alarms, self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
         _name(self.doc.models)
-        self.site.alarm_watch.add(self._on_alarms)
-
-    def _on_alarms(self, found: Future) -> None:
-        def take() -> None:
-            try:
-                self._show_alarms(found.result())
-            except Exception as error:
-                self.report("the alarms", error)
-            else:
-                self.clear_report("the alarms")
-
-        if not self._is_closed:
-            self.doc.add_next_tick_callback(take)
+        self.repeat(lambda: self._show_alarms(self.site.alarms))
 
     def _show_alarms(self, found: list[Any]) -> None:
         shown = [(alarm.name, alarm.text) for alarm in found]
@@ -137,12 +125,11 @@ class Page:
     def _on_seen(self, name: str) -> None:
         """Acknowledge an alarm, on all pages."""
 
-        def work() -> list[Any]:
+        def work() -> None:
             if self.may_act():
                 self.site.acknowledge(name, self.user)
-            return self.site.alarms()
 
-        self.load("the alarms", work, self._show_alarms)
+        self.load("the alarms", work, lambda _: self._show_alarms(self.site.alarms))
 
     def add_later(self, place: Column, part: Any) -> None:
         """Put a part into a place on the page, which is shown already."""
@@ -273,8 +260,6 @@ class Page:
 
     def close(self) -> None:
         """End what the page does."""
-        if not self._is_closed:
-            self.site.alarm_watch.remove(self._on_alarms)
         self._is_closed = True
         for future in list(self._futures):
             future.cancel()

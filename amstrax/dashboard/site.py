@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,63 +151,6 @@ class Watcher:
                 changed()
 
 
-class AlarmWatch:
-    """Looks for alarms, once for all open pages; a page hears of changes only.
-
-    A page is called in the thread of the server, with the alarms, or the error of the search.
-    """
-
-    def __init__(self, site: "Site"):
-        self._site = site
-        self._calls: list[Callable[[Future], None]] = []
-        self._latest: Future | None = None
-        self._timer = PeriodicCallback(self._look, 1000 * site.refresh)
-        self._is_looking = False
-
-    def add(self, changed: Callable[[Future], None]) -> None:
-        """Call a function after each change, and at first with what was found last."""
-        self._calls.append(changed)
-        if self._latest is not None:
-            changed(self._latest)
-        if not self._timer.is_running():
-            self._timer.start()
-        self._look()
-
-    def remove(self, changed: Callable[[Future], None]) -> None:
-        """Undo `add`."""
-        self._calls.remove(changed)
-        if not self._calls:
-            self._timer.stop()
-
-    def _look(self) -> None:
-        if self._is_looking:
-            return
-        self._is_looking = True
-        loop = IOLoop.current()
-
-        def done(future: Future) -> None:
-            with contextlib.suppress(RuntimeError):  # The server has ended
-                loop.add_callback(self._take, future)
-
-        self._site.pool.submit(self._site.alarms).add_done_callback(done)
-
-    def _take(self, future: Future) -> None:
-        self._is_looking = False
-        if future.cancelled() or _outcome(future) == _outcome(self._latest):
-            return
-        self._latest = future
-        for changed in list(self._calls):
-            changed(future)
-
-
-def _outcome(future: Future | None) -> Any:
-    """Return the result of a future that is done, or its error as text."""
-    if future is None:
-        return None
-    error = future.exception()
-    return str(error) if error is not None else future.result()
-
-
 @dataclass
 class Site:
     """Options of a dashboard, and access to what it shows.
@@ -261,10 +205,14 @@ class Site:
         #: Held by the page whose document is made next
         self.turn = asyncio.Lock()
         self.watcher = Watcher(self)
-        self.alarm_watch = AlarmWatch(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
         self.host = socket.gethostname()
+        #: Alarms to show
+        self.alarms: list[alarms.Alarm] = []
+        self._alarms_error = ""
+        self._looking: Future | None = None
+        self._look_timer: PeriodicCallback | None = None
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._data_types: list[str] = []
@@ -393,20 +341,46 @@ class Site:
                 self._shared.pop(other, None)
         return result
 
-    def alarms(self) -> list[alarms.Alarm]:
-        """Return the alarms to show, looked for once a minute; call it in a thread."""
+    def look_for_alarms(self) -> None:
+        """Look for alarms now and about once a minute, in a thread; pages show `alarms`."""
 
         def work() -> list[alarms.Alarm]:
-            path = self.log_folder / f"auto_processing_{self.detector}.json"
-            found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
+            plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+            found = alarms.find_causes(
+                self.detector,
+                self.collection,
+                self.trends,
+                lambda: process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+                {d: self.log_folder / f"auto_processing_{d}.json" for d in settings.DETECTORS},
+            )
             return alarms.Alarms().update(found, self.detector)
 
-        return self.shared(("alarms",), work, 12 * self.refresh)
+        def done(future: Future) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self.alarms, self._alarms_error = future.result(), ""
+            elif self._alarms_error != (text := base.describe_error(error)):
+                self._alarms_error = text
+                log.warning("alarms are not looked for: %s", text)
+                why = alarms.Alarm("", f"alarms are not looked for: {text}", datetime.now(UTC))
+                self.alarms = [*self.alarms, why]
+
+        def look() -> None:
+            if self._looking is None or self._looking.done():
+                self._looking = self.pool.submit(work)
+                self._looking.add_done_callback(done)
+
+        look()
+        self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
+        self._look_timer.start()
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""
-        alarms.Alarms().acknowledge(name, user)
-        self.forget("alarms")
+        known = alarms.Alarms()
+        known.acknowledge(name, user)
+        self.alarms = known.shown(self.detector)
 
     def forget(self, kind: str) -> None:
         """Forget shared results whose key begins with a word, since an action has changed them."""
@@ -500,6 +474,8 @@ class Site:
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""
+        if self._look_timer is not None:
+            self._look_timer.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()
