@@ -314,7 +314,7 @@ def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) 
         return submitter.follow(run)
 
 
-#: In the name of a job that follows a run, which is not the one to process it, for its data types
+#: Instead of data types in the name of a job that follows a run: another one processes it
 _FOLLOW = "follow"
 
 
