@@ -294,9 +294,7 @@ def delete_data(collection: Any, args: argparse.Namespace) -> None:
     default = next(n for n, its in settings.CONTEXT_DETECTORS.items() if its == args.detector)
     plan = process_run.Plan((), default, args.detector, ())
     folders = process_run.all_folders(plan, args.output_folder, None)
-    size = deleting.delete_data(
-        collection, args.run_id, args.data_type, args.lineage_hash, folders
-    )
+    size = deleting.delete_data(collection, args.run_id, args.data_type, args.lineage_hash, folders)
     log.info("%s of run %s is deleted, %s", args.data_type, args.run_id, base.size(size))
 
 
