@@ -146,12 +146,11 @@ def _simulated(tmp_path_factory, run_id: str, **settings):
     from amstrax.simulation.run import SimulatedRun
 
     def context(folder: Path):
-        st = contexts.xams(
-            folder / "out", init_rundb=False, simulation_truth=folder / run_id
-        )
+        st = contexts.xams(folder / "out", init_rundb=False, simulation_truth=folder / run_id)
         st.set_config({"live_data_dir": str(folder)})
         document = SimulatedRun.at(folder / run_id).document()
-        return contexts.context_for_daq_reader(st, run_id, run_doc=document)
+        # What workers share may be stored already
+        return contexts.context_for_daq_reader(st, run_id, run_doc=document, check_exists=False)
 
     def make(folder: Path) -> None:
         without = ("afterpulses", "delayed_electrons", "photoionisation")
