@@ -191,9 +191,7 @@ class ProcessingPage(Page):
         self.load("automatic processing", work, lambda text: set_text(self._loop, text), again)
 
 
-def _run(
-    document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]
-) -> _Run:
+def _run(document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]) -> _Run:
     run_id = documents.name_of(document) or "?"
     return _Run(
         run_id,

@@ -25,7 +25,7 @@ from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import DONE, FAILED, GONE, Engine, KnownJob
 from amstrax.commands import base
-from amstrax.dashboard.logins import Logins
+from amstrax.dashboard.logins import Logins, ProxyUsers
 from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
@@ -209,6 +209,8 @@ class Site:
         Users who may do so; without log-in, everybody who reaches the dashboard.
     logins
         Log-ins; None without log-in.
+    proxy_users
+        Users whom a trusted proxy names; None without.
     job_folder, log_folder
         Folders for scripts and logs of jobs.
     output_folder, live_data_dir
@@ -228,6 +230,7 @@ class Site:
     actions: bool = False
     actors: frozenset[str] = frozenset()
     logins: Logins | None = None
+    proxy_users: ProxyUsers | None = None
     job_folder: Path = Path("jobs")
     log_folder: Path = Path("logs")
     output_folder: Path | None = None
@@ -264,9 +267,19 @@ class Site:
 
     def may_act(self, user: str, login: str) -> bool:
         """Return whether a user, with the number of a log-in, may change anything."""
-        if not self.actions or self.logins is None:
+        if not self.actions or not self.has_users:
             return self.actions
-        return user in self.actors and self.logins.is_valid(login)
+        return user in self.actors and self.is_logged_in(login)
+
+    @property
+    def has_users(self) -> bool:
+        """Whether everybody logs in, here or at a proxy."""
+        return self.logins is not None or self.proxy_users is not None
+
+    def is_logged_in(self, login: str) -> bool:
+        """Return whether the log-in of this number is valid."""
+        its = (self.logins, self.proxy_users)
+        return any(users.is_valid(login) for users in its if users is not None)
 
     def collection(self) -> Any:
         """Return the collection of run documents."""

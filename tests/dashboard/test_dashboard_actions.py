@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
