@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -171,11 +172,38 @@ def test_alarms_are_shown_until_acknowledged(tab, server, lab):
         lab.runs.delete_many({"number": {"$gte": 700}})
 
 
+def test_storage_is_summed_up(tab, server, lab):
+    """Sizes as on disk, and the command that deletes what newer data replaces."""
+    name = next(lab.out.glob(f"{SHORT}-event_info-*")).name
+    old = lab.out / f"{SHORT}-event_info-abcdefghij"
+    shutil.copytree(lab.out / name, old)
+    try:
+        tab.goto(f"{server.address}storage")
+        sums = part(tab, "storage")
+        row = sums.locator("tr", has=tab.locator("td:text-is('event_info')"))
+        expect(row).to_contain_text("1")
+        place = sums.locator("tr", has_text=str(lab.out))
+        expect(place).to_contain_text("GB")
+        largest = part(tab, "of_runs").locator("tr", has_text=SHORT)
+        expect(largest).to_contain_text("raw_records")
+        command = f"delete-data {SHORT} event_info abcdefghij --folder {lab.out} --yes"
+        expect(part(tab, "old")).to_contain_text(f"amstrax rundb --detector xams {command}")
+        write(tab, "runs", "5")
+        expect(part(tab, "of_runs")).to_contain_text("peaks of unknown size")
+        expect(part(tab, "of_runs")).not_to_contain_text(SHORT)
+        tab.wait_for_url(re.compile("runs=5"))
+        write(tab, "runs", "five")
+        expect(part(tab, "message")).to_contain_text("five")
+        assert old.is_dir()
+    finally:
+        shutil.rmtree(old)
+
+
 def test_no_page_breaks_a_rule_of_accessibility(tab, server):
     axe = pytest.importorskip("axe_playwright_python")
     rules = (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8")
     pages = ("runs", f"run?id={SHORT}", f"data?id={SHORT}", f"events?id={SHORT}")
-    for path in (*pages, "compare", "processing", "log", "trends"):
+    for path in (*pages, "compare", "processing", "log", "trends", "storage"):
         tab.goto(server.address + path)
         tab.wait_for_function("window.Bokeh && Bokeh.documents[0]?.is_idle")
         # Names of check boxes come within a second
