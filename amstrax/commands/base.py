@@ -127,6 +127,20 @@ def run_id(text: str) -> str:
         ) from None
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the runs to process: ``run_id``, and ``more_runs``."""
+    parser.add_argument("run_id", metavar="RUN_ID", type=run_id, help="run to process, as 006724")
+    parser.add_argument(
+        "more_runs",
+        nargs="*",
+        default=[],
+        metavar="RUN_ID",
+        type=run_id,
+        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
+        "others",
+    )
+
+
 def context_name(text: str) -> str:
     """Return the name of a context."""
     return _one_of("context", text, CONTEXTS)
@@ -534,9 +548,8 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
     def handle(number: int, _frame: Any) -> None:
         if number != signal.SIGHUP:
             restore(signal.SIGTERM, signal.SIGINT)
-        if number != signal.SIGHUP or not stop.reason:
-            stop.reason = signal.Signals(number).name
-        stop.event.set()
+        is_news = number != signal.SIGHUP or not stop.reason
+        stop.end(signal.Signals(number).name if is_news else stop.reason)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:

@@ -245,6 +245,12 @@ def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(job) if isinstance(job, Mapping) else {}
 
 
+def is_of_several_runs(job: Mapping[str, Any]) -> bool:
+    """Return whether a record of `job_of` is of a job that processes several runs."""
+    n_runs = job.get("n_runs")
+    return isinstance(n_runs, int) and n_runs > 1
+
+
 def is_claimed(
     document: Mapping[str, Any],
     field: str = PROCESSING_CLAIM,
@@ -623,28 +629,33 @@ def set_status(
     host: str | None = None,
     owner: str | None = None,
     job: Mapping[str, Any] | None = None,
+    keep_failures: bool = False,
+    condition: Mapping[str, Any] | None = None,
 ) -> bool:
     """Set the status of a run, with the time; `run_id` may be its document.
 
     Parameters
     ----------
     status
-        One of `STATUSES`; ``"pending"`` also clears the failures.
+        One of `STATUSES`; ``"pending"`` also clears the failures, unless `keep_failures`.
     reason
         Reason for the status.
     host
         Host that caused it; by default this machine.
     job
         New record of its job, see `job_of`; None keeps the present one.
+    condition
+        Filter: if the document does not match it, change nothing and return False.
     """
     _check_word(status, STATUSES)
     changes: Filter = {}
-    if status == "pending":
+    if status == "pending" and not keep_failures:
         changes |= {"processing_failed": 0, "processing_failures": []}
     if job is not None:
         changes["processing_job"] = dict(job)
     new = _status(collection, status, reason, host)
-    return update_status(collection, _owned(collection, run_id, owner), new, {"$set": changes})
+    wanted = {"$and": [_owned(collection, run_id, owner), condition or {}]}
+    return update_status(collection, wanted, new, {"$set": changes})
 
 
 def _owned(collection: Any, run_id: _Run, owner: str | None) -> Filter:

@@ -48,6 +48,8 @@ STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
 _SEPARATOR = "/"
+#: Behind the attempt in the name of an owner that is a job
+JOB_MARK = ".job/"
 _TAKEN = "another process has claimed it"
 #: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = documents.SUBMITTER_PREFIX
@@ -72,8 +74,25 @@ class Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.reason = ""
+        #: Reason for which the process is to end, not only the work on a run
+        self.ending = ""
         #: Message to the user about remaining files
         self.remark = "incomplete data has been removed; start again to continue"
+
+    def end(self, reason: str) -> None:
+        """Set the flag for good, for a reason such as ``SIGTERM``."""
+        self.reason = self.ending = reason
+        self.event.set()
+
+    def reset(self) -> None:
+        """Clear the flag after the work on a run, unless the process is to end."""
+        if not self.ending:
+            self.reason = ""
+            self.event.clear()
+        if self.ending:
+            # Perhaps set between
+            self.reason = self.ending
+            self.event.set()
 
     def check(self) -> None:
         """Raise `Stopped` if the flag is set."""
@@ -192,15 +211,18 @@ class Lease:
         self._stop_at = 0.0
         self._ended = threading.Event()
 
-    def acquire(self, instead_of: Mapping[str, Any] | None = None) -> bool:
-        """Take the lease and renew it until `release`; return False if another owner has it."""
+    def acquire(self, instead_of: Mapping[str, Any] | None = None, renew: bool = True) -> bool:
+        """Take the lease; return False if another owner has it.
+
+        With `renew`, two threads renew it until `release`, and mark it as lost in time.
+        """
         began = _clock()
         if not claim(
             self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
         ):
             return False
         self._stop_at = began + STOP_AFTER * self._lifetime
-        for work in (self._keep_renewing, self._watch):
+        for work in (self._keep_renewing, self._watch) if renew else ():
             threading.Thread(target=work, daemon=True).start()
         return True
 
@@ -423,7 +445,11 @@ class RunClaim:
         self._collection, self._run_id = collection, run_id
         self._stop, self.patience = stop, patience
         self._lease = Lease(
-            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._set_stop
+            collection,
+            run_id,
+            f"{attempt}{JOB_MARK.removesuffix(_SEPARATOR)}",
+            lifetime=lifetime,
+            on_loss=self._set_stop,
         )
         self.owner = self._lease.owner
 
@@ -467,6 +493,10 @@ class RunClaim:
     def check_only_document(self) -> None:
         """Raise InvalidRunDocument when the run has several documents."""
         self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
+
+    def give_back(self, status: str, reason: str) -> None:
+        """Set the status of the run to pending or submitted, and keep its failures."""
+        self.set_status(status, reason, keep_failures=True)
 
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
         """Set the status of the run, see `amstrax.rundb.documents.set_status`."""

@@ -72,6 +72,8 @@ class Job:
     memory: int
     #: Queue, partition or category of the batch system; None for its default
     queue: str | None = None
+    #: Number of runs that it processes; with more than one, `run_id` is a label of the group
+    n_runs: int = 1
 
     @property
     def name(self) -> str:
@@ -106,6 +108,19 @@ class Engine(ABC):
         JobRefused when it refuses the job: unknown queue, too much memory, no script, no folder
         for the log, ...
         """
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
+        """Submit jobs in as few calls as possible; return the id or the refusal of each.
+
+        After EngineUnreachable, `find` tells which of the jobs the batch system has.
+        """
+        answers: list[str | JobRefused] = []
+        for job in jobs:
+            try:
+                answers.append(self.submit(job))
+            except JobRefused as error:
+                answers.append(error)
+        return answers
 
     @abstractmethod
     def describe(self, job: Job) -> str:
