@@ -80,25 +80,24 @@ class Progress(NamedTuple):
 def progress_of(campaign: Campaign, states: Mapping[str, RunState], now: datetime) -> Progress:
     """Return the progress of a campaign, with rates of the last `RATE_WINDOW`."""
     counts = Counter(state.state for state in states.values())
-    ends = sorted(
-        (state.time, name)
-        for name, state in states.items()
-        if state.state == campaigns.DONE and state.time and state.time > now - RATE_WINDOW
-    )
-    mb_left = sum(
-        campaign.mb[campaign.index[name]]
-        for name, state in states.items()
-        if state.state in campaigns.OPEN_STATES
-    )
     n_left = sum(counts[state] for state in campaigns.OPEN_STATES)
-    if len(ends) < 2 or now <= ends[0][0]:
-        return Progress(counts, 0.0, 0.0, 0.0 if not n_left else None)
-    # The first end begins the time
-    seconds = (now - ends[0][0]).total_seconds()
-    mb_rate = sum(campaign.mb[campaign.index[name]] for _, name in ends[1:]) / seconds
-    runs_rate = (len(ends) - 1) / seconds
+    since = now - RATE_WINDOW
+    recent = {
+        name: state
+        for name, state in states.items()
+        if state.state == campaigns.DONE and state.time and state.time > since
+    }
+    if not n_left or not recent:
+        return Progress(counts, 0.0, 0.0, None)
+    # A campaign that has begun, or gone on, within that time
+    begun = min(state.submitted or since for state in recent.values())
+    seconds = max((now - max(since, begun)).total_seconds(), 1e-3)
+    mb, index = campaign.mb, campaign.index
+    mb_rate = sum(mb[index[name]] for name in recent) / seconds
+    runs_rate = len(recent) / seconds
+    mb_left = sum(mb[index[n]] for n, s in states.items() if s.state in campaigns.OPEN_STATES)
     left = mb_left / mb_rate if mb_rate and mb_left else n_left / runs_rate
-    return Progress(counts, runs_rate, mb_rate, left if n_left else 0.0)
+    return Progress(counts, runs_rate, mb_rate, left)
 
 
 def states_of(

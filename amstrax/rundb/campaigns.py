@@ -56,7 +56,7 @@ class Kind(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """State of a run in a campaign: why it has it, and when its data was complete.
+    """State of a run in a campaign: why it has it, when its data was complete, and was submitted.
 
     A waiting run that has failed ``is_due`` when the pause before its retry is over; it ``is_new``
     if nothing has been done for the campaign yet, so that earlier failures do not count.
@@ -65,6 +65,7 @@ class RunState(NamedTuple):
     state: str
     reason: str = ""
     time: datetime | None = None
+    submitted: datetime | None = None
     is_due: bool = True
     is_new: bool = False
 
@@ -134,6 +135,9 @@ class Campaign:
             if time is None:
                 raise ValueError("time")
             lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+            lengths = {len(lists[k]) for k in ("runs", "kind_of_run", "mb", "disk_mb")}
+            if len(lengths) > 1 or not {*lists["kind_of_run"]} <= {*range(len(kinds))}:
+                raise ValueError("lists of runs that differ")
             return cls(**values | lists | {"kinds": kinds, "time": time})
         except (LookupError, TypeError, ValueError) as error:
             raise InvalidOption(
@@ -191,7 +195,8 @@ class Campaign:
             times = [documents.utc_time_of(entry or {}, "time") for entry in entries]
             last = max((time for time in times if time), default=None)
             is_older = last is None or last < self.time
-            return RunState(STORED if is_older else DONE, time=last)
+            begun = documents.utc_time_of(documents.job_of(document), "time")
+            return RunState(STORED if is_older else DONE, time=last, submitted=begun)
         if documents.ABANDON in documents.tags_of(document):
             return RunState(SKIPPED, f"it has the tag '{documents.ABANDON}'")
         if document.get("end") is None:
