@@ -43,7 +43,6 @@ class LoopOptions:
     engine: str
     max_jobs: int = 10
     runs_per_job: int = 1
-    max_failures: int = documents.MAX_FAILURES
     retry_pause: float = base.FIRST_BACKOFF
     pause: float = 10.0
     keep_free: float = 1.0
@@ -113,10 +112,10 @@ def states_of(
     names = campaign.runs if names is None else names
     now = documents.server_time(runs)
     found = campaigns.read_runs(runs, names)
-    limits = (options.max_failures, options.retry_pause) if options else ()
+    pause = options.retry_pause if options else 0.0
     gone = RunState(campaigns.FAILED, "it is not in the run database any more")
     return {
-        name: campaign_plan.state_of(campaign, found[name], now, *limits) if name in found else gone
+        name: campaign_plan.state_of(campaign, found[name], now, pause) if name in found else gone
         for name in names
     }
 
@@ -251,7 +250,7 @@ class Loop:
     def _settle(self, run_: Any, state: Any) -> str | None:
         """Record the end of a job that has not done so; return a line about it."""
         try:
-            return settle(self.runs, self.engine, run_, state, self.options.max_failures)
+            return settle(self.runs, self.engine, run_, state, self.campaign.max_failures)
         except RunDatabaseError:
             raise
         except Exception as error:
@@ -382,7 +381,7 @@ class Loop:
                 base.describe_error(second),
             )
             return
-        outcome = consequence(failures or 0, self.options.max_failures)
+        outcome = consequence(failures or 0, self.campaign.max_failures)
         log.warning("run %s cannot be submitted: %s (%s)", name, reason, outcome)
         self._refresh([name])
 
@@ -449,7 +448,7 @@ def retry(
     found = campaigns.read_runs(runs, states)
     now = documents.server_time(runs)
     done, left = [], []
-    may = {campaigns.FAILED, *((campaigns.SUBMITTED, campaigns.RUNNING) if names else ())}
+    may = {campaigns.FAILED, *(campaigns.OPEN_STATES if names else ())}
     for name, state in states.items():
         if state.state not in may:
             continue

@@ -166,6 +166,7 @@ def make_plan(
     options: ProcessingOptions,
     runs: Any,
     more_options: Sequence[str] = (),
+    max_failures: int = documents.MAX_FAILURES,
     watch: Callable[[Iterable], Iterable] = iter,
 ) -> Planned:
     """Return the plan of a campaign; nothing is changed.
@@ -180,6 +181,8 @@ def make_plan(
         Data to make, and other options of process_run.
     runs
         Collection of run documents.
+    max_failures
+        Failures after which a run is given up.
     watch
         Wraps the iterator of runs, for example with a progress bar.
 
@@ -217,6 +220,7 @@ def make_plan(
         estimate="",
         seconds=0.0,
         time=time,
+        max_failures=max_failures,
     )
     states = {name: state_of(campaign, found[name]) for name in known}
     rates = measure(runs, plan)
@@ -330,7 +334,6 @@ def state_of(
     campaign: Campaign,
     document: Mapping[str, Any],
     now: datetime | None = None,
-    max_failures: int = documents.MAX_FAILURES,
     retry_pause: float = 0.0,
 ) -> RunState:
     """Return the state of a run, also whether raw data of a waiting run is on this machine.
@@ -338,7 +341,7 @@ def state_of(
     Parameters are those of `Campaign.state_of`.
     """
     try:
-        state = campaign.state_of(document, now or campaign.time, max_failures, retry_pause)
+        state = campaign.state_of(document, now or campaign.time, retry_pause)
         if state.state == campaigns.WAITING and not has_input(campaign, document):
             return RunState(
                 campaigns.NO_RAW_DATA, "neither live data nor raw data is on this machine"

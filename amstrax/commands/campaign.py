@@ -51,6 +51,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     submit_stbc.add_runs(plan)
     base.add_target(plan)
     base.add_trends(plan)
+    base.add_count(
+        plan, "--max_failures", RunSelection.max_failures, auto_processing.MAX_FAILURES_HELP
+    )
     plan.add_argument("--dry_run", action="store_true", help="show the plan, and do not keep it")
     base.add_console(plan)
 
@@ -63,9 +66,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_jobs(run)
     base.add_count(run, "--max_jobs", 10, auto_processing.MAX_JOBS_HELP)
     base.add_count(run, "--runs_per_job", 1, "largest number of runs that a job processes")
-    base.add_count(
-        run, "--max_failures", RunSelection.max_failures, auto_processing.MAX_FAILURES_HELP
-    )
     base.add_seconds(
         run,
         "--retry_pause",
@@ -172,7 +172,9 @@ def plan(args: argparse.Namespace, stop: Stop) -> str:
             yield item
 
     stop.remark = "no campaign has been planned"
-    planned = campaign_plan.make_plan(args.name, run_ids, options, runs, more_options, watch)
+    planned = campaign_plan.make_plan(
+        args.name, run_ids, options, runs, more_options, args.max_failures, watch
+    )
     planned.warn()
     if args.dry_run:
         return f"{planned.text()}\ndry run: nothing is kept"

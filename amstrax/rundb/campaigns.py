@@ -93,6 +93,8 @@ class Campaign:
         Text on how processor time and sizes were estimated.
     seconds
         Estimated processor time [s].
+    max_failures
+        Failures after which a run is given up.
     time, user, host
         When, by whom and where it was planned, by the clock of the run database.
     state, changed_by
@@ -112,6 +114,7 @@ class Campaign:
     estimate: str
     seconds: float
     time: datetime
+    max_failures: int = documents.MAX_FAILURES
     user: str = field(default_factory=settings.login_name)
     host: str = field(default_factory=documents.this_host)
     state: str = OPEN
@@ -168,7 +171,7 @@ class Campaign:
         return None
 
     def state_of(
-        self, document: Mapping[str, Any], now: datetime, max_failures: int, retry_pause: float
+        self, document: Mapping[str, Any], now: datetime, retry_pause: float = 0.0
     ) -> RunState:
         """Return the state of a run of the campaign, from its run document alone.
 
@@ -180,8 +183,6 @@ class Campaign:
             Run document with `FIELDS`.
         now
             Time of the database server.
-        max_failures
-            Failures after which a run is given up.
         retry_pause
             Time from the first failure to the next attempt [s], doubled by each further one.
         """
@@ -217,7 +218,7 @@ class Campaign:
             return RunState(FAILED, found.reason or "cancelled")
         if found.status == "failed":
             failures = documents.failures_of(document)
-            if failures >= max_failures:
+            if failures >= self.max_failures:
                 return RunState(FAILED, found.reason or "no reason given")
             pause = timedelta(seconds=retry_pause * 2 ** max(failures - 1, 0))
             is_due = since + pause <= now

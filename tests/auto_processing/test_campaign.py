@@ -125,16 +125,16 @@ def test_a_failed_run_is_given_up_reported_and_retried(lab, capsys):  # noqa: F8
     # It failed before, too, which does not count
     for attempt in range(3):
         documents.record_failure(lab.runs, 2, "long ago", f"old-{attempt}")
-    planned("c1", "1-2")
-    assert campaign("c1", "run", *QUICK, "--max_failures=2") == 1
-    assert states(lab) == ["done", "waiting"]
+    planned("c1", "1-2", "--max_failures=2")
+    assert campaign("c1", "run", *QUICK) == 1
+    assert states(lab) == ["done", "failed"]
     assert documents.failures_of(lab.document(2)) == 2
     capsys.readouterr()
     assert campaign("c1", "report") == 0
     assert "000000" in capsys.readouterr().out
     shutil.rmtree(lab.live / "000002")
     (lab.live / "000002").symlink_to(kept)
-    assert campaign("c1", "retry", "2") == 0
+    assert campaign("c1", "retry") == 0
     assert documents.failures_of(lab.document(2)) == 0
     assert campaign("c1", "run", *QUICK) == 0
     check_data(lab, (1, 2))

@@ -152,7 +152,7 @@ EXPIRED = {"processing_claim": {"owner": "x", "expires": NOW - timedelta(minutes
 )
 def test_states_of_runs(fields, state):
     document = {"name": "000002", "end": BEFORE, **fields}
-    found = example().state_of(document, NOW, 3, 60)
+    found = example().state_of(document, NOW, 60)
     assert found.state == state
     if state in ("failed", "skipped"):
         assert found.reason
@@ -166,10 +166,10 @@ def test_pause_before_a_retry_and_earlier_failures():
     # Twice the first pause after a second failure
     for seconds, is_due in ((119, False), (120, True)):
         later = NOW + timedelta(seconds=seconds)
-        found = campaign.state_of(document, later, 3, 60)
+        found = campaign.state_of(document, later, 60)
         assert (found.state, found.is_due, found.is_new) == ("waiting", is_due, False)
         assert found.reason == "failure 2: for a reason"
-    assert replace(campaign, time=LATER + timedelta(hours=5)).state_of(document, NOW, 3, 60).is_new
+    assert replace(campaign, time=LATER + timedelta(hours=5)).state_of(document, NOW, 60).is_new
 
 
 def test_runs_are_found_by_name_or_number(collection):  # noqa: F811
