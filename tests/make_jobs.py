@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import tqdm
 from servers import is_stopped
 
 LED, NAI, SHORT, LITTLE = "000301", "000302", "000303", "000304"
@@ -132,6 +134,8 @@ class Child:
     def _run(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
         status = 99
         with contextlib.suppress(BaseException):
+            # tqdm's own lock is shared with the tests, for which a kill would take it away
+            tqdm.tqdm.set_lock(threading.RLock())
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             sys.stdout = sys.stderr = self.log.open("a", buffering=1)

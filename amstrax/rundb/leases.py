@@ -6,7 +6,8 @@ the clock of its machine.
 
 A lease ends `LIFETIME` after its last renewal, and a thread renews it. An owner that has not
 renewed its lease for the fraction `STOP_AFTER` of that time stops, within the time left. A lease
-may be taken if it has ended, or if its owner was a process of this machine that has ended.
+may be taken if it has ended, or if its owner was a process of this machine that has ended. After a
+request without an answer, the process that sent it may take the lease at once.
 
 With `RunClaim` a job writes to its run document while it holds the lease of the run.
 """
@@ -61,6 +62,8 @@ LOOK_EVERY = 0.2
 LOCK_FILE = ".amstraxer.lock"
 #: ``struct flock`` of the system
 _FLOCK = "hhqqi4x"
+#: Owners of this process whose last request failed: the run database may say that they have a lease
+_unanswered: set[str] = set()
 T = TypeVar("T")
 
 
@@ -217,9 +220,11 @@ class Lease:
         With `renew`, two threads renew it until `release`, and mark it as lost in time.
         """
         began = _clock()
-        if not claim(
-            self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
-        ):
+        with self._noting_failure():
+            is_ours = claim(
+                self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
+            )
+        if not is_ours:
             return False
         self._stop_at = began + STOP_AFTER * self._lifetime
         for work in (self._keep_renewing, self._watch) if renew else ():
@@ -246,16 +251,29 @@ class Lease:
         if self.lost.is_set():
             return
         try:
-            connection.resilient(release, self._collection, self._run_id, self.owner, self._field)
+            with self._noting_failure():
+                connection.resilient(
+                    release, self._collection, self._run_id, self.owner, self._field
+                )
         except RunNotFound:
             pass
         except RunDatabaseError as error:
             log.warning(
-                "the claim of run %s is not released (%s): it ends within %.0f s",
+                "the claim of run %s is not released (%s): for other processes it ends in %.0f s",
                 self._run_id,
                 error,
                 self._lifetime,
             )
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Let this process take the lease anew if the request within the block fails."""
+        _unanswered.discard(self.owner)
+        try:
+            yield
+        except BaseException:
+            _unanswered.add(self.owner)
+            raise
 
     def _renew(self) -> None:
         # Before the request, so that this process stops before the server's end of the lease
@@ -357,7 +375,12 @@ def new_owner(purpose: str = "") -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Return whether the owner of a lease was a process of this machine that has ended."""
+    """Return whether the owner of a lease was a process of this machine that has ended.
+
+    An owner of this process whose request failed counts as dead: it works no more.
+    """
+    if owner in _unanswered:
+        return True
     parts = owner.rsplit(_SEPARATOR, 4)
     if len(parts) != 5 or parts[1] != _machine() or not parts[2].isdigit():
         return False
