@@ -23,25 +23,27 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax import settings
 from amstrax.auto_processing import alarms, engines, process_run, submitting
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
 from amstrax.auto_processing.loop import (
     Document,
     RunSelection,
+    begun_jobs,
     consequence,
     find_runs,
     followed_runs,
     is_switched_on,
     job_states,
     key_of,
+    live_jobs,
     remove_old_job_files,
     settle,
     write_status,
 )
-from amstrax.auto_processing.submitting import JobTemplate
+from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
-    EngineUnreachable,
     InvalidRunDocument,
     JobRefused,
     RunDatabaseError,
@@ -81,6 +83,7 @@ class LoopOptions:
 
     template: JobTemplate
     selection: RunSelection
+    grouping: Grouping = ONE_RUN_A_JOB
     engine: str | None = None
     max_jobs: int = 10
     pause: float = 10
@@ -98,14 +101,16 @@ class LoopOptions:
             targets=plan.targets,
             raw_types=plan.raw_types,
         )
-        return base.filled(cls, args, template=template, selection=selection)
+        grouping = base.filled(Grouping, args)
+        return base.filled(cls, args, template=template, selection=selection, grouping=grouping)
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Process runs as they come: submit a job for each, and follow it",
+        description="Process runs as they come: submit a job for each, or for several, and follow "
+        "it",
         epilog="Status 'off' of auto_processing in daq.processing switches it off; submitted jobs "
         "go on. Runs with the tag 'abandon' are skipped, those with the tag 'process' are "
         "processed whatever their state.",
@@ -195,6 +200,10 @@ def _label(document: Document) -> str:
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
+def _is_tagged(document: Document) -> bool:
+    return documents.PROCESS in documents.tags_of(document)
+
+
 class Loop:
     """State of the loop between two rounds; all persistent state is in the run database."""
 
@@ -205,6 +214,7 @@ class Loop:
         self.collection = connection.get_mongo_collection(self.template.plan.detector)
         self.switches = connection.get_collection("daq", "processing")
         self.followed: dict[str, str] = {}
+        self.alive: set[str] = set()
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
         self.backoff = RetryBackoff()
@@ -226,17 +236,16 @@ class Loop:
 
     def round(self) -> None:
         """Follow existing jobs and submit new ones."""
-        alive = self._follow()
+        self._follow()
         switched_on = is_switched_on(self.switches)
         if switched_on != self.switched_on:
             word = "on: going on" if switched_on else "off: submitting nothing"
             log.info("daq.processing says that automatic processing is %s", word)
         self.switched_on = switched_on
-        free = self.options.max_jobs - alive
+        free = self.options.max_jobs - len(self.alive)
         if switched_on and free > 0:
-            skip = {*self.backoff.names(), *self.followed}
-            for document in find_runs(self.collection, self.wanted, free, skip):
-                self._submit(document)
+            for group in self._find_groups(free):
+                self._submit(group)
         self._count()
         self._clean()
 
@@ -248,17 +257,30 @@ class Loop:
             self.waiting = self.collection.count_documents(self.wanted.filter(server_now))
             self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
-    def _follow(self) -> int:
-        """Settle jobs that have ended; return the number of live jobs."""
+    def _find_groups(self, most: int) -> list[list[Document]]:
+        """Return the documents of the runs of each new job; at most that number of jobs."""
+        grouping = self.options.grouping
+        skip = {*self.backoff.names(), *self.followed}
+        found = find_runs(self.collection, self.wanted, most * grouping.most, skip)
+        left = iter(found)
+        names = [documents.name_of(document) or "" for document in found]
+        groups = grouping.groups(names, self.collection, self.template.plan)
+        return [list(itertools.islice(left, len(group))) for group in groups[:most]]
+
+    def _follow(self) -> None:
+        """Settle jobs that have ended."""
         runs = followed_runs(self.collection, self.engine.name)
         states = job_states(self.engine, runs)
+        begun = begun_jobs(self.collection, runs, states)
         before, self.followed = self.followed, {}
-        alive = 0
+        self.alive = live_jobs(runs, states)
         for run_ in runs:
             state = states[run_.attempt]
             if not self.dry_run:
                 try:
-                    line = settle(self.collection, self.engine, run_, state, self.max_failures)
+                    line = settle(
+                        self.collection, self.engine, run_, state, self.max_failures, begun
+                    )
                 except RunDatabaseError:
                     raise
                 except Exception as error:
@@ -272,14 +294,12 @@ class Loop:
                     self.states.pop(run_.run_id, None)
                     continue
             self.followed[run_.run_id] = run_.attempt
-            alive += state.alive
             word = state.state if state.state != "pending" else f"pending {state.reason}".strip()
             if self.states.get(run_.run_id) != word:
                 self.states[run_.run_id] = word
                 log.info("run %s: %s is %s", run_.run_id, run_.describe(), word)
         for run_id in before.keys() - self.followed.keys():
             self._report_end(run_id)
-        return alive
 
     def _report_end(self, run_id: str) -> None:
         """Log the end that a followed job has recorded."""
@@ -302,47 +322,59 @@ class Loop:
             self.counts["done"] += status.status == "done"
             log.info("run %s: %s", run_id, status.status)
 
-    def _submit(self, document: Document) -> None:
-        # The tag starts a new series of attempts; earlier failures do not count
-        tagged = documents.PROCESS in documents.tags_of(document)
-        try:
+    def _submit(self, group: Sequence[Document]) -> None:
+        """Submit the job of some runs."""
+        named: dict[str, Document] = {}
+        for document in group:
             run_id = documents.name_of(document)
             if run_id is None:
-                raise InvalidRunDocument("its document has neither number nor name: add the number")
-            submission = submitting.submit(
-                self.template, run_id, self.collection, self.engine, reset_failures=tagged
-            )
-        except (EngineUnreachable, RunDatabaseError):
-            raise
-        except RunNotReady as error:
-            return self._back_off(document, f"cannot be submitted: {error}")
-        except JobRefused as error:
-            self._refusals += 1
-            if self._refusals <= MOST_REFUSALS:
-                self._record_failure(document, error, tagged)
+                why = "its document has neither number nor name: add the number"
+                self._record_failure(document, InvalidRunDocument(why))
             else:
-                self.backoff.note(key_of(document), failed=True)
-            if self._refusals >= MOST_REFUSALS:
-                # The runs are probably not the cause: try one a round until one is accepted
-                raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
-            return
-        except Exception as error:
-            return self._record_failure(document, error, tagged)
+                named.setdefault(run_id, document)
+        # The tag starts a new series of attempts; earlier failures do not count
+        tagged = {run_id for run_id, document in named.items() if _is_tagged(document)}
+        results = submitting.submit_groups(
+            self.template, [list(named)], self.collection, self.engine, tagged
+        )
+        refused = None
+        for document, result in zip(named.values(), results, strict=True):
+            if isinstance(result.error, RunNotReady):
+                self._back_off(document, f"cannot be submitted: {result.error}")
+            elif isinstance(result.error, JobRefused):
+                self._refusals += refused is None
+                refused = result.error
+                if self._refusals <= MOST_REFUSALS:
+                    self._record_failure(document, result.error)
+                else:
+                    self.backoff.note(key_of(document), failed=True)
+            elif result.error is not None:
+                self._record_failure(document, result.error)
+            else:
+                self._note(document, result)
+        if refused is not None and self._refusals >= MOST_REFUSALS:
+            # The runs are probably not the cause: try one a round until one is accepted
+            raise JobRefused(f"{self._refusals} jobs in a row are refused: {refused}") from refused
+
+    def _note(self, document: Document, submission: Submission) -> None:
+        """Note that a run has a job, or that another process has the run."""
         if submission.state == "dry run":
-            self.texts.append(submission.text)
+            self.texts += [submission.text] if submission.text else []
             return
         if submission.state == "busy":
             return
-        if tagged:
+        if _is_tagged(document):
             documents.remove_tag(self.collection, document, documents.PROCESS)
         self._refusals = 0
         self.backoff.note(key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
+        run_id = submission.run_id
         self.followed[run_id] = submission.attempt
+        self.alive.add(submission.job_id)
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
-    def _record_failure(self, document: Document, error: Exception, tagged: bool) -> None:
+    def _record_failure(self, document: Document, error: Exception) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
         reason = describe_error(error)
         if self.dry_run:
@@ -350,7 +382,7 @@ class Loop:
             return
         log.debug("run %s", _label(document), exc_info=error)
         try:
-            if tagged:
+            if _is_tagged(document):
                 documents.set_status(self.collection, document, "pending")
                 documents.remove_tag(self.collection, document, documents.PROCESS)
             failures = documents.record_failure(
@@ -451,7 +483,7 @@ class Loop:
             "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
             f" by {reason}" if reason else "",
             *self.counts.values(),
-            len(self.followed),
+            len(self.alive),
         )
         self._write_status("ended")
 

@@ -6,7 +6,7 @@ import shlex
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,17 @@ from tqdm import tqdm
 
 from amstrax import rundoc
 from amstrax.auto_processing import campaign_plan, engines, submitting
-from amstrax.auto_processing.loop import consequence, followed_runs, job_states, settle
+from amstrax.auto_processing.engines.base import JobState
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
+from amstrax.auto_processing.loop import (
+    Followed,
+    begun_jobs,
+    consequence,
+    followed_runs,
+    job_states,
+    live_jobs,
+    settle,
+)
 from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.exceptions import JobRefused, RunDatabaseError, RunNotReady, UsageError
@@ -42,7 +52,7 @@ class LoopOptions:
 
     engine: str
     max_jobs: int = 10
-    runs_per_job: int = 1
+    grouping: Grouping = ONE_RUN_A_JOB
     retry_pause: float = base.FIRST_BACKOFF
     pause: float = 10.0
     keep_free: float = 1.0
@@ -223,18 +233,14 @@ class Loop:
             if run_.run_id in self.campaign.index
         ]
         found = job_states(self.engine, followed)
+        begun = begun_jobs(self.runs, followed, found)
         before, self._flight = self._flight, set()
-        jobs = set()
         for run_ in followed:
-            state = found[run_.attempt]
-            if state.alive:
-                jobs.add(run_.job.get("job_id"))
-            else:
-                line = self._settle(run_, state)
-                if line is not None:
-                    log.warning("%s", line)
-                    before.add(run_.run_id)
-                    continue
+            line = self._settle(run_, found[run_.attempt], begun)
+            if line is not None:
+                log.warning("%s", line)
+                before.add(run_.run_id)
+                continue
             self._flight.add(run_.run_id)
             self.states[run_.run_id] = RunState(documents.status_of(run_.document).status)
         is_due = time.monotonic() >= self._refresh_at
@@ -245,12 +251,13 @@ class Loop:
         else:
             not_due = {name for name, state in self.states.items() if not state.is_due}
             self._refresh((before - self._flight) | not_due)
-        return len(jobs)
+        return len(live_jobs(followed, found))
 
-    def _settle(self, run_: Any, state: Any) -> str | None:
+    def _settle(self, run_: Followed, state: JobState, begun: Collection[str]) -> str | None:
         """Record the end of a job that has not done so; return a line about it."""
         try:
-            return settle(self.runs, self.engine, run_, state, self.campaign.max_failures)
+            limit = self.campaign.max_failures
+            return settle(self.runs, self.engine, run_, state, limit, begun)
         except RunDatabaseError:
             raise
         except Exception as error:
@@ -292,7 +299,7 @@ class Loop:
 
     def _submit(self, n_jobs: int) -> str:
         """Submit up to so many jobs; return what submission waits for."""
-        names = self._next(n_jobs * self.options.runs_per_job)
+        names = self._next(n_jobs * self.options.grouping.most)
         # Read again: other processes may have changed them
         self._refresh(names)
         names = [name for name in names if self._is_ready(name)]
@@ -302,21 +309,15 @@ class Loop:
         if not fitting:
             return lack
         new = {name for name in fitting if self.states[name].is_new}
-        results = submitting.submit_groups(
-            self.template, list(self._groups(fitting)), self.runs, self.engine, new
-        )
-        self._record(fitting, results)
+        grouping, plan = self.options.grouping, self.template.plan
+        groups = grouping.groups(fitting, self.runs, plan)[:n_jobs]
+        results = submitting.submit_groups(self.template, groups, self.runs, self.engine, new)
+        self._record([name for group in groups for name in group], results)
         return ""
 
     def _is_ready(self, name: str) -> bool:
         state = self.states[name]
         return state.state == campaigns.WAITING and state.is_due
-
-    def _groups(self, names: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Yield the runs of each job."""
-        n = self.options.runs_per_job
-        for begin in range(0, len(names), n):
-            yield names[begin : begin + n]
 
     def _that_fit(self, names: Sequence[str]) -> tuple[list[str], str]:
         """Return the runs whose output fits on the disk, and a text on what it lacks."""

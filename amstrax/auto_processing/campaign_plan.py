@@ -1,11 +1,11 @@
 """Plan campaigns: what is to be made of which runs, and what that takes."""
 
+import contextlib
 import json
 import logging
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import strax
 from amstrax import contexts, rundoc, settings
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
+from amstrax.auto_processing.grouping import ASSUMED, PER_RUN, Rate, measured_rate, megabytes_of
 from amstrax.auto_processing.loop import RunSelection, has_source
 from amstrax.exceptions import AmstraxError, UsageError
 from amstrax.rundb import campaigns, documents
@@ -25,16 +26,12 @@ log = logging.getLogger(__name__)
 
 #: Largest number of runs that rates are measured on, the newest ones
 _MOST_MEASURED = 500
-#: Without measurements: processor time [s] per MB of input and per run, input of a run [MB], and
-#: sizes of all raw data and of another data type, as fractions of the input
-_SECONDS_PER_MB, _SECONDS_PER_RUN, _MB_OF_RUN = 0.1, 1.0, 10.0
+#: Without measurements: input of a run [MB], and sizes of all raw data and of another data type, as
+#: fractions of the input
+_MB_OF_RUN = 100.0
 _RAW_FRACTION, _OTHER_FRACTION = 1.0, 0.05
 
-_RATE_FIELDS = (
-    *("name", "number", "data.type", "data.size_mb", "data.time", "data.lineage_hash"),
-    *("processing_history.action", "processing_history.status", "processing_history.time"),
-    "processing_history.targets",
-)
+_RATE_FIELDS = ("name", "number", "data.type", "data.size_mb")
 
 
 class Rates(NamedTuple):
@@ -46,7 +43,6 @@ class Rates(NamedTuple):
 
     seconds_per_mb: float
     n_runs: int
-    are_same_targets: bool
     sizes: Mapping[str, float]
     n_sizes: Mapping[str, int]
 
@@ -224,7 +220,7 @@ def make_plan(
     )
     states = {name: state_of(campaign, found[name]) for name in known}
     rates = measure(runs, plan)
-    sizes = [input_mb(campaign, found[name]) for name in watch(known)]
+    sizes = [_input_mb(found[name], plan) for name in watch(known)]
     measured = [mb for mb in sizes if mb is not None]
     mean = sum(measured) / len(measured) if measured else _MB_OF_RUN
     mb = [mean if size is None else size for size in sizes]
@@ -237,9 +233,7 @@ def make_plan(
         for name, size in zip(known, mb, strict=True)
     ]
     todo = [i for i, name in enumerate(known) if states[name].state == campaigns.WAITING]
-    seconds = sum(
-        mb[i] * rates.seconds_per_mb + (not rates.n_runs) * _SECONDS_PER_RUN for i in todo
-    )
+    seconds = sum(mb[i] * rates.seconds_per_mb + (not rates.n_runs) * PER_RUN for i in todo)
     n_unknown = sum(sizes[i] is None for i in todo)
     if n_unknown:
         what = "mean of the others" if measured else "assumed"
@@ -367,46 +361,16 @@ def has_input(campaign: Campaign, document: Mapping[str, Any]) -> bool:
     return any(folder.is_dir() for folder in folders)
 
 
-def input_mb(campaign: Campaign, document: Mapping[str, Any]) -> float | None:
-    """Return the size of a run's live data, or else of its raw data [MB]; None if unknown.
-
-    It is registered or else, of live data on this machine, measured.
-    """
-    if (size := registered_mb(document, campaign.raw_types)) is not None:
-        return size
-    try:
-        name = rundoc.check_run_name(documents.name_of(document))
-        options, _ = options_of(campaign)
-        places: list[Path | str | None] = [settings.live_data(campaign.detector)]
-        places.append(options.live_data_dir)
-        places += [
-            rundoc.check_location(entry.get("location"))
-            for entry in documents.data_of(document, type="live", host=documents.this_host())
-        ]
-        for place in places:
-            if place is not None and (Path(place) / name).is_dir():
-                return _size_of(Path(place) / name) / 1e6
-    except (OSError, RuntimeError, ValueError) as error:
-        log.debug("size of run %s: %s", documents.name_of(document), error)
-    return None
-
-
-def _size_of(folder: Path) -> int:
-    """Return the size of the files in a folder and its subfolders [bytes]."""
-    with os.scandir(folder) as entries:
-        return sum(
-            _size_of(Path(entry.path)) if entry.is_dir() else entry.stat().st_size
-            for entry in entries
-        )
-
-
-def registered_mb(document: Mapping[str, Any], raw_types: Collection[str]) -> float | None:
-    """Return the registered size of a run's live data, or else of its raw data [MB]."""
-    sizes = _sizes(document)
-    if "live" in sizes:
-        return sizes["live"]
-    raw = [sizes[data_type] for data_type in raw_types if data_type in sizes]
-    return sum(raw) if raw else None
+def _input_mb(document: Mapping[str, Any], plan: process_run.Plan) -> float | None:
+    """Return `megabytes_of`, also of live data on this machine that only the document names."""
+    size = megabytes_of(document, plan)
+    here = documents.data_of(document, type="live", host=documents.this_host())
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        for entry in here if size is None else ():
+            folder = rundoc.check_location(entry.get("location"))
+            run_dir = folder / rundoc.check_run_name(documents.name_of(document))
+            return sum(path.stat().st_size for path in run_dir.glob("*/*")) / 1e6 or None
+    return size
 
 
 def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
@@ -416,12 +380,6 @@ def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
         for entry in documents.data_of(document)
         if isinstance(entry.get("size_mb"), (int, float)) and isinstance(entry.get("type"), str)
     }
-
-
-def seconds_of(document: Mapping[str, Any]) -> float | None:
-    """Return how long the last processing of a run took that has ended well [s], if known."""
-    last = last_processing(document)
-    return None if last is None else last[1]
 
 
 def last_processing(document: Mapping[str, Any]) -> tuple[Any, float, tuple[str, ...]] | None:
@@ -444,27 +402,17 @@ def last_processing(document: Mapping[str, Any]) -> tuple[Any, float, tuple[str,
 
 
 def measure(runs: Any, plan: process_run.Plan) -> Rates:
-    """Return rates of the newest runs that are done, those with the same targets if possible."""
+    """Return the rates of the newest runs that are done; of time, those with the same targets."""
     done = documents.has_status("done")
     found = documents.read(runs, done, _RATE_FIELDS, sort=[("number", -1)], limit=_MOST_MEASURED)
-    timed: list[tuple[float, float, bool]] = []
     sizes: dict[str, list[tuple[float, float]]] = {}
     for document in found:
-        mb = registered_mb(document, plan.raw_types)
-        if not mb:
-            continue
-        for data_type, size in _sizes(document).items():
-            sizes.setdefault(data_type, []).append((mb, size))
-        last = last_processing(document)
-        if last is not None:
-            timed.append((mb, last[1], set(last[2]) == set(plan.targets)))
-    same = [row for row in timed if row[2]]
-    used = same or timed
-    rate = sum(row[1] for row in used) / sum(row[0] for row in used) if used else _SECONDS_PER_MB
+        mb = megabytes_of(document, plan)
+        for data_type, size in _sizes(document).items() if mb else ():
+            sizes.setdefault(data_type, []).append((mb or 0.0, size))
+    rate = measured_rate(runs, plan) or Rate(ASSUMED, 0)
     return Rates(
-        rate,
-        len(used),
-        bool(same),
+        *rate,
         {name: sum(s for _, s in rows) / sum(m for m, _ in rows) for name, rows in sizes.items()},
         {name: len(rows) for name, rows in sizes.items()},
     )
@@ -482,15 +430,14 @@ def _fraction(rates: Rates, data_type: str, campaign: Campaign) -> float:
 def _describe(rates: Rates, campaign: Campaign) -> str:
     """Return a text on how the numbers of a plan were found."""
     if rates.n_runs:
-        which = "the same" if rates.are_same_targets else "other"
         time = (
             f"processor time: {rates.seconds_per_mb:.3g} s/MB, measured on {rates.n_runs} runs "
-            f"with {which} targets, without the start of jobs"
+            "with these targets, without the start of jobs"
         )
     else:
         time = (
-            f"processor time is assumed, since no run has been processed: {_SECONDS_PER_MB:g} s/MB "
-            f"and {_SECONDS_PER_RUN:g} s a run"
+            f"processor time is assumed, since no run has these targets yet: {ASSUMED:g} s/MB and "
+            f"{PER_RUN:g} s a run"
         )
     types = {data_type for kind in campaign.kinds for data_type in kind.hashes}
     measured = sorted(types & rates.sizes.keys())

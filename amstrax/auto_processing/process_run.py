@@ -380,8 +380,8 @@ def _record_crash(args: argparse.Namespace, reason: str) -> None:
     document = documents.find_run(collection, args.run_id, None, fields)
     claim, job = document.get(documents.PROCESSING_CLAIM), documents.job_of(document)
     owner = str(claim.get("owner")) if isinstance(claim, Mapping) else ""
-    attempt = args.attempt or owner.partition(leases.JOB_MARK)[0]
-    is_its = owner.startswith(f"{attempt}{leases.JOB_MARK}") and leases.is_dead(owner)
+    attempt = args.attempt or owner.partition(leases.JOB_SUFFIX)[0]
+    is_its = owner.startswith(f"{attempt}{leases.JOB_SUFFIX}") and leases.is_dead(owner)
     if not is_its and not args.attempt:
         return  # It had not claimed the run, or another process has it
     if job.get("log"):

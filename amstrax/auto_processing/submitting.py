@@ -48,6 +48,9 @@ _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
 #: State of a run that cannot be submitted
 NOT_SUBMITTED = "not submitted"
 
+#: Largest number of jobs in a job array: MaxArraySize of Slurm is 1001 by default
+_LONGEST_ARRAY = 1000
+
 # Secrets already reported as withheld from jobs
 _warned: set[str] = set()
 
@@ -351,8 +354,9 @@ class _Submitter:
     ):
         self.template, self.collection, self.engine = template, collection, engine
         self._reset_failures = reset_failures
-        self._label = ""
-        self._n_jobs = 0
+        #: Label and time of the present job array, and number of its jobs
+        self._label = self._time = ""
+        self._index = 0
         self._alive: list[KnownJob] | None = None
         self._results: list[Submission | None] = []
         #: Jobs to submit, and the runs of each with their places in the results
@@ -424,26 +428,30 @@ class _Submitter:
 
     def _job(self, plan: Plan, runs: Sequence[_Run]) -> Job:
         """Return the job of some runs of one plan."""
-        self._n_jobs += 1
-        label, attempt = runs[0].run_id, runs[0].attempt
+        label, suffix, index = runs[0].run_id, runs[0].attempt[-6:], None
+        time = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
         if len(runs) > 1:
-            # Jobs of one call differ in the last number only, as the jobs of a job array
-            self._label = self._label or f"{label}+{uuid.uuid4().hex[:8]}"
-            label = f"{self._label}.{self._n_jobs}"
-            attempt = f"{self._n_jobs:06d}"
+            # Jobs of an array differ in the number only
+            if self._index % _LONGEST_ARRAY == 0:
+                self._label, self._index = f"{label}+{uuid.uuid4().hex[:8]}", 0
+                self._time = time
+            self._index += 1
+            index = self._index
+            label, suffix, time = f"{self._label}.{index}", self._label[-6:], self._time
         subfolder = "" if self.template.flat else label
-        file_name = f"{label}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{attempt[-6:]}"
-        suffix = "out" if self.template.flat else "log"
+        file_name = f"{label}-{time}-{suffix}"
+        log_suffix = "out" if self.template.flat else "log"
         return Job(
             label,
             plan.targets,
             plan.context,
             plan.detector,
             self.template.job_folder / subfolder / f"{file_name}.sh",
-            self.template.log_folder / subfolder / f"{file_name}.{suffix}",
+            self.template.log_folder / subfolder / f"{file_name}.{log_suffix}",
             self.template.memory,
             self.template.queue,
             n_runs=len(runs),
+            index=index,
         )
 
     def _command(self, job: Job, runs: Sequence[_Run]) -> tuple[list[str], str]:

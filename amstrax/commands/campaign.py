@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amstrax import settings, strict_json
 from amstrax.auto_processing import auto_processing, submit_stbc
+from amstrax.auto_processing.grouping import Grouping
 from amstrax.auto_processing.loop import RunSelection
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
@@ -65,7 +66,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_jobs(run)
     base.add_count(run, "--max_jobs", 10, auto_processing.MAX_JOBS_HELP)
-    base.add_count(run, "--runs_per_job", 1, "largest number of runs that a job processes")
     base.add_seconds(
         run,
         "--retry_pause",
@@ -197,7 +197,10 @@ def run(args: argparse.Namespace, stop: Stop, failed: list[str]) -> str:
         more_options=more_options,
     )
     loop_options = base.filled(
-        campaign_loop.LoopOptions, args, engine=args.engine or settings.engine()
+        campaign_loop.LoopOptions,
+        args,
+        engine=args.engine or settings.engine(),
+        grouping=base.filled(Grouping, args),
     )
     progress = campaign_loop.run(campaign, template, loop_options, stop)
     n_failed = progress.counts[campaigns.FAILED]

@@ -848,7 +848,10 @@ def record_failure(
             raise RunNotFound(f"run {name} has been removed from {place(collection)}")
         count = failures_of(before)
         job = job_of(before)
-        if job.get("attempt") == attempt and (who := job.get("cancelled_by")):
+        is_its = job.get("attempt") == attempt
+        if is_its and job.get("log"):
+            failure["log"] = job["log"]
+        if is_its and (who := job.get("cancelled_by")):
             is_cancelled = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
             cancelled = _status(collection, "failed", f"cancelled by {who}", host)
             if update_status(collection, {"$and": [wanted, is_cancelled]}, cancelled):

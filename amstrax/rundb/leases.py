@@ -50,7 +50,7 @@ STOP_AFTER = 2 / 3
 _RENEWALS = 12
 _SEPARATOR = "/"
 #: Behind the attempt in the name of an owner that is a job
-JOB_MARK = ".job/"
+JOB_SUFFIX = ".job"
 _TAKEN = "another process has claimed it"
 #: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = documents.SUBMITTER_PREFIX
@@ -470,7 +470,7 @@ class RunClaim:
         self._lease = Lease(
             collection,
             run_id,
-            f"{attempt}{JOB_MARK.removesuffix(_SEPARATOR)}",
+            f"{attempt}{JOB_SUFFIX}",
             lifetime=lifetime,
             on_loss=self._set_stop,
         )

@@ -74,11 +74,17 @@ class Job:
     queue: str | None = None
     #: Number of runs that it processes; with more than one, `run_id` is a label of the group
     n_runs: int = 1
+    #: Number in a job array, which ends `run_id`; jobs of an array differ in it, and in the script
+    index: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the job in the batch system."""
         return job_name(self.run_id, self.targets, self.context, self.detector)
+
+    def in_array(self, text: str, number: str = "%a") -> str:
+        """Return `text` with another number for the index: name or path for the whole array."""
+        return text.replace(self.run_id, f"{self.run_id.rpartition('.')[0]}.{number}")
 
 
 class KnownJob(NamedTuple):
