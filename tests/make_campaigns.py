@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -111,5 +112,10 @@ def lab(tmp_path, monkeypatch, live_runs):
     monkeypatch.setenv("AMSTRAX_LOCAL_FOLDER", str(tmp_path / "engine"))
     monkeypatch.setenv("AMSTRAX_LOCAL_JOBS", "2")
     monkeypatch.chdir(tmp_path)
+    # Commands set logging up, to an error stream that is this test's
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield made
+    root.handlers[:] = handlers
+    root.setLevel(level)
     made.end()

@@ -84,7 +84,7 @@ def test_from_plan_to_report(lab, capsys):  # noqa: F811
         "  no raw data       1: 000002\n",
         "  skipped           1: 000003\n",
         "not in the run database, left out: 000006",
-        "measured on 1 runs with the same targets",
+        "s/MB, measured on 1 runs with these targets",
     ):
         assert line in text
     assert states(lab) == ["stored", "no raw data", "skipped", "waiting", "waiting"]
