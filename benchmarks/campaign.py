@@ -40,27 +40,31 @@ from amstrax.rundb import documents, get_mongo_collection, transfer  # noqa: E40
 SOURCE = "000001"
 _OP_MSG = 2013
 #: Commands that only keep a connection
-_IDLE = ("hello", "ismaster", "isMaster", "ping", "saslStart", "saslContinue", "endSessions")
+_IDLE = ("ismaster", "isMaster", "ping", "saslStart", "saslContinue", "endSessions")
 
 
 class CountingProxy:
-    """Passes connections on to a MongoDB server, and counts the commands by name."""
+    """Passes connections on to a MongoDB server, and counts commands by sender and name.
+
+    Senders are ``job`` and ``loop``, by the command line of the process.
+    """
 
     def __init__(self, port: int):
         self._target = port
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()
         self._listener = socket.create_server((LOCALHOST, 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         while True:
-            client, _ = self._listener.accept()
+            client, (_, port) = self._listener.accept()
             server = socket.create_connection((LOCALHOST, self._target))
-            threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+            ends = (client, server, _sender(port))
+            threading.Thread(target=self._requests, args=ends, daemon=True).start()
             threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
 
-    def _requests(self, client: socket.socket, server: socket.socket) -> None:
+    def _requests(self, client: socket.socket, server: socket.socket, sender: str) -> None:
         stream = client.makefile("rb")
         try:
             while head := stream.read(16):
@@ -70,7 +74,7 @@ class CountingProxy:
                     size = struct.unpack_from("<i", body, 5)[0]
                     name = next(iter(decode(body[5 : 5 + size])))
                     if name not in _IDLE:
-                        self.counts[name] += 1
+                        self.counts[sender, name] += 1
                 server.sendall(head + body)
         except (OSError, struct.error):
             pass
@@ -85,6 +89,15 @@ class CountingProxy:
             pass
         finally:
             client.close()
+
+
+def _sender(port: int) -> str:
+    """Return what sends from a local port."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.laddr and connection.laddr.port == port and connection.pid:
+            words = psutil.Process(connection.pid).cmdline()
+            return "loop" if "amstrax.cli" in words else "job"
+    return "job"
 
 
 class Lab:
@@ -171,30 +184,32 @@ class Lab:
 
 def operations(lab: Lab, args: argparse.Namespace) -> None:
     """Print the operations of a campaign on database and files, for a run and for many."""
-    loop, jobs = CountingProxy(lab.server.port), CountingProxy(lab.server.port)
-    lab.use(jobs.port)
+    proxy = CountingProxy(lab.server.port)
+    address = {"AMSTRAX_MONGO_URI": lab.uri(proxy.port)}
+    lab.use(proxy.port)
     first = 1
     database: dict[int, tuple[float, float]] = {}
     for per_job in (1, args.runs_per_job):
         lab.add_runs(first, args.runs)
         name, selection = f"c{per_job}", f"{first}-{first + args.runs - 1}"
-        environment = {"AMSTRAX_MONGO_URI": lab.uri(loop.port)}
-        loop.counts.clear()
-        lab.run(name, "plan", selection, "--target", args.target, **environment)
-        n_plan = loop.counts.total() / args.runs
-        loop.counts.clear()
-        jobs.counts.clear()
+        proxy.counts.clear()
+        lab.run(name, "plan", selection, "--target", args.target, **address)
+        n_plan = proxy.counts.total() / args.runs
+        proxy.counts.clear()
         began = time.monotonic()
-        lab.run(
-            *(name, "run", "--no-progress", "--pause=10", f"--runs_per_job={per_job}"),
-            **environment,
-        )
+        options = ("--no-progress", "--pause=10", f"--runs_per_job={per_job}")
+        lab.run(name, "run", *options, **address)
         seconds = time.monotonic() - began
-        database[per_job] = (loop.counts.total() / args.runs, jobs.counts.total() / args.runs)
+        sums = {
+            sender: sum(n for (by, _), n in proxy.counts.items() if by == sender)
+            for sender in ("loop", "job")
+        }
+        database[per_job] = (sums["loop"] / args.runs, sums["job"] / args.runs)
         print(
             f"{per_job} runs a job: plan {n_plan:.2f}, loop {database[per_job][0]:.1f}, job "
             f"{database[per_job][1]:.1f} commands a run; {args.runs} runs in {seconds:.0f} s\n"
-            f"  loop {dict(loop.counts)}\n  jobs {dict(jobs.counts)}"
+            f"  {dict(proxy.counts)}",
+            flush=True,
         )
         first += args.runs
     lab.use(lab.server.port)

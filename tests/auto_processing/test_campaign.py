@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote_plus
 
 import pytest
 from make_campaigns import TARGET, lab  # noqa: F401
+from servers import LOCALHOST, MONGO_USERS, MongoServer
 
 from amstrax import cli
 from amstrax.auto_processing import campaign_loop, campaign_plan
@@ -39,11 +41,12 @@ def states(lab, name="c1"):  # noqa: F811
 
 
 def wait_for(condition, lab):  # noqa: F811
-    """Wait until something is so."""
+    """Wait until something is so, and return it."""
     end = time.monotonic() + LONG
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < end, lab.log.read_text()
         time.sleep(0.1)
+    return value
 
 
 def attempts(lab, numbers):  # noqa: F811
@@ -227,3 +230,86 @@ def test_old_versions_are_listed_once_the_new_ones_are_there(lab, capsys):  # no
     for data_type, lineage_hash in new.kinds[0].hashes.items():
         assert f"000002-{data_type}-{lineage_hash}" in after
     assert campaign_loop.old_data(new, lab.runs) == []
+
+
+def test_on_slurm_each_run_is_done_once_whatever_is_killed(
+    lab,  # noqa: F811
+    slurm,
+    tmp_path,
+    monkeypatch,
+):
+    """Jobs, the machine that they run on, the run database and the command, all killed once."""
+    (tmp_path / "database").mkdir()
+    database = MongoServer(tmp_path / "database")
+    use_database(lab, database, monkeypatch)
+    numbers = range(1, 13)
+    for number in numbers:
+        lab.add_run(number)
+    planned("c1", "1-12", "--max_failures=30")
+    options = ["c1", "run", *QUICK, "--engine=slurm", "--mem=600", "--runs_per_job=3"]
+    options += ["--max_jobs=3"]
+    loop = lab.start(*options)
+
+    def at_work():
+        found = map(lab.document, numbers)
+        return [d for d in found if documents.status_of(d).status == "running"]
+
+    def n_done():
+        return sum(lab.status(number) == "done" for number in numbers)
+
+    try:
+        job_id = str(documents.job_of(wait_for(at_work, lab)[0])["job_id"])
+        # scontrol does not know the ids of jobs of an array
+        slurm.kill_job(slurm.run("squeue", "-h", "-j", job_id, "-o", "%A").strip())
+        wait_for(lambda: n_done() >= 2, lab)
+        loop.kill()
+        loop.wait()
+        database.kill()
+        time.sleep(1)
+        database.start()
+        loop = lab.start(*options)
+        wait_for(lambda: n_done() >= 5 and at_work(), lab)
+        slurm.kill("slurmd")
+        slurm.daemons["slurmd"].start()
+        end = time.monotonic() + LONG
+        while loop.poll() is None:
+            assert time.monotonic() < end, lab.log.read_text()
+            slurm.resume()
+            time.sleep(0.5)
+        assert loop.returncode == 0, lab.log.read_text()
+        assert states(lab) == ["done"] * 12
+        assert attempts(lab, numbers) == [1] * 12
+        check_data(lab, numbers)
+        check_undisturbed(lab)
+        # Jobs of one wave are one array
+        ids = {documents.job_of(lab.document(number))["job_id"] for number in numbers}
+        assert len(ids) < 12
+    finally:
+        loop.kill()
+        loop.wait()
+        slurm.cancel_all()
+        database.kill()
+
+
+def use_database(lab, database, monkeypatch):  # noqa: F811
+    """Let this process, and jobs, use a run database of a server."""
+    password = quote_plus(MONGO_USERS["writer"][0])
+    values = {
+        "AMSTRAX_MONGO_URI": f"mongodb://writer:{password}@{LOCALHOST}:{database.port}/",
+        "AMSTRAX_RUNDB_TIMEOUT": "20",
+        "AMSTRAX_HOST": "stbc",
+        "XAMS_LIVE_DATA": lab.live,
+        "XAMS_PROCESSED_DATA": lab.processed,
+    }
+    path = lab.folder / "xams.conf"
+    path.write_text("\n".join(["[default]", *(f"{k} = {v}" for k, v in values.items())]) + "\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("AMSTRAX_CONFIG", str(path))
+
+
+def check_undisturbed(lab):  # noqa: F811
+    """Check that the data of a run is that of a processing that nothing has disturbed."""
+    folder = lab.folder / "undisturbed"
+    words = ["000001", "--target", TARGET, "--output_folder", str(folder), "--context", "xams"]
+    assert cli.main(["process", *words]) == 0
+    assert lab.data(1, folder) == lab.data(1)
