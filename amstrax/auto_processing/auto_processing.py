@@ -10,6 +10,7 @@ import argparse
 import itertools
 import logging
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax import settings
 from amstrax.auto_processing import alarms, engines, process_run, submitting
-from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping, add_grouping
 from amstrax.auto_processing.loop import (
     Document,
     RunSelection,
@@ -61,6 +62,8 @@ log = logging.getLogger("amstrax.auto_processing")
 LONGEST_WAIT = 300.0
 #: Interval between two looks for alarms [s]
 ALARMS_EVERY = 60.0
+#: Longest time for messages about alarms before `--once` ends [s]
+LONGEST_SENDING = 40.0
 #: Interval between two counts of waiting runs without changes; a count reads all runs [s]
 COUNT_EVERY = 60.0
 #: Interval for removing old scripts and logs of jobs [s]
@@ -116,6 +119,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "processed whatever their state.",
     )
     base.add_work(parser)
+    add_grouping(parser)
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="process this run, then end"
     )
@@ -224,7 +228,9 @@ class Loop:
         self.switched_on = True
         self.waiting: int | None = None
         self._counted: tuple[dict[str, int], int] | None = None
-        self._count_at = self._clean_at = self._alarms_at = 0.0
+        self._count_at = self._clean_at = 0.0
+        self._watch: threading.Thread | None = None
+        self._has_ended = threading.Event()
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
@@ -460,21 +466,45 @@ class Loop:
         """Write the status after a round, with its error if any."""
         self.trouble = trouble
         self._write_status("in trouble" if trouble else "at work")
-        if not trouble and not self.dry_run:
-            self._look_for_alarms()
+        self._start_watch()
 
-    def _look_for_alarms(self) -> None:
-        """Tell people what goes wrong, see `alarms`; now and then."""
-        if time.monotonic() < self._alarms_at:
-            return
-        self._alarms_at = time.monotonic() + ALARMS_EVERY
+    def _start_watch(self) -> None:
+        if self._watch is None and not self.dry_run and not self.wanted.run_id:
+            # In a thread, so that it notices a round that hangs, and no server holds a round
+            self._watch = threading.Thread(target=self._watch_for_alarms, daemon=True)
+            self._watch.start()
+
+    def _watch_for_alarms(self) -> None:
+        """Tell people what goes wrong, see `alarms`, until the loop ends."""
         plan, processing = self.template.plan, self.template.processing
-        try:
-            places = process_run.folders(plan, processing.output_folder)
-            found = alarms.find_causes(plan.detector, self.collection, places)
-            alarms.Alarms().update(found, plan.detector)
-        except (AmstraxError, OSError) as error:
-            log.warning("alarms are not looked for: %s", describe_error(error))
+        # Other loops may be silent too
+        files = {
+            detector: self.template.log_folder / f"auto_processing_{detector}.json"
+            for detector in settings.DETECTORS
+        } | {plan.detector: self._status_file()}
+        told = ""
+        while True:
+            try:
+                found = alarms.find_causes(
+                    plan.detector,
+                    lambda: self.collection,
+                    lambda: connection.get_trends_collection(plan.detector),
+                    lambda: process_run.all_folders(
+                        plan, processing.output_folder, processing.live_data_dir
+                    ),
+                    files,
+                )
+                known = alarms.Alarms()
+                known.update(found, plan.detector)
+                told = ""
+                if self._has_ended.wait(ALARMS_EVERY):
+                    return known.finish()
+            except Exception as error:
+                if told != (told := describe_error(error)):
+                    log.warning("alarms are not looked for: %s", told)
+                    log.debug("alarms", exc_info=error)
+                if self._has_ended.wait(ALARMS_EVERY):
+                    return None
 
     def end(self, reason: str) -> None:
         """Log the end of the loop and its cause, a signal or an error if any."""
@@ -486,16 +516,27 @@ class Loop:
             len(self.alive),
         )
         self._write_status("ended")
+        if reason:
+            self._start_watch()
+        self._has_ended.set()
+        if self._watch is not None:
+            # What could not be sent is sent by the next loop
+            self._watch.join(LONGEST_SENDING if self.options.once else 2)
+
+    def _status_file(self) -> Path:
+        name = f"auto_processing_{self.template.plan.detector}.json"
+        return self.options.status_file or self.template.log_folder / name
 
     def _write_status(self, state: str) -> None:
         """Write the file for a monitor."""
         if self.dry_run:
             return
-        name = f"auto_processing_{self.template.plan.detector}.json"
         write_status(
-            self.options.status_file or self.template.log_folder / name,
+            self._status_file(),
             {
                 "state": state,
+                "run_id": self.wanted.run_id,
+                "pause": self.options.pause,
                 "ended_by": self.ended_by,
                 "switch": "on" if self.switched_on else "off",
                 "since": self.began,

@@ -37,7 +37,7 @@ from amstrax.exceptions import (
     RunDatabaseError,
     Stopped,
 )
-from amstrax.rundb import documents, leases
+from amstrax.rundb import documents, leases, stored
 
 log = logging.getLogger("amstrax.delete_live")
 
@@ -381,6 +381,63 @@ class Deleter:
         if not self._is_recorded(run_dir):
             put_back(run_dir)
             raise DeletionRefused("the run document does not record the deletion")
+
+
+def delete_data(
+    collection: Any, run_id: str, data_type: str, lineage_hash: str, folders: Sequence[Path]
+) -> int:
+    """Delete data of one lineage from this machine, and return its size [bytes].
+
+    It is looked for in the run document and in `folders`. An interrupted deletion is completed by
+    the next call.
+
+    Raises
+    ------
+    DeletionRefused
+        When the data is not on this machine, the run is being processed, or no other lineage of
+        the data type is stored here.
+    """
+    document = copying.find_again(collection, run_id)
+    here = [x for x in stored.stored(document) if x.host == documents.this_host()]
+    its = f"{data_type} {lineage_hash} of run {run_id}"
+    name = f"{run_id}-{data_type}-{lineage_hash}"
+    prefix = f"{run_id}-{data_type}-"
+    if not all(map(stored.is_word, (run_id, data_type, lineage_hash))):
+        raise DeletionRefused(f"{its} cannot be the name of data: see `amstrax rundb storage`")
+    parents = {Path(x.folder).parent for x in here if Path(x.folder).name.startswith(prefix)}
+    parents |= {folder.absolute() for folder in folders}
+    places = [p / name for p in sorted(parents) if (p / name).is_dir() or aside(p / name).is_dir()]
+    others = [
+        path
+        for parent in parents
+        for path in parent.glob(f"{prefix}*")
+        if path.name != name and path.is_dir() and not path.name.endswith("_temp")
+    ]
+    if not places:
+        raise DeletionRefused(f"{its} is not on this machine: see `amstrax rundb storage`")
+    if not others:
+        raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
+    status = documents.status_of(document).status
+    if status in ("submitted", "running") or documents.is_claimed(document):
+        raise DeletionRefused(f"run {run_id} is being processed: try again later")
+    with leases.held(collection, document) as claim:
+        if claim is None:
+            raise DeletionRefused(f"run {run_id} is being copied, or deleted: try again later")
+        n_bytes = 0
+        for place in places:
+            n_bytes += stored.size_of(str(place if place.is_dir() else aside(place))) or 0
+            if place.is_dir():
+                set_aside(place)
+        who = f"{settings.login_name()} with amstrax rundb delete-data"
+        for entry in documents.data_of(
+            document, type=data_type, host=documents.this_host(), lineage_hash=lineage_hash
+        ):
+            keys = ("type", "host", "location", "lineage_hash")
+            one = {key: entry.get(key) for key in keys}
+            documents.remove_data(collection, run_id, one, who)
+        for place in places:
+            remove_folder(place)
+        return n_bytes
 
 
 def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The time that a run takes is its amount of data times the time per MB that recen
 come from run documents: sizes of raw or live data, and ``processing_history``.
 """
 
+import argparse
 import logging
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing.process_run import Plan
+from amstrax.commands import base as commands
 from amstrax.exceptions import InvalidRunDocument
 from amstrax.rundb import documents
 
@@ -27,6 +29,8 @@ ASSUMED = 0.1
 PER_RUN = 1.0
 #: Number of recent runs to measure the rate with
 _MEASURED_RUNS = 50
+# Rates already reported
+_said: dict[Plan, str] = {}
 _FIELDS = (*("name", "number", "start", "end"), *("data.type", "data.size_mb"))
 
 
@@ -57,7 +61,7 @@ class Grouping:
     def groups(self, run_ids: Sequence[str], collection: Any, plan: Plan) -> list[list[str]]:
         """Return the runs of each job, in the order of the runs."""
         times = dict.fromkeys(run_ids, 0.0)
-        if self.job_minutes is not None:
+        if self.job_minutes is not None and run_ids:
             times |= estimated_times(run_ids, collection, plan)
         groups: list[list[str]] = []
         seconds = 0.0
@@ -74,6 +78,23 @@ class Grouping:
 ONE_RUN_A_JOB = Grouping()
 
 
+def add_grouping(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `Grouping` has."""
+    parser.add_argument(
+        "--runs_per_job",
+        type=commands.positive_integer,
+        metavar="N",
+        help="process up to N runs in one job, one after the other (default: one run a job)",
+    )
+    parser.add_argument(
+        "--job_minutes",
+        type=commands.positive_number,
+        metavar="M",
+        help="process as many runs in one job as take M minutes, by the time per MB that recent "
+        "runs took (default: one run a job)",
+    )
+
+
 def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict[str, float]:
     """Return the time that processing each run should take [s], and log the rate used.
 
@@ -81,15 +102,13 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     are not in the run database are included, so that submitting them reports the error.
     """
     rate = measured_rate(collection, plan)
-    if rate is None:
-        log.info(
-            "no run document tells how long processing to %s takes: %g s per MB is assumed",
-            ", ".join(plan.targets),
-            ASSUMED,
-        )
-        rate = Rate(ASSUMED, 0)
-    else:
-        log.info("%.3g s per MB, measured with %d runs", *rate)
+    text = f"no run document tells how long that takes: {ASSUMED} s per MB is assumed"
+    if rate is not None:
+        text = f"{rate.seconds_per_mb:.2g} s per MB, measured with {rate.n_runs} runs"
+    if _said.get(plan) != text:
+        _said[plan] = text
+        log.info("jobs to %s: %s", ", ".join(plan.targets), text)
+    seconds_per_mb = ASSUMED if rate is None else rate.seconds_per_mb
     sizes: dict[str, float | None] = dict.fromkeys(run_ids)
     asked = [one for run_id in run_ids for one in documents.run_filters(run_id)]
     for document in documents.read(collection, {"$or": asked}, _FIELDS) if asked else ():
@@ -99,7 +118,7 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     known = [size for size in sizes.values() if size is not None]
     mean = statistics.fmean(known) if known else 100.0
     return {
-        run_id: PER_RUN + rate.seconds_per_mb * (mean if size is None else size)
+        run_id: PER_RUN + seconds_per_mb * (mean if size is None else size)
         for run_id, size in sizes.items()
     }
 

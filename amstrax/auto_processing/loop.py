@@ -322,14 +322,14 @@ def settle(
         if _set_pending(collection, run, reason, free):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
-    if (
-        state.state != DONE
-        and documents.is_of_several_runs(run.job)
-        and str(run.job.get("name")) in begun
-    ):
-        is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
+    is_begun = documents.status_of(run.document).status != "submitted" or documents.is_claimed(
+        run.document, attempt=run.attempt, now=now
+    )
+    is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
+    if is_of_others and not is_begun and state.state != DONE:
         if documents.is_claimed(run.document, now=now):
             return None
+        is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
         if _set_pending(collection, run, describe_end(run, state), is_not_begun):
             log.info("run %s: %s had not begun it: pending again", run.run_id, run.describe())
             return None
@@ -415,7 +415,8 @@ def switch(switches: Any, is_on: bool, user: str) -> None:
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     """End the waiting or running job of a run, record that, and return the name of the job.
 
-    The run is then failed, cancelled by `user`, which does not count as a failure. The automatic
+    A job that follows a run which is being taken ends without a change of the run. Otherwise the
+    run is then failed, cancelled by `user`, which does not count as a failure. The automatic
     loop ignores it until it is submitted, tagged ``process`` or set pending. A job for several runs
     goes on with the others: it leaves this one when it renews its claim next, within a twelfth of
     the lifetime of a claim.
@@ -430,7 +431,8 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     document = documents.find_run(collection, run_id, None, _FIELDS)
     name = documents.name_of(document) or run_id
     status, job = documents.status_of(document).status, documents.job_of(document)
-    if status not in ("submitted", "running"):
+    follows = status == "pending" and bool(job.get("follows"))
+    if status not in ("submitted", "running") and not follows:
         raise InvalidOption(f"run {name} is {status}: there is no job to end")
     if job.get("engine") != engine.name or job.get("host") != documents.this_host():
         raise InvalidOption(
@@ -440,6 +442,11 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     run = Followed(name, job, document)
     if not job.get("job_id"):
         raise InvalidOption(f"the job id of run {name} is not recorded yet: try again in a minute")
+    if follows:
+        if not engine.state(str(job["job_id"])).alive:
+            raise InvalidOption(f"{run.describe()}, which followed run {name}, has ended already")
+        engine.cancel(str(job["job_id"]))
+        return run.describe()
     # Before it ends, so that neither the job nor a loop counts it as a failure
     if not documents.set_cancelled(collection, name, run.attempt, user):
         raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")

@@ -587,6 +587,14 @@ def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     return raw or folder, folder
 
 
+def all_folders(
+    plan: Plan, output_folder: str | Path | None, live_data_dir: str | Path | None
+) -> tuple[Path, ...]:
+    """Return those of `folders`, and that of live data if there is one on this machine."""
+    live = live_data_dir or settings.live_data(plan.detector)
+    return (*folders(plan, output_folder), *((settings.expanded(live).absolute(),) if live else ()))
+
+
 def _make(
     run_id: str,
     plan: Plan,

@@ -23,7 +23,7 @@ from amstrax import settings, strict_json
 from amstrax.auto_processing import engines, process_run, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines.base import Engine
-from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping, add_grouping
 from amstrax.auto_processing.submitting import (
     NOT_SUBMITTED,
     JobTemplate,
@@ -136,6 +136,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
     base.add_work(parser)
+    add_grouping(parser)
     return base.parse(parser, "submit_stbc", argv)
 
 

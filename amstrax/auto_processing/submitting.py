@@ -287,6 +287,37 @@ def submit_groups(
         return submitter.results()
 
 
+def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> Submission:
+    """Submit a job in which ``amstraxer`` follows a run while it is taken, unless it has one.
+
+    The status of the run stays: what is made is registered when the run is processed, after its
+    end. The state is ``submitted``, ``alive already``, ``busy`` or ``dry run``, as of `submit`.
+
+    Parameters
+    ----------
+    template
+        With the script ``amstraxer``.
+
+    Raises
+    ------
+    UsageError
+        When the run has ended.
+    RunNotFound, InvalidRunDocument, JobRefused, EngineUnreachable, RunDatabaseError
+        As of `submit`.
+    """
+    document = documents.find_only(collection, run_id, PLAN_FIELDS)
+    name = rundoc.check_run_name(documents.name_of(document))
+    if rundoc.end_time(document) is not None:
+        raise UsageError(f"run {name} has ended, so nothing is left to follow: process it")
+    run = _Run(name, plan_of_run(template.plan, document), collection)
+    with _Submitter(template, collection, engine, follows=True) as submitter:
+        return submitter.follow(run)
+
+
+#: Instead of data types in the name of a job that follows a run: another one processes it
+_FOLLOW = "follow"
+
+
 class _Run:
     """A run that is being submitted.
 
@@ -350,9 +381,11 @@ class _Submitter:
         template: JobTemplate,
         collection: Any,
         engine: Engine,
-        reset_failures: bool | Container[str],
+        reset_failures: bool | Container[str] = False,
+        follows: bool = False,
     ):
         self.template, self.collection, self.engine = template, collection, engine
+        self._follows = follows
         self._reset_failures = reset_failures
         #: Label and time of the present job array, and number of its jobs
         self._label = self._time = ""
@@ -396,6 +429,9 @@ class _Submitter:
             self._results[place] = result
             if result is None:
                 groups.setdefault(run.plan, {})[place] = run
+            elif run in self._held:
+                self._held.remove(run)
+                run.lease.release()
         for plan, runs in groups.items():
             job = self._job(plan, list(runs.values()))
             if self.template.dry_run:
@@ -417,7 +453,12 @@ class _Submitter:
 
     def _name(self, run: _Run) -> str:
         """Return the name of the job of this run alone."""
-        return base.job_name(run.run_id, run.plan.targets, run.plan.context, run.plan.detector)
+        plan = run.plan
+        return base.job_name(run.run_id, self._targets(plan), plan.context, plan.detector)
+
+    def _targets(self, plan: Plan) -> tuple[str, ...]:
+        """Return the data types in the name of a job."""
+        return (_FOLLOW,) if self._follows else plan.targets
 
     def _refusal(self, run_id: str, error: Exception) -> Submission:
         text = " ".join(str(error).split())
@@ -443,7 +484,7 @@ class _Submitter:
         log_suffix = "out" if self.template.flat else "log"
         return Job(
             label,
-            plan.targets,
+            self._targets(plan),
             plan.context,
             plan.detector,
             self.template.job_folder / subfolder / f"{file_name}.sh",
@@ -458,7 +499,7 @@ class _Submitter:
         """Return the command of a job, and a text that names options that are left out."""
         plan = runs[0].plan
         words, left = self.template.options_for(plan)
-        attempts = [f"--attempt={runs[0].attempt}"]
+        attempts = [] if self._follows else [f"--attempt={runs[0].attempt}"]
         if len(runs) > 1:
             attempts = ["--attempt", *(run.attempt for run in runs)]
         command = [
@@ -499,7 +540,8 @@ class _Submitter:
             list(run.plan.targets),
             run.plan.context,
         )
-        if is_alike and run.before.get("engine") == self.engine.name:
+        is_same_kind = bool(run.before.get("follows")) == self._follows
+        if is_alike and is_same_kind and run.before.get("engine") == self.engine.name:
             names.add(str(run.before.get("name")))
         return [known for known in self._alive if known.name in names]
 
@@ -528,6 +570,29 @@ class _Submitter:
             )
             self.engine.cancel(known.job_id)
         return None
+
+    def follow(self, run: _Run) -> Submission:
+        """Submit a job that follows a run, and record it without a change of the status."""
+        job = self._job(run.plan, [run])
+        if self.template.dry_run:
+            self._results = [None]
+            self._describe(job, {0: run})
+            return self.results()[0]
+        if not run.acquire():
+            return self._result(run, job.name, "busy", text=run.describe_owner())
+        self._held.append(run)
+        for known in self._jobs_of(run):
+            if known.state.alive:
+                found = (known.job_id, _describe_state(known))
+                return self._result(run, known.name, "alive already", *found)
+        self._write_script(job, [run])
+        try:
+            job_id = self.engine.submit(job)
+        except JobRefused:
+            job.script.unlink(missing_ok=True)
+            raise
+        run.set_job(self._record(job, run) | {"job_id": job_id, "follows": True})
+        return self._result(run, job.name, "submitted", job_id, f"log {job.log}")
 
     def _adopt(self, run: _Run, known: KnownJob) -> Submission:
         """Adopt an existing job of a run and follow it."""
@@ -585,12 +650,11 @@ class _Submitter:
         if not runs:
             return False
         try:
-            command, _left = self._command(job, list(runs.values()))
-            base.write_script(job.script, command, environment())
-        except OSError as error:
+            self._write_script(job, list(runs.values()))
+        except JobRefused:
             for run in runs.values():
                 run.set_job(run.before)
-            raise self._unwritable(error) from error
+            raise
         return True
 
     def _make_folders(self, job: Job) -> None:
@@ -599,6 +663,14 @@ class _Submitter:
         try:
             for path in (job.script, job.log):
                 path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _write_script(self, job: Job, runs: Sequence[_Run]) -> None:
+        self._make_folders(job)
+        command, _left = self._command(job, runs)
+        try:
+            base.write_script(job.script, command, environment())
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -632,7 +704,7 @@ class _Submitter:
             "job_id": None,
             "name": job.name,
             "host": documents.this_host(),
-            "targets": list(job.targets),
+            "targets": list(run.plan.targets),
             "context": job.context,
             "log": str(job.log),
             "time": datetime.now(UTC),

@@ -354,19 +354,6 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
     )
-    parser.add_argument(
-        "--runs_per_job",
-        type=positive_integer,
-        metavar="N",
-        help="process up to N runs in one job, one after the other (default: one run a job)",
-    )
-    parser.add_argument(
-        "--job_minutes",
-        type=positive_number,
-        metavar="M",
-        help="process as many runs in one job as take M minutes, by the time per MB that recent "
-        "runs took (default: one run a job)",
-    )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from amstrax import settings, strict_json
 from amstrax.auto_processing import auto_processing, submit_stbc
-from amstrax.auto_processing.grouping import Grouping
+from amstrax.auto_processing.grouping import Grouping, add_grouping
 from amstrax.auto_processing.loop import RunSelection
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
@@ -65,6 +65,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "runs the campaign, this one shows its progress, and takes over at its end.",
     )
     base.add_jobs(run)
+    add_grouping(run)
     base.add_count(run, "--max_jobs", 10, auto_processing.MAX_JOBS_HELP)
     base.add_seconds(
         run,

@@ -187,6 +187,15 @@ def check_files(job: Job) -> None:
         raise JobRefused(f"the log folder {job.log.parent} is missing or not writable")
 
 
+def is_ready(job: Job) -> bool:
+    """Return whether `check_files` accepts a job."""
+    try:
+        check_files(job)
+    except JobRefused:
+        return False
+    return True
+
+
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
     """Write the script of a job, which becomes one command; replace an existing one atomically.
 

@@ -117,7 +117,7 @@ class SlurmEngine(base.Engine):
         """Submit jobs as `base.Engine.submit_many`, those with an index as job arrays."""
         arrays: dict[tuple, list[Job]] = {}
         for job in jobs:
-            if job.index is not None:
+            if job.index is not None and base.is_ready(job):
                 key = (job.in_array(job.name), job.in_array(str(job.log)), job.memory, job.queue)
                 arrays.setdefault(key, []).append(job)
         ids: dict[Job, str] = {}
@@ -131,11 +131,6 @@ class SlurmEngine(base.Engine):
 
     def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
         """Submit a job array, and return the id of each of its jobs; none if it is refused."""
-        for job in jobs:
-            with contextlib.suppress(JobRefused):
-                base.check_files(job)
-                continue
-            return {}
         first, numbers = jobs[0], ",".join(str(job.index) for job in jobs)
         cases = "\n".join(
             f"{j.index}) exec {shlex.quote(str(j.script.absolute()))};;" for j in jobs
