@@ -1,8 +1,6 @@
 """Run campaigns: submit their runs in waves, follow the jobs, and report."""
 
-import contextlib
 import logging
-import shlex
 import time
 import uuid
 from collections import Counter
@@ -14,7 +12,6 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from amstrax import rundoc
 from amstrax.auto_processing import campaign_plan, engines, submitting
 from amstrax.auto_processing.engines.base import JobState
 from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
@@ -30,9 +27,10 @@ from amstrax.auto_processing.loop import (
 from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.exceptions import JobRefused, RunDatabaseError, RunNotReady, UsageError
-from amstrax.rundb import campaigns, connection, documents, leases
+from amstrax.rundb import campaigns, connection, documents, leases, stored
 from amstrax.rundb.campaigns import Campaign, RunState
 from amstrax.rundb.leases import Stop
+from amstrax.rundb.stored import Stored
 
 log = logging.getLogger(__name__)
 
@@ -267,11 +265,10 @@ class Loop:
     def _refresh(self, names: Collection[str] | None = None) -> None:
         """Read the states of runs, by default of all that are not done."""
         if names is None:
-            ended = (campaigns.DONE, campaigns.STORED)
             names = [
                 name
                 for name in self.campaign.runs
-                if name not in self.states or self.states[name].state not in ended
+                if name not in self.states or self.states[name].state not in campaigns.MADE_STATES
             ]
         if not names:
             return
@@ -521,69 +518,36 @@ def totals(campaign: Campaign, rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-class OldData(NamedTuple):
-    """Data of a run with another lineage than planned, whose successor is complete."""
+def old_data(campaign: Campaign, runs: Any) -> list[Stored]:
+    """Return older versions of what a campaign has made, on this machine, of runs that are done.
 
-    run: str
-    data_type: str
-    lineage_hash: str
-    version: str
-    mb: float
-    folder: Path
-
-
-def old_data(campaign: Campaign, runs: Any) -> list[OldData]:
-    """Return older versions of what a campaign has made, in folders of this machine.
-
-    Raw data is never listed, nor is data of runs that are not done, nor a folder that does not have
-    the name of this data.
+    Raw data is not among them.
     """
-    fields = ("data.corrections_version", "data.amstrax_version")
-    found = campaigns.read_runs(runs, campaign.runs, fields)
-    result = []
-    for name in campaign.runs:
-        document = found.get(name)
-        if document is None:
-            continue
-        hashes = campaign.kind(name).hashes
-        made = {
-            data_type: entry
-            for data_type in hashes
-            if data_type not in campaign.raw_types
-            and (entry := campaign.entry(document, data_type)) is not None
-        }
-        state = campaign_plan.state_of(campaign, document)
-        if state.state not in (campaigns.DONE, campaigns.STORED):
-            continue
-        for entry in documents.data_of(document, host=documents.this_host()):
-            data_type, old = str(entry.get("type")), entry.get("lineage_hash")
-            if data_type not in made or not isinstance(old, str) or old == hashes[data_type]:
-                continue
-            if not old.isalnum():
-                continue
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                new = made[data_type]
-                places = [rundoc.check_location(each.get("location")) for each in (entry, new)]
-                folder = places[0] / f"{name}-{data_type}-{old}"
-                successor = places[1] / f"{name}-{data_type}-{hashes[data_type]}"
-                if folder.is_dir() and not folder.is_symlink() and successor.is_dir():
-                    version = entry.get("corrections_version") or entry.get("amstrax_version")
-                    size = entry.get("size_mb")
-                    mb = float(size) if isinstance(size, (int, float)) else 0.0
-                    result.append(OldData(name, data_type, old, str(version or ""), mb, folder))
-    return result
-
-
-def removal_commands(found: Sequence[OldData]) -> str:
-    """Return a script that removes old data, with a summary in comments."""
-    sums: dict[tuple[str, str, str], list[float]] = {}
-    for each in found:
-        sums.setdefault((each.data_type, each.lineage_hash, each.version), []).append(each.mb)
-    lines = ["# Nothing is removed yet: check the list, and run the lines that you want"]
-    lines += [
-        f"# {data_type} {lineage_hash} ({version or 'unknown version'}): {len(mb)} runs, "
-        f"{sum(mb) / 1e3:.4g} GB"
-        for (data_type, lineage_hash, version), mb in sorted(sums.items())
+    found = campaigns.read_runs(runs, campaign.runs)
+    return [
+        each
+        for name in campaign.runs
+        if name in found
+        and campaign_plan.state_of(campaign, found[name]).state in campaigns.MADE_STATES
+        for each in stored.stored(found[name])
+        if each.host == documents.this_host()
+        and each.data_type in campaign.kind(name).hashes
+        and each.data_type not in campaign.raw_types
+        and each.lineage_hash not in ("", campaign.kind(name).hashes[each.data_type])
+        and campaign.entry(found[name], each.data_type) is not None
+        and Path(each.folder).is_dir()
     ]
-    lines += [f"rm -r -- {shlex.quote(str(each.folder))}" for each in found]
-    return "\n".join(lines)
+
+
+def deletion_commands(campaign: Campaign, found: Sequence[Stored]) -> str:
+    """Return a script that deletes old data, with a summary in comments."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for each in found:
+        sums.setdefault((each.data_type, each.lineage_hash), []).append(each.n_bytes or 0)
+    lines = ["# Nothing is deleted yet: check the list, and run the lines that you want"]
+    lines += [
+        f"# {data_type} {lineage_hash}: {len(sizes)} runs, {sum(sizes) / 1e9:.4g} GB"
+        for (data_type, lineage_hash), sizes in sorted(sums.items())
+    ]
+    listed = stored.Storage([], [], [], list(found), 0).commands(campaign.detector)
+    return "\n".join([*lines, *listed.get(documents.this_host(), ())])

@@ -90,7 +90,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "retry": "let runs that have failed be submitted again, even if given up",
         "status": "show progress, rate and time left",
         "report": "show each run: done, or why not",
-        "old-data": "list older versions of the data as commands that remove them; remove nothing",
+        "old-data": "list older versions of the data as commands that delete them; delete nothing",
         "remove": "remove the campaign from the run database; jobs and data stay",
     }
     subs = {name: command(name, help_) for name, help_ in others.items()}
@@ -326,17 +326,17 @@ def _cells(row: Any) -> tuple[str, ...]:
 
 
 def old_data(collection: Any, args: argparse.Namespace) -> None:
-    """Print commands that remove older versions, or write them to a file."""
+    """Print commands that delete older versions, or write them to a file."""
     from amstrax.auto_processing import campaign_loop
 
     campaign = campaigns.find(collection, args.name)
     found = campaign_loop.old_data(campaign, get_mongo_collection(campaign.detector))
-    text = campaign_loop.removal_commands(found)
+    text = campaign_loop.deletion_commands(campaign, found)
     if args.output is None:
         print(text)
     else:
         strict_json.write_text(args.output, f"{text}\n")
-    log.info("%d old data types of runs, %.4g GB", len(found), sum(x.mb for x in found) / 1e3)
+    log.info("%d old data, %.4g GB", len(found), sum(x.n_bytes or 0 for x in found) / 1e9)
 
 
 def remove(collection: Any, args: argparse.Namespace) -> None:

@@ -31,6 +31,8 @@ ALL = "list"
 WAITING, SUBMITTED, RUNNING = "waiting", "submitted", "running"
 DONE, STORED, FAILED, NO_RAW_DATA, SKIPPED = "done", "stored", "failed", "no raw data", "skipped"
 STATES = (WAITING, SUBMITTED, RUNNING, DONE, STORED, FAILED, NO_RAW_DATA, SKIPPED)
+#: States of runs whose data is complete
+MADE_STATES = (DONE, STORED)
 #: States of runs to submit, and of those to wait for
 OPEN_STATES = (WAITING, SUBMITTED, RUNNING)
 #: Fields of a run document that `Campaign.state_of` reads
