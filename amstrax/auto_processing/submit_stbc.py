@@ -95,13 +95,8 @@ class RunQuery:
         return found
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
-        "by status, tag, mode or query, newest first.",
-    )
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments and options that select runs, see `RunQuery`."""
     parser.add_argument(
         "runs", nargs="*", metavar="RUN_ID", help="run, as 006724, or a range, as 006724-006730"
     )
@@ -118,6 +113,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     selection.add_argument(
         "--query", type=base.json_object, metavar="JSON", help="runs that match this filter"
     )
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
+        "by status, tag, mode or query, newest first.",
+    )
+    add_runs(parser)
     parser.add_argument(
         "--max_runs",
         type=base.positive_integer,

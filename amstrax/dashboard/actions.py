@@ -106,7 +106,7 @@ def check(page: Page, what: str) -> None:
     log.warning("REFUSED user=%r from=%s: %s", page.user, page.peer, what)
     if not page.site.actions:
         raise NotAllowed("this dashboard is read-only: it was started without --allow-actions")
-    if page.site.logins is not None and not page.site.logins.is_valid(page.login):
+    if page.site.has_users and not page.site.is_logged_in(page.login):
         raise NotAllowed("you are no longer logged in: log in again")
     raise NotAllowed(
         f"{page.user} has read-only access: --allow-actions names the users who may act"
@@ -442,7 +442,13 @@ class ActionsPanel:
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
         self._export.disabled = is_busy
-        for each_button in (self._dry, self._follow, *self._tagging, *self._commenting, self._cancel):
+        for each_button in (
+            self._dry,
+            self._follow,
+            *self._tagging,
+            *self._commenting,
+            self._cancel,
+        ):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
         entered = self._entered()

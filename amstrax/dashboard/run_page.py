@@ -195,7 +195,7 @@ class RunPage(OfRun):
         self._load_data(again=True)
 
     def _find_about(self) -> tuple[str, str, tuple[str, bool]]:
-        """Return summary and document of the run, as HTML; its context, and if it is being taken."""
+        """Return summary and document of the run, as HTML, its context, and if it is taken now."""
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",

@@ -35,9 +35,9 @@ _ANY = "any"
 #: Columns of the table: field, title, width [pixels]
 _COLUMNS = (
     ("run", "Run", 90),
-    ("status", "Status", 90),
+    ("status", "Status", 110),
     ("start", "Start (UTC)", 150),
-    ("length", "Length", 70),
+    ("length", "Length", 90),
     ("mode", "Mode", 130),
     ("raw", "Raw data", 75),
     ("events", "Events", 75),
@@ -273,9 +273,7 @@ class RunsPage(Page):
             lambda document: site.context(site.context_for(document)),
         )
 
-    def _availability(
-        self, found: list[dict[str, Any]], names: list[str]
-    ) -> list[dict[str, str]]:
+    def _availability(self, found: list[dict[str, Any]], names: list[str]) -> list[dict[str, str]]:
         """Return for each run whether its data is there, see `run_overview.availability`."""
         with self.site.few:
             contexts = {name: self.site.context(name) for name in set(names)}
@@ -543,12 +541,34 @@ class ComparePage(Page):
         self.clear_report("the runs")
         normalize, bins = self._normalize.value, int(self._bins.value)
         self.set_address(runs=self._runs.value.strip(), normalize=normalize, bins=bins)
-        if len(names) < 2:
+        if len(names) == 1:
+            self._result.text = "<p>Looking for the run of the same mode before it …</p>"
+            self.load("the run before", lambda: self._before(names[0]), self._take_before)
+            return
+        if not names:
             self._figures.children = []
             self._result.text = "<p>Name runs to compare; or select some in the list of runs.</p>"
             return
         self._result.text = "<p>Loading …</p>"
         self.load("the comparison", lambda: self._find(names, normalize, bins), self._take)
+
+    def _before(self, name: str) -> str:
+        """Return a run, and the last one before it of the same mode, as text."""
+        collection = self.site.collection()
+        run = documents.find_run(collection, name, projection=["name", "number", "mode"])
+        condition = {"mode": run.get("mode"), "number": {"$lt": documents.number_of(run)}}
+        found = documents.read(
+            collection, condition, ["name", "number"], sort=[("number", -1)], limit=1
+        )
+        return ", ".join([name, *(documents.name_of(each) or "?" for each in found)])
+
+    def _take_before(self, names: str) -> None:
+        if "," in names:
+            self._runs.value = names
+        else:
+            self._result.text = (
+                f"<p>No run of its mode is before {render.text(names)}: add one.</p>"
+            )
 
     def report(self, what: str, error: Exception) -> None:
         """Show an error, also in place of the plots."""

@@ -32,6 +32,7 @@ from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
 from amstrax.dashboard.runs_page import ComparePage, RunsPage
 from amstrax.dashboard.site import Site
+from amstrax.dashboard.storage_page import StoragePage
 from amstrax.dashboard.weeks_page import LogPage, TrendsPage
 from amstrax.exceptions import UsageError
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 PAGES: tuple[type[Page], ...] = (
     *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage, LogPage, TrendsPage),
+    StoragePage,
 )
 
 #: Lifetime of sessions without a browser, and interval of the check for them [ms]. A browser that
@@ -210,7 +212,8 @@ class ShellHandler(AuthRequestHandler):
                 "page": page.path,
                 "has_table": page.has_table,
                 "start": site.start,
-                "user": request["user"] if site.logins is not None else "",
+                "user": request["user"] if site.has_users else "",
+                "may_log_out": site.proxy_users is None or not site.proxy_users.find(self.request),
                 "may_act": site.may_act(request["user"], request["login"]),
                 "actions": site.actions,
                 "xsrf": request["xsrf"],
@@ -262,10 +265,10 @@ def make_server(
         If it cannot listen there.
     """
     if not is_loopback(address):
-        if site.logins is None:
+        if not site.has_users:
             raise UsageError(
                 f"--address {address} can be reached by others: name a file of users with --users, "
-                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in"
+                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in; or --user_header"
             )
         if certificate is None and not behind_proxy:
             raise UsageError(

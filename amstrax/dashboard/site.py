@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
@@ -25,10 +25,11 @@ from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
 from amstrax.auto_processing.engines.base import DONE, FAILED, GONE, Engine, KnownJob
 from amstrax.commands import base
-from amstrax.dashboard.logins import Logins
+from amstrax.dashboard.logins import Logins, ProxyUsers
 from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
+from amstrax.rundb.stored import Storage, find_storage
 
 if TYPE_CHECKING:
     import strax
@@ -70,6 +71,47 @@ def trim_heap() -> None:
     """Collect garbage, such as pages with reference cycles, and return free memory."""
     gc.collect()
     base.libc("malloc_trim", 0)
+
+
+class Background(Generic[T]):
+    """Result of slow work, which runs in a thread when the last result is old.
+
+    Parameters
+    ----------
+    site
+        Dashboard with the threads.
+    work
+        Returns the result.
+    seconds
+        Time after which it runs again, when it is asked for.
+    """
+
+    def __init__(self, site: "Site", work: Callable[[], T], seconds: float):
+        self._site, self._work, self._seconds = site, work, seconds
+        self._last: T | None = None
+        self._error: Exception | None = None
+        self._not_before = 0.0
+        self._future: Future | None = None
+
+    def get(self) -> T | None:
+        """Return the last result at once, None before the first; raise the error of the work."""
+        is_at_work = self._future is not None and not self._future.done()
+        if not is_at_work and time.monotonic() >= self._not_before:
+            self._future = self._site.pool.submit(self._do)
+        if self._error is not None:
+            raise self._error
+        return self._last
+
+    def _do(self) -> None:
+        began = time.monotonic()
+        try:
+            with self._site.few:
+                self._last, self._error = self._work(), None
+        except Exception as error:
+            self._error = error
+        now = time.monotonic()
+        wait = self._seconds if self._error is None else 5 * self._site.refresh
+        self._not_before = now + max(wait, _SHARE * (now - began))
 
 
 class Watcher:
@@ -167,6 +209,8 @@ class Site:
         Users who may do so; without log-in, everybody who reaches the dashboard.
     logins
         Log-ins; None without log-in.
+    proxy_users
+        Users whom a trusted proxy names; None without.
     job_folder, log_folder
         Folders for scripts and logs of jobs.
     output_folder, live_data_dir
@@ -186,6 +230,7 @@ class Site:
     actions: bool = False
     actors: frozenset[str] = frozenset()
     logins: Logins | None = None
+    proxy_users: ProxyUsers | None = None
     job_folder: Path = Path("jobs")
     log_folder: Path = Path("logs")
     output_folder: Path | None = None
@@ -210,6 +255,8 @@ class Site:
         self._alarms_error = ""
         self._looking: Future | None = None
         self._look_timer: PeriodicCallback | None = None
+        #: All stored data
+        self.storage = Background(self, self._find_storage, 120 * self.refresh)
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._data_types: list[str] = []
@@ -220,9 +267,19 @@ class Site:
 
     def may_act(self, user: str, login: str) -> bool:
         """Return whether a user, with the number of a log-in, may change anything."""
-        if not self.actions or self.logins is None:
+        if not self.actions or not self.has_users:
             return self.actions
-        return user in self.actors and self.logins.is_valid(login)
+        return user in self.actors and self.is_logged_in(login)
+
+    @property
+    def has_users(self) -> bool:
+        """Whether everybody logs in, here or at a proxy."""
+        return self.logins is not None or self.proxy_users is not None
+
+    def is_logged_in(self, login: str) -> bool:
+        """Return whether the log-in of this number is valid."""
+        its = (self.logins, self.proxy_users)
+        return any(users.is_valid(login) for users in its if users is not None)
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
@@ -362,6 +419,16 @@ class Site:
         look()
         self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
         self._look_timer.start()
+
+    def _find_storage(self) -> Storage:
+        """Return what is stored; call it in a thread."""
+        plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+        contexts = {name: self.context(name) for name in self.contexts()}
+        return find_storage(
+            self.collection(),
+            lambda document: contexts[process_run.plan_of_run(plan, document).context],
+            process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+        )
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""
