@@ -95,13 +95,8 @@ class RunQuery:
         return found
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
-        "by status, tag, mode or query, newest first.",
-    )
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments and options that select runs, see `RunQuery`."""
     parser.add_argument(
         "runs", nargs="*", metavar="RUN_ID", help="run, as 006724, or a range, as 006724-006730"
     )
@@ -118,6 +113,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     selection.add_argument(
         "--query", type=base.json_object, metavar="JSON", help="runs that match this filter"
     )
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
+        "by status, tag, mode or query, newest first.",
+    )
+    add_runs(parser)
     parser.add_argument(
         "--max_runs",
         type=base.positive_integer,
@@ -164,6 +169,11 @@ class Report:
     def add(self, run_id: str, state: str, job_id: str = "", text: str = "") -> None:
         """Add a run."""
         self.rows.append((run_id, state, job_id, text))
+
+    def sort(self, run_ids: Sequence[str]) -> None:
+        """Sort the runs into the order of `run_ids`."""
+        places = {run_id: place for place, run_id in enumerate(run_ids)}
+        self.rows.sort(key=lambda row: places.get(row[0], len(places)))
 
     def count(self, *states: str) -> int:
         """Return the number of runs in any of these states."""
@@ -219,7 +229,8 @@ def run(
                 report.add(done.run_id, done.state, done.job_id, done.text)
         batch.clear()
 
-    for run_id in _with_bar(find_runs(collection, query)):
+    run_ids = find_runs(collection, query)
+    for run_id in _with_bar(run_ids):
         stop.check()
         n_chosen = report.count("submitted", "dry run") + len(batch)
         if max_runs is not None and n_chosen >= max_runs:
@@ -242,6 +253,7 @@ def run(
         if len(batch) >= most:
             submit_batch()
     submit_batch()
+    report.sort(run_ids)
 
 
 def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:

@@ -189,11 +189,11 @@ def find_work(args: argparse.Namespace) -> JobTemplate:
         memory=args.mem,
         queue=args.queue,
         dry_run=args.dry_run,
-        more_options=_trend_words(args),
+        more_options=trend_words(args),
     )
 
 
-def _trend_words(args: argparse.Namespace) -> list[str]:
+def trend_words(args: argparse.Namespace) -> list[str]:
     """Return the options of `base.add_trends` for process_run."""
     if args.trend_limit and not args.trends:
         raise UsageError("--trend_limit needs --trends, which makes what the limits are of")

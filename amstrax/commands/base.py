@@ -338,6 +338,12 @@ def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
     add_trends(parser)
+    add_jobs(parser)
+    add_console(parser)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the resources of jobs, and for their engine and folders."""
     add_engine(parser)
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
@@ -348,7 +354,6 @@ def add_work(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
     )
-    add_console(parser)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

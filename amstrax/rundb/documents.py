@@ -304,6 +304,13 @@ def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filte
     return filters
 
 
+def has_name(names: Iterable[str]) -> Filter:
+    """Return a filter for runs of these names, also by number for documents without name."""
+    known = sorted(set(names))
+    numbers = [int(name) for name in known if _is_number(name)]
+    return {"$or": [{"name": {"$in": known}}, {"name": None, "number": {"$in": numbers}}]}
+
+
 def has_status(*statuses: str) -> Filter:
     """Return a filter for runs with these statuses, in either form."""
     words = set(statuses) | {old for old, new in OLD_WORDS.items() if new in statuses}
