@@ -31,6 +31,7 @@ TOOLS = {
     "process-run": Tool("auto_processing.process_run", "process a run, and set its status"),
     "submit": Tool("auto_processing.submit_stbc", "submit jobs that process runs"),
     "auto": Tool("auto_processing.auto_processing", "submit jobs for new runs, and follow them"),
+    "campaign": Tool("commands.campaign", "process many runs again: plan, run, report"),
     "copy-live": Tool("auto_processing.copy_live", "copy live data from the DAQ to other places"),
     "dashboard": Tool("commands.dashboard", "show runs, data and processing in a browser"),
     "delete-live": Tool("auto_processing.delete_live", "delete old live data that has been copied"),

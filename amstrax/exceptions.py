@@ -68,6 +68,10 @@ class RunNotReady(AmstraxError, RuntimeError):
     """A run must not be processed now: it is being taken, or has the tag ``abandon``."""
 
 
+class Postponed(AmstraxError, RuntimeError):
+    """A run has to wait, for live data or another process, while other runs need not."""
+
+
 class DataExists(AmstraxError, ValueError):
     """Raw data is stored already, and would be made again without being asked for."""
 

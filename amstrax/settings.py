@@ -140,6 +140,8 @@ ALARMS = MappingProxyType(
     {
         "AMSTRAX_ALARM_MAIL": ("addresses to which alarms are sent, with commas between them", ""),
         "AMSTRAX_ALARM_SMTP": ("server that takes the mails, as HOST:PORT", "localhost:25"),
+        "AMSTRAX_ALARM_SMTP_USER": ("user of that server, over TLS only", ""),
+        "AMSTRAX_ALARM_SMTP_PASSWORD": ("password of that user", ""),
         "AMSTRAX_ALARM_WEBHOOK": ("address of a webhook of Mattermost or Slack", ""),
         "AMSTRAX_ALARM_FAILURES": ("jobs that fail one after the other, 0 for any", "3"),
         "AMSTRAX_ALARM_NO_RUN": ("time without a new run [h], 0 for any", "0"),
@@ -151,7 +153,7 @@ ALARMS = MappingProxyType(
 SECRETS = frozenset(
     {
         *("AMSTRAX_MONGO_URI", "DAQ_KEY_PASSWORD", "DAQ_PASSWORD", "MONGO_PASSWORD"),
-        "AMSTRAX_ALARM_WEBHOOK",
+        *("AMSTRAX_ALARM_SMTP_PASSWORD", "AMSTRAX_ALARM_WEBHOOK"),
     }
 )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure batch processing: a round of the loop, submission, and from a run's end to its job.
+"""Measure batch processing: rounds of the loop, submission, start of jobs, runs an hour.
 
 With the local engine, and a real Slurm that the tests' own helpers start, where it is installed.
 Times depend on the machine and on what else it does.
@@ -7,8 +7,10 @@ Times depend on the machine and on what else it does.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,22 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=100, help="jobs to submit (%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="runs to wait for (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="rounds to measure (%(default)s)")
+    parser.add_argument(
+        "--short_runs",
+        type=int,
+        metavar="N",
+        help="measure only runs an hour: N runs of 5 s to event_info, in 2 jobs at once",
+    )
+    parser.add_argument(
+        "--runs_per_job", type=int, nargs="+", default=[1, 20], metavar="N", help="%(default)s"
+    )
     args = parser.parse_args()
+    if args.short_runs:
+        for engine, n in itertools.product(("local", "slurm"), args.runs_per_job):
+            with tempfile.TemporaryDirectory() as folder, lab(Path(folder), engine, 2) as work:
+                if work is not None:
+                    runs_an_hour(engine, work, args.short_runs, n)
+        return 0
     for engine in ("local", "slurm"):
         with tempfile.TemporaryDirectory() as folder, lab(Path(folder), engine) as work:
             if work is None:
@@ -47,14 +64,14 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def lab(work: Path, engine: str) -> Iterator[Path | None]:
+def lab(work: Path, engine: str, slots: int = 16) -> Iterator[Path | None]:
     """Set up a machine with folders and an engine; None where that is not installed."""
     settings = {
         "AMSTRAX_CONFIG": os.devnull,
         "AMSTRAX_RUNDB_PATH": work / "runs.sqlite",
         "AMSTRAX_LOCAL_FOLDER": work / "engine",
         # Jobs here wait for live data that does not come
-        "AMSTRAX_LOCAL_JOBS": "16",
+        "AMSTRAX_LOCAL_JOBS": slots,
         "AMSTRAX_JOB_FOLDER": work / "jobs",
         "AMSTRAX_LOG_FOLDER": work / "logs",
         "AMSTRAX_ENGINE": engine,
@@ -67,8 +84,6 @@ def lab(work: Path, engine: str) -> Iterator[Path | None]:
     if engine != "slurm":
         yield work
         return
-    import shutil
-
     from batch_servers import SlurmCluster
 
     if not shutil.which("sbatch"):
@@ -182,6 +197,44 @@ def from_end_to_job(engine: str, work: Path, n_runs: int) -> None:
             its_engine.cancel(job.job_id)
     report(f"{engine}: from a run's end to its submission, --pause 1", submitted, "s ", 1)
     report(f"{engine}: from a run's end to a job at work, --pause 1", running, "s ", 1)
+
+
+def runs_an_hour(engine: str, work: Path, n_runs: int, per_job: int) -> None:
+    """Submit copies of a simulated run of 5 s, and wait until all are done."""
+    from amstrax import simulation
+    from amstrax.auto_processing import engines, submitting
+    from amstrax.auto_processing.amstraxer import ProcessingOptions
+    from amstrax.rundb import documents, get_mongo_collection, transfer
+
+    live, collection = work / "live", get_mongo_collection("xams")
+    simulation.simulate("000001", live, source="kr83m", duration=5, rate=20, yields="simple")
+    [document] = transfer.documents_in(str(live / "rundoc_000001.json"))
+    names = [f"{number:06d}" for number in range(1, n_runs + 1)]
+    for name in names:
+        if name != names[0]:
+            shutil.copytree(live / names[0], live / name, copy_function=os.link)
+        collection.insert_one(document | {"number": int(name), "name": name})
+    # Of the machine of the tests' Slurm, whose 4000 MB two of these fill
+    template = submitting.make_job_template(
+        ProcessingOptions(("event_info",), output_folder=work / "out"),
+        *(work / "jobs", work / "logs"),
+        memory=2000,
+    )
+    groups = [names[i : i + per_job] for i in range(0, n_runs, per_job)]
+    began = time.perf_counter()
+    submitting.submit_groups(template, groups, collection, engines.get(engine))
+    submitted = time.perf_counter() - began
+    while collection.count_documents(documents.has_status("done")) < n_runs:
+        time.sleep(0.2)
+        failed = documents.read(collection, documents.has_status("failed"), ["processing_status"])
+        assert not failed, failed
+    took = time.perf_counter() - began
+    print(
+        f"{engine}: {n_runs} runs of 5 s, {per_job} a job, 2 jobs at once: {took:.0f} s, "
+        f"{3600 * n_runs / took:.0f} runs an hour ({submitted:.1f} s to submit); load "
+        f"{os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
 
 
 def rounds(store: str, work: Path, n_pending: int, repeat: int) -> None:

@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--peaks", type=int, default=1_000_000, help="peaks (%(default)s)")
     parser.add_argument("--views", type=int, default=1000, help="page views (%(default)s)")
     parser.add_argument("--clients", type=int, default=20, help="clients at once (%(default)s)")
+    parser.add_argument("--idle", type=int, default=30, help="time of idle pages [s] (%(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="pages to time (%(default)s)")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -57,7 +58,8 @@ def main() -> int:
         lab.add_documents(args.runs)
         lab.runs.insert_one({"number": int(RUN_ID), "name": RUN_ID, "start": None})
         write_peaks(lab.out, args.peaks)
-        server = Server(lab, "server")
+        # The interval of refreshes that users have
+        server = Server(lab, "server", "--refresh=5")
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
@@ -80,6 +82,7 @@ def main() -> int:
             )
             measure(f"plots of a run of {args.peaks} peaks, the same", browser, plots, args.repeat)
             clients(server, args.clients)
+            idle(server, args.idle)
             views(server, args.views)
         finally:
             browser.close()
@@ -155,11 +158,7 @@ async def view_at_once(address: str, number: int) -> tuple[list[float], list[flo
             began = time.monotonic()
             text = (await http.fetch(address + path, request_timeout=120)).body.decode()
             gets.append(time.monotonic() - began)
-            new = await open_websocket(address, path, text)
-            for part_of_message in ('{"msgid": "1", "msgtype": "PULL-DOC-REQ"}', "{}", "{}"):
-                await new.write_message(part_of_message)
-            while "PULL-DOC-REPLY" not in str(await new.read_message()):
-                pass
+            new = await open_document(address, path, text)
             opened.append(time.monotonic() - began)
             # A shifter reads the page for a second
             await asyncio.sleep(1)
@@ -180,6 +179,45 @@ def clients(server: Server, number: int) -> None:
     for what, times in zip(("page", "page and its document"), found, strict=True):
         late = statistics.quantiles(times, n=20)[-1]
         print(f"  {what}: median {statistics.median(times):.2f} s, 95 % below {late:.2f} s")
+
+
+async def open_document(address: str, path: str, text: str) -> Any:
+    """Open the websocket of a page with this text, and wait for its document."""
+    new = await open_websocket(address, path, text)
+    for part_of_message in ('{"msgid": "1", "msgtype": "PULL-DOC-REQ"}', "{}", "{}"):
+        await new.write_message(part_of_message)
+    while "PULL-DOC-REPLY" not in str(await new.read_message()):
+        pass
+    return new
+
+
+def idle(server: Server, seconds: int) -> None:
+    """Print what pages that are open, each in a browser that does nothing, take of a core."""
+    process = psutil.Process(server.process.pid)
+    others = ("runs", "runs?text=ann", "processing", "log", "compare", f"data?id={RUN_ID}")
+    kinds = {
+        "10 pages of runs": [f"run?id={i + 1}" for i in range(10)],
+        **{path: [path] for path in others},
+    }
+
+    async def measure_each() -> None:
+        for what, paths in kinds.items():
+            opened = []
+            for path in paths:
+                http = AsyncHTTPClient(force_instance=True)
+                text = (await http.fetch(server.address + path)).body.decode()
+                opened.append(await open_document(server.address, path, text))
+            # Until they are drawn, and memory is tidied after those of before
+            await asyncio.sleep(20)
+            before = sum(process.cpu_times()[:2])
+            await asyncio.sleep(seconds)
+            share = (sum(process.cpu_times()[:2]) - before) / seconds
+            print(f"idle, {what}: {share:.1%} of a core", flush=True)
+            for each in opened:
+                each.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, measure_each()).result()
 
 
 async def open_websocket(address: str, path: str, text: str) -> Any:

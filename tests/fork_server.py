@@ -231,6 +231,8 @@ def main(address: str, session: str) -> int:
     from amstrax.rundb.leases import Stop
 
     tqdm.tqdm.monitor_interval = 0  # no thread of tqdm
+    # tqdm's own lock is a semaphore that forks share: whoever is killed with it stops all others
+    tqdm.tqdm.set_lock(threading.RLock())
     for tool in cli.TOOLS.values():
         import_module(f"amstrax.{tool.module}")
     warmup.warm_up(warmup.CONTEXTS, Stop())

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import tqdm
 from servers import is_stopped
 
 LED, NAI, SHORT, LITTLE = "000301", "000302", "000303", "000304"
@@ -50,6 +52,15 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Pa
             make(folder)
             done.touch()
     return folder
+
+
+def store_apart(st, folder: Path) -> None:
+    """Let a context read its folders, which workers share, and store what it makes in `folder`."""
+    import strax
+
+    for frontend in st.storage:
+        frontend.readonly = True
+    st.storage.append(strax.DataDirectory(str(folder)))
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +143,8 @@ class Child:
     def _run(self, main: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
         status = 99
         with contextlib.suppress(BaseException):
+            # tqdm's own lock is shared with the tests, for which a kill would take it away
+            tqdm.tqdm.set_lock(threading.RLock())
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             sys.stdout = sys.stderr = self.log.open("a", buffering=1)

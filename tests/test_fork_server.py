@@ -81,3 +81,12 @@ def test_signals(start, number):
     process.communicate()
     assert process.returncode == -number
     wait(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_killed_command_holds_no_lock_of_others(start):
+    code = "import tqdm; tqdm.tqdm.get_lock().acquire(); print('has it', flush=True); "
+    for _ in range(2):
+        process = start("python", code=code + "import time; time.sleep(600)")
+        assert process.stdout.readline() == "has it\n"
+        process.kill()
+        process.communicate()

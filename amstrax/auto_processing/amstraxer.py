@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Process a single run with amstrax, from live or stored data to any data type.
+"""Process runs with amstrax, from live or stored data to any data type.
 
 Usable as ``amstraxer``, ``amstrax process``, ``python -m amstrax.auto_processing.amstraxer``, and
-as a file. Exit status: 0 if the data is stored at the end, 1 on failure, 2 on wrong use.
+as a file. Exit status: 0 if the data is stored at the end, 1 on failure, 2 on wrong use; of several
+runs as of `amstrax.auto_processing.supervision.supervise`.
 """
 
 import argparse
@@ -21,9 +22,10 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import strict_json
+from amstrax.auto_processing import supervision
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
-from amstrax.exceptions import AmstraxError, RunNotFound, UsageError
+from amstrax.exceptions import AlreadyAtWork, AmstraxError, Postponed, RunNotFound, UsageError
 from amstrax.rundb.leases import Stop
 from amstrax.settings import CONTEXT_DETECTORS
 
@@ -40,6 +42,7 @@ class ProcessingOptions:
     """Data to make of a run, and how: the options of `parse_args`, see the help there.
 
     Without targets all raw data is made. ``run_document`` is the option ``--testing_rundoc``.
+    Without ``waits``, a run that has not ended, or that another process writes, raises `Postponed`.
     """
 
     targets: tuple[str, ...] = ()
@@ -58,6 +61,7 @@ class ProcessingOptions:
     timeout: float = 300
     workers: int = 1
     progress: bool | None = None
+    waits: bool = True
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
@@ -69,10 +73,8 @@ class ProcessingOptions:
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
-    parser = argparse.ArgumentParser(prog=prog, description="Process a single run with amstrax")
-    parser.add_argument(
-        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
-    )
+    parser = argparse.ArgumentParser(prog=prog, description="Process runs with amstrax")
+    base.add_runs(parser)
     base.add_target(
         parser, "folder to write to (default: ./strax_data, for xams_little ./amstrax_data)"
     )
@@ -99,12 +101,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "give up when a run that has not ended gets no new live data for this long",
     )
     base.add_console(parser)
-    return base.parse(parser, "amstraxer", argv)
+    args = base.parse(parser, "amstraxer", argv)
+    if args.more_runs and args.testing_rundoc is not None:
+        parser.error("--testing_rundoc is the document of one run: name one run")
+    return args
 
 
 @base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
-    """Process a run and return the exit status."""
+    """Process runs and return the exit status."""
+    if args.more_runs:
+        return supervision.supervise("amstrax.auto_processing.amstraxer", args, log)
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
@@ -115,6 +122,20 @@ def main(args: argparse.Namespace) -> int:
         args.output_folder or "the output folder",
         "--output_folder",
     )
+
+
+def _process_one(args: argparse.Namespace, stop: Stop) -> None:
+    """Process one of several runs."""
+    try:
+        process(args.run_id, ProcessingOptions.of(args), stop)
+    except AlreadyAtWork as error:
+        if args.waits:
+            raise
+        raise Postponed(str(error)) from error
+
+
+#: What this tool does with each of several runs
+WORK = supervision.Work(_process_one)
 
 
 def process(
@@ -132,6 +153,8 @@ def process(
     ------
     UsageError
         When an option is invalid.
+    Postponed
+        Without ``options.waits``, when the run would have to be waited for.
     AmstraxError
         When the run cannot be processed; incomplete data is removed.
     """
@@ -260,6 +283,8 @@ def _make(
             check_exists=False,
         )
         source.meter_reader(options.timeout, stop)
+        if not options.waits and source.time_range()[1] is None:
+            raise Postponed("its live data has not ended")
     elif not source.stored:
         raise RunNotFound(
             f"no stored or live data to make {target} of run {run_id} from: check both"

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import logging
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,25 +24,27 @@ if __name__ == "__main__" and not __package__:
 
 from amstrax import settings
 from amstrax.auto_processing import alarms, engines, process_run, submitting
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping, add_grouping
 from amstrax.auto_processing.loop import (
     Document,
     RunSelection,
+    begun_jobs,
     consequence,
     find_runs,
     followed_runs,
     is_switched_on,
     job_states,
     key_of,
+    live_jobs,
     remove_old_job_files,
     settle,
     write_status,
 )
-from amstrax.auto_processing.submitting import JobTemplate
+from amstrax.auto_processing.submitting import JobTemplate, Submission
 from amstrax.commands import base
 from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
-    EngineUnreachable,
     InvalidRunDocument,
     JobRefused,
     RunDatabaseError,
@@ -59,6 +62,8 @@ log = logging.getLogger("amstrax.auto_processing")
 LONGEST_WAIT = 300.0
 #: Interval between two looks for alarms [s]
 ALARMS_EVERY = 60.0
+#: Longest time for messages about alarms before `--once` ends [s]
+LONGEST_SENDING = 40.0
 #: Interval between two counts of waiting runs without changes; a count reads all runs [s]
 COUNT_EVERY = 60.0
 #: Interval for removing old scripts and logs of jobs [s]
@@ -81,6 +86,7 @@ class LoopOptions:
 
     template: JobTemplate
     selection: RunSelection
+    grouping: Grouping = ONE_RUN_A_JOB
     engine: str | None = None
     max_jobs: int = 10
     pause: float = 10
@@ -98,19 +104,22 @@ class LoopOptions:
             targets=plan.targets,
             raw_types=plan.raw_types,
         )
-        return base.filled(cls, args, template=template, selection=selection)
+        grouping = base.filled(Grouping, args)
+        return base.filled(cls, args, template=template, selection=selection, grouping=grouping)
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Process runs as they come: submit a job for each, and follow it",
+        description="Process runs as they come: submit a job for each, or for several, and follow "
+        "it",
         epilog="Status 'off' of auto_processing in daq.processing switches it off; submitted jobs "
         "go on. Runs with the tag 'abandon' are skipped, those with the tag 'process' are "
         "processed whatever their state.",
     )
     base.add_work(parser)
+    add_grouping(parser)
     parser.add_argument(
         "--run_id", metavar="RUN_ID", type=base.run_id, help="process this run, then end"
     )
@@ -195,6 +204,10 @@ def _label(document: Document) -> str:
     return documents.name_of(document) or f"with _id {document['_id']!r}"
 
 
+def _is_tagged(document: Document) -> bool:
+    return documents.PROCESS in documents.tags_of(document)
+
+
 class Loop:
     """State of the loop between two rounds; all persistent state is in the run database."""
 
@@ -205,6 +218,7 @@ class Loop:
         self.collection = connection.get_mongo_collection(self.template.plan.detector)
         self.switches = connection.get_collection("daq", "processing")
         self.followed: dict[str, str] = {}
+        self.alive: set[str] = set()
         self.states: dict[str, str] = {}
         self.counts = {"submitted": 0, "done": 0, "failed": 0}
         self.backoff = RetryBackoff()
@@ -214,7 +228,9 @@ class Loop:
         self.switched_on = True
         self.waiting: int | None = None
         self._counted: tuple[dict[str, int], int] | None = None
-        self._count_at = self._clean_at = self._alarms_at = 0.0
+        self._count_at = self._clean_at = 0.0
+        self._watch: threading.Thread | None = None
+        self._has_ended = threading.Event()
         self.began = datetime.now(UTC)
         log.info(
             "processing %s of %s to %s with engine %s",
@@ -226,17 +242,16 @@ class Loop:
 
     def round(self) -> None:
         """Follow existing jobs and submit new ones."""
-        alive = self._follow()
+        self._follow()
         switched_on = is_switched_on(self.switches)
         if switched_on != self.switched_on:
             word = "on: going on" if switched_on else "off: submitting nothing"
             log.info("daq.processing says that automatic processing is %s", word)
         self.switched_on = switched_on
-        free = self.options.max_jobs - alive
+        free = self.options.max_jobs - len(self.alive)
         if switched_on and free > 0:
-            skip = {*self.backoff.names(), *self.followed}
-            for document in find_runs(self.collection, self.wanted, free, skip):
-                self._submit(document)
+            for group in self._find_groups(free):
+                self._submit(group)
         self._count()
         self._clean()
 
@@ -248,17 +263,30 @@ class Loop:
             self.waiting = self.collection.count_documents(self.wanted.filter(server_now))
             self._counted, self._count_at = now, time.monotonic() + COUNT_EVERY
 
-    def _follow(self) -> int:
-        """Settle jobs that have ended; return the number of live jobs."""
+    def _find_groups(self, most: int) -> list[list[Document]]:
+        """Return the documents of the runs of each new job; at most that number of jobs."""
+        grouping = self.options.grouping
+        skip = {*self.backoff.names(), *self.followed}
+        found = find_runs(self.collection, self.wanted, most * grouping.most, skip)
+        left = iter(found)
+        names = [documents.name_of(document) or "" for document in found]
+        groups = grouping.groups(names, self.collection, self.template.plan)
+        return [list(itertools.islice(left, len(group))) for group in groups[:most]]
+
+    def _follow(self) -> None:
+        """Settle jobs that have ended."""
         runs = followed_runs(self.collection, self.engine.name)
         states = job_states(self.engine, runs)
+        begun = begun_jobs(self.collection, runs, states)
         before, self.followed = self.followed, {}
-        alive = 0
+        self.alive = live_jobs(runs, states)
         for run_ in runs:
             state = states[run_.attempt]
             if not self.dry_run:
                 try:
-                    line = settle(self.collection, self.engine, run_, state, self.max_failures)
+                    line = settle(
+                        self.collection, self.engine, run_, state, self.max_failures, begun
+                    )
                 except RunDatabaseError:
                     raise
                 except Exception as error:
@@ -272,14 +300,12 @@ class Loop:
                     self.states.pop(run_.run_id, None)
                     continue
             self.followed[run_.run_id] = run_.attempt
-            alive += state.alive
             word = state.state if state.state != "pending" else f"pending {state.reason}".strip()
             if self.states.get(run_.run_id) != word:
                 self.states[run_.run_id] = word
                 log.info("run %s: %s is %s", run_.run_id, run_.describe(), word)
         for run_id in before.keys() - self.followed.keys():
             self._report_end(run_id)
-        return alive
 
     def _report_end(self, run_id: str) -> None:
         """Log the end that a followed job has recorded."""
@@ -302,47 +328,59 @@ class Loop:
             self.counts["done"] += status.status == "done"
             log.info("run %s: %s", run_id, status.status)
 
-    def _submit(self, document: Document) -> None:
-        # The tag starts a new series of attempts; earlier failures do not count
-        tagged = documents.PROCESS in documents.tags_of(document)
-        try:
+    def _submit(self, group: Sequence[Document]) -> None:
+        """Submit the job of some runs."""
+        named: dict[str, Document] = {}
+        for document in group:
             run_id = documents.name_of(document)
             if run_id is None:
-                raise InvalidRunDocument("its document has neither number nor name: add the number")
-            submission = submitting.submit(
-                self.template, run_id, self.collection, self.engine, reset_failures=tagged
-            )
-        except (EngineUnreachable, RunDatabaseError):
-            raise
-        except RunNotReady as error:
-            return self._back_off(document, f"cannot be submitted: {error}")
-        except JobRefused as error:
-            self._refusals += 1
-            if self._refusals <= MOST_REFUSALS:
-                self._record_failure(document, error, tagged)
+                why = "its document has neither number nor name: add the number"
+                self._record_failure(document, InvalidRunDocument(why))
             else:
-                self.backoff.note(key_of(document), failed=True)
-            if self._refusals >= MOST_REFUSALS:
-                # The runs are probably not the cause: try one a round until one is accepted
-                raise JobRefused(f"{self._refusals} jobs in a row are refused: {error}") from error
-            return
-        except Exception as error:
-            return self._record_failure(document, error, tagged)
+                named.setdefault(run_id, document)
+        # The tag starts a new series of attempts; earlier failures do not count
+        tagged = {run_id for run_id, document in named.items() if _is_tagged(document)}
+        results = submitting.submit_groups(
+            self.template, [list(named)], self.collection, self.engine, tagged
+        )
+        refused = None
+        for document, result in zip(named.values(), results, strict=True):
+            if isinstance(result.error, RunNotReady):
+                self._back_off(document, f"cannot be submitted: {result.error}")
+            elif isinstance(result.error, JobRefused):
+                self._refusals += refused is None
+                refused = result.error
+                if self._refusals <= MOST_REFUSALS:
+                    self._record_failure(document, result.error)
+                else:
+                    self.backoff.note(key_of(document), failed=True)
+            elif result.error is not None:
+                self._record_failure(document, result.error)
+            else:
+                self._note(document, result)
+        if refused is not None and self._refusals >= MOST_REFUSALS:
+            # The runs are probably not the cause: try one a round until one is accepted
+            raise JobRefused(f"{self._refusals} jobs in a row are refused: {refused}") from refused
+
+    def _note(self, document: Document, submission: Submission) -> None:
+        """Note that a run has a job, or that another process has the run."""
         if submission.state == "dry run":
-            self.texts.append(submission.text)
+            self.texts += [submission.text] if submission.text else []
             return
         if submission.state == "busy":
             return
-        if tagged:
+        if _is_tagged(document):
             documents.remove_tag(self.collection, document, documents.PROCESS)
         self._refusals = 0
         self.backoff.note(key_of(document), failed=False)
         self.counts["submitted"] += submission.state == "submitted"
+        run_id = submission.run_id
         self.followed[run_id] = submission.attempt
+        self.alive.add(submission.job_id)
         self.states[run_id] = submission.state
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
-    def _record_failure(self, document: Document, error: Exception, tagged: bool) -> None:
+    def _record_failure(self, document: Document, error: Exception) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
         reason = describe_error(error)
         if self.dry_run:
@@ -350,7 +388,7 @@ class Loop:
             return
         log.debug("run %s", _label(document), exc_info=error)
         try:
-            if tagged:
+            if _is_tagged(document):
                 documents.set_status(self.collection, document, "pending")
                 documents.remove_tag(self.collection, document, documents.PROCESS)
             failures = documents.record_failure(
@@ -428,21 +466,45 @@ class Loop:
         """Write the status after a round, with its error if any."""
         self.trouble = trouble
         self._write_status("in trouble" if trouble else "at work")
-        if not trouble and not self.dry_run:
-            self._look_for_alarms()
+        self._start_watch()
 
-    def _look_for_alarms(self) -> None:
-        """Tell people what goes wrong, see `alarms`; now and then."""
-        if time.monotonic() < self._alarms_at:
-            return
-        self._alarms_at = time.monotonic() + ALARMS_EVERY
+    def _start_watch(self) -> None:
+        if self._watch is None and not self.dry_run and not self.wanted.run_id:
+            # In a thread, so that it notices a round that hangs, and no server holds a round
+            self._watch = threading.Thread(target=self._watch_for_alarms, daemon=True)
+            self._watch.start()
+
+    def _watch_for_alarms(self) -> None:
+        """Tell people what goes wrong, see `alarms`, until the loop ends."""
         plan, processing = self.template.plan, self.template.processing
-        try:
-            places = process_run.folders(plan, processing.output_folder)
-            found = alarms.find_causes(plan.detector, self.collection, places)
-            alarms.Alarms().update(found, plan.detector)
-        except (AmstraxError, OSError) as error:
-            log.warning("alarms are not looked for: %s", describe_error(error))
+        # Other loops may be silent too
+        files = {
+            detector: self.template.log_folder / f"auto_processing_{detector}.json"
+            for detector in settings.DETECTORS
+        } | {plan.detector: self._status_file()}
+        told = ""
+        while True:
+            try:
+                found = alarms.find_causes(
+                    plan.detector,
+                    lambda: self.collection,
+                    lambda: connection.get_trends_collection(plan.detector),
+                    lambda: process_run.all_folders(
+                        plan, processing.output_folder, processing.live_data_dir
+                    ),
+                    files,
+                )
+                known = alarms.Alarms()
+                known.update(found, plan.detector)
+                told = ""
+                if self._has_ended.wait(ALARMS_EVERY):
+                    return known.finish()
+            except Exception as error:
+                if told != (told := describe_error(error)):
+                    log.warning("alarms are not looked for: %s", told)
+                    log.debug("alarms", exc_info=error)
+                if self._has_ended.wait(ALARMS_EVERY):
+                    return None
 
     def end(self, reason: str) -> None:
         """Log the end of the loop and its cause, a signal or an error if any."""
@@ -451,19 +513,30 @@ class Loop:
             "ended%s: %d submitted, %d done, %d failed, %d jobs go on",
             f" by {reason}" if reason else "",
             *self.counts.values(),
-            len(self.followed),
+            len(self.alive),
         )
         self._write_status("ended")
+        if reason:
+            self._start_watch()
+        self._has_ended.set()
+        if self._watch is not None:
+            # What could not be sent is sent by the next loop
+            self._watch.join(LONGEST_SENDING if self.options.once else 2)
+
+    def _status_file(self) -> Path:
+        name = f"auto_processing_{self.template.plan.detector}.json"
+        return self.options.status_file or self.template.log_folder / name
 
     def _write_status(self, state: str) -> None:
         """Write the file for a monitor."""
         if self.dry_run:
             return
-        name = f"auto_processing_{self.template.plan.detector}.json"
         write_status(
-            self.options.status_file or self.template.log_folder / name,
+            self._status_file(),
             {
                 "state": state,
+                "run_id": self.wanted.run_id,
+                "pause": self.options.pause,
                 "ended_by": self.ended_by,
                 "switch": "on" if self.switched_on else "off",
                 "since": self.began,

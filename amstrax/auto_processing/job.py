@@ -75,7 +75,11 @@ def existing_objects_frozen() -> Iterator[None]:
     """Hide existing objects from the garbage collector within the context.
 
     More than 100,000 objects belong to imported modules, and would be visited again and again.
+    Objects that are hidden already stay so.
     """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.freeze()
     try:
         yield

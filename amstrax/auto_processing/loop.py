@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -240,13 +240,13 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     """Return the state of the job of each run, by the name of the attempt.
 
     A batch system that lost its latest state, such as Slurm after ``kill -9``, reuses the ids of
-    forgotten jobs. So the name of the job must match too, and of two runs with one id the later
-    owns the job.
+    forgotten jobs. So the name of the job must match too, and of two names with one id the later
+    owns the job. Runs of one job have the same id and name.
     """
-    owners: dict[str, Followed] = {}
+    owners: dict[str, Any] = {}
     for run in sorted(runs, key=lambda run: str(run.job.get("time"))):
         if run.job.get("job_id"):
-            owners[str(run.job["job_id"])] = run
+            owners[str(run.job["job_id"])] = run.job.get("name")
     states = engine.states(owners) if owners else {}
     names = {job.job_id: job.name for job in engine.jobs()} if owners else {}
     result = {}
@@ -255,7 +255,9 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
         if job_id not in owners:
             # The submitting process was killed before it could record the job
             state = JobState(GONE, None, "its job was never recorded")
-        elif owners[job_id] is not run or names.get(job_id) not in (None, run.job.get("name")):
+        elif owners[job_id] != (name := run.job.get("name")) or (
+            names.get(job_id) not in (None, name)
+        ):
             state = JobState(GONE, None, "the batch system has given its id to another job")
         else:
             state = states[job_id]
@@ -263,14 +265,44 @@ def job_states(engine: Engine, runs: Sequence[Followed]) -> dict[str, JobState]:
     return result
 
 
+def live_jobs(runs: Iterable[Followed], states: Mapping[str, JobState]) -> set[str]:
+    """Return the ids of the jobs that run or are pending, by the result of `job_states`."""
+    return {str(run.job.get("job_id")) for run in runs if states[run.attempt].alive}
+
+
+def begun_jobs(
+    collection: Any, runs: Iterable[Followed], states: Mapping[str, JobState]
+) -> set[str]:
+    """Return the names of ended jobs for several runs that have begun one of them."""
+    ended = {
+        str(run.job.get("name"))
+        for run in runs
+        if documents.is_of_several_runs(run.job) and not states[run.attempt].alive
+    }
+    if not ended:
+        return set()
+    is_begun = {"$nor": [documents.has_status("pending", "submitted")]}
+    condition = {"$and": [{"processing_job.name": {"$in": sorted(ended)}}, is_begun]}
+    found = documents.read(collection, condition, ["processing_job.name"])
+    return {str(documents.job_of(document)["name"]) for document in found}
+
+
 def settle(
-    collection: Any, engine: Engine, run: Followed, state: JobState, max_failures: int
+    collection: Any,
+    engine: Engine,
+    run: Followed,
+    state: JobState,
+    max_failures: int,
+    begun: Container[str] = (),
 ) -> str | None:
     """Update the document of a run after the end of its job.
 
     Return a line about the change, or None. Nothing changes if the job itself has recorded its end,
     as usual, or while a job unknown to the engine still renews its claim. A job that only another
     machine knows is gone when its claim has expired.
+
+    A job for several runs that dies costs the run that it was at: if its name is in `begun`, see
+    `begun_jobs`, those that it has not begun are set pending.
     """
     if state.alive:
         return None
@@ -286,11 +318,21 @@ def settle(
     if state.exit_code == LEFT_TO_ANOTHER:
         # The other job changes the status, or its claim expires
         free = {"$and": [run.filter(), documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
-        pending = {"status": "pending", "time": now, "host": documents.this_host()}
-        pending["reason"] = "left by a second job"
-        if documents.update_status(collection, free, pending):
+        reason = "left by a second job"
+        if _set_pending(collection, run, reason, free):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
+    is_begun = documents.status_of(run.document).status != "submitted" or documents.is_claimed(
+        run.document, attempt=run.attempt, now=now
+    )
+    is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
+    if is_of_others and not is_begun and state.state != DONE:
+        if documents.is_claimed(run.document, now=now):
+            return None
+        is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
+        if _set_pending(collection, run, describe_end(run, state), is_not_begun):
+            log.info("run %s: %s had not begun it: pending again", run.run_id, run.describe())
+            return None
     reason = describe_end(run, state)
     failures = _record_end(collection, run, reason)
     if failures is None:
@@ -298,6 +340,13 @@ def settle(
     if run.job.get("cancelled_by"):
         return f"run {run.run_id}: {run.describe()} was cancelled by {run.job['cancelled_by']}"
     return f"run {run.run_id}: {reason} ({consequence(failures, max_failures)})"
+
+
+def _set_pending(collection: Any, run: Followed, reason: str, condition: Filter) -> bool:
+    """Set a run pending that its job has not processed; its failures stay."""
+    return documents.set_status(
+        collection, run.document, "pending", reason, keep_failures=True, condition=condition
+    )
 
 
 def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
@@ -366,8 +415,11 @@ def switch(switches: Any, is_on: bool, user: str) -> None:
 def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     """End the waiting or running job of a run, record that, and return the name of the job.
 
-    The run is then failed, cancelled by `user`, which does not count as a failure. The automatic
-    loop ignores it until it is submitted, tagged ``process`` or set pending.
+    A job that follows a run which is being taken ends without a change of the run. Otherwise the
+    run is then failed, cancelled by `user`, which does not count as a failure. The automatic
+    loop ignores it until it is submitted, tagged ``process`` or set pending. A job for several runs
+    goes on with the others: it leaves this one when it renews its claim next, within a twelfth of
+    the lifetime of a claim.
 
     Raises
     ------
@@ -379,7 +431,8 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     document = documents.find_run(collection, run_id, None, _FIELDS)
     name = documents.name_of(document) or run_id
     status, job = documents.status_of(document).status, documents.job_of(document)
-    if status not in ("submitted", "running"):
+    follows = status == "pending" and bool(job.get("follows"))
+    if status not in ("submitted", "running") and not follows:
         raise InvalidOption(f"run {name} is {status}: there is no job to end")
     if job.get("engine") != engine.name or job.get("host") != documents.this_host():
         raise InvalidOption(
@@ -389,11 +442,21 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     run = Followed(name, job, document)
     if not job.get("job_id"):
         raise InvalidOption(f"the job id of run {name} is not recorded yet: try again in a minute")
+    if follows:
+        if not engine.state(str(job["job_id"])).alive:
+            raise InvalidOption(f"{run.describe()}, which followed run {name}, has ended already")
+        engine.cancel(str(job["job_id"]))
+        return run.describe()
     # Before it ends, so that neither the job nor a loop counts it as a failure
     if not documents.set_cancelled(collection, name, run.attempt, user):
         raise InvalidOption(f"{run.describe()} of run {name} has ended meanwhile")
+    others: Filter = {"$and": [documents.has_status("submitted", "running")]}
+    others |= {f"processing_job.{key}": job.get(key) for key in ("engine", "job_id", "name")}
+    others["_id"] = {"$ne": document["_id"]}
+    has_others = documents.is_of_several_runs(job) and collection.find_one(others, ["_id"])
     try:
-        engine.cancel(str(job["job_id"]))
+        if not has_others:
+            engine.cancel(str(job["job_id"]))
     except AmstraxError:
         documents.set_cancelled(collection, name, run.attempt, None)
         raise

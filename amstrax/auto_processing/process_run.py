@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Process a run of the run database, as jobs do.
+"""Process runs of the run database, as jobs do.
 
-The tool claims the run, makes, checks and registers its data, and sets its status. Usable as
+The tool claims each run, makes, checks and registers its data, and sets its status. Usable as
 ``process_run``, ``amstrax process-run``, ``python -m amstrax.auto_processing.process_run``, and as
 a file. Exit status: 0 when the run is done, 1 on failure, 2 on wrong use, 75 if another process has
-the run.
+the run; of several runs as of `amstrax.auto_processing.supervision.supervise`.
 """
 
 import argparse
@@ -24,10 +24,17 @@ if __name__ == "__main__" and not __package__:
 
 import amstrax
 from amstrax import run_metadata, rundoc, settings
-from amstrax.auto_processing import amstraxer, trends
+from amstrax.auto_processing import amstraxer, supervision, trends
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
-from amstrax.exceptions import AlreadyAtWork, AmstraxError, InvalidOption, RunNotReady, UsageError
+from amstrax.exceptions import (
+    AlreadyAtWork,
+    AmstraxError,
+    InvalidOption,
+    Postponed,
+    RunNotReady,
+    UsageError,
+)
 from amstrax.rundb import connection, documents, leases
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
@@ -76,12 +83,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Process a run of the run database, check and register its data, and set its "
-        "status, as jobs do",
+        description="Process runs of the run database, check and register their data, and set "
+        "their status, as jobs do",
     )
-    parser.add_argument(
-        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
-    )
+    base.add_runs(parser)
     base.add_target(parser)
     base.add_trends(parser)
     parser.add_argument(
@@ -106,7 +111,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="folder of amstrax to record in the run document (default: that of this one)",
     )
     parser.add_argument(
-        "--attempt", metavar="NAME", help="name of the attempt of a job (default: a new one)"
+        "--attempt",
+        nargs="+",
+        metavar="NAME",
+        help="name of the attempt of a job, one for each run (default: a new one)",
     )
     base.add_seconds(
         parser,
@@ -125,13 +133,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         parser, "--timeout", JobOptions.timeout, "time to wait for live data that is missing"
     )
     base.add_console(parser)
-    return base.parse(parser, "process_run", argv)
+    args = base.parse(parser, "process_run", argv)
+    if args.attempt and len(args.attempt) != 1 + len(args.more_runs):
+        parser.error(f"--attempt names {len(args.attempt)} attempts: name one for each run")
+    if args.attempt and not args.more_runs:
+        [args.attempt] = args.attempt
+    return args
 
 
 @base.main_of(parse_args, ("0",))
 def main(args: argparse.Namespace) -> int:
-    """Process a run, and return the exit status."""
-    return run(args, lambda stop: process(args.run_id, JobOptions.of(args), stop))
+    """Process runs, and return the exit status."""
+    if args.more_runs:
+        return supervision.supervise("amstrax.auto_processing.process_run", args, log)
+    return run(args, lambda stop: _process_one(args, stop))
+
+
+def _process_one(args: argparse.Namespace, stop: Stop) -> None:
+    process(args.run_id, JobOptions.of(args), stop)
 
 
 def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
@@ -283,6 +302,8 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         When an option is invalid.
     RunNotReady
         When the run is being taken, or has the tag ``abandon``.
+    Postponed
+        Without ``options.waits``, when the run would have to be waited for.
     AmstraxError
         When the run cannot be processed; its document has the reason.
     """
@@ -306,6 +327,9 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         if not options.fix_targets:
             plan = plan_of_run(plan, document)
         options = _chosen_options(run_id, options, plan)
+        who = documents.cancelled_by(document)
+        if who and documents.job_of(document).get("attempt") == options.attempt:
+            raise AlreadyAtWork(f"run {run_id}: its job was cancelled by {who}: left alone")
         if options.attempt and _is_done(document, plan):
             log.info("run %s was done before this job began: nothing is changed", run_id)
             return
@@ -315,6 +339,11 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         try:
             claim.check_only_document()
             st = _make_and_register(run_id, options, document, history, stop)
+        except Postponed as error:
+            if not options.leave_status:
+                # Only a job that is followed may leave it submitted
+                claim.give_back("submitted" if options.attempt else "pending", str(error))
+            raise
         except Exception as error:
             claim.check()
             reason = stop.message()
@@ -337,6 +366,50 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         _record_trends(st, run_id, plan, options)
     seconds = time.monotonic() - began
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(plan.targets))
+
+
+def _collection_of(args: argparse.Namespace) -> Any:
+    """Return the collection of run documents for the options of a run."""
+    return get_mongo_collection(args.detector or find_plan(JobOptions.of(args)).detector)
+
+
+def _record_crash(args: argparse.Namespace, reason: str) -> None:
+    """Record that a process of this machine has died while it worked on a run."""
+    collection = _collection_of(args)
+    fields = ["name", "number", documents.PROCESSING_CLAIM, "processing_job"]
+    document = documents.find_run(collection, args.run_id, None, fields)
+    claim, job = document.get(documents.PROCESSING_CLAIM), documents.job_of(document)
+    owner = str(claim.get("owner")) if isinstance(claim, Mapping) else ""
+    attempt = args.attempt or owner.partition(leases.JOB_SUFFIX)[0]
+    is_its = owner.startswith(f"{attempt}{leases.JOB_SUFFIX}") and leases.is_dead(owner)
+    if not is_its and not args.attempt:
+        return  # It had not claimed the run, or another process has it
+    if job.get("log"):
+        reason += f"; see {job['log']}"
+    condition: dict[str, Any] = {"processing_job.attempt": attempt, "processing_claim": None}
+    if is_its:
+        condition = {"processing_claim.owner": owner}
+    if not args.leave_status:
+        documents.record_failure(collection, document, reason, attempt, condition=condition)
+    if is_its:
+        leases.release(collection, args.run_id, owner)
+
+
+def _give_back(args: argparse.Namespace, reason: str) -> None:
+    """Set a run pending that its job has not begun."""
+    if not args.attempt or args.leave_status:
+        return
+    not_begun = {"processing_job.attempt": args.attempt, "processing_claim": None}
+    condition = {"$and": [not_begun, documents.has_status("submitted")]}
+    documents.set_status(
+        *(_collection_of(args), args.run_id, "pending", reason),
+        keep_failures=True,
+        condition=condition,
+    )
+
+
+#: What this tool does with each of several runs
+WORK = supervision.Work(_process_one, _record_crash, _give_back)
 
 
 def _make_and_register(
@@ -514,6 +587,14 @@ def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     return raw or folder, folder
 
 
+def all_folders(
+    plan: Plan, output_folder: str | Path | None, live_data_dir: str | Path | None
+) -> tuple[Path, ...]:
+    """Return those of `folders`, and that of live data if there is one on this machine."""
+    live = live_data_dir or settings.live_data(plan.detector)
+    return (*folders(plan, output_folder), *((settings.expanded(live).absolute(),) if live else ()))
+
+
 def _make(
     run_id: str,
     plan: Plan,
@@ -536,6 +617,8 @@ def _make(
 
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()
+        if not options.waits:
+            raise Postponed(str(error)) from error
         if not left:
             # Not as AlreadyAtWork: this process has the claim, so the run has failed
             raise AmstraxError(str(error)) from error

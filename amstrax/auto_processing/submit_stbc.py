@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Submit jobs that process runs: one run, several, a range, those in a file, or those of a query.
 
+Each run gets its own job, or with --runs_per_job or --job_minutes a job processes several runs.
+
 Usable as ``submit_stbc``, ``amstrax submit``, ``python -m amstrax.auto_processing.submit_stbc``,
 and as a file. Exit status: 0 if every run has a job, 1 otherwise, 2 on wrong use.
 """
@@ -8,7 +10,7 @@ and as a file. Exit status: 0 if every run has a job, 1 otherwise, 2 on wrong us
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,17 @@ from amstrax import settings, strict_json
 from amstrax.auto_processing import engines, process_run, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping, add_grouping
 from amstrax.auto_processing.submitting import (
+    NOT_SUBMITTED,
     JobTemplate,
     Submission,
     find_work,
     submit,
+    submit_groups,
 )
 from amstrax.commands import base
-from amstrax.exceptions import EngineUnreachable, RunDatabaseError, UsageError
+from amstrax.exceptions import RunDatabaseError, UsageError
 from amstrax.rundb import documents
 from amstrax.rundb.connection import get_mongo_collection
 from amstrax.rundb.leases import Stop
@@ -41,8 +46,8 @@ __all__ = [
 log = logging.getLogger("amstrax.submit_stbc")
 
 _LONGEST_RANGE = 100_000
-#: State of a run that cannot be submitted
-NOT_SUBMITTED = "not submitted"
+#: Largest number of runs to submit at once, as jobs for several runs
+_RUNS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,8 @@ class RunQuery:
         return found
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
-        "by status, tag, mode or query, newest first.",
-    )
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments and options that select runs, see `RunQuery`."""
     parser.add_argument(
         "runs", nargs="*", metavar="RUN_ID", help="run, as 006724, or a range, as 006724-006730"
     )
@@ -113,11 +113,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     selection.add_argument(
         "--query", type=base.json_object, metavar="JSON", help="runs that match this filter"
     )
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Submit jobs that process runs: named runs, runs in a file, or runs selected "
+        "by status, tag, mode or query, newest first.",
+    )
+    add_runs(parser)
     parser.add_argument(
         "--max_runs",
         type=base.positive_integer,
         metavar="N",
-        help="largest number of jobs to submit (default: no limit)",
+        help="largest number of runs to submit (default: no limit)",
     )
     parser.add_argument(
         "--again", action="store_true", help="submit also runs that are done and have the data"
@@ -126,6 +136,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--dry_run", action="store_true", help="show what would be submitted, and change nothing"
     )
     base.add_work(parser)
+    add_grouping(parser)
     return base.parse(parser, "submit_stbc", argv)
 
 
@@ -139,7 +150,8 @@ def main(args: argparse.Namespace) -> int:
     def work(stop: Stop) -> None:
         query = RunQuery.of(args)
         again = args.again or args.status == "done"
-        run(query, find_work(args), stop, report, args.engine, args.max_runs, again)
+        grouping = base.filled(Grouping, args)
+        run(query, find_work(args), stop, report, args.engine, args.max_runs, again, grouping)
 
     status = job.run_strax_tool(args, log, work, "the submission", args.job_folder, "--job_folder")
     if report.rows:
@@ -157,6 +169,11 @@ class Report:
     def add(self, run_id: str, state: str, job_id: str = "", text: str = "") -> None:
         """Add a run."""
         self.rows.append((run_id, state, job_id, text))
+
+    def sort(self, run_ids: Sequence[str]) -> None:
+        """Sort the runs into the order of `run_ids`."""
+        places = {run_id: place for place, run_id in enumerate(run_ids)}
+        self.rows.sort(key=lambda row: places.get(row[0], len(places)))
 
     def count(self, *states: str) -> int:
         """Return the number of runs in any of these states."""
@@ -176,10 +193,12 @@ def run(
     engine_name: str | None = None,
     max_runs: int | None = None,
     again: bool = False,
+    grouping: Grouping = ONE_RUN_A_JOB,
 ) -> None:
     """Submit jobs for the runs of a query until `stop` is set, and add the results to a report.
 
-    With `again`, also runs that are done are submitted; `max_runs` limits the number of jobs.
+    With `again`, also runs that are done are submitted; `max_runs` limits the number of runs, and
+    `grouping` tells which runs share a job.
 
     Raises
     ------
@@ -190,30 +209,51 @@ def run(
     """
     engine = engines.get(engine_name or settings.engine())
     collection = get_mongo_collection(template.plan.detector)
-    for run_id in _with_bar(find_runs(collection, query)):
+    batch: list[str] = []
+    most = 1 if grouping.most == 1 else _RUNS_AT_ONCE
+
+    def groups() -> Iterator[list[str]]:
+        for group in grouping.groups(batch, collection, template.plan):
+            # If it raises, nothing of this batch is submitted
+            stop.check()
+            yield group
+
+    def submit_batch() -> None:
+        for done in submit_groups(template, groups(), collection, engine):
+            if done.state == "dry run":
+                report.scripts += [done.text] if done.text else []
+                report.add(done.run_id, done.state, text=done.name)
+            else:
+                if done.error is not None:
+                    log.debug("run %s", done.run_id, exc_info=done.error)
+                report.add(done.run_id, done.state, done.job_id, done.text)
+        batch.clear()
+
+    run_ids = find_runs(collection, query)
+    for run_id in _with_bar(run_ids):
         stop.check()
-        if max_runs is not None and report.count("submitted", "dry run") >= max_runs:
+        n_chosen = report.count("submitted", "dry run") + len(batch)
+        if max_runs is not None and n_chosen >= max_runs:
             report.add(run_id, "skipped", text=f"beyond --max_runs {max_runs}")
             continue
         try:
             why = "" if again else why_done(template, run_id, collection)
-            if why:
-                report.add(run_id, "skipped", text=why)
-                continue
-            done = submit(template, run_id, collection, engine)
-        except (EngineUnreachable, RunDatabaseError):
+        except RunDatabaseError:
             # All other runs would fail in the same way
             raise
         except Exception as error:
             # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
             report.add(run_id, NOT_SUBMITTED, text=" ".join(str(error).split()))
-        else:
-            if done.state == "dry run":
-                report.scripts.append(done.text)
-                report.add(run_id, done.state, text=done.name)
-            else:
-                report.add(run_id, done.state, done.job_id, done.text)
+            continue
+        if why:
+            report.add(run_id, "skipped", text=why)
+            continue
+        batch.append(run_id)
+        if len(batch) >= most:
+            submit_batch()
+    submit_batch()
+    report.sort(run_ids)
 
 
 def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:

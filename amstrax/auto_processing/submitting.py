@@ -1,4 +1,4 @@
-"""Submit jobs for runs, at most one per run at a time.
+"""Submit jobs for runs, one run or several a job, and at most one job per run at a time.
 
 The name of the attempt is recorded in the run document before the job is submitted, and the id of
 the job afterwards. If a submitting process dies in between, the next one adopts the job, which it
@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import sys
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,13 @@ from amstrax.auto_processing.process_run import (
     options_of_run,
     plan_of_run,
 )
-from amstrax.exceptions import InvalidOption, JobRefused, UsageError
+from amstrax.exceptions import (
+    EngineUnreachable,
+    InvalidOption,
+    JobRefused,
+    RunDatabaseError,
+    UsageError,
+)
 from amstrax.rundb import connection, documents, leases
 
 log = logging.getLogger(__name__)
@@ -37,6 +44,12 @@ log = logging.getLogger(__name__)
 #: Environment variables that jobs get, in addition to settings that are not secret
 _VARIABLES = ("PATH", "HOME", "LANG", "XDG_DATA_HOME", "XDG_STATE_HOME", "NUMBA_CACHE_DIR")
 _FOLDERS = ("LIVE_DATA", "RAW_DATA", "PROCESSED_DATA")
+
+#: State of a run that cannot be submitted
+NOT_SUBMITTED = "not submitted"
+
+#: Largest number of jobs in a job array: MaxArraySize of Slurm is 1001 by default
+_LONGEST_ARRAY = 1000
 
 # Secrets already reported as withheld from jobs
 _warned: set[str] = set()
@@ -57,6 +70,7 @@ class Submission(NamedTuple):
     state: str
     attempt: str
     text: str
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -175,11 +189,11 @@ def find_work(args: argparse.Namespace) -> JobTemplate:
         memory=args.mem,
         queue=args.queue,
         dry_run=args.dry_run,
-        more_options=_trend_words(args),
+        more_options=trend_words(args),
     )
 
 
-def _trend_words(args: argparse.Namespace) -> list[str]:
+def trend_words(args: argparse.Namespace) -> list[str]:
     """Return the options of `base.add_trends` for process_run."""
     if args.trend_limit and not args.trends:
         raise UsageError("--trend_limit needs --trends, which makes what the limits are of")
@@ -228,179 +242,474 @@ def submit(
     RunDatabaseError
         When the run database cannot be reached.
     """
-    document = documents.find_run(collection, run_id, None, PLAN_FIELDS)
-    check_ready(documents.merge_tags(collection, document))
+    [result] = submit_groups(template, [[run_id]], collection, engine, reset_failures)
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def submit_groups(
+    template: JobTemplate,
+    groups: Iterable[Sequence[str]],
+    collection: Any,
+    engine: Engine,
+    reset_failures: bool | Container[str] = False,
+) -> list[Submission]:
+    """Submit one job for each group of runs; return the result for each run, in their order.
+
+    A job processes the runs of its group one after the other. A run that has a job, is at work
+    elsewhere, or cannot be processed stays out of its group, and does not stop the others: its
+    state is ``alive already``, ``busy``, or ``not submitted`` with the error. Runs of a group that
+    need another context or other targets, such as LED runs, get a job of their own.
+
+    On Slurm all jobs of a call are one job array, on HTCondor one cluster.
+
+    Parameters
+    ----------
+    template
+        Jobs to submit; ``memory`` and ``queue`` are those of each job.
+    groups
+        Names of runs; a group of one run gets the same job as from `submit`.
+    reset_failures
+        Clear earlier failures of all runs, or of the runs with these names.
+
+    Raises
+    ------
+    EngineUnreachable
+        When the engine does not answer. The next submission of these runs adopts jobs that the
+        engine has accepted.
+    RunDatabaseError
+        When the run database cannot be reached.
+    """
+    with _Submitter(template, collection, engine, reset_failures) as submitter:
+        for group in groups:
+            submitter.add(group)
+        return submitter.results()
+
+
+def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> Submission:
+    """Submit a job in which ``amstraxer`` follows a run while it is taken, unless it has one.
+
+    The status of the run stays: what is made is registered when the run is processed, after its
+    end. The state is ``submitted``, ``alive already``, ``busy`` or ``dry run``, as of `submit`.
+
+    Parameters
+    ----------
+    template
+        With the script ``amstraxer``.
+
+    Raises
+    ------
+    UsageError
+        When the run has ended.
+    RunNotFound, InvalidRunDocument, JobRefused, EngineUnreachable, RunDatabaseError
+        As of `submit`.
+    """
     document = documents.find_only(collection, run_id, PLAN_FIELDS)
     name = rundoc.check_run_name(documents.name_of(document))
-    submitter = _Submitter(template, name, plan_of_run(template.plan, document), collection, engine)
-    return submitter.dry_run() if template.dry_run else submitter.submit(reset_failures)
+    if rundoc.end_time(document) is not None:
+        raise UsageError(f"run {name} has ended, so nothing is left to follow: process it")
+    run = _Run(name, plan_of_run(template.plan, document), collection)
+    with _Submitter(template, collection, engine, follows=True) as submitter:
+        return submitter.follow(run)
+
+
+#: Instead of data types in the name of a job that follows a run: another one processes it
+_FOLLOW = "follow"
+
+
+class _Run:
+    """A run that is being submitted.
+
+    Attributes
+    ----------
+    before, status
+        Record of its last job, and its status, at the time when its lease was taken.
+    result
+        What has become of it, once that is known.
+    """
+
+    def __init__(self, run_id: str, plan: Plan, collection: Any):
+        self.run_id, self.plan, self.collection = run_id, plan, collection
+        self.attempt = f"{run_id}-{uuid.uuid4().hex[:16]}"
+        owner = f"{leases.OWNER_PREFIX}{documents.this_host()}"
+        self.lease = leases.Lease(collection, run_id, owner)
+        self.before: dict[str, Any] = {}
+        self.status = ""
+
+    def acquire(self) -> bool:
+        """Take the lease of the run, and read what is known of its last job."""
+        # Not renewed by threads, of which many runs would have many: every write is conditional
+        if not connection.resilient(self.lease.acquire, renew=False):
+            return False
+        fields = ["processing_job", "processing_status"]
+        document = documents.find_run(self.collection, self.run_id, None, fields)
+        self.before = documents.job_of(document)
+        self.status = documents.status_of(document).status
+        return True
+
+    def set(self, change: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
+        """Change the run document with a function of `amstrax.rundb.documents`."""
+        return connection.resilient(change, self.collection, self.run_id, *args, **kwargs)
+
+    def set_submitted(self, job: Mapping[str, Any]) -> bool:
+        """Set the status and the record of the job."""
+        return self.set(documents.set_status, "submitted", owner=self.lease.owner, job=job)
+
+    def set_job(self, job: Mapping[str, Any]) -> bool:
+        """Set the record of the job."""
+        return self.set(documents.set_job, job, self.lease.owner)
+
+    def describe_owner(self) -> str:
+        """Return who works on the run instead."""
+        document = documents.find_run(self.collection, self.run_id, None, ["processing_claim"])
+        claim = document.get("processing_claim")
+        if not isinstance(claim, Mapping):
+            return "another process has just worked on it"
+        submits = str(claim.get("owner")).startswith(leases.OWNER_PREFIX)
+        return (
+            f"{claim.get('host')} {'submits' if submits else 'processes'} it; its lease "
+            f"ends at {claim.get('expires')} UTC unless renewed"
+        )
 
 
 class _Submitter:
-    """Submits one job."""
+    """Submits jobs; a context manager that holds the leases of runs until they are submitted."""
 
     def __init__(
-        self, template: JobTemplate, run_id: str, plan: Plan, collection: Any, engine: Engine
+        self,
+        template: JobTemplate,
+        collection: Any,
+        engine: Engine,
+        reset_failures: bool | Container[str] = False,
+        follows: bool = False,
     ):
-        self.run_id, self.collection, self.engine, self.flat = (
-            run_id,
-            collection,
-            engine,
-            template.flat,
-        )
-        self.attempt = f"{run_id}-{uuid.uuid4().hex[:16]}"
-        self.lease = leases.Lease(
-            collection, run_id, f"{leases.OWNER_PREFIX}{documents.this_host()}"
-        )
-        subfolder = "" if template.flat else run_id
-        file_name = f"{run_id}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{self.attempt[-6:]}"
-        self.job = Job(
-            run_id,
-            plan.targets,
+        self.template, self.collection, self.engine = template, collection, engine
+        self._follows = follows
+        self._reset_failures = reset_failures
+        #: Label and time of the present job array, and number of its jobs
+        self._label = self._time = ""
+        self._index = 0
+        self._alive: list[KnownJob] | None = None
+        self._results: list[Submission | None] = []
+        #: Jobs to submit, and the runs of each with their places in the results
+        self._jobs: list[tuple[Job, dict[int, _Run]]] = []
+        self._held: list[_Run] = []
+        self._held_since = 0.0
+
+    def __enter__(self) -> "_Submitter":
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        for run in self._held:
+            # The result must not be lost if this fails
+            run.lease.release()
+        self._held = []
+
+    def results(self) -> list[Submission]:
+        """Submit the jobs that are left, and return all results."""
+        self._submit_jobs()
+        return [result for result in self._results if result is not None]
+
+    def add(self, run_ids: Sequence[str]) -> None:
+        """Prepare the jobs of a group: one for each combination of context and targets."""
+        groups: dict[Plan, dict[int, _Run]] = {}
+        for run_id in run_ids:
+            place = len(self._results)
+            self._results.append(None)
+            try:
+                run = self._find(run_id)
+                result = None if self.template.dry_run else self._prepare(run)
+            except (EngineUnreachable, RunDatabaseError):
+                raise
+            except Exception as error:
+                # Affects only this run, even if it is a bug
+                self._results[place] = self._refusal(run_id, error)
+                continue
+            self._results[place] = result
+            if result is None:
+                groups.setdefault(run.plan, {})[place] = run
+            elif run in self._held:
+                self._held.remove(run)
+                run.lease.release()
+        for plan, runs in groups.items():
+            job = self._job(plan, list(runs.values()))
+            if self.template.dry_run:
+                self._describe(job, runs)
+            else:
+                self._jobs.append((job, runs))
+        if self._held and time.monotonic() - self._held_since > leases.LIFETIME / 4:
+            self._submit_jobs()
+
+    def _find(self, run_id: str) -> _Run:
+        document = documents.find_run(self.collection, run_id, None, PLAN_FIELDS)
+        check_ready(documents.merge_tags(self.collection, document))
+        fields = (*PLAN_FIELDS, "processing_job")
+        document = documents.find_only(self.collection, run_id, fields)
+        name = rundoc.check_run_name(documents.name_of(document))
+        run = _Run(name, plan_of_run(self.template.plan, document), self.collection)
+        run.before = documents.job_of(document)
+        return run
+
+    def _name(self, run: _Run) -> str:
+        """Return the name of the job of this run alone."""
+        plan = run.plan
+        return base.job_name(run.run_id, self._targets(plan), plan.context, plan.detector)
+
+    def _targets(self, plan: Plan) -> tuple[str, ...]:
+        """Return the data types in the name of a job."""
+        return (_FOLLOW,) if self._follows else plan.targets
+
+    def _refusal(self, run_id: str, error: Exception) -> Submission:
+        text = " ".join(str(error).split())
+        return Submission(run_id, "", self.engine.name, "", NOT_SUBMITTED, "", text, error)
+
+    def _result(self, run: _Run, name: str, state: str, job_id: str = "", text: str = ""):
+        return Submission(run.run_id, name, self.engine.name, job_id, state, run.attempt, text)
+
+    def _job(self, plan: Plan, runs: Sequence[_Run]) -> Job:
+        """Return the job of some runs of one plan."""
+        label, suffix, index = runs[0].run_id, runs[0].attempt[-6:], None
+        time = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        if len(runs) > 1:
+            # Jobs of an array differ in the number only
+            if self._index % _LONGEST_ARRAY == 0:
+                self._label, self._index = f"{label}+{uuid.uuid4().hex[:8]}", 0
+                self._time = time
+            self._index += 1
+            index = self._index
+            label, suffix, time = f"{self._label}.{index}", self._label[-6:], self._time
+        subfolder = "" if self.template.flat else label
+        file_name = f"{label}-{time}-{suffix}"
+        log_suffix = "out" if self.template.flat else "log"
+        return Job(
+            label,
+            self._targets(plan),
             plan.context,
             plan.detector,
-            template.job_folder / subfolder / f"{file_name}.sh",
-            template.log_folder / subfolder / f"{file_name}.{'out' if template.flat else 'log'}",
-            template.memory,
-            template.queue,
+            self.template.job_folder / subfolder / f"{file_name}.sh",
+            self.template.log_folder / subfolder / f"{file_name}.{log_suffix}",
+            self.template.memory,
+            self.template.queue,
+            n_runs=len(runs),
+            index=index,
         )
-        words, self._left = template.options_for(plan)
-        self.command = [
-            *template.script,
-            run_id,
+
+    def _command(self, job: Job, runs: Sequence[_Run]) -> tuple[list[str], str]:
+        """Return the command of a job, and a text that names options that are left out."""
+        plan = runs[0].plan
+        words, left = self.template.options_for(plan)
+        attempts = [] if self._follows else [f"--attempt={runs[0].attempt}"]
+        if len(runs) > 1:
+            attempts = ["--attempt", *(run.attempt for run in runs)]
+        command = [
+            *self.template.script,
+            *(run.run_id for run in runs),
             f"--context={plan.context}",
             f"--detector={plan.detector}",
-            f"--attempt={self.attempt}",
+            *attempts,
             *words,
             "--target",
             *plan.targets,
         ]
+        return command, left
 
-    def result(self, state: str, job_id: str = "", text: str = "") -> Submission:
-        """Return the result."""
-        return Submission(
-            self.run_id, self.job.name, self.engine.name, job_id, state, self.attempt, text
+    def _describe(self, job: Job, runs: Mapping[int, _Run]) -> None:
+        """Set the results of a dry run: the job at the first run, its name at the others."""
+        command, left = self._command(job, list(runs.values()))
+        options = f"# options {left}\n" if left else ""
+        text = (
+            f"# {job.name}\n{options}{self.engine.describe(job)}\n"
+            f"# where {job.script} is\n{base.script_text(command, environment())}"
         )
+        for place, run in runs.items():
+            alive = [known for known in self._jobs_of(run) if known.state.alive]
+            if alive:
+                found = (alive[0].job_id, _describe_state(alive[0]))
+                self._results[place] = self._result(run, alive[0].name, "alive already", *found)
+                continue
+            self._results[place] = self._result(run, job.name, "dry run", text=text)
+            text = ""
 
-    def dry_run(self) -> Submission:
-        """Return the job that would be submitted."""
-        for known in self.engine.find(self.job.name):
-            if known.state.alive:
-                return self.result("alive already", known.job_id, _describe_state(known))
-        script = base.script_text(self.command, environment())
-        left = f"# options {self._left}\n" if self._left else ""
-        return self.result(
-            "dry run",
-            text=f"# {self.job.name}\n{left}{self.engine.describe(self.job)}\n"
-            f"# where {self.job.script} is\n{script}",
+    def _jobs_of(self, run: _Run, again: bool = False) -> list[KnownJob]:
+        """Return the jobs of a run that the engine knows, by name; with `again`, ask it again."""
+        if self._alive is None or again:
+            self._alive = self.engine.jobs()
+        names = {self._name(run)}
+        is_alike = (run.before.get("targets"), run.before.get("context")) == (
+            list(run.plan.targets),
+            run.plan.context,
         )
+        is_same_kind = bool(run.before.get("follows")) == self._follows
+        if is_alike and is_same_kind and run.before.get("engine") == self.engine.name:
+            names.add(str(run.before.get("name")))
+        return [known for known in self._alive if known.name in names]
 
-    def submit(self, reset_failures: bool) -> Submission:
-        """Submit the job while holding the lease of the run."""
-        if not connection.resilient(self.lease.acquire):
-            return self._busy()
-        try:
-            return self._submit(reset_failures)
-        finally:
-            # The result must not be lost if this fails
-            self.lease.release()
-
-    def _submit(self, reset_failures: bool) -> Submission:
-        fields = ["processing_job", "processing_status"]
-        document = documents.find_run(self.collection, self.run_id, None, fields)
-        before, status = documents.job_of(document), documents.status_of(document).status
-        for known in self.engine.find(self.job.name):
+    def _prepare(self, run: _Run) -> Submission | None:
+        """Take the lease of a run; return the result if it needs no job."""
+        name = self._name(run)
+        if not run.acquire():
+            return self._result(run, name, "busy", text=run.describe_owner())
+        self._held.append(run)
+        if len(self._held) == 1:
+            self._held_since = time.monotonic()
+        known_jobs = self._jobs_of(run)
+        if not known_jobs and run.status in ("submitted", "running"):
+            # Another process may have submitted it since
+            known_jobs = self._jobs_of(run, again=True)
+        for known in known_jobs:
             if known.state.alive:
-                if before.get("job_id") == known.job_id and status in ("done", "failed"):
-                    return self.result("busy", text="its last job is about to end")
-                return self._adopt(before, status, known)
+                if run.before.get("job_id") == known.job_id and run.status in ("done", "failed"):
+                    if documents.is_of_several_runs(run.before):
+                        # That job is over with this run, and may have many others to process
+                        continue
+                    return self._result(run, name, "busy", text="its last job is about to end")
+                return self._adopt(run, known)
             log.info(
-                "run %s: job %s is %s: removed", self.run_id, known.job_id, _describe_state(known)
+                "run %s: job %s is %s: removed", run.run_id, known.job_id, _describe_state(known)
             )
             self.engine.cancel(known.job_id)
-        self._write_files()
-        if reset_failures:
-            self._set(documents.set_status, "pending", owner=self.lease.owner)
-        intended = self._record()
-        if not self._set(documents.set_job, intended, self.lease.owner):
-            return self._busy()
-        try:
-            job_id = self.engine.submit(self.job)
-        except JobRefused:
-            self._set(documents.set_job, before, self.lease.owner)
-            self.job.script.unlink(missing_ok=True)
-            raise
-        # The job may have begun and taken the claim
-        if not self._set_submitted(intended | {"job_id": job_id}) and not self._set(
-            documents.set_job_id, self.attempt, job_id
-        ):
-            # Submission took so long that another process has begun
-            self.engine.cancel(job_id)
-            return self._busy()
-        left = f"; options {self._left}" if self._left else ""
-        return self.result("submitted", job_id, f"log {self.job.log}{left}")
+        return None
 
-    def _adopt(self, before: dict[str, Any], status: str, known: KnownJob) -> Submission:
-        """Adopt an existing job and follow it."""
-        record = before
-        is_recorded = (before.get("engine"), before.get("name")) == (self.engine.name, known.name)
-        if not is_recorded or before.get("job_id") not in (known.job_id, None):
+    def follow(self, run: _Run) -> Submission:
+        """Submit a job that follows a run, and record it without a change of the status."""
+        job = self._job(run.plan, [run])
+        if self.template.dry_run:
+            self._results = [None]
+            self._describe(job, {0: run})
+            return self.results()[0]
+        if not run.acquire():
+            return self._result(run, job.name, "busy", text=run.describe_owner())
+        self._held.append(run)
+        for known in self._jobs_of(run):
+            if known.state.alive:
+                found = (known.job_id, _describe_state(known))
+                return self._result(run, known.name, "alive already", *found)
+        self._write_script(job, [run])
+        try:
+            job_id = self.engine.submit(job)
+        except JobRefused:
+            job.script.unlink(missing_ok=True)
+            raise
+        run.set_job(self._record(job, run) | {"job_id": job_id, "follows": True})
+        return self._result(run, job.name, "submitted", job_id, f"log {job.log}")
+
+    def _adopt(self, run: _Run, known: KnownJob) -> Submission:
+        """Adopt an existing job of a run and follow it."""
+        record = run.before
+        is_recorded = (record.get("engine"), record.get("name")) == (self.engine.name, known.name)
+        if not is_recorded or record.get("job_id") not in (known.job_id, None):
             record = {}
         if not record.get("attempt"):
             # Submitted for another run database, or by a process that was taken for dead
-            attempt = f"{self.run_id}-{known.job_id}"
-            record = self._record() | {"log": None, "attempt": attempt}
-        self.attempt = record["attempt"]
-        if record.get("job_id") != known.job_id or status == "pending":
-            self._set_submitted(record | {"job_id": known.job_id})
-        return self.result("alive already", known.job_id, _describe_state(known))
+            attempt = f"{run.run_id}-{known.job_id}"
+            job = self._job(run.plan, [run])
+            record = self._record(job, run) | {"log": None, "attempt": attempt}
+        run.attempt = record["attempt"]
+        if record.get("job_id") != known.job_id or run.status == "pending":
+            run.set_submitted(record | {"job_id": known.job_id})
+        return self._result(run, known.name, "alive already", known.job_id, _describe_state(known))
 
-    def _set(self, change: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
-        """Change the run document with a function of `amstrax.rundb.documents`."""
-        return connection.resilient(change, self.collection, self.run_id, *args, **kwargs)
+    def _submit_jobs(self) -> None:
+        """Submit the prepared jobs, record them, and release the leases of their runs."""
+        ready: list[tuple[Job, dict[int, _Run]]] = []
+        for job, runs in self._jobs:
+            try:
+                if self._write(job, runs):
+                    ready.append((job, runs))
+            except JobRefused as error:
+                self._refuse(runs, error)
+        if ready:
+            answers = self.engine.submit_many([job for job, _ in ready])
+            for (job, runs), answer in zip(ready, answers, strict=True):
+                if isinstance(answer, JobRefused):
+                    job.script.unlink(missing_ok=True)
+                    for run in runs.values():
+                        run.set_job(run.before)
+                    self._refuse(runs, answer)
+                else:
+                    self._record_ids(job, runs, answer)
+        self._jobs = []
+        self.__exit__()
 
-    def _set_submitted(self, job: Mapping[str, Any]) -> bool:
-        return self._set(documents.set_status, "submitted", owner=self.lease.owner, job=job)
+    def _refuse(self, runs: Mapping[int, _Run], error: JobRefused) -> None:
+        for place, run in runs.items():
+            self._results[place] = self._refusal(run.run_id, error)
 
-    def _write_files(self) -> None:
+    def _write(self, job: Job, runs: dict[int, _Run]) -> bool:
+        """Record the job in its runs, and write its script; return whether any run is left."""
+        self._make_folders(job)
+        reset = self._reset_failures
+        for place, run in list(runs.items()):
+            if reset if isinstance(reset, bool) else run.run_id in reset:
+                run.set(documents.set_status, "pending", owner=run.lease.owner)
+            if not run.set_job(self._record(job, run)):
+                busy = self._result(run, job.name, "busy", text=run.describe_owner())
+                self._results[place] = busy
+                del runs[place]
+        if not runs:
+            return False
+        try:
+            self._write_script(job, list(runs.values()))
+        except JobRefused:
+            for run in runs.values():
+                run.set_job(run.before)
+            raise
+        return True
+
+    def _make_folders(self, job: Job) -> None:
         if self.engine.name != "local":
             _warn_of_secrets()
         try:
-            for path in (self.job.script, self.job.log):
+            for path in (job.script, job.log):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            base.write_script(self.job.script, self.command, environment())
         except OSError as error:
-            options = "--logs_path" if self.flat else "--job_folder and --log_folder"
-            raise JobRefused(
-                f"the script or the log of the job cannot be written ({error}): see {options}"
-            ) from error
+            raise self._unwritable(error) from error
 
-    def _record(self) -> dict[str, Any]:
+    def _write_script(self, job: Job, runs: Sequence[_Run]) -> None:
+        self._make_folders(job)
+        command, _left = self._command(job, runs)
+        try:
+            base.write_script(job.script, command, environment())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> JobRefused:
+        options = "--logs_path" if self.template.flat else "--job_folder and --log_folder"
+        return JobRefused(
+            f"the script or the log of the job cannot be written ({error}): see {options}"
+        )
+
+    def _record_ids(self, job: Job, runs: Mapping[int, _Run], job_id: str) -> None:
+        """Record the id of a submitted job in its runs."""
+        _words, left = self.template.options_for(next(iter(runs.values())).plan)
+        text = f"log {job.log}{f'; options {left}' if left else ''}"
+        for place, run in runs.items():
+            result = self._result(run, job.name, "submitted", job_id, text)
+            # The job may have begun and taken the claim
+            if not run.set_submitted(self._record(job, run) | {"job_id": job_id}) and not run.set(
+                documents.set_job_id, run.attempt, job_id
+            ):
+                # Submission took so long that another process has begun
+                if len(runs) == 1:
+                    self.engine.cancel(job_id)
+                result = self._result(run, job.name, "busy", text=run.describe_owner())
+            self._results[place] = result
+
+    def _record(self, job: Job, run: _Run) -> dict[str, Any]:
         """Return the record of the job in the run document before it is submitted."""
-        return {
-            "attempt": self.attempt,
+        record = {
+            "attempt": run.attempt,
             "engine": self.engine.name,
             "job_id": None,
-            "name": self.job.name,
+            "name": job.name,
             "host": documents.this_host(),
-            "targets": list(self.job.targets),
-            "context": self.job.context,
-            "log": str(self.job.log),
+            "targets": list(run.plan.targets),
+            "context": job.context,
+            "log": str(job.log),
             "time": datetime.now(UTC),
         }
-
-    def _busy(self) -> Submission:
-        """Return the result for a run that another process works on."""
-        document = documents.find_run(self.collection, self.run_id, None, ["processing_claim"])
-        claim = document.get("processing_claim")
-        if not isinstance(claim, Mapping):
-            return self.result("busy", text="another process has just worked on it")
-        submits = str(claim.get("owner")).startswith(leases.OWNER_PREFIX)
-        return self.result(
-            "busy",
-            text=f"{claim.get('host')} {'submits' if submits else 'processes'} it; its lease "
-            f"ends at {claim.get('expires')} UTC unless renewed",
-        )
+        return record | ({"n_runs": job.n_runs} if job.n_runs > 1 else {})
 
 
 def _describe_state(known: KnownJob) -> str:

@@ -22,7 +22,7 @@ from amstrax.auto_processing import auto_processing, engines, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.auto_processing import LoopOptions
 from amstrax.auto_processing.engines.base import Engine
-from amstrax.auto_processing.loop import followed_runs, job_states
+from amstrax.auto_processing.loop import followed_runs, job_states, live_jobs
 from amstrax.auto_processing.submitting import JobTemplate
 from amstrax.commands import base
 from amstrax.exceptions import Stopped, UsageError
@@ -212,8 +212,8 @@ def _wait_for_slot(
 
 def count_jobs(collection: Any, engine: Engine) -> int:
     """Return the number of waiting and running jobs."""
-    states = job_states(engine, followed_runs(collection, engine.name))
-    return sum(state.alive for state in states.values())
+    runs = followed_runs(collection, engine.name)
+    return len(live_jobs(runs, job_states(engine, runs)))
 
 
 def submit(template: JobTemplate, run_id: str, collection: Any, engine: Engine) -> bool:

@@ -127,6 +127,20 @@ def run_id(text: str) -> str:
         ) from None
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the runs to process: ``run_id``, and ``more_runs``."""
+    parser.add_argument("run_id", metavar="RUN_ID", type=run_id, help="run to process, as 006724")
+    parser.add_argument(
+        "more_runs",
+        nargs="*",
+        default=[],
+        metavar="RUN_ID",
+        type=run_id,
+        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
+        "others",
+    )
+
+
 def context_name(text: str) -> str:
     """Return the name of a context."""
     return _one_of("context", text, CONTEXTS)
@@ -324,6 +338,12 @@ def add_work(parser: argparse.ArgumentParser) -> None:
     """Add the options for jobs: data types, resources and engine."""
     add_target(parser)
     add_trends(parser)
+    add_jobs(parser)
+    add_console(parser)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the resources of jobs, and for their engine and folders."""
     add_engine(parser)
     parser.add_argument(
         "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
@@ -334,7 +354,6 @@ def add_work(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
     )
-    add_console(parser)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -529,9 +548,8 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
     def handle(number: int, _frame: Any) -> None:
         if number != signal.SIGHUP:
             restore(signal.SIGTERM, signal.SIGINT)
-        if number != signal.SIGHUP or not stop.reason:
-            stop.reason = signal.Signals(number).name
-        stop.event.set()
+        is_news = number != signal.SIGHUP or not stop.reason
+        stop.end(signal.Signals(number).name if is_news else stop.reason)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
@@ -824,6 +842,16 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def size(n_bytes: float | None) -> str:
+    """Return a number of bytes in the unit that fits; empty for None."""
+    if n_bytes is None:
+        return ""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.3g} {name}"
+    return f"{n_bytes:.0f} B"
 
 
 def save_figure(figure: Any, path: Path, **options: Any) -> None:

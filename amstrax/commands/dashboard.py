@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,19 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="run behind a proxy with TLS that sends the address of browsers in headers",
     )
+    add(
+        "--user_header",
+        metavar="NAME",
+        help="header in which a trusted proxy, as of a single sign-on, names the user, as "
+        "X-Remote-User (default: none)",
+    )
+    add(
+        "--trusted_proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of proxies that may set --user_header; may be repeated",
+    )
     base.add_engine(parser)
     base.add_data(parser)
     base.add_corrections_version(parser, "none, unless a page asks for one")
@@ -146,24 +160,31 @@ def make_site(args: argparse.Namespace) -> "Site":
     InvalidOption
         If the file of users cannot be used.
     """
-    from amstrax.dashboard.logins import Logins, PasswordFile, check_name
+    from amstrax.dashboard.logins import Logins, PasswordFile, ProxyUsers, check_name
     from amstrax.dashboard.site import Site
 
     path = users_file(args)
-    logins = None
+    logins = proxy_users = None
     actors: frozenset[str] = frozenset()
+    if args.user_header:
+        proxy_users = ProxyUsers(args.user_header, args.trusted_proxy)
+    elif args.trusted_proxy:
+        raise UsageError("--trusted_proxy needs --user_header, the header that the proxy sets")
     if path is not None:
         passwords = PasswordFile(path)
         known = passwords.read()
         logins = Logins(passwords)
+    if path is not None or proxy_users is not None:
         if args.allow_actions is not None:
             if not args.allow_actions:
                 raise UsageError(
                     "--allow-actions: name the users who may act, since there is a log-in"
                 )
-            actors = frozenset(map(check_name, args.allow_actions))
-            for name in sorted(actors - set(known)):
-                raise UsageError(f"--allow-actions {name}: {path} has no such user")
+            actors = frozenset(args.allow_actions)
+            # Whom the proxy knows is not known here
+            if proxy_users is None:
+                for name in sorted(set(map(check_name, actors)) - set(known)):
+                    raise UsageError(f"--allow-actions {name}: {path} has no such user")
     elif args.allow_actions:
         raise UsageError(
             "--allow-actions with names needs a log-in: name the file of users with --users"
@@ -181,6 +202,7 @@ def make_site(args: argparse.Namespace) -> "Site":
         actions=args.allow_actions is not None,
         actors=actors,
         logins=logins,
+        proxy_users=proxy_users,
         job_folder=settings.expanded(args.job_folder).absolute(),
         log_folder=settings.expanded(args.log_folder).absolute(),
         output_folder=args.output_folder and settings.expanded(args.output_folder).absolute(),
@@ -233,7 +255,9 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
     server.start()
     site.warm_up(figures.warm_up)
     checked: list[tuple[str, str]] = []
-    if args.check:
+    if not args.check:
+        site.look_for_alarms()
+    else:
         server.io_loop.add_callback(_check, address, checked)
     try:
         server.io_loop.start()
@@ -251,9 +275,10 @@ def run(args: argparse.Namespace, stop: Stop) -> str | None:
 
 
 async def _check(address: str, answers: list[tuple[str, str]]) -> None:
-    """Request each page once, and stop the loop."""
-    from tornado.httpclient import AsyncHTTPClient
+    """Request each page and its document once, and stop the loop."""
+    from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
     from tornado.ioloop import IOLoop
+    from tornado.websocket import websocket_connect
 
     from amstrax.dashboard.server import PAGES
 
@@ -263,7 +288,23 @@ async def _check(address: str, answers: list[tuple[str, str]]) -> None:
             answer = await AsyncHTTPClient().fetch(
                 f"{address}{page.path}", raise_error=False, validate_cert=False
             )
-            answers.append((page.path, f"{answer.code} {answer.reason}"))
+            text = f"{answer.code} {answer.reason}"
+            token = re.search(r'"token":\s*"([^"]+)"', answer.body.decode())
+            # With log-in, the answer is its form
+            if token is not None:
+                request = HTTPRequest(
+                    f"ws{address.removeprefix('http')}{page.path}/ws",
+                    headers={"Origin": address.rstrip("/")},
+                    validate_cert=False,
+                )
+                try:
+                    opened = await websocket_connect(request, subprotocols=["bokeh", token[1]])
+                    if "ACK" not in str(await opened.read_message()):
+                        text = "no document"
+                    opened.close()
+                except (HTTPClientError, OSError) as error:
+                    text = f"no document: {error}"
+            answers.append((page.path, text))
     finally:
         IOLoop.current().stop()
 

@@ -1,6 +1,7 @@
 """The command ``amstrax rundb``: show and change run documents."""
 
 import argparse
+import functools
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import documents, get_mongo_collection, leases, transfer
+from amstrax.rundb import documents, get_mongo_collection, leases, stored, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
@@ -75,6 +76,24 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     status.add_argument("--reason", help="reason of the new status")
     remove = command("remove", "remove documents of runs, and print them", "+")
     remove.add_argument("--yes", action="store_true", help="confirm the removal")
+    storage = command(
+        "storage", "show sizes of stored data, free space, and what newer data replaces", "*"
+    )
+    storage.add_argument(
+        "--old", action="store_true", help="print only the commands that delete replaced data"
+    )
+    base.add_corrections_version(storage)
+    base.add_reconstruction(storage)
+    storage.add_argument(
+        "--output_folder", metavar="FOLDER", help="folder of data (default: those of the settings)"
+    )
+    delete = command("delete-data", "delete replaced data of a run from this machine", "")
+    delete.add_argument("data_type", metavar="DATA_TYPE", help="data type, as peaks")
+    delete.add_argument("lineage_hash", metavar="LINEAGE", help="hash of its lineage")
+    delete.add_argument(
+        "--folder", type=Path, help="folder that has it (default: all of this machine)"
+    )
+    delete.add_argument("--yes", action="store_true", help="confirm the deletion")
     return parser.parse_args(argv)
 
 
@@ -214,7 +233,79 @@ def remove(collection: Any, args: argparse.Namespace) -> None:
     log.info("%d documents removed from the run database; no data is deleted", len(found))
 
 
+def storage(collection: Any, args: argparse.Namespace) -> None:
+    """Print what is stored, and the commands that delete what newer data replaces."""
+    # These import strax, which takes seconds
+    from amstrax import contexts
+    from amstrax.auto_processing import process_run
+    from amstrax.rundb import RunDB
+
+    default = next(n for n, its in settings.CONTEXT_DETECTORS.items() if its == args.detector)
+    plan = process_run.Plan((), default, args.detector, ())
+
+    @functools.cache
+    def context(name: str) -> Any:
+        return getattr(contexts, name)(
+            init_rundb=False,
+            storage=[RunDB(collection=collection)],
+            corrections_version=args.corrections_version,
+            **({"reconstruction": args.reconstruction} if name == "xams" else {}),
+        )
+
+    found = stored.find_storage(
+        collection,
+        lambda document: context(process_run.plan_of_run(plan, document).context),
+        process_run.all_folders(plan, args.output_folder, None),
+        args.run_ids,
+    )
+    lines = []
+    for host, commands in found.commands(args.detector).items():
+        lines += [f"# on {host}:", *commands]
+    if args.old:
+        print("\n".join(lines))
+        return
+    amounts: list[tuple[str, ...]] = [("data type", "runs", "size", "of unknown size")]
+    amounts += [(x.data_type, str(x.n_runs), *_sizes(x)) for x in found.types]
+    folders: list[tuple[str, ...]] = [
+        ("host", "folder", "runs", "size", "of unknown size", "free", "disk")
+    ]
+    for place in found.places:
+        disk = ["" if n is None else base.size(n) for n in (place.free, place.total)]
+        folders.append((place.host, place.folder, str(place.n_runs), *_sizes(place), *disk))
+    tables = [base.format_table(amounts), base.format_table(folders)]
+    if args.run_ids:
+        runs = [("run", *amounts[0])]
+        for run_id, its in found.of_runs(args.run_ids):
+            runs += [(run_id, x.data_type, str(x.n_runs), *_sizes(x)) for x in its]
+        tables.insert(0, base.format_table([(*row[:2], *row[3:]) for row in runs]))
+    print("\n\n".join(tables))
+    if found.n_gone:
+        log.warning("%d entries of run documents name folders that are not there", found.n_gone)
+    if lines:
+        print("\n# These delete data that newer data replaces:", *lines, sep="\n")
+
+
+def _sizes(amount: stored.Amount | stored.Place) -> tuple[str, str]:
+    return base.size(amount.n_bytes), str(amount.n_unknown or "")
+
+
+def delete_data(collection: Any, args: argparse.Namespace) -> None:
+    """Delete data of a lineage of a run from this machine, if other data of its type stays."""
+    from amstrax.auto_processing import deleting, process_run
+
+    if not args.yes:
+        raise UsageError(f"this deletes {args.data_type} of run {args.run_id} for ever: add --yes")
+    default = next(n for n, its in settings.CONTEXT_DETECTORS.items() if its == args.detector)
+    plan = process_run.Plan((), default, args.detector, ())
+    folders = process_run.all_folders(plan, None, None)
+    what = args.run_id, args.data_type, args.lineage_hash
+    size = deleting.delete_data(collection, *what, folders, args.folder)
+    log.info("%s of run %s is deleted, %s", args.data_type, args.run_id, base.size(size))
+
+
 _COMMANDS = {
+    "storage": storage,
+    "delete-data": delete_data,
     "show": show,
     "list": list_runs,
     "import": import_files,

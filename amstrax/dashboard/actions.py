@@ -3,12 +3,15 @@
 No action deletes data, and none takes a path.
 """
 
+import base64
+import csv
+import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from bokeh.models import Column
+from bokeh.models import Column, MultiChoice
 
 from amstrax.auto_processing import loop, process_run, submit_stbc, submitting
 from amstrax.auto_processing.amstraxer import ProcessingOptions
@@ -29,7 +32,7 @@ from amstrax.exceptions import (
     RunDatabaseError,
     UsageError,
 )
-from amstrax.rundb import documents
+from amstrax.rundb import documents, transfer
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +42,16 @@ _FIRST = "first that makes them"
 #: Longest comment [characters]
 _LONGEST = 2000
 #: Choices of data types to make
-_EVENTS, _RAW, _OTHER = "events, or LED pulses", "raw data", "data types as entered"
+_EVENTS, _LED, _PEAKS = "events", "LED pulses", "peaks"
+_RAW, _OTHER = "raw data", "data types of choice"
 _TARGETS = {
     _EVENTS: ("event_info", "event_waveform", "event_area_per_channel"),
+    _LED: process_run.LED_TARGETS,
+    _PEAKS: ("radon_peak_basics",),
     _RAW: (),
 }
+#: Context of a run -> what is made of it, unless something else is chosen
+_USUAL = {"xams": _EVENTS, "xams_led": _LED, "xams_little": _PEAKS}
 
 
 def known_runs(text: str) -> tuple[list[str], list[str]]:
@@ -98,7 +106,7 @@ def check(page: Page, what: str) -> None:
     log.warning("REFUSED user=%r from=%s: %s", page.user, page.peer, what)
     if not page.site.actions:
         raise NotAllowed("this dashboard is read-only: it was started without --allow-actions")
-    if page.site.logins is not None and not page.site.logins.is_valid(page.login):
+    if page.site.has_users and not page.site.is_logged_in(page.login):
         raise NotAllowed("you are no longer logged in: log in again")
     raise NotAllowed(
         f"{page.user} has read-only access: --allow-actions names the users who may act"
@@ -140,10 +148,31 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
 
     Runs that are done are skipped, unless ``request.again`` is set.
     """
-    site = page.site
     what = f"{'dry run of ' if dry_run else ''}submit {request}"
     # A dry run is an action too: it queries the batch system
     check(page, what)
+    work, left = _template(page, request, dry_run)
+    site = page.site
+    collection, engine = site.collection(), site.engine()
+
+    def act(run_id: str) -> Row:
+        why = "" if request.again else submit_stbc.why_done(work, run_id, collection)
+        if why:
+            return Row(run_id, "skipped", why.split(",")[0])
+        done = submitting.submit(work, run_id, collection, engine, reset_failures=request.again)
+        text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
+        if left:
+            text = f"# options {left}\n{text}" if dry_run else f"{text}; options {left}"
+        return Row(run_id, done.state, text)
+
+    return each(page, what, run_ids, act)
+
+
+def _template(
+    page: Page, request: SubmitRequest, dry_run: bool, script: str = "process_run"
+) -> tuple[submitting.JobTemplate, str]:
+    """Return the template of jobs, and a text that names options which are left out."""
+    site = page.site
     processing, left = (
         ProcessingOptions(
             targets=request.targets,
@@ -161,22 +190,56 @@ def submit(page: Page, run_ids: Sequence[str], request: SubmitRequest, dry_run: 
         # The options are those of the dashboard, which is for all contexts
         plan = process_run.Plan((), request.context, site.detector, ())
         processing, left = process_run.options_of_run(processing, plan)
-    work = submitting.make_job_template(
-        processing, site.job_folder, site.log_folder, memory=request.memory, dry_run=dry_run
+    template = submitting.make_job_template(
+        processing, site.job_folder, site.log_folder, script, request.memory, dry_run=dry_run
     )
-    collection, engine = site.collection(), site.engine()
+    return template, left
+
+
+def follow(page: Page, run_ids: Sequence[str], request: SubmitRequest) -> list[Row]:
+    """Submit jobs that follow runs while they are taken, as ``amstraxer`` does."""
+    what = f"follow {request}"
+    check(page, what)
+    work, _ = _template(page, request, False, "amstraxer")
+    collection, engine = page.site.collection(), page.site.engine()
 
     def act(run_id: str) -> Row:
-        why = "" if request.again else submit_stbc.why_done(work, run_id, collection)
-        if why:
-            return Row(run_id, "skipped", why.split(",")[0])
-        done = submitting.submit(work, run_id, collection, engine, reset_failures=request.again)
-        text = done.text if dry_run else f"{done.job_id} {done.text}".strip()
-        if left:
-            text = f"# options {left}\n{text}" if dry_run else f"{text}; options {left}"
-        return Row(run_id, done.state, text)
+        done = submitting.follow(work, run_id, collection, engine)
+        state = "followed" if done.state == "submitted" else done.state
+        return Row(run_id, state, f"{done.job_id} {done.text}".strip())
 
     return each(page, what, run_ids, act)
+
+
+def exported(runs: Sequence[transfer.Summary], total: int, code: str) -> str:
+    """Return runs as a file and as a line for a notebook, as HTML."""
+    return render.html(
+        "exported.html",
+        csv=base64.b64encode(csv_of(runs).encode()).decode(),
+        total=total,
+        shown=len(runs),
+        code=code,
+    )
+
+
+def csv_of(runs: Sequence[transfer.Summary]) -> str:
+    """Return a table of runs, a line a run."""
+    file = io.StringIO()
+    table = csv.writer(file)
+    table.writerow(
+        ["run", "status", "start", "end", "seconds", "mode", "class", "source", "science_run"]
+        + ["user", "quality", "tags", "comment", "reason", "data_here", "data"]
+    )
+    for run in runs:
+        row = (
+            *(run.run_id, run.status, render.time(run.start), render.time(run.end)),
+            *("" if run.length is None else run.length, run.mode, run.run_class, run.source),
+            *(run.science_run, run.user, run.quality, " ".join(run.tags), run.comment),
+            *(run.reason, " ".join(run.here), " ".join(run.types)),
+        )
+        # A leading = + - @ would be a formula in spreadsheets
+        table.writerow([f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in row])
+    return file.getvalue()
 
 
 def cancel(page: Page, run_ids: Sequence[str]) -> list[Row]:
@@ -270,8 +333,10 @@ class ActionsPanel:
         #: Runs and options of the last dry run
         self._dry_run: tuple[Any, ...] | None = None
         self._is_cancel_pressed = False
+        self._is_make_chosen = self._is_preselecting = False
         self._make_widgets()
         self._result = page.html("", name="result")
+        self._links = page.html("", name="act_links")
         rights = render.html(
             "rights.html", may_act=page.may_act(), actions=page.site.actions, user=page.user
         )
@@ -279,27 +344,39 @@ class ActionsPanel:
             page.html("<h2>Process, tag, judge, comment</h2>"),
             page.html(rights, name="rights"),
             wrapped(
-                *(self._make, self._targets, self._dry, self._submit),
+                *(self._make, self._targets, self._dry, self._submit, self._follow),
                 *(self._context, self._version, self._memory, self._again),
             ),
-            wrapped(self._tag, *self._tagging, self._cancel),
+            wrapped(self._tag, *self._tagging, self._cancel, self._export),
             wrapped(self._comment, *self._commenting),
+            self._links,
             self._result,
             self._undo,
             sizing_mode="stretch_width",
         )
-        self._set_buttons()
+        self.runs_changed()
 
     def _make_widgets(self) -> None:
         site, change = self._page.site, self._set_buttons
-        given = self._page.argument("targets")
-        choices = [_EVENTS, _RAW, _OTHER] if "xams" in site.contexts() else [_RAW, _OTHER]
+        given = self._page.argument("targets").replace(",", " ").split()
+        usual = list(dict.fromkeys(_USUAL[name] for name in site.contexts()))
+        choices = [*usual, _RAW, _OTHER]
         self._make = select(
             "make", "Make", choices, self._change_make, _OTHER if given else choices[0], 190
         )
-        self._targets = text_input(
-            "targets", "Data types to make", change, 220, value=given, visible=bool(given)
+        known = site.data_types()
+        self._targets = MultiChoice(
+            name="targets",
+            title="Data types to make",
+            options=sorted({*known, *given}),
+            value=given,
+            visible=bool(given),
+            width=320,
         )
+        self._targets.on_change("value", lambda attr, old, new: change())
+        self._follow = button("follow", "Follow live", self._on_follow, 130)
+        self._follow.visible = False
+        self._export = button("export_these", "Export these", self._on_export, 130)
         self._context = select(
             "submit_context", "Context", [_FIRST, *site.contexts()], change, width=190
         )
@@ -338,17 +415,40 @@ class ActionsPanel:
         self._tagged: tuple[list[str], str, bool] = ([], "", False)
 
     def _change_make(self) -> None:
+        self._is_make_chosen = self._is_make_chosen or not self._is_preselecting
         self._targets.visible = self._make.value == _OTHER
         self._set_buttons()
 
-    def runs_changed(self) -> None:
-        """Adapt the buttons to another choice of runs."""
+    def runs_changed(self, contexts: Collection[str] = (), is_taking: bool = False) -> None:
+        """Adapt to another choice of runs, of these contexts.
+
+        What is usual for the runs is preselected, unless the user has chosen something. With
+        `is_taking`, some of them are being taken, and can be followed.
+        """
         self._is_cancel_pressed = False
+        usual = {_USUAL[name] for name in contexts}
+        if len(usual) == 1 and not self._is_make_chosen and self._make.value != _OTHER:
+            self._is_preselecting = True
+            [self._make.value] = usual
+            self._is_preselecting = False
+        self._follow.visible = is_taking
+        try:
+            run_ids = list(self._run_ids())
+        except UsageError:
+            run_ids = []
+        self._links.text = render.html("act_links.html", runs=run_ids)
         self._set_buttons()
 
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
-        for each_button in (self._dry, *self._tagging, *self._commenting, self._cancel):
+        self._export.disabled = is_busy
+        for each_button in (
+            self._dry,
+            self._follow,
+            *self._tagging,
+            *self._commenting,
+            self._cancel,
+        ):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
         entered = self._entered()
@@ -362,13 +462,13 @@ class ActionsPanel:
             run_ids = self._run_ids()
         except UsageError:
             return None
-        return (*run_ids, *(field.value for field in fields), self._again.active)
+        return (*run_ids, *(str(field.value) for field in fields), self._again.active)
 
     def _request(self) -> SubmitRequest:
         memory = self._memory.value.strip()
         if memory and not (memory.isascii() and memory.isdigit() and 0 < int(memory) < 10**7):
             raise InvalidOption(f"memory {memory!r} is no number of MB: write it as 4000")
-        entered = tuple(self._targets.value.replace(",", " ").split())
+        entered = tuple(self._targets.value)
         if self._make.value == _OTHER and not entered:
             raise InvalidOption("name the data types to make, such as peak_basics")
         targets = _TARGETS.get(self._make.value, entered)
@@ -401,6 +501,42 @@ class ActionsPanel:
             self._dry_run = entered if dry_run else None
 
         self._run(lambda: submit(self._page, run_ids, request, dry_run), done)
+
+    def retry(self) -> None:
+        """Show what would be submitted of the runs, with their failures forgotten."""
+        self._again.active = True
+        self._on_submit(True)
+
+    def _on_follow(self) -> None:
+        try:
+            request = self._request()
+        except Exception as error:
+            self._show([], describe(error))
+            return
+        self._act(lambda run_ids: follow(self._page, run_ids, request))
+
+    def _on_export(self) -> None:
+        page, followed = self._page, self._page.site.followed
+
+        def work() -> str:
+            run_ids = self._run_ids()
+            runs = [
+                transfer.summary(
+                    documents.find_run(
+                        page.site.collection(), run_id, projection=transfer.SUMMARY_FIELDS
+                    ),
+                    followed(),
+                )
+                for run_id in run_ids[:MOST_RUNS]
+            ]
+            # strax's run ids are patterns
+            code = f"runs = st.select_runs(run_id={[run.run_id for run in runs]!r})"
+            return exported(runs, len(run_ids), code)
+
+        def take(text: str) -> None:
+            self._result.text = text
+
+        page.load("the export of these runs", work, take)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
         def act(run_ids: list[str]) -> list[Row]:

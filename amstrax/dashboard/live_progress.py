@@ -198,10 +198,13 @@ class _Found(NamedTuple):
 
 
 class LivePart:
-    """Part of a page with the progress of a run: table, and rows per second of each chunk."""
+    """Part of a page with the progress of a run: table, and rows per second of each chunk.
 
-    def __init__(self, page: Page, run_id: str):
-        self._page, self._run_id = page, run_id
+    `grows` is called when a run that is being taken or processed has been looked at.
+    """
+
+    def __init__(self, page: Page, run_id: str, grows: Callable[[], None]):
+        self._page, self._run_id, self._grows = page, run_id, grows
         self._text = page.html("", name="live_progress")
         self._figure: Any = None
         #: Whether the run is being taken or processed
@@ -237,6 +240,8 @@ class LivePart:
         )
         set_text(self._text, text)
         self.is_growing = found.is_growing
+        if found.is_growing:
+            self._grows()
         if self._figure is not None:
             self._figure.visible = found.is_growing
         elif not found.is_growing:

@@ -22,14 +22,16 @@ import re
 import secrets
 import threading
 import time
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from bokeh.server.auth_provider import AuthProvider, NullAuth
+from bokeh.util.token import get_token_payload
 from tornado.web import HTTPError, RequestHandler
 
 from amstrax import settings, strict_json
@@ -57,6 +59,8 @@ COOKIE = "amstrax_login"
 BROWSER_COOKIE, BROWSER_LIFETIME = "amstrax_browser", 90 * 86400
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+#: Names of users and of headers, as of a proxy
+_PROXY_NAME, _HEADER = re.compile(r"[A-Za-z0-9_.@-]{1,64}"), re.compile(r"[A-Za-z0-9-]{1,64}")
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$[./A-Za-z0-9]{53}")
 #: Hash that matches no password; checked if the file has no users
 _NOBODYS = b"$2b$12$BfFHHWdcODJtM6VnRzDEpOTKNMZA.NvFB0L2vjb3CaPwREZtyAyVO"
@@ -397,6 +401,91 @@ class Logins:
             self._by_secret.pop(secret, None)
 
 
+class ProxyUsers:
+    """Users whom a trusted proxy, such as one of a single sign-on, names in a header.
+
+    Any process on a trusted address can name any user. The header is ignored from other addresses,
+    with a warning once for each.
+
+    Parameters
+    ----------
+    header
+        Name of the header.
+    proxies
+        Addresses and networks of the proxies: of the connection, not as X-Forwarded-For says.
+    clock
+        Returns a monotonic time [s].
+
+    Raises
+    ------
+    InvalidOption
+        For an invalid name or address, and without addresses.
+    """
+
+    def __init__(
+        self, header: str, proxies: Sequence[str], clock: Callable[[], float] = time.monotonic
+    ):
+        if not _HEADER.fullmatch(header):
+            raise InvalidOption(f"{header!r} cannot be the name of a header: write X-Remote-User")
+        if not proxies:
+            raise InvalidOption(f"header {header} needs the addresses of the proxies that set it")
+        self.header = header
+        try:
+            self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
+        except ValueError as error:
+            raise InvalidOption(f"proxies are addresses or networks: {error}") from None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._by_user: OrderedDict[Hashable, Login] = OrderedDict()
+        self._warned: OrderedDict[Hashable, None] = OrderedDict()
+
+    def find(self, request: Any) -> Login | None:
+        """Return the log-in of the user whom the proxy of a request names, if it does."""
+        name = request.headers.get(self.header)
+        if name is None:
+            return None
+        peer = str(request.connection.context.address[0])
+        if not self._is_trusted(peer):
+            self._warn(peer, "%s from %s is ignored: it is none of the trusted proxies", peer)
+            return None
+        if not _PROXY_NAME.fullmatch(name):
+            shown = name[:64]
+            self._warn(shown, "%s %r is no name of a user: up to 64 letters, digits, _.@-", shown)
+            return None
+        with self._lock:
+            now = self._clock()
+            login = self._by_user.get(name)
+            if login is None or login.until < now + LIFETIME / 2:
+                number = secrets.token_urlsafe(12) if login is None else login.number
+                login = Login(name, number, now + LIFETIME)
+                _put_last(self._by_user, name, login)
+            return login
+
+    def is_valid(self, number: str) -> bool:
+        """Return whether the log-in of this number is valid."""
+        with self._lock:
+            now = self._clock()
+            return any(
+                login.number == number and login.until > now for login in self._by_user.values()
+            )
+
+    def _is_trusted(self, peer: str) -> bool:
+        try:
+            ip = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return any(ip in proxy for proxy in self._proxies)
+
+    def _warn(self, key: str, text: str, value: str) -> None:
+        with self._lock:
+            is_new = key not in self._warned
+            _put_last(self._warned, key, None)
+        if is_new:
+            log.warning(text, self.header, value)
+
+
 def network(address: str) -> str:
     """Return the address to count attempts by; for IPv6 its /64, all of which a user may own."""
     try:
@@ -412,19 +501,23 @@ def network(address: str) -> str:
 
 def provider(site: "Site") -> AuthProvider:
     """Return the hooks for log-in to Bokeh's server."""
-    return NullAuth() if site.logins is None else PasswordAuth(site)
+    return UserAuth(site) if site.has_users else NullAuth()
 
 
 def login_of(site: "Site", request: Any) -> Login | None:
-    """Return the log-in of a request's cookie, if it is valid."""
+    """Return the log-in of a request, by the header of a trusted proxy or a cookie, if valid."""
+    if site.proxy_users is not None:
+        login = site.proxy_users.find(request)
+        if login is not None:
+            return login
     cookie = request.cookies.get(COOKIE)
     if cookie is None or site.logins is None:
         return None
     return site.logins.find(cookie.value)
 
 
-class PasswordAuth(AuthProvider):
-    """Hooks for log-in with a password."""
+class UserAuth(AuthProvider):
+    """Hooks for users who log in with a password, or whom a proxy names."""
 
     # Replace properties of AuthProvider
     login_url, logout_url = "/login", "/logout"
@@ -435,12 +528,40 @@ class PasswordAuth(AuthProvider):
     def __init__(self, site: "Site"):
         def get_user(handler: RequestHandler) -> str | None:
             login = login_of(site, handler.request)
-            return None if login is None else login.user
+            if login is None or not _is_own_page(handler.request, login.user):
+                return None
+            return login.user
 
         self.get_user = get_user
-        self.login_handler = type("Login", (LoginHandler,), {"site": site})
+        login_handler = LoginHandler if site.logins is not None else NoLoginHandler
+        self.login_handler = type("Login", (login_handler,), {"site": site})
         self.logout_handler = type("Logout", (LogoutHandler,), {"site": site})
         super().__init__()
+
+
+def _is_own_page(request: Any, user: str) -> bool:
+    """Return whether a request, if it is for a websocket, has the token of a page of this user.
+
+    Bokeh checks the signature of the token.
+    """
+    given = request.headers.get("Sec-WebSocket-Protocol")
+    if given is None:
+        return True
+    try:
+        return get_token_payload(given.split(",")[-1].strip()).get("user") == user
+    except (ValueError, LookupError, AttributeError, zlib.error):
+        return False
+
+
+class NoLoginHandler(RequestHandler):
+    """Answer to those whom the proxy has not named, where nobody logs in with a password."""
+
+    site: "Site"
+
+    def get(self) -> None:
+        """Refuse."""
+        self.set_status(403)
+        self.write("No user: open the dashboard at the address of its proxy, which logs you in.")
 
 
 class LoginHandler(RequestHandler):

@@ -39,9 +39,6 @@ _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
 
-#: Interval between two looks at the alarms, which the dashboard looks for once a minute [ms]
-_ALARMS_EVERY = 5000
-
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
 _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
@@ -70,10 +67,7 @@ class Page:
         self._io_loop = IOLoop.current()
         request = context.request if context is not None else None
         #: Arguments of the address
-        self.arguments: dict[str, list[str]] = {
-            key: [value.decode("utf-8", "replace") for value in values]
-            for key, values in (request.arguments if request is not None else {}).items()
-        }
+        self.arguments = {} if request is None else arguments_of(request)
         payload = context.token_payload if context is not None else {}
         #: User, number of the log-in, and IP address
         self.user: str = payload.get("user") or site.local_user
@@ -96,30 +90,21 @@ class Page:
         doc.theme = _THEME
         # page.html tells it, and loads the page again
         doc.config.notify_connection_status = False
-        doc.title = f"{self.title} · amstrax {site.detector.upper()}"
-        doc.template = render.template("page.html")
-        doc.template_variables.update(
-            detector=site.detector.upper(),
-            page=self.path,
-            has_table=self.has_table,
-            start=site.start,
-            user=self.user if site.logins is not None else "",
-            may_act=self.may_act(),
-            actions=site.actions,
-            xsrf=payload.get("xsrf") or "",
-        )
+        title = self.title_of(self.arguments)
+        doc.title = f"{title} · amstrax {site.detector.upper()}"
         doc.destroy = self._end  # type: ignore[method-assign]
+
+    @classmethod
+    def title_of(cls, _arguments: dict[str, list[str]]) -> str:
+        """Return the title of the page with these arguments in its address."""
+        return cls.title
 
     def show(self, *children: Any) -> None:
         """Put models on the page, below each other."""
         children = (self._alarms, self.message, *children, self._address)
         self.doc.add_root(Column(*children, sizing_mode="stretch_width", name="page"))
         _name(self.doc.models)
-        # Not at once, since the page itself comes first
-        self.doc.add_periodic_callback(self._look_for_alarms, _ALARMS_EVERY)
-
-    def _look_for_alarms(self) -> None:
-        self.load("the alarms", self.site.alarms, self._show_alarms, again=False)
+        self.repeat(lambda: self._show_alarms(self.site.alarms))
 
     def _show_alarms(self, found: list[Any]) -> None:
         shown = [(alarm.name, alarm.text) for alarm in found]
@@ -140,12 +125,11 @@ class Page:
     def _on_seen(self, name: str) -> None:
         """Acknowledge an alarm, on all pages."""
 
-        def work() -> list[Any]:
+        def work() -> None:
             if self.may_act():
                 self.site.acknowledge(name, self.user)
-            return self.site.alarms()
 
-        self.load("the alarms", work, self._show_alarms)
+        self.load("the alarms", work, lambda _: self._show_alarms(self.site.alarms))
 
     def add_later(self, place: Column, part: Any) -> None:
         """Put a part into a place on the page, which is shown already."""
@@ -298,9 +282,15 @@ class Page:
 
     def may_act(self) -> bool:
         """Return whether the user of the page may change anything."""
-        if not self.site.actions or self.site.logins is None:
-            return self.site.actions
-        return self.user in self.site.actors and self.site.logins.is_valid(self.login)
+        return self.site.may_act(self.user, self.login)
+
+
+def arguments_of(request: Any) -> dict[str, list[str]]:
+    """Return the arguments in the address of a request."""
+    return {
+        key: [value.decode("utf-8", "replace") for value in values]
+        for key, values in request.arguments.items()
+    }
 
 
 def _name(models: Iterable[Any]) -> None:

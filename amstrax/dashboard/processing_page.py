@@ -4,11 +4,13 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from bokeh.models import TextInput
+
 from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
-from amstrax.exceptions import EngineUnreachable, UsageError
+from amstrax.exceptions import UsageError
 from amstrax.rundb import documents
 
 #: Runs shown of each status
@@ -26,7 +28,7 @@ class _Run(NamedTuple):
     failures: int
     job: Mapping[str, Any]
     tags: list[str]
-    is_lost: bool = False
+    lost: str = ""
 
 
 class ProcessingPage(Page):
@@ -46,12 +48,15 @@ class ProcessingPage(Page):
         )
         self._runs = text_input(
             "runs",
-            "Runs to act on (numbers)",
+            "Runs to act on (numbers, or choose below)",
             self._runs_changed,
             320,
             value=self.argument("runs"),
             placeholder="6724, 6730-6735",
         )
+        # Set by page.html when the check box of a run is clicked
+        self._toggled = TextInput(visible=False, name="toggled")
+        self._toggled.on_change("value", lambda attr, old, new: self._toggle(new))
         self._loop = self.html("<p>Asking …</p>", name="loop")
         off = not self.may_act()
         switches = [
@@ -64,25 +69,32 @@ class ProcessingPage(Page):
         self._panel = actions.ActionsPanel(self, self._run_ids, self._after)
         self._log = LogPart(self, lambda: next(iter(actions.known_runs(self._runs.value)[0]), ""))
         self.show(
+            self.html("<h2>Runs by status</h2>"),
+            wrapped(self._status, self._runs),
+            self._panel.model,
+            self._table,
+            self._log.model,
+            self.html(f"<h2>Queue of engine {render.text(self.site.engine_name)}</h2>"),
+            self._queue,
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
             wrapped(*switches),
             self._switched,
-            self.html("<h2>Runs by status</h2>"),
-            wrapped(self._status),
-            self._table,
-            self.html(f"<h2>Queue of engine {render.text(self.site.engine_name)}</h2>"),
-            self._queue,
-            self.html("<h2>Act on runs</h2>"),
-            wrapped(self._runs),
-            self._panel.model,
-            self._log.model,
+            self._toggled,
         )
         self.repeat(self._refresh)
         self._log.start()
 
     def _run_ids(self) -> list[str]:
         return actions.understood(self._runs.value)
+
+    def _toggle(self, pressed: str) -> None:
+        """Add a run to those to act on, or remove it, after a click on its check box."""
+        run_id, is_on, _ = pressed.split(" ")
+        run_ids, problems = actions.known_runs(self._runs.value)
+        if not problems and (run_id in run_ids) != (is_on == "on"):
+            changed = [*run_ids, run_id] if is_on == "on" else [r for r in run_ids if r != run_id]
+            self._runs.value = ", ".join(changed)
 
     def _runs_changed(self) -> None:
         problems = actions.known_runs(self._runs.value)[1]
@@ -122,47 +134,36 @@ class ProcessingPage(Page):
         self._log.refresh(again=True)
 
     def _load_runs(self, again: bool = False) -> None:
-        status = self._status.value
+        status, chosen = self._status.value, actions.known_runs(self._runs.value)[0]
         self._keep_address()
 
-        def find() -> str:
+        def count() -> dict[str, int]:
             collection, followed = self.site.collection(), self.site.followed()
-            counts = {
+            return {
                 each: collection.count_documents(documents.has_state(each, followed=followed))
                 for each in documents.STATES
             }
+
+        def find() -> list[_Run]:
+            collection, followed = self.site.collection(), self.site.followed()
             search = run_overview.Search(statuses=(status,), followed=followed)
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
-            runs = [_run(document, followed) for document in page.runs]
-            runs = self._with_marks(runs)
-            return render.html("by_status.html", most=MOST, counts=counts, runs=runs, status=status)
+            lost = self.site.lost_jobs(page.runs)
+            return [_run(document, followed, lost) for document in page.runs]
 
         def work() -> str:
-            return self.site.shared(("runs by status", status), find, fresh=again)
+            # Counts take longer: an embedded store is read whole
+            counts = self.site.shared(("counts",), count, fresh=again)
+            runs = self.site.shared(("runs by status", status), find, fresh=again)
+            return render.html(
+                "by_status.html", counts=counts, runs=runs, status=status, chosen=chosen
+            )
 
         self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
 
-    def _with_marks(self, runs: list[_Run]) -> list[_Run]:
-        """Mark runs whose jobs the database calls alive, and the engine does not know."""
-        own = {
-            run.run_id: str(run.job["job_id"])
-            for run in runs
-            if run.status.status in ("submitted", "running")
-            and run.job.get("job_id")
-            and run.job.get("engine") == self.site.engine_name
-        }
-        if not own:
-            return runs
-        try:
-            known = {job.job_id for job in self.site.engine().jobs()}
-        except EngineUnreachable:
-            # The queue tells
-            return runs
-        return [run._replace(is_lost=own.get(run.run_id, "") not in {"", *known}) for run in runs]
-
     def _load_queue(self, again: bool = False) -> None:
         def work() -> str:
-            return render.html("queue.html", jobs=self.site.engine().jobs())
+            return render.html("queue.html", jobs=self.site.jobs(fresh=again))
 
         what = f"the queue of engine {self.site.engine_name}"
         self.load(what, work, lambda text: set_text(self._queue, text), again)
@@ -188,11 +189,13 @@ class ProcessingPage(Page):
         self.load("automatic processing", work, lambda text: set_text(self._loop, text), again)
 
 
-def _run(document: Mapping[str, Any], followed: Collection[str]) -> _Run:
+def _run(document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]) -> _Run:
+    run_id = documents.name_of(document) or "?"
     return _Run(
-        documents.name_of(document) or "?",
+        run_id,
         documents.state_of(document, followed),
         documents.failures_of(document),
         documents.job_of(document),
         documents.tags_of(document),
+        lost.get(run_id, ""),
     )

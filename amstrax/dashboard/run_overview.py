@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import strax
 
-from amstrax.exceptions import InvalidOption, did_you_mean
+from amstrax.analyses import tables
+from amstrax.exceptions import AmstraxError, InvalidOption, did_you_mean
 from amstrax.rundb import documents, transfer
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
@@ -170,10 +171,63 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
     return sorted(modes), sorted(tags)
 
 
-def total_length(collection: Any, search: Search) -> float:
-    """Return the sum of the lengths of the runs that a search finds [s]."""
-    found = documents.read(collection, search.filter(), ["start", "end"])
-    return sum(transfer.summary(run).length or 0.0 for run in found)
+class LiveTime(NamedTuple):
+    """How long runs last together [s]: live time where it is known, and length of the others.
+
+    `live` is of `n_live` runs, `length` of `n_length` others, of `n_unknown` neither is known.
+    """
+
+    live: float = 0.0
+    n_live: int = 0
+    length: float = 0.0
+    n_length: int = 0
+    n_unknown: int = 0
+
+
+#: Most runs whose live time is read from the metadata of their stored data
+_MOST_READ = 100
+
+
+def live_time(
+    collection: Any,
+    search: Search,
+    known: Mapping[str, float],
+    context_of: Callable[[Mapping[str, Any]], strax.Context],
+) -> LiveTime:
+    """Return how long the runs last that a search finds.
+
+    Parameters
+    ----------
+    collection
+        Collection of run documents.
+    search
+        Selection of runs.
+    known
+        Live time by name of the run [s], as of trends.
+    context_of
+        Returns the context of a run document, which loads stored data. Of up to `_MOST_READ` runs
+        its metadata is read; other runs count with their length, from start to end in the document.
+    """
+    result = LiveTime()
+    fields = transfer.SUMMARY_FIELDS
+    found = documents.read(collection, search.filter(), fields)
+    for document in found:
+        run = transfer.summary(document)
+        live = known.get(run.run_id)
+        is_here = any(name.startswith(_RAW) for name in run.here)
+        if live is None and is_here and len(found) <= _MOST_READ:
+            try:
+                live = float(tables.livetime(context_of(document), run.run_id)["live"].min()) / 1e9
+            except (AmstraxError, strax.DataNotAvailable, strax.DataCorrupted, OSError, ValueError):
+                live = None
+        if live is not None:
+            result = result._replace(live=result.live + live, n_live=result.n_live + 1)
+        elif run.length is not None:
+            length, n_length = result.length + run.length, result.n_length + 1
+            result = result._replace(length=length, n_length=n_length)
+        else:
+            result = result._replace(n_unknown=result.n_unknown + 1)
+    return result
 
 
 #: Raw data, and the beginning of other types of it

@@ -68,15 +68,17 @@ class OfRun(Page):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.run_id = run_id_of(self.argument("id"))
-        self.doc.title = (
-            f"Run {self.run_id or '?'}{self.title} · amstrax {self.site.detector.upper()}"
-        )
         links = render.html("run_links.html", run_id=self.run_id, page=self.path)
         self.links = self.html(links, name="links")
         if not self.run_id:
             self.report(
                 "the run", UsageError("the address has no run id: write it as run?id=006724")
             )
+
+    @classmethod
+    def title_of(cls, arguments: dict[str, list[str]]) -> str:
+        """Return the title of the page with these arguments in its address."""
+        return f"Run {run_id_of(arguments.get('id', [''])[-1]) or '?'}{cls.title}"
 
     def document(self) -> dict[str, Any]:
         """Return the run document, without secrets."""
@@ -126,11 +128,13 @@ class RunPage(OfRun):
             value=self.argument("version"),
             placeholder=self.site.corrections_version or "none",
         )
-        self._live = live_part = LivePart(self, self.run_id)
+        self._live = live_part = LivePart(self, self.run_id, self._follow_soon)
         self._log = log_part = LogPart(self, lambda: self.run_id)
+        self._panel = ActionsPanel(self, lambda: [self.run_id], self._refresh)
+        self._sort: tuple[str, bool] | None = None
         self.show(
             self.links,
-            ActionsPanel(self, lambda: [self.run_id], self._refresh).model,
+            self._panel.model,
             self._about,
             live_part.model,
             self.html("<h2>Data</h2>"),
@@ -140,10 +144,9 @@ class RunPage(OfRun):
             log_part.model,
             self._json,
         )
-        self._is_due = False
+        self._is_due = self._is_follow_due = False
         self._refresh()
         self.site.watcher.add(self.run_id, self._on_change)
-        self.repeat(self._follow, min(INTERVAL, self.site.refresh))
 
     def close(self) -> None:
         """End what the page does."""
@@ -153,6 +156,18 @@ class RunPage(OfRun):
 
     def _on_change(self) -> None:
         self._is_due = True
+        if not self._is_gone():
+            self.doc.add_next_tick_callback(lambda: self._follow())
+
+    def _follow_soon(self) -> None:
+        if not self._is_follow_due:
+            self._is_follow_due = True
+            interval = min(INTERVAL, self.site.refresh)
+            self.doc.add_timeout_callback(self._follow_now, int(1000 * interval))
+
+    def _follow_now(self) -> None:
+        self._is_follow_due = False
+        self._follow()
 
     def _follow(self) -> None:
         """Refresh a run that has changed; what changes quickly is refreshed more often."""
@@ -162,20 +177,25 @@ class RunPage(OfRun):
         elif self._live.is_growing:
             self._live.refresh()
             self._log.refresh()
+        if self._is_due or self._live.is_growing:
+            self._follow_soon()
 
     def _refresh(self) -> None:
         self._live.refresh(again=True)
         self._log.refresh(again=True)
 
-        def take(found: tuple[str, str]) -> None:
+        def take(found: tuple[str, str, tuple[str, bool]]) -> None:
             set_text(self._about, found[0])
             set_text(self._json, found[1])
+            if found[2] != self._sort:
+                self._sort = context, is_taking = found[2]
+                self._panel.runs_changed([context], is_taking)
 
         self.load("the run", self._find_about, take)
         self._load_data(again=True)
 
-    def _find_about(self) -> tuple[str, str]:
-        """Return summary and document of the run, as HTML."""
+    def _find_about(self) -> tuple[str, str, tuple[str, bool]]:
+        """Return summary and document of the run, as HTML, its context, and if it is taken now."""
         document, followed = self.document(), self.site.followed()
         about = render.html(
             "about.html",
@@ -184,8 +204,10 @@ class RunPage(OfRun):
             timeline=run_overview.timeline(document),
             failures=documents.failures_of(document),
             job=documents.job_of(document),
+            lost=self.site.lost_jobs([document]).get(self.run_id, ""),
         )
-        return about, render.html("document.html", json=render.pretty(document))
+        sort = self.site.context_for(document), documents.is_being_taken(document)
+        return about, render.html("document.html", json=render.pretty(document)), sort
 
     def _change_context(self) -> None:
         self._load_data(again=True)

@@ -1,8 +1,6 @@
 """Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
-import base64
-import csv
-import io
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ from bokeh.models import (
     Column,
     ColumnDataSource,
     DataTable,
+    DatePicker,
     HTMLTemplateFormatter,
     Select,
     StringFormatter,
@@ -21,11 +20,11 @@ from bokeh.models import (
 )
 
 from amstrax.dashboard import figures, render, run_overview
-from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, understood
+from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, exported, understood
 from amstrax.dashboard.live_progress import LogPart
 from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
 from amstrax.exceptions import InvalidOption, UsageError
-from amstrax.rundb import documents, transfer
+from amstrax.rundb import connection, documents, transfer
 
 #: Rows of the table
 ROWS = 50
@@ -36,16 +35,19 @@ _ANY = "any"
 #: Columns of the table: field, title, width [pixels]
 _COLUMNS = (
     ("run", "Run", 90),
-    ("status", "Status", 90),
+    ("status", "Status", 110),
     ("start", "Start (UTC)", 150),
-    ("length", "Length", 70),
-    ("mode", "Mode", 150),
+    ("length", "Length", 90),
+    ("mode", "Mode", 130),
     ("raw", "Raw data", 75),
     ("events", "Events", 75),
     ("led", "LED", 75),
     ("tags", "Tags", 100),
     ("reason", "Reason", 120),
     ("comment", "Newest comment", 140),
+    ("class", "Class", 85),
+    ("source", "Source", 75),
+    ("science_run", "Science run", 95),
     ("user", "User", 80),
 )
 #: Columns of data besides raw data -> data types
@@ -78,8 +80,9 @@ class _Found(NamedTuple):
     total: int
     skipped: int
     filtered: bool
-    seconds: float
+    lasts: run_overview.LiveTime | None
     data: list[dict[str, str]]
+    contexts: list[str]
 
 
 class RunsPage(Page):
@@ -96,6 +99,8 @@ class RunsPage(Page):
         self._source.selected.on_change("indices", lambda attr, old, new: self._take_selection())
         #: Selected runs on all pages of the list
         self._selected: list[str] = []
+        #: Run -> context and status, of those that the list has shown
+        self._known: dict[str, tuple[str, str]] = {}
         self._panel: ActionsPanel | None = None
         self._is_loading = False
         # One for all columns: each model takes a millisecond of a page
@@ -129,6 +134,7 @@ class RunsPage(Page):
         self._selection = self.html("", name="selection")
         self._unselect = button("unselect", "Select none", self._select_none, 130)
         self._select_found = button("select_all", "Select all found", self._select_all, 150)
+        self._retry_failed = button("retry", "Retry failed", self._retry, 120)
         self._export = button("export", "Export", self._on_export)
         self._exported = self.html("", name="exported")
         self._actions = Column(sizing_mode="stretch_width")
@@ -143,7 +149,7 @@ class RunsPage(Page):
             wrapped(*self._filters.values(), clear),
             wrapped(
                 *(self._order, self._way, self._before, self._after),
-                *(self._select_found, self._unselect, self._export),
+                *(self._select_found, self._unselect, self._retry_failed, self._export),
             ),
             self._count,
             self._exported,
@@ -176,12 +182,22 @@ class RunsPage(Page):
             value = self.argument(name)
             return text_input(name, title, change, width, value=value, placeholder=placeholder)
 
+        def day(name: str, title: str) -> DatePicker:
+            try:
+                value = _date(self.argument(name))
+            except InvalidOption as error:
+                self.report("the address", error)
+                value = None
+            picker = DatePicker(name=name, title=title, value=value, width=140)
+            picker.on_change("value", lambda attr, old, new: change())
+            return picker
+
         self._filters: dict[str, Any] = {
             "text": text("text", "Search", 250, "number, mode, user, tag, comment"),
             "first": text("first", "From run", 95),
             "last": text("last", "To run", 95),
-            "since": text("since", "Begun from (UTC)", 140, "2024-01-31"),
-            "until": text("until", "Begun until (UTC)", 140, "2024-01-31"),
+            "since": day("since", "Begun from (UTC)"),
+            "until": day("until", "Begun until (UTC)"),
             "status": choice("status", "Status", documents.STATES),
             "mode": choice("mode", "Mode"),
             "tag": choice("tag", "Tag"),
@@ -192,7 +208,7 @@ class RunsPage(Page):
 
     def _values(self) -> dict[str, str]:
         return {
-            name: "" if widget.value == _ANY else widget.value
+            name: "" if widget.value in (_ANY, None) else str(widget.value)
             for name, widget in self._filters.items()
         }
 
@@ -206,7 +222,10 @@ class RunsPage(Page):
 
     def _clear_filters(self) -> None:
         for widget in self._filters.values():
-            widget.value = _ANY if isinstance(widget, Select) else ""
+            if isinstance(widget, DatePicker):
+                widget.value = None
+            else:
+                widget.value = _ANY if isinstance(widget, Select) else ""
         self._start_over()
 
     def refresh(self, again: bool = False) -> None:
@@ -226,37 +245,71 @@ class RunsPage(Page):
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
             runs = [transfer.summary(run, followed) for run in page.runs]
             is_filtered = bool(search.filter())
-            seconds = run_overview.total_length(collection, wanted) if is_filtered else 0.0
-            data = self._availability(page.runs)
-            return _Found(runs, page.total, page.skipped, is_filtered, seconds, data)
+            lasts = self._live_time(wanted) if is_filtered else None
+            contexts = [self.site.context_for(run) for run in page.runs]
+            data = self._availability(page.runs, contexts)
+            return _Found(runs, page.total, page.skipped, is_filtered, lasts, data, contexts)
 
         key = ("runs", search, order, descending, skip)
         self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
 
-    def _availability(self, found: list[dict[str, Any]]) -> list[dict[str, str]]:
+    def _live_time(self, search: run_overview.Search) -> run_overview.LiveTime:
+        """Return how long the runs last that a search finds, see `run_overview.live_time`."""
+        site = self.site
+
+        def known() -> dict[str, float]:
+            rows = connection.read_trends(site.trends())
+            found = ((row.get("name"), row.get("values")) for row in rows)
+            return {
+                str(name): float(values["livetime"])
+                for name, values in found
+                if isinstance(values, Mapping) and "livetime" in values
+            }
+
+        return run_overview.live_time(
+            site.collection(),
+            search,
+            site.shared(("live times",), known, 60),
+            lambda document: site.context(site.context_for(document)),
+        )
+
+    def _availability(self, found: list[dict[str, Any]], names: list[str]) -> list[dict[str, str]]:
         """Return for each run whether its data is there, see `run_overview.availability`."""
-        site, targets = self.site, tuple(_DATA.values())
-        with site.few:
-            names = [site.context_for(run) for run in found]
-            contexts = {name: site.context(name) for name in set(names)}
+        with self.site.few:
+            contexts = {name: self.site.context(name) for name in set(names)}
             return [
-                run_overview.availability(run, contexts[name], targets)
+                run_overview.availability(run, contexts[name], tuple(_DATA.values()))
                 for run, name in zip(found, names, strict=True)
             ]
 
     def _search_now(self) -> run_overview.Search:
         return replace(_search(self._values()), followed=self.site.followed())
 
-    def _select_all(self) -> None:
-        """Select all runs that the filters find, on all pages, as far as actions take them."""
+    def _retry(self) -> None:
+        """Select all failed runs that the filters find, and show what would be submitted."""
+        self._select_all("failed")
+
+    def _select_all(self, status: str = "") -> None:
+        """Select all runs that the filters find, on all pages, as far as actions take them.
+
+        With `status`, only those of that status, which are then to be submitted again.
+        """
 
         def work() -> list[str]:
             search = self._search_now()
+            if status:
+                if search.statuses not in ((), (status,)):
+                    raise UsageError(f"the filter is for others: choose {status} or {_ANY} status")
+                search = replace(search, statuses=(status,))
             page = run_overview.page(
                 self.site.collection(), search, ["name", "number"], limit=MOST_RUNS + 1
             )
             if page.total > MOST_RUNS:
-                raise UsageError(f"{page.total} runs are found: an action takes {MOST_RUNS}")
+                raise UsageError(
+                    f"{page.total} runs are found, an action takes {MOST_RUNS}: use more filters"
+                )
+            if status and not page.total:
+                raise UsageError(f"no run that the filters find is {status}")
             return [documents.name_of(run) or "?" for run in page.runs]
 
         def take(found: list[str]) -> None:
@@ -264,6 +317,8 @@ class RunsPage(Page):
             names = self._source.data["run"]
             self._source.selected.indices = [i for i, name in enumerate(names) if name in found]
             self._show_selection()
+            if status and self._panel is not None:
+                self._panel.retry()
 
         self.load("the selection", work, take)
 
@@ -277,18 +332,15 @@ class RunsPage(Page):
                 self.site.collection(), search, fields, descending=False, limit=_MOST_EXPORTED
             )
             runs = [transfer.summary(run, search.followed) for run in page.runs]
-            return render.html(
-                "exported.html",
-                csv=base64.b64encode(_csv(runs).encode()).decode(),
-                total=page.total,
-                shown=len(runs),
-                code=_snippet(search, [run.run_id for run in runs]),
-            )
+            code = _snippet(search, [run.run_id for run in runs])
+            return exported(runs, page.total, code)
 
         self.load("the export", work, lambda text: set_text(self._exported, text))
 
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
+        for run, context in zip(found.runs, found.contexts, strict=True):
+            self._known[run.run_id] = context, run.status
         columns = _columns(found.runs, found.data)
         self._mark_order()
         if columns != self._source.data:
@@ -311,7 +363,7 @@ class RunsPage(Page):
             last=last,
             total=found.total,
             filtered=found.filtered,
-            seconds=found.seconds,
+            lasts=found.lasts,
         )
         self.set_address(
             **self._values(),
@@ -351,8 +403,11 @@ class RunsPage(Page):
             self.add_later(self._logs, self._log.model)
             self._log.start()
         elif self._panel is not None:
-            self._panel.runs_changed()
             self._log.refresh(again=True)
+        if self._panel is not None:
+            known = [self._known[run_id] for run_id in self._selected if run_id in self._known]
+            contexts, states = {context for context, _ in known}, {state for _, state in known}
+            self._panel.runs_changed(contexts, "taking" in states)
         self._actions.visible = self._logs.visible = bool(self._selected)
 
     def _acted(self) -> None:
@@ -375,24 +430,6 @@ class RunsPage(Page):
         for column, (field, title, _) in zip(self._table.columns, _COLUMNS, strict=True):
             is_it = _ORDERS.get(field) == self._order.value
             column.title = f"{title} {arrow}" if is_it else title
-
-
-def _csv(runs: list[transfer.Summary]) -> str:
-    """Return a table of runs, a line a run."""
-    file = io.StringIO()
-    table = csv.writer(file)
-    table.writerow(
-        ["run", "status", "start", "end", "seconds", "mode", "user", "quality", "tags", "comment"]
-    )
-    for run in runs:
-        row = (
-            *(run.run_id, run.status, render.time(run.start), render.time(run.end)),
-            *("" if run.length is None else run.length, run.mode, run.user, run.quality),
-            *(" ".join(run.tags), run.comment),
-        )
-        # A leading = + - @ would be a formula in spreadsheets
-        table.writerow([f"'{cell}" if str(cell)[:1] in tuple("=+-@") else cell for cell in row])
-    return file.getvalue()
 
 
 def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
@@ -421,6 +458,9 @@ def _columns(runs: list[transfer.Summary], data: list[dict[str, str]]) -> dict[s
         "length": [render.run_length(run) for run in runs],
         "mode": [run.mode for run in runs],
         "tags": [", ".join(run.tags) for run in runs],
+        "class": [run.run_class for run in runs],
+        "source": ["" if run.source == "none" else run.source for run in runs],
+        "science_run": [run.science_run for run in runs],
         "user": [run.user for run in runs],
     }
 
@@ -501,12 +541,34 @@ class ComparePage(Page):
         self.clear_report("the runs")
         normalize, bins = self._normalize.value, int(self._bins.value)
         self.set_address(runs=self._runs.value.strip(), normalize=normalize, bins=bins)
-        if len(names) < 2:
+        if len(names) == 1:
+            self._result.text = "<p>Looking for the run of the same mode before it …</p>"
+            self.load("the run before", lambda: self._before(names[0]), self._take_before)
+            return
+        if not names:
             self._figures.children = []
             self._result.text = "<p>Name runs to compare; or select some in the list of runs.</p>"
             return
         self._result.text = "<p>Loading …</p>"
         self.load("the comparison", lambda: self._find(names, normalize, bins), self._take)
+
+    def _before(self, name: str) -> str:
+        """Return a run, and the last one before it of the same mode, as text."""
+        collection = self.site.collection()
+        run = documents.find_run(collection, name, projection=["name", "number", "mode"])
+        condition = {"mode": run.get("mode"), "number": {"$lt": documents.number_of(run)}}
+        found = documents.read(
+            collection, condition, ["name", "number"], sort=[("number", -1)], limit=1
+        )
+        return ", ".join([name, *(documents.name_of(each) or "?" for each in found)])
+
+    def _take_before(self, names: str) -> None:
+        if "," in names:
+            self._runs.value = names
+        else:
+            self._result.text = (
+                f"<p>No run of its mode is before {render.text(names)}: add one.</p>"
+            )
 
     def report(self, what: str, error: Exception) -> None:
         """Show an error, also in place of the plots."""

@@ -1,5 +1,6 @@
 """The Bokeh server with the pages: address, TLS, log-in, and HTTP headers."""
 
+import asyncio
 import ipaddress
 import logging
 import ssl
@@ -10,20 +11,28 @@ from typing import Any
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
+from bokeh.embed.bundle import bundle_for_objs_and_resources
+from bokeh.embed.elements import html_page_for_render_items
+from bokeh.embed.util import RenderItem
+from bokeh.models import Div
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
+from bokeh.server.views.auth_request_handler import AuthRequestHandler
 from bokeh.settings import settings as bokeh_settings
+from bokeh.util.token import generate_jwt_token, generate_session_id
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.web import OutputTransform, RedirectHandler, RequestHandler
+from tornado.web import OutputTransform, RedirectHandler, RequestHandler, authenticated
 
+from amstrax.dashboard import render
 from amstrax.dashboard.logins import lasting_key, login_of, provider
-from amstrax.dashboard.page import Page
+from amstrax.dashboard.page import Page, arguments_of, describe
 from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
 from amstrax.dashboard.runs_page import ComparePage, RunsPage
 from amstrax.dashboard.site import Site
+from amstrax.dashboard.storage_page import StoragePage
 from amstrax.dashboard.weeks_page import LogPage, TrendsPage
 from amstrax.exceptions import UsageError
 
@@ -31,13 +40,18 @@ log = logging.getLogger(__name__)
 
 PAGES: tuple[type[Page], ...] = (
     *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage, LogPage, TrendsPage),
+    StoragePage,
 )
 
 #: Lifetime of sessions without a browser, and interval of the check for them [ms]. A browser that
 #: comes later, as under load, costs the page once more
 _UNUSED, _CHECK = 15_000, 5000
+#: Rounds of the event loop between two documents; a request takes about as many
+_ROUNDS = 2
 #: Largest message or form from a browser [bytes]
 _LARGEST = 1_000_000
+#: Element of a page that its document is put into
+_PLACE = "document"
 #: Large parts of Bokeh that no page uses
 _NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
 
@@ -129,10 +143,23 @@ class PageHandler(FunctionHandler):
 
     def __init__(self, site: Site, page: type[Page]):
         def make(doc: Document) -> None:
-            page(site, doc)
+            try:
+                page(site, doc)
+            except Exception as error:
+                # Its websocket would wait for a document that does not come
+                doc.add_root(Div(text=render.html("message.html", troubles=[describe(error)])))
 
         super().__init__(make)
         self._site = site
+
+    async def on_session_created(self, session_context: Any) -> None:
+        """Wait for the turn of this page, whose document is made next.
+
+        Documents of many pages would otherwise be made in a row, and requests wait for all of them.
+        """
+        async with self._site.turn:
+            for _ in range(_ROUNDS):
+                await asyncio.sleep(0)
 
     def process_request(self, request: Any) -> dict[str, Any]:
         """Return user and address of a request, for the token."""
@@ -144,6 +171,56 @@ class PageHandler(FunctionHandler):
             "peer": request.remote_ip,
             "xsrf": "" if xsrf is None else xsrf.value,
         }
+
+
+class ShellHandler(AuthRequestHandler):
+    """Answers with a page before its document is made, which its websocket asks for.
+
+    A document takes a tenth of a second, which answers to other browsers do not wait for.
+    """
+
+    def initialize(self, site: Site, page: type[Page], handler: PageHandler, bundle: Any) -> None:
+        """Set the dashboard, the page, the handler that makes it, and the scripts to load."""
+        self._site, self._page, self._handler, self._bundle = site, page, handler, bundle
+
+    @authenticated
+    def get(self) -> None:
+        """Return the page."""
+        site, page, tornado = self._site, self._page, self.application
+        request = self._handler.process_request(self.request)
+        token = generate_jwt_token(
+            generate_session_id(tornado.secret_key, signed=True),
+            secret_key=tornado.secret_key,
+            signed=True,
+            expiration=tornado.session_token_expiration,
+            # The token of a session is part of the page, and must not contain cookies
+            extra_payload={
+                "headers": {"Host": self.request.host},
+                "cookies": {},
+                "arguments": self.request.arguments,
+                **request,
+            },
+        )
+        html = html_page_for_render_items(
+            self._bundle,
+            {},
+            [RenderItem(token=token, elementid=_PLACE, use_for_title=True)],
+            f"{page.title_of(arguments_of(self.request))} · amstrax {site.detector.upper()}",
+            template=render.template("page.html"),
+            template_variables={
+                "detector": site.detector.upper(),
+                "page": page.path,
+                "has_table": page.has_table,
+                "start": site.start,
+                "user": request["user"] if site.has_users else "",
+                "may_log_out": site.proxy_users is None or not site.proxy_users.find(self.request),
+                "may_act": site.may_act(request["user"], request["login"]),
+                "actions": site.actions,
+                "xsrf": request["xsrf"],
+            },
+        )
+        self.set_header("Content-Type", "text/html")
+        self.write(html)
 
 
 def is_loopback(address: str) -> bool:
@@ -188,10 +265,10 @@ def make_server(
         If it cannot listen there.
     """
     if not is_loopback(address):
-        if site.logins is None:
+        if not site.has_users:
             raise UsageError(
                 f"--address {address} can be reached by others: name a file of users with --users, "
-                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in"
+                "or the setting AMSTRAX_DASHBOARD_USERS, to make them log in; or --user_header"
             )
         if certificate is None and not behind_proxy:
             raise UsageError(
@@ -203,7 +280,8 @@ def make_server(
     bokeh_settings.allowed_ws_origin = []
     # It would look for mistakes of programmers in each page: an eighth of the time of a request
     bokeh_settings.perform_document_validation = False
-    applications = {f"/{page.path}": Application(PageHandler(site, page)) for page in PAGES}
+    handlers = {page: PageHandler(site, page) for page in PAGES}
+    applications = {f"/{page.path}": Application(its) for page, its in handlers.items()}
     options: dict[str, Any] = {"xheaders": behind_proxy, "max_body_size": _LARGEST}
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -221,7 +299,6 @@ def make_server(
         secret_key=lasting_key(f"sessions of {site.detector} at {address}:{port}"),
         xsrf_cookies=True,
         xsrf_cookie_kwargs={"httponly": True, "samesite": "Lax"},
-        # The token of a session is part of the page, and must not contain cookies
         include_cookies=[],
         include_headers=["Host"],
         websocket_max_message_size_bytes=_LARGEST,
@@ -233,6 +310,19 @@ def make_server(
             (r"/start", StartHandler, {"start": site.start}),
         ],
         transforms=[Headers],
+    )
+    bundle = bundle_for_objs_and_resources(None, tornado.resources())
+    # Before Bokeh's own, which makes the document first
+    tornado.add_handlers(
+        ".*",
+        [
+            (
+                f"/{page.path}/?",
+                ShellHandler,
+                {"site": site, "page": page, "handler": its, "bundle": bundle},
+            )
+            for page, its in handlers.items()
+        ],
     )
     http = (ProxiedServer if behind_proxy else HTTPServer)(tornado, **options)
     http.add_sockets(sockets)

@@ -1,30 +1,35 @@
 """State that all pages share: run database, engine, folders, contexts, threads, and rights."""
 
+import asyncio
 import contextlib
 import gc
 import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from amstrax import settings
 from amstrax.auto_processing import alarms, engines, process_run
 from amstrax.auto_processing.amstraxer import to_dict_tuple
-from amstrax.auto_processing.engines.base import Engine
+from amstrax.auto_processing.engines.base import DONE, FAILED, GONE, Engine, KnownJob
 from amstrax.commands import base
-from amstrax.dashboard.logins import Logins
+from amstrax.dashboard.logins import Logins, ProxyUsers
+from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
+from amstrax.rundb.stored import Storage, find_storage
 
 if TYPE_CHECKING:
     import strax
@@ -37,8 +42,9 @@ T = TypeVar("T")
 THREADS = 8
 #: Threads among these that may compute at once
 FEW = 2
-#: A shared result counts for at least this multiple of its duration
-_SHARE = 5
+#: A shared result counts for at least these multiples of its duration, and of its time of the
+#: processor: so pages that are open take less than 2 % of a core
+_SHARE, _BUSY_SHARE = 5, 50
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
 
@@ -65,6 +71,47 @@ def trim_heap() -> None:
     """Collect garbage, such as pages with reference cycles, and return free memory."""
     gc.collect()
     base.libc("malloc_trim", 0)
+
+
+class Background(Generic[T]):
+    """Result of slow work, which runs in a thread when the last result is old.
+
+    Parameters
+    ----------
+    site
+        Dashboard with the threads.
+    work
+        Returns the result.
+    seconds
+        Time after which it runs again, when it is asked for.
+    """
+
+    def __init__(self, site: "Site", work: Callable[[], T], seconds: float):
+        self._site, self._work, self._seconds = site, work, seconds
+        self._last: T | None = None
+        self._error: Exception | None = None
+        self._not_before = 0.0
+        self._future: Future | None = None
+
+    def get(self) -> T | None:
+        """Return the last result at once, None before the first; raise the error of the work."""
+        is_at_work = self._future is not None and not self._future.done()
+        if not is_at_work and time.monotonic() >= self._not_before:
+            self._future = self._site.pool.submit(self._do)
+        if self._error is not None:
+            raise self._error
+        return self._last
+
+    def _do(self) -> None:
+        began = time.monotonic()
+        try:
+            with self._site.few:
+                self._last, self._error = self._work(), None
+        except Exception as error:
+            self._error = error
+        now = time.monotonic()
+        wait = self._seconds if self._error is None else 5 * self._site.refresh
+        self._not_before = now + max(wait, _SHARE * (now - began))
 
 
 class Watcher:
@@ -162,6 +209,8 @@ class Site:
         Users who may do so; without log-in, everybody who reaches the dashboard.
     logins
         Log-ins; None without log-in.
+    proxy_users
+        Users whom a trusted proxy names; None without.
     job_folder, log_folder
         Folders for scripts and logs of jobs.
     output_folder, live_data_dir
@@ -181,6 +230,7 @@ class Site:
     actions: bool = False
     actors: frozenset[str] = frozenset()
     logins: Logins | None = None
+    proxy_users: ProxyUsers | None = None
     job_folder: Path = Path("jobs")
     log_folder: Path = Path("logs")
     output_folder: Path | None = None
@@ -194,16 +244,42 @@ class Site:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
         #: Held by work that computes; with more at once, requests would wait for the interpreter
         self.few = threading.BoundedSemaphore(FEW)
+        #: Held by the page whose document is made next
+        self.turn = asyncio.Lock()
         self.watcher = Watcher(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
         self.host = socket.gethostname()
+        #: Alarms to show
+        self.alarms: list[alarms.Alarm] = []
+        self._alarms_error = ""
+        self._looking: Future | None = None
+        self._look_timer: PeriodicCallback | None = None
+        #: All stored data
+        self.storage = Background(self, self._find_storage, 120 * self.refresh)
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
+        self._data_types: list[str] = []
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         #: Number of this start of the dashboard
         self.start = secrets.token_hex(8)
         self.local_user = settings.login_name() or "?"
+
+    def may_act(self, user: str, login: str) -> bool:
+        """Return whether a user, with the number of a log-in, may change anything."""
+        if not self.actions or not self.has_users:
+            return self.actions
+        return user in self.actors and self.is_logged_in(login)
+
+    @property
+    def has_users(self) -> bool:
+        """Whether everybody logs in, here or at a proxy."""
+        return self.logins is not None or self.proxy_users is not None
+
+    def is_logged_in(self, login: str) -> bool:
+        """Return whether the log-in of this number is valid."""
+        its = (self.logins, self.proxy_users)
+        return any(users.is_valid(login) for users in its if users is not None)
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
@@ -234,6 +310,43 @@ class Site:
         """Return the engine."""
         return engines.get(self.engine_name)
 
+    def jobs(self, fresh: bool = False) -> list[KnownJob]:
+        """Return the jobs that the engine knows, see `Engine.jobs`, asked for once by all pages."""
+        return self.shared(("jobs",), lambda: self.engine().jobs(), fresh=fresh)
+
+    def lost_jobs(self, runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Return what became of jobs that the run database calls alive, and their engine does not.
+
+        Runs that are claimed are left out, since a job renews the claim while it lives; so are jobs
+        of engines that are not installed, or do not answer, and of other machines.
+
+        Parameters
+        ----------
+        runs
+            Run documents, with the fields of `documents.STATE_FIELDS` and the job.
+        """
+        asked: dict[str, dict[str, str]] = {}
+        for run in runs:
+            job = documents.job_of(run)
+            is_alive = documents.status_of(run).status in ("submitted", "running")
+            if is_alive and job.get("job_id") and not documents.is_claimed(run):
+                of_engine = asked.setdefault(str(job.get("engine")), {})
+                of_engine[documents.name_of(run) or "?"] = str(job["job_id"])
+        result = {}
+        for name, job_ids in asked.items():
+            with contextlib.suppress(EngineUnreachable, NotAvailable, UnknownEngine):
+                if name == self.engine_name:
+                    known = {job.job_id for job in self.jobs()}
+                    job_ids = {run: job for run, job in job_ids.items() if job not in known}
+                states = engines.get(name).states(set(job_ids.values())) if job_ids else {}
+                for run_id, job_id in job_ids.items():
+                    state = states[job_id]
+                    if state.state == GONE:
+                        result[run_id] = "not known to the engine"
+                    elif state.state in (DONE, FAILED):
+                        result[run_id] = f"has ended: {state.reason or state.state}"
+        return result
+
     def folder(self) -> Path:
         """Return the folder of data that jobs use, see `process_run.folders`."""
         default = "amstrax_data" if self.detector == "xamsl" else "strax_data"
@@ -244,8 +357,8 @@ class Site:
     ) -> T:
         """Return the result of `work`, from one call for all pages that ask at about this time.
 
-        Call it in a thread. A result counts for the interval of refreshes, or for `seconds`, or as
-        long as `_SHARE` times its duration, whichever is longest. An error is not kept.
+        Call it in a thread. A result counts for the interval of refreshes, for `seconds`, or for a
+        multiple of the time that it took, whichever is longest. An error is not kept.
 
         Parameters
         ----------
@@ -262,29 +375,66 @@ class Site:
         with lock:
             if kept and not fresh and time.monotonic() < kept[1]:
                 return kept[0]
-            began = time.monotonic()
+            began, busy = time.monotonic(), time.thread_time()
             result = work()
-            now = time.monotonic()
-            kept[:] = result, now + max(self.refresh, seconds, _SHARE * (now - began))
+            now, busy = time.monotonic(), time.thread_time() - busy
+            lasts = max(self.refresh, seconds, _SHARE * (now - began), _BUSY_SHARE * busy)
+            kept[:] = result, now + lasts
         for other, (_, its) in list(self._shared.items()):
             if its and its[1] < now:
                 self._shared.pop(other, None)
         return result
 
-    def alarms(self) -> list[alarms.Alarm]:
-        """Return the alarms to show, looked for once a minute; call it in a thread."""
+    def look_for_alarms(self) -> None:
+        """Look for alarms now and about once a minute, in a thread; pages show `alarms`."""
 
         def work() -> list[alarms.Alarm]:
-            path = self.log_folder / f"auto_processing_{self.detector}.json"
-            found = alarms.find_causes(self.detector, self.collection(), [self.folder()], path)
+            plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+            found = alarms.find_causes(
+                self.detector,
+                self.collection,
+                self.trends,
+                lambda: process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+                {d: self.log_folder / f"auto_processing_{d}.json" for d in settings.DETECTORS},
+            )
             return alarms.Alarms().update(found, self.detector)
 
-        return self.shared(("alarms",), work, 12 * self.refresh)
+        def done(future: Future) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                self.alarms, self._alarms_error = future.result(), ""
+            elif self._alarms_error != (text := base.describe_error(error)):
+                self._alarms_error = text
+                log.warning("alarms are not looked for: %s", text)
+                why = alarms.Alarm("", f"alarms are not looked for: {text}", datetime.now(UTC))
+                self.alarms = [*self.alarms, why]
+
+        def look() -> None:
+            if self._looking is None or self._looking.done():
+                self._looking = self.pool.submit(work)
+                self._looking.add_done_callback(done)
+
+        look()
+        self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
+        self._look_timer.start()
+
+    def _find_storage(self) -> Storage:
+        """Return what is stored; call it in a thread."""
+        plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+        contexts = {name: self.context(name) for name in self.contexts()}
+        return find_storage(
+            self.collection(),
+            lambda document: contexts[process_run.plan_of_run(plan, document).context],
+            process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+        )
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""
-        alarms.Alarms().acknowledge(name, user)
-        self.forget("alarms")
+        known = alarms.Alarms()
+        known.acknowledge(name, user)
+        self.alarms = known.shown(self.detector)
 
     def forget(self, kind: str) -> None:
         """Forget shared results whose key begins with a word, since an action has changed them."""
@@ -333,6 +483,13 @@ class Site:
         """Return the names of the contexts of the detector, the default first."""
         return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
 
+    def data_types(self) -> list[str]:
+        """Return the names of all data types of the contexts of the detector."""
+        if not self._data_types:
+            found = {name: self.context(name)._plugin_class_registry for name in self.contexts()}
+            self._data_types = sorted(set().union(*found.values()))
+        return self._data_types
+
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""
         usual = process_run.Plan((), self.contexts()[0], self.detector, ())
@@ -352,6 +509,7 @@ class Site:
             # Otherwise the full garbage collection at each closed page blocks all others
             freeze_existing_objects()
 
+        sys.setswitchinterval(0.001)
         return_large_arrays()
         self.pool.submit(work)
 
@@ -370,6 +528,8 @@ class Site:
 
     def close(self) -> None:
         """Close threads, log-ins and connections."""
+        if self._look_timer is not None:
+            self._look_timer.stop()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.logins is not None:
             self.logins.close()

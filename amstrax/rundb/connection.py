@@ -318,6 +318,14 @@ def open_connection(config: RunDatabase) -> Connection:
         return connection
 
 
+def is_tunnel_down() -> bool:
+    """Return whether the run database has a tunnel that is down, as far as known."""
+    connection = _connections.get(settings.run_database())
+    return (
+        connection is not None and connection.tunnel is not None and not connection.tunnel.is_active
+    )
+
+
 def close() -> None:
     """Close all clients and tunnels of this process; later calls make new ones."""
     with _lock:

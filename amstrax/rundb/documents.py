@@ -245,6 +245,12 @@ def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(job) if isinstance(job, Mapping) else {}
 
 
+def is_of_several_runs(job: Mapping[str, Any]) -> bool:
+    """Return whether a record of `job_of` is of a job that processes several runs."""
+    n_runs = job.get("n_runs")
+    return isinstance(n_runs, int) and n_runs > 1
+
+
 def is_claimed(
     document: Mapping[str, Any],
     field: str = PROCESSING_CLAIM,
@@ -296,6 +302,13 @@ def run_filters(run_id: str | int, runid_field: str | None = None) -> list[Filte
     if runid_field != "number":
         filters.append({"name": f"{run_id:06d}" if isinstance(run_id, int) else text})
     return filters
+
+
+def has_name(names: Iterable[str]) -> Filter:
+    """Return a filter for runs of these names, also by number for documents without name."""
+    known = sorted(set(names))
+    numbers = [int(name) for name in known if _is_number(name)]
+    return {"$or": [{"name": {"$in": known}}, {"name": None, "number": {"$in": numbers}}]}
 
 
 def has_status(*statuses: str) -> Filter:
@@ -616,28 +629,33 @@ def set_status(
     host: str | None = None,
     owner: str | None = None,
     job: Mapping[str, Any] | None = None,
+    keep_failures: bool = False,
+    condition: Mapping[str, Any] | None = None,
 ) -> bool:
     """Set the status of a run, with the time; `run_id` may be its document.
 
     Parameters
     ----------
     status
-        One of `STATUSES`; ``"pending"`` also clears the failures.
+        One of `STATUSES`; ``"pending"`` also clears the failures, unless `keep_failures`.
     reason
         Reason for the status.
     host
         Host that caused it; by default this machine.
     job
         New record of its job, see `job_of`; None keeps the present one.
+    condition
+        Filter: if the document does not match it, change nothing and return False.
     """
     _check_word(status, STATUSES)
     changes: Filter = {}
-    if status == "pending":
+    if status == "pending" and not keep_failures:
         changes |= {"processing_failed": 0, "processing_failures": []}
     if job is not None:
         changes["processing_job"] = dict(job)
     new = _status(collection, status, reason, host)
-    return update_status(collection, _owned(collection, run_id, owner), new, {"$set": changes})
+    wanted = {"$and": [_owned(collection, run_id, owner), condition or {}]}
+    return update_status(collection, wanted, new, {"$set": changes})
 
 
 def _owned(collection: Any, run_id: _Run, owner: str | None) -> Filter:
@@ -830,7 +848,10 @@ def record_failure(
             raise RunNotFound(f"run {name} has been removed from {place(collection)}")
         count = failures_of(before)
         job = job_of(before)
-        if job.get("attempt") == attempt and (who := job.get("cancelled_by")):
+        is_its = job.get("attempt") == attempt
+        if is_its and job.get("log"):
+            failure["log"] = job["log"]
+        if is_its and (who := job.get("cancelled_by")):
             is_cancelled = {"processing_job.attempt": attempt, "processing_job.cancelled_by": who}
             cancelled = _status(collection, "failed", f"cancelled by {who}", host)
             if update_status(collection, {"$and": [wanted, is_cancelled]}, cancelled):

@@ -6,7 +6,8 @@ the clock of its machine.
 
 A lease ends `LIFETIME` after its last renewal, and a thread renews it. An owner that has not
 renewed its lease for the fraction `STOP_AFTER` of that time stops, within the time left. A lease
-may be taken if it has ended, or if its owner was a process of this machine that has ended.
+may be taken if it has ended, or if its owner was a process of this machine that has ended. After a
+request without an answer, the process that sent it may take the lease at once.
 
 With `RunClaim` a job writes to its run document while it holds the lease of the run.
 """
@@ -48,6 +49,8 @@ STOP_AFTER = 2 / 3
 #: Attempts to renew within a lifetime
 _RENEWALS = 12
 _SEPARATOR = "/"
+#: Behind the attempt in the name of an owner that is a job
+JOB_SUFFIX = ".job"
 _TAKEN = "another process has claimed it"
 #: Prefix of the owner's name while a job is submitted
 OWNER_PREFIX = documents.SUBMITTER_PREFIX
@@ -59,6 +62,8 @@ LOOK_EVERY = 0.2
 LOCK_FILE = ".amstraxer.lock"
 #: ``struct flock`` of the system
 _FLOCK = "hhqqi4x"
+#: Owners of this process whose last request failed: the run database may say that they have a lease
+_unanswered: set[str] = set()
 T = TypeVar("T")
 
 
@@ -72,8 +77,25 @@ class Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.reason = ""
+        #: Reason for which the process is to end, not only the work on a run
+        self.ending = ""
         #: Message to the user about remaining files
         self.remark = "incomplete data has been removed; start again to continue"
+
+    def end(self, reason: str) -> None:
+        """Set the flag for good, for a reason such as ``SIGTERM``."""
+        self.reason = self.ending = reason
+        self.event.set()
+
+    def reset(self) -> None:
+        """Clear the flag after the work on a run, unless the process is to end."""
+        if not self.ending:
+            self.reason = ""
+            self.event.clear()
+        if self.ending:
+            # Perhaps set between
+            self.reason = self.ending
+            self.event.set()
 
     def check(self) -> None:
         """Raise `Stopped` if the flag is set."""
@@ -192,15 +214,20 @@ class Lease:
         self._stop_at = 0.0
         self._ended = threading.Event()
 
-    def acquire(self, instead_of: Mapping[str, Any] | None = None) -> bool:
-        """Take the lease and renew it until `release`; return False if another owner has it."""
+    def acquire(self, instead_of: Mapping[str, Any] | None = None, renew: bool = True) -> bool:
+        """Take the lease; return False if another owner has it.
+
+        With `renew`, two threads renew it until `release`, and mark it as lost in time.
+        """
         began = _clock()
-        if not claim(
-            self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
-        ):
+        with self._noting_failure():
+            is_ours = claim(
+                self._collection, self._run_id, self.owner, self._lifetime, self._field, instead_of
+            )
+        if not is_ours:
             return False
         self._stop_at = began + STOP_AFTER * self._lifetime
-        for work in (self._keep_renewing, self._watch):
+        for work in (self._keep_renewing, self._watch) if renew else ():
             threading.Thread(target=work, daemon=True).start()
         return True
 
@@ -224,16 +251,29 @@ class Lease:
         if self.lost.is_set():
             return
         try:
-            connection.resilient(release, self._collection, self._run_id, self.owner, self._field)
+            with self._noting_failure():
+                connection.resilient(
+                    release, self._collection, self._run_id, self.owner, self._field
+                )
         except RunNotFound:
             pass
         except RunDatabaseError as error:
             log.warning(
-                "the claim of run %s is not released (%s): it ends within %.0f s",
+                "the claim of run %s is not released (%s): for other processes it ends in %.0f s",
                 self._run_id,
                 error,
                 self._lifetime,
             )
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Let this process take the lease anew if the request within the block fails."""
+        _unanswered.discard(self.owner)
+        try:
+            yield
+        except BaseException:
+            _unanswered.add(self.owner)
+            raise
 
     def _renew(self) -> None:
         # Before the request, so that this process stops before the server's end of the lease
@@ -335,7 +375,12 @@ def new_owner(purpose: str = "") -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Return whether the owner of a lease was a process of this machine that has ended."""
+    """Return whether the owner of a lease was a process of this machine that has ended.
+
+    An owner of this process whose request failed counts as dead: it works no more.
+    """
+    if owner in _unanswered:
+        return True
     parts = owner.rsplit(_SEPARATOR, 4)
     if len(parts) != 5 or parts[1] != _machine() or not parts[2].isdigit():
         return False
@@ -423,7 +468,11 @@ class RunClaim:
         self._collection, self._run_id = collection, run_id
         self._stop, self.patience = stop, patience
         self._lease = Lease(
-            collection, run_id, f"{attempt}.job", lifetime=lifetime, on_loss=self._set_stop
+            collection,
+            run_id,
+            f"{attempt}{JOB_SUFFIX}",
+            lifetime=lifetime,
+            on_loss=self._set_stop,
         )
         self.owner = self._lease.owner
 
@@ -467,6 +516,10 @@ class RunClaim:
     def check_only_document(self) -> None:
         """Raise InvalidRunDocument when the run has several documents."""
         self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
+
+    def give_back(self, status: str, reason: str) -> None:
+        """Set the status of the run to pending or submitted, and keep its failures."""
+        self.set_status(status, reason, keep_failures=True)
 
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
         """Set the status of the run, see `amstrax.rundb.documents.set_status`."""

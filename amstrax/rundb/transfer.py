@@ -11,11 +11,11 @@ import os
 import sys
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from amstrax import rundoc, settings, strict_json
+from amstrax import run_metadata, rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
 from amstrax.rundb import connection, documents
 from amstrax.strict_json import one_line, short
@@ -312,6 +312,10 @@ class Summary(NamedTuple):
     quality: str = ""
     comment: str = ""
     reason: str = ""
+    #: Class and source, as of `amstrax.run_metadata`, and name of the science run
+    run_class: str = ""
+    source: str = ""
+    science_run: str = ""
 
     @property
     def length(self) -> float | None:
@@ -324,6 +328,8 @@ class Summary(NamedTuple):
 #: Fields of a document that `summary` reads
 SUMMARY_FIELDS = (
     *(*documents.STATE_FIELDS, "mode", "user", "tags", "comments"),
+    *("xams_bookkeeping.run_class", "xams_bookkeeping.source_type"),
+    "xams_bookkeeping.science_run_id",
     *("data.type", "data.host", "data.lineage_hash"),
 )
 
@@ -333,7 +339,9 @@ def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summ
     entries = documents.data_of(document)
     here = documents.data_of(document, host=documents.this_host())
     state = documents.state_of(document, followed)
+    long_ago = datetime.min.replace(tzinfo=UTC)
     comments = documents.comments_of(document)
+    newest = max(reversed(comments), key=lambda each: each["time"] or long_ago, default=None)
     return Summary(
         documents.name_of(document) or "?",
         documents.utc_time_of(document, "start"),
@@ -347,6 +355,9 @@ def summary(document: Mapping[str, Any], followed: Collection[str] = ()) -> Summ
         documents.cancelled_by(document),
         documents.is_being_taken(document),
         documents.quality_of(document),
-        comments[-1]["text"] if comments else "",
+        newest["text"] if newest else "",
         state.reason or "",
+        run_metadata.get_run_class(document),
+        run_metadata.get_source_type(document),
+        str(rundoc.value_at(document, "xams_bookkeeping.science_run_id") or ""),
     )

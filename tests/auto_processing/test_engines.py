@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from batch_servers import wait_for
 
 from amstrax.auto_processing import engines
 from amstrax.auto_processing.engines import base
-from amstrax.exceptions import InvalidOption, UnknownEngine
+from amstrax.exceptions import InvalidOption, JobRefused, UnknownEngine
 
 #: Secret in the environment of the submitter
 SECRET = "N0body-may-see-this"
@@ -117,6 +117,56 @@ def test_jobs_from_submission_to_end(batch):
     assert engine.jobs() == []
     for job_id in ids.values():
         engine.cancel(job_id)
+
+
+def of_array(batch: Batch, index: int, *command: str, **changes) -> base.Job:
+    """Return the job with that number of an array of jobs for two runs each."""
+    label = f"000001+1a2b3c4d.{index}"
+    job = batch.job(index, *command, n_runs=2, index=index, **changes)
+    log = batch.folder / label / f"{label}-20261130-120000-2b3c4d.log"
+    log.parent.mkdir()
+    return replace(job, run_id=label, log=log)
+
+
+def test_jobs_of_one_submission(batch):
+    """Each has an id, a name, a log and an end of its own, and one that is refused does not matter.
+
+    On Slurm they are one job array.
+    """
+    wait = ["bash", "-c", "echo ready; exec sleep 300"]
+    # As in the batch systems of these tests
+    batch.engine.slots = 8
+    jobs = [
+        of_array(batch, 1, "bash", "-c", "echo one; exit 3"),
+        of_array(batch, 2, *wait),
+        of_array(batch, 3, *wait),
+        batch.job(4, "true"),
+        of_array(batch, 10, "true", memory=200),
+    ]
+    jobs[4].script.unlink()
+    ids = batch.engine.submit_many(jobs)
+    assert isinstance(ids[4], JobRefused)
+    assert len(set(ids[:4])) == 4
+    if batch.engine.name == "slurm":
+        assert [job_id.partition("_")[2] for job_id in ids[:4]] == ["1", "2", "3", ""]
+    for i, text in ((0, "one"), (1, "ready"), (2, "ready")):
+        wait_for(lambda i=i, t=text: t in _text(jobs[i].log), f"{jobs[i].log} has {text}")
+    assert batch.wait_for_end(ids[0])[:2] == ("failed", 3)
+    assert batch.wait_for_end(ids[3]).state == "done"
+    alive = [(job.job_id, job.name) for job in batch.engine.jobs()]
+    assert alive == [(ids[1], jobs[1].name), (ids[2], jobs[2].name)]
+    assert [job.job_id for job in batch.engine.find(jobs[2].name)] == [ids[2]]
+    batch.engine.cancel(ids[1])
+    assert batch.wait_for_end(ids[1]).state == "failed"
+    assert batch.engine.state(ids[2]).state == "running"
+    batch.engine.cancel(ids[2])
+    batch.wait_for_end(ids[2])
+    states = batch.engine.states(ids[:4])
+    assert [states[job_id].state for job_id in ids[:4]] == ["failed", "failed", "failed", "done"]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_sigterm_comes_first(batch):

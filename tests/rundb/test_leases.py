@@ -14,6 +14,7 @@ from rundb_stores import collection  # noqa: F401
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax.auto_processing import process_run
+from amstrax.exceptions import RunDatabaseUnreachable
 from amstrax.rundb import documents, get_mongo_collection, leases
 
 _CLAIM = """
@@ -152,6 +153,37 @@ def test_the_lease_of_a_process_that_has_died_is_taken_over(collection):  # noqa
         leases.release(collection, 1, owner)
     assert leases.claim(collection, 1, dead)
     assert leases.claim(collection, 1, "other")
+
+
+def test_the_process_takes_over_what_it_asked_for_without_an_answer(
+    mongo_collection, mongo_server, monkeypatch
+):
+    """Its own lease would hold up a run for its lifetime; a claim was made, a release was not."""
+    claim = leases.claim
+
+    def claim_without_answer(*args):
+        assert claim(*args)
+        raise RunDatabaseUnreachable("the connection is lost after the request")
+
+    mongo_collection.insert_one({"number": 1, "end": ENDED})
+    monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "5")
+    runs = get_mongo_collection("xams")
+    lease = leases.Lease(runs, 1, lifetime=600)
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "claim", claim_without_answer)
+        with pytest.raises(RunDatabaseUnreachable):
+            lease.acquire()
+    assert documents.find_run(runs, 1)["processing_claim"]["owner"] == lease.owner
+    # The same owner may ask again, and is none of the dead then
+    assert lease.acquire() and not leases.is_dead(lease.owner)
+    assert not leases.Lease(runs, 1).acquire()
+    mongo_server.kill()
+    lease.release()
+    mongo_server.start()
+    assert documents.find_run(runs, 1)["processing_claim"]["owner"] == lease.owner
+    other = leases.Lease(runs, 1)
+    assert other.acquire()
+    other.release()
 
 
 def test_a_process_that_proc_does_not_show_is_alive(monkeypatch):

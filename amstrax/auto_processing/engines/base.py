@@ -72,11 +72,19 @@ class Job:
     memory: int
     #: Queue, partition or category of the batch system; None for its default
     queue: str | None = None
+    #: Number of runs that it processes; with more than one, `run_id` is a label of the group
+    n_runs: int = 1
+    #: Number in a job array, which ends `run_id`; jobs of an array differ in it, and in the script
+    index: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the job in the batch system."""
         return job_name(self.run_id, self.targets, self.context, self.detector)
+
+    def in_array(self, text: str, number: str = "%a") -> str:
+        """Return `text` with another number for the index: name or path for the whole array."""
+        return text.replace(self.run_id, f"{self.run_id.rpartition('.')[0]}.{number}")
 
 
 class KnownJob(NamedTuple):
@@ -106,6 +114,19 @@ class Engine(ABC):
         JobRefused when it refuses the job: unknown queue, too much memory, no script, no folder
         for the log, ...
         """
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
+        """Submit jobs in as few calls as possible; return the id or the refusal of each.
+
+        After EngineUnreachable, `find` tells which of the jobs the batch system has.
+        """
+        answers: list[str | JobRefused] = []
+        for job in jobs:
+            try:
+                answers.append(self.submit(job))
+            except JobRefused as error:
+                answers.append(error)
+        return answers
 
     @abstractmethod
     def describe(self, job: Job) -> str:
@@ -164,6 +185,15 @@ def check_files(job: Job) -> None:
         raise JobRefused(f"the script {job.script} is missing or not executable")
     if not os.access(job.log.parent, os.W_OK | os.X_OK):
         raise JobRefused(f"the log folder {job.log.parent} is missing or not writable")
+
+
+def is_ready(job: Job) -> bool:
+    """Return whether `check_files` accepts a job."""
+    try:
+        check_files(job)
+    except JobRefused:
+        return False
+    return True
 
 
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -12,6 +12,9 @@ import json
 import sys
 from typing import Any
 
+#: Attributes that ids of jobs are made of; the last is true for the jobs of `submit_array`
+_IDS = ("ClusterId", "ProcId", "AmstraxArray")
+
 
 def submit(plain: dict[str, str], strings: dict[str, str], attributes: str) -> str:
     """Submit one job, and return its id: ``CLUSTER@SCHEDD``.
@@ -29,6 +32,27 @@ def submit(plain: dict[str, str], strings: dict[str, str], attributes: str) -> s
 
     result = htcondor2.Schedd().submit(_description(plain, strings, attributes))
     return f"{result.cluster()}@{locate()}"
+
+
+def submit_array(
+    plain: dict[str, str], strings: dict[str, str], attributes: str, items: list[dict[str, str]]
+) -> list[str]:
+    """Submit one cluster with a job for each of the items, and return their ids.
+
+    The other parameters are those of `submit`. An item has more lines of the submit description,
+    ``My.NAME`` for attributes with text values, which are its own.
+    """
+    import htcondor2
+
+    description = _description(plain, strings, attributes)
+    names = {line: f"amstrax_{i}" for i, line in enumerate(items[0])}
+    for line, name in names.items():
+        value = f"$({name})"
+        description[line] = f'"{value}"' if line.startswith("My.") else value
+    own = [{names[k]: v.replace("$", "$(DOLLAR)") for k, v in item.items()} for item in items]
+    result = htcondor2.Schedd().submit(description, itemdata=iter(own))
+    schedd, first = locate(), result.first_proc()
+    return [f"{result.cluster()}.{first + i}@{schedd}" for i in range(len(items))]
 
 
 def describe(plain: dict[str, str], strings: dict[str, str], attributes: str) -> str:
@@ -50,13 +74,14 @@ def _description(plain: dict[str, str], strings: dict[str, str], attributes: str
 def jobs(constraint: str, names: list[str], schedd: str = "") -> list[dict[str, Any]]:
     """Return attributes of the jobs in the queue of a schedd that meet a constraint."""
     found, schedd = _schedd(schedd)
-    return [_values(ad, names, schedd) for ad in found.query(constraint, names)]
+    return [_values(ad, names, schedd) for ad in found.query(constraint, [*names, *_IDS])]
 
 
 def history(constraint: str, names: list[str], most: int, schedd: str = "") -> list[dict[str, Any]]:
     """Return attributes of jobs that have left the queue of a schedd, the last ones first."""
     found, schedd = _schedd(schedd)
-    return [_values(ad, names, schedd) for ad in found.history(constraint, names, most)]
+    ads = found.history(constraint, [*names, *_IDS], most)
+    return [_values(ad, names, schedd) for ad in ads]
 
 
 def remove(constraint: str, schedd: str = "") -> None:
@@ -93,10 +118,14 @@ def _values(ad: Any, names: list[str], schedd: str) -> dict[str, Any]:
     # Undefined values and expressions have other classes
     values = {name: ad.get(name) for name in names}
     plain = {name: v if isinstance(v, (str, int, float)) else None for name, v in values.items()}
-    return plain | {"id": f"{ad['ClusterId']}@{schedd}"}
+    number = f"{ad['ClusterId']}.{ad['ProcId']}"
+    short = number if ad.get("AmstraxArray") else str(ad["ClusterId"])
+    return plain | {"number": number, "id": f"{short}@{schedd}"}
 
 
-CALLS = {call.__name__: call for call in (submit, describe, jobs, history, remove, locate)}
+CALLS = {
+    call.__name__: call for call in (submit, submit_array, describe, jobs, history, remove, locate)
+}
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """HTCondor, through its own Python bindings (htcondor2, of the package htcondor)."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ TIMEOUT = 60
 #: of the account that the job runs as, which may be shared
 _NAME, _USER = "AmstraxJob", "AmstraxUser"
 
-#: Ids of jobs: the number of a cluster, and the name of the schedd that knows it
-_ID = re.compile(r"[0-9]{1,9}@[A-Za-z0-9_.@-]{1,255}")
+#: Ids of jobs: the number of a cluster, for a job of an array also its number in the cluster, and
+#: the name of the schedd that knows it
+_ID = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?@[A-Za-z0-9_.@-]{1,255}")
 
 #: Attributes from which the state of a job is read
 _STATE = (
-    *("ClusterId", "JobStatus", "ExitBySignal", "ExitSignal", "ExitCode"),
+    *("JobStatus", "ExitBySignal", "ExitSignal", "ExitCode"),
     *("HoldReason", "RemoveReason", "LastRejMatchReason"),
 )
 #: HTCondor's numbers for states of jobs
 _IDLE, _RUNNING, _REMOVED, _COMPLETED, _HELD, _TRANSFERS, _SUSPENDED = range(1, 8)
 
 #: Calls that HTCondor may refuse
-_REFUSABLE = ("submit", "describe", "locate")
+_REFUSABLE = ("submit", "submit_array", "describe", "locate")
 #: Errors of HTCondor when it is away or busy, which is no refusal
 _AWAY = re.compile(
     r"connect|CEDAR|SECMAN|locate|time(d )?out|reasonable time|performing action|fetch ads"
@@ -80,6 +82,22 @@ class HTCondorEngine(base.Engine):
                 "see --queue, --mem and the setting AMSTRAX_CONDOR_ATTRIBUTES"
             ) from None
 
+    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
+        """Submit jobs as `base.Engine.submit_many`, those with an index as clusters of jobs."""
+        arrays: dict[tuple, list[Job]] = {}
+        for job in jobs:
+            if job.index is not None and base.is_ready(job):
+                arrays.setdefault((job.in_array(job.name), job.memory, job.queue), []).append(job)
+        ids: dict[Job, str] = {}
+        for members in arrays.values():
+            if len(members) > 1:
+                with contextlib.suppress(_Refused):
+                    ids |= zip(members, _call("submit_array", **_array(members)), strict=True)
+        # Also those of a refused array, each with its own reason
+        left = [job for job in jobs if job not in ids]
+        answers = dict(zip(left, super().submit_many(left), strict=True))
+        return [ids.get(job) or answers[job] for job in jobs]
+
     def describe(self, job: Job) -> str:
         try:
             return _call("describe", **_description(job)).strip()
@@ -94,7 +112,7 @@ class HTCondorEngine(base.Engine):
         prefix = base.PREFIX
         ours = f'{_USER} == "{_user()}" && substr({_NAME}, 0, {len(prefix)}) == "{prefix}"'
         ads = _call("jobs", constraint=ours, names=[_NAME, *_STATE])
-        ads.sort(key=lambda ad: ad["ClusterId"])
+        ads.sort(key=lambda ad: [int(number) for number in ad["number"].split(".")])
         known = [KnownJob(ad["id"], ad[_NAME], _state(ad)) for ad in ads]
         return [job for job in known if job.state.alive or job.state.state == base.HELD]
 
@@ -107,12 +125,12 @@ class HTCondorEngine(base.Engine):
         states = dict.fromkeys(job_ids, gone)
         clusters: dict[str, set[str]] = {}
         for job_id in filter(_ID.fullmatch, states):
-            cluster, _, schedd = job_id.partition("@")
-            clusters.setdefault(schedd, set()).add(cluster)
+            number, schedd = _number(job_id)
+            clusters.setdefault(schedd, set()).add(number)
         for schedd, numbers in clusters.items():
             try:
                 ads = _call("jobs", constraint=_any_of(numbers), names=_STATE, schedd=schedd)
-                rest = numbers - {str(ad["ClusterId"]) for ad in ads}
+                rest = numbers - {ad["number"] for ad in ads}
                 if rest:
                     question = {"constraint": _any_of(rest), "most": len(rest), "schedd": schedd}
                     ads += _call("history", names=_STATE, **question)
@@ -120,15 +138,15 @@ class HTCondorEngine(base.Engine):
                 if schedd == _call("locate"):
                     raise
                 away = JobState(base.UNKNOWN, None, str(error))
-                states |= {f"{number}@{schedd}": away for number in numbers}
+                states |= {i: away for i in states if _ID.fullmatch(i) and _number(i)[1] == schedd}
             else:
                 states |= {ad["id"]: _state(ad) for ad in ads}
         return states
 
     def cancel(self, job_id: str) -> None:
         if _ID.fullmatch(job_id):
-            cluster, _, schedd = job_id.partition("@")
-            _call("remove", constraint=_any_of([cluster]), schedd=schedd)
+            number, schedd = _number(job_id)
+            _call("remove", constraint=_any_of([number]), schedd=schedd)
 
 
 def _description(job: Job) -> dict[str, Any]:
@@ -158,6 +176,19 @@ def _description(job: Job) -> dict[str, Any]:
     return {"plain": plain, "strings": strings, "attributes": _attributes(job.queue)}
 
 
+def _array(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return the arguments of `condor_calls.submit_array` for jobs that differ as in an array."""
+    of_all = _description(jobs[0])
+    items = []
+    for job in jobs:
+        own = _description(job)
+        lines = {name: own["plain"][name] for name in ("executable", "output", "error", "log")}
+        items.append(lines | {f"My.{_NAME}": job.name})
+    of_all["plain"]["batch_name"] = jobs[0].in_array(jobs[0].name, "all")
+    attributes = ";".join(filter(None, ["AmstraxArray = true", of_all["attributes"]]))
+    return of_all | {"attributes": attributes, "items": items}
+
+
 def _attributes(queue: str | None) -> str:
     """Return the attributes that the pool requires; without a queue, those without ``{queue}``."""
     text = settings.get("AMSTRAX_CONDOR_ATTRIBUTES") or ""
@@ -172,9 +203,16 @@ def _user() -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]", "_", settings.login_name())
 
 
+def _number(job_id: str) -> tuple[str, str]:
+    """Return the number of a job with that in its cluster (``12.0``), and its schedd."""
+    number, _, schedd = job_id.partition("@")
+    return number if "." in number else f"{number}.0", schedd
+
+
 def _any_of(numbers: Iterable[str]) -> str:
-    """Return the constraint that a job is one of these clusters."""
-    return f"member(ClusterId, {{{', '.join(sorted(numbers))}}})"
+    """Return the constraint that a job is one with these numbers."""
+    texts = ", ".join(f'"{number}"' for number in sorted(numbers))
+    return f'member(strcat(ClusterId, ".", ProcId), {{{texts}}})'
 
 
 def _state(ad: dict[str, Any]) -> JobState:

@@ -184,6 +184,7 @@ class LocalEngine(base.Engine):
             "slots": self.slots,
             "grace": self.grace,
             "memory": job.memory,
+            "n_runs": job.n_runs,
             "boot_id": _boot_id(),
             "time": time.time(),
         }

@@ -138,7 +138,8 @@ class Runner:
     def watch(self) -> int:
         """Wait for the end of the job; kill it if it uses more memory than it asked for.
 
-        Returns that memory [MB], 0 if the job has ended by itself.
+        Of a job for several runs only the process at work is killed, which costs one run: its
+        parent continues. Returns that memory [MB], 0 if the job has ended by itself.
         """
         assert self.process is not None
         with contextlib.suppress(OSError):
@@ -148,9 +149,18 @@ class Runner:
                     processes = members(self.process.pid)
                     used = sum(map(memory_of, processes))
                     if used > self.job["memory"]:
-                        for pid in processes:
+                        children = [pid for pid in processes if pid != self.process.pid]
+                        has_next = self.job.get("n_runs", 1) > 1 and children
+                        for pid in children if has_next else processes:
                             with contextlib.suppress(ProcessLookupError, PermissionError):
                                 os.kill(pid, signal.SIGKILL)
+                        if has_next:
+                            sys.stderr.write(
+                                f"killed the process at work, since the job used {used:.0f} MB, "
+                                f"more than its {self.job['memory']} MB: submit it with more "
+                                "(--mem)\n"
+                            )
+                            continue
                         self.signal_job(signal.SIGKILL)
                         return round(used)
             finally:

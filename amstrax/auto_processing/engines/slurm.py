@@ -113,6 +113,38 @@ class SlurmEngine(base.Engine):
             "`sinfo --long` shows partitions and their limits"
         )
 
+    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
+        """Submit jobs as `base.Engine.submit_many`, those with an index as job arrays."""
+        arrays: dict[tuple, list[Job]] = {}
+        for job in jobs:
+            if job.index is not None and base.is_ready(job):
+                key = (job.in_array(job.name), job.in_array(str(job.log)), job.memory, job.queue)
+                arrays.setdefault(key, []).append(job)
+        ids: dict[Job, str] = {}
+        for members in arrays.values():
+            if len(members) > 1:
+                ids |= self._submit_array(members)
+        # Also those of an array that Slurm refuses, such as one longer than its MaxArraySize
+        left = [job for job in jobs if job not in ids]
+        answers = dict(zip(left, super().submit_many(left), strict=True))
+        return [ids.get(job) or answers[job] for job in jobs]
+
+    def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
+        """Submit a job array, and return the id of each of its jobs; none if it is refused."""
+        first, numbers = jobs[0], ",".join(str(job.index) for job in jobs)
+        cases = "\n".join(
+            f"{j.index}) exec {shlex.quote(str(j.script.absolute()))};;" for j in jobs
+        )
+        script = f"#!/bin/bash\ncase $SLURM_ARRAY_TASK_ID in\n{cases}\nesac\n"
+        done = _run([*_sbatch(first, numbers)], script)
+        array = done.stdout.strip().partition(";")[0]
+        if done.returncode == 0 and _is_id(array):
+            return {job: f"{array}_{job.index}" for job in jobs}
+        if _AWAY.search(_error(done)):
+            raise EngineUnreachable(f"Slurm does not take {len(jobs)} jobs now: {_error(done)}")
+        log.debug("Slurm refuses an array: %s", _error(done))
+        return {}
+
     def describe(self, job: Job) -> str:
         return shlex.join(_sbatch(job))
 
@@ -122,13 +154,14 @@ class SlurmEngine(base.Engine):
             for row in _squeue()
             if row["name"].startswith(base.PREFIX) and row["state"] in _ALIVE
         ]
-        return sorted(known, key=lambda job: int(re.sub(r"\D.*", "", job.job_id)))
+        return sorted(known, key=lambda job: [int(n) for n in re.findall(r"\d+", job.job_id)])
 
     def states(self, job_ids: Iterable[str]) -> dict[str, JobState]:
         """Return the state of each job.
 
         This takes one query, another for each failed job, and one for all jobs that the queue does
-        not know any more.
+        not know any more. Jobs of an array are gone then if Slurm only records ended jobs in a
+        file, which lacks the ids of arrays.
         """
         states = dict.fromkeys(job_ids, JobState(base.GONE, None, "Slurm knows no such job"))
         if not states:
@@ -150,8 +183,8 @@ class SlurmEngine(base.Engine):
             raise EngineUnreachable(f"Slurm does not cancel job {job_id}: {_error(done)}")
 
 
-def _sbatch(job: Job) -> list[str]:
-    """Return the command that submits a job.
+def _sbatch(job: Job, numbers: str = "") -> list[str]:
+    """Return the command that submits a job; with `numbers`, an array, and its script on stdin.
 
     With --export=NIL or NONE, Slurm would log in as the user for an environment, which takes time
     and can fail; ALL exports the few variables of sbatch. Without --no-requeue, Slurm would start a
@@ -166,21 +199,25 @@ def _sbatch(job: Job) -> list[str]:
     }
     if job.queue:
         options["partition"] = job.queue
+    if numbers:
+        # Slurm replaces %a in the name of a file. In the name of the job `_squeue` does
+        options |= {name: job.in_array(options[name]) for name in ("job-name", "output")}
+        options["array"] = numbers
     return [
         *("sbatch", "--parsable", "--no-requeue", "--open-mode=append"),
         *(f"--{name}={value}" for name, value in options.items()),
-        str(job.script.absolute()),
+        *(() if numbers else (str(job.script.absolute()),)),
     ]
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     log.debug("running %s", shlex.join(command))
     try:
         return subprocess.run(
             command,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             errors="replace",
@@ -203,9 +240,14 @@ def _is_id(text: str) -> bool:
 
 
 def _squeue(*options: str) -> list[dict[str, str]]:
-    """Return the rows of squeue for this user's jobs, with `_COLUMNS`."""
+    """Return the rows of squeue for this user's jobs, with `_COLUMNS`; one for a job of an array.
+
+    The name of a job of an array has its number, as of `Job.name`.
+    """
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
-    done = _run(["squeue", "--noheader", "--me", "--all", f"--Format={columns}", *options])
+    done = _run(
+        ["squeue", "--noheader", "--me", "--all", "--array", f"--Format={columns}", *options]
+    )
     if done.returncode != 0:
         raise EngineUnreachable(f"Slurm does not list its jobs: {_error(done)}")
     rows = []
@@ -214,6 +256,7 @@ def _squeue(*options: str) -> list[dict[str, str]]:
         for name, width in _COLUMNS.items():
             row[name] = line[start : start + width].strip()
             start += width
+        row["name"] = row["name"].replace("%a", row["jobarrayid"].partition("_")[2])
         rows.append(row)
     return rows
 

@@ -1,0 +1,192 @@
+"""Divide runs among jobs: a number of runs a job, or as many as a job can process in a time.
+
+The time that a run takes is its amount of data times the time per MB that recent jobs took. Both
+come from run documents: sizes of raw or live data, and ``processing_history``.
+"""
+
+import argparse
+import logging
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amstrax import rundoc, settings
+from amstrax.auto_processing.process_run import Plan
+from amstrax.commands import base as commands
+from amstrax.exceptions import InvalidRunDocument
+from amstrax.rundb import documents
+
+log = logging.getLogger(__name__)
+
+#: Largest number of runs of one job
+MOST_RUNS = 500
+#: Time per MB where no run document tells [s/MB]: five times that on the machine of
+#: benchmarks/RESULTS.md
+ASSUMED = 0.1
+#: Time per run besides that for its data: claim, context, checks, registration [s]
+PER_RUN = 1.0
+#: Number of recent runs to measure the rate with
+_MEASURED_RUNS = 50
+# Rates already reported
+_said: dict[Plan, str] = {}
+_FIELDS = (*("name", "number", "start", "end"), *("data.type", "data.size_mb"))
+
+
+class Rate(NamedTuple):
+    """Time per MB of raw data [s/MB], and the number of runs that it was measured with."""
+
+    seconds_per_mb: float
+    n_runs: int
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Limits on the runs of a job: their number, and the time that they take [min].
+
+    Without either each run has its own job. A run that takes longer than the time has one too.
+    """
+
+    runs_per_job: int | None = None
+    job_minutes: float | None = None
+
+    @property
+    def most(self) -> int:
+        """Largest number of runs of a job."""
+        if self.runs_per_job is None:
+            return 1 if self.job_minutes is None else MOST_RUNS
+        return self.runs_per_job
+
+    def groups(self, run_ids: Sequence[str], collection: Any, plan: Plan) -> list[list[str]]:
+        """Return the runs of each job, in the order of the runs."""
+        times = dict.fromkeys(run_ids, 0.0)
+        if self.job_minutes is not None and run_ids:
+            times |= estimated_times(run_ids, collection, plan)
+        groups: list[list[str]] = []
+        seconds = 0.0
+        for run_id in run_ids:
+            seconds += times[run_id]
+            is_over = self.job_minutes is not None and seconds > 60 * self.job_minutes
+            if not groups or is_over or len(groups[-1]) >= self.most:
+                groups.append([])
+                seconds = times[run_id]
+            groups[-1].append(run_id)
+        return groups
+
+
+ONE_RUN_A_JOB = Grouping()
+
+
+def add_grouping(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `Grouping` has."""
+    parser.add_argument(
+        "--runs_per_job",
+        type=commands.positive_integer,
+        metavar="N",
+        help="process up to N runs in one job, one after the other (default: one run a job)",
+    )
+    parser.add_argument(
+        "--job_minutes",
+        type=commands.positive_number,
+        metavar="M",
+        help="process as many runs in one job as take M minutes, by the time per MB that recent "
+        "runs took (default: one run a job)",
+    )
+
+
+def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict[str, float]:
+    """Return the time that processing each run should take [s], and log the rate used.
+
+    A run of unknown size counts as one of mean size, or of 100 MB if all are unknown. Runs that
+    are not in the run database are included, so that submitting them reports the error.
+    """
+    rate = measured_rate(collection, plan)
+    text = f"no run document tells how long that takes: {ASSUMED} s per MB is assumed"
+    if rate is not None:
+        text = f"{rate.seconds_per_mb:.2g} s per MB, measured with {rate.n_runs} runs"
+    if _said.get(plan) != text:
+        _said[plan] = text
+        log.info("jobs to %s: %s", ", ".join(plan.targets), text)
+    seconds_per_mb = ASSUMED if rate is None else rate.seconds_per_mb
+    sizes: dict[str, float | None] = dict.fromkeys(run_ids)
+    asked = [one for run_id in run_ids for one in documents.run_filters(run_id)]
+    for document in documents.read(collection, {"$or": asked}, _FIELDS) if asked else ():
+        name = documents.name_of(document)
+        if name in sizes:
+            sizes[name] = megabytes_of(document, plan)
+    known = [size for size in sizes.values() if size is not None]
+    mean = statistics.fmean(known) if known else 100.0
+    return {
+        run_id: PER_RUN + seconds_per_mb * (mean if size is None else size)
+        for run_id, size in sizes.items()
+    }
+
+
+def megabytes_of(document: Mapping[str, Any], plan: Plan) -> float | None:
+    """Return the size of a run's raw data, or else of its live data [MB]; None if it is unknown.
+
+    It is the one in the run document or, for live data on this machine, that of its files.
+    """
+    for kinds in (plan.raw_types, ("live",)):
+        entries = [entry for kind in kinds for entry in documents.data_of(document, type=kind)]
+        sizes = [size for entry in entries if (size := _number(entry.get("size_mb")))]
+        if sizes:
+            # Several raw data types are parts of a run; several copies are not
+            return sum(sizes) if kinds != ("live",) else max(sizes)
+    folder = settings.live_data(plan.detector)
+    if folder is None:
+        return None
+    try:
+        run_dir = folder / rundoc.check_run_name(documents.name_of(document))
+        return _size(run_dir) / 1e6 or None
+    except (OSError, InvalidRunDocument):
+        return None
+
+
+def _size(folder: Path) -> int:
+    """Return the size of the files in the chunks of a run [bytes]."""
+    chunks = (chunk for chunk in folder.iterdir() if chunk.is_dir())
+    return sum(file.stat().st_size for chunk in chunks for file in chunk.iterdir())
+
+
+def measured_rate(collection: Any, plan: Plan) -> Rate | None:
+    """Return the median time per MB that recent runs took to the targets of a plan.
+
+    None if no run document has both the time and the size of the raw data.
+    """
+    alike = {"processing_job.context": plan.context, "processing_job.targets": list(plan.targets)}
+    found = documents.read(
+        collection,
+        {"$and": [documents.has_status("done"), alike]},
+        [*_FIELDS, "processing_history"],
+        sort=[("processing_status.time", -1)],
+        limit=_MEASURED_RUNS,
+    )
+    rates = []
+    for document in found:
+        megabytes, seconds = megabytes_of(document, plan), _seconds(document)
+        if megabytes and seconds:
+            rates.append(seconds / megabytes)
+    return Rate(statistics.median(rates), len(rates)) if rates else None
+
+
+def _seconds(document: Mapping[str, Any]) -> float | None:
+    """Return the time from the beginning to the end of a run's last processing [s]."""
+    history = document.get("processing_history")
+    began = None
+    seconds = None
+    for entry in history if isinstance(history, Iterable) else ():
+        if not isinstance(entry, Mapping):
+            continue
+        time = documents.utc_time_of(entry, "time")
+        if entry.get("action") == "process_run_start":
+            began = time
+        elif entry.get("action") == "process_run_end" and time is not None and began is not None:
+            seconds = (time - began).total_seconds() if entry.get("status") == "done" else None
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < float("inf") else None
