@@ -99,9 +99,10 @@ $(JUPYTER)/.installed: $(STAMP)
 	    --display-name "Python 3 (amstrax)" 2>&1) || { echo "$$log" >&2; exit 1; }
 	@touch $@
 
+# Compiled test files are kept whatever the environment says, else each worker compiles all of them
 .PHONY: test
 test: dev ## run the tests with four workers, most of which wait; options for pytest in ARGS="..."
-	$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 # Kernels with checks of all indices are not to be cached as, or taken from, those without; with few
 # optimizations they compile faster
@@ -109,6 +110,12 @@ test: dev ## run the tests with four workers, most of which wait; options for py
 bounds: dev ## run the tests of kernels with bounds of arrays checked
 	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
 	    NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
+
+# The most files that a path of ../shared/tools/paths.py may touch
+PATHS := find=5,get_array=9,loop=18,job=38,copy=12
+.PHONY: paths
+paths: install ## count the files of amstrax that real paths touch; fails when they are too many
+	$(BIN)/python ../shared/tools/paths.py --max $(PATHS)
 
 .PHONY: soak
 soak: dev ## the long form of tests that CI has in short: a day of RUNS= runs, EXAMPLES= of mutated input

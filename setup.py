@@ -80,7 +80,7 @@ extras_require = {
         "grandalf>=0.8,<0.9",
     ],
     "test": [
-        "pytest>=8.3.2,<10",
+        "pytest>=8.4,<10",
         "pytest-xdist>=3.6.1,<4",
         "pytest-timeout>=2.3.1,<3",
         "hypothesis>=6.112,<7",

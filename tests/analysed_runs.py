@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from make_jobs import made_once, store_apart
 from make_runs import RUN_ID, context, pulses, write_run
 
 from amstrax import contexts
@@ -65,18 +66,29 @@ def _flashes():
     return records
 
 
-@pytest.fixture(scope="session")
-def analysed(tmp_path_factory):
-    """Contexts by name, in which run RUN_ID is stored; no others have options for live data."""
-    result = {}
+def _analyse(folder):
+    """Store the targets of each context in a folder of its own."""
     for name, targets in _TARGETS.items():
-        folder = tmp_path_factory.mktemp(name)
-        write_run(folder, _flashes() if name == "xams_led" else _signals(name))
-        config = CONFIG if name == "xams" else {}
-        st = context(folder, name, **config)
+        write_run(folder / name, _flashes() if name == "xams_led" else _signals(name))
+        st = context(folder / name, name, **(CONFIG if name == "xams" else {}))
         for target in targets:
             st.make(RUN_ID, target, save=target, progress_bar=False)
-        result[name] = getattr(contexts, name)(
-            output_folder=folder / "out", init_rundb=False, config=dict(config)
+
+
+@pytest.fixture(scope="session")
+def analysed(tmp_path_factory):
+    """Contexts by name, in which run RUN_ID is stored; no others have options for live data.
+
+    What is made on demand is stored for this worker.
+    """
+    folder = made_once(tmp_path_factory, "analysed", _analyse)
+    result = {}
+    for name in _TARGETS:
+        st = getattr(contexts, name)(
+            output_folder=folder / name / "out",
+            init_rundb=False,
+            config=dict(CONFIG if name == "xams" else {}),
         )
+        store_apart(st, tmp_path_factory.mktemp(name))
+        result[name] = st
     return result

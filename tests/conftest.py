@@ -1,15 +1,18 @@
 """What tests share: the data in ../shared, and runs written for a test."""
 
+import contextlib
+import gc
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import fork_server
 import pytest
 from batch_servers import slurm, slurm_cluster  # noqa: F401
 from condor_pool import condor, condor_pool  # noqa: F401
-from make_jobs import live_runs, made_once, runs, start_tool  # noqa: F401
+from make_jobs import live_runs, made_once, runs, start_tool, store_apart  # noqa: F401
 from needs import SHARED, missing, need_all
 from servers import (  # noqa: F401
     mongo_collection,
@@ -45,6 +48,33 @@ def pytest_report_header() -> list[str]:
     lines = missing()
     verb = "fail" if os.environ.get("CI") == "true" else "are skipped"
     return [f"tests that need what is missing here {verb}:", *lines] if lines else []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session):
+    """Collect without the garbage collector, which would look at ever more modules."""
+    gc.disable()
+    try:
+        compile_share(session)
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def compile_share(session) -> None:
+    """Let each worker compile its share of all test files, which the others then read."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    paths = [session.config.invocation_params.dir / path for path in session.config.args]
+    if worker is None or sys.dont_write_bytecode or paths != [Path(__file__).parent]:
+        return
+    files = sorted(Path(__file__).parent.rglob("test_*.py"), key=lambda path: path.stat().st_size)
+    n_workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for path in files[int(worker.removeprefix("gw")) :: n_workers]:
+        # An error is told when the file's turn comes
+        with contextlib.suppress(pytest.Collector.CollectError):
+            pytest.Module.from_parent(session, path=path).obj  # noqa: B018
 
 
 def pytest_collection_modifyitems(items):
@@ -109,25 +139,35 @@ def online_config(shared) -> dict:
     return to_dict_tuple(json.loads((shared / "parity/run_100001_config.json").read_text()))
 
 
-def _simulated(folder: Path, run_id: str, **settings):
+def _simulated(tmp_path_factory, run_id: str, **settings):
     """Return a context for a short simulated run, with its truth."""
     from amstrax import contexts
     from amstrax.simulation import simulate
     from amstrax.simulation.run import SimulatedRun
 
-    run_dir = simulate(
-        run_id, folder, without=("afterpulses", "delayed_electrons", "photoionisation"), **settings
-    )
-    st = contexts.xams(folder / "out", init_rundb=False, simulation_truth=run_dir)
-    st.set_config({"live_data_dir": str(folder)})
-    return contexts.context_for_daq_reader(st, run_id, run_doc=SimulatedRun.at(run_dir).document())
+    def context(folder: Path):
+        st = contexts.xams(folder / "out", init_rundb=False, simulation_truth=folder / run_id)
+        st.set_config({"live_data_dir": str(folder)})
+        document = SimulatedRun.at(folder / run_id).document()
+        # What workers share may be stored already
+        return contexts.context_for_daq_reader(st, run_id, run_doc=document, check_exists=False)
+
+    def make(folder: Path) -> None:
+        without = ("afterpulses", "delayed_electrons", "photoionisation")
+        simulate(run_id, folder, without=without, **settings)
+        st = context(folder)
+        for target in ("event_info", "event_kr83m", "event_cuts", "truth_events", "truth_deposits"):
+            st.make(run_id, target, save=target, progress_bar=False)
+
+    st = context(made_once(tmp_path_factory, f"run_{run_id}", make))
+    store_apart(st, tmp_path_factory.mktemp(f"run_{run_id}"))
+    return st
 
 
 @pytest.fixture(scope="session")
 def kr83m_run(tmp_path_factory):
     """Context for run 100001, 8 s at 100 Hz of Kr-83m, with truth."""
-    folder = tmp_path_factory.mktemp("kr83m")
-    return _simulated(folder, "100001", source="kr83m", rate=100, duration=8, seed=4)
+    return _simulated(tmp_path_factory, "100001", source="kr83m", rate=100, duration=8, seed=4)
 
 
 @pytest.fixture(scope="session")
@@ -137,9 +177,8 @@ def flat_run(tmp_path_factory):
 
     from amstrax.simulation.detector import find
 
-    folder = tmp_path_factory.mktemp("flat")
     detector = replace(find("xams"), busy_rate=100.0, busy_time=1e6)
     return _simulated(
-        folder, "100002", source="flat", energy_range=(20, 60), rate=100, duration=4, seed=5,
-        detector=detector,
+        tmp_path_factory, "100002", source="flat", energy_range=(20, 60), rate=100, duration=4,
+        seed=5, detector=detector,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from make_jobs import LED, NAI, SHORT, add_run
 from make_runs import RUN_ID
 
@@ -191,6 +192,16 @@ def expect(locator):
     from playwright.sync_api import expect
 
     return expect(locator)
+
+
+def violations(page) -> list[tuple[str, str]]:
+    """Return the rules of accessibility that a page breaks, each with an element."""
+    axe = pytest.importorskip("axe_playwright_python")
+    # Names of check boxes come within a second
+    page.wait_for_timeout(2500)
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found]
 
 
 def bring_to(page, name: str) -> None:

@@ -54,6 +54,15 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Pa
     return folder
 
 
+def store_apart(st, folder: Path) -> None:
+    """Let a context read its folders, which workers share, and store what it makes in `folder`."""
+    import strax
+
+    for frontend in st.storage:
+        frontend.readonly = True
+    st.storage.append(strax.DataDirectory(str(folder)))
+
+
 @pytest.fixture(scope="session")
 def live_runs(tmp_path_factory) -> Path:
     """Folder with live data of a short run of each kind, and their documents."""

@@ -680,7 +680,7 @@ def test_folder_without_pages_is_an_error(check_html, tmp_path):
 
 def test_table_of_lab_and_improved(tmp_path):
     table = load_module("make_reconstruction_table", needed=())
-    table.write(tmp_path, (table.Run("flat", 100, 50),))
+    table.write(tmp_path, (table.Run("flat", 100, 15),))
     text = (tmp_path / "reconstruction_table.inc").read_text()
     rows = list(csv.reader(text[len(table.HEADER) :].splitlines(), skipinitialspace=True))
     assert {"Position error, outer ring", "S1 area bias"} <= {row[1] for row in rows}
@@ -692,7 +692,7 @@ def test_table_of_lab_and_improved(tmp_path):
 
 def test_table_of_types():
     table = load_module("make_reconstruction_table", needed=())
-    (row,) = csv.reader([table.type_rows(table.Run("flat", 100, 30))], skipinitialspace=True)
+    (row,) = csv.reader([table.type_rows(table.Run("flat", 100, 15))], skipinitialspace=True)
     lab, *_, improved = (float(cell.split()[0]) for cell in row[1:4])
     assert row[0].strip() == "flat, 100 Hz" and improved < lab / 3
     committed = (SOURCE / "classification_table.inc").read_text()

@@ -1,7 +1,6 @@
 """The picture in README is what the code draws today."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,11 @@ TOLERANCE = 2.0
 
 
 @pytest.mark.slow
-def test_event_picture(tmp_path):
+def test_event_picture(tmp_path, served_scripts):
     pytest.importorskip("nestpy", reason="needs nestpy, of the extra `simulation`")
     path = tmp_path / "made/event.png"
     done = subprocess.run(
-        [sys.executable, SOURCE / "make_event_picture.py", path],
+        [served_scripts / "python", SOURCE / "make_event_picture.py", path],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -48,15 +48,22 @@ class Visitor:
         return self.get("login", {"_xsrf": xsrf, "name": name, "password": password, **more})
 
 
-def handshake(server: Server, origin: str, cookie: str, token: str = "x") -> tuple[int, str]:
-    """Open a websocket, as a page of `origin` would do it; return status, and what is said."""
+def handshake(
+    server: Server, origin: str, cookie: str, token: str = "x", user: str = ""
+) -> tuple[int, str]:
+    """Open a websocket, as a page of `origin` would do it; return status, and what is said.
+
+    With `user`, a header names them.
+    """
+    more = f"X-Remote-User: {user}\r\n" if user else ""
     host = server.address.split("/")[2]
     with socket.create_connection(host.split(":"), timeout=60) as line:
         line.sendall(
             f"GET /runs/ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Protocol: bokeh, {token}\r\n"
-            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: {cookie}\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}"
+            f"Cookie: {cookie}\r\n\r\n".encode()
         )
         answer = ""
         # To its end, or as far as is of interest

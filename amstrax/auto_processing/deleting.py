@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc, settings
+from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing import copying, rsync
 from amstrax.auto_processing.copying import Destination, Document
 from amstrax.commands.base import RetryBackoff, describe_error
@@ -384,12 +384,23 @@ class Deleter:
 
 
 def delete_data(
-    collection: Any, run_id: str, data_type: str, lineage_hash: str, folders: Sequence[Path]
+    collection: Any,
+    run_id: str,
+    data_type: str,
+    lineage_hash: str,
+    folders: Sequence[Path],
+    only: Path | None = None,
 ) -> int:
     """Delete data of one lineage from this machine, and return its size [bytes].
 
-    It is looked for in the run document and in `folders`. An interrupted deletion is completed by
-    the next call.
+    An interrupted deletion is completed by the next call.
+
+    Parameters
+    ----------
+    folders
+        Folders to look in, besides those in the run document.
+    only
+        Delete it in this folder only; by default in all.
 
     Raises
     ------
@@ -397,25 +408,20 @@ def delete_data(
         When the data is not on this machine, the run is being processed, or no other lineage of
         the data type is stored here.
     """
-    document = copying.find_again(collection, run_id)
-    here = [x for x in stored.stored(document) if x.host == documents.this_host()]
     its = f"{data_type} {lineage_hash} of run {run_id}"
-    name = f"{run_id}-{data_type}-{lineage_hash}"
-    prefix = f"{run_id}-{data_type}-"
     if not all(map(stored.is_word, (run_id, data_type, lineage_hash))):
         raise DeletionRefused(f"{its} cannot be the name of data: see `amstrax rundb storage`")
+    document = copying.find_again(collection, run_id)
+    prefix = f"{run_id}-{data_type}-"
+    name = f"{prefix}{lineage_hash}"
+    here = [x for x in stored.stored(document) if x.host == documents.this_host()]
     parents = {Path(x.folder).parent for x in here if Path(x.folder).name.startswith(prefix)}
-    parents |= {folder.absolute() for folder in folders}
-    places = [p / name for p in sorted(parents) if (p / name).is_dir() or aside(p / name).is_dir()]
-    others = [
-        path
-        for parent in parents
-        for path in parent.glob(f"{prefix}*")
-        if path.name != name and path.is_dir() and not path.name.endswith("_temp")
-    ]
+    parents |= {folder.absolute() for folder in (*folders, *((only,) if only else ()))}
+    chosen = [only.absolute()] if only else sorted(parents)
+    places = [p / name for p in chosen if (p / name).is_dir() or aside(p / name).is_dir()]
     if not places:
         raise DeletionRefused(f"{its} is not on this machine: see `amstrax rundb storage`")
-    if not others:
+    if not any(_is_complete(x) for p in parents for x in p.glob(f"{prefix}*") if x.name != name):
         raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
     status = documents.status_of(document).status
     if status in ("submitted", "running") or documents.is_claimed(document):
@@ -425,19 +431,30 @@ def delete_data(
             raise DeletionRefused(f"run {run_id} is being copied, or deleted: try again later")
         n_bytes = 0
         for place in places:
-            n_bytes += stored.size_of(str(place if place.is_dir() else aside(place))) or 0
             if place.is_dir():
                 set_aside(place)
+            n_bytes += stored.size_of(str(aside(place))) or 0
         who = f"{settings.login_name()} with amstrax rundb delete-data"
         for entry in documents.data_of(
             document, type=data_type, host=documents.this_host(), lineage_hash=lineage_hash
         ):
-            keys = ("type", "host", "location", "lineage_hash")
-            one = {key: entry.get(key) for key in keys}
-            documents.remove_data(collection, run_id, one, who)
+            its_place = stored.of_entry(run_id, entry)
+            if its_place is not None and Path(its_place.folder) in places:
+                one = {key: entry.get(key) for key in ("type", "host", "location", "lineage_hash")}
+                documents.remove_data(collection, run_id, one, who)
         for place in places:
             remove_folder(place)
         return n_bytes
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether a folder of data was written to its end."""
+    path = folder / f"{folder.name.partition('-')[2]}-metadata.json"
+    try:
+        metadata = strict_json.load_object(path, DeletionRefused)
+    except DeletionRefused:
+        return False
+    return "writing_ended" in metadata and "exception" not in metadata
 
 
 def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from amstrax.processing.compiled import Kernel
 from amstrax.rundb import documents, leases
 from amstrax.rundb.frontend import identity
 from amstrax.rundb.leases import Stop
+from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import CheckedBackend, DataDirectory
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ def run_strax_tool(
 class Source:
     """Input of a target of a run that is not stored: stored data, live data, or both."""
 
-    def __init__(self, st: strax.Context, run_id: str, target: str):
+    def __init__(self, st: Context, run_id: str, target: str):
         self._st = st
         self._run_id = run_id
         self._raw_types = raw_data_types(st)
@@ -196,7 +197,7 @@ class Source:
         self.needs_live_data = False
         #: Called with the size of raw data that has been read [bytes]
         self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
-        self._find_inputs(target, set())
+        self._find_inputs(st._snapshot(), target, set())
         self._chunks = [
             (chunk["end"], chunk["nbytes"])
             for data_type in self.stored
@@ -204,18 +205,17 @@ class Source:
         ]
         self._chunks.sort(reverse=True)
 
-    def _find_inputs(self, data_type: str, seen: set[str]) -> None:
+    def _find_inputs(self, st: Context, data_type: str, seen: set[str]) -> None:
         if data_type in seen:
             return
         seen.add(data_type)
-        if self._st.is_stored(self._run_id, data_type):
+        if st.is_stored(self._run_id, data_type):
             self.stored.append(data_type)
         elif data_type in self._raw_types:
             self.needs_live_data = True
         else:
-            plugin = self._st._plugin_class_registry[data_type]()
-            for dependency in plugin.depends_on:
-                self._find_inputs(dependency, seen)
+            for dependency in st._plugin_class_registry[data_type]().depends_on:
+                self._find_inputs(st, dependency, seen)
 
     def time_range(self) -> tuple[int, float | None]:
         """Return the start of the run [ns since unix epoch], and its duration [s] where known."""

@@ -170,6 +170,11 @@ class Report:
         """Add a run."""
         self.rows.append((run_id, state, job_id, text))
 
+    def sort(self, run_ids: Sequence[str]) -> None:
+        """Sort the runs into the order of `run_ids`."""
+        places = {run_id: place for place, run_id in enumerate(run_ids)}
+        self.rows.sort(key=lambda row: places.get(row[0], len(places)))
+
     def count(self, *states: str) -> int:
         """Return the number of runs in any of these states."""
         return sum(row[1] in states for row in self.rows)
@@ -224,7 +229,8 @@ def run(
                 report.add(done.run_id, done.state, done.job_id, done.text)
         batch.clear()
 
-    for run_id in _with_bar(find_runs(collection, query)):
+    run_ids = find_runs(collection, query)
+    for run_id in _with_bar(run_ids):
         stop.check()
         n_chosen = report.count("submitted", "dry run") + len(batch)
         if max_runs is not None and n_chosen >= max_runs:
@@ -247,6 +253,7 @@ def run(
         if len(batch) >= most:
             submit_batch()
     submit_batch()
+    report.sort(run_ids)
 
 
 def _with_bar(run_ids: Sequence[str]) -> Iterable[str]:

@@ -164,13 +164,16 @@ class _Parent:
         status = child.wait()
         end = engines.killed(-status) if status < 0 else engines.exited(status)
         if run_id is not None:
-            reason = f"the process that worked on it {end.reason or 'ended without a result'}"
+            how = f"was {end.reason}" if status < 0 else end.reason or "ended without a result"
+            reason = f"the process that worked on it {how}"
             self._log.error("run %s: %s", run_id, reason)
             self._crashed.append((self._left.pop(run_id), reason))
             self._statuses[run_id] = 1
             return True
         if status and not self._stop.event.is_set():
-            self._log.error("the process that works on the runs %s", end.reason)
+            self._log.error(
+                "the process that works on the runs, between two of them: %s", end.reason
+            )
         return bool(status and reports)
 
     def _follow(self, connection: Connection, task: _Task) -> tuple[int, str | None]:

@@ -844,6 +844,16 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def size(n_bytes: float | None) -> str:
+    """Return a number of bytes in the unit that fits; empty for None."""
+    if n_bytes is None:
+        return ""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.3g} {name}"
+    return f"{n_bytes:.0f} B"
+
+
 def save_figure(figure: Any, path: Path, **options: Any) -> None:
     """Save a matplotlib figure, atomically; make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)

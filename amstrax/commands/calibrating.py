@@ -174,6 +174,18 @@ def check_runs(
     twice = next((run_id for run_id in run_ids if run_ids.count(run_id) > 1), None)
     if twice is not None:
         parser.error(f"run {twice} is given twice, and would count twice: remove one")
+    if args.plot is not None:
+        # It takes a second, and few give the option
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.filetypes
+        if args.plot.suffix[1:].lower() not in known:
+            parser.error(
+                f"--plot {args.plot}: end it in the format of a picture, as .png, .pdf or .svg "
+                f"({', '.join(sorted(known))})"
+            )
+        if args.plot.is_dir():
+            parser.error(f"--plot {args.plot} is a folder: name a file")
     # Without the option there are none
     args.run_documents = dict(zip(run_ids, args.testing_rundoc, strict=False))
     return args

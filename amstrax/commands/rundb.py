@@ -13,7 +13,7 @@ from tqdm import tqdm
 from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
-from amstrax.rundb import RunDB, documents, get_mongo_collection, leases, stored, transfer
+from amstrax.rundb import documents, get_mongo_collection, leases, stored, transfer
 from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
@@ -90,10 +90,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     delete = command("delete-data", "delete replaced data of a run from this machine", "")
     delete.add_argument("data_type", metavar="DATA_TYPE", help="data type, as peaks")
     delete.add_argument("lineage_hash", metavar="LINEAGE", help="hash of its lineage")
-    delete.add_argument("--yes", action="store_true", help="confirm the deletion")
     delete.add_argument(
-        "--output_folder", metavar="FOLDER", help="folder of data (default: those of the settings)"
+        "--folder", type=Path, help="folder that has it (default: all of this machine)"
     )
+    delete.add_argument("--yes", action="store_true", help="confirm the deletion")
     return parser.parse_args(argv)
 
 
@@ -235,8 +235,10 @@ def remove(collection: Any, args: argparse.Namespace) -> None:
 
 def storage(collection: Any, args: argparse.Namespace) -> None:
     """Print what is stored, and the commands that delete what newer data replaces."""
+    # These import strax, which takes seconds
     from amstrax import contexts
     from amstrax.auto_processing import process_run
+    from amstrax.rundb import RunDB
 
     default = next(n for n, its in settings.CONTEXT_DETECTORS.items() if its == args.detector)
     plan = process_run.Plan((), default, args.detector, ())
@@ -262,9 +264,11 @@ def storage(collection: Any, args: argparse.Namespace) -> None:
     if args.old:
         print("\n".join(lines))
         return
-    amounts = [("data type", "runs", "size", "of unknown size")]
+    amounts: list[tuple[str, ...]] = [("data type", "runs", "size", "of unknown size")]
     amounts += [(x.data_type, str(x.n_runs), *_sizes(x)) for x in found.types]
-    folders = [("host", "folder", "runs", "size", "of unknown size", "free", "disk")]
+    folders: list[tuple[str, ...]] = [
+        ("host", "folder", "runs", "size", "of unknown size", "free", "disk")
+    ]
     for place in found.places:
         disk = ["" if n is None else base.size(n) for n in (place.free, place.total)]
         folders.append((place.host, place.folder, str(place.n_runs), *_sizes(place), *disk))
@@ -293,8 +297,9 @@ def delete_data(collection: Any, args: argparse.Namespace) -> None:
         raise UsageError(f"this deletes {args.data_type} of run {args.run_id} for ever: add --yes")
     default = next(n for n, its in settings.CONTEXT_DETECTORS.items() if its == args.detector)
     plan = process_run.Plan((), default, args.detector, ())
-    folders = process_run.all_folders(plan, args.output_folder, None)
-    size = deleting.delete_data(collection, args.run_id, args.data_type, args.lineage_hash, folders)
+    folders = process_run.all_folders(plan, None, None)
+    what = args.run_id, args.data_type, args.lineage_hash
+    size = deleting.delete_data(collection, *what, folders, args.folder)
     log.info("%s of run %s is deleted, %s", args.data_type, args.run_id, base.size(size))
 
 

@@ -556,6 +556,7 @@ def _check_output(options: ValidationOptions) -> None:
 @contextlib.contextmanager
 def _work_folder(options: ValidationOptions) -> Iterator[Path]:
     """Make a folder for live and processed data, on the file system of the output."""
+    new = [path for path in (options.output, *options.output.parents) if not path.exists()]
     options.output.mkdir(parents=True, exist_ok=True)
     for left in options.output.glob(f"{_WORK}*"):
         log.warning("%s is of another or a killed validation: remove it, unless one runs", left)
@@ -569,6 +570,10 @@ def _work_folder(options: ValidationOptions) -> Iterator[Path]:
             kept.chmod(0o755)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        # After a failure the folders that were made are empty
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
 
 
 def process(

@@ -48,7 +48,7 @@ class ProcessingPage(Page):
         )
         self._runs = text_input(
             "runs",
-            "Runs to act on (numbers)",
+            "Runs to act on (numbers, or choose below)",
             self._runs_changed,
             320,
             value=self.argument("runs"),
@@ -69,19 +69,17 @@ class ProcessingPage(Page):
         self._panel = actions.ActionsPanel(self, self._run_ids, self._after)
         self._log = LogPart(self, lambda: next(iter(actions.known_runs(self._runs.value)[0]), ""))
         self.show(
+            self.html("<h2>Runs by status</h2>"),
+            wrapped(self._status, self._runs),
+            self._panel.model,
+            self._table,
+            self._log.model,
+            self.html(f"<h2>Queue of engine {render.text(self.site.engine_name)}</h2>"),
+            self._queue,
             self.html("<h2>Automatic processing</h2>"),
             self._loop,
             wrapped(*switches),
             self._switched,
-            self.html("<h2>Runs by status</h2>"),
-            wrapped(self._status),
-            self._table,
-            self.html(f"<h2>Queue of engine {render.text(self.site.engine_name)}</h2>"),
-            self._queue,
-            self.html("<h2>Act on runs</h2>"),
-            wrapped(self._runs),
-            self._panel.model,
-            self._log.model,
             self._toggled,
         )
         self.repeat(self._refresh)

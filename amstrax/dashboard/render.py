@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 from markupsafe import Markup
 
+from amstrax.commands.base import size
 from amstrax.rundb.transfer import Summary
 
 
@@ -84,16 +85,6 @@ def run_length(run: Summary) -> str:
 def parent(folder: str) -> str:
     """Return the parent of a folder."""
     return str(Path(folder).parent)
-
-
-def size(n_bytes: float | None) -> str:
-    """Return a number of bytes in the unit that fits; empty for None."""
-    if n_bytes is None:
-        return ""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n_bytes >= unit:
-            return f"{n_bytes / unit:.3g} {name}"
-    return f"{n_bytes:.0f} B"
 
 
 def pretty(value: Any) -> str:

@@ -35,9 +35,9 @@ _ANY = "any"
 #: Columns of the table: field, title, width [pixels]
 _COLUMNS = (
     ("run", "Run", 90),
-    ("status", "Status", 90),
+    ("status", "Status", 110),
     ("start", "Start (UTC)", 150),
-    ("length", "Length", 70),
+    ("length", "Length", 90),
     ("mode", "Mode", 130),
     ("raw", "Raw data", 75),
     ("events", "Events", 75),

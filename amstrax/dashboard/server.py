@@ -32,6 +32,7 @@ from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
 from amstrax.dashboard.runs_page import ComparePage, RunsPage
 from amstrax.dashboard.site import Site
+from amstrax.dashboard.storage_page import StoragePage
 from amstrax.dashboard.weeks_page import LogPage, TrendsPage
 from amstrax.exceptions import UsageError
 
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 PAGES: tuple[type[Page], ...] = (
     *(RunsPage, RunPage, DataPage, EventsPage, ComparePage, ProcessingPage, LogPage, TrendsPage),
+    StoragePage,
 )
 
 #: Lifetime of sessions without a browser, and interval of the check for them [ms]. A browser that

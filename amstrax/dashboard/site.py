@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
@@ -29,6 +29,7 @@ from amstrax.dashboard.logins import Logins, ProxyUsers
 from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
+from amstrax.rundb.stored import Storage, find_storage
 
 if TYPE_CHECKING:
     import strax
@@ -70,6 +71,47 @@ def trim_heap() -> None:
     """Collect garbage, such as pages with reference cycles, and return free memory."""
     gc.collect()
     base.libc("malloc_trim", 0)
+
+
+class Background(Generic[T]):
+    """Result of slow work, which runs in a thread when the last result is old.
+
+    Parameters
+    ----------
+    site
+        Dashboard with the threads.
+    work
+        Returns the result.
+    seconds
+        Time after which it runs again, when it is asked for.
+    """
+
+    def __init__(self, site: "Site", work: Callable[[], T], seconds: float):
+        self._site, self._work, self._seconds = site, work, seconds
+        self._last: T | None = None
+        self._error: Exception | None = None
+        self._not_before = 0.0
+        self._future: Future | None = None
+
+    def get(self) -> T | None:
+        """Return the last result at once, None before the first; raise the error of the work."""
+        is_at_work = self._future is not None and not self._future.done()
+        if not is_at_work and time.monotonic() >= self._not_before:
+            self._future = self._site.pool.submit(self._do)
+        if self._error is not None:
+            raise self._error
+        return self._last
+
+    def _do(self) -> None:
+        began = time.monotonic()
+        try:
+            with self._site.few:
+                self._last, self._error = self._work(), None
+        except Exception as error:
+            self._error = error
+        now = time.monotonic()
+        wait = self._seconds if self._error is None else 5 * self._site.refresh
+        self._not_before = now + max(wait, _SHARE * (now - began))
 
 
 class Watcher:
@@ -213,6 +255,8 @@ class Site:
         self._alarms_error = ""
         self._looking: Future | None = None
         self._look_timer: PeriodicCallback | None = None
+        #: All stored data
+        self.storage = Background(self, self._find_storage, 120 * self.refresh)
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
         self._data_types: list[str] = []
@@ -375,6 +419,16 @@ class Site:
         look()
         self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
         self._look_timer.start()
+
+    def _find_storage(self) -> Storage:
+        """Return what is stored; call it in a thread."""
+        plan = process_run.Plan((), self.contexts()[0], self.detector, ())
+        contexts = {name: self.context(name) for name in self.contexts()}
+        return find_storage(
+            self.collection(),
+            lambda document: contexts[process_run.plan_of_run(plan, document).context],
+            process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+        )
 
     def acknowledge(self, name: str, user: str) -> None:
         """Stop to show an alarm."""

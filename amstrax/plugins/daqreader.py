@@ -387,13 +387,14 @@ class LiveDataReader(CorrectedPlugin):
         """Return the records of each file in a directory."""
         files = redax.list_files(interval.path)
         redax.check_threads(files, self.threads)
-        blobs: dict[bytes, Path] = {}
+        blobs: dict[Path, bytes] = {}
         found: Files = {}
         for path in files:
             blob = path.read_bytes()
             records = found[path.name] = self._load(path, blob, interval)
-            same = blobs.setdefault(blob, path)
-            if same != path and records is not None and len(records):
+            same = next((other for other, its in blobs.items() if its == blob), None)
+            blobs[path] = blob
+            if same and records is not None and len(records):
                 raise LiveDataCorrupted(
                     f"{path} is the same as {same.name}, a file of another thread: copy both again "
                     "from the DAQ"

@@ -216,7 +216,8 @@ def split_by_subdetector(
         if len(own):
             sample_width = int(own["dt"][0])
             own["time"] += sample_width * (run_start // sample_width)
-            own["data"][np.isin(own["channel"], positive)] *= -1
+            if positive:
+                own["data"][np.isin(own["channel"], positive)] *= -1
     return result
 
 

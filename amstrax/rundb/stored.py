@@ -57,28 +57,29 @@ def stored(document: Mapping[str, Any]) -> list[Stored]:
     run_id = documents.name_of(document)
     if run_id is None or not _WORD.fullmatch(run_id):
         return []
-    found = []
-    for entry in documents.data_of(document):
-        data_type, host, lineage_hash = (
-            entry.get(name) for name in ("type", "host", "lineage_hash")
-        )
-        lineage_hash = lineage_hash or ""
-        if not isinstance(host, str) or not isinstance(lineage_hash, str):
-            continue
-        if not isinstance(data_type, str) or not _WORD.fullmatch(data_type):
-            continue
-        location = entry.get("location")
-        folder = _folder(location) if isinstance(location, str) else None
-        if folder is None or (lineage_hash and not _WORD.fullmatch(lineage_hash)):
-            continue
-        name = run_id if data_type == "live" else f"{run_id}-{data_type}-{lineage_hash}"
-        if (lineage_hash or data_type == "live") and not folder.endswith(f"/{name}"):
-            folder = f"{folder}/{name}"
-        size = entry.get("size_mb")
-        is_known = isinstance(size, (int, float)) and 0 <= size < float("inf")
-        n_bytes = round(size * 1e6) if is_known else None  # type: ignore[operator]
-        found.append(Stored(run_id, data_type, lineage_hash, host, folder, n_bytes))
-    return found
+    found = (of_entry(run_id, entry) for entry in documents.data_of(document))
+    return [each for each in found if each is not None]
+
+
+def of_entry(run_id: str, entry: Mapping[str, Any]) -> Stored | None:
+    """Return the data that an entry of a run document names; None if the entry is invalid."""
+    words = [entry.get("type"), entry.get("host"), entry.get("lineage_hash") or ""]
+    if not all(isinstance(word, str) for word in words):
+        return None
+    data_type, host, lineage_hash = map(str, words)
+    location = entry.get("location")
+    folder = _folder(location) if isinstance(location, str) else None
+    if folder is None or not _WORD.fullmatch(data_type):
+        return None
+    if lineage_hash and not _WORD.fullmatch(lineage_hash):
+        return None
+    name = run_id if data_type == "live" else f"{run_id}-{data_type}-{lineage_hash}"
+    if (lineage_hash or data_type == "live") and not folder.endswith(f"/{name}"):
+        folder = f"{folder}/{name}"
+    size = entry.get("size_mb")
+    is_known = isinstance(size, (int, float)) and 0 <= size < float("inf")
+    n_bytes = round(size * 1e6) if is_known else None  # type: ignore[operator]
+    return Stored(run_id, data_type, lineage_hash, host, folder, n_bytes)
 
 
 @lru_cache(maxsize=1024)
@@ -207,14 +208,20 @@ class Storage(NamedTuple):
             return [(run, _amounts(by_run[run])) for run in largest]
         return [(run, _amounts(its)) for run, its in sorted(by_run.items())]
 
-    def commands(self, detector: str) -> dict[str, list[str]]:
-        """Return the commands that remove old data, by the host on which to run them."""
+    def commands(self, detector: str, most: int | None = None) -> dict[str, list[str]]:
+        """Return the commands that remove old data, by the host on which to run them.
+
+        With `most`, return so many for each host.
+        """
         found: dict[str, list[str]] = {}
         for each in self.old:
+            if most is not None and len(found.get(each.host, ())) >= most:
+                continue
             words = ["amstrax", "rundb", "--detector", detector, "delete-data"]
-            words += [each.run_id, each.data_type, each.lineage_hash, "--yes"]
+            words += [each.run_id, each.data_type, each.lineage_hash]
+            words += ["--folder", os.path.dirname(each.folder), "--yes"]
             found.setdefault(each.host, []).append(shlex.join(words))
-        return {host: list(dict.fromkeys(lines)) for host, lines in sorted(found.items())}
+        return dict(sorted(found.items()))
 
 
 def find_storage(

@@ -7,14 +7,45 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import strax
 
 from amstrax.exceptions import (
+    InvalidRunId,
     InvalidSelection,
+    NoSuchDataType,
     UnknownArgument,
     UnknownColumn,
     did_you_mean,
 )
+
+
+def check_data_types(names: Any, known: Iterable[str]) -> None:
+    """Raise NoSuchDataType for a name that is not in `known`."""
+    for name in strax.to_str_tuple(names):
+        if name not in known:
+            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
+
+
+def check_run_ids(run_ids: Any) -> None:
+    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
+    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
+    if several and not len(run_ids):
+        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
+    for run_id in run_ids if several else (run_ids,):
+        if isinstance(run_id, str | bytes):
+            continue
+        text = "006724"
+        if isinstance(run_id, int | np.integer) and run_id >= 0:
+            text = f"{run_id:06d}"
+        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
+
+
+def check_range(argument: str, value: Any) -> None:
+    """Raise InvalidSelection unless a range is None, or a start and an end."""
+    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
+        return
+    raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
 
 
 def check_selection(selection: Any, dtype: np.dtype) -> None:
@@ -71,3 +102,25 @@ def check_arguments(names: Iterable[str], known: Iterable[str], options: Iterabl
         if name in options:
             hint = f": it is an option of plugins, write config={{{name!r}: ...}}"
         raise UnknownArgument(f"no argument or option of a context {name!r}{hint}")
+
+
+def missing_data(run_id: str, what: str, known: Iterable[str], is_part: bool) -> str:
+    """Return the problem and the remedy for data that is neither stored nor can be made.
+
+    Parameters
+    ----------
+    run_id, what
+        Run, and its data types.
+    known
+        Runs that have any data.
+    is_part
+        Whether a time range was given.
+    """
+    remedy = f"process it: amstraxer {run_id} --target {what}"
+    if run_id not in known:
+        hint = did_you_mean(run_id, known)
+        near = hint if hint.endswith("?") else "."
+        return f"no data of run {run_id} in the storage of this context{near} To {remedy}"
+    if is_part:
+        return f"a time range needs stored data, and {what} of run {run_id} is not stored: {remedy}"
+    return f"no {what} of run {run_id}, nor data to make it from: {remedy}"

@@ -24,8 +24,6 @@ from amstrax.exceptions import (
     AmstraxError,
     InvalidOption,
     InvalidRunDocument,
-    InvalidRunId,
-    InvalidSelection,
     NoSuchDataType,
     RunNotCovered,
     UnknownColumn,
@@ -41,7 +39,7 @@ from amstrax.strax_ext.equivalents import (
     other_release,
     parents_metadata,
 )
-from amstrax.strax_ext.plugin import Made, Plugin, Processor, State
+from amstrax.strax_ext.plugin import Made, Plugin, Processor, State, dependencies
 
 log = logging.getLogger(__name__)
 
@@ -86,38 +84,15 @@ class _Analysis:
 #: Arguments of ``get_iter``, which takes options of the context as well
 _OF_GET_ITER = tuple(inspect.signature(strax.Context.get_iter).parameters)
 
+_OF_GET_ARRAY = {*_OF_GET_ITER, *inspect.signature(strax.multi_run).parameters} | {
+    "add_run_id_field",
+    "run_id_as_bytes",
+}
+
 _TIME_SELECTIONS = ("fully_contained", "touching", "skip")
 
 #: Serialises changes and copies of contexts, which take microseconds
 _lock = threading.RLock()
-
-
-def _check_data_types(names: Any, known: Iterable[str]) -> None:
-    """Raise NoSuchDataType for a name that is not in `known`."""
-    for name in strax.to_str_tuple(names):
-        if name not in known:
-            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
-
-
-def _check_run_ids(run_ids: Any) -> None:
-    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
-    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
-    if several and not len(run_ids):
-        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
-    for run_id in run_ids if several else (run_ids,):
-        if isinstance(run_id, str | bytes):
-            continue
-        text = "006724"
-        if isinstance(run_id, int | np.integer) and run_id >= 0:
-            text = f"{run_id:06d}"
-        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
-
-
-def _check_range(argument: str, value: Any) -> None:
-    """Raise InvalidSelection unless a range is None, or a start and an end."""
-    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
-        return
-    raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
 
 
 def _on_snapshot(name: str) -> Callable:
@@ -152,22 +127,10 @@ def _checking_data_type(name: str) -> Callable:
     @functools.wraps(getattr(strax.Context, name))
     def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
         snapshot = self._snapshot()
-        _check_data_types(data_type, snapshot._plugin_class_registry)
+        checks.check_data_types(data_type, snapshot._plugin_class_registry)
         return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
 
     method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
-    return method
-
-
-def _checking_runs(name: str) -> Callable:
-    """Return strax's method of that name, whose first argument is checked to be run ids."""
-
-    @functools.wraps(getattr(strax.Context, name))
-    def method(self: "Context", run_id: Any, *args: Any, **kwargs: Any) -> Any:
-        _check_run_ids(run_id)
-        return getattr(super(Context, self), name)(run_id, *args, **kwargs)
-
-    method.__doc__ = f"Do what strax's ``{name}`` does, for run ids that are text."
     return method
 
 
@@ -201,7 +164,8 @@ class Context(strax.Context):
     _is_snapshot = False
     #: Snapshot from which `_of_run` made this one; None for others
     _of_any_run: "Context | None" = None
-    #: Options from the document of the run that this snapshot is for
+    #: Run that this snapshot is for, and the options in its document
+    _run_id = ""
     _run_options: Mapping[str, Any] = immutabledict()
     #: Runs without document; only in snapshots, since one may be added
     _unknown_runs: set[str] | frozenset[str] = frozenset()
@@ -290,6 +254,8 @@ class Context(strax.Context):
 
     def _of_run(self, run_id: str) -> "Context":
         """Return a snapshot with the options in the document of a run, which are logged once."""
+        if self._of_any_run is not None and self._run_id == run_id:
+            return self
         snapshot = self._of_any_run or self._snapshot()
         given = snapshot.run_defaults(run_id)
         if not given and not run_id.startswith("_"):
@@ -326,7 +292,7 @@ class Context(strax.Context):
             )
         of_run = snapshot._copy()
         of_run._is_snapshot, of_run._run_values = True, snapshot.run_values
-        of_run._of_any_run, of_run._run_options = snapshot, given
+        of_run._of_any_run, of_run._run_id, of_run._run_options = snapshot, run_id, given
         of_run._made = snapshot._made.for_options(options) if options else snapshot._made
         return of_run
 
@@ -339,14 +305,28 @@ class Context(strax.Context):
     get_dependencies = _checking_data_type("get_dependencies")
     get_dependency_plugins = _checking_data_type("get_dependency_plugins")
     get_save_when = _checking_data_type("get_save_when")
-    get_array = _checking_runs("get_array")
-    make = _checking_runs("make")
-    accumulate = _checking_runs("accumulate")
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
+
+    def get_array(self, run_id: Any, targets: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Return data of one or more runs; parameters are as in strax.
+
+        All runs share one snapshot, and one query for the options in their documents.
+        """
+        checks.check_run_ids(run_id)
+        if others := {name: kwargs.pop(name) for name in kwargs.keys() - _OF_GET_ARRAY}:
+            return self.new_context(**others).get_array(run_id, targets, *args, **kwargs)
+        snapshot = self._snapshot()
+        snapshot._fetch_options(strax.to_str_tuple(run_id))
+        return super(Context, snapshot).get_array(run_id, targets, *args, **kwargs)
+
+    def make(self, run_id: Any, *args: Any, **kwargs: Any) -> None:
+        """Make and store data; parameters are as in strax."""
+        checks.check_run_ids(run_id)
+        super().make(run_id, *args, **kwargs)
 
     def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
         """Return whether data is stored; parameters are as in strax."""
-        _check_run_ids(run_id)
+        checks.check_run_ids(run_id)
         snapshot = self._snapshot()
         return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
 
@@ -389,9 +369,9 @@ class Context(strax.Context):
     def _get_plugins(
         self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
-        _check_run_ids((run_id,))
+        checks.check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
-        _check_data_types(tuple(targets), snapshot._plugin_class_registry)
+        checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
         self._warn_of_unknown_options(snapshot)
         plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
         todo = list(plugins.values())
@@ -431,20 +411,45 @@ class Context(strax.Context):
         snapshot = self._of_run(run_id)
         try:
             with self._corrections_named():
-                components = super(Context, snapshot).get_components(
-                    run_id, targets, *args, **kwargs
-                )
+                components = snapshot._loading(run_id, targets, *args, **kwargs)
+                if components is None:
+                    components = super(Context, snapshot).get_components(
+                        run_id, targets, *args, **kwargs
+                    )
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
             snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
             snapshot._explain_missing(run_id, targets, kwargs.get("time_range"), error)
             raise
-        plugins = snapshot._get_plugins(strax.to_str_tuple(targets), run_id).values()
-        snapshot._warn_once(run_id, plugins)
+        used = (*components.plugins.values(), *components.loader_plugins.values())
+        snapshot._warn_once(run_id, used)
         if components.savers:
             which = {key: kwargs[key] for key in ("chunk_number", "combining") if key in kwargs}
             snapshot._complete_metadata(run_id, components, **which)
         return components
+
+    def _loading(
+        self, run_id: str, targets: Any, save: Any = (), time_range: Any = None, **others: Any
+    ) -> strax.ProcessorComponents | None:
+        """Return the components for one stored data type, which needs no plugin but its own.
+
+        None where it is not stored, and for all else; parameters are those of `get_components`.
+        """
+        targets = strax.to_str_tuple(targets)
+        known = self._made.plugins.get(targets[0]) if len(targets) == 1 else None
+        is_whole = others.get("chunk_number") is None and not others.get("combining")
+        if known is None or not is_whole or run_id.startswith("_"):
+            return None
+        plugin = known.__copy__()
+        plugin.run_id = run_id
+        loader = self._get_partial_loader_for(
+            self.key_for(run_id, targets[0]),
+            time_range=time_range,
+            rechunk=plugin.rechunk_on_load,
+            source_size_mb=plugin.chunk_source_size_mb,
+        )
+        by_type = {targets[0]: loader}, {targets[0]: plugin}
+        return strax.ProcessorComponents({}, *by_type, {}, targets) if loader else None
 
     def get_single_plugin(self, run_id: str, *args: Any, **kwargs: Any) -> strax.Plugin:
         """Return a plugin set up for a run; parameters are as in strax."""
@@ -467,8 +472,8 @@ class Context(strax.Context):
             ) from None
 
     def _warn_once(self, run_id: str, plugins: Iterable[strax.Plugin]) -> None:
-        """Log the warnings of plugins about their results, each once in a process."""
-        for plugin in plugins:
+        """Log warnings of plugins and their dependencies about results, each once in a process."""
+        for plugin in (*plugins, *dependencies(*plugins)):
             text = plugin.caution if isinstance(plugin, Plugin) else ""
             is_needed = text and plugin.config.get(plugin.gains_option) is None
             if is_needed and (text,) not in _reported:
@@ -530,18 +535,7 @@ class Context(strax.Context):
             if isinstance(frontend, strax.DataDirectory) and os.path.isdir(frontend.path):
                 stored = (name.partition("-") for name in os.listdir(frontend.path))
                 known |= {run for run, dash, _ in stored if dash}
-        remedy = f"process it: amstraxer {run_id} --target {what}"
-        if run_id not in known:
-            hint = did_you_mean(run_id, known)
-            near = hint if hint.endswith("?") else "."
-            text = f"no data of run {run_id} in the storage of this context{near} To {remedy}"
-        elif time_range is None:
-            text = f"no {what} of run {run_id}, nor data to make it from: {remedy}"
-        else:
-            text = (
-                f"a time range needs stored data, and {what} of run {run_id} is not stored: "
-                f"{remedy}"
-            )
+        text = checks.missing_data(run_id, what, known, time_range is not None)
         raise DataNotAvailable(text) from error
 
     @property
@@ -622,13 +616,13 @@ class Context(strax.Context):
         DataNotAvailable
             (strax's) without data, nor data to make it from.
         """
-        _check_run_ids((run_id,))
+        checks.check_run_ids((run_id,))
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
             return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
         if isinstance(targets, list | tuple) and not targets:
             raise NoSuchDataType("no data type is given: name one, as 'event_info'")
         for name in ("time_range", "seconds_range"):
-            _check_range(name, kwargs.get(name))
+            checks.check_range(name, kwargs.get(name))
         snapshot = self._snapshot(new=True)
         # Such functions may add columns
         if not snapshot.context_config["apply_data_function"]:
@@ -694,8 +688,8 @@ class Context(strax.Context):
         """Return a table of selected runs; parameters are as in strax."""
         arguments = inspect.signature(super().select_runs).bind_partial(*args, **kwargs).arguments
         if (run_id := arguments.get("run_id")) is not None:
-            _check_run_ids(run_id)
-        _check_data_types(arguments.get("available", ()), self._plugin_class_registry)
+            checks.check_run_ids(run_id)
+        checks.check_data_types(arguments.get("available", ()), self._plugin_class_registry)
         self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
@@ -703,7 +697,7 @@ class Context(strax.Context):
         """Return the runs with stored data; parameters are as in strax."""
         if kwargs:
             return self.new_context(**kwargs).list_available(target, runs)
-        _check_data_types(target, self._plugin_class_registry)
+        checks.check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
         if self.runs is None:
@@ -744,7 +738,7 @@ class Context(strax.Context):
         self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
-        _check_run_ids((run_id,))
+        checks.check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
@@ -761,8 +755,7 @@ class Context(strax.Context):
     def keys_for_runs(self, target: str, run_ids: Any) -> list[strax.DataKey]:
         """Return the keys of data of several runs; parameters are as in strax."""
         snapshot, runs = self._snapshot(), strax.to_str_tuple(run_ids)
-        left = {*runs} - snapshot._unknown_runs
-        snapshot._unknown_runs |= snapshot.run_values.fetch_options(left)
+        snapshot._fetch_options(runs)
         keys = []
         for run_id in runs:
             try:
@@ -775,6 +768,11 @@ class Context(strax.Context):
                 snapshot._unknown_runs |= {run_id}
                 keys.append(snapshot.key_for(run_id, target))
         return keys
+
+    def _fetch_options(self, runs: Iterable[str]) -> None:
+        """Fetch the options in the documents of several runs with one query."""
+        left = {*runs} - self._unknown_runs
+        self._unknown_runs |= self.run_values.fetch_options(left)
 
     def new_context(
         self,
@@ -850,7 +848,7 @@ class Context(strax.Context):
             snapshot._plugin_class_registry = dict(self._plugin_class_registry)
             # Shared with the context, which keeps them for later calls
             snapshot._run_values = self.run_values
-            snapshot._unknown_runs = set()
+            snapshot._unknown_runs = set(self._unknown_runs)
         if not self._is_snapshot:
             made, state = self._made, State.of(snapshot)
             if state is None or state != made.state:
@@ -887,7 +885,7 @@ class Context(strax.Context):
 
     def __getstate__(self) -> dict[str, Any]:
         left_out = {"_is_snapshot", "_made", "_run_values", "_equivalents"}
-        left_out |= {"_of_any_run", "_run_options", "_unknown_runs"}
+        left_out |= {"_of_any_run", "_run_id", "_run_options", "_unknown_runs"}
         left_out |= {"_fixed_plugin_cache", "_fixed_level_cache"}
         return {key: value for key, value in self.__dict__.items() if key not in left_out}
 

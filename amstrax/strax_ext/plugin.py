@@ -6,11 +6,12 @@ thread computes. Helper threads do what takes long without that lock: they decom
 next chunk of live data, and compress and write chunks.
 """
 
+import copy
 import io
 import operator
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,10 @@ from amstrax.strax_ext.storage import CheckedSaver, Chunk, Rechunker
 
 #: Largest amount of data in the queue of writes [bytes]; a single chunk may be larger
 MOST_WAITING = 200_000_000
+
+
+#: Attributes that a copy of a plugin shares, as in strax: none depends on the run
+_COPIED = ("dtype", "lineage", "takes_config", "__version__", "config", "data_kind", "deps")
 
 
 class Plugin(strax.Plugin):
@@ -49,11 +54,25 @@ class Plugin(strax.Plugin):
     #: Threads of the processor, if it has any, that may prepare the next chunk
     helper_threads: "HelperThreads | None" = None
 
+    #: Attributes of a new instance, from the first copy on
+    _initial: dict[str, Any] | None = None
+
     #: Whether this is a copy of a plugin with the same options, whose dtype is copied too
     _has_final_dtype = False
 
     def __copy__(self, _deep_copy: bool = False) -> "Plugin":
-        made = super().__copy__(_deep_copy)
+        if _deep_copy:
+            made = super().__copy__(_deep_copy)
+        else:
+            # strax calls __init__ twice, which inspects compute
+            if self._initial is None:
+                self._initial = vars(type(self)())
+            made = type(self).__new__(type(self))
+            made.__dict__ |= {name: copy.copy(value) for name, value in self._initial.items()}
+            for name in _COPIED:
+                value = getattr(self, name)
+                setattr(made, name, dict(value) if isinstance(value, dict) else value)
+        made._initial = self._initial
         # The dtype of a user's class may depend on the run
         made._has_final_dtype = type(self).__module__.startswith("amstrax.")
         return made
@@ -131,11 +150,15 @@ class Plugin(strax.Plugin):
         return True
 
 
-def dependencies(plugin: strax.Plugin) -> Iterator[strax.Plugin]:
-    """Yield the direct and indirect dependencies of a plugin; some more than once."""
-    for dependency in plugin.deps.values():
-        yield dependency
-        yield from dependencies(dependency)
+def dependencies(*plugins: strax.Plugin) -> Iterable[strax.Plugin]:
+    """Return the direct and indirect dependencies of plugins, one of each class."""
+    found: dict[type[strax.Plugin], strax.Plugin] = {}
+    todo = list(plugins)
+    while todo:
+        for plugin in todo.pop().deps.values():
+            if found.setdefault(type(plugin), plugin) is plugin:
+                todo.append(plugin)
+    return found.values()
 
 
 class OverlapWindowPlugin(Plugin, strax.OverlapWindowPlugin):

@@ -36,6 +36,8 @@ HOOKS: dict[str, str | None] = {
     "Context._context_hash": "self",
     "Context._fixed_level_cache": None,
     "Context._fixed_plugin_cache": None,
+    "Context._get_partial_loader_for": "self, key, time_range, chunk_number, rechunk, "
+    "source_size_mb",
     "Context._get_plugins": "self, targets, run_id, chunk_number",
     "Context._make_progress_bar": "self, run_id, targets, progress_bar",
     "Context._plugins_are_cached": "self, targets",
@@ -111,6 +113,7 @@ def check_strax() -> None:
 check_strax()
 
 _NO_ROWS = np.empty(0)
+_TIME = np.dtype([("time", np.int64)])
 
 
 class Chunk(strax.Chunk):
@@ -124,7 +127,7 @@ class Chunk(strax.Chunk):
         dtype = np.dtype(dtype)
         data = np.empty(0, dtype) if data is None else data
         # strax removes all titles from the dtype, twice, to compare the dtype with itself
-        super().__init__(dtype=strax.time_fields, data=data, **kwargs)
+        super().__init__(dtype=_TIME, data=data, **kwargs)
         self.dtype = dtype
 
     @classmethod
@@ -141,25 +144,21 @@ class Chunk(strax.Chunk):
         if self.subruns or self.superrun != {self.run_id: {"start": self.start, "end": self.end}}:
             return super().split(t, allow_early_split)
         t = max(min(t, self.end), self.start)
+        # A view of no rows would keep the memory of all
         if t == self.end:
-            left, right = self.data, self.data[:0].copy()
-        elif t == self.start:
-            left, right = self.data[:0].copy(), self.data
-        else:
-            left, right, t = split_array(self.data, t, allow_early_split)
+            return self, self._part(t, t, self.data[:0].copy())
+        if t == self.start:
+            return self._part(t, t, self.data[:0].copy()), self
+        left, right, t = split_array(self.data, t, allow_early_split)
         return self._part(self.start, t, left), self._part(t, self.end, right)
 
     def _part(self, start: int, end: int, data: np.ndarray) -> "Chunk":
-        return type(self)(
-            start=start,
-            end=end,
-            data=data,
-            dtype=self.dtype,
-            data_type=self.data_type,
-            data_kind=self.data_kind,
-            run_id=self.run_id,
-            target_size_mb=self.target_size_mb,
-        )
+        """Return a part of this chunk, unchecked: this chunk is checked, and `data` was split."""
+        part = type(self).__new__(type(self))
+        # Plain integers, which JSON takes: an early split is at the time of a row
+        times = {"start": int(start), "end": int(end)}
+        part.__dict__ |= {**self.__dict__, **times, "data": data, "_superrun": {self.run_id: times}}
+        return part
 
     @classmethod
     def concatenate(
@@ -167,6 +166,8 @@ class Chunk(strax.Chunk):
     ) -> strax.Chunk:
         """Return chunks as one; parameters are as in strax. Rows of one chunk are not copied."""
         parts = [cls.of(chunk) for chunk in chunks if chunk is not None]
+        if len(parts) == 2 and parts[0].start == parts[0].end and _follows(*parts):
+            return parts[1]
         filled = [chunk.data for chunk in parts if len(chunk)]
         if len(parts) < 2 or not filled or any(data.dtype != filled[0].dtype for data in filled):
             return super().concatenate(parts, allow_superrun)
@@ -181,6 +182,14 @@ class Chunk(strax.Chunk):
         else:
             result.data = np.concatenate([as_void(data) for data in filled]).view(filled[0].dtype)
         return result
+
+
+def _follows(before: strax.Chunk, after: strax.Chunk) -> bool:
+    """Return whether two chunks of a run are adjacent and differ in nothing but rows and times."""
+    same = ("run_id", "data_type", "dtype", "target_size_mb", "subruns")
+    return before.end == after.start and all(
+        getattr(before, name) == getattr(after, name) for name in same
+    )
 
 
 def split_array(
@@ -225,9 +234,9 @@ def _split_index(start, end, t):
     return len(start), True
 
 
-#: Shortest time between two writes of the metadata, after the first few chunks [s], and the largest
-#: share of the time that a job's dozen savers may spend on them
-_SECONDS_BETWEEN, _SHARE_OF_TIME, _FIRST_CHUNKS = 1.0, 0.005, 3
+#: Shortest time between two writes of the metadata [s], and the largest share of the time that a
+#: job's dozen savers may spend on them
+_SECONDS_BETWEEN, _SHARE_OF_TIME = 1.0, 0.005
 
 
 class CheckedSaver(strax.FileSaver):
@@ -245,8 +254,7 @@ class CheckedSaver(strax.FileSaver):
 
     @property
     def _flush_md_for_every_chunk(self) -> bool:
-        is_time = time.monotonic() >= self._next_flush
-        return is_time or len(self.md["chunks"]) <= _FIRST_CHUNKS
+        return time.monotonic() >= self._next_flush
 
     def _flush_metadata(self) -> None:
         began = time.thread_time()
@@ -256,10 +264,7 @@ class CheckedSaver(strax.FileSaver):
         # Only the last write is indented: json has slower code for that
         options = self.json_options if self.closed else {"sort_keys": True}
         text = json.dumps({**self.md, "chunks": self.md["chunks"][:n_written]}, **options)
-        path = Path(self.tempdirname, self.metadata_json)
-        temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        _write_whole(os.path.join(self.tempdirname, self.metadata_json), text.encode())
         # Time of this thread: by the clock, a paused process would not write for long
         took = time.thread_time() - began
         self._next_flush = time.monotonic() + max(_SECONDS_BETWEEN, took / _SHARE_OF_TIME)
@@ -359,10 +364,16 @@ def save_file(path: str, data: np.ndarray, compressor: str) -> int:
     if compressor not in _COMPRESS:
         return strax.save_file(path, data=data, compressor=compressor)
     compressed = _COMPRESS[compressor](data)
-    temporary = Path(f"{path}_temp")
-    temporary.write_bytes(compressed)
-    temporary.rename(path)
+    _write_whole(path, compressed)
     return len(compressed)
+
+
+def _write_whole(path: str, content: bytes) -> None:
+    """Write a file that others never find half-written."""
+    temporary = f"{path}_temp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)
 
 
 def _compress_lz4(data: np.ndarray) -> bytes:

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from bson import Code, Decimal128, json_util
+from make_jobs import made_once
 from servers import LOCALHOST, MONGO_USERS, MongoServer, with_clock
 
 from amstrax import cli, contexts, simulation
@@ -32,6 +33,7 @@ from amstrax.rundb.leases import Stop
 
 AUTO_PROCESSING = "amstrax.auto_processing.auto_processing"
 TARGET = "raw_records"
+PYTHON = sys.executable
 #: More than anything here takes on a slow machine with much to do [s]
 LONG = 480
 
@@ -43,17 +45,22 @@ _started: list[subprocess.Popen] = []
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """Folder with live data of two runs, of a second each."""
-    folder = tmp_path_factory.mktemp("simulated")
-    for number in (1, 2):
-        simulation.simulate(
-            f"{number:06d}", folder, rate=20, duration=1, seed=number, yields="simple"
-        )
-    return folder
+
+    def make(folder):
+        for number in (1, 2):
+            name = f"{number:06d}"
+            simulation.simulate(name, folder, rate=20, duration=1, seed=number, yields="simple")
+
+    return made_once(tmp_path_factory, "simulated_for_the_loop", make)
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch, simulated):
-    """A machine with live data of two runs, folders for data, and an embedded run database."""
+def lab(tmp_path, monkeypatch, simulated, served_scripts):
+    """A machine with live data of two runs, folders for data, and an embedded run database.
+
+    Jobs that this process submits fork from a server; those of loops that are started do not.
+    """
+    monkeypatch.setattr(sys, "executable", str(served_scripts / "python"))
     for name, folder in (("LIVE", "live"), ("RAW", "raw"), ("PROCESSED", "processed")):
         (tmp_path / folder).mkdir()
         monkeypatch.setenv(f"XAMS_{name}_DATA", str(tmp_path / folder))
@@ -150,7 +157,7 @@ def start(lab, *more, under=(), env=None):
     """Start the loop as a process of its own, maybe under another command."""
     with open(lab / "loop.log", "a") as file:
         loop = subprocess.Popen(
-            [*under, sys.executable, "-m", AUTO_PROCESSING, *options(*more)],
+            [*under, PYTHON, "-m", AUTO_PROCESSING, *options(*more)],
             stdout=file,
             stderr=file,
             env=(env or os.environ) | {"AMSTRAX_LOG_FOLDER": str(lab / "logs")},
@@ -267,7 +274,7 @@ signal.raise_signal(signal.SIGHUP)
 def test_a_further_hang_up_does_not_kill(names, reason):
     """Systemd sends one right after SIGTERM, and terminals several."""
     done = subprocess.run(
-        [sys.executable, "-c", _SIGNALLED, *names.split()],
+        [PYTHON, "-c", _SIGNALLED, *names.split()],
         capture_output=True,
         text=True,
         check=False,
@@ -793,4 +800,4 @@ def test_jobs_that_are_all_refused_are_not_the_runs_fault(lab, simulated, monkey
     assert are("pending", "pending", "pending", "pending", "failed", "failed", "failed")()
     # Those that were tried rest for a while
     loop.round()
-    assert are("submitted", "submitted", "pending")()
+    assert begun(1)() and begun(2)() and status(3)[0] == "pending"

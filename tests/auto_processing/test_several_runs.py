@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -174,17 +176,39 @@ def test_wrong_use_of_all(runs, make_runs, tmp_path):
     assert process_run.main([*make_runs(2), "--target=nonsense", "--no-progress"]) == 2
 
 
-def test_amstraxer_takes_several_runs(make_runs, live, tmp_path, start_tool):
+@pytest.fixture
+def start(tmp_path):
+    """Start a tool, whose child writes into the same file; return the process and the file."""
+    processes = []
+
+    def start_(module, *arguments):
+        log = tmp_path / f"log_{len(processes)}"
+        command = [sys.executable, module.__file__, *arguments, "--no-progress"]
+        with log.open("w") as file:
+            processes.append(subprocess.Popen(command, stderr=file))
+        return processes[-1], log
+
+    yield start_
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def says(log: Path, text: str) -> None:
+    wait(lambda: text in log.read_text(), log.read_text)
+
+
+def test_amstraxer_takes_several_runs(make_runs, live, tmp_path, start):
     """One that is being taken is the last."""
     taken, *others = make_runs(1, end=False) + make_runs(2, first=2)
     shutil.rmtree(live / others[0] / "000000")
     out = tmp_path / "out"
-    tool = start_tool(amstraxer.main, taken, *others, TARGET, f"--output_folder={out}")
-    tool.says(f"run {others[1]} done")
-    tool.says(f"run {taken}: its live data has not ended: after the other runs")
+    tool, log = start(amstraxer, taken, *others, TARGET, f"--output_folder={out}")
+    says(log, f"run {others[1]} done")
+    says(log, f"run {taken}: its live data has not ended: after the other runs")
     end_run(live, taken)
-    assert tool.result() == 1
-    assert "3 runs: 2 done, 1 failed" in tool.text()
+    assert tool.wait() == 1
+    assert "3 runs: 2 done, 1 failed" in log.read_text()
     made = {path.name[:6] for path in out.glob("*-raw_records-*")}
     assert made == {taken, others[1]}
 
@@ -216,8 +240,9 @@ def test_a_process_that_dies_costs_one_run(runs, live, make_runs, submit, engine
     child_of(engine, results[0].job_id).send_signal(signal.SIGSEGV)
     wait(lambda: status(runs, a).status == "failed", log.read_text)
     assert re.search(r"killed by signal 11 \(SIGSEGV\): a bug in compiled", status(runs, a).reason)
+    wait(lambda: not documents.find_run(runs, a).get("processing_claim"))
     document = documents.find_run(runs, a)
-    assert documents.failures_of(document) == 1 and not document.get("processing_claim")
+    assert documents.failures_of(document) == 1
     (failure,) = document["processing_failures"]
     assert failure["log"] == str(log) and str(log) in failure["reason"]
     # The failed one may be submitted again while the others are at work
@@ -273,18 +298,21 @@ def test_a_job_that_is_cancelled_at_its_start(runs, make_runs, submit, engine):
     assert [failures(runs, name) for name in names] == [0, 0]
 
 
-def test_a_command_whose_parent_is_killed(runs, live, make_runs, tmp_path, start_tool):
+def test_a_command_whose_parent_is_killed(runs, live, make_runs, tmp_path, start):
     """Without an engine, its child ends after the chunk, and gives back what it has."""
     a, b = make_runs(2, end=False)
     out = f"--output_folder={tmp_path / 'out'}"
-    tool = start_tool(process_run.main, a, b, TARGET, out, "--attempt", "a1", "a2")
-    tool.says(f"run {b}: its live data has not ended")
+    for name, attempt in ((a, "a1"), (b, "a2")):
+        documents.set_status(runs, name, "submitted", job={"attempt": attempt, "engine": "local"})
+    tool, log = start(process_run, a, b, TARGET, out, "--attempt", "a1", "a2")
+    says(log, f"run {b}: its live data has not ended")
     wait(lambda: status(runs, a).status == "running")
     (child,) = psutil.Process(tool.pid).children()
-    tool.signal(signal.SIGKILL)
+    tool.kill()
     wait(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     assert "stopped by the death of its parent process" in status(runs, a).reason
     assert documents.find_run(runs, a).get("processing_claim") is None
+    assert statuses(runs, (a, b)) == ["failed", "pending"]
 
 
 def test_a_job_that_begins_nothing(runs, make_runs, submit, engine, tmp_path):
@@ -304,18 +332,14 @@ def test_too_much_memory_costs_one_run(runs, live, make_runs, submit, engine, tm
     """The engine kills the process at work, and not the one that starts the next."""
     names = make_runs(2)
     (tmp_path / "greedy.py").write_text(
-        "import subprocess, sys, time\n"
-        "for word in ('first', 'second'):\n"
-        "    more = bytearray(400_000_000) if word == 'first' else None\n"
-        "    code = 'x = bytearray(400_000_000); import time; time.sleep(60)'\n"
-        "    code = code if word == 'first' else 'pass'\n"
-        "    del more\n"
-        "    print(word, subprocess.run([sys.executable, '-c', code]).returncode, flush=True)\n"
+        "import subprocess, sys\n"
+        "for code in ('x = bytearray(400_000_000); import time; time.sleep(60)', 'pass'):\n"
+        "    print(subprocess.run([sys.executable, '-c', code]).returncode, flush=True)\n"
     )
     first, _ = submit(names, script=tmp_path / "greedy.py", memory=200)
     log = Path(documents.job_of(documents.find_run(runs, names[0]))["log"])
     wait(lambda: not engine.jobs())
-    assert "first -9\n" in log.read_text() and "second 0\n" in log.read_text()
+    assert "-9\n" in log.read_text() and "\n0\n" in log.read_text()
     assert "more than its 200 MB: submit it with more (--mem)" in log.read_text()
     assert engine.state(first.job_id).state == "done"
 
@@ -445,6 +469,7 @@ def test_the_loop_fills_jobs(runs, make_runs, engine, tmp_path, monkeypatch):
         return set(statuses(runs, names)) == {"done"}
 
     wait(is_done)
+    one.round()
     assert one.counts == {"submitted": 5, "done": 5, "failed": 0}
     jobs = [documents.job_of(documents.find_run(runs, name)).get("n_runs") for name in names]
     assert jobs == [None, 2, 2, 2, 2]

@@ -155,6 +155,20 @@ def test_range_in_wrong_order(ends, capsys):
     assert f"--guess {ends[0]} 5000: give the lower end first" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", ["gains", "elife", "drift", "se-gain", "maps", "energy", "alphas", "trends"]
+)
+@pytest.mark.parametrize("name", ["plot.xyz", "plot", ".png", "folder.png"])
+def test_a_plot_that_cannot_be_drawn_is_said_first(command, name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    more = ["--line", "20=7"] if command == "energy" else []
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, "7", *more, f"--plot={name}"])
+    assert f"--plot {name}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
 def test_file_that_is_given_twice(tmp_path, capsys):
     write = f"--write={tmp_path / 'elife_v1.json'}"
     assert elife.main(["000301", write, write, "--range=301"]) == 2

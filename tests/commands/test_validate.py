@@ -47,16 +47,28 @@ def report(made):
     return validation_text.read_report(made / "validation.json")
 
 
-def test_a_reader_may_have_had_enough(made):
-    path = made / "validation.json"
-    code = (
-        f"import sys; from amstrax.commands import validate; "
-        f"sys.exit(validate.main(['--report', {str(path)!r}]))"
-    )
+def test_a_failure_leaves_no_folder(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise LiveDataNotFound("no disk")
+
+    monkeypatch.setattr(validate, "assess", fail)
+    there = tmp_path / "there"
+    there.mkdir()
+    for output in (tmp_path / "new/deep", there):
+        options = ["--duration=1", "--rate=10", "--no-progress", f"--output={output}"]
+        assert validate.main(options) == 1
+    # What was there stays
+    assert files(tmp_path) == ["there"] and files(there) == []
+
+
+def test_a_reader_may_have_had_enough(made, served_scripts):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True
+        [served_scripts / "amstrax", "validate", "--report", made / "validation.json"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")

@@ -2,12 +2,8 @@
 
 import fcntl
 import getpass
-import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -54,10 +50,17 @@ def test_a_run_is_found_and_opened(page, server):
     expect(part(page, "count")).to_contain_text("Runs 1 to 15 of 15 that match")
     choose(page, "way", "smallest, oldest first")
     expect(first).to_have_text("000001")
-    write(page, "since", "yesterday")
+    # A day is chosen from a calendar; run 24 begins on the second of January
+    page.goto(f"{server.address}runs?since=yesterday&until=2024-01-01&last=30")
     expect(part(page, "message")).to_contain_text("'yesterday' is no day")
-    write(page, "since", "2024-01-01")
-    expect(part(page, "message")).to_be_hidden()
+    expect(part(page, "count")).to_contain_text("Runs 1 to 23 of 23 that match")
+    page.goto(f"{server.address}runs?since=2024-01-02&last=30")
+    expect(part(page, "count")).to_contain_text("Runs 1 to 7 of 7 that match")
+    part(page, "since").locator("input.form-control").click()
+    part(page, "since").locator("[aria-label='January 1, 2024']").click()
+    expect(part(page, "count")).to_contain_text("Runs 1 to 30 of 30 that match")
+    press(page, "clear")
+    expect(part(page, "count")).to_contain_text(f"of {MANY + 3}.")
     write(page, "text", "000005")
     expect(part(page, "count")).to_contain_text("Runs 1 to 1 of 1 that match")
     # The address holds the view: somebody else sees the same
@@ -204,7 +207,10 @@ def test_calibrations_are_drawn(page, server):
 def test_two_runs_are_compared(page, server):
     # The address of before, with two runs
     page.goto(f"{server.address}compare?a={SHORT}&b={SHORT}")
-    expect(part(page, "compared")).to_contain_text("Name runs to compare")
+    expect(part(page, "compared")).to_contain_text(f"No run of its mode is before {SHORT}")
+    # A run of a link goes with the one before it of its mode
+    page.goto(f"{server.address}compare?runs=9")
+    expect(part(page, "runs").locator("input")).to_have_value("000009, 000007")
     write(page, "runs", f"{SHORT}, {LED}")
     expect(part(page, "message")).to_contain_text("compare runs of one sort")
     write(page, "runs", "6724-x")
@@ -301,32 +307,30 @@ def test_a_run_is_seen_growing(page, server, lab):
     expect(progress).to_contain_text("being taken")
     take(0)
     expect(progress).to_contain_text("Live data: 1 chunk,")
-    reader = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "amstrax.auto_processing.amstraxer", RUN_ID, "--no-progress"),
-            *(f"--output_folder={lab.out}", f"--live_data_dir={lab.live}"),
-            *(f"--testing_rundoc={json.dumps(rundoc())}", "--context=xams"),
-            *("--target", "raw_records"),
-        ],
-        env=lab.environment,
-        cwd=lab.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        made = progress.locator("tr", has=page.locator("td:text-is('raw_records')"))
-        expect(made.locator("td").nth(1)).to_have_text("1")
-        expect(made).to_contain_text("being made")
-        take(1)
-        expect(progress).to_contain_text("Live data: 2 chunks,")
-        expect(made.locator("td").nth(1)).to_have_text("2")
-        redax.write_end(run_dir, THREADS)
-        expect(made).to_contain_text("complete")
-        assert reader.wait(120) == 0
-    finally:
-        if reader.poll() is None:
-            reader.send_signal(signal.SIGKILL)
-            reader.wait()
+    choose(page, "make", "raw data")
+    press(page, "follow")
+    result = part(page, "result").locator("tr", has_text=RUN_ID)
+    expect(result).to_contain_text("followed")
+    made = progress.locator("tr", has=page.locator("td:text-is('raw_records')"))
+    expect(made.locator("td").nth(1)).to_have_text("1")
+    expect(made).to_contain_text("being made")
+    expect(part(page, "about").locator(".status").first).to_contain_text("running")
+    # It is followed once
+    press(page, "follow")
+    expect(result).to_contain_text("alive already")
+    take(1)
+    expect(progress).to_contain_text("Live data: 2 chunks,")
+    expect(made.locator("td").nth(1)).to_have_text("2")
+    redax.write_end(run_dir, THREADS)
+    expect(made).to_contain_text("complete")
+    expect(part(page, "log")).to_contain_text(f"run {RUN_ID} done in")
+    document = documents.find_run(lab.runs, RUN_ID)
+    assert documents.status_of(document).status == "pending" and not documents.data_of(document)
+    # What follows a run can be ended, which changes nothing of the run
+    lab.runs.update_one({"name": RUN_ID}, {"$set": {"end": datetime.now(UTC)}})
+    press(page, "cancel")
+    press(page, "cancel")
+    expect(result).to_contain_text("has ended already")
     expect(part(page, "data")).to_contain_text("✓ yes")
 
 

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import bcrypt
 import pytest
-from dashboard_server import Lab, Server, expect, new_page, part
+from dashboard_server import Lab, Server, expect, new_page, part, violations
 from visitors import PASSWORDS, Visitor, add_users, handshake
 
 from amstrax.commands import dashboard
 from amstrax.dashboard.logins import PasswordFile
-from amstrax.exceptions import UsageError
+from amstrax.exceptions import InvalidOption, UsageError
 from amstrax.rundb import documents
 
 pytestmark = pytest.mark.slow
@@ -400,3 +400,74 @@ def test_passwords_are_set_by_command(tmp_path, lab):
     assert "a good password" not in file.read_text() + done.stdout + done.stderr
     assert file.stat().st_mode & 0o777 == 0o600
     assert PasswordFile(file).is_right("dora", "a good password")
+
+
+def test_a_trusted_proxy_names_the_user(lab):
+    """For pages and websockets; alone, and beside log-in with a password."""
+    header = ("--user_header=X-Remote-User", "--trusted_proxy=127.0.0.0/8")
+    server = Server(lab, "proxied", *header, "--allow-actions", "alice@nikhef.nl")
+    try:
+        own = server.address.rstrip("/")
+        assert Visitor(server).get("runs")[0] == 403
+        tokens = {}
+        for user, rights in (("alice@nikhef.nl", "actions allowed"), ("bob", "read-only for you")):
+            status, url, _, text = Visitor(server).get("runs", **{"X-Remote-User": user})
+            assert status == 200 and "/login" not in url
+            assert f"· {user}" in text and rights in text and "Log out" not in text
+            tokens[user] = re.search(r'"token":\s*"([^"]+)"', text)[1]
+            assert "ACK" in handshake(server, own, "", tokens[user], user)[1]
+        # A page of alice is no page of somebody else
+        for user in ("bob", ""):
+            assert "ACK" not in handshake(server, own, "", tokens["alice@nikhef.nl"], user)[1]
+        for name in ("a b", "x" * 65, "alice@nikhef.nl,bob"):
+            assert Visitor(server).get("runs", **{"X-Remote-User": name})[0] == 403
+        assert server.text().count("is no name of a user") == 3
+    finally:
+        assert server.stop() == 0, server.text()
+    both = Server(lab, "both", *header, f"--users={lab.folder / 'users'}", "--allow-actions=alice")
+    try:
+        visitor = Visitor(both)
+        assert "/login" in visitor.get("runs")[1]
+        assert "· alice" in visitor.log_in("alice", PASSWORDS["alice"])[3]
+        assert "· carol" in Visitor(both).get("runs", **{"X-Remote-User": "carol"})[3]
+    finally:
+        assert both.stop() == 0, both.text()
+
+
+def test_the_header_of_somebody_else_is_ignored(lab, server):
+    """Also if they say that they come from the proxy; with one warning for each."""
+    proxy = ("--user_header=X-Remote-User", "--trusted_proxy=192.0.2.1", "--behind_proxy")
+    other = Server(lab, "elsewhere", *proxy)
+    try:
+        for _ in range(3):
+            named = {"X-Remote-User": "alice", "X-Forwarded-For": "192.0.2.1"}
+            assert Visitor(other).get("runs", **named)[0] == 403
+        own = other.address.rstrip("/")
+        assert "ACK" not in handshake(other, own, "", "x.y", "alice")[1]
+        assert other.text().count("it is none of the trusted proxies") == 1
+    finally:
+        assert other.stop() == 0, other.text()
+    # Off by default
+    assert "/login" in Visitor(server).get("runs", **{"X-Remote-User": "alice"})[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--trusted_proxy=127.0.0.1"], "--trusted_proxy needs --user_header"),
+        (["--user_header=X-User"], "needs the addresses of the proxies"),
+        (["--user_header=X-User", "--trusted_proxy=here"], "addresses or networks"),
+        (["--user_header=X User", "--trusted_proxy=127.0.0.1"], "cannot be the name of a header"),
+    ],
+)
+def test_options_of_a_proxy_are_checked(options, problem):
+    with pytest.raises((UsageError, InvalidOption), match=problem):
+        dashboard.make_site(dashboard.parse_args(options))
+
+
+def test_the_form_breaks_no_rule_of_accessibility(server, browser):
+    page = new_page(browser)
+    page.goto(server.address)
+    expect(page.locator("#password")).to_be_visible()
+    assert violations(page) == []
+    page.context.close()

@@ -418,27 +418,26 @@ def test_without_nestpy_the_remedy_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_says_what_comes_next_and_that_works(tmp_path):
+def test_the_command_says_what_comes_next_and_that_works(tmp_path, served_scripts):
+    def run(*command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [served_scripts / command[0], *command[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+
     options = ["--duration=6", "--set=dt=10", "--set", "electron_lifetime=5e4"]
-    done = run_module("amstrax.cli", "simulate", RUN, f"--output={tmp_path}", *options)
+    done = run("amstrax", "simulate", RUN, f"--output={tmp_path}", *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     command = done.stdout.partition("\n  ")[2].split()
     assert command[0] == "amstraxer"
-    again = run_module("amstrax.auto_processing.amstraxer", *command[1:], cwd=tmp_path)
+    again = run(*command)
     assert again.returncode == 0, again.stderr
     assert "event_info" in again.stderr
-
-
-def run_module(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
-    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from make_runs import context, pulses, write_run
 
 from amstrax import contexts
 from amstrax.strax_ext.context import Context
-from amstrax.strax_ext.plugin import State
+from amstrax.strax_ext.plugin import Plugin, State
 
 DTYPE = [*strax.time_fields, (("Checksum of what it was made with", "value"), np.int64)]
 
@@ -244,6 +244,53 @@ def test_plugins_are_made_once_while_nothing_changes(tmp_path, monkeypatch):
     st_.key_for("000123", "peaks")
     assert st_._made is made
     assert not any(data_type.startswith("_temp") for data_type in made.plugins)
+
+
+def test_stored_data_is_loaded_without_the_plugins_below_it(tmp_path):
+    write_run(tmp_path, pulses([1_000_000], range(5)))
+    st_ = context(tmp_path)
+    st_.make("000123", "event_info")
+    st_.get_array("000123", "event_info", progress_bar=False)
+    found = st_.get_components("000123", "event_info")
+    assert (found.plugins, found.savers, list(found.loaders)) == ({}, {}, ["event_info"])
+    assert found.loader_plugins["event_info"].run_id == "000123"
+    assert "peaks" in st_.get_components("000124", "event_info").plugins
+
+
+def test_runs_of_one_call_share_the_state_of_the_context(tmp_path, monkeypatch):
+    used = Context(storage=strax.DataDirectory(str(tmp_path)), register=registered())
+    kwargs = {"progress_bar": False, "multi_run_progress_bar": False}
+    states, of = [], State.of
+    monkeypatch.setattr(State, "of", lambda st_: states.append(st_) or of(st_))
+    for more in ({}, {"config": {"of_first": 2}}):
+        states.clear()
+        found = used.get_array(RUNS, "third", **more, **kwargs)
+        assert len(states) == 1
+        expected = fresh(used).get_array(RUNS, "third", **more, **kwargs)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_copies_of_a_plugin_share_nothing_that_changes():
+    class Counting(Plugin):
+        provides, depends_on, dtype, data_kind = "counts", (), DTYPE, "counts"
+
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def compute(self, chunk_i):
+            self.seen.append(chunk_i)
+
+    plugin = Counting()
+    plugin.config, plugin.lineage, plugin.deps = {"a": 1}, {}, {}
+    plugin.compute(0)
+    one, other = plugin.__copy__(), plugin.__copy__().__copy__()
+    one.compute(1)
+    one.config["a"] = 2
+    one.input_buffer["x"] = None
+    assert (plugin.seen, one.seen, other.seen) == ([0], [1], [])
+    assert (plugin.config, other.config, other.input_buffer) == ({"a": 1}, {"a": 1}, {})
+    assert one.compute_takes_chunk_i and one.provides == ("counts",)
 
 
 def test_keys_follow_the_options(tmp_path):

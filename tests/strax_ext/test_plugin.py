@@ -1,5 +1,7 @@
 """Chunks and rechunker give what those of strax give."""
 
+import json
+
 import numpy as np
 import pytest
 import strax
@@ -21,12 +23,12 @@ def as_intervals(rows):
     return data
 
 
-def chunk(data, start, end, target_size_mb=1.0, data_type="things", cls=strax.Chunk):
+def chunk(data, start, end, target_size_mb=1.0, data_type="things", cls=strax.Chunk, run_id="0"):
     return cls(
         data_type=data_type,
         data_kind="things",
         dtype=data.dtype,
-        run_id="0",
+        run_id=run_id,
         start=start,
         end=end,
         data=data,
@@ -71,6 +73,8 @@ def test_chunks_are_split_as_by_strax(rows, t, early):
     for mine, expected in zip(ours or (), theirs or (), strict=True):
         np.testing.assert_array_equal(mine.pop("data"), expected.pop("data"))
         assert mine == expected
+        # In the metadata of what is stored
+        json.dumps([mine["start"], mine["end"], mine["_superrun"]])
 
 
 def test_chunks_of_superruns_are_split_as_by_strax():
@@ -83,6 +87,17 @@ def test_chunks_of_superruns_are_split_as_by_strax():
     ):
         assert (ours.subruns, ours.superrun) == (theirs.subruns, theirs.superrun)
         np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+def test_chunk_after_an_empty_rest_is_that_chunk():
+    data = as_intervals([(3, 2), (7, 1)])
+    rest, whole = chunk(data[:0], 2, 2), chunk(data, 2, 10, cls=Chunk)
+    assert Chunk.concatenate([rest, whole]) is whole
+    # A rest with a time of its own counts
+    assert Chunk.concatenate([chunk(data[:0], 1, 2), whole]).start == 1
+    for other in (chunk(data[:0], 3, 3), chunk(data[:0], 2, 2, run_id="2")):
+        with pytest.raises(ValueError, match="overlapping|different run ids"):
+            Chunk.concatenate([other, whole])
 
 
 def test_chunks_are_joined_without_a_copy():
