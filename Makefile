@@ -17,8 +17,10 @@ ALL_EXTRAS := dev
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# for `make test`, as ARGS="-k contexts -x", `make demo`, `make validate` and `make notebook`
+# for `make test`, as ARGS="-k contexts -x", `make bench`, `make demo`, `make validate` and `make notebook`
 ARGS ?=
+# for `make bench`
+BASE ?=
 # for `make bounds`: without tests that compile kernels of strax and straxen, too
 KERNEL_TESTS := tests/processing tests/test_quantities.py \
     -k "not equals_strax and not of_straxen and not interactive"
@@ -157,8 +159,8 @@ reconstruction: install ## compare the lab's and the improved reconstruction on 
 	$(BIN)/python docs/source/make_reconstruction_table.py
 
 .PHONY: bench
-bench: dev ## measure speed and memory, into benchmarks/RESULTS.md, which the documentation shows
-	$(BIN)/python benchmarks/bench.py
+bench: dev ## compare speed and memory with commit BASE= (default: the last one); ARGS="--valgrind" counts instructions
+	$(BIN)/python benchmarks/bench.py $(ARGS) $(BASE)
 
 .PHONY: process
 process: install ## process a run: RUN= CONTEXT= TARGET= LIVE= RUNDOC= OUT=; by default a simulated run of XAMSL
