@@ -3,47 +3,30 @@
 The errors derive from the exceptions that strax raises for the same mistakes.
 """
 
+import logging
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import strax
 
 from amstrax.exceptions import (
-    InvalidRunId,
+    AmstraxError,
     InvalidSelection,
-    NoSuchDataType,
     UnknownArgument,
     UnknownColumn,
     did_you_mean,
 )
 
 
-def check_data_types(names: Any, known: Iterable[str]) -> None:
-    """Raise NoSuchDataType for a name that is not in `known`."""
-    for name in strax.to_str_tuple(names):
-        if name not in known:
-            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
-
-
-def check_run_ids(run_ids: Any) -> None:
-    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
-    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
-    if several and not len(run_ids):
-        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
-    for run_id in run_ids if several else (run_ids,):
-        if isinstance(run_id, str | bytes):
-            continue
-        text = "006724"
-        if isinstance(run_id, int | np.integer) and run_id >= 0:
-            text = f"{run_id:06d}"
-        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
+class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
+    """Data of a run is neither stored nor can it be made from what is stored."""
 
 
 def check_range(argument: str, value: Any) -> None:
-    """Raise InvalidSelection unless a range is None, or a start and an end."""
-    if value is None or (isinstance(value, tuple | list | np.ndarray) and len(value) == 2):
+    """Raise InvalidSelection unless a range is a start and an end."""
+    if isinstance(value, tuple | list | np.ndarray) and len(value) == 2:
         return
     raise InvalidSelection(f"{argument} {value!r}: give a start and an end, as {argument}=(0, 10)")
 
@@ -79,12 +62,21 @@ def _remedy(error: Exception) -> str:
     return text
 
 
-def check_columns(argument: str, names: Any, dtype: np.dtype) -> None:
-    """Raise UnknownColumn for a column that the dtype lacks; `argument` is where it was given."""
+def check_columns(
+    argument: str, names: Any, dtype: np.dtype, logger: logging.Logger | None = None
+) -> None:
+    """Raise UnknownColumn for a column that the dtype lacks; `argument` is where it was given.
+
+    With a logger, warn instead.
+    """
     known = dtype.names or ()
     for name in strax.to_str_tuple(names or ()):
-        if name not in known:
-            raise UnknownColumn(f"{argument}: no column {name!r}{did_you_mean(str(name), known)}")
+        if name in known:
+            continue
+        problem = f"{argument}: no column {name!r}{did_you_mean(str(name), known)}"
+        if logger is None:
+            raise UnknownColumn(problem)
+        logger.warning("%s", problem)
 
 
 def joined_dtype(plugins: dict[str, strax.Plugin], data_types: Iterable[str]) -> np.dtype:
@@ -104,23 +96,37 @@ def check_arguments(names: Iterable[str], known: Iterable[str], options: Iterabl
         raise UnknownArgument(f"no argument or option of a context {name!r}{hint}")
 
 
-def missing_data(run_id: str, what: str, known: Iterable[str], is_part: bool) -> str:
-    """Return the problem and the remedy for data that is neither stored nor can be made.
+def missing_data(
+    context: strax.Context, run_id: str, targets: Any, is_part: bool
+) -> DataNotAvailable:
+    """Return the error, with its remedy, for data that is neither stored nor can be made.
 
     Parameters
     ----------
-    run_id, what
-        Run, and its data types.
-    known
-        Runs that have any data.
+    context
+        Context that was asked.
+    run_id, targets
+        Run, and data types.
     is_part
         Whether a time range was given.
     """
+    names: list[str] = []
+    for name in strax.to_str_tuple(targets):
+        joined = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
+        names += context._plugin_class_registry[name].depends_on if joined else [name]
+    what = " ".join(names)
+    known = set() if context.runs is None else set(context.runs["name"])
+    for frontend in context.storage:
+        if isinstance(frontend, strax.DataDirectory) and os.path.isdir(frontend.path):
+            stored = (name.partition("-") for name in os.listdir(frontend.path))
+            known |= {run for run, dash, _ in stored if dash}
     remedy = f"process it: amstraxer {run_id} --target {what}"
     if run_id not in known:
         hint = did_you_mean(run_id, known)
         near = hint if hint.endswith("?") else "."
-        return f"no data of run {run_id} in the storage of this context{near} To {remedy}"
-    if is_part:
-        return f"a time range needs stored data, and {what} of run {run_id} is not stored: {remedy}"
-    return f"no {what} of run {run_id}, nor data to make it from: {remedy}"
+        text = f"no data of run {run_id} in the storage of this context{near} To {remedy}"
+    elif is_part:
+        text = f"a time range needs stored data, and {what} of run {run_id} is not stored: {remedy}"
+    else:
+        text = f"no {what} of run {run_id}, nor data to make it from: {remedy}"
+    return DataNotAvailable(text)

@@ -5,7 +5,6 @@ import copy
 import functools
 import inspect
 import logging
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +20,11 @@ import strax
 from immutabledict import immutabledict
 
 from amstrax.exceptions import (
-    AmstraxError,
     InvalidOption,
     InvalidRunDocument,
+    InvalidRunId,
     NoSuchDataType,
     RunNotCovered,
-    UnknownColumn,
     UnknownMethod,
     did_you_mean,
 )
@@ -61,8 +59,25 @@ ANALYSES = {
 }
 
 
-class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
-    """Data of a run is neither stored nor can it be made from what is stored."""
+def _check_data_types(names: Any, known: Iterable[str]) -> None:
+    """Raise NoSuchDataType for a name that is not in `known`."""
+    for name in strax.to_str_tuple(names):
+        if name not in known:
+            raise NoSuchDataType(f"this context does not make {name!r}{did_you_mean(name, known)}")
+
+
+def _check_run_ids(run_ids: Any) -> None:
+    """Raise InvalidRunId unless `run_ids` is text, or a sequence of text."""
+    several = isinstance(run_ids, list | tuple | np.ndarray | pd.Series)
+    if several and not len(run_ids):
+        raise InvalidRunId("no run id is given: write one, as '006724', or a list of them")
+    for run_id in run_ids if several else (run_ids,):
+        if isinstance(run_id, str | bytes):
+            continue
+        text = "006724"
+        if isinstance(run_id, int | np.integer) and run_id >= 0:
+            text = f"{run_id:06d}"
+        raise InvalidRunId(f"run id {run_id!r} is not text: write it in quotes, as {text!r}")
 
 
 class _Analysis:
@@ -127,7 +142,7 @@ def _checking_data_type(name: str) -> Callable:
     @functools.wraps(getattr(strax.Context, name))
     def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
         snapshot = self._snapshot()
-        checks.check_data_types(data_type, snapshot._plugin_class_registry)
+        _check_data_types(data_type, snapshot._plugin_class_registry)
         return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
 
     method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
@@ -312,7 +327,7 @@ class Context(strax.Context):
 
         All runs share one snapshot, and one query for the options in their documents.
         """
-        checks.check_run_ids(run_id)
+        _check_run_ids(run_id)
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - _OF_GET_ARRAY}:
             return self.new_context(**others).get_array(run_id, targets, *args, **kwargs)
         snapshot = self._snapshot()
@@ -321,12 +336,12 @@ class Context(strax.Context):
 
     def make(self, run_id: Any, *args: Any, **kwargs: Any) -> None:
         """Make and store data; parameters are as in strax."""
-        checks.check_run_ids(run_id)
+        _check_run_ids(run_id)
         super().make(run_id, *args, **kwargs)
 
     def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
         """Return whether data is stored; parameters are as in strax."""
-        checks.check_run_ids(run_id)
+        _check_run_ids(run_id)
         snapshot = self._snapshot()
         return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
 
@@ -369,9 +384,9 @@ class Context(strax.Context):
     def _get_plugins(
         self, targets: Sequence[str], run_id: str, *args: Any, **kwargs: Any
     ) -> dict[str, strax.Plugin]:
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
-        checks.check_data_types(tuple(targets), snapshot._plugin_class_registry)
+        _check_data_types(tuple(targets), snapshot._plugin_class_registry)
         self._warn_of_unknown_options(snapshot)
         plugins = super(Context, snapshot)._get_plugins(targets, run_id, *args, **kwargs)
         todo = list(plugins.values())
@@ -523,20 +538,9 @@ class Context(strax.Context):
         self, run_id: str, targets: Any, time_range: Any, error: strax.DataNotAvailable
     ) -> None:
         """Raise an error with the remedy if a run has no data, or none to make the targets from."""
-        if run_id.startswith("_"):
-            return
-        names: list[str] = []
-        for name in strax.to_str_tuple(targets):
-            joined = name.startswith(strax.context.TEMP_DATA_TYPE_PREFIX)
-            names += self._plugin_class_registry[name].depends_on if joined else [name]
-        what = " ".join(names)
-        known = set() if self.runs is None else set(self.runs["name"])
-        for frontend in self.storage:
-            if isinstance(frontend, strax.DataDirectory) and os.path.isdir(frontend.path):
-                stored = (name.partition("-") for name in os.listdir(frontend.path))
-                known |= {run for run, dash, _ in stored if dash}
-        text = checks.missing_data(run_id, what, known, time_range is not None)
-        raise DataNotAvailable(text) from error
+        if not run_id.startswith("_"):
+            is_part = time_range is not None
+            raise checks.missing_data(self, run_id, targets, is_part) from error
 
     @property
     def _equivalent_data(self) -> EquivalentData:
@@ -616,13 +620,14 @@ class Context(strax.Context):
         DataNotAvailable
             (strax's) without data, nor data to make it from.
         """
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         if others := {name: kwargs.pop(name) for name in kwargs.keys() - {*_OF_GET_ITER}}:
             return self.new_context(**others).get_iter(run_id, targets, *args, **kwargs)
         if isinstance(targets, list | tuple) and not targets:
             raise NoSuchDataType("no data type is given: name one, as 'event_info'")
         for name in ("time_range", "seconds_range"):
-            checks.check_range(name, kwargs.get(name))
+            if kwargs.get(name) is not None:
+                checks.check_range(name, kwargs[name])
         snapshot = self._snapshot(new=True)
         # Such functions may add columns
         if not snapshot.context_config["apply_data_function"]:
@@ -654,10 +659,7 @@ class Context(strax.Context):
         dtype = checks.joined_dtype(plugins, targets)
         checks.check_selection(selection, dtype)
         checks.check_columns("keep_columns", keep_columns, dtype)
-        try:
-            checks.check_columns("drop_columns", drop_columns, dtype)
-        except UnknownColumn as error:
-            self.log.warning("%s", error)  # Not an error in strax
+        checks.check_columns("drop_columns", drop_columns, dtype, self.log)  # No error in strax
 
     # While a run database is unreachable, folders serve, also those without metadata of runs
 
@@ -688,8 +690,8 @@ class Context(strax.Context):
         """Return a table of selected runs; parameters are as in strax."""
         arguments = inspect.signature(super().select_runs).bind_partial(*args, **kwargs).arguments
         if (run_id := arguments.get("run_id")) is not None:
-            checks.check_run_ids(run_id)
-        checks.check_data_types(arguments.get("available", ()), self._plugin_class_registry)
+            _check_run_ids(run_id)
+        _check_data_types(arguments.get("available", ()), self._plugin_class_registry)
         self._complete_runs()
         return super().select_runs(*args, **kwargs)
 
@@ -697,7 +699,7 @@ class Context(strax.Context):
         """Return the runs with stored data; parameters are as in strax."""
         if kwargs:
             return self.new_context(**kwargs).list_available(target, runs)
-        checks.check_data_types(target, self._plugin_class_registry)
+        _check_data_types(target, self._plugin_class_registry)
         if runs is None:
             self._complete_runs()
         if self.runs is None:
@@ -738,7 +740,7 @@ class Context(strax.Context):
         self, run_id: str, target: str, chunk_number: Any = None, combining: bool = False
     ) -> strax.DataKey:
         """Return the key of data; parameters are as in strax."""
-        checks.check_run_ids((run_id,))
+        _check_run_ids((run_id,))
         snapshot = self._of_run(run_id)
         get_key = super(Context, snapshot).key_for
         keys = snapshot._made.keys
