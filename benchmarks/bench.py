@@ -84,12 +84,10 @@ class Side:
             memory = used.ru_maxrss / 1024
             if case.times == 1:
                 return Used(used.ru_utime + used.ru_stime, wall, memory)
-            calls = [[float(x) for x in line.split()[:2]] for line in out.read().splitlines()][1:]
-            return (
-                Used(*map(statistics.median, zip(*calls, strict=True)), memory)
-                if calls
-                else Used(0, 0, memory)
-            )
+            calls = [[float(x) for x in line.split()[:2]] for line in out.read().splitlines()]
+            # The first call compiles, or loads what is compiled
+            middle = map(statistics.median, zip(*(calls[1:] or calls), strict=True))
+            return Used(*middle, memory)
 
     def instructions(self, case: Case) -> float | None:
         """Return the instructions of a case, of its second call if it has several."""
@@ -141,45 +139,35 @@ def default_base() -> str:
 
 def report(sides: list[Side], cases: list[Case], rounds: int, count: bool) -> None:
     """Measure cases in turns, and print a table."""
-    used: dict[tuple[Case, Side], list[Used | None]] = {
-        (case, side): [] for case in cases for side in sides
-    }
-    for i in range(rounds):
-        for case in cases:
-            for side in sides[:: 1 if i % 2 else -1]:
-                used[case, side].append(side.run(case, case.times))
-    print(
-        f"{'':34s}{'CPU [s]':>10s}{'wall [s]':>10s}{'memory [MiB]':>14s}{'10^9 instructions':>20s}"
-    )
+    columns = ("CPU [s]", "wall [s]", "memory [MiB]", "10^9 instructions")
+    print(f"{'':34s}{''.join(f'{name:>18s}' for name in columns)}")
     for case in cases:
         print(case.title)
+        pairs = []
+        for i in range(rounds):
+            turn = sides[:: 1 if i % 2 else -1]
+            found = {side: side.run(case, case.times) for side in turn}
+            pairs.append([found[side] for side in sides])
+        good = [pair for pair in pairs if None not in pair]
+        if not good:
+            print("  failed")
+            continue
         counted: list[float | None] = [None for _ in sides]
         if count:
             with ThreadPoolExecutor(len(sides)) as pool:
-                counted = list(pool.map(lambda side, case=case: side.instructions(case), sides))
-        rows = []
-        for side, n in zip(sides, counted, strict=True):
-            good = [each for each in used[case, side] if each]
-            if not good:
-                print(f"  {side.name:32s}    failed")
-                continue
-            middle = Used(*map(statistics.median, zip(*good, strict=True)))
-            rows.append((*middle, n))
-            text = f"{n / 1e9:20.2f}" if n else f"{'missing':>20s}"
-            print(
-                f"  {side.name:32s}{middle.cpu:10.3f}{middle.wall:10.3f}{middle.memory:14.0f}{text}"
-            )
-        if len(rows) == 2:
-            # Of pairs that ran one after the other, which other load met alike
-            pairs = [p for p in zip(*(used[case, side] for side in sides), strict=True) if all(p)]
-            cpu, wall, memory = (
-                statistics.median(new[k] / old[k] for old, new in pairs) for k in range(3)
-            )
-            text = f"{rows[1][3] / rows[0][3]:20.2f}" if all(counted) else ""
-            print(
-                f"  {'new / old, median of pairs':32s}{cpu:10.2f}{wall:10.2f}{memory:14.2f}{text}"
-            )
-        sys.stdout.flush()
+                counted = list(pool.map(Side.instructions, sides, [case] * len(sides)))
+        for side, used, n in zip(sides, zip(*good, strict=True), counted, strict=True):
+            middle = map(statistics.median, zip(*used, strict=True))
+            _print_row(side.name, [*middle, n and n / 1e9], 3)
+        # Each pair ran one after the other, and met the same other load
+        ratios = [statistics.median(new[k] / old[k] for old, new in good) for k in range(3)]
+        of_counts = counted[1] / counted[0] if None not in counted else None
+        _print_row("new / old, median of pairs", [*ratios, of_counts], 2)
+
+
+def _print_row(name: str, values: list[float | None], digits: int) -> None:
+    texts = ["missing" if value is None else f"{value:.{digits}f}" for value in values]
+    print(f"  {name:32s}{''.join(f'{text:>18s}' for text in texts)}", flush=True)
 
 
 def main() -> int:

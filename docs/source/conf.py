@@ -125,7 +125,7 @@ def write_pages(app):
     build_data_structure_doc.write(SOURCE)
     import_graph.write(SOURCE, Path(amstrax.__file__).parent)
     results = SOURCE.parents[1] / "benchmarks/RESULTS.md"
-    text = "Nothing is written down yet: run `make bench`.\n"
+    text = "Nothing is written down yet.\n"
     if results.exists():
         text = results.read_text(encoding="utf-8")
     # Its title is that of the section there
