@@ -175,7 +175,8 @@ class Lab:
         """End all processes of this lab."""
         self.server.kill()
         for process in psutil.process_iter(["cmdline"]):
-            if any(str(self.folder) in part for part in process.info["cmdline"] or ()):
+            is_of_lab = any(str(self.folder) in part for part in process.info["cmdline"] or ())
+            if is_of_lab or _is_job(process, self):
                 try:
                     process.kill()
                 except psutil.NoSuchProcess:
@@ -358,8 +359,11 @@ def _kills(lab: Lab, args: argparse.Namespace, slurm: SlurmCluster | None) -> No
 
 
 def _is_job(process: psutil.Process, lab: Lab) -> bool:
-    words = process.info["cmdline"] or ()
-    return any("process_run" in w for w in words) and any(str(lab.folder) in w for w in words)
+    try:
+        is_of_lab = process.environ().get("AMSTRAX_CONFIG") == lab.environment["AMSTRAX_CONFIG"]
+        return is_of_lab and any("process_run" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _check(lab: Lab, args: argparse.Namespace) -> None:

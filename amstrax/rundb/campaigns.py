@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from amstrax import settings
@@ -194,12 +194,17 @@ class Campaign:
             for target in self.kind(documents.name_of(document) or "").targets
         ]
         is_claimed = documents.is_claimed(document, now=now)
-        if None not in entries and not (is_claimed and found.status in (SUBMITTED, RUNNING)):
+        since = documents.utc_time_of({"time": found.time}, "time")
+        if None not in entries:
             times = [documents.utc_time_of(entry or {}, "time") for entry in entries]
             last = max((time for time in times if time), default=None)
             is_older = last is None or last < self.time
-            begun = documents.utc_time_of(documents.job_of(document), "time")
-            return RunState(STORED if is_older else DONE, time=last, submitted=begun)
+            is_open = found.status in (SUBMITTED, RUNNING) and (is_claimed or not is_older)
+            # A job that was killed after it had registered the data: the next one sets the status
+            has_failed = found.status in ("failed", "cancelled") and not is_older
+            if not is_open and not (has_failed and since and since >= self.time):
+                begun = documents.utc_time_of(documents.job_of(document), "time")
+                return RunState(STORED if is_older else DONE, time=last, submitted=begun)
         if documents.ABANDON in documents.tags_of(document):
             return RunState(SKIPPED, f"it has the tag '{documents.ABANDON}'")
         if document.get("end") is None:
@@ -213,7 +218,6 @@ class Campaign:
             return RunState(
                 found.status, f"job {job.get('job_id')} of {job.get('engine')}, {job.get('host')}"
             )
-        since = _utc(found.time)
         if since is None or since < self.time:
             return RunState(WAITING, is_new=True)
         if found.status == "cancelled":
@@ -235,12 +239,6 @@ class Campaign:
                 "or of the corrections: plan a new campaign",
             )
         return RunState(WAITING)
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    if time is None:
-        return None
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def check_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -219,14 +220,13 @@ def test_old_versions_are_listed_once_the_new_ones_are_there(lab, capsys):  # no
     capsys.readouterr()
     assert campaign("new", "old-data", "--output", lab.folder / "old.sh") == 0
     text = (lab.folder / "old.sh").read_text()
-    found = re.findall(
-        r"^amstrax rundb --detector xams (delete-data (\d+) (\w+) \w+ --yes)$", text, re.M
-    )
+    pattern = r"^amstrax (rundb --detector xams delete-data (\d+) (\w+) \w+ --folder .* --yes)$"
+    found = re.findall(pattern, text, re.M)
     listed = [each[1:] for each in found]
     assert ("000001", "peak_basics") in listed and "raw_records" not in text
     before = {path.name for path in lab.processed.iterdir()}
     for words, *_ in found:
-        assert cli.main(["rundb", *words.split()]) == 0
+        assert cli.main(shlex.split(words)) == 0
     after = {path.name for path in lab.processed.iterdir()}
     assert len(before - after) == len(listed) > 0
     # What the campaign has made is there

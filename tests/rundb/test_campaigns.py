@@ -136,6 +136,11 @@ EXPIRED = {"processing_claim": {"owner": "x", "expires": NOW - timedelta(minutes
         ({"data": [entry("/elsewhere")]}, "waiting"),
         # Complete, but its job has not ended
         ({"data": [entry()], **status("running"), **CLAIMED}, "running"),
+        # Its job was killed before it could set the status
+        ({"data": [entry()], **status("running")}, "running"),
+        ({"data": [entry()], **status("failed", processing_failed=1)}, "waiting"),
+        ({"data": [entry(time=BEFORE)], **status("failed", processing_failed=3)}, "stored"),
+        ({"data": [entry()], **status("failed", BEFORE, processing_failed=3)}, "done"),
         (status("submitted"), "submitted"),
         (status("running") | CLAIMED, "running"),
         (status("running") | EXPIRED, "waiting"),
