@@ -174,7 +174,7 @@ def _full_disks(detector: str, folders: Iterable[Path]) -> Found:
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(folder)
             share = 100 * usage.free / max(usage.total, 1)
-            text = f"{host}: {share:.1f} % of the disk of {folder} are free"
+            text = f"{host}: only {share:.1f} % of the disk of {folder} is free"
             found[f"{detector}: disk {host} {folder}"] = text if share < least else None
     return found
 

@@ -32,11 +32,11 @@ class StoragePage(Page):
         self._old = self.html("", name="old")
         self.show(
             self._sums,
+            self.html("<h2>What newer data replaces</h2>"),
+            self._old,
             self.html("<h2>Runs</h2>"),
             wrapped(self._runs),
             self._of_runs,
-            self.html("<h2>What newer data replaces</h2>"),
-            self._old,
         )
         self.repeat(self._refresh)
 

@@ -197,7 +197,8 @@ class Storage(NamedTuple):
         self, run_ids: Iterable[str] = (), most: int = 50
     ) -> list[tuple[str, list[Amount]]]:
         """Return the amounts of each data type of some runs; by default of `most` largest ones."""
-        asked = set(run_ids)
+        asked = {each for run in run_ids for f in documents.run_filters(run) for each in f.values()}
+        asked |= {f"{each:06d}" for each in asked if isinstance(each, int)}
         by_run: dict[str, list[Stored]] = {}
         for each in self.data:
             if not asked or each.run_id in asked:

@@ -89,7 +89,7 @@ def test_full_disk(find, tmp_path, monkeypatch):
     monkeypatch.setenv("AMSTRAX_HOST", "stbc")
     monkeypatch.setenv("AMSTRAX_ALARM_DISK", "100")
     name = f"xams: disk stbc {tmp_path}"
-    assert f"of the disk of {tmp_path} are free" in find()[name]
+    assert f"of the disk of {tmp_path} is free" in find()[name]
     # A disk that is not mounted is no disk with space
     assert find(folder=tmp_path / "gone") == {} and name not in find.states
 
