@@ -328,7 +328,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             plan = plan_of_run(plan, document)
         options = _chosen_options(run_id, options, plan)
         who = documents.cancelled_by(document)
-        if who and documents.job_of(document).get("attempt") == options.attempt:
+        if who and options.attempt == documents.job_of(document).get("attempt", ""):
             raise AlreadyAtWork(f"run {run_id}: its job was cancelled by {who}: left alone")
         if options.attempt and _is_done(document, plan):
             log.info("run %s was done before this job began: nothing is changed", run_id)
@@ -389,6 +389,8 @@ def _record_crash(args: argparse.Namespace, reason: str) -> None:
     condition: dict[str, Any] = {"processing_job.attempt": attempt, "processing_claim": None}
     if is_its:
         condition = {"processing_claim.owner": owner}
+    # It may have died after it had set the status
+    condition["$nor"] = [documents.has_status("done", "failed")]
     if not args.leave_status:
         documents.record_failure(collection, document, reason, attempt, condition=condition)
     if is_its:

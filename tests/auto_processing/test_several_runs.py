@@ -428,6 +428,23 @@ def test_a_cancelled_run_is_not_begun(runs, make_runs, tmp_path):
     assert status(runs, a).reason == "cancelled by me"
 
 
+@pytest.mark.parametrize("word", ["done", "running"])
+def test_a_process_that_dies_at_the_end_of_a_run(word, runs, make_runs):
+    """What it has recorded stays, and its claim goes."""
+    (name,) = make_runs(1)
+    documents.set_status(runs, name, word, job={"attempt": "a1", "engine": "local"})
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    prefix, _pid, _start, last = leases.new_owner("a1.job").rsplit("/", 3)
+    owner = "/".join((prefix, str(child.pid), leases._start(child.pid), last))
+    leases.claim(runs, name, owner, 600)
+    child.communicate()
+    args = process_run.parse_args([name, "--attempt", "a1", "--detector=xams"])
+    process_run.WORK.record_crash(args, "killed")
+    expected = ("done", 0) if word == "done" else ("failed", 1)
+    assert (status(runs, name).status, failures(runs, name)) == expected
+    assert documents.find_run(runs, name).get("processing_claim") is None
+
+
 class Known:
     """Engine that has the job of a test."""
 
