@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help=f"name of the campaign, as v2_2026; {campaigns.ALL!r} lists all campaigns",
     )
     base.add_debug(parser)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="default: status")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="default: plan if options follow, else status")
 
     def command(name: str, help_: str, epilog: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
@@ -111,7 +111,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     subs["remove"].add_argument("--yes", action="store_true", help="confirm the removal")
     for sub in subs.values():
         base.add_debug(sub, argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[1:] and words[1].startswith("--") and words[1] not in ("--help", "--debug"):
+        words.insert(1, "plan")
+    args = parser.parse_args(words)
     if args.name == campaigns.ALL and args.command is not None:
         parser.error(f"{campaigns.ALL!r} lists all campaigns, and takes no command")
     return args

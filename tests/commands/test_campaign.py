@@ -59,6 +59,7 @@ def test_wrong_options(arguments, capsys):
         (["c1", "plan", "1", "--corrections_version", "v9"], "v9"),
         (["c1", "plan", "1", "--query", '{"$x": 1}'], "$x"),
         (["c1", "plan", "1", "--trend_limit", "noise_1=1:"], "needs --trends"),
+        (["c1", "--query", '{"$x": 1}'], "$x"),
         (["c1", "run"], "no campaign 'c1': there are none"),
         (["c1"], "no campaign 'c1': there are none"),
         (["c1", "pause"], "no campaign 'c1'"),
