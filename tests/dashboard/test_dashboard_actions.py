@@ -355,7 +355,7 @@ def test_xamsl_is_shown_processed_and_browsed(browser, lab):
         expect(part(page, "loaded")).to_contain_text("peaks")
         page.goto(f"{server.address}events?id={little}")
         expect(part(page, "event_text")).to_contain_text("Peak 0 (1 of")
-        expect(part(page, "figures").locator(".bk-Figure")).to_have_count(2)
+        expect(part(page, "figures").locator(".bk-Figure")).to_have_count(1)
         for path in ("runs", f"run?id={little}", f"events?id={little}"):
             page.goto(server.address + path)
             page.wait_for_function("window.Bokeh && Bokeh.documents[0]?.is_idle")
