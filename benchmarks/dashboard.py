@@ -207,8 +207,8 @@ def idle(server: Server, seconds: int) -> None:
                 http = AsyncHTTPClient(force_instance=True)
                 text = (await http.fetch(server.address + path)).body.decode()
                 opened.append(await open_document(server.address, path, text))
-            # Until they are drawn, and memory is tidied after those of before
-            await asyncio.sleep(20)
+            # Until they are drawn, and sessions of before and their memory are tidied up
+            await asyncio.sleep(45)
             before = sum(process.cpu_times()[:2])
             await asyncio.sleep(seconds)
             share = (sum(process.cpu_times()[:2]) - before) / seconds

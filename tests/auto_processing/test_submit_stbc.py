@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,34 @@ def submitted(*arguments):
 
 
 # One run
+
+
+def test_a_run_that_is_being_taken_is_followed_once(runs, live_runs, engine, script, tmp_path):
+    """Which changes nothing of the run, and does not count as the job that processes it."""
+    add_run(runs, live_runs, end=None)
+    template = submitting.make_job_template(
+        amstraxer.ProcessingOptions(targets=("peak_basics",)),
+        tmp_path / "jobs",
+        tmp_path / "logs",
+        script,
+    )
+    first = submitting.follow(template, SHORT, runs, engine)
+    assert first.state == "submitted" and first.name == f"amstrax-xams-{SHORT}-xams-follow"
+    again = submitting.follow(template, SHORT, runs, engine)
+    assert (again.state, again.job_id) == ("alive already", first.job_id)
+    said = wait(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text())
+    assert said.startswith(f"{SHORT} --context=xams") and "--attempt" not in said
+    assert status(runs) == "pending" and job_of(runs)["targets"] == ["peak_basics"]
+    assert loop.followed_runs(runs, "local") == []
+    # Somebody ends it
+    assert first.job_id in loop.cancel(runs, engine, SHORT, "ann")
+    wait(lambda: not engine.state(first.job_id).alive)
+    assert status(runs) == "pending" and documents.failures_of(documents.find_run(runs, SHORT)) == 0
+    with pytest.raises(InvalidOption, match="has ended already"):
+        loop.cancel(runs, engine, SHORT, "ann")
+    runs.update_one({"name": SHORT}, {"$set": {"end": datetime.now(UTC)}})
+    with pytest.raises(UsageError, match="has ended, so nothing is left to follow"):
+        submitting.follow(template, SHORT, runs, engine)
 
 
 def test_a_run_is_submitted_and_processed(runs, live_runs, engine, tmp_path, monkeypatch):
