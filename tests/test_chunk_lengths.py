@@ -65,10 +65,11 @@ def process(folder, name, records, lengths, workers=1, n_more=1, **config):
     redax.write_end(folder / RUN_ID, THREADS)
     document = rundoc(strax_chunk_length=length / 1e9, strax_chunk_overlap=overlap / 1e9)
     st = context(folder, name, document, **config)
-    # Borders of chunks may cut single electrons, as the plugin says
+    # From the last on, which stores what they are made of. Borders of chunks may cut single
+    # electrons, as the plugin says
     return {
         d: st.get_array(RUN_ID, d, max_workers=workers, progress_bar=False)
-        for d in st._plugin_class_registry
+        for d in reversed(st._plugin_class_registry)
         if d != "single_electrons"
     }
 

@@ -12,9 +12,9 @@ CHANNELS = {"xams": range(7), "xams_led": range(5), "xams_little": (0, 1)}
 
 
 def make_all(st, workers=1):
-    """Make every data type, and return them."""
+    """Make every data type, from the last on, which stores some before; return them."""
     made = {}
-    for data_type in st._plugin_class_registry:
+    for data_type in reversed(st._plugin_class_registry):
         st.make(RUN_ID, data_type, save=data_type, max_workers=workers, progress_bar=False)
         assert st.is_stored(RUN_ID, data_type), data_type
         made[data_type] = load(st, data_type)

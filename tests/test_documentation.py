@@ -622,6 +622,7 @@ def test_log_lines_of_the_loop_are_as_they_are_logged():
         for name in (
             *("auto_processing/auto_processing", "auto_processing/loop", "commands/base"),
             *("auto_processing/submitting", "auto_processing/engines/local", "rundb/leases"),
+            "auto_processing/grouping",
         )
     )
     # Texts that go on in the next line

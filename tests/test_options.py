@@ -148,11 +148,11 @@ def made(tmp_path_factory):
         write_run(folder, varied_pulses(name), n_chunks=2)
         document = rundoc(registers=SIPM_REGISTERS)
         st = context(folder, name, document, **OPTIONS.get(name, {}))
-        result[name] = {d: load(st, d) for d in st._plugin_class_registry}
+        result[name] = {d: load(st, d) for d in reversed(st._plugin_class_registry)}
         st = st.new_context(
             config={"tight_coincidence_window": 50, "correct_positive_polarity": True}
         )
-        result[name, "on"] = {d: load(st, d) for d in st._plugin_class_registry}
+        result[name, "on"] = {d: load(st, d) for d in reversed(st._plugin_class_registry)}
     return result
 
 

@@ -74,7 +74,7 @@ class ProcessingOptions:
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process runs with amstrax")
-    base.add_runs(parser)
+    supervision.add_runs(parser)
     base.add_target(
         parser, "folder to write to (default: ./strax_data, for xams_little ./amstrax_data)"
     )

@@ -40,6 +40,8 @@ REFRESH_EVERY = 300.0
 WATCH_EVERY = 30.0
 #: Interval between two lines about the progress [s]
 SAY_EVERY = 60.0
+#: Number of runs in one call of the engine, more or less
+_RUNS_AT_ONCE = 100
 #: Rates are those of this time
 RATE_WINDOW = timedelta(hours=1)
 
@@ -140,7 +142,7 @@ def run(campaign: Campaign, template: JobTemplate, options: LoopOptions, stop: S
         When this amstrax makes other data than planned, or the campaign is removed.
     """
     stop.remark = "jobs go on; start it again to continue"
-    loop = Loop(campaign, template, options)
+    loop = Loop(campaign, template, options, stop)
     campaign_plan.check_lineages(campaign, loop.runs)
     with loop:
         base.run_rounds(
@@ -160,7 +162,8 @@ def run(campaign: Campaign, template: JobTemplate, options: LoopOptions, stop: S
 class Loop:
     """State of a campaign between two rounds; what must not be lost is in the run database."""
 
-    def __init__(self, campaign: Campaign, template: JobTemplate, options: LoopOptions):
+    def __init__(self, campaign: Campaign, template: JobTemplate, options: LoopOptions, stop: Stop):
+        self._stop = stop
         self.campaign, self.template, self.options = campaign, template, options
         self.engine = engines.get(options.engine)
         self.runs = connection.get_mongo_collection(campaign.detector)
@@ -305,11 +308,17 @@ class Loop:
         fitting, lack = self._that_fit(names)
         if not fitting:
             return lack
-        new = {name for name in fitting if self.states[name].is_new}
         grouping, plan = self.options.grouping, self.template.plan
         groups = grouping.groups(fitting, self.runs, plan)[:n_jobs]
-        results = submitting.submit_groups(self.template, groups, self.runs, self.engine, new)
-        self._record([name for group in groups for name in group], results)
+        while groups:
+            # Some at once, so that the first jobs begin, and a signal is heard
+            self._stop.check()
+            n = max(1, _RUNS_AT_ONCE // len(groups[0]))
+            part, groups = groups[:n], groups[n:]
+            names = [name for group in part for name in group]
+            new = {name for name in names if self.states[name].is_new}
+            results = submitting.submit_groups(self.template, part, self.runs, self.engine, new)
+            self._record(names, results)
         return ""
 
     def _is_ready(self, name: str) -> bool:

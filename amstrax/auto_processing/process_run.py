@@ -86,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Process runs of the run database, check and register their data, and set "
         "their status, as jobs do",
     )
-    base.add_runs(parser)
+    supervision.add_runs(parser)
     base.add_target(parser)
     base.add_trends(parser)
     parser.add_argument(

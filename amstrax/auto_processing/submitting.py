@@ -30,6 +30,7 @@ from amstrax.auto_processing.process_run import (
     options_of_run,
     plan_of_run,
 )
+from amstrax.commands.base import filled
 from amstrax.exceptions import (
     EngineUnreachable,
     InvalidOption,
@@ -183,7 +184,7 @@ def find_work(args: argparse.Namespace) -> JobTemplate:
     Errors are those of `make_job_template`.
     """
     return make_job_template(
-        ProcessingOptions.of(args),
+        filled(ProcessingOptions, args, targets=tuple(args.target or ())),
         args.job_folder,
         args.log_folder,
         memory=args.mem,

@@ -69,6 +69,22 @@ class Work:
     give_back: Callable[[argparse.Namespace, str], None] = _nothing
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the runs to process: ``run_id``, and ``more_runs``."""
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
+    )
+    parser.add_argument(
+        "more_runs",
+        nargs="*",
+        default=[],
+        metavar="RUN_ID",
+        type=base.run_id,
+        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
+        "others",
+    )
+
+
 class _Run(NamedTuple):
     run_id: str
     attempt: str | None = None
@@ -317,7 +333,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # As the module that the parent's task was made by
-    from amstrax.auto_processing import supervision
-
-    sys.exit(supervision.main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -127,20 +127,6 @@ def run_id(text: str) -> str:
         ) from None
 
 
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Add the runs to process: ``run_id``, and ``more_runs``."""
-    parser.add_argument("run_id", metavar="RUN_ID", type=run_id, help="run to process, as 006724")
-    parser.add_argument(
-        "more_runs",
-        nargs="*",
-        default=[],
-        metavar="RUN_ID",
-        type=run_id,
-        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
-        "others",
-    )
-
-
 def context_name(text: str) -> str:
     """Return the name of a context."""
     return _one_of("context", text, CONTEXTS)

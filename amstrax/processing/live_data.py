@@ -154,16 +154,26 @@ def dead_time_record(start: int, end: int, dt: int, channel: int, dtype: np.dtyp
 
 
 def split_by_channel(
-    records: np.ndarray,
-    channel_ranges: Mapping[Any, Sequence[int]],
-    order: np.ndarray | None = None,
+    records: np.ndarray, channel_ranges: Mapping[Any, Sequence[int]]
 ) -> dict[Any, np.ndarray]:
     """Return new arrays with the records of each range of channels.
 
-    `channel_ranges` has the first and last channel of each part; `order` are indices that sort
-    records. Raises UnknownChannel (a ValueError) for channels in no range.
+    `channel_ranges` has the first and last channel of each part. Raises UnknownChannel (a
+    ValueError) for channels in no range.
     """
-    channel = np.ascontiguousarray(records["channel"])
+    return _split([records], np.ascontiguousarray(records["channel"]), channel_ranges, None)
+
+
+def _split(
+    parts: Sequence[np.ndarray],
+    channel: np.ndarray,
+    channel_ranges: Mapping[Any, Sequence[int]],
+    order: np.ndarray | None,
+) -> dict[Any, np.ndarray]:
+    """Return the records of each range of channels, each copied once.
+
+    `channel` are the channels of all parts, `order` indices that sort them.
+    """
     masks = {
         name: (channel >= first) & (channel <= last)
         for name, (first, last) in channel_ranges.items()
@@ -175,10 +185,20 @@ def split_by_channel(
             f"of this detector are {dict(channel_ranges)}: is this run of another detector? "
             "Otherwise add them to channel_map"
         )
-    rows = as_void(records)
-    if order is None:
-        order = np.arange(len(records))
-    return {name: rows[order[mask[order]]].view(records.dtype) for name, mask in masks.items()}
+    ends = np.cumsum([len(part) for part in parts])
+    result = {}
+    for name, mask in masks.items():
+        # Row of each record in the result
+        place = np.cumsum(mask if order is None else mask[order]) - 1
+        if order is not None:
+            place[order] = place.copy()
+        rows = np.empty(np.count_nonzero(mask), dtype=(np.void, parts[0].dtype.itemsize))
+        for part, end in zip(parts, ends, strict=True):
+            own = mask[end - len(part) : end]
+            data = as_void(part)
+            rows[place[end - len(part) : end][own]] = data if own.all() else data[own]
+        result[name] = rows.view(parts[0].dtype)
+    return result
 
 
 def split_by_subdetector(
@@ -207,10 +227,8 @@ def split_by_subdetector(
     UnknownChannel
         (a ValueError) for channels in no subdetector.
     """
-    dtype = parts[0].dtype
-    records = np.concatenate([as_void(part) for part in parts]).view(dtype)
-    order = time_order(records["time"].copy(), records["channel"])
-    result = split_by_channel(records, channel_ranges, order)
+    time, channel = (np.concatenate([part[name] for part in parts]) for name in ("time", "channel"))
+    result = _split(parts, channel, channel_ranges, time_order(time, channel))
     positive = [channel for channel, polarity in channels_polarity.items() if polarity > 0]
     for own in result.values():
         if len(own):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import strax
 from conftest import SHARED
+from make_jobs import made_once
 from make_runs import RUN_ID, context, load, pulses, rundoc, write_run
 
 from amstrax import contexts
@@ -155,20 +156,22 @@ def test_unknown_versions_and_plugins_match_nothing(tmp_path):
 @pytest.fixture(scope="module")
 def both(shared, tmp_path_factory):
     """Folder per release with run 100001, all data types of both contexts."""
-    folder = tmp_path_factory.mktemp("both")
     text = (shared / "parity/run_100001_config.json").read_text()
     document = json.loads((shared / "data/rundoc_100001.json").read_text())
     live = {"live_data_dir": str(shared / "data/live_data")}
-    for release in RELEASES:
-        for name in CONTEXTS:
-            of_xams = {**to_dict_tuple(json.loads(text)), "g1": 0.1, "g2": 10.0}
-            config = live | (of_xams if name == "xams" else {})
-            frontend = strax.DataDirectory(str(folder / release))
-            st = in_release(release, name, [frontend], config=config)
-            contexts.context_for_daq_reader(st, RUN, run_doc=document, check_exists=False)
-            for data_type in st._plugin_class_registry:
-                st.make(RUN, data_type, save=data_type, progress_bar=False)
-    return folder
+
+    def make(folder):
+        for release in RELEASES:
+            for name in CONTEXTS:
+                of_xams = {**to_dict_tuple(json.loads(text)), "g1": 0.1, "g2": 10.0}
+                config = live | (of_xams if name == "xams" else {})
+                frontend = strax.DataDirectory(str(folder / release))
+                st = in_release(release, name, [frontend], config=config)
+                contexts.context_for_daq_reader(st, RUN, run_doc=document, check_exists=False)
+                for data_type in reversed(st._plugin_class_registry):
+                    st.make(RUN, data_type, save=data_type, progress_bar=False)
+
+    return made_once(tmp_path_factory, "both_releases", make)
 
 
 def reader_of(both, release, name="xams", folder=None):
