@@ -97,6 +97,7 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
         )
     add("--range", metavar="FIRST-LAST", help="the same in one option, as 006724-006877")
     add("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+    add("--force", action="store_true", help="use runs that are of another kind by their documents")
     add("--plot", type=Path, metavar="FILE", help="draw data and fits, as result.png")
     add_data(parser)
 
@@ -221,11 +222,13 @@ def processed(
     run_ids: Iterable[str],
     targets: Sequence[str],
     stop: Stop,
+    may_differ: Collection[str] = (),
     **more: Any,
 ) -> Iterator[tuple[str, "strax.Context"]]:
     """Make data types of runs if they are not stored; yield each run with its context.
 
-    `args` has the options of `add_options`, `more` are fields of `ProcessingOptions`.
+    `args` has the options of `add_options`, `more` are fields of `ProcessingOptions`. Runs for
+    another context are refused without ``args.force``, except those in `may_differ`.
     """
     for run_id in run_ids:
         path = args.run_documents.get(run_id)
@@ -234,17 +237,19 @@ def processed(
             ProcessingOptions, args, targets=tuple(targets), run_document=document, **more
         )
         st, options = amstraxer.make_context(options, run_id)
-        check_run(st, run_id, str(options.context), path)
+        check_run(st, run_id, str(options.context), path, args.force or run_id in may_differ)
         amstraxer.process(run_id, options, stop)
         yield run_id, st
         stop.check()
 
 
-def check_run(st: "strax.Context", run_id: str, context: str, path: str | None) -> None:
-    """Raise AmstraxError for a run of another detector, and warn of one for another context.
+def check_run(
+    st: "strax.Context", run_id: str, context: str, path: str | None, may_differ: bool = True
+) -> None:
+    """Raise AmstraxError for a run of another detector or context; with `may_differ` only warn.
 
-    `path` is that of ``--testing_rundoc``, if it is given: UsageError, if it is of another run.
-    Without a run document nothing is checked.
+    A run of another detector is always refused. `path` is that of ``--testing_rundoc``, if it is
+    given: UsageError, if it is of another run. Without a run document nothing is checked.
     """
     import strax
 
@@ -265,12 +270,12 @@ def check_run(st: "strax.Context", run_id: str, context: str, path: str | None) 
         )
     is_led = run_metadata.is_led_run(document)
     if is_led != (context == "xams_led"):
-        log.warning(
-            "run %s is %s LED run by its document: results of context %s may mean nothing",
-            run_id,
-            "an" if is_led else "no",
-            context,
-        )
+        which = f"run {run_id} is {'an' if is_led else 'no'} LED run by its document"
+        if not may_differ:
+            raise AmstraxError(
+                f"{which}, so context {context} is not for it: give --force to use it"
+            )
+        log.warning("%s: results of context %s may mean nothing", which, context)
 
 
 def load(

@@ -128,7 +128,13 @@ def load(
     import numpy as np
 
     parts, all_windows = [], []
-    for run_id, st in calibrating.processed(args, run_ids, (DATA_TYPE,), stop, context=CONTEXT):
+    found = calibrating.processed(
+        # Runs with the LED off may be called otherwise
+        *(args, run_ids, (DATA_TYPE,), stop),
+        may_differ=args.led_off,
+        context=CONTEXT,
+    )
+    for run_id, st in found:
         # Windows of the stored data may differ from those of the context
         made_with = st.get_metadata(run_id, DATA_TYPE)["lineage"][DATA_TYPE][2]
         all_windows.append({w: tuple(made_with[w]) for w in ("led_window", "noise_window")})

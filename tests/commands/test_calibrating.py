@@ -186,7 +186,7 @@ def test_document_of_another_run(runs, capsys):
     ("field", "value", "message"),
     [
         ("detectors", ["xamsl"], "ERROR run 000301 is of xamsl, and context xams is of xams"),
-        ("mode", "led_1", "WARNING run 000301 is an LED run by its document"),
+        ("mode", "led_1", "ERROR run 000301 is an LED run by its document, so context xams is"),
     ],
 )
 def test_run_of_another_kind(field, value, message, runs, tmp_path, capsys):
@@ -197,6 +197,10 @@ def test_run_of_another_kind(field, value, message, runs, tmp_path, capsys):
     words[words.index("--testing_rundoc") + 1] = str(path)
     assert elife.main([*words, "--s2_range", "1", "20"]) == 1
     assert message in capsys.readouterr().err
+    if field == "mode":
+        elife.main([*words, "--s2_range", "1", "20", "--force"])
+        said = capsys.readouterr().err
+        assert "WARNING run 000301 is an LED run by its document" in said
 
 
 def test_live_data_that_is_missing_is_said_at_once(runs, tmp_path, capsys):

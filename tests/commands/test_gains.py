@@ -205,6 +205,21 @@ def test_unknown_run(tmp_path, capsys):
     assert "run 000999" in capsys.readouterr().err
 
 
+def test_a_source_run_is_refused(runs, tmp_path, capsys):
+    path = tmp_path / "rundoc.json"
+    document = json.loads((runs / "rundoc_000201.json").read_text())
+    its = {**document.get("xams_bookkeeping", {}), "run_class": "science"}
+    path.write_text(json.dumps(document | {"mode": "na22", "xams_bookkeeping": its}))
+    words = arguments(runs, "000201")
+    words[words.index("--testing_rundoc") + 1] = str(path)
+    assert gains.main(words) == 1
+    said = capsys.readouterr()
+    assert "ERROR run 000201 is no LED run by its document, so context xams_led is" in said.err
+    assert "give --force to use it" in said.err and not rows(said.out)
+    assert gains.main([*words, "--force"]) == 0
+    assert rows(capsys.readouterr().out)
+
+
 @pytest.mark.smoke
 def test_help():
     done = subprocess.run(
