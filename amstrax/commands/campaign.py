@@ -42,7 +42,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help=f"name of the campaign, as v2_2026; {campaigns.ALL!r} lists all campaigns",
     )
     base.add_debug(parser)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="default: plan if options follow, else status")
+    default = "default: plan if options follow, else status"
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=default)
 
     def command(name: str, help_: str, epilog: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)

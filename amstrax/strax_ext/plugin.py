@@ -66,7 +66,7 @@ class Plugin(strax.Plugin):
         else:
             # strax calls __init__ twice, which inspects compute
             if self._initial is None:
-                self._initial = dict(vars(type(self)()))
+                self._initial = type(self)().__dict__
             made = type(self).__new__(type(self))
             made.__dict__ |= {name: copy.copy(value) for name, value in self._initial.items()}
             for name in _COPIED:
