@@ -113,8 +113,7 @@ bounds: dev ## run the tests of kernels with bounds of arrays checked
 	@cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
 	    NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR="$$cache" $(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
-# The most files that a path of ../shared/tools/paths.py may touch. Wanted are get_array=9 and job=38: checks of
-# arguments (strax_ext/checks.py) are a file of their own, since strax_ext/context.py is as long as a file may be
+# The most files that a path of ../shared/tools/paths.py may touch
 PATHS := find=5,get_array=9,loop=18,job=38,copy=12
 .PHONY: paths
 paths: install ## count the files of amstrax that real paths touch; fails when they are too many
