@@ -22,7 +22,6 @@ if __name__ == "__main__" and not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from amstrax import strict_json
-from amstrax.auto_processing import supervision
 from amstrax.commands import base
 from amstrax.commands.base import CONTEXTS
 from amstrax.exceptions import AlreadyAtWork, AmstraxError, Postponed, RunNotFound, UsageError
@@ -71,10 +70,26 @@ class ProcessingOptions:
         return base.filled(cls, args, targets=targets, run_document=document)
 
 
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Add the runs to process: ``run_id``, and ``more_runs``."""
+    parser.add_argument(
+        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
+    )
+    parser.add_argument(
+        "more_runs",
+        nargs="*",
+        default=[],
+        metavar="RUN_ID",
+        type=base.run_id,
+        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
+        "others",
+    )
+
+
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Process runs with amstrax")
-    supervision.add_runs(parser)
+    add_runs(parser)
     base.add_target(
         parser, "folder to write to (default: ./strax_data, for xams_little ./amstrax_data)"
     )
@@ -111,6 +126,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def main(args: argparse.Namespace) -> int:
     """Process runs and return the exit status."""
     if args.more_runs:
+        from amstrax.auto_processing import supervision  # only this needs it
+
         return supervision.supervise("amstrax.auto_processing.amstraxer", args, log)
     from amstrax.auto_processing import job
 
@@ -124,18 +141,14 @@ def main(args: argparse.Namespace) -> int:
     )
 
 
-def _process_one(args: argparse.Namespace, stop: Stop) -> None:
-    """Process one of several runs."""
+def process_one(args: argparse.Namespace, stop: Stop) -> None:
+    """Process one of several runs, see `amstrax.auto_processing.supervision.supervise`."""
     try:
         process(args.run_id, ProcessingOptions.of(args), stop)
     except AlreadyAtWork as error:
         if args.waits:
             raise
         raise Postponed(str(error)) from error
-
-
-#: What this tool does with each of several runs
-WORK = supervision.Work(_process_one)
 
 
 def process(

@@ -24,7 +24,7 @@ if __name__ == "__main__" and not __package__:
 
 import amstrax
 from amstrax import run_metadata, rundoc, settings
-from amstrax.auto_processing import amstraxer, supervision, trends
+from amstrax.auto_processing import amstraxer, trends
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 from amstrax.exceptions import (
@@ -86,7 +86,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Process runs of the run database, check and register their data, and set "
         "their status, as jobs do",
     )
-    supervision.add_runs(parser)
+    amstraxer.add_runs(parser)
     base.add_target(parser)
     base.add_trends(parser)
     parser.add_argument(
@@ -145,11 +145,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def main(args: argparse.Namespace) -> int:
     """Process runs, and return the exit status."""
     if args.more_runs:
+        from amstrax.auto_processing import supervision  # only this needs it
+
         return supervision.supervise("amstrax.auto_processing.process_run", args, log)
-    return run(args, lambda stop: _process_one(args, stop))
+    return run(args, lambda stop: process_one(args, stop))
 
 
-def _process_one(args: argparse.Namespace, stop: Stop) -> None:
+def process_one(args: argparse.Namespace, stop: Stop) -> None:
+    """Process a run, also as one of several."""
     process(args.run_id, JobOptions.of(args), stop)
 
 
@@ -373,7 +376,7 @@ def _collection_of(args: argparse.Namespace) -> Any:
     return get_mongo_collection(args.detector or find_plan(JobOptions.of(args)).detector)
 
 
-def _record_crash(args: argparse.Namespace, reason: str) -> None:
+def record_crash(args: argparse.Namespace, reason: str) -> None:
     """Record that a process of this machine has died while it worked on a run."""
     collection = _collection_of(args)
     fields = ["name", "number", documents.PROCESSING_CLAIM, "processing_job"]
@@ -397,7 +400,7 @@ def _record_crash(args: argparse.Namespace, reason: str) -> None:
         leases.release(collection, args.run_id, owner)
 
 
-def _give_back(args: argparse.Namespace, reason: str) -> None:
+def give_back(args: argparse.Namespace, reason: str) -> None:
     """Set a run pending that its job has not begun."""
     if not args.attempt or args.leave_status:
         return
@@ -408,10 +411,6 @@ def _give_back(args: argparse.Namespace, reason: str) -> None:
         keep_failures=True,
         condition=condition,
     )
-
-
-#: What this tool does with each of several runs
-WORK = supervision.Work(_process_one, _record_crash, _give_back)
 
 
 def _make_and_register(

@@ -19,8 +19,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -42,47 +41,6 @@ _LOOK_EVERY = 0.5
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 #: What a child reports of a run, besides an exit status for the run
 _BEGUN, _POSTPONED, _RECORDED, _RELEASED = "begun", "postponed", "recorded", "released"
-
-
-def _nothing(_args: argparse.Namespace, _reason: str) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a tool does with a run; its module has this as ``WORK``.
-
-    Each function gets the options of the tool for one run.
-
-    Attributes
-    ----------
-    process
-        Processes the run. Without ``args.waits`` it raises `Postponed` instead of waiting.
-    record_crash
-        Records that the process which worked on the run has died, and why.
-    give_back
-        Records that the run was not begun, and why.
-    """
-
-    process: Callable[[argparse.Namespace, Stop], None]
-    record_crash: Callable[[argparse.Namespace, str], None] = _nothing
-    give_back: Callable[[argparse.Namespace, str], None] = _nothing
-
-
-def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Add the runs to process: ``run_id``, and ``more_runs``."""
-    parser.add_argument(
-        "run_id", metavar="RUN_ID", type=base.run_id, help="run to process, as 006724"
-    )
-    parser.add_argument(
-        "more_runs",
-        nargs="*",
-        default=[],
-        metavar="RUN_ID",
-        type=base.run_id,
-        help="more runs, each processed by itself: one that fails, or crashes, does not stop the "
-        "others",
-    )
 
 
 class _Run(NamedTuple):
@@ -110,7 +68,10 @@ def supervise(module: str, args: argparse.Namespace, logger: logging.Logger) -> 
     Parameters
     ----------
     module
-        Name of the module of the tool, which has a `Work`.
+        Name of the module of the tool. Its functions get the options of the tool for one run:
+        ``process_one(args, stop)`` processes it, and raises `Postponed` instead of waiting unless
+        ``args.waits``; ``record_crash(args, reason)`` and ``give_back(args, reason)``, if there
+        are any, record that the process which worked on it has died, and that it was not begun.
     args
         Options of the tool: ``attempt``, if there is one, has an attempt for each run.
     logger
@@ -232,7 +193,7 @@ def _run_child(connection: Connection) -> int:
     module = import_module(task.module)
     from amstrax.auto_processing import job  # imports strax, which the parent does not
 
-    child = _Child(connection, task, module.WORK, module.log)
+    child = _Child(connection, task, module)
     return job.run_strax_tool(task.args, module.log, child.run, "the list of runs", "its folder")
 
 
@@ -250,15 +211,15 @@ def _collect_garbage() -> None:
 class _Child:
     """Processes runs, and reports each to the parent."""
 
-    def __init__(self, connection: Connection, task: _Task, work: Work, logger: logging.Logger):
-        self._connection, self._task, self._work, self._log = connection, task, work, logger
+    def __init__(self, connection: Connection, task: _Task, module: Any):
+        self._connection, self._task, self._tool, self._log = connection, task, module, module.log
 
     def run(self, stop: Stop) -> None:
         """Process the runs until `stop` is set, and give back those that are left."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         threading.Thread(target=self._stop_with_parent, args=[stop], daemon=True).start()
         for run, reason in self._task.crashed:
-            self._try(self._work.record_crash, run, reason)
+            self._try("record_crash", run, reason)
             self._report(_RECORDED, run)
         runs = deque(self._task.runs)
         while runs and not stop.event.is_set():
@@ -271,7 +232,7 @@ class _Child:
             _collect_garbage()
             stop.reset()
         for run in runs:
-            self._try(self._work.give_back, run, f"not begun: its job was stopped by {stop.reason}")
+            self._try("give_back", run, f"not begun: its job was stopped by {stop.reason}")
             self._report(_RELEASED, run)
 
     def _stop_with_parent(self, stop: Stop) -> None:
@@ -298,7 +259,7 @@ class _Child:
     def _process(self, run: _Run, stop: Stop) -> str | int:
         """Process a run, log a failure, and return what to report."""
         try:
-            self._work.process(self._args(run), stop)
+            self._tool.process_one(self._args(run), stop)
         except Postponed as error:
             self._log.info("run %s: %s: after the other runs", run.run_id, error)
             return _POSTPONED
@@ -316,10 +277,11 @@ class _Child:
             return 2 if isinstance(error, UsageError) else 1
         return 0
 
-    def _try(self, change: Callable[..., None], run: _Run, reason: str) -> None:
+    def _try(self, change: str, run: _Run, reason: str) -> None:
         """Record something about a run; a failure of that does not stop the others."""
         try:
-            change(self._args(run), reason)
+            if hasattr(self._tool, change):
+                getattr(self._tool, change)(self._args(run), reason)
         except Exception as error:
             self._log.error(
                 "run %s: %r is not recorded: %s", run.run_id, reason, base.describe_error(error)

@@ -12,16 +12,12 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import (
-    AmstraxError,
     InvalidSelection,
     UnknownArgument,
     UnknownColumn,
     did_you_mean,
 )
-
-
-class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
-    """Data of a run is neither stored nor can it be made from what is stored."""
+from amstrax.strax_ext.storage import DataNotAvailable
 
 
 def check_range(argument: str, value: Any) -> None:

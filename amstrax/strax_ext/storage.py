@@ -22,7 +22,7 @@ import lz4.frame
 import numpy as np
 import strax
 
-from amstrax.exceptions import UnsupportedStrax
+from amstrax.exceptions import AmstraxError, UnsupportedStrax
 from amstrax.processing.compiled import I64, as_void, column, kernel
 
 #: Versions of strax that amstrax is tested with
@@ -83,6 +83,10 @@ HOOKS: dict[str, str | None] = {
     "processors.single_thread.SaverSpy._save_chunk": "self, chunks",
     "processors.single_thread.SaverSpy.close": "self",
 }
+
+
+class DataNotAvailable(AmstraxError, strax.DataNotAvailable):
+    """Data of a run is neither stored nor can it be made from what is stored."""
 
 
 def check_strax() -> None:

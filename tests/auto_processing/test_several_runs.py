@@ -439,7 +439,7 @@ def test_a_process_that_dies_at_the_end_of_a_run(word, runs, make_runs):
     leases.claim(runs, name, owner, 600)
     child.communicate()
     args = process_run.parse_args([name, "--attempt", "a1", "--detector=xams"])
-    process_run.WORK.record_crash(args, "killed")
+    process_run.record_crash(args, "killed")
     expected = ("done", 0) if word == "done" else ("failed", 1)
     assert (status(runs, name).status, failures(runs, name)) == expected
     assert documents.find_run(runs, name).get("processing_claim") is None
