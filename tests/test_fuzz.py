@@ -269,7 +269,7 @@ def do_all(collection, document):
         documents.status_of,
         documents.is_claimed,
         documents.failures_of,
-        lambda found: processing_page._run(found, ()),
+        lambda found: processing_page._run(found, (), {}),
     ):
         assert outcome(read, document) is not None
     data = dict.fromkeys(("raw_records", "event_info", "led_calibration"), "")
@@ -285,7 +285,7 @@ def do_all(collection, document):
     )
     assert render.html("document.html", json=render.pretty(about))
     counts = dict.fromkeys(documents.STATUSES, 1)
-    run = processing_page._run(document, ())
+    run = processing_page._run(document, (), {})
     assert render.html("by_status.html", most=1, counts=counts, runs=[run], status="failed")
     assert transfer.to_json(document)
     wanted = loop.RunSelection("xams", ("event_info",), ("raw_records",))

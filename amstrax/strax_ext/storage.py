@@ -5,10 +5,13 @@ without an error, and the metadata calls the data complete. Compression takes ha
 of the time of strax's (benchmarks/PROFILE.md), and every strax reads the files.
 """
 
+import ast
 import copy
+import functools
 import inspect
 import json
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,6 +30,7 @@ from amstrax.processing.compiled import I64, as_void, column, kernel
 
 #: Versions of strax that amstrax is tested with
 TESTED = ("2.2.3",)
+_PARSING = threading.Lock()
 
 #: Names of strax that are overridden or called -> their parameters (None: not a function)
 HOOKS: dict[str, str | None] = {
@@ -66,6 +70,9 @@ HOOKS: dict[str, str | None] = {
     "FileSytemBackend._read_and_format_chunk": "self, args, kwargs",
     "FileSytemBackend._saver": "self, dirname, metadata, kwargs",
     "FileSytemBackend.apply_time_range": "chunk, time_range",
+    "FileSytemBackend.get_metadata": "self, backend_key, kwargs",
+    "FileSytemBackend.loader": "self, backend_key, time_range, chunk_number, rechunk, "
+    "source_size_mb, executor",
     "OverlapWindowPlugin.do_compute": "self, chunk_i, kwargs",
     "Plugin.__copy__": "self, _deep_copy",
     "Plugin._check_dtype": "self, x, d",
@@ -307,10 +314,33 @@ class CheckedSaver(strax.FileSaver):
             super().close(wait_for)
 
 
+@functools.cache
+def _parse(dtype: str) -> ast.Expression:
+    """Return what `ast.literal_eval` makes of a dtype first."""
+    # In Python before 3.11.8, parsing in two threads at once can raise a SystemError
+    with _PARSING:
+        return ast.parse(dtype, mode="eval")
+
+
 class CheckedBackend(strax.FileSytemBackend):
     """Backend that saves with `CheckedSaver`, and loads chunks as `Chunk`."""
 
     saver_class: type[CheckedSaver] = CheckedSaver
+    #: Whether the dtype in metadata is parsed already, for the loader of strax
+    _parses_dtype = False
+
+    def loader(self, *args: Any, **kwargs: Any) -> Iterator:
+        """Return an iterator over chunks; parameters are as in strax."""
+        parsing = copy.copy(self)
+        parsing._parses_dtype = True
+        return super(CheckedBackend, parsing).loader(*args, **kwargs)
+
+    def get_metadata(self, *args: Any, **kwargs: Any) -> dict:
+        """Return the metadata of stored data; parameters are as in strax."""
+        metadata = super().get_metadata(*args, **kwargs)
+        if self._parses_dtype and isinstance(metadata.get("dtype"), str):
+            metadata["dtype"] = _parse(metadata["dtype"])
+        return metadata
 
     def _read_and_format_chunk(self, *args: Any, **kwargs: Any) -> strax.Chunk:
         return Chunk.of(super()._read_and_format_chunk(*args, **kwargs))

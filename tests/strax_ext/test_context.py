@@ -1,9 +1,11 @@
 """Contexts: keys and results follow options and plugin classes; several threads may use one."""
 
+import ast
 import copy
 import datetime
 import pickle
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from make_runs import context, pulses, write_run
 
 from amstrax import contexts
+from amstrax.strax_ext import storage
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.plugin import Plugin, State
 
@@ -390,7 +393,7 @@ def in_threads(*functions, times=4):
 
 def test_several_runs_and_targets_in_several_threads(tmp_path):
     for _ in range(5):
-        used = Context(storage=strax.DataDirectory(str(tmp_path)), register=registered())
+        used = Context(storage=storage.DataDirectory(str(tmp_path)), register=registered())
         reference = fresh(used)
         for targets in (("second", "third"), ("third", "first", "second"), "third"):
             kwargs = {"progress_bar": False, "multi_run_progress_bar": False}
@@ -400,8 +403,29 @@ def test_several_runs_and_targets_in_several_threads(tmp_path):
         assert set(used._plugin_class_registry) == {"source", *TYPES}
 
 
+def test_one_thread_at_a_time_parses_a_dtype(tmp_path, monkeypatch):
+    """Python before 3.11.8 has one count of the depth of a syntax tree, for all threads."""
+    used = Context(storage=storage.DataDirectory(str(tmp_path)), register=registered())
+    kwargs = {"progress_bar": False, "multi_run_progress_bar": False}
+    expected = used.get_array(RUNS, "third", **kwargs)
+    parse, lock, at_work = ast.parse, threading.Lock(), []
+
+    def parse_slowly(*args, **kwargs):
+        assert lock.acquire(blocking=False), "another thread parses"
+        at_work.append(1)
+        time.sleep(0.05)
+        lock.release()
+        return parse(*args, **kwargs)
+
+    storage._parse.cache_clear()
+    monkeypatch.setattr(ast, "parse", parse_slowly)
+    found = used.get_array(RUNS, "third", max_workers=4, **kwargs)
+    np.testing.assert_array_equal(found, expected)
+    assert at_work
+
+
 def test_methods_of_one_context_in_several_threads(tmp_path):
-    used = Context(storage=strax.DataDirectory(str(tmp_path)), register=registered())
+    used = Context(storage=storage.DataDirectory(str(tmp_path)), register=registered())
     used.make("1", "first")  # two threads cannot store the same data at once
     both = ("second", "third")
     kwargs = {"progress_bar": False}
