@@ -258,6 +258,8 @@ def storage(collection: Any, args: argparse.Namespace) -> None:
         process_run.all_folders(plan, args.output_folder, None),
         args.run_ids,
     )
+    for folder, reason in found.unread.items():
+        log.warning("%s cannot be read (%s): sizes are without it", folder, reason)
     lines = []
     for host, commands in found.commands(args.detector).items():
         lines += [f"# on {host}:", *commands]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amstrax import rundoc
@@ -185,6 +186,8 @@ class Storage(NamedTuple):
         Data that newer data replaces, see `old_versions`.
     n_gone
         Number of entries of run documents whose folders on this host are gone.
+    unread
+        Folders of this host that cannot be read, with the reason: sizes are without them.
     """
 
     data: list[Stored]
@@ -192,6 +195,7 @@ class Storage(NamedTuple):
     types: list[Amount]
     old: list[Stored]
     n_gone: int
+    unread: Mapping[str, str] = MappingProxyType({})
 
     def of_runs(
         self, run_ids: Iterable[str] = (), most: int = 50
@@ -259,7 +263,7 @@ def find_storage(
     own = {folder for host, folder in known if host == here}
     parents = {*map(os.path.dirname, own), *(str(folder) for folder in folders)}
     there: set[str] = set()
-    unread: set[str] = set()
+    unread: dict[str, str] = {}
     names = {documents.name_of(document) for document in runs}
     for parent in sorted(parents):
         try:
@@ -270,10 +274,10 @@ def find_storage(
                     continue
                 if before is None or before.n_bytes is None:
                     known[here, path] = found._replace(n_bytes=size_of(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
-        except OSError:
-            unread.add(parent)
+        except OSError as error:
+            unread[parent] = error.strerror or type(error).__name__
     gone = {folder for folder in own - there if os.path.dirname(folder) not in unread}
     data = [each for at, each in known.items() if at[0] != here or at[1] not in gone]
     groups: dict[int, tuple[Context, list[Mapping[str, Any]]]] = {}
@@ -282,7 +286,7 @@ def find_storage(
         groups.setdefault(id(st), (st, []))[1].append(document)
     old = [each for st, its in groups.values() for each in old_versions(st, its, data)]
     by_place: dict[tuple[str, str], list[Stored]] = {
-        (here, str(folder)): [] for folder in folders if folder.is_dir()
+        (here, str(folder)): [] for folder in folders if os.path.isdir(folder)
     }
     for each in data:
         by_place.setdefault((each.host, os.path.dirname(each.folder)), []).append(each)
@@ -294,7 +298,7 @@ def find_storage(
                 usage = shutil.disk_usage(folder)
                 place = place._replace(free=usage.free, total=usage.total)
         places.append(place)
-    return Storage(data, places, _amounts(data), sorted(old, key=lambda x: x[:5]), len(gone))
+    return Storage(data, places, _amounts(data), sorted(old, key=lambda x: x[:5]), len(gone), unread)
 
 
 def _in_folder(parent: str, host: str) -> Iterable[tuple[str, Stored | None]]:

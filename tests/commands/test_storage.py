@@ -166,3 +166,14 @@ def test_links_and_wide_trees(lab, tmp_path, hashes):
     st = contexts.xams(init_rundb=False, storage=[])
     found = stored.find_storage(runs, lambda document: st, [lab])
     assert [x.n_bytes for x in found.data if x.data_type == "records"] == [None]
+
+
+def test_folders_that_cannot_be_read_are_named(lab, capsys):
+    """Here by a name that is too long, since no folder is closed to root."""
+    unread = f"{lab}/{'x' * 300}"
+    closed = {"type": "records", "host": "here", "location": unread, "lineage_hash": OLD}
+    documents.add_data(get_mongo_collection("xams"), "7", closed)
+    assert cli.main(["rundb", "storage", "--old"]) == 0
+    said = capsys.readouterr()
+    assert f"{unread} cannot be read (File name too long)" in said.err
+    assert "delete-data 000007 peaks" in said.out
