@@ -340,9 +340,10 @@ class Loop:
             if need > room:
                 break
             fitting.append(name)
+        # Without the free space: each change of the text is logged
         return fitting, (
-            f"waiting for space: {place} has {free / 1e9:.4g} GB free, of which --keep_free "
-            f"{self.options.keep_free:g} GB are kept"
+            f"waiting for space: the next run would leave less than {self.options.keep_free:g} GB "
+            f"(--keep_free) in {place}"
         )
 
     def _record(self, names: Sequence[str], results: Sequence[Submission]) -> None:

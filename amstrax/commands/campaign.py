@@ -362,11 +362,11 @@ def old_data(collection: Any, args: argparse.Namespace) -> None:
 
 
 def remove(collection: Any, args: argparse.Namespace) -> None:
-    """Print the document of a campaign, and remove it."""
-    campaign = campaigns.find(collection, args.name)
+    """Print the document of a campaign, and remove it, also if it is invalid."""
+    document = campaigns.find_document(collection, args.name)
     if not args.yes:
         raise UsageError(f"this removes campaign {args.name} from the run database: add --yes")
-    print(transfer.to_json(campaign.to_document()), flush=True)
+    print(transfer.to_json(document), flush=True)
     campaigns.remove(collection, args.name)
     log.info("campaign %s is removed; jobs and data stay", args.name)
 

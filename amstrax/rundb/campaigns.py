@@ -7,6 +7,7 @@ its run document, so both cannot disagree: see `Campaign.state_of`.
 """
 
 import functools
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -139,6 +140,10 @@ class Campaign:
             time = documents.utc_time_of(document, "time")
             if time is None:
                 raise ValueError("time")
+            if not isinstance(json.loads(values["options"]), dict):
+                raise ValueError("options")
+            if type(values["max_failures"]) is not int:
+                raise ValueError("max_failures")
             lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
             lengths = {len(lists[k]) for k in ("runs", "kind_of_run", "mb", "disk_mb")}
             if len(lengths) > 1 or not {*lists["kind_of_run"]} <= {*range(len(kinds))}:
@@ -284,13 +289,18 @@ def add(campaigns: Any, campaign: Campaign) -> None:
 
 
 def find(campaigns: Any, name: str) -> Campaign:
-    """Fetch a campaign; raise UsageError when there is none of this name."""
+    """Fetch a campaign; errors are those of `find_document` and `Campaign.of`."""
+    return Campaign.of(find_document(campaigns, name))
+
+
+def find_document(campaigns: Any, name: str) -> dict[str, Any]:
+    """Fetch the document of a campaign, unchecked; raise UsageError when there is none."""
     document = campaigns.find_one({"name": check_name(name)})
     if document is None:
         known = [each["name"] for each in documents.read(campaigns, {}, ["name"], limit=10)]
         there = f"there are {', '.join(known)[:80]}" if known else "there are none"
         raise UsageError(f"no campaign {name!r}: {there}; `amstrax campaign {name} plan` plans one")
-    return Campaign.of(document)
+    return dict(document)
 
 
 def find_all(campaigns: Any) -> list[dict[str, Any]]:
@@ -311,7 +321,7 @@ def set_state(campaigns: Any, name: str, state: str) -> None:
     """Set the state of a campaign, and record the user; raise UsageError when there is none."""
     change = {"state": state, "changed_by": settings.login_name()}
     if not campaigns.update_one({"name": check_name(name)}, {"$set": change}).matched_count:
-        find(campaigns, name)
+        find_document(campaigns, name)
 
 
 def claimed_by(campaigns: Any, name: str) -> str:
@@ -346,7 +356,7 @@ def remove(campaigns: Any, name: str) -> None:
     AlreadyAtWork
         When a process submits for it.
     """
-    find(campaigns, name)
+    find_document(campaigns, name)
     held = lease(campaigns, name)
     try:
         is_free = held.acquire()

@@ -14,9 +14,10 @@ from make_campaigns import TARGET, lab  # noqa: F401
 from servers import LOCALHOST, MONGO_USERS, MongoServer
 
 from amstrax import cli
-from amstrax.auto_processing import campaign_loop, campaign_plan
+from amstrax.auto_processing import campaign_loop, campaign_plan, submitting
 from amstrax.exceptions import UsageError
 from amstrax.rundb import campaigns, documents
+from amstrax.rundb.leases import Stop
 
 #: More than anything here takes on a slow machine with much to do [s]
 LONG = 480
@@ -188,6 +189,21 @@ def test_no_run_is_submitted_without_space(lab):  # noqa: F811
     child.send_signal(signal.SIGTERM)
     assert child.wait(LONG) == 1
     assert not lab.scripts() and states(lab) == ["waiting"]
+
+
+def test_waiting_for_space_is_said_once(lab, monkeypatch, capsys):  # noqa: F811
+    """Although free space changes from round to round."""
+    lab.add_run(1)
+    campaign_ = planned("c1", "1")
+    free = iter(range(10**6, 10**7))
+    monkeypatch.setattr(campaign_plan, "free_space", lambda folder: next(free))
+    options, _ = campaign_plan.options_of(campaign_)
+    template = submitting.make_job_template(options, "jobs", "logs")
+    loop = campaign_loop.Loop(campaign_, template, campaign_loop.LoopOptions("local"), Stop())
+    with loop:
+        for _round in range(3):
+            loop.round()
+    assert capsys.readouterr().err.count("waiting for space") == 1
 
 
 def test_other_lineages_than_planned_are_refused(lab, caplog):  # noqa: F811

@@ -226,6 +226,17 @@ def test_lists_states_and_removal(lab, capsys):  # noqa: F811
     assert store().count_documents({}) == 0 and lab.runs.count_documents({}) == 1
 
 
+def test_an_invalid_campaign_can_be_removed(lab, capsys):  # noqa: F811
+    lab.add_run(1)
+    assert plan("c1", "1") == 0
+    store().update_one({"name": "c1"}, {"$unset": {"mb": 1}})
+    assert campaign("c1", "status") == 1
+    assert "remove the campaign, and plan it again" in capsys.readouterr().err
+    assert campaign("c1", "remove", "--yes") == 0
+    assert '"_id": "c1"' in capsys.readouterr().out
+    assert store().count_documents({}) == 0
+
+
 def test_files_of_reports(lab, capsys):  # noqa: F811
     """Their folder is made; an error names the file that was asked for."""
     lab.add_run(1)

@@ -78,12 +78,21 @@ def test_an_unknown_campaign_names_those_there_are(store):
         campaigns.read_state(store, "c2")
 
 
-@pytest.mark.parametrize("change", [{"kinds": 3}, {"time": None}, {"kinds": [{}]}, {"runs": 5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"kinds": 3}, {"time": None}, {"kinds": [{}]}, {"runs": 5}),
+        *({"options": "{"}, {"options": "[]"}, {"max_failures": "3"}),
+    ],
+    ids=str,
+)
 def test_an_invalid_document_is_an_error(store, change):
     campaigns.add(store, example())
     store.update_one({"name": "c1"}, {"$set": change})
     with pytest.raises(InvalidOption, match="campaign c1 is invalid .*: remove the campaign"):
         campaigns.find(store, "c1")
+    campaigns.remove(store, "c1")
+    assert store.count_documents({}) == 0
 
 
 def test_pausing_and_the_lease_of_who_submits(store):
