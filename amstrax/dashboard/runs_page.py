@@ -624,7 +624,12 @@ class ComparePage(Page):
             layout = st.compare_runs(  # type: ignore[attr-defined]
                 stored, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
             )
-        runs = [transfer.summary(document, self.site.followed()) for document in found]
+        followed = self.site.followed()
+        runs = [
+            transfer.summary(document, followed)
+            for name, document in zip(names, found, strict=True)
+            if name in stored
+        ]
         left = [describe(error) for error in errors]
         return render.html("compared.html", runs=runs, left=left), layout.children
 
