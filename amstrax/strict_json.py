@@ -133,7 +133,7 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a file in an existing folder, with permissions `mode` less the umask.
 
     The file is replaced atomically and synced to disk: a kill or a power cut leaves either the old
-    or the new one.
+    or the new one. An OSError names the file, not the temporary one.
     """
     new = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
     try:
@@ -143,9 +143,11 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             new.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     # Not all file systems can sync a folder
     with contextlib.suppress(OSError):

@@ -42,6 +42,8 @@ WATCH_EVERY = 30.0
 SAY_EVERY = 60.0
 #: Number of runs in one call of the engine, more or less
 _RUNS_AT_ONCE = 100
+#: Reason of runs whose document was removed after the plan
+GONE = "no longer in the run database"
 #: Rates are those of this time
 RATE_WINDOW = timedelta(hours=1)
 
@@ -90,7 +92,7 @@ def progress_of(campaign: Campaign, states: Mapping[str, RunState], now: datetim
     """Return the progress of a campaign, with rates of the last `RATE_WINDOW`."""
     counts = Counter(state.state for state in states.values())
     n_left = sum(counts[state] for state in campaigns.OPEN_STATES)
-    since = now - RATE_WINDOW
+    since = max(now - RATE_WINDOW, campaign.time)
     recent = {
         name: state
         for name, state in states.items()
@@ -123,7 +125,7 @@ def states_of(
     now = documents.server_time(runs)
     found = campaigns.read_runs(runs, names)
     pause = options.retry_pause if options else 0.0
-    gone = RunState(campaigns.FAILED, "it is not in the run database any more")
+    gone = RunState(campaigns.FAILED, GONE)
     return {
         name: campaign_plan.state_of(campaign, found[name], now, pause) if name in found else gone
         for name in names
@@ -430,8 +432,8 @@ class Loop:
 
 def retry(
     campaign: Campaign, runs: Any, names: Collection[str] = (), user: str = ""
-) -> tuple[list[str], list[str]]:
-    """Set failed runs of a campaign pending; return their names, and those of others.
+) -> tuple[list[str], dict[str, str]]:
+    """Set failed runs of a campaign pending; return their names, and why others are left alone.
 
     Parameters
     ----------
@@ -454,13 +456,18 @@ def retry(
     states = states_of(campaign, runs, names or None)
     found = campaigns.read_runs(runs, states)
     now = documents.server_time(runs)
-    done, left = [], []
+    done, left = [], {}
     may = {campaigns.FAILED, *(campaigns.OPEN_STATES if names else ())}
     for name, state in states.items():
         if state.state not in may:
+            if names:
+                left[name] = f"they are {state.state!r}, not failed"
             continue
-        if name not in found or documents.is_claimed(found[name], now=now):
-            left.append(name)
+        if name not in found:
+            left[name] = f"they are {GONE}"
+            continue
+        if documents.is_claimed(found[name], now=now):
+            left[name] = "a process has them"
             continue
         reason = f"retry of campaign {campaign.name}, by {user}"
         documents.set_status(runs, found[name], "pending", reason)
@@ -492,8 +499,7 @@ def report(campaign: Campaign, runs: Any) -> list[Row]:
     for name, mb in zip(campaign.runs, campaign.mb, strict=True):
         document = found.get(name)
         if document is None:
-            reason = "it is not in the run database any more"
-            rows.append(Row(name, campaigns.FAILED, mb, None, 0, None, reason))
+            rows.append(Row(name, campaigns.FAILED, mb, None, 0, None, GONE))
             continue
         state = campaign_plan.state_of(campaign, document, now)
         last = campaign_plan.last_processing(document)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
-from amstrax.auto_processing.process_run import Plan
+from amstrax.auto_processing.process_run import Plan, plan_with_nai
 from amstrax.commands import base as commands
 from amstrax.exceptions import InvalidRunDocument
 from amstrax.rundb import documents
@@ -153,9 +153,12 @@ def _size(folder: Path) -> int:
 def measured_rate(collection: Any, plan: Plan) -> Rate | None:
     """Return the median time per MB that recent runs took to the targets of a plan.
 
+    Runs with the NaI detector count, although they have more targets.
+
     None if no run document has both the time and the size of the raw data.
     """
-    alike = {"processing_job.context": plan.context, "processing_job.targets": list(plan.targets)}
+    targets = [list(each.targets) for each in (plan, plan_with_nai(plan))]
+    alike = {"processing_job.context": plan.context, "processing_job.targets": {"$in": targets}}
     found = documents.read(
         collection,
         {"$and": [documents.has_status("done"), alike]},

@@ -250,10 +250,15 @@ def plan_of_run(plan: Plan, document: Mapping[str, Any]) -> Plan:
         has_nai = NAI_MODE in str(document.get("mode") or "") or (
             not is_default and run_metadata.has_nai_detector(document)
         )
-    if has_nai and plan.context == "xams":
-        more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
-        return plan._replace(targets=plan.targets + more)
-    return plan
+    return plan_with_nai(plan) if has_nai else plan
+
+
+def plan_with_nai(plan: Plan) -> Plan:
+    """Return the plan for runs with the NaI detector, whose peaks are made too."""
+    if plan.context != "xams":
+        return plan
+    more = tuple(target for target in NAI_TARGETS if target not in plan.targets)
+    return plan._replace(targets=plan.targets + more)
 
 
 def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:

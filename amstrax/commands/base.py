@@ -492,14 +492,14 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
     add_seconds(parser, "--pause", pause, "time between two rounds")
 
 
-def add_console(parser: argparse.ArgumentParser) -> None:
-    """Add the options for progress and log of a command."""
+def add_console(parser: argparse.ArgumentParser, debug: Any = False) -> None:
+    """Add the options for progress and log of a command; `debug` is the default of ``--debug``."""
     parser.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
         help="show a progress bar (default: in a terminal) instead of log lines",
     )
-    add_debug(parser)
+    add_debug(parser, debug)
 
 
 def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:

@@ -7,6 +7,7 @@ import argparse
 import csv
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help=f"name of the campaign, as v2_2026; {campaigns.ALL!r} lists all campaigns",
     )
     base.add_debug(parser)
-    default = "default: plan if options follow, else status"
+    default = "default: plan if runs or options follow, else status"
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=default)
 
     def command(name: str, help_: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -57,7 +58,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         plan, "--max_failures", RunSelection.max_failures, auto_processing.MAX_FAILURES_HELP
     )
     plan.add_argument("--dry_run", action="store_true", help="show the plan, and do not keep it")
-    base.add_console(plan)
+    base.add_console(plan, argparse.SUPPRESS)
 
     run = command(
         "run",
@@ -83,7 +84,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="space on the disks for data that is not to be filled: submission waits "
         "(default: %(default)s)",
     )
-    base.add_console(run)
+    base.add_console(run, argparse.SUPPRESS)
 
     others = {
         "pause": "submit nothing until the campaign is resumed; jobs go on",
@@ -112,20 +113,31 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     subs["remove"].add_argument("--yes", action="store_true", help="confirm the removal")
     for sub in subs.values():
         base.add_debug(sub, argparse.SUPPRESS)
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[1:] and words[1].startswith("--") and words[1] not in ("--help", "--debug"):
-        words.insert(1, "plan")
-    args = parser.parse_args(words)
+    args = parser.parse_args(_with_plan(sys.argv[1:] if argv is None else argv))
+    if args.name in commands.choices:
+        parser.error(f"{args.name!r} is a command: the name of a campaign is given before it")
     if args.name == campaigns.ALL and args.command is not None:
         parser.error(f"{campaigns.ALL!r} lists all campaigns, and takes no command")
     return args
+
+
+def _with_plan(argv: Sequence[str]) -> list[str]:
+    """Return the command line with the word ``plan`` where options of a plan, or runs, follow."""
+    words = list(argv)
+    place = [i for i, word in enumerate(words) if word not in ("--debug", "--help", "-h")]
+    if len(place) > 1 and re.match(r"--|[0-9]", words[place[1]]):
+        words.insert(place[0] + 1, "plan")
+    return words
 
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit status."""
     if args.command == "plan":
-        return base.run_tool(args, log, lambda stop: plan(args, stop), "the plan", "the folder")
+        place = args.output_folder or "the folder for data"
+        return base.run_tool(
+            args, log, lambda stop: plan(args, stop), "the plan", place, "--output_folder"
+        )
     if args.command == "run":
         failed: list[str] = []
         status = base.run_tool(
@@ -259,8 +271,9 @@ def retry(collection: Any, args: argparse.Namespace) -> None:
     user = settings.login_name()
     done, left = campaign_loop.retry(campaign, runs, args.run_ids, user)
     log.info("%d runs are to be submitted again%s", len(done), _names(done))
-    if left:
-        log.warning("%d runs are left alone, since a process has them%s", len(left), _names(left))
+    for reason in dict.fromkeys(left.values()):
+        names = [name for name, why in left.items() if why == reason]
+        log.warning("%d runs are left alone, since %s%s", len(names), reason, _names(names))
 
 
 def _names(names: Sequence[str]) -> str:
@@ -305,7 +318,7 @@ def report(collection: Any, args: argparse.Namespace) -> None:
             end = row.end.astimezone(UTC).isoformat() if row.end else ""
             seconds = "" if row.seconds is None else f"{row.seconds:.3f}"
             table.writerow([row.run, row.state, row.mb, seconds, row.failures, end, row.reason])
-        strict_json.write_text(args.output, text.getvalue())
+        _write(args.output, text.getvalue())
         log.info("%d runs written to %s", len(rows), args.output)
     else:
         lines: list[tuple[str, ...]] = [
@@ -314,6 +327,11 @@ def report(collection: Any, args: argparse.Namespace) -> None:
         lines += [_cells(row) for row in rows]
         print(base.format_table(lines))
     print(campaign_loop.totals(campaign, all_rows))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strict_json.write_text(path, text)
 
 
 def _cells(row: Any) -> tuple[str, ...]:
@@ -339,7 +357,7 @@ def old_data(collection: Any, args: argparse.Namespace) -> None:
     if args.output is None:
         print(text)
     else:
-        strict_json.write_text(args.output, f"{text}\n")
+        _write(args.output, f"{text}\n")
     log.info("%d old data, %.4g GB", len(found), sum(x.n_bytes or 0 for x in found) / 1e9)
 
 

@@ -533,6 +533,15 @@ def test_jobs_are_filled_by_measured_time(runs, make_runs, caplog):
     runs.update_one({"name": names[5]}, {"$set": {"processing_history": history}})
     assert grouping.groups(names, runs, plan) == [names[:2], names[2:3], names[3:5], names[5:]]
     assert "6 s per MB, measured with 1 runs" in caplog.text
+    # A run with the NaI detector has another target besides
+    job["targets"] = ["peaks", "peak_basics_ext"]
+    runs.update_one({"name": names[5]}, {"$set": {"processing_job": job}})
+    assert grouping.groups(names, runs, plan) == [names[:2], names[2:3], names[3:5], names[5:]]
+    job["targets"] = ["event_info"]
+    runs.update_one({"name": names[5]}, {"$set": {"processing_job": job}})
+    assert grouping.groups(names, runs, plan) == [names]
+    job["targets"] = ["peaks"]
+    runs.update_one({"name": names[5]}, {"$set": {"processing_job": job}})
     most = Grouping(runs_per_job=1, job_minutes=25).groups(names, runs, plan)
     assert most == [[name] for name in names]
     assert Grouping().groups(names, runs, plan) == most

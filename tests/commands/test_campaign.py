@@ -31,6 +31,9 @@ def store():
         [],
         ["c1", "start"],
         ["list", "plan"],
+        ["plan"],
+        ["run", "--max_jobs", "3"],
+        ["plan", "1", "--target", "peaks"],
         ["c1", "run", "--max_jobs", "0"],
         ["c1", "run", "--keep_free", "-1"],
         ["c1", "plan", "--query", "{"],
@@ -60,6 +63,7 @@ def test_wrong_options(arguments, capsys):
         (["c1", "plan", "1", "--query", '{"$x": 1}'], "$x"),
         (["c1", "plan", "1", "--trend_limit", "noise_1=1:"], "needs --trends"),
         (["c1", "--query", '{"$x": 1}'], "$x"),
+        (["c1", "7"], "none of the runs is in the run database"),
         (["c1", "run"], "no campaign 'c1': there are none"),
         (["c1"], "no campaign 'c1': there are none"),
         (["c1", "pause"], "no campaign 'c1'"),
@@ -76,6 +80,13 @@ def test_wrong_use(lab, arguments, message, capsys):  # noqa: F811
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
     assert store().count_documents({}) == 0
+
+
+@pytest.mark.parametrize("words", ["--debug c1 7", "c1 --debug 7", "--debug c1 plan 7", "c1 run"])
+def test_debug_may_be_anywhere(lab, words, capsys):  # noqa: F811
+    lab.add_run(1)
+    assert campaign(*words.split()) == 2
+    assert ("Traceback" in capsys.readouterr().err) == ("--debug" in words)
 
 
 def test_a_campaign_needs_a_folder_for_data(lab, monkeypatch, capsys):  # noqa: F811
@@ -215,6 +226,22 @@ def test_lists_states_and_removal(lab, capsys):  # noqa: F811
     assert store().count_documents({}) == 0 and lab.runs.count_documents({}) == 1
 
 
+def test_files_of_reports(lab, capsys):  # noqa: F811
+    """Their folder is made; an error names the file that was asked for."""
+    lab.add_run(1)
+    assert plan("c1", "1") == 0
+    for name in ("report", "old-data"):
+        file = lab.folder / "of" / name
+        assert campaign("c1", name, "--output", file) == 0
+        assert file.exists()
+        capsys.readouterr()
+        assert campaign("c1", name, "--output", lab.folder / "of") == 1
+        said = capsys.readouterr().err
+        assert f"'{lab.folder / 'of'}'" in said and "/." not in said
+    assert campaign("c2", "plan", "1", "--output_folder", lab.folder / "of" / "report" / "x") == 1
+    assert "--output_folder" in capsys.readouterr().err
+
+
 def test_retry_leaves_claimed_runs_and_those_of_others(lab, capsys):  # noqa: F811
     for number in (1, 2, 3):
         lab.add_run(number)
@@ -230,6 +257,13 @@ def test_retry_leaves_claimed_runs_and_those_of_others(lab, capsys):  # noqa: F8
     assert "1 runs are left alone, since a process has them: 000002" in said
     assert [lab.status(number) for number in (1, 2, 3)] == ["pending", "failed", "pending"]
     assert "retry of campaign c1" in documents.status_of(lab.document(1)).reason
+    assert campaign("c1", "retry", "1") == 0
+    lab.runs.delete_one({"number": 1})
+    documents.set_status(lab.runs, 2, "done")
+    assert campaign("c1", "retry", "1", "2") == 0
+    said = capsys.readouterr().err
+    assert "left alone, since they are no longer in the run database: 000001" in said
+    assert "left alone, since they are 'failed'" not in said
     assert campaign("c1", "retry", "3") == 2
     assert "run 000003 is not in campaign c1" in capsys.readouterr().err
 

@@ -203,3 +203,16 @@ def test_a_run_database_that_is_away(monkeypatch):
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "0.2")
     with pytest.raises(RunDatabaseError, match="does not answer"):
         campaigns.find(campaigns.get_collection(), "c1")
+
+
+def test_rates_count_from_the_plan_on():
+    """A run that was processed without a job of the campaign says not when it began."""
+    from amstrax.auto_processing.campaign_loop import progress_of
+
+    now = PLANNED + timedelta(seconds=10)
+    states = {
+        "000001": campaigns.RunState(campaigns.DONE, time=PLANNED + timedelta(seconds=5)),
+        "000002": campaigns.RunState(campaigns.WAITING),
+    }
+    found = progress_of(example(), states, now)
+    assert found.runs_rate == pytest.approx(0.1) and found.left == pytest.approx(25)
