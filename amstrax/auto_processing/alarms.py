@@ -221,11 +221,17 @@ def _check_addresses() -> Found:
                 f"AMSTRAX_ALARM_MAIL: {strict_json.short(address)} is no address of mail: write "
                 "them as NAME@HOST, with commas between them"
             )
-    webhook = settings.get("AMSTRAX_ALARM_WEBHOOK")
+    _webhook()
+    return {}
+
+
+def _webhook() -> str:
+    """Return the address of the webhook; empty without one."""
+    webhook = settings.get("AMSTRAX_ALARM_WEBHOOK") or ""
     if webhook and not webhook.startswith(("https://", "http://")):
         # It holds a secret
         raise InvalidOption("AMSTRAX_ALARM_WEBHOOK is no address: begin it with https://")
-    return {}
+    return webhook
 
 
 def _receivers() -> list[str]:
@@ -493,6 +499,8 @@ def post(texts: list[str]) -> None:
 
     Raises
     ------
+    InvalidOption
+        If its address is none of http, such as that of a file, which would take anything.
     OSError, ValueError
         When it does not take it.
     """
@@ -500,7 +508,7 @@ def post(texts: list[str]) -> None:
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, escaped)
     request = urllib.request.Request(
-        settings.get("AMSTRAX_ALARM_WEBHOOK") or "",
+        _webhook(),
         json.dumps({"text": text}).encode(),
         {"Content-Type": "application/json", "User-Agent": "amstrax"},
     )

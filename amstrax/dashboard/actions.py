@@ -253,8 +253,10 @@ def cancel(page: Page, run_ids: Sequence[str]) -> list[Row]:
     return each(page, "cancel", run_ids, act)
 
 
-def tag(page: Page, run_ids: Sequence[str], name: str, remove: bool = False) -> list[Row]:
-    """Add a tag to runs, or remove it."""
+def tag(
+    page: Page, run_ids: Sequence[str], name: str, remove: bool = False, is_undo: bool = False
+) -> list[Row]:
+    """Add a tag to runs, or remove it; an undo removes only tags of the user."""
     name = name.strip()
     what = f"{'remove' if remove else 'add'} tag {name!r}"
     check(page, what)
@@ -264,8 +266,9 @@ def tag(page: Page, run_ids: Sequence[str], name: str, remove: bool = False) -> 
 
     def act(run_id: str) -> Row:
         if remove:
-            done = documents.remove_tag(collection, run_id, name)
-            return Row(run_id, "tag removed" if done else "did not have it", name)
+            done = documents.remove_tag(collection, run_id, name, page.user if is_undo else None)
+            why = "has none of yours" if is_undo else "did not have it"
+            return Row(run_id, "tag removed" if done else why, name)
         done = documents.add_tag(collection, run_id, name, page.user)
         return Row(run_id, "tagged" if done else "had it already", name)
 
@@ -550,7 +553,7 @@ class ActionsPanel:
     def _on_undo(self) -> None:
         run_ids, name, was_removed = self._tagged
         self._tagged = [], "", False
-        self._run(lambda: tag(self._page, run_ids, name, not was_removed))
+        self._run(lambda: tag(self._page, run_ids, name, not was_removed, is_undo=True))
 
     def _on_comment(self) -> None:
         text = self._comment.value

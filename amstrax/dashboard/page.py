@@ -25,7 +25,7 @@ from bokeh.themes import Theme
 from tornado.ioloop import IOLoop
 
 from amstrax.dashboard import render
-from amstrax.exceptions import AmstraxError
+from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 
 if TYPE_CHECKING:
     from amstrax.dashboard.site import Site
@@ -78,7 +78,8 @@ class Page:
         self._running: set[str] = set()
         self._futures: set[Future] = set()
         self._not_before: dict[str, float] = {}
-        self._troubles: dict[str, str] = {}
+        #: Work -> text of its error, and whether it is retried
+        self._troubles: dict[str, tuple[str, bool]] = {}
         self._shown_alarms: list[tuple[str, str]] = []
         self.message = self.html("", name="message")
         self._alarms = Column(sizing_mode="stretch_width", name="alarms")
@@ -169,7 +170,8 @@ class Page:
         """Run slow work in a thread, and pass its result to the page.
 
         Of concurrent calls with the same `what` only the last one counts. Work that fails with an
-        expected error is retried, until it succeeds or a later call replaces it.
+        expected error other than `UsageError` is retried, until it succeeds or a later call
+        replaces it.
 
         Parameters
         ----------
@@ -218,7 +220,8 @@ class Page:
                 then(future.result())
             except Exception as error:
                 self.report(what, error)
-                if again and _is_expected(error):
+                # What was wrong in use is not done later, when nobody expects it
+                if again and _is_expected(error) and not isinstance(error, UsageError):
                     self.doc.add_timeout_callback(retry, int(1000 * self.site.refresh))
             else:
                 self.clear_report(what)
@@ -269,7 +272,8 @@ class Page:
 
     def report(self, what: str, error: Exception) -> None:
         """Show an error on the page until the same work succeeds."""
-        self._troubles[what] = f"{what[:1].upper()}{what[1:]}: {describe(error)}"
+        text = f"{what[:1].upper()}{what[1:]}: {describe(error)}"
+        self._troubles[what] = text, not isinstance(error, (InvalidOption, UsageError))
         self._show_troubles()
 
     def clear_report(self, what: str) -> None:
@@ -278,7 +282,9 @@ class Page:
             self._show_troubles()
 
     def _show_troubles(self) -> None:
-        self.message.text = render.html("message.html", troubles=list(self._troubles.values()))
+        texts = [text for text, _ in self._troubles.values()]
+        is_retried = any(retried for _, retried in self._troubles.values())
+        self.message.text = render.html("message.html", troubles=texts, is_retried=is_retried)
 
     def may_act(self) -> bool:
         """Return whether the user of the page may change anything."""

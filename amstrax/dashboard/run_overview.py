@@ -1,6 +1,7 @@
 """List of runs; data of a run that a context can load; redacted document and timeline of a run."""
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import strax
 
 from amstrax.analyses import tables
 from amstrax.exceptions import AmstraxError, InvalidOption, did_you_mean
-from amstrax.rundb import documents, transfer
+from amstrax.rundb import documents, stored, transfer
 from amstrax.rundb.documents import Filter
 from amstrax.rundb.embedded import LocalCollection
 from amstrax.strax_ext.context import Context
@@ -241,12 +242,13 @@ def availability(
 
     These are ``here``, ``elsewhere`` (on another host), ``outdated`` (of another lineage than the
     context would make), ``live`` (raw data as the DAQ wrote it), ``missing``, or empty where the
-    context of the run does not make it.
+    context of the run does not make it. What the run document does not name is not searched.
 
     Parameters
     ----------
     document
-        With the fields of `transfer.SUMMARY_FIELDS`.
+        With the fields of `transfer.SUMMARY_FIELDS`; with ``data.location``, data of this host that
+        is no longer there is left out.
     st
         Context that processes the run; None if it is not to be compared.
     targets
@@ -262,8 +264,11 @@ def availability(
         entries = [
             entry
             for entry in documents.data_of(document)
-            if entry.get("type") == target
-            or (is_raw and str(entry.get("type") or "").startswith(target))
+            if (
+                entry.get("type") == target
+                or (is_raw and str(entry.get("type") or "").startswith(target))
+            )
+            and not _is_gone(run_id, entry)
         ]
         hosts = {entry.get("host") for entry in entries}
         word = "here" if documents.this_host() in hosts else "elsewhere" if hosts else "missing"
@@ -275,6 +280,12 @@ def availability(
             word = "live"
         result[target] = word
     return result
+
+
+def _is_gone(run_id: str, entry: Mapping[str, Any]) -> bool:
+    """Return whether data of this host is no longer in the folder that a run document names."""
+    data = stored.of_entry(run_id, entry) if entry.get("host") == documents.this_host() else None
+    return data is not None and not os.path.isdir(data.folder)
 
 
 def _has_word(word: str) -> Filter:

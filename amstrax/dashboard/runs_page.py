@@ -22,8 +22,17 @@ from bokeh.models import (
 from amstrax.dashboard import figures, render, run_overview
 from amstrax.dashboard.actions import MOST_RUNS, ActionsPanel, exported, understood
 from amstrax.dashboard.live_progress import LogPart
-from amstrax.dashboard.page import STYLE, Page, button, select, set_text, text_input, wrapped
-from amstrax.exceptions import InvalidOption, UsageError
+from amstrax.dashboard.page import (
+    STYLE,
+    Page,
+    button,
+    describe,
+    select,
+    set_text,
+    text_input,
+    wrapped,
+)
+from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
 from amstrax.rundb import connection, documents, transfer
 
 #: Rows of the table
@@ -239,7 +248,8 @@ class RunsPage(Page):
         order, descending = self._order.value, self._way.value == "down"
 
         def work() -> _Found:
-            collection, fields = self.site.collection(), transfer.SUMMARY_FIELDS
+            collection = self.site.collection()
+            fields = (*transfer.SUMMARY_FIELDS, "data.location")
             followed = self.site.followed()
             wanted = replace(search, followed=followed)
             page = run_overview.page(collection, wanted, fields, order, descending, skip, ROWS)
@@ -339,8 +349,16 @@ class RunsPage(Page):
 
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
-        for run, context in zip(found.runs, found.contexts, strict=True):
-            self._known[run.run_id] = context, run.status
+        known = {
+            run.run_id: (context, run.status)
+            for run, context in zip(found.runs, found.contexts, strict=True)
+        }
+        chosen = [run_id for run_id in self._selected if run_id in known]
+        is_changed = any(self._known.get(run_id) != known[run_id] for run_id in chosen)
+        self._known |= known
+        if is_changed:
+            # As when a run that could be followed has ended
+            self._show_selection()
         columns = _columns(found.runs, found.data)
         self._mark_order()
         if columns != self._source.data:
@@ -593,13 +611,27 @@ class ComparePage(Page):
         with self.site.few:
             st = self.site.context(contexts[0])
             sort = "peak_basics" if figures.name_of(st, "peak_basics") else "led_calibration"
+            stored: list[str] = []
+            errors: list[Exception] = []
             for name in names:
-                figures.span(st, name, sort)
+                try:
+                    figures.span(st, name, sort)
+                    stored.append(name)
+                except (AmstraxError, OSError) as error:
+                    errors.append(error)
+            if len(stored) < 2:
+                raise errors[0]
             layout = st.compare_runs(  # type: ignore[attr-defined]
-                names, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
+                stored, normalize=normalize, n_bins=bins, progress_bar=False, interactive=True
             )
-        runs = [transfer.summary(document, self.site.followed()) for document in found]
-        return render.html("compared.html", runs=runs), layout.children
+        followed = self.site.followed()
+        runs = [
+            transfer.summary(document, followed)
+            for name, document in zip(names, found, strict=True)
+            if name in stored
+        ]
+        left = [describe(error) for error in errors]
+        return render.html("compared.html", runs=runs, left=left), layout.children
 
     def _take(self, found: tuple[str, list[Any]]) -> None:
         self._result.text, columns = found

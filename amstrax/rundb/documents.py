@@ -577,9 +577,12 @@ def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     return done.matched_count == 1
 
 
-def remove_tag(collection: Any, run_id: _Run, tag: str) -> bool:
-    """Remove a tag from a run; return False if it does not have the tag."""
+def remove_tag(collection: Any, run_id: _Run, tag: str, user: str | None = None) -> bool:
+    """Remove a tag from a run, or only that of a user; return False if it has none."""
     _id = id_of(collection, run_id)
+    if user is not None:
+        pull = {"$pull": {"tags": {"name": tag, "user": user}}}
+        return collection.update_one({"_id": _id, "tags.user": user}, pull).modified_count == 1
     for field in ("tags.name", "tags"):
         # $pull only works on lists
         single = {"_id": _id, "$and": [{field: tag}, {"tags": {"$not": {"$type": "array"}}}]}

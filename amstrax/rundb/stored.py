@@ -298,7 +298,8 @@ def find_storage(
                 usage = shutil.disk_usage(folder)
                 place = place._replace(free=usage.free, total=usage.total)
         places.append(place)
-    return Storage(data, places, _amounts(data), sorted(old, key=lambda x: x[:5]), len(gone), unread)
+    old.sort(key=lambda x: x[:5])
+    return Storage(data, places, _amounts(data), old, len(gone), unread)
 
 
 def _in_folder(parent: str, host: str) -> Iterable[tuple[str, Stored | None]]:

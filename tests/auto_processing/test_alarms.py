@@ -18,6 +18,7 @@ import pytest
 from reverse_proxy import make_certificate
 
 from amstrax.auto_processing import alarms, loop
+from amstrax.exceptions import InvalidOption
 from amstrax.rundb import connection, get_mongo_collection, transfer
 from amstrax.rundb.embedded import LocalClient
 
@@ -158,6 +159,14 @@ def test_wrong_settings_are_an_alarm_and_stop_no_other(runs, find, monkeypatch, 
     found = find()
     assert said in found["xams: settings"] and "hush-hush" not in str(found)
     assert list(found) == ([JOBS] * (name != "AMSTRAX_ALARM_FAILURES")) + ["xams: settings"]
+
+
+def test_a_file_is_no_webhook(monkeypatch, tmp_path):
+    """It would take everything, so alarms would count as sent."""
+    (tmp_path / "hook").touch()
+    monkeypatch.setenv("AMSTRAX_ALARM_WEBHOOK", (tmp_path / "hook").as_uri())
+    with pytest.raises(InvalidOption, match="begin it with https://"):
+        alarms.post(["text"])
 
 
 def test_run_database_away(find, tmp_path):

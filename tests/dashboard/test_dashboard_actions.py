@@ -74,6 +74,15 @@ def test_runs_are_judged_and_commented_beside_the_list(tab, server, lab):
     press(tab, "undo")
     expect(result).to_contain_text("tag removed")
     assert "odd" not in documents.tags_of(lab.runs.find_one({"number": 45}))
+    # But not that of somebody else, who has added it again
+    press(tab, "add_tag")
+    expect(part(tab, "undo")).to_contain_text("Undo: remove odd")
+    documents.remove_tag(lab.runs, 45, "odd")
+    documents.add_tag(lab.runs, 45, "odd", "bob")
+    press(tab, "undo")
+    expect(result.locator("tr", has_text="000045")).to_contain_text("has none of yours")
+    expect(result.locator("tr", has_text="000044")).to_contain_text("tag removed")
+    assert "odd" in documents.tags_of(lab.runs.find_one({"number": 45}))
 
 
 def _frontend(lab):
@@ -137,6 +146,11 @@ def test_several_runs_are_compared_with_ratios(tab, server, lab, live_runs):
         )
         ratios = [ratio for ratio in ratios if isinstance(ratio, (int, float)) and ratio == ratio]
         assert ratios and set(ratios) == {1.0}
+        # A run without data leaves out itself alone
+        tab.goto(f"{server.address}compare?runs={SHORT},000004,{again}")
+        expect(part(tab, "compared")).to_contain_text("Left out: peak_basics of run 000004")
+        expect(part(tab, "compared").locator("tr", has_text="000004")).to_have_count(0)
+        expect(tab.locator(".bk-Figure").nth(3)).to_be_visible()
     finally:
         lab.runs.delete_one({"name": again})
 
@@ -279,6 +293,19 @@ def test_what_suits_the_run_is_chosen(tab, server):
     expect(part(tab, "make").locator("select")).to_have_value("raw data")
 
 
+def test_a_selected_run_can_be_followed_until_its_end(tab, server, lab):
+    transfer.add_run(lab.runs, {"number": 730, "start": datetime.now(UTC), "mode": "background"})
+    try:
+        tab.goto(f"{server.address}runs?first=730&last=730")
+        part(tab, "runs").locator(".slick-row input").click()
+        expect(part(tab, "follow")).to_be_visible()
+        lab.runs.update_one({"number": 730}, {"$set": {"end": datetime.now(UTC)}})
+        expect(part(tab, "follow")).to_be_hidden()
+        expect(part(tab, "selection")).to_contain_text("1 selected")
+    finally:
+        lab.runs.delete_one({"number": 730})
+
+
 def test_all_failed_runs_of_a_filter_are_retried(tab, server):
     tab.goto(f"{server.address}runs?last=15")
     expect(part(tab, "count")).to_contain_text("15 of 15")
@@ -288,6 +315,7 @@ def test_all_failed_runs_of_a_filter_are_retried(tab, server):
         expect(result.locator("tr", has_text=run_id)).to_contain_text("dry run")
     expect(result.locator("tr", has_text="0000")).to_have_count(2)
     expect(part(tab, "submit").locator("button")).to_be_enabled()
+    assert violations(tab) == []
     tab.goto(f"{server.address}runs?last=15&status=done")
     press(tab, "retry")
     expect(part(tab, "message")).to_contain_text("the filter is for others")
@@ -326,6 +354,31 @@ def test_failed_runs_have_check_box_reason_and_log(tab, server, lab):
     finally:
         lab.runs.delete_many({"number": {"$in": [710, 711]}})
         lab.runs.update_one({"number": 7}, {"$unset": {"processing_job": 1}})
+
+
+def test_too_many_runs_are_refused_and_not_selected_later(tab, server, lab):
+    now = datetime.now(UTC)
+    many = range(10_001, 10_202)
+    lab.runs.insert_many(
+        {"number": n, "name": f"{n:06d}", "mode": "background", "start": now, "end": now}
+        for n in many
+    )
+    try:
+        tab.goto(f"{server.address}runs?first=10001")
+        press(tab, "select_all")
+        message = part(tab, "message")
+        expect(message).to_contain_text("201 runs are found, an action takes 200")
+        expect(message).not_to_contain_text("retried")
+        write(tab, "last", "10010")
+        expect(part(tab, "count")).to_contain_text("10 of 10")
+        # Longer than until another attempt
+        tab.wait_for_timeout(2500)
+        expect(part(tab, "selection")).not_to_contain_text("selected")
+        press(tab, "select_all")
+        expect(part(tab, "selection")).to_contain_text("10 selected")
+        expect(message).to_be_hidden()
+    finally:
+        lab.runs.delete_many({"number": {"$in": list(many)}})
 
 
 def test_what_the_list_tells_and_finds(tab, server, lab):

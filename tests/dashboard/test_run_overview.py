@@ -179,3 +179,13 @@ def test_summary(monkeypatch):
     assert (run.run_id, run.status, run.mode, run.length) == ("000007", "no-end", "3", None)
     assert (run.types, run.here) == (["a", "b"], ["a"])
     assert documents.STATUSES[0] == "pending"
+
+
+def test_data_that_is_no_longer_there_is_missing(tmp_path):
+    here = {"type": "events", "host": documents.this_host(), "lineage_hash": "abc"}
+    run = {"number": 7, "name": "000007"}
+    run["data"] = [here | {"location": str(tmp_path)}, {"type": "raw_records", "host": "far"}]
+    found = {"raw_records": "elsewhere", "events": "missing"}
+    assert run_overview.availability(run, None, ["events"]) == found
+    (tmp_path / "000007-events-abc").mkdir()
+    assert run_overview.availability(run, None, ["events"]) == found | {"events": "here"}

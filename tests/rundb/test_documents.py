@@ -439,6 +439,11 @@ def test_tags(run):
     found = documents.find_run(run, 2240)
     assert documents.tags_of(found) == ["old", "new", "bad"]
     assert found["tags"][2]["user"] == "me" and isinstance(found["tags"][2]["date"], datetime)
+    for tag, user in (("bad", "she"), ("new", "me"), ("old", "me")):
+        assert not documents.remove_tag(run, 2240, tag, user)
+    assert documents.remove_tag(run, 2240, "bad", "me")
+    assert documents.tags_of(documents.find_run(run, 2240)) == ["old", "new"]
+    assert documents.add_tag(run, 2240, "bad", "me")
     for tag in ("bad", "old", "new"):
         assert documents.remove_tag(run, 2240, tag)
         assert not documents.remove_tag(run, 2240, tag)
