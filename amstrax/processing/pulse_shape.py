@@ -88,7 +88,12 @@ def areas_before(data: np.ndarray, time: np.ndarray, dt: np.ndarray) -> np.ndarr
     position = np.clip(time / dt, 0, data.shape[1])[:, np.newaxis]
     n = min(int(position.max(initial=0)) + 1, data.shape[1])
     part = np.clip(position - np.arange(n), 0, 1)
-    return (part * data[:, :n]).sum(axis=1)
+    return _sums(part * data[:, :n])
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of each row, which zeros at the end of the rows leave the same to the bit."""
+    return np.cumsum(rows, axis=1)[:, -1] if rows.shape[1] else np.zeros(len(rows))
 
 
 def decay_times(
@@ -121,20 +126,27 @@ def decay_times(
     tail = np.take_along_axis(data, np.clip(sample, 0, data.shape[1] - 1), axis=1)
     is_tail = (j < n_samples[:, np.newaxis]) & (sample >= 0) & (sample < data.shape[1])
     tail = np.where(is_tail, tail, 0).astype(np.float64)
-    area = tail.sum(axis=1)
+    area = _sums(tail)
+
+    def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        of_all, of_rest = np.exp(-x), np.exp(-n_samples * x)
+        value = of_all / (1 - of_all) - n_samples * of_rest / (1 - of_rest)
+        variance = of_all / (1 - of_all) ** 2
+        return value, variance - n_samples**2 * of_rest / (1 - of_rest) ** 2
+
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        mean = tail @ j.astype(np.float64) / area
+        mean = _sums(tail * j) / area
         mean[~((area > 0) & (mean > 0) & (mean < (n_samples - 1) / 2))] = np.nan
         x = np.log1p(1 / mean)
+        # Each stops by itself, so that it does not matter what else is in the batch
+        is_open = np.isfinite(x)
         for _ in range(_STEPS):
-            of_all, of_rest = np.exp(-x), np.exp(-n_samples * x)
-            value = of_all / (1 - of_all) - n_samples * of_rest / (1 - of_rest)
-            variance = of_all / (1 - of_all) ** 2
-            variance -= n_samples**2 * of_rest / (1 - of_rest) ** 2
+            value, variance = moments(x)
             step = (value - mean) / variance
             # Without truncation x is larger than with it: approach from above, above 0
-            x = np.maximum(x + step, x / 4)
-            if not (np.abs(step) > 1e-9 * x).any():
+            x = np.where(is_open, np.maximum(x + step, x / 4), x)
+            is_open &= np.abs(step) > 1e-9 * x
+            if not is_open.any():
                 break
         time = dt / x
-        return time, time / x * np.sqrt(fano / (area * variance))
+        return time, time / x * np.sqrt(fano / (area * moments(x)[1]))

@@ -82,3 +82,19 @@ def test_beyond_the_waveform_and_empty():
         assert np.isnan(found).all() or first == -3
     shape = pulse_shapes(np.zeros((0, 200), np.float32), np.zeros(0, np.int32), 15, 30, 200, 1.5)
     assert all(len(values) == 0 for values in shape)
+
+
+def test_other_waveforms_of_a_batch_do_not_matter():
+    """Chunks decide what is computed together."""
+    rng = np.random.default_rng(1)
+    data = rng.poisson(exponentials(rng.uniform(10, 2000, 50), size=20)) * 1.0
+    dt, n = np.full(50, 10.0), rng.integers(2, 57, 50)
+    first = rng.integers(0, 5, 50)
+    found = decay_times(data, dt, first, n, 1.5)
+    times = rng.uniform(0, 600, 50)
+    areas = areas_before(data, times, dt)
+    for i in range(50):
+        one = slice(i, i + 1)
+        alone = decay_times(data[one], dt[one], first[one], n[one], 1.5)
+        np.testing.assert_array_equal([x[0] for x in alone], [x[i] for x in found])
+        assert areas_before(data[one], times[one], dt[one])[0] == areas[i]
