@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import logging
 import os
 import random
 import sys
@@ -110,6 +111,16 @@ def no_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("MPLBACKEND", "agg")
     # Where the local engine keeps track of its jobs
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "user_state"))
+
+
+@pytest.fixture(autouse=True)
+def no_console():
+    """Remove the handler of a tool's main: its stream is that of this test, and is closed then."""
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
