@@ -267,4 +267,4 @@ def test_help_is_quick_to_import():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(json.loads(done.stdout.splitlines()[-1]))
     assert not {"strax", "pymongo", "numpy", "paramiko"} & modules
-    assert len(_COMMANDS) == 8
+    assert len(_COMMANDS) == 10
