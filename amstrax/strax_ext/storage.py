@@ -245,9 +245,9 @@ def _split_index(start, end, t):
     return len(start), True
 
 
-#: Shortest time between two writes of the metadata [s], and the largest share of the time that a
-#: job's dozen savers may spend on them
-_SECONDS_BETWEEN, _SHARE_OF_TIME = 1.0, 0.005
+#: Shortest time between two writes of the metadata, after the first few chunks [s], and the largest
+#: share of the time that a job's dozen savers may spend on them
+_SECONDS_BETWEEN, _SHARE_OF_TIME, _FIRST_CHUNKS = 1.0, 0.005, 3
 
 
 class CheckedSaver(strax.FileSaver):
@@ -265,7 +265,9 @@ class CheckedSaver(strax.FileSaver):
 
     @property
     def _flush_md_for_every_chunk(self) -> bool:
-        return time.monotonic() >= self._next_flush
+        # A live run may have no second chunk for long
+        is_time = time.monotonic() >= self._next_flush
+        return is_time or len(self.md["chunks"]) <= _FIRST_CHUNKS
 
     def _flush_metadata(self) -> None:
         began = time.thread_time()
@@ -326,21 +328,19 @@ class CheckedBackend(strax.FileSytemBackend):
     """Backend that saves with `CheckedSaver`, and loads chunks as `Chunk`."""
 
     saver_class: type[CheckedSaver] = CheckedSaver
-    #: Whether the dtype in metadata is parsed already, for the loader of strax
-    _parses_dtype = False
 
     def loader(self, *args: Any, **kwargs: Any) -> Iterator:
         """Return an iterator over chunks; parameters are as in strax."""
-        parsing = copy.copy(self)
-        parsing._parses_dtype = True
-        return super(CheckedBackend, parsing).loader(*args, **kwargs)
 
-    def get_metadata(self, *args: Any, **kwargs: Any) -> dict:
-        """Return the metadata of stored data; parameters are as in strax."""
-        metadata = super().get_metadata(*args, **kwargs)
-        if self._parses_dtype and isinstance(metadata.get("dtype"), str):
-            metadata["dtype"] = _parse(metadata["dtype"])
-        return metadata
+        def get_metadata(*args: Any, **kwargs: Any) -> dict:
+            metadata = self.get_metadata(*args, **kwargs)
+            if isinstance(metadata.get("dtype"), str):
+                metadata["dtype"] = _parse(metadata["dtype"])
+            return metadata
+
+        backend = copy.copy(self)
+        backend.get_metadata = get_metadata  # type: ignore[method-assign]
+        return super(CheckedBackend, backend).loader(*args, **kwargs)
 
     def _read_and_format_chunk(self, *args: Any, **kwargs: Any) -> strax.Chunk:
         return Chunk.of(super()._read_and_format_chunk(*args, **kwargs))
