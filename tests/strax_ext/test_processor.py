@@ -108,7 +108,16 @@ def test_metadata_is_the_same_with_a_thread_that_writes(tmp_path, threads):
         del found[-1]["writing_started"], found[-1]["writing_ended"]
     assert found[0] == found[1]
     assert [("filesize" in c) for c in found[0]["chunks"]] == [True, False, True]
-    assert list(tmp_path.rglob("*.new")) == []
+    assert list(tmp_path.rglob("*_temp")) == []
+
+
+def test_metadata_names_the_first_chunks_at_once(tmp_path):
+    """Of a live run nothing may follow for long."""
+    made = saver(tmp_path)
+    for i in range(3):
+        made.save(chunk(i), i)
+        assert len(metadata_in(tmp_path / "0-things-abc_temp")["chunks"]) == i + 1
+    made.close()
 
 
 def test_metadata_names_no_chunk_that_is_not_written_yet(tmp_path, monkeypatch, threads):
