@@ -43,7 +43,7 @@ _MOST_ROWS = 50
 _LONGEST = 500
 _TLS_PORT = 465
 
-#: State of a cause: its text, or None if all is well
+#: Text of a cause, or None if all is well
 Found = dict[str, str | None]
 
 
