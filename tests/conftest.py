@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import random
+import signal
+import threading
 import sys
 from pathlib import Path
 
@@ -42,6 +44,12 @@ def own_type_numbers():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(abstract, "_autoincr", lambda: number() + offset)
         yield
+
+
+def pytest_configure():
+    """Undo nohup, which would let processes of tests ignore SIGHUP."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> list[str]:
