@@ -7,8 +7,8 @@ import logging
 import os
 import random
 import signal
-import threading
 import sys
+import threading
 from pathlib import Path
 
 import fork_server
