@@ -207,7 +207,7 @@ class MongoServer(Server):
 
     def command(self) -> list[str]:
         """Return the command that starts it."""
-        program = Path(sys.executable).with_name("secantusd-py")
+        program = Path(sys.prefix, "bin", "secantusd-py")
         options = ["--host", LOCALHOST, "--port", str(self.port), "--standalone"]
         options += ["--storage-path", str(self.folder / "database"), "--sync-on-commit"]
         return [str(program), *options, *(["--auth"] if self.auth else [])]
