@@ -193,7 +193,7 @@ def _silence(detector: str, path: Path, now: datetime) -> Found:
     if isinstance(pause, (int, float)) and 0 < pause < 1e6:
         longest = max(longest, timedelta(seconds=3 * pause))
     if status.get("state") == "ended":
-        # By the name of a signal, if somebody has ended it
+        # A signal is named when an operator ended the loop: no fault
         if reason and not reason.startswith("SIG"):
             text = f"{what} ended at {time:%Y-%m-%d %H:%M} UTC: {reason}"
     elif now - time > longest:

@@ -554,7 +554,7 @@ def _is_own_page(request: Any, user: str) -> bool:
 
 
 class NoLoginHandler(RequestHandler):
-    """Answer to those whom the proxy has not named, where nobody logs in with a password."""
+    """Refuse requests without a user name from the proxy, if there is no log-in by password."""
 
     site: "Site"
 

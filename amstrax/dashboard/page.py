@@ -220,7 +220,7 @@ class Page:
                 then(future.result())
             except Exception as error:
                 self.report(what, error)
-                # What was wrong in use is not done later, when nobody expects it
+                # Not after wrong use: the action would come as a surprise later
                 if again and _is_expected(error) and not isinstance(error, UsageError):
                     self.doc.add_timeout_callback(retry, int(1000 * self.site.refresh))
             else:

@@ -325,13 +325,13 @@ def set_state(campaigns: Any, name: str, state: str) -> None:
 
 
 def claimed_by(campaigns: Any, name: str) -> str:
-    """Return who submits for a campaign now, with the end of the lease; empty if nobody does."""
+    """Return user and host of the process that submits for a campaign; empty without one."""
     document = campaigns.find_one({"name": name}, [CLAIM]) or {}
     return holder(document, documents.server_time(campaigns))
 
 
 def holder(document: Mapping[str, Any], now: datetime) -> str:
-    """Return who holds the lease in the document of a campaign; empty if nobody does."""
+    """Return user and host of the owner of the lease in a document; empty without a valid lease."""
     claim = document.get(CLAIM)
     if not isinstance(claim, Mapping) or not documents.is_claimed(document, CLAIM, now=now):
         return ""

@@ -74,7 +74,7 @@ def test_runs_are_judged_and_commented_beside_the_list(tab, server, lab):
     press(tab, "undo")
     expect(result).to_contain_text("tag removed")
     assert "odd" not in documents.tags_of(lab.runs.find_one({"number": 45}))
-    # But not that of somebody else, who has added it again
+    # Undo keeps the tag that another user has added since
     press(tab, "add_tag")
     expect(part(tab, "undo")).to_contain_text("Undo: remove odd")
     documents.remove_tag(lab.runs, 45, "odd")

@@ -14,7 +14,7 @@ def st():
 
 
 def _entry(data_type: str, lineage_hash: str | None, host: str = "here", **fields) -> dict:
-    entry = {"type": data_type, "host": host, "location": "/data", "size_mb": 1.5, **fields}
+    entry = {"type": data_type, "host": host, "location": "/stored", "size_mb": 1.5, **fields}
     return entry | ({} if lineage_hash is None else {"lineage_hash": lineage_hash})
 
 
@@ -23,7 +23,7 @@ def _run(*entries, number: int = 7, **fields) -> dict:
 
 
 def test_data_in_documents():
-    whole = f"/data/000007-peaks-{OLD}"
+    whole = f"/stored/000007-peaks-{OLD}"
     good = [
         _entry("peaks", OLD),
         _entry("peaks", OLD, location=whole, size_mb=None),
