@@ -131,6 +131,16 @@ def no_console():
             root.removeHandler(handler)
 
 
+@pytest.fixture
+def logging_as_before():
+    """Restore handlers and level, which the main of a tool replaces."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory) -> Path:
     """Folder of ``amstrax demo`` of 10 s, which pages and their tests copy."""

@@ -49,14 +49,7 @@ from amstrax.rundb import documents, get_mongo_collection, leases, transfer
 FILE = "000001/xams-daq_reader_0_139811453138688"
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Commands set logging up."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def copy(*arguments):

@@ -1,6 +1,5 @@
 """Deleting live data with verified copies, also when interrupted at any point."""
 
-import logging
 import os
 import re
 import shutil
@@ -34,14 +33,7 @@ FILE = "000001/xams-daq_reader_0_139811453138688"
 SURE = ("--production", "--we_are_really_sure")
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Commands set logging up."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 @pytest.fixture

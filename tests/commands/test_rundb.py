@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -26,14 +25,7 @@ def rundb(*arguments):
     return cli.main(["rundb", *map(str, arguments)])
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Commands set logging up, to an error stream that is this test's."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 class Said:

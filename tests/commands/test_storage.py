@@ -1,7 +1,6 @@
 """`amstrax rundb storage` and `delete-data`, on folders and documents of a small lab."""
 
 import json
-import logging
 import shlex
 import shutil
 from datetime import UTC, datetime
@@ -15,14 +14,7 @@ from amstrax.rundb import documents, get_mongo_collection, leases, stored
 OLD = "abcdefghij"
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """Commands set logging up, to an error stream that is this test's."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 @pytest.fixture(scope="module")
