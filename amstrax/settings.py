@@ -30,7 +30,7 @@ import getpass
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -192,7 +192,8 @@ def get(name: str, default: str | None = None) -> str | None:
 
 def find(name: str) -> tuple[str, str]:
     """Return a setting and its source; both are empty if it is not set."""
-    _check_environment(name)
+    shared = tuple(prefix for prefix in ("DAQ_", "MONGO_") if name.startswith(prefix))
+    _check_environment(shared, tuple(os.environ))
     value = os.environ.get(name)
     if value:
         return value, "environment"
@@ -271,21 +272,20 @@ def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
     return MappingProxyType(values)
 
 
-def _check_environment(asked: str) -> None:
-    """Raise for a variable that resembles a setting.
+@functools.lru_cache(maxsize=4)
+def _check_environment(shared: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Raise for a name of a variable that resembles a setting.
 
     Other programs use DAQ_ and MONGO_, too: such variables are checked only if a setting with that
-    prefix is read, and plurals are not.
+    prefix, in `shared`, is read, and plurals are not.
     """
-    shared = tuple(prefix for prefix in ("DAQ_", "MONGO_") if asked.startswith(prefix))
-    for name in os.environ:
+    for name in names:
         if name.startswith(("AMSTRAX", "XAMS")):
-            _check_name(name, _nearest(name), {}, "in the environment")
+            _check_name(name, _nearest(name), (), "in the environment")
         elif name.startswith(shared) and name.removesuffix("S") not in NAMES:
-            _check_name(name, _nearest(name), os.environ, "in the environment")
+            _check_name(name, _nearest(name), names, "in the environment")
 
 
-@functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> list[str]:
     """Return a list with the setting that a name may be a misspelling of, or an empty list."""
     known = {*NAMES, CONFIG_VARIABLE}
@@ -294,7 +294,7 @@ def _nearest(name: str) -> list[str]:
     return [each for each in near if not set(each.split("_")) < set(name.split("_"))]
 
 
-def _check_name(name: str, meant: list[str], given: Mapping[str, str], place: str) -> None:
+def _check_name(name: str, meant: list[str], given: Container[str], place: str) -> None:
     """Raise for a misspelt name, unless the right one is given as well."""
     if name not in NAMES and meant and not any(each in given for each in meant):
         raise InvalidOption(

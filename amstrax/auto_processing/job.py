@@ -197,7 +197,7 @@ class Source:
         self.needs_live_data = False
         #: Called with the size of raw data that has been read [bytes]
         self.on_raw_data: Callable[[int], None] = lambda n_bytes: None
-        self._find_inputs(st._snapshot(), target, set())
+        self._find_inputs(st._of_run(run_id), target, set())
         self._chunks = [
             (chunk["end"], chunk["nbytes"])
             for data_type in self.stored
@@ -410,7 +410,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def check_written(
-    st: strax.Context,
+    st: Context,
     run_id: str,
     document: Mapping[str, Any],
     places: tuple[Path, Path],
@@ -441,7 +441,8 @@ def check_written(
     DataIncomplete
         When data is incomplete or damaged, or new raw data does not cover the run.
     """
-    raw_types = raw_data_types(st)
+    # With the options of this moment, which are compared only once then
+    st, raw_types = st._of_run(run_id), raw_data_types(st)
     new = []
     for data_type in st._plugin_class_registry:
         key, place = st.key_for(run_id, data_type), places[data_type not in raw_types]

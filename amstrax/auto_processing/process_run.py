@@ -436,13 +436,23 @@ def _make_and_register(
     )
     st, places = _make(run_id, history.plan, options, document, stop, history.tell)
     any_length = options.any_length or options.allow_incomplete
-    for key, place, metadata in job.check_written(
-        st, run_id, document, places, any_length, stop.check
-    ):
-        entry = new_entry(key, place, metadata, version, options.is_online, path)
-        history.claim.add_data(entry)
-        history.registered(entry)
-        log.info("%s is complete, and registered", place / str(key))
+    checked = []
+    try:
+        for key, place, metadata in job.check_written(
+            st, run_id, document, places, any_length, stop.check
+        ):
+            checked.append(new_entry(key, place, metadata, version, options.is_online, path))
+    finally:
+        # Also what was checked before an error
+        if checked:
+            history.claim.add_data(checked)
+            log.info(
+                "run %s: complete and registered: %s",
+                run_id,
+                ", ".join(entry["type"] for entry in checked),
+            )
+        for entry in checked:
+            history.registered(entry)
     return st
 
 

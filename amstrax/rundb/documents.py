@@ -513,26 +513,31 @@ def server_time(collection: Any) -> datetime:
     return answer["localTime"].replace(tzinfo=UTC)
 
 
-def add_data(collection: Any, run_id: str | int, entry: Mapping[str, Any]) -> bool:
-    """Add an entry to a run's data, or update the existing one; return whether it is new.
+def add_data(collection: Any, run_id: str | int, *entries: Mapping[str, Any]) -> bool:
+    """Add entries to a run's data, or update existing ones; return whether all are new.
 
-    Type, host, location and lineage_hash identify an entry. An entry without type, host or
-    location, and data that is not a list, raise `InvalidRunDocument`.
+    Type, host, location and lineage_hash identify an entry. New entries take one update. An entry
+    without type, host or location, and data that is not a list, raise `InvalidRunDocument`.
     """
-    missing = [key for key in ("type", "host", "location") if not entry.get(key)]
-    if missing:
-        raise InvalidRunDocument(
-            f"data of run {run_id} lacks {', '.join(missing)}: give an entry as "
-            "{type, host, location, ...}"
-        )
+    for entry in entries:
+        missing = [key for key in ("type", "host", "location") if not entry.get(key)]
+        if missing:
+            raise InvalidRunDocument(
+                f"data of run {run_id} lacks {', '.join(missing)}: give an entry as "
+                "{type, host, location, ...}"
+            )
     _id = id_of(collection, run_id)
     _make_list(collection, _id, "data")
-    same = {"$elemMatch": _identity(entry)}
     for _ in range(_MOST_ATTEMPTS):
-        lacks_it = {"_id": _id, "data": {"$not": same}}
-        if collection.update_one(lacks_it, {"$push": {"data": dict(entry)}}).matched_count:
+        known = [{"data": {"$elemMatch": _identity(entry)}} for entry in entries]
+        lacks_all = {"_id": _id, "$nor": known}
+        new = {"$push": {"data": {"$each": [dict(entry) for entry in entries]}}}
+        if collection.update_one(lacks_all, new).matched_count:
             return True
-        has_it = {"_id": _id, "data": same}
+        if len(entries) > 1:
+            return all([add_data(collection, run_id, entry) for entry in entries])
+        [entry] = entries
+        has_it = {"_id": _id, **known[0]}
         if collection.update_one(has_it, {"$set": {"data.$": dict(entry)}}).matched_count:
             return False
         id_of(collection, run_id)

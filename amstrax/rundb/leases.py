@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -548,10 +548,10 @@ class RunClaim:
         entry = documents.history_entry(action, status, is_online, **fields)
         self._persist(documents.add_history, self._collection, self._run_id, entry)
 
-    def add_data(self, entry: Mapping[str, Any]) -> None:
+    def add_data(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Register data of the run."""
         self.check()
-        self._persist(documents.add_data, self._collection, self._run_id, entry)
+        self._persist(documents.add_data, self._collection, self._run_id, *entries)
 
     def remove_tag(self, tag: str) -> None:
         """Remove a tag from the run, whether or not the lease is lost."""

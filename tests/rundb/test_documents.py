@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
+from unittest.mock import Mock
 
 import pytest
 from rundb_stores import collection, real_document  # noqa: F401
@@ -388,6 +389,22 @@ def test_data(run, real_document):  # noqa: F811
     assert [d.get("lineage_hash") for d in deleted] == ["abc", "abd", None]
     assert deleted[0]["n_chunks"] == 2 and deleted[0]["deleted_by"] == "me"
     assert isinstance(deleted[2]["deleted_at"], datetime)
+
+
+def test_several_entries_are_added_with_one_update(run):
+    new = [
+        {"type": "peaks", "host": "stbc", "location": "/data/p", "lineage_hash": f"{i}"}
+        for i in range(5)
+    ]
+    before = documents.find_run(run, 2240)["data"]
+    watched = Mock(wraps=run)
+    assert documents.add_data(watched, 2240, *new[:3])
+    assert watched.update_one.call_count == 1
+    assert not documents.add_data(run, 2240, new[1] | {"n_chunks": 2}, new[3])
+    with pytest.raises(InvalidRunDocument, match="lacks host"):
+        documents.add_data(run, 2240, new[4], {"type": "peaks"})
+    found = documents.find_run(run, 2240)["data"]
+    assert found == [*before, new[0], new[1] | {"n_chunks": 2}, new[2], new[3]]
 
 
 def test_entries_that_differ_in_other_fields_are_all_kept(collection):  # noqa: F811
