@@ -461,32 +461,32 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
     `daq_host` and `daq_user`, the host of the SSH tunnel and the user there, replace the settings
     AMSTRAX_MONGO_URI, DAQ_HOST and DAQ_USER.
     """
-    key_file = get("DAQ_KEY_FILE")
-    ssh_config = get("AMSTRAX_SSH_CONFIG")
-    arguments = {"DAQ_HOST": daq_host, "DAQ_USER": daq_user}
-    known_hosts = get("DAQ_KNOWN_HOSTS")
+    values = {name: get(name) for name in (*RUN_DATABASE, "AMSTRAX_SSH_CONFIG")}
+    values |= {k: v for k, v in {"DAQ_HOST": daq_host, "DAQ_USER": daq_user}.items() if v}
+    key_file, known_hosts = values["DAQ_KEY_FILE"], values["DAQ_KNOWN_HOSTS"]
+    ssh_config = values["AMSTRAX_SSH_CONFIG"]
     return RunDatabase(
-        uri="" if daq_host else get("AMSTRAX_MONGO_URI", "") or "",
-        daq_host=daq_host or get("DAQ_HOST", "") or "",
+        uri="" if daq_host else values["AMSTRAX_MONGO_URI"] or "",
+        daq_host=values["DAQ_HOST"] or "",
         daq_port=_port("DAQ_PORT", 22),
-        daq_user=daq_user or get("DAQ_USER") or login_name(),
+        daq_user=values["DAQ_USER"] or login_name(),
         daq_key_file=expanded(key_file) if key_file else None,
-        daq_key_password=get("DAQ_KEY_PASSWORD"),
-        daq_password=get("DAQ_PASSWORD"),
+        daq_key_password=values["DAQ_KEY_PASSWORD"],
+        daq_password=values["DAQ_PASSWORD"],
         known_hosts=(
             (expanded(known_hosts),)
             if known_hosts
             else (in_home("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
         ),
-        mongo_host=get("MONGO_HOST", "127.0.0.1") or "",
+        mongo_host=values["MONGO_HOST"] or "127.0.0.1",
         mongo_port=_port("MONGO_PORT", 27017),
-        mongo_user=get("MONGO_USER", "") or "",
-        mongo_password=get("MONGO_PASSWORD"),
-        mongo_auth_db=get("MONGO_AUTH_DB", "admin") or "",
+        mongo_user=values["MONGO_USER"] or "",
+        mongo_password=values["MONGO_PASSWORD"],
+        mongo_auth_db=values["MONGO_AUTH_DB"] or "admin",
         path=rundb_path(),
         timeout=number("AMSTRAX_RUNDB_TIMEOUT", 20, low=0.1, high=3600),
         ssh_config=expanded(ssh_config) if ssh_config else None,
-        given=frozenset(name for name in RUN_DATABASE if arguments.get(name) or get(name)),
+        given=frozenset(name for name in RUN_DATABASE if values[name]),
     )
 
 

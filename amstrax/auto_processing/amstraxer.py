@@ -156,8 +156,10 @@ def process(
     options: ProcessingOptions,
     stop: Stop,
     tell: Callable[[str, str], None] = lambda target, state: None,
-) -> None:
-    """Make and store the targets of a run; end with an error when `stop` is set.
+) -> "strax.Context":
+    """Make and store the targets of a run, and return the context that has them.
+
+    It ends with an error when `stop` is set.
 
     `tell` is called with each target and ``stored`` when it is stored already, else with
     ``running`` before it is made.
@@ -203,6 +205,7 @@ def process(
                 )
     seconds = time.monotonic() - began
     log.info("run %s done in %.1f s: %s", run_id, seconds, ", ".join(options.targets))
+    return st
 
 
 def make_context(

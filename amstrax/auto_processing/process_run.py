@@ -629,7 +629,9 @@ def _make(
         output_folder=places[1],
         run_document=document,
     )
-    st, _ = amstraxer.make_context(options, run_id)
+    st: Any = None
+    if places[0] != places[1]:
+        st, _ = amstraxer.make_context(options, run_id)
 
     def on_error(error: AlreadyAtWork, left: float) -> None:
         stop.check()
@@ -643,7 +645,7 @@ def _make(
     for step in _steps(st, run_id, plan, places):
         of_step = replace(options, targets=step.targets, output_folder=step.folder)
         # An orphaned job may hold the lock until it finds its claim lost
-        connection.retry(
+        st = connection.retry(
             functools.partial(amstraxer.process, run_id, of_step, stop, tell),
             options.claim_lifetime,
             (AlreadyAtWork,),

@@ -1,5 +1,6 @@
 """`RunDB`: strax frontend that finds runs and data in the run database, and registers new data."""
 
+import copy
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import strax
@@ -139,23 +141,36 @@ class RunDB(strax.StorageFrontend):
         #: Version of the corrections, recorded in entries of new data; set by contexts
         self.corrections_version: str | None = None
         self.backends = [RegisteringBackend()]
-        self._client, self._collection = client, collection
-        self._not_before = 0.0
-        #: Whether the last attempt to reach the run database failed
-        self.is_away = False
+        self._client = client
+        #: Shared with those of `of_run`
+        self._shared = SimpleNamespace(collection=collection, not_before=0.0, is_away=False)
         # Runs already reported as having unregistered data
         self._reported: set[str] = set()
+        # Run whose documents are read once, and these
+        self._run: str | None = None
+        self._of_run: list[dict[str, Any]] | None = None
+
+    def of_run(self, run_id: str) -> "RunDB":
+        """Return a frontend for one call, which reads the entries of a run once."""
+        new = copy.copy(self)
+        new._run, new._of_run = run_id, None
+        return new
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last attempt to reach the run database failed."""
+        return self._shared.is_away
 
     @property
     def collection(self) -> Any:
         """Collection of run documents."""
-        if self._collection is None:
+        if self._shared.collection is None:
             names = self.mongo_dbname, self.mongo_collname
             if self._client is None:
-                self._collection = connection.get_collection(*names)
+                self._shared.collection = connection.get_collection(*names)
             else:
-                self._collection = self._client[names[0]][names[1]]
-        return self._collection
+                self._shared.collection = self._client[names[0]][names[1]]
+        return self._shared.collection
 
     def host_names(self) -> list[str]:
         """Return the names of this machine in run documents."""
@@ -313,20 +328,20 @@ class RunDB(strax.StorageFrontend):
     @contextmanager
     def _reading(self, error_class: type[Exception] = strax.DataNotAvailable) -> Iterator[None]:
         """Turn errors of the run database into one warning, and into `error_class`."""
-        if time.monotonic() < self._not_before:
+        if time.monotonic() < self._shared.not_before:
             raise error_class("the run database cannot be reached")
         try:
             yield
         except Exception as error:
             if not _is_unreachable(error):
                 raise
-            self._not_before = time.monotonic() + PAUSE
+            self._shared.not_before = time.monotonic() + PAUSE
             if not self.is_away:
-                self.is_away = True
+                self._shared.is_away = True
                 log.warning("working without the run database: %s", error)
             raise error_class(f"the run database cannot be reached: {error}") from error
         if self.is_away:
-            self.is_away = False
+            self._shared.is_away = False
             log.info("the run database is reachable again")
 
     def _documents(
@@ -400,17 +415,21 @@ class RunDB(strax.StorageFrontend):
         hosts = self.host_names() if self.local_only else None
         if hosts is not None:
             entry["host"] = {"$in": hosts}
-        condition: dict[str, Any] = {"data": {"$elemMatch": entry}}
+        is_of_run = [key.run_id for key in keys] == [self._run]
+        condition: dict[str, Any] = {} if is_of_run else {"data": {"$elemMatch": entry}}
         if len(keys) <= _MOST_ASKED_FOR:
             condition |= self._runs_filter(keys)
         fields = ["name", "number", *(f"data.{field}" for field in _ENTRY_FIELDS)]
         if any_lineage or len(keys) == 1:
             fields.append("data.meta.lineage")
-        found: list[dict[str, Any]] = []
-        with suppress(strax.DataNotAvailable), self._reading():
-            found = documents.read(self.collection, condition, fields)
+        found = self._of_run if is_of_run else None
+        if found is None:
+            with suppress(strax.DataNotAvailable), self._reading():
+                found = documents.read(self.collection, condition, fields)
+            if is_of_run:
+                self._of_run = found
         entries: dict[Any, list[dict[str, Any]]] = {}
-        for document in found:
+        for document in found or ():
             registered = documents.data_of(document, type=data_type)
             if hosts is not None:
                 registered = [e for e in registered if e.get("host") in hosts]
@@ -514,6 +533,7 @@ class RunDB(strax.StorageFrontend):
         the data is registered at the next search for it.
         """
         assert self.new_data_path is not None
+        self._of_run = None
         entry = new_entry(key, self.new_data_path, metadata, self.corrections_version)
         try:
             with self._reading():

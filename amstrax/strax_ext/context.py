@@ -8,7 +8,6 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 from types import MethodType
@@ -149,7 +148,7 @@ def _checking_data_type(name: str) -> Callable:
     return method
 
 
-#: Runs whose options have been reported, with these options; and reported warnings of plugins
+#: Warnings that have been reported
 _reported: set[tuple[str, ...]] = set()
 
 
@@ -273,42 +272,20 @@ class Context(strax.Context):
             return self
         snapshot = self._of_any_run or self._snapshot()
         given = snapshot.run_defaults(run_id)
-        if not given and not run_id.startswith("_"):
-            return snapshot
         options = {name: value for name, value in given.items() if name not in snapshot.config}
-        taken = snapshot._options_of_plugins()
-        used = sorted(taken.keys() & options.keys())
-        if untracked := [name for name in used if not taken[name].track]:
-            raise InvalidRunDocument(
-                f"the run document of run {run_id} sets {untracked[0]}, which is not in the "
-                "lineage, so data would not show it: remove it there, or set it in config"
-            )
-        others = sorted(taken.keys() & (given.keys() - options.keys()))
-        others = [name for name in others if repr(given[name]) != repr(snapshot.config[name])]
-        for name in sorted(given.keys() - taken.keys()):
-            # Options of other contexts are not similar
-            near = get_close_matches(name, taken, 1, 0.8)
-            if near and (run_id, "unknown", name) not in _reported:
-                _reported.add((run_id, "unknown", name))
-                log.warning(
-                    "run %s: no plugin takes the option %r in its run document; did you mean %s?",
-                    run_id,
-                    name,
-                    near[0],
-                )
-        key = (run_id, *used, "", *others)
-        if (used or others) and key not in _reported:
-            _reported.add(key)
-            log.info(
-                "run %s: options of its run document are used: %s%s",
-                run_id,
-                ", ".join(used) or "none",
-                f"; the config of the context overrides {', '.join(others)}" if others else "",
-            )
+        if given:
+            taken = snapshot._options_of_plugins()
+            checks.check_run_options(run_id, given, snapshot.config, taken)
         of_run = snapshot._copy()
         of_run._is_snapshot, of_run._run_values = True, snapshot.run_values
         of_run._of_any_run, of_run._run_id, of_run._run_options = snapshot, run_id, given
         of_run._made = snapshot._made.for_options(options) if options else snapshot._made
+        if not run_id.startswith("_"):
+            # A run database is asked once for what is stored of the run
+            of_run.storage = [
+                frontend.of_run(run_id) if hasattr(frontend, "of_run") else frontend
+                for frontend in snapshot.storage
+            ]
         return of_run
 
     deregister_plugins_with_missing_dependencies = _serialised(
@@ -342,7 +319,7 @@ class Context(strax.Context):
     def is_stored(self, run_id: str, target: Any, *args: Any, **kwargs: Any) -> bool:
         """Return whether data is stored; parameters are as in strax."""
         _check_run_ids(run_id)
-        snapshot = self._snapshot()
+        snapshot = self._of_run(run_id) if isinstance(run_id, str) else self._snapshot()
         return super(Context, snapshot).is_stored(run_id, target, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -561,14 +562,29 @@ def test_what_is_made_while_the_run_database_is_away(away, stored, tmp_path, mon
     # It is back
     runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
     runs.insert_one(dict(DOCUMENT))
-    monkeypatch.setattr(frontend, "_collection", runs)
-    monkeypatch.setattr(frontend, "_not_before", 0.0)
+    monkeypatch.setattr(frontend._shared, "collection", runs)
+    monkeypatch.setattr(frontend._shared, "not_before", 0.0)
     made = {path.name.split("-")[1] for path in (tmp_path / "new").iterdir()}
     for data_type in made:
         assert st.is_stored(RUN_ID, data_type)
     entries = documents.data_of(documents.find_run(runs, RUN_ID))
     assert {entry["type"] for entry in entries} == made >= {"peaks", "peak_basics"}
     assert list(st.select_runs()["name"]) == [RUN_ID]
+
+
+def test_a_context_asks_once_a_call_for_what_is_stored_of_a_run(tmp_path, stored):
+    runs = LocalClient(tmp_path / "runs.sqlite")["run"]["runs_gas"]
+    runs.insert_one(DOCUMENT | {"data": [new_entry("raw_records", stored)]})
+    watched = Mock(wraps=runs)
+    rundb = RunDB("run", "runs_gas", "number", collection=watched)
+    st = contexts.xams(storage=[rundb, strax.DataDirectory(str(tmp_path / "new"))])
+    st.run_values.options(RUN_ID)
+    watched.find.reset_mock()
+    st.make(RUN_ID, "peak_basics", progress_bar=False)
+    assert 1 <= watched.find.call_count <= 3
+    # Not for longer than a call
+    runs.update_one({}, {"$set": {"data": []}})
+    assert st.is_stored(RUN_ID, "peak_basics") and not st.is_stored(RUN_ID, "raw_records")
 
 
 def test_table_of_runs_is_whole_once_the_run_database_is_back(tmp_path, stored, monkeypatch):
@@ -578,7 +594,7 @@ def test_table_of_runs_is_whole_once_the_run_database_is_back(tmp_path, stored, 
     monkeypatch.setenv("AMSTRAX_RUNDB_TIMEOUT", "1")
     st = contexts.xams(output_folder=stored)
     assert list(st.select_runs()["name"]) == [RUN_ID]
-    st.storage[0]._collection, st.storage[0]._not_before = runs, 0
+    st.storage[0]._shared.collection, st.storage[0]._shared.not_before = runs, 0
     assert sorted(st.select_runs()["name"]) == ["000007", RUN_ID]
     st.runs = None
     assert st.list_available("records") == [RUN_ID]
@@ -777,6 +793,6 @@ def test_it_is_tried_again(tmp_path, stored, monkeypatch, caplog):
     is_down = False
     with pytest.raises(strax.DataNotAvailable):
         frontend.find(key)
-    frontend._not_before = 0
+    frontend._shared.not_before = 0
     assert frontend.find(key)[1].startswith(str(stored))
     assert caplog.text.count("working without") == 1
