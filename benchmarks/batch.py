@@ -225,7 +225,7 @@ def runs_an_hour(engine: str, work: Path, n_runs: int, per_job: int) -> None:
     submitting.submit_groups(template, groups, collection, engines.get(engine))
     submitted = time.perf_counter() - began
     while collection.count_documents(documents.has_status("done")) < n_runs:
-        time.sleep(0.2)
+        time.sleep(1)
         failed = documents.read(collection, documents.has_status("failed"), ["processing_status"])
         assert not failed, failed
     took = time.perf_counter() - began
