@@ -317,11 +317,11 @@ class CheckedSaver(strax.FileSaver):
 
 
 @functools.cache
-def _parse(dtype: str) -> ast.Expression:
-    """Return what `ast.literal_eval` makes of a dtype first."""
+def _parsed(dtype: str) -> ast.Expression:
+    """Return a dtype in metadata as an expression of which `ast.literal_eval` is the dtype."""
     # In Python before 3.11.8, parsing in two threads at once can raise a SystemError
     with _PARSING:
-        return ast.parse(dtype, mode="eval")
+        return ast.Expression(ast.Constant(np.dtype(ast.literal_eval(dtype))))
 
 
 class CheckedBackend(strax.FileSytemBackend):
@@ -335,15 +335,22 @@ class CheckedBackend(strax.FileSytemBackend):
         def get_metadata(*args: Any, **kwargs: Any) -> dict:
             metadata = self.get_metadata(*args, **kwargs)
             if isinstance(metadata.get("dtype"), str):
-                metadata["dtype"] = _parse(metadata["dtype"])
+                metadata["dtype"] = _parsed(metadata["dtype"])
             return metadata
 
         backend = copy.copy(self)
         backend.get_metadata = get_metadata  # type: ignore[method-assign]
         return super(CheckedBackend, backend).loader(*args, **kwargs)
 
-    def _read_and_format_chunk(self, *args: Any, **kwargs: Any) -> strax.Chunk:
-        return Chunk.of(super()._read_and_format_chunk(*args, **kwargs))
+    def _read_and_format_chunk(
+        self, *, dtype: Any, chunk_construction_kwargs: dict, **kwargs: Any
+    ) -> strax.Chunk:
+        # As in `Chunk`
+        made_of = {**chunk_construction_kwargs, "dtype": _TIME}
+        read = super()._read_and_format_chunk
+        chunk = Chunk.of(read(dtype=dtype, chunk_construction_kwargs=made_of, **kwargs))
+        chunk.dtype = np.dtype(dtype)
+        return chunk
 
     @staticmethod
     def apply_time_range(chunk: strax.Chunk, time_range: tuple[int, int]) -> strax.Chunk:

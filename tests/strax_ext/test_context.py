@@ -417,7 +417,7 @@ def test_one_thread_at_a_time_parses_a_dtype(tmp_path, monkeypatch):
         lock.release()
         return parse(*args, **kwargs)
 
-    storage._parse.cache_clear()
+    storage._parsed.cache_clear()
     monkeypatch.setattr(ast, "parse", parse_slowly)
     found = used.get_array(RUNS, "third", max_workers=4, **kwargs)
     np.testing.assert_array_equal(found, expected)
