@@ -467,7 +467,7 @@ def retry(
         if name not in found:
             left[name] = f"they are {GONE}"
             continue
-        if documents.is_claimed(found[name], now=now):
+        if leases.is_held(found[name], now):
             left[name] = "a process has them"
             continue
         reason = f"retry of campaign {campaign.name}, by {user}"

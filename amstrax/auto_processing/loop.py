@@ -18,7 +18,7 @@ from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
 from amstrax.commands.base import FIRST_BACKOFF, LEFT_TO_ANOTHER, LONGEST_BACKOFF
 from amstrax.exceptions import AmstraxError, InvalidOption
-from amstrax.rundb import documents
+from amstrax.rundb import documents, leases
 
 log = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ def settle(
     )
     is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
     if is_of_others and not is_begun and state.state != DONE:
-        if documents.is_claimed(run.document, now=now):
+        if leases.is_held(run.document, now):
             return None
         is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
         if _set_pending(collection, run, describe_end(run, state), is_not_begun):

@@ -389,6 +389,19 @@ def is_dead(owner: str) -> bool:
     return start != parts[3] and not (start is None and _is_hidden(pid))
 
 
+def is_held(
+    document: Mapping[str, Any], now: datetime | None = None, field: str = PROCESSING_CLAIM
+) -> bool:
+    """Return whether a lease is held: by a process that may live, and that has not expired.
+
+    `now` is the time of the database server, by default that of this machine.
+    """
+    held = document.get(field)
+    owner = held.get("owner") if isinstance(held, Mapping) else None
+    is_of_dead = isinstance(owner, str) and is_dead(owner)
+    return documents.is_claimed(document, field, now=now) and not is_of_dead
+
+
 def _machine() -> str:
     """Return an identifier of this machine, its boot, and this container."""
     try:

@@ -277,6 +277,9 @@ def test_a_job_that_ends_early(how, runs, live, make_runs, submit, engine):
         wait(lambda: not engine.jobs())
         wait(lambda: not child.is_running())
         assert statuses(runs, (a, c)) == ["running", "submitted"]
+        # A loop that was killed after it had recorded the job has the lease; it does not expire soon
+        dead = re.sub(r"/\d+/\d+/", "/1/1/", leases.new_owner(leases.OWNER_PREFIX))
+        assert leases.claim(runs, c, dead)
         round_of_the_loop(runs, engine)
         assert "killed by signal 9" in status(runs, a).reason
     assert statuses(runs, (a, b, c)) == ["failed", "done", "pending"]
