@@ -277,7 +277,7 @@ def test_a_job_that_ends_early(how, runs, live, make_runs, submit, engine):
         wait(lambda: not engine.jobs())
         wait(lambda: not child.is_running())
         assert statuses(runs, (a, c)) == ["running", "submitted"]
-        # A loop that was killed after it had recorded the job has the lease; it does not expire soon
+        # A loop that was killed after it had recorded the job has the lease, for long
         dead = re.sub(r"/\d+/\d+/", "/1/1/", leases.new_owner(leases.OWNER_PREFIX))
         assert leases.claim(runs, c, dead)
         round_of_the_loop(runs, engine)
