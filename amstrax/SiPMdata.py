@@ -105,20 +105,16 @@ def on_plane(
 
     Parameters
     ----------
-    n_x, n_y
-        Number along x and along y; the index counts along x first.
-    pitch
-        Distance between neighbours [mm].
-    size
-        Width and height of the sensitive area, or one number for both; for discs the diameter [mm].
+    n_x, n_y, pitch
+        Number along x and along y, where the index counts along x first, and distance between
+        neighbours [mm].
+    size, shape
+        Width and height of the sensitive area, or one number for both; for discs the diameter
+        [mm]. The shape is ``rectangle`` or ``disc``.
     efficiency
         Counts per arriving photon, one value or one per SiPM.
-    z
-        Position of the plane [mm].
-    down
-        Whether they face down.
-    shape
-        ``rectangle`` or ``disc``.
+    z, down
+        Position of the plane [mm], and whether they face down.
     """
     _check_counts(n_x, n_y, pitch)
     y, x = np.meshgrid(_centred(n_y, pitch), _centred(n_x, pitch), indexing="ij")
@@ -152,17 +148,11 @@ def on_cylinder(
     n_phi, n_z
         Number in a ring, the first of which is at x = `radius`, and number of rings; the index
         counts around the ring first.
-    radius
-        Distance from the axis to the centres of the sensitive areas [mm].
-    pitch
-        Distance between rings [mm].
-    size
-        Width (around the axis) and height (along it) of the sensitive area, or one number for both;
-        for discs the diameter [mm].
-    efficiency, shape
-        As in `on_plane`.
-    z
-        Centre of the cylinder [mm].
+    radius, pitch, z
+        Distance from the axis to the centres of the sensitive areas, distance between rings, and
+        centre of the cylinder [mm].
+    size, efficiency, shape
+        As in `on_plane`, with the width around the axis and the height along it.
     """
     _check_counts(n_phi, n_z, pitch)
     if not (radius > 0 and np.isfinite(radius)):
@@ -283,16 +273,9 @@ def emulate(
 ) -> np.ndarray:
     """Return simulated counts of SiPMs in m events, shape (m, n).
 
-    Parameters
-    ----------
-    sipms, points, n_photons
-        As in `expected_photons`; the number of photons is a mean.
-    rng
-        Source of random numbers.
-    dark
-        Mean number of dark counts per SiPM and event.
-    spread
-        Relative standard deviation of the charge of a count. With 0 the counts are integers.
+    Parameters are as in `expected_photons`, where the number of photons is a mean. `dark` is the
+    mean number of dark counts per SiPM and event, `spread` the relative standard deviation of the
+    charge of a count; with 0 the counts are integers.
     """
     counts = rng.poisson(expected_photons(sipms, points, n_photons) + dark)
     if spread == 0:
@@ -320,25 +303,19 @@ def fit_poisson(
 ) -> PositionFit:
     """Return the position of the light of one event from a Poisson likelihood fit.
 
-    Source: S. Baker and R. Cousins, NIM 221 (1984) 437.
+    Source: S. Baker and R. Cousins, NIM 221 (1984) 437. Raises InvalidOption (a ValueError) for
+    counts below 0, none or of another shape, or limits in the wrong order.
 
     Parameters
     ----------
-    sipms
-        Geometry, n SiPMs.
-    counts
-        Shape (n,), 0 or more.
+    sipms, counts
+        Geometry of n SiPMs, and their counts, shape (n,), 0 or more.
     limits
         Lowest and highest x, y and z [mm], shape (3, 2).
     z
         Known position along z [mm], as from the drift time; None: fit it.
     dark
         Mean number of dark counts per SiPM and event.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for counts below 0, none or of another shape, or limits in the wrong order.
     """
     from iminuit.cost import poisson_chi2
 
@@ -350,10 +327,8 @@ def fit_poisson(
         )
 
     start = _start(sipms, counts, limits, z, dark)
-    minuit = _minimise(
-        sipms, lambda expected: poisson_chi2(counts, expected), start, limits, z, dark
-    )
-    return _result(minuit, sipms, z)
+    cost = functools.partial(poisson_chi2, counts)
+    return _result(_minimise(sipms, cost, start, limits, z, dark), sipms, z)
 
 
 def fit_chi_square(
@@ -369,21 +344,9 @@ def fit_chi_square(
 
     The variance of a charge is its expectation times 1 + `spread`^2, plus that of the noise. It is
     taken from the previous of a few fits and fixed within each, which avoids a bias to large
-    expectations. Suited for ten counts or more; for fewer use `fit_poisson`.
-
-    Parameters
-    ----------
-    sipms, counts, limits, z, dark
-        As in `fit_poisson`; charges below 0 are allowed.
-    spread
-        Relative standard deviation of the charge of a count.
-    noise
-        Standard deviation of a charge without light [counts].
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for no counts or another shape, or limits in the wrong order.
+    expectations. Suited for ten counts or more; for fewer use `fit_poisson`, whose parameters and
+    errors these are; charges below 0 are allowed. `spread` is the relative standard deviation of
+    the charge of a count, `noise` that of a charge without light [counts].
     """
     from iminuit.cost import chi2
 
@@ -441,10 +404,8 @@ def _minimise(
 ) -> "Minuit":
     from iminuit import Minuit
 
-    def of_values(values: np.ndarray) -> float:
-        return cost(_expected(sipms, values, dark))
-
-    minuit = Minuit(of_values, start, name=("x", "y", "z", "n_photons"))
+    names = ("x", "y", "z", "n_photons")
+    minuit = Minuit(lambda values: cost(_expected(sipms, values, dark)), start, name=names)
     minuit.errordef = Minuit.LEAST_SQUARES
     for name, limit in zip("xyz", limits, strict=True):
         minuit.limits[name] = tuple(limit)

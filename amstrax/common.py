@@ -131,11 +131,8 @@ def get_config_defaults(
     import pandas as pd
 
     def is_wanted(data_types: Sequence[str]) -> bool:
-        return any(
-            not any(word in data_type for word in exclude)
-            and (not include or any(word in data_type for word in include))
-            for data_type in data_types
-        )
+        left = (d for d in data_types if not any(word in d for word in exclude))
+        return any(not include or any(word in d for word in include) for d in left)
 
     columns = ["option", "default", "current", "applies_to", "help"]
     # Each of these tables also has the options of all dependencies

@@ -28,38 +28,8 @@ from amstrax.exceptions import (
     UsageError,
     did_you_mean,
 )
-from amstrax.plugins import cuts
+from amstrax.plugins import cuts, event_processing, peak_processing, pulse_processing
 from amstrax.plugins.daqreader import DAQReader, LiveDataReader
-from amstrax.plugins.event_processing import (
-    CorrectedAreas,
-    EventAreaPerChannel,
-    EventBasics,
-    EventCoincidences,
-    EventEnergy,
-    EventInfo,
-    EventKr83m,
-    EventPositions,
-    Events,
-    EventWaveform,
-)
-from amstrax.plugins.peak_processing import (
-    Hits,
-    LoneHits,
-    PeakBasics,
-    PeakBasicsEXT,
-    PeakBasicsSiPM,
-    PeakCoincidences,
-    PeakPositions,
-    Peaks,
-    PeaksEXT,
-    PeaksSiPM,
-    SingleElectrons,
-)
-from amstrax.plugins.pulse_processing import (
-    PulseProcessing,
-    PulseProcessingEXT,
-    PulseProcessingSiPM,
-)
 from amstrax.run_values import DefaultChannelMap
 from amstrax.strax_ext.checks import check_arguments
 from amstrax.strax_ext.context import Context
@@ -73,18 +43,10 @@ __all__ = [
     "xams_little",
 ]
 
-XAMS_CONFIG = immutabledict(
-    n_tpc_pmts=5,
-    channel_map=DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP),
-)
-
+XAMS_CONFIG = immutabledict(n_tpc_pmts=5, channel_map=DefaultChannelMap(rundoc.XAMS_CHANNEL_MAP))
 XAMSL_CONFIG = immutabledict(
     n_tpc_pmts=4,
-    channel_map=immutabledict(
-        v1730=(0, 1),
-        v1724=(2, 3),
-        aqmon=(40, 40),
-    ),
+    channel_map=immutabledict(v1730=(0, 1), v1724=(2, 3), aqmon=(40, 40)),
     # As long as peak_gap_threshold, and three times the extensions of peaks
     safe_break_in_pulses=3000,
 )
@@ -96,33 +58,32 @@ _STORE_RUN_FIELDS = ("name", "number", "start", "end", "livetime", "processing_s
 
 _XAMS_PLUGINS: tuple[type[strax.Plugin], ...] = (
     DAQReader,
-    PulseProcessing,
-    Peaks,
-    PeakBasics,
-    PeakPositions,
-    Events,
-    EventBasics,
-    EventPositions,
-    EventCoincidences,
-    CorrectedAreas,
-    EventInfo,
-    EventKr83m,
-    EventWaveform,
-    EventAreaPerChannel,
-    EventKr83m,
+    pulse_processing.PulseProcessing,
+    peak_processing.Peaks,
+    peak_processing.PeakBasics,
+    peak_processing.PeakPositions,
+    event_processing.Events,
+    event_processing.EventBasics,
+    event_processing.EventPositions,
+    event_processing.EventCoincidences,
+    event_processing.CorrectedAreas,
+    event_processing.EventInfo,
+    event_processing.EventKr83m,
+    event_processing.EventWaveform,
+    event_processing.EventAreaPerChannel,
     *cuts.EventCuts.cuts,
     cuts.EventCuts,
-    EventEnergy,
-    SingleElectrons,
-    PulseProcessingEXT,
-    PeaksEXT,
-    PeakBasicsEXT,
-    PulseProcessingSiPM,
-    PeaksSiPM,
-    PeakBasicsSiPM,
-    PeakCoincidences,
-    Hits,
-    LoneHits,
+    event_processing.EventEnergy,
+    peak_processing.SingleElectrons,
+    pulse_processing.PulseProcessingEXT,
+    peak_processing.PeaksEXT,
+    peak_processing.PeakBasicsEXT,
+    pulse_processing.PulseProcessingSiPM,
+    peak_processing.PeaksSiPM,
+    peak_processing.PeakBasicsSiPM,
+    peak_processing.PeakCoincidences,
+    peak_processing.Hits,
+    peak_processing.LoneHits,
 )
 
 
@@ -149,13 +110,8 @@ def _plugins_of(
     if name == "xams_little":
         from amstrax.plugins import radon
 
-        return (
-            radon.RadonPulseProcessing,
-            radon.RadonHits,
-            radon.RadonPeaks,
-            radon.RadonPeakBasics,
-            radon.DAQReader,
-        )
+        peaks = radon.RadonPeaks, radon.RadonPeakBasics
+        return radon.RadonPulseProcessing, radon.RadonHits, *peaks, radon.DAQReader
     plugins = _XAMS_PLUGINS
     if name == "xams_led":
         from amstrax.plugins.led_calibration import LEDCalibration, RecordsLED
@@ -309,17 +265,11 @@ def _truth_plugins(name: str) -> tuple[type[strax.Plugin], ...]:
     """Return the plugins for the truth of simulated runs that a context can have."""
     from amstrax.plugins import simulation_truth as truth
 
-    plugins: dict[str, tuple[type[strax.Plugin], ...]] = {
-        "xams": (
-            truth.SimulationTruth,
-            truth.PeakTruth,
-            truth.PeakTruthEXT,
-            truth.PeakTruthSiPM,
-        ),
-        "xams_led": (truth.SimulationTruth,),
-        "xams_little": (truth.RadonSimulationTruth, truth.RadonPeakTruth),
-    }
-    return plugins[name]
+    if name == "xams_little":
+        return truth.RadonSimulationTruth, truth.RadonPeakTruth
+    if name == "xams_led":
+        return (truth.SimulationTruth,)
+    return truth.SimulationTruth, truth.PeakTruth, truth.PeakTruthEXT, truth.PeakTruthSiPM
 
 
 def add_truth(
@@ -329,18 +279,10 @@ def add_truth(
     detector: str = "xams",
     run_doc: Mapping[str, Any] | None = None,
 ) -> None:
-    """Give a context the truth of a simulated run, from the files beside its live data.
+    """Give a context, by its name, the truth of a simulated run, from files beside its live data.
 
-    Live data is found as by `context_for_daq_reader`, whose errors are raised.
-
-    Parameters
-    ----------
-    st
-        Context to change.
-    name
-        Name of the context.
-    run_id, detector, run_doc
-        As of `context_for_daq_reader`.
+    Live data is found as by `context_for_daq_reader`, whose parameters these are and whose errors
+    are raised.
     """
     if run_doc is None and not st.config.get("live_data_dir"):
         run_doc = _find_document(run_id, detector)
@@ -408,12 +350,7 @@ def apply_global_correction_version(context: strax.Context, version: str) -> str
     defaults. Options of plugins for data types of other contexts are dropped with one warning. New
     entries in the run database name the version.
 
-    Parameters
-    ----------
-    context
-        Context to change.
-    version
-        As ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
+    `version` is as ``'v1'``, ``'ONLINE'``, or with a branch ``'v1@branch'``.
 
     Raises
     ------
@@ -551,12 +488,11 @@ def _find_document(
 
 def raw_data_types(st: strax.Context) -> tuple[str, ...]:
     """Return the data types that a context makes from live data."""
-    return _raw_data_types(st._plugin_class_registry.values())
+    return tuple(_data_types(_readers(st._plugin_class_registry.values())))
 
 
-def _raw_data_types(plugins: Iterable[type[strax.Plugin]]) -> tuple[str, ...]:
-    readers = {plugin for plugin in plugins if issubclass(plugin, LiveDataReader)}
-    return tuple(data_type for reader in readers for data_type in reader.provides)
+def _readers(plugins: Iterable[type[strax.Plugin]]) -> set[type[strax.Plugin]]:
+    return {plugin for plugin in plugins if issubclass(plugin, LiveDataReader)}
 
 
 def find_context(
@@ -569,22 +505,10 @@ def find_context(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """Return the first context that makes all targets: its name, the targets, its raw data types.
 
-    No context is made.
-
-    Parameters
-    ----------
-    targets
-        Data types, also those of the truth of simulated runs; none for all raw data.
-    names
-        Names of the contexts to choose from.
-    options
-        Names of options for the plugins, to check.
-    release
-        As of `xams`.
-    corrections_version
-        Version of the corrections to check, unless its file cannot be reached now.
-    reconstruction
-        As of `xams`.
+    No context is made. Targets are data types, also those of the truth of simulated runs; none
+    stands for all raw data. `names` are those of the contexts to choose from, `options` names of
+    options to check; the version of the corrections is checked unless its file cannot be reached.
+    Other parameters are as in `xams`.
 
     Raises
     ------
@@ -620,7 +544,7 @@ def find_context(
     if corrections_version is not None:
         with contextlib.suppress(CorrectionsUnreachable):
             corrections.options_for(plugins, corrections_version, _all_plugins())
-    raw_types = _raw_data_types(plugins)
+    raw_types = tuple(_data_types(_readers(plugins)))
     return name, tuple(targets) or raw_types, raw_types
 
 

@@ -150,7 +150,7 @@ class RunValues:
     def __init__(self, context: Any = None):
         self._context = context
         self._known: dict[tuple[str, str], Any] = {}
-        #: Kind of value and run, for those reported as taken without the run document
+        #: Runs, and what is done without their documents, that were reported
         self._warned: set[tuple[str, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,14 +166,9 @@ class RunValues:
     def get(self, url: str, run_id: str) -> Any:
         """Return the value that a string ``rundoc://...`` stands for.
 
-        Raises
-        ------
-        InvalidOption
-            (a ValueError) when it has no path, an unknown parameter or an unknown fallback.
-        InvalidRunDocument
-            (a ValueError) when the document has no such value, and no fallback is given.
-        RunDatabaseError
-            When the run database cannot be queried.
+        Raises InvalidOption when it has no path, an unknown parameter or an unknown fallback,
+        InvalidRunDocument when the document has no such value and no fallback is given (both are
+        ValueErrors), and RunDatabaseError when the run database cannot be queried.
         """
         if (url, run_id) not in self._known:
             address = _parse_address(url)
@@ -201,14 +196,11 @@ class RunValues:
             address = Address(rundoc.CHANNEL_MAP_FIELDS, None, _CHANNEL_MAP)
             found = rundoc.channel_map(self._document(run_id, address) or {})
         except RunDatabaseUnreachable:
-            # The frontend has reported the reason
-            if ("channel map", run_id) not in self._warned:
-                self._warned.add(("channel map", run_id))
-                log.warning(
-                    "run %s: its document cannot be read, so the default channel map is used: if "
-                    "the run has another, give the context config={'channel_map': {...}}",
-                    run_id,
-                )
+            self._warn(
+                run_id,
+                "the default channel map is used: if the run has another, give the context "
+                "config={'channel_map': {...}}",
+            )
             return default
         return self._known.setdefault(("", run_id), default if found is None else found)
 
@@ -224,19 +216,21 @@ class RunValues:
                 try:
                     document = frontend.run_document(run_id, _fields([rundoc.OPTIONS_FIELD]))
                 except RunDatabaseUnreachable:
-                    # The frontend has reported the reason
-                    if ("options", run_id) not in self._warned:
-                        self._warned.add(("options", run_id))
-                        log.warning(
-                            "run %s: its document cannot be read, so options in it, as gains, are "
-                            "not used: if it has some, give the context config={...}, or use "
-                            "set_run_document",
-                            run_id,
-                        )
+                    self._warn(
+                        run_id,
+                        "options in it, as gains, are not used: if it has some, give the context "
+                        "config={...}, or use set_run_document",
+                    )
             if document is None:
                 return None
             self._known["options", run_id] = rundoc.options(document)
         return self._known["options", run_id]
+
+    def _warn(self, run_id: str, instead: str) -> None:
+        """Say once what is done without the document of a run; the frontend has said why."""
+        if (run_id, instead) not in self._warned:
+            self._warned.add((run_id, instead))
+            log.warning("run %s: its document cannot be read, so %s", run_id, instead)
 
     def check_options(self, run_id: str) -> None:
         """Raise RunDatabaseUnreachable while the options of a run cannot be read."""

@@ -7,21 +7,19 @@ load on the machine meets both alike. The exit status is 1 only if a process fai
 
 import argparse
 import contextlib
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common import RUN_ID, machine, simulated_run
+from common import RUN_ID, machine, measured, simulated_run
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -66,28 +64,18 @@ class Side:
         arguments = (self.folders.get(argument, argument) for argument in case.arguments)
         command += [case.function, str(times), *arguments]
         cache = {"NUMBA_CACHE_DIR": f"{self._cache}{len(more)}"}
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            began = time.perf_counter()
-            process = subprocess.Popen(
-                command, stdout=out, stderr=err, env=os.environ | self._environment | cache | more
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            wall = time.perf_counter() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            out.seek(0)
-            err.seek(0)
-            if process.returncode:
-                last = (err.read().strip() or "no output").splitlines()[-1]
-                print(f"{case.title}, {self.name}: failed: {last}", file=sys.stderr)
-                self.failed.append(case.title)
-                return None
-            memory = used.ru_maxrss / 1024
-            if case.times == 1:
-                return Used(used.ru_utime + used.ru_stime, wall, memory)
-            calls = [[float(x) for x in line.split()[:2]] for line in out.read().splitlines()]
-            # The first call compiles, or loads what is compiled
-            middle = map(statistics.median, zip(*(calls[1:] or calls), strict=True))
-            return Used(*middle, memory)
+        done = measured(command, **self._environment | cache | more)
+        if done.status:
+            last = (done.errors.strip() or "no output").splitlines()[-1]
+            print(f"{case.title}, {self.name}: failed: {last}", file=sys.stderr)
+            self.failed.append(case.title)
+            return None
+        if case.times == 1:
+            return Used(done.cpu_seconds, done.seconds, done.mebibytes)
+        calls = [[float(x) for x in line.split()[:2]] for line in done.output.splitlines()]
+        # The first call compiles, or loads what is compiled
+        middle = map(statistics.median, zip(*(calls[1:] or calls), strict=True))
+        return Used(*middle, done.mebibytes)
 
     def instructions(self, case: Case) -> float | None:
         """Return the instructions of a case, of its second call if it has several."""

@@ -6,7 +6,6 @@ The table has the bias, and mean and width of pulls, (found - true) / error, for
 """
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
@@ -61,8 +60,9 @@ class Set(NamedTuple):
     source: str
     duration: float  #: [s]
     rate: float  #: [Hz]
-    values: Callable[[np.random.Generator], Mapping[str, Any]]  #: true numbers of the detector
-    estimates: Callable[[Sample], Iterable[Callable[[], Iterable[Estimate]]]]  #: the methods
+    methods: tuple[Callable[[Sample], Iterable[Estimate]], ...]
+    #: True numbers of the detector
+    values: Callable[[np.random.Generator], Mapping[str, Any]] = lambda rng: {}
     energy_range: tuple[float, float] | None = None  #: [keV]
     without: Sequence[str] = ()
     optics: str = "geometry"
@@ -287,61 +287,39 @@ _INVERSE = "inverse_of_reconstruction"
 SETS: Mapping[str, Set] = {
     # Electrons of one energy everywhere: photons would go some 0.5 mm, which blurs the edges
     "drift": Set(
-        "flat",
-        20.0,
-        100.0,
+        *("flat", 20.0, 100.0),
+        (_lifetime, _lifetime_of_truth, _drift),
         _drift_values,
-        lambda sample: [
-            lambda: _lifetime(sample),
-            lambda: _lifetime_of_truth(sample),
-            lambda: _drift(sample),
-        ],
         energy_range=(10.0, 10.1),
     ),
     "energy": Set(
-        "flat",
-        16.0,
-        50.0,
+        *("flat", 16.0, 50.0),
+        (_scale,),
         _scale_values,
-        lambda sample: [lambda: _scale(sample)],
         energy_range=(_LOW, _LOW),
         without=("surface_charge_loss",),
         optics=_INVERSE,
     ),
     # After S2s of 40 keV the PMT bases lack charge, and single electrons of 28 PE lose 2.7 %
     "single_electrons": Set(
-        "flat",
-        10.0,
-        100.0,
+        *("flat", 10.0, 100.0),
+        (_se_gain,),
         lambda rng: {"se_gain": float(rng.uniform(7, 25))},
-        lambda sample: [lambda: _se_gain(sample)],
         energy_range=(10.0, 10.0),
     ),
-    "maps": Set(
-        "flat",
-        5.0,
-        100.0,
-        lambda rng: {},
-        lambda sample: [lambda: _maps(sample)],
-        energy_range=(40.0, 40.0),
-    ),
+    "maps": Set("flat", 5.0, 100.0, (_maps,), energy_range=(40.0, 40.0)),
     "alphas": Set(
-        "rn_chain",
-        15.0,
-        60.0,
+        *("rn_chain", 15.0, 60.0),
+        (_alphas,),
         lambda rng: {
             "g1": float(rng.uniform(0.08, 0.13)),
             "photoelectron_areas": (float(rng.uniform(0.8, 1.5)),) * 2,
         },
-        lambda sample: [lambda: _alphas(sample)],
         detector="xamsl",
     ),
     "kr83m": Set(
-        "kr83m",
-        10.0,
-        100.0,
-        lambda rng: {},
-        lambda sample: [lambda: _kr83m_half_life(sample)],
+        *("kr83m", 10.0, 100.0),
+        (_kr83m_half_life,),
         without=("afterpulses", "delayed_electrons", "photoionisation"),
         model=lambda rng: sources.Kr83m(float(rng.uniform(120, 200))),
     ),
@@ -363,24 +341,13 @@ def run(name: str, seed: int, keep: str | None = None) -> list[Estimate | str]:
     source = usual if chosen.model is None else usual._replace(model=chosen.model(rng))
     # Only names of sources are accepted, so the row of this process is exchanged
     sources.SOURCES = MappingProxyType({**sources.SOURCES, chosen.source: source})
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if keep is not None:
-            folder = Path(keep, name, str(seed))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if keep is None else Path(keep, name, str(seed))
         if not (folder / "done").exists():
-            simulation.simulate(
-                RUN_ID,
-                folder,
-                detector,
-                chosen.source,
-                chosen.rate,
-                chosen.duration,
-                seed,
-                energy_range=chosen.energy_range,
-                without=chosen.without,
-                optics=chosen.optics,
-                show_progress=False,
-            )
+            what = detector, chosen.source, chosen.rate, chosen.duration, seed
+            names = "energy_range", "without", "optics"
+            options = {option: getattr(chosen, option) for option in names}
+            simulation.simulate(RUN_ID, folder, *what, **options, show_progress=False)
             (folder / "done").touch()
         # What is looked for must not be among the options
         config = simulation.load_options(folder / f"config_{RUN_ID}.json")
@@ -393,9 +360,10 @@ def run(name: str, seed: int, keep: str | None = None) -> list[Estimate | str]:
         contexts.context_for_daq_reader(st, RUN_ID, run_doc=document, check_exists=False)
         truth = simulation.load_truth(folder / f"truth_{RUN_ID}.npy")
         found: list[Estimate | str] = []
-        for estimate in chosen.estimates(Sample(st, detector, truth, source.model)):
+        sample = Sample(st, detector, truth, source.model)
+        for method in chosen.methods:
             try:
-                found += estimate()
+                found += method(sample)
             except NoResult as error:
                 found.append(str(error))
     return found
@@ -475,18 +443,9 @@ def table(rows: Sequence[Closure]) -> str:
 
 def rst(rows: Sequence[Closure]) -> str:
     """Return the table for the documentation."""
-    lines = [
-        ".. made by benchmarks/closure.py --rst",
-        "",
-        ".. list-table::",
-        "   :header-rows: 1",
-        "",
-    ]
-    for cells in _cells(rows):
-        lines += [
-            f"   {'-' if i else '* -'} {cell}".replace("   - ", "     - ")
-            for i, cell in enumerate(cells)
-        ]
+    lines = [".. made by benchmarks/closure.py --rst\n", ".. list-table::", "   :header-rows: 1\n"]
+    for first, *others in _cells(rows):
+        lines += [f"   * - {first}", *(f"     - {cell}" for cell in others)]
     return "\n".join(lines) + "\n"
 
 

@@ -1,19 +1,20 @@
-"""What benchmarks share: runs to measure with, jobs that are measured, growth that is fitted."""
+"""What benchmarks share: runs to measure with, measured processes, and how times grow."""
 
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import strax
-from long_run import repeat_run
 
-from amstrax import redax
+from amstrax import redax, rundoc
 
 #: Run of the table in docs/source/performance.rst: simulated XAMS
 RUN_ID, SECONDS, RATE = "100055", 55, 120
@@ -55,28 +56,46 @@ class Run(NamedTuple):
 
 def simulated_run(folder: Path, seconds: float = SECONDS, rate: float = RATE) -> Run:
     """Simulate a run of XAMS into a folder."""
-    arguments = [
-        "simulate",
-        RUN_ID,
-        f"--duration={seconds}",
-        f"--rate={rate}",
-        "--source=flat",
-        f"--output={folder}",
-        "--no-progress",
-    ]
-    command([sys.executable, "-m", "amstrax.cli", *arguments])
+    options = [f"--duration={seconds}", f"--rate={rate}", "--source=flat", "--no-progress"]
+    python(["-m", "amstrax.cli", "simulate", RUN_ID, f"--output={folder}", *options])
     record = np.dtype(strax.raw_record_dtype()).itemsize
     n = _count_records(folder / RUN_ID)
     return Run(folder, seconds, n * record / 1e6, n)
 
 
 def repeated(run: Run, folder: Path, times: int) -> Run:
-    """Write a run that is `times` as long, of the chunks of `run`."""
+    """Write a run that is `times` as long, of the chunks of `run` again and again."""
     folder.mkdir()
     for name in (f"rundoc_{RUN_ID}.json", f"config_{RUN_ID}.json"):
-        (folder / name).write_bytes((run.folder / name).read_bytes())
-    document = run.folder / f"rundoc_{RUN_ID}.json"
-    n = repeat_run(run.folder / RUN_ID, document, folder / RUN_ID, times)
+        shutil.copy(run.folder / name, folder / name)
+    document = (folder / f"rundoc_{RUN_ID}.json").read_text(encoding="utf-8")
+    config = rundoc.reader_config(json.loads(document))
+    compressor, dtype = config["daq_compressor"], strax.raw_record_dtype(config["record_length"])
+    source, target = run.folder / RUN_ID, folder / RUN_ID
+    n_chunks = redax.last_chunk(source) + 1
+    duration = n_chunks * (config["daq_chunk_duration"] + config["daq_overlap_chunk_duration"])
+    # Of the two copies of an overlap, the first is read
+    parts = {
+        (i, kind): {
+            path.name: redax.read_file(path, compressor, np.dtype(dtype)).copy()
+            for path in redax.list_files(source / f"{i:06d}{kind}")
+        }
+        for i in range(n_chunks)
+        for kind in ("", "_post")
+    }
+    for repeat in range(times):
+        for (i, kind), files in parts.items():
+            chunk_i = repeat * n_chunks + i
+            folders = [f"{chunk_i:06d}{kind}"]
+            if kind and chunk_i + 1 < times * n_chunks:
+                folders.append(f"{chunk_i + 1:06d}_pre")
+            for name, records in files.items():
+                for each in folders:
+                    (target / each).mkdir(parents=True, exist_ok=True)
+                    redax.write_file(target / each / name, records, compressor)
+                records["time"] += duration
+    redax.write_end(target, config["readout_threads"])
+    n = times * sum(len(records) for files in parts.values() for records in files.values())
     return Run(folder, run.seconds * times, run.megabytes * n / run.n_records, n)
 
 
@@ -91,50 +110,46 @@ def _count_records(run_dir: Path) -> int:
     )
 
 
-class Job(NamedTuple):
-    """What a process took."""
+class Process(NamedTuple):
+    """What a process took: time and CPU time [s], largest resident memory [MiB]; its output."""
 
     seconds: float
     cpu_seconds: float
     mebibytes: float
     output: str
+    errors: str
+    status: int
 
 
-_JOB = """
-import resource, sys, time
-began = time.perf_counter()
-from amstrax.auto_processing import amstraxer
-status = amstraxer.main(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime)
-sys.exit(status)
-"""
+def measured(arguments: list[str], **environment: str) -> Process:
+    """Run a command, and return what it took."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(arguments, stdout=out, stderr=err, env=os.environ | environment)
+        _, status, used = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        cpu, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        return Process(wall, cpu, memory, out.read(), err.read(), process.returncode)
 
 
-def job(run: Run, workers: int = 1, output: Path | None = None, **environment: str) -> Job:
+def python(arguments: list[str]) -> Process:
+    """Run Python, and return what it took; end with its errors if it fails."""
+    done = measured([sys.executable, *arguments])
+    if done.status:
+        sys.exit(done.errors)
+    return done
+
+
+def job(run: Run, workers: int = 1) -> Process:
     """Process a run to event_info in a process of its own, and return what that took."""
-    folder = output or run.folder / "out"
-    began = time.perf_counter()
-    out = command(
-        [sys.executable, "-c", _JOB, *run.options(workers), f"--output_folder={folder}"],
-        **environment,
-    )
-    seconds = time.perf_counter() - began
-    memory, cpu = map(float, out.split()[-2:])
-    if output is None:
-        shutil.rmtree(folder)
-    return Job(seconds, cpu, memory, out)
-
-
-def command(arguments: list[str], **environment: str) -> str:
-    """Return what a command prints; its errors are shown if it fails."""
-    done = subprocess.run(
-        arguments, capture_output=True, text=True, env=os.environ | environment, check=False
-    )
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-        sys.exit(1)
-    return done.stdout
+    folder = run.folder / "out"
+    amstraxer = ["-m", "amstrax.auto_processing.amstraxer", f"--output_folder={folder}"]
+    done = python([*amstraxer, *run.options(workers)])
+    shutil.rmtree(folder)
+    return done
 
 
 def growth(sizes: list[float], seconds: list[float], unit: str) -> str:

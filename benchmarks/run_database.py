@@ -10,6 +10,7 @@ else it does.
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -47,8 +48,12 @@ def main() -> int:
         size = len(json.dumps(data[0], default=str))
         print(f"{args.runs} run documents of {size / 1e3:.1f} kB")
         os.environ["AMSTRAX_CONFIG"] = os.devnull
-        measure("embedded store", work, data, args, embedded(work))
-        measure("MongoDB through the tunnel", work, data, args, served(work))
+        os.environ["AMSTRAX_RUNDB_PATH"] = str(work / "runs.sqlite")
+        print("\nembedded store")
+        measure(work, data, args)
+        print("\nMongoDB through the tunnel")
+        with servers(work):
+            measure(work, data, args)
     return 0
 
 
@@ -69,109 +74,84 @@ def run_documents(number: int, folder: Path, size: float = 0) -> Iterator[dict[s
         yield document
 
 
-def embedded(work: Path) -> Callable[[], Callable[[], None]]:
-    """Return a function that sets the embedded store, and returns one that ends it."""
+@contextlib.contextmanager
+def servers(work: Path) -> Iterator[None]:
+    """Start servers, and set the way to them."""
+    from servers import MongoServer, SSHServer, settings_of
 
-    def start() -> Callable[[], None]:
-        os.environ["AMSTRAX_RUNDB_PATH"] = str(work / "runs.sqlite")
-        return lambda: None
+    from amstrax.rundb import connection
 
-    return start
-
-
-def served(work: Path) -> Callable[[], Callable[[], None]]:
-    """Return a function that starts servers, sets the way to them, and returns one to end them."""
-
-    def start() -> Callable[[], None]:
-        from servers import MongoServer, SSHServer, settings_of
-
-        for name in ("mongo", "ssh"):
-            (work / name).mkdir()
-        mongo = MongoServer(work / "mongo")
-        ssh = SSHServer(work / "ssh", mongo.port)
-        # To fill it takes a minute
-        os.environ.update(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "600"})
-
-        def end() -> None:
-            from amstrax.rundb import connection
-
-            connection.close()
-            ssh.kill()
-            mongo.kill()
-
-        return end
-
-    return start
+    for name in ("mongo", "ssh"):
+        (work / name).mkdir()
+    mongo = MongoServer(work / "mongo")
+    ssh = SSHServer(work / "ssh", mongo.port)
+    # To fill it takes a minute
+    os.environ.update(settings_of(mongo, ssh) | {"AMSTRAX_RUNDB_TIMEOUT": "600"})
+    try:
+        yield
+    finally:
+        connection.close()
+        ssh.kill()
+        mongo.kill()
 
 
-def measure(
-    what: str,
-    work: Path,
-    data: list[dict[str, Any]],
-    args: argparse.Namespace,
-    start: Callable[[], Callable[[], None]],
-) -> None:
+def measure(work: Path, data: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Fill a store, and print how long things take with it."""
     import strax
 
     import amstrax
     from amstrax.rundb import get_mongo_collection
 
-    end = start()
-    print(f"\n{what}")
-    try:
-        began = time.perf_counter()
-        runs = get_mongo_collection("xams")
-        runs.count_documents({})
-        report("connect, first call", time.perf_counter() - began)
-        began = time.perf_counter()
-        if not args.no_index:
-            for field in ("name", "number"):
-                runs.create_index(field)
-        for i in range(0, len(data), 500):
-            runs.insert_many(copy.deepcopy(data[i : i + 500]))
-        report("fill", time.perf_counter() - began)
+    began = time.perf_counter()
+    runs = get_mongo_collection("xams")
+    runs.count_documents({})
+    report("connect, first call", time.perf_counter() - began)
+    began = time.perf_counter()
+    if not args.no_index:
+        for field in ("name", "number"):
+            runs.create_index(field)
+    for i in range(0, len(data), 500):
+        runs.insert_many(copy.deepcopy(data[i : i + 500]))
+    report("fill", time.perf_counter() - began)
 
-        def select() -> int:
-            st = amstrax.contexts.xams(output_folder=str(work / "output"))
-            return len(st.select_runs())
-
-        for _ in range(args.repeat):
-            began = time.perf_counter()
-            number = select()
-            seconds = time.perf_counter() - began
-            report(f"select_runs(), {number} runs", seconds)
-        began = time.perf_counter()
-        number = len(list(runs.find({}, dict.fromkeys(("name", "number", "start"), 1))))
-        report(f"find with a projection, {number} runs", time.perf_counter() - began)
+    def select() -> int:
         st = amstrax.contexts.xams(output_folder=str(work / "output"))
-        frontend = st.storage[0]
-        lookups: dict[str, Callable[[str], Any]] = {
-            "find data of a run": lambda run_id: find(
-                frontend, strax.DataKey(run_id, "peaks", st.key_for(run_id, "peaks").lineage)
-            ),
-            "run_metadata, start and end": lambda run_id: frontend.run_metadata(
-                run_id, ["start", "end"]
-            ),
-            "run_metadata, all of it": frontend.run_metadata,
-        }
-        step = max(1, len(data) // args.finds)
-        ids = [f"{i:06d}" for i in range(0, len(data), step)]
-        for name, look_up in lookups.items():
-            times = []
-            for run_id in ids:
-                began = time.perf_counter()
-                look_up(run_id)
-                times.append(time.perf_counter() - began)
-            worst = sorted(times)[int(0.95 * len(times))]
-            report(name, statistics.median(times), f"95 % within {1e3 * worst:.1f} ms")
-        runs.update_many({}, {"$set": {"processing_status": {"status": "done"}}})
-        for name, ask in loop_queries(runs).items():
+        return len(st.select_runs())
+
+    for _ in range(args.repeat):
+        began = time.perf_counter()
+        number = select()
+        seconds = time.perf_counter() - began
+        report(f"select_runs(), {number} runs", seconds)
+    began = time.perf_counter()
+    number = len(list(runs.find({}, dict.fromkeys(("name", "number", "start"), 1))))
+    report(f"find with a projection, {number} runs", time.perf_counter() - began)
+    st = amstrax.contexts.xams(output_folder=str(work / "output"))
+    frontend = st.storage[0]
+    lookups: dict[str, Callable[[str], Any]] = {
+        "find data of a run": lambda run_id: find(
+            frontend, strax.DataKey(run_id, "peaks", st.key_for(run_id, "peaks").lineage)
+        ),
+        "run_metadata, start and end": lambda run_id: frontend.run_metadata(
+            run_id, ["start", "end"]
+        ),
+        "run_metadata, all of it": frontend.run_metadata,
+    }
+    step = max(1, len(data) // args.finds)
+    ids = [f"{i:06d}" for i in range(0, len(data), step)]
+    for name, look_up in lookups.items():
+        times = []
+        for run_id in ids:
             began = time.perf_counter()
-            number = ask()
-            report(name, time.perf_counter() - began, f"{number} runs")
-    finally:
-        end()
+            look_up(run_id)
+            times.append(time.perf_counter() - began)
+        worst = sorted(times)[int(0.95 * len(times))]
+        report(name, statistics.median(times), f"95 % within {1e3 * worst:.1f} ms")
+    runs.update_many({}, {"$set": {"processing_status": {"status": "done"}}})
+    for name, ask in loop_queries(runs).items():
+        began = time.perf_counter()
+        number = ask()
+        report(name, time.perf_counter() - began, f"{number} runs")
 
 
 def loop_queries(runs: Any) -> dict[str, Callable[[], int]]:

@@ -10,13 +10,11 @@ of this script.
 """
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from common import Process, machine, python
 
 from amstrax.simulation import sources
 
@@ -34,7 +32,7 @@ def main() -> int:
         "--seconds", type=int, nargs="+", default=[60, 120, 600], help="lengths of runs [s]"
     )
     args = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    print(machine())
     print(f"{args.rate:.0f} events/s in {args.detector}, {args.source} unless it says another")
     usual = [f"--rate={args.rate}", f"--detector={args.detector}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,36 +45,21 @@ def main() -> int:
                 options = [*usual, f"--source={name}", f"--duration={args.seconds[0]}"]
                 report(f"{name:14}", job(Path(folder), options))
         maps = ["-m", "amstrax.simulation.optics", "xams", "xamsl", f"--output={folder}/maps"]
-        run([*maps, "--points=300", "--photons=10"])
-        report("light maps    ", run(maps))
+        python([*maps, "--points=300", "--photons=10"])
+        report("light maps    ", python(maps))
     return 0
 
 
-def report(title: str, measured: tuple[float, float, float]) -> None:
+def report(title: str, took: Process) -> None:
     """Print a row of the table."""
-    took, cpu, memory = measured
-    print(f"{title}{took:8.1f} s{cpu:8.1f} s of CPU{memory:8.0f} MiB", flush=True)
+    times = f"{took.seconds:8.1f} s{took.cpu_seconds:8.1f} s of CPU"
+    print(f"{title}{times}{took.mebibytes:8.0f} MiB", flush=True)
 
 
-def job(folder: Path, options: list[str]) -> tuple[float, float, float]:
-    """Simulate a run in a process; return the same as `run`."""
+def job(folder: Path, options: list[str]) -> Process:
+    """Simulate a run in a process, and return what that took."""
     simulate = ["-m", "amstrax.cli", "simulate", "1", f"--output={folder}"]
-    return run([*simulate, "--force", "--no-progress", *options])
-
-
-def run(arguments: list[str]) -> tuple[float, float, float]:
-    """Run Python; return seconds, seconds of CPU and peak memory [MiB] of the process."""
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"python {' '.join(arguments)} failed")
-    cpu = usage.ru_utime + usage.ru_stime
-    return time.perf_counter() - began, cpu, usage.ru_maxrss / 1024
+    return python([*simulate, "--force", "--no-progress", *options])
 
 
 if __name__ == "__main__":

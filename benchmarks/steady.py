@@ -7,14 +7,12 @@ one and a half times its raw data, so 30 minutes at 20 MB/s take 55 GB of disk.
 
 import argparse
 import re
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from common import machine, repeated, simulated_run
+from common import Process, job, machine, repeated, simulated_run
 
 #: Of the run that is repeated [s], a multiple of the 5.5 s of a chunk
 _SECONDS = 22
@@ -46,29 +44,13 @@ def main() -> int:
         size = f"{run.seconds / 60:.1f} min at {run.megabytes / run.seconds:.1f} MB/s"
         print(f"run of {size}: {run.megabytes / 1000:.1f} GB of raw data")
         for workers in args.workers:
-            out = folder / "out"
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "amstrax.auto_processing.amstraxer",
-                    *run.options(workers),
-                    f"--output_folder={out}",
-                ],
-                stderr=subprocess.PIPE,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                sys.exit(done.stderr)
-            report(workers, done.stderr, run.megabytes / run.seconds)
-            shutil.rmtree(out)
+            report(workers, job(run, workers), run.megabytes / run.seconds)
     return 0
 
 
-def report(workers: int, log: str, rate: float) -> None:
+def report(workers: int, done: Process, rate: float) -> None:
     """Print rate and memory of each quarter of the run, from the lines that a job logs."""
-    lines = [tuple(map(float, match.groups())) for match in _LINE.finditer(log)]
+    lines = [tuple(map(float, match.groups())) for match in _LINE.finditer(done.errors)]
     # Rates are since the start
     took = [seconds * rate / mean for seconds, mean, _ in lines]
     before = 0
@@ -81,9 +63,9 @@ def report(workers: int, log: str, rate: float) -> None:
         memory = max(memory for _, _, memory in lines[part])
         print(f"  until {lines[i][0] / 60:5.1f} min {mean:7.1f} MB/s {memory:7.0f} MiB")
         before = i
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     mean = lines[-1][0] * rate / took[-1]
-    print(f"  in all {took[-1]:8.0f} s, {mean:.1f} MB/s, at most {peak:.0f} MiB", flush=True)
+    peak = f"at most {done.mebibytes:.0f} MiB"
+    print(f"  in all {took[-1]:8.0f} s, {mean:.1f} MB/s, {peak}", flush=True)
 
 
 if __name__ == "__main__":

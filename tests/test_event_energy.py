@@ -40,10 +40,10 @@ def test_lineage(release):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        (OPTIONS | {"g1": 0}, "g1 is 0, give a number above 0"),
-        (OPTIONS | {"g2": "ten"}, "g2 is 'ten', give a number above 0"),
-        (OPTIONS | {"w_value": -1.0}, "w_value is -1.0, give a number above 0"),
-        (OPTIONS | {"g2": float("nan")}, "g2 is nan"),
+        (OPTIONS | {"g1": 0}, "g1=0: give a number above 0"),
+        (OPTIONS | {"g2": "ten"}, "g2='ten': give a number above 0"),
+        (OPTIONS | {"w_value": -1.0}, "w_value=-1.0: give a number above 0"),
+        (OPTIONS | {"g2": float("nan")}, "g2=nan"),
     ],
 )
 def test_unusable_options(config, text):

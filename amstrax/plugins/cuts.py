@@ -24,6 +24,7 @@ __all__ = [
 class Cut(CorrectedPlugin, strax.CutPlugin):
     """Base of the cuts: a subclass sets options, names, and ``cut_by``."""
 
+    __version__ = "1.0.0-amstrax3"
     depends_on: tuple[str, ...] = ("event_basics",)
     data_kind = "events"
     parallel = "process"
@@ -43,7 +44,6 @@ class CutFiducialVolume(Cut):
         default=-5.0, help="Events in the fiducial volume are not above this z [mm]"
     )
 
-    __version__ = "1.0.0-amstrax3"
     depends_on = ("event_positions",)
     provides = "cut_fiducial_volume"
     cut_name = "cut_fiducial_volume"
@@ -68,7 +68,6 @@ class CutSingleScatter(Cut):
         "electrons do [PE]",
     )
 
-    __version__ = "1.0.0-amstrax3"
     provides = "cut_single_scatter"
     cut_name = "cut_single_scatter"
     cut_description = "S1 and S2, and no other S2 of comparable size"
@@ -101,7 +100,6 @@ class CutS2Width(Cut):
         help="Least and largest width over expected width [1]",
     )
 
-    __version__ = "1.0.0-amstrax3"
     provides = "cut_s2_width"
     cut_name = "cut_s2_width"
     cut_description = "S2 width as expected for the drift time"
@@ -127,7 +125,6 @@ class CutS1Area(Cut):
 
     cut_s1_min_area = XAMSConfig(default=20.0, help="Least area of the main S1 [PE]")
 
-    __version__ = "1.0.0-amstrax3"
     provides = "cut_s1_area"
     cut_name = "cut_s1_area"
     cut_description = "S1 above threshold"
@@ -141,7 +138,6 @@ class CutS2Area(Cut):
 
     cut_s2_min_area = XAMSConfig(default=200.0, help="Least area of the main S2 [PE]")
 
-    __version__ = "1.0.0-amstrax3"
     provides = "cut_s2_area"
     cut_name = "cut_s2_area"
     cut_description = "S2 above threshold"
@@ -157,7 +153,6 @@ class CutSaturation(Cut):
         default=0, help="Largest number of saturated channels in the main S1, and in the main S2"
     )
 
-    __version__ = "1.0.0-amstrax3"
     provides = "cut_saturation"
     cut_name = "cut_saturation"
     cut_description = "No saturated channels in S1 and S2"
@@ -176,11 +171,4 @@ class EventCuts(strax.CutList):
     data_kind = "events"
     accumulated_cuts_string = "cut_all"
     #: In the order of the cut flow
-    cuts = (
-        CutS1Area,
-        CutS2Area,
-        CutSingleScatter,
-        CutFiducialVolume,
-        CutS2Width,
-        CutSaturation,
-    )
+    cuts = CutS1Area, CutS2Area, CutSingleScatter, CutFiducialVolume, CutS2Width, CutSaturation

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -55,70 +56,45 @@ class ArtificialDeadtimeInserted(UserWarning):
     """Data was dropped, since no gap between two chunks was long enough to break them at."""
 
 
+def _option(name: str, help: str, **kwargs: Any) -> strax.Option:
+    """Return an option that is not in the lineage."""
+    return strax.Option(name, track=False, help=help, **kwargs)
+
+
+_GAP = "Least gap between records at which two chunks may be broken [ns]; xams_little sets 3000"
+_THREADS = "Number of threads of each readout process (daq_config.processing_threads)"
+_RUN_END = "End of the run [s since unix epoch], as its document says; None if unknown"
+_OVERLAP = "Duration of the overlap between two chunks of live data [ns]"
+
+
 @strax.takes_config(
-    strax.Option("record_length", default=110, track=False, type=int, help="Samples in a fragment"),
-    strax.Option(
+    _option("record_length", "Samples in a fragment", default=110, type=int),
+    _option(
         "max_digitizer_sampling_time",
+        "Longest sample width of the digitizers [ns]",
         default=10,
-        track=False,
         type=int,
-        help="Longest sample width of the digitizers [ns]",
     ),
-    strax.Option(
+    _option(
         "run_start_time",
+        "Start of the run [s since unix epoch]; whole seconds of it count",
         default=0.0,
-        track=False,
-        help="Start of the run [s since unix epoch]; whole seconds of it count",
     ),
-    strax.Option(
-        "daq_chunk_duration",
-        default=int(5e9),
-        track=False,
-        type=int,
-        help="Duration of a chunk of live data [ns]",
+    _option(
+        "daq_chunk_duration", "Duration of a chunk of live data [ns]", default=int(5e9), type=int
     ),
-    strax.Option(
-        "daq_overlap_chunk_duration",
-        default=int(5e8),
-        track=False,
-        type=int,
-        help="Duration of the overlap between two chunks of live data [ns]",
-    ),
-    strax.Option(
-        "run_end_time",
-        default=None,
-        track=False,
-        help="End of the run [s since unix epoch], as its document says; None if unknown",
-    ),
-    strax.Option(
+    _option("daq_overlap_chunk_duration", _OVERLAP, default=int(5e8), type=int),
+    _option("run_end_time", _RUN_END, default=None),
+    _option(
         "allow_incomplete",
+        "Process an ended run without its missing files",
         default=False,
-        track=False,
         type=bool,
-        help="Process an ended run without its missing files",
     ),
-    strax.Option(
-        "daq_compressor",
-        default="lz4",
-        track=False,
-        type=str,
-        help="Compressor of live data: lz4 or blosc",
-    ),
-    strax.Option(
-        "readout_threads",
-        track=False,
-        type=dict,
-        help="Number of threads of each readout process (daq_config.processing_threads)",
-    ),
-    strax.Option("daq_input_dir", track=False, type=str, help="Folder of the run's live data"),
-    strax.Option(
-        "safe_break_in_pulses",
-        default=1000,
-        track=False,
-        type=int,
-        help="Least gap between records at which two chunks may be broken [ns]; xams_little sets "
-        "3000",
-    ),
+    _option("daq_compressor", "Compressor of live data: lz4 or blosc", default="lz4", type=str),
+    _option("readout_threads", _THREADS, type=dict),
+    _option("daq_input_dir", "Folder of the run's live data", type=str),
+    _option("safe_break_in_pulses", _GAP, default=1000, type=int),
 )
 class LiveDataReader(CorrectedPlugin):
     """Base of the readers of XAMS and XAMSL.
@@ -161,11 +137,9 @@ class LiveDataReader(CorrectedPlugin):
         #: Number of chunks, known once the run has ended
         self.n_chunks: int | None = None
         self._logged: set[str] = set()
-        overlap, safe_break, longest = (
-            self.config["daq_overlap_chunk_duration"],
-            self.config["safe_break_in_pulses"],
-            self.config["record_length"] * self.dt_max,
-        )
+        overlap = self.config["daq_overlap_chunk_duration"]
+        safe_break = self.config["safe_break_in_pulses"]
+        longest = self.config["record_length"] * self.dt_max
         if overlap <= safe_break + longest:
             raise InvalidOption(
                 f"an overlap of {overlap} ns between chunks has no room for safe_break_in_pulses="
@@ -193,12 +167,8 @@ class LiveDataReader(CorrectedPlugin):
 
     def intervals(self, chunk_i: int) -> redax.ChunkIntervals:
         """Return the directories and times of a chunk and its overlaps."""
-        return redax.chunk_intervals(
-            self.run_dir,
-            chunk_i,
-            self.config["daq_chunk_duration"],
-            self.config["daq_overlap_chunk_duration"],
-        )
+        names = "daq_chunk_duration", "daq_overlap_chunk_duration"
+        return redax.chunk_intervals(self.run_dir, chunk_i, *(self.config[name] for name in names))
 
     def is_ready(self, chunk_i):
         """Wait until a chunk is complete; return False if the run has ended before it.
@@ -322,13 +292,9 @@ class LiveDataReader(CorrectedPlugin):
             parts, self.subdetectors(), self.t0, self.polarity()
         )
         nothing = np.zeros(0, self.record_dtype)
+        start, end = self.t0 + start, self.t0 + end
         return {
-            d: self.chunk(
-                start=self.t0 + start,
-                end=self.t0 + end,
-                data=by_type.get(d, nothing),
-                data_type=d,
-            )
+            d: self.chunk(start=start, end=end, data=by_type.get(d, nothing), data_type=d)
             for d in self.provides
         }
 
@@ -428,9 +394,8 @@ class LiveDataReader(CorrectedPlugin):
             try:
                 records = self._load(each, blob, interval)
                 if records is _NO_BYTES:
-                    faults.append(LiveDataCorrupted(f"{each} has 0 bytes"))
-                else:
-                    found[each] = records
+                    raise LiveDataCorrupted(f"{each} has 0 bytes")
+                found[each] = records
             except LiveDataCorrupted as error:
                 faults.append(error)
         if not found:
@@ -634,12 +599,11 @@ class XAMSReader(LiveDataReader):
 
 
 @strax.takes_config(
-    strax.Option(
+    _option(
         "channels_polarity",
+        "+1 or -1 for channels with positive or negative pulses, from daq_config.registers",
         default={},
-        track=False,
         type=dict,
-        help="+1 or -1 for channels with positive or negative pulses, from daq_config.registers",
     ),
 )
 class DAQReader(XAMSReader):

@@ -1,7 +1,6 @@
 """From peaks to events: main and alternative S1 and S2, positions, corrected areas."""
 
 from enum import IntEnum
-from numbers import Real
 
 import numpy as np
 import strax
@@ -12,8 +11,15 @@ from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption
 from amstrax.plugins.peak_processing import (
     ALGORITHMS,
+    OF_POSITIONS,
+    OF_S1,
+    OF_S2,
+    SIGNALS,
     CoincidencesBase,
+    PeakPositions,
     PeaksBase,
+    check_numbers,
+    dtype_of,
     peak_basics_dtype,
     rows_for,
 )
@@ -33,6 +39,12 @@ __all__ = [
     "EventPositions",
     "EventWaveform",
     "Events",
+]
+
+
+_TIMES = [
+    (("Start time of the event since unix epoch [ns]", "time"), np.int64),
+    (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
 ]
 
 
@@ -66,42 +78,31 @@ def event_basics_dtype() -> list:
         name: (title[0].lower() + title[1:], dtype)
         for name, (title, dtype) in basics_of_sx().items()
     }
-
-    def pair(sx, name, title, dtype):
-        s = sx.upper()
-        return [
-            ((f"Main {s}: {title}", f"{sx}_{name}"), dtype),
-            ((f"Alternative {s}: {title}", f"alt_{sx}_{name}"), dtype),
-        ]
-
+    common = {"index": ("number of the peak in the event", np.int32), **times, **basics}
     fields = [
-        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
-        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
+        *_TIMES,
         (("Number of peaks in the event", "n_peaks"), np.int32),
         (("Time between the centres of main S1 and main S2 [ns]", "drift_time"), np.float32),
         (("Number of the event in the run", "event_number"), np.int64),
     ]
-    for sx, drift in (
-        ("s1", "Time between the centres of alternative S1 and main S2 [ns]"),
-        ("s2", "Time between the centres of main S1 and alternative S2 [ns]"),
+    for sx, of_sx, drift in (
+        ("s1", OF_S1, "Time between the centres of alternative S1 and main S2 [ns]"),
+        ("s2", OF_S2, "Time between the centres of main S1 and alternative S2 [ns]"),
     ):
-        fields += pair(sx, "index", "number of the peak in the event", np.int32)
-        for name, (title, dtype) in (times | basics).items():
-            fields += pair(sx, name, title, dtype)
+        for name, field in common.items():
+            fields += dtype_of({name: field}, of_sx)
         delay = f"Time from the centre of the main to that of the alternative {sx.upper()} [ns]"
         fields += [
             ((drift, f"alt_{sx}_interaction_drift_time"), np.float32),
             ((delay, f"alt_{sx}_delay"), np.int32),
         ]
     for name, title in (("max_diff", "largest"), ("min_diff", "smallest")):
-        fields += pair("s1", name, f"{title} time between hits [ns], not known: -1", np.int32)
+        title += " time between hits [ns], not known: -1"
+        fields += dtype_of({name: (title, np.int32)}, OF_S1)
 
     def position(suffix, title):
-        return [
-            ((f"{which} S2: reconstructed {axis}, {title}", f"{prefix}_{axis}{suffix}"), np.float32)
-            for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
-            for axis in "xy"
-        ]
+        texts = {axis + suffix: f"reconstructed {axis}, {title}" for axis in "xy"}
+        return dtype_of({name: (text, np.float32) for name, text in texts.items()}, OF_S2)
 
     fields += position("", "always NaN, use x, y, alt_s2_x, alt_s2_y of event_positions [mm]")
     fields += [
@@ -138,27 +139,18 @@ class Events(CorrectedPlugin, OverlapWindowPlugin):
     rechunk_on_save = False
     events_seen = 0
 
-    dtype = [
-        (("Number of the event in the run", "event_number"), np.int64),
-        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
-        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
-    ]
+    dtype = [(("Number of the event in the run", "event_number"), np.int64), *_TIMES]
 
     def get_window_size(self):
         return 2 * self.left_event_extension + self.right_event_extension
 
     def compute(self, peaks, start, end):
+        extensions = self.left_event_extension, self.right_event_extension
         time, endtime = kernels.group_triggers(
-            peaks,
-            self.trigger_min_area,
-            self.left_event_extension,
-            self.right_event_extension,
-            start,
-            end,
+            peaks, self.trigger_min_area, *extensions, start, end
         )
         result = np.zeros(len(time), dtype=self.dtype)
-        result["time"] = time
-        result["endtime"] = endtime
+        result["time"], result["endtime"] = time, endtime
         return result
 
     def iter(self, iters, executor=None):
@@ -277,9 +269,7 @@ class EventBasics(CorrectedPlugin):
 class EventPositions(CorrectedPlugin):
     """Position of each event: x and y of the main S2, z from the drift time."""
 
-    default_reconstruction_algorithm = XAMSConfig(
-        default="corr", help="Algorithm of the fields x, y and r: corr or cgr"
-    )
+    default_reconstruction_algorithm = PeakPositions.default_reconstruction_algorithm
     drift_time_gate = XAMSConfig(
         default=XAMS_VOLUME.drift_time_gate, help="Drift time from the gate [ns]"
     )
@@ -297,9 +287,9 @@ class EventPositions(CorrectedPlugin):
     parallel = "process"
     dtype = [
         *(
-            ((f"{which} S2: reconstructed {axis} [mm]", f"{prefix}{axis}"), np.float32)
-            for axis, title in (("x", "x"), ("y", "y"), ("r", "distance from the axis"))
-            for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
+            entry
+            for axis in "xyr"
+            for entry in dtype_of({axis: (f"reconstructed {axis} [mm]", np.float32)}, OF_POSITIONS)
         ),
         (("Depth below the gate, from the drift time, downwards negative [mm]", "z"), np.float32),
         *strax.time_fields,
@@ -307,20 +297,20 @@ class EventPositions(CorrectedPlugin):
 
     def compute(self, events):
         result = rows_for(events, self.dtype)
-        for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
+        for source, prefix in zip(OF_S2, OF_POSITIONS, strict=True):
             self.set_position(result, prefix, *self.coordinates(events, source))
-        result["z"] = kernels.depth(
-            events["drift_time"],
-            self.gate_cathode_distance,
-            self.drift_time_gate,
-            self.drift_time_cathode,
-        )
+        result["z"] = self.depth(events["drift_time"])
         return result
 
+    def depth(self, drift_time: np.ndarray) -> np.ndarray:
+        """Return z [mm] for drift times [ns]."""
+        edges = self.drift_time_gate, self.drift_time_cathode
+        return kernels.depth(drift_time, self.gate_cathode_distance, *edges)
+
     def coordinates(self, events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and y [mm] of the S2s `source`."""
+        """Return x and y [mm] of the S2s whose fields begin with `source`."""
         algorithm = self.default_reconstruction_algorithm
-        return events[f"{source}_x_{algorithm}"], events[f"{source}_y_{algorithm}"]
+        return events[f"{source}x_{algorithm}"], events[f"{source}y_{algorithm}"]
 
     def set_position(self, result: np.ndarray, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
         """Fill the fields {prefix}x, {prefix}y, ... of `result`."""
@@ -447,17 +437,9 @@ class EventEnergy(CorrectedPlugin):
     def setup(self):
         super().setup()
         for name, unit in self._units.items():
-            value = getattr(self, name)
-            if value is None:  # an error of compute, since plugins can be looked at without it
-                continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, Real)
-                or not 0 < float(value) < np.inf
-            ):
-                raise InvalidOption(
-                    f"{self.origin(name)}: {name} is {value!r:.40}, give a number above 0 [{unit}]"
-                )
+            # None is an error of compute, since plugins can be looked at without it
+            if getattr(self, name) is not None:
+                check_numbers(self, f"a number above 0 [{unit}]", name, above=0)
 
     def compute(self, events):
         for name, unit in self._units.items():
@@ -467,12 +449,10 @@ class EventEnergy(CorrectedPlugin):
                     "corrections that has it; `amstrax energy` measures g1 and g2"
                 )
         result = rows_for(events, self.dtype)
-        for name, energy in zip(
-            ("e_light", "e_charge", "e_ces"),
-            kernels.combined_energy(events["cs1"], events["cs2"], self.g1, self.g2, self.w_value),
-            strict=True,
-        ):
-            result[name] = energy
+        areas = events["cs1"], events["cs2"]
+        result["e_light"], result["e_charge"], result["e_ces"] = kernels.combined_energy(
+            *areas, self.g1, self.g2, self.w_value
+        )
         return result
 
 
@@ -488,7 +468,7 @@ class PerPeakCopy(Plugin):
         dtype = self.deps["peaks"].dtype_for("peaks")[field]
         return [
             entry
-            for prefix in ("s1_", "s2_", "alt_s1_", "alt_s2_")
+            for prefix in SIGNALS
             for entry in (
                 ((f"{title} of {prefix[:-1]}", f"{prefix}{field}"), dtype.base, dtype.shape),
                 ((f"Length of {prefix[:-1]} [samples]", f"{prefix}length"), np.int32),
@@ -575,8 +555,7 @@ _KR83M_LEAD = 20
 def event_kr83m_dtype() -> list:
     """Return the dtype of event_kr83m."""
     fields = [
-        (("Start time of the event since unix epoch [ns]", "time"), np.int64),
-        (("Exclusive end time of the event since unix epoch [ns]", "endtime"), np.int64),
+        *_TIMES,
         (("Quality: 0 one S1, 1 doubtful, 2 both in one peak, 3 in two", "kr_quality"), np.int8),
         (("Start of the first S1 since unix epoch, unknown: -1 [ns]", "s1_a_time"), np.int64),
         (("Time from the first to the second S1 [ns]", "s1_delay"), np.float32),

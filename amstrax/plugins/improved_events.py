@@ -4,16 +4,13 @@ The lab's events have a main and an alternative S2, whose area is corrected with
 the main one, and say neither whether they hold several interactions nor how exact areas are.
 """
 
-from numbers import Real
-
 import numpy as np
 import strax
 from immutabledict import immutabledict
 
-from amstrax.common import DEFAULT_ELIFE, XAMS_VOLUME
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
-from amstrax.exceptions import InvalidOption
-from amstrax.plugins.event_processing import CorrectedAreasBase
+from amstrax.plugins.event_processing import CorrectedAreasBase, EventPositions
+from amstrax.plugins.peak_processing import check_numbers
 from amstrax.processing import events as kernels
 from amstrax.processing import scatters
 from amstrax.processing.peaks import S2
@@ -34,21 +31,14 @@ class _Checked(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        for name in self.not_negative:
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
-                raise InvalidOption(f"{self.origin(name)}: {name}={value!r}, give 0 or more")
+        check_numbers(self, "0 or more", *self.not_negative)
 
 
 class _ScatterSelection(_Checked):
     """Options that select scatters and signs of pile-up, the same in all plugins of a context."""
 
-    drift_time_gate = XAMSConfig(
-        default=XAMS_VOLUME.drift_time_gate, help="Drift time from the gate [ns]"
-    )
-    drift_time_cathode = XAMSConfig(
-        default=XAMS_VOLUME.drift_time_cathode, help="Drift time from the cathode [ns]"
-    )
+    drift_time_gate = EventPositions.drift_time_gate
+    drift_time_cathode = EventPositions.drift_time_cathode
     scatter_min_area = XAMSConfig(default=100, help="Least area of the S2 of a scatter [PE]")
     scatter_min_fraction = XAMSConfig(
         default=0.005,
@@ -91,7 +81,7 @@ class _ScatterSelection(_Checked):
 class _AreaErrors(_Checked):
     """Options for errors of corrected areas, the same in all plugins of a context."""
 
-    elife = XAMSConfig(default=DEFAULT_ELIFE, help="Electron lifetime [ns]")
+    elife = CorrectedAreasBase.elife
     s1_area_fano = XAMSConfig(
         default=1.5,
         help="Variance / mean of areas of S1s of equally many photons [PE]: 1.15 from the spread "
@@ -142,9 +132,8 @@ class _AreaErrors(_Checked):
         """
         fano = scatters.s2_fano(drift_time, self.elife, self.s2_area_fano, self.se_gain)
         statistical = corrected * scatters.area_error(area, fano)
-        correction = scatters.s2_correction_error(
-            drift_time, self.elife, self.elife_relative_error, self.drift_time_error
-        )
+        errors = self.elife_relative_error, self.drift_time_error
+        correction = scatters.s2_correction_error(drift_time, self.elife, *errors)
         correction = np.hypot(correction, self.s2_map_error)
         correction = np.hypot(correction, _relative(saturation_error, area))
         return np.hypot(statistical, corrected * correction), statistical
@@ -154,6 +143,15 @@ def _saturation_error(rows: np.ndarray, prefix: str = "") -> np.ndarray | float:
     """Return the error of areas by the part saturation [PE], 0 without it and for absent peaks."""
     name = f"{prefix}saturation_correction_error"
     return np.nan_to_num(rows[name]) if name in (rows.dtype.names or ()) else 0.0
+
+
+def _errors_of(name: str) -> list:
+    """Return the dtype of the errors of a corrected area."""
+    fields = {"error": "", "statistical_error": " by statistics alone"}
+    return [
+        ((f"Standard deviation of {name}{by} [PE]", f"{name}_{field}"), np.float32)
+        for field, by in fields.items()
+    ]
 
 
 def _relative(error: np.ndarray | float, area: np.ndarray) -> np.ndarray:
@@ -195,12 +193,7 @@ class EventPositionsOfBoth(CorrectedPlugin):
 
     def compute(self, events):
         result = super().compute(events)
-        result["alt_s2_z"] = kernels.depth(
-            events["alt_s2_interaction_drift_time"],
-            self.gate_cathode_distance,
-            self.drift_time_gate,
-            self.drift_time_cathode,
-        )
+        result["alt_s2_z"] = self.depth(events["alt_s2_interaction_drift_time"])
         return result
 
 
@@ -210,26 +203,12 @@ class CorrectedAreasWithErrors(_AreaErrors):
     Alternative S1s are corrected for the position of the main S2, as those of Kr-83m need it.
     """
 
-    drift_time_gate = _ScatterSelection.drift_time_gate
-    drift_time_cathode = _ScatterSelection.drift_time_cathode
-    gate_cathode_distance = XAMSConfig(
-        default=XAMS_VOLUME.depth, help="Distance between gate and cathode [mm]"
-    )
+    drift_time_gate = EventPositions.drift_time_gate
+    drift_time_cathode = EventPositions.drift_time_cathode
+    gate_cathode_distance = EventPositions.gate_cathode_distance
 
     def infer_dtype(self):
-        fields = list(super().infer_dtype())
-        for name in _CORRECTED:
-            fields += [
-                ((f"Standard deviation of {name} [PE]", f"{name}_error"), np.float32),
-                (
-                    (
-                        f"Standard deviation of {name} by statistics alone [PE]",
-                        f"{name}_statistical_error",
-                    ),
-                    np.float32,
-                ),
-            ]
-        return fields
+        return [*super().infer_dtype(), *(e for name in _CORRECTED for e in _errors_of(name))]
 
     def s2_place(self, events, prefix):
         names = ("drift_time", "x", "y")
@@ -246,17 +225,15 @@ class CorrectedAreasWithErrors(_AreaErrors):
             statistical = corrected * scatters.area_error(area, self.s1_area_fano)
             result[f"{prefix}cs1_statistical_error"] = statistical
             saturation = _relative(_saturation_error(events, f"{prefix}s1_"), area)
-            result[f"{prefix}cs1_error"] = np.hypot(
-                statistical, corrected * np.hypot(s1_correction, saturation)
-            )
-            error, statistical = self.s2_errors(
+            correction = corrected * np.hypot(s1_correction, saturation)
+            result[f"{prefix}cs1_error"] = np.hypot(statistical, correction)
+            names = f"{prefix}cs2_error", f"{prefix}cs2_statistical_error"
+            result[names[0]], result[names[1]] = self.s2_errors(
                 events[f"{prefix}s2_area"],
                 self.s2_place(events, prefix)[0],
                 result[f"{prefix}cs2"],
                 _saturation_error(events, f"{prefix}s2_"),
             )
-            result[f"{prefix}cs2_statistical_error"] = statistical
-            result[f"{prefix}cs2_error"] = error
         return result
 
     def s1_depth_error(self, events: np.ndarray) -> np.ndarray:
@@ -284,7 +261,7 @@ class EventScatters(_ScatterSelection, _AreaErrors):
     takes_config = immutabledict(
         {**_ScatterSelection.takes_config, **_AreaErrors.takes_config}  # type: ignore[dict-item]
     )
-    gate_cathode_distance = CorrectedAreasWithErrors.gate_cathode_distance
+    gate_cathode_distance = EventPositions.gate_cathode_distance
     s2_map = CorrectedAreasBase.s2_map
 
     __version__ = "1.0.0"
@@ -313,11 +290,7 @@ class EventScatters(_ScatterSelection, _AreaErrors):
             *(((title.format(f"Reconstructed {axis}"), axis), np.float32) for axis in _AXES),
             (("Depth below the gate, downwards negative [mm]", "z"), np.float32),
             (("Area of the S2, corrected for lost electrons [PE]", "cs2"), np.float32),
-            (("Standard deviation of cs2 [PE]", "cs2_error"), np.float32),
-            (
-                ("Standard deviation of cs2 by statistics alone [PE]", "cs2_statistical_error"),
-                np.float32,
-            ),
+            *_errors_of("cs2"),
         ]
         return fields + [
             (

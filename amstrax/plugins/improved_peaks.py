@@ -8,8 +8,8 @@ second S1 of Kr-83m does not reach.
 import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
-from amstrax.exceptions import InvalidOption
 from amstrax.plugins.daqreader import check_safe_break
+from amstrax.plugins.peak_processing import check_numbers
 from amstrax.processing import merging, splitting
 from amstrax.processing.compiled import as_void
 
@@ -57,10 +57,8 @@ class MergedPeaks(CorrectedPlugin):
     def setup(self):
         super().setup()
         check_safe_break(self, s2_merge_gap=self.s2_merge_gap)
-        for name in ("s1_split_window", "s1_split_significance", "area_fano"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not value > 0:
-                raise InvalidOption(f"{name}={value!r}: give a number above 0")
+        names = "s1_split_window", "s1_split_significance", "area_fano"
+        check_numbers(self, "a number above 0", *names, above=0)
 
     def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
         groups = self.groups(hits, to_pe, merging.group_dtype(self.dtype), -np.inf, 1)

@@ -7,7 +7,6 @@ saturated and dead ones, and knows its own error.
 
 import functools
 from collections.abc import Mapping
-from numbers import Real
 
 import numpy as np
 from immutabledict import immutabledict
@@ -15,19 +14,23 @@ from immutabledict import immutabledict
 from amstrax import rundoc
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.exceptions import InvalidOption, did_you_mean
+from amstrax.plugins.peak_processing import OF_POSITIONS, OF_S2, check_numbers, dtype_of
 from amstrax.processing import likelihood_positions as likelihood
 from amstrax.processing import peaks as kernels
 from amstrax.processing.saturation import CORRECTED
 from amstrax.simulation import optics
 
-#: Field after x, y or r, or alone -> title
+#: Field -> title, type
 _FIELDS = {
-    "x_mle": "x by maximum likelihood [mm]",
-    "y_mle": "y by maximum likelihood [mm]",
-    "x_mle_error": "standard deviation of x_mle, from light alone [mm]",
-    "y_mle_error": "standard deviation of y_mle, from light alone [mm]",
-    "r_mle_error": "standard deviation of r_mle, from light alone [mm]",
-    "mle_deviance": "deviance of the likelihood per degree of freedom, about 1 for S2s [1]",
+    "x_mle": ("x by maximum likelihood [mm]", np.float32),
+    "y_mle": ("y by maximum likelihood [mm]", np.float32),
+    "x_mle_error": ("standard deviation of x_mle, from light alone [mm]", np.float32),
+    "y_mle_error": ("standard deviation of y_mle, from light alone [mm]", np.float32),
+    "r_mle_error": ("standard deviation of r_mle, from light alone [mm]", np.float32),
+    "mle_deviance": (
+        "deviance of the likelihood per degree of freedom, about 1 for S2s [1]",
+        np.float32,
+    ),
 }
 
 
@@ -88,19 +91,12 @@ class LikelihoodPeakPositions(_LikelihoodByDefault):
     )
 
     def infer_dtype(self):
-        fields = [
-            ((f"Reconstructed {title}", name), np.float32)
-            for name, title in {"r_mle": "r by maximum likelihood [mm]", **_FIELDS}.items()
-        ]
-        return fields + super().infer_dtype()
+        fields = {"r_mle": ("r by maximum likelihood [mm]", np.float32), **_FIELDS}
+        return dtype_of(fields, {"": "Reconstructed "}) + super().infer_dtype()
 
     def setup(self):
         super().setup()
-        least = self.position_min_area
-        if not isinstance(least, Real) or not float(least) >= 0:
-            raise InvalidOption(
-                f"position_min_area={self.position_min_area!r}: give an area of 0 or more [PE]"
-            )
+        check_numbers(self, "an area of 0 or more [PE]", "position_min_area")
         parts = ("bottom", "top")
         ranges = [rundoc.channel_range(self.channel_map, part) for part in parts]
         channels = [np.arange(first, last + 1) for first, last in ranges]
@@ -156,14 +152,7 @@ class LikelihoodEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event; positions by likelihood, with errors."""
 
     def infer_dtype(self):
-        return [
-            *super().infer_dtype(),
-            *(
-                ((f"{which} S2: {title}", f"{prefix}_{name}"), np.float32)
-                for which, prefix in (("Main", "s2"), ("Alternative", "alt_s2"))
-                for name, title in _FIELDS.items()
-            ),
-        ]
+        return [*super().infer_dtype(), *dtype_of(_FIELDS, OF_S2)]
 
     def copied_fields(self):
         return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
@@ -173,24 +162,13 @@ class LikelihoodEventPositions(_LikelihoodByDefault):
     """Position of each event, with errors."""
 
     def infer_dtype(self):
-        return [
-            *super().infer_dtype(),
-            *(
-                (
-                    (
-                        f"{which} S2: error of the {axis} by maximum likelihood [mm]",
-                        f"{prefix}{axis}_error",
-                    ),
-                    np.float32,
-                )
-                for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
-                for axis in "xyr"
-            ),
-        ]
+        title = "error of the {} by maximum likelihood [mm]"
+        fields = {f"{axis}_error": (title.format(axis), np.float32) for axis in "xyr"}
+        return [*super().infer_dtype(), *dtype_of(fields, OF_POSITIONS)]
 
     def compute(self, events):
         result = super().compute(events)
-        for source, prefix in (("s2", ""), ("alt_s2", "alt_s2_")):
+        for source, prefix in zip(OF_S2, OF_POSITIONS, strict=True):
             for axis in "xyr":
-                result[f"{prefix}{axis}_error"] = events[f"{source}_{axis}_mle_error"]
+                result[f"{prefix}{axis}_error"] = events[f"{source}{axis}_mle_error"]
         return result

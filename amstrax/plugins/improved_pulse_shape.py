@@ -4,7 +4,7 @@ import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.improved_peaks import AREA_FANO_HELP
-from amstrax.plugins.improved_saturation import check_number
+from amstrax.plugins.peak_processing import OF_S1, check_numbers, dtype_of
 from amstrax.processing import pulse_shape
 from amstrax.processing.peaks import S1
 from amstrax.processing.saturation import CORRECTED
@@ -38,14 +38,14 @@ class PulseShapePeakBasics(CorrectedPlugin):
     area_fano = XAMSConfig(default=1.5, help=AREA_FANO_HELP)
 
     def infer_dtype(self):
-        return [*super().infer_dtype(), *_entries()]
+        return [*super().infer_dtype(), *dtype_of(_FIELDS)]
 
     def setup(self):
         super().setup()
-        for name in ("pulse_shape_min_area", "decay_fit_length", "area_fano"):
-            check_number(self, name, 0, "a number above 0")
-        for name in ("pulse_shape_prompt_time", "decay_fit_start"):
-            check_number(self, name, -np.inf, "a time [ns]")
+        positive = "pulse_shape_min_area", "decay_fit_length", "area_fano"
+        check_numbers(self, "a number above 0", *positive, above=0)
+        times = "pulse_shape_prompt_time", "decay_fit_start"
+        check_numbers(self, "a time [ns]", *times, above=-np.inf)
 
     def compute(self, peaks):
         result = super().compute(peaks)
@@ -92,26 +92,14 @@ class PulseShapeEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event, and the pulse shape of the S1s."""
 
     def infer_dtype(self):
-        return [
-            *super().infer_dtype(),
-            *_entries("Main S1: ", "s1_"),
-            *_entries("Alternative S1: ", "alt_s1_"),
-        ]
+        return [*super().infer_dtype(), *dtype_of(_FIELDS, OF_S1)]
 
     def compute(self, events, peaks):
         result = super().compute(events, peaks)
-        for prefix in ("s1_", "alt_s1_"):
+        for prefix in OF_S1:
             absent = result[f"{prefix}index"] < 0
             result[f"{prefix}pulse_shape_flag"][absent] = pulse_shape.NO_S1
         return result
 
     def copied_fields(self):
         return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
-
-
-def _entries(title_of: str = "", prefix: str = "") -> list:
-    """Return entries of a dtype for pulse shapes, with a beginning of titles and names."""
-    return [
-        (((title_of + title)[0].upper() + (title_of + title)[1:], prefix + name), dtype)
-        for name, (title, dtype) in _FIELDS.items()
-    ]

@@ -4,31 +4,18 @@ The lab's areas sum what the ADC has recorded, and only count the channels that 
 large signals up to more than half is lost.
 """
 
-from numbers import Real
-
 import numpy as np
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
-from amstrax.exceptions import InvalidOption
 from amstrax.plugins.improved_peaks import AREA_FANO_HELP
-from amstrax.plugins.peak_processing import GAINS_HELP
-from amstrax.processing import peaks as kernels
+from amstrax.plugins.peak_processing import SIGNALS, check_numbers, dtype_of
 from amstrax.processing import saturation
 from amstrax.processing.pulses import ADC_MAX
-
-
-def check_number(plugin: CorrectedPlugin, name: str, above: float, kind: str) -> None:
-    """Raise InvalidOption where an option is no finite number above a limit; `kind` names these."""
-    value = getattr(plugin, name)
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not above < float(value) < np.inf:
-        raise InvalidOption(f"{name}={value!r}: give {kind}")
 
 
 class SaturationPeaks(CorrectedPlugin):
     """Peaks whose samples at the end of the ADC are those of unsaturated channels, scaled."""
 
-    gain_to_pe_array = XAMSConfig(default=None, help=GAINS_HELP)
     saturation_max_error = XAMSConfig(
         default=0.3,
         help="Saturated peaks are corrected where the light of a channel in its saturated samples "
@@ -47,9 +34,10 @@ class SaturationPeaks(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        for name in ("saturation_max_error", "area_fano", "pmt_saturation_charge"):
-            if name != "pmt_saturation_charge" or self.pmt_saturation_charge is not None:
-                check_number(self, name, 0, "a number above 0")
+        names = ["saturation_max_error", "area_fano"]
+        if self.pmt_saturation_charge is not None:
+            names.append("pmt_saturation_charge")
+        check_numbers(self, "a number above 0", *names, above=0)
 
     def find_peaks(self, records, start, end):
         peaks = super().find_peaks(records, start, end)  # type: ignore[misc]  # of PeaksBase
@@ -58,11 +46,7 @@ class SaturationPeaks(CorrectedPlugin):
         saturation.correct_saturation(
             peaks,
             records,
-            kernels.gains(
-                self.gain_to_pe_array,
-                peaks["area_per_channel"].shape[1],
-                self.origin("gain_to_pe_array"),
-            ),
+            self.gains(),  # type: ignore[attr-defined]  # of PeaksBase
             self.area_fano,
             self.saturation_max_error,
             np.inf if charge is None else charge,
@@ -75,7 +59,7 @@ class SaturationPeakBasics(CorrectedPlugin):
     """Basic properties of peaks, and what was corrected for saturation."""
 
     def infer_dtype(self):
-        return [*super().infer_dtype(), *_entries()]
+        return [*super().infer_dtype(), *dtype_of(saturation.FIELDS)]
 
     def compute(self, peaks):
         result = super().compute(peaks)
@@ -88,23 +72,7 @@ class SaturationEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event, and what was corrected for saturation."""
 
     def infer_dtype(self):
-        return [
-            *super().infer_dtype(),
-            *(
-                entry
-                for which, prefix in (("Main", ""), ("Alternative", "alt_"))
-                for sx in ("s1", "s2")
-                for entry in _entries(f"{which} {sx.upper()}: ", f"{prefix}{sx}_")
-            ),
-        ]
+        return [*super().infer_dtype(), *dtype_of(saturation.FIELDS, SIGNALS)]
 
     def copied_fields(self):
         return [*super().copied_fields(), *saturation.FIELDS]  # type: ignore[misc]
-
-
-def _entries(title_of: str = "", prefix: str = "") -> list:
-    """Return entries of a dtype for what was corrected, with a beginning of titles and names."""
-    return [
-        ((title_of + title, prefix + name), dtype)
-        for name, (title, dtype) in saturation.FIELDS.items()
-    ]

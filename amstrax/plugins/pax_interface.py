@@ -58,16 +58,10 @@ def pax_to_records(
     pax_config
         Name of pax's configuration for reading files.
 
-    Raises
-    ------
-    NotAvailable
-        For a file, without pax.
-    LiveDataNotFound
-        (a FileNotFoundError) when the file does not exist.
-    LiveDataCorrupted
-        (a ValueError) for an event without a needed attribute, or with values outside of records.
-    InvalidOption
-        (a ValueError) for less than one sample, event or ns.
+    Raises NotAvailable for a file, without pax, LiveDataNotFound (a FileNotFoundError) when the
+    file does not exist, and, as ValueErrors, LiveDataCorrupted for an event without a needed
+    attribute or with values outside of records, and InvalidOption for less than one sample, event
+    or ns.
     """
     for chunk in _chunks(source, samples_per_record, events_per_chunk, dt, pax_config):
         yield chunk.records
@@ -80,11 +74,8 @@ def _chunks(
     dt: int,
     pax_config: str,
 ) -> Iterator[Chunk]:
-    for name, value in (
-        ("samples_per_record", samples_per_record),
-        ("events_per_chunk", events_per_chunk),
-        ("dt", dt),
-    ):
+    sizes = dict(samples_per_record=samples_per_record, events_per_chunk=events_per_chunk, dt=dt)
+    for name, value in sizes.items():
         if value < 1:
             raise InvalidOption(f"{name} cannot be {value}: take 1 or more")
     events = pax_events(source, pax_config) if isinstance(source, (str, Path)) else iter(source)
@@ -156,18 +147,13 @@ def pax_events(path: str | Path, pax_config: str = "XAMS") -> Iterator[Any]:
             "of Python only: convert the file where it is installed, or hand over the events "
             "themselves (to pax_to_records, or by a subclass of RecordsFromPax)"
         ) from None
-    processor = core.Processor(
-        config_names=pax_config,
-        config_dict={
-            "pax": {
-                "look_for_config_in_runs_db": False,
-                "plugin_group_names": ["input"],
-                "encoder_plugin": None,
-                "input_name": str(path),
-            }
-        },
-    )
-    yield from processor.get_events()
+    config = {
+        "look_for_config_in_runs_db": False,
+        "plugin_group_names": ["input"],
+        "encoder_plugin": None,
+        "input_name": str(path),
+    }
+    yield from core.Processor(config_names=pax_config, config_dict={"pax": config}).get_events()
 
 
 @strax.takes_config(

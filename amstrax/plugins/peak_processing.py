@@ -1,6 +1,6 @@
 """From records to peaks: hits, sum waveforms, properties, positions, coincidences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import ClassVar
 
@@ -48,6 +48,17 @@ __all__ = [
 
 _SX = ("s1", "s2")
 _DIFFERENCES = ("max_diff", "min_diff")
+
+#: Beginning of names of the fields of S1s and S2s of events -> beginning of their titles
+SIGNALS = {
+    "s1_": "Main S1: ",
+    "s2_": "Main S2: ",
+    "alt_s1_": "Alternative S1: ",
+    "alt_s2_": "Alternative S2: ",
+}
+OF_S1, OF_S2 = ({p: whose for p, whose in SIGNALS.items() if sx in p} for sx in _SX)
+#: Likewise for positions of S2s
+OF_POSITIONS = {"": "Main S2: ", "alt_s2_": "Alternative S2: "}
 
 #: Position reconstruction algorithms: suffix of the fields, unit, description
 ALGORITHMS = (
@@ -110,6 +121,35 @@ def rows_for(intervals: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     result["time"] = intervals["time"]
     result["endtime"] = strax.endtime(intervals)
     return result
+
+
+def dtype_of(
+    fields: Mapping[str, tuple[str, DTypeLike]], of: Mapping[str, str] = immutabledict({"": ""})
+) -> list:
+    """Return a dtype with `fields` (name -> title, type) of each of `of`.
+
+    `of` has beginnings of names, as ``s1_``, and of titles, as in `SIGNALS`.
+    """
+    entries = [
+        (whose + title, prefix + name, dtype)
+        for prefix, whose in of.items()
+        for name, (title, dtype) in fields.items()
+    ]
+    return [((title[0].upper() + title[1:], name), dtype) for title, name, dtype in entries]
+
+
+def check_numbers(
+    plugin: CorrectedPlugin, kind: str, *names: str, above: float | None = None
+) -> None:
+    """Raise InvalidOption for options that are no finite numbers above a limit, or of 0 or more.
+
+    `kind` names these numbers.
+    """
+    for name in names:
+        value = getattr(plugin, name)
+        good = isinstance(value, Real) and not isinstance(value, bool) and float(value) < np.inf
+        if not good or not (float(value) >= 0 if above is None else float(value) > above):
+            raise InvalidOption(f"{name}={value!r:.40}: give {kind}, in {plugin.origin(name)}")
 
 
 def peak_basics_dtype(
@@ -233,7 +273,7 @@ class PeaksBase(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        check_window(self.tight_coincidence_window)
+        check_window(self)
         self.check_breaks()
 
     def check_breaks(self) -> None:
@@ -261,11 +301,14 @@ class PeaksBase(CorrectedPlugin):
         """Return the hits in records, sorted by time; `links` are those of `record_links`."""
         return kernels.find_hits(records, by_time=True)
 
+    def gains(self) -> np.ndarray:
+        """Return the checked gains [PE per ADC count x sample]."""
+        origin = self.origin("gain_to_pe_array")
+        return kernels.gains(self.gain_to_pe_array, self.n_channels, origin)
+
     def find_peaks(self, records: np.ndarray, start: int, end: int) -> np.ndarray:
         """Return the peaks in records of a chunk [start, end)."""
-        to_pe = kernels.gains(
-            self.gain_to_pe_array, self.n_channels, self.origin("gain_to_pe_array")
-        )
+        to_pe = self.gains()
         links = waveforms.record_links(records)
         hits = self.find_hits(records, links)
         peaks = self.group_hits(hits, to_pe)
@@ -319,13 +362,11 @@ class PeaksBase(CorrectedPlugin):
             kernels.set_hit_features(peaks, hits, self.tight_coincidence_window)
 
 
-def check_window(window: float | None) -> None:
+def check_window(plugin: CorrectedPlugin) -> None:
     """Raise InvalidOption for an invalid value of tight_coincidence_window."""
-    if window is None:
-        return
-    if isinstance(window, bool) or not isinstance(window, Real) or not 0 <= window < np.inf:
-        raise InvalidOption(
-            f"tight_coincidence_window={window!r}: give a time of 0 or more [ns], as 50, or None"
+    if plugin.tight_coincidence_window is not None:  # type: ignore[attr-defined]
+        check_numbers(
+            plugin, "a time of 0 or more [ns], as 50, or None", "tight_coincidence_window"
         )
 
 
@@ -410,9 +451,7 @@ def peak_basics(
     result["range_50p_area"] = peaks["width"][:, kernels.RANGE_50P]
     result["range_90p_area"] = peaks["width"][:, kernels.RANGE_90P]
     result["rise_time"] = -peaks["area_decile_from_midpoint"][:, kernels.DECILE_10P]
-    result["center_time"] = kernels.center_times(
-        peaks["time"], peaks["dt"], peaks["area"], peaks["data"]
-    )
+    result["center_time"] = kernels.center_times(peaks)
     return result
 
 
@@ -541,13 +580,11 @@ class PeakPositions(CorrectedPlugin):
     rechunk_on_save = False
 
     def infer_dtype(self):
+        kinds = [(f"_{suffix}", unit, text) for suffix, unit, text in ALGORITHMS]
         fields = [
-            ((f"Reconstructed {axis}, {description} [{unit}]", f"{axis}_{suffix}"), np.float32)
-            for suffix, unit, description in ALGORITHMS
+            ((f"Reconstructed {axis}, {text} [{unit}]", axis + suffix), np.float32)
+            for suffix, unit, text in (*kinds, ("", "mm", "default algorithm"))
             for axis in "xyr"
-        ]
-        fields += [
-            ((f"Reconstructed {axis}, default algorithm [mm]", axis), np.float32) for axis in "xyr"
         ]
         return fields + strax.time_fields
 

@@ -130,10 +130,8 @@ class PulseProcessing(PulseProcessingBase):
 class PulseProcessingEXT(CorrectedPlugin):
     """Turn raw records of the external detector into records: baseline and integral."""
 
-    baseline_samples = XAMSConfig(
-        default=20, help="Samples at the start of a pulse to take the baseline from"
-    )
-    correct_positive_polarity = XAMSConfig(default=False, omit_default=True, help=CORRECT_POLARITY)
+    baseline_samples = PulseProcessing.baseline_samples
+    correct_positive_polarity = PulseProcessing.correct_positive_polarity
 
     __version__ = "0.0.1"
     depends_on = ("raw_records_ext",)

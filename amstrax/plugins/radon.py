@@ -57,6 +57,11 @@ class DAQReader(LiveDataReader):
         }
 
 
+def _hit_min_amplitude() -> XAMSConfig:
+    help_ = "Threshold of the hit finder [ADC counts above baseline], see amstrax.hit_min_amplitude"
+    return XAMSConfig(default="xamsl_thresholds", help=help_)
+
+
 class RadonPulseProcessing(PulseProcessingBase):
     """Turn XAMSL's raw records, of the digitizer with data, into records; count pulses.
 
@@ -69,11 +74,7 @@ class RadonPulseProcessing(PulseProcessingBase):
     baseline_samples = XAMSConfig(
         default=40, help="Samples at the start of a pulse to take the baseline from"
     )
-    hit_min_amplitude = XAMSConfig(
-        default="xamsl_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline], see "
-        "amstrax.hit_min_amplitude",
-    )
+    hit_min_amplitude = _hit_min_amplitude()
 
     __version__ = "0.2.29"
     depends_on = ("raw_records_v1724", "raw_records_v1730")
@@ -102,11 +103,7 @@ class RadonPulseProcessing(PulseProcessingBase):
 class RadonHits(CorrectedPlugin):
     """Intervals of records in which samples are above threshold, in the order of the records."""
 
-    hit_min_amplitude = XAMSConfig(
-        default="xamsl_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline], see "
-        "amstrax.hit_min_amplitude",
-    )
+    hit_min_amplitude = _hit_min_amplitude()
     save_outside_hits = XAMSConfig(default=(3, 20), help="Not used; part of the lineage")
 
     __version__ = "0.0.7"
@@ -177,12 +174,7 @@ class RadonPeaks(CorrectedPlugin):
     peak_split_min_ratio = XAMSConfig(default=4, help="Not used; part of the lineage")
     pmt_channel = XAMSConfig(default=0, help="Not used; part of the lineage")
     peak_max_duration = XAMSConfig(default=int(10e6), help="Longest duration of a peak [ns]")
-    hit_min_amplitude = XAMSConfig(
-        default="xamsl_thresholds",
-        help="Threshold of the hit finder [ADC counts above baseline], see "
-        "amstrax.hit_min_amplitude",
-    )
-
+    hit_min_amplitude = _hit_min_amplitude()
     xamsl_gain_to_pe_array = XAMSConfig(
         default=None,
         omit_default=True,
@@ -209,7 +201,7 @@ class RadonPeaks(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        check_window(self.tight_coincidence_window)
+        check_window(self)
         check_safe_break_for_peaks(self)
         self.to_pe = kernels.gains(
             self.xamsl_gain_to_pe_array, self.config["n_tpc_pmts"], self.origin(self.gains_option)
@@ -262,22 +254,15 @@ class RadonPeaks(CorrectedPlugin):
 
     def shape(self, peaks: np.ndarray, hitlets: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Return peaks with waveforms and widths, split at natural breaks."""
-        links = waveforms.record_links(records)
-        waveforms.sum_waveform(peaks, hitlets, records, links, self.to_pe)
+        source = hitlets, records, waveforms.record_links(records), self.to_pe
+        waveforms.sum_waveform(peaks, *source)
         waveforms.set_widths(peaks)
-        return splitting.split_peaks(
-            peaks,
-            hitlets,
-            records,
-            links,
-            self.to_pe,
-            splitting.natural_breaks_splits(
-                splitting.natural_breaks_threshold(self.peak_split_gof_threshold),
-                self.peak_split_filter_wing_width,
-                self.peak_split_min_area,
-            ),
-            self.peak_split_iterations,
+        find_splits = splitting.natural_breaks_splits(
+            splitting.natural_breaks_threshold(self.peak_split_gof_threshold),
+            self.peak_split_filter_wing_width,
+            self.peak_split_min_area,
         )
+        return splitting.split_peaks(peaks, *source, find_splits, self.peak_split_iterations)
 
 
 @strax.takes_config(

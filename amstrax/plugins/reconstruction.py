@@ -37,53 +37,45 @@ class Part(NamedTuple):
     added: tuple[type[strax.Plugin], ...] = ()
 
 
+def _part(version: int, *added: type[strax.Plugin], **variants: type) -> Part:
+    return Part(version, immutabledict(variants), added)
+
+
 #: Parts in the order in which they replace plugins; `IMPROVED` is all of them
 PARTS: Mapping[str, Part] = immutabledict(
-    hits=Part(
-        1,
-        immutabledict(Hits=improved_hits.ImprovedHits, Peaks=improved_hits.ImprovedPeaks),
-    ),
-    peaks=Part(1, immutabledict(Peaks=improved_peaks.MergedPeaks)),
-    classification=Part(
+    hits=_part(1, Hits=improved_hits.ImprovedHits, Peaks=improved_hits.ImprovedPeaks),
+    peaks=_part(1, Peaks=improved_peaks.MergedPeaks),
+    classification=_part(
         2,
-        immutabledict(
-            Peaks=improved_classification.CoincidentPeaks,
-            PeakBasics=improved_classification.ClassifiedPeakBasics,
-            Events=improved_classification.TriggeredEvents,
-            RadonPeakBasics=improved_classification.ClassifiedRadonPeakBasics,
-        ),
+        Peaks=improved_classification.CoincidentPeaks,
+        PeakBasics=improved_classification.ClassifiedPeakBasics,
+        Events=improved_classification.TriggeredEvents,
+        RadonPeakBasics=improved_classification.ClassifiedRadonPeakBasics,
     ),
-    saturation=Part(
+    saturation=_part(
         1,
-        immutabledict(
-            Peaks=improved_saturation.SaturationPeaks,
-            PeakBasics=improved_saturation.SaturationPeakBasics,
-            EventBasics=improved_saturation.SaturationEventBasics,
-        ),
+        Peaks=improved_saturation.SaturationPeaks,
+        PeakBasics=improved_saturation.SaturationPeakBasics,
+        EventBasics=improved_saturation.SaturationEventBasics,
     ),
-    positions=Part(
+    positions=_part(
         1,
-        immutabledict(
-            PeakPositions=improved_positions.LikelihoodPeakPositions,
-            EventBasics=improved_positions.LikelihoodEventBasics,
-            EventPositions=improved_positions.LikelihoodEventPositions,
-        ),
+        PeakPositions=improved_positions.LikelihoodPeakPositions,
+        EventBasics=improved_positions.LikelihoodEventBasics,
+        EventPositions=improved_positions.LikelihoodEventPositions,
     ),
-    pulse_shape=Part(
+    pulse_shape=_part(
         1,
-        immutabledict(
-            PeakBasics=improved_pulse_shape.PulseShapePeakBasics,
-            EventBasics=improved_pulse_shape.PulseShapeEventBasics,
-        ),
+        PeakBasics=improved_pulse_shape.PulseShapePeakBasics,
+        EventBasics=improved_pulse_shape.PulseShapeEventBasics,
     ),
-    events=Part(
+    events=_part(
         2,
-        immutabledict(
-            EventBasics=improved_events.EventBasicsWithScatters,
-            EventPositions=improved_events.EventPositionsOfBoth,
-            CorrectedAreas=improved_events.CorrectedAreasWithErrors,
-        ),
-        (improved_events.EventScatters, improved_events.PeakShadow),
+        improved_events.EventScatters,
+        improved_events.PeakShadow,
+        EventBasics=improved_events.EventBasicsWithScatters,
+        EventPositions=improved_events.EventPositionsOfBoth,
+        CorrectedAreas=improved_events.CorrectedAreasWithErrors,
     ),
 )
 
@@ -91,15 +83,8 @@ PARTS: Mapping[str, Part] = immutabledict(
 def parts_of(reconstruction: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return the parts of a reconstruction, in the order of `PARTS`.
 
-    Parameters
-    ----------
-    reconstruction
-        ``'lab'`` or None for none, ``'improved'`` for all, or one name of a part, or several.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for other names.
+    `reconstruction` is ``'lab'`` or None for none, ``'improved'`` for all, or the names of one or
+    several parts. Raises InvalidOption (a ValueError) for other names.
     """
     if isinstance(reconstruction, Sequence) and not isinstance(reconstruction, str):
         names = tuple(reconstruction)

@@ -3,6 +3,8 @@
 Class names are part of the lineage, so each class has the name of the class it replaces.
 """
 
+from typing import Any
+
 import numpy as np
 import strax
 from immutabledict import immutabledict
@@ -42,6 +44,15 @@ def _channel_map(
     return XAMSConfig(default=_CHANNEL_MAP, track=False, type=immutabledict, help=help)
 
 
+def _with_channel_map(plugin: Any, *help: str) -> Any:
+    """Return a plugin of release 2.1 with the channel map of the run document."""
+    members = {"__doc__": plugin.__doc__, "__module__": __name__}
+    if "input_fields" in vars(plugin):
+        # Input is narrowed only in a class that defines both attributes itself
+        members |= {name: vars(plugin)[name] for name in ("input_fields", "compute")}
+    return type(plugin.__name__, (plugin,), members | {"channel_map": _channel_map(*help)})
+
+
 class DAQReader(daqreader.XAMSReader):
     """Read the live data of XAMS; provides raw records of the TPC, the NaI and the SiPMs.
 
@@ -57,22 +68,10 @@ class DAQReader(daqreader.XAMSReader):
         return {}
 
 
-class PeakBasics(peak_processing.PeakBasics):
-    __doc__ = peak_processing.PeakBasics.__doc__
-    channel_map = _channel_map()
-
-
-class PeakBasicsSiPM(peak_processing.PeakBasicsSiPM):
-    __doc__ = peak_processing.PeakBasicsSiPM.__doc__
-    channel_map = _channel_map("Not used")
-
-
-class PeakPositions(peak_processing.PeakPositions):
-    __doc__ = peak_processing.PeakPositions.__doc__
-    # Input is narrowed only in a class that defines both attributes itself
-    input_fields = peak_processing.PeakPositions.input_fields
-    compute = peak_processing.PeakPositions.compute
-    channel_map = _channel_map()
+PeakBasics = _with_channel_map(peak_processing.PeakBasics)
+PeakBasicsSiPM = _with_channel_map(peak_processing.PeakBasicsSiPM, "Not used")
+PeakPositions = _with_channel_map(peak_processing.PeakPositions)
+EventAreaPerChannel = _with_channel_map(event_processing.EventAreaPerChannel, "Not used")
 
 
 class PulseProcessingSiPM(pulse_processing.PulseProcessingSiPM):
@@ -94,15 +93,14 @@ class EventPositions(event_processing.EventPositions):
 
     __version__ = "1.2.0"
     dtype = [
-        *(
-            ((f"{which} S2: reconstructed {title}", f"{prefix}{name}"), np.float32)
-            for which, prefix in (("Main", ""), ("Alternative", "alt_s2_"))
-            for name, title in (
-                ("x", "x [mm]"),
-                ("y", "y [mm]"),
-                ("r", "distance from the axis [mm]"),
-                ("phi", "azimuth, from x towards y [rad]"),
-            )
+        *peak_processing.dtype_of(
+            {
+                "x": ("reconstructed x [mm]", np.float32),
+                "y": ("reconstructed y [mm]", np.float32),
+                "r": ("reconstructed distance from the axis [mm]", np.float32),
+                "phi": ("reconstructed azimuth, from x towards y [rad]", np.float32),
+            },
+            peak_processing.OF_POSITIONS,
         ),
         (("Main S2: light of the left less that of the right top channels [1]", "u"), np.float32),
         (("Main S2: light of the upper less that of the lower top channels [1]", "v"), np.float32),
@@ -117,13 +115,13 @@ class EventPositions(event_processing.EventPositions):
 
     def compute(self, events):
         result = super().compute(events)
-        result["u"], result["v"] = self.light_fractions(events, "s2")
+        result["u"], result["v"] = self.light_fractions(events, "s2_")
         return result
 
     @staticmethod
     def light_fractions(events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return u and v [1] of the S2s `source`, float64."""
-        u, v = (2 * events[f"{source}_{axis}_cgr"].astype(np.float64) - 1 for axis in "yx")
+        """Return u and v [1] of the S2s whose fields begin with `source`, float64."""
+        u, v = (2 * events[f"{source}{axis}_cgr"].astype(np.float64) - 1 for axis in "yx")
         return u, v
 
     def coordinates(self, events: np.ndarray, source: str) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +169,6 @@ class CorrectedAreas(event_processing.CorrectedAreasBase):
                 result[f"{prefix}c{sx}_top"] = area * top
                 result[f"{prefix}c{sx}_bottom"] = area * (1 - top)
         return result
-
-
-class EventAreaPerChannel(event_processing.EventAreaPerChannel):
-    __doc__ = event_processing.EventAreaPerChannel.__doc__
-    # Input is narrowed only in a class that defines both attributes itself
-    input_fields = event_processing.EventAreaPerChannel.input_fields
-    compute = event_processing.EventAreaPerChannel.compute
-    channel_map = _channel_map("Not used")
 
 
 class RecordsLED(led_calibration.LEDPulses):

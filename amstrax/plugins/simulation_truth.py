@@ -112,7 +112,6 @@ class SimulationTruth(Plugin):
 class RadonSimulationTruth(SimulationTruth):
     """Truth of a simulated run of XAMSL, see `SimulationTruth`."""
 
-    __version__ = "1.0.0-amstrax3"
     depends_on = ("raw_records_v1730",)
 
     def compute(self, raw_records_v1730, start, end):
@@ -147,7 +146,6 @@ class PeakTruth(Plugin):
 class PeakTruthSiPM(PeakTruth):
     """What each peak of the SiPM is made of, see `PeakTruth`."""
 
-    __version__ = "1.0.0-amstrax3"
     depends_on = ("peak_basics_sipm", "truth_light")
     provides = "peak_truth_sipm"
     data_kind = "peaks_sipm"
@@ -160,7 +158,6 @@ class PeakTruthSiPM(PeakTruth):
 class PeakTruthEXT(PeakTruth):
     """True energy in each peak of the NaI detector: ``n_pe`` is in keV, see `PeakTruth`."""
 
-    __version__ = "1.0.0-amstrax3"
     depends_on = ("peak_basics_ext", "truth_light")
     provides = "peak_truth_ext"
     data_kind = "peaks_ext"
@@ -173,7 +170,6 @@ class PeakTruthEXT(PeakTruth):
 class RadonPeakTruth(PeakTruth):
     """What each peak of XAMSL is made of, see `PeakTruth`."""
 
-    __version__ = "1.0.0-amstrax3"
     depends_on = ("radon_peak_basics", "truth_light")
     provides = "radon_peak_truth"
     data_kind = "radon_peaks"

@@ -59,14 +59,7 @@ def shapes(peaks: np.ndarray, window: float) -> Shape:
     """Return the largest fractions of the area of peaks within one and two windows of time.
 
     The waveform within a sample is taken as even. Fractions are 0 for peaks without area, and for
-    those that have less than half of it in any two windows.
-
-    Parameters
-    ----------
-    peaks
-        `strax.peak_dtype`, with sum waveforms.
-    window
-        Length of a window [ns].
+    those that have less than half of it in any two windows of `window` ns.
     """
     one, two = (np.zeros(len(peaks)) for _ in range(2))
     _shapes(peaks["data"], peaks["length"], peaks["dt"], float(window), one, two)
@@ -101,11 +94,7 @@ def _shapes(data, length, dt, window, one, two):
         one[i], two[i] = best / total * part, best_pair / total * part
 
 
-def s1_score(
-    area: np.ndarray,
-    area_fraction_top: np.ndarray,
-    limits: Limits,
-) -> np.ndarray:
+def s1_score(area: np.ndarray, area_fraction_top: np.ndarray, limits: Limits) -> np.ndarray:
     """Return the log-likelihood ratio of S1 and single electron for light within the window [1].
 
     Of n = area / fano photoelectrons, n - 1 come in the window after the first by chance, each
@@ -133,16 +122,8 @@ def types(
     S1s have `prompt_fraction` of their area within the window, or within two (double S1s), and at
     least `s1_min_score`. Of the others, S2s have a central 50 % of the area as wide as that of
     light that is even over the transit time T, which is T/2 with a standard deviation of
-    T / (2 sqrt(n)) for n photoelectrons; three quarters of it always suffice.
-
-    Parameters
-    ----------
-    area, area_fraction_top, range_50p
-        Areas [PE], fractions [1], and widths of the central 50 % of the area [ns], each (n,).
-    shape
-        From `shapes`.
-    limits
-        See `Limits`.
+    T / (2 sqrt(n)) for n photoelectrons; three quarters of it always suffice. `range_50p` are
+    widths of the central 50 % of the area [ns], `area` is in PE, all of shape (n,).
     """
     is_prompt = shape.one >= limits.prompt_fraction
     is_double = ~is_prompt & (shape.two >= (1 + limits.prompt_fraction) / 2)

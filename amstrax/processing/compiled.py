@@ -62,21 +62,16 @@ register_model(_Columns)(models.TupleModel)
 
 
 def columns(
-    module: str, name: str, dtype: DTypeLike, access: Callable[..., types.Array], *fields: str
+    module: str, name: str, dtype: DTypeLike, access: Callable[..., types.Array], names: str = ""
 ) -> Any:
     """Return a class of named tuples of arrays, which stands for its type in `kernel`.
 
-    Parameters
-    ----------
-    module, name
-        Where the class is found: numba's cache refers to it.
-    dtype, fields
-        Structured dtype, and its fields to use; by default all. ``class.of(array)`` takes them.
-    access
-        `column` or `output`.
+    It is found as `name` in `module`, since numba's cache refers to it. ``class.of(array)`` takes
+    the fields `names` (by default all) of an array of the structured `dtype`; `access` is `column`
+    or `output`.
     """
     dtype = np.dtype(dtype)
-    fields = fields or dtype.names or ()
+    fields = tuple(names.split()) or dtype.names or ()
     members = {
         "__module__": module,
         "__qualname__": name,

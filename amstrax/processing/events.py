@@ -43,17 +43,10 @@ def group_triggers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return starts and ends [ns] of events around S2s, clipped to [start, end).
 
-    Parameters
-    ----------
-    peaks
-        Shape (n,), with ``time``, ``endtime`` (or ``length`` and ``dt``), ``type`` and ``area``.
-    min_area
-        Triggers are S2s of a larger area [PE].
-    left, right
-        Time before the first and after the last trigger of an event [ns]; events that would touch
-        are one. Triggers that follow each other this closely for over a second make overlapping
-        events of a second; a peak in two of them belongs to the first, and one that extends beyond
-        the end of the first to none.
+    Triggers are S2s of an area above `min_area` [PE]. An event begins `left` before its first and
+    ends `right` after its last trigger [ns]; events that would touch are one. Triggers that follow
+    each other this closely for over a second make overlapping events of a second; a peak in two of
+    them belongs to the first, and one that extends beyond the end of the first to none.
     """
     is_trigger = (peaks["type"] == S2) & (peaks["area"] > min_area)
     begin, stop = find_groups(
@@ -138,21 +131,10 @@ def choose_peaks(peaks: np.ndarray, first: np.ndarray, selection: Selection) -> 
     than 1.01 times the maximum drift time. With ``force_main_before_alt`` the earlier of a main and
     an alternative peak is the main one. Of equal areas the later peak counts as larger.
 
-    Parameters
-    ----------
-    peaks
-        Peaks inside events, shape (m,), with type, area, time, center_time, tight_coincidence.
-    first
-        Shape (e + 1,): peaks of event i are ``first[i]`` to ``first[i + 1]``.
-
-    Returns
-    -------
-    Shape (e, 4), columns MAIN_S1, ALT_S1, MAIN_S2, ALT_S2; indices into `peaks`, or NO_PEAK.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when `first` exceeds `peaks` or decreases.
+    `peaks` are those inside events, shape (m,), those of event i being ``first[i]`` to ``first[i +
+    1]``. The result has the shape (e, 4), with columns MAIN_S1, ALT_S1, MAIN_S2, ALT_S2: indices
+    into `peaks`, or NO_PEAK. Raises IndexOutOfBounds (a ValueError) when `first` exceeds `peaks` or
+    decreases.
     """
     _check_first(first, len(peaks))
     chosen = np.full((len(first) - 1, 4), NO_PEAK, dtype=np.int64)
@@ -332,20 +314,11 @@ def s1_map_correction(r: np.ndarray, z: np.ndarray, s1_map: Mapping[str, Any]) -
     h is the value of the bin, or of the nearest bin outside of all, and <h> its mean over the
     volume of the bins. Areas stay in PE: for an h linear in z the factor is that of
     `s1_z_correction`, up to the binning. Bins without a positive number are empty: they do not
-    count in the mean, and the factor there is NaN, as for NaN in `r` or `z`.
+    count in the mean, and the factor there is NaN, as for NaN in `r` or `z` [mm], shape (e,).
 
-    Parameters
-    ----------
-    r, z
-        Distance from the axis and depth [mm], shape (e,).
-    s1_map
-        ``r_edges`` and ``z_edges``, increasing [mm], shapes (n + 1,) and (m + 1,), and
-        ``hist_ratio``, h for each bin of r and z, shape (n, m) [any unit].
-
-    Raises
-    ------
-    InvalidOption
-        When `s1_map` is not like that.
+    `s1_map` has ``r_edges`` and ``z_edges``, increasing [mm], shapes (n + 1,) and (m + 1,), and
+    ``hist_ratio``, h for each bin of r and z, shape (n, m) [any unit]; otherwise InvalidOption is
+    raised.
     """
     r_edges, z_edges, light = _checked_map(s1_map)
     light = np.where(np.isfinite(light) & (light > 0), light, np.nan)
@@ -359,20 +332,8 @@ def s2_map_correction(x: np.ndarray, y: np.ndarray, s2_map: Mapping[str, Any]) -
     """Return the factor <h>/h(x, y) for S2 areas, with h the light seen from a position.
 
     h is the value of the bin, or of the nearest bin with a positive number, and <h> its mean over
-    the area of these bins. NaN for NaN in `x` or `y`.
-
-    Parameters
-    ----------
-    x, y
-        Position [mm], shape (e,).
-    s2_map
-        ``x_edges`` and ``y_edges``, increasing [mm], shapes (n + 1,) and (m + 1,), and
-        ``hist_ratio``, h for each bin of x and y, shape (n, m) [any unit].
-
-    Raises
-    ------
-    InvalidOption
-        When `s2_map` is not like that.
+    the area of these bins. NaN for NaN in `x` or `y` [mm], shape (e,). `s2_map` is as in
+    `s1_map_correction`, with ``x_edges`` and ``y_edges``; otherwise InvalidOption is raised.
     """
     x_edges, y_edges, light = _checked_map(s2_map, "s2_map", "xy")
     is_filled = np.isfinite(light) & (light > 0)

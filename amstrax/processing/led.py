@@ -14,19 +14,8 @@ def join_fragments(raw_records: np.ndarray, n_fragments: int) -> tuple[np.ndarra
 
     A pulse is identified by its channel and start time, so a missing fragment affects no other
     pulse. The second index is -1 for fragments of pulses without fragment 0, and for fragments from
-    `n_fragments` on.
-
-    Parameters
-    ----------
-    raw_records
-        Shape (n,), sorted by time.
-    n_fragments
-        Number of fragments of a pulse.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when a channel or the number of a fragment is negative.
+    `n_fragments` on. `raw_records` are sorted by time, shape (n,). Raises IndexOutOfBounds (a
+    ValueError) when a channel or the number of a fragment is negative.
     """
     for field in ("channel", "record_i"):
         check_bounds(field, raw_records[field], 0, 2**15, _REMEDY, raw_records["time"])
@@ -47,28 +36,13 @@ def concatenate_fragments(
 
     Fragments of one channel are of one pulse when ``time - record_i x record_length x dt``, the
     start of the pulse, is the same. A missing fragment leaves no gap. Pulses are sorted by start
-    and channel. Source: ../shared/spec/lab_2026.md, section 2.
+    and channel. Raw records, shape (n,), may be in any order; rows have `n_samples`, longer pulses
+    are cut. Source: ../shared/spec/lab_2026.md, section 2.
 
-    Parameters
-    ----------
-    raw_records
-        Shape (n,), in any order.
-    n_samples
-        Length of a row [samples]; longer pulses are cut.
-
-    Returns
-    -------
-    order
-        Indices of raw records by pulse and ``record_i``, shape (n,).
-    first
-        Index in `order` of the first fragment of each pulse, shape (p,).
-    data
-        Samples [ADC counts], float32, then zeros, shape (p, n_samples).
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) when a fragment's length is negative or exceeds ``record_length``.
+    Returns indices of raw records by pulse and ``record_i``, shape (n,); the index among these of
+    the first fragment of each pulse, shape (p,); and samples [ADC counts], float32, then zeros,
+    shape (p, n_samples). Raises IndexOutOfBounds (a ValueError) when a fragment's length is
+    negative or exceeds ``record_length``.
     """
     record_length = raw_records.dtype["data"].shape[0]
     lengths = raw_records["length"]
@@ -112,16 +86,8 @@ def baselined_pulses(
     """Return pulses as -(data - baseline) [ADC counts], float32, shape (p, samples).
 
     They are zero where a fragment is missing and beyond the length of one; such samples do not
-    count in the baseline. Pulses without samples in the window are NaN.
-
-    Parameters
-    ----------
-    raw_records, pulse
-        See `join_fragments`.
-    n_pulses, n_samples
-        Number of pulses and their length [samples].
-    baseline_window
-        First and last (excluded) sample of the window whose mean is the baseline.
+    count in the baseline. Pulses without samples in the window, from its first to its last
+    (excluded) sample, are NaN. See `join_fragments` for `raw_records` and `pulse`.
     """
     record_length = raw_records.dtype["data"].shape[0]
     shape = (n_pulses, n_samples // record_length, record_length)

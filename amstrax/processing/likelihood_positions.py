@@ -104,25 +104,16 @@ def fit_positions(
 ) -> Fits:
     """Return positions of S2s, their errors, and the goodness of fit.
 
+    Raises ValueError when shapes do not fit, and InvalidOption for a `fano` that is not above 0.
+
     Parameters
     ----------
-    areas
-        Area of each PMT [PE], shape (n, PMTs); negative ones count as 0.
+    areas, table
+        Area of each PMT [PE], shape (n, PMTs), of which negative ones count as 0, and their light.
     used
         Whether a PMT counts, same shape; saturated and dead ones do not. At least three are needed.
-    table
-        Light of the same PMTs.
-    fano
-        Variance of an area divided by its mean [PE].
-    min_area
-        Least area of the used PMTs together [PE].
-
-    Raises
-    ------
-    ValueError
-        When the shapes do not fit.
-    InvalidOption
-        For a `fano` that is not above 0.
+    fano, min_area
+        Variance of an area divided by its mean, and least area of the used PMTs together [PE].
     """
     n_pmts = len(table.light)
     if areas.shape != used.shape or areas.shape[1:] != (n_pmts,):

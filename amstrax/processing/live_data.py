@@ -14,7 +14,7 @@ _Headers = columns(
     "_Headers",
     strax.raw_record_dtype(),
     column,
-    *("time", "length", "dt", "channel", "pulse_length", "record_i"),
+    "time length dt channel pulse_length record_i",
 )
 
 
@@ -59,21 +59,9 @@ def find_break(
     `safe_break` between records that begins at `start` + `longest_record` or later, or else of such
     a gap before the first record. These cuts are at least ``margin(safe_break)`` away from records.
     Without a gap the cut is `FROM_END` before the end, and records across it are dropped on both
-    sides.
-
-    Parameters
-    ----------
-    records
-        All records that start in the overlap, sorted by time, shape (n,).
-    start, end
-        Bounds of the overlap [ns].
-    safe_break
-        Least gap [ns].
-    longest_record
-        Longest duration of a record [ns].
-    is_post
-        Whether this is for the chunk before the overlap, which keeps records before the cut, or for
-        the chunk after it.
+    sides. The chunk before the overlap (`is_post`) keeps records before the cut, that after it the
+    others. `records` are all that start in the overlap [`start`, `end`), sorted by time, shape
+    (n,); times are in ns.
     """
     distance = margin(safe_break)
     # Records that start before the overlap may end in it
@@ -125,17 +113,15 @@ def impossible_field(record: np.void, record_length: int) -> str:
     pulse_length, record_i = int(record["pulse_length"]), int(record["record_i"])
     length = int(record["length"])
     left = pulse_length - record_i * record_length
-    if record["dt"] <= 0:
-        return f"dt {record['dt']} ns"
-    if record["channel"] < 0:
-        return f"channel {record['channel']}"
-    if pulse_length <= 0:
-        return f"pulse_length {pulse_length}"
-    if record_i < 0 or left <= 0:
-        return f"record_i {record_i} in a pulse of {pulse_length} samples"
-    if length != min(left, record_length):
-        return f"length {length} instead of {min(left, record_length)}"
-    return ""
+    expected = min(left, record_length)
+    problems = {
+        f"dt {record['dt']} ns": record["dt"] <= 0,
+        f"channel {record['channel']}": record["channel"] < 0,
+        f"pulse_length {pulse_length}": pulse_length <= 0,
+        f"record_i {record_i} in a pulse of {pulse_length} samples": record_i < 0 or left <= 0,
+        f"length {length} instead of {expected}": length != expected,
+    }
+    return next((text for text, is_true in problems.items() if is_true), "")
 
 
 def longest_gap(records: np.ndarray, start: int, end: int) -> int:
@@ -209,6 +195,8 @@ def split_by_subdetector(
 ) -> dict[str, np.ndarray]:
     """Return the records of each subdetector, sorted, with absolute times and negative pulses.
 
+    Raises UnknownChannel (a ValueError) for channels in no subdetector.
+
     Parameters
     ----------
     parts
@@ -221,11 +209,6 @@ def split_by_subdetector(
         of the sample width of the subdetector's first record.
     channels_polarity
         +1 or -1 for channels of known polarity; data of positive ones is multiplied by -1.
-
-    Raises
-    ------
-    UnknownChannel
-        (a ValueError) for channels in no subdetector.
     """
     time, channel = (np.concatenate([part[name] for part in parts]) for name in ("time", "channel"))
     result = _split(parts, channel, channel_ranges, time_order(time, channel))
@@ -285,12 +268,8 @@ def merge_intervals(intervals: np.ndarray | Sequence[Sequence[int]]) -> np.ndarr
 def covered(intervals: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return the time that intervals cover in each bin [ns], shape (k,).
 
-    Parameters
-    ----------
-    intervals
-        Starts and ends [ns], as of `merge_intervals`, shape (n, 2).
-    edges
-        Edges of bins [ns], rising, shape (k + 1,).
+    `intervals` are those of `merge_intervals`, shape (n, 2); `edges` of bins [ns] rise, shape (k +
+    1,).
     """
     edges = np.asarray(edges)
     if not len(intervals):

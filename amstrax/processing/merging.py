@@ -21,13 +21,7 @@ from amstrax.processing.compiled import (
 #: Fields of groups of hits, as `peaks.find_peaks` fills them
 _FIELDS = ("time", "length", "dt", "channel", "n_hits", "max_gap", "area", "area_per_channel")
 
-_Hits = columns(
-    __name__,
-    "_Hits",
-    strax.hit_dtype,
-    column,
-    *("time", "length", "dt", "channel", "area", "height"),
-)
+_Hits = columns(__name__, "_Hits", strax.hit_dtype, column, "time length dt channel area height")
 
 
 def group_dtype(dtype: np.dtype) -> np.dtype:
@@ -50,25 +44,9 @@ def merge_groups(
     From the first on, groups are merged that are at most `gap` apart, up to a duration of
     `max_duration`. Groups with much light within `window` are left as they are, since they are S1s:
     at least `min_prompt_area`, and more than twice the light that the rest of the group would have
-    in a window if it were even.
-
-    Parameters
-    ----------
-    groups
-        Of `group_dtype`, sorted by time, shape (n,).
-    hits
-        Sorted by time, with ``height``, shape (m,).
-    to_pe
-        PE per ADC count x sample of each channel.
-    gap, max_duration, window
-        Times [ns].
-    min_prompt_area
-        Area [PE].
-
-    Raises
-    ------
-    InvalidOption
-        For times or areas that are not above 0.
+    in a window if it were even. `groups` of `group_dtype`, shape (n,), and `hits`, shape (m,), are
+    sorted by time; `to_pe` is PE per ADC count x sample of each channel, times are in ns, areas in
+    PE. Raises InvalidOption for times or areas that are not above 0.
     """
     for name, value in (
         ("s2_merge_gap", gap),

@@ -24,16 +24,14 @@ from amstrax.processing.compiled import (
     sort_by_time,
 )
 
-_Hits = columns(
-    __name__, "_Hits", strax.hit_dtype, column, "time", "length", "dt", "channel", "area"
-)
+_Hits = columns(__name__, "_Hits", strax.hit_dtype, column, "time length dt channel area")
 
 _Records = columns(
     __name__,
     "_Records",
     strax.record_dtype(),
     column,
-    *("time", "length", "dt", "channel", "baseline", "baseline_rms", "data"),
+    "time length dt channel baseline baseline_rms data",
 )
 _NewHits = columns(__name__, "_NewHits", strax.hit_dtype, output)
 
@@ -81,27 +79,17 @@ def find_hits(
 ) -> np.ndarray:
     """Return the intervals in which samples reach the threshold, as `strax.find_hits` does.
 
-    An interval ends at the end of its record.
+    An interval ends at the end of its record. Areas and heights include the fractional part of the
+    baseline. Hits are in the order of the records, or with `by_time` in that of `sort_by_time`.
+    Raises ValueError when a record's channel has no threshold, or a record is longer than its data.
 
     Parameters
     ----------
     records
         Baselined records, `strax.record_dtype`, shape (n,).
-    min_amplitude
-        Threshold [ADC counts above baseline], one value or one per channel.
-    min_height_over_noise
-        Threshold [rms of the baseline], likewise; the higher of both counts.
-    by_time
-        Return hits in the order of `sort_by_time` instead of that of the records.
-
-    Returns
-    -------
-    Array of `strax.hit_dtype`; areas and heights include the fractional part of the baseline.
-
-    Raises
-    ------
-    ValueError
-        When a record's channel has no threshold, or a record is longer than its data.
+    min_amplitude, min_height_over_noise
+        Thresholds [ADC counts above baseline] and [rms of the baseline], one value or one per
+        channel; the higher of both counts.
     """
     thresholds = min_amplitude, min_height_over_noise
     per_channel = [np.size(x) for x in thresholds if np.ndim(x)]
@@ -115,23 +103,20 @@ def find_hits(
     hits = np.empty(room, dtype=strax.hit_dtype)
     n = _find_hits(*arguments, _NewHits.of(hits))
     if n < 0:
-        _raise_for(records[-1 - n], n_channels)
+        bad = records[-1 - n]
+        if bad["length"] > len(bad["data"]):
+            raise ValueError(
+                f"a record of {bad['length']} samples, but there is room for {len(bad['data'])}: "
+                "the live data is not what redax writes"
+            )
+        raise ValueError(
+            f"records of channel {bad['channel']}, but thresholds for {n_channels} channels: give "
+            "one for each"
+        )
     if n > room:
         hits = np.empty(n, dtype=strax.hit_dtype)
         _find_hits(*arguments, _NewHits.of(hits))
     return sort_by_time(hits[:n]) if by_time else hits[:n]
-
-
-def _raise_for(record: np.void, n_channels: int) -> None:
-    if record["length"] > len(record["data"]):
-        raise ValueError(
-            f"a record of {record['length']} samples, but there is room for "
-            f"{len(record['data'])}: the live data is not what redax writes"
-        )
-    raise ValueError(
-        f"records of channel {record['channel']}, but thresholds for {n_channels} channels: give "
-        "one for each"
-    )
 
 
 @kernel(_Records, column(F64), column(F64), BOOL, _NewHits)
@@ -192,26 +177,13 @@ def integrate_hits(
     Bounds are at most `left` [ns] before and `right` [ns] behind the hit, within the pulse. They do
     not overlap: samples between two hits of a channel that are nearer belong to the earlier one as
     far as `right` reaches, the others to the later one. ``time`` and ``length`` stay those of the
-    hit; ``left_integration`` and ``right_integration`` count from the start of the record, and may
-    lie in the records before and behind it.
+    hit, or with `widen` cover the bounds as in `widen_hits`; ``left_integration`` and
+    ``right_integration`` count from the start of the record, and may lie in those before and behind
+    it. `hits`, shape (m,), of each channel are sorted by time; `links` of their `records`, shape
+    (r,), are from `waveforms.record_links`.
 
-    Parameters
-    ----------
-    hits
-        `strax.hit_dtype`, those of each channel sorted by time, shape (m,).
-    records
-        Records of the hits, shape (r,).
-    links
-        From `waveforms.record_links`.
-    widen
-        Also let time and length cover the bounds, as `widen_hits` does.
-
-    Raises
-    ------
-    InvalidOption
-        When a margin is negative, or longer than a record.
-    IndexOutOfBounds
-        (a ValueError) for hits of unknown records or samples, and links to unknown records.
+    Raises InvalidOption when a margin is negative or longer than a record, and IndexOutOfBounds (a
+    ValueError) for hits of unknown records or samples, and links to unknown records.
     """
     if not len(hits):
         return
@@ -322,6 +294,10 @@ def find_peaks(
 ) -> np.ndarray:
     """Return peaks around groups of hits, as `strax.find_peaks` does, without waveforms.
 
+    Raises InvalidOption when peaks with such options would overlap or need no channel, or for
+    missing gains, ValueError for hits that differ in ``dt`` or have none, or a peak without length,
+    and IndexOutOfBounds (a ValueError) when `dtype` has no entry for the channel of a hit.
+
     Parameters
     ----------
     hits
@@ -330,25 +306,13 @@ def find_peaks(
         PE per ADC count x sample of each channel.
     dtype
         Type of the result, as of `strax.peak_dtype`.
-    gap_threshold
-        An interval this long without hits ends a peak [ns].
+    gap_threshold, max_duration
+        An interval this long without hits ends a peak, and so does a hit that would make it longer
+        than this [ns].
     left_extension, right_extension
         Time added before the first and after the last hit of a peak [ns].
-    min_area
-        Least area of the hits of a peak [PE].
-    min_channels
-        Least number of channels with an area other than 0.
-    max_duration
-        A peak ends before the hit that would make it longer than this [ns].
-
-    Raises
-    ------
-    InvalidOption
-        When peaks with such options would overlap or need no channel, or for missing gains.
-    IndexOutOfBounds
-        (a ValueError) when `dtype` has no entry for the channel of a hit.
-    ValueError
-        For hits that differ in ``dt`` or have none, or a peak without length.
+    min_area, min_channels
+        Least area of the hits of a peak [PE], and number of channels with an area other than 0.
     """
     if gap_threshold <= left_extension + right_extension:
         raise InvalidOption(
@@ -407,15 +371,7 @@ def find_peaks(
 
 @kernel(_Hits, column(F64), I64, I64, I64, I64, F64, I64, I64)
 def _find_peaks(
-    hits,
-    to_pe,
-    n_channels,
-    gap_threshold,
-    left_extension,
-    right_extension,
-    min_area,
-    min_channels,
-    max_duration,
+    hits, to_pe, n_channels, gap_threshold, left, right, min_area, min_channels, max_duration
 ):
     """Return columns of peaks: time, length, n_hits, max_gap, area, area_per_channel."""
     room = len(hits.time)
@@ -433,7 +389,7 @@ def _find_peaks(
         if in_peak:
             max_gaps[n] = max(np.int64(max_gaps[n]), hits.time[h] - end)
         else:
-            times[n] = hits.time[h] - left_extension
+            times[n] = hits.time[h] - left
             n_hits[n] = max_gaps[n] = 0
             area[n] = 0
             areas[n] = 0
@@ -447,16 +403,14 @@ def _find_peaks(
         if h + 1 < len(hits.time):
             next_time = hits.time[h + 1]
             duration = next_time - times[n] + np.int64(hits.length[h + 1]) * hits.dt[h + 1]
-            if next_time - end < gap_threshold and (
-                duration + left_extension + right_extension <= max_duration
-            ):
+            if next_time - end < gap_threshold and (duration + left + right <= max_duration):
                 continue
         in_peak = False
         seen = 0
         for c in range(n_channels):
             seen += areas[n, c] != 0
         if area[n] >= min_area and seen >= min_channels:
-            lengths[n] = np.int32((end - times[n] + right_extension) / hits.dt[h])
+            lengths[n] = np.int32((end - times[n] + right) / hits.dt[h])
             n += 1
     return times[:n], lengths[:n], n_hits[:n], max_gaps[:n], area[:n], areas[:n]
 
@@ -531,12 +485,8 @@ def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None
     - n_hits, where it is 0 (parts of split peaks): number of hits that overlap with the peak
     - max_gap, where it is -1: longest time without any of these hits [ns]; -1 without a hit
 
-    Parameters
-    ----------
-    peaks
-        With sum waveforms, sorted, not overlapping, shape (n,).
-    hits
-        Sorted by start, with ``max_time``, shape (m,).
+    `peaks`, shape (n,), have sum waveforms, and are sorted without overlaps; `hits`, shape (m,),
+    have ``max_time`` and are sorted by start.
     """
     for field in ("first_channel", "last_channel", "min_diff", "max_diff"):
         peaks[field] = -1
@@ -654,16 +604,13 @@ def check_disjoint(peaks: np.ndarray) -> None:
         raise ValueError(f"peaks overlap or are not sorted at {peaks['time'][1:][bad][0]} ns")
 
 
-def center_times(
-    time: np.ndarray, dt: np.ndarray, area: np.ndarray, data: np.ndarray
-) -> np.ndarray:
+def center_times(peaks: np.ndarray) -> np.ndarray:
     """Return the centre time of each peak [ns since unix epoch], shape (n,).
 
     It is the start plus the mean time of the samples, weighted with the waveform and truncated to
-    whole ns; the start where the area is not positive. `time` and `dt` are in ns, `area` in PE and
-    `data` [PE/sample] has shape (n, samples).
+    whole ns; the start where the area is not positive.
     """
-    return _center_times(time, dt, area, data)
+    return _center_times(peaks["time"], peaks["dt"], peaks["area"], peaks["data"])
 
 
 # numpy, which must add samples one by one for the same rounding, takes three times as long
@@ -682,7 +629,7 @@ def _center_times(time, dt, area, data):
 
 def set_center_times(peaks: np.ndarray) -> None:
     """Fill center_time [ns]; area_fraction_top needs a channel map and is set to NaN."""
-    peaks["center_time"] = center_times(peaks["time"], peaks["dt"], peaks["area"], peaks["data"])
+    peaks["center_time"] = center_times(peaks)
     peaks["area_fraction_top"] = np.nan
 
 
@@ -742,22 +689,17 @@ def reconstruct_positions(
     """Return positions of peaks from the light of the four top channels a, b, c, d.
 
     x_cgr = (A_a + A_b)/A_top and y_cgr = (A_a + A_c)/A_top are fractions; x_corr and y_corr, in mm,
-    are polynomials of them in single precision.
+    are polynomials of them in single precision. With r_cgr and r_corr, arrays of shape (n,) are
+    returned; NaN where A_top is 0.
 
     Parameters
     ----------
     area, aft
         Area [PE] and area fraction top, shape (n,); A_top is their product.
-    area_per_channel
-        Shape (n, c) [PE].
-    first_top_channel
-        Number of channel a.
+    area_per_channel, first_top_channel
+        Shape (n, c) [PE], and the number of channel a.
     polynomials
         Coefficients for x and y, highest power first (as in `numpy.poly1d`).
-
-    Returns
-    -------
-    Arrays of shape (n,): x_cgr, y_cgr, r_cgr, x_corr, y_corr, r_corr; NaN where A_top is 0.
     """
     a, b, c = (area_per_channel[:, first_top_channel + i] for i in range(3))
     area_top = area * aft

@@ -37,18 +37,9 @@ def pulse_shapes(
 
         f = A(up to t + prompt_time) / A
 
-    The tail is that of whole samples from t + `tail_start` on.
-
-    Parameters
-    ----------
-    data
-        Waveforms [PE/sample], shape (n, samples).
-    dt
-        Width of a sample [ns], shape (n,).
-    prompt_time, tail_start, tail_length
-        [ns]
-    fano
-        Variance of an area over its mean [PE].
+    The tail is that of whole samples from t + `tail_start` on. Waveforms `data` [PE/sample] have
+    the shape (n, samples), widths of samples `dt` (n,); times are in ns. `fano` is the variance of
+    an area over its mean [PE].
     """
     rise = rise_times(data, dt)
     # Waveforms without a positive sample have no pulse shape
@@ -108,18 +99,8 @@ def decay_times(
         <j> = 1 / (exp(x) - 1) - N / (exp(N x) - 1)
 
     The variance of x is fano / (area x variance of j). Both are NaN where the area is not positive,
-    or does not fall.
-
-    Parameters
-    ----------
-    data
-        Waveforms [PE/sample], shape (n, samples); samples beyond them count as 0.
-    dt
-        Width of a sample [ns], shape (n,).
-    first, n_samples
-        First sample, and N, shape (n,).
-    fano
-        Variance of an area over its mean [PE].
+    or does not fall. `n_samples`, which is N, and `first` have the shape (n,), other parameters are
+    as in `pulse_shapes`; samples beyond waveforms count as 0.
     """
     j = np.arange(min(n_samples.max(initial=0), data.shape[1]))
     sample = first[:, np.newaxis] + j

@@ -38,7 +38,7 @@ _Raw = columns(
     "_Raw",
     strax.raw_record_dtype(),
     column,
-    *("time", "length", "dt", "channel", "pulse_length", "record_i", "data"),
+    "time length dt channel pulse_length record_i data",
 )
 _Records = columns(__name__, "_Records", strax.record_dtype(), output)
 
@@ -64,15 +64,8 @@ def raw_to_records(
     """
     record_length = raw_records.dtype["data"].shape[0]
     records = np.empty(len(raw_records), dtype=strax.record_dtype(record_length))
-    _baseline(
-        raw_records,
-        records,
-        baseline_samples,
-        flip,
-        allow_sloppy_chunking,
-        fallback_baseline,
-        floor,
-    )
+    options = baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, floor
+    _baseline(raw_records, records, *options)
     return records
 
 
@@ -115,15 +108,8 @@ def baseline_per_channel(
             FutureWarning,
             stacklevel=2,
         )
-    _baseline(
-        records,
-        records,
-        baseline_samples,
-        flip,
-        allow_sloppy_chunking,
-        fallback_baseline,
-        False,
-    )
+    options = baseline_samples, flip, allow_sloppy_chunking, fallback_baseline, False
+    _baseline(records, records, *options)
 
 
 def _baseline(
@@ -166,11 +152,7 @@ def steady_baselines(records: np.ndarray, half_window: int = 5) -> np.ndarray:
     A pulse that closely follows another begins with signal, which lowers its own baseline and so
     its area. The median is over it and `half_window` pulses on each side, fewer at both ends,
     without those further from the median than three standard deviations, by the median deviation.
-
-    Parameters
-    ----------
-    records
-        `strax.record_dtype`, shape (n,), sorted by time, pulses positive.
+    Pulses of `records` are positive.
     """
     records = records.copy()
     shift = np.zeros(len(records), dtype=np.int64)
@@ -290,20 +272,10 @@ def count_pulses(
     """Return pulse counts, integrals and mean baselines per channel.
 
     A pulse is lone when it starts after the end of every earlier pulse of any channel, and ends
-    before the next record starts; the last record of a chunk is not lone.
-
-    Parameters
-    ----------
-    records
-        Baselined and integrated records of the chunk, sorted by time.
-    start, end
-        Bounds of the chunk [ns since unix epoch].
-    floor
-        Round negative mean baselines down, as `raw_to_records` does, instead of towards zero.
-
-    Returns
-    -------
-    Array of `pulse_count_dtype`, shape (1,).
+    before the next record starts; the last record of a chunk is not lone. `records` of the chunk
+    [`start`, `end`) [ns since unix epoch] are baselined, integrated and sorted by time. With
+    `floor` negative mean baselines are rounded down, as by `raw_to_records`, instead of towards
+    zero. The result has `pulse_count_dtype`, shape (1,).
     """
     result = np.zeros(1, dtype=pulse_count_dtype(n_channels))
     result["time"], result["endtime"] = start, end
@@ -329,14 +301,14 @@ _Counted = columns(
     "_Counted",
     strax.record_dtype(),
     column,
-    *("time", "dt", "channel", "record_i", "pulse_length", "area", "baseline", "baseline_rms"),
+    "time dt channel record_i pulse_length area baseline baseline_rms",
 )
 _Counts = columns(
     __name__,
     "_Counts",
     pulse_count_dtype(2),
     output,
-    *("pulse_count", "lone_pulse_count", "pulse_area", "lone_pulse_area"),
+    "pulse_count lone_pulse_count pulse_area lone_pulse_area",
 )
 
 
@@ -377,21 +349,10 @@ def _unknown_channel(records: np.ndarray, i: int, n_channels: int) -> LiveDataCo
 
 
 def check_overlaps(records: np.ndarray, n_channels: int) -> None:
-    """Check that no two records of a channel overlap in time.
+    """Check that records, shape (n,), are sorted, and that no two of a channel overlap in time.
 
-    Parameters
-    ----------
-    records
-        Shape (n,), with fields ``time``, ``length``, ``dt`` and ``channel``; sorted by time.
-    n_channels
-        Number of channels: channel numbers are below it.
-
-    Raises
-    ------
-    LiveDataCorrupted
-        For a channel number out of bounds.
-    PulsesOverlap
-        (a ValueError) with channel and time of the first overlap or unsorted record.
+    Raises PulsesOverlap (a ValueError) with channel and time of the first overlap or unsorted
+    record, and LiveDataCorrupted for a channel number not below `n_channels`.
     """
     time, channel = records["time"], records["channel"]
     i = _first_overlap(time, records["length"], records["dt"], channel, n_channels)

@@ -25,30 +25,15 @@ def subtract_running_mean(
     A sample above it by `n_sigma` standard deviations or more is signal, and leaves the mean
     unchanged. Later fragments continue the mean of the previous one, or start anew without it.
 
-    Parameters
-    ----------
-    raw_records
-        Sorted by time, with correct ``record_i``.
-    n_samples
-        Samples in the mean, at most those of a fragment. A pulse must start with as many without
-        signal.
-    n_sigma
-        Threshold of signal [standard deviations].
-    flip
-        Whether pulses are negative.
+    `raw_records` are sorted by time, with correct ``record_i``, and pulses negative (`flip`) or
+    positive. A pulse must start with `n_samples`, at most those of a fragment, without signal.
 
-    Returns
-    -------
-    Array of `strax.record_dtype`. ``data`` is positive and rounded to ADC counts; ``baseline`` is
-    the mean over the record, rounded, without fractional part; ``baseline_rms`` is the standard
-    deviation above; ``area`` is the sum of the data.
+    In the array of `strax.record_dtype` that is returned, ``data`` is positive and rounded to ADC
+    counts; ``baseline`` is the mean over the record, rounded, without fractional part;
+    ``baseline_rms`` is the standard deviation above; ``area`` is the sum of the data.
 
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for `n_samples` or `n_sigma` out of range.
-    IndexOutOfBounds
-        (a ValueError) for a length that is negative or above that of a fragment.
+    Raises InvalidOption for `n_samples` or `n_sigma` out of range, and IndexOutOfBounds for a
+    length that is negative or above that of a fragment; both are ValueErrors.
     """
     record_length = raw_records.dtype["data"].shape[0]
     if not 1 < n_samples <= record_length:
@@ -112,14 +97,9 @@ def _running_mean(records, raw, n_samples, n_sigma, sign):
 def keep_hits(records: np.ndarray, n_sigma: float, left: int, right: int) -> np.ndarray:
     """Blank, in place, samples outside hits, and return the hits, sorted by time.
 
-    Parameters
-    ----------
-    records
-        From `subtract_running_mean`; areas become those of the remaining samples.
-    n_sigma
-        Threshold of hits [standard deviations of the baseline].
-    left, right
-        Samples to keep before and after each hit.
+    `records` are from `subtract_running_mean`; areas become those of the remaining samples. Hits
+    are `n_sigma` standard deviations of the baseline high; `left` and `right` samples before and
+    after each are kept.
     """
     check_records(records)
     hits = strax.find_hits(records, min_amplitude=0, min_height_over_noise=n_sigma)

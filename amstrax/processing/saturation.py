@@ -41,14 +41,10 @@ _Peaks = columns(
     "_Peaks",
     strax.peak_dtype() + fields(100),
     output,
-    *("time", "length", "dt", "area", "area_per_channel", "data", "saturated_samples", *FIELDS),
+    "time length dt area area_per_channel data saturated_samples " + " ".join(FIELDS),
 )
 _Records = columns(
-    __name__,
-    "_Records",
-    strax.record_dtype(),
-    column,
-    *("time", "length", "channel", "baseline", "data"),
+    __name__, "_Records", strax.record_dtype(), column, "time length channel baseline data"
 )
 
 #: Passes in which scale and lost gain of a clipped channel are found; each changes them less, by
@@ -89,16 +85,14 @@ def correct_saturation(
 
     Parameters
     ----------
-    peaks
-        `strax.peak_dtype` and `fields`, with waveforms, shape (n,).
-    records
-        Records of the peaks, sorted by time, shape (r,). Those of other channels are ignored.
+    peaks, records
+        `strax.peak_dtype` and `fields`, with waveforms, shape (n,), and their records, sorted by
+        time, shape (r,). Those of other channels are ignored.
     to_pe
         PE per ADC count x sample of each channel; those of 0 are left out.
-    fano
-        Variance of an area over its mean [PE].
-    max_error
-        Largest standard deviation of M, without its own fluctuation, over M [1].
+    fano, max_error
+        Variance of an area over its mean [PE], and largest standard deviation of M, without its own
+        fluctuation, over M [1].
     base_charge
         Charge at which the gain is halved [PE]; infinite for no correction.
     adc_max
@@ -125,7 +119,7 @@ def correct_saturation(
     has_changed = (some["saturation_flag"] == CORRECTED) | (some["base_correction"] != 0)
     changed = some[has_changed]
     set_widths(changed)
-    changed["center_time"] = center_times(*(changed[f] for f in ("time", "dt", "area", "data")))
+    changed["center_time"] = center_times(changed)
     some[has_changed] = changed
     peaks[which] = some
 

@@ -38,15 +38,7 @@ def large_s2s(peaks: np.ndarray, first: np.ndarray, limits: Limits) -> np.ndarra
 
     They have at least ``min_area``, and ``min_fraction`` of the largest S2 that begins before them
     in their event: smaller ones are after-pulses of it, and electrons that its light sets free.
-
-    Parameters
-    ----------
-    peaks
-        Peaks in events, shape (m,), sorted by time, with type and area.
-    first
-        Shape (e + 1,).
-    limits
-        The conditions.
+    `peaks` are sorted by time, shape (m,).
     """
     event = np.repeat(np.arange(len(first) - 1), np.diff(first))
     large = np.flatnonzero((peaks["type"] == S2) & (peaks["area"] >= limits.min_area))
@@ -127,18 +119,9 @@ def s2_fano(
 
     Of N electrons, each of which is seen with probability p and then gives an area of mean G and
     variance V, the sum has the mean N p G and the variance N p (V + (1 - p) G^2): so variance /
-    mean is V/G + (1 - p) G, and grows by G for the share that is lost in the drift.
-
-    Parameters
-    ----------
-    drift_time
-        Shape (e,) [ns].
-    elife
-        Electron lifetime [ns].
-    fano_at_gate
-        Without losses in the drift [PE].
-    se_gain
-        G, mean area of an extracted electron [PE].
+    mean is V/G + (1 - p) G, and grows by G for the share that is lost in the drift. `drift_time`,
+    shape (e,), and the electron lifetime `elife` are in ns, `fano_at_gate`, without losses in the
+    drift, and `se_gain`, which is G, in PE.
     """
     return fano_at_gate + se_gain * -np.expm1(-np.maximum(drift_time, 0) / elife)
 
@@ -146,19 +129,9 @@ def s2_fano(
 def s2_correction_error(
     drift_time: np.ndarray, elife: float, elife_error: float, drift_time_error: float
 ) -> np.ndarray:
-    """Return the relative error [1] of exp(t / elife) from those of both.
+    """Return the relative error [1] of exp(t / elife) for drift times t, shape (e,) [ns].
 
-    It is sqrt((t / elife)^2 elife_error^2 + (drift_time_error / elife)^2).
-
-    Parameters
-    ----------
-    drift_time
-        t, shape (e,) [ns].
-    elife
-        Electron lifetime [ns].
-    elife_error
-        Relative error of the lifetime [1].
-    drift_time_error
-        Error of t [ns].
+    It is sqrt((t / elife)^2 elife_error^2 + (drift_time_error / elife)^2), with the relative error
+    `elife_error` [1] of the lifetime [ns], and the error of t [ns].
     """
     return np.hypot(drift_time / elife * elife_error, drift_time_error / elife)

@@ -26,16 +26,9 @@ def cast_shadow(
     before that of the peak. Electrons after S2s come with a rate that falls about like 1/t (LUX,
     PRD 102 (2020) 092004; XENON1T, PRD 106 (2022) 022001), in proportion to the electrons of the
     S2. So A / t is a measure of the rate of those that disturb a peak. straxen 4.1 (peak_shadow)
-    has the same exponent and window, for S2s above 10,000 PE.
-
-    Parameters
-    ----------
-    center_time, area
-        Of peaks in order of time [ns, PE], shape (n,).
-    is_large
-        Whether peaks are S2s that cast a shadow.
-    window
-        The longest t [ns].
+    has the same exponent and window, for S2s above 10,000 PE. `center_time` [ns] and `area` [PE] of
+    peaks in order of time, and `is_large`, whether they are S2s that cast a shadow, have the shape
+    (n,).
     """
     center_time = np.ascontiguousarray(center_time, dtype=np.int64)
     area = np.ascontiguousarray(area, dtype=np.float32)

@@ -41,17 +41,10 @@ def split_peaks(
 ) -> np.ndarray:
     """Return peaks split where `find_splits` says, with waveforms and widths of the parts.
 
-    Parameters
-    ----------
-    peaks
-        Shape (n,), `strax.peak_dtype`, with sum waveforms and widths.
-    hits, records, links, to_pe, adc_max
-        See `amstrax.processing.waveforms.sum_waveform`.
-    find_splits
-        Takes peaks; returns the index of the peak and the last sample (excluded) of every part of
-        the peaks to split, in order.
-    iterations
-        Largest number of times that parts are split again.
+    `find_splits` takes peaks, `strax.peak_dtype` with sum waveforms and widths, shape (n,). It
+    returns the index of the peak and the last sample (excluded) of every part of the peaks to
+    split, in order. Parts are split again, `iterations` times in all at most. Other parameters are
+    those of `amstrax.processing.waveforms.sum_waveform`.
     """
     if not len(peaks) or not len(records) or iterations <= 0:
         return peaks
@@ -107,6 +100,16 @@ def _check_lengths(peaks: np.ndarray) -> None:
     check_bounds("length", peaks["length"], 0, room + 1, remedy, peaks["time"])
 
 
+def _finder(kernel_: Callable, fields: str, *options: float) -> Callable:
+    """Return a finder for `split_peaks` that calls a kernel with fields of peaks and options."""
+
+    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _check_lengths(peaks)
+        return kernel_(*(peaks[name] for name in fields.split()), *map(float, options))
+
+    return find_splits
+
+
 def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     """Return a finder of local minima for `split_peaks`.
 
@@ -114,13 +117,7 @@ def local_minimum_splits(min_height: float, min_ratio: float) -> Callable:
     [PE/sample] and the minimum times `min_ratio`.
     """
 
-    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _check_lengths(peaks)
-        return _local_minima(
-            peaks["data"], peaks["length"], peaks["area"], float(min_height), float(min_ratio)
-        )
-
-    return find_splits
+    return _finder(_local_minima, "data length area", min_height, min_ratio)
 
 
 @kernel(column(F32, 2), column(I32), column(F32), F64, F64)
@@ -173,11 +170,7 @@ def first_of(*finders: Callable) -> Callable:
 
 
 def s1_pair_splits(
-    window: float,
-    split_window: float,
-    significance: float,
-    min_fraction: float,
-    fano: float,
+    window: float, split_window: float, significance: float, min_fraction: float, fano: float
 ) -> Callable:
     """Return a finder of the minimum between two S1s, as those of Kr-83m, for `split_peaks`.
 
@@ -187,21 +180,8 @@ def s1_pair_splits(
     least 0.7 of their own area within `window` [ns], so that S2s are not split.
     """
 
-    def find_splits(peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _check_lengths(peaks)
-        return _s1_pairs(
-            peaks["data"],
-            peaks["length"],
-            peaks["dt"],
-            peaks["area"],
-            float(window),
-            float(split_window),
-            float(significance),
-            float(min_fraction),
-            float(fano),
-        )
-
-    return find_splits
+    options = window, split_window, significance, min_fraction, fano
+    return _finder(_s1_pairs, "data length dt area", *options)
 
 
 @kernel(column(F32, 2), column(I32), column(I32), column(F32), F64, F64, F64, F64, F64)
@@ -369,18 +349,10 @@ class Pairs(NamedTuple):
 
 
 def pulse_shape(n_samples: int, decay_time: float, spread: float, start: float = 0.0) -> np.ndarray:
-    """Return the share of an S1's light in each sample, shape (n_samples,).
+    """Return the share of an S1's light in each sample of `SAMPLE` ns, shape (n_samples,).
 
-    Parameters
-    ----------
-    n_samples
-        Number of samples of `SAMPLE` ns.
-    decay_time
-        Of the exponential decay [ns].
-    spread
-        Standard deviation of the normal distribution that smears it [ns].
-    start
-        Time of the deposit, from the start of the first sample [ns].
+    An exponential decay of `decay_time` [ns], smeared by a normal distribution of standard
+    deviation `spread` [ns], begins `start` [ns] after the start of the first sample.
     """
     t = (np.arange(n_samples + 1) * SAMPLE - start) / spread
     ratio = spread / decay_time
@@ -394,18 +366,9 @@ def join_waveforms(
 ) -> np.ndarray:
     """Return the sum waveforms of groups of peaks, shape (len(start), n_samples) [PE/sample].
 
-    Light outside of a waveform is left out.
-
-    Parameters
-    ----------
-    peaks
-        Shape (p,), with time, length, dt (a multiple of `SAMPLE`) and data.
-    row
-        Waveform to which each peak belongs, shape (p,).
-    start
-        Start of each waveform [ns].
-    n_samples
-        Samples of `SAMPLE` ns in a waveform.
+    Light outside of a waveform is left out. `peaks`, shape (p,), have time, length, dt (a multiple
+    of `SAMPLE`) and data, and belong to the waveforms `row`. These begin at `start` [ns], and have
+    samples of `SAMPLE` ns.
     """
     result = np.zeros((len(start), n_samples))
     for dt in np.unique(peaks["dt"]):
@@ -427,18 +390,10 @@ def fit_pairs(
 ) -> Pairs:
     """Return the two pulses, with the least sum of squares, of each waveform.
 
-    The first pulse is near the onset of the waveform, the second at any later time. Areas are those
-    of the linear least-squares fit at the best positions, in steps of 5 ns; times are interpolated
-    between these.
-
-    Parameters
-    ----------
-    waveforms
-        Sum waveforms [PE/sample] of samples of `SAMPLE` ns, shape (n, m).
-    decay_time, spread
-        As in `pulse_shape`.
-    min_delay
-        Least delay of the second S1 [ns].
+    The first pulse is near the onset of the waveform, the second at any time from `min_delay` [ns]
+    later. Areas are those of the linear least-squares fit at the best positions, in steps of 5 ns;
+    times are interpolated between these. `waveforms` [PE/sample] have samples of `SAMPLE` ns, shape
+    (n, m); `decay_time` and `spread` are as in `pulse_shape`.
     """
     n = len(waveforms)
     result = Pairs(*np.full((5, n), np.nan))

@@ -30,22 +30,21 @@ _Peaks = columns(
     "_Peaks",
     strax.peak_dtype(),
     output,
-    *("time", "length", "dt", "area", "area_per_channel", "data"),
-    *("saturated_channel", "n_saturated_channels"),
+    "time length dt area area_per_channel data saturated_channel n_saturated_channels",
 )
 _Hits = columns(
     __name__,
     "_Hits",
     strax.hit_dtype,
     column,
-    *("time", "length", "dt", "channel", "record_i", "left_integration", "right_integration"),
+    "time length dt channel record_i left_integration right_integration",
 )
 _Records = columns(
     __name__,
     "_Records",
     strax.record_dtype(),
     column,
-    *("time", "length", "baseline", "amplitude_bit_shift", "data"),
+    "time length baseline amplitude_bit_shift data",
 )
 
 
@@ -102,32 +101,22 @@ def sum_waveform(
     A waveform longer than its field is downsampled: samples are added up in groups, the rest at the
     end is dropped, and ``dt`` and ``length`` become those of the groups.
 
+    Raises InvalidOption when `to_pe` has too few channels, ValueError when a peak and a hit in it
+    differ in ``dt``, or from the first record, and IndexOutOfBounds (a ValueError) for hits of
+    unknown channels or records, links to unknown records, or a negative length.
+
     Parameters
     ----------
-    peaks
-        `strax.peak_dtype`, sorted by time, shape (n,), without waveforms; ``dt`` as in records.
-    hits
-        `strax.hit_dtype`, sorted by time, shape (m,).
-    records
-        Records of the hits, shape (r,).
-    links
-        From `record_links`, for hits that are wider than their record.
+    peaks, hits
+        Sorted by time, shapes (n,) and (m,); ``dt`` as in records.
+    records, links
+        Records of the hits, shape (r,), and their `record_links`.
     to_pe
         PE per ADC count x sample of each channel.
     adc_max
         Largest count of the digitizer: samples of positive pulses, with negative baselines since
         the reader inverts them, are saturated there, others at count 0. With 0, samples are
         saturated where they reach the baseline, so positive pulses always are.
-
-    Raises
-    ------
-    IndexOutOfBounds
-        (a ValueError) for hits of unknown channels or records, links to unknown records, or a
-        negative length.
-    InvalidOption
-        When `to_pe` has too few channels.
-    ValueError
-        When a peak and a hit in it differ in ``dt``, or from the first record.
     """
     if not len(records) or not len(peaks) or not len(hits):
         return

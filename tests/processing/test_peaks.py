@@ -331,12 +331,13 @@ def test_center_times():
 def test_center_times_are_weighted_means(counts, dt):
     data = counts.astype(np.float32)
     time = 1_700_000_000_000_000_000 + np.arange(5) * 10_000
-    arguments = time, np.full(5, dt, dtype=np.int32), data.sum(axis=1), data
-    result = kernels.center_times(*arguments)
+    peaks = make_peaks(5, time=time, dt=dt, data=data, area=data.sum(axis=1))
+    result = kernels.center_times(peaks)
     for i in range(5):
         total = sum(counts[i].tolist())
         weighted = sum(j * dt * c for j, c in enumerate(counts[i].tolist()))
         assert result[i] == time[i] + (weighted // total if total else 0)
+    arguments = (peaks[name] for name in ("time", "dt", "area", "data"))
     np.testing.assert_array_equal(result, kernels._center_times.py_func(*arguments))
 
 
