@@ -82,21 +82,11 @@ class HTCondorEngine(base.Engine):
                 "see --queue, --mem and the setting AMSTRAX_CONDOR_ATTRIBUTES"
             ) from None
 
-    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
-        """Submit jobs as `base.Engine.submit_many`, those with an index as clusters of jobs."""
-        arrays: dict[tuple, list[Job]] = {}
-        for job in jobs:
-            if job.index is not None and base.is_ready(job):
-                arrays.setdefault((job.in_array(job.name), job.memory, job.queue), []).append(job)
-        ids: dict[Job, str] = {}
-        for members in arrays.values():
-            if len(members) > 1:
-                with contextlib.suppress(_Refused):
-                    ids |= zip(members, _call("submit_array", **_array(members)), strict=True)
-        # Also those of a refused array, each with its own reason
-        left = [job for job in jobs if job not in ids]
-        answers = dict(zip(left, super().submit_many(left), strict=True))
-        return [ids.get(job) or answers[job] for job in jobs]
+    def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
+        """Submit a cluster of jobs."""
+        with contextlib.suppress(_Refused):
+            return dict(zip(jobs, _call("submit_array", **_array(jobs)), strict=True))
+        return {}
 
     def describe(self, job: Job) -> str:
         try:
